@@ -1,0 +1,219 @@
+"""YAML files that people write, read strictly.
+
+`read_yaml` keeps the line of every key, refuses what YAML would quietly accept (a key given twice, an alias, a very large
+or very deep file) and reads `1e-4` as the number it is. `validate` holds the result against a pydantic model and reports
+every fault at once, each with file, line and key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lora_bench.errors import BadInput, Fault, did_you_mean
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
+
+Key = tuple[str | int, ...]
+
+
+class Strict(BaseModel):
+    """A frozen model in which an unread key is an error and no type is converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Document:
+    """The data of one YAML file, and where each key stood.
+
+    Args:
+        file: The file as the user named it.
+        data: Mappings, lists, strings, numbers, booleans and None.
+        lines: Line of each key or item, counted from 1; the key is its path, such as ``("budget", "tolerance")``.
+    """
+
+    file: str
+    data: dict[str, Any]
+    lines: Mapping[Key, int] = field(default_factory=dict)
+
+    def fault(self, key: Key, message: str) -> Fault:
+        """A fault at *key*, with the line of the nearest key that the file has."""
+        near = key
+        while near and near not in self.lines:
+            near = near[:-1]
+        return Fault(message, file=self.file, line=self.lines.get(near), key=dotted(key) or None)
+
+
+def dotted(key: Key) -> str:
+    """A key path as people write it: ``methods[1].rank``."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def read_yaml(path: Path, *, shown: str | None = None) -> Document:
+    """Read one YAML file whose top level is a mapping.
+
+    Args:
+        path: The file.
+        shown: The name to use for it in messages; its path by default.
+
+    Raises:
+        BadInput: If it cannot be read, is no YAML mapping, gives a key twice, or is too large or too deep.
+    """
+    name = shown or str(path)
+    try:
+        raw = path.read_bytes()
+        if len(raw) > MAX_BYTES:
+            raise BadInput([Fault(f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read", file=name)])
+        node = yaml.compose(raw.decode("utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise BadInput([Fault(f"cannot be read: {error.strerror}", file=name)]) from None
+    except UnicodeDecodeError as error:
+        raise BadInput([Fault(f"is not UTF-8 text (byte {error.start})", file=name)]) from None
+    except yaml.YAMLError as error:
+        raise BadInput([_yaml_fault(error, name)]) from None
+    except RecursionError:
+        raise BadInput([Fault(f"is nested deeper than {MAX_DEPTH} levels", file=name)]) from None
+    if not isinstance(node, yaml.MappingNode):
+        given = "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        raise BadInput([Fault(f"must be a mapping of keys to values, got {given}", file=name)])
+    lines: dict[Key, int] = {}
+    faults: list[Fault] = []
+    data = _plain(node, (), lines, faults, name)
+    if faults:
+        raise BadInput(faults)
+    return Document(file=name, data=data, lines=lines)
+
+
+def validate(model: type[ModelT], document: Document, at: Key = ()) -> ModelT:
+    """Build *model* from a document, or from its part at *at*.
+
+    Raises:
+        BadInput: With every key that is missing, unread, or of the wrong type.
+    """
+    data: Any = document.data
+    for part in at:
+        data = data[part]
+    try:
+        # JSON mode lets a list stand for a tuple while every other type stays strict.
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise BadInput(_fault(model, document, at, detail) for detail in error.errors(include_url=False)) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with YAML 1.2's numbers and booleans: `1e-4` is a number, and `yes` and dates are text."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # A dozen lines of aliases can stand for gigabytes, and no file of ours needs one.
+        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(problem="aliases (*name) are not read", problem_mark=mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":")[-1] not in ("float", "bool", "timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+)$"),
+    list("-+0123456789."),
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], faults: list[Fault], name: str) -> Any:
+    """The data of a node; notes the line of each key and every key that stands twice."""
+    lines.setdefault(key, node.start_mark.line + 1)
+    if len(key) > MAX_DEPTH:
+        faults.append(Fault(f"is nested deeper than {MAX_DEPTH} levels", name, node.start_mark.line + 1))
+        return None
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            inner = str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if inner in result:
+                first = lines[(*key, inner)]
+                faults.append(Fault(f"is given twice, first in line {first}", name, line, dotted((*key, inner))))
+            lines[(*key, inner)] = line
+            result[inner] = _plain(value_node, (*key, inner), lines, faults, name)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*key, index), lines, faults, name) for index, item in enumerate(node.value)]
+    try:
+        return _SCALARS.construct_object(node)  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, ValueError):
+        faults.append(Fault(f"{node.value!r} cannot be read as {node.tag}", name, node.start_mark.line + 1, dotted(key)))
+        return None
+
+
+_SCALARS = yaml.constructor.SafeConstructor()  # type: ignore[no-untyped-call]
+
+
+def _yaml_fault(error: yaml.YAMLError, name: str) -> Fault:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    return Fault(f"is no valid YAML: {problem}", file=name, line=mark.line + 1 if mark else None)
+
+
+def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any) -> Fault:
+    """One pydantic error in our words."""
+    # pydantic puts the names of union members and validators into the location: keep what the file has.
+    key: Key = at
+    for part in detail["loc"]:
+        if detail["type"] in ("missing", "extra_forbidden") or (*key, part) in document.lines:
+            key = (*key, part)
+    given = detail["input"]
+    kind = detail["type"]
+    if kind == "missing":
+        message = "is missing"
+    elif kind == "extra_forbidden":
+        message = f"unknown key{did_you_mean(str(key[-1]), _keys(model, detail['loc'][:-1]))}"
+    elif kind == "value_error":
+        message = str(detail["ctx"]["error"])
+    else:
+        expected = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+        shown = repr(given) if not isinstance(given, dict | list) else "a mapping" if isinstance(given, dict) else "a list"
+        message = f"must be {expected}, got {shown} ({type(given).__name__})"
+    return document.fault(key, message)
+
+
+def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """The keys that the model at *loc* has."""
+    candidates: list[Any] = [model]
+    for part in loc:
+        step: list[Any] = []
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                if part in candidate.model_fields:
+                    step += _models(candidate.model_fields[str(part)].annotation)
+                elif candidate.__name__ == part:
+                    step.append(candidate)
+        candidates = step or candidates
+    return [name for candidate in candidates if hasattr(candidate, "model_fields") for name in candidate.model_fields]
+
+
+def _models(annotation: Any) -> list[Any]:
+    """The pydantic models inside an annotation such as ``tuple[str | Entry, ...]``."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in typing.get_args(annotation) for found in _models(part)]

@@ -1,0 +1,187 @@
+"""A record: the JSON that a run leaves, and the only thing a report is made of.
+
+What was not measured is null, never zero. A status other than `ok` carries its reason, and such a record is a row of every
+report like any other. Units are in the names.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from lora_bench.budget import Budget
+from lora_bench.documents import Strict
+from lora_bench.spec import RunSpec
+
+SCHEMA = 1
+
+Status = Literal["ok", "unsupported", "out_of_memory", "diverged", "timeout", "failed", "interrupted"]
+
+
+class Parameters(Strict):
+    """Numbers of weights.
+
+    Args:
+        total: The base model with its head, before the method is applied.
+        adapter: What the method adds or frees, without the head.
+        head: Every weight that the checkpoint does not contain.
+        trained: What the optimiser updates.
+        stored: What must be saved to restore the result on the public base.
+    """
+
+    total: int
+    adapter: int
+    head: int
+    trained: int
+    stored: int
+
+
+class Memory(Strict):
+    """Peaks of each phase in bytes, and the exact static part.
+
+    Args:
+        kind: "allocated" is what the CUDA allocator handed out, "resident" the resident set of the process.
+        exclusive: Whether nothing else ran on the device or machine meanwhile.
+        start_bytes: Before the base model was loaded.
+        load_bytes: Peak while the base model was loaded and adapted.
+        first_step_bytes: Peak of the first step, in which the optimiser allocates its states.
+        steady_bytes: Peak of the later steps.
+        evaluation_bytes: Peak of evaluation.
+        weight_bytes: All weights of the adapted model, exactly.
+        gradient_bytes: Gradients of the trained weights, exactly.
+        optimizer_bytes: States of the optimiser, exactly.
+    """
+
+    kind: Literal["allocated", "resident"]
+    exclusive: bool
+    start_bytes: int | None
+    load_bytes: int | None
+    first_step_bytes: int | None
+    steady_bytes: int | None
+    evaluation_bytes: int | None
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int | None
+
+    @property
+    def train_peak_bytes(self) -> int | None:
+        """Peak of training above what the process held before the base model was loaded, or null."""
+        peaks = [peak for peak in (self.first_step_bytes, self.steady_bytes) if peak is not None]
+        if not peaks or self.start_bytes is None:
+            return None
+        return max(peaks) - self.start_bytes
+
+
+class Speed(Strict):
+    """How fast a run was. Steps are timed from the end of the warm-up on; tokens are real ones, without padding.
+
+    Args:
+        exclusive: Whether nothing else ran on the device or machine meanwhile.
+        warmup_steps: Steps that were not timed.
+        timed_steps: Steps that were.
+        step_seconds_median: Median over the timed steps, None where there is none.
+        step_seconds_p90: Their 90th percentile.
+        train_seconds: From the first step to the last, all steps.
+        evaluation_seconds: Scoring the split the record's scores are of.
+        load_seconds: Loading the base model and applying the method.
+    """
+
+    exclusive: bool
+    warmup_steps: int
+    timed_steps: int
+    step_seconds_median: float | None
+    step_seconds_p90: float | None
+    examples_per_second: float | None
+    real_tokens_per_second: float | None
+    train_real_tokens: int
+    train_seconds: float
+    evaluation_seconds: float | None
+    load_seconds: float
+
+
+class Predictions(Strict):
+    """Where the prediction for each scored example lies: beside the record, without any text of the data.
+
+    Args:
+        file: File name beside the record.
+        sha256: Of that file.
+        count: Number of examples.
+        ids_sha256: Hash of the example ids in order, so that two runs can be paired.
+    """
+
+    file: str
+    sha256: str
+    count: int
+    ids_sha256: str
+
+
+class Weights(Strict):
+    """The trained weights that a run left: the folder beside the record, its bytes, and after which step."""
+
+    folder: str
+    stored_bytes: int
+    step: int
+
+
+class CurvePoint(Strict):
+    """One point of a learning curve: the training loss, or the scores on the selection split, after a step."""
+
+    step: int
+    loss: float | None = None
+    scores: dict[str, float] | None = None
+
+
+class DataSummary(Strict):
+    """Sizes of the splits, the share of inputs that were cut, and what the majority class (or the mean) scores."""
+
+    examples: dict[str, int]
+    truncated_share: dict[str, float]
+    majority_score: float | None
+
+
+class Environment(Strict):
+    """Where a run ran: enough to repeat it, and nothing that names a person, a host or a folder."""
+
+    device: str
+    device_count: int
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    packages: dict[str, str]
+
+
+class Record(Strict):
+    """What a run leaves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+    schema_version: int = Field(alias="schema", default=SCHEMA)
+    run_id: str
+    suite: str
+    status: Status
+    reason: str | None = None
+    spec: RunSpec
+    budget: Budget
+    parameters: Parameters | None = None
+    memory: Memory | None = None
+    speed: Speed | None = None
+    scores: dict[str, float] | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    data: DataSummary | None = None
+    predictions: Predictions | None = None
+    weights: Weights | None = None
+    warnings: tuple[str, ...] = ()
+    attempts: int = 1
+    resumed: bool = False
+    command: str
+    started_at: str | None = Field(default=None, description="UTC, ISO 8601")
+    environment: Environment | None = None
+    extra: dict[str, JsonValue] = Field(default_factory=dict, description="what a plug-in adds")
+
+    @property
+    def score(self) -> float | None:
+        """The value of the task's metric, or None where the run has no score."""
+        return self.scores.get(self.spec.task.metric) if self.scores is not None else None

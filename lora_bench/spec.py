@@ -1,0 +1,137 @@
+"""A run spec: one fully resolved cell of a suite, and the id that its content gives it.
+
+Everything that changes the answer is in the spec and in the hash: the data and the base model by content, the method with
+its fitted size, the recipe, the seed, and the number of threads (another number adds floats in another order). Names that
+are only shown are in the spec and not in the hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue
+
+from lora_bench.documents import Strict
+
+ScoreSplit = Literal["test", "selection"]
+Precision = Literal["float32", "bfloat16"]
+KeepWeights = Literal["none", "best", "last"]
+
+RUN_ID_LENGTH = 16
+
+
+class TaskSpec(Strict):
+    """The task of a run.
+
+    Args:
+        name: Its name.
+        definition: The task's YAML as plain data, with every default written out and paths as the user gave them.
+        data_sha256: Hash of the data's content (or, for a hub data set, of its name and commit).
+        labels: Class names in the order of their indexes; empty for regression.
+    """
+
+    name: str
+    definition: dict[str, JsonValue]
+    data_sha256: str
+    labels: tuple[str, ...]
+    metric: str
+    higher_is_better: bool
+
+
+class ModelSpec(Strict):
+    """The base model of a run.
+
+    Args:
+        name: As the suite names it.
+        shown: As a reader should see it, such as "MiniLM-L6 in the RoBERTa class".
+        sha256: Hash of its weights, configuration and tokenizer.
+        revision: Commit on the hub, where it came from there.
+        model_type: The class family in transformers, such as "roberta".
+    """
+
+    name: str
+    shown: str
+    sha256: str
+    revision: str | None
+    model_type: str
+
+
+class MethodSpec(Strict):
+    """The method of a run: its name, the label that the suite gives it, and all its options, the size among them."""
+
+    name: str
+    label: str
+    size: str | None
+    options: dict[str, JsonValue]
+
+
+class TrainingSpec(Strict):
+    """The recipe of a run: what `transformers.TrainingArguments` is made of.
+
+    Args:
+        train_examples: Examples seen, counting an example again each time it comes round.
+        batch_size: Examples in one optimiser step, over all devices and accumulation steps.
+        steps: Optimiser steps: `train_examples / batch_size`, rounded up.
+        max_length: Tokens after which an input is cut.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        threads: CPU threads of the process that trains.
+        arguments: What the suite passes through to `TrainingArguments`, the same for all methods.
+    """
+
+    train_examples: int
+    batch_size: int
+    steps: int
+    max_length: int
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    precision: Precision
+    threads: int
+    arguments: dict[str, JsonValue]
+
+
+class RunSpec(Strict):
+    """One fully resolved cell of a suite.
+
+    Args:
+        score_on: The split that the scores are of.
+        selection_every: Steps between evaluations on the selection split, or None for no such evaluation.
+        keep_weights: Which trained weights stay after the run.
+        series: The label of a repeat, which enters the id, the seeds and the folder.
+    """
+
+    task: TaskSpec
+    model: ModelSpec
+    method: MethodSpec
+    training: TrainingSpec
+    seed: int
+    protocol: str = "strict"
+    score_on: ScoreSplit = "test"
+    selection_every: int | None = None
+    keep_weights: KeepWeights = "none"
+    series: str | None = None
+    spec_version: int = Field(default=1, description="raised whenever the same spec would give another answer")
+
+    @property
+    def run_id(self) -> str:
+        """The first 16 hexadecimal digits of the hash of everything that changes the answer."""
+        content = self.model_dump(mode="json")
+        del content["method"]["label"], content["model"]["shown"], content["model"]["name"], content["task"]["name"]
+        content["task"]["definition"] = {
+            key: value for key, value in content["task"]["definition"].items() if key not in _SHOWN_ONLY
+        }
+        return content_hash(content)[:RUN_ID_LENGTH]
+
+
+# Keys of a task's definition that describe it and change no score; `data` enters by content.
+_SHOWN_ONLY = {"task", "about", "licence", "citation", "data"}
+
+
+def content_hash(content: Any) -> str:
+    """The sha256 of plain data, written as canonical JSON: sorted keys, no spaces, no NaN."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
