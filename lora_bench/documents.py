@@ -11,7 +11,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,8 +101,8 @@ def read_yaml(path: Path, *, shown: str | None = None) -> Document:
     return Document(file=name, data=data, lines=lines)
 
 
-def validate(model: type[ModelT], document: Document, at: Key = ()) -> ModelT:
-    """Build *model* from a document, or from its part at *at*.
+def validate(model: type[ModelT], document: Document, at: Key = (), without: Collection[str] = ()) -> ModelT:
+    """Build *model* from a document, or from its part at *at*, leaving out the keys *without*.
 
     Raises:
         BadInput: With every key that is missing, unread, or of the wrong type.
@@ -110,6 +110,7 @@ def validate(model: type[ModelT], document: Document, at: Key = ()) -> ModelT:
     data: Any = document.data
     for part in at:
         data = data[part]
+    data = {key: value for key, value in data.items() if key not in without}
     try:
         # JSON mode lets a list stand for a tuple while every other type stays strict.
         return model.model_validate_json(json.dumps(data))

@@ -1,0 +1,204 @@
+"""What each model family calls its parts.
+
+A method has to find the query projection, the end of a feed-forward block or the classification head in models
+that name them differently. Every such name stands here, once, as data: one declaration a family, read by methods,
+tuners and the counting of parameters. A new family is one more declaration and nothing else; paths are relative
+to one transformer layer, and `Family.pattern` turns them into the regular expression that PEFT matches against
+whole module paths. This module imports no torch.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lora_bench.errors import unknown
+
+Part = Literal["query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out"]
+
+Placement = Literal["after", "beside", "beside_residual", "between_norms"]
+"""How a bottleneck f joins the module it is attached to. With x the module's input and y its output:
+
+after: y + f(y). beside: y + f(x). beside_residual: the module gets (x, r + f(r)) for its inputs (x, r), so that a
+module that ends in LayerNorm(... + r) gives LayerNorm(... + f(r) + r). between_norms: LayerNorm(h + f(z) + r) with
+h the module's dense layer and dropout and z = LayerNorm(h + r).
+"""
+
+PrefixKind = Literal["cache", "deberta", "deberta_v2"]
+"""How keys and values enter the attention module: through its cache argument, or by DeBERTa's two own formulas."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a bottleneck sits in every layer.
+
+    Args:
+        modules: Paths of the modules it is attached to, relative to the layer.
+        placement: How it joins them.
+    """
+
+    modules: tuple[str, ...]
+    placement: Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One way of building a transformer, as far as a fine-tuning method needs to know.
+
+    Args:
+        name: What messages and reports call it.
+        model_types: The `model_type` values of Hugging Face configs it covers.
+        layer: Regular expression of the path of one layer.
+        query: Module that computes queries; the same as *key* and *value* where one module computes all three.
+        key: Module that computes keys.
+        value: Module that computes values.
+        attention_output: Projection at the end of attention.
+        feed_forward_in: First projection of the feed-forward block.
+        feed_forward_out: Second projection of the feed-forward block.
+        self_attention: Module whose inputs are hidden states and a mask and in which keys meet queries.
+        prefix_kind: How a key/value prefix enters *self_attention*; None where nobody has written it.
+        bottleneck_sites: Site of each bottleneck variant the family can have.
+        heads: Names of modules whose weights no pretrained checkpoint of the family contains.
+        hidden_size_key: Config key of the width of hidden states.
+        num_heads_key: Config key of the number of attention heads.
+        num_layers_key: Config key of the number of layers.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    layer: str
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    feed_forward_in: str
+    feed_forward_out: str
+    self_attention: str
+    prefix_kind: PrefixKind | None = None
+    bottleneck_sites: Mapping[str, Site] = field(default_factory=dict)
+    heads: tuple[str, ...]
+    hidden_size_key: str = "hidden_size"
+    num_heads_key: str = "num_attention_heads"
+    num_layers_key: str = "num_hidden_layers"
+
+    @property
+    def fused(self) -> bool:
+        """Whether one module computes query, key and value together.
+
+        A low-rank update of a fused module adapts the key too and shares its first matrix: at an equal budget it
+        is a different method from updates of query and value.
+        """
+        return self.query == self.key == self.value
+
+    def pattern(self, *modules: str) -> str:
+        """Regular expression that matches the full path of *modules* in every layer and of nothing else.
+
+        A list of names would not do: "output.dense" is also the end of "attention.output.dense".
+        """
+        alternatives = "|".join(re.escape(module) for module in dict.fromkeys(modules))
+        return rf"{self.layer}\.(?:{alternatives})"
+
+    def targets(self, *parts: Part) -> str:
+        """Regular expression of *parts* in every layer, to be given to PEFT as `target_modules`."""
+        return self.pattern(*(getattr(self, part) for part in parts))
+
+    def head_modules(self, children: Iterable[str]) -> list[str]:
+        """Those names among *children*, a model's direct submodules, that are heads, in the model's order."""
+        return [child for child in children if child in self.heads]
+
+
+# Encoders of the BERT line agree on everything but the inside of attention. Their layers are post-norm: each half
+# ends in LayerNorm(dropout(dense(x)) + residual) in a module called `output`.
+_ENCODER_LAYER = r"(?:.*\.)?encoder\.layer\.\d+"
+_POST_NORM_SITES = {
+    "houlsby": Site(modules=("attention.output.dropout", "output.dropout"), placement="after"),
+    "pfeiffer": Site(modules=("output",), placement="between_norms"),
+    "parallel": Site(modules=("output",), placement="beside_residual"),
+}
+
+ROBERTA = Family(
+    name="roberta",
+    model_types=("roberta", "xlm-roberta", "bert"),
+    layer=_ENCODER_LAYER,
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_output="attention.output.dense",
+    feed_forward_in="intermediate.dense",
+    feed_forward_out="output.dense",
+    self_attention="attention.self",
+    prefix_kind="cache",
+    bottleneck_sites=_POST_NORM_SITES,
+    heads=("classifier", "qa_outputs"),
+)
+
+DEBERTA = Family(
+    name="deberta",
+    model_types=("deberta",),
+    layer=_ENCODER_LAYER,
+    query="attention.self.in_proj",
+    key="attention.self.in_proj",
+    value="attention.self.in_proj",
+    attention_output="attention.output.dense",
+    feed_forward_in="intermediate.dense",
+    feed_forward_out="output.dense",
+    self_attention="attention.self",
+    prefix_kind="deberta",
+    bottleneck_sites=_POST_NORM_SITES,
+    heads=("pooler", "classifier", "qa_outputs"),
+)
+
+DEBERTA_V2 = Family(
+    name="deberta-v2",
+    model_types=("deberta-v2",),
+    layer=_ENCODER_LAYER,
+    query="attention.self.query_proj",
+    key="attention.self.key_proj",
+    value="attention.self.value_proj",
+    attention_output="attention.output.dense",
+    feed_forward_in="intermediate.dense",
+    feed_forward_out="output.dense",
+    self_attention="attention.self",
+    prefix_kind="deberta_v2",
+    bottleneck_sites=_POST_NORM_SITES,
+    heads=("pooler", "classifier", "qa_outputs"),
+)
+
+# GPT-2's layers are pre-norm: x + attn(ln_1(x)), then x + mlp(ln_2(x)). Pfeiffer's adapter has no LayerNorm to sit
+# between here, so it is the feed-forward half of Houlsby's.
+GPT2 = Family(
+    name="gpt2",
+    model_types=("gpt2",),
+    layer=r"(?:.*\.)?h\.\d+",
+    query="attn.c_attn",
+    key="attn.c_attn",
+    value="attn.c_attn",
+    attention_output="attn.c_proj",
+    feed_forward_in="mlp.c_fc",
+    feed_forward_out="mlp.c_proj",
+    self_attention="attn",
+    prefix_kind="cache",
+    bottleneck_sites={
+        "houlsby": Site(modules=("attn.resid_dropout", "mlp.dropout"), placement="after"),
+        "pfeiffer": Site(modules=("mlp.dropout",), placement="after"),
+        "parallel": Site(modules=("mlp",), placement="beside"),
+    },
+    heads=("score", "classifier", "qa_outputs"),
+    hidden_size_key="n_embd",
+    num_heads_key="n_head",
+    num_layers_key="n_layer",
+)
+
+FAMILIES: tuple[Family, ...] = (ROBERTA, DEBERTA, DEBERTA_V2, GPT2)
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a model, by the `model_type` of its config.
+
+    Raises:
+        LoraBenchError: No family covers *model_type*.
+    """
+    by_model_type = {known: family for family in FAMILIES for known in family.model_types}
+    if model_type not in by_model_type:
+        raise unknown("model type", model_type, by_model_type)
+    return by_model_type[model_type]

@@ -1,0 +1,85 @@
+"""What a method is, and how methods are found.
+
+A method is a frozen `Strict` model: its fields are its options, checked when a suite is read. It names the one option that
+a budget may turn (its *size*), suggests a learning rate, and can make a base model trainable. Nothing else is asked of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from lora_bench.errors import LoraBenchError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+ENTRY_POINTS = "lora_bench.methods"
+
+
+class Method(Protocol):
+    """A way to make a base model trainable."""
+
+    name: ClassVar[str]
+    """PEFT's own name where PEFT has one."""
+    size: ClassVar[str | None]
+    """The option that a budget may turn, an integer of at least 1; None for a method that has no size."""
+    learning_rate: ClassVar[float]
+    """The suggested learning rate, used where a suite gives none."""
+
+    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+        """Return *model* with the method's weights and the modules named in *head* trainable, and no others.
+
+        Raises:
+            UnsupportedPair: If the method cannot adapt this base model.
+        """
+
+    def model_dump(self) -> dict[str, Any]:
+        """The options as plain data."""
+
+
+_METHODS: dict[str, type[Method]] = {}
+
+MethodT = TypeVar("MethodT", bound="type[Method]")
+
+
+def register(method: MethodT) -> MethodT:
+    """Make a method known by its name.
+
+    Raises:
+        LoraBenchError: If another method has this name, with the place of the first.
+    """
+    first = _METHODS.get(method.name)
+    if first is not None and (first.__module__, first.__qualname__) != (method.__module__, method.__qualname__):
+        raise LoraBenchError(
+            f"method {method.name!r} is already registered by {first.__module__}.{first.__qualname__}, "
+            f"so {method.__module__}.{method.__qualname__} needs another name"
+        )
+    _METHODS[method.name] = method
+    return method
+
+
+@functools.cache
+def _import_all() -> None:
+    package = importlib.import_module(__package__ or "lora_bench.methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for entry in entry_points(group=ENTRY_POINTS):
+        entry.load()
+
+
+def known_methods() -> dict[str, type[Method]]:
+    """Every method by name: the built-in ones and those that installed packages add."""
+    _import_all()
+    return dict(sorted(_METHODS.items()))
+
+
+def with_size(method: Method, size: int) -> Method:
+    """The same method with another size."""
+    assert method.size is not None, f"{method.name} has no size"
+    options: dict[str, Any] = {**method.model_dump(), method.size: size}
+    return type(method)(**options)

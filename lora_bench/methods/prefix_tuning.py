@@ -1,0 +1,51 @@
+"""Prefix tuning: trained keys and values that every layer attends to.
+
+    attention(q, [P_k; K], [P_v; V])
+
+with P_k and P_v of shape (num_virtual_tokens, width) in every layer. The real tokens keep their positions. DeBERTa's
+disentangled attention gives a prefix a content score only: a prefix has no position.
+
+Li and Liang 2021, https://arxiv.org/abs/2101.00190
+
+Suggested values: a learning rate of 1e-3 to 3e-2; it needs more steps than the other methods.
+
+What it cannot do: start as the base model exactly (an untrained prefix takes a share of every attention), or be merged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from lora_bench.documents import Strict
+from lora_bench.methods.base import register
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@register
+class PrefixTuning(Strict):
+    """Trained keys and values in every layer.
+
+    Args:
+        num_virtual_tokens: Length of the prefix, at least 1.
+        init_std: Standard deviation of the normal distribution that the prefix starts from.
+    """
+
+    name: ClassVar[str] = "prefix_tuning"
+    size: ClassVar[str | None] = "num_virtual_tokens"
+    learning_rate: ClassVar[float] = 1e-2
+
+    num_virtual_tokens: int = Field(default=16, ge=1)
+    init_std: float = Field(default=0.02, ge=0)
+
+    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+        """Return *model* with only the prefix and the head trainable."""
+        from peft import get_peft_model
+
+        from lora_bench.tuners import PrefixConfig
+
+        return get_peft_model(model, PrefixConfig(**self.model_dump(), modules_to_save=head))

@@ -1,0 +1,264 @@
+"""Base models: found by name, read from a folder, and split into what the checkpoint holds and the head.
+
+A name is one that lora_bench ships or rewrites (`known_models`), a folder in Hugging Face's layout, or a model on the hub;
+all three end as a folder, and from there on nothing differs. Weights are read from safetensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.assets import is_cached
+from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.resources import PACKAGE
+from lora_bench.spec import content_hash
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Progress = Callable[[str], None]
+
+# What a model is made of; the rest of a folder (cards, logs, other formats) does not change it.
+MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
+               "*.model", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model on this machine.
+
+    Args:
+        name: As the user named it.
+        shown: As a reader should see it.
+        folder: Where its files are.
+        sha256: Hash of its content.
+        revision: Commit on the hub, where it came from there.
+        model_type: transformers' name of its family, such as "roberta".
+    """
+
+    name: str
+    shown: str
+    folder: Path
+    sha256: str
+    revision: str | None
+    model_type: str
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that lora_bench ships or rewrites from a named asset.
+
+    Args:
+        shown: What reports call it.
+        about: One line for `lora-bench list models`.
+        asset: The asset it is made from, or None where it comes with the package.
+        folder: Gives its folder, obtaining what is missing.
+    """
+
+    shown: str
+    about: str
+    asset: str | None
+    folder: Callable[[Progress | None], Path]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be had without the network."""
+        return self.asset is None or is_cached(self.asset)
+
+
+def known_models() -> dict[str, KnownModel]:
+    """The models that need no hub, by name."""
+
+    def roberta(progress: Progress | None) -> Path:
+        from lora_bench.minilm import roberta_folder
+
+        return roberta_folder(progress)
+
+    def deberta(progress: Progress | None) -> Path:
+        from lora_bench.minilm import deberta_folder
+
+        return deberta_folder(progress)
+
+    return {
+        "minilm-l6-roberta": KnownModel(
+            shown="MiniLM-L6 in the RoBERTa class",
+            about="all-MiniLM-L6-v2 (22.7 M weights) rewritten exactly as a RoBERTa",
+            asset="minilm-l6",
+            folder=roberta,
+        ),
+        "minilm-l6-deberta": KnownModel(
+            shown="MiniLM-L6 in the DeBERTa-v2 class",
+            about="all-MiniLM-L6-v2 rewritten exactly as a DeBERTa-v2 with disentangled attention",
+            asset="minilm-l6",
+            folder=deberta,
+        ),
+        "gpt2-mini": KnownModel(
+            shown="gpt2-mini (5.4 M weights)",
+            about="a GPT-2 of 5.4 M weights pretrained for lora_bench; comes with the package",
+            asset=None,
+            folder=lambda progress: PACKAGE / "data" / "gpt2-mini",
+        ),
+    }
+
+
+def find_model(
+    name: str,
+    *,
+    base: Path,
+    revision: str | None = None,
+    shown: str | None = None,
+    progress: Progress | None = None,
+) -> BaseModel:
+    """The base model that *name* stands for: a known one, a folder (seen from *base*), or one on the hub.
+
+    Raises:
+        LoraBenchError: If nothing answers to the name, or its weights are not in safetensors.
+        AssetUnavailable: If a known model's asset is neither cached nor to be had.
+    """
+    known = known_models().get(name)
+    if known is not None:
+        folder = known.folder(progress)
+        return _base_model(name, shown or known.shown, folder, _hash_of_files(folder), None)
+    folder = base / name
+    if folder.is_dir():
+        return _base_model(name, shown or Path(name).name, folder, _hash_of_files(folder), None)
+    folder, commit = _from_hub(name, revision, progress)
+    return _base_model(name, shown or name, folder, content_hash({"hub": name, "commit": commit}), commit)
+
+
+def _base_model(name: str, shown: str, folder: Path, sha256: str, revision: str | None) -> BaseModel:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is no Hugging Face model")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern))
+        found = f" ({', '.join(pickled)} can run code when read)" if pickled else ""
+        raise LoraBenchError(
+            f"model {name!r} has no weights in safetensors{found}; load it once and save it with "
+            "model.save_pretrained(FOLDER), or name a revision that has them"
+        )
+    model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    if not model_type:
+        raise LoraBenchError(f"model {name!r}: its config.json does not say its model_type")
+    return BaseModel(name=name, shown=shown, folder=folder, sha256=sha256, revision=revision, model_type=model_type)
+
+
+def _hash_of_files(folder: Path) -> str:
+    """Hash of what a model is made of, the same whatever version of transformers wrote its configuration."""
+    hashes: dict[str, str] = {}
+    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
+        if path.suffix == ".json" and path.name == "config.json":
+            config = json.loads(path.read_text(encoding="utf-8"))
+            hashes[path.name] = content_hash(
+                {key: value for key, value in config.items() if key not in ("transformers_version", "_name_or_path")}
+            )
+        else:
+            with path.open("rb") as file:
+                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return content_hash(hashes)
+
+
+def _from_hub(name: str, revision: str | None, progress: Progress | None) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if progress is not None:
+        progress(f"looking for {name} on the Hugging Face hub")
+    hint = did_you_mean(name, known_models())
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
+    except HFValidationError:
+        raise LoraBenchError(f"unknown model {name!r}: neither a folder nor a name that the hub could have{hint}") from None
+    except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
+        raise LoraBenchError(
+            f"unknown model {name!r}: no such folder, and the hub could not be reached{hint} "
+            f"(without the hub: {', '.join(known_models())}, or a folder)"
+        ) from None
+    except HfHubHTTPError as error:
+        raise LoraBenchError(f"unknown model {name!r}: the hub answered: {str(error).splitlines()[0]}{hint}") from None
+    return folder, folder.name
+
+
+def load_model(
+    base_model: BaseModel, *, labels: int, regression: bool, on_meta: bool = False
+) -> tuple[PreTrainedModel, list[str]]:
+    """The base model with a head for the task, in float32, and the names of the head's modules.
+
+    Args:
+        base_model: Which.
+        labels: Number of classes; 1 for regression.
+        regression: Whether the loss is the mean squared error.
+        on_meta: Build it on the meta device: shapes and names only, in a fraction of a second.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    options: dict[str, Any] = {"device_map": "meta"} if on_meta else {}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the report of missing weights is what `head` is made of
+    logging.disable_progress_bar()
+    try:
+        # float32 whatever the checkpoint's type: the frozen weights of all methods and families are treated alike.
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            base_model.folder,
+            num_labels=labels,
+            problem_type="regression" if regression else "single_label_classification",
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    except ValueError as error:
+        raise LoraBenchError(f"model {base_model.name!r}: {str(error).splitlines()[0]}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+    if model.config.pad_token_id is None:
+        # A causal model's head looks for the last token that is no padding, so it must know which that is.
+        model.config.pad_token_id = _first_id(model.config.eos_token_id)
+    return model, head_modules(model, set(report["missing_keys"]))
+
+
+def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a padding token (the end-of-text token where it has none of its own)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _first_id(token_id: int | list[int] | None) -> int | None:
+    return token_id[0] if isinstance(token_id, list) else token_id
+
+
+def head_modules(model: nn.Module, missing: set[str]) -> list[str]:
+    """The modules that hold every weight the checkpoint lacks: the largest that hold nothing else.
+
+    Args:
+        model: The model as built for the task.
+        missing: Names of the weights that the checkpoint lacks.
+    """
+    heads: list[str] = []
+
+    def descend(module: nn.Module, name: str) -> None:
+        weights = [key for key, _ in module.named_parameters(prefix=name)]
+        if not missing.intersection(weights):
+            return
+        own = [key for key, _ in module.named_parameters(prefix=name, recurse=False)]
+        if name and (missing.issuperset(weights) or missing.intersection(own)):
+            heads.append(name)
+            return
+        for child_name, child in module.named_children():
+            descend(child, f"{name}.{child_name}" if name else child_name)
+
+    descend(model, "")
+    return heads

@@ -1,0 +1,77 @@
+"""Randomness as a pure function of what it is for.
+
+Initial weights come from (seed, tensor name), the order of the data from (seed, epoch), dropout from (seed, step). So a
+fresh process, a warm worker and a resumed run draw the same numbers, and heads start equal across methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def seed_for(*what: str | int) -> int:
+    """A seed in [0, 2**63) that depends on every part of *what* and on nothing else."""
+    digest = hashlib.sha256("\x1f".join(map(str, what)).encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def example_order(seed: int, examples: int, wanted: int) -> list[int]:
+    """Indexes of the examples in the order in which they are seen, epoch after epoch, cut at *wanted*.
+
+    Sorting by a hash, and not a library's shuffle, keeps the order the same with every version of every library.
+    """
+    order: list[int] = []
+    epoch = 0
+    while len(order) < wanted:
+        order += sorted(range(examples), key=lambda index: seed_for("order", seed, epoch, index))
+        epoch += 1
+    return order[:wanted]
+
+
+def draw_head(model: PreTrainedModel, head: list[str], seed: int) -> None:
+    """Draw the head's weights anew in place, each module from (seed, its name), as the model's class draws them."""
+    import torch
+
+    for name in head:
+        for inner, module in model.get_submodule(name).named_modules(prefix=name):
+            if next(module.parameters(recurse=False), None) is not None:
+                torch.manual_seed(seed_for("head", seed, inner))
+                model._init_weights(module)
+
+
+@contextlib.contextmanager
+def adapters_drawn_from(seed: int) -> Iterator[None]:
+    """Within this block, PEFT draws the weights of each adapted module from (seed, the module's name)."""
+    import torch
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    # PEFT creates an adapter site by site in `_create_and_replace`; there is no public hook, and the canary test says so
+    # should the name go away.
+    originals: dict[type[nn.Module], Callable[..., Any]] = {}
+    for tuner in set(PEFT_TYPE_TO_TUNER_MAPPING.values()):
+        if "_create_and_replace" in vars(tuner):
+            originals[tuner] = tuner._create_and_replace
+
+    def seeded(original: Callable[..., Any]) -> Callable[..., Any]:
+        def create(*arguments: Any, current_key: str, **options: Any) -> Any:
+            torch.manual_seed(seed_for("adapter", seed, current_key))
+            return original(*arguments, current_key=current_key, **options)
+
+        return create
+
+    # What is drawn outside any site (a prompt encoder, say) still depends on the seed alone.
+    torch.manual_seed(seed_for("adapter", seed))
+    try:
+        for tuner, original in originals.items():
+            tuner._create_and_replace = seeded(original)  # type: ignore[attr-defined]
+        yield
+    finally:
+        for tuner, original in originals.items():
+            tuner._create_and_replace = original  # type: ignore[attr-defined]

@@ -1,0 +1,196 @@
+"""Where records lie, and how they get there whole.
+
+A runs folder has one folder a run, named by the run id. Its `record.json` is written once, for a final status only: to a
+temporary file, flushed to the disk, then linked to its name, so that a reader sees the whole record or none and a second
+writer never replaces the first. What lies beside it (predictions, weights) is there before the record names it.
+
+    runs/<suite>/<run_id>/record.json         the record
+                          predictions.json    one prediction an example
+                          weights/            the trained weights, where the suite keeps them
+                          attempts/<n>.json   attempts that ended without a final record, and retried records
+                          checkpoint/         while the run is not done
+
+A baseline folder holds the same records as `records/<run_id>.json`, with predictions in `records/<run_id>.predictions.json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lora_bench.documents import dotted
+from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.record import SCHEMA, Record
+
+RECORD = "record.json"
+PREDICTIONS = "predictions.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie while the run is not done."""
+        return self.path / "checkpoint"
+
+    @property
+    def weights(self) -> Path:
+        """Where the trained weights are kept."""
+        return self.path / "weights"
+
+    def record(self) -> Record | None:
+        """The record, or None while there is none."""
+        path = self.path / RECORD
+        return read_record(path) if path.is_file() else None
+
+    def attempts(self) -> int:
+        """Number of attempts that left no final record, and of records that a retry put aside."""
+        return len(list((self.path / "attempts").glob("*.json")))
+
+    def publish(self, record: Record) -> Record:
+        """Write the record, or the attempt where its status is not final; the record that stands there afterwards."""
+        if record.status == "interrupted":
+            self._put_aside(to_json(record))
+            return record
+        if not write_once(self.path / RECORD, to_json(record)):
+            return read_record(self.path / RECORD)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        return record
+
+    def retry(self) -> None:
+        """Put the record aside as an attempt, so that the run is done again."""
+        path = self.path / RECORD
+        if path.is_file():
+            self._put_aside(path.read_bytes())
+            path.unlink()
+            sync_folder(self.path)
+
+    def _put_aside(self, content: bytes) -> None:
+        number = self.attempts() + 1
+        while not write_once(self.path / "attempts" / f"{number}.json", content):
+            number += 1
+
+
+def read_records(path: Path) -> list[Record]:
+    """Every record at *path*, in the order of their run ids: a runs folder, a baseline, or one record.
+
+    Raises:
+        LoraBenchError: If there is no such path or no record in it.
+        BadInput: With every record that cannot be read.
+    """
+    if not path.exists():
+        raise LoraBenchError(f"{path} is not there; `lora-bench run SUITE` writes records to runs/SUITE")
+    files = [path] if path.is_file() else record_files(path)
+    if not files:
+        raise LoraBenchError(f"{path} has no records: neither RUN_ID/record.json nor records/RUN_ID.json")
+    records: list[Record] = []
+    faults: list[Fault] = []
+    for file in files:
+        try:
+            records.append(read_record(file))
+        except BadInput as error:
+            faults += error.faults
+    if faults:
+        raise BadInput(faults)
+    return sorted(records, key=lambda record: record.run_id)
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The record files of a runs folder or a baseline."""
+    runs = folder.glob(f"*/{RECORD}")
+    baseline = (path for path in folder.glob("records/*.json") if not path.name.endswith(f".{PREDICTIONS}"))
+    return sorted([*runs, *baseline])
+
+
+def read_record(path: Path) -> Record:
+    """One record.
+
+    Raises:
+        BadInput: If it cannot be read, or a newer lora_bench wrote it.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+        version = data.get("schema") if isinstance(data, dict) else None
+        if isinstance(version, int) and version > SCHEMA:
+            newer = f"was written with record schema {version}, and this lora_bench reads up to {SCHEMA}; upgrade it"
+            raise BadInput([Fault(newer, file=str(path))])
+        return Record.model_validate_json(json.dumps(data))
+    except (OSError, ValueError) as error:
+        raise BadInput([Fault(f"is no record: {_first_fault(error)}", file=str(path))]) from None
+
+
+def _first_fault(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{dotted(first['loc'])}: {first['msg']} (of {error.error_count()} faults)"
+
+
+def to_json(record: Record) -> bytes:
+    """The record as it is stored: sorted keys, two spaces, no NaN, a newline at the end."""
+    content = record.model_dump(mode="json", by_alias=True)
+    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+def write_once(path: Path, content: bytes) -> bool:
+    """Write *content* to *path* whole and on the disk, unless *path* is there already; whether it was written."""
+    temporary = _written_beside(path, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+        sync_folder(path.parent)
+    return True
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write *content* to *path* whole and on the disk, replacing what is there."""
+    _written_beside(path, content).replace(path)
+    sync_folder(path.parent)
+
+
+def _written_beside(path: Path, content: bytes) -> Path:
+    """A temporary file in the folder of *path* with *content*, flushed to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp's files are private; a record is as readable as any other file
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def free_bytes(path: Path) -> int:
+    """Free space on the file system that *path* is or will be on."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

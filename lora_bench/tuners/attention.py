@@ -1,0 +1,253 @@
+"""Attention with a prefix: extra keys and values in front of those of the real tokens.
+
+softmax(q [P_k; K]^T / scale) [P_v; V], in every layer, with P_k and P_v learned and shared by all rows and queries. A
+prefix has no position: position ids, relative positions, mask lengths and the cache stay those of the real tokens.
+
+Everything is a function of tensors. A prefix may carry one leading dimension more: one prefix for each member of a
+pack, or one for each row of a mixed batch. The three ways of reaching into an attention module are at the end:
+through its cache argument where it has one, and DeBERTa's two formulas written out, because a DeBERTa takes no cache
+(and swallows one silently). There the content score of a prefix key is a real key's, with the same scale, but the
+prefix gets no content-to-position and no position-to-content term.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_bench.errors import UnsupportedPair
+
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What attention modules call their cache, the newest name first; transformers renamed it in 5.24."""
+
+MASKED_ATTENTION = ("eager", "sdpa")
+"""Attention kernels that take a mask of shape (batch, heads, queries, keys), which a prefix has to extend."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Learned keys and values of one layer.
+
+    Args:
+        key: Shape (prefix_tokens, width), or (batch, prefix_tokens, width) with one prefix a row.
+        value: Of the shape of *key*.
+        mask: Which prefix tokens a row may see, shape (batch, prefix_tokens), bool; None where every row sees all.
+    """
+
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None = None
+
+
+def prefix_heads(prefix: Tensor, states: Tensor) -> Tensor:
+    """A prefix in the layout of the keys or values of real tokens.
+
+    Args:
+        prefix: Shape (prefix_tokens, width), or with one leading dimension that *states* has too.
+        states: Shape (batch, heads, tokens, head_width), or (member, batch, heads, tokens, head_width).
+
+    Returns:
+        Shape (..., heads, prefix_tokens, head_width), with the leading dimensions and the type of *states*.
+    """
+    heads, head_width = states.shape[-3], states.shape[-1]
+    split = prefix.unflatten(-1, (heads, head_width)).transpose(-3, -2)
+    leading = split.shape[:-3] + (1,) * (states.dim() - split.dim())
+    return split.reshape(*leading, *split.shape[-3:]).expand(*states.shape[:-3], -1, -1, -1).to(states.dtype)
+
+
+def join_prefix(prefix: Tensor, states: Tensor) -> Tensor:
+    """Keys or values with the prefix in front.
+
+    Args:
+        prefix: See `prefix_heads`.
+        states: See `prefix_heads`.
+
+    Returns:
+        Shape (..., heads, prefix_tokens + tokens, head_width).
+    """
+    return torch.cat([prefix_heads(prefix, states), states], dim=-2)
+
+
+def join_mask(prefix_mask: Tensor | None, prefix_tokens: int, mask: Tensor) -> Tensor:
+    """An attention mask with columns for the prefix in front.
+
+    Args:
+        prefix_mask: See `Prefix.mask`.
+        prefix_tokens: Number of columns to add.
+        mask: Shape (batch or 1, heads or 1, queries, keys); bool with True for visible, or added to the scores.
+
+    Returns:
+        Shape (batch or 1, heads or 1, queries, prefix_tokens + keys), of the type of *mask*.
+    """
+    visible: bool | float = True if mask.dtype == torch.bool else 0.0
+    columns = mask.new_full((*mask.shape[:-1], prefix_tokens), visible)
+    if prefix_mask is not None:
+        hidden: bool | float = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        mask = mask.expand(len(prefix_mask), -1, -1, -1)
+        columns = columns.expand(len(prefix_mask), -1, -1, -1).masked_fill(~prefix_mask[:, None, None, :], hidden)
+    return torch.cat([columns, mask], dim=-1)
+
+
+def attend_with_prefix(
+    query: Tensor,
+    scores: Tensor,
+    value: Tensor,
+    prefix: Prefix,
+    dropout: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The end of an attention whose scores over real tokens are known, joined by a prefix in one softmax.
+
+    Args:
+        query: Scaled queries, shape (..., heads, queries, head_width).
+        scores: Scores of real tokens, masked, shape (..., heads, queries, tokens).
+        value: Values of real tokens, shape (..., heads, tokens, head_width).
+        prefix: Keys and values of the prefix.
+        dropout: Applied to the probabilities.
+
+    Returns:
+        Context, shape (..., heads, queries, head_width), and probabilities, shape (..., heads, queries,
+        prefix_tokens + tokens).
+    """
+    prefix_scores = query @ prefix_heads(prefix.key, value).transpose(-1, -2)
+    if prefix.mask is not None:
+        prefix_scores = prefix_scores.masked_fill(~prefix.mask[:, None, None, :], torch.finfo(query.dtype).min)
+    probabilities = dropout(torch.softmax(torch.cat([prefix_scores, scores], dim=-1), dim=-1))
+    return probabilities @ join_prefix(prefix.value, value), probabilities
+
+
+class PrefixCache:
+    """A cache argument that puts the prefix in front of whatever the real cache answers.
+
+    The real cache, if there is one, stores real tokens only. Beams may reorder it and lengths come out as in the base
+    model; the prefix is joined anew at every step.
+    """
+
+    def __init__(self, prefix: Prefix, cache: Any | None) -> None:
+        self.prefix = prefix
+        self.cache = getattr(cache, "self_attention_cache", cache)
+
+    def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values that attention should see, each of shape (batch, heads, all tokens, head_width)."""
+        if self.cache is not None:
+            key, value = self.cache.update(key, value, *args, **kwargs)
+        return join_prefix(self.prefix.key, key), join_prefix(self.prefix.value, value)
+
+
+def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: Any) -> Any:
+    """Call an attention module of the cache kind with a prefix.
+
+    Raises:
+        UnsupportedPair: The model uses an attention kernel that takes no four-dimensional mask.
+    """
+    refuse_kernel(attention.config._attn_implementation)
+    names = list(inspect.signature(attention.forward).parameters)
+    arguments = dict(zip(names, args, strict=False)) | kwargs
+    cache_name = next(name for name in CACHE_ARGUMENTS if name in names)
+    cache = arguments.pop(cache_name, None)
+    mask = arguments.pop("attention_mask", None)
+    hidden_states = arguments["hidden_states"]
+    if mask is None:
+        mask = _mask_left_out(attention, prefix, hidden_states, cache)
+    if mask is not None:
+        mask = join_mask(prefix.mask, prefix.key.shape[-2], mask)
+    arguments |= {cache_name: PrefixCache(prefix, cache), "attention_mask": mask}
+    return attention(**arguments)
+
+
+def refuse_kernel(name: str | None) -> None:
+    """Raise `UnsupportedPair` for an attention kernel that a prefix cannot enter; None stands for the default."""
+    if name is not None and name not in MASKED_ATTENTION:
+        raise UnsupportedPair(f"a prefix needs attn_implementation {' or '.join(MASKED_ATTENTION)}, the model has {name!r}")
+
+
+def _mask_left_out(attention: Any, prefix: Prefix, hidden_states: Tensor, cache: Any | None) -> Tensor | None:
+    """The mask that transformers left to the kernel's `is_causal`, which would not line up behind a prefix."""
+    batch, tokens = hidden_states.shape[:2]
+    causal = getattr(attention, "is_causal", True) and tokens > 1
+    if not causal and prefix.mask is None:
+        return None
+    past = cache.get_seq_length(attention.layer_idx) if cache is not None else 0
+    visible = torch.ones(tokens, past + tokens, dtype=torch.bool, device=hidden_states.device)
+    if causal:
+        visible = visible.tril(past)
+    if attention.config._attn_implementation == "eager":  # adds its mask to the scores
+        hidden = torch.finfo(hidden_states.dtype).min
+        visible = torch.zeros_like(visible, dtype=hidden_states.dtype).masked_fill(~visible, hidden)
+    return visible.expand(batch, 1, -1, -1)
+
+
+def attend_deberta(
+    attention: Any,
+    prefix: Prefix,
+    hidden_states: Tensor,
+    attention_mask: Tensor,
+    output_attentions: bool = False,
+    query_states: Tensor | None = None,
+    relative_pos: Tensor | None = None,
+    rel_embeddings: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """DeBERTa's attention with a prefix; arguments and result are those of transformers' own forward.
+
+    Raises:
+        UnsupportedPair: Queries come from other states than keys, which only DeBERTa's mask decoder does.
+    """
+    if query_states is not None:
+        raise UnsupportedPair("a prefix on deberta needs queries and keys of the same states")
+    query, key, value = attention.transpose_for_scores(attention.in_proj(hidden_states)).chunk(3, dim=-1)
+    query = query + attention.transpose_for_scores(attention.q_bias[None, None, :])
+    value = value + attention.transpose_for_scores(attention.v_bias[None, None, :])
+    scale_factor = 1 + len(attention.pos_att_type)
+    query = query / _scale(query, scale_factor)
+    scores = query @ key.transpose(-1, -2)
+    if attention.relative_attention and rel_embeddings is not None and relative_pos is not None:
+        positions = attention.pos_dropout(rel_embeddings)
+        scores = scores + attention.disentangled_att_bias(query, key, relative_pos, positions, scale_factor)
+    scores = scores.masked_fill(~attention_mask.bool(), torch.finfo(query.dtype).min)
+    context, probabilities = attend_with_prefix(query, scores, value, prefix, attention.dropout)
+    return context.transpose(1, 2).flatten(2), probabilities if output_attentions else None
+
+
+def attend_deberta_v2(
+    attention: Any,
+    prefix: Prefix,
+    hidden_states: Tensor,
+    attention_mask: Tensor,
+    output_attentions: bool = False,
+    query_states: Tensor | None = None,
+    relative_pos: Tensor | None = None,
+    rel_embeddings: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The attention of DeBERTa v2 and v3 with a prefix; arguments and result are those of transformers' forward."""
+    heads = attention.num_attention_heads
+    # Here (batch, tokens, width) becomes (batch * heads, tokens, head_width), and the bias is of that layout.
+    query = attention.transpose_for_scores(
+        attention.query_proj(hidden_states if query_states is None else query_states), heads
+    )
+    key = attention.transpose_for_scores(attention.key_proj(hidden_states), heads)
+    value = attention.transpose_for_scores(attention.value_proj(hidden_states), heads)
+    scale_factor = 1 + ("c2p" in attention.pos_att_type) + ("p2c" in attention.pos_att_type)
+    scale = _scale(query, scale_factor)
+    scores = torch.bmm(query, key.transpose(-1, -2) / scale)
+    if attention.relative_attention:
+        positions = attention.pos_dropout(rel_embeddings)
+        scores = scores + attention.disentangled_attention_bias(query, key, relative_pos, positions, scale_factor)
+    query, scores, value = (states.unflatten(0, (-1, heads)) for states in (query, scores, value))
+    scores = scores.masked_fill(~attention_mask.bool(), torch.finfo(query.dtype).min)
+    context, probabilities = attend_with_prefix(query / scale, scores, value, prefix, attention.dropout)
+    return context.transpose(1, 2).flatten(2), probabilities if output_attentions else None
+
+
+def _scale(query: Tensor, scale_factor: int) -> Tensor:
+    # A tensor of the query's type, as in transformers: dividing by the Python number rounds differently in bfloat16.
+    return torch.tensor(math.sqrt(query.shape[-1] * scale_factor), dtype=query.dtype)
+
+
+ATTENTIONS: dict[str, Callable[..., Any]] = {
+    "cache": attend_through_cache,
+    "deberta": attend_deberta,
+    "deberta_v2": attend_deberta_v2,
+}

@@ -1,0 +1,213 @@
+"""What our PEFT tuners share: finding their sites, creating weights beside a frozen base, refusing what cannot be.
+
+PEFT's base classes assume that an adapted module is a linear layer with a `weight` that an update can be merged
+into. Ours wrap dropouts, blocks and whole attention modules, and nothing they do is a change of a weight. The
+differences are here, each with its reason; what is left to a tuner is its sites, its weights and its formula.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.families import Family, family_of
+
+BASE_ROW = "__base__"
+"""PEFT's name, in `adapter_names`, for a row that no adapter touches."""
+
+_IMPORT_NOTE = """
+## Loading this adapter
+
+Its method is not part of PEFT. Importing `lora_bench.tuners` adds it:
+
+```python
+import lora_bench.tuners
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "path/to/this/adapter")
+```
+"""
+
+Placeable = TypeVar("Placeable", nn.Module, Tensor)
+
+
+@dataclass(kw_only=True)
+class TunerConfig(PeftConfig):
+    """Settings that every tuner of ours has.
+
+    Args:
+        target_modules: Modules to wrap instead of the family's, as PEFT reads them: a list of name endings or one
+            regular expression over whole paths. Filled in from the family where it is None.
+        modules_to_save: Names of modules trained in full and saved with the adapter, such as the head.
+    """
+
+    target_modules: list[str] | str | None = field(default=None)
+    modules_to_save: list[str] | None = field(default=None)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write `adapter_config.json`, and into the README beside it the import that loading needs."""
+        super().save_pretrained(save_directory, **kwargs)
+        readme = Path(save_directory) / "README.md"
+        text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+        if _IMPORT_NOTE not in text:
+            readme.write_text(text + "\n" + _IMPORT_NOTE, encoding="utf-8")
+
+
+class TunerLayer(nn.Module, BaseTunerLayer):
+    """A module of the base model with the weights of any number of adapters beside it.
+
+    Containers named in `adapter_layer_names` are keyed by adapter name; PEFT saves, loads, freezes and deletes
+    their entries by that contract.
+    """
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+
+    def live_adapters(self) -> list[str]:
+        """Names of the adapters that act on the next forward pass here, in the order they were set active."""
+        if self.disable_adapters:
+            return []
+        available = self._get_available_adapters()
+        return [name for name in self.active_adapters if name in available]
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse: there is no weight that the adapter could be merged into."""
+        raise LoraBenchError(f"{type(self).__name__} has no weight to merge an adapter into")
+
+
+class Tuner(BaseTuner):
+    """A method that wraps modules of every layer, as the model's family names them."""
+
+    title: ClassVar[str]
+    """What error messages call the method."""
+
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def site_pattern(self, config: Any, family: Family, model_config: dict[str, Any]) -> str:
+        """Regular expression of the modules to wrap.
+
+        Raises:
+            UnsupportedPair: The method cannot act on this model.
+        """
+        raise NotImplementedError
+
+    def new_layer(self, base_layer: nn.Module, config: Any, family: Family, model_config: dict[str, Any]) -> Any:
+        """A `TunerLayer` around *base_layer*, with no adapter in it yet."""
+        raise NotImplementedError
+
+    def _family(self, model_config: dict[str, Any]) -> Family:
+        try:
+            return family_of(str(model_config.get("model_type")))
+        except LoraBenchError as error:
+            raise UnsupportedPair(f"{self.title} does not know where to act: {error}") from error
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        # Always asked, also for the user's own target modules: it is where an impossible pair is refused.
+        sites = self.site_pattern(peft_config, self._family(model_config), model_config)
+        if peft_config.target_modules is None:
+            peft_config.target_modules = sites
+        return peft_config
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        device, dtype = _device_and_dtype(target, parent)
+        layer: Any = target
+        if not isinstance(target, self.tuner_layer_cls):  # a further adapter finds the wrapper of the first
+            model_config = self.get_model_config(self.model)
+            layer = self.new_layer(target, peft_config, self._family(model_config), model_config)
+            self._replace_module(parent, target_name, layer, target)
+        layer.update_layer(adapter_name, peft_config, device=device, dtype=dtype)
+        layer.set_adapter(self.active_adapters)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own goes on to copy `child.weight`, which a dropout, a block or a classification head of two
+        # layers does not have, and to move the new module, which is created in its place here.
+        setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        raise LoraBenchError(
+            f"{self.title} is no change of a weight and cannot be merged: keep the adapter, or call unload() for "
+            "the base model without it"
+        )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names`, one name a row of the batch, to every layer for the length of one call."""
+        adapter_names = kwargs.pop("adapter_names", None)
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise LoraBenchError("adapter_names mixes adapters in one batch and is for inference: call eval() first")
+        missing = sorted(set(adapter_names) - set(self.peft_config) - {BASE_ROW})
+        if missing:
+            raise LoraBenchError(f"adapter_names has {missing}, the model has {sorted(self.peft_config)}")
+        beams = kwargs.get("num_beams") or 1
+        rows = [name for name in adapter_names for _ in range(beams)]  # beam search repeats each row in place
+        layers = [m for m in self.modules() if isinstance(m, self.tuner_layer_cls | AuxiliaryTrainingWrapper)]
+        handles = [m.register_forward_pre_hook(partial(_pass_names, rows), with_kwargs=True) for m in layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def place(item: Placeable, device: torch.device, dtype: torch.dtype | None) -> Placeable:
+    """*item* on *device*, and of *dtype* where that is known; weights on the meta device stay there."""
+    tensors = [item] if isinstance(item, Tensor) else list(item.parameters())
+    if any(tensor.is_meta for tensor in tensors):
+        return item.to(dtype=dtype)
+    return item.to(device=device, dtype=dtype)
+
+
+def drawing_device(device: torch.device) -> torch.device:
+    """Where initial weights are drawn for a base model on *device*.
+
+    Drawn on the CPU, they are the same numbers whatever device trains them. On the meta device nothing is drawn:
+    sizing a method would otherwise fill millions of weights to count them.
+    """
+    return device if device.type == "meta" else torch.device("cpu")
+
+
+def check_rows(adapter_names: Sequence[str], x: Tensor) -> None:
+    """Refuse a list of adapter names that does not have one for each row of *x*, shape (batch, ...)."""
+    if len(adapter_names) != len(x):
+        raise LoraBenchError(f"adapter_names has {len(adapter_names)} names for a batch of {len(x)} rows")
+
+
+def _device_and_dtype(target: nn.Module, parent: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """Device and floating type of the frozen weights around a site; a wrapped dropout has none of its own."""
+    device = torch.device("cpu")
+    for number, parameter in enumerate(chain(target.parameters(), parent.parameters())):
+        device = parameter.device if number == 0 else device
+        if parameter.is_floating_point():
+            return parameter.device, parameter.dtype
+    return device, None
+
+
+def _pass_names(
+    adapter_names: list[str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, "adapter_names": adapter_names}

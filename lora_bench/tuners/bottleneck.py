@@ -1,0 +1,222 @@
+"""Bottleneck adapters: a narrow two-layer network added to the output of a block of a frozen model.
+
+f(x) = scaling * (W_up activation(W_down x + b_down) + b_up), with W_down of shape (bottleneck_size, width) and W_up of
+shape (width, bottleneck_size). W_up and b_up start at zero, so training starts from the base model exactly.
+
+Three placements, by `variant`:
+
+* `houlsby`: y + f(y) after attention and after the feed-forward block, each before the residual sum and, in BERT-like
+  layers, before LayerNorm. 2 L (2 width size + size + width) weights in L layers. Houlsby et al. 2019,
+  https://arxiv.org/abs/1902.00751; their LayerNorms are trained too, here none is, as in the comparisons of Hu et al.
+* `pfeiffer`: after the feed-forward block only. In BERT-like layers LayerNorm(h + f(z) + r), with r the block's
+  residual input, h its output and z = LayerNorm(h + r); GPT-2 has no LayerNorm there, so y + f(y). Pfeiffer et al.
+  2020, https://arxiv.org/abs/2005.00052.
+* `parallel`: f reads the feed-forward block's input and is added to its output. He et al. 2021,
+  https://arxiv.org/abs/2110.04366, who use relu and a scaling of 4 or less.
+
+Half the weights of `houlsby` for the same width in the last two. No variant can be merged into the base weights. One
+adapter acts at a time: two in a row and two side by side would both be a fair reading of two active adapters.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
+from lora_bench.families import Family, Placement
+from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows, drawing_device, place
+from lora_bench.tuners.registration import register
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+VARIANTS = ("houlsby", "pfeiffer", "parallel")
+
+
+def bottleneck(
+    x: Tensor,
+    down_weight: Tensor,
+    down_bias: Tensor,
+    up_weight: Tensor,
+    up_bias: Tensor,
+    activation: Callable[[Tensor], Tensor],
+    scaling: float | Tensor = 1.0,
+) -> Tensor:
+    """The update f(x) of one adapter, or of several members at once, each on its own rows.
+
+    Args:
+        x: Hidden states, shape (batch, tokens, width), or (member, batch, tokens, width).
+        down_weight: Shape (size, width), or (member, size, width).
+        down_bias: Shape (size,), or (member, size).
+        up_weight: Shape (width, size), or (member, width, size).
+        up_bias: Shape (width,), or (member, width).
+        activation: Applied to each number between the two layers.
+        scaling: Factor on the result; a tensor of it broadcasts against *x*.
+
+    Returns:
+        The update, of the shape of *x*. A member whose size is smaller is padded with zeros in both weights.
+    """
+    if down_weight.dim() == 2:
+        return F.linear(activation(F.linear(x, down_weight, down_bias)), up_weight, up_bias) * scaling
+    rows = x.flatten(1, -2)
+    hidden = activation(torch.baddbmm(down_bias.unsqueeze(1), rows, down_weight.transpose(1, 2)))
+    return torch.baddbmm(up_bias.unsqueeze(1), hidden, up_weight.transpose(1, 2)).view_as(x) * scaling
+
+
+@dataclass(kw_only=True)
+class BottleneckConfig(TunerConfig):
+    """Bottleneck adapters in every layer.
+
+    Args:
+        bottleneck_size: Width of the bottleneck itself, not a reduction factor; at least 1.
+        variant: Placement, one of `houlsby`, `pfeiffer` and `parallel`.
+        non_linearity: One of relu, gelu, silu, swish (another name of silu) and tanh.
+        scaling: Factor on the update.
+        init_std: Standard deviation of the initial W_down.
+    """
+
+    bottleneck_size: int
+    variant: str = field(default="houlsby")
+    non_linearity: str = field(default="silu")
+    scaling: float = field(default=1.0)
+    init_std: float = field(default=0.02)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = BOTTLENECK_ADAPTER
+        if self.variant not in VARIANTS:
+            raise unknown("bottleneck variant", self.variant, VARIANTS)
+        if self.non_linearity not in ACTIVATIONS:
+            raise unknown("non-linearity", self.non_linearity, ACTIVATIONS)
+        if self.bottleneck_size < 1:
+            raise LoraBenchError(f"bottleneck_size must be at least 1, got {self.bottleneck_size}")
+
+
+class BottleneckLayer(TunerLayer):
+    """A module of the base model and the bottlenecks joined to it.
+
+    Args:
+        base_layer: The module; which one, and how its inputs and output are used, is what *placement* says.
+        placement: See `lora_bench.families.Placement`.
+        width: Width of the hidden states.
+    """
+
+    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
+    other_param_names = ("configs",)
+
+    def __init__(self, base_layer: nn.Module, placement: Placement, width: int) -> None:
+        super().__init__(base_layer)
+        self.placement = placement
+        self.width = width
+        self.bottleneck_down = nn.ModuleDict()
+        self.bottleneck_up = nn.ModuleDict()
+        self.configs: dict[str, BottleneckConfig] = {}
+
+    def update_layer(
+        self, adapter_name: str, config: BottleneckConfig, *, device: torch.device, dtype: torch.dtype | None
+    ) -> None:
+        """Add an adapter that changes nothing yet."""
+        drawn_on = drawing_device(device)
+        down = nn.Linear(self.width, config.bottleneck_size, device=drawn_on)
+        up = nn.Linear(config.bottleneck_size, self.width, device=drawn_on)
+        nn.init.normal_(down.weight, std=config.init_std)
+        for zero in (down.bias, up.weight, up.bias):
+            nn.init.zeros_(zero)
+        self.bottleneck_down[adapter_name] = place(down, device, dtype)
+        self.bottleneck_up[adapter_name] = place(up, device, dtype)
+        self.configs[adapter_name] = config
+
+    def update(self, adapter_name: str, x: Tensor) -> Tensor:
+        """The update of one adapter for hidden states *x*, in the type of *x*."""
+        config = self.configs[adapter_name]
+        down, up = self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name]
+        activation = ACTIVATIONS[config.non_linearity]
+        cast = self._cast_input_dtype(x, down.weight.dtype)
+        return bottleneck(cast, down.weight, down.bias, up.weight, up.bias, activation, config.scaling).to(x.dtype)
+
+    def mixed_update(self, adapter_names: Sequence[str], x: Tensor) -> Tensor:
+        """The update for a batch whose row i belongs to the adapter `adapter_names[i]`."""
+        check_rows(adapter_names, x)
+        update = torch.zeros_like(x)
+        for name in sorted(set(adapter_names) & set(self.bottleneck_down)):
+            rows = [row for row, row_name in enumerate(adapter_names) if row_name == name]
+            update[rows] = self.update(name, x[rows])
+        return update
+
+    def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """The base module with the update of the active adapter, or of each row's own."""
+        join = PLACEMENTS[self.placement]
+        if adapter_names is not None and not self.disable_adapters:
+            return join(self.base_layer, partial(self.mixed_update, adapter_names), *args, **kwargs)
+        live = self.live_adapters()
+        if len(live) > 1:
+            raise LoraBenchError(f"one bottleneck adapter can be active at a time, got {live}")
+        if not live:
+            return self.base_layer(*args, **kwargs)
+        return join(self.base_layer, partial(self.update, live[0]), *args, **kwargs)
+
+
+class BottleneckModel(Tuner):
+    """A base model with bottleneck adapters; made by `get_peft_model(model, BottleneckConfig(...))`."""
+
+    prefix = "bottleneck_"
+    tuner_layer_cls = BottleneckLayer
+    title = "a bottleneck adapter"
+
+    def site_pattern(self, config: BottleneckConfig, family: Family, model_config: dict[str, Any]) -> str:
+        """Regular expression of the variant's sites in *family*."""
+        variants = {other.variant for other in self.peft_config.values() if isinstance(other, BottleneckConfig)}
+        if len(variants) > 1:
+            # A wrapped block hides its own dropout from the next adapter's pattern: half the sites, and no error.
+            raise UnsupportedPair(f"bottleneck adapters on one model share a variant, got {sorted(variants)}")
+        if config.variant not in family.bottleneck_sites:
+            raise UnsupportedPair(f"{family.name} has no {config.variant} adapter: {sorted(family.bottleneck_sites)}")
+        return family.pattern(*family.bottleneck_sites[config.variant].modules)
+
+    def new_layer(
+        self, base_layer: nn.Module, config: BottleneckConfig, family: Family, model_config: dict[str, Any]
+    ) -> BottleneckLayer:
+        """Wrap one module of the base model."""
+        placement = family.bottleneck_sites[config.variant].placement
+        return BottleneckLayer(base_layer, placement, model_config[family.hidden_size_key])
+
+
+Update = Callable[[Tensor], Tensor]
+
+
+def _after(base: nn.Module, update: Update, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    y = base(x, *args, **kwargs)
+    return y + update(y)
+
+
+def _beside(base: nn.Module, update: Update, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return base(x, *args, **kwargs) + update(x)
+
+
+def _beside_residual(base: nn.Module, update: Update, x: Tensor, residual: Tensor) -> Any:
+    return base(x, residual + update(residual))
+
+
+def _between_norms(base: Any, update: Update, x: Tensor, residual: Tensor) -> Any:
+    h = base.dropout(base.dense(x))
+    return base.LayerNorm(h + update(base.LayerNorm(h + residual)) + residual)
+
+
+PLACEMENTS: dict[Placement, Callable[..., Any]] = {
+    "after": _after,
+    "beside": _beside,
+    "beside_residual": _beside_residual,
+    "between_norms": _between_norms,
+}
+
+BOTTLENECK_ADAPTER = register("BOTTLENECK_ADAPTER", BottleneckConfig, BottleneckModel)

@@ -1,0 +1,93 @@
+"""Key/value prefixes: learned keys and values in front of every layer's own.
+
+Li and Liang 2021, https://arxiv.org/abs/2101.00190, without the reparameterisation. 2 L P width weights for P virtual
+tokens in L layers, drawn from a normal distribution: unlike an update that starts at zero, a prefix changes the model
+from the first step.
+
+PEFT has the method for models with a cache, and puts the prefix into it: real tokens then start at position P, and
+DeBERTa, which has no cache, is out of reach. Here the prefix meets the keys inside attention (`tuners.attention`), so
+positions, masks and caches are those of the base model, RoBERTa and DeBERTa and GPT-2 work alike, and so do gradient
+checkpointing and generation. On GPT-2 the two agree once ours is given position ids that start at P. Several active
+prefixes are joined one after the other. A prefix cannot be merged into the base weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.families import Family, PrefixKind
+from lora_bench.tuners.attention import ATTENTIONS, Prefix, refuse_kernel
+from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows, drawing_device, place
+from lora_bench.tuners.registration import register
+
+
+@dataclass(kw_only=True)
+class PrefixConfig(TunerConfig):
+    """A key/value prefix in every layer.
+
+    Args:
+        num_virtual_tokens: Length of the prefix, at least 1.
+        init_std: Standard deviation of the initial keys and values.
+    """
+
+    num_virtual_tokens: int
+    init_std: float = field(default=0.02)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = LORA_BENCH_PREFIX
+        if self.num_virtual_tokens < 1:
+            raise LoraBenchError(f"num_virtual_tokens must be at least 1, got {self.num_virtual_tokens}")
+
+
+class PrefixLayer(TunerLayer):
+    """An attention module and the prefixes its queries see.
+
+    Args:
+        base_layer: The attention module.
+        kind: How keys and values get into it.
+        width: Width of its keys, all heads together.
+    """
+
+    adapter_layer_names = ("prefix_key", "prefix_value")
+
+    def __init__(self, base_layer: nn.Module, kind: PrefixKind, width: int) -> None:
+        super().__init__(base_layer)
+        self.kind = kind
+        self.width = width
+        self.prefix_key = nn.ParameterDict()
+        self.prefix_value = nn.ParameterDict()
+
+    def update_layer(
+        self, adapter_name: str, config: PrefixConfig, *, device: torch.device, dtype: torch.dtype | None
+    ) -> None:
+        """Add a prefix of fresh keys and values."""
+        for container in (self.prefix_key, self.prefix_value):
+            drawn = torch.empty(config.num_virtual_tokens, self.width, device=drawing_device(device))
+            nn.init.normal_(drawn, std=config.init_std)
+            container[adapter_name] = nn.Parameter(place(drawn, device, dtype))
+
+    def key_value(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Key and value of one prefix, each of shape (prefix_tokens, width).
+
+        Everything reads a prefix here, so this is where one that is computed rather than stored would come in.
+        """
+        return self.prefix_key[adapter_name], self.prefix_value[adapter_name]
+
+    def joined(self, adapter_names: Sequence[str]) -> Prefix:
+        """The prefixes of all these adapters, one after the other."""
+        keys, values = zip(*(self.key_value(name) for name in adapter_names), strict=True)
+        return Prefix(torch.cat(keys), torch.cat(values))
+
+    def mixed(self, adapter_names: Sequence[str]) -> Prefix:
+        """A prefix for each row of a batch, that of `adapter_names[i]` for row i, padded to the longest."""
+        names = sorted(set(adapter_names) & set(self.prefix_key))
+        pairs = [self.key_value(name) for name in names]
+        longest = max((len(key) for key, _ in pairs), default=0)
+        empty = torch.zeros(longest, self.width)
+        return Prefix(...)

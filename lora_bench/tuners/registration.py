@@ -1,0 +1,51 @@
+"""Adding a method to PEFT from outside of it.
+
+PEFT finds a method through `PeftType`, an enum that is closed to other packages, and through tables that its own
+`register_peft_method` fills and checks. So the enum gets one more member here and PEFT's function does the rest.
+From then on `get_peft_model`, `save_pretrained`, `PeftModel.from_pretrained`, `add_adapter`, `set_adapter`,
+`disable_adapter`, `delete_adapter` and transformers' own `load_adapter` treat the method like one of PEFT's.
+
+A member is needed, not just a string that compares equal to one: transformers reads `peft_type.value`. The
+attributes of the enum that are written here are private to Python's `enum`; `tests/tuners/test_registration.py`
+names each and fails first when a release of Python or PEFT moves one.
+"""
+
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import PeftType, register_peft_method
+
+
+def extend_peft_type(name: str) -> PeftType:
+    """The member *name* of `PeftType`, made if there is none."""
+    if name in PeftType.__members__:
+        return PeftType[name]
+    member = str.__new__(PeftType, name)
+    member._name_ = name
+    member._value_ = name
+    member._sort_order_ = len(PeftType.__members__)
+    PeftType._member_names_.append(name)
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    if hasattr(PeftType, "_hashable_values_"):  # Python 3.13 and later answer `name in PeftType` from this list
+        PeftType._hashable_values_.append(name)
+    type.__setattr__(PeftType, name, member)  # the enum's own __setattr__ refuses
+    return member
+
+
+def register(name: str, config: type[PeftConfig], tuner: type[BaseTuner]) -> PeftType:
+    """Make *name* a PEFT method with this config and tuner class.
+
+    Args:
+        name: Upper-case name, as it will stand in `adapter_config.json`.
+        config: Config class. Its `__post_init__` sets `peft_type` to the returned member.
+        tuner: Tuner class, with the prefix of its parameter containers in `tuner.prefix`.
+
+    Returns:
+        The new member of `PeftType`.
+
+    Raises:
+        KeyError: PEFT has a method or a parameter prefix of this name already.
+    """
+    member = extend_peft_type(name)
+    register_peft_method(name=name.lower(), config_cls=config, model_cls=tuner, prefix=tuner.prefix)
+    return member
