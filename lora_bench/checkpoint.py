@@ -35,6 +35,7 @@ class Checkpoint:
         optimizer: The optimiser's state dictionary.
         schedule: The learning-rate schedule's state dictionary.
         progress: What the run wants to know again, such as its learning curve.
+        best: The best weights on the selection split so far, where the run keeps them.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     progress: dict[str, Any]
+    best: dict[str, Tensor] | None
 
     def restore(self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> None:
         """Put the state back into the objects of a fresh run."""
@@ -76,6 +78,8 @@ def save_checkpoint(
     optimizer: Optimizer,
     schedule: LRScheduler,
     progress: dict[str, Any],
+    *,
+    best: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint after *step* and remove the ones before it."""
     target = folder / f"step-{step:08d}"
@@ -101,6 +105,8 @@ def save_checkpoint(
         "optimizer.safetensors": save(tensors),
         "state.json": json.dumps(rest, allow_nan=False).encode("utf-8"),
     }
+    if best is not None:
+        files["best.safetensors"] = save(best)
     for name, content in files.items():
         write_atomic(target / name, content)
     manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -127,6 +133,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
             optimizer={"state": state, "param_groups": rest["param_groups"]},
             schedule=rest["schedule"],
             progress=rest["progress"],
+            best=load(files["best.safetensors"]) if "best.safetensors" in files else None,
         )
     return None
 

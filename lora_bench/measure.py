@@ -116,6 +116,10 @@ class BenchmarkCallback(TrainerCallback):
         self._memory.take()
         self.start_bytes = self._memory.now()
 
+    def leave_out(self, seconds: float) -> None:
+        """Take time that was not training, such as an evaluation between steps, out of the training time."""
+        self._train_began += seconds
+
     def take(self, phase: Phase) -> None:
         """Note the peak since the last phase ended as that of *phase*."""
         if self._memory is not None:

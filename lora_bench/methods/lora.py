@@ -49,16 +49,17 @@ class Lora(Strict):
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the LoRA weights and the head trainable."""
         from peft import LoraConfig, get_peft_model
+        from transformers.pytorch_utils import Conv1D
 
         from lora_bench.families import family_of
 
-        family = family_of(model.config.model_type)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.scaling * self.rank,
             lora_dropout=self.dropout,
-            target_modules=family.query_and_value,
-            fan_in_fan_out=family.weights_are_transposed,
+            target_modules=family_of(model.config.model_type).targets("query", "value"),
+            # GPT-2's Conv1D keeps its weight as (in_features, out_features).
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
             modules_to_save=head,
         )
         return get_peft_model(model, config)

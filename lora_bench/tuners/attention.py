@@ -14,6 +14,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ def attend_with_prefix(
     """
     prefix_scores = query @ prefix_heads(prefix.key, value).transpose(-1, -2)
     if prefix.mask is not None:
-        prefix_scores = prefix_scores.masked_fill(~prefix.mask[:, None, None, :], torch.finfo(query.dtype).min)
+        prefix_scores = prefix_scores.masked_fill(~prefix.mask[:, None, None, :], torch.finfo(prefix_scores.dtype).min)
     probabilities = dropout(torch.softmax(torch.cat([prefix_scores, scores], dim=-1), dim=-1))
     return probabilities @ join_prefix(prefix.value, value), probabilities
 
@@ -144,9 +145,8 @@ def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: A
         UnsupportedPair: The model uses an attention kernel that takes no four-dimensional mask.
     """
     refuse_kernel(attention.config._attn_implementation)
-    names = list(inspect.signature(attention.forward).parameters)
+    names, cache_name = _arguments(type(attention))
     arguments = dict(zip(names, args, strict=False)) | kwargs
-    cache_name = next(name for name in CACHE_ARGUMENTS if name in names)
     cache = arguments.pop(cache_name, None)
     mask = arguments.pop("attention_mask", None)
     hidden_states = arguments["hidden_states"]
@@ -158,10 +158,22 @@ def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: A
     return attention(**arguments)
 
 
+@lru_cache
+def _arguments(attention: type[nn.Module]) -> tuple[tuple[str, ...], str]:
+    """Names of the arguments of an attention module, and which of them is the cache."""
+    names = tuple(inspect.signature(attention.forward).parameters)[1:]
+    for name in CACHE_ARGUMENTS:
+        if name in names:
+            return names, name
+    raise UnsupportedPair(f"a prefix needs a cache argument, {attention.__name__} has {', '.join(names)}")
+
+
 def refuse_kernel(name: str | None) -> None:
     """Raise `UnsupportedPair` for an attention kernel that a prefix cannot enter; None stands for the default."""
     if name is not None and name not in MASKED_ATTENTION:
-        raise UnsupportedPair(f"a prefix needs attn_implementation {' or '.join(MASKED_ATTENTION)}, the model has {name!r}")
+        raise UnsupportedPair(
+            f"a prefix needs attn_implementation {' or '.join(MASKED_ATTENTION)}, the model has {name!r}"
+        )
 
 
 def _mask_left_out(attention: Any, prefix: Prefix, hidden_states: Tensor, cache: Any | None) -> Tensor | None:
@@ -206,7 +218,7 @@ def attend_deberta(
     if attention.relative_attention and rel_embeddings is not None and relative_pos is not None:
         positions = attention.pos_dropout(rel_embeddings)
         scores = scores + attention.disentangled_att_bias(query, key, relative_pos, positions, scale_factor)
-    scores = scores.masked_fill(~attention_mask.bool(), torch.finfo(query.dtype).min)
+    scores = scores.masked_fill(~attention_mask.bool(), torch.finfo(scores.dtype).min)
     context, probabilities = attend_with_prefix(query, scores, value, prefix, attention.dropout)
     return context.transpose(1, 2).flatten(2), probabilities if output_attentions else None
 
@@ -236,7 +248,7 @@ def attend_deberta_v2(
         positions = attention.pos_dropout(rel_embeddings)
         scores = scores + attention.disentangled_attention_bias(query, key, relative_pos, positions, scale_factor)
     query, scores, value = (states.unflatten(0, (-1, heads)) for states in (query, scores, value))
-    scores = scores.masked_fill(~attention_mask.bool(), torch.finfo(query.dtype).min)
+    scores = scores.masked_fill(~attention_mask.bool(), torch.finfo(scores.dtype).min)
     context, probabilities = attend_with_prefix(query / scale, scores, value, prefix, attention.dropout)
     return context.transpose(1, 2).flatten(2), probabilities if output_attentions else None
 

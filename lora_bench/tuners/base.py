@@ -25,7 +25,7 @@ from lora_bench.families import Family, family_of
 BASE_ROW = "__base__"
 """PEFT's name, in `adapter_names`, for a row that no adapter touches."""
 
-_IMPORT_NOTE = """
+_IMPORT_NOTE = """\
 ## Loading this adapter
 
 Its method is not part of PEFT. Importing `lora_bench.tuners` adds it:
@@ -35,8 +35,7 @@ import lora_bench.tuners
 from peft import PeftModel
 
 model = PeftModel.from_pretrained(base_model, "path/to/this/adapter")
-```
-"""
+```"""
 
 Placeable = TypeVar("Placeable", nn.Module, Tensor)
 
@@ -60,7 +59,7 @@ class TunerConfig(PeftConfig):
         readme = Path(save_directory) / "README.md"
         text = readme.read_text(encoding="utf-8") if readme.exists() else ""
         if _IMPORT_NOTE not in text:
-            readme.write_text(text + "\n" + _IMPORT_NOTE, encoding="utf-8")
+            readme.write_text(f"{text}\n\n{_IMPORT_NOTE}\n", encoding="utf-8")
 
 
 class TunerLayer(nn.Module, BaseTunerLayer):

@@ -85,9 +85,57 @@ class PrefixLayer(TunerLayer):
         return Prefix(torch.cat(keys), torch.cat(values))
 
     def mixed(self, adapter_names: Sequence[str]) -> Prefix:
-        """A prefix for each row of a batch, that of `adapter_names[i]` for row i, padded to the longest."""
-        names = sorted(set(adapter_names) & set(self.prefix_key))
-        pairs = [self.key_value(name) for name in names]
-        longest = max((len(key) for key, _ in pairs), default=0)
-        empty = torch.zeros(longest, self.width)
-        return Prefix(...)
+        """A prefix for each row of a batch, that of `adapter_names[i]` for row i, padded to the longest.
+
+        A name without a prefix here, such as PEFT's `__base__`, gives a row that sees none.
+        """
+        none = next(iter(self.prefix_key.values())).new_zeros(0, self.width)
+        rows = [self.key_value(name) if name in self.prefix_key else (none, none) for name in adapter_names]
+        longest = max(len(key) for key, _ in rows)
+        keys, values = ([F.pad(row[part], (0, 0, 0, longest - len(row[part]))) for row in rows] for part in (0, 1))
+        lengths = torch.tensor([len(key) for key, _ in rows], device=none.device)
+        mask = torch.arange(longest, device=none.device) < lengths[:, None]
+        return Prefix(torch.stack(keys), torch.stack(values), mask)
+
+    def forward(
+        self, hidden_states: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Any:
+        """The attention module's own result with the active prefixes, or each row's own, in front of the keys."""
+        attend = ATTENTIONS[self.kind]
+        if adapter_names is not None and not self.disable_adapters:
+            check_rows(adapter_names, hidden_states)
+            return attend(self.base_layer, self.mixed(adapter_names), hidden_states, *args, **kwargs)
+        live = self.live_adapters()
+        if not live:
+            return self.base_layer(hidden_states, *args, **kwargs)
+        return attend(self.base_layer, self.joined(live), hidden_states, *args, **kwargs)
+
+
+class PrefixModel(Tuner):
+    """A base model with key/value prefixes; made by `get_peft_model(model, PrefixConfig(...))`."""
+
+    prefix = "prefix_"
+    tuner_layer_cls = PrefixLayer
+    title = "a key/value prefix"
+
+    def site_pattern(self, config: PrefixConfig, family: Family, model_config: dict[str, Any]) -> str:
+        """Regular expression of the self-attention modules of *family*."""
+        if family.prefix_kind is None:
+            raise UnsupportedPair(f"no key/value prefix is written for the attention of {family.name}")
+        if family.prefix_kind == "cache":
+            refuse_kernel(getattr(self.model.config, "_attn_implementation", None))
+        if model_config.get("talking_head"):
+            # Talking heads (a DeBERTa v1 option) mix the heads before and after the softmax that a prefix joins.
+            raise UnsupportedPair("no key/value prefix is written for attention with talking heads")
+        return family.pattern(family.self_attention)
+
+    def new_layer(
+        self, base_layer: nn.Module, config: PrefixConfig, family: Family, model_config: dict[str, Any]
+    ) -> PrefixLayer:
+        """Wrap one attention module of the base model."""
+        if family.prefix_kind is None:
+            raise UnsupportedPair(f"no key/value prefix is written for the attention of {family.name}")
+        return PrefixLayer(base_layer, family.prefix_kind, model_config[family.hidden_size_key])
+
+
+LORA_BENCH_PREFIX = register("LORA_BENCH_PREFIX", PrefixConfig, PrefixModel)

@@ -1,0 +1,62 @@
+"""lora_bench: which fine-tuning method, at the same cost, gives the better model, and how sure are we?
+
+    from lora_bench import load_suite, read_records, run_suite
+
+    outcome = run_suite("quickstart")
+    frame = read_records("runs/quickstart")
+
+Names are imported when they are first used, so `import lora_bench` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.version import __version__
+
+if TYPE_CHECKING:
+    import pandas
+
+    from lora_bench.execute import run_suite
+    from lora_bench.measure import BenchmarkCallback
+    from lora_bench.plan import make_plan
+    from lora_bench.report import write_report
+    from lora_bench.suite import load_suite
+
+_WHERE = {
+    "BenchmarkCallback": "measure",
+    "load_suite": "suite",
+    "make_plan": "plan",
+    "run_suite": "execute",
+    "write_report": "report",
+}
+
+__all__ = [
+    "BenchmarkCallback",
+    "__version__",
+    "load_suite",
+    "make_plan",
+    "read_records",
+    "run_suite",
+    "write_report",
+]
+
+
+def read_records(path: str | Path) -> pandas.DataFrame:
+    """Every record at *path*, one row a run, failures included: a runs folder, a baseline, or one record.
+
+    Raises:
+        LoraBenchError: If there is no such path or no record in it.
+    """
+    from lora_bench.report import to_frame
+    from lora_bench.store import read_records as read
+
+    return to_frame(read(Path(path)))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'lora_bench' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"lora_bench.{_WHERE[name]}"), name)

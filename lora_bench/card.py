@@ -1,0 +1,50 @@
+"""The model card that lies beside kept weights."""
+
+from __future__ import annotations
+
+import json
+
+from lora_bench.spec import RunSpec
+from lora_bench.version import __version__
+
+
+def model_card(spec: RunSpec, step: int) -> str:
+    """Markdown that says what the weights are and how to load them."""
+    options = json.dumps(spec.method.options, sort_keys=True)
+    if spec.method.name == "full":
+        load = 'AutoModelForSequenceClassification.from_pretrained("THIS FOLDER")'
+        imports = "from transformers import AutoModelForSequenceClassification"
+    else:
+        load = (
+            "base = AutoModelForSequenceClassification.from_pretrained("
+            f'"BASE MODEL", num_labels={max(1, len(spec.task.labels))})\n'
+            'model = PeftModel.from_pretrained(base, "THIS FOLDER")'
+        )
+        imports = (
+            "import lora_bench.tuners  # makes PEFT know the methods that lora_bench adds\n"
+            "from peft import PeftModel\n"
+            "from transformers import AutoModelForSequenceClassification"
+        )
+    metadata = ["---", "library_name: " + ("transformers" if spec.method.name == "full" else "peft"), "---"]
+    return "\n".join(
+        [
+            *metadata,
+            "",
+            f"# {spec.method.label} on {spec.model.shown} for {spec.task.name}",
+            "",
+            f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
+            f"learning rate {spec.training.learning_rate:g}, {spec.training.train_examples:,} examples, "
+            f"seed {spec.seed}, weights after step {step}. Labels in order: {', '.join(spec.task.labels) or 'a number'}.",
+            "",
+            f"Base model: `{spec.model.name}`"
+            + (f" at revision `{spec.model.revision}`" if spec.model.revision else "")
+            + f" (content {spec.model.sha256[:16]}).",
+            "",
+            "```python",
+            imports,
+            "",
+            load,
+            "```",
+            "",
+        ]
+    )

@@ -1,0 +1,204 @@
+"""The command line: arguments in, one library call, exit code out.
+
+Exit codes: 0 done; 1 a committed report differs from its records; 2 bad input, before any work; 3 some runs ended neither
+`ok` nor `unsupported`; 130 and 143 stopped by SIGINT or SIGTERM. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.version import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lora_bench.plan import Plan
+    from lora_bench.record import Record
+
+DONE, DIFFERS, BAD_INPUT, SOME_FAILED = 0, 1, 2, 3
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except LoraBenchError as error:
+        print(f"lora-bench: {error}", file=sys.stderr)
+        return SOME_FAILED if type(error).__name__ == "WorkersLost" else BAD_INPUT
+    except KeyboardInterrupt:
+        return SIGNALS["SIGINT"]
+    except BrokenPipeError:
+        # The reader of a pipe such as `| head` has seen enough.
+        sys.stderr.close()
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lora-bench",
+        description="Compare fine-tuning methods under matched budgets.",
+        epilog="Begin with: lora-bench run quickstart",
+    )
+    parser.add_argument("--version", action="version", version=f"lora-bench {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="do every run of a suite that has no record yet, and write its report")
+    run.add_argument("suite", metavar="SUITE", help="a suite by name, or its YAML file")
+    _runs_option(run)
+    run.add_argument("--workers", type=_count, metavar="N", help="runs at once; 0 does them in this process")
+    run.add_argument("--only", action="append", default=[], metavar="RUN_ID", help="do this run; may be repeated")
+    run.add_argument("--retry", action="store_true", help="do runs again that failed, timed out or ran out of memory")
+    run.add_argument("--series", metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds")
+    run.add_argument("--quiet", action="store_true", help="say only what failed")
+    run.set_defaults(command=_run)
+
+    plan = commands.add_parser("plan", help="show every run of a suite with its size, counts and cost, and train nothing")
+    plan.add_argument("suite", metavar="SUITE", help="a suite by name, or its YAML file")
+    _runs_option(plan)
+    plan.add_argument("--series", metavar="LABEL", help="the label of a repeat")
+    plan.set_defaults(command=_plan)
+
+    report = commands.add_parser("report", help="render records as Markdown with figures")
+    report.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs, a baseline, or the baselines folder")
+    report.add_argument("--out", metavar="FOLDER", type=Path, help="where to write; beside the runs by default")
+    report.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a report would differ")
+    report.set_defaults(command=_report)
+
+    listing = commands.add_parser("list", help="list what can be named in a suite")
+    listing.add_argument("what", choices=["methods", "models", "tasks", "suites"])
+    listing.set_defaults(command=_list)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of a suite or a record")
+    schema.add_argument("what", choices=["suite", "record", "task"])
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+def _runs_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="holds SUITE/RUN_ID (./runs)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from lora_bench.execute import run_suite, runs_folder
+    from lora_bench.progress import display
+    from lora_bench.report import write_report
+    from lora_bench.suite import load_suite
+
+    console = _console()
+    suite = load_suite(arguments.suite)
+    with display(console, quiet=arguments.quiet) as shown:
+        outcome = run_suite(
+            suite,
+            runs=arguments.runs,
+            workers=arguments.workers,
+            only=arguments.only,
+            retry=arguments.retry,
+            series=arguments.series,
+            display=shown,
+        )
+    folder = runs_folder(suite, arguments.runs, arguments.series)
+    if outcome.records:
+        written = write_report(outcome.records, folder)
+        if not arguments.quiet:
+            _show(console, outcome.records)
+            console.print(f"report: {written[0]}", markup=False, highlight=False)
+    if outcome.interrupted is not None:
+        console.print("stopped; the same command goes on from here", markup=False, highlight=False)
+        return SIGNALS.get(outcome.interrupted, SIGNALS["SIGINT"])
+    failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
+    return SOME_FAILED if failed else DONE
+
+
+def _show(console: Console, records: Sequence[Record]) -> None:
+    from lora_bench.report import terminal_table
+
+    console.print(terminal_table(records))
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from lora_bench.execute import runs_folder
+    from lora_bench.plan import make_plan
+    from lora_bench.suite import load_suite
+
+    console = _console()
+    suite = load_suite(arguments.suite)
+    plan = make_plan(suite, runs_folder(suite, arguments.runs, arguments.series), series=arguments.series)
+    _show_plan(console, plan)
+    return DONE
+
+
+def _show_plan(console: Console, plan: Plan) -> None:
+    from lora_bench.plan_table import plan_tables
+
+    for part in plan_tables(plan):
+        console.print(part, highlight=False)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from lora_bench.report import check_report, write_report
+    from lora_bench.store import read_records, record_files
+
+    folder: Path = arguments.runs
+    if folder.is_dir() and not record_files(folder):
+        # The baselines folder: one report for each baseline that has records.
+        sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and record_files(path)}
+    else:
+        sources = {}
+    if not sources:
+        name = "report" if arguments.out is None else folder.resolve().name
+        sources = {name: folder}
+    differences: list[str] = []
+    for name, source in sources.items():
+        records = read_records(source)
+        out = arguments.out or source
+        if arguments.check:
+            differences += check_report(records, out, name)
+        else:
+            print(write_report(records, out, name)[0])
+    for difference in differences:
+        print(difference)
+    return DIFFERS if differences else DONE
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from lora_bench.listing import listing
+
+    console = _console()
+    console.print(listing(arguments.what), highlight=False)
+    return DONE
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    import json
+
+    from lora_bench.record import Record
+    from lora_bench.suite import SuiteFile
+    from lora_bench.tasks import Task
+
+    model = {"suite": SuiteFile, "record": Record, "task": Task}[arguments.what]
+    print(json.dumps(model.model_json_schema(), indent=2, sort_keys=True))
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Where a run ran: enough to repeat it, and nothing that names a person, a host or a folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from lora_bench.record import Environment
+from lora_bench.version import __version__
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "tokenizers")
+
+
+def describe_environment(device_type: str) -> Environment:
+    """This machine and its packages.
+
+    Args:
+        device_type: "cuda" or "cpu": what trains.
+    """
+    device, count = _device(device_type)
+    return Environment(
+        device=device,
+        device_count=count,
+        cpu=_cpu(),
+        cores=usable_cores(),
+        memory_bytes=psutil.virtual_memory().total,
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        packages={"lora_bench": __version__, **{name: _version(name) for name in PACKAGES}},
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _device(device_type: str) -> tuple[str, int]:
+    if device_type != "cuda":
+        return "cpu", 0
+    import torch
+
+    return torch.cuda.get_device_name(), torch.cuda.device_count()
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,237 @@
+"""From a suite to its records: plan, do what is missing, and give back every record.
+
+The same command again does only what is missing. What cannot run (a pair that does not work, a method that no size of which
+meets the budget) becomes a record with its reason at once. Two processes may work on one folder: a record is written once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.executors.base import Event, Execute, Lost
+from lora_bench.plan import Cell, Plan, default_workers, make_plan
+from lora_bench.record import Record, Status
+from lora_bench.store import free_bytes
+from lora_bench.suite import Suite, load_suite
+
+# Statuses that a run has for reasons that may be gone the next time.
+RETRIED = ("failed", "timeout", "out_of_memory")
+
+
+class Display(Protocol):
+    """Shown what happens; see `lora_bench.progress`."""
+
+    def say(self, message: str) -> None:
+        """A line for the reader."""
+
+    def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
+        """The runs that are about to be done."""
+
+    def event(self, event: Event) -> None:
+        """A run began, or did a step."""
+
+    def finished(self, record: Record) -> None:
+        """A run ended."""
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
+        """Nothing."""
+
+    def event(self, event: Event) -> None:
+        """Nothing."""
+
+    def finished(self, record: Record) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a suite.
+
+    Args:
+        records: Every record of the suite, old and new, in the suite's order.
+        done: How many runs were done now.
+        interrupted: The signal that stopped the work, or None.
+    """
+
+    records: tuple[Record, ...]
+    done: int
+    interrupted: str | None
+
+
+def runs_folder(suite: Suite, runs: Path, series: str | None = None) -> Path:
+    """The folder of a suite's runs: `RUNS/SUITE`, or `RUNS/SUITE/SERIES` for a series."""
+    return runs / suite.name / series if series else runs / suite.name
+
+
+def run_suite(
+    suite: Suite | str | Path,
+    *,
+    runs: str | Path = "runs",
+    workers: int | None = None,
+    only: Collection[str] = (),
+    retry: bool = False,
+    series: str | None = None,
+    display: Display | None = None,
+) -> Outcome:
+    """Do every run of a suite that has no record yet.
+
+    Args:
+        suite: A suite, its name, or its file.
+        runs: The folder that holds `SUITE/RUN_ID`.
+        workers: Runs at once; 0 does them in this process; None chooses from cores, devices and memory.
+        only: Run ids to do, and no others; empty for all.
+        retry: Do runs again that failed, timed out or ran out of memory.
+        series: Label of a repeat of the whole suite with seeds of its own.
+        display: Shown what happens.
+
+    Raises:
+        BadInput: With every fault of the suite, its data and its models, before anything is written.
+    """
+    shown = display or Silent()
+    suite = suite if isinstance(suite, Suite) else load_suite(suite)
+    folder = runs_folder(suite, Path(runs), series)
+    plan = make_plan(suite, folder, series=series, progress=shown.say)
+    if retry:
+        plan = _forget_failures(plan, only)
+    wanted = _wanted(plan, only)
+    count = default_workers(plan) if workers is None else workers
+    _check_disk(wanted, folder)
+    for cell in wanted:
+        if cell.reason is not None:
+            _publish(cell, "unsupported", cell.reason, shown)
+    # The longest first, so that no long run is left alone at the end.
+    runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
+    shown.planned(plan, runnable, count)
+    interrupted = None
+    if runnable:
+        interrupted = _do(runnable, count, folder, shown)
+    records = [record for cell in plan.cells if (record := cell.job.folder.record()) is not None]
+    return Outcome(tuple(records), len(wanted), interrupted)
+
+
+def _wanted(plan: Plan, only: Collection[str]) -> list[Cell]:
+    known = [cell.job.spec.run_id for cell in plan.cells]
+    for run_id in only:
+        if run_id not in known:
+            raise LoraBenchError(f"the suite {plan.suite.name!r} has no run {run_id!r}{did_you_mean(run_id, known)}")
+    return [cell for cell in plan.missing if not only or cell.job.spec.run_id in only]
+
+
+def _forget_failures(plan: Plan, only: Collection[str]) -> Plan:
+    cells = []
+    for cell in plan.cells:
+        again = cell.record is not None and cell.record.status in RETRIED
+        if again and (not only or cell.job.spec.run_id in only):
+            cell.job.folder.retry()
+            cell = Cell(cell.job, cell.fit, None, cell.estimate)
+        cells.append(cell)
+    return Plan(plan.suite, tuple(cells), plan.runs, plan.warnings)
+
+
+def _check_disk(cells: list[Cell], folder: Path) -> None:
+    needed, free = sum(cell.estimate.disk_bytes for cell in cells), free_bytes(folder)
+    if needed > free:
+        raise LoraBenchError(
+            f"the runs would leave about {needed / 2**20:,.0f} MiB in {folder}, and {free / 2**20:,.0f} MiB are free; "
+            "make room, or set keep_weights: none"
+        )
+
+
+def _publish(cell: Cell, status: Status, reason: str, shown: Display) -> None:
+    """The record of a run that gave no score and wrote none itself."""
+    job = cell.job
+    record = Record(
+        run_id=job.spec.run_id,
+        suite=job.suite,
+        status=status,
+        reason=reason,
+        spec=job.spec,
+        budget=job.budget,
+        parameters=cell.fit.parameters,
+        attempts=job.folder.attempts() + 1,
+        command=job.command,
+    )
+    shown.finished(job.folder.publish(record))
+
+
+def _do(cells: list[Cell], workers: int, folder: Path, shown: Display) -> str | None:
+    """Do the runs; the name of the signal that stopped them, or None."""
+    by_id = {cell.job.spec.run_id: cell for cell in cells}
+    execute: Execute
+    stop: Callable[[], None]
+    if workers == 0 or sys.platform == "win32":
+        from lora_bench.executors.inline import execute_inline
+        from lora_bench.loop import request_stop
+
+        execute, stop = execute_inline, lambda: request_stop("SIGINT")
+    else:
+        from lora_bench.executors.local import LocalWorkers
+
+        pool = LocalWorkers(workers, folder / "workers.log", _environments(workers))
+        execute, stop = pool, pool.stop
+    exclusive = workers <= 1
+    units = [[_with_company(cell, exclusive)] for cell in cells]
+    with _stopping_on_signals(stop) as stopped:
+        for result in execute(units, shown.event):
+            if isinstance(result, Lost):
+                # A worker that a stop caught before its first step had nothing to save.
+                if not stopped:
+                    _publish(by_id[result.job.spec.run_id], "failed", result.reason, shown)
+                continue
+            shown.finished(result)
+    return stopped[0] if stopped else None
+
+
+def _with_company(cell: Cell, exclusive: bool) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(cell.job, exclusive=exclusive)
+
+
+def _environments(workers: int) -> list[dict[str, str]]:
+    """The environment of each worker: on CUDA each sees one device, in turn."""
+    from lora_bench.plan import _has_cuda
+
+    if not _has_cuda():
+        return [{} for _ in range(workers)]
+    import torch
+
+    devices = max(1, torch.cuda.device_count())
+    return [{"CUDA_VISIBLE_DEVICES": str(index % devices)} for index in range(workers)]
+
+
+@contextmanager
+def _stopping_on_signals(stop: Callable[[], None]) -> Iterator[list[str]]:
+    """Within this block, the first SIGINT or SIGTERM asks the work to stop; its name is put into the list yielded."""
+    stopped: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped  # only the main thread may handle signals; elsewhere whoever calls decides
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if stopped:
+            raise KeyboardInterrupt  # asked twice: at once
+        stopped.append(signal.Signals(number).name)
+        stop()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

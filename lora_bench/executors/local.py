@@ -1,0 +1,200 @@
+"""Worker processes on this machine, forked from a server that has the imports done.
+
+Each worker is long-lived and takes one unit after another; after a run that failed its worker is replaced, so that nothing
+of a failure reaches the next run. A worker that dies costs the job it was at, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.executors.base import Event, Lost, Unit
+from lora_bench.job import Job
+from lora_bench.record import Record
+
+# A worker may end while its first word is still on the way; after so many looks it has none.
+MOST_UNSEEN = 5
+
+# After these a worker is as good as new.
+CLEAN = ("ok", "unsupported")
+
+
+@dataclass
+class _Worker:
+    """A worker process and what it is at."""
+
+    pid: int
+    connection: Connection[Any, Any]
+    environment: dict[str, str]
+    at: list[Job] = field(default_factory=list)
+    spent: bool = False
+
+
+class WorkersLost(LoraBenchError):
+    """The server that forks workers died, or its workers cannot start."""
+
+
+class LocalWorkers:
+    """An executor: `workers` processes on this machine.
+
+    Args:
+        workers: How many.
+        environments: The environment of each worker, such as the CUDA device that it may see.
+        log: File that takes what workers and libraries print.
+    """
+
+    def __init__(self, workers: int, log: Path, environments: Sequence[dict[str, str]] | None = None) -> None:
+        self.environments = list(environments or [{} for _ in range(workers)])
+        self.log = log
+        self.stopping = False
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def stop(self) -> None:
+        """Ask every worker to leave a checkpoint and end."""
+        self.stopping = True
+        with contextlib.suppress(OSError):
+            self._tell_server("stop")
+
+    def __call__(self, units: Sequence[Unit], tell: Callable[[Event], None]) -> Iterator[Record | Lost]:
+        """Yield the record of each job as it is done."""
+        waiting = list(units)
+        with tempfile.TemporaryDirectory(prefix="lora_bench-") as folder, selectors.DefaultSelector() as selector:
+            address = str(Path(folder) / "workers")
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(address)
+            listener.listen()
+            self._start_server(address)
+            assert self._server is not None and self._server.stdout is not None
+            selector.register(listener, selectors.EVENT_READ, "report")
+            selector.register(self._server.stdout, selectors.EVENT_READ, "server")
+            workers: dict[int, _Worker] = {}
+            free = self.environments[: len(waiting)]
+            unreported: list[dict[str, str]] = []
+            dead: dict[int, str] = {}
+            unseen = 0
+            try:
+                while waiting or unreported or any(worker.at for worker in workers.values()):
+                    if self.stopping and not any(worker.at for worker in workers.values()):
+                        return
+                    while free and len(unreported) + sum(not worker.at for worker in workers.values()) < len(waiting):
+                        unreported.append(free.pop(0))
+                        self._tell_server(f"fork {json.dumps(unreported[-1])}")
+                    for key, _ in selector.select(timeout=1.0):
+                        if key.data == "report":
+                            link, _ = listener.accept()
+                            connection: Connection[Any, Any] = Connection(link.detach())
+                            worker = _Worker(connection.recv(), connection, unreported.pop(0))
+                            workers[worker.pid] = worker
+                            selector.register(connection, selectors.EVENT_READ, worker)
+                        elif key.data == "server":
+                            dead |= self._ended()
+                        else:
+                            yield from self._hear(key.data, selector, tell)
+                    for pid, reason in list(dead.items()):
+                        # What it sent before its end is heard first.
+                        if pid in workers and not workers[pid].connection.closed:
+                            yield from self._hear(workers[pid], selector, tell)
+                        if pid in workers and workers[pid].connection.closed:
+                            yield from (Lost(job, reason) for job in workers[pid].at)
+                            free.append(workers.pop(pid).environment)
+                            del dead[pid]
+                        elif pid not in workers and (unseen := unseen + 1) > MOST_UNSEEN:
+                            raise WorkersLost(f"a worker ended before it took any work: {reason}; see {self.log}")
+                    for worker in workers.values():
+                        if not worker.at and not worker.spent and waiting and not self.stopping:
+                            worker.at = list(waiting.pop(0))
+                            worker.connection.send(worker.at)
+            finally:
+                listener.close()
+                self._end_server()
+
+    def _hear(
+        self, worker: _Worker, selector: selectors.BaseSelector, tell: Callable[[Event], None]
+    ) -> Iterator[Record | Lost]:
+        """Pass on what a worker says; closes its connection where it says no more, or should do no more."""
+        try:
+            message = worker.connection.recv()
+        except (EOFError, OSError):
+            self._close(worker, selector)
+            return
+        if isinstance(message, Event):
+            tell(message)
+            return
+        worker.at = [job for job in worker.at if job.spec.run_id != message.run_id]
+        if message.status not in CLEAN and not worker.at:
+            worker.spent = True
+            self._close(worker, selector)
+        yield message
+
+    def _close(self, worker: _Worker, selector: selectors.BaseSelector) -> None:
+        if not worker.connection.closed:
+            selector.unregister(worker.connection)
+            worker.connection.close()
+
+    def _start_server(self, address: str) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop.
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "lora_bench.executors.server", address],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+            )
+
+    def _tell_server(self, line: str) -> None:
+        assert self._server is not None and self._server.stdin is not None
+        self._server.stdin.write(f"{line}\n".encode())
+        self._server.stdin.flush()
+
+    def _ended(self) -> dict[int, str]:
+        """The workers that ended, and of what.
+
+        Raises:
+            WorkersLost: If the server itself is gone.
+        """
+        assert self._server is not None and self._server.stdout is not None
+        chunk = os.read(self._server.stdout.fileno(), 65536)
+        if not chunk:
+            raise WorkersLost(f"the process that forks workers ended; {self.log} has its last words")
+        ended = {}
+        for line in chunk.decode().splitlines():
+            word, *numbers = line.split()
+            if word == "ended":
+                pid, status = map(int, numbers)
+                ended[pid] = _cause(os.waitstatus_to_exitcode(status))
+        return ended
+
+    def _end_server(self) -> None:
+        if self._server is None or self._server.stdin is None:
+            return
+        with contextlib.suppress(OSError):
+            self._server.stdin.close()
+        try:
+            self._server.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"its worker ended with exit code {code}"
+    name = signal.Signals(-code).name
+    hint = " (the kernel ends processes so when memory runs out)" if name == "SIGKILL" else ""
+    return f"its worker was ended by {name}{hint}"

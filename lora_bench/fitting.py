@@ -1,0 +1,110 @@
+"""How large each method is on a base model, found by counting on the meta device.
+
+The base model is built with shapes and without weights, the method applied, and what is trainable counted; a budget's
+target is met by bisection on the method's size (0.2 to 0.4 s a method for base-size models). A fit depends on the model,
+the method, the target and the versions of the libraries, and is kept in the cache under the hash of these.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+
+from lora_bench.budget import Budget, fit_size
+from lora_bench.documents import Strict
+from lora_bench.errors import BudgetUnreachable, UnsupportedPair
+from lora_bench.methods import Method, with_size
+from lora_bench.models import BaseModel, load_model
+from lora_bench.record import Parameters
+from lora_bench.resources import cache_folder
+from lora_bench.spec import content_hash
+from lora_bench.store import write_atomic
+from lora_bench.version import __version__
+
+
+class ModelShape(Strict):
+    """What estimates need to know of a base model: weights that multiply every token, layers and width."""
+
+    multiplied: int
+    layers: int
+    width: int
+
+
+class MethodFit(Strict):
+    """A method on a base model.
+
+    Args:
+        size: The fitted size, or None where the method has none or the budget fixes none.
+        parameters: Counts, or None where the pair is unsupported.
+        reason: Why the pair is unsupported, or why no size meets the budget; else None.
+    """
+
+    size: int | None
+    parameters: Parameters | None
+    shape: ModelShape | None
+    reason: str | None
+
+
+def fit_method(method: Method, base_model: BaseModel, labels: int, regression: bool, budget: Budget) -> MethodFit:
+    """Count a method on a base model, and find the size that meets the budget.
+
+    A pair that does not work and a budget that no size meets give a fit with its reason, not an error.
+    """
+    key = content_hash(
+        {
+            "model": base_model.sha256,
+            "labels": labels,
+            "regression": regression,
+            "method": method.name,
+            "options": method.model_dump(),
+            "target": budget.adapter_parameters if method.size is not None else None,
+            "tolerance": budget.tolerance,
+            "versions": [__version__, version("transformers"), version("peft"), version("torch")],
+        }
+    )
+    path = cache_folder("fits") / f"{key}.json"
+    if path.is_file():
+        return MethodFit.model_validate_json(path.read_bytes())
+    fit = _count(method, base_model, labels, regression, budget)
+    write_atomic(path, json.dumps(fit.model_dump(mode="json"), indent=2).encode("utf-8"))
+    return fit
+
+
+def _count(method: Method, base_model: BaseModel, labels: int, regression: bool, budget: Budget) -> MethodFit:
+    from lora_bench.measure import count_parameters
+
+    def counted(candidate: Method) -> Parameters:
+        model, head = load_model(base_model, labels=labels, regression=regression, on_meta=True)
+        total = sum(weight.numel() for weight in model.parameters())
+        return count_parameters(candidate.apply(model, head=head), head=head, total=total)
+
+    size: int | None = None
+    try:
+        if method.size is not None and budget.adapter_parameters is not None:
+            size = fit_size(
+                lambda candidate: counted(with_size(method, candidate)).adapter,
+                budget.adapter_parameters,
+                budget.tolerance,
+            ).size
+            method = with_size(method, size)
+        return MethodFit(size=size, parameters=counted(method), shape=_shape(base_model, labels, regression), reason=None)
+    except (UnsupportedPair, BudgetUnreachable) as reason:
+        return MethodFit(size=None, parameters=None, shape=None, reason=str(reason))
+
+
+def _shape(base_model: BaseModel, labels: int, regression: bool) -> ModelShape:
+    from torch import nn
+
+    model, _ = load_model(base_model, labels=labels, regression=regression, on_meta=True)
+    looked_up = sum(
+        weight.numel()
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for weight in module.parameters(recurse=False)
+    )
+    config = model.config
+    return ModelShape(
+        multiplied=sum(weight.numel() for weight in model.parameters()) - looked_up,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+    )

@@ -1,0 +1,39 @@
+"""A job: a run spec with what one machine knows about it. Plans make jobs, executors carry them, `run` does them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_bench.budget import Budget
+from lora_bench.models import BaseModel
+from lora_bench.spec import RunSpec
+from lora_bench.store import RunFolder
+from lora_bench.tasks import Task
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run spec with what this machine knows about it.
+
+    Args:
+        spec: What to run.
+        suite: Name of the suite, for the record.
+        budget: The suite's budget, for the record.
+        task: The task's declaration.
+        task_base: The folder that the task's paths are seen from.
+        base_model: The base model on this machine.
+        folder: The folder of the run.
+        command: What makes the record again.
+        exclusive: Whether nothing else runs on the device or machine meanwhile.
+    """
+
+    spec: RunSpec
+    suite: str
+    budget: Budget
+    task: Task
+    task_base: Path
+    base_model: BaseModel
+    folder: RunFolder
+    command: str
+    exclusive: bool = True

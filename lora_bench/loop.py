@@ -1,0 +1,248 @@
+"""What happens at the steps of a run: callbacks for the Trainer.
+
+Each does one thing: draw dropout from (seed, step), watch the loss, score on the selection split, keep checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lora_bench.checkpoint import Checkpoint, save_checkpoint, trained_weights
+from lora_bench.errors import LoraBenchError
+from lora_bench.measure import BenchmarkCallback
+from lora_bench.randomness import seed_for
+from lora_bench.record import CurvePoint
+
+# How much work a killed run may lose; a checkpoint of a small adapter takes milliseconds.
+CHECKPOINT_SECONDS = 60.0
+
+
+class Diverged(LoraBenchError):
+    """The loss or the outputs are no longer finite."""
+
+
+class Interrupted(LoraBenchError):
+    """The run was asked to stop, and left a checkpoint."""
+
+
+class Notify(Protocol):
+    """Told of a step of a run: its number, of how many, and the latest training loss."""
+
+    def __call__(self, step: int, steps: int, loss: float | None) -> None: ...
+
+
+class KeyedDropout(TrainerCallback):
+    """Draws the dropout masks of each step from (seed, step), so that a resumed run draws the same."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+        """Seed the generators for the step that begins."""
+        torch.manual_seed(seed_for("dropout", self.seed, state.global_step))
+
+
+class WatchLoss(TrainerCallback):
+    """Notes the training loss, tells of each step, and stops a run whose loss is not finite.
+
+    Args:
+        steps: Steps of the whole run.
+        curve: Where the losses are noted.
+        notify: Told of each step.
+        resumed_at: The step that a resumed run goes on from, else 0.
+    """
+
+    def __init__(self, steps: int, curve: list[CurvePoint], notify: Notify | None, resumed_at: int = 0) -> None:
+        self.steps = steps
+        self.resumed_at = resumed_at
+        self.curve = curve
+        self.notify = notify
+        self.loss: float | None = None
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **inside: Any,
+    ) -> None:
+        """Note the loss; the Trainer logs its mean since the last log."""
+        if not logs or "loss" not in logs:
+            return
+        self.loss = float(logs["loss"])
+        if self.resumed_at:
+            # The Trainer divides by all steps since 0, though it has seen only those since the checkpoint.
+            self.loss *= state.global_step / (state.global_step - self.resumed_at)
+            self.resumed_at = 0
+        if not math.isfinite(self.loss):
+            raise Diverged(f"the training loss is {self.loss} at step {state.global_step}")
+        self.curve.append(CurvePoint(step=state.global_step, loss=round(self.loss, 6)))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+        """Tell of the step."""
+        if self.notify is not None:
+            self.notify(state.global_step, self.steps, self.loss)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best point on the selection split so far."""
+
+    step: int
+    score: float
+    weights: dict[str, Tensor]
+
+
+class SelectionScores(TrainerCallback):
+    """Scores on the selection split every few steps, and keeps the best weights in memory where they are wanted."""
+
+    def __init__(
+        self,
+        *,
+        every: int,
+        score: Callable[[nn.Module], dict[str, float]],
+        metric: str,
+        higher_is_better: bool,
+        curve: list[CurvePoint],
+        keep_best: bool,
+        measure: BenchmarkCallback,
+    ) -> None:
+        self.every = every
+        self.score = score
+        self.metric = metric
+        self.sign = 1 if higher_is_better else -1
+        self.curve = curve
+        self.keep_best = keep_best
+        self.measure = measure
+        self.best: Best | None = None
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **inside: Any,
+    ) -> None:
+        """Score where it is time to."""
+        if model is None or (state.global_step % self.every and state.global_step != state.max_steps):
+            return
+        began = time.perf_counter()
+        scores = self.score(model)
+        self.curve.append(CurvePoint(step=state.global_step, scores=scores))
+        value = scores.get(self.metric)
+        if self.keep_best and value is not None and (self.best is None or self.sign * (value - self.best.score) > 0):
+            self.best = Best(state.global_step, value, trained_weights(model))
+        self.measure.leave_out(time.perf_counter() - began)
+
+
+class KeepCheckpoints(TrainerCallback):
+    """Writes a checkpoint every minute and when the run is asked to stop, and goes on from one.
+
+    Args:
+        folder: Where checkpoints lie.
+        curve: The learning curve, which a checkpoint carries.
+        selection: The scores on the selection split, whose best weights a checkpoint carries.
+        resume_from: The checkpoint to go on from.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        curve: list[CurvePoint],
+        selection: SelectionScores | None,
+        resume_from: Checkpoint | None,
+    ) -> None:
+        self.folder = folder
+        self.curve = curve
+        self.selection = selection
+        self.resume_from = resume_from
+        self._last = time.monotonic()
+        if resume_from is not None:
+            curve[:] = [CurvePoint.model_validate_json(point) for point in resume_from.progress["curve"]]
+            if selection is not None and resume_from.best is not None:
+                selection.best = Best(**resume_from.progress["best"], weights=resume_from.best)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
+        lr_scheduler: LRScheduler | None = None,
+        **inside: Any,
+    ) -> None:
+        """Put the state of the checkpoint back."""
+        self._last = time.monotonic()
+        if self.resume_from is None:
+            return
+        assert model is not None and optimizer is not None and lr_scheduler is not None
+        self.resume_from.restore(model, optimizer, lr_scheduler)
+        state.global_step = self.resume_from.step
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
+        lr_scheduler: LRScheduler | None = None,
+        **inside: Any,
+    ) -> None:
+        """Write a checkpoint where it is time to, or where the run is asked to stop."""
+        stop = stop_requested()
+        if not stop and time.monotonic() - self._last < CHECKPOINT_SECONDS:
+            return
+        assert model is not None and optimizer is not None and lr_scheduler is not None
+        best = self.selection.best if self.selection is not None else None
+        progress = {
+            "curve": [point.model_dump_json() for point in self.curve],
+            "best": {"step": best.step, "score": best.score} if best is not None else None,
+        }
+        save_checkpoint(
+            self.folder,
+            state.global_step,
+            model,
+            optimizer,
+            lr_scheduler,
+            progress,
+            best=best.weights if best is not None else None,
+        )
+        self._last = time.monotonic()
+        if stop:
+            raise Interrupted(f"stopped by {stop} after step {state.global_step}; the same command goes on from there")
+
+
+_stop: str | None = None
+
+
+def stop_requested() -> str | None:
+    """The name of the signal that asked this process to stop, or None."""
+    return _stop
+
+
+def request_stop(reason: str | None) -> None:
+    """Ask the run of this process to stop after the step it is in; None takes the request back."""
+    global _stop
+    _stop = reason
+
+
+def stop_on_signals() -> None:
+    """From now on, SIGINT and SIGTERM ask the run of this process to stop after the step it is in."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: request_stop(signal.Signals(number).name))

@@ -1,0 +1,345 @@
+"""What a suite comes to, before any training: every run with its fitted size, exact counts, and estimated cost.
+
+    Suite → data, base models, fits → [Cell], each a job or a row that cannot run, with its reason
+
+Data and base models are obtained here, so whatever is wrong with them is said before the first step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_bench.budget import Budget
+from lora_bench.environment import usable_cores
+from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.fitting import MethodFit, fit_method
+from lora_bench.methods import Method, with_size
+from lora_bench.models import BaseModel, find_model
+from lora_bench.record import Record
+from lora_bench.job import Job
+from lora_bench.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
+from lora_bench.store import RunFolder
+from lora_bench.suite import MethodEntry, Suite
+from lora_bench.tasks import Task, TaskData, definition, load_data
+
+Progress = Callable[[str], None]
+
+# Rough numbers for machines that have no record of the same cell yet; a plan says "about".
+CPU_FLOPS_PER_THREAD = 25e9
+CUDA_FLOPS = 40e12
+BYTES_PER_WEIGHT = 4
+# Gradient and AdamW's two moments.
+BYTES_PER_TRAINED_WEIGHT = 12
+# Saved activations of one token in one layer, per unit of width, in float32: a frozen layer keeps fewer.
+ACTIVATION_BYTES_FULL = 64
+ACTIVATION_BYTES_FROZEN = 44
+WORDS_TO_TOKENS = 1.3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is likely to cost. From a record of the same cell where this machine has one, else from arithmetic."""
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a plan.
+
+    Args:
+        job: What to run.
+        fit: The method's size and counts.
+        record: The record that is there already, or None.
+        estimate: What the run is likely to cost.
+    """
+
+    job: Job
+    fit: MethodFit
+    record: Record | None
+    estimate: Estimate
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run cannot be done, or None where it can."""
+        return self.fit.reason
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every run of a suite, in the suite's order, and what was noticed about the data."""
+
+    suite: Suite
+    cells: tuple[Cell, ...]
+    runs: Path
+    warnings: tuple[str, ...]
+
+    @property
+    def missing(self) -> list[Cell]:
+        """The runs that are still to be done: those that can be and have no record."""
+        return [cell for cell in self.cells if cell.record is None]
+
+
+@dataclass(frozen=True)
+class _LoadedTask:
+    task: Task
+    base: Path
+    data: TaskData
+
+
+def make_plan(
+    suite: Suite,
+    runs: Path,
+    *,
+    series: str | None = None,
+    exclusive: bool = True,
+    progress: Progress | None = None,
+) -> Plan:
+    """Resolve a suite to its runs.
+
+    Args:
+        suite: What to run.
+        runs: The folder of this suite's runs; read, not written.
+        series: Label of a repeat, which gives runs of its own.
+        exclusive: Whether the runs will have the machine to themselves, one at a time.
+        progress: Told what takes a while.
+
+    Raises:
+        BadInput: With every fault of the data and the base models, or where no method but `full` can meet the budget.
+    """
+    tasks, models = _obtain(suite, progress)
+    cells: list[Cell] = []
+    for loaded in tasks:
+        for base_model in models:
+            for entry in suite.methods:
+                if progress is not None:
+                    progress(f"counting {entry.label} on {base_model.name}")
+                fit = fit_method(
+                    entry.method,
+                    base_model,
+                    max(1, len(loaded.data.labels)),
+                    loaded.task.kind == "regression",
+                    suite.content.budget,
+                )
+                method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
+                for rate in entry.rates(base_model.name):
+                    for seed in suite.content.seeds:
+                        spec = _spec(suite, loaded, base_model, entry, method, rate, seed, series)
+                        folder = RunFolder(runs / spec.run_id)
+                        job = Job(
+                            spec=spec,
+                            suite=suite.name,
+                            budget=suite.content.budget,
+                            task=loaded.task,
+                            task_base=loaded.base,
+                            base_model=base_model,
+                            folder=folder,
+                            command=_command(suite, spec, series),
+                            exclusive=exclusive,
+                        )
+                        cells.append(Cell(job, fit, folder.record(), _estimate(spec, fit, loaded.data)))
+    cells = _estimated_from_records(cells)
+    _refuse_unreachable(suite, cells)
+    warnings = [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
+    return Plan(suite, tuple(cells), runs, tuple(warnings))
+
+
+def _obtain(suite: Suite, progress: Progress | None) -> tuple[list[_LoadedTask], list[BaseModel]]:
+    """The data and the base models of a suite, or every fault in them at once."""
+    faults: list[Fault] = []
+    tasks: list[_LoadedTask] = []
+    models: list[BaseModel] = []
+    for task, base in suite.tasks:
+        try:
+            tasks.append(_LoadedTask(task, base, load_data(task, base, progress)))
+        except BadInput as error:
+            faults += error.faults
+        except LoraBenchError as error:
+            faults.append(Fault(str(error), file=suite.argument, key=f"tasks: {task.task}"))
+    for entry in suite.models:
+        try:
+            found = find_model(
+                entry.model, base=suite.base, revision=entry.revision, shown=entry.shown, progress=progress
+            )
+            models.append(found)
+        except LoraBenchError as error:
+            faults.append(Fault(str(error), file=suite.argument, key="models"))
+    if suite.content.training_arguments:
+        faults += _argument_faults(suite)
+    if faults:
+        raise BadInput(faults)
+    return tasks, models
+
+
+def _argument_faults(suite: Suite) -> list[Fault]:
+    """Keys under `training_arguments` that this version of transformers does not have."""
+    import dataclasses
+
+    from transformers import TrainingArguments
+
+    from lora_bench.errors import did_you_mean
+
+    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    return [
+        Fault(f"unknown key{did_you_mean(name, known)}", file=suite.argument, key=f"training_arguments.{name}")
+        for name in suite.content.training_arguments
+        if name not in known
+    ]
+
+
+def _spec(
+    suite: Suite,
+    loaded: _LoadedTask,
+    base_model: BaseModel,
+    entry: MethodEntry,
+    method: Method,
+    learning_rate: float,
+    seed: int,
+    series: str | None,
+) -> RunSpec:
+    content, recipe = suite.content, suite.content.training
+    examples = _train_examples(content.budget, len(loaded.data.splits["train"].ids))
+    steps = math.ceil(examples / recipe.batch_size)
+    return RunSpec(
+        task=TaskSpec(
+            name=loaded.task.task,
+            definition=definition(loaded.task),
+            data_sha256=loaded.data.sha256,
+            labels=loaded.data.labels,
+            metric=loaded.task.metric,
+            higher_is_better=loaded.task.higher_is_better,
+        ),
+        model=ModelSpec(
+            name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
+            shown=base_model.shown,
+            sha256=base_model.sha256,
+            revision=base_model.revision,
+            model_type=base_model.model_type,
+        ),
+        method=MethodSpec(name=method.name, label=entry.label, size=method.size, options=method.model_dump()),
+        training=TrainingSpec(
+            train_examples=examples,
+            batch_size=recipe.batch_size,
+            steps=steps,
+            max_length=recipe.max_length,
+            learning_rate=learning_rate,
+            schedule=recipe.schedule,
+            warmup_steps=round(recipe.warmup * steps),
+            weight_decay=recipe.weight_decay,
+            max_grad_norm=recipe.max_grad_norm,
+            precision=recipe.precision,
+            threads=recipe.threads,
+            arguments=content.training_arguments,
+        ),
+        seed=seed,
+        protocol=content.protocol,
+        score_on=content.score_on,
+        selection_every=content.selection_every,
+        keep_weights=content.keep_weights,
+        series=series,
+    )
+
+
+def _train_examples(budget: Budget, in_split: int) -> int:
+    if budget.train_examples is not None:
+        return budget.train_examples
+    assert budget.epochs is not None
+    return max(1, round(budget.epochs * in_split))
+
+
+def _command(suite: Suite, spec: RunSpec, series: str | None) -> str:
+    """What a user types to make the record again; a file is named as the user named it, without its folders if absolute."""
+    argument = Path(suite.argument).name if Path(suite.argument).is_absolute() else suite.argument
+    return f"lora-bench run {argument} --only {spec.run_id}" + (f" --series {series}" if series else "")
+
+
+def _estimate(spec: RunSpec, fit: MethodFit, data: TaskData) -> Estimate:
+    if fit.parameters is None or fit.shape is None:
+        return Estimate(0.0, 0, 0, measured=False)
+    recipe, shape, parameters = spec.training, fit.shape, fit.parameters
+    is_full = spec.method.size is None and parameters.adapter + parameters.head == parameters.total
+    texts = data.splits["train"].texts[:1000]
+    words = sum(len(part.split()) for text in texts for part in text) / max(1, len(texts))
+    tokens = min(recipe.max_length, words * WORDS_TO_TOKENS + 2)
+    # A forward pass multiplies twice a weight and token, a backward pass once more for inputs and once for weights.
+    train_flops = (6 if is_full else 4) * shape.multiplied * tokens * recipe.train_examples
+    scored = len(data.splits[spec.score_on].ids)
+    evaluations = 1 + (recipe.steps // spec.selection_every if spec.selection_every else 0)
+    flops = train_flops + 2 * shape.multiplied * tokens * scored * evaluations
+    per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
+    memory = (
+        BYTES_PER_WEIGHT * max(parameters.total, parameters.total + parameters.adapter * (not is_full))
+        + BYTES_PER_TRAINED_WEIGHT * parameters.trained
+        + per_token * shape.layers * shape.width * recipe.batch_size * recipe.max_length
+    )
+    kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
+    rate = CUDA_FLOPS if _has_cuda() else CPU_FLOPS_PER_THREAD * recipe.threads
+    return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
+
+
+def _has_cuda() -> bool:
+    # Asks the driver's files and not torch, whose import a second look at a finished suite need not wait for.
+    return Path("/proc/driver/nvidia/gpus").is_dir()
+
+
+def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
+    """The cells, with seconds from a record of the same cell (whatever its seed) where there is one."""
+    seconds: dict[tuple[str, ...], float] = {}
+    for cell in cells:
+        record = cell.record
+        if record is not None and record.speed is not None:
+            speed = record.speed
+            seconds[_kind(cell)] = speed.load_seconds + speed.train_seconds + (speed.evaluation_seconds or 0.0)
+    return [
+        Cell(
+            cell.job,
+            cell.fit,
+            cell.record,
+            Estimate(seconds[_kind(cell)], cell.estimate.memory_bytes, cell.estimate.disk_bytes, measured=True),
+        )
+        if _kind(cell) in seconds
+        else cell
+        for cell in cells
+    ]
+
+
+def _kind(cell: Cell) -> tuple[str, ...]:
+    spec = cell.job.spec
+    return spec.task.name, spec.model.name, spec.method.label
+
+
+def _refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:
+    """A budget that nothing but the reference line can meet is a mistake in the suite, not a row of its report."""
+    sized = [cell for cell in cells if cell.job.spec.method.size is not None]
+    if suite.content.budget.adapter_parameters is None or not sized or any(cell.reason is None for cell in sized):
+        return
+    reasons = {
+        f"{cell.job.spec.method.label} on {cell.job.spec.model.name}: {cell.reason}": None for cell in sized
+    }
+    raise BadInput(
+        Fault(reason, file=suite.argument, key="budget.adapter_parameters") for reason in reasons
+    )
+
+
+def default_workers(plan: Plan) -> int:
+    """How many runs to do at once: one a device, or as many as the cores and the free memory carry."""
+    if _has_cuda():
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    import psutil
+
+    threads = plan.suite.content.training.threads
+    largest = max((cell.estimate.memory_bytes for cell in plan.missing), default=0)
+    by_memory = psutil.virtual_memory().available // (largest + WORKER_BYTES) if largest else usable_cores()
+    return max(1, min(usable_cores() // threads, by_memory, len(plan.missing) or 1))
+
+
+# The libraries and the data of one worker.
+WORKER_BYTES = 700_000_000

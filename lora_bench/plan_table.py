@@ -1,0 +1,69 @@
+"""A plan for the terminal: a row for each task, base model and method, then the totals."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from lora_bench.plan import Cell, Plan, default_workers
+from lora_bench.progress import duration
+
+
+def plan_tables(plan: Plan) -> list[Table | Text]:
+    """What a suite comes to: a table a task, the warnings about its data, and a line of totals."""
+    parts: list[Table | Text] = []
+    for task in dict.fromkeys(cell.job.spec.task.name for cell in plan.cells):
+        parts.append(_table(plan, task))
+    parts += [Text(f"warning: {warning}") for warning in plan.warnings]
+    parts.append(Text(_totals(plan)))
+    return parts
+
+
+def _table(plan: Plan, task: str) -> Table:
+    table = Table(title=f"{plan.suite.name}: {task}", title_justify="left")
+    for header in ("base model", "method"):
+        table.add_column(header)
+    for header in ("size", "adapter", "head", "trained", "stored", "learning rate", "runs", "done", "time", "memory"):
+        table.add_column(header, justify="right")
+    for group in _groups(plan, task):
+        first = group[0]
+        spec, counts = first.job.spec, first.fit.parameters
+        if counts is None:
+            table.add_row(spec.model.name, spec.method.label, *[""] * 5, Text(first.reason or "", style="yellow"))
+            continue
+        table.add_row(
+            spec.model.name,
+            spec.method.label,
+            f"{spec.method.options[spec.method.size]}" if spec.method.size else "–",
+            *(f"{count:,}" for count in (counts.adapter, counts.head, counts.trained, counts.stored)),
+            " ".join(dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)),
+            str(len(group)),
+            str(sum(cell.record is not None for cell in group)),
+            ("" if first.estimate.measured else "~") + duration(first.estimate.seconds),
+            f"~{first.estimate.memory_bytes / 2**20:,.0f} MiB",
+        )
+    return table
+
+
+def _groups(plan: Plan, task: str) -> list[list[Cell]]:
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in plan.cells:
+        spec = cell.job.spec
+        if spec.task.name == task:
+            groups.setdefault((spec.model.name, spec.method.label), []).append(cell)
+    return list(groups.values())
+
+
+def _totals(plan: Plan) -> str:
+    missing = [cell for cell in plan.missing if cell.reason is None]
+    budget = plan.suite.content.budget
+    target = f"{budget.adapter_parameters:,} adapter parameters ± {budget.tolerance:.0%}, " if budget.adapter_parameters else ""
+    first = plan.cells[0].job.spec.training
+    workers = default_workers(plan)
+    seconds = sum(cell.estimate.seconds for cell in missing) / workers
+    disk = sum(cell.estimate.disk_bytes for cell in missing) / 2**20
+    return (
+        f"budget: {target}{first.train_examples:,} examples in {first.steps:,} steps of {first.batch_size}\n"
+        f"{len(missing)} of {len(plan.cells)} runs to do, {workers} at once: about {duration(seconds)}, "
+        f"{disk:,.1f} MiB kept on disk (times and memory marked ~ are estimates)"
+    )

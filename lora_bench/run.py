@@ -1,0 +1,394 @@
+"""One run, from a run spec to a record.
+
+Everything a method may differ in happens in `method.apply`; every other line is the same for all methods, which is what
+makes their records comparable. `transformers.Trainer` trains, hooked by callbacks and never subclassed. A run that ends in
+another way than `ok` leaves a record too, with its status and reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
+
+from lora_bench.checkpoint import Checkpoint, latest_checkpoint, load_trained
+from lora_bench.environment import describe_environment
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.job import Job
+from lora_bench.loop import Diverged, Interrupted, KeepCheckpoints, KeyedDropout, Notify, SelectionScores, WatchLoss
+from lora_bench.measure import BenchmarkCallback, count_parameters
+from lora_bench.methods import known_methods
+from lora_bench.models import BaseModel, load_model, load_tokenizer
+from lora_bench.randomness import adapters_drawn_from, draw_head, example_order, seed_for
+from lora_bench.record import CurvePoint, DataSummary, Parameters, Predictions, Record, Status, Weights
+from lora_bench.spec import RunSpec, content_hash
+from lora_bench.store import PREDICTIONS, write_atomic
+from lora_bench.tasks import Split, Task, TaskData, encode, load_data, majority_score, score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Example = dict[str, Any]
+
+# Padding changes no logit by more than 1e-6, so the size of an evaluation batch is no part of the spec.
+EVALUATION_BATCH = 64
+
+
+@dataclass
+class _Facts:
+    """What is known of a run so far; a run that fails leaves what it had."""
+
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    parameters: Parameters | None = None
+    data: DataSummary | None = None
+    curve: list[CurvePoint] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    resumed: bool = False
+
+
+def run(job: Job, notify: Notify | None = None) -> Record:
+    """Train and score one cell of a suite, and publish its record.
+
+    Args:
+        job: What to run and where.
+        notify: Told of each step: its number and the latest loss.
+
+    Returns:
+        The record that stands in the run's folder afterwards; one with status `interrupted` is only an attempt.
+    """
+    facts = _Facts()
+    try:
+        record = _train_and_score(job, facts, notify)
+    except Interrupted as interruption:
+        record = _ended(job, facts, "interrupted", str(interruption))
+    except Diverged as divergence:
+        record = _ended(job, facts, "diverged", str(divergence))
+    except UnsupportedPair as reason:
+        record = _ended(job, facts, "unsupported", str(reason))
+    except torch.OutOfMemoryError as error:
+        record = _ended(job, facts, "out_of_memory", str(error).splitlines()[0])
+    except MemoryError:
+        record = _ended(job, facts, "out_of_memory", "the machine has no memory left")
+    except Exception as error:  # a bug in a method or a library is a row of the report, and its traceback is kept
+        job.folder.path.mkdir(parents=True, exist_ok=True)
+        (job.folder.path / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        record = _ended(job, facts, "failed", _reason(error))
+    return job.folder.publish(record)
+
+
+def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
+    """The pipeline: data, base model, method, training, scores, record."""
+    spec = job.spec
+    torch.set_num_threads(spec.training.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
+    measure = BenchmarkCallback(exclusive=job.exclusive)
+    measure.begin(device)
+
+    began = time.perf_counter()
+    regression = job.task.kind == "regression"
+    model, head = load_model(job.base_model, labels=max(1, len(spec.task.labels)), regression=regression)
+    total = sum(weight.numel() for weight in model.parameters())
+    draw_head(model, head, seed)
+    model = _adapt(model, spec, head, seed)
+    facts.parameters = count_parameters(model, head=head, total=total)
+    load_seconds = time.perf_counter() - began
+
+    data = load_data(job.task, job.task_base)
+    tokenizer = load_tokenizer(job.base_model)
+    train, scored, selection = _examples(job, data, tokenizer, facts)
+    order = example_order(seed, len(train), spec.training.train_examples)
+    batches = _batches([train[index] for index in order], spec.training.batch_size)
+    collate = DataCollatorWithPadding(tokenizer)
+
+    checkpoint = latest_checkpoint(job.folder.checkpoints)
+    facts.resumed = checkpoint is not None
+    keep_best = spec.keep_weights == "best"
+    watch = WatchLoss(spec.training.steps, facts.curve, notify, checkpoint.step if checkpoint is not None else 0)
+    callbacks = [KeyedDropout(seed), measure, watch]
+    selection_scores = None
+    if spec.selection_every is not None:
+        selection_scores = SelectionScores(
+            every=spec.selection_every,
+            score=lambda adapted: _score(job.task, data.splits["selection"], _predict(adapted, selection, collate, spec)),
+            metric=spec.task.metric,
+            higher_is_better=spec.task.higher_is_better,
+            curve=facts.curve,
+            keep_best=keep_best,
+            measure=measure,
+        )
+        callbacks.append(selection_scores)
+    callbacks.append(KeepCheckpoints(job.folder.checkpoints, facts.curve, selection_scores, checkpoint))
+    _train(model, batches, collate, spec, callbacks, checkpoint)
+
+    step = spec.training.steps
+    if keep_best and selection_scores is not None and selection_scores.best is not None:
+        step = selection_scores.best.step
+        load_trained(model, selection_scores.best.weights)
+    began = time.perf_counter()
+    predicted = _predict(model, scored, collate, spec)
+    evaluation_seconds = time.perf_counter() - began
+    measure.take("evaluation")
+    scores = _score(job.task, data.splits[spec.score_on], predicted)
+
+    return Record(
+        run_id=spec.run_id,
+        suite=job.suite,
+        status="ok",
+        spec=spec,
+        budget=job.budget,
+        parameters=facts.parameters,
+        memory=measure.memory(model),
+        speed=measure.speed(
+            step_examples=[len(batch) for batch in batches],
+            step_tokens=[sum(len(example["input_ids"]) for example in batch) for batch in batches],
+            load_seconds=load_seconds,
+            evaluation_seconds=evaluation_seconds,
+        ),
+        scores=scores,
+        curve=tuple(facts.curve),
+        data=facts.data,
+        predictions=_keep_predictions(job, data.splits[spec.score_on], predicted),
+        weights=_keep_weights(job, model, tokenizer, step),
+        warnings=tuple(facts.warnings),
+        attempts=job.folder.attempts() + 1,
+        resumed=facts.resumed,
+        command=job.command,
+        started_at=facts.started_at,
+        environment=describe_environment(device.type),
+    )
+
+
+def _ended(job: Job, facts: _Facts, status: Status, reason: str) -> Record:
+    """The record of a run that gave no score."""
+    return Record(
+        run_id=job.spec.run_id,
+        suite=job.suite,
+        status=status,
+        reason=reason,
+        spec=job.spec,
+        budget=job.budget,
+        parameters=facts.parameters,
+        curve=tuple(facts.curve),
+        data=facts.data,
+        warnings=tuple(facts.warnings),
+        attempts=job.folder.attempts() + 1,
+        resumed=facts.resumed,
+        command=job.command,
+        started_at=facts.started_at,
+        environment=describe_environment("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "disk_full"
+    message = str(error).strip().splitlines()
+    if isinstance(error, LoraBenchError):
+        return message[0]
+    return f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
+
+
+def _adapt(model: PreTrainedModel, spec: RunSpec, head: list[str], seed: int) -> nn.Module:
+    method = known_methods()[spec.method.name](**spec.method.options)
+    with adapters_drawn_from(seed):
+        return method.apply(model, head=head)
+
+
+def _examples(
+    job: Job, data: TaskData, tokenizer: PreTrainedTokenizerBase, facts: _Facts
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """The encoded examples of the training, the scored and the selection split; notes the facts about them."""
+    spec = job.spec
+    wanted = {"train", spec.score_on} | ({"selection"} if spec.selection_every is not None else set())
+    encoded: dict[str, list[Example]] = {}
+    truncated: dict[str, float] = {}
+    for name in sorted(wanted):
+        split = data.splits[name]
+        examples, truncated[name] = encode(split, tokenizer, spec.training.max_length)
+        encoded[name] = [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)]
+    facts.warnings += data.warnings
+    for name, share in truncated.items():
+        if share > 0:
+            facts.warnings.append(
+                f"{share:.1%} of the {name} inputs are longer than {spec.training.max_length} tokens and were cut"
+            )
+    facts.warnings += _label_order_warning(job.base_model, data.labels)
+    facts.data = DataSummary(
+        examples={name: len(split.labels) for name, split in data.splits.items()},
+        truncated_share=truncated,
+        majority_score=majority_score(job.task, data, spec.score_on),
+    )
+    return encoded["train"], encoded[spec.score_on], encoded.get("selection", [])
+
+
+def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[str]:
+    """A warning where the checkpoint knows the same labels in another order."""
+    config = json.loads((base_model.folder / "config.json").read_text(encoding="utf-8"))
+    known = [str(name).lower() for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+    ours = [label.lower() for label in labels]
+    if known != ours and sorted(known) == sorted(ours):
+        return [f"the checkpoint of {base_model.name} orders the labels {known}, the task {ours}; the head is new, so its order is the task's"]
+    return []
+
+
+def _batches(examples: list[Example], batch_size: int) -> list[list[Example]]:
+    return [examples[start : start + batch_size] for start in range(0, len(examples), batch_size)]
+
+
+def _train(
+    model: nn.Module,
+    batches: list[list[Example]],
+    collate: DataCollatorWithPadding,
+    spec: RunSpec,
+    callbacks: list[Any],
+    checkpoint: Checkpoint | None,
+) -> None:
+    done = checkpoint.step if checkpoint is not None else 0
+    if done >= spec.training.steps:
+        # The run was stopped between its last step and its record.
+        assert checkpoint is not None
+        load_trained(model, checkpoint.weights)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return
+    with tempfile.TemporaryDirectory() as nothing_is_written_here, _quiet():
+        trainer = Trainer(
+            model=model,
+            args=training_arguments(spec, nothing_is_written_here),
+            train_dataset=[example for batch in batches[done:] for example in batch],
+            data_collator=collate,
+            callbacks=callbacks,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+
+def training_arguments(spec: RunSpec, output_dir: str) -> TrainingArguments:
+    """What the recipe of a run spec means to the Trainer."""
+    recipe = spec.training
+    accumulation = int(recipe.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]
+    ours: dict[str, Any] = {
+        "output_dir": output_dir,
+        "max_steps": recipe.steps,
+        "per_device_train_batch_size": recipe.batch_size // accumulation,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.schedule,
+        "warmup_steps": recipe.warmup_steps,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "bf16": recipe.precision == "bfloat16",
+        "seed": spec.seed,
+        # The examples are already in the order in which they are to be seen.
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "logging_steps": max(1, recipe.steps // 50),
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    return TrainingArguments(**{**ours, **recipe.arguments})
+
+
+@torch.no_grad()
+def _predict(
+    model: nn.Module, examples: list[Example], collate: DataCollatorWithPadding, spec: RunSpec
+) -> torch.Tensor:
+    """The logits of every example in order, shape (examples, labels), in float32 on the CPU."""
+    device = next(model.parameters()).device
+    autocast = (
+        torch.autocast(device.type, dtype=torch.bfloat16)
+        if spec.training.precision == "bfloat16"
+        else contextlib.nullcontext()
+    )
+    # Batches of like lengths hold little padding.
+    by_length = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
+    was_training = model.training
+    model.eval()
+    logits: list[torch.Tensor] = []
+    with _quiet():
+        for start in range(0, len(by_length), EVALUATION_BATCH):
+            batch = collate([examples[index] for index in by_length[start : start + EVALUATION_BATCH]])
+            batch.pop("labels", None)
+            with autocast:
+                logits.append(model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float().cpu())
+    model.train(was_training)
+    joined = torch.cat(logits)
+    in_order = torch.empty_like(joined)
+    in_order[torch.tensor(by_length)] = joined
+    return in_order
+
+
+def _score(task: Task, split: Split, logits: torch.Tensor) -> dict[str, float]:
+    if not torch.isfinite(logits).all():
+        raise Diverged("the trained model's outputs are not finite")
+    return score(task, split.labels, _predictions(task, logits))
+
+
+def _predictions(task: Task, logits: torch.Tensor) -> list[Any]:
+    """The class index, or the predicted number, of each example."""
+    if task.kind == "regression":
+        return [round(value, 6) for value in logits.squeeze(-1).tolist()]
+    return list(logits.argmax(-1).tolist())
+
+
+def _keep_predictions(job: Job, split: Split, logits: torch.Tensor) -> Predictions:
+    """Write the predictions beside the record: numbers and a hash of the ids, no text of the data."""
+    ids_sha256 = content_hash(list(split.ids))
+    content = {"ids_sha256": ids_sha256, "predictions": _predictions(job.task, logits), "references": list(split.labels)}
+    raw = (json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n").encode("utf-8")
+    write_atomic(job.folder.path / PREDICTIONS, raw)
+    return Predictions(file=PREDICTIONS, sha256=hashlib.sha256(raw).hexdigest(), count=len(split.ids), ids_sha256=ids_sha256)
+
+
+def _keep_weights(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, step: int) -> Weights | None:
+    """Leave the trained weights in PEFT's format (or transformers', for a whole model), with a model card."""
+    if job.spec.keep_weights == "none":
+        return None
+    from lora_bench.card import model_card
+
+    folder = job.folder.weights
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    labels = job.spec.task.labels
+    base.config.id2label = dict(enumerate(labels)) or base.config.id2label
+    base.config.label2id = {label: index for index, label in enumerate(labels)} or base.config.label2id
+    with _quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(job.spec, step), encoding="utf-8")
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return Weights(folder=folder.name, stored_bytes=stored, step=step)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' advice off the screen: our own log says what a reader needs."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

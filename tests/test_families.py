@@ -1,0 +1,103 @@
+"""Every name a family declares exists in real models, in every layer and nowhere else."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoModel
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.families import FAMILIES, Family, family_of
+from tests.tiny import CLASSIFIERS, HEAD_MODULES, HEADS, HIDDEN, LAYERS, MODELS, tiny_gpt2, tiny_roberta
+
+PARTS = ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out")
+
+
+def matches(pattern: str, model) -> list[str]:
+    return [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
+
+
+def family(model) -> Family:
+    return family_of(model.config.model_type)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_is_one_module_with_a_weight_in_each_layer(name, part):
+    model = MODELS[name]()
+    found = matches(family(model).targets(part), model)
+    assert len(found) == LAYERS
+    assert all(hasattr(model.get_submodule(path), "weight") for path in found)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_backbone_without_a_head_has_the_same_parts(name):
+    model = AutoModel.from_config(MODELS[name]().config)
+    assert len(matches(family(model).targets(*PARTS), model)) == LAYERS * (4 if family(model).fused else 6)
+
+
+def test_query_and_value_are_two_modules_where_they_are_apart_and_one_where_they_are_fused():
+    assert len(matches(family_of("roberta").targets("query", "value"), tiny_roberta())) == 2 * LAYERS
+    assert len(matches(family_of("gpt2").targets("query", "value"), tiny_gpt2())) == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("name", "fused"), [("roberta", False), ("deberta", True), ("deberta-v2", False), ("gpt2", True)]
+)
+def test_fused_modules_compute_three_times_the_width(name, fused):
+    model = MODELS[name]()
+    assert family(model).fused is fused
+    query = model.get_submodule(matches(family(model).targets("query"), model)[0])
+    assert sorted(query.weight.shape) == ([HIDDEN, 3 * HIDDEN] if fused else [HIDDEN, HIDDEN])
+
+
+def test_the_feed_forward_projection_is_not_the_attention_projection_of_the_same_ending():
+    found = matches(family_of("roberta").targets("feed_forward_out"), tiny_roberta())
+    assert found == ["roberta.encoder.layer.0.output.dense", "roberta.encoder.layer.1.output.dense"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_bottleneck_site_and_the_attention_exist_in_each_layer(name):
+    model = MODELS[name]()
+    for site in family(model).bottleneck_sites.values():
+        assert len(matches(family(model).pattern(*site.modules), model)) == LAYERS * len(site.modules)
+    assert len(matches(family(model).pattern(family(model).self_attention), model)) == LAYERS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_config_keys_hold_width_heads_and_layers(name):
+    config = MODELS[name]().config.to_dict()
+    known = family_of(config["model_type"])
+    sizes = (config[known.hidden_size_key], config[known.num_heads_key], config[known.num_layers_key])
+    assert sizes == (HIDDEN, HEADS, LAYERS)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_heads_are_exactly_the_weights_that_the_backbone_lacks(name):
+    model = CLASSIFIERS[name]()
+    heads = family(model).head_modules(child for child, _ in model.named_children())
+    assert heads == HEAD_MODULES[name]
+    outside_backbone = {path for path, _ in model.named_parameters() if not path.startswith(model.base_model_prefix)}
+    assert outside_backbone == {path for path, _ in model.named_parameters() if path.split(".")[0] in heads}
+
+
+def test_a_language_model_has_no_head_of_its_own():
+    assert family_of("gpt2").head_modules(child for child, _ in tiny_gpt2().named_children()) == []
+
+
+def test_no_two_families_claim_a_model_type():
+    claimed = [model_type for known in FAMILIES for model_type in known.model_types]
+    assert len(claimed) == len(set(claimed))
+
+
+def test_an_unknown_model_type_is_named_beside_the_known_ones():
+    with pytest.raises(
+        LoraBenchError, match=r"unknown model type 'robertta'; did you mean 'roberta'\?.*deberta-v2.*gpt2"
+    ):
+        family_of("robertta")
+
+
+def test_reading_families_loads_no_torch():
+    code = "import sys, lora_bench.families; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
