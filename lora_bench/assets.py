@@ -250,13 +250,12 @@ def _member(shown: str, archive: Path | io.BytesIO, inner: str) -> bytes:
     if nested:
         content = _member(shown, archive, nested["archive"])
         return _member(f"{shown}/{nested['archive']}", io.BytesIO(content), nested["rest"])
-    if zipfile.is_zipfile(archive):
+    if shown.endswith((".whl", ".zip")):
         with zipfile.ZipFile(archive) as zipped:
             if inner in zipped.namelist():
                 return zipped.read(inner)
             raise _no_member(shown, inner, zipped.namelist())
-    opened = tarfile.open(archive) if isinstance(archive, Path) else tarfile.open(fileobj=archive)
-    with opened as tar:
+    with tarfile.open(archive) if isinstance(archive, Path) else tarfile.open(fileobj=archive) as tar:
         # Only a regular file is read, so no link leads out of the archive.
         file = next((tar.extractfile(entry) for entry in tar if entry.name == inner and entry.isreg()), None)
         if file is None:

@@ -147,6 +147,9 @@ def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], faults: list[Fault]
     if len(key) > MAX_DEPTH:
         faults.append(Fault(f"is nested deeper than {MAX_DEPTH} levels", name, node.start_mark.line + 1))
         return None
+    if not isinstance(node, yaml.ScalarNode) and node.tag.rsplit(":")[-1] not in ("map", "seq"):
+        faults.append(Fault(f"the tag {node.tag} is not read", name, node.start_mark.line + 1, dotted(key)))
+        return None
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:

@@ -14,11 +14,11 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora_bench.errors import UnsupportedPair
 
@@ -55,7 +55,7 @@ def prefix_heads(prefix: Tensor, states: Tensor) -> Tensor:
         Shape (..., heads, prefix_tokens, head_width), with the leading dimensions and the type of *states*.
     """
     heads, head_width = states.shape[-3], states.shape[-1]
-    split = prefix.unflatten(-1, (heads, head_width)).transpose(-3, -2)
+    split = prefix.reshape(*prefix.shape[:-1], heads, head_width).transpose(-3, -2)
     leading = split.shape[:-3] + (1,) * (states.dim() - split.dim())
     return split.reshape(*leading, *split.shape[-3:]).expand(*states.shape[:-3], -1, -1, -1).to(states.dtype)
 
@@ -145,27 +145,25 @@ def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: A
         UnsupportedPair: The model uses an attention kernel that takes no four-dimensional mask.
     """
     refuse_kernel(attention.config._attn_implementation)
-    names, cache_name = _arguments(type(attention))
+    names, cache_name = _arguments(type(attention).forward)
     arguments = dict(zip(names, args, strict=False)) | kwargs
-    cache = arguments.pop(cache_name, None)
-    mask = arguments.pop("attention_mask", None)
-    hidden_states = arguments["hidden_states"]
+    real_cache = arguments.get(cache_name)
+    mask = arguments.get("attention_mask")
     if mask is None:
-        mask = _mask_left_out(attention, prefix, hidden_states, cache)
+        mask = _mask_left_out(attention, prefix, arguments["hidden_states"], real_cache)
     if mask is not None:
         mask = join_mask(prefix.mask, prefix.key.shape[-2], mask)
-    arguments |= {cache_name: PrefixCache(prefix, cache), "attention_mask": mask}
-    return attention(**arguments)
+    return attention(**{**arguments, cache_name: PrefixCache(prefix, real_cache), "attention_mask": mask})
 
 
-@lru_cache
-def _arguments(attention: type[nn.Module]) -> tuple[tuple[str, ...], str]:
-    """Names of the arguments of an attention module, and which of them is the cache."""
-    names = tuple(inspect.signature(attention.forward).parameters)[1:]
+@cache
+def _arguments(forward: Callable[..., Any]) -> tuple[tuple[str, ...], str]:
+    """Names of the arguments of an attention's forward, without self, and which of them is the cache."""
+    names = tuple(inspect.signature(forward).parameters)[1:]
     for name in CACHE_ARGUMENTS:
         if name in names:
             return names, name
-    raise UnsupportedPair(f"a prefix needs a cache argument, {attention.__name__} has {', '.join(names)}")
+    raise UnsupportedPair(f"a prefix needs a cache argument, {forward.__qualname__} has {', '.join(names)}")
 
 
 def refuse_kernel(name: str | None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftConfig
@@ -36,8 +36,6 @@ from peft import PeftModel
 
 model = PeftModel.from_pretrained(base_model, "path/to/this/adapter")
 ```"""
-
-Placeable = TypeVar("Placeable", nn.Module, Tensor)
 
 
 @dataclass(kw_only=True)
@@ -81,6 +79,17 @@ class TunerLayer(nn.Module, BaseTunerLayer):
             return []
         available = self._get_available_adapters()
         return [name for name in self.active_adapters if name in available]
+
+    def place(self, adapter_name: str, device: torch.device, dtype: torch.dtype | None) -> None:
+        """Move an adapter's weights to *device* and, where it is known, *dtype*; on the meta device they stay there."""
+        for container in (getattr(self, name) for name in self.adapter_layer_names):
+            entry = container[adapter_name]
+            weights = [entry] if isinstance(entry, nn.Parameter) else list(entry.parameters())
+            target = None if any(weight.is_meta for weight in weights) else device
+            if isinstance(entry, nn.Parameter):
+                container[adapter_name] = nn.Parameter(entry.detach().to(device=target, dtype=dtype))
+            else:
+                entry.to(device=target, dtype=dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: there is no weight that the adapter could be merged into."""
@@ -130,13 +139,14 @@ class Tuner(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        device, dtype = _device_and_dtype(target, parent)
+        device, dtype = _device_and_dtype(getattr(target, "base_layer", target), parent)
         layer: Any = target
         if not isinstance(target, self.tuner_layer_cls):  # a further adapter finds the wrapper of the first
             model_config = self.get_model_config(self.model)
             layer = self.new_layer(target, peft_config, self._family(model_config), model_config)
             self._replace_module(parent, target_name, layer, target)
-        layer.update_layer(adapter_name, peft_config, device=device, dtype=dtype)
+        layer.update_layer(adapter_name, peft_config, drawing_device(device))
+        layer.place(adapter_name, device, dtype)
         layer.set_adapter(self.active_adapters)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
@@ -173,14 +183,6 @@ class Tuner(BaseTuner):
                 handle.remove()
 
 
-def place(item: Placeable, device: torch.device, dtype: torch.dtype | None) -> Placeable:
-    """*item* on *device*, and of *dtype* where that is known; weights on the meta device stay there."""
-    tensors = [item] if isinstance(item, Tensor) else list(item.parameters())
-    if any(tensor.is_meta for tensor in tensors):
-        return item.to(dtype=dtype)
-    return item.to(device=device, dtype=dtype)
-
-
 def drawing_device(device: torch.device) -> torch.device:
     """Where initial weights are drawn for a base model on *device*.
 
@@ -196,14 +198,13 @@ def check_rows(adapter_names: Sequence[str], x: Tensor) -> None:
         raise LoraBenchError(f"adapter_names has {len(adapter_names)} names for a batch of {len(x)} rows")
 
 
-def _device_and_dtype(target: nn.Module, parent: nn.Module) -> tuple[torch.device, torch.dtype | None]:
-    """Device and floating type of the frozen weights around a site; a wrapped dropout has none of its own."""
-    device = torch.device("cpu")
-    for number, parameter in enumerate(chain(target.parameters(), parent.parameters())):
-        device = parameter.device if number == 0 else device
-        if parameter.is_floating_point():
-            return parameter.device, parameter.dtype
-    return device, None
+def _device_and_dtype(module: nn.Module, parent: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """Device and floating type of the frozen weights at a site; a dropout has none and takes its parent's."""
+    weights = list(chain(module.parameters(), parent.parameters()))
+    floating = next((weight for weight in weights if weight.is_floating_point()), None)
+    if floating is not None:
+        return floating.device, floating.dtype
+    return (weights[0].device if weights else torch.device("cpu")), None
 
 
 def _pass_names(

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
 from lora_bench.families import Family, Placement
-from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows, drawing_device, place
+from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows
 from lora_bench.tuners.registration import register
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -122,24 +122,22 @@ class BottleneckLayer(TunerLayer):
         self.bottleneck_up = nn.ModuleDict()
         self.configs: dict[str, BottleneckConfig] = {}
 
-    def update_layer(
-        self, adapter_name: str, config: BottleneckConfig, *, device: torch.device, dtype: torch.dtype | None
-    ) -> None:
-        """Add an adapter that changes nothing yet."""
-        drawn_on = drawing_device(device)
-        down = nn.Linear(self.width, config.bottleneck_size, device=drawn_on)
-        up = nn.Linear(config.bottleneck_size, self.width, device=drawn_on)
+    def update_layer(self, adapter_name: str, config: BottleneckConfig, device: torch.device) -> None:
+        """Add an adapter that changes nothing yet, its weights drawn on *device*."""
+        down = nn.Linear(self.width, config.bottleneck_size, device=device)
+        up = nn.Linear(config.bottleneck_size, self.width, device=device)
         nn.init.normal_(down.weight, std=config.init_std)
         for zero in (down.bias, up.weight, up.bias):
             nn.init.zeros_(zero)
-        self.bottleneck_down[adapter_name] = place(down, device, dtype)
-        self.bottleneck_up[adapter_name] = place(up, device, dtype)
+        self.bottleneck_down[adapter_name] = down
+        self.bottleneck_up[adapter_name] = up
         self.configs[adapter_name] = config
 
     def update(self, adapter_name: str, x: Tensor) -> Tensor:
         """The update of one adapter for hidden states *x*, in the type of *x*."""
         config = self.configs[adapter_name]
-        down, up = self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name]
+        down: Any = self.bottleneck_down[adapter_name]
+        up: Any = self.bottleneck_up[adapter_name]
         activation = ACTIVATIONS[config.non_linearity]
         cast = self._cast_input_dtype(x, down.weight.dtype)
         return bottleneck(cast, down.weight, down.bias, up.weight, up.bias, activation, config.scaling).to(x.dtype)

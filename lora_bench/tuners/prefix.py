@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family, PrefixKind
 from lora_bench.tuners.attention import ATTENTIONS, Prefix, refuse_kernel
-from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows, drawing_device, place
+from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows
 from lora_bench.tuners.registration import register
 
 
@@ -63,14 +63,11 @@ class PrefixLayer(TunerLayer):
         self.prefix_key = nn.ParameterDict()
         self.prefix_value = nn.ParameterDict()
 
-    def update_layer(
-        self, adapter_name: str, config: PrefixConfig, *, device: torch.device, dtype: torch.dtype | None
-    ) -> None:
-        """Add a prefix of fresh keys and values."""
+    def update_layer(self, adapter_name: str, config: PrefixConfig, device: torch.device) -> None:
+        """Add a prefix of fresh keys and values, drawn on *device*."""
         for container in (self.prefix_key, self.prefix_value):
-            drawn = torch.empty(config.num_virtual_tokens, self.width, device=drawing_device(device))
-            nn.init.normal_(drawn, std=config.init_std)
-            container[adapter_name] = nn.Parameter(place(drawn, device, dtype))
+            fresh = torch.empty(config.num_virtual_tokens, self.width, device=device)
+            container[adapter_name] = nn.Parameter(nn.init.normal_(fresh, std=config.init_std))
 
     def key_value(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Key and value of one prefix, each of shape (prefix_tokens, width).
@@ -102,7 +99,7 @@ class PrefixLayer(TunerLayer):
     ) -> Any:
         """The attention module's own result with the active prefixes, or each row's own, in front of the keys."""
         attend = ATTENTIONS[self.kind]
-        if adapter_names is not None and not self.disable_adapters:
+        if adapter_names is not None and self.prefix_key and not self.disable_adapters:
             check_rows(adapter_names, hidden_states)
             return attend(self.base_layer, self.mixed(adapter_names), hidden_states, *args, **kwargs)
         live = self.live_adapters()
@@ -120,9 +117,7 @@ class PrefixModel(Tuner):
 
     def site_pattern(self, config: PrefixConfig, family: Family, model_config: dict[str, Any]) -> str:
         """Regular expression of the self-attention modules of *family*."""
-        if family.prefix_kind is None:
-            raise UnsupportedPair(f"no key/value prefix is written for the attention of {family.name}")
-        if family.prefix_kind == "cache":
+        if _kind(family) == "cache":
             refuse_kernel(getattr(self.model.config, "_attn_implementation", None))
         if model_config.get("talking_head"):
             # Talking heads (a DeBERTa v1 option) mix the heads before and after the softmax that a prefix joins.
@@ -133,9 +128,13 @@ class PrefixModel(Tuner):
         self, base_layer: nn.Module, config: PrefixConfig, family: Family, model_config: dict[str, Any]
     ) -> PrefixLayer:
         """Wrap one attention module of the base model."""
-        if family.prefix_kind is None:
-            raise UnsupportedPair(f"no key/value prefix is written for the attention of {family.name}")
-        return PrefixLayer(base_layer, family.prefix_kind, model_config[family.hidden_size_key])
+        return PrefixLayer(base_layer, _kind(family), model_config[family.hidden_size_key])
+
+
+def _kind(family: Family) -> PrefixKind:
+    if family.prefix_kind is None:
+        raise UnsupportedPair(f"no key/value prefix is written for the attention of {family.name}")
+    return family.prefix_kind
 
 
 LORA_BENCH_PREFIX = register("LORA_BENCH_PREFIX", PrefixConfig, PrefixModel)

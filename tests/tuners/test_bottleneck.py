@@ -1,5 +1,7 @@
 """Bottleneck adapters compute the papers' formulas, at the papers' places, with the papers' number of weights."""
 
+import dataclasses
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -8,6 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.families import ROBERTA
 from lora_bench.tuners import BottleneckConfig, BottleneckLayer, bottleneck
 from tests.tiny import HIDDEN, LAYERS, MODELS, tiny_batch, tiny_gpt2, tiny_roberta
 
@@ -234,6 +237,14 @@ def test_two_variants_on_one_model_are_refused():
     model = get_peft_model(tiny_roberta(), BottleneckConfig(bottleneck_size=4, variant="parallel"))
     with pytest.raises(UnsupportedPair, match=r"share a variant, got \['houlsby', 'parallel'\]"):
         model.add_adapter("second", BottleneckConfig(bottleneck_size=4))
+    model.add_adapter("second", BottleneckConfig(bottleneck_size=8, variant="parallel"))  # nothing is left behind
+
+
+def test_a_family_without_the_variant_is_refused(monkeypatch):
+    without = dataclasses.replace(ROBERTA, bottleneck_sites={"houlsby": ROBERTA.bottleneck_sites["houlsby"]})
+    monkeypatch.setattr("lora_bench.families.FAMILIES", (without,))
+    with pytest.raises(UnsupportedPair, match=r"roberta has no parallel adapter: \['houlsby'\]"):
+        get_peft_model(tiny_roberta(), BottleneckConfig(bottleneck_size=4, variant="parallel"))
 
 
 def test_two_active_adapters_are_refused():

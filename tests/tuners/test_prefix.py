@@ -1,5 +1,6 @@
 """A key/value prefix inside real models: against dense recomputations, against PEFT's own, and in generation."""
 
+import dataclasses
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, RobertaConfig
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.families import ROBERTA
 from lora_bench.tuners import PrefixConfig, PrefixLayer
 from tests.tiny import HEADS, HIDDEN, LAYERS, MODELS, tiny_batch, tiny_deberta, tiny_deberta_v2, tiny_gpt2, tiny_roberta
 
@@ -326,6 +328,12 @@ def test_deberta_with_talking_heads_is_refused_before_anything_is_wrapped():
     with pytest.raises(UnsupportedPair, match="talking heads"):
         prefixed(model)
     assert layers(model) == []
+
+
+def test_a_family_whose_attention_nobody_has_written_is_refused(monkeypatch):
+    monkeypatch.setattr("lora_bench.families.FAMILIES", (dataclasses.replace(ROBERTA, prefix_kind=None),))
+    with pytest.raises(UnsupportedPair, match="no key/value prefix is written for the attention of roberta"):
+        prefixed(tiny_roberta())
 
 
 def test_an_attention_kernel_without_a_mask_to_extend_is_refused_by_name():

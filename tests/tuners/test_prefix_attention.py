@@ -187,6 +187,6 @@ def test_the_cache_argument_is_found_under_either_name(attention):
 def test_an_attention_module_that_would_swallow_the_prefix_is_refused():
     prefix = Prefix(draw(LENGTH, WIDTH), draw(LENGTH, WIDTH))
     with pytest.raises(
-        UnsupportedPair, match="needs a cache argument, NoCache has hidden_states, attention_mask, kwargs"
+        UnsupportedPair, match=r"needs a cache argument, NoCache\.forward has hidden_states, attention_mask, kwargs"
     ):
         attend_through_cache(NoCache(), prefix, draw(BATCH, TOKENS, WIDTH))

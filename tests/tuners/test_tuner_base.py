@@ -314,6 +314,29 @@ def test_gradient_checkpointing_changes_no_gradient(name, method):
 
 
 @each_tuner
+@pytest.mark.parametrize("name", ["roberta", "deberta-v3", "gpt2-lm"])
+def test_reentrant_checkpointing_reaches_every_weight_too(name, method):
+    model = disturbed(name, method).train()
+    model.config.use_cache = False
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()  # reentrant checkpointing needs an input with a gradient, as with LoRA
+    loss_of(model, name).backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in adapter_weights(model).values())
+
+
+@each_tuner
+def test_naming_the_task_to_peft_changes_no_result(method):
+    classifier = disturb(get_peft_model(tiny_roberta(), CONFIGS[method](task_type="SEQ_CLS"))).eval()
+    assert torch.equal(logits(classifier), logits(disturb(get_peft_model(tiny_roberta(), CONFIGS[method]())).eval()))
+    assert any(".modules_to_save." in path for path, _ in classifier.named_parameters())
+    writers = [disturb(get_peft_model(tiny_gpt2(), CONFIGS[method](task_type=task))) for task in (None, "CAUSAL_LM")]
+    prompt = tiny_batch((7, 4), padding_side="left")
+    how = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": 2}
+    plain, named = (writer.eval().generate(**prompt, **how) for writer in writers)
+    assert torch.equal(plain, named)
+
+
+@each_tuner
 def test_equal_seeds_draw_equal_weights_and_none_from_another_generator(method):
     models = []
     for seed in (3, 3, 4):

@@ -1,0 +1,2 @@
+"""x."""
+from lora_bench.report.frame import to_frame

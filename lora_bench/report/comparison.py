@@ -1,0 +1,177 @@
+"""Records side by side: what every renderer of a report starts from.
+
+    records → Comparison → [Setting: one task, everything but the methods equal] → [ModelTable] → [Row]
+
+A row is one method with its options and learning rate on one base model, over its seeds. Runs stand in one table only
+where all that is not the method, its learning rate, the base model or the seed is equal, the budget included; others
+make a setting of their own that names the fields in which it differs. Failed runs stay in their row with status and
+reason. Rows are in alphabetical order, the reference line first, so that a table suggests no winner.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from lora_bench.budget import Budget
+from lora_bench.errors import LoraBenchError
+from lora_bench.record import Environment, Record, Status
+from lora_bench.report.rows import Row, alike, canonical, make_row, row_key, statuses
+from lora_bench.spec import _SHOWN_ONLY, ModelSpec, RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTable:
+    """The rows of one base model; *ambiguous* where another of the setting has the same name and other weights."""
+
+    model: ModelSpec
+    ambiguous: bool
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The runs of one task that shared everything but method, learning rate, base model and seed.
+
+    Args:
+        spec: The spec of one of its runs, for what they share.
+        differs: What sets it apart from the other settings of its task, by dotted name.
+        search: Whether a method was run with several learning rates on one base model.
+    """
+
+    spec: RunSpec
+    budget: Budget
+    differs: dict[str, JsonValue]
+    search: bool
+    tables: tuple[ModelTable, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all its base models."""
+        return [row for table in self.tables for row in table.rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything a report shows, as plain data."""
+
+    suites: tuple[str, ...]
+    statuses: dict[Status, int]
+    settings: tuple[Setting, ...]
+    environments: tuple[Environment, ...]
+    warnings: dict[str, int]
+    commands: tuple[str, ...]
+
+    @property
+    def runs(self) -> int:
+        """Number of records."""
+        return sum(self.statuses.values())
+
+
+def compare(records: Sequence[Record]) -> Comparison:
+    """Put records side by side.
+
+    Raises:
+        LoraBenchError: If two different records have the same run id.
+    """
+    records = _each_once(records)
+    environments = _environments(records)
+    by_task: dict[str, list[Setting]] = {}
+    for task, of_task in _grouped(records, lambda record: record.spec.task.name):
+        groups = [group for _, group in _grouped(of_task, lambda record: canonical(conditions(record)))]
+        differing = _differing([conditions(group[0]) for group in groups])
+        by_task[task] = [
+            _setting(group, differs, environments) for group, differs in zip(groups, differing, strict=True)
+        ]
+    return Comparison(
+        suites=tuple(sorted({record.suite for record in records})),
+        statuses=statuses(records),
+        settings=tuple(setting for settings in by_task.values() for setting in settings),
+        environments=environments,
+        warnings=dict(sorted(Counter(text for record in records for text in record.warnings).items())),
+        commands=tuple(sorted({record.command for record in records})),
+    )
+
+
+def conditions(record: Record) -> dict[str, JsonValue]:
+    """What runs must share to stand in one table, by dotted name."""
+    spec = record.spec.model_dump(mode="json")
+    del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
+    spec["task"]["definition"] = {
+        key: value for key, value in record.spec.task.definition.items() if key not in _SHOWN_ONLY
+    }
+    return dict(sorted(_flat({**spec, "budget": record.budget.model_dump(mode="json")}).items()))
+
+
+def _each_once(records: Sequence[Record]) -> list[Record]:
+    """Records in a fixed order, without copies."""
+    kept: dict[str, Record] = {}
+    for record in records:
+        if kept.setdefault(record.run_id, record) != record:
+            raise LoraBenchError(
+                f"two different records have the run id {record.run_id}; report them apart or give them a series"
+            )
+    return sorted(kept.values(), key=lambda record: (record.spec.task.name, record.spec.seed, record.run_id))
+
+
+def _setting(records: list[Record], differs: dict[str, JsonValue], environments: Sequence[Environment]) -> Setting:
+    models = _grouped(
+        records,
+        lambda record: (
+            record.spec.model.shown,
+            record.spec.model.name,
+            record.spec.model.sha256,
+            record.spec.model.revision or "",
+        ),
+    )
+    shown = Counter(key[0] for key, _ in models)
+    tables = []
+    for (name, *_), of_model in models:
+        groups = _grouped(of_model, row_key)
+        rows = [make_row(group, environments) for _, group in groups]
+        rows.sort(key=lambda row: (not row.reference, row.label, row.learning_rate, canonical(row.options)))
+        tables.append(ModelTable(model=of_model[0].spec.model, ambiguous=shown[name] > 1, rows=tuple(rows)))
+    search = any(
+        count > 1
+        for table in tables
+        for count in Counter((row.label, canonical(row.options)) for row in table.rows).values()
+    )
+    first = records[0]
+    return Setting(spec=first.spec, budget=first.budget, differs=differs, search=search, tables=tuple(tables))
+
+
+def _environments(records: Iterable[Record]) -> tuple[Environment, ...]:
+    found: list[Environment] = []
+    for record in records:
+        if record.environment is not None and not any(alike(record.environment, other) for other in found):
+            found.append(record.environment)
+    return tuple(found)
+
+
+def _differing(of_groups: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
+    """For each group, its values in the fields that are not the same in all groups."""
+    names = sorted({name for group in of_groups for name in group})
+    apart = [name for name in names if len({canonical(group.get(name)) for group in of_groups}) > 1]
+    return [{name: group.get(name) for name in apart} for group in of_groups]
+
+
+def _flat(data: dict[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:
+    flat: dict[str, JsonValue] = {}
+    for key, value in data.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value})
+    return flat
+
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+
+def _grouped(records: Iterable[Record], key: Callable[[Record], KeyT]) -> list[tuple[KeyT, list[Record]]]:
+    """Records by *key*, in the order of the keys."""
+    groups: dict[KeyT, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return sorted(groups.items(), key=lambda item: item[0])  # type: ignore[arg-type, return-value]

@@ -1,0 +1,228 @@
+"""One row of a comparison: a method with one learning rate on one base model, over its seeds.
+
+A score's interval is the 95 % t-interval of the mean over seeds. It covers the spread between seeds and not the choice
+of the scored examples, which all runs of a table share. Speed and memory are medians over seeds. Runs that ended in
+another way than `ok` stay in the row with status and reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from lora_bench.record import Environment, Memory, Parameters, Record, Status
+from lora_bench.report.text import GIB
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistic:
+    """Values over seeds: their mean, sample standard deviation and the 95 % t-interval of the mean.
+
+    Args:
+        n: Number of values, at least 1.
+        sd: None for fewer than two values, as the interval is.
+    """
+
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A run that ended in another way than `ok`."""
+
+    run_id: str
+    seed: int
+    status: Status
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method with one learning rate on one base model, over its seeds. Measurements are medians over seeds.
+
+    Args:
+        reference: Whether the method has no size, so that no parameter budget can hold it.
+        scores: Seed and score of each scored run.
+        parameters: None where no run counted, or where runs counted differently.
+        within_budget: None for the reference, without a target, and without counts.
+        exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured.
+        environments: Indexes into the comparison's environments.
+    """
+
+    label: str
+    method: str
+    options: dict[str, JsonValue]
+    size: str | None
+    size_value: JsonValue
+    reference: bool
+    learning_rate: float
+    run_ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    statuses: dict[Status, int]
+    scores: tuple[tuple[int, float], ...]
+    score: Statistic | None
+    failures: tuple[Failure, ...]
+    parameters: Parameters | None
+    within_budget: bool | None
+    memory_kind: str | None
+    exclusive: bool | None
+    train_peak_bytes: float | None
+    step_seconds: float | None
+    examples_per_second: float | None
+    real_tokens_per_second: float | None
+    train_seconds: float | None
+    train_seconds_total: float | None
+    evaluation_seconds: float | None
+    evaluation_seconds_total: float | None
+    majority_score: float | None
+    environments: tuple[int, ...]
+
+    @property
+    def ok(self) -> int:
+        """Number of runs that ended `ok`."""
+        return self.statuses.get("ok", 0)
+
+    @property
+    def above_majority(self) -> float | None:
+        """Mean score less what the majority class (or the mean) scores."""
+        return None if self.score is None or self.majority_score is None else self.score.mean - self.majority_score
+
+
+def row_key(record: Record) -> tuple[str, str, str, float]:
+    """What the records of one row share within a setting and a base model."""
+    method = record.spec.method
+    return method.label, method.name, canonical(method.options), record.spec.training.learning_rate
+
+
+def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
+    """The row of *records*, at least one, which differ in their seeds only."""
+    first = records[0]
+    method = first.spec.method
+    scores = [
+        (record.spec.seed, record.score) for record in records if record.status == "ok" and record.score is not None
+    ]
+    memories = [record.memory for record in records if record.memory is not None]
+    speeds = [record.speed for record in records if record.speed is not None]
+    alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
+    parameters = _unique(record.parameters for record in records)
+    held = method.size is not None and first.budget.adapter_parameters is not None and parameters is not None
+    return Row(
+        label=method.label,
+        method=method.name,
+        options=method.options,
+        size=method.size,
+        size_value=method.options.get(method.size) if method.size is not None else None,
+        reference=method.size is None,
+        learning_rate=first.spec.training.learning_rate,
+        run_ids=tuple(record.run_id for record in records),
+        seeds=tuple(record.spec.seed for record in records),
+        statuses=statuses(records),
+        scores=tuple(scores),
+        score=summarise([value for _, value in scores]),
+        failures=tuple(_failure(record) for record in records if record.status != "ok"),
+        parameters=parameters,
+        within_budget=first.budget.within(parameters.adapter) if held and parameters is not None else None,
+        memory_kind=_unique(memory.kind for memory in memories),
+        exclusive=all(alone) if alone else None,
+        train_peak_bytes=_train_peak(memories),
+        step_seconds=_median(speed.step_seconds_median for speed in speeds),
+        examples_per_second=_median(speed.examples_per_second for speed in speeds),
+        real_tokens_per_second=_median(speed.real_tokens_per_second for speed in speeds),
+        train_seconds=_median(speed.train_seconds for speed in speeds),
+        train_seconds_total=_total(speed.train_seconds for speed in speeds),
+        evaluation_seconds=_median(speed.evaluation_seconds for speed in speeds),
+        evaluation_seconds_total=_total(speed.evaluation_seconds for speed in speeds),
+        majority_score=_unique(record.data.majority_score for record in records if record.data is not None),
+        environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
+    )
+
+
+def _train_peak(memories: Sequence[Memory]) -> float | None:
+    # Bytes of an allocator and of a process are different things: no median is taken over both.
+    same = len({memory.kind for memory in memories}) == 1
+    return _median(memory.train_peak_bytes for memory in memories) if same else None
+
+
+def _failure(record: Record) -> Failure:
+    return Failure(
+        run_id=record.run_id,
+        seed=record.spec.seed,
+        status=record.status,
+        reason=record.reason or "no reason was recorded",
+        attempts=record.attempts,
+    )
+
+
+def summarise(values: Sequence[float]) -> Statistic | None:
+    """Mean, sample standard deviation and t-interval of *values*, or None where there are none."""
+    if not values:
+        return None
+    n, mean = len(values), statistics.fmean(values)
+    if n < 2:
+        return Statistic(n=n, mean=mean, sd=None, low=None, high=None)
+    # The quantile of scipy.stats.t, whose import takes ten times as long.
+    from scipy.special import stdtrit
+
+    sd = statistics.stdev(values)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
+    return Statistic(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half)
+
+
+def environment_index(record: Record, environments: Sequence[Environment]) -> int:
+    """Which of *environments* a record's is; -1 where the record has none."""
+    mine = record.environment
+    matches = (index for index, other in enumerate(environments) if mine is not None and alike(mine, other))
+    return next(matches, -1)
+
+
+def alike(one: Environment, other: Environment) -> bool:
+    """Whether two environments are the same but for some MiB of memory, which change from boot to boot."""
+    return one.model_copy(update={"memory_bytes": 0}) == other.model_copy(update={"memory_bytes": 0}) and round(
+        one.memory_bytes / GIB
+    ) == round(other.memory_bytes / GIB)
+
+
+def statuses(records: Iterable[Record]) -> dict[Status, int]:
+    """How many records ended in each way."""
+    return dict(sorted(Counter(record.status for record in records).items()))
+
+
+def canonical(value: object) -> str:
+    """Plain data as text that is the same whatever the order of its keys."""
+    return json.dumps(value, sort_keys=True)
+
+
+ValueT = TypeVar("ValueT")
+
+
+def _unique(values: Iterable[ValueT | None]) -> ValueT | None:
+    """The one value that is there, or None where there is none or they differ."""
+    found: list[ValueT] = []
+    for value in values:
+        if value is not None and value not in found:
+            found.append(value)
+    return found[0] if len(found) == 1 else None
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return statistics.median(present) if present else None
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return math.fsum(present) if present else None

@@ -1,0 +1,142 @@
+"""The words and numbers of a report: units made readable, and strings from records made harmless.
+
+A record may come from anybody. Its names, reasons and warnings are shown as text and nothing else: `plain` makes one
+line of them, without control characters and without the folders of whoever ran it, and `inert` keeps that line from
+being a link, markup, a table cell or a mention on a page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+MISSING = "–"
+MIB = 2**20
+GIB = 2**30
+
+_PATH_END = r"[^\s'\"`<>|*?,;:()\[\]{}]*"
+_QUOTED_PATH = re.compile(r"(['\"])(?:/|[A-Za-z]:[\\/])[^'\"]*[\\/]([^'\"\\/]+)[\\/]?\1")
+_PATH = re.compile(rf"(?<![\w./:~-])(?:(?:file://|~)?/(?=[\w.~])|[A-Za-z]:[\\/]){_PATH_END}")
+_MARKUP = re.compile(r"([\\`*_\[\]|~$#])")
+_BLOCK_START = re.compile(r"^([-+=:]|\d+(?=[.)]))")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/+=,%-]*")
+
+
+def plain(text: str, limit: int = 300) -> str:
+    """One line of *text* with at most *limit* characters: without what is invisible, paths cut to their end."""
+    text = "".join(_visible(character) for character in text)
+    text = " ".join(text.split())
+    text = _QUOTED_PATH.sub(lambda match: f"{match[1]}…/{match[2]}{match[1]}", text)
+    text = _PATH.sub(_without_folders, text)
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def _visible(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in ("Cc", "Zl", "Zp"):
+        return " "
+    # Cf holds the marks that turn the direction of text around; a lone surrogate (Cs) cannot be written as UTF-8.
+    return "" if category == "Cf" else "\N{REPLACEMENT CHARACTER}" if category == "Cs" else character
+
+
+def _without_folders(match: re.Match[str]) -> str:
+    parts = re.split(r"[\\/]", match[0].rstrip("\\/"))
+    return f"…/{parts[-1]}"
+
+
+def inert(text: str, limit: int = 300) -> str:
+    """*text* as a piece of GitHub Markdown that shows it and does nothing else, in a table cell too.
+
+    GitHub makes links of mentions, issue numbers and addresses after a page is rendered, when a backslash is gone
+    already; an invisible space keeps these apart.
+    """
+    text = plain(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _BLOCK_START.sub(lambda match: f"\\{match[1]}" if not match[1].isdigit() else f"{match[1]}\\", text)
+    text = _MARKUP.sub(r"\\\1", text)
+    text = text.replace("@", "@&#8203;").replace("://", ":&#8203;//")
+    text = re.sub(r"\\#(?=\d)", r"\\#&#8203;", text)
+    return re.sub(r"(?i)\bwww\.", lambda match: f"{match[0]}&#8203;", text)
+
+
+def code(text: str) -> str:
+    """*text* as code where it is an identifier, and as inert text where it is anything else."""
+    text = plain(text)
+    return f"`{text}`" if _IDENTIFIER.fullmatch(text) and "://" not in text else inert(text)
+
+
+def fenced(lines: Iterable[str]) -> list[str]:
+    """A block of shell lines, with a fence longer than any run of backticks in it."""
+    body = [plain(line, limit=1000) for line in lines]
+    longest = max((len(run) for line in body for run in re.findall(r"`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}sh", *body, fence]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> list[str]:
+    """A Markdown table whose columns from *numbers_from* on are set to the right. Cells must be inert."""
+    rules = [":--" if index < numbers_from else "--:" for index in range(len(header))]
+    lines = [header, rules, *rows]
+    assert all(len(line) == len(header) for line in lines), "every row of a table has a cell in every column"
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items as a sentence has them: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def plural(number: int, noun: str) -> str:
+    """A count with its noun: "1 seed", "2 seeds", "3 tasks"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def json_value(value: object) -> str:
+    """A value of a spec as one piece of code or text."""
+    return code(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+
+
+def count(number: int | None) -> str:
+    """A whole number with thousands apart."""
+    return MISSING if number is None else f"{number:,}"
+
+
+def score(value: float | None) -> str:
+    """A score with four decimals: one example in ten thousand."""
+    return MISSING if value is None else _minus(f"{value:.4f}" if abs(value) < 100 else f"{value:,.2f}")
+
+
+def difference(value: float | None) -> str:
+    """A difference of scores with its sign."""
+    return MISSING if value is None else _minus(f"{value:+.4f}" if abs(value) < 100 else f"{value:+,.2f}")
+
+
+def mebibytes(number_of_bytes: float | None) -> str:
+    """Bytes as MiB, without the unit."""
+    if number_of_bytes is None:
+        return MISSING
+    value = number_of_bytes / MIB
+    return _minus(f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}")
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Seconds as milliseconds, without the unit."""
+    return MISSING if seconds is None else rate(seconds * 1000)
+
+
+def rate(value: float | None) -> str:
+    """A measured number with about three figures."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def learning_rate(value: float) -> str:
+    """A learning rate as people write it, such as 3e-4."""
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

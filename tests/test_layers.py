@@ -1,0 +1,98 @@
+"""The layers of lora_bench, as a table: each part and the parts it may import. An import goes down, never up."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lora_bench"
+
+GROUND = {"documents", "errors", "resources", "randomness", "version"}
+WORDS = {"record", "spec", "budget"} | GROUND
+STORE = {"store", "environment"} | WORDS
+MATERIAL = {"tuners", "families", "metrics", "assets", "minilm"}
+PARTS = {"methods", "tasks", "models", "measure", "checkpoint", "card"}
+SUITE = {"suite", "job"}
+
+MAY_IMPORT = {
+    "version": set(),
+    "errors": set(),
+    "resources": set(),
+    "documents": {"errors"},
+    "randomness": set(),
+    "spec": {"documents"},
+    "budget": {"documents", "errors"},
+    "record": {"budget", "documents", "spec"},
+    "store": {"record", "documents", "errors"},
+    "environment": {"record", "version"},
+    "families": {"errors"},
+    "tuners": {"families", "errors"},
+    "metrics": {"errors"},
+    "assets": {"errors", "resources"},
+    "minilm": {"assets", "errors", "resources"},
+    "methods": MATERIAL | GROUND,
+    "tasks": MATERIAL | WORDS,
+    "models": MATERIAL | WORDS,
+    "measure": WORDS,
+    "checkpoint": STORE,
+    "card": WORDS,
+    "job": PARTS | STORE,
+    "suite": PARTS | STORE,
+    "report": STORE,
+    "fitting": PARTS | STORE | SUITE,
+    "plan": PARTS | STORE | SUITE | {"fitting"},
+    "loop": PARTS | STORE,
+    "run": PARTS | STORE | {"job", "loop"},
+    "executors": STORE | PARTS | {"job", "loop", "run", "tuners", "metrics"},
+    "execute": STORE | SUITE | {"plan", "fitting", "executors", "loop"},
+    "progress": STORE | {"plan", "executors"},
+    "plan_table": STORE | {"plan", "progress"},
+    "listing": GROUND | {"methods", "models", "tasks", "assets"},
+    "testing": MATERIAL | PARTS | STORE,
+    "cli": {*WORDS, "store", "suite", "tasks", "plan", "execute", "progress", "plan_table", "listing", "report"},
+    "__init__": {"version", "measure", "plan", "execute", "suite", "report", "store"},
+}
+
+
+def parts() -> set[str]:
+    """Every module and sub-package of the package."""
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    return modules | {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Names of the parts that a file imports, inside functions too, e.g. {"errors", "budget"}."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module == "lora_bench":
+            names = [f"lora_bench.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("lora_bench.")}
+    return found & parts()
+
+
+def test_the_table_names_every_part():
+    assert parts() - set(MAY_IMPORT) == set()
+
+
+@pytest.mark.parametrize("part", sorted(parts()))
+def test_part_imports_only_what_the_table_allows(part):
+    module = PACKAGE / f"{part}.py"
+    for file in [module] if module.exists() else sorted((PACKAGE / part).glob("*.py")):
+        extra = imported_parts(file) - MAY_IMPORT[part] - {part}
+        assert not extra, f"{file.name} imports {', '.join(sorted(extra))}; see MAY_IMPORT"
+
+
+@pytest.mark.parametrize(
+    "module", ["lora_bench", "lora_bench.cli", "lora_bench.report", "lora_bench.suite", "lora_bench.plan", "lora_bench.execute"]
+)
+def test_importing_it_loads_no_torch(module):
+    heavy = f"import sys, {module}; print([name for name in ('torch', 'transformers', 'peft', 'datasets') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
