@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from lora_bench.budget import Budget
 from lora_bench.errors import LoraBenchError
 from lora_bench.record import Environment, Record, Status
-from lora_bench.report.rows import Row, alike, canonical, make_row, row_key, statuses
+from lora_bench.report.rows import Row, alike, canonical, make_row, row_key, statuses, unique
 from lora_bench.spec import _SHOWN_ONLY, ModelSpec, RunSpec
 
 
@@ -41,12 +41,14 @@ class Setting:
         spec: The spec of one of its runs, for what they share.
         differs: What sets it apart from the other settings of its task, by dotted name.
         search: Whether a method was run with several learning rates on one base model.
+        examples: Sizes of the splits, where all its runs that know them agree.
     """
 
     spec: RunSpec
     budget: Budget
     differs: dict[str, JsonValue]
     search: bool
+    examples: dict[str, int] | None
     tables: tuple[ModelTable, ...]
 
     @property
@@ -141,7 +143,14 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
         for count in Counter((row.label, canonical(row.options)) for row in table.rows).values()
     )
     first = records[0]
-    return Setting(spec=first.spec, budget=first.budget, differs=differs, search=search, tables=tuple(tables))
+    return Setting(
+        spec=first.spec,
+        budget=first.budget,
+        differs=differs,
+        search=search,
+        examples=unique(record.data.examples for record in records if record.data is not None),
+        tables=tuple(tables),
+    )
 
 
 def _environments(records: Iterable[Record]) -> tuple[Environment, ...]:

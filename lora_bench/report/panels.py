@@ -41,7 +41,7 @@ def scores(setting: Setting, styles: Mapping[str, Style]) -> Figure:
             line = names.index(_line_name(row))
             _value(panel, row, styles[row.label], line, limits, across=True)
             _failed(panel, row, line)
-    _x_label(panels, _score_name(setting))
+    figure.supxlabel(_score_name(setting), fontsize=9)
     return figure
 
 
@@ -80,7 +80,7 @@ def memory(setting: Setting, styles: Mapping[str, Style]) -> Figure:
     for panel, table in zip(panels, setting.tables, strict=True):
         panel.set_xlim(across)
         panel.set_ylim(limits)
-        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         for row in table.rows:
             if row in measured and row.train_peak_bytes is not None:
                 _value(panel, row, styles[row.label], row.train_peak_bytes / MIB, limits)

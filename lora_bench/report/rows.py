@@ -118,7 +118,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     memories = [record.memory for record in records if record.memory is not None]
     speeds = [record.speed for record in records if record.speed is not None]
     alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
-    parameters = _unique(record.parameters for record in records)
+    parameters = unique(record.parameters for record in records)
     held = method.size is not None and first.budget.adapter_parameters is not None and parameters is not None
     return Row(
         label=method.label,
@@ -136,7 +136,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         failures=tuple(_failure(record) for record in records if record.status != "ok"),
         parameters=parameters,
         within_budget=first.budget.within(parameters.adapter) if held and parameters is not None else None,
-        memory_kind=_unique(memory.kind for memory in memories),
+        memory_kind=unique(memory.kind for memory in memories),
         exclusive=all(alone) if alone else None,
         train_peak_bytes=_train_peak(memories),
         step_seconds=_median(speed.step_seconds_median for speed in speeds),
@@ -146,7 +146,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         train_seconds_total=_total(speed.train_seconds for speed in speeds),
         evaluation_seconds=_median(speed.evaluation_seconds for speed in speeds),
         evaluation_seconds_total=_total(speed.evaluation_seconds for speed in speeds),
-        majority_score=_unique(record.data.majority_score for record in records if record.data is not None),
+        majority_score=unique(record.data.majority_score for record in records if record.data is not None),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
     )
 
@@ -209,7 +209,7 @@ def canonical(value: object) -> str:
 ValueT = TypeVar("ValueT")
 
 
-def _unique(values: Iterable[ValueT | None]) -> ValueT | None:
+def unique(values: Iterable[ValueT | None]) -> ValueT | None:
     """The one value that is there, or None where there is none or they differ."""
     found: list[ValueT] = []
     for value in values:

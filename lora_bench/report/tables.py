@@ -1,0 +1,264 @@
+"""The tables of a Markdown report: lines of text from a comparison's rows, with the marks that the footnotes explain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from lora_bench.report import text
+from lora_bench.report.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.rows import Failure, Row
+from lora_bench.report.text import MISSING, code, count, inert
+
+REFERENCE, SHARED, SEVERAL = "†", "‡", "§"
+
+
+def recipe(comparison: Comparison) -> list[str]:
+    """What all runs of a setting were held equal to, a column a setting."""
+    lines: list[list[str]] = [[] for _ in _RECIPE]
+    for setting in comparison.settings:
+        for line, (_, value) in zip(lines, _RECIPE, strict=True):
+            line.append(value(setting))
+    header = ["", *(setting_name(setting, comparison) for setting in comparison.settings)]
+    return text.table(header, [[name, *line] for (name, _), line in zip(_RECIPE, lines, strict=True)])
+
+
+def counts(comparison: Comparison) -> list[str]:
+    """What each method came to on each base model: size, learning rate, adapter parameters and their share of the target."""
+    lines: dict[tuple[str, ...], None] = {}
+    for setting in comparison.settings:
+        target = setting.budget.adapter_parameters
+        for table in setting.tables:
+            for row in table.rows:
+                adapter = row.parameters.adapter if row.parameters is not None else None
+                held = _held_to(row, target)
+                cells = (model_name(table), method_name(row), size(row), text.learning_rate(row.learning_rate))
+                lines[(*cells, count(adapter), held)] = None
+    header = ["base model", "method", "size", "learning rate", "adapter parameters", "of the target"]
+    return text.table(header, lines, numbers_from=3)
+
+
+def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
+    """The rows of one base model: what each method scored and what it cost. Failures are rows too."""
+    kinds = {row.memory_kind for row in table.rows if row.memory_kind is not None}
+    kind = f" ({kinds.pop()})" if len(kinds) == 1 else ""
+    header = [
+        "method", "size", f"{inert(setting.spec.task.metric)}, mean ± SD", "95 % interval", "n", "less majority",
+        f"peak memory, MiB{kind}", "step, ms", "examples/s", "adapter parameters", "trained", "stored", "head",
+    ]  # fmt: skip
+    if setting.search:
+        header.insert(2, "learning rate")
+    lines = []
+    for row in table.rows:
+        own = [method_name(row), size(row)] + ([text.learning_rate(row.learning_rate)] if setting.search else [])
+        parameters = _parameters(row)
+        if row.ok:
+            lines.append([*own, *_score(row), *_measurements(row, several_kinds=len(kinds) > 0), *parameters])
+        lines += [[*own, reason, *[MISSING] * 6, *parameters] for reason in failure_cells(row.failures)]
+    return text.table(header, lines, numbers_from=2)
+
+
+def learning_rate_table(setting: Setting) -> list[str]:
+    """Mean scores of a search: a line a method and base model, a column a learning rate, the best of a line in bold."""
+    rates = sorted({row.learning_rate for row in setting.rows})
+    lines = []
+    for table in setting.tables:
+        for label in dict.fromkeys((row.label, size(row)) for row in table.rows):
+            of_label = [row for row in table.rows if (row.label, size(row)) == label]
+            best = best_rates(of_label, setting.spec.task.higher_is_better)
+            cells = [_rate_cell([row for row in of_label if row.learning_rate == rate], best) for rate in rates]
+            lines.append([model_name(table), method_name(of_label[0]), *cells])
+    return text.table(["base model", "method", *map(text.learning_rate, rates)], lines, numbers_from=2)
+
+
+def best_rates(rows: Iterable[Row], higher_is_better: bool) -> list[float]:
+    """The learning rates with the best mean score; several where means are equal."""
+    means = {row.learning_rate: row.score.mean for row in rows if row.score is not None}
+    best = (max if higher_is_better else min)(means.values(), default=None)
+    return [rate for rate, mean in means.items() if mean == best]
+
+
+def costs(comparison: Comparison) -> list[str]:
+    """Seconds of training and of evaluation, a run and in all."""
+    lines = []
+    totals: list[list[float]] = [[], []]
+    for setting in comparison.settings:
+        for table in setting.tables:
+            for row in table.rows:
+                if row.train_seconds_total is None:
+                    continue
+                totals[0].append(row.train_seconds_total)
+                totals[1].append(row.evaluation_seconds_total or 0.0)
+                mark = _mark(row)
+                of_run = [text.rate(row.train_seconds) + mark, text.rate(row.evaluation_seconds) + mark]
+                in_all = [text.rate(row.train_seconds_total), text.rate(row.evaluation_seconds_total)]
+                tokens = text.rate(row.real_tokens_per_second) + mark
+                name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
+                where = [setting_name(setting, comparison), model_name(table), name]
+                lines.append([*where, count(row.ok), *of_run, tokens, *in_all])
+    if not lines:
+        return []
+    header = [
+        "task", "base model", "method", "runs", "training, s a run", "evaluation, s a run", "tokens/s",
+        "training, s in all", "evaluation, s in all",
+    ]  # fmt: skip
+    runs = sum(row.ok for setting in comparison.settings for row in setting.rows)
+    total = ["all", "", "", count(runs), "", "", "", *(text.rate(math.fsum(seconds)) for seconds in totals)]
+    return text.table(header, [*lines, total], numbers_from=3)
+
+
+def failures(comparison: Comparison) -> list[str]:
+    """Every run that ended in another way than `ok`, with its reason."""
+    lines = [
+        [
+            setting_name(setting, comparison), model_name(table), method_name(row), str(failure.seed),
+            code(failure.status), inert(failure.reason, limit=600), str(failure.attempts), code(failure.run_id),
+        ]
+        for setting in comparison.settings
+        for table in setting.tables
+        for row in table.rows
+        for failure in row.failures
+    ]  # fmt: skip
+    header = ["task", "base model", "method", "seed", "status", "reason", "attempts", "run id"]
+    return text.table(header, lines, numbers_from=len(header)) if lines else []
+
+
+def provenance(comparison: Comparison) -> list[str]:
+    """The run behind every number: its id, seed, status and score."""
+    lines = []
+    for setting in comparison.settings:
+        for table in setting.tables:
+            for row in table.rows:
+                scored = dict(row.scored_runs)
+                ended = {failure.run_id: failure.status for failure in row.failures}
+                for run_id, seed in zip(row.run_ids, row.seeds, strict=True):
+                    status = ended.get(run_id, "ok")
+                    where = [setting_name(setting, comparison), model_name(table), method_name(row)]
+                    rate = text.learning_rate(row.learning_rate)
+                    lines.append([code(run_id), *where, rate, str(seed), code(status), text.score(scored.get(run_id))])
+    header = ["run id", "task", "base model", "method", "learning rate", "seed", "status", "score"]
+    return text.table(header, lines, numbers_from=4)
+
+
+def failure_cells(failed: Sequence[Failure]) -> list[str]:
+    """What stands where the score would: status and reason, once for all seeds that share them."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for failure in failed:
+        seeds.setdefault((failure.status, failure.reason), []).append(failure.seed)
+    return [
+        f"{code(status)} ({'seed' if len(which) == 1 else 'seeds'} {', '.join(map(str, which))}): {inert(reason, 160)}"
+        for (status, reason), which in seeds.items()
+    ]
+
+
+def setting_name(setting: Setting, comparison: Comparison) -> str:
+    """The task, and a number where the task has several settings."""
+    task = setting.spec.task.name
+    alike = [other for other in comparison.settings if other.spec.task.name == task]
+    number = next(index for index, other in enumerate(alike, start=1) if other is setting)
+    return code(task) + (f" (setting {number})" if len(alike) > 1 else "")
+
+
+def model_name(table: ModelTable) -> str:
+    """The base model as readers should see it."""
+    return inert(table.model.shown, 80) + (f" (weights {code(table.model.sha256[:8])})" if table.ambiguous else "")
+
+
+def method_name(row: Row) -> str:
+    """The label of a method, with the mark of the reference."""
+    return code(row.label) + (REFERENCE if row.reference else "")
+
+
+def size(row: Row) -> str:
+    """The option that a budget may turn, with its value; a pair that does not work was given none."""
+    if row.size is None or (row.parameters is None and not row.ok):
+        return MISSING
+    return f"{inert(row.size.replace('_', ' '))} {inert(str(row.size_value))}"
+
+
+def _score(row: Row) -> list[str]:
+    of_all = count(len(row.scores)) if len(row.scores) == len(row.run_ids) else f"{len(row.scores)} of {len(row.run_ids)}"
+    if row.score is None:
+        return [MISSING, MISSING, of_all, MISSING]
+    sd = f" ± {text.score(row.score.sd)}" if row.score.sd is not None else ""
+    return [text.score(row.score.mean) + sd, interval(row), of_all, text.difference(row.above_majority)]
+
+
+def interval(row: Row) -> str:
+    """The 95 % interval of a row's mean."""
+    if row.score is None or row.score.low is None or row.score.high is None:
+        return MISSING
+    return f"{text.score(row.score.low)} to {text.score(row.score.high)}"
+
+
+def _measurements(row: Row, several_kinds: bool) -> list[str]:
+    mark = _mark(row)
+    kind = f" {row.memory_kind}" if several_kinds and row.memory_kind is not None else ""
+    shown = [text.mebibytes(row.train_peak_bytes) + kind, text.milliseconds(row.step_seconds), text.rate(row.examples_per_second)]
+    return [value if value.startswith(MISSING) else value + mark for value in shown]
+
+
+def _mark(row: Row) -> str:
+    return (SHARED if row.exclusive is False else "") + (SEVERAL if len(row.environments) > 1 else "")
+
+
+def _parameters(row: Row) -> list[str]:
+    if row.parameters is None:
+        return [MISSING] * 4
+    return [count(row.parameters.adapter), count(row.parameters.trained), count(row.parameters.stored), count(row.parameters.head)]
+
+
+def _held_to(row: Row, target: int | None) -> str:
+    if target is None:
+        return "no target"
+    if row.reference:
+        return f"exempt{REFERENCE}"
+    if row.parameters is None:
+        return MISSING
+    share = f"{row.parameters.adapter / target:.1%}".replace("%", " %")
+    return share if row.within_budget else f"{share}, outside the tolerance"
+
+
+def _rate_cell(rows: Sequence[Row], best: Sequence[float]) -> str:
+    if not rows:
+        return MISSING
+    row = rows[0]
+    ended = ", ".join(f"{number} {code(status)}" for status, number in row.statuses.items() if status != "ok")
+    if row.score is None:
+        return ended or MISSING
+    mean = text.score(row.score.mean)
+    shown = f"**{mean}**" if row.learning_rate in best else mean
+    return f"{shown} (n {row.score.n}{', ' + ended if ended else ''})"
+
+
+def _splits(setting: Setting) -> str:
+    if setting.examples is None:
+        return MISSING
+    return ", ".join(f"{inert(name)} {count(size)}" for name, size in sorted(setting.examples.items()))
+
+
+def _target(setting: Setting) -> str:
+    budget = setting.budget
+    if budget.adapter_parameters is None:
+        return "none: methods as they are given"
+    return f"{count(budget.adapter_parameters)} ± {budget.tolerance:.3g}".replace(f"{budget.tolerance:.3g}", f"{budget.tolerance * 100:g} %")
+
+
+_RECIPE = (
+    ("target for adapter parameters", _target),
+    ("examples seen by every run", lambda setting: count(setting.spec.training.train_examples)),
+    ("batch size", lambda setting: count(setting.spec.training.batch_size)),
+    ("optimiser steps", lambda setting: count(setting.spec.training.steps)),
+    ("tokens after which an input is cut", lambda setting: count(setting.spec.training.max_length)),
+    ("learning rates tried by every method", lambda setting: count(setting.budget.trials)),
+    ("schedule", lambda setting: code(setting.spec.training.schedule)),
+    ("warm-up steps", lambda setting: count(setting.spec.training.warmup_steps)),
+    ("weight decay", lambda setting: f"{setting.spec.training.weight_decay:g}"),
+    ("largest gradient norm", lambda setting: f"{setting.spec.training.max_grad_norm:g}"),
+    ("precision", lambda setting: code(setting.spec.training.precision)),
+    ("threads", lambda setting: count(setting.spec.training.threads)),
+    ("protocol", lambda setting: code(setting.spec.protocol)),
+    ("scored on", lambda setting: f"the {setting.spec.score_on} split"),
+    ("examples in the splits", _splits),
+    ("seeds", lambda setting: ", ".join(map(str, sorted({seed for row in setting.rows for seed in row.seeds})))),
+)

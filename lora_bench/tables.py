@@ -1,0 +1,294 @@
+"""Rows as they stand in a file, an asset or a hub data set, before a task makes examples of them.
+
+csv, tsv and jsonl are read with the standard library: it keeps every value as the text that was written, so that "NA" and
+"null" stay words and a label "1" stays "1", it knows the line of each row, and it reads 10,000 rows in some hundredths of a
+second without a cached copy that could go stale. Parquet and the hub are read with `datasets`, which also knows the names
+behind integer labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_bench.errors import BadInput, Fault, LoraBenchError
+
+Progress = Callable[[str], None]
+Format = Literal["csv", "tsv", "jsonl", "parquet"]
+
+SUFFIXES: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
+
+# Longer than any text a model here could read; a quotation mark that is never closed swallows more.
+MAX_FIELD_CHARACTERS = 10_000_000
+SHOWN_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of equal length.
+
+    Args:
+        shown: Where the rows are from, as a user should see it.
+        names: Names of all columns.
+        columns: The values of the columns that were asked for and are there.
+        places: The line or row of each row, counted from 1.
+        place: Which of the two *places* are.
+        class_names: Names behind the integers of a column, where the source has them.
+        own: Whether the user can change the source, as with a local file.
+    """
+
+    shown: str
+    names: tuple[str, ...]
+    columns: dict[str, Sequence[Any]]
+    places: Sequence[int]
+    place: Literal["line", "row"] = "line"
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+    own: bool = True
+
+    def fault(self, message: str) -> Fault:
+        """A fault of this table."""
+        return Fault(message, file=self.shown)
+
+    def rows_fault(self, message: str, rows: Sequence[int]) -> Fault:
+        """A fault of some rows, given by index: their number and the first three."""
+        shown = ", ".join(str(self.places[row]) for row in rows[:SHOWN_ROWS])
+        plural = "s" if len(rows) > 1 else ""
+        more = ", …" if len(rows) > SHOWN_ROWS else ""
+        return self.fault(f"{message} in {len(rows):,} row{plural} ({self.place}{plural} {shown}{more})")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is to be read.
+
+    Args:
+        format: Its format, or None to go by the suffix of its name.
+        columns: Names of the columns of a csv or tsv file without a header.
+        quoting: Whether quotation marks enclose values in csv and tsv.
+        wanted: The columns to read.
+    """
+
+    format: Format | None = None
+    columns: tuple[str, ...] | None = None
+    quoting: bool = True
+    wanted: frozenset[str] = frozenset()
+
+
+def format_of(name: str) -> Format | None:
+    """The format that the suffix of a file's name stands for, if any."""
+    return SUFFIXES.get(Path(name).suffix.lower())
+
+
+def read_file(path: Path, layout: Layout) -> tuple[Table, str]:
+    """The rows of a local file, and the sha256 of its content.
+
+    Raises:
+        BadInput: If it is not there or is not what its format says.
+    """
+    shown = _from_here(path)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput([Fault(f"there is no such file{_siblings(path)}", file=shown)]) from None
+    except OSError as error:
+        raise BadInput([Fault(f"cannot be read: {error.strerror}", file=shown)]) from None
+    return read_bytes(raw, shown, layout), hashlib.sha256(raw).hexdigest()
+
+
+def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> Table:
+    """The rows of a file whose content is *raw*.
+
+    Raises:
+        BadInput: If it is not what its format says.
+    """
+    format = layout.format or format_of(shown)
+    if format is None:
+        raise BadInput([Fault(f"has no known suffix ({', '.join(SUFFIXES)}); say `format:`", file=shown)])
+    if format == "parquet":
+        return _parquet(raw, shown, layout.wanted, own)
+    try:
+        text = raw.decode("utf-8-sig")  # spreadsheets and MRPC begin with a byte-order mark
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise BadInput([Fault("is not UTF-8 text", file=shown, line=line)]) from None
+    names, rows, places = _jsonl(text, shown) if format == "jsonl" else _separated(text, shown, format, layout)
+    columns = {
+        name: [row[index] for row in rows] for index, name in enumerate(names) if name in layout.wanted
+    }  # fmt: skip
+    return Table(shown, tuple(names), columns, places, own=own)
+
+
+def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Collection[str]) -> Table:
+    """One split of a hub data set at a commit.
+
+    Raises:
+        LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not have it.
+    """
+    import datasets
+
+    shown = f"{name}{f' ({config})' if config else ''}, split {split}"
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        loaded = datasets.load_dataset(name, config, split=split, revision=commit)
+    except Exception as error:  # whatever the hub, the network, the data's builder and its files can raise
+        raise LoraBenchError(f"data set {shown}: {type(error).__name__}: {_first_line(error)}") from None
+    finally:
+        if bars:
+            datasets.utils.logging.enable_progress_bar()
+    return _from_datasets(loaded, shown, wanted, own=False)
+
+
+def hub_commit(name: str, revision: str) -> str:
+    """The commit that a revision of a hub data set stands for; a full commit is its own.
+
+    Raises:
+        LoraBenchError: If the hub does not have it or cannot be reached.
+    """
+    if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
+        return revision
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(name, revision=revision).sha)
+    except Exception as error:  # the network's and the hub's errors have no common class
+        raise LoraBenchError(
+            f"data set {name}: revision {revision!r} cannot be looked up on the hub: {_first_line(error)} "
+            "(a full commit of 40 digits needs no look-up)"
+        ) from None
+
+
+def _separated(
+    text: str, shown: str, format: Format, layout: Layout
+) -> tuple[Sequence[str], list[list[str]], list[int]]:
+    """Names, rows and lines of csv or tsv text."""
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter="\t" if format == "tsv" else ",",
+        quoting=csv.QUOTE_MINIMAL if layout.quoting else csv.QUOTE_NONE,
+        strict=True,
+    )
+    names = layout.columns
+    rows: list[list[str]] = []
+    places: list[int] = []
+    uneven: list[tuple[int, int]] = []
+    limit = csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    end = 0
+    try:
+        for row in reader:
+            start, end = end + 1, reader.line_num
+            if not row:
+                continue
+            if names is None:
+                names = tuple(row)
+            elif len(row) != len(names):
+                uneven.append((start, len(row)))
+            else:
+                rows.append(row)
+                places.append(start)
+    except csv.Error as error:
+        hint = "; if quotation marks are part of the text, say `quoting: false`" if layout.quoting else ""
+        raise BadInput([Fault(f"is no valid {format}: {error}{hint}", file=shown, line=end + 1)]) from None
+    finally:
+        csv.field_size_limit(limit)
+    if names is None:
+        raise BadInput([Fault("is empty", file=shown)])
+    if uneven:
+        hint = "; if quotation marks are part of the text, say `quoting: false`" if '"' in text and layout.quoting else ""
+        raise BadInput(
+            Fault(f"has {given} values, but there are {len(names)} columns ({', '.join(names)}){hint}", shown, line)
+            for line, given in uneven[:SHOWN_ROWS]
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise BadInput([Fault(f"has the column {name!r} twice", file=shown) for name in repeated])
+    return names, rows, places
+
+
+def _jsonl(text: str, shown: str) -> tuple[Sequence[str], list[list[Any]], list[int]]:
+    """Names, rows and lines of JSON Lines text; the columns are those of all rows together."""
+    objects: list[dict[str, Any]] = []
+    places: list[int] = []
+    faults: list[Fault] = []
+    # Not splitlines, which also splits at characters that may stand inside a JSON string.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            value = json.loads(content)
+        except json.JSONDecodeError as error:
+            faults.append(Fault(f"is no valid JSON: {error.msg} (column {error.colno})", shown, line))
+            continue
+        if not isinstance(value, dict):
+            faults.append(Fault(f"must be one JSON object on each line, got {type(value).__name__}", shown, line))
+            continue
+        objects.append(value)
+        places.append(line)
+    if faults:
+        raise BadInput(faults[:SHOWN_ROWS])
+    if not objects:
+        raise BadInput([Fault("is empty", file=shown)])
+    names = list(dict.fromkeys(name for value in objects for name in value))
+    return names, [[value.get(name) for name in names] for value in objects], places
+
+
+def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Table:
+    import datasets
+    import pyarrow.parquet
+
+    try:
+        # An arrow table in memory: `load_dataset` would keep a copy in its cache and recognise the file by its time.
+        loaded = datasets.Dataset(pyarrow.parquet.read_table(io.BytesIO(raw)))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BadInput([Fault(f"is no valid parquet: {_first_line(error)}", file=shown)]) from None
+    return _from_datasets(loaded, shown, wanted, own)
+
+
+def _from_datasets(loaded: Any, shown: str, wanted: Collection[str], own: bool) -> Table:
+    import datasets
+
+    columns = {name: list(loaded[name]) for name in loaded.column_names if name in wanted}
+    class_names = {
+        name: list(feature.names)
+        for name, feature in loaded.features.items()
+        if isinstance(feature, datasets.ClassLabel) and feature.names
+    }
+    return Table(
+        shown, tuple(loaded.column_names), columns, range(1, len(loaded) + 1), place="row", class_names=class_names, own=own
+    )
+
+
+def _from_here(path: Path) -> str:
+    """A path as short as it can be told from the working folder."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _siblings(path: Path) -> str:
+    """What a folder holds instead of a file that is not there."""
+    from lora_bench.errors import did_you_mean
+
+    return did_you_mean(path.name, _names(path.parent))
+
+
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        yield from sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
