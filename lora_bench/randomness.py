@@ -56,8 +56,10 @@ def adapters_drawn_from(seed: int) -> Iterator[None]:
     # should the name go away.
     originals: dict[type[nn.Module], Callable[..., Any]] = {}
     for tuner in set(PEFT_TYPE_TO_TUNER_MAPPING.values()):
-        if "_create_and_replace" in vars(tuner):
-            originals[tuner] = tuner._create_and_replace
+        # The class that defines it may be a base of several tuners, and is wrapped once.
+        owner = next((parent for parent in tuner.__mro__ if "_create_and_replace" in vars(parent)), None)
+        if owner is not None:
+            originals[owner] = owner._create_and_replace
 
     def seeded(original: Callable[..., Any]) -> Callable[..., Any]:
         def create(*arguments: Any, current_key: str, **options: Any) -> Any:

@@ -59,12 +59,22 @@ class ModelSpec(Strict):
 
 
 class MethodSpec(Strict):
-    """The method of a run: its name, the label that the suite gives it, and all its options, the size among them."""
+    """The method of a run.
+
+    Args:
+        name: Its name.
+        label: What the suite calls it.
+        size: The name of the option that a budget may turn, or None.
+        options: All its options, the size among them.
+        chosen: The options that enter the id: the size, and those that differ from the method's defaults. So a method may
+            gain an option without giving every run another id; a default itself is never changed.
+    """
 
     name: str
     label: str
     size: str | None
     options: dict[str, JsonValue]
+    chosen: dict[str, JsonValue]
 
 
 class TrainingSpec(Strict):
@@ -120,7 +130,8 @@ class RunSpec(Strict):
     def run_id(self) -> str:
         """The first 16 hexadecimal digits of the hash of everything that changes the answer."""
         content = self.model_dump(mode="json")
-        del content["method"]["label"], content["model"]["shown"], content["model"]["name"], content["task"]["name"]
+        del content["method"]["label"], content["method"]["options"], content["task"]["name"]
+        del content["model"]["shown"], content["model"]["name"]
         content["task"]["definition"] = {
             key: value for key, value in content["task"]["definition"].items() if key not in _SHOWN_ONLY
         }

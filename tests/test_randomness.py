@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from tests.tiny import tiny_roberta
 
@@ -47,19 +48,30 @@ def test_heads_start_equal_across_methods_and_differ_between_seeds():
     assert not torch.equal(head_after("lora", 1)["dense.weight"], reference["dense.weight"])
 
 
-def test_adapter_weights_depend_on_the_seed_and_the_site_and_on_nothing_before():
+@pytest.mark.parametrize(
+    ("method", "drawn", "sites"),
+    [("lora", "lora_A", 4), ("bottleneck_adapter", "bottleneck_down", 4), ("prefix_tuning", "prefix_key", 2)],
+)
+def test_adapter_weights_depend_on_the_seed_and_the_site_and_on_nothing_before(method, drawn, sites):
     base = tiny_roberta()
 
-    def adapters(seed, disturb):
+    def adapters(seed, disturb, layers=2):
+        model = copy.deepcopy(base)
+        del model.roberta.encoder.layer[layers:]
         torch.manual_seed(disturb)
         torch.rand(disturb)
         with adapters_drawn_from(seed):
-            model = known_methods()["lora"](rank=2).apply(copy.deepcopy(base), head=["classifier"])
-        return {name: weight.detach() for name, weight in model.named_parameters() if "lora_A" in name}
+            adapted = known_methods()[method]().apply(model, head=["classifier"])
+        return {
+            name: weight.detach()
+            for name, weight in adapted.named_parameters()
+            if drawn in name and name.endswith(("weight", "default"))
+        }
 
-    first, again, other = adapters(0, 1), adapters(0, 5), adapters(1, 1)
-    assert len(first) == 4  # query and value in two layers
+    first, again, other, lower = adapters(0, 1), adapters(0, 5), adapters(1, 1), adapters(0, 1, layers=1)
+    assert len(first) == sites and len(lower) == sites // 2
     assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], lower[name]) for name in lower)
     assert not any(torch.equal(first[name], other[name]) for name in first)
     values = list(first.values())
     assert not torch.equal(values[0], values[1])
@@ -71,5 +83,5 @@ def test_peft_still_creates_adapters_where_we_seed_them():
 
     import lora_bench.tuners  # noqa: F401
 
-    for name in ("LORA", "ADALORA", "VERA"):
+    for name in ("LORA", "ADALORA", "VERA", "BOTTLENECK_ADAPTER", "LORA_BENCH_PREFIX"):
         assert any("_create_and_replace" in vars(cls) for cls in PEFT_TYPE_TO_TUNER_MAPPING[name].__mro__)

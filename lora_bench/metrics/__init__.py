@@ -1,8 +1,8 @@
 """Metrics that need no network: `evaluate.Metric` classes over scikit-learn and scipy.
 
-`evaluate.load("accuracy")` fetches a script from a hub and runs it; these come with the package and give the same numbers.
-One file a metric, named like it. A value that is undefined, such as the correlation with a constant, is None and never NaN.
-Asking which metrics there are imports nothing.
+`evaluate.load("accuracy")` fetches a script from a hub and runs it; these come with the package and give the same
+numbers. One file a metric, named like it. A value that is undefined, such as the correlation with a constant, is None
+and never NaN. Asking which metrics there are imports nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 from typing import TYPE_CHECKING, Literal
 
 from lora_bench.errors import unknown
-from lora_bench.resources import cache_folder
 
 if TYPE_CHECKING:
     import evaluate
@@ -43,4 +42,4 @@ def metric(name: str) -> evaluate.Metric:
         raise unknown("metric", name, _METRICS)
     module = importlib.import_module(f"{__name__}.{name}")
     # In memory: evaluate otherwise writes every prediction to a file in the user's cache, and locks it.
-    return getattr(module, _METRICS[name][1])(keep_in_memory=True, cache_dir=str(cache_folder("metrics")))
+    return getattr(module, _METRICS[name][1])(keep_in_memory=True)

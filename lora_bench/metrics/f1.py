@@ -1,7 +1,7 @@
 """F1: the harmonic mean of precision and recall.
 
-With two classes it is the F1 of the second one, as in GLUE; with more, the mean over the classes, each counting alike, and
-a class that is neither predicted nor right anywhere is left out. Undefined where that leaves no class.
+With two classes it is the F1 of the second one, as in GLUE; with more, the mean over the classes, each counting
+alike, and a class that is neither predicted nor right anywhere is left out. Undefined where that leaves no class.
 """
 
 from __future__ import annotations

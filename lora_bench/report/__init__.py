@@ -1,2 +1,76 @@
-"""x."""
+"""Reports: records as a page, figures, a table for the terminal and a data frame.
+
+Everything here is made of records alone and needs no torch, so a report renders on any machine; pandas and matplotlib
+are imported by the functions that use them. A report is `<name>.md` with its figures in the folder `<name>` beside it,
+in `runs/<suite>/` as in `reports/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lora_bench.record import Record
+from lora_bench.report.comparison import Comparison, compare
+from lora_bench.report.figures import draw, plan_figures
 from lora_bench.report.frame import to_frame
+from lora_bench.report.markdown import render_markdown
+from lora_bench.report.terminal import terminal_table
+from lora_bench.store import write_atomic
+
+__all__ = [
+    "Comparison",
+    "check_report",
+    "compare",
+    "render_files",
+    "render_markdown",
+    "terminal_table",
+    "to_frame",
+    "write_report",
+]
+
+
+def render_files(records: Sequence[Record], name: str = "report") -> dict[str, bytes]:
+    """A report as the content of its files, by path relative to the report's folder: `<name>.md` first.
+
+    Raises:
+        LoraBenchError: If there are no records, or two different ones with the same run id.
+    """
+    page = render_markdown(records, figures_folder_name=name)
+    figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(compare(records))}
+    return {f"{name}.md": page.encode("utf-8"), **figures}
+
+
+def write_report(records: Sequence[Record], folder: Path, name: str = "report") -> list[Path]:
+    """Write a report into *folder*, replacing one of the same name; the files written.
+
+    Raises:
+        LoraBenchError: If there are no records, or two different ones with the same run id.
+    """
+    written = []
+    for path, content in render_files(records, name).items():
+        write_atomic(folder / path, content)
+        written.append(folder / path)
+    return written
+
+
+def check_report(records: Sequence[Record], folder: Path, name: str = "report") -> list[str]:
+    """How the report in *folder* differs from what its records give, byte for byte; an empty list where it does not."""
+    expected = render_files(records, name)
+    differences = []
+    for path, content in expected.items():
+        file = folder / path
+        if not file.is_file():
+            differences.append(f"{path} is missing")
+        elif (found := file.read_bytes()) != content:
+            differences.append(f"{path} differs from its records from line {_first_difference(found, content)} on")
+    left_over = sorted(f"{name}/{file.name}" for file in (folder / name).glob("*.svg"))
+    differences += [f"{path} is not part of the report any more" for path in left_over if path not in expected]
+    return differences
+
+
+def _first_difference(found: bytes, expected: bytes) -> int:
+    """The first line, counted from 1, in which two files differ."""
+    pairs = zip(found.splitlines(), expected.splitlines(), strict=False)
+    same = next((index for index, (one, other) in enumerate(pairs) if one != other), None)
+    return 1 + (min(len(found.splitlines()), len(expected.splitlines())) if same is None else same)

@@ -20,7 +20,8 @@ from pydantic import JsonValue
 from lora_bench.budget import Budget
 from lora_bench.errors import LoraBenchError
 from lora_bench.record import Environment, Record, Status
-from lora_bench.report.rows import Row, alike, canonical, make_row, row_key, statuses, unique
+from lora_bench.report.rows import Row, alike, canonical, environment_index, make_row, row_key, statuses, unique
+from lora_bench.report.text import natural
 from lora_bench.spec import _SHOWN_ONLY, ModelSpec, RunSpec
 
 
@@ -135,7 +136,7 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
     for (name, *_), of_model in models:
         groups = _grouped(of_model, row_key)
         rows = [make_row(group, environments) for _, group in groups]
-        rows.sort(key=lambda row: (not row.reference, row.label, row.learning_rate, canonical(row.options)))
+        rows.sort(key=lambda row: (not row.reference, natural(row.label), row.learning_rate, canonical(row.options)))
         tables.append(ModelTable(model=of_model[0].spec.model, ambiguous=shown[name] > 1, rows=tuple(rows)))
     search = any(
         count > 1
@@ -153,12 +154,14 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
     )
 
 
-def _environments(records: Iterable[Record]) -> tuple[Environment, ...]:
+def _environments(records: Sequence[Record]) -> tuple[Environment, ...]:
+    """Every environment once, that of the most records first."""
     found: list[Environment] = []
     for record in records:
         if record.environment is not None and not any(alike(record.environment, other) for other in found):
             found.append(record.environment)
-    return tuple(found)
+    numbers = Counter(environment_index(record, found) for record in records)
+    return tuple(found[index] for index in sorted(range(len(found)), key=lambda index: -numbers[index]))
 
 
 def _differing(of_groups: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:

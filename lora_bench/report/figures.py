@@ -1,11 +1,11 @@
 """Figures of a report: SVG that is the same to the byte whenever it is drawn from the same records.
 
-`plan_figures` says which figures a comparison has, what their files are called and what they show; `draw` makes one. Each
-has a panel a base model on a shared score axis, the seeds as small points, and the mean with its 95 % interval. Intervals of
-two seeds are so wide that they would squeeze everything else: they do not stretch the axis, and an arrowhead shows where
-one leaves the panel.
+`plan_figures` says which figures a comparison has, what their files are called and what they show; `draw` makes one.
+Each has a panel a base model on a shared score axis, the seeds as small points, and the mean with its 95 % interval.
+Intervals of two seeds are so wide that they would squeeze everything else: they do not stretch the axis, and an
+arrowhead shows where one leaves the panel.
 
-Nothing here touches pyplot or the user's matplotlib settings. Text stays text, so that it can be read, searched and selected.
+Nothing here touches pyplot or the user's matplotlib settings. Text stays text, to be read aloud, searched and selected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from lora_bench.report.comparison import Comparison, Setting
-from lora_bench.report.text import plain
+from lora_bench.report.text import natural, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,6 +39,7 @@ SETTINGS = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 9,
+    "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.08,
     "figure.facecolor": "white",  # a panel of its own, readable on a dark page too
     "font.family": ["DejaVu Sans", "sans-serif"],  # the first is matplotlib's own: the layout needs no other
@@ -76,20 +77,23 @@ def plan_figures(comparison: Comparison) -> list[FigurePlan]:
     plans = []
     stems: set[str] = set()
     for setting in comparison.settings:
-        task = setting.spec.task.name
-        slug = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-") or "task"
+        slug = re.sub(r"[^a-z0-9]+", "-", plain(setting.spec.task.name, 40).lower()).strip("-") or "task"
         numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
         stem = next(name for name in numbered if name not in stems)
         stems.add(stem)
-        plans += [FigurePlan(kind, setting, f"{stem}-{kind}.svg".replace("_", "-"), _CAPTIONS[kind]) for kind in _kinds(setting)]
+        for kind in _kinds(setting):
+            plans.append(FigurePlan(kind, setting, f"{stem}-{kind.replace('_', '-')}.svg", _CAPTIONS[kind]))
     return plans
 
 
+_LEAVES = "An arrowhead is an interval that leaves the panel."
+
 _CAPTIONS: dict[Kind, str] = {
-    "scores": "Each method's seeds (small points), their mean and its 95 % interval.",
-    "parameters": "Score against adapter parameters. Methods with about the same count are set side by side.",
-    "memory": "Score against the peak memory of training.",
-    "learning_rates": "Score on the selection split against the learning rate; lines join means.",
+    "scores": f"Seeds (small points), their mean and its 95 % interval for each method. {_LEAVES}",
+    "parameters": "Score against adapter parameters, without the head. The dashed line is the mean of the reference, "
+    f"the grey band the budget. Methods with about the same count are set side by side around it. {_LEAVES}",
+    "memory": f"Score against the peak memory of training. {_LEAVES}",
+    "learning_rates": "Score against the learning rate: seeds as small points, lines through the means.",
 }
 
 
@@ -135,7 +139,7 @@ def make_figure(plan: FigurePlan) -> Figure:
 
 def styles(setting: Setting) -> dict[str, Style]:
     """Colour and marker of each method label; the same in every panel and figure of a setting."""
-    labels = sorted({row.label for row in setting.rows if not row.reference})
+    labels = sorted({row.label for row in setting.rows if not row.reference}, key=natural)
     reference = {row.label: Style(REFERENCE_COLOUR, REFERENCE_MARKER) for row in setting.rows if row.reference}
     looks = zip(labels, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
     return {**{label: Style(colour, marker) for label, colour, marker in looks}, **reference}
@@ -143,7 +147,7 @@ def styles(setting: Setting) -> dict[str, Style]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """matplotlib with our settings on top of its own defaults, whatever the user's are."""
+    """Matplotlib with our settings on top of its own defaults, whatever the user's are."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """Records as a data frame: one row a record, failures included, one flat column a fact, units in the names.
 
-Values are the records' own and not rounded; what was not measured is missing. Strings are as the records have them: whoever
-writes the frame to a file that a spreadsheet opens decides what a cell that starts with "=" may do.
+Values are the records' own and not rounded; what was not measured is missing. Strings are as the records have them:
+whoever writes the frame to a file for a spreadsheet decides what becomes of a cell that starts with "=".
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from lora_bench.report.comparison import ModelTable, Setting
 from lora_bench.report.rows import Row
-from lora_bench.report.text import MIB, learning_rate, plain
+from lora_bench.report.text import MIB, learning_rate, natural, plain
 
 if TYPE_CHECKING:
     from lora_bench.report.figures import Style
@@ -72,18 +72,19 @@ def parameters(setting: Setting, styles: Mapping[str, Style]) -> Figure:
 
 def memory(setting: Setting, styles: Mapping[str, Style]) -> Figure:
     """Score against the peak of training above what the process held before the base model was loaded."""
-    measured = [row for row in setting.rows if row.score is not None and row.train_peak_bytes is not None]
-    figure, panels = _figure(setting, panel_height=2.5)
+    # Base models differ more in memory than methods do, so every panel has its own axis.
+    figure, panels = _figure(setting, panel_height=2.6, sharex=False)
     limits = _score_limits(setting.rows)
-    peaks = [row.train_peak_bytes / MIB for row in measured if row.train_peak_bytes is not None]
-    across = _padded(min(peaks), max(peaks), share=0.12)
     for panel, table in zip(panels, setting.tables, strict=True):
-        panel.set_xlim(across)
+        rows = [row for row in table.rows if row.score is not None and row.train_peak_bytes is not None]
+        peaks = [row.train_peak_bytes / MIB for row in rows if row.train_peak_bytes is not None]
         panel.set_ylim(limits)
         panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        for row in table.rows:
-            if row in measured and row.train_peak_bytes is not None:
-                _value(panel, row, styles[row.label], row.train_peak_bytes / MIB, limits)
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        if peaks:
+            panel.set_xlim(_padded(min(peaks), max(peaks), share=0.15))
+        for row, peak in zip(rows, peaks, strict=True):
+            _value(panel, row, styles[row.label], peak, limits)
     _x_label(panels, "peak memory above the start, MiB")
     figure.supylabel(_score_name(setting), fontsize=9)
     _legend(figure, setting, styles)
@@ -112,12 +113,12 @@ def learning_rates(setting: Setting, styles: Mapping[str, Style]) -> Figure:
     return figure
 
 
-def _figure(setting: Setting, *, panel_height: float) -> tuple[Figure, list[Any]]:
+def _figure(setting: Setting, *, panel_height: float, sharex: bool = True) -> tuple[Figure, list[Any]]:
     """A figure with a titled panel for each base model, at the width of a page."""
     columns = min(COLUMNS, len(setting.tables))
     lines = -(-len(setting.tables) // columns)
     figure = Figure(figsize=(5.6 if columns == 1 else 9.0, 0.8 + lines * panel_height), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flatten().tolist()
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=sharex, sharey=True).flatten().tolist()
     for panel, table in zip(panels, setting.tables, strict=False):
         panel.set_title(_model_name(table))
     for empty in panels[len(setting.tables) :]:
@@ -144,7 +145,7 @@ def _value(
             plot([place], [limits[0]], marker=CARETLEFT if across else CARETDOWN, markersize=5, clip_on=False)
         if row.score.high > limits[1]:
             plot([place], [limits[1]], marker=CARETRIGHT if across else CARETUP, markersize=5, clip_on=False)
-    seeds = [value for _, value in row.scores]
+    seeds = [score.value for score in row.scores]
     # Beside the interval, where neither it nor the mean covers them.
     shift = ScaledTranslation(0 if across else 6 / 72, -6 / 72 if across else 0, panel.figure.dpi_scale_trans)
     beside = panel.transData + shift
@@ -172,7 +173,8 @@ def _legend(
     """One legend below all panels, where it covers nothing."""
     references = {row.label for row in setting.rows if row.reference}
     handles, labels = [], []
-    for label in sorted({row.label for row in setting.rows if row.score is not None}, key=lambda name: (name not in references, name)):
+    scored = {row.label for row in setting.rows if row.score is not None}
+    for label in sorted(scored, key=lambda name: (name not in references, natural(name))):
         style = styles[label]
         if lines_for_reference and label in references:
             handles.append(Line2D([], [], color=style.colour, linewidth=1.2, linestyle=(0, (4, 2))))
@@ -192,7 +194,7 @@ def _budget_band(panel: Any, setting: Setting) -> None:
 def _score_limits(rows: Iterable[Row]) -> Limits:
     values: list[float] = []
     for row in rows:
-        values += [value for _, value in row.scores]
+        values += [score.value for score in row.scores]
         if row.score is not None and row.score.n > 2 and row.score.low is not None and row.score.high is not None:
             values += [row.score.low, row.score.high]
     return _padded(min(values), max(values), share=0.1)

@@ -40,6 +40,15 @@ class Statistic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Score:
+    """The score of one run."""
+
+    run_id: str
+    seed: int
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failure:
     """A run that ended in another way than `ok`."""
 
@@ -56,7 +65,6 @@ class Row:
 
     Args:
         reference: Whether the method has no size, so that no parameter budget can hold it.
-        scores: Seed and score of each scored run.
         parameters: None where no run counted, or where runs counted differently.
         within_budget: None for the reference, without a target, and without counts.
         exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured.
@@ -73,7 +81,7 @@ class Row:
     run_ids: tuple[str, ...]
     seeds: tuple[int, ...]
     statuses: dict[Status, int]
-    scores: tuple[tuple[int, float], ...]
+    scores: tuple[Score, ...]
     score: Statistic | None
     failures: tuple[Failure, ...]
     parameters: Parameters | None
@@ -113,7 +121,9 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     first = records[0]
     method = first.spec.method
     scores = [
-        (record.spec.seed, record.score) for record in records if record.status == "ok" and record.score is not None
+        Score(run_id=record.run_id, seed=record.spec.seed, value=record.score)
+        for record in records
+        if record.status == "ok" and record.score is not None
     ]
     memories = [record.memory for record in records if record.memory is not None]
     speeds = [record.speed for record in records if record.speed is not None]
@@ -132,7 +142,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         seeds=tuple(record.spec.seed for record in records),
         statuses=statuses(records),
         scores=tuple(scores),
-        score=summarise([value for _, value in scores]),
+        score=summarise([score.value for score in scores]),
         failures=tuple(_failure(record) for record in records if record.status != "ok"),
         parameters=parameters,
         within_budget=first.budget.within(parameters.adapter) if held and parameters is not None else None,

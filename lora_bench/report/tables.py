@@ -1,9 +1,9 @@
-"""The tables of a Markdown report: lines of text from a comparison's rows, with the marks that the footnotes explain."""
+"""The tables of a Markdown report: a comparison's rows as lines of text, with the marks that the footnotes explain."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lora_bench.report import text
 from lora_bench.report.comparison import Comparison, ModelTable, Setting
@@ -20,11 +20,13 @@ def recipe(comparison: Comparison) -> list[str]:
         for line, (_, value) in zip(lines, _RECIPE, strict=True):
             line.append(value(setting))
     header = ["", *(setting_name(setting, comparison) for setting in comparison.settings)]
-    return text.table(header, [[name, *line] for (name, _), line in zip(_RECIPE, lines, strict=True)])
+    named = zip((name for name, _ in _RECIPE), lines, strict=True)
+    kept = [[name, *line] for name, line in named if any(value != MISSING for value in line)]
+    return text.table(header, kept, numbers_from=len(header))
 
 
 def counts(comparison: Comparison) -> list[str]:
-    """What each method came to on each base model: size, learning rate, adapter parameters and their share of the target."""
+    """What each method came to on each base model: size, learning rate, adapter parameters, share of the target."""
     lines: dict[tuple[str, ...], None] = {}
     for setting in comparison.settings:
         target = setting.budget.adapter_parameters
@@ -41,7 +43,7 @@ def counts(comparison: Comparison) -> list[str]:
 def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
     """The rows of one base model: what each method scored and what it cost. Failures are rows too."""
     kinds = {row.memory_kind for row in table.rows if row.memory_kind is not None}
-    kind = f" ({kinds.pop()})" if len(kinds) == 1 else ""
+    kind = f" ({', '.join(kinds)})" if len(kinds) == 1 else ""
     header = [
         "method", "size", f"{inert(setting.spec.task.metric)}, mean ± SD", "95 % interval", "n", "less majority",
         f"peak memory, MiB{kind}", "step, ms", "examples/s", "adapter parameters", "trained", "stored", "head",
@@ -53,7 +55,7 @@ def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
         own = [method_name(row), size(row)] + ([text.learning_rate(row.learning_rate)] if setting.search else [])
         parameters = _parameters(row)
         if row.ok:
-            lines.append([*own, *_score(row), *_measurements(row, several_kinds=len(kinds) > 0), *parameters])
+            lines.append([*own, *_score(row), *_measurements(row, several_kinds=len(kinds) > 1), *parameters])
         lines += [[*own, reason, *[MISSING] * 6, *parameters] for reason in failure_cells(row.failures)]
     return text.table(header, lines, numbers_from=2)
 
@@ -129,7 +131,7 @@ def provenance(comparison: Comparison) -> list[str]:
     for setting in comparison.settings:
         for table in setting.tables:
             for row in table.rows:
-                scored = dict(row.scored_runs)
+                scored = {score.run_id: score.value for score in row.scores}
                 ended = {failure.run_id: failure.status for failure in row.failures}
                 for run_id, seed in zip(row.run_ids, row.seeds, strict=True):
                     status = ended.get(run_id, "ok")
@@ -177,7 +179,9 @@ def size(row: Row) -> str:
 
 
 def _score(row: Row) -> list[str]:
-    of_all = count(len(row.scores)) if len(row.scores) == len(row.run_ids) else f"{len(row.scores)} of {len(row.run_ids)}"
+    of_all = (
+        count(len(row.scores)) if len(row.scores) == len(row.run_ids) else f"{len(row.scores)} of {len(row.run_ids)}"
+    )
     if row.score is None:
         return [MISSING, MISSING, of_all, MISSING]
     sd = f" ± {text.score(row.score.sd)}" if row.score.sd is not None else ""
@@ -194,7 +198,11 @@ def interval(row: Row) -> str:
 def _measurements(row: Row, several_kinds: bool) -> list[str]:
     mark = _mark(row)
     kind = f" {row.memory_kind}" if several_kinds and row.memory_kind is not None else ""
-    shown = [text.mebibytes(row.train_peak_bytes) + kind, text.milliseconds(row.step_seconds), text.rate(row.examples_per_second)]
+    shown = [
+        text.mebibytes(row.train_peak_bytes) + kind,
+        text.milliseconds(row.step_seconds),
+        text.rate(row.examples_per_second),
+    ]
     return [value if value.startswith(MISSING) else value + mark for value in shown]
 
 
@@ -205,7 +213,12 @@ def _mark(row: Row) -> str:
 def _parameters(row: Row) -> list[str]:
     if row.parameters is None:
         return [MISSING] * 4
-    return [count(row.parameters.adapter), count(row.parameters.trained), count(row.parameters.stored), count(row.parameters.head)]
+    return [
+        count(row.parameters.adapter),
+        count(row.parameters.trained),
+        count(row.parameters.stored),
+        count(row.parameters.head),
+    ]
 
 
 def _held_to(row: Row, target: int | None) -> str:
@@ -231,6 +244,11 @@ def _rate_cell(rows: Sequence[Row], best: Sequence[float]) -> str:
     return f"{shown} (n {row.score.n}{', ' + ended if ended else ''})"
 
 
+def _arguments(setting: Setting) -> str:
+    given = setting.spec.training.arguments
+    return ", ".join(f"{code(name)}: {text.json_value(value)}" for name, value in sorted(given.items())) or MISSING
+
+
 def _splits(setting: Setting) -> str:
     if setting.examples is None:
         return MISSING
@@ -241,10 +259,10 @@ def _target(setting: Setting) -> str:
     budget = setting.budget
     if budget.adapter_parameters is None:
         return "none: methods as they are given"
-    return f"{count(budget.adapter_parameters)} ± {budget.tolerance:.3g}".replace(f"{budget.tolerance:.3g}", f"{budget.tolerance * 100:g} %")
+    return f"{count(budget.adapter_parameters)} ± {budget.tolerance * 100:g} %"
 
 
-_RECIPE = (
+_RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("target for adapter parameters", _target),
     ("examples seen by every run", lambda setting: count(setting.spec.training.train_examples)),
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),
@@ -258,6 +276,8 @@ _RECIPE = (
     ("precision", lambda setting: code(setting.spec.training.precision)),
     ("threads", lambda setting: count(setting.spec.training.threads)),
     ("protocol", lambda setting: code(setting.spec.protocol)),
+    ("passed on to TrainingArguments", _arguments),
+    ("data, sha256", lambda setting: code(setting.spec.task.data_sha256[:16])),
     ("scored on", lambda setting: f"the {setting.spec.score_on} split"),
     ("examples in the splits", _splits),
     ("seeds", lambda setting: ", ".join(map(str, sorted({seed for row in setting.rows for seed in row.seeds})))),

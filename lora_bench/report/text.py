@@ -18,9 +18,9 @@ GIB = 2**30
 
 _PATH_END = r"[^\s'\"`<>|*?,;:()\[\]{}]*"
 _QUOTED_PATH = re.compile(r"(['\"])(?:/|[A-Za-z]:[\\/])[^'\"]*[\\/]([^'\"\\/]+)[\\/]?\1")
-_PATH = re.compile(rf"(?<![\w./:~-])(?:(?:file://|~)?/(?=[\w.~])|[A-Za-z]:[\\/]){_PATH_END}")
+_PATH = re.compile(rf"(?<![\w./:~…-])(?:(?:file://|~)/|/(?=[\w.~-]+/)|[A-Za-z]:[\\/]){_PATH_END}")
 _MARKUP = re.compile(r"([\\`*_\[\]|~$#])")
-_BLOCK_START = re.compile(r"^([-+=:]|\d+(?=[.)]))")
+_BLOCK_START = re.compile(r"^([-+=:]|\d+[.)](?=\s|$))")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/+=,%-]*")
 
 
@@ -42,8 +42,9 @@ def _visible(character: str) -> str:
 
 
 def _without_folders(match: re.Match[str]) -> str:
-    parts = re.split(r"[\\/]", match[0].rstrip("\\/"))
-    return f"…/{parts[-1]}"
+    *folders, last = re.split(r"[\\/]", match[0].rstrip("\\/"))
+    # The end of a home folder's path is a person's name.
+    return "…" if folders[-1] in ("home", "Users") else f"…/{last}"
 
 
 def inert(text: str, limit: int = 300) -> str:
@@ -53,8 +54,8 @@ def inert(text: str, limit: int = 300) -> str:
     already; an invisible space keeps these apart.
     """
     text = plain(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = _BLOCK_START.sub(lambda match: f"\\{match[1]}" if not match[1].isdigit() else f"{match[1]}\\", text)
     text = _MARKUP.sub(r"\\\1", text)
+    text = _BLOCK_START.sub(lambda match: f"{match[1][:-1]}\\{match[1][-1]}", text)
     text = text.replace("@", "@&#8203;").replace("://", ":&#8203;//")
     text = re.sub(r"\\#(?=\d)", r"\\#&#8203;", text)
     return re.sub(r"(?i)\bwww\.", lambda match: f"{match[0]}&#8203;", text)
@@ -62,8 +63,8 @@ def inert(text: str, limit: int = 300) -> str:
 
 def code(text: str) -> str:
     """*text* as code where it is an identifier, and as inert text where it is anything else."""
-    text = plain(text)
-    return f"`{text}`" if _IDENTIFIER.fullmatch(text) and "://" not in text else inert(text)
+    line = plain(text)
+    return f"`{line}`" if _IDENTIFIER.fullmatch(line) and "://" not in line else inert(text)
 
 
 def fenced(lines: Iterable[str]) -> list[str]:
@@ -85,6 +86,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: in
 def listed(items: Sequence[str]) -> str:
     """Items as a sentence has them: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def natural(label: str) -> list[str | int]:
+    """A key that sorts "r2" before "r16"."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)]
 
 
 def plural(number: int, noun: str) -> str:

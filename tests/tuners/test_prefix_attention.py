@@ -1,13 +1,16 @@
 """Attention with a prefix, as functions of tensors: against the formula written out, and members against each alone."""
 
+import inspect
 import math
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from lora_bench.errors import UnsupportedPair
 from lora_bench.tuners.attention import (
+    CACHE_ARGUMENTS,
     Prefix,
     PrefixCache,
     attend_through_cache,
@@ -16,7 +19,7 @@ from lora_bench.tuners.attention import (
     join_prefix,
     prefix_heads,
 )
-from tests.tiny import tiny_roberta
+from tests.tiny import tiny_gpt2, tiny_roberta
 
 MEMBERS, BATCH, HEADS, TOKENS, HEAD_WIDTH, LENGTH = 3, 2, 4, 5, 6, 7
 WIDTH = HEADS * HEAD_WIDTH
@@ -190,3 +193,21 @@ def test_an_attention_module_that_would_swallow_the_prefix_is_refused():
         UnsupportedPair, match=r"needs a cache argument, NoCache\.forward has hidden_states, attention_mask, kwargs"
     ):
         attend_through_cache(NoCache(), prefix, draw(BATCH, TOKENS, WIDTH))
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+def test_without_a_mask_a_causal_module_sees_the_prefix_all_past_tokens_and_none_to_come(attn):
+    attention = tiny_gpt2(attn=attn).transformer.h[0].attn
+    width = attention.embed_dim
+    prefix = Prefix(draw(LENGTH, width).float(), draw(LENGTH, width, seed=1).float())
+    hidden_states, cache = draw(BATCH, TOKENS, width, seed=2).float(), DynamicCache()
+    argument = next(name for name in CACHE_ARGUMENTS if name in inspect.signature(attention.forward).parameters)
+    with torch.no_grad():
+        whole = attend_through_cache(attention, prefix, hidden_states)[0]
+        pieces = [
+            attend_through_cache(attention, prefix, piece.contiguous(), **{argument: cache})[0]
+            for piece in hidden_states.split([2, 3], dim=1)
+        ]
+        first_token = attend_through_cache(attention, prefix, hidden_states[:, :1].contiguous())[0]
+    assert (torch.cat(pieces, dim=1) - whole).abs().max() <= 2e-6
+    assert (first_token - whole[:, :1]).abs().max() <= 2e-6

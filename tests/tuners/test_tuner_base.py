@@ -281,6 +281,15 @@ def test_transformers_deberta_v1_itself_fails_under_autocast():
         logits(MODELS["deberta"]())
 
 
+@every_classifier
+@each_tuner
+def test_a_second_adapter_takes_its_type_from_the_base_and_not_from_the_first_adapter(name, method):
+    model = get_peft_model(MODELS[name]().bfloat16(), CONFIGS[method]())
+    model.add_adapter("second", OTHER_SIZE[method](), autocast_adapter_dtype=False)
+    assert {parameter.dtype for parameter in adapter_weights(model).values()} == {torch.float32}
+    assert {parameter.dtype for parameter in adapter_weights(model, "second").values()} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "deberta"])
 @every_method
 def test_under_autocast_outputs_stay_near_those_of_float32_and_gradients_flow(name, method):

@@ -1,9 +1,9 @@
 """Rows as they stand in a file, an asset or a hub data set, before a task makes examples of them.
 
-csv, tsv and jsonl are read with the standard library: it keeps every value as the text that was written, so that "NA" and
-"null" stay words and a label "1" stays "1", it knows the line of each row, and it reads 10,000 rows in some hundredths of a
-second without a cached copy that could go stale. Parquet and the hub are read with `datasets`, which also knows the names
-behind integer labels.
+csv, tsv and jsonl are read with the standard library: it keeps every value as the text that was written, so that "NA"
+and "null" stay words and a label "1" stays "1", it knows the line of each row, and it reads 10,000 rows in some
+hundredths of a second without a cached copy that could go stale. Parquet and the hub are read with `datasets`, which
+also knows the names behind integer labels.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
 
 Progress = Callable[[str], None]
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
@@ -52,7 +52,7 @@ class Table:
 
     shown: str
     names: tuple[str, ...]
-    columns: dict[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any]]
     places: Sequence[int]
     place: Literal["line", "row"] = "line"
     class_names: dict[str, list[str]] = field(default_factory=dict)
@@ -207,7 +207,9 @@ def _separated(
     if names is None:
         raise BadInput([Fault("is empty", file=shown)])
     if uneven:
-        hint = "; if quotation marks are part of the text, say `quoting: false`" if '"' in text and layout.quoting else ""
+        hint = (
+            "; if quotation marks are part of the text, say `quoting: false`" if '"' in text and layout.quoting else ""
+        )
         raise BadInput(
             Fault(f"has {given} values, but there are {len(names)} columns ({', '.join(names)}){hint}", shown, line)
             for line, given in uneven[:SHOWN_ROWS]
@@ -247,7 +249,7 @@ def _jsonl(text: str, shown: str) -> tuple[Sequence[str], list[list[Any]], list[
 
 def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Table:
     import datasets
-    import pyarrow.parquet
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
         # An arrow table in memory: `load_dataset` would keep a copy in its cache and recognise the file by its time.
@@ -267,7 +269,13 @@ def _from_datasets(loaded: Any, shown: str, wanted: Collection[str], own: bool) 
         if isinstance(feature, datasets.ClassLabel) and feature.names
     }
     return Table(
-        shown, tuple(loaded.column_names), columns, range(1, len(loaded) + 1), place="row", class_names=class_names, own=own
+        shown,
+        tuple(loaded.column_names),
+        columns,
+        range(1, len(loaded) + 1),
+        place="row",
+        class_names=class_names,
+        own=own,
     )
 
 
@@ -278,8 +286,6 @@ def _from_here(path: Path) -> str:
 
 def _siblings(path: Path) -> str:
     """What a folder holds instead of a file that is not there."""
-    from lora_bench.errors import did_you_mean
-
     return did_you_mean(path.name, _names(path.parent))
 
 

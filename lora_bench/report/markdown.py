@@ -1,0 +1,249 @@
+"""The Markdown report: one page that says what was compared, what came out, and how much that is worth.
+
+The page has no date, host or folder, so the same records give the same bytes. Its sections are in the order in which a
+reader asks: what was it, what came out, what went wrong, what did it cost, where and how can I have the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.record import Environment, Record
+from lora_bench.report import tables
+from lora_bench.report.comparison import Comparison, ModelTable, Setting, compare
+from lora_bench.report.figures import FigurePlan, plan_figures
+from lora_bench.report.sentences import facts, introduction
+from lora_bench.report.text import GIB, code, count, fenced, inert, json_value, learning_rate, listed, plural
+from lora_bench.spec import ModelSpec
+
+Lines = list[str]
+
+
+def render_markdown(records: Sequence[Record], figures_folder_name: str) -> str:
+    """The report as GitHub Markdown, with links to figures in *figures_folder_name* beside it.
+
+    Raises:
+        LoraBenchError: If there are no records, or two different ones with the same run id.
+    """
+    if not records:
+        raise LoraBenchError("there are no records to report")
+    comparison = compare(records)
+    sections = [
+        [f"# {listed([inert(suite) for suite in comparison.suites])}"],
+        introduction(comparison),
+        facts(comparison),
+        _budget(comparison),
+        _scores(comparison),
+        _failures(comparison),
+        _figures(plan_figures(comparison), figures_folder_name, comparison),
+        _costs(comparison),
+        _environments(comparison),
+        _warnings(comparison),
+        ["## Make it again", "", *fenced(comparison.commands)],
+        _provenance(comparison),
+    ]
+    return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
+
+
+def _budget(comparison: Comparison) -> Lines:
+    lines = ["## Budget", "", "What every run was held to:", "", *tables.recipe(comparison), ""]
+    lines += ["What each method came to:", "", *tables.counts(comparison)]
+    if any(row.reference for setting in comparison.settings for row in setting.rows):
+        lines += ["", _REFERENCE_NOTE]
+    return lines
+
+
+_REFERENCE_NOTE = (
+    f"{tables.REFERENCE} The reference line: it has no size to turn, so it is exempt from the target for adapter "
+    "parameters and held to everything else."
+)
+
+
+def _scores(comparison: Comparison) -> Lines:
+    lines = ["## Scores", "", *_LEGEND]
+    for setting in comparison.settings:
+        lines += ["", f"### {tables.setting_name(setting, comparison)}"]
+        if setting.differs:
+            fields = listed([f"{code(name)} is {json_value(value)}" for name, value in setting.differs.items()])
+            lines += ["", f"Not to be ranked against the other settings of this task. Here {fields}."]
+        lines += _search(setting) if setting.search else _model_tables(setting)
+    rows = [row for setting in comparison.settings for row in setting.rows]
+    if any(row.reference for row in rows):
+        lines += ["", _REFERENCE_NOTE]
+    if any(row.exclusive is False for row in rows):
+        lines += ["", _SHARED_NOTE]
+    if any(len(row.environments) > 1 for row in rows):
+        lines += ["", f"{tables.SEVERAL} The runs of this row ran in several environments: see below."]
+    return lines
+
+
+_LEGEND = """\
+Rows are in alphabetical order and not ranked.
+
+- *mean ± SD*: over the n runs with a score, with the sample standard deviation; runs without one are left out.
+- *95 % interval*: the t-interval of the mean over seeds. With 2 seeds it reaches 12.7 standard errors to each side. It
+  does not cover the choice of the scored examples.
+- *less majority*: the mean less what always answering the majority class (or the mean) scores.
+- *peak memory*: of training, above what was held before the base model was loaded. It, *step* and *examples/s* are
+  medians over seeds.
+- *adapter parameters* leave out the head; *trained* is what the optimiser updates and *stored* what must be saved,
+  both with the head.""".splitlines()
+
+_SHARED_NOTE = (
+    f"{tables.SHARED} Measured while other work ran on the same device or machine, "
+    "so it says little about speed or memory."
+)
+
+
+def _model_tables(setting: Setting) -> Lines:
+    lines: Lines = []
+    for table in setting.tables:
+        lines += ["", f"#### {tables.model_name(table)}", "", *tables.comparison_table(table, setting)]
+        lines += _seeds_note(table)
+    return lines
+
+
+def _seeds_note(table: ModelTable) -> Lines:
+    """A warning where methods were not run with the same seeds."""
+    if len({tuple(sorted(row.seeds)) for row in table.rows}) == 1:
+        return []
+    seeds = [f"{tables.method_name(row)} {', '.join(map(str, sorted(row.seeds)))}" for row in table.rows]
+    return ["", f"The methods were not run with the same seeds: {'; '.join(seeds)}."]
+
+
+def _search(setting: Setting) -> Lines:
+    lines = [
+        "",
+        "#### Learning rates",
+        "",
+        f"Mean {inert(setting.spec.task.metric)} on the {setting.spec.score_on} split over n seeds. The best of a line "
+        "is in bold: a choice, and no verdict.",
+        "",
+        *tables.learning_rate_table(setting),
+        *_edges(setting),
+        "",
+        "<details><summary>Every learning rate with its costs</summary>",
+    ]
+    return [*lines, *_model_tables(setting), "", "</details>"]
+
+
+def _edges(setting: Setting) -> Lines:
+    """Where the best learning rate is the smallest or the largest tried, so that a better one may lie beyond."""
+    found = []
+    for table in setting.tables:
+        for label in dict.fromkeys(row.label for row in table.rows):
+            rows = [row for row in table.rows if row.label == label]
+            tried = sorted({row.learning_rate for row in rows})
+            best = tables.best_rates(rows, setting.spec.task.higher_is_better)
+            if len(tried) > 1 and len(best) == 1 and best[0] in (tried[0], tried[-1]):
+                end = "smallest" if best[0] == tried[0] else "largest"
+                where = f"{tables.method_name(rows[0])} on {tables.model_name(table)}"
+                found.append(f"- {where}: {learning_rate(best[0])} is the {end} tried.")
+    return ["", "A better learning rate may lie outside of what was tried:", "", *found] if found else []
+
+
+def _failures(comparison: Comparison) -> Lines:
+    lines = tables.failures(comparison)
+    return ["## Failures", "", *lines] if lines else []
+
+
+_KINDS = {
+    "scores": "Scores by method",
+    "parameters": "Score against adapter parameters",
+    "memory": "Score against peak memory",
+    "learning_rates": "Score against learning rate",
+}
+
+
+def _figures(plans: Sequence[FigurePlan], folder: str, comparison: Comparison) -> Lines:
+    lines: Lines = []
+    for plan in plans:
+        name = tables.setting_name(plan.setting, comparison)
+        lines += ["", f"![{_KINDS[plan.kind]}]({quote(f'{folder}/{plan.file}')})", "", f"{name}. {plan.caption}"]
+    return ["## Figures", *lines] if lines else []
+
+
+def _costs(comparison: Comparison) -> Lines:
+    lines = tables.costs(comparison)
+    if not lines:
+        return []
+    measured = [row for setting in comparison.settings for row in setting.rows if row.exclusive is not None]
+    shared = [row for row in measured if row.exclusive is False]
+    if not shared:
+        alone = "Every speed and memory number on this page was measured with nothing else running beside it."
+    elif len(shared) == len(measured):
+        alone = "No speed or memory number on this page was measured alone: other work ran beside every row."
+    else:
+        alone = (
+            f"{len(shared)} of {plural(len(measured), 'row')}, marked {tables.SHARED}, had other work running beside."
+        )
+    return ["## Costs", "", f"{alone} Times of runs that did not end `ok` are not recorded.", "", *lines]
+
+
+def _environments(comparison: Comparison) -> Lines:
+    if not comparison.environments:
+        return []
+    lines = ["## Environment", ""]
+    several = len(comparison.environments) > 1
+    for index, environment in enumerate(comparison.environments):
+        name = f"Environment {index + 1}: " if several else ""
+        lines.append(f"- {name}{_environment(environment)}")
+        if several:
+            lines.append(f"  - Ran {listed(_rows_in(comparison, index)) if index else 'all that is not named below'}.")
+    if several:
+        lines += ["", "Speed and memory of rows from different environments are not to be compared."]
+    return lines
+
+
+def _environment(environment: Environment) -> str:
+    devices = f"{environment.device_count} × " if environment.device_count > 1 else ""
+    packages = listed([f"{inert(name)} {inert(version)}" for name, version in sorted(environment.packages.items())])
+    machine = f"{inert(environment.cpu)}, {plural(environment.cores, 'core')}, {environment.memory_bytes / GIB:.0f} GiB"
+    system = f"{inert(environment.system)}; Python {inert(environment.python)}"
+    return f"{devices}{inert(environment.device)}; {machine}; {system}; {packages}."
+
+
+def _rows_in(comparison: Comparison, index: int) -> list[str]:
+    """The rows with runs in an environment, each once however many learning rates it was run with."""
+    found: dict[str, None] = {}
+    for setting in comparison.settings:
+        for table in setting.tables:
+            for row in table.rows:
+                if index in row.environments:
+                    some = "some runs of " if len(row.environments) > 1 else ""
+                    where = f"{tables.model_name(table)}, {tables.setting_name(setting, comparison)}"
+                    found[f"{some}{tables.method_name(row)} ({where})"] = None
+    return [*found]
+
+
+def _warnings(comparison: Comparison) -> Lines:
+    if not comparison.warnings:
+        return []
+    said = [f"- {inert(text, 600)} ({plural(number, 'run')})" for text, number in comparison.warnings.items()]
+    return ["## Warnings", "", *said]
+
+
+def _model(model: ModelSpec) -> str:
+    name = f" is {code(model.name)}" if model.name != model.shown else ""
+    revision = f", revision {code(model.revision)}" if model.revision else ""
+    return f"- {inert(model.shown, 80)}{name}: weights {code(model.sha256[:16])}{revision}."
+
+
+def _provenance(comparison: Comparison) -> Lines:
+    found: Iterable[ModelTable] = (table for setting in comparison.settings for table in setting.tables)
+    models = {_model(table.model) for table in found}
+    return [
+        "## Where the numbers come from",
+        "",
+        f"Every number on this page is computed from the {plural(comparison.runs, 'record')} listed here.",
+        "",
+        *sorted(models),
+        "",
+        f"<details><summary>{count(comparison.runs)} records</summary>",
+        "",
+        *tables.provenance(comparison),
+        "",
+        "</details>",
+    ]

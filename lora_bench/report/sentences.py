@@ -1,0 +1,137 @@
+"""What a report says in words before any table.
+
+Every sentence is made from the records and claims no more than they do: the highest mean is a fact with its interval
+and with whose intervals reach it, and no method is called better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_bench.report.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.rows import Row
+from lora_bench.report.tables import interval, model_name, setting_name
+from lora_bench.report.text import code, inert, listed, natural, plural, score
+
+
+def introduction(comparison: Comparison) -> list[str]:
+    """What was compared, how it ended, and what its numbers are worth."""
+    rows = [row for setting in comparison.settings for row in setting.rows]
+    models = {model_name(table) for setting in comparison.settings for table in setting.tables}
+    tasks = dict.fromkeys(code(setting.spec.task.name) for setting in comparison.settings)
+    seeds = sorted({len(row.seeds) for row in rows})
+    metrics = dict.fromkeys(_metric(setting) for setting in comparison.settings)
+    protocols = dict.fromkeys(code(setting.spec.protocol) for setting in comparison.settings)
+    ended = sorted(comparison.statuses.items(), key=lambda item: (item[0] != "ok", item[0]))
+    statuses = listed(
+        [f"{number} {'' if index else 'ended '}{code(status)}" for index, (status, number) in enumerate(ended)]
+    )
+    return [
+        f"{_methods(rows)} on {plural(len(models), 'base model')} and {plural(len(tasks), 'task')} "
+        f"({listed([*tasks])}) with {_number_of_seeds(seeds)} each. Of {plural(comparison.runs, 'run')}, {statuses}. "
+        f"Scores are {listed([*metrics])}, under the protocol {listed([*protocols])}.",
+        "",
+        _caution(comparison, rows),
+    ]
+
+
+def facts(comparison: Comparison) -> list[str]:
+    """The highest mean of each base model with its interval, and whose intervals reach it."""
+    return [
+        _fact(table, setting, comparison)
+        for setting in comparison.settings
+        if not setting.search
+        for table in setting.tables
+    ]
+
+
+def _methods(rows: Sequence[Row]) -> str:
+    held, references = (
+        [code(label) for label in sorted({row.label for row in rows if row.reference is reference}, key=natural)]
+        for reference in (False, True)
+    )
+    number = plural(len(held) + len(references), "method")
+    if not references:
+        return f"{number} ({listed(held)})"
+    if not held:
+        return f"{number} (the reference line {listed(references)})"
+    return f"{number} ({listed(held)}, with {listed(references)} as the reference line)"
+
+
+def _metric(setting: Setting) -> str:
+    better = "" if setting.spec.task.higher_is_better else " (lower is better)"
+    return f"{inert(setting.spec.task.metric)}{better} on the {setting.spec.score_on} split"
+
+
+def _number_of_seeds(numbers: Sequence[int]) -> str:
+    """A number of seeds from the sorted numbers that occur."""
+    if len(numbers) == 1:
+        return plural(numbers[0], "seed")
+    return f"{numbers[0]} {'or' if numbers[-1] - numbers[0] == 1 else 'to'} {numbers[-1]} seeds"
+
+
+def _caution(comparison: Comparison, rows: Sequence[Row]) -> str:
+    scored = sorted({row.score.n for row in rows if row.score is not None})
+    if not scored:
+        return "No run has a score, so there is nothing to compare."
+    said = []
+    searches = dict.fromkeys(code(setting.spec.task.name) for setting in comparison.settings if setting.search)
+    if searches:
+        said.append(f"On {listed([*searches])} this is a search: its scores choose learning rates and are no results.")
+    said.append(f"No verdicts are drawn from {_number_of_seeds(scored)} a mean.")
+    if scored[0] == 1:
+        said.append("A mean of one seed has no interval, and nothing here says how far another seed would be from it.")
+    if scored[-1] > 1:
+        said.append("Where intervals overlap, the order of two means may be chance.")
+    return " ".join(said)
+
+
+def _fact(table: ModelTable, setting: Setting, comparison: Comparison) -> str:
+    several = len(comparison.settings) > 1
+    where = model_name(table) + (f", {setting_name(setting, comparison)}" if several else "")
+    means = {id(row): row.score.mean for row in table.rows if row.score is not None}
+    if not means:
+        return f"- {where}: no run has a score."
+    extreme = (max if setting.spec.task.higher_is_better else min)(means.values())
+    first = [row for row in table.rows if means.get(id(row)) == extreme]
+    others = [row for row in table.rows if id(row) in means and row not in first]
+    names = listed([code(row.label) for row in first])
+    word = "highest" if setting.spec.task.higher_is_better else "lowest"
+    if len(first) > 1:
+        return f"- {where}: {names} share the {word} mean, {score(extreme)}."
+    what = f"the {word} mean is that of {names}" if others else f"only {names} has a score"
+    return f"- {where}: {what}, {_with_interval(first[0])}.{_overlap(first[0], others)}"
+
+
+def _with_interval(row: Row) -> str:
+    assert row.score is not None
+    seeds = plural(row.score.n, "seed")
+    if row.score.sd is None:
+        return f"{score(row.score.mean)} ({seeds}, so no interval)"
+    return f"{score(row.score.mean)} (95 % interval {interval(row)}, {seeds})"
+
+
+def _overlap(first: Row, others: Sequence[Row]) -> str:
+    """Whose intervals overlap that of *first*, whose do not, and who has none."""
+    mine = first.score
+    if mine is None or mine.low is None or mine.high is None:
+        return ""
+    overlapping, apart, without = [], [], []
+    for row in others:
+        theirs = row.score
+        if theirs is None or theirs.low is None or theirs.high is None:
+            without.append(code(row.label))
+        elif theirs.high >= mine.low and theirs.low <= mine.high:
+            overlapping.append(code(row.label))
+        else:
+            apart.append(code(row.label))
+    said = [
+        f" {_interval_of(overlapping)} {'overlaps' if len(overlapping) == 1 else 'overlap'} it." if overlapping else "",
+        f" {_interval_of(apart)} {'does' if len(apart) == 1 else 'do'} not reach it." if apart else "",
+        f" There is no interval for {listed(without)}." if without else "",
+    ]
+    return "".join(said)
+
+
+def _interval_of(names: Sequence[str]) -> str:
+    return f"The {'interval' if len(names) == 1 else 'intervals'} of {listed(names)}"

@@ -1,0 +1,101 @@
+"""Each metric gives the number that its definition gives by hand, and None where it has none."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.metrics import known_metrics, metric
+
+
+def value(name: str, references: list, predictions: list, **options: int) -> float | None:
+    return metric(name).compute(references=references, predictions=predictions, **options)[name]
+
+
+def test_accuracy_is_the_share_of_right_predictions():
+    assert value("accuracy", [0, 1, 2, 1], [0, 1, 1, 1]) == 3 / 4
+
+
+def test_f1_of_two_classes_is_that_of_the_second():
+    # class 1: 2 right of 3 predicted, 2 found of 4: precision 2/3, recall 1/2, so F1 = 2 * (1/3) / (7/6) = 4/7
+    assert value("f1", [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]) == pytest.approx(4 / 7)
+
+
+def test_f1_of_more_classes_is_their_mean():
+    # class 0: 1 of 1 predicted, 1 of 2 found: 2/3; class 1: 1 of 2 predicted, 1 of 1 found: 2/3; class 2: 1
+    assert value("f1", [0, 0, 1, 2], [0, 1, 1, 2], classes=3) == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+
+
+def test_f1_leaves_out_a_class_that_occurs_nowhere():
+    assert value("f1", [0, 1], [0, 1], classes=3) == 1
+
+
+def test_f1_is_undefined_where_the_second_class_occurs_nowhere():
+    assert value("f1", [0, 0], [0, 0]) is None
+
+
+def test_matthews_correlation_of_a_two_by_two_table():
+    # tp 2, tn 1, fp 1, fn 0: (2*1 - 1*0) / sqrt(3 * 2 * 2 * 1) = 2 / sqrt(12)
+    assert value("matthews_correlation", [1, 1, 0, 0], [1, 1, 1, 0]) == pytest.approx(2 / math.sqrt(12))
+
+
+def test_matthews_correlation_of_one_class_only_is_zero():
+    assert value("matthews_correlation", [0, 1, 1], [1, 1, 1]) == 0
+
+
+def test_pearson_is_one_on_any_rising_line():
+    assert value("pearson", [1.0, 2.0, 4.0], [10.0, 12.0, 16.0]) == pytest.approx(1)
+
+
+def test_pearson_by_hand():
+    # deviations (-1, 0, 1) and (-1, 1, 0): 1 / (sqrt(2) * sqrt(2))
+    assert value("pearson", [1.0, 2.0, 3.0], [0.0, 2.0, 1.0]) == pytest.approx(1 / 2)
+
+
+def test_spearman_looks_at_the_order_only():
+    assert value("spearman", [1.0, 2.0, 3.0], [1.0, 10.0, 1000.0]) == pytest.approx(1)
+    # squared rank differences 0, 1, 1: 1 - 6 * 2 / (3 * 8)
+    assert value("spearman", [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+@pytest.mark.parametrize("predictions", [[1.0, 1.0, 1.0], [1.0, math.nan, 2.0], [1.0, math.inf, 2.0]])
+def test_a_correlation_with_a_constant_or_with_no_number_is_undefined(name, predictions):
+    assert value(name, [1.0, 2.0, 3.0], predictions) is None
+
+
+@pytest.mark.parametrize("name", sorted(known_metrics()))
+def test_every_metric_is_undefined_without_examples(name):
+    assert value(name, [], []) is None
+
+
+@pytest.mark.parametrize("name", sorted(known_metrics()))
+def test_every_metric_equals_the_library_it_rests_on(name):
+    import scipy.stats
+    import sklearn.metrics
+
+    library = {
+        "accuracy": sklearn.metrics.accuracy_score,
+        "f1": sklearn.metrics.f1_score,
+        "matthews_correlation": sklearn.metrics.matthews_corrcoef,
+        "pearson": lambda references, predictions: scipy.stats.pearsonr(references, predictions)[0],
+        "spearman": lambda references, predictions: scipy.stats.spearmanr(references, predictions)[0],
+    }
+    references, predictions = [0, 1, 1, 0, 1, 0, 1, 1], [0, 1, 0, 0, 1, 1, 1, 1]
+    assert value(name, references, predictions) == pytest.approx(library[name](references, predictions), abs=1e-15)
+
+
+def test_an_unknown_metric_is_named_with_the_nearest_one():
+    with pytest.raises(LoraBenchError, match="unknown metric 'acuracy'; did you mean 'accuracy'"):
+        metric("acuracy")
+
+
+def test_asking_which_metrics_there_are_imports_nothing_heavy():
+    code = (
+        "import sys, lora_bench.metrics as metrics; metrics.known_metrics();"
+        "print([name for name in ('evaluate', 'datasets', 'sklearn', 'scipy', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

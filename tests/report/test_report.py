@@ -1,0 +1,65 @@
+"""Writing a report and checking one share the rendering, and none of it needs torch."""
+
+import subprocess
+import sys
+
+from lora_bench.report import check_report, render_files, write_report
+from tests.report.build import record, sample_suite
+
+
+def test_a_report_is_a_page_and_the_figures_it_links_to(tmp_path):
+    written = write_report(sample_suite(), tmp_path / "runs", name="report")
+    names = [str(path.relative_to(tmp_path / "runs")) for path in written]
+    assert names[0] == "report.md"
+    page = written[0].read_text(encoding="utf-8")
+    assert all(f"]({name})" in page for name in names[1:])
+    assert page.count(".svg)") == len(names) - 1
+
+
+def test_files_are_the_same_whenever_they_are_rendered():
+    records = sample_suite()
+    assert render_files(records) == render_files(records[::-1])
+
+
+def test_a_report_that_equals_its_records_has_no_differences(tmp_path):
+    write_report(sample_suite(), tmp_path, name="quickstart")
+    assert check_report(sample_suite(), tmp_path, name="quickstart") == []
+
+
+def test_every_difference_is_named(tmp_path):
+    written = write_report(sample_suite(), tmp_path, name="quickstart")
+    page = written[0]
+    lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines[2] = "4 methods, and one of them wins.\n"
+    page.write_text("".join(lines), encoding="utf-8")
+    written[1].unlink()
+    (tmp_path / "quickstart" / "old.svg").write_text("<svg/>", encoding="utf-8")
+    assert check_report(sample_suite(), tmp_path, name="quickstart") == [
+        "quickstart.md differs from its records from line 3 on",
+        "quickstart/vader-film-scores.svg is missing",
+        "quickstart/old.svg is not part of the report any more",
+    ]
+
+
+def test_other_records_make_another_report(tmp_path):
+    write_report([record(score=0.7)], tmp_path)
+    assert check_report([record(score=0.8)], tmp_path) != []
+
+
+def test_importing_the_reports_loads_neither_torch_nor_a_plotting_library():
+    code = (
+        "import sys; import lora_bench.report; "
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas', 'matplotlib', 'scipy'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_rendering_loads_no_torch(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tests.report.build import sample_suite; "
+        "from lora_bench.report import to_frame, write_report; "
+        f"write_report(sample_suite(), Path({str(tmp_path)!r})); to_frame(sample_suite()); "
+        "print(sorted({'torch', 'transformers', 'peft', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,184 @@
+"""One run, from a run spec to a record, with real models and real files."""
+
+import json
+
+import pytest
+import torch
+from tests.project import SUITE, write_project
+
+from lora_bench import loop
+from lora_bench.checkpoint import latest_checkpoint
+from lora_bench.execute import run_suite
+from lora_bench.plan import make_plan
+from lora_bench.run import run
+from lora_bench.store import RunFolder
+from lora_bench.suite import load_suite
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    loop.request_stop(None)
+
+
+def jobs(tmp_path, suite=SUITE, family="roberta", runs="runs"):
+    path = write_project(tmp_path / "project", suite, family)
+    return {cell.job.spec.method.label: cell.job for cell in make_plan(load_suite(path), tmp_path / runs).cells}
+
+
+SAME = {"speed", "memory", "started_at", "attempts", "resumed", "environment"}
+
+
+def answer(record):
+    """What a record says that must not depend on when and where it ran."""
+    return record.model_dump(exclude=SAME)
+
+
+@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+def test_a_record_says_all_that_was_asked(tmp_path, family):
+    for label, job in jobs(tmp_path, family=family).items():
+        record = run(job)
+        assert record.status == "ok", f"{label}: {record.reason}"
+        assert record.run_id == job.spec.run_id == job.folder.path.name
+        assert set(record.scores) == {"accuracy"}
+        assert record.speed.timed_steps == 3 - record.speed.warmup_steps == 0
+        assert record.speed.train_real_tokens > 0
+        assert record.memory.gradient_bytes == 4 * record.parameters.trained
+        # AdamW keeps two moments and a step count for each trained tensor.
+        assert record.memory.optimizer_bytes >= 8 * record.parameters.trained
+        assert sum(record.data.examples.values()) == 400 and record.predictions.count == record.data.examples["test"]
+        predictions = json.loads((job.folder.path / record.predictions.file).read_text())
+        hits = [one == other for one, other in zip(predictions["predictions"], predictions["references"], strict=True)]
+        assert record.scores["accuracy"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_the_same_spec_gives_the_same_answer(tmp_path):
+    first = {label: run(job) for label, job in jobs(tmp_path, runs="first").items()}
+    again = {label: run(job) for label, job in jobs(tmp_path, runs="again").items()}
+    for label, record in first.items():
+        assert answer(record) == answer(again[label])
+
+
+def test_a_task_that_can_be_learned_is_learned(tmp_path):
+    suite = SUITE.replace("train_examples: 48", "train_examples: 1_600").replace(
+        "[full, lora, bottleneck_adapter, prefix_tuning]", "[{method: full, learning_rate: 3e-3}]"
+    )
+    record = run(jobs(tmp_path, suite)["full"])
+    assert record.score > 0.95 > record.data.majority_score
+
+
+@pytest.mark.parametrize("label", ["full", "lora", "bottleneck_adapter", "prefix_tuning"])
+def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, label):
+    suite = SUITE.replace("train_examples: 48", "train_examples: 160") + "selection_every: 4\nkeep_weights: best\n"
+    whole = run(jobs(tmp_path, suite, runs="whole")[label])
+    job = jobs(tmp_path, suite, runs="stopped")[label]
+
+    def stop_after_five(step, steps, loss):
+        if step == 5:
+            loop.request_stop("SIGTERM")
+
+    stopped = run(job, stop_after_five)
+    assert stopped.status == "interrupted" and "after step 5" in stopped.reason
+    assert job.folder.record() is None and latest_checkpoint(job.folder.checkpoints).step == 5
+    loop.request_stop(None)
+    resumed = run(job)
+    assert resumed.resumed and resumed.attempts == 2 and not whole.resumed
+    assert answer(resumed) == answer(whole)
+
+
+def test_kept_weights_give_the_recorded_predictions_in_a_fresh_model(tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    suite = SUITE + "keep_weights: last\n"
+    for label, job in jobs(tmp_path, suite).items():
+        record = run(job)
+        folder = job.folder.path / record.weights.folder
+        assert "import lora_bench.tuners" in (folder / "README.md").read_text() or label == "full"
+        if label == "full":
+            model = AutoModelForSequenceClassification.from_pretrained(folder)
+            assert model.config.id2label == {0: "complaint", 1: "praise"}
+        else:
+            base = AutoModelForSequenceClassification.from_pretrained(job.base_model.folder, num_labels=2)
+            model = PeftModel.from_pretrained(base, folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        from lora_bench.tasks import load_data
+
+        texts = [text for (text,) in load_data(job.task, job.task_base).splits["test"].texts]
+        batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            found = model.eval()(**batch).logits.argmax(-1).tolist()
+        assert found == json.loads((job.folder.path / "predictions.json").read_text())["predictions"]
+
+
+def test_a_loss_that_is_not_finite_is_a_row_with_its_step(tmp_path):
+    suite = SUITE.replace("[full,", "[{method: full, learning_rate: 1e30},")
+    record = run(jobs(tmp_path, suite)["full"])
+    assert record.status == "diverged" and "step" in record.reason
+    assert record.scores is None and record.parameters is not None
+
+
+def test_a_bug_is_a_row_with_its_reason_and_its_traceback(tmp_path, monkeypatch):
+    job = jobs(tmp_path)["lora"]
+    monkeypatch.setattr("lora_bench.methods.lora.Lora.apply", lambda *_, **__: 1 / 0)
+    record = run(job)
+    assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
+    assert "ZeroDivisionError" in (job.folder.path / "traceback.txt").read_text()
+
+
+def test_running_out_of_memory_is_a_status_of_its_own(tmp_path, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+
+    job = jobs(tmp_path)["lora"]
+    monkeypatch.setattr("lora_bench.methods.lora.Lora.apply", out_of_memory)
+    record = run(job)
+    assert (record.status, record.reason) == ("out_of_memory", "CUDA out of memory. Tried to allocate 2 GiB")
+
+
+def test_training_arguments_reach_the_trainer(tmp_path):
+    from lora_bench.run import training_arguments
+
+    suite = SUITE + "training_arguments: {adam_beta2: 0.95, gradient_accumulation_steps: 4}\n"
+    for job in jobs(tmp_path, suite).values():
+        arguments = training_arguments(job.spec, str(tmp_path))
+        assert arguments.adam_beta2 == 0.95
+        assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == 16
+
+
+def test_inputs_that_are_cut_are_counted_and_said(tmp_path):
+    suite = SUITE + "training: {max_length: 6}\n"
+    record = run(jobs(tmp_path, suite)["lora"])
+    share = record.data.truncated_share["train"]
+    assert 0.5 < share < 1
+    assert any(f"{share:.1%} of the train inputs are longer than 6 tokens" in warning for warning in record.warnings)
+
+
+def test_the_id_covers_what_changes_the_answer_and_nothing_that_is_only_shown(tmp_path):
+    spec = jobs(tmp_path)["lora"].spec
+    shown = spec.model_copy(
+        update={
+            "method": spec.method.model_copy(update={"label": "mine"}),
+            "model": spec.model.model_copy(update={"shown": "x", "name": "y"}),
+        }
+    )
+    assert shown.run_id == spec.run_id
+    assert spec.method.chosen == {"rank": 8} and spec.method.options["scaling"] == 2.0
+    for changed in (
+        {"seed": 1},
+        {"series": "monday"},
+        {"score_on": "selection"},
+        {"training": spec.training.model_copy(update={"threads": 2})},
+        {"training": spec.training.model_copy(update={"learning_rate": 1e-5})},
+        {"method": spec.method.model_copy(update={"chosen": {"rank": 9}})},
+        {"model": spec.model.model_copy(update={"sha256": "0" * 64})},
+        {"task": spec.task.model_copy(update={"data_sha256": "0" * 64})},
+    ):
+        assert spec.model_copy(update=changed).run_id != spec.run_id
+
+
+def test_records_lie_where_their_id_says(tmp_path):
+    path = write_project(tmp_path / "project", SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
+    outcome = run_suite(path, runs=tmp_path / "runs", workers=0)
+    (record,) = outcome.records
+    assert RunFolder(tmp_path / "runs" / "tickets" / record.run_id).record() == record
