@@ -38,7 +38,7 @@ class Asset:
 
     Args:
         name: What tasks and models call it.
-        about: One line for `lora-bench list assets`.
+        about: What it is, in one line.
         requirement: Project and version, as pip takes them.
         kind: "wheel" or "sdist".
         file: Name of the archive.

@@ -16,6 +16,25 @@ from lora_bench.errors import unknown
 
 Part = Literal["query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out"]
 
+Role = Literal["query", "key", "value", "output", "ffn", "all"]
+
+ROLES: Mapping[Role, tuple[Part, ...]] = {
+    "query": ("query",),
+    "key": ("key",),
+    "value": ("value",),
+    "output": ("attention_output",),
+    "ffn": ("feed_forward_in", "feed_forward_out"),
+    "all": ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out"),
+}
+"""What a method may be told to adapt, in words that mean the same in every family."""
+
+FusedLayout = Literal["blocks", "heads"]
+"""How the output of a module that computes query, key and value together is divided.
+
+blocks: all of the query, then all of the key, then all of the value. heads: query, key and value of the first head, then
+those of the second, and so on.
+"""
+
 Placement = Literal["after", "beside", "beside_residual", "between_norms"]
 """How a bottleneck f joins the module it is attached to. With x the module's input and y its output:
 
@@ -56,6 +75,8 @@ class Family:
         feed_forward_in: First projection of the feed-forward block.
         feed_forward_out: Second projection of the feed-forward block.
         self_attention: Module whose inputs are hidden states and a mask and in which keys meet queries.
+        fused_layout: Where query, key and value lie in the output of the one module that computes all three; None where
+            three modules do.
         prefix_kind: How a key/value prefix enters *self_attention*; None where nobody has written it.
         bottleneck_sites: Site of each bottleneck variant the family can have.
         heads: Names of modules whose weights no pretrained checkpoint of the family contains.
@@ -74,6 +95,7 @@ class Family:
     feed_forward_in: str
     feed_forward_out: str
     self_attention: str
+    fused_layout: FusedLayout | None = None
     prefix_kind: PrefixKind | None = None
     bottleneck_sites: Mapping[str, Site] = field(default_factory=dict)
     heads: tuple[str, ...]
@@ -85,8 +107,8 @@ class Family:
     def fused(self) -> bool:
         """Whether one module computes query, key and value together.
 
-        A low-rank update of a fused module adapts the key too and shares its first matrix: at an equal budget it
-        is a different method from updates of query and value.
+        A low-rank update of a fused module as a whole adapts the key too and shares its first matrix: at an equal
+        budget it is a different method from updates of query and value, which `tuners.fused_lora` gives.
         """
         return self.query == self.key == self.value
 
@@ -97,6 +119,10 @@ class Family:
         """
         alternatives = "|".join(re.escape(module) for module in dict.fromkeys(modules))
         return rf"{self.layer}\.(?:{alternatives})"
+
+    def parts_at(self, path: str) -> tuple[Part, ...]:
+        """The parts that the module at *path* computes: one, all three of a fused module, or none."""
+        return tuple(part for part in ROLES["all"] if re.fullmatch(self.targets(part), path))
 
     def targets(self, *parts: Part) -> str:
         """Regular expression of *parts* in every layer, to be given to PEFT as `target_modules`."""
@@ -143,6 +169,7 @@ DEBERTA = Family(
     feed_forward_in="intermediate.dense",
     feed_forward_out="output.dense",
     self_attention="attention.self",
+    fused_layout="heads",
     prefix_kind="deberta",
     bottleneck_sites=_POST_NORM_SITES,
     heads=("pooler", "classifier", "qa_outputs"),
@@ -177,6 +204,7 @@ GPT2 = Family(
     feed_forward_in="mlp.c_fc",
     feed_forward_out="mlp.c_proj",
     self_attention="attn",
+    fused_layout="blocks",
     prefix_kind="cache",
     bottleneck_sites={
         "houlsby": Site(modules=("attn.resid_dropout", "mlp.dropout"), placement="after"),
@@ -188,6 +216,12 @@ GPT2 = Family(
     num_heads_key="n_head",
     num_layers_key="n_layer",
 )
+
+def parts_of(roles: Iterable[Role]) -> tuple[Part, ...]:
+    """The parts that *roles* stand for, each once, in the order of a layer's computation."""
+    named = {part for role in roles for part in ROLES[role]}
+    return tuple(part for part in ROLES["all"] if part in named)
+
 
 FAMILIES: tuple[Family, ...] = (ROBERTA, DEBERTA, DEBERTA_V2, GPT2)
 

@@ -147,6 +147,7 @@ def make_plan(
                         )
                         cells.append(Cell(job, fit, folder.record(), _estimate(spec, fit, loaded.data)))
     cells = _estimated_from_records(cells)
+    _refuse_twins(suite, cells)
     _refuse_unreachable(suite, cells)
     warnings = [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
     return Plan(suite, tuple(cells), runs, tuple(warnings))
@@ -330,6 +331,23 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
 def _kind(cell: Cell) -> tuple[str, ...]:
     spec = cell.job.spec
     return spec.task.name, spec.model.name, spec.method.label
+
+
+def _refuse_twins(suite: Suite, cells: list[Cell]) -> None:
+    """Two cells that are the same run under two names are a mistake: they would share one record."""
+    first: dict[str, Cell] = {}
+    faults = {}
+    for cell in cells:
+        other = first.setdefault(cell.job.spec.run_id, cell)
+        if other is not cell:
+            faults[f"{_named(other)} and {_named(cell)} are the same runs under two names"] = None
+    if faults:
+        raise BadInput(Fault(fault, file=suite.argument) for fault in faults)
+
+
+def _named(cell: Cell) -> str:
+    spec = cell.job.spec
+    return f"{spec.method.label!r} on {spec.model.name!r} for {spec.task.name!r}"
 
 
 def _refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:

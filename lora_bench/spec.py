@@ -133,13 +133,13 @@ class RunSpec(Strict):
         del content["method"]["label"], content["method"]["options"], content["task"]["name"]
         del content["model"]["shown"], content["model"]["name"]
         content["task"]["definition"] = {
-            key: value for key, value in content["task"]["definition"].items() if key not in _SHOWN_ONLY
+            key: value for key, value in content["task"]["definition"].items() if key not in SHOWN_ONLY
         }
         return content_hash(content)[:RUN_ID_LENGTH]
 
 
 # Keys of a task's definition that describe it and change no score; `data` enters by content.
-_SHOWN_ONLY = {"task", "about", "licence", "citation", "data"}
+SHOWN_ONLY = {"task", "about", "licence", "citation", "data"}
 
 
 def content_hash(content: Any) -> str:

@@ -136,7 +136,9 @@ def test_what_cannot_be_had_is_said_with_the_way_to_get_it(cache, index, monkeyp
     with pytest.raises(AssetUnavailable) as error:
         obtain("tiny")
     first, *rest = str(error.value).splitlines()
-    assert first.startswith("tiny (tiny-asset==1.0, 0.0 MB) is not in the cache and could not be downloaded: pip says: ")
+    assert first.startswith(
+        "tiny (tiny-asset==1.0, 0.0 MB) is not in the cache and could not be downloaded: pip says: "
+    )
     assert "python -m pip download --no-deps --only-binary=tiny-asset tiny-asset==1.0" in rest[1]
     assert rest[2] == f"and put {WHEEL} into"
     assert rest[3].strip() == str(cache)
@@ -188,7 +190,9 @@ def test_members_of_a_wheel_are_read_by_their_path(cache, monkeypatch, no_pip):
     cache.mkdir(parents=True)
     (cache / WHEEL).write_bytes(tiny_wheel())
     assert members("tiny", ["tiny_asset/hello.txt"]) == {"tiny_asset/hello.txt": b"hello\n"}
-    with pytest.raises(LoraBenchError, match=r"holds no file 'tiny_asset/hello.tx'; did you mean 'tiny_asset/hello.txt'"):
+    with pytest.raises(
+        LoraBenchError, match=r"holds no file 'tiny_asset/hello.tx'; did you mean 'tiny_asset/hello.txt'"
+    ):
         members("tiny", ["tiny_asset/hello.tx"])
 
 

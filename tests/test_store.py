@@ -4,10 +4,15 @@ import json
 import multiprocessing
 
 import pytest
-from tests.records import a_record
+from tests.records import record as made
 
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.store import RunFolder, read_record, read_records, to_json, write_once
+
+
+def a_record(*, scores=None, status="ok", reason=None):
+    built = made(status=status, reason=reason)
+    return built if scores is None else built.model_copy(update={"scores": scores})
 
 
 def test_a_record_reads_back_as_it_was(tmp_path):
@@ -28,14 +33,14 @@ def test_the_first_record_stands(tmp_path):
 def test_an_interrupted_run_is_an_attempt_and_no_record(tmp_path):
     folder = RunFolder(tmp_path / "run")
     for number in (1, 2):
-        folder.publish(a_record(status="interrupted", reason="stopped", scores=None))
+        folder.publish(a_record(status="interrupted", reason="stopped"))
         assert folder.record() is None
         assert folder.attempts() == number
 
 
 def test_a_retry_keeps_the_old_record_as_an_attempt(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    failed = folder.publish(a_record(status="failed", reason="why", scores=None))
+    failed = folder.publish(a_record(status="failed", reason="why"))
     folder.retry()
     assert folder.record() is None
     assert read_record(folder.path / "attempts" / "1.json") == failed

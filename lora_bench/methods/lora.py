@@ -2,11 +2,14 @@
 
     y = W x + scaling * B A x
 
-with A of shape (rank, in_features) and B of shape (out_features, rank). B starts at zero, so the adapted model starts as
-the base model. Adapted are the attention's query and value weights; GPT-2 keeps query, key and value in one weight
-(`c_attn`), which is adapted as a whole with one A.
+with A of shape (rank, in_features) and B of shape (out_features, rank), for each adapted weight. B starts at zero, so the
+adapted model starts as the base model. What is adapted is named by role, which means the same in every family; the paper
+adapts query and value. GPT-2 and DeBERTa v1 keep query, key and value in one weight: there each adapted slice of it has an
+A and a B of its own, as in the paper, where PEFT's LoRA would adapt all three with one A. For L layers of width d, query
+and value are 4 L d rank weights in every family.
 
-Hu et al. 2021, https://arxiv.org/abs/2106.09685
+Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA: Liu
+et al. 2024, https://arxiv.org/abs/2402.09353, which learns the length of each row of the weight too.
 
 Suggested values: scaling 2, a learning rate of 3e-4 to 3e-3, the larger for smaller models.
 
@@ -15,11 +18,12 @@ What it cannot do: once merged into the base weights, serve several tasks in one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lora_bench.documents import Strict
+from lora_bench.families import ROLES, Role, parts_of
 from lora_bench.methods.base import register
 
 if TYPE_CHECKING:
@@ -27,15 +31,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def _in_order(roles: tuple[Role, ...]) -> tuple[Role, ...]:
+    """The same roles in one order, so that two ways of writing them are one method."""
+    if len(set(roles)) < len(roles) or ("all" in roles and len(roles) > 1):
+        raise ValueError(f"names something twice: {', '.join(roles)}")
+    return tuple(sorted(roles, key=list(ROLES).index))
+
+
 @register
 class Lora(Strict):
-    """LoRA on the attention query and value weights.
+    """LoRA on weights named by their role.
 
     Args:
         rank: Rows of A and columns of B, at least 1.
         scaling: Factor on the update. Kept apart from *rank*, so that fitting a budget changes the number of parameters
             and not the strength of the update (PEFT's `lora_alpha / r`).
         dropout: Probability of zeroing an input of A, in [0, 1).
+        targets: What is adapted: `query`, `key`, `value`, `output` (the projection at the end of attention), `ffn` (both
+            projections of the feed-forward block), or `all` of these.
+        use_rslora: Divide *scaling* by the square root of *rank*; it is then the alpha of rsLoRA.
+        use_dora: Learn the length of each adapted row of the weight apart from its direction.
     """
 
     name: ClassVar[str] = "lora"
@@ -45,6 +60,12 @@ class Lora(Strict):
     rank: int = Field(default=8, ge=1)
     scaling: float = Field(default=2.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    # Not strict: a record's JSON gives a list.
+    targets: Annotated[tuple[Role, ...], AfterValidator(_in_order)] = Field(
+        default=("query", "value"), min_length=1, strict=False
+    )
+    use_rslora: bool = False
+    use_dora: bool = False
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the LoRA weights and the head trainable."""
@@ -53,13 +74,24 @@ class Lora(Strict):
 
         from lora_bench.families import family_of
 
+        family = family_of(model.config.model_type)
+        parts = parts_of(self.targets)
+        options = {
+            "r": self.rank,
+            "lora_alpha": self.scaling if self.use_rslora else self.scaling * self.rank,
+            "lora_dropout": self.dropout,
+            "use_rslora": self.use_rslora,
+            "use_dora": self.use_dora,
+            "modules_to_save": head,
+        }
+        if family.fused and {"query", "key", "value"} & set(parts):
+            from lora_bench.tuners import FusedLoraConfig
+
+            return get_peft_model(model, FusedLoraConfig(**options, roles=list(self.targets)))
         config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.scaling * self.rank,
-            lora_dropout=self.dropout,
-            target_modules=family_of(model.config.model_type).targets("query", "value"),
+            **options,
+            target_modules=family.targets(*parts),
             # GPT-2's Conv1D keeps its weight as (in_features, out_features).
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-            modules_to_save=head,
         )
         return get_peft_model(model, config)

@@ -22,7 +22,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.record import Environment, Record, Status
 from lora_bench.report.rows import Row, alike, canonical, environment_index, make_row, row_key, statuses, unique
 from lora_bench.report.text import natural
-from lora_bench.spec import _SHOWN_ONLY, ModelSpec, RunSpec
+from lora_bench.spec import SHOWN_ONLY, ModelSpec, RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def conditions(record: Record) -> dict[str, JsonValue]:
     spec = record.spec.model_dump(mode="json")
     del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
     spec["task"]["definition"] = {
-        key: value for key, value in record.spec.task.definition.items() if key not in _SHOWN_ONLY
+        key: value for key, value in record.spec.task.definition.items() if key not in SHOWN_ONLY
     }
     return dict(sorted(_flat({**spec, "budget": record.budget.model_dump(mode="json")}).items()))
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from lora_bench.assets import known_assets
 from lora_bench.documents import Document, Key, Strict, read_yaml, validate
@@ -124,15 +124,6 @@ def _names(given: Any) -> Any:
     return tuple(str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in given)
 
 
-def _usual_metric(fields: dict[str, Any]) -> str:
-    return "pearson" if fields.get("kind") == "regression" else "accuracy"
-
-
-def _usual_shares(fields: dict[str, Any]) -> Shares | None:
-    data = fields.get("data")
-    return None if data is None or (data.has_splits and data.has_selection) else Shares()
-
-
 class Task(Strict):
     """A task as people write it.
 
@@ -168,16 +159,30 @@ class Task(Strict):
     label: Annotated[Label, BeforeValidator(_column_as_label, json_schema_input_type=str | Label)]
     labels: Annotated[tuple[str, ...], BeforeValidator(_names)] | None = None
     id: str | None = None
-    metric: str = Field(default_factory=_usual_metric)
+    metric: str = "accuracy"
     higher_is_better: bool = True
-    split: Shares | None = Field(default_factory=_usual_shares)
+    split: Shares | None = None
     licence: str = ""
     citation: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_metric(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("kind") == "regression":
+            return {"metric": "pearson", **given}
+        return given
+
+    @property
+    def shares(self) -> Shares | None:
+        """How rows are dealt out, or None where the data comes in three splits."""
+        if self.data.has_splits and self.data.has_selection:
+            return None
+        return self.split or Shares()
 
     @property
     def wanted(self) -> frozenset[str]:
         """The columns that are read."""
-        by = self.split.by if self.split is not None else None
+        by = self.shares.by if self.shares is not None else None
         return frozenset(name for name in (*self.text, self.label.column, self.id, by) if name is not None)
 
 
@@ -219,7 +224,7 @@ def task_from_definition(definition: Mapping[str, JsonValue]) -> Task:
 def definition(task: Task) -> dict[str, JsonValue]:
     """A task as plain data, with every default written out."""
     content: dict[str, JsonValue] = task.model_dump(mode="json")
-    return content
+    return {**content, "split": task.shares.model_dump() if task.shares is not None else None}
 
 
 def _contradictions(task: Task) -> Iterator[tuple[Key, str]]:
@@ -302,7 +307,7 @@ def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
 
 
 def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
-    if task.split is None or "split" not in task.model_fields_set:
+    if task.split is None:
         return
     given = task.split.model_fields_set
     if task.data.has_splits and task.data.has_selection:

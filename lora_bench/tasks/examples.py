@@ -156,7 +156,7 @@ def _examples(task: Task, table: Table, faults: list[Fault]) -> _Examples:
         faults += _faults_of_text(table, name)
     texts = list(zip(*(map(str, table.columns[name]) for name in task.text), strict=True))
     ids = _ids(task, table, faults)
-    by = task.split.by if task.split is not None else None
+    by = task.shares.by if task.shares is not None else None
     groups = [_normal(text) for text in texts] if by is None else _group_values(table, by, faults)
     values = [
         _label_text(value, table.class_names.get(task.label.column)) for value in table.columns[task.label.column]
@@ -288,7 +288,7 @@ def _unknown_labels(task: Task, table: Table, examples: _Examples, labels: tuple
 
 def _dealt(task: Task, parts: Mapping[str, _Examples]) -> dict[str, _Examples]:
     """The examples in three splits."""
-    shares = task.split
+    shares = task.shares
     if shares is None:
         return {split: parts[split] for split in SPLITS}
     if "all" in parts:
@@ -343,11 +343,12 @@ def _warnings(
         shared = sum(_normal(text) in seen[known] for text in splits[scored].texts)
         if shared:
             count = len(splits[scored].texts)
-            yield f"{shared:,} of the {count:,} examples of {scored} have the same text as one of {known}"
+            verb = "shares its text" if shared == 1 else "share their text"
+            yield f"{shared:,} of the {count:,} examples of {scored} {verb} with an example of {known}"
     unseen = [label for index, label in enumerate(labels) if index not in set(splits["train"].labels)]
     if unseen:
         yield f"no training example has the label {', '.join(map(repr, unseen))}"
     for table in tables.values():
         empty = sum(not str(value).strip() for name in task.text for value in table.columns[name])
         if empty:
-            yield f"{table.shown} has {empty:,} empty texts; they are kept"
+            yield f"{table.shown} has empty texts ({empty:,}), which are kept"

@@ -1,7 +1,7 @@
-"""The methods PEFT lacks, as real PEFT tuners: bottleneck adapters and key/value prefixes.
+"""The methods PEFT lacks, as real PEFT tuners: bottleneck adapters, key/value prefixes, LoRA on slices of fused weights.
 
-Importing this package adds `BOTTLENECK_ADAPTER` and `LORA_BENCH_PREFIX` to PEFT and does nothing else. It needs no
-other part of lora_bench:
+Importing this package adds `BOTTLENECK_ADAPTER`, `LORA_BENCH_PREFIX` and `LORA_BENCH_FUSED_LORA` to PEFT and does nothing
+else. It needs no other part of lora_bench:
 
 ```python
 from peft import get_peft_model
@@ -12,12 +12,16 @@ model = get_peft_model(model, BottleneckConfig(bottleneck_size=64, modules_to_sa
 """
 
 from lora_bench.tuners.bottleneck import BottleneckConfig, BottleneckLayer, BottleneckModel, bottleneck
+from lora_bench.tuners.fused_lora import FusedLoraConfig, FusedLoraLayer, FusedLoraModel
 from lora_bench.tuners.prefix import PrefixConfig, PrefixLayer, PrefixModel
 
 __all__ = [
     "BottleneckConfig",
     "BottleneckLayer",
     "BottleneckModel",
+    "FusedLoraConfig",
+    "FusedLoraLayer",
+    "FusedLoraModel",
     "PrefixConfig",
     "PrefixLayer",
     "PrefixModel",

@@ -112,8 +112,10 @@ class Tuner(BaseTuner):
         """
         raise NotImplementedError
 
-    def new_layer(self, base_layer: nn.Module, config: Any, family: Family, model_config: dict[str, Any]) -> Any:
-        """A `TunerLayer` around *base_layer*, with no adapter in it yet."""
+    def new_layer(
+        self, base_layer: nn.Module, config: Any, family: Family, model_config: dict[str, Any], path: str
+    ) -> Any:
+        """A `TunerLayer` around *base_layer*, the base model's module at *path*, with no adapter in it yet."""
         raise NotImplementedError
 
     def _family(self, model_config: dict[str, Any]) -> Family:
@@ -143,7 +145,7 @@ class Tuner(BaseTuner):
         layer: Any = target
         if not isinstance(target, self.tuner_layer_cls):  # a further adapter finds the wrapper of the first
             model_config = self.get_model_config(self.model)
-            layer = self.new_layer(target, peft_config, self._family(model_config), model_config)
+            layer = self.new_layer(target, peft_config, self._family(model_config), model_config, current_key)
             self._replace_module(parent, target_name, layer, target)
         layer.update_layer(adapter_name, peft_config, drawing_device(device))
         layer.place(adapter_name, device, dtype)

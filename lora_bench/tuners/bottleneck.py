@@ -182,7 +182,7 @@ class BottleneckModel(Tuner):
         return family.pattern(*family.bottleneck_sites[config.variant].modules)
 
     def new_layer(
-        self, base_layer: nn.Module, config: BottleneckConfig, family: Family, model_config: dict[str, Any]
+        self, base_layer: nn.Module, config: BottleneckConfig, family: Family, model_config: dict[str, Any], path: str
     ) -> BottleneckLayer:
         """Wrap one module of the base model."""
         placement = family.bottleneck_sites[config.variant].placement

@@ -125,7 +125,7 @@ class PrefixModel(Tuner):
         return family.pattern(family.self_attention)
 
     def new_layer(
-        self, base_layer: nn.Module, config: PrefixConfig, family: Family, model_config: dict[str, Any]
+        self, base_layer: nn.Module, config: PrefixConfig, family: Family, model_config: dict[str, Any], path: str
     ) -> PrefixLayer:
         """Wrap one attention module of the base model."""
         return PrefixLayer(base_layer, _kind(family), model_config[family.hidden_size_key])

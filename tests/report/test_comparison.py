@@ -8,7 +8,7 @@ import scipy.stats
 from lora_bench.errors import LoraBenchError
 from lora_bench.report.comparison import compare
 from lora_bench.report.rows import Row, summarise
-from tests.report.build import BUDGET, ENVIRONMENT, METHODS, MIB, PARAMETERS, record, sample_suite
+from tests.records import BUDGET, ENVIRONMENT, METHODS, MIB, PARAMETERS, record, sample_suite
 
 
 def rows_of(records) -> list[Row]:
@@ -140,7 +140,7 @@ def test_one_learning_rate_a_method_is_no_search():
 
 
 def test_other_options_of_a_method_make_another_row():
-    wide = METHODS["lora"].model_copy(update={"options": {**METHODS["lora"].options, "rank": 8}})
+    wide = METHODS["lora"].model_copy(update={"options": {**METHODS["lora"].options, "rank": 8}, "chosen": {"rank": 8}})
     assert [row.size_value for row in rows_of([record("lora"), record(wide)])] == [4, 8]
 
 

@@ -4,7 +4,7 @@ import pandas
 import pytest
 
 from lora_bench.report.frame import to_frame
-from tests.report.build import MIB, record, sample_suite
+from tests.records import MIB, record, sample_suite
 from tests.report.test_markdown import HOSTILE, hostile_records
 
 

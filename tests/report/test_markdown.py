@@ -7,7 +7,7 @@ from markdown_it import MarkdownIt
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.report.markdown import render_markdown
-from tests.report.build import ENVIRONMENT, METHODS, record, sample_suite
+from tests.records import ENVIRONMENT, METHODS, record, sample_suite
 
 HOSTILE = (
     "a|b`c`\n# heading <script>x</script> <!-- [l](https://evil.example) ![i](//evil.example/i.svg) **b** _i_ "

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from lora_bench.report.terminal import terminal_table
-from tests.report.build import record, sample_suite
+from tests.records import record, sample_suite
 from tests.report.test_markdown import hostile_records
 
 

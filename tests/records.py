@@ -14,16 +14,23 @@ MIB = 2**20
 BUDGET = Budget(adapter_parameters=7_680, tolerance=0.05, train_examples=3_200)
 
 METHODS: dict[str, MethodSpec] = {
-    "full": MethodSpec(name="full", label="full", size=None, options={}),
-    "lora": MethodSpec(name="lora", label="lora", size="rank", options={"rank": 4, "scaling": 2.0, "dropout": 0.0}),
+    "full": MethodSpec(name="full", label="full", size=None, options={}, chosen={}),
+    "lora": MethodSpec(
+        name="lora", label="lora", size="rank", options={"rank": 4, "scaling": 2.0, "dropout": 0.0}, chosen={"rank": 4}
+    ),
     "bottleneck_adapter": MethodSpec(
         name="bottleneck_adapter",
         label="bottleneck_adapter",
         size="bottleneck_size",
         options={"bottleneck_size": 2, "variant": "houlsby"},
+        chosen={"bottleneck_size": 2},
     ),
     "prefix_tuning": MethodSpec(
-        name="prefix_tuning", label="prefix_tuning", size="prefix_length", options={"prefix_length": 10}
+        name="prefix_tuning",
+        label="prefix_tuning",
+        size="prefix_length",
+        options={"prefix_length": 10},
+        chosen={"prefix_length": 10},
     ),
 }
 

@@ -1,0 +1,339 @@
+"""LoRA on chosen slices of a weight that computes query, key and value together.
+
+y_s = W_s x + scaling * B_s A_s x for each adapted slice s of the output, with A_s of shape (rank, in_features) and B_s of
+shape (width, rank); the other slices stay as they are. GPT-2's `c_attn` and DeBERTa v1's `in_proj` are such weights, and
+Hu et al. 2021 (https://arxiv.org/abs/2106.09685) adapt the query and the value alone, each with matrices of its own:
+2 rank width weights a slice, 4 rank width for the two of a layer. PEFT's LoRA on a fused weight has one A and a B as high
+as all three slices, which is 4 rank width too and another method: the key moves, and A is shared.
+
+A is drawn as PEFT draws it and B is zero, so training starts from the base model exactly. Weights that are not fused are
+one slice here, so one adapter may name both kinds. DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) learns the
+length of each adapted row of the weight apart from its direction; rsLoRA (Kalajdzievski 2023,
+https://arxiv.org/abs/2312.03732) divides by the square root of the rank instead of the rank.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
+from lora_bench.families import ROLES, Family, Part, parts_of
+from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows
+from lora_bench.tuners.registration import register
+
+
+def sliced_update(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """The low-rank updates of several slices of one output, or of several members at once, each on its own rows.
+
+    Args:
+        x: Inputs, shape (..., in_features), or (member, ..., in_features).
+        A: Shape (slices, rank, in_features), or with a leading member dimension.
+        B: Shape (slices, width, rank), or with a leading member dimension.
+
+    Returns:
+        B_s A_s x for each slice s, shape (slices, ..., width), or (slices, member, ..., width).
+    """
+    if A.dim() == 4:
+        members = zip(x, A, B, strict=True)
+        return torch.stack([sliced_update(*member) for member in members], dim=1)
+    if len(A) == 1:
+        return F.linear(F.linear(x, A[0]), B[0]).unsqueeze(0)
+    hidden = F.linear(x, A.flatten(0, 1)).unflatten(-1, A.shape[:2])
+    rows = hidden.movedim(-2, 0).flatten(1, -2)
+    return torch.bmm(rows, B.transpose(1, 2)).unflatten(1, x.shape[:-1])
+
+
+def slices_of(y: Tensor, slices: int, groups: int) -> tuple[Tensor, ...]:
+    """The slices of an output, each of shape (..., width).
+
+    Args:
+        y: Shape (..., slices * width).
+        slices: How many there are.
+        groups: Runs that each slice is divided into; the first run of every slice comes before the second of any.
+    """
+    return tuple(part.flatten(-2) for part in y.unflatten(-1, (groups, slices, -1)).unbind(-2))
+
+
+def joined_slices(parts: Sequence[Tensor], groups: int) -> Tensor:
+    """The output whose `slices_of` are *parts*."""
+    return torch.stack([part.unflatten(-1, (groups, -1)) for part in parts], dim=-2).flatten(-3)
+
+
+def dora_gain(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
+    """DoRA's factor on each row of the updated weight: its learned length over the length it has.
+
+    No gradient flows through the length it has (section 4.3 of the paper).
+
+    Args:
+        weight: Rows of the frozen weight, shape (..., width, in_features).
+        delta: The update of them, of the same shape.
+        magnitude: Learned lengths, shape (..., width).
+
+    Returns:
+        Shape (..., width).
+    """
+    return magnitude / torch.linalg.vector_norm(weight + delta, dim=-1).detach()
+
+
+@dataclass(kw_only=True)
+class FusedLoraConfig(TunerConfig):
+    """LoRA by role, also on slices of fused weights.
+
+    Args:
+        r: Rank, at least 1.
+        lora_alpha: The update is multiplied by `lora_alpha / r`.
+        lora_dropout: Probability of zeroing an input of A, in [0, 1); the slices of one weight share the mask.
+        use_rslora: Multiply by `lora_alpha / sqrt(r)` instead.
+        use_dora: Learn the length of each adapted row of the weight too.
+        roles: What is adapted: query, key, value, output, ffn or all.
+    """
+
+    r: int = field(default=8)
+    lora_alpha: float = field(default=8)
+    lora_dropout: float = field(default=0.0)
+    use_rslora: bool = field(default=False)
+    use_dora: bool = field(default=False)
+    roles: list[str] = field(default_factory=lambda: ["query", "value"])
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = LORA_BENCH_FUSED_LORA
+        for role in self.roles:
+            if role not in ROLES:
+                raise unknown("role", role, ROLES)
+        if not self.roles:
+            raise LoraBenchError("roles must name something to adapt, got none")
+        if self.r < 1:
+            raise LoraBenchError(f"r must be at least 1, got {self.r}")
+        if not 0 <= self.lora_dropout < 1:
+            raise LoraBenchError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of a layer that the roles stand for."""
+        return parts_of(self.roles)  # type: ignore[arg-type]  # checked when the config was made
+
+    @property
+    def scaling(self) -> float:
+        """The factor on the update."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+class FusedLoraLayer(TunerLayer):
+    """A linear module of the base model and low-rank updates of slices of its output.
+
+    Args:
+        base_layer: A linear layer, or GPT-2's `Conv1D`, which keeps its weight transposed.
+        parts: What its output consists of: one part, or query, key and value.
+        groups: See `slices_of`.
+    """
+
+    adapter_layer_names = ("fused_lora_A", "fused_lora_B", "fused_lora_magnitude")
+    other_param_names = ("configs", "merged_gains")
+
+    def __init__(self, base_layer: nn.Module, parts: tuple[Part, ...], groups: int) -> None:
+        super().__init__(base_layer)
+        self.parts = parts
+        self.groups = groups
+        self.fused_lora_A = nn.ParameterDict()
+        self.fused_lora_B = nn.ParameterDict()
+        self.fused_lora_magnitude = nn.ParameterDict()
+        self.configs: dict[str, FusedLoraConfig] = {}
+        self.merged_gains: dict[str, Tensor] = {}
+
+    def update_layer(self, adapter_name: str, config: FusedLoraConfig, device: torch.device) -> None:
+        """Add an adapter that changes nothing yet, its A drawn on *device*."""
+        self.configs[adapter_name] = config
+        weight = self.get_base_layer().weight
+        if config.use_dora and not weight.is_floating_point():
+            raise UnsupportedPair("DoRA on a fused weight needs the length of its rows, and this one is quantised")
+        module: Any = self.get_base_layer()
+        inputs, outputs = (module.nx, module.nf) if isinstance(module, Conv1D) else (
+            module.in_features, module.out_features
+        )  # fmt: skip
+        slices = len(self.adapted(adapter_name))
+        A = torch.empty(slices, config.r, inputs, device=device)
+        for matrix in A:
+            nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))  # as in PEFT
+        self.fused_lora_A[adapter_name] = nn.Parameter(A)
+        self.fused_lora_B[adapter_name] = nn.Parameter(
+            torch.zeros(slices, outputs // len(self.parts), config.r, device=device)
+        )
+        if config.use_dora:
+            lengths = torch.linalg.vector_norm(self.rows(adapter_name), dim=-1)
+            self.fused_lora_magnitude[adapter_name] = nn.Parameter(lengths.clone())
+
+    def place(self, adapter_name: str, device: torch.device, dtype: torch.dtype | None) -> None:
+        """Move an adapter's weights; one without DoRA has no magnitude."""
+        for container in (self.fused_lora_A, self.fused_lora_B, self.fused_lora_magnitude):
+            if adapter_name in container:
+                weight = container[adapter_name]
+                target = None if weight.is_meta else device
+                container[adapter_name] = nn.Parameter(weight.detach().to(device=target, dtype=dtype))
+
+    def adapted(self, adapter_name: str) -> tuple[int, ...]:
+        """Which slices an adapter updates."""
+        named = self.configs[adapter_name].parts
+        return tuple(index for index, part in enumerate(self.parts) if part in named)
+
+    def rows(self, adapter_name: str) -> Tensor:
+        """The frozen weight's rows of each adapted slice, shape (slices, width, in_features)."""
+        slices = slices_of(self._weight().T, len(self.parts), self.groups)
+        return torch.stack([slices[index].T for index in self.adapted(adapter_name)])
+
+    def delta(self, adapter_name: str) -> Tensor:
+        """The update of `rows`, scaled."""
+        update = self.fused_lora_B[adapter_name] @ self.fused_lora_A[adapter_name]
+        return update * self.configs[adapter_name].scaling
+
+    def gain(self, adapter_name: str) -> Tensor | None:
+        """DoRA's factor on each row, shape (slices, width), or None for an adapter without it."""
+        if adapter_name not in self.fused_lora_magnitude:
+            return None
+        # The scaled update without its gradient: the length it goes into is a constant to DoRA.
+        delta = self.delta(adapter_name).detach()
+        return dora_gain(self.rows(adapter_name).to(delta.dtype), delta, self.fused_lora_magnitude[adapter_name])
+
+    def updates(self, adapter_name: str, x: Tensor, parts: Sequence[Tensor]) -> dict[int, Tensor]:
+        """What an adapter adds to each adapted slice.
+
+        Args:
+            adapter_name: The adapter.
+            x: Inputs of the module, shape (..., in_features).
+            parts: Slices of its output without any adapter, each of shape (..., width).
+        """
+        config = self.configs[adapter_name]
+        A, B = self.fused_lora_A[adapter_name], self.fused_lora_B[adapter_name]
+        dropped = F.dropout(x, config.lora_dropout, self.training)
+        update = sliced_update(self._cast_input_dtype(dropped, A.dtype), A, B) * config.scaling
+        adapted = self.adapted(adapter_name)
+        gain = self.gain(adapter_name)
+        if gain is None:
+            return dict(zip(adapted, update, strict=True))
+        if config.lora_dropout and self.training:
+            parts = slices_of(self.base_layer(dropped), len(self.parts), self.groups)
+        bias = getattr(self.get_base_layer(), "bias", None)
+        if bias is not None:
+            biases = slices_of(bias, len(self.parts), self.groups)
+            parts = [part - own for part, own in zip(parts, biases, strict=True)]
+        return {
+            index: (factor - 1) * parts[index] + factor * own
+            for index, factor, own in zip(adapted, gain, update, strict=True)
+        }
+
+    def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
+        """The module's output with the updates of the active adapters, or of each row's own."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        y: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return y
+        if adapter_names is not None:
+            check_rows(adapter_names, x)
+            out = y.clone()
+            for name in sorted(set(adapter_names) & set(self.configs)):
+                rows = [row for row, row_name in enumerate(adapter_names) if row_name == name]
+                out[rows] = self._with([name], x[rows], y[rows])
+            return out
+        return self._with(self.live_adapters(), x, y)
+
+    def _with(self, adapter_names: Sequence[str], x: Tensor, y: Tensor) -> Tensor:
+        """The output *y* with the updates of these adapters."""
+        if not adapter_names:
+            return y
+        if len(adapter_names) > 1 and any(name in self.fused_lora_magnitude for name in adapter_names):
+            raise LoraBenchError(f"a DoRA adapter is active alone, got {list(adapter_names)}")
+        plain = slices_of(y, len(self.parts), self.groups)
+        parts = list(plain)
+        for name in adapter_names:
+            for index, update in self.updates(name, x, plain).items():
+                parts[index] = parts[index] + update.to(y.dtype)
+        return joined_slices(parts, self.groups)
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Fold adapters into the base weight; the active ones where none is named.
+
+        Raises:
+            ValueError: With *safe_merge*, if a merged weight is not finite; the weight is then as before.
+        """
+        for name in check_adapters_to_merge(self, adapter_names):
+            if name not in self.configs:
+                continue
+            if self.merged and (name in self.fused_lora_magnitude or self.merged_gains):
+                raise LoraBenchError(f"a DoRA adapter is merged alone, {self.merged_adapters} are merged already")
+            gain = self.gain(name)
+
+            def change(rows: Tensor, name: str = name, gain: Tensor | None = gain) -> Tensor:
+                merged = rows + self.delta(name)
+                return merged if gain is None else gain.unsqueeze(-1) * merged
+
+            self._change_rows(name, change, safe_merge)
+            self.merged_adapters.append(name)
+            if gain is not None:
+                self.merged_gains[name] = gain
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take every merged adapter out of the base weight again, up to rounding."""
+        while self.merged_adapters:
+            name = self.merged_adapters.pop()
+            gain = self.merged_gains.pop(name, None)
+
+            def change(rows: Tensor, name: str = name, gain: Tensor | None = gain) -> Tensor:
+                return (rows if gain is None else rows / gain.unsqueeze(-1)) - self.delta(name)
+
+            self._change_rows(name, change, safe=False)
+
+    def _weight(self) -> Tensor:
+        """The base weight, shape (out_features, in_features)."""
+        module: Any = self.get_base_layer()
+        return module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
+
+    def _change_rows(self, adapter_name: str, change: Callable[[Tensor], Tensor], safe: bool) -> None:
+        """Write changed rows of the adapted slices into the base weight."""
+        weight = self._weight()
+        if not weight.is_floating_point():
+            raise LoraBenchError("an adapter cannot be merged into a quantised fused weight")
+        parts = [part.T for part in slices_of(weight.T, len(self.parts), self.groups)]
+        changed = change(torch.stack([parts[index] for index in self.adapted(adapter_name)]))
+        if safe and not torch.isfinite(changed).all():
+            raise ValueError(f"merging {adapter_name!r} gives weights that are not finite")
+        for index, rows in zip(self.adapted(adapter_name), changed, strict=True):
+            parts[index] = rows.to(weight.dtype)
+        weight.copy_(joined_slices([part.T for part in parts], self.groups).T)
+
+
+class FusedLoraModel(Tuner):
+    """A base model with LoRA by role; made by `get_peft_model(model, FusedLoraConfig(...))`."""
+
+    prefix = "fused_lora_"
+    tuner_layer_cls = FusedLoraLayer
+    title = "LoRA by role"
+
+    def site_pattern(self, config: FusedLoraConfig, family: Family, model_config: dict[str, Any]) -> str:
+        """Regular expression of the modules that compute the config's parts."""
+        return family.targets(*config.parts)
+
+    def new_layer(
+        self, base_layer: nn.Module, config: FusedLoraConfig, family: Family, model_config: dict[str, Any], path: str
+    ) -> FusedLoraLayer:
+        """Wrap one linear module of the base model."""
+        parts = family.parts_at(path)
+        if not set(parts) & set(config.parts):
+            raise UnsupportedPair(f"{self.title} on {', '.join(config.roles)} has nothing to adapt in {path}")
+        in_heads = len(parts) > 1 and family.fused_layout == "heads"
+        return FusedLoraLayer(base_layer, parts, model_config[family.num_heads_key] if in_heads else 1)
+
+    def _check_merge_allowed(self) -> None:
+        """LoRA is a change of weights and may always be merged."""
+
+
+LORA_BENCH_FUSED_LORA = register("LORA_BENCH_FUSED_LORA", FusedLoraConfig, FusedLoraModel)

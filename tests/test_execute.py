@@ -1,0 +1,183 @@
+"""From a suite to its records, by real processes that are really killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.project import SUITE, write_project
+
+from lora_bench.execute import run_suite
+from lora_bench.store import read_records, record_files
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
+
+LONG = SUITE.replace("train_examples: 48", "train_examples: 6_400").replace(
+    "[full, lora, bottleneck_adapter, prefix_tuning]", "[lora, bottleneck_adapter]"
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def start(project: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "lora_bench.cli", "run", "tickets.yaml", *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(
+        command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Every process that descends from *pid*, itself left out."""
+    tree: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        tree.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found, todo = [], [pid]
+    while todo:
+        todo += (more := tree.get(todo.pop(), []))
+        found += more
+    return found
+
+
+def wait_until(fact, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not (value := fact()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def scores(project: Path) -> dict[str, dict]:
+    return {
+        record.run_id: {**record.scores, "predictions": record.predictions.sha256}
+        for record in read_records(project / "runs" / "tickets")
+    }
+
+
+def test_workers_do_what_one_process_does(tmp_path):
+    path = write_project(tmp_path)
+    inline = run_suite(path, runs=tmp_path / "inline", workers=0)
+    forked = run_suite(path, runs=tmp_path / "forked", workers=2)
+    assert len(inline.records) == len(forked.records) == 4
+    for one, other in zip(inline.records, forked.records, strict=True):
+        assert one.status == other.status == "ok"
+        assert (one.run_id, one.scores, one.curve) == (other.run_id, other.scores, other.curve)
+        assert one.speed.exclusive and not other.speed.exclusive
+
+
+def test_the_same_command_again_trains_nothing(tmp_path):
+    path = write_project(tmp_path)
+    first = run_suite(path, runs=tmp_path / "runs", workers=0)
+    before = {file: file.stat().st_mtime_ns for file in record_files(tmp_path / "runs" / "tickets")}
+    again = run_suite(path, runs=tmp_path / "runs", workers=0)
+    assert again.done == 0 and again.records == first.records
+    assert {file: file.stat().st_mtime_ns for file in record_files(tmp_path / "runs" / "tickets")} == before
+
+
+def test_only_the_named_runs_are_done(tmp_path):
+    path = write_project(tmp_path)
+    everything = run_suite(path, runs=tmp_path / "all", workers=0)
+    wanted = everything.records[2].run_id
+    assert [record.run_id for record in run_suite(path, runs=tmp_path / "one", workers=0, only=[wanted]).records] == [wanted]
+
+
+def test_a_series_has_runs_and_seeds_of_its_own(tmp_path):
+    path = write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
+    plain = run_suite(path, runs=tmp_path / "runs", workers=0).records[0]
+    series = run_suite(path, runs=tmp_path / "runs", workers=0, series="monday").records[0]
+    assert series.run_id != plain.run_id and series.curve != plain.curve
+    assert (tmp_path / "runs" / "tickets" / "monday" / series.run_id / "record.json").is_file()
+
+
+def test_killed_at_any_moment_the_same_command_completes(tmp_path):
+    """SIGKILL to the parent and to workers, again and again; the answer equals that of a run nobody disturbed."""
+    whole = tmp_path / "whole"
+    write_project(whole, LONG)
+    assert start(whole, "--workers", "2").wait(timeout=180) == 0
+
+    project = tmp_path / "killed"
+    write_project(project, LONG)
+    kept: dict[Path, bytes] = {}
+    for round_number in range(4):
+        process = start(project, "--workers", "2")
+        wait_until(lambda process=process: len(children(process.pid)) >= 3 or process.poll() is not None)
+        time.sleep(0.4 * round_number)
+        family = children(process.pid)
+        process.kill()
+        process.wait()
+        wait_until(lambda family=family: not any(map(alive, family)))  # no orphan goes on
+        for file, content in kept.items():
+            assert file.read_bytes() == content
+        kept = {file: file.read_bytes() for file in record_files(project / "runs" / "tickets")}
+    assert start(project, "--workers", "2").wait(timeout=180) == 0
+    assert scores(project) == scores(whole)
+
+
+def test_a_worker_that_is_killed_costs_its_run_alone(tmp_path):
+    write_project(tmp_path, LONG.replace("6_400", "3_200"))
+    process = start(tmp_path, "--workers", "1")
+
+    def trains():
+        # The fork server is a child, the worker its child.
+        return [pid for child in children(process.pid) for pid in children(child)]
+
+    (worker,) = wait_until(trains)
+    time.sleep(1.0)
+    os.kill(worker, signal.SIGKILL)
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 3, output
+    records = {record.status: record for record in read_records(tmp_path / "runs" / "tickets")}
+    assert set(records) == {"ok", "failed"}
+    assert "SIGKILL" in records["failed"].reason
+    assert "SIGKILL" in (tmp_path / "runs" / "tickets" / "report.md").read_text()
+    again = start(tmp_path, "--retry", "--workers", "1")
+    assert again.wait(timeout=180) == 0
+    assert {record.status for record in read_records(tmp_path / "runs" / "tickets")} == {"ok"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_and_no_process(tmp_path, number, code):
+    write_project(tmp_path, LONG)
+    process = start(tmp_path, "--workers", "2")
+    wait_until(lambda: len(children(process.pid)) >= 3)
+    time.sleep(1.5)
+    family = children(process.pid)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert "goes on from here" in output and "Traceback" not in output
+    assert not any(map(alive, family))
+    runs = tmp_path / "runs" / "tickets"
+    attempts = [json.loads(file.read_text()) for file in runs.glob("*/attempts/*.json")]
+    assert {attempt["status"] for attempt in attempts} <= {"interrupted"}
+    assert start(tmp_path, "--workers", "2").wait(timeout=180) == 0
+    assert {record.status for record in read_records(runs)} == {"ok"}
+    assert any(record.resumed for record in read_records(runs)) == bool(attempts)
+
+
+def test_a_method_that_cannot_meet_the_budget_is_a_record_with_its_reason(tmp_path):
+    suite = SUITE.replace("48}", "48, adapter_parameters: 1_280, tolerance: 0.01}")
+    outcome = run_suite(write_project(tmp_path, suite), runs=tmp_path / "runs", workers=0)
+    found = {record.spec.method.label: (record.status, record.reason) for record in outcome.records}
+    assert found["lora"] == ("ok", None)
+    assert found["bottleneck_adapter"][0] == "unsupported"
+    assert "the nearest is size 4 with 1,168" in found["bottleneck_adapter"][1]
