@@ -8,7 +8,7 @@ line. The work axis is the number of training examples seen. A method's size is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
@@ -47,7 +47,8 @@ class Budget(Strict):
         return target is None or abs(count - target) <= self.tolerance * target
 
 
-class Fit(NamedTuple):
+@dataclass(frozen=True)
+class Fit:
     """A size, and the adapter parameters that it gives."""
 
     size: int

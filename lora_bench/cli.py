@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DONE, DIFFERS, BAD_INPUT, SOME_FAILED = 0, 1, 2, 3
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+PLAIN_WIDTH = 120
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,11 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=_count, metavar="N", help="runs at once; 0 does them in this process")
     run.add_argument("--only", action="append", default=[], metavar="RUN_ID", help="do this run; may be repeated")
     run.add_argument("--retry", action="store_true", help="do runs again that failed, timed out or ran out of memory")
-    run.add_argument("--series", metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds")
+    run.add_argument(
+        "--series", metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
+    )
     run.add_argument("--quiet", action="store_true", help="say only what failed")
     run.set_defaults(command=_run)
 
-    plan = commands.add_parser("plan", help="show every run of a suite with its size, counts and cost, and train nothing")
+    plan = commands.add_parser(
+        "plan", help="show every run of a suite with its size, counts and cost, and train nothing"
+    )
     plan.add_argument("suite", metavar="SUITE", help="a suite by name, or its YAML file")
     _runs_option(plan)
     plan.add_argument("--series", metavar="LABEL", help="the label of a repeat")
@@ -95,7 +100,8 @@ def _count(text: str) -> int:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty())
+    # Where nobody looks at a terminal, lines are as long as they are.
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -191,11 +197,14 @@ def _list(arguments: argparse.Namespace) -> int:
 def _schema(arguments: argparse.Namespace) -> int:
     import json
 
+    from pydantic import BaseModel
+
     from lora_bench.record import Record
     from lora_bench.suite import SuiteFile
     from lora_bench.tasks import Task
 
-    model = {"suite": SuiteFile, "record": Record, "task": Task}[arguments.what]
+    models: dict[str, type[BaseModel]] = {"suite": SuiteFile, "record": Record, "task": Task}
+    model = models[arguments.what]
     print(json.dumps(model.model_json_schema(), indent=2, sort_keys=True))
     return DONE
 

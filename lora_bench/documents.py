@@ -123,9 +123,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         # A dozen lines of aliases can stand for gigabytes, and no file of ours needs one.
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(problem="aliases (*name) are not read", problem_mark=mark)  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(problem="aliases (*name) are not read", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
@@ -135,10 +135,14 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+)$"),
+    re.compile(
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+)$"
+    ),
     list("-+0123456789."),
 )
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], faults: list[Fault], name: str) -> Any:
@@ -164,13 +168,15 @@ def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], faults: list[Fault]
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*key, index), lines, faults, name) for index, item in enumerate(node.value)]
     try:
-        return _SCALARS.construct_object(node)  # type: ignore[no-untyped-call]
+        return _SCALARS.construct_object(node)
     except (yaml.YAMLError, ValueError):
-        faults.append(Fault(f"{node.value!r} cannot be read as {node.tag}", name, node.start_mark.line + 1, dotted(key)))
+        faults.append(
+            Fault(f"{node.value!r} cannot be read as {node.tag}", name, node.start_mark.line + 1, dotted(key))
+        )
         return None
 
 
-_SCALARS = yaml.constructor.SafeConstructor()  # type: ignore[no-untyped-call]
+_SCALARS = yaml.constructor.SafeConstructor()
 
 
 def _yaml_fault(error: yaml.YAMLError, name: str) -> Fault:
@@ -196,7 +202,9 @@ def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any) -> 
         message = str(detail["ctx"]["error"])
     else:
         expected = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-        shown = repr(given) if not isinstance(given, dict | list) else "a mapping" if isinstance(given, dict) else "a list"
+        shown = (
+            repr(given) if not isinstance(given, dict | list) else "a mapping" if isinstance(given, dict) else "a list"
+        )
         message = f"must be {expected}, got {shown} ({type(given).__name__})"
     return document.fault(key, message)
 
@@ -218,6 +226,10 @@ def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
 
 def _models(annotation: Any) -> list[Any]:
     """The pydantic models inside an annotation such as ``tuple[str | Entry, ...]``."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias) and issubclass(annotation, BaseModel):
+    if (
+        isinstance(annotation, type)
+        and not isinstance(annotation, types.GenericAlias)
+        and issubclass(annotation, BaseModel)
+    ):
         return [annotation]
     return [found for part in typing.get_args(annotation) for found in _models(part)]

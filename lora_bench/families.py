@@ -31,8 +31,8 @@ ROLES: Mapping[Role, tuple[Part, ...]] = {
 FusedLayout = Literal["blocks", "heads"]
 """How the output of a module that computes query, key and value together is divided.
 
-blocks: all of the query, then all of the key, then all of the value. heads: query, key and value of the first head, then
-those of the second, and so on.
+blocks: all of the query, then all of the key, then all of the value. heads: query, key and value of the first head,
+then those of the second, and so on.
 """
 
 Placement = Literal["after", "beside", "beside_residual", "between_norms"]
@@ -216,6 +216,7 @@ GPT2 = Family(
     num_heads_key="n_head",
     num_layers_key="n_layer",
 )
+
 
 def parts_of(roles: Iterable[Role]) -> tuple[Part, ...]:
     """The parts that *roles* stand for, each once, in the order of a layer's computation."""

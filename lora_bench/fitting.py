@@ -8,6 +8,7 @@ the method, the target and the versions of the libraries, and is kept in the cac
 from __future__ import annotations
 
 import json
+import warnings
 from importlib.metadata import version
 
 from lora_bench.budget import Budget, fit_size
@@ -65,7 +66,9 @@ def fit_method(method: Method, base_model: BaseModel, labels: int, regression: b
     path = cache_folder("fits") / f"{key}.json"
     if path.is_file():
         return MethodFit.model_validate_json(path.read_bytes())
-    fit = _count(method, base_model, labels, regression, budget)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between the libraries themselves
+        fit = _count(method, base_model, labels, regression, budget)
     write_atomic(path, json.dumps(fit.model_dump(mode="json"), indent=2).encode("utf-8"))
     return fit
 
@@ -87,7 +90,9 @@ def _count(method: Method, base_model: BaseModel, labels: int, regression: bool,
                 budget.tolerance,
             ).size
             method = with_size(method, size)
-        return MethodFit(size=size, parameters=counted(method), shape=_shape(base_model, labels, regression), reason=None)
+        return MethodFit(
+            size=size, parameters=counted(method), shape=_shape(base_model, labels, regression), reason=None
+        )
     except (UnsupportedPair, BudgetUnreachable) as reason:
         return MethodFit(size=None, parameters=None, shape=None, reason=str(reason))
 

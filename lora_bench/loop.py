@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +40,8 @@ class Interrupted(LoraBenchError):
 class Notify(Protocol):
     """Told of a step of a run: its number, of how many, and the latest training loss."""
 
-    def __call__(self, step: int, steps: int, loss: float | None) -> None: ...
+    def __call__(self, step: int, steps: int, loss: float | None) -> None:
+        """Hear of a step."""
 
 
 class KeyedDropout(TrainerCallback):
@@ -49,7 +50,9 @@ class KeyedDropout(TrainerCallback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
         """Seed the generators for the step that begins."""
         torch.manual_seed(seed_for("dropout", self.seed, state.global_step))
 

@@ -65,7 +65,7 @@ class PeakMemory:
     def now(self) -> int | None:
         """Bytes held at this moment."""
         if self.device.type == "cuda":
-            return torch.cuda.memory_allocated(self.device)
+            return int(torch.cuda.memory_allocated(self.device))
         return _status_bytes("VmRSS")
 
     def take(self) -> int | None:

@@ -176,7 +176,9 @@ def _from_hub(name: str, revision: str | None, progress: Progress | None) -> tup
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
     except HFValidationError:
-        raise LoraBenchError(f"unknown model {name!r}: neither a folder nor a name that the hub could have{hint}") from None
+        raise LoraBenchError(
+            f"unknown model {name!r}: neither a folder nor a name that the hub could have{hint}"
+        ) from None
     except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
         raise LoraBenchError(
             f"unknown model {name!r}: no such folder, and the hub could not be reached{hint} "

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue
+from pydantic.fields import FieldInfo
 
 from lora_bench.budget import Budget
 from lora_bench.environment import usable_cores
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.fitting import MethodFit, fit_method
+from lora_bench.job import Job
 from lora_bench.methods import Method, with_size
 from lora_bench.models import BaseModel, find_model
 from lora_bench.record import Record
-from lora_bench.job import Job
 from lora_bench.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.store import RunFolder
 from lora_bench.suite import MethodEntry, Suite
@@ -257,7 +258,7 @@ def _spec(
 
 def _chosen(method: Method) -> dict[str, JsonValue]:
     """The size, and the options that differ from their defaults."""
-    fields = type(method).model_fields
+    fields: dict[str, FieldInfo] = type(method).model_fields  # type: ignore[attr-defined]  # a Strict model
     return {
         name: value
         for name, value in method.model_dump(mode="json").items()
@@ -336,7 +337,7 @@ def _kind(cell: Cell) -> tuple[str, ...]:
 def _refuse_twins(suite: Suite, cells: list[Cell]) -> None:
     """Two cells that are the same run under two names are a mistake: they would share one record."""
     first: dict[str, Cell] = {}
-    faults = {}
+    faults: dict[str, None] = {}
     for cell in cells:
         other = first.setdefault(cell.job.spec.run_id, cell)
         if other is not cell:
@@ -355,12 +356,8 @@ def _refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:
     sized = [cell for cell in cells if cell.job.spec.method.size is not None]
     if suite.content.budget.adapter_parameters is None or not sized or any(cell.reason is None for cell in sized):
         return
-    reasons = {
-        f"{cell.job.spec.method.label} on {cell.job.spec.model.name}: {cell.reason}": None for cell in sized
-    }
-    raise BadInput(
-        Fault(reason, file=suite.argument, key="budget.adapter_parameters") for reason in reasons
-    )
+    reasons = {f"{cell.job.spec.method.label} on {cell.job.spec.model.name}: {cell.reason}": None for cell in sized}
+    raise BadInput(Fault(reason, file=suite.argument, key="budget.adapter_parameters") for reason in reasons)
 
 
 def default_workers(plan: Plan) -> int:
@@ -368,7 +365,7 @@ def default_workers(plan: Plan) -> int:
     if _has_cuda():
         import torch
 
-        return max(1, torch.cuda.device_count())
+        return max(1, int(torch.cuda.device_count()))
     import psutil
 
     threads = plan.suite.content.training.threads

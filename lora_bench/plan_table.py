@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -14,35 +15,48 @@ def plan_tables(plan: Plan) -> list[Table | Text]:
     parts: list[Table | Text] = []
     for task in dict.fromkeys(cell.job.spec.task.name for cell in plan.cells):
         parts.append(_table(plan, task))
+    parts += _reasons(plan)
     parts += [Text(f"warning: {warning}") for warning in plan.warnings]
     parts.append(Text(_totals(plan)))
     return parts
 
 
 def _table(plan: Plan, task: str) -> Table:
-    table = Table(title=f"{plan.suite.name}: {task}", title_justify="left")
-    for header in ("base model", "method"):
-        table.add_column(header)
-    for header in ("size", "adapter", "head", "trained", "stored", "learning rate", "runs", "done", "time", "memory"):
-        table.add_column(header, justify="right")
+    table = Table(title=f"{plan.suite.name}: {task}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    for header in ("size", "adapter", "head", "trained", "stored", "rate", "done", "time", "memory"):
+        table.add_column(header, justify="right", no_wrap=header != "rate")
+    shown = ""
     for group in _groups(plan, task):
         first = group[0]
         spec, counts = first.job.spec, first.fit.parameters
+        if spec.model.shown != shown:
+            shown = spec.model.shown
+            table.add_row(Text(shown, style="bold"))
         if counts is None:
-            table.add_row(spec.model.name, spec.method.label, *[""] * 5, Text(first.reason or "", style="yellow"))
+            table.add_row(f"  {spec.method.label}", "unsupported", end_section=False)
             continue
+        done = sum(cell.record is not None for cell in group)
         table.add_row(
-            spec.model.name,
-            spec.method.label,
+            f"  {spec.method.label}",
             f"{spec.method.options[spec.method.size]}" if spec.method.size else "–",
             *(f"{count:,}" for count in (counts.adapter, counts.head, counts.trained, counts.stored)),
             " ".join(dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)),
-            str(len(group)),
-            str(sum(cell.record is not None for cell in group)),
+            f"{done}/{len(group)}",
             ("" if first.estimate.measured else "~") + duration(first.estimate.seconds),
             f"~{first.estimate.memory_bytes / 2**20:,.0f} MiB",
         )
     return table
+
+
+def _reasons(plan: Plan) -> list[Text]:
+    """Why some pairs cannot run, each once."""
+    reasons = {
+        f"{cell.job.spec.method.label} on {cell.job.spec.model.shown}: {cell.reason}": None
+        for cell in plan.cells
+        if cell.reason is not None
+    }
+    return [Text(reason, style="yellow") for reason in reasons]
 
 
 def _groups(plan: Plan, task: str) -> list[list[Cell]]:
@@ -57,7 +71,11 @@ def _groups(plan: Plan, task: str) -> list[list[Cell]]:
 def _totals(plan: Plan) -> str:
     missing = [cell for cell in plan.missing if cell.reason is None]
     budget = plan.suite.content.budget
-    target = f"{budget.adapter_parameters:,} adapter parameters ± {budget.tolerance:.0%}, " if budget.adapter_parameters else ""
+    target = (
+        f"{budget.adapter_parameters:,} adapter parameters ± {budget.tolerance:.0%}, "
+        if budget.adapter_parameters
+        else ""
+    )
     first = plan.cells[0].job.spec.training
     workers = default_workers(plan)
     seconds = sum(cell.estimate.seconds for cell in missing) / workers

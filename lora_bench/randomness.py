@@ -72,8 +72,8 @@ def adapters_drawn_from(seed: int) -> Iterator[None]:
     torch.manual_seed(seed_for("adapter", seed))
     try:
         for tuner, original in originals.items():
-            tuner._create_and_replace = seeded(original)  # type: ignore[attr-defined]
+            tuner._create_and_replace = seeded(original)
         yield
     finally:
         for tuner, original in originals.items():
-            tuner._create_and_replace = original  # type: ignore[attr-defined]
+            tuner._create_and_replace = original

@@ -123,7 +123,9 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     if spec.selection_every is not None:
         selection_scores = SelectionScores(
             every=spec.selection_every,
-            score=lambda adapted: _score(job.task, data.splits["selection"], _predict(adapted, selection, collate, spec)),
+            score=lambda adapted: _score(
+                job.task, data.splits["selection"], _predict(adapted, selection, collate, spec)
+            ),
             metric=spec.task.metric,
             higher_is_better=spec.task.higher_is_better,
             curve=facts.curve,
@@ -238,10 +240,15 @@ def _examples(
 def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[str]:
     """A warning where the checkpoint knows the same labels in another order."""
     config = json.loads((base_model.folder / "config.json").read_text(encoding="utf-8"))
-    known = [str(name).lower() for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+    known = [
+        str(name).lower() for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
+    ]
     ours = [label.lower() for label in labels]
     if known != ours and sorted(known) == sorted(ours):
-        return [f"the checkpoint of {base_model.name} orders the labels {known}, the task {ours}; the head is new, so its order is the task's"]
+        return [
+            f"the checkpoint of {base_model.name} orders the labels {known}, the task {ours}; "
+            "the head is new, so its order is the task's"
+        ]
     return []
 
 
@@ -353,10 +360,16 @@ def _predictions(task: Task, logits: torch.Tensor) -> list[Any]:
 def _keep_predictions(job: Job, split: Split, logits: torch.Tensor) -> Predictions:
     """Write the predictions beside the record: numbers and a hash of the ids, no text of the data."""
     ids_sha256 = content_hash(list(split.ids))
-    content = {"ids_sha256": ids_sha256, "predictions": _predictions(job.task, logits), "references": list(split.labels)}
+    content = {
+        "ids_sha256": ids_sha256,
+        "predictions": _predictions(job.task, logits),
+        "references": list(split.labels),
+    }
     raw = (json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n").encode("utf-8")
     write_atomic(job.folder.path / PREDICTIONS, raw)
-    return Predictions(file=PREDICTIONS, sha256=hashlib.sha256(raw).hexdigest(), count=len(split.ids), ids_sha256=ids_sha256)
+    return Predictions(
+        file=PREDICTIONS, sha256=hashlib.sha256(raw).hexdigest(), count=len(split.ids), ids_sha256=ids_sha256
+    )
 
 
 def _keep_weights(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, step: int) -> Weights | None:

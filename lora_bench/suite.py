@@ -267,7 +267,9 @@ def _rates(document: Document, key: Key, given: Any) -> dict[str | None, tuple[f
 
 def _rate_list(document: Document, key: Key, given: Any) -> tuple[float, ...]:
     values = given if isinstance(given, list) else [given]
-    if not values or not all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values):
+    if not values or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
+    ):
         raise BadInput([document.fault(key, f"must be a positive number or a list of them, got {given!r}")])
     return tuple(float(value) for value in values)
 
@@ -289,8 +291,8 @@ def _across(
     for entry in methods:
         for model in entry.learning_rates:
             if model is not None and model not in names:
-                message = f"{entry.label}: learning_rate names {model!r}, which is no model of this suite{did_you_mean(model, names)}"
-                faults.append(document.fault(("methods",), message))
+                message = f"learning_rate names {model!r}, which is no model of this suite{did_you_mean(model, names)}"
+                faults.append(document.fault(("methods",), f"{entry.label}: {message}"))
     tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}
     if content.budget.trials is not None:
         faults += [
@@ -300,10 +302,16 @@ def _across(
         ]
     if content.score_on == "test" and any(count > 1 for count in tried.values()):
         faults.append(
-            document.fault(("score_on",), "several learning rates make a search, which scores on 'selection', not on 'test'")
+            document.fault(
+                ("score_on",), "several learning rates make a search, which scores on 'selection', not on 'test'"
+            )
         )
     if content.keep_weights == "best" and content.selection_every is None:
-        faults.append(document.fault(("keep_weights",), "'best' needs selection_every, the steps between scores on the selection split"))
+        faults.append(
+            document.fault(
+                ("keep_weights",), "'best' needs selection_every, the steps between scores on the selection split"
+            )
+        )
     faults += [
         document.fault(("training_arguments", name), f"is decided by the suite's own keys{_own_key(name)}")
         for name in sorted(OWN_ARGUMENTS.intersection(content.training_arguments))

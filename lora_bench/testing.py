@@ -80,19 +80,23 @@ def _check_on(method: Method, family: str) -> None:
     base, head = tiny_models()[family]
     total = sum(weight.numel() for weight in base.parameters())
     with adapters_drawn_from(0):
-        model = method.apply(base, head=head)  # type: ignore[arg-type]
+        model = method.apply(base, head=head)
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, PAD, PAD]])
     batch = {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": torch.tensor([0, 2])}
 
     counts = count_parameters(model, head=head, total=total)
-    in_head = sum(weight.numel() for name in head for weight in tiny_models()[family][0].get_submodule(name).parameters())
+    in_head = sum(
+        weight.numel() for name in head for weight in tiny_models()[family][0].get_submodule(name).parameters()
+    )
     assert counts.head == in_head, f"{family}: {counts.head} weights of the head are trained, of {in_head}"
     assert counts.adapter > 0, f"{family}: nothing but the head is trained"
     if method.size is not None:
         other, _ = tiny_models()[family]
-        larger = with_size(method, 2 * getattr(method, method.size)).apply(other, head=head)  # type: ignore[arg-type]
+        larger = with_size(method, 2 * getattr(method, method.size)).apply(other, head=head)
         grown = count_parameters(larger, head=head, total=total).adapter
-        assert grown > counts.adapter, f"{family}: twice the {method.size} gives {grown} weights, and once {counts.adapter}"
+        assert grown > counts.adapter, (
+            f"{family}: twice the {method.size} gives {grown} weights, and once {counts.adapter}"
+        )
 
     _check_steps(model, batch, family)
     _check_saving(model, batch, method, family)
@@ -131,7 +135,7 @@ def _check_saving(model: nn.Module, batch: dict[str, Tensor], method: Method, fa
 
             again = PeftModel.from_pretrained(base, folder).eval()
         else:
-            again = type(base).from_pretrained(folder).eval()  # type: ignore[attr-defined]
+            again = type(base).from_pretrained(folder).eval()
         found = again(**batch).logits
     difference = float((found - expected).abs().max())
     assert torch.equal(found, expected), f"{family}: {method.name} loaded again differs by {difference:.1e}"

@@ -7,11 +7,28 @@ import csv
 import random
 from pathlib import Path
 
-from tests.tiny import tiny_deberta_v2, tiny_gpt2, tiny_roberta
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-WORDS = "the a film was is and but quite very story actor scene music plot end light long short warm cold".split()
+from tests.tiny import tiny_deberta_v2, tiny_gpt2, tiny_roberta
+
+WORDS = [
+    "the",
+    "a",
+    "film",
+    "was",
+    "is",
+    "and",
+    "but",
+    "quite",
+    "very",
+    "story",
+    "actor",
+    "scene",
+    "music",
+    "plot",
+    "end",
+]
 GOOD, BAD = ["great", "fine", "lovely"], ["awful", "poor", "dull"]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 

@@ -46,7 +46,9 @@ def test_every_fault_comes_at_once_with_its_line_and_key(tmp_path):
 
 
 def test_a_missing_key_is_named_with_the_line_of_what_lacks_it(tmp_path):
-    assert faults(tmp_path, "name: a\nseeds: [0]\nbudget:\n  trials: 1\n") == ["suite.yaml:3: budget.tolerance: is missing"]
+    assert faults(tmp_path, "name: a\nseeds: [0]\nbudget:\n  trials: 1\n") == [
+        "suite.yaml:3: budget.tolerance: is missing"
+    ]
 
 
 def test_a_key_given_twice_is_refused_with_both_lines(tmp_path):
@@ -61,7 +63,10 @@ def test_a_key_given_twice_is_refused_with_both_lines(tmp_path):
         ("just words\n", "must be a mapping of keys to values, got a single value"),
         ("a: [1, 2\n", "is no valid YAML"),
         ("a: &x [1]\nb: *x\n", "aliases (*name) are not read"),
-        ("a: !!python/object/apply:os.system [ls]\n", "the tag tag:yaml.org,2002:python/object/apply:os.system is not read"),
+        (
+            "a: !!python/object/apply:os.system [ls]\n",
+            "the tag tag:yaml.org,2002:python/object/apply:os.system is not read",
+        ),
         ("a: " + "[" * 30 + "]" * 30 + "\n", "is nested deeper than 20 levels"),
         ("a: " + "[" * 5000, ""),
         ("a: " + "x" * 1_000_001, "at most 1,000,000 are read"),

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.project import SUITE, write_project
 
 from lora_bench.execute import run_suite
 from lora_bench.store import read_records, record_files
+from tests.project import SUITE, write_project
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
 
@@ -97,7 +97,9 @@ def test_only_the_named_runs_are_done(tmp_path):
     path = write_project(tmp_path)
     everything = run_suite(path, runs=tmp_path / "all", workers=0)
     wanted = everything.records[2].run_id
-    assert [record.run_id for record in run_suite(path, runs=tmp_path / "one", workers=0, only=[wanted]).records] == [wanted]
+    assert [record.run_id for record in run_suite(path, runs=tmp_path / "one", workers=0, only=[wanted]).records] == [
+        wanted
+    ]
 
 
 def test_a_series_has_runs_and_seeds_of_its_own(tmp_path):

@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 import torch
-from tests.tiny import tiny_deberta_v2, tiny_gpt2, tiny_roberta
 from torch import nn
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.measure import count_parameters
 from lora_bench.models import find_model, head_modules, load_model
 from lora_bench.randomness import draw_head
+from tests.tiny import tiny_deberta_v2, tiny_gpt2, tiny_roberta
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_pickled_weights_are_refused(folder_of, tmp_path):
 
 def test_an_unknown_name_is_refused_with_the_nearest_known_one(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(LoraBenchError, match="unknown model 'minilm-l6-robreta'.*did you mean 'minilm-l6-roberta'"):
+    with pytest.raises(LoraBenchError, match=r"unknown model 'minilm-l6-robreta'.*did you mean 'minilm-l6-roberta'"):
         find_model("minilm-l6-robreta", base=tmp_path)
 
 
@@ -116,9 +116,7 @@ def test_gpt2_reads_the_last_real_token_under_either_padding(folder_of):
     pad = model.config.pad_token_id
     ids = torch.tensor([[5, 6, 7]])
     plain = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    right = model(
-        input_ids=torch.tensor([[5, 6, 7, pad, pad]]), attention_mask=torch.tensor([[1, 1, 1, 0, 0]])
-    ).logits
+    right = model(input_ids=torch.tensor([[5, 6, 7, pad, pad]]), attention_mask=torch.tensor([[1, 1, 1, 0, 0]])).logits
     left = model(
         input_ids=torch.tensor([[pad, pad, 5, 6, 7]]),
         attention_mask=torch.tensor([[0, 0, 1, 1, 1]]),

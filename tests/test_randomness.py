@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from tests.tiny import tiny_roberta
 
 from lora_bench.methods import known_methods
 from lora_bench.randomness import adapters_drawn_from, draw_head, example_order, seed_for
+from tests.tiny import tiny_roberta
 
 
 def test_seeds_differ_with_every_part_and_are_never_joined_by_accident():

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from tests.project import SUITE, write_project
 
 from lora_bench import loop
 from lora_bench.checkpoint import latest_checkpoint
@@ -13,6 +12,7 @@ from lora_bench.plan import make_plan
 from lora_bench.run import run
 from lora_bench.store import RunFolder
 from lora_bench.suite import load_suite
+from tests.project import SUITE, write_project
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +178,9 @@ def test_the_id_covers_what_changes_the_answer_and_nothing_that_is_only_shown(tm
 
 
 def test_records_lie_where_their_id_says(tmp_path):
-    path = write_project(tmp_path / "project", SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
+    path = write_project(
+        tmp_path / "project", SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
+    )
     outcome = run_suite(path, runs=tmp_path / "runs", workers=0)
     (record,) = outcome.records
     assert RunFolder(tmp_path / "runs" / "tickets" / record.run_id).record() == record

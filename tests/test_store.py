@@ -4,10 +4,10 @@ import json
 import multiprocessing
 
 import pytest
-from tests.records import record as made
 
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.store import RunFolder, read_record, read_records, to_json, write_once
+from tests.records import record as made
 
 
 def a_record(*, scores=None, status="ok", reason=None):

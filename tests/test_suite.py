@@ -1,11 +1,11 @@
 """A suite is read strictly: every mistake with file, line, key and the nearest valid name, all at once, nothing written."""
 
 import pytest
-from tests.project import SUITE, write_project
 
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.plan import make_plan
 from lora_bench.suite import load_suite
+from tests.project import SUITE, write_project
 
 
 @pytest.fixture(autouse=True)

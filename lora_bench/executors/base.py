@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from lora_bench.record import Record
     from lora_bench.job import Job
+    from lora_bench.record import Record
 
 Unit = Sequence["Job"]
 

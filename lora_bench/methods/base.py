@@ -30,8 +30,6 @@ class Method(Protocol):
     """The option that a budget may turn, an integer of at least 1; None for a method that has no size."""
     learning_rate: ClassVar[float]
     """The suggested learning rate, used where a suite gives none."""
-    model_fields: ClassVar[dict[str, Any]]
-    """pydantic's description of the options."""
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with the method's weights and the modules named in *head* trainable, and no others.

@@ -2,14 +2,14 @@
 
     y = W x + scaling * B A x
 
-with A of shape (rank, in_features) and B of shape (out_features, rank), for each adapted weight. B starts at zero, so the
-adapted model starts as the base model. What is adapted is named by role, which means the same in every family; the paper
-adapts query and value. GPT-2 and DeBERTa v1 keep query, key and value in one weight: there each adapted slice of it has an
-A and a B of its own, as in the paper, where PEFT's LoRA would adapt all three with one A. For L layers of width d, query
-and value are 4 L d rank weights in every family.
+with A of shape (rank, in_features) and B of shape (out_features, rank), for each adapted weight. B starts at zero, so
+the adapted model starts as the base model. What is adapted is named by role, which means the same in every family; the
+paper adapts query and value. GPT-2 and DeBERTa v1 keep query, key and value in one weight: there each adapted slice of
+it has an A and a B of its own, as in the paper, where PEFT's LoRA would adapt all three with one A. For L layers of
+width d, query and value are 4 L d rank weights in every family.
 
-Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA: Liu
-et al. 2024, https://arxiv.org/abs/2402.09353, which learns the length of each row of the weight too.
+Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA:
+Liu et al. 2024, https://arxiv.org/abs/2402.09353, which learns the length of each row of the weight too.
 
 Suggested values: scaling 2, a learning rate of 3e-4 to 3e-3, the larger for smaller models.
 
@@ -18,7 +18,7 @@ What it cannot do: once merged into the base weights, serve several tasks in one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -47,8 +47,8 @@ class Lora(Strict):
         scaling: Factor on the update. Kept apart from *rank*, so that fitting a budget changes the number of parameters
             and not the strength of the update (PEFT's `lora_alpha / r`).
         dropout: Probability of zeroing an input of A, in [0, 1).
-        targets: What is adapted: `query`, `key`, `value`, `output` (the projection at the end of attention), `ffn` (both
-            projections of the feed-forward block), or `all` of these.
+        targets: What is adapted: `query`, `key`, `value`, `output` (the projection at the end of attention), `ffn`
+            (both projections of the feed-forward block), or `all` of these.
         use_rslora: Divide *scaling* by the square root of *rank*; it is then the alpha of rsLoRA.
         use_dora: Learn the length of each adapted row of the weight apart from its direction.
     """
@@ -76,7 +76,7 @@ class Lora(Strict):
 
         family = family_of(model.config.model_type)
         parts = parts_of(self.targets)
-        options = {
+        options: dict[str, Any] = {
             "r": self.rank,
             "lora_alpha": self.scaling if self.use_rslora else self.scaling * self.rank,
             "lora_dropout": self.dropout,

@@ -1,7 +1,7 @@
-"""The methods PEFT lacks, as real PEFT tuners: bottleneck adapters, key/value prefixes, LoRA on slices of fused weights.
+"""The methods PEFT lacks, as real PEFT tuners: bottleneck adapters, key/value prefixes, LoRA on slices of a weight.
 
-Importing this package adds `BOTTLENECK_ADAPTER`, `LORA_BENCH_PREFIX` and `LORA_BENCH_FUSED_LORA` to PEFT and does nothing
-else. It needs no other part of lora_bench:
+Importing this package adds `BOTTLENECK_ADAPTER`, `LORA_BENCH_PREFIX` and `LORA_BENCH_FUSED_LORA` to PEFT and does
+nothing else. It needs no other part of lora_bench:
 
 ```python
 from peft import get_peft_model

@@ -1,14 +1,14 @@
 """LoRA on chosen slices of a weight that computes query, key and value together.
 
-y_s = W_s x + scaling * B_s A_s x for each adapted slice s of the output, with A_s of shape (rank, in_features) and B_s of
-shape (width, rank); the other slices stay as they are. GPT-2's `c_attn` and DeBERTa v1's `in_proj` are such weights, and
-Hu et al. 2021 (https://arxiv.org/abs/2106.09685) adapt the query and the value alone, each with matrices of its own:
-2 rank width weights a slice, 4 rank width for the two of a layer. PEFT's LoRA on a fused weight has one A and a B as high
-as all three slices, which is 4 rank width too and another method: the key moves, and A is shared.
+y_s = W_s x + scaling * B_s A_s x for each adapted slice s of the output, with A_s of shape (rank, in_features) and B_s
+of shape (width, rank); the other slices stay as they are. GPT-2's `c_attn` and DeBERTa v1's `in_proj` are such weights,
+and Hu et al. 2021 (https://arxiv.org/abs/2106.09685) adapt the query and the value alone, each with matrices of its own:
+2 rank width weights a slice, 4 rank width for the two of a layer. PEFT's LoRA on a fused weight has one A and a B as
+high as all three slices, which is 4 rank width too and another method: the key moves, and A is shared.
 
-A is drawn as PEFT draws it and B is zero, so training starts from the base model exactly. Weights that are not fused are
-one slice here, so one adapter may name both kinds. DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) learns the
-length of each adapted row of the weight apart from its direction; rsLoRA (Kalajdzievski 2023,
+A is drawn as PEFT draws it and B is zero, so training starts from the base model exactly. Weights that are not fused
+are one slice here, so one adapter may name both kinds. DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) learns
+the length of each adapted row of the weight apart from its direction; rsLoRA (Kalajdzievski 2023,
 https://arxiv.org/abs/2312.03732) divides by the square root of the rank instead of the rank.
 """
 
@@ -63,6 +63,8 @@ def slices_of(y: Tensor, slices: int, groups: int) -> tuple[Tensor, ...]:
 
 def joined_slices(parts: Sequence[Tensor], groups: int) -> Tensor:
     """The output whose `slices_of` are *parts*."""
+    if len(parts) == 1:
+        return parts[0]
     return torch.stack([part.unflatten(-1, (groups, -1)) for part in parts], dim=-2).flatten(-3)
 
 

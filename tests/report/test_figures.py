@@ -79,7 +79,10 @@ def test_tasks_whose_names_differ_in_marks_only_have_files_of_their_own():
 
 def test_eight_methods_look_different():
     methods = [
-        METHODS["lora"].model_copy(update={"label": f"lora {rank}", "options": {"rank": rank}, "chosen": {"rank": rank}}) for rank in range(1, 9)
+        METHODS["lora"].model_copy(
+            update={"label": f"lora {rank}", "options": {"rank": rank}, "chosen": {"rank": rank}}
+        )
+        for rank in range(1, 9)
     ]
     (setting,) = compare([record("full"), *(record(method) for method in methods)]).settings
     assert len(set(styles(setting).values())) == 9

@@ -16,12 +16,23 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType
 
-from lora_bench.tuners import BottleneckConfig, BottleneckModel, PrefixConfig, PrefixModel
+from lora_bench.tuners import (
+    BottleneckConfig,
+    BottleneckModel,
+    FusedLoraConfig,
+    FusedLoraModel,
+    PrefixConfig,
+    PrefixModel,
+)
 from lora_bench.tuners.attention import CACHE_ARGUMENTS
 from lora_bench.tuners.registration import register
 from tests.tiny import tiny_bert, tiny_deberta, tiny_deberta_v2, tiny_gpt2, tiny_roberta
 
-OURS = {"BOTTLENECK_ADAPTER": (BottleneckConfig, BottleneckModel), "LORA_BENCH_PREFIX": (PrefixConfig, PrefixModel)}
+OURS = {
+    "BOTTLENECK_ADAPTER": (BottleneckConfig, BottleneckModel),
+    "LORA_BENCH_FUSED_LORA": (FusedLoraConfig, FusedLoraModel),
+    "LORA_BENCH_PREFIX": (PrefixConfig, PrefixModel),
+}
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -71,6 +82,8 @@ def test_peft_calls_the_tuner_hooks_we_override(method, parameters):
         "active_adapters",
         "_disable_adapters",
         "_get_available_adapters",
+        "merged",
+        "get_base_layer",
         "_cast_input_dtype",
         "set_adapter",
         "delete_adapter",
@@ -157,13 +170,13 @@ def test_a_name_that_is_taken_is_refused_and_stays_what_it_was(name):
     assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(name)] is before
 
 
-def test_importing_the_tuners_registers_two_types_and_does_nothing_else():
+def test_importing_the_tuners_registers_three_types_and_does_nothing_else():
     done = python(
         "import os, random, sys, torch, peft\n"
         "from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known\n"
         "before = set(known), dict(os.environ), random.getstate(), torch.get_rng_state(), torch.get_num_threads()\n"
         "import lora_bench.tuners\n"
-        "assert sorted(t.value for t in set(known) - before[0]) == ['BOTTLENECK_ADAPTER', 'LORA_BENCH_PREFIX']\n"
+        f"assert sorted(t.value for t in set(known) - before[0]) == {sorted(OURS)}\n"
         "assert dict(os.environ) == before[1] and random.getstate() == before[2]\n"
         "assert torch.equal(torch.get_rng_state(), before[3]) and torch.get_num_threads() == before[4]\n"
         "ours = {name for name in sys.modules if name.startswith('lora_bench.')}\n"
@@ -183,6 +196,7 @@ def test_without_the_import_peft_names_the_type_it_does_not_know(tmp_path):
     "config",
     [
         BottleneckConfig(bottleneck_size=4, variant="parallel", non_linearity="relu", scaling=4.0, init_std=0.01),
+        FusedLoraConfig(r=3, lora_alpha=6, use_dora=True, roles=["key", "ffn"]),
         PrefixConfig(num_virtual_tokens=5, init_std=0.1, modules_to_save=["classifier"], task_type="SEQ_CLS"),
     ],
 )

@@ -1,0 +1,95 @@
+"""LoRA adapts what its targets name, in every family, and is PEFT's own wherever a weight is not fused."""
+
+import json
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from lora_bench.methods import known_methods
+from lora_bench.testing import check_method, tiny_models
+
+Lora = known_methods()["lora"]
+LAYERS, WIDTH, FEED_FORWARD, RANK = 2, 32, {"roberta": 48, "deberta-v2": 48, "gpt2": 128}, 4
+
+
+def adapted(family: str, **options):
+    model, head = tiny_models()[family]
+    return Lora(rank=RANK, **options).apply(model, head=head)
+
+
+def adapter_weights(model) -> dict[str, torch.Tensor]:
+    return {path: weight for path, weight in model.named_parameters() if "lora_" in path and weight.requires_grad}
+
+
+def count(model) -> int:
+    return sum(weight.numel() for weight in adapter_weights(model).values())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"targets": ("all",)},
+        {"targets": ("key", "output", "ffn")},
+        {"use_dora": True},
+        {"use_dora": True, "targets": ("all",)},
+        {"use_rslora": True, "dropout": 0.1},
+    ],
+)
+def test_contract(options):
+    check_method(Lora(rank=2, **options))
+
+
+@pytest.mark.parametrize("family", FEED_FORWARD)
+@pytest.mark.parametrize(
+    ("targets", "square", "feed_forward"),
+    [(("query",), 1, 0), (("key", "output"), 2, 0), (("ffn",), 0, 2), (("query", "ffn"), 1, 2), (("all",), 4, 2)],
+)
+def test_each_target_is_rank_times_inputs_and_outputs(family, targets, square, feed_forward):
+    per_layer = square * RANK * (WIDTH + WIDTH) + feed_forward * RANK * (WIDTH + FEED_FORWARD[family])
+    assert count(adapted(family, targets=targets)) == LAYERS * per_layer
+
+
+@pytest.mark.parametrize("family", FEED_FORWARD)
+def test_dora_adds_a_length_for_each_adapted_row(family):
+    assert count(adapted(family, use_dora=True)) == LAYERS * 2 * (2 * RANK * WIDTH + WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "peft_type"),
+    [
+        ("roberta", ("all",), "LORA"),
+        ("deberta-v2", ("query", "value"), "LORA"),
+        ("gpt2", ("output", "ffn"), "LORA"),
+        ("gpt2", ("query",), "LORA_BENCH_FUSED_LORA"),
+        ("gpt2", ("all",), "LORA_BENCH_FUSED_LORA"),
+    ],
+)
+def test_plain_peft_wherever_no_adapted_weight_is_fused(family, targets, peft_type):
+    assert adapted(family, targets=targets).peft_config["default"].peft_type == peft_type
+
+
+@pytest.mark.parametrize("family", FEED_FORWARD)
+@pytest.mark.parametrize(("use_rslora", "factor"), [(False, 3.0), (True, 1.5)])
+def test_scaling_is_the_factor_at_every_rank_and_rslora_divides_it_by_the_root(family, use_rslora, factor):
+    # rank 4: 3 / sqrt(4) = 1.5
+    for module in adapted(family, scaling=3.0, use_rslora=use_rslora).modules():
+        if hasattr(module, "lora_A"):
+            assert module.scaling["default"] == factor
+        elif hasattr(module, "fused_lora_A"):
+            assert module.configs["default"].scaling == factor
+
+
+def test_two_ways_of_writing_the_targets_are_one_method():
+    assert Lora(targets=("value", "query")) == Lora(targets=["query", "value"]) == Lora()
+
+
+def test_options_survive_a_record():
+    method = Lora(targets=("ffn", "query"), use_dora=True)
+    assert Lora(**json.loads(json.dumps(method.model_dump(mode="json")))) == method
+
+
+@pytest.mark.parametrize("targets", [(), ("query", "query"), ("all", "query"), ("queries",), "query"])
+def test_targets_that_cannot_be_meant_are_refused(targets):
+    with pytest.raises(ValidationError, match="targets"):
+        Lora(targets=targets)

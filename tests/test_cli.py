@@ -1,0 +1,139 @@
+"""The command line: arguments in, exit code out, and no traceback for a mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from tests.project import SUITE, write_project
+from tests.records import sample_suite
+
+from lora_bench.cli import main
+from lora_bench.documents import read_yaml
+from lora_bench.resources import suite_files
+from lora_bench.store import to_json
+from lora_bench.version import __version__
+
+SCHEMAS = Path(__file__).parents[1] / "lora_bench" / "schemas"
+
+
+@pytest.fixture(autouse=True)
+def _own_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_version_and_help(capsys):
+    for option, words in (("--version", __version__), ("--help", "lora-bench run quickstart")):
+        with pytest.raises(SystemExit) as done:
+            main([option])
+        assert done.value.code == 0
+        assert words in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, lora_bench.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "pandas", "numpy", "pydantic", "rich"} & set(done.stdout.split())
+
+
+def test_every_command_has_help(capsys):
+    for command in ("run", "plan", "report", "list", "schema"):
+        with pytest.raises(SystemExit) as done:
+            main([command, "--help"])
+        assert done.value.code == 0 and "usage: lora-bench" in capsys.readouterr().out
+
+
+def test_a_suite_runs_and_reports_and_runs_again(tmp_path, capsys):
+    write_project(tmp_path)
+    assert main(["run", "tickets.yaml", "--workers", "0"]) == 0
+    first = capsys.readouterr().out
+    assert "4 of 4 runs to do" in first and "report: runs/tickets/report.md" in first
+    page = (tmp_path / "runs" / "tickets" / "report.md").read_text()
+    for method in ("full", "lora", "prefix"):
+        assert method in page
+    assert str(tmp_path) not in page
+    assert main(["run", "tickets.yaml", "--workers", "0"]) == 0
+    assert "nothing to do, 4 of 4 runs have their record" in capsys.readouterr().out
+    assert main(["report", "runs/tickets", "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quikstart"], "did you mean 'quickstart'"),
+        (["run", "absent.yaml"], "absent.yaml: cannot be read"),
+        (["plan", "broken.yaml"], "broken.yaml:1: is no valid YAML"),
+        (["report", "runs/absent"], "runs/absent is not there"),
+        (["run", "tickets.yaml", "--only", "0123"], "has no run '0123'"),
+    ],
+)
+def test_a_mistake_is_exit_code_2_without_a_traceback_and_nothing_written(tmp_path, capsys, arguments, message):
+    write_project(tmp_path)
+    (tmp_path / "broken.yaml").write_text("suite: [")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == before
+
+
+def test_a_plan_writes_nothing_and_shows_exact_counts(tmp_path, capsys):
+    write_project(tmp_path, SUITE.replace("48}", "48, adapter_parameters: 2_304}"))
+    assert main(["plan", "tickets.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "2,304" in shown and "2,208" in shown and "4 of 4 runs to do" in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_report_that_differs_from_its_records_is_exit_code_1(tmp_path, capsys):
+    records = tmp_path / "baselines" / "sample" / "records"
+    records.mkdir(parents=True)
+    for record in sample_suite():
+        (records / f"{record.run_id}.json").write_bytes(to_json(record))
+    assert main(["report", "baselines", "--out", "reports"]) == 0
+    assert main(["report", "baselines", "--out", "reports", "--check"]) == 0
+    page = tmp_path / "reports" / "sample.md"
+    page.write_text(page.read_text().replace("0.", "0,", 1))
+    assert main(["report", "baselines", "--out", "reports", "--check"]) == 1
+    assert "sample.md" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["methods", "models", "tasks", "suites"])
+def test_lists_name_what_can_be_named(what, capsys):
+    assert main(["list", what]) == 0
+    shown = capsys.readouterr().out
+    for name in {
+        "methods": ["full", "lora", "bottleneck_adapter", "prefix_tuning"],
+        "models": ["minilm-l6-roberta", "minilm-l6-deberta", "gpt2-mini"],
+        "tasks": ["movie_reviews"],
+        "suites": ["quickstart", "quickstart-search"],
+    }[what]:
+        assert name in shown
+
+
+@pytest.mark.parametrize("what", ["suite", "record", "task"])
+def test_the_schemas_that_ship_are_those_of_the_code(what, capsys):
+    assert main(["schema", what]) == 0
+    assert (SCHEMAS / f"{what}.schema.json").read_text() == capsys.readouterr().out
+
+
+def test_shipped_suites_and_real_records_are_valid_by_their_schema():
+    suite_schema = json.loads((SCHEMAS / "suite.schema.json").read_text())
+    for file in suite_files().values():
+        jsonschema.validate(read_yaml(file).data, suite_schema)
+    record_schema = json.loads((SCHEMAS / "record.schema.json").read_text())
+    for record in sample_suite():
+        jsonschema.validate(json.loads(to_json(record)), record_schema)
+
+
+def test_no_color_is_respected(tmp_path):
+    write_project(tmp_path)
+    environment = {**os.environ, "NO_COLOR": "1", "FORCE_COLOR": "", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "lora_bench.cli", "list", "methods"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "\x1b[3" not in done.stdout

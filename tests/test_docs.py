@@ -1,0 +1,65 @@
+"""The README says what is there, and what it says works."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.project import write_data, write_model
+
+import lora_bench
+from lora_bench.execute import run_suite
+from lora_bench.methods import known_methods
+from lora_bench.resources import suite_files, task_files
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_every_method_command_suite_and_task_is_named():
+    for name in [*known_methods(), *task_files(), *suite_files(), "run", "plan", "report", "list", "schema"]:
+        named = (f"`{name}`", f"lora-bench {name}", f"lora-bench run {name}")
+        assert any(words in README for words in named), f"README does not name {name}"
+
+
+def test_the_suite_of_ten_lines_runs_on_a_users_own_file_and_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    (example,) = blocks("yaml")
+    assert len(example.splitlines()) == 10
+    # Its second model is on the hub and its budget is for base models; the rest is as it stands.
+    here = example.replace("[minilm-l6-roberta, roberta-base]", "[base]").replace("147_456", "2_304").replace("960", "64")
+    (tmp_path / "tickets.yaml").write_text(here)
+    write_model(tmp_path / "base")
+    write_data(tmp_path / "tickets.csv")
+    outcome = run_suite(tmp_path / "tickets.yaml", runs=tmp_path / "runs", workers=0)
+    assert [record.status for record in outcome.records] == ["ok"] * 12
+
+
+def test_python_examples_use_names_that_exist():
+    for example in blocks("python"):
+        for node in ast.walk(ast.parse(example)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lora_bench"):
+                module = __import__(node.module, fromlist=["_"])
+                assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_every_link_to_a_file_leads_to_it():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("file", sorted([*task_files().values()]), ids=lambda file: file.stem)
+def test_every_task_says_its_licence_and_whom_to_cite(file):
+    data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert data["licence"] and data["citation"] and data["about"]
+
+
+def test_public_names_can_be_had():
+    for name in lora_bench.__all__:
+        assert getattr(lora_bench, name) is not None
