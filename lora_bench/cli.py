@@ -77,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a report would differ")
     report.set_defaults(command=_report)
 
+    baseline = commands.add_parser("baseline", help="keep the records of runs as a baseline")
+    verbs = baseline.add_subparsers(title="verbs", required=True, metavar="VERB")
+    accept = verbs.add_parser("accept", help="copy records and predictions into ./baselines/NAME/records")
+    accept.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs")
+    accept.add_argument("--name", metavar="NAME", help="of the baseline; the name of the runs' folder by default")
+    accept.set_defaults(command=_accept)
+
     listing = commands.add_parser("list", help="list what can be named in a suite")
     listing.add_argument("what", choices=["methods", "models", "tasks", "suites"])
     listing.set_defaults(command=_list)
@@ -184,6 +191,16 @@ def _report(arguments: argparse.Namespace) -> int:
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE
+
+
+def _accept(arguments: argparse.Namespace) -> int:
+    from lora_bench.store import accept
+
+    folder: Path = arguments.runs
+    target = Path("baselines") / (arguments.name or folder.resolve().name)
+    records = accept(folder, target)
+    print(f"{len(records)} records in {target / 'records'}")
+    return DONE
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ A baseline folder holds the same records as `records/<run_id>.json`, with predic
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -111,6 +112,34 @@ def record_files(folder: Path) -> list[Path]:
     runs = folder.glob(f"*/{RECORD}")
     baseline = (path for path in folder.glob("records/*.json") if not path.name.endswith(f".{PREDICTIONS}"))
     return sorted([*runs, *baseline])
+
+
+def accept(runs: Path, baseline: Path) -> list[Record]:
+    """Copy the records of a runs folder, with their predictions, into a baseline; what it held before is replaced.
+
+    Raises:
+        LoraBenchError: If there are no records, or a record's predictions are missing or not what it says.
+    """
+    records = read_records(runs)
+    predictions = {record.run_id: _predictions(runs / record.run_id, record) for record in records}
+    target = baseline / "records"
+    shutil.rmtree(target, ignore_errors=True)
+    for record in records:
+        write_atomic(target / f"{record.run_id}.json", to_json(record))
+        content = predictions[record.run_id]
+        if content is not None:
+            write_atomic(target / f"{record.run_id}.{PREDICTIONS}", content)
+    return records
+
+
+def _predictions(folder: Path, record: Record) -> bytes | None:
+    if record.predictions is None:
+        return None
+    path = folder / record.predictions.file
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
+        raise LoraBenchError(f"{path} is not there or not what its record says; run {record.run_id} again")
+    return content
 
 
 def read_record(path: Path) -> Record:

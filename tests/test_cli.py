@@ -43,7 +43,7 @@ def test_help_loads_nothing_heavy():
 
 
 def test_every_command_has_help(capsys):
-    for command in ("run", "plan", "report", "list", "schema"):
+    for command in ("run", "plan", "report", "list", "schema", "baseline"):
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0 and "usage: lora-bench" in capsys.readouterr().out
@@ -101,6 +101,20 @@ def test_a_report_that_differs_from_its_records_is_exit_code_1(tmp_path, capsys)
     page.write_text(page.read_text().replace("0.", "0,", 1))
     assert main(["report", "baselines", "--out", "reports", "--check"]) == 1
     assert "sample.md" in capsys.readouterr().out
+
+
+def test_runs_become_a_baseline_whose_report_is_the_same(tmp_path, capsys):
+    write_project(tmp_path)
+    assert main(["run", "tickets.yaml", "--workers", "0", "--quiet"]) == 0
+    assert main(["baseline", "accept", "runs/tickets"]) == 0
+    kept = sorted(path.name for path in (tmp_path / "baselines" / "tickets" / "records").iterdir())
+    assert len(kept) == 8 and sum(name.endswith(".predictions.json") for name in kept) == 4
+    assert main(["report", "baselines", "--out", "reports"]) == 0
+    first, again = tmp_path / "runs" / "tickets" / "report.md", tmp_path / "reports" / "tickets.md"
+    assert first.read_text().replace("(report/", "(tickets/") == again.read_text()
+    (next((tmp_path / "runs" / "tickets").glob("*/predictions.json"))).write_text("{}")
+    assert main(["baseline", "accept", "runs/tickets"]) == 2
+    assert "not what its record says" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["methods", "models", "tasks", "suites"])
