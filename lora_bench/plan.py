@@ -31,7 +31,7 @@ from lora_bench.tasks import Task, TaskData, definition, load_data
 Progress = Callable[[str], None]
 
 # Rough numbers for machines that have no record of the same cell yet; a plan says "about".
-CPU_FLOPS_PER_THREAD = 25e9
+CPU_FLOPS_PER_THREAD = 50e9
 CUDA_FLOPS = 40e12
 BYTES_PER_WEIGHT = 4
 # Gradient and AdamW's two moments.

@@ -98,6 +98,9 @@ class Bars:
         self.began: dict[str, float] = {}
         self.whole: TaskID | None = None
         self.workers = 1
+        # What finished runs took, and what they were estimated to: the rest is likely to be off by the same factor.
+        self.took_seconds = 0.0
+        self.estimated_seconds = 0.0
 
     def say(self, message: str) -> None:
         """Show what is going on; it stays on the screen only where it is news."""
@@ -130,7 +133,10 @@ class Bars:
         if record.run_id in self.bars:
             self.progress.remove_task(self.bars.pop(record.run_id))
         self.console.print(result_line(record), markup=False, highlight=False)
-        self.cells.pop(record.run_id, None)
+        cell = self.cells.pop(record.run_id, None)
+        if cell is not None and record.run_id in self.began:
+            self.took_seconds += time.monotonic() - self.began[record.run_id]
+            self.estimated_seconds += cell.estimate.seconds
         if self.whole is not None and record.status != "interrupted":
             self.progress.advance(self.whole)
             self._remaining()
@@ -141,7 +147,8 @@ class Bars:
 
     def _remaining(self) -> None:
         if self.whole is not None:
-            seconds = sum(cell.estimate.seconds for cell in self.cells.values()) / self.workers
+            factor = self.took_seconds / self.estimated_seconds if self.estimated_seconds else 1.0
+            seconds = factor * sum(cell.estimate.seconds for cell in self.cells.values()) / self.workers
             self.progress.update(self.whole, note=f"about {duration(seconds)} left" if self.cells else "")
 
     def __enter__(self) -> Bars:
