@@ -20,6 +20,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora_bench.record import Memory, Parameters, Speed
+from lora_bench.tuners import folded_away
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -42,8 +43,12 @@ def count_parameters(model: nn.Module, *, head: list[str], total: int) -> Parame
     in_head = sum(count for name, count in trained.items() if _is_in(name, head))
     everything = sum(trained.values())
     return Parameters(
-        total=total, adapter=everything - in_head, head=in_head, trained=everything, stored=everything
-    )  # fmt: skip
+        total=total,
+        adapter=everything - in_head,
+        head=in_head,
+        trained=everything,
+        stored=everything - folded_away(model),
+    )
 
 
 def _is_in(name: str, head: list[str]) -> bool:

@@ -30,7 +30,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.job import Job
 from lora_bench.loop import Diverged, Interrupted, KeepCheckpoints, KeyedDropout, Notify, SelectionScores, WatchLoss
 from lora_bench.measure import BenchmarkCallback, count_parameters
-from lora_bench.methods import known_methods
+from lora_bench.methods import known_methods, own_callbacks
 from lora_bench.models import BaseModel, load_model, load_tokenizer
 from lora_bench.randomness import adapters_drawn_from, draw_head, example_order, seed_for
 from lora_bench.record import CurvePoint, DataSummary, Parameters, Predictions, Record, Status, Weights
@@ -39,7 +39,7 @@ from lora_bench.store import PREDICTIONS, write_atomic
 from lora_bench.tasks import Split, Task, TaskData, encode, load_data, majority_score, score
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 Example = dict[str, Any]
 
@@ -103,7 +103,9 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     model, head = load_model(job.base_model, labels=max(1, len(spec.task.labels)), regression=regression)
     total = sum(weight.numel() for weight in model.parameters())
     draw_head(model, head, seed)
-    model = _adapt(model, spec, head, seed)
+    method = known_methods()[spec.method.name](**spec.method.options)
+    with adapters_drawn_from(seed):
+        model = method.apply(model, head=head)
     facts.parameters = count_parameters(model, head=head, total=total)
     load_seconds = time.perf_counter() - began
 
@@ -118,7 +120,7 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     facts.resumed = checkpoint is not None
     keep_best = spec.keep_weights == "best"
     watch = WatchLoss(spec.training.steps, facts.curve, notify, checkpoint.step if checkpoint is not None else 0)
-    callbacks = [KeyedDropout(seed), measure, watch]
+    callbacks = [KeyedDropout(seed), measure, watch, *own_callbacks(method)]
     selection_scores = None
     if spec.selection_every is not None:
         selection_scores = SelectionScores(
@@ -202,12 +204,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, LoraBenchError):
         return message[0]
     return f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
-
-
-def _adapt(model: PreTrainedModel, spec: RunSpec, head: list[str], seed: int) -> nn.Module:
-    method = known_methods()[spec.method.name](**spec.method.options)
-    with adapters_drawn_from(seed):
-        return method.apply(model, head=head)
 
 
 def _examples(

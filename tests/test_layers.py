@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "methods": MATERIAL | GROUND,
     "tasks": MATERIAL | WORDS,
     "models": MATERIAL | WORDS,
-    "measure": WORDS,
+    "measure": WORDS | {"tuners"},
     "checkpoint": STORE,
     "card": WORDS,
     "job": PARTS | STORE,
