@@ -222,7 +222,7 @@ def _examples(
     for name, share in truncated.items():
         if share > 0:
             facts.warnings.append(
-                f"{share:.1%} of the {name} inputs are longer than {spec.training.max_length} tokens and were cut"
+                f"{_share(share)} of the {name} inputs are longer than {spec.training.max_length} tokens and were cut"
             )
     facts.warnings += _label_order_warning(job.base_model, data.labels)
     facts.data = DataSummary(
@@ -231,6 +231,11 @@ def _examples(
         majority_score=majority_score(job.task, data, spec.score_on),
     )
     return encoded["train"], encoded[spec.score_on], encoded.get("selection", [])
+
+
+def _share(share: float) -> str:
+    """A share above 0 in per cent, which never reads as none."""
+    return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
 
 
 def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[str]:

@@ -96,7 +96,7 @@ def compare(records: Sequence[Record]) -> Comparison:
         settings=tuple(setting for settings in by_task.values() for setting in settings),
         environments=environments,
         warnings=dict(sorted(Counter(text for record in records for text in record.warnings).items())),
-        commands=tuple(sorted({record.command for record in records})),
+        commands=tuple(sorted({record.command.replace(f" --only {record.run_id}", "") for record in records})),
     )
 
 

@@ -41,7 +41,7 @@ def render_markdown(records: Sequence[Record], figures_folder_name: str) -> str:
         _costs(comparison),
         _environments(comparison),
         _warnings(comparison),
-        ["## Make it again", "", *fenced(comparison.commands)],
+        ["## Make it again", "", *fenced(comparison.commands), "", "With `--only RUN_ID` one record alone."],
         _provenance(comparison),
     ]
     return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
