@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from lora_bench.models import known_models
 from lora_bench.spec import RunSpec
 from lora_bench.version import __version__
 
@@ -16,15 +17,19 @@ def model_card(spec: RunSpec, step: int) -> str:
         imports = "from transformers import AutoModelForSequenceClassification"
     else:
         load = (
-            "base = AutoModelForSequenceClassification.from_pretrained("
-            f'"BASE MODEL", num_labels={max(1, len(spec.task.labels))})\n'
+            f"base = AutoModelForSequenceClassification.from_pretrained({_base(spec)}, "
+            f"num_labels={max(1, len(spec.task.labels))})\n"
+            'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")\n'
+            "base.config.pad_token_id = tokenizer.pad_token_id\n"
             'model = PeftModel.from_pretrained(base, "THIS FOLDER")'
         )
         imports = (
             "import lora_bench.tuners  # makes PEFT know the methods that lora_bench adds\n"
             "from peft import PeftModel\n"
-            "from transformers import AutoModelForSequenceClassification"
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer"
         )
+        if spec.model.name in known_models():
+            imports = f"from lora_bench.models import known_models\n{imports}"
     metadata = ["---", "library_name: " + ("transformers" if spec.method.name == "full" else "peft"), "---"]
     return "\n".join(
         [
@@ -48,3 +53,10 @@ def model_card(spec: RunSpec, step: int) -> str:
             "",
         ]
     )
+
+
+def _base(spec: RunSpec) -> str:
+    """The base model as an expression: a known model is made by lora_bench, any other is named."""
+    if spec.model.name in known_models():
+        return f'known_models()["{spec.model.name}"].folder(None)'
+    return f'"{spec.model.name}"'

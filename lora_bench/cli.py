@@ -7,12 +7,13 @@ Exit codes: 0 done; 1 a committed report differs from its records; 2 bad input, 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import LoraBenchError, WorkersLost
 from lora_bench.version import __version__
 
 if TYPE_CHECKING:
@@ -33,13 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.command(arguments))
     except LoraBenchError as error:
         print(f"lora-bench: {error}", file=sys.stderr)
-        return SOME_FAILED if type(error).__name__ == "WorkersLost" else BAD_INPUT
+        return SOME_FAILED if isinstance(error, WorkersLost) else BAD_INPUT
     except KeyboardInterrupt:
         return SIGNALS["SIGINT"]
     except BrokenPipeError:
-        # The reader of a pipe such as `| head` has seen enough.
-        sys.stderr.close()
+        # The reader of a pipe such as `| head` has seen enough; what is still in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
+    except OSError as error:
+        print(f"lora-bench: {error}", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,10 +109,9 @@ def _count(text: str) -> int:
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from lora_bench.progress import QuietOnBrokenPipe
 
-    # Where nobody looks at a terminal, lines are as long as they are.
-    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    return QuietOnBrokenPipe() if sys.stdout.isatty() else QuietOnBrokenPipe(width=PLAIN_WIDTH)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -155,7 +158,12 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     console = _console()
     suite = load_suite(arguments.suite)
-    plan = make_plan(suite, runs_folder(suite, arguments.runs, arguments.series), series=arguments.series)
+    plan = make_plan(
+        suite,
+        runs_folder(suite, arguments.runs, arguments.series),
+        series=arguments.series,
+        progress=lambda message: print(message, file=sys.stderr),
+    )
     _show_plan(console, plan)
     return DONE
 

@@ -8,6 +8,7 @@ every fault at once, each with file, line and key.
 from __future__ import annotations
 
 import json
+import math
 import re
 import types
 import typing
@@ -168,7 +169,10 @@ def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], faults: list[Fault]
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*key, index), lines, faults, name) for index, item in enumerate(node.value)]
     try:
-        return _SCALARS.construct_object(node)
+        value = _SCALARS.construct_object(node)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError
+        return value
     except (yaml.YAMLError, ValueError):
         faults.append(
             Fault(f"{node.value!r} cannot be read as {node.tag}", name, node.start_mark.line + 1, dotted(key))

@@ -41,6 +41,22 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def cuda_devices() -> list[str]:
+    """The CUDA devices that may be used, as `CUDA_VISIBLE_DEVICES` names them; none where there is none.
+
+    Where the user has set that variable, its entries are handed out and no others. The driver's files are asked before
+    torch is, whose import a second look at a finished suite need not wait for.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [entry.strip() for entry in chosen.split(",") if entry.strip() not in ("", "-1")]
+    if not Path("/proc/driver/nvidia/gpus").is_dir():
+        return []
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
 def _device(device_type: str) -> tuple[str, int]:
     if device_type != "cuda":
         return "cpu", 0

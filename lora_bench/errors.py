@@ -27,6 +27,10 @@ class AssetUnavailable(LoraBenchError):
     """A named file is neither in the cache nor to be had, with the way to get it."""
 
 
+class WorkersLost(LoraBenchError):
+    """The server that forks workers died, or its workers cannot start."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong in a file.

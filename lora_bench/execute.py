@@ -6,21 +6,23 @@ meets the budget) becomes a record with its reason at once. Two processes may wo
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from lora_bench.environment import cuda_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.executors.base import Event, Execute, Lost
 from lora_bench.plan import Cell, Plan, default_workers, make_plan
 from lora_bench.record import Record, Status
 from lora_bench.store import free_bytes
-from lora_bench.suite import Suite, load_suite
+from lora_bench.suite import NAME, Suite, load_suite
 
 # Statuses that a run has for reasons that may be gone the next time.
 RETRIED = ("failed", "timeout", "out_of_memory")
@@ -64,7 +66,7 @@ class Outcome:
 
     Args:
         records: Every record of the suite, old and new, in the suite's order.
-        done: How many runs were done now.
+        done: How many runs were wanting and taken up, those that cannot run and those that were stopped among them.
         interrupted: The signal that stopped the work, or None.
     """
 
@@ -103,20 +105,26 @@ def run_suite(
         BadInput: With every fault of the suite, its data and its models, before anything is written.
     """
     shown = display or Silent()
+    if series is not None and not re.fullmatch(NAME, series):
+        raise LoraBenchError(f"a series is named by letters, digits, '.', '_' and '-', got {series!r}")
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     folder = runs_folder(suite, Path(runs), series)
     plan = make_plan(suite, folder, series=series, progress=shown.say)
-    if retry:
-        plan = _forget_failures(plan, only)
-    wanted = _wanted(plan, only)
-    count = default_workers(plan) if workers is None else workers
+    wanted = _wanted(plan, only, retry)
     _check_disk(wanted, folder)
+    for cell in wanted:
+        if cell.record is not None:
+            cell.job.folder.retry()
     for cell in wanted:
         if cell.reason is not None:
             _publish(cell, "unsupported", cell.reason, shown)
     # The longest first, so that no long run is left alone at the end.
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
+    count = default_workers(runnable) if workers is None else min(workers, len(runnable))
     shown.planned(plan, runnable, count)
+    if runnable:
+        for warning in plan.warnings:
+            shown.say(f"warning: {warning}")
     interrupted = None
     if runnable:
         interrupted = _do(runnable, count, folder, shown)
@@ -124,23 +132,14 @@ def run_suite(
     return Outcome(tuple(records), len(wanted), interrupted)
 
 
-def _wanted(plan: Plan, only: Collection[str]) -> list[Cell]:
+def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
+    """The cells to do: those without a record, and with *retry* those whose record says that they failed."""
     known = [cell.job.spec.run_id for cell in plan.cells]
     for run_id in only:
         if run_id not in known:
             raise LoraBenchError(f"the suite {plan.suite.name!r} has no run {run_id!r}{did_you_mean(run_id, known)}")
-    return [cell for cell in plan.missing if not only or cell.job.spec.run_id in only]
-
-
-def _forget_failures(plan: Plan, only: Collection[str]) -> Plan:
-    cells = []
-    for cell in plan.cells:
-        again = cell.record is not None and cell.record.status in RETRIED
-        if again and (not only or cell.job.spec.run_id in only):
-            cell.job.folder.retry()
-            cell = Cell(cell.job, cell.fit, None, cell.estimate)
-        cells.append(cell)
-    return Plan(plan.suite, tuple(cells), plan.runs, plan.warnings)
+    again = [cell for cell in plan.cells if retry and cell.record is not None and cell.record.status in RETRIED]
+    return [cell for cell in [*plan.missing, *again] if not only or cell.job.spec.run_id in only]
 
 
 def _check_disk(cells: list[Cell], folder: Path) -> None:
@@ -173,19 +172,18 @@ def _do(cells: list[Cell], workers: int, folder: Path, shown: Display) -> str | 
     """Do the runs; the name of the signal that stopped them, or None."""
     by_id = {cell.job.spec.run_id: cell for cell in cells}
     execute: Execute
-    stop: Callable[[], None]
+    stop: Callable[[str], None]
     if workers == 0 or sys.platform == "win32":
         from lora_bench.executors.inline import execute_inline
         from lora_bench.loop import request_stop
 
-        execute, stop = execute_inline, lambda: request_stop("SIGINT")
+        execute, stop = execute_inline, request_stop
     else:
         from lora_bench.executors.local import LocalWorkers
 
         pool = LocalWorkers(workers, folder / "workers.log", _environments(workers))
-        execute, stop = pool, pool.stop
-    exclusive = workers <= 1
-    units = [[_with_company(cell, exclusive)] for cell in cells]
+        execute, stop = pool, lambda name: pool.stop()
+    units = [[replace(cell.job, exclusive=workers <= 1)] for cell in cells]
     with _stopping_on_signals(stop) as stopped:
         for result in execute(units, shown.event):
             if isinstance(result, Lost):
@@ -197,26 +195,16 @@ def _do(cells: list[Cell], workers: int, folder: Path, shown: Display) -> str | 
     return stopped[0] if stopped else None
 
 
-def _with_company(cell: Cell, exclusive: bool) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(cell.job, exclusive=exclusive)
-
-
 def _environments(workers: int) -> list[dict[str, str]]:
     """The environment of each worker: on CUDA each sees one device, in turn."""
-    from lora_bench.plan import _has_cuda
-
-    if not _has_cuda():
+    devices = cuda_devices()
+    if not devices:
         return [{} for _ in range(workers)]
-    import torch
-
-    devices = max(1, torch.cuda.device_count())
-    return [{"CUDA_VISIBLE_DEVICES": str(index % devices)} for index in range(workers)]
+    return [{"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} for index in range(workers)]
 
 
 @contextmanager
-def _stopping_on_signals(stop: Callable[[], None]) -> Iterator[list[str]]:
+def _stopping_on_signals(stop: Callable[[str], None]) -> Iterator[list[str]]:
     """Within this block, the first SIGINT or SIGTERM asks the work to stop; its name is put into the list yielded."""
     stopped: list[str] = []
     if threading.current_thread() is not threading.main_thread():
@@ -227,7 +215,7 @@ def _stopping_on_signals(stop: Callable[[], None]) -> Iterator[list[str]]:
         if stopped:
             raise KeyboardInterrupt  # asked twice: at once
         stopped.append(signal.Signals(number).name)
-        stop()
+        stop(stopped[0])
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

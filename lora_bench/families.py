@@ -8,13 +8,13 @@ whole module paths. This module imports no torch.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from lora_bench.errors import unknown
 
-Part = Literal["query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out"]
+Part = Literal["query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_gate", "feed_forward_out"]
 
 Role = Literal["query", "key", "value", "output", "ffn", "all"]
 
@@ -23,8 +23,8 @@ ROLES: Mapping[Role, tuple[Part, ...]] = {
     "key": ("key",),
     "value": ("value",),
     "output": ("attention_output",),
-    "ffn": ("feed_forward_in", "feed_forward_out"),
-    "all": ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out"),
+    "ffn": ("feed_forward_in", "feed_forward_gate", "feed_forward_out"),
+    "all": ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_gate", "feed_forward_out"),
 }
 """What a method may be told to adapt, in words that mean the same in every family."""
 
@@ -52,7 +52,7 @@ class Site:
     """Where a bottleneck sits in every layer.
 
     Args:
-        modules: Paths of the modules it is attached to, relative to the layer.
+        modules: Paths of the modules it is attached to, relative to the layer; an empty path is the layer itself.
         placement: How it joins them.
     """
 
@@ -67,16 +67,20 @@ class Family:
     Args:
         name: What messages and reports call it.
         model_types: The `model_type` values of Hugging Face configs it covers.
-        layer: Regular expression of the path of one layer.
+        layer: Regular expression of the path of one layer; it ends with that of any index.
         query: Module that computes queries; the same as *key* and *value* where one module computes all three.
         key: Module that computes keys.
         value: Module that computes values.
         attention_output: Projection at the end of attention.
         feed_forward_in: First projection of the feed-forward block.
         feed_forward_out: Second projection of the feed-forward block.
+        feed_forward_gate: Projection beside the first whose output multiplies that one's; None where there is none.
         self_attention: Module whose inputs are hidden states and a mask and in which keys meet queries.
         fused_layout: Where query, key and value lie in the output of the one module that computes all three; None where
             three modules do.
+        attention_norm: LayerNorm between a layer's input and its attention; None where attention reads the input itself.
+        encoder: Regular expression of the path of the module that calls all layers with hidden states and a mask, in an
+            encoder; None where there is no such module.
         prefix_kind: How a key/value prefix enters *self_attention*; None where nobody has written it.
         bottleneck_sites: Site of each bottleneck variant the family can have.
         heads: Names of modules whose weights no pretrained checkpoint of the family contains.
@@ -95,7 +99,10 @@ class Family:
     feed_forward_in: str
     feed_forward_out: str
     self_attention: str
+    feed_forward_gate: str | None = None
     fused_layout: FusedLayout | None = None
+    attention_norm: str | None = None
+    encoder: str | None = None
     prefix_kind: PrefixKind | None = None
     bottleneck_sites: Mapping[str, Site] = field(default_factory=dict)
     heads: tuple[str, ...]
@@ -112,21 +119,43 @@ class Family:
         """
         return self.query == self.key == self.value
 
-    def pattern(self, *modules: str) -> str:
+    def pattern(self, *modules: str, without_layers: Collection[int] = ()) -> str:
         """Regular expression that matches the full path of *modules* in every layer and of nothing else.
 
         A list of names would not do: "output.dense" is also the end of "attention.output.dense".
+
+        Args:
+            modules: Paths relative to a layer.
+            without_layers: Indexes of layers in which nothing matches.
         """
+        layer = self.layer
+        if without_layers:
+            left_out = "|".join(str(index) for index in sorted(without_layers))
+            layer = layer.removesuffix(r"\d+") + rf"(?!(?:{left_out})(?:\.|$))\d+"
+        if modules == ("",):
+            return layer
         alternatives = "|".join(re.escape(module) for module in dict.fromkeys(modules))
-        return rf"{self.layer}\.(?:{alternatives})"
+        return rf"{layer}\.(?:{alternatives})"
 
     def parts_at(self, path: str) -> tuple[Part, ...]:
         """The parts that the module at *path* computes: one, all three of a fused module, or none."""
-        return tuple(part for part in ROLES["all"] if re.fullmatch(self.targets(part), path))
+        own = (part for part in ROLES["all"] if getattr(self, part) is not None)
+        return tuple(part for part in own if re.fullmatch(self.targets(part), path))
 
     def targets(self, *parts: Part) -> str:
         """Regular expression of *parts* in every layer, to be given to PEFT as `target_modules`."""
-        return self.pattern(*(getattr(self, part) for part in parts))
+        return self.pattern(*(path for part in parts if (path := getattr(self, part)) is not None))
+
+    def key_width(self, config: Mapping[str, Any]) -> int:
+        """Width of the keys of a layer, all heads together: less than that of hidden states where heads share keys.
+
+        Args:
+            config: The model's config as a mapping.
+        """
+        heads = config[self.num_heads_key]
+        head_width = config.get("head_dim") or config[self.hidden_size_key] // heads
+        width: int = (config.get("num_key_value_heads") or heads) * head_width
+        return width
 
     def head_modules(self, children: Iterable[str]) -> list[str]:
         """Those names among *children*, a model's direct submodules, that are heads, in the model's order."""
@@ -135,11 +164,13 @@ class Family:
 
 # Encoders of the BERT line agree on everything but the inside of attention. Their layers are post-norm: each half
 # ends in LayerNorm(dropout(dense(x)) + residual) in a module called `output`.
-_ENCODER_LAYER = r"(?:.*\.)?encoder\.layer\.\d+"
+_ENCODER = r"(?:.*\.)?encoder"
+_ENCODER_LAYER = rf"{_ENCODER}\.layer\.\d+"
 _POST_NORM_SITES = {
     "houlsby": Site(modules=("attention.output.dropout", "output.dropout"), placement="after"),
     "pfeiffer": Site(modules=("output",), placement="between_norms"),
     "parallel": Site(modules=("output",), placement="beside_residual"),
+    "lin": Site(modules=("output",), placement="after"),
 }
 
 ROBERTA = Family(
@@ -153,6 +184,7 @@ ROBERTA = Family(
     feed_forward_in="intermediate.dense",
     feed_forward_out="output.dense",
     self_attention="attention.self",
+    encoder=_ENCODER,
     prefix_kind="cache",
     bottleneck_sites=_POST_NORM_SITES,
     heads=("classifier", "qa_outputs"),
@@ -169,6 +201,7 @@ DEBERTA = Family(
     feed_forward_in="intermediate.dense",
     feed_forward_out="output.dense",
     self_attention="attention.self",
+    encoder=_ENCODER,
     fused_layout="heads",
     prefix_kind="deberta",
     bottleneck_sites=_POST_NORM_SITES,
@@ -186,6 +219,7 @@ DEBERTA_V2 = Family(
     feed_forward_in="intermediate.dense",
     feed_forward_out="output.dense",
     self_attention="attention.self",
+    encoder=_ENCODER,
     prefix_kind="deberta_v2",
     bottleneck_sites=_POST_NORM_SITES,
     heads=("pooler", "classifier", "qa_outputs"),
@@ -205,16 +239,67 @@ GPT2 = Family(
     feed_forward_out="mlp.c_proj",
     self_attention="attn",
     fused_layout="blocks",
+    attention_norm="ln_1",
     prefix_kind="cache",
     bottleneck_sites={
         "houlsby": Site(modules=("attn.resid_dropout", "mlp.dropout"), placement="after"),
         "pfeiffer": Site(modules=("mlp.dropout",), placement="after"),
         "parallel": Site(modules=("mlp",), placement="beside"),
+        "lin": Site(modules=("",), placement="after"),
     },
     heads=("score", "classifier", "qa_outputs"),
     hidden_size_key="n_embd",
     num_heads_key="n_head",
     num_layers_key="n_layer",
+)
+
+
+# Pre-norm like GPT-2, with rotated queries and keys, keys shared by several heads, and no biases. A prefix is not rotated:
+# it has no position.
+LLAMA = Family(
+    name="llama",
+    model_types=("llama",),
+    layer=r"(?:.*\.)?layers\.\d+",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    attention_output="self_attn.o_proj",
+    feed_forward_in="mlp.up_proj",
+    feed_forward_gate="mlp.gate_proj",
+    feed_forward_out="mlp.down_proj",
+    self_attention="self_attn",
+    attention_norm="input_layernorm",
+    prefix_kind="cache",
+    bottleneck_sites={
+        "houlsby": Site(modules=("self_attn.o_proj", "mlp.down_proj"), placement="after"),
+        "pfeiffer": Site(modules=("mlp.down_proj",), placement="after"),
+        "parallel": Site(modules=("mlp",), placement="beside"),
+        "lin": Site(modules=("",), placement="after"),
+    },
+    heads=("score", "qa_outputs"),
+)
+
+# Pre-norm, with query, key and value in one weight and the gate of the feed-forward block in its first projection. Its
+# attention takes no cache, so a prefix has no way in; and the model reads attributes of its layers, so none is wrapped.
+MODERNBERT = Family(
+    name="modernbert",
+    model_types=("modernbert",),
+    layer=r"(?:.*\.)?layers\.\d+",
+    query="attn.Wqkv",
+    key="attn.Wqkv",
+    value="attn.Wqkv",
+    attention_output="attn.Wo",
+    feed_forward_in="mlp.Wi",
+    feed_forward_out="mlp.Wo",
+    self_attention="attn",
+    fused_layout="blocks",
+    attention_norm="attn_norm",
+    bottleneck_sites={
+        "houlsby": Site(modules=("attn.out_drop", "mlp"), placement="after"),
+        "pfeiffer": Site(modules=("mlp",), placement="after"),
+        "parallel": Site(modules=("mlp",), placement="beside"),
+    },
+    heads=("classifier",),
 )
 
 
@@ -224,7 +309,7 @@ def parts_of(roles: Iterable[Role]) -> tuple[Part, ...]:
     return tuple(part for part in ROLES["all"] if part in named)
 
 
-FAMILIES: tuple[Family, ...] = (ROBERTA, DEBERTA, DEBERTA_V2, GPT2)
+FAMILIES: tuple[Family, ...] = (ROBERTA, DEBERTA, DEBERTA_V2, GPT2, LLAMA, MODERNBERT)
 
 
 def family_of(model_type: str) -> Family:

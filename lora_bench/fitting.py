@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 
 from lora_bench.budget import Budget, fit_size
@@ -46,7 +47,14 @@ class MethodFit(Strict):
     reason: str | None
 
 
-def fit_method(method: Method, base_model: BaseModel, labels: int, regression: bool, budget: Budget) -> MethodFit:
+def fit_method(
+    method: Method,
+    base_model: BaseModel,
+    labels: int,
+    regression: bool,
+    budget: Budget,
+    progress: Callable[[str], None] | None = None,
+) -> MethodFit:
     """Count a method on a base model, and find the size that meets the budget.
 
     A pair that does not work and a budget that no size meets give a fit with its reason, not an error.
@@ -66,6 +74,8 @@ def fit_method(method: Method, base_model: BaseModel, labels: int, regression: b
     path = cache_folder("fits") / f"{key}.json"
     if path.is_file():
         return MethodFit.model_validate_json(path.read_bytes())
+    if progress is not None:
+        progress(f"counting {method.name} on {base_model.name}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between the libraries themselves
         fit = _count(method, base_model, labels, regression, budget)

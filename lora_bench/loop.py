@@ -28,6 +28,9 @@ from lora_bench.record import CurvePoint
 # How much work a killed run may lose; a checkpoint of a small adapter takes milliseconds.
 CHECKPOINT_SECONDS = 60.0
 
+# Points of a learning curve, about.
+CURVE_POINTS = 50
+
 
 class Diverged(LoraBenchError):
     """The loss or the outputs are no longer finite."""
@@ -62,16 +65,18 @@ class WatchLoss(TrainerCallback):
 
     Args:
         steps: Steps of the whole run.
-        curve: Where the losses are noted.
+        curve: Where the losses are noted: some fifty means, each over the steps since the one before.
         notify: Told of each step.
-        resumed_at: The step that a resumed run goes on from, else 0.
     """
 
-    def __init__(self, steps: int, curve: list[CurvePoint], notify: Notify | None, resumed_at: int = 0) -> None:
+    def __init__(self, steps: int, curve: list[CurvePoint], notify: Notify | None) -> None:
         self.steps = steps
-        self.resumed_at = resumed_at
         self.curve = curve
         self.notify = notify
+        self.window = max(1, steps // CURVE_POINTS)
+        # Since the last point of the curve.
+        self.losses: list[float] = []
+        self.resumed_at = 0
         self.loss: float | None = None
 
     def on_log(
@@ -82,17 +87,21 @@ class WatchLoss(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **inside: Any,
     ) -> None:
-        """Note the loss; the Trainer logs its mean since the last log."""
+        """Note the loss; the Trainer logs at every step."""
         if not logs or "loss" not in logs:
             return
         self.loss = float(logs["loss"])
         if self.resumed_at:
-            # The Trainer divides by all steps since 0, though it has seen only those since the checkpoint.
+            # The Trainer divides the first loss of a resumed run by all the steps since 0.
             self.loss *= state.global_step / (state.global_step - self.resumed_at)
             self.resumed_at = 0
         if not math.isfinite(self.loss):
             raise Diverged(f"the training loss is {self.loss} at step {state.global_step}")
-        self.curve.append(CurvePoint(step=state.global_step, loss=round(self.loss, 6)))
+        self.losses.append(self.loss)
+        if state.global_step % self.window == 0 or state.global_step == self.steps:
+            mean = sum(self.losses) / len(self.losses)
+            self.curve.append(CurvePoint(step=state.global_step, loss=round(mean, 6)))
+            self.losses.clear()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Tell of the step."""
@@ -143,21 +152,24 @@ class SelectionScores(TrainerCallback):
         """Score where it is time to."""
         if model is None or (state.global_step % self.every and state.global_step != state.max_steps):
             return
-        began = time.perf_counter()
-        scores = self.score(model)
-        self.curve.append(CurvePoint(step=state.global_step, scores=scores))
-        value = scores.get(self.metric)
-        if self.keep_best and value is not None and (self.best is None or self.sign * (value - self.best.score) > 0):
-            self.best = Best(state.global_step, value, trained_weights(model))
-        self.measure.leave_out(time.perf_counter() - began)
+        with self.measure.left_out():
+            scores = self.score(model)
+            self.curve.append(CurvePoint(step=state.global_step, scores=scores))
+            value = scores.get(self.metric)
+            better = value is not None and (self.best is None or self.sign * (value - self.best.score) > 0)
+            if self.keep_best and value is not None and better:
+                self.best = Best(state.global_step, value, trained_weights(model))
 
 
 class KeepCheckpoints(TrainerCallback):
     """Writes a checkpoint every minute and when the run is asked to stop, and goes on from one.
 
+    It stands before the callback that measures, which starts the clock of a step after it.
+
     Args:
         folder: Where checkpoints lie.
-        curve: The learning curve, which a checkpoint carries.
+        watch: The losses and the learning curve, which a checkpoint carries.
+        measure: The clock, which a checkpoint carries too.
         selection: The scores on the selection split, whose best weights a checkpoint carries.
         resume_from: The checkpoint to go on from.
     """
@@ -165,19 +177,25 @@ class KeepCheckpoints(TrainerCallback):
     def __init__(
         self,
         folder: Path,
-        curve: list[CurvePoint],
+        watch: WatchLoss,
+        measure: BenchmarkCallback,
         selection: SelectionScores | None,
         resume_from: Checkpoint | None,
     ) -> None:
         self.folder = folder
-        self.curve = curve
+        self.watch = watch
+        self.measure = measure
         self.selection = selection
         self.resume_from = resume_from
         self._last = time.monotonic()
         if resume_from is not None:
-            curve[:] = [CurvePoint.model_validate_json(point) for point in resume_from.progress["curve"]]
+            progress = resume_from.progress
+            watch.resumed_at = resume_from.step
+            watch.losses = progress["losses"]
+            watch.curve[:] = [CurvePoint.model_validate_json(point) for point in progress["curve"]]
+            measure.train_seconds = measure.earlier_seconds = progress["train_seconds"]
             if selection is not None and resume_from.best is not None:
-                selection.best = Best(**resume_from.progress["best"], weights=resume_from.best)
+                selection.best = Best(**progress["best"], weights=resume_from.best)
 
     def on_train_begin(
         self,
@@ -220,11 +238,14 @@ class KeepCheckpoints(TrainerCallback):
     def _save(self, step: int, *, model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler, **_: Any) -> None:
         best = self.selection.best if self.selection is not None else None
         progress = {
-            "curve": [point.model_dump_json() for point in self.curve],
+            "curve": [point.model_dump_json() for point in self.watch.curve],
+            "losses": self.watch.losses,
+            "train_seconds": self.measure.seconds_so_far(),
             "best": {"step": best.step, "score": best.score} if best is not None else None,
         }
         weights = best.weights if best is not None else None
-        save_checkpoint(self.folder, step, model, optimizer, lr_scheduler, progress, best=weights)
+        with self.measure.left_out():
+            save_checkpoint(self.folder, step, model, optimizer, lr_scheduler, progress, best=weights)
         self._last = time.monotonic()
 
 

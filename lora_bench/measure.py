@@ -12,6 +12,7 @@ import ctypes
 import gc
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,6 +123,7 @@ class BenchmarkCallback(TrainerCallback):
         self.peaks: dict[Phase, int | None] = {}
         self.start_bytes: int | None = None
         self.train_seconds = 0.0
+        self.earlier_seconds = 0.0
         self.optimizer_bytes: int | None = None
         self._memory: PeakMemory | None = None
         self._step_began = 0.0
@@ -134,14 +136,28 @@ class BenchmarkCallback(TrainerCallback):
         self._memory.take()
         self.start_bytes = self._memory.now()
 
-    def leave_out(self, seconds: float) -> None:
-        """Take time that was not training, such as an evaluation between steps, out of the training time."""
-        self._train_began += seconds
+    @contextlib.contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Within this block nothing counts as training: neither its time nor its memory."""
+        self.take("steady")
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._train_began += time.perf_counter() - began
+            if self._memory is not None:
+                self._memory.take()
 
     def take(self, phase: Phase) -> None:
-        """Note the peak since the last phase ended as that of *phase*."""
-        if self._memory is not None:
-            self.peaks[phase] = self._memory.take()
+        """Note the peak since the last one was taken as that of *phase*, where it is the highest of that phase."""
+        if self._memory is None:
+            return
+        peak, before = self._memory.take(), self.peaks.get(phase)
+        self.peaks[phase] = peak if before is None else before if peak is None else max(before, peak)
+
+    def seconds_so_far(self) -> float:
+        """Seconds of training until now, with those of the run that this one goes on from."""
+        return self.earlier_seconds + time.perf_counter() - self._train_began
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
@@ -179,7 +195,7 @@ class BenchmarkCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
         """Stop the clock of training."""
-        self.train_seconds = time.perf_counter() - self._train_began
+        self.train_seconds = self.seconds_so_far()
         self.take("steady")
 
     def memory(self, model: nn.Module) -> Memory:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.assets import is_cached
 from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.families import family_of
 from lora_bench.resources import PACKAGE
 from lora_bench.spec import content_hash
 
@@ -27,6 +28,9 @@ Progress = Callable[[str], None]
 # What a model is made of; the rest of a folder (cards, logs, other formats) does not change it.
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
                "*.model", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -126,15 +130,16 @@ def find_model(
     known = known_models().get(name)
     if known is not None:
         folder = known.folder(progress)
-        return _base_model(name, shown or known.shown, folder, _hash_of_files(folder), None)
-    folder = base / name
+        return _base_model(name, shown or known.shown, folder, None, None)
+    folder = base / Path(name).expanduser()
     if folder.is_dir():
-        return _base_model(name, shown or Path(name).name, folder, _hash_of_files(folder), None)
+        return _base_model(name, shown or Path(name).name, folder, None, None)
     folder, commit = _from_hub(name, revision, progress)
     return _base_model(name, shown or name, folder, content_hash({"hub": name, "commit": commit}), commit)
 
 
-def _base_model(name: str, shown: str, folder: Path, sha256: str, revision: str | None) -> BaseModel:
+def _base_model(name: str, shown: str, folder: Path, sha256: str | None, revision: str | None) -> BaseModel:
+    """Check a model's folder; its files are hashed where no hash is given."""
     config = folder / "config.json"
     if not config.is_file():
         raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is no Hugging Face model")
@@ -145,10 +150,20 @@ def _base_model(name: str, shown: str, folder: Path, sha256: str, revision: str 
             f"model {name!r} has no weights in safetensors{found}; load it once and save it with "
             "model.save_pretrained(FOLDER), or name a revision that has them"
         )
-    model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    try:
+        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise LoraBenchError(f"model {name!r}: its config.json cannot be read: {error}") from None
     if not model_type:
         raise LoraBenchError(f"model {name!r}: its config.json does not say its model_type")
-    return BaseModel(name=name, shown=shown, folder=folder, sha256=sha256, revision=revision, model_type=model_type)
+    return BaseModel(
+        name=name,
+        shown=shown,
+        folder=folder,
+        sha256=sha256 or _hash_of_files(folder),
+        revision=revision,
+        model_type=model_type,
+    )
 
 
 def _hash_of_files(folder: Path) -> str:
@@ -201,6 +216,7 @@ def load_model(
         on_meta: Build it on the meta device: shapes and names only, in a fraction of a second.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
@@ -218,30 +234,47 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            # A classifier of another shape is another task's: it is drawn anew like any other head.
+            ignore_mismatched_sizes=True,
             **options,
         )
-    except ValueError as error:
-        raise LoraBenchError(f"model {base_model.name!r}: {str(error).splitlines()[0]}") from None
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LoraBenchError(f"model {base_model.name!r} cannot be loaded: {first}") from None
     finally:
         logging.set_verbosity(verbosity)
-    if model.config.pad_token_id is None:
-        # A causal model's head looks for the last token that is no padding, so it must know which that is.
-        model.config.pad_token_id = _first_id(model.config.eos_token_id)
-    return model, head_modules(model, set(report["missing_keys"]))
+    lacking = set(report["missing_keys"]) | {str(key[0]) for key in report["mismatched_keys"]}
+    return model, head_modules(model, lacking | _heads_of_other_tasks(model))
 
 
 def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
     """The tokenizer, with a padding token (the end-of-text token where it has none of its own)."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=False)
+    # From a folder that has none, transformers makes an empty one of the model's class.
+    if not any(path for pattern in TOKENIZER_FILES for path in base_model.folder.glob(pattern)):
+        raise LoraBenchError(f"model {base_model.name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LoraBenchError(f"model {base_model.name!r} has no tokenizer that can be loaded: {first}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise LoraBenchError(
+            f"the tokenizer of model {base_model.name!r} has neither a padding nor an end-of-text token"
+        )
     return tokenizer
 
 
-def _first_id(token_id: int | list[int] | None) -> int | None:
-    return token_id[0] if isinstance(token_id, list) else token_id
+def _heads_of_other_tasks(model: PreTrainedModel) -> set[str]:
+    """Weights of the modules that are a head in the model's family, though a fine-tuned checkpoint may contain them."""
+    try:
+        heads = family_of(model.config.model_type).heads
+    except LoraBenchError:
+        return set()  # a family that is not declared: only what the checkpoint lacks is known to be a head
+    return {name for name, _ in model.named_parameters() if name.split(".")[0] in heads}
 
 
 def head_modules(model: nn.Module, missing: set[str]) -> list[str]:

@@ -7,8 +7,10 @@ Data and base models are obtained here, so whatever is wrong with them is said b
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,8 @@ from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from lora_bench.budget import Budget
-from lora_bench.environment import usable_cores
-from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.environment import cuda_devices, usable_cores
+from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
 from lora_bench.fitting import MethodFit, fit_method
 from lora_bench.job import Job
 from lora_bench.methods import Method, with_size
@@ -101,7 +103,6 @@ def make_plan(
     runs: Path,
     *,
     series: str | None = None,
-    exclusive: bool = True,
     progress: Progress | None = None,
 ) -> Plan:
     """Resolve a suite to its runs.
@@ -110,7 +111,6 @@ def make_plan(
         suite: What to run.
         runs: The folder of this suite's runs; read, not written.
         series: Label of a repeat, which gives runs of its own.
-        exclusive: Whether the runs will have the machine to themselves, one at a time.
         progress: Told what takes a while.
 
     Raises:
@@ -121,19 +121,20 @@ def make_plan(
     for loaded in tasks:
         for base_model in models:
             for entry in suite.methods:
-                if progress is not None:
-                    progress(f"counting {entry.label} on {base_model.name}")
                 fit = fit_method(
                     entry.method,
                     base_model,
                     max(1, len(loaded.data.labels)),
                     loaded.task.kind == "regression",
                     suite.content.budget,
+                    progress,
                 )
                 method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
                 for rate in entry.rates(base_model.name):
                     for seed in suite.content.seeds:
                         spec = _spec(suite, loaded, base_model, entry, method, rate, seed, series)
+                        if fit.reason is not None:
+                            spec = _not_to_be_run(spec, fit.reason)
                         folder = RunFolder(runs / spec.run_id)
                         job = Job(
                             spec=spec,
@@ -144,12 +145,13 @@ def make_plan(
                             base_model=base_model,
                             folder=folder,
                             command=_command(suite, spec, series),
-                            exclusive=exclusive,
                         )
                         cells.append(Cell(job, fit, folder.record(), _estimate(spec, fit, loaded.data)))
     cells = _estimated_from_records(cells)
     _refuse_twins(suite, cells)
     _refuse_unreachable(suite, cells)
+    if any(cell.record is None for cell in cells):
+        _check_recipe(suite, cells, models)
     warnings = [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
     return Plan(suite, tuple(cells), runs, tuple(warnings))
 
@@ -165,36 +167,55 @@ def _obtain(suite: Suite, progress: Progress | None) -> tuple[list[_LoadedTask],
         except BadInput as error:
             faults += error.faults
         except LoraBenchError as error:
-            faults.append(Fault(str(error), file=suite.argument, key=f"tasks: {task.task}"))
-    for entry in suite.models:
+            faults.append(suite.document.fault(("tasks", len(tasks)), str(error)))
+    for index, entry in enumerate(suite.models):
         try:
             found = find_model(
                 entry.model, base=suite.base, revision=entry.revision, shown=entry.shown, progress=progress
             )
             models.append(found)
         except LoraBenchError as error:
-            faults.append(Fault(str(error), file=suite.argument, key="models"))
-    if suite.content.training_arguments:
-        faults += _argument_faults(suite)
+            faults.append(suite.document.fault(("models", index), str(error)))
     if faults:
         raise BadInput(faults)
     return tasks, models
 
 
-def _argument_faults(suite: Suite) -> list[Fault]:
-    """Keys under `training_arguments` that this version of transformers does not have."""
-    import dataclasses
-
+def _check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> None:
+    """Refuse, before any work, what only transformers can judge: its own arguments, and tokenizers."""
     from transformers import TrainingArguments
 
-    from lora_bench.errors import did_you_mean
+    from lora_bench.models import load_tokenizer
+    from lora_bench.recipe import training_arguments
 
-    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
-    return [
-        Fault(f"unknown key{did_you_mean(name, known)}", file=suite.argument, key=f"training_arguments.{name}")
-        for name in suite.content.training_arguments
-        if name not in known
-    ]
+    faults: list[Fault] = []
+    known = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
+    for name, value in suite.content.training_arguments.items():
+        key = ("training_arguments", name)
+        if name not in known:
+            faults.append(suite.document.fault(key, f"unknown key{did_you_mean(name, known)}"))
+        elif isinstance(known[name].default, int | float) and not isinstance(value, int | float):
+            kind = type(known[name].default).__name__
+            faults.append(suite.document.fault(key, f"must be {kind}, got {value!r} ({type(value).__name__})"))
+    if not faults:
+        try:
+            training_arguments(cells[0].job.spec, "nowhere")
+        except (ValueError, TypeError, ImportError) as error:
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            faults.append(suite.document.fault(("training_arguments",), first))
+    for index, base_model in enumerate(models):
+        try:
+            load_tokenizer(base_model)
+        except LoraBenchError as error:
+            faults.append(suite.document.fault(("models", index), str(error)))
+    if faults:
+        raise BadInput(faults)
+
+
+def _not_to_be_run(spec: RunSpec, reason: str) -> RunSpec:
+    """A spec whose id says why it cannot run: should the reason go away, its record does not stand in the way."""
+    chosen = {**spec.method.chosen, "unsupported": reason}
+    return spec.model_copy(update={"method": spec.method.model_copy(update={"chosen": chosen})})
 
 
 def _spec(
@@ -274,9 +295,11 @@ def _train_examples(budget: Budget, in_split: int) -> int:
 
 
 def _command(suite: Suite, spec: RunSpec, series: str | None) -> str:
-    """What a user types to make the record again; a file is named as the user named it, without its folders if absolute."""
+    """What a user types to make the record again; a file is named as the user did, without its folders if absolute."""
     argument = Path(suite.argument).name if Path(suite.argument).is_absolute() else suite.argument
-    return f"lora-bench run {argument} --only {spec.run_id}" + (f" --series {series}" if series else "")
+    return shlex.join(
+        ["lora-bench", "run", argument, "--only", spec.run_id, *(["--series", series] if series is not None else [])]
+    )
 
 
 def _estimate(spec: RunSpec, fit: MethodFit, data: TaskData) -> Estimate:
@@ -294,18 +317,13 @@ def _estimate(spec: RunSpec, fit: MethodFit, data: TaskData) -> Estimate:
     flops = train_flops + 2 * shape.multiplied * tokens * scored * evaluations
     per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
     memory = (
-        BYTES_PER_WEIGHT * max(parameters.total, parameters.total + parameters.adapter * (not is_full))
+        BYTES_PER_WEIGHT * (parameters.total + parameters.adapter * (not is_full))
         + BYTES_PER_TRAINED_WEIGHT * parameters.trained
         + per_token * shape.layers * shape.width * recipe.batch_size * recipe.max_length
     )
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
-    rate = CUDA_FLOPS if _has_cuda() else CPU_FLOPS_PER_THREAD * recipe.threads
+    rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
     return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
-
-
-def _has_cuda() -> bool:
-    # Asks the driver's files and not torch, whose import a second look at a finished suite need not wait for.
-    return Path("/proc/driver/nvidia/gpus").is_dir()
 
 
 def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
@@ -343,7 +361,7 @@ def _refuse_twins(suite: Suite, cells: list[Cell]) -> None:
         if other is not cell:
             faults[f"{_named(other)} and {_named(cell)} are the same runs under two names"] = None
     if faults:
-        raise BadInput(Fault(fault, file=suite.argument) for fault in faults)
+        raise BadInput(suite.document.fault(("methods",), fault) for fault in faults)
 
 
 def _named(cell: Cell) -> str:
@@ -357,21 +375,20 @@ def _refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:
     if suite.content.budget.adapter_parameters is None or not sized or any(cell.reason is None for cell in sized):
         return
     reasons = {f"{cell.job.spec.method.label} on {cell.job.spec.model.name}: {cell.reason}": None for cell in sized}
-    raise BadInput(Fault(reason, file=suite.argument, key="budget.adapter_parameters") for reason in reasons)
+    raise BadInput(suite.document.fault(("budget", "adapter_parameters"), reason) for reason in reasons)
 
 
-def default_workers(plan: Plan) -> int:
-    """How many runs to do at once: one a device, or as many as the cores and the free memory carry."""
-    if _has_cuda():
-        import torch
-
-        return max(1, int(torch.cuda.device_count()))
+def default_workers(cells: Sequence[Cell]) -> int:
+    """How many of these runs to do at once: one a device, or as many as the cores and the free memory carry."""
+    devices = cuda_devices()
+    if devices:
+        return max(1, min(len(devices), len(cells)))
     import psutil
 
-    threads = plan.suite.content.training.threads
-    largest = max((cell.estimate.memory_bytes for cell in plan.missing), default=0)
-    by_memory = psutil.virtual_memory().available // (largest + WORKER_BYTES) if largest else usable_cores()
-    return max(1, min(usable_cores() // threads, by_memory, len(plan.missing) or 1))
+    threads = max((cell.job.spec.training.threads for cell in cells), default=1)
+    largest = max((cell.estimate.memory_bytes for cell in cells), default=0)
+    by_memory = int(psutil.virtual_memory().available) // (largest + WORKER_BYTES)
+    return max(1, min(usable_cores() // threads, by_memory, len(cells)))
 
 
 # The libraries and the data of one worker.

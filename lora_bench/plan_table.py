@@ -77,7 +77,7 @@ def _totals(plan: Plan) -> str:
         else ""
     )
     first = plan.cells[0].job.spec.training
-    workers = default_workers(plan)
+    workers = default_workers(missing)
     seconds = sum(cell.estimate.seconds for cell in missing) / workers
     disk = sum(cell.estimate.disk_bytes for cell in missing) / 2**20
     return (

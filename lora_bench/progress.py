@@ -5,6 +5,8 @@ Colours follow the terminal and `NO_COLOR`, which rich respects.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from typing import Any
 
@@ -15,6 +17,15 @@ from lora_bench.executors.base import Event
 from lora_bench.plan import Cell, Plan
 from lora_bench.record import Record
 from lora_bench.spec import RunSpec
+
+
+class QuietOnBrokenPipe(Console):
+    """A console that goes quiet when the reader of a pipe such as `| head` has seen enough; the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more, and send what is still in the buffer nowhere."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_name(spec: RunSpec) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field
 
 from lora_bench.budget import Budget
 from lora_bench.documents import Strict
@@ -179,7 +179,6 @@ class Record(Strict):
     command: str
     started_at: str | None = Field(default=None, description="UTC, ISO 8601")
     environment: Environment | None = None
-    extra: dict[str, JsonValue] = Field(default_factory=dict, description="what a plug-in adds")
 
     @property
     def score(self) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import tempfile
@@ -31,8 +32,10 @@ from lora_bench.job import Job
 from lora_bench.loop import Diverged, Interrupted, KeepCheckpoints, KeyedDropout, Notify, SelectionScores, WatchLoss
 from lora_bench.measure import BenchmarkCallback, count_parameters
 from lora_bench.methods import known_methods, own_callbacks
+from lora_bench.metrics import metric
 from lora_bench.models import BaseModel, load_model, load_tokenizer
 from lora_bench.randomness import adapters_drawn_from, draw_head, example_order, seed_for
+from lora_bench.recipe import training_arguments
 from lora_bench.record import CurvePoint, DataSummary, Parameters, Predictions, Record, Status, Weights
 from lora_bench.spec import RunSpec, content_hash
 from lora_bench.store import PREDICTIONS, write_atomic
@@ -69,6 +72,13 @@ def run(job: Job, notify: Notify | None = None) -> Record:
     Returns:
         The record that stands in the run's folder afterwards; one with status `interrupted` is only an attempt.
     """
+    with job.folder.held():
+        # Another process may have done it while this one waited.
+        return job.folder.record() or job.folder.publish(_attempt(job, notify))
+
+
+def _attempt(job: Job, notify: Notify | None) -> Record:
+    """The record of one attempt, however it ends."""
     facts = _Facts()
     try:
         record = _train_and_score(job, facts, notify)
@@ -85,8 +95,8 @@ def run(job: Job, notify: Notify | None = None) -> Record:
     except Exception as error:  # a bug in a method or a library is a row of the report, and its traceback is kept
         job.folder.path.mkdir(parents=True, exist_ok=True)
         (job.folder.path / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        record = _ended(job, facts, "failed", _reason(error))
-    return job.folder.publish(record)
+        record = _ended(job, facts, "failed", _reason(error, job))
+    return record
 
 
 def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
@@ -95,12 +105,16 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     torch.set_num_threads(spec.training.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
+    _warm_up()
     measure = BenchmarkCallback(exclusive=job.exclusive)
     measure.begin(device)
 
     began = time.perf_counter()
     regression = job.task.kind == "regression"
     model, head = load_model(job.base_model, labels=max(1, len(spec.task.labels)), regression=regression)
+    tokenizer = load_tokenizer(job.base_model)
+    # A causal model's head looks for the last token that is no padding, so both must mean the same token.
+    model.config.pad_token_id = tokenizer.pad_token_id
     total = sum(weight.numel() for weight in model.parameters())
     draw_head(model, head, seed)
     method = known_methods()[spec.method.name](**spec.method.options)
@@ -110,7 +124,8 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     load_seconds = time.perf_counter() - began
 
     data = load_data(job.task, job.task_base)
-    tokenizer = load_tokenizer(job.base_model)
+    if data.sha256 != spec.task.data_sha256:
+        raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
     train, scored, selection = _examples(job, data, tokenizer, facts)
     order = example_order(seed, len(train), spec.training.train_examples)
     batches = _batches([train[index] for index in order], spec.training.batch_size)
@@ -119,8 +134,7 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     checkpoint = latest_checkpoint(job.folder.checkpoints)
     facts.resumed = checkpoint is not None
     keep_best = spec.keep_weights == "best"
-    watch = WatchLoss(spec.training.steps, facts.curve, notify, checkpoint.step if checkpoint is not None else 0)
-    callbacks = [KeyedDropout(seed), measure, watch, *own_callbacks(method)]
+    watch = WatchLoss(spec.training.steps, facts.curve, notify)
     selection_scores = None
     if spec.selection_every is not None:
         selection_scores = SelectionScores(
@@ -134,8 +148,9 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
             keep_best=keep_best,
             measure=measure,
         )
-        callbacks.append(selection_scores)
-    callbacks.append(KeepCheckpoints(job.folder.checkpoints, facts.curve, selection_scores, checkpoint))
+    keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection_scores, checkpoint)
+    callbacks = [KeyedDropout(seed), keep, measure, watch, *own_callbacks(method)]
+    callbacks += [selection_scores] if selection_scores is not None else []
     _train(model, batches, collate, spec, callbacks, checkpoint)
 
     step = spec.training.steps
@@ -197,13 +212,16 @@ def _ended(job: Job, facts: _Facts, status: Status, reason: str) -> Record:
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, job: Job) -> str:
+    """The error in a line, without the folders of this machine."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "disk_full"
-    message = str(error).strip().splitlines()
+    message = next(iter(str(error).strip().splitlines()), "")
+    for folder, name in ((job.folder.path, "RUN"), (job.base_model.folder, "MODEL"), (job.task_base, "SUITE")):
+        message = message.replace(str(folder.absolute()), name).replace(str(folder), name)
     if isinstance(error, LoraBenchError):
-        return message[0]
-    return f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _examples(
@@ -281,39 +299,32 @@ def _train(
             callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
+        # Else it takes the loss of a model with `**kwargs` for one that is already divided by the accumulation steps.
+        trainer.model_accepts_loss_kwargs = False
         trainer.train()
 
 
-def training_arguments(spec: RunSpec, output_dir: str) -> TrainingArguments:
-    """What the recipe of a run spec means to the Trainer."""
-    recipe = spec.training
-    accumulation = int(recipe.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]
-    ours: dict[str, Any] = {
-        "output_dir": output_dir,
-        "max_steps": recipe.steps,
-        "per_device_train_batch_size": recipe.batch_size // accumulation,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": recipe.warmup_steps,
-        "weight_decay": recipe.weight_decay,
-        "max_grad_norm": recipe.max_grad_norm,
-        "optim": "adamw_torch_fused",
-        "bf16": recipe.precision == "bfloat16",
-        "seed": spec.seed,
-        # The examples are already in the order in which they are to be seen.
-        "train_sampling_strategy": "sequential",
-        "remove_unused_columns": False,
-        "label_names": ["labels"],
-        "logging_steps": max(1, recipe.steps // 50),
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "eval_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": not torch.cuda.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
-    return TrainingArguments(**{**ours, **recipe.arguments})
+@functools.cache
+def _warm_up() -> None:
+    """A step and a prediction of a tiny model: what the first run of a process would pay for, and a later one would not."""
+    import datasets  # noqa: F401  # the imports that a run makes on its way
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    metric("accuracy").compute(predictions=[0], references=[0])
+    config = RobertaConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, pad_token_id=1
+    )
+    examples = [{"input_ids": [2, 3, 4], "attention_mask": [1, 1, 1], "labels": 0}] * 2
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        arguments = TrainingArguments(
+            folder, max_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, logging_strategy="no",
+            use_cpu=not torch.cuda.is_available(),
+        )  # fmt: skip
+        model = known_methods()["lora"]().apply(RobertaForSequenceClassification(config), head=["classifier"])
+        trainer = Trainer(model, args=arguments, train_dataset=examples)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        trainer.predict(examples)
 
 
 @torch.no_grad()

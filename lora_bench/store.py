@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,21 @@ class RunFolder:
         """Where the trained weights are kept."""
         return self.path / "weights"
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within this block no other process is at this run; waits for one that is.
+
+        The lock goes with the process that holds it, however it ends. Where the system has no such lock (Windows), or the
+        file system does not know it, nothing is held.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as lock:
+            with contextlib.suppress(ImportError, OSError):
+                import fcntl
+
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def record(self) -> Record | None:
         """The record, or None while there is none."""
         path = self.path / RECORD
@@ -67,6 +83,8 @@ class RunFolder:
         if not write_once(self.path / RECORD, to_json(record)):
             return read_record(self.path / RECORD)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for left in self.path.glob(".*.*"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         return record
 
     def retry(self) -> None:
@@ -75,6 +93,7 @@ class RunFolder:
         if path.is_file():
             self._put_aside(path.read_bytes())
             path.unlink()
+            (self.path / "traceback.txt").unlink(missing_ok=True)
             sync_folder(self.path)
 
     def _put_aside(self, content: bytes) -> None:

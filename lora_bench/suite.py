@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, JsonValue
 
@@ -30,7 +30,13 @@ OWN_ARGUMENTS = {
     "data_seed", "train_sampling_strategy", "remove_unused_columns", "label_names", "logging_steps",
     "logging_nan_inf_filter", "save_strategy", "eval_strategy", "report_to", "disable_tqdm", "use_cpu",
     "resume_from_checkpoint", "load_best_model_at_end", "full_determinism", "push_to_hub",
+    "dataloader_drop_last", "auto_find_batch_size", "logging_strategy", "logging_first_step",
 }  # fmt: skip
+
+
+Schedule = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]  # fmt: skip
 
 
 class Training(Strict):
@@ -49,7 +55,7 @@ class Training(Strict):
 
     batch_size: int = Field(default=16, gt=0)
     max_length: int = Field(default=128, gt=0)
-    schedule: str = "linear"
+    schedule: Schedule = "linear"
     warmup: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, ge=0)
@@ -95,7 +101,7 @@ class SuiteFile(Strict):
     tasks: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     methods: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(min_length=1)
     budget: Budget
     training: Training = Training()
     training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
@@ -132,12 +138,14 @@ class Suite:
 
     Args:
         file: The file it came from.
+        argument: What a user types to name it: its name, or the file.
+        document: The file as read, with the line of each key.
         tasks: With the folder that each one's paths are seen from.
         content: The rest, as written.
-        argument: What a user types to name it: its name, or the file.
     """
 
     file: Path
+    document: Document
     argument: str
     tasks: tuple[tuple[Task, Path], ...]
     models: tuple[ModelEntry, ...]
@@ -181,7 +189,7 @@ def load_suite(name_or_file: str | Path) -> Suite:
         faults += _across(document, content, models, methods)
     if faults or content is None:
         raise BadInput(faults)
-    return Suite(file, str(name_or_file), tuple(tasks), tuple(models), tuple(methods), content)
+    return Suite(file, document, str(name_or_file), tuple(tasks), tuple(models), tuple(methods), content)
 
 
 def _find(name: str) -> Path:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from tests.project import SUITE, write_project
-from tests.records import sample_suite
 
 from lora_bench.cli import main
 from lora_bench.documents import read_yaml
 from lora_bench.resources import suite_files
 from lora_bench.store import to_json
 from lora_bench.version import __version__
+from tests.project import SUITE, write_project
+from tests.records import sample_suite
 
 SCHEMAS = Path(__file__).parents[1] / "lora_bench" / "schemas"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.project import write_data, write_model
 
 import lora_bench
 from lora_bench.execute import run_suite
 from lora_bench.methods import known_methods
 from lora_bench.resources import suite_files, task_files
+from tests.project import write_data, write_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +32,9 @@ def test_the_suite_of_ten_lines_runs_on_a_users_own_file_and_model(tmp_path, mon
     (example,) = blocks("yaml")
     assert len(example.splitlines()) == 10
     # Its second model is on the hub and its budget is for base models; the rest is as it stands.
-    here = example.replace("[minilm-l6-roberta, roberta-base]", "[base]").replace("147_456", "2_304").replace("960", "64")
+    here = (
+        example.replace("[minilm-l6-roberta, roberta-base]", "[base]").replace("147_456", "2_304").replace("960", "64")
+    )
     (tmp_path / "tickets.yaml").write_text(here)
     write_model(tmp_path / "base")
     write_data(tmp_path / "tickets.csv")

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.execute import run_suite
+from lora_bench.plan import make_plan
+from lora_bench.run import run
 from lora_bench.store import read_records, record_files
+from lora_bench.suite import load_suite
 from tests.project import SUITE, write_project
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
@@ -183,3 +187,71 @@ def test_a_method_that_cannot_meet_the_budget_is_a_record_with_its_reason(tmp_pa
     assert found["lora"] == ("ok", None)
     assert found["bottleneck_adapter"][0] == "unsupported"
     assert "the nearest is size 4 with 1,168" in found["bottleneck_adapter"][1]
+
+
+def test_two_processes_on_one_folder_do_each_run_once(tmp_path):
+    write_project(tmp_path, LONG.replace("6_400", "1_600"))
+    both = [start(tmp_path, "--workers", "1") for _ in range(2)]
+    for process in both:
+        output, _ = process.communicate(timeout=180)
+        assert process.returncode == 0, output
+    records = read_records(tmp_path / "runs" / "tickets")
+    assert [record.status for record in records] == ["ok", "ok"] and not any(record.attempts > 1 for record in records)
+
+
+def test_when_the_server_dies_no_run_is_called_failed(tmp_path):
+    write_project(tmp_path, LONG)
+    process = start(tmp_path, "--workers", "2")
+    wait_until(lambda: len(children(process.pid)) >= 3)
+    time.sleep(1.0)
+    family = children(process.pid)
+    (server,) = [pid for pid in family if any(children(pid))]
+    os.kill(server, signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3 and "Traceback" not in output, output
+    wait_until(lambda: not any(map(alive, family)))
+    assert not record_files(tmp_path / "runs" / "tickets")
+    assert start(tmp_path, "--workers", "2").wait(timeout=180) == 0
+
+
+def test_a_record_of_what_could_not_run_does_not_stand_in_the_way(tmp_path):
+    tight = SUITE.replace("48}", "48, adapter_parameters: 1_280, tolerance: 0.01}")
+    path = write_project(tmp_path, tight)
+    first = run_suite(path, runs=tmp_path / "runs", workers=0)
+    assert [record.status for record in first.records].count("unsupported") == 1
+    path.write_text(SUITE)
+    second = run_suite(path, runs=tmp_path / "runs", workers=0)
+    assert [record.status for record in second.records] == ["ok"] * 4
+
+
+def test_a_mistake_beside_retry_costs_no_record(tmp_path, monkeypatch):
+    path = write_project(tmp_path)
+    plan = make_plan(load_suite(path), tmp_path / "runs" / "tickets")
+    failed = {cell.job.spec.method.label: cell.job for cell in plan.cells}["lora"]
+    with monkeypatch.context() as broken:
+        broken.setattr("lora_bench.methods.lora.Lora.apply", lambda *_, **__: 1 / 0)
+        assert run(failed).status == "failed"
+    before = failed.folder.record()
+    with pytest.raises(LoraBenchError, match="has no run 'typo'"):
+        run_suite(path, runs=tmp_path / "runs", workers=0, retry=True, only=[failed.spec.run_id, "typo"])
+    assert failed.folder.record() == before
+    outcome = run_suite(path, runs=tmp_path / "runs", workers=0, retry=True, only=[failed.spec.run_id])
+    assert [record.status for record in outcome.records] == ["ok"]
+    assert not (failed.folder.path / "traceback.txt").exists()
+
+
+@pytest.mark.parametrize("series", ["../out", "", "a/b", "a b"])
+def test_a_series_cannot_leave_its_folder(tmp_path, series):
+    path = write_project(tmp_path / "project")
+    with pytest.raises(LoraBenchError, match="a series is named by letters"):
+        run_suite(path, runs=tmp_path / "runs", workers=0, series=series)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_reader_who_has_seen_enough_does_not_stop_the_work(tmp_path):
+    write_project(tmp_path)
+    process = start(tmp_path, "--workers", "0")
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert len(read_records(tmp_path / "runs" / "tickets")) == 4

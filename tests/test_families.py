@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModel
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.families import FAMILIES, Family, family_of
+from lora_bench.families import FAMILIES, Family, family_of, parts_of
 from tests.tiny import CLASSIFIERS, HEAD_MODULES, HEADS, HIDDEN, LAYERS, MODELS, tiny_gpt2, tiny_roberta
 
 PARTS = ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out")
@@ -52,6 +52,18 @@ def test_fused_modules_compute_three_times_the_width(name, fused):
     assert sorted(query.weight.shape) == ([HIDDEN, 3 * HIDDEN] if fused else [HIDDEN, HIDDEN])
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_roles_name_every_part_and_a_module_knows_its_own(name):
+    model = MODELS[name]()
+    assert parts_of(["all"]) == parts_of(["query", "key", "value", "output", "ffn"])
+    assert set(parts_of(["all"])) == {*PARTS, "feed_forward_gate"}
+    for path in matches(family(model).targets(*PARTS), model):
+        assert all(path in matches(family(model).targets(part), model) for part in family(model).parts_at(path))
+        assert len(family(model).parts_at(path)) in ((1, 3) if family(model).fused else (1,))
+    assert family(model).parts_at("classifier.dense") == ()
+    assert (family(model).fused_layout is not None) == family(model).fused
+
+
 def test_the_feed_forward_projection_is_not_the_attention_projection_of_the_same_ending():
     found = matches(family_of("roberta").targets("feed_forward_out"), tiny_roberta())
     assert found == ["roberta.encoder.layer.0.output.dense", "roberta.encoder.layer.1.output.dense"]
@@ -61,7 +73,9 @@ def test_the_feed_forward_projection_is_not_the_attention_projection_of_the_same
 def test_every_bottleneck_site_and_the_attention_exist_in_each_layer(name):
     model = MODELS[name]()
     for site in family(model).bottleneck_sites.values():
-        assert len(matches(family(model).pattern(*site.modules), model)) == LAYERS * len(site.modules)
+        found = matches(family(model).pattern(*site.modules), model)
+        assert len(found) == LAYERS * len(site.modules)
+        assert matches(family(model).pattern(*site.modules, without_layers=[0]), model) == found[len(site.modules) :]
     assert len(matches(family(model).pattern(family(model).self_attention), model)) == LAYERS
 
 

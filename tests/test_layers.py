@@ -13,7 +13,7 @@ GROUND = {"documents", "errors", "resources", "randomness", "version"}
 WORDS = {"record", "spec", "budget"} | GROUND
 STORE = {"store", "environment"} | WORDS
 MATERIAL = {"tuners", "families", "metrics", "assets", "minilm"}
-PARTS = {"methods", "tasks", "models", "measure", "checkpoint", "card"}
+PARTS = {"methods", "tasks", "models", "measure", "checkpoint", "card", "recipe"}
 SUITE = {"suite", "job"}
 
 MAY_IMPORT = {
@@ -37,14 +37,15 @@ MAY_IMPORT = {
     "models": MATERIAL | WORDS,
     "measure": WORDS | {"tuners"},
     "checkpoint": STORE,
-    "card": WORDS,
+    "card": WORDS | {"models"},
+    "recipe": WORDS,
     "job": PARTS | STORE,
     "suite": PARTS | STORE,
     "report": STORE,
     "fitting": PARTS | STORE | SUITE,
     "plan": PARTS | STORE | SUITE | {"fitting"},
     "loop": PARTS | STORE,
-    "run": PARTS | STORE | {"job", "loop"},
+    "run": PARTS | STORE | {"job", "loop", "metrics"},
     "executors": STORE | PARTS | {"job", "loop", "run", "tuners", "metrics"},
     "execute": STORE | SUITE | {"plan", "fitting", "executors", "loop"},
     "progress": STORE | {"plan", "executors"},

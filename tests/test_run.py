@@ -1,6 +1,11 @@
 """One run, from a run spec to a record, with real models and real files."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,7 +46,7 @@ def test_a_record_says_all_that_was_asked(tmp_path, family):
         assert record.status == "ok", f"{label}: {record.reason}"
         assert record.run_id == job.spec.run_id == job.folder.path.name
         assert set(record.scores) == {"accuracy"}
-        assert record.speed.timed_steps == 3 - record.speed.warmup_steps == 0
+        assert (record.speed.warmup_steps, record.speed.timed_steps) == (3, 0)
         assert record.speed.train_real_tokens > 0
         assert record.memory.gradient_bytes == 4 * record.parameters.trained
         # AdamW keeps two moments and a step count for each trained tensor.
@@ -86,12 +91,88 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, lab
     assert answer(resumed) == answer(whole)
 
 
-def test_kept_weights_give_the_recorded_predictions_in_a_fresh_model(tmp_path):
+def test_the_curve_of_a_resumed_run_is_whole_where_a_point_is_a_mean_of_several_steps(tmp_path):
+    suite = SUITE.replace("train_examples: 48", "train_examples: 2_400")
+    whole = run(jobs(tmp_path, suite, runs="whole")["lora"])
+    assert [point.step for point in whole.curve] == list(range(3, 151, 3))
+    job = jobs(tmp_path, suite, runs="stopped")["lora"]
+    run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 100 else None)
+    loop.request_stop(None)
+    resumed = run(job)
+    assert resumed.resumed and answer(resumed) == answer(whole)
+
+
+def test_accumulating_gradients_changes_no_loss(tmp_path):
+    """Four quarters of a batch, added up, are the batch; dropout, drawn for each quarter, is switched off."""
+    plain = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full]").replace("48", "80")
+    curves = []
+    for number, extra in enumerate(("", "training_arguments: {gradient_accumulation_steps: 4}\n")):
+        path = write_project(tmp_path / f"project{number}", plain + extra)
+        config = path.parent / "base" / "config.json"
+        settings = json.loads(config.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config.write_text(json.dumps(settings))
+        (cell,) = make_plan(load_suite(path), tmp_path / f"runs{number}").cells
+        curves.append([point.loss for point in run(cell.job).curve])
+    assert curves[0] == pytest.approx(curves[1], abs=2e-5)
+
+
+def test_neither_an_evaluation_nor_a_checkpoint_counts_as_training(tmp_path, monkeypatch):
+    suite = SUITE.replace("train_examples: 48", "train_examples: 160") + "selection_every: 2\n"
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    plain_save = loop.save_checkpoint
+
+    def save(*arguments, **options):
+        time.sleep(0.3)
+        plain_save(*arguments, **options)
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    record = run(jobs(tmp_path, suite)["lora"])
+    # Ten steps of some milliseconds, and nine checkpoints of 0.3 s.
+    assert record.speed.step_seconds_median < 0.15 and record.speed.train_seconds < 1.5
+
+
+def test_the_first_run_of_a_process_does_not_pay_for_what_later_ones_have(tmp_path):
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]").replace("[0]", "[0, 1, 2]")
+    path = write_project(tmp_path / "project", suite)
+    code = (
+        "import sys; from lora_bench.execute import run_suite; from pathlib import Path\n"
+        "for r in run_suite(sys.argv[1], runs=sys.argv[2], workers=0).records: print(r.memory.train_peak_bytes)"
+    )
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "runs")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    peaks = [int(line) for line in done.stdout.split()]
+    assert max(peaks) - min(peaks) < 30 * 2**20, peaks
+
+
+def test_data_that_changes_after_the_plan_is_not_run_under_the_old_hash(tmp_path):
+    job = jobs(tmp_path)["lora"]
+    data = tmp_path / "project" / "tickets.csv"
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:200]))
+    record = run(job)
+    assert record.status == "failed" and "the data changed after the suite was planned" in record.reason
+
+
+def test_a_checkpoints_own_classifier_is_drawn_anew(tmp_path):
+    from tests.tiny import tiny_roberta
+
+    path = write_project(tmp_path / "project")
+    for labels in (2, 3):
+        tiny_roberta(num_labels=labels).save_pretrained(tmp_path / "project" / "base")
+        cells = {
+            cell.job.spec.method.label: cell for cell in make_plan(load_suite(path), tmp_path / f"runs{labels}").cells
+        }
+        assert cells["lora"].fit.parameters.head == 32 * 32 + 32 + 2 * 32 + 2
+        assert run(cells["lora"].job).status == "ok"
+
+
+@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+def test_kept_weights_give_the_recorded_predictions_in_a_fresh_model(tmp_path, family):
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     suite = SUITE + "keep_weights: last\n"
-    for label, job in jobs(tmp_path, suite).items():
+    for label, job in jobs(tmp_path, suite, family).items():
         record = run(job)
         folder = job.folder.path / record.weights.folder
         assert "import lora_bench.tuners" in (folder / "README.md").read_text() or label == "full"
@@ -102,6 +183,7 @@ def test_kept_weights_give_the_recorded_predictions_in_a_fresh_model(tmp_path):
             base = AutoModelForSequenceClassification.from_pretrained(job.base_model.folder, num_labels=2)
             model = PeftModel.from_pretrained(base, folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
+        model.config.pad_token_id = tokenizer.pad_token_id
         from lora_bench.tasks import load_data
 
         texts = [text for (text,) in load_data(job.task, job.task_base).splits["test"].texts]
@@ -137,7 +219,7 @@ def test_running_out_of_memory_is_a_status_of_its_own(tmp_path, monkeypatch):
 
 
 def test_training_arguments_reach_the_trainer(tmp_path):
-    from lora_bench.run import training_arguments
+    from lora_bench.recipe import training_arguments
 
     suite = SUITE + "training_arguments: {adam_beta2: 0.95, gradient_accumulation_steps: 4}\n"
     for job in jobs(tmp_path, suite).values():

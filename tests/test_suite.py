@@ -77,6 +77,10 @@ def test_all_mistakes_come_at_once(tmp_path):
         ("methods: [{method: lora, learning_rate: {bas: 1e-3}}]", "no model of this suite; did you mean 'base'?"),
         ("budget: {train_examples: 10, trials: 3}", "is 3, but lora has 1 learning rates"),
         ("protocol: paper", "protocol"),
+        ("seeds: [-1]", "greater than or equal to 0"),
+        ("training: {schedule: linaer}", "'linear'"),
+        ("budget: {epochs: 1e400}", "cannot be read as"),
+        ("training_arguments: {dataloader_drop_last: true}", "is decided by the suite's own keys"),
         ("budget: {train_examples: ten}", "must be integer, got 'ten'"),
     ],
 )
@@ -108,6 +112,8 @@ def plan_faults(tmp_path, suite):
         (("models: [base]", "models: [bse]"), "unknown model 'bse'"),
         (("48}", "48, adapter_parameters: 3}"), "no size meets 3 adapter parameters"),
         (("seeds: [0]", "seeds: [0]\ntraining_arguments: {adam_bta2: 0.9}"), "did you mean 'adam_beta2'?"),
+        (("seeds: [0]", "seeds: [0]\ntraining_arguments: {adam_beta2: abc}"), "adam_beta2: must be float, got 'abc'"),
+        (("seeds: [0]", "seeds: [0]\ntraining_arguments: {optim: adamw_foo}"), "adamw_foo"),
         (("[full,", "[{method: lora, label: twin},"), "are the same runs under two names"),
     ],
 )
@@ -136,3 +142,21 @@ def test_sizes_are_fitted_and_counted_exactly(tmp_path):
     assert found["full"][0] is None
     steps = {(cell.job.spec.training.steps, cell.job.spec.training.warmup_steps) for cell in plan.cells}
     assert steps == {(4, 0)}  # 50 examples in batches of 16; a tenth of 4 steps is none
+
+
+def test_a_model_without_a_tokenizer_is_refused_before_any_work(tmp_path):
+    path = write_project(tmp_path)
+    for file in (tmp_path / "base").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(BadInput, match=r"models\[0\]: model 'base' has no tokenizer"):
+        make_plan(load_suite(path), tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("file", "words"), [("config.json", "cannot be read"), ("model.safetensors", "cannot be loaded")]
+)
+def test_a_broken_model_folder_is_bad_input_and_no_traceback(tmp_path, file, words):
+    path = write_project(tmp_path)
+    (tmp_path / "base" / file).write_text("{broken")
+    with pytest.raises(LoraBenchError, match=words):
+        make_plan(load_suite(path), tmp_path / "runs")

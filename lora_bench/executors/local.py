@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import WorkersLost
 from lora_bench.executors.base import Event, Lost, Unit
 from lora_bench.job import Job
 from lora_bench.record import Record
@@ -44,10 +44,6 @@ class _Worker:
     spent: bool = False
 
 
-class WorkersLost(LoraBenchError):
-    """The server that forks workers died, or its workers cannot start."""
-
-
 class LocalWorkers:
     """An executor: `workers` processes on this machine.
 
@@ -66,13 +62,13 @@ class LocalWorkers:
     def stop(self) -> None:
         """Ask every worker to leave a checkpoint and end."""
         self.stopping = True
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(WorkersLost):
             self._tell_server("stop")
 
     def __call__(self, units: Sequence[Unit], tell: Callable[[Event], None]) -> Iterator[Record | Lost]:
         """Yield the record of each job as it is done."""
         waiting = list(units)
-        with tempfile.TemporaryDirectory(prefix="lora_bench-") as folder, selectors.DefaultSelector() as selector:
+        with _short_folder() as folder, selectors.DefaultSelector() as selector:
             address = str(Path(folder) / "workers")
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(address)
@@ -120,7 +116,7 @@ class LocalWorkers:
                             worker.connection.send(worker.at)
             finally:
                 listener.close()
-                self._end_server()
+                self._end_server(at_once=not workers)
 
     def _hear(
         self, worker: _Worker, selector: selectors.BaseSelector, tell: Callable[[Event], None]
@@ -160,8 +156,11 @@ class LocalWorkers:
 
     def _tell_server(self, line: str) -> None:
         assert self._server is not None and self._server.stdin is not None
-        self._server.stdin.write(f"{line}\n".encode())
-        self._server.stdin.flush()
+        try:
+            self._server.stdin.write(f"{line}\n".encode())
+            self._server.stdin.flush()
+        except OSError:
+            raise WorkersLost(f"the process that forks workers is gone; {self.log} has its last words") from None
 
     def _ended(self) -> dict[int, str]:
         """The workers that ended, and of what.
@@ -181,15 +180,23 @@ class LocalWorkers:
                 ended[pid] = _cause(os.waitstatus_to_exitcode(status))
         return ended
 
-    def _end_server(self) -> None:
+    def _end_server(self, *, at_once: bool) -> None:
+        """End the server, which ends its workers; *at_once* where it has none, since it may be deep in its imports."""
         if self._server is None or self._server.stdin is None:
             return
         with contextlib.suppress(OSError):
             self._server.stdin.close()
         try:
-            self._server.wait(timeout=10)
+            self._server.wait(timeout=0 if at_once else 10)
         except subprocess.TimeoutExpired:
             self._server.kill()
+            self._server.wait()
+
+
+def _short_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for the socket, whose path may be little over 100 bytes long."""
+    usual = tempfile.gettempdir()
+    return tempfile.TemporaryDirectory(prefix="lora_bench-", dir=usual if len(os.fsencode(usual)) < 60 else "/tmp")
 
 
 def _cause(code: int) -> str:

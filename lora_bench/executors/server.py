@@ -121,7 +121,11 @@ def _work(address: str) -> None:
                 connection.send(Event(run_id, 0, job.spec.training.steps))
 
                 def tell(step: int, steps: int, loss: float | None, run_id: str = run_id) -> None:
-                    connection.send(Event(run_id, step, steps, loss))
+                    try:
+                        connection.send(Event(run_id, step, steps, loss))
+                    except OSError:
+                        # Whoever asked for the run is gone. It did not fail: its checkpoint, if any, stays.
+                        os._exit(1)
 
                 connection.send(run(job, tell))
                 if stop_requested():

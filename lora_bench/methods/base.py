@@ -1,7 +1,8 @@
 """What a method is, and how methods are found.
 
-A method is a frozen `Strict` model: its fields are its options, checked when a suite is read. It names the one option that
-a budget may turn (its *size*), suggests a learning rate, and can make a base model trainable. Nothing else is asked of it.
+A method is a frozen `Strict` model: its fields are its options, checked when a suite is read. It names the one option
+that a budget may turn (its *size*), suggests a learning rate, and can make a base model trainable. Nothing else is asked
+of it; one with something to do at the steps of a run may offer `callbacks()`, a list of transformers' `TrainerCallback`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from lora_bench.errors import LoraBenchError
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
 ENTRY_POINTS = "lora_bench.methods"
 
@@ -42,12 +43,18 @@ class Method(Protocol):
         """The options as plain data."""
 
 
+def own_callbacks(method: Method) -> list[TrainerCallback]:
+    """What a method wants to happen at the steps of a run: its optional `callbacks()`, such as AdaLoRA's allocation."""
+    make = getattr(method, "callbacks", None)
+    return list(make()) if make is not None else []
+
+
 _METHODS: dict[str, type[Method]] = {}
 
-MethodT = TypeVar("MethodT", bound="type[Method]")
+MethodT = TypeVar("MethodT", bound=Method)
 
 
-def register(method: MethodT) -> MethodT:
+def register(method: type[MethodT]) -> type[MethodT]:
     """Make a method known by its name.
 
     Raises:

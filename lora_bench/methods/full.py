@@ -1,34 +1,63 @@
-"""Full fine-tuning: every weight is trained.
+"""Full fine-tuning: every weight is trained, or every weight of the top layers.
 
-The reference line of every comparison. It has no size, so a parameter budget cannot hold it: reports mark it as exempt from
-that axis, and hold it to all others.
+The reference line of every comparison. It has no size, so a parameter budget cannot hold it: reports mark it as exempt
+from that axis, and hold it to all others. With *top_layers* only the last layers and the head are trained: k layers of
+a model, such as the two of FT-Top2 in the LoRA paper (25,192,448 weights in GPT-2 medium).
 
 Suggested values: a learning rate of 1e-5 to 5e-5 for base-size encoders, 1e-4 for small ones.
 
-What it cannot do: share its base. Each result is stored as a whole model.
+What it cannot do: share its base. Each result is stored as a whole model, or with *top_layers* as the layers that were
+trained, which are changed in place.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
 
 from lora_bench.documents import Strict
 from lora_bench.methods.base import register
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
 
 @register
 class Full(Strict):
-    """Every weight is trained."""
+    """Every weight is trained.
+
+    Args:
+        top_layers: How many layers are trained, counted from the head; all of the model where it is None.
+    """
 
     name: ClassVar[str] = "full"
     size: ClassVar[str | None] = None
     learning_rate: ClassVar[float] = 5e-5
 
-    def apply(self, model: PreTrainedModel, *, head: list[str]) -> PreTrainedModel:
-        """Return *model* with every weight trainable."""
+    top_layers: int | None = Field(default=None, ge=1)
+
+    def apply(self, model: PreTrainedModel, *, head: list[str]) -> PreTrainedModel | nn.Module:
+        """Return *model* with every weight trainable, or those of the top layers and the head."""
+        if self.top_layers is not None:
+            return _top_layers(model, head, self.top_layers)
         for weight in model.parameters():
             weight.requires_grad_(True)
         return model
+
+
+def _top_layers(model: PreTrainedModel, head: list[str], count: int) -> nn.Module:
+    from peft import get_peft_model
+
+    from lora_bench.errors import UnsupportedPair
+    from lora_bench.families import family_of
+    from lora_bench.tuners import SelectedConfig
+
+    layer = family_of(model.config.model_type).layer
+    paths = [path for path, _ in model.named_modules() if re.fullmatch(layer, path)]
+    if count > len(paths):
+        raise UnsupportedPair(f"top_layers must be at most {len(paths)}, the layers of the model, got {count}")
+    top = "|".join(re.escape(path) for path in paths[-count:])
+    return get_peft_model(model, SelectedConfig(weights=rf"(?:{top})\..*", modules_to_save=head))

@@ -2,12 +2,18 @@
 
     attention(q, [P_k; K], [P_v; V])
 
-with P_k and P_v of shape (num_virtual_tokens, width) in every layer. The real tokens keep their positions. DeBERTa's
-disentangled attention gives a prefix a content score only: a prefix has no position.
+with P_k and P_v of shape (num_virtual_tokens, width) in every layer: 2 L P d weights for L layers of width d and P tokens.
+The real tokens keep their positions. DeBERTa's disentangled attention gives a prefix a content score only: a prefix has
+no position.
+
+Reparameterised, as in the paper, the keys and values of layer l are W_l tanh(W E + b) + b_l while they are trained, with E
+of shape (P, d), W of shape (m, d) and W_l of shape (2 d, m) for a reparameterisation_width of m: P d + m d + m +
+L (2 d m + 2 d) weights, a hundred times as many. Saving folds them into the 2 L P d, which is all that is stored.
 
 Li and Liang 2021, https://arxiv.org/abs/2101.00190
 
-Suggested values: a learning rate of 1e-3 to 3e-2; it needs more steps than the other methods.
+Suggested values: a learning rate of 1e-3 to 3e-2, reparameterised one of 5e-5 to 1e-3; it needs more steps than the other
+methods.
 
 What it cannot do: start as the base model exactly (an untrained prefix takes a share of every attention), or be merged.
 """
@@ -32,7 +38,10 @@ class PrefixTuning(Strict):
 
     Args:
         num_virtual_tokens: Length of the prefix, at least 1.
-        init_std: Standard deviation of the normal distribution that the prefix starts from.
+        init_std: Standard deviation of the normal distribution that the prefix starts from; without effect on a
+            reparameterised one.
+        reparameterised: Whether the prefix is computed by a small network while it is trained.
+        reparameterisation_width: Hidden units of that network, at least 1.
     """
 
     name: ClassVar[str] = "prefix_tuning"
@@ -41,6 +50,8 @@ class PrefixTuning(Strict):
 
     num_virtual_tokens: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.02, ge=0)
+    reparameterised: bool = False
+    reparameterisation_width: int = Field(default=512, ge=1)
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the prefix and the head trainable."""

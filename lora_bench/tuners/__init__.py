@@ -1,7 +1,9 @@
-"""The methods PEFT lacks, as real PEFT tuners: bottleneck adapters, key/value prefixes, LoRA on slices of a weight.
+"""The methods PEFT lacks, as real PEFT tuners.
 
-Importing this package adds `BOTTLENECK_ADAPTER`, `LORA_BENCH_PREFIX` and `LORA_BENCH_FUSED_LORA` to PEFT and does
-nothing else. It needs no other part of lora_bench:
+Bottleneck adapters, key/value prefixes, activations and embeddings of virtual tokens, LoRA on slices of a fused weight,
+and tuning of some of the base's own weights. Importing this package adds `BOTTLENECK_ADAPTER`, `LORA_BENCH_PREFIX`,
+`LORA_BENCH_PREFIX_LAYER`, `LORA_BENCH_PREFIX_EMBEDDING`, `LORA_BENCH_FUSED_LORA` and `LORA_BENCH_SELECTED` to PEFT and
+does nothing else. It needs no other part of lora_bench:
 
 ```python
 from peft import get_peft_model
@@ -11,9 +13,14 @@ model = get_peft_model(model, BottleneckConfig(bottleneck_size=64, modules_to_sa
 ```
 """
 
+from lora_bench.tuners.activations import PrefixActivationConfig, PrefixActivationLayer, PrefixActivationModel
+from lora_bench.tuners.base import folded_away
 from lora_bench.tuners.bottleneck import BottleneckConfig, BottleneckLayer, BottleneckModel, bottleneck
+from lora_bench.tuners.embeddings import PrefixEmbeddingConfig, PrefixEmbeddingLayer, PrefixEmbeddingModel
 from lora_bench.tuners.fused_lora import FusedLoraConfig, FusedLoraLayer, FusedLoraModel
-from lora_bench.tuners.prefix import PrefixConfig, PrefixLayer, PrefixModel
+from lora_bench.tuners.prefix import PrefixConfig, PrefixLayer, PrefixModel, fold
+from lora_bench.tuners.selected import SelectedConfig, SelectedModel
+from lora_bench.tuners.words import prefix_from_words
 
 __all__ = [
     "BottleneckConfig",
@@ -22,8 +29,19 @@ __all__ = [
     "FusedLoraConfig",
     "FusedLoraLayer",
     "FusedLoraModel",
+    "PrefixActivationConfig",
+    "PrefixActivationLayer",
+    "PrefixActivationModel",
     "PrefixConfig",
+    "PrefixEmbeddingConfig",
+    "PrefixEmbeddingLayer",
+    "PrefixEmbeddingModel",
     "PrefixLayer",
     "PrefixModel",
+    "SelectedConfig",
+    "SelectedModel",
     "bottleneck",
+    "fold",
+    "folded_away",
+    "prefix_from_words",
 ]

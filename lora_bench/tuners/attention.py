@@ -18,9 +18,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lora_bench.errors import UnsupportedPair
+from lora_bench.families import Family
+from lora_bench.tuners.slices import slices_of
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 """What attention modules call their cache, the newest name first; transformers renamed it in 5.24."""
@@ -254,6 +256,21 @@ def attend_deberta_v2(
 def _scale(query: Tensor, scale_factor: int) -> Tensor:
     # A tensor of the query's type, as in transformers: dividing by the Python number rounds differently in bfloat16.
     return torch.tensor(math.sqrt(query.shape[-1] * scale_factor), dtype=query.dtype)
+
+
+def key_value_projections(attention: nn.Module, family: Family) -> tuple[nn.Module, nn.Module]:
+    """The modules that compute an attention's keys and values; one and the same where they are fused."""
+    inside = f"{family.self_attention}."
+    key, value = (attention.get_submodule(part.removeprefix(inside)) for part in (family.key, family.value))
+    return key, value
+
+
+def key_value_of(attention: nn.Module, family: Family, heads: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of an attention, each of shape (..., width), from the outputs of its `key_value_projections`."""
+    if family.fused:
+        _, key, value = slices_of(key, 3, heads if family.fused_layout == "heads" else 1)
+    # DeBERTa v1 keeps the bias of the values beside its fused projection.
+    return key, value + getattr(attention, "v_bias", 0)
 
 
 ATTENTIONS: dict[str, Callable[..., Any]] = {

@@ -83,6 +83,8 @@ class TunerLayer(nn.Module, BaseTunerLayer):
     def place(self, adapter_name: str, device: torch.device, dtype: torch.dtype | None) -> None:
         """Move an adapter's weights to *device* and, where it is known, *dtype*; on the meta device they stay there."""
         for container in (getattr(self, name) for name in self.adapter_layer_names):
+            if adapter_name not in container:  # a part that only some settings have, such as a LayerNorm
+                continue
             entry = container[adapter_name]
             weights = [entry] if isinstance(entry, nn.Parameter) else list(entry.parameters())
             target = None if any(weight.is_meta for weight in weights) else device
@@ -90,6 +92,10 @@ class TunerLayer(nn.Module, BaseTunerLayer):
                 container[adapter_name] = nn.Parameter(entry.detach().to(device=target, dtype=dtype))
             else:
                 entry.to(device=target, dtype=dtype)
+
+    def folded_away(self) -> int:
+        """How many more weights are trained here than are saved, because saving folds them into fewer."""
+        return 0
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: there is no weight that the adapter could be merged into."""
@@ -183,6 +189,11 @@ class Tuner(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def folded_away(model: nn.Module) -> int:
+    """How many more weights of *model* are trained than are saved: what a reparameterisation has and its result lacks."""
+    return sum(layer.folded_away() for layer in model.modules() if isinstance(layer, TunerLayer))
 
 
 def drawing_device(device: torch.device) -> torch.device:

@@ -1,9 +1,10 @@
 """Bottleneck adapters: a narrow two-layer network added to the output of a block of a frozen model.
 
 f(x) = scaling * (W_up activation(W_down x + b_down) + b_up), with W_down of shape (bottleneck_size, width) and W_up of
-shape (width, bottleneck_size). W_up and b_up start at zero, so training starts from the base model exactly.
+shape (width, bottleneck_size). W_up and b_up start at zero, so training starts from the base model exactly; with
+`initialisation="paper"` both are drawn as the variant's paper draws them.
 
-Three placements, by `variant`:
+Four placements, by `variant`:
 
 * `houlsby`: y + f(y) after attention and after the feed-forward block, each before the residual sum and, in BERT-like
   layers, before LayerNorm. 2 L (2 width size + size + width) weights in L layers. Houlsby et al. 2019,
@@ -13,11 +14,16 @@ Three placements, by `variant`:
   2020, https://arxiv.org/abs/2005.00052.
 * `parallel`: f reads the feed-forward block's input and is added to its output. He et al. 2021,
   https://arxiv.org/abs/2110.04366, who use relu and a scaling of 4 or less.
+* `lin`: y + f(LayerNorm(y)) after the whole layer, with a LayerNorm of its own that is trained. Lin et al. 2020,
+  https://arxiv.org/abs/2004.03829, who use relu; AdapterL of Hu et al. 2021. On GPT-2 it wraps the layer, so
+  `output_hidden_states` shows each layer without its adapter.
 
-Half the weights of `houlsby` for the same width in the last two. No variant can be merged into the base weights. One
-adapter acts at a time: two in a row and two side by side would both be a fair reading of two active adapters.
+The last three have L (2 width size + size + width) weights, `lin` 2 L width more. No variant can be merged into the base
+weights. One adapter acts at a time: two in a row and two side by side would both be a fair reading of two active
+adapters.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,7 +46,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 
-VARIANTS = ("houlsby", "pfeiffer", "parallel")
+VARIANTS = ("houlsby", "pfeiffer", "parallel", "lin")
+
+INITIALISATIONS = ("identity", "paper")
 
 
 def bottleneck(
@@ -79,17 +87,23 @@ class BottleneckConfig(TunerConfig):
 
     Args:
         bottleneck_size: Width of the bottleneck itself, not a reduction factor; at least 1.
-        variant: Placement, one of `houlsby`, `pfeiffer` and `parallel`.
+        variant: Placement, one of `houlsby`, `pfeiffer`, `parallel` and `lin`.
         non_linearity: One of relu, gelu, silu, swish (another name of silu) and tanh.
         scaling: Factor on the update.
-        init_std: Standard deviation of the initial W_down.
+        initialisation: `identity` for W_up = 0; `paper` for what the variant's paper or its authors' code has: normal
+            with standard deviation 0.01 cut at twice that in both matrices (houlsby), normal with 0.02 in both (pfeiffer,
+            lin), Kaiming-uniform W_down and W_up = 0 (parallel). Biases are zero in all.
+        init_std: Standard deviation of the initial W_down where *initialisation* is `identity`.
+        skip_layers: Indexes of layers without an adapter.
     """
 
     bottleneck_size: int
     variant: str = field(default="houlsby")
     non_linearity: str = field(default="silu")
     scaling: float = field(default=1.0)
+    initialisation: str = field(default="identity")
     init_std: float = field(default=0.02)
+    skip_layers: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,6 +112,8 @@ class BottleneckConfig(TunerConfig):
             raise unknown("bottleneck variant", self.variant, VARIANTS)
         if self.non_linearity not in ACTIVATIONS:
             raise unknown("non-linearity", self.non_linearity, ACTIVATIONS)
+        if self.initialisation not in INITIALISATIONS:
+            raise unknown("initialisation", self.initialisation, INITIALISATIONS)
         if self.bottleneck_size < 1:
             raise LoraBenchError(f"bottleneck_size must be at least 1, got {self.bottleneck_size}")
 
@@ -111,7 +127,7 @@ class BottleneckLayer(TunerLayer):
         width: Width of the hidden states.
     """
 
-    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
+    adapter_layer_names = ("bottleneck_down", "bottleneck_up", "bottleneck_norm")
     other_param_names = ("configs",)
 
     def __init__(self, base_layer: nn.Module, placement: Placement, width: int) -> None:
@@ -120,17 +136,20 @@ class BottleneckLayer(TunerLayer):
         self.width = width
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
+        self.bottleneck_norm = nn.ModuleDict()
         self.configs: dict[str, BottleneckConfig] = {}
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig, device: torch.device) -> None:
-        """Add an adapter that changes nothing yet, its weights drawn on *device*."""
+        """Add an adapter, its weights drawn on *device*."""
         down = nn.Linear(self.width, config.bottleneck_size, device=device)
         up = nn.Linear(config.bottleneck_size, self.width, device=device)
-        nn.init.normal_(down.weight, std=config.init_std)
-        for zero in (down.bias, up.weight, up.bias):
-            nn.init.zeros_(zero)
+        INITIALISERS[config.variant if config.initialisation == "paper" else "identity"](down, up, config.init_std)
+        for bias in (down.bias, up.bias):
+            nn.init.zeros_(bias)
         self.bottleneck_down[adapter_name] = down
         self.bottleneck_up[adapter_name] = up
+        if config.variant == "lin":
+            self.bottleneck_norm[adapter_name] = nn.LayerNorm(self.width, device=device)
         self.configs[adapter_name] = config
 
     def update(self, adapter_name: str, x: Tensor) -> Tensor:
@@ -140,6 +159,8 @@ class BottleneckLayer(TunerLayer):
         up: Any = self.bottleneck_up[adapter_name]
         activation = ACTIVATIONS[config.non_linearity]
         cast = self._cast_input_dtype(x, down.weight.dtype)
+        if adapter_name in self.bottleneck_norm:
+            cast = self.bottleneck_norm[adapter_name](cast)
         return bottleneck(cast, down.weight, down.bias, up.weight, up.bias, activation, config.scaling).to(x.dtype)
 
     def mixed_update(self, adapter_names: Sequence[str], x: Tensor) -> Tensor:
@@ -179,7 +200,13 @@ class BottleneckModel(Tuner):
             raise UnsupportedPair(f"bottleneck adapters on one model share a variant, got {sorted(variants)}")
         if config.variant not in family.bottleneck_sites:
             raise UnsupportedPair(f"{family.name} has no {config.variant} adapter: {sorted(family.bottleneck_sites)}")
-        return family.pattern(*family.bottleneck_sites[config.variant].modules)
+        layers = range(model_config[family.num_layers_key])
+        unknown_layers = sorted(set(config.skip_layers) - set(layers))
+        if unknown_layers or set(config.skip_layers) == set(layers):
+            raise UnsupportedPair(
+                f"skip_layers must leave a layer and name some of 0 to {len(layers) - 1}, got {config.skip_layers}"
+            )
+        return family.pattern(*family.bottleneck_sites[config.variant].modules, without_layers=config.skip_layers)
 
     def new_layer(
         self, base_layer: nn.Module, config: BottleneckConfig, family: Family, model_config: dict[str, Any], path: str
@@ -188,6 +215,34 @@ class BottleneckModel(Tuner):
         placement = family.bottleneck_sites[config.variant].placement
         return BottleneckLayer(base_layer, placement, model_config[family.hidden_size_key])
 
+
+def _identity(down: nn.Linear, up: nn.Linear, init_std: float) -> None:
+    nn.init.normal_(down.weight, std=init_std)
+    nn.init.zeros_(up.weight)
+
+
+def _normal(down: nn.Linear, up: nn.Linear, init_std: float) -> None:
+    for layer in (down, up):
+        nn.init.normal_(layer.weight, std=0.02)
+
+
+def _truncated_normal(down: nn.Linear, up: nn.Linear, init_std: float) -> None:
+    for layer in (down, up):  # section 3.6 of Houlsby et al.
+        nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
+
+
+def _kaiming(down: nn.Linear, up: nn.Linear, init_std: float) -> None:
+    nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+    nn.init.zeros_(up.weight)
+
+
+INITIALISERS: dict[str, Callable[[nn.Linear, nn.Linear, float], None]] = {
+    "identity": _identity,
+    "houlsby": _truncated_normal,
+    "pfeiffer": _normal,
+    "lin": _normal,
+    "parallel": _kaiming,
+}
 
 Update = Callable[[Tensor], Tensor]
 

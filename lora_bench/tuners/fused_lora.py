@@ -27,6 +27,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
 from lora_bench.families import ROLES, Family, Part, parts_of
 from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows
 from lora_bench.tuners.registration import register
+from lora_bench.tuners.slices import joined_slices, slices_of
 
 
 def sliced_update(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -41,31 +42,15 @@ def sliced_update(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
         B_s A_s x for each slice s, shape (slices, ..., width), or (slices, member, ..., width).
     """
     if A.dim() == 4:
-        members = zip(x, A, B, strict=True)
-        return torch.stack([sliced_update(*member) for member in members], dim=1)
+        rows = x.reshape(len(x), -1, x.shape[-1])
+        hidden = torch.bmm(rows, A.flatten(1, 2).transpose(1, 2)).unflatten(-1, A.shape[1:3])
+        updates = hidden.permute(2, 0, 1, 3) @ B.transpose(0, 1).transpose(-1, -2)
+        return updates.reshape(*updates.shape[:2], *x.shape[1:-1], -1)
     if len(A) == 1:
         return F.linear(F.linear(x, A[0]), B[0]).unsqueeze(0)
     hidden = F.linear(x, A.flatten(0, 1)).unflatten(-1, A.shape[:2])
-    rows = hidden.movedim(-2, 0).flatten(1, -2)
-    return torch.bmm(rows, B.transpose(1, 2)).unflatten(1, x.shape[:-1])
-
-
-def slices_of(y: Tensor, slices: int, groups: int) -> tuple[Tensor, ...]:
-    """The slices of an output, each of shape (..., width).
-
-    Args:
-        y: Shape (..., slices * width).
-        slices: How many there are.
-        groups: Runs that each slice is divided into; the first run of every slice comes before the second of any.
-    """
-    return tuple(part.flatten(-2) for part in y.unflatten(-1, (groups, slices, -1)).unbind(-2))
-
-
-def joined_slices(parts: Sequence[Tensor], groups: int) -> Tensor:
-    """The output whose `slices_of` are *parts*."""
-    if len(parts) == 1:
-        return parts[0]
-    return torch.stack([part.unflatten(-1, (groups, -1)) for part in parts], dim=-2).flatten(-3)
+    rows = hidden.movedim(-2, 0).reshape(len(A), -1, A.shape[1])
+    return torch.bmm(rows, B.transpose(1, 2)).reshape(len(A), *x.shape[:-1], -1)
 
 
 def dora_gain(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
@@ -171,14 +156,6 @@ class FusedLoraLayer(TunerLayer):
         if config.use_dora:
             lengths = torch.linalg.vector_norm(self.rows(adapter_name), dim=-1)
             self.fused_lora_magnitude[adapter_name] = nn.Parameter(lengths.clone())
-
-    def place(self, adapter_name: str, device: torch.device, dtype: torch.dtype | None) -> None:
-        """Move an adapter's weights; one without DoRA has no magnitude."""
-        for container in (self.fused_lora_A, self.fused_lora_B, self.fused_lora_magnitude):
-            if adapter_name in container:
-                weight = container[adapter_name]
-                target = None if weight.is_meta else device
-                container[adapter_name] = nn.Parameter(weight.detach().to(device=target, dtype=dtype))
 
     def adapted(self, adapter_name: str) -> tuple[int, ...]:
         """Which slices an adapter updates."""

@@ -1,8 +1,12 @@
 """Key/value prefixes: learned keys and values in front of every layer's own.
 
-Li and Liang 2021, https://arxiv.org/abs/2101.00190, without the reparameterisation. 2 L P width weights for P virtual
-tokens in L layers, drawn from a normal distribution: unlike an update that starts at zero, a prefix changes the model
-from the first step.
+Li and Liang 2021, https://arxiv.org/abs/2101.00190. 2 L P width weights for P virtual tokens in L layers, drawn from a
+normal distribution: unlike an update that starts at zero, a prefix changes the model from the first step.
+
+The paper trains a reparameterisation instead and drops it after training: an embedding of the P tokens goes through a
+layer of tanh units that all layers share, and each layer has a projection of those to its keys and values. Here the
+shared part belongs to the first layer, saving folds everything into plain keys and values, and whoever loads a saved
+prefix gets those, in a model that was itself reparameterised too.
 
 PEFT has the method for models with a cache, and puts the prefix into it: real tokens then start at position P, and
 DeBERTa, which has no cache, is out of reach. Here the prefix meets the keys inside attention (`tuners.attention`), so
@@ -11,6 +15,7 @@ checkpointing and generation. On GPT-2 the two agree once ours is given position
 prefixes are joined one after the other. A prefix cannot be merged into the base weights.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,23 +31,55 @@ from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows
 from lora_bench.tuners.registration import register
 
 
+def reparameterised_prefix(
+    embedding: Tensor, hidden_weight: Tensor, hidden_bias: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of one layer's prefix from what is trained in their place.
+
+    Args:
+        embedding: One row a virtual token, shape (prefix_tokens, width).
+        hidden_weight: Shape (reparameterisation_width, width).
+        hidden_bias: Shape (reparameterisation_width,).
+        weight: The layer's projection, shape (2 * width, reparameterisation_width).
+        bias: Shape (2 * width,).
+
+    Returns:
+        Key and value, each of shape (prefix_tokens, width).
+    """
+    hidden = torch.tanh(F.linear(embedding, hidden_weight, hidden_bias))
+    key, value = F.linear(hidden, weight, bias).chunk(2, dim=-1)
+    return key, value
+
+
 @dataclass(kw_only=True)
 class PrefixConfig(TunerConfig):
     """A key/value prefix in every layer.
 
     Args:
         num_virtual_tokens: Length of the prefix, at least 1.
-        init_std: Standard deviation of the initial keys and values.
+        init_std: Standard deviation of the initial keys and values; a reparameterisation is drawn as torch draws an
+            embedding and linear layers, which is what the paper's code does.
+        reparameterised: Whether to train the paper's reparameterisation. Saved files say no: it is folded away.
+        reparameterisation_width: How many tanh units it has, at least 1.
     """
 
     num_virtual_tokens: int
     init_std: float = field(default=0.02)
+    reparameterised: bool = field(default=False)
+    reparameterisation_width: int = field(default=512)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = LORA_BENCH_PREFIX
-        if self.num_virtual_tokens < 1:
-            raise LoraBenchError(f"num_virtual_tokens must be at least 1, got {self.num_virtual_tokens}")
+        for name in ("num_virtual_tokens", "reparameterisation_width"):
+            if getattr(self, name) < 1:
+                raise LoraBenchError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the config of the plain prefix that the weights beside it are."""
+        folded = copy.copy(self)
+        folded.reparameterised = False
+        super(PrefixConfig, folded).save_pretrained(save_directory, **kwargs)
 
 
 class PrefixLayer(TunerLayer):
@@ -52,29 +89,72 @@ class PrefixLayer(TunerLayer):
         base_layer: The attention module.
         kind: How keys and values get into it.
         width: Width of its keys, all heads together.
+        siblings: All prefix layers of the model in their order, a list that the layers share; this one joins it.
     """
 
-    adapter_layer_names = ("prefix_key", "prefix_value")
+    adapter_layer_names: tuple[str, ...] = (
+        "prefix_key",
+        "prefix_value",
+        "prefix_embedding",
+        "prefix_hidden",
+        "prefix_projection",
+    )
 
-    def __init__(self, base_layer: nn.Module, kind: PrefixKind, width: int) -> None:
+    def __init__(self, base_layer: nn.Module, kind: PrefixKind, width: int, siblings: list["PrefixLayer"]) -> None:
         super().__init__(base_layer)
         self.kind = kind
         self.width = width
+        self.siblings = siblings  # a plain list, so that no layer is a part of another
+        siblings.append(self)
         self.prefix_key = nn.ParameterDict()
         self.prefix_value = nn.ParameterDict()
+        self.prefix_embedding = nn.ParameterDict()
+        self.prefix_hidden = nn.ModuleDict()
+        self.prefix_projection = nn.ModuleDict()
 
     def update_layer(self, adapter_name: str, config: PrefixConfig, device: torch.device) -> None:
-        """Add a prefix of fresh keys and values, drawn on *device*."""
-        for container in (self.prefix_key, self.prefix_value):
+        """Add a prefix, drawn on *device*."""
+        if not config.reparameterised:
+            for container in (self.prefix_key, self.prefix_value):
+                fresh = torch.empty(config.num_virtual_tokens, self.width, device=device)
+                container[adapter_name] = nn.Parameter(nn.init.normal_(fresh, std=config.init_std))
+            return
+        units = config.reparameterisation_width
+        if not any(adapter_name in layer.prefix_embedding for layer in self.siblings):
             fresh = torch.empty(config.num_virtual_tokens, self.width, device=device)
-            container[adapter_name] = nn.Parameter(nn.init.normal_(fresh, std=config.init_std))
+            self.prefix_embedding[adapter_name] = nn.Parameter(nn.init.normal_(fresh))
+            self.prefix_hidden[adapter_name] = nn.Linear(self.width, units, device=device)
+        self.prefix_projection[adapter_name] = nn.Linear(units, 2 * self.width, device=device)
+
+    def has(self, adapter_name: str) -> bool:
+        """Whether there is a prefix of this name here."""
+        return adapter_name in self.prefix_key or adapter_name in self.prefix_projection
+
+    def sharer(self, adapter_name: str) -> "PrefixLayer":
+        """The layer that the shared part of a reparameterisation belongs to."""
+        return next(layer for layer in self.siblings if adapter_name in layer.prefix_embedding)
 
     def key_value(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """Key and value of one prefix, each of shape (prefix_tokens, width).
+        """Key and value of one prefix, each of shape (prefix_tokens, width)."""
+        if adapter_name in self.prefix_key:
+            return self.prefix_key[adapter_name], self.prefix_value[adapter_name]
+        shared = self.sharer(adapter_name)
+        hidden: Any = shared.prefix_hidden[adapter_name]
+        projection: Any = self.prefix_projection[adapter_name]
+        embedding = shared.prefix_embedding[adapter_name]
+        return reparameterised_prefix(embedding, hidden.weight, hidden.bias, projection.weight, projection.bias)
 
-        Everything reads a prefix here, so this is where one that is computed rather than stored would come in.
-        """
-        return self.prefix_key[adapter_name], self.prefix_value[adapter_name]
+    def folded_away(self) -> int:
+        """How many more weights are trained here than the plain prefixes have that are saved."""
+        more = 0
+        for name, projection in self.prefix_projection.items():
+            trained = [*projection.parameters()]
+            if name in self.prefix_embedding:
+                trained += [self.prefix_embedding[name], *self.prefix_hidden[name].parameters()]
+            if projection.weight.requires_grad:
+                tokens = len(self.sharer(name).prefix_embedding[name])
+                more += sum(weight.numel() for weight in trained) - 2 * tokens * self.width
+        return more
 
     def joined(self, adapter_names: Sequence[str]) -> Prefix:
         """The prefixes of all these adapters, one after the other."""
@@ -86,8 +166,10 @@ class PrefixLayer(TunerLayer):
 
         A name without a prefix here, such as PEFT's `__base__`, gives a row that sees none.
         """
-        none = next(iter(self.prefix_key.values())).new_zeros(0, self.width)
-        rows = [self.key_value(name) if name in self.prefix_key else (none, none) for name in adapter_names]
+        found = {name: self.key_value(name) for name in self._get_available_adapters()}
+        first, _ = next(iter(found.values()))
+        none = first.new_zeros(0, first.shape[-1])
+        rows = [found.get(name, (none, none)) for name in adapter_names]
         longest = max(len(key) for key, _ in rows)
         keys, values = ([F.pad(row[part], (0, 0, 0, longest - len(row[part]))) for row in rows] for part in (0, 1))
         lengths = torch.tensor([len(key) for key, _ in rows], device=none.device)
@@ -99,7 +181,7 @@ class PrefixLayer(TunerLayer):
     ) -> Any:
         """The attention module's own result with the active prefixes, or each row's own, in front of the keys."""
         attend = ATTENTIONS[self.kind]
-        if adapter_names is not None and self.prefix_key and not self.disable_adapters:
+        if adapter_names is not None and self._get_available_adapters() and not self.disable_adapters:
             check_rows(adapter_names, hidden_states)
             return attend(self.base_layer, self.mixed(adapter_names), hidden_states, *args, **kwargs)
         live = self.live_adapters()
@@ -112,12 +194,12 @@ class PrefixModel(Tuner):
     """A base model with key/value prefixes; made by `get_peft_model(model, PrefixConfig(...))`."""
 
     prefix = "prefix_"
-    tuner_layer_cls = PrefixLayer
+    tuner_layer_cls: type[PrefixLayer] = PrefixLayer
     title = "a key/value prefix"
 
     def site_pattern(self, config: PrefixConfig, family: Family, model_config: dict[str, Any]) -> str:
         """Regular expression of the self-attention modules of *family*."""
-        if _kind(family) == "cache":
+        if prefix_kind(family) == "cache":
             refuse_kernel(getattr(self.model.config, "_attn_implementation", None))
         if model_config.get("talking_head"):
             # Talking heads (a DeBERTa v1 option) mix the heads before and after the softmax that a prefix joins.
@@ -128,10 +210,78 @@ class PrefixModel(Tuner):
         self, base_layer: nn.Module, config: PrefixConfig, family: Family, model_config: dict[str, Any], path: str
     ) -> PrefixLayer:
         """Wrap one attention module of the base model."""
-        return PrefixLayer(base_layer, _kind(family), model_config[family.hidden_size_key])
+        siblings = next((layer.siblings for _, layer in prefix_layers(self.model)), [])
+        return PrefixLayer(base_layer, prefix_kind(family), family.key_width(model_config), siblings)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """What is saved: plain keys and values. They are computed from *state_dict*, which may have been gathered."""
+        kept: dict[str, Tensor] = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, *args, **kwargs
+        )
+        found = [(path, layer) for path, layer in prefix_layers(model) if adapter_name in layer.prefix_projection]
+        if not found:
+            return kept
+        shared = next(path for path, layer in found if adapter_name in layer.prefix_embedding)
+        hidden = f"{shared}.prefix_hidden.{adapter_name}"
+        folded: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for path, _ in found:
+                projection = f"{path}.prefix_projection.{adapter_name}"
+                key, value = reparameterised_prefix(
+                    kept[f"{shared}.prefix_embedding.{adapter_name}"],
+                    kept[f"{hidden}.weight"],
+                    kept[f"{hidden}.bias"],
+                    kept[f"{projection}.weight"],
+                    kept[f"{projection}.bias"],
+                )
+                folded[f"{path}.prefix_key.{adapter_name}"] = key.contiguous()
+                folded[f"{path}.prefix_value.{adapter_name}"] = value.contiguous()
+        return folded
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Make room for the plain keys and values of a file in a model that is reparameterised."""
+        if any(".prefix_key" in name for name in state_dict):
+            fold(model, adapter_name)
+        remapped: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
+            model, config, adapter_name, state_dict
+        )
+        return remapped
 
 
-def _kind(family: Family) -> PrefixKind:
+def prefix_layers(model: nn.Module) -> list[tuple[str, PrefixLayer]]:
+    """Path and module of every attention with prefixes, in the model's order."""
+    return [(path, module) for path, module in model.named_modules() if isinstance(module, PrefixLayer)]
+
+
+@torch.no_grad()
+def fold(model: nn.Module, adapter_name: str = "default") -> None:
+    """Replace a reparameterised prefix by the plain keys and values it stands for, in place; others stay as they are."""
+    layers = [layer for _, layer in prefix_layers(model) if adapter_name in layer.prefix_projection]
+    plain = [layer.key_value(adapter_name) for layer in layers]
+    for layer, (key, value) in zip(layers, plain, strict=True):
+        trained = layer.prefix_projection[adapter_name].weight.requires_grad
+        layer.prefix_key[adapter_name] = nn.Parameter(key.clone(), requires_grad=trained)
+        layer.prefix_value[adapter_name] = nn.Parameter(value.clone(), requires_grad=trained)
+        for container in (layer.prefix_embedding, layer.prefix_hidden, layer.prefix_projection):
+            if adapter_name in container:
+                del container[adapter_name]
+    configs: Any = getattr(model, "peft_config", {})
+    if adapter_name in configs:
+        configs[adapter_name].reparameterised = False
+
+
+def prefix_kind(family: Family) -> PrefixKind:
+    """How a prefix enters the attention of a family.
+
+    Raises:
+        UnsupportedPair: Nobody has written it.
+    """
     if family.prefix_kind is None:
         raise UnsupportedPair(f"no key/value prefix is written for the attention of {family.name}")
     return family.prefix_kind

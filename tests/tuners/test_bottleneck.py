@@ -16,7 +16,7 @@ from tests.tiny import HIDDEN, LAYERS, MODELS, tiny_batch, tiny_gpt2, tiny_rober
 
 SIZE = 5
 ENCODERS = [name for name in MODELS if not name.startswith("gpt2")]
-VARIANTS = ("houlsby", "pfeiffer", "parallel")
+VARIANTS = ("houlsby", "pfeiffer", "parallel", "lin")
 
 
 def adapted(model: nn.Module, variant: str, **more) -> nn.Module:
@@ -165,6 +165,24 @@ def test_parallel_in_gpt2_reads_what_the_feed_forward_block_reads():
     assert_close(output, want)
 
 
+@pytest.mark.parametrize("name", ENCODERS)
+def test_lin_in_an_encoder_follows_the_whole_layer_with_a_norm_of_its_own(name):
+    model = adapted(MODELS[name](), "lin")
+    layer = encoder_layer(model).output
+    (inputs, residual), output = seen(model, layer=layer)["layer"]
+    with torch.no_grad():
+        y = layer.base_layer(inputs, residual)
+        assert_close(output, y + update(layer, layer.bottleneck_norm["default"](y)))
+
+
+def test_lin_in_gpt2_follows_the_whole_layer_with_a_norm_of_its_own():
+    model = adapted(tiny_gpt2(), "lin")
+    layer, following = model.get_base_model().transformer.h
+    found = seen(model, base=layer.base_layer, following=following)
+    y, (handed_on, *_) = found["base"][1], found["following"][0]
+    assert_close(handed_on, y + update(layer, layer.bottleneck_norm["default"](y)))
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training_starts_from_the_base_model_to_the_last_bit(name, variant):
@@ -179,6 +197,34 @@ def test_training_starts_from_the_base_model_to_the_last_bit(name, variant):
         assert torch.equal(got, want)
 
 
+def test_the_first_weights_are_drawn_in_an_order_that_never_changes():
+    # Runs are repeated from their seed: down is made, up is made, then down is drawn.
+    torch.manual_seed(7)
+    down, _ = nn.Linear(HIDDEN, SIZE), nn.Linear(SIZE, HIDDEN)
+    nn.init.normal_(down.weight, std=0.02)
+    torch.manual_seed(7)
+    layer = BottleneckLayer(nn.Dropout(), "after", HIDDEN)
+    layer.update_layer("default", BottleneckConfig(bottleneck_size=SIZE), torch.device("cpu"))
+    assert torch.equal(layer.bottleneck_down["default"].weight, down.weight)
+
+
+@pytest.mark.parametrize(
+    ("variant", "down_std", "up_std"),
+    # A normal cut at two standard deviations has 0.8796 of its standard deviation; a uniform in +-1/sqrt(width) has
+    # 1/sqrt(3 width).
+    [("houlsby", 0.008796, 0.008796), ("pfeiffer", 0.02, 0.02), ("lin", 0.02, 0.02), ("parallel", 384**-0.5, 0.0)],
+)
+def test_the_papers_initialisation_has_the_papers_spread(variant, down_std, up_std):
+    config = BottleneckConfig(bottleneck_size=64, variant=variant, initialisation="paper")
+    model = get_peft_model(tiny_roberta(hidden_size=128), config)
+    for path, parameter in model.named_parameters():
+        if path.endswith(("bottleneck_down.default.weight", "bottleneck_up.default.weight")):
+            std = down_std if "_down." in path else up_std
+            assert abs(parameter.std().item() - std) <= 0.04 * std
+        elif ".bottleneck_" in path and path.endswith("bias"):
+            assert not parameter.any()
+
+
 def test_the_up_weights_start_at_zero_and_the_down_weights_at_init_std():
     model = get_peft_model(tiny_roberta(hidden_size=128), BottleneckConfig(bottleneck_size=64, init_std=0.5))
     for path, parameter in model.named_parameters():
@@ -189,6 +235,34 @@ def test_the_up_weights_start_at_zero_and_the_down_weights_at_init_std():
             assert not parameter.any()
 
 
+# --- the layers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_skipped_layer_has_no_adapter(name, variant):
+    whole = get_peft_model(MODELS[name](), BottleneckConfig(bottleneck_size=SIZE, variant=variant))
+    model = get_peft_model(MODELS[name](), BottleneckConfig(bottleneck_size=SIZE, variant=variant, skip_layers=[0]))
+    assert count(model) * LAYERS == count(whole) * (LAYERS - 1)
+    paths = [path for path, module in model.named_modules() if isinstance(module, BottleneckLayer)]
+    assert paths
+    assert all(".1" in path and ".0" not in path for path in paths)
+
+
+def test_skipping_layer_1_of_12_leaves_layers_10_and_11():
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(RobertaConfig())
+    model = get_peft_model(model, BottleneckConfig(bottleneck_size=SIZE, variant="lin", skip_layers=[1]))
+    paths = [path for path, module in model.named_modules() if isinstance(module, BottleneckLayer)]
+    assert [int(path.split(".")[-2]) for path in paths] == [0, *range(2, 12)]
+
+
+@pytest.mark.parametrize("layers", [[0, 1], [2], [-1]])
+def test_layers_that_cannot_be_skipped_are_refused(layers):
+    with pytest.raises(UnsupportedPair, match="must leave a layer and name some of 0 to 1, got"):
+        get_peft_model(tiny_roberta(), BottleneckConfig(bottleneck_size=SIZE, skip_layers=layers))
+
+
 # --- the weights -----------------------------------------------------------------------------------------------------
 
 
@@ -197,10 +271,12 @@ def count(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("variant", "sites"), [("houlsby", 2), ("pfeiffer", 1), ("parallel", 1)])
-def test_a_site_has_two_matrices_and_two_biases(name, variant, sites):
+@pytest.mark.parametrize(
+    ("variant", "sites", "norms"), [("houlsby", 2, 0), ("pfeiffer", 1, 0), ("parallel", 1, 0), ("lin", 1, 1)]
+)
+def test_a_site_has_two_matrices_and_two_biases_and_lins_a_norm(name, variant, sites, norms):
     model = get_peft_model(MODELS[name](), BottleneckConfig(bottleneck_size=SIZE, variant=variant))
-    assert count(model) == sites * LAYERS * (2 * HIDDEN * SIZE + SIZE + HIDDEN)
+    assert count(model) == LAYERS * (sites * (2 * HIDDEN * SIZE + SIZE + HIDDEN) + norms * 2 * HIDDEN)
 
 
 @pytest.mark.parametrize(("variant", "weights"), [("houlsby", 1_789_056), ("pfeiffer", 894_528)])
@@ -220,6 +296,7 @@ def test_the_count_on_roberta_base_with_48_units(variant, weights):
     [
         ({"bottleneck_size": 0}, "bottleneck_size must be at least 1, got 0"),
         ({"bottleneck_size": 4, "variant": "houlsbi"}, "unknown bottleneck variant 'houlsbi'; did you mean 'houlsby'"),
+        ({"bottleneck_size": 4, "initialisation": "papre"}, "unknown initialisation 'papre'; did you mean 'paper'"),
         ({"bottleneck_size": 4, "non_linearity": "rellu"}, "unknown non-linearity 'rellu'; did you mean 'relu'"),
     ],
 )

@@ -9,7 +9,8 @@ from torch import nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.tuners import FusedLoraConfig, FusedLoraLayer
-from lora_bench.tuners.fused_lora import joined_slices, sliced_update, slices_of
+from lora_bench.tuners.fused_lora import sliced_update
+from lora_bench.tuners.slices import joined_slices, slices_of
 from tests.tiny import CLASSIFIERS, HIDDEN, LAYERS, MODELS, tiny_batch, tiny_deberta, tiny_gpt2, tiny_roberta
 
 FUSED = ["deberta", "gpt2", "gpt2-lm"]

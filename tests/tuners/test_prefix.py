@@ -320,6 +320,17 @@ def test_keys_and_values_start_at_random_with_init_std():
     assert not torch.equal(key, value)
 
 
+def test_the_first_prefix_is_drawn_in_an_order_that_never_changes():
+    # Runs are repeated from their seed: the key is drawn, then the value.
+    torch.manual_seed(7)
+    want = [nn.init.normal_(torch.empty(LENGTH, HIDDEN), std=0.02) for _ in range(2)]
+    torch.manual_seed(7)
+    layer = PrefixLayer(nn.Identity(), "cache", HIDDEN, [])
+    layer.update_layer("default", PrefixConfig(num_virtual_tokens=LENGTH), torch.device("cpu"))
+    assert torch.equal(layer.prefix_key["default"], want[0])
+    assert torch.equal(layer.prefix_value["default"], want[1])
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 

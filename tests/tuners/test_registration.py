@@ -13,16 +13,23 @@ import peft
 import pytest
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from peft.utils import PeftType
+from peft.utils.other import set_additional_trainable_modules
 
 from lora_bench.tuners import (
     BottleneckConfig,
     BottleneckModel,
     FusedLoraConfig,
     FusedLoraModel,
+    PrefixActivationConfig,
+    PrefixActivationModel,
     PrefixConfig,
+    PrefixEmbeddingConfig,
+    PrefixEmbeddingModel,
     PrefixModel,
+    SelectedConfig,
+    SelectedModel,
 )
 from lora_bench.tuners.attention import CACHE_ARGUMENTS
 from lora_bench.tuners.registration import register
@@ -32,6 +39,9 @@ OURS = {
     "BOTTLENECK_ADAPTER": (BottleneckConfig, BottleneckModel),
     "LORA_BENCH_FUSED_LORA": (FusedLoraConfig, FusedLoraModel),
     "LORA_BENCH_PREFIX": (PrefixConfig, PrefixModel),
+    "LORA_BENCH_PREFIX_EMBEDDING": (PrefixEmbeddingConfig, PrefixEmbeddingModel),
+    "LORA_BENCH_PREFIX_LAYER": (PrefixActivationConfig, PrefixActivationModel),
+    "LORA_BENCH_SELECTED": (SelectedConfig, SelectedModel),
 }
 
 
@@ -64,12 +74,30 @@ def test_our_members_have_every_attribute_that_peft_members_have():
         ("_replace_module", ["parent", "child_name", "new_module", "child"]),
         ("_check_merge_allowed", []),
         ("get_model_config", ["model"]),
+        (
+            "_get_adapter_state_dict",
+            ["model", "config", "adapter_name", "state_dict", "unwanted_adapter_names"],
+        ),
+        ("_remap_adapter_state_dict_for_load", ["model", "config", "adapter_name", "state_dict"]),
+        ("_unload_and_optionally_merge", ["merge", "progressbar", "safe_merge", "adapter_names"]),
+        ("inject_adapter", ["model", "adapter_name", "autocast_adapter_dtype", "low_cpu_mem_usage", "state_dict"]),
+        ("disable_adapter_layers", []),
     ],
 )
 def test_peft_calls_the_tuner_hooks_we_override(method, parameters):
     found = list(inspect.signature(getattr(BaseTuner, method)).parameters)
     assert [name for name in found if name != "self"] == parameters
-    assert found[0] == "self" or isinstance(inspect.getattr_static(BaseTuner, method), staticmethod)
+    assert found[0] == "self" or isinstance(inspect.getattr_static(BaseTuner, method), staticmethod | classmethod)
+
+
+def test_peft_frees_the_head_and_picks_what_to_merge_by_the_functions_we_call():
+    assert list(inspect.signature(set_additional_trainable_modules).parameters)[:4] == [
+        "model",
+        "peft_config",
+        "model_config",
+        "adapter_name",
+    ]
+    assert list(inspect.signature(check_adapters_to_merge).parameters) == ["module", "adapter_names"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +198,7 @@ def test_a_name_that_is_taken_is_refused_and_stays_what_it_was(name):
     assert PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(name)] is before
 
 
-def test_importing_the_tuners_registers_three_types_and_does_nothing_else():
+def test_importing_the_tuners_registers_its_types_and_does_nothing_else():
     done = python(
         "import os, random, sys, torch, peft\n"
         "from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known\n"
@@ -197,6 +225,9 @@ def test_without_the_import_peft_names_the_type_it_does_not_know(tmp_path):
     [
         BottleneckConfig(bottleneck_size=4, variant="parallel", non_linearity="relu", scaling=4.0, init_std=0.01),
         FusedLoraConfig(r=3, lora_alpha=6, use_dora=True, roles=["key", "ffn"]),
+        PrefixActivationConfig(num_virtual_tokens=5, init_std=0.1),
+        PrefixEmbeddingConfig(num_virtual_tokens=5, init_std=0.1),
+        SelectedConfig(weights=".*bias", modules_to_save=["classifier"]),
         PrefixConfig(num_virtual_tokens=5, init_std=0.1, modules_to_save=["classifier"], task_type="SEQ_CLS"),
     ],
 )

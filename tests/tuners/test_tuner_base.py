@@ -18,7 +18,13 @@ from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.tuners import BottleneckConfig, FusedLoraConfig, PrefixConfig
+from lora_bench.tuners import (
+    BottleneckConfig,
+    FusedLoraConfig,
+    PrefixActivationConfig,
+    PrefixConfig,
+    PrefixEmbeddingConfig,
+)
 from lora_bench.tuners.base import TunerLayer
 from tests.tiny import CLASSIFIERS, HEAD_MODULES, LAYERS, MODELS, tiny_batch, tiny_gpt2, tiny_roberta
 
@@ -26,7 +32,13 @@ CONFIGS = {
     "houlsby": lambda **more: BottleneckConfig(bottleneck_size=4, **more),
     "pfeiffer": lambda **more: BottleneckConfig(bottleneck_size=4, variant="pfeiffer", **more),
     "parallel": lambda **more: BottleneckConfig(bottleneck_size=4, variant="parallel", **more),
+    "lin": lambda **more: BottleneckConfig(bottleneck_size=4, variant="lin", **more),
     "prefix": lambda **more: PrefixConfig(num_virtual_tokens=3, **more),
+    "computed_prefix": lambda **more: PrefixConfig(
+        num_virtual_tokens=3, reparameterised=True, reparameterisation_width=5, **more
+    ),
+    "prefix_layer": lambda **more: PrefixActivationConfig(num_virtual_tokens=3, **more),
+    "prefix_embedding": lambda **more: PrefixEmbeddingConfig(num_virtual_tokens=3, **more),
     "lora": lambda **more: FusedLoraConfig(r=3, **more),
 }
 OTHER_SIZE = {
@@ -59,6 +71,8 @@ def disturb(model: nn.Module, adapter: str = "default", seed: int = 1, std: floa
 
 
 def disturbed(name: str, method: str, **more) -> PeftModel:
+    if method == "prefix_embedding" and name.startswith("gpt2"):
+        pytest.skip("encoders only, which test_embeddings.py says")
     heads = HEAD_MODULES[name] or None
     return disturb(get_peft_model(MODELS[name](), CONFIGS[method](modules_to_save=heads, **more))).eval()
 
@@ -87,8 +101,21 @@ def test_every_adapter_and_head_weight_gets_a_gradient_and_no_other_weight_does(
     assert trained == adapter_weights(model).keys() | heads
     # A fused weight keeps the matrices of its query and its value stacked in one A and one B.
     lora = 2 if name in ("deberta", "gpt2", "gpt2-lm") else 4
-    per_layer = {"houlsby": 8, "pfeiffer": 4, "parallel": 4, "prefix": 2, "lora": lora}[method]
-    assert len(adapter_weights(model)) == LAYERS * per_layer
+    per_layer = {
+        "houlsby": 8,
+        "pfeiffer": 4,
+        "parallel": 4,
+        "lin": 6,
+        "prefix": 2,
+        "computed_prefix": 2,
+        "prefix_layer": 1,
+        "lora": lora,
+    }
+    shared = 3 if method == "computed_prefix" else 0
+    if method == "prefix_embedding":
+        assert len(adapter_weights(model)) == 1
+        return
+    assert len(adapter_weights(model)) == LAYERS * per_layer[method] + shared
 
 
 @every_model

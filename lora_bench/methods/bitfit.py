@@ -1,0 +1,47 @@
+"""BitFit: only the biases are trained.
+
+    y = W x + b
+
+with b free and W frozen, in every layer of the base model, the biases of LayerNorms and embeddings included: about 0.1 %
+of the weights, 102,144 in RoBERTa-base. It has no size, so a parameter budget cannot turn it.
+
+Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199
+
+Suggested values: a learning rate of 1e-4 to 4e-3.
+
+What it cannot do: be switched off, or share its base in memory: the biases are changed in place. Only they are stored.
+A family without biases (Llama) has nothing to train.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from lora_bench.documents import Strict
+from lora_bench.errors import UnsupportedPair
+from lora_bench.methods.base import register
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+@register
+class BitFit(Strict):
+    """Every bias of the base model is trained."""
+
+    name: ClassVar[str] = "bitfit"
+    size: ClassVar[str | None] = None
+    learning_rate: ClassVar[float] = 1e-3
+
+    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+        """Return *model* with only the biases and the head trainable."""
+        from peft import get_peft_model
+
+        from lora_bench.tuners import SelectedConfig
+
+        # DeBERTa v1 calls those of its queries and values q_bias and v_bias.
+        config = SelectedConfig(weights=r".*\b(?:[qv]_)?bias", modules_to_save=head)
+        if not any(config.chosen(name) for name, _ in model.named_parameters()):
+            raise UnsupportedPair(f"{type(model).__name__} has no biases outside of its head")
+        return get_peft_model(model, config)

@@ -1,0 +1,200 @@
+"""Any other method of PEFT, by its PEFT type and options.
+
+A suite gives the type and the options of PEFT's own config class, and may name one integer option as the size:
+
+    - method: peft
+      type: VERA
+      options: {target_modules: [query, value]}
+      size_option: r
+      size_value: 256
+
+What PEFT promises for a model and what works there are two things, so each pair is tried first: the method is put on a
+model of the same class, width and options with two layers and random weights, takes a few training steps, and answers a
+padded batch. A pair that raises, has weights that get no gradient, trains nothing beside the head, or answers a padded
+row differently from the row alone is unsupported, with that reason.
+
+AdaLoRA's budget falls with the steps of the run: leave `total_step` out, and it is set when training begins.
+
+Suggested values: those of the method's paper; a learning rate of 1e-3 for most.
+
+What it cannot do: know a method's limits beyond what the trial shows. AdaLoRA's importance scores are no part of a
+checkpoint, so a resumed run is not the uninterrupted one; and PEFT loads a saved AdaLoRA for evaluation without labels
+only. `lora`, `bottleneck_adapter` and `prefix_tuning` have methods of their own.
+
+The methods and their papers: https://huggingface.co/docs/peft/package_reference/peft_types
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, JsonValue, model_validator
+
+from lora_bench.documents import Strict
+from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
+from lora_bench.families import Role, parts_of
+from lora_bench.methods.base import register
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
+
+TRIAL_SIZE = 8
+
+
+class _SizeIfNamed:
+    """The size of a method that has one only where the suite names it."""
+
+    def __get__(self, method: Peft | None, owner: type[Peft]) -> str | None:
+        return "size_value" if method is not None and method.size_option is not None else None
+
+
+@register
+class Peft(Strict):
+    """A method of PEFT, by name.
+
+    Args:
+        type: PEFT's name of it, such as IA3, in any case.
+        options: What its config class is given.
+        targets: Roles that become `target_modules`; None leaves them to *options*, or to PEFT's default for the model.
+        size_option: The option that a budget may turn, or None.
+        size_value: What that option is set to.
+    """
+
+    name: ClassVar[str] = "peft"
+    size: ClassVar[Any] = _SizeIfNamed()
+    learning_rate: ClassVar[float] = 1e-3
+
+    type: str
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    targets: tuple[Role, ...] | None = Field(default=None, strict=False)
+    size_option: str | None = None
+    size_value: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _size_is_named_and_given(self) -> Peft:
+        if (self.size_option is None) != (self.size_value is None):
+            raise ValueError("size_option and size_value are given together")
+        twice = [self.size_option] if self.size_option in self.options else []
+        if self.targets is not None and "target_modules" in self.options:
+            twice.append("target_modules")
+        if twice:
+            raise ValueError(f"options give {', '.join(map(str, twice))} a second time")
+        return self
+
+    def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
+        """Return *model* with only the method's weights and the head trainable."""
+        # Sizes share a trial: a budget is met by trying many of them.
+        tried = self.model_copy(update={"size_value": self.size_value and min(self.size_value, TRIAL_SIZE)})
+        config = model.config.to_json_string(use_diff=False)
+        classes: tuple[Any, Any] = (type(model.config), type(model))
+        reason = _trial(tried.model_dump_json(), config, classes, tuple(head))
+        if reason is not None:
+            raise UnsupportedPair(reason)
+        return self.put_on(model, head)
+
+    def put_on(self, model: PreTrainedModel, head: list[str]) -> nn.Module:
+        """Apply the method without a trial; whatever PEFT raises becomes the reason of an `UnsupportedPair`."""
+        from peft import get_peft_model
+
+        config = self._config(model, head)
+        try:
+            return get_peft_model(model, config)
+        except Exception as error:  # PEFT's methods raise whatever their arithmetic does
+            raise UnsupportedPair(f"PEFT's {self.type.upper()} cannot be put on this model: {_said(error)}") from error
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """What has to happen at the steps of a run: AdaLoRA's allocation of ranks."""
+        if self.type.upper() != "ADALORA":
+            return []
+        from lora_bench.tuners.allocation import AllocateRanks
+
+        return [AllocateRanks(sets_total="total_step" not in self.options)]
+
+    def _config(self, model: PreTrainedModel, head: list[str]) -> PeftConfig:
+        """The method's config for a base model.
+
+        Raises:
+            LoraBenchError: PEFT has no such method, or the method no such option.
+            UnsupportedPair: Its config class refuses the options.
+        """
+        from peft import PromptLearningConfig
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+        from transformers.pytorch_utils import Conv1D
+
+        from lora_bench.families import family_of
+
+        configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        if self.type.upper() not in configs:
+            raise unknown("PEFT type", self.type.upper(), configs)
+        config_class = configs[self.type.upper()]
+        fields = set(config_class.__dataclass_fields__)
+        options: dict[str, Any] = dict(self.options)
+        if self.size_option is not None:
+            options[self.size_option] = self.size_value
+        for name in sorted(set(options) - fields):
+            raise unknown(f"option of {self.type.upper()}", name, fields)
+        if self.targets is not None:
+            options["target_modules"] = family_of(model.config.model_type).targets(*parts_of(self.targets))
+        if "fan_in_fan_out" in fields:
+            # GPT-2's Conv1D keeps its weight as (in_features, out_features).
+            options.setdefault("fan_in_fan_out", any(isinstance(module, Conv1D) for module in model.modules()))
+        if self.type.upper() == "ADALORA":
+            options.setdefault("total_step", 10**9)  # set when training begins
+        if next(model.parameters()).is_meta:
+            options.pop("init_lora_weights", None)  # some are computed from the weights, which are not there
+        if "modules_to_save" in fields:
+            options.setdefault("modules_to_save", head)
+        if issubclass(config_class, PromptLearningConfig) or "modules_to_save" not in fields:
+            # PEFT then has a model of its own for the task, which frees a head and puts prompts before the text.
+            kind = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
+            options.setdefault("task_type", kind)
+        try:
+            return config_class(**options)
+        except Exception as error:
+            raise UnsupportedPair(f"PEFT's {self.type.upper()} refuses its options: {_said(error)}") from error
+
+
+@functools.cache
+def _trial(
+    method: str,
+    config: str,
+    classes: tuple[type[PreTrainedConfig], type[PreTrainedModel]],
+    head: tuple[str, ...],
+) -> str | None:
+    """Why a method does not work on a small model of the kind, or None where it does.
+
+    Args:
+        method: A `Peft` as JSON.
+        config: The base model's config as JSON.
+        classes: Classes of the config and the base model.
+        head: Names of the head's modules.
+    """
+    import torch
+
+    from lora_bench.tuners.trial import fault_of, small_config
+
+    config_class, model_class = classes
+    peft = Peft.model_validate_json(method)
+    title = f"PEFT's {peft.type.upper()}"
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        try:
+            base = model_class(small_config(config_class.from_dict(json.loads(config)))).float()
+            return fault_of(peft.put_on(base, list(head)), title, head)
+        except UnsupportedPair as error:
+            return str(error)
+        except LoraBenchError:  # an unknown type or option is for the user to put right, on any model
+            raise
+        except Exception as error:
+            return f"{title} fails on {model_class.__name__}: {_said(error)}"
+
+
+def _said(error: Exception) -> str:
+    """The type and the first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,108 @@
+"""Prefix-layer tuning: trained activations of virtual tokens at the input of every layer.
+
+PreLayer of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, section 5.1): virtual tokens stand before the text, and what
+each layer makes of them is replaced by what is learned, so L P width weights for P tokens in L layers. Real tokens meet
+them in attention only, as the keys and values that the layer's own frozen projections give them. That is a key/value
+prefix with half the weights and the base model's projections in front, and it is computed as one: nothing is inserted,
+and positions, masks, caches and generation are those of the base model.
+
+The paper's infix tokens stand between a prompt and its completion. In an encoder they would be prefix tokens under
+another name, since neither has a position, and a causal model is not told where its prompt ends: there are none here.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.families import Family, PrefixKind
+from lora_bench.tuners.attention import key_value_of, key_value_projections
+from lora_bench.tuners.base import TunerConfig
+from lora_bench.tuners.prefix import PrefixLayer, PrefixModel, prefix_kind
+from lora_bench.tuners.registration import register
+
+
+@dataclass(kw_only=True)
+class PrefixActivationConfig(TunerConfig):
+    """Trained activations of virtual tokens at the input of every layer.
+
+    Args:
+        num_virtual_tokens: How many tokens there are, at least 1.
+        init_std: Standard deviation of the initial activations.
+    """
+
+    num_virtual_tokens: int
+    init_std: float = field(default=0.02)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = LORA_BENCH_PREFIX_LAYER
+        if self.num_virtual_tokens < 1:
+            raise LoraBenchError(f"num_virtual_tokens must be at least 1, got {self.num_virtual_tokens}")
+
+
+class PrefixActivationLayer(PrefixLayer):
+    """An attention module and the activations that its queries see through its own projections.
+
+    Args:
+        base_layer: The attention module.
+        kind: How keys and values get into it.
+        width: Width of the hidden states.
+        family: Where its projections are.
+        heads: Number of attention heads.
+        norm: The LayerNorm before it, or None; it stays a part of the layer it is in.
+    """
+
+    adapter_layer_names: tuple[str, ...] = ("activation_prefix",)
+
+    def __init__(
+        self, base_layer: nn.Module, kind: PrefixKind, width: int, family: Family, heads: int, norm: nn.Module | None
+    ) -> None:
+        super().__init__(base_layer, kind, width, [])
+        self.family = family
+        self.heads = heads
+        self.before = [norm] if norm is not None else []  # a plain list, so that the norm is no part of this layer
+        self.activation_prefix = nn.ParameterDict()
+
+    def update_layer(self, adapter_name: str, config: Any, device: torch.device) -> None:
+        """Add activations, drawn on *device*."""
+        fresh = torch.empty(config.num_virtual_tokens, self.width, device=device)
+        self.activation_prefix[adapter_name] = nn.Parameter(nn.init.normal_(fresh, std=config.init_std))
+
+    def has(self, adapter_name: str) -> bool:
+        """Whether there are activations of this name here."""
+        return adapter_name in self.activation_prefix
+
+    def key_value(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Key and value of the activations, each of shape (prefix_tokens, width)."""
+        x: Tensor = self.activation_prefix[adapter_name]
+        key_projection, value_projection = key_value_projections(self.base_layer, self.family)
+        if key_projection.weight.is_floating_point():  # a quantised one takes any type
+            x = x.to(key_projection.weight.dtype)
+        for norm in self.before:
+            x = norm(x)
+        key = key_projection(x)
+        value = key if self.family.fused else value_projection(x)
+        return key_value_of(self.base_layer, self.family, self.heads, key, value)
+
+
+class PrefixActivationModel(PrefixModel):
+    """A base model with activations of virtual tokens; made by `get_peft_model(model, PrefixActivationConfig(...))`."""
+
+    prefix = "activation_"
+    tuner_layer_cls: type[PrefixLayer] = PrefixActivationLayer
+    title = "prefix-layer tuning"
+
+    def new_layer(
+        self, base_layer: nn.Module, config: Any, family: Family, model_config: dict[str, Any], path: str
+    ) -> PrefixActivationLayer:
+        """Wrap one attention module of the base model."""
+        layer = self.model.get_submodule(path.removesuffix(f".{family.self_attention}"))
+        norm = layer.get_submodule(family.attention_norm) if family.attention_norm else None
+        width, heads = model_config[family.hidden_size_key], model_config[family.num_heads_key]
+        return PrefixActivationLayer(base_layer, prefix_kind(family), width, family, heads, norm)
+
+
+LORA_BENCH_PREFIX_LAYER = register("LORA_BENCH_PREFIX_LAYER", PrefixActivationConfig, PrefixActivationModel)

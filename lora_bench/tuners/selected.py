@@ -1,0 +1,118 @@
+"""Fine-tuning of some of the base model's own weights, in place, as a PEFT method that stores only those.
+
+BitFit (Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199) and the tuning of the top layers add nothing to a model:
+they free a part of it. No module is wrapped, so a step costs what the part costs, and the file holds the part. The price
+is that the base weights are changed: the adapter cannot be disabled or unloaded, and a model carries one at a time.
+`merge_and_unload` gives the model as it is.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.other import set_additional_trainable_modules
+from torch import Tensor, nn
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.tuners.base import TunerConfig
+from lora_bench.tuners.registration import register
+
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts in front of the names of a base model."""
+
+
+@dataclass(kw_only=True)
+class SelectedConfig(TunerConfig):
+    """Fine-tuning of the weights whose names match.
+
+    Args:
+        weights: Regular expression over whole names of weights, such as `.*bias`. Modules in `modules_to_save` are
+            trained whole whatever it says.
+    """
+
+    weights: str = field()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = LORA_BENCH_SELECTED
+        try:
+            re.compile(self.weights)
+        except re.error as error:
+            raise LoraBenchError(f"weights must be a regular expression, got {self.weights!r}: {error}") from error
+
+    def chosen(self, name: str) -> bool:
+        """Whether the base model's weight *name* is trained by this method and not as a part of the head."""
+        name = name.removeprefix(PEFT_PREFIX)
+        return not self._in_head(name) and re.fullmatch(self.weights, name) is not None
+
+    def _in_head(self, name: str) -> bool:
+        return any(f".{module}." in f".{name}" for module in self.modules_to_save or [])
+
+
+class SelectedModel(BaseTuner):
+    """A base model of which some weights are trained; made by `get_peft_model(model, SelectedConfig(...))`."""
+
+    prefix = "selected_"
+    tuner_layer_cls = BaseTunerLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Free the chosen weights and no others."""
+        config = self.peft_config[adapter_name]
+        if len(self.peft_config) > 1:
+            raise UnsupportedPair("weights trained in place are one adapter of a model: load another base for the next")
+        chosen = {name for name, _ in model.named_parameters() if config.chosen(name)}
+        if not chosen:
+            raise UnsupportedPair(f"no weight of {type(model).__name__} is named {config.weights!r}")
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name in chosen and not config.inference_mode)
+        set_additional_trainable_modules(
+            model=model,
+            peft_config=config,
+            model_config=self.get_model_config(model),
+            adapter_name=adapter_name,
+        )
+
+    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is wrapped."""
+
+    def disable_adapter_layers(self) -> None:
+        """Refuse: the base model's weights are gone."""
+        raise LoraBenchError("weights trained in place cannot be disabled: load the base model again")
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        if not merge:
+            raise LoraBenchError("weights trained in place cannot be unloaded: load the base model again")
+        unloaded: nn.Module = super()._unload_and_optionally_merge(True, *args, **kwargs)
+        return unloaded
+
+    def _check_merge_allowed(self) -> None:
+        """The weights are where merging would put them."""
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """What is saved: the chosen weights under the base model's names."""
+        parameters = {name for name, _ in model.named_parameters()}
+        return {name: tensor for name, tensor in state_dict.items() if name in parameters and config.chosen(name)}
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The names of the file are the model's own; a weight that it lacks is an error, not a warning."""
+        own = dict(model.named_parameters())
+        plain = not any(name.startswith(PEFT_PREFIX) for name in own)
+        wanted = {name.removeprefix(PEFT_PREFIX) for name in own if config.chosen(name)}
+        missing = sorted(wanted - {name.removeprefix(PEFT_PREFIX) for name in state_dict})
+        if missing:
+            raise LoraBenchError(f"the file lacks {len(missing)} of the chosen weights, {missing[0]!r} among them")
+        return {name.removeprefix(PEFT_PREFIX) if plain else name: tensor for name, tensor in state_dict.items()}
+
+
+LORA_BENCH_SELECTED = register("LORA_BENCH_SELECTED", SelectedConfig, SelectedModel)

@@ -1,0 +1,98 @@
+"""Whether an adapted model is alive: found out on a small one, in a second and before any training.
+
+The small model has the class, width, heads and options of the base model, and two layers, a short vocabulary and random
+weights: a method that fails on a shape or a kind of layer fails there too. What fails in silence is looked for: weights
+that no gradient reaches, a head that stays frozen, a padded row that is answered differently from the row alone.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from lora_bench.families import family_of
+
+LAYERS, VOCABULARY, STEPS = 2, 128, 3
+
+
+def small_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of a model that differs from *config*'s in its number of layers and its vocabulary only."""
+    small = copy.deepcopy(config)
+    family = family_of(config.model_type)
+    setattr(small, family.num_layers_key, LAYERS)
+    small.vocab_size = VOCABULARY
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        token = getattr(small, name, None)
+        setattr(small, name, token if isinstance(token, int) and 0 <= token < 3 else 1)
+    for name in vars(small):
+        if name.endswith(("dropout", "dropout_prob", "_pdrop")) and isinstance(getattr(small, name), float):
+            setattr(small, name, 0.0)
+    return small
+
+
+def fault_of(model: nn.Module, title: str, head: Sequence[str]) -> str | None:
+    """What is wrong with an adapted small model, or None.
+
+    Args:
+        model: A model of `small_config` with a method on it; it is trained a little.
+        title: What to call the method.
+        head: Names of the head's modules in the base model.
+    """
+    freed = {path: weight for path, weight in model.named_parameters() if weight.requires_grad}
+    adapter = {path: weight for path, weight in freed.items() if not _in_head(path, head)}
+    if not adapter:
+        return f"{title} trains nothing of this model beside its head"
+    frozen = [
+        path
+        for path, weight in model.named_parameters()
+        if _in_head(path, head) and not weight.requires_grad and "original_module" not in path
+    ]
+    if frozen:
+        return f"{title} leaves a part of the head frozen: {frozen[0]}"
+    for without in _without_gradient(model, adapter):
+        return f"{len(without)} of the {len(adapter)} weights of {title} get no gradient here, {without[0]} first"
+    difference = _padding_difference(model)
+    if difference > 1e-3:
+        return f"with {title} a padded row is answered differently from the row alone, by {difference:.2g}"
+    return None
+
+
+def _in_head(path: str, head: Sequence[str]) -> bool:
+    return any(f".{module}." in f".{path}" for module in head)
+
+
+def _batch(model: nn.Module, lengths: tuple[int, ...]) -> dict[str, Tensor]:
+    config: Any = model.config
+    ids = torch.full((len(lengths), max(lengths)), config.pad_token_id)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.arange(5, 5 + length) + 7 * row
+    return {"input_ids": ids, "attention_mask": (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()}
+
+
+def _without_gradient(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[list[str]]:
+    """Steps of training; at most one list, of the weights that never had a gradient."""
+    model.train()
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
+    reached: set[str] = set()
+    for _ in range(STEPS):
+        logits = model(**_batch(model, (6, 6))).logits
+        (logits.float() - torch.arange(logits.shape[-1])).pow(2).mean().backward()
+        reached |= {path for path, weight in adapter.items() if weight.grad is not None}
+        optimizer.step()
+        optimizer.zero_grad()
+    missed = sorted(set(adapter) - reached)
+    return [missed] if missed else []
+
+
+@torch.no_grad()
+def _padding_difference(model: nn.Module) -> float:
+    """The largest difference that padding makes to the logits of a row, relative to the logits."""
+    model.eval()
+    alone = model(**_batch(model, (6,))).logits
+    padded = model(**_batch(model, (6, 9))).logits[:1]
+    if alone.dim() == 3:  # a language model answers at every token
+        padded = padded[:, : alone.shape[1]]
+    return float((alone - padded).abs().max() / alone.abs().max().clamp(min=1e-6))

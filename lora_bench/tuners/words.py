@@ -1,0 +1,70 @@
+"""Starting a prefix from real words: the keys and values that the base model itself gives them.
+
+Li and Liang 2021 (https://arxiv.org/abs/2101.00190) find this better than random numbers where data are few.
+The words are read once by the base model, each layer's keys and values of them become the prefix, and training goes on
+from there. On GPT-2 the untrained model then answers as if the words stood in front of the text.
+"""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.families import family_of
+from lora_bench.tuners.attention import key_value_of, key_value_projections
+from lora_bench.tuners.prefix import prefix_layers
+
+
+@torch.no_grad()
+def prefix_from_words(model: PeftModel, input_ids: Tensor, adapter_name: str = "default") -> None:
+    """Set a prefix, in place, to the keys and values of words.
+
+    Args:
+        model: A model with a prefix that is not reparameterised.
+        input_ids: The words as the model's tokenizer gives them, one for each virtual token, shape (prefix_tokens,).
+        adapter_name: Which prefix.
+
+    Raises:
+        LoraBenchError: The prefix is of another length, or reparameterised.
+    """
+    config = model.peft_config[adapter_name]
+    if config.reparameterised:
+        raise LoraBenchError("a reparameterised prefix is computed and cannot be set to words: fold it first")
+    if input_ids.shape != (config.num_virtual_tokens,):
+        raise LoraBenchError(
+            f"the prefix has {config.num_virtual_tokens} virtual tokens, the words have shape {tuple(input_ids.shape)}"
+        )
+    base_config = model.get_base_model().config
+    family = family_of(base_config.model_type)
+    layers = [layer for _, layer in prefix_layers(model) if layer.has(adapter_name)]
+    training = model.training
+    model.eval()
+    with model.disable_adapter():
+        outputs = _outputs(
+            model, [part for layer in layers for part in key_value_projections(layer.base_layer, family)], input_ids
+        )
+    model.train(training)
+    heads = getattr(base_config, family.num_heads_key)
+    for layer in layers:
+        of_key, of_value = (outputs[part][0] for part in key_value_projections(layer.base_layer, family))
+        key, value = key_value_of(layer.base_layer, family, heads, of_key, of_value)
+        layer.prefix_key[adapter_name].copy_(key)
+        layer.prefix_value[adapter_name].copy_(value)
+
+
+def _outputs(model: nn.Module, modules: list[nn.Module], input_ids: Tensor) -> dict[nn.Module, Tensor]:
+    """What each module gives for one text; of a module that is called again, for relative positions, the first."""
+    found: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        found.setdefault(module, output)
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        model(input_ids=input_ids[None], attention_mask=torch.ones_like(input_ids[None]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

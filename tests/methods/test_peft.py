@@ -1,0 +1,178 @@
+"""Any method of PEFT works by its name, or is unsupported with a reason that was found by trying."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import Trainer, TrainingArguments
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.methods import known_methods, with_size
+from lora_bench.randomness import adapters_drawn_from
+from lora_bench.testing import check_method, tiny_models
+from tests.tiny import tiny_batch
+
+Peft = known_methods()["peft"]
+
+
+def applied(family, **options):
+    model, head = tiny_models()[family]
+    return Peft(**options).apply(model, head=head)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"type": "IA3"},
+        {"type": "LoHa", "targets": ("query", "value"), "size_option": "r", "size_value": 2},
+        {"type": "FOURIERFT", "options": {"n_frequency": 20}},
+        {"type": "LORA", "options": {"r": 4}, "targets": ("output",)},
+    ],
+    ids=lambda options: options["type"],
+)
+def test_contract_on_encoders(options):
+    check_method(Peft(**options), families=("roberta", "deberta-v2"))
+
+
+def test_contract_on_a_decoder():
+    check_method(Peft(type="IA3"), families=("gpt2",))
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "reason"),
+    [
+        # a layer that the method cannot wrap
+        ("gpt2", {"type": "HRA"}, r"PEFT's HRA cannot be put on this model: TypeError: Target module Conv1D"),
+        # no default for the family, and none given
+        ("roberta", {"type": "LN_TUNING"}, "PEFT's LN_TUNING cannot be put on this model: .*target_modules"),
+        # put on without a word, and fails when it runs
+        ("deberta-v2", {"type": "PREFIX_TUNING", "options": {"num_virtual_tokens": 3}}, "does not support past key"),
+        # runs without a word, and trains the head alone
+        ("gpt2", {"type": "OSF"}, "PEFT's OSF trains nothing of this model beside its head"),
+        # trains without a word, and reads the wrong token of a padded row
+        (
+            "gpt2",
+            {"type": "PROMPT_TUNING", "options": {"num_virtual_tokens": 3}},
+            "a padded row is answered differently",
+        ),
+        # trains, and leaves the pooler of the head as it was drawn
+        ("roberta", {"type": "TRAINABLE_TOKENS", "options": {"token_indices": [1]}}, "a part of the head frozen"),
+        # a shape that does not divide
+        ("roberta", {"type": "VBLORA"}, "must be divisible by `vector_length`"),
+        ("roberta", {"type": "LORA", "options": {"r": -1}}, "PEFT's LORA cannot be put on this model: ValueError"),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) else None,
+)
+def test_what_does_not_work_is_unsupported_with_the_reason(family, options, reason):
+    with pytest.raises(UnsupportedPair, match=reason):
+        applied(family, **options)
+
+
+def test_it_is_unsupported_on_the_meta_device_too_so_a_plan_says_so():
+    with torch.device("meta"):
+        model, head = tiny_models()["gpt2"]
+    with pytest.raises(UnsupportedPair, match="trains nothing of this model beside its head"):
+        Peft(type="OSF").apply(model, head=head)
+    model = Peft(type="LORA", options={"init_lora_weights": "pissa"}).apply(model, head=head)
+    assert all(weight.is_meta for weight in model.parameters())
+
+
+def test_a_name_that_peft_does_not_know_is_the_users_to_put_right():
+    with pytest.raises(LoraBenchError, match=r"unknown PEFT type 'LORAA'; did you mean 'LORA'\?") as type_error:
+        applied("roberta", type="loraa")
+    with pytest.raises(LoraBenchError, match=r"unknown option of IA3 'fan_in'.*fan_in_fan_out") as option_error:
+        applied("roberta", type="IA3", options={"fan_in": True})
+    assert not any(isinstance(error.value, UnsupportedPair) for error in (type_error, option_error))
+
+
+def test_the_trial_leaves_the_first_weights_as_they_would_be_without_it():
+    drawn = []
+    for draw in (Peft.apply, Peft.put_on):
+        model, head = tiny_models()["roberta"]
+        with adapters_drawn_from(3):
+            model = draw(Peft(type="LORA", options={"r": 3}), model, head=head)
+        drawn.append([weight for path, weight in model.named_parameters() if "lora_A" in path])
+    assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
+
+
+# --- the size --------------------------------------------------------------------------------------------------------
+
+
+def test_a_named_option_is_the_size_and_without_one_there_is_none():
+    vera = Peft(type="VERA", size_option="r", size_value=4)
+    assert (Peft.size, Peft(type="VERA").size, vera.size) == (None, None, "size_value")
+    assert with_size(vera, 7) == Peft(type="VERA", size_option="r", size_value=7)
+    assert Peft(**vera.model_dump(mode="json")) == vera
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size_option": "r"}, "given together"),
+        ({"size_value": 3}, "given together"),
+        ({"size_option": "r", "size_value": 3, "options": {"r": 4}}, "options give r a second time"),
+        (
+            {"targets": ("query",), "options": {"target_modules": ["query"]}},
+            "options give target_modules a second time",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        Peft(type="LORA", **options)
+
+
+def test_a_suite_can_be_read_without_torch():
+    code = (
+        "import sys\nfrom lora_bench.methods import known_methods\n"
+        "known_methods()['peft'](type='IA3')\nsys.exit('torch' in sys.modules or 'peft' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- AdaLoRA ---------------------------------------------------------------------------------------------------------
+
+
+def train(model, callbacks, folder, steps=8):
+    batch = tiny_batch((9, 6), labels=True)
+    batch["input_ids"] = batch["input_ids"].clamp(max=60)
+    data = [{key: rows[row] for key, rows in batch.items()} for row in range(2)]
+    arguments = TrainingArguments(
+        output_dir=str(folder), max_steps=steps, learning_rate=1e-2, save_strategy="no", report_to=[],
+        disable_tqdm=True, use_cpu=True,
+    )  # fmt: skip
+    Trainer(model=model, args=arguments, train_dataset=data, callbacks=callbacks).train()
+
+
+def test_adaloras_ranks_fall_to_its_target_by_the_end_of_the_run(tmp_path):
+    method = Peft(
+        type="ADALORA", options={"init_r": 6, "target_r": 2, "tinit": 1, "tfinal": 2}, targets=("query", "value")
+    )
+    model, head = tiny_models()["roberta"]
+    model = method.apply(model, head=head)
+    train(model, method.callbacks(), tmp_path)
+    assert model.peft_config["default"].total_step == 8
+    kept = [int((weight != 0).sum()) for path, weight in model.named_parameters() if "lora_E" in path]
+    # 2 layers * 2 weights, with 2 of 6 ranks each on average
+    assert (len(kept), sum(kept)) == (4, 4 * 2)
+
+
+def test_without_its_callback_adalora_keeps_every_rank(tmp_path):
+    method = Peft(type="ADALORA", options={"init_r": 6, "target_r": 2})
+    model, head = tiny_models()["roberta"]
+    model = method.apply(model, head=head)
+    train(model, [], tmp_path)
+    assert all((weight != 0).all() for path, weight in model.named_parameters() if "lora_E" in path)
+
+
+def test_a_schedule_that_does_not_fit_into_the_run_is_refused(tmp_path):
+    method = Peft(type="ADALORA", options={"tinit": 5, "tfinal": 3})
+    model, head = tiny_models()["roberta"]
+    with pytest.raises(LoraBenchError, match=r"tinit \(5\) and tfinal \(3\) leave none of the 8 steps"):
+        train(method.apply(model, head=head), method.callbacks(), tmp_path)
+
+
+def test_other_methods_need_nothing_at_the_steps():
+    assert Peft(type="IA3").callbacks() == []

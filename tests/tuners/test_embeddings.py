@@ -1,0 +1,97 @@
+"""Trained embeddings are tokens of an encoder like any other, inserted before the text and gone after it."""
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.tuners import PrefixEmbeddingConfig, PrefixEmbeddingLayer
+from lora_bench.tuners.embeddings import insert_in_mask
+from tests.tiny import CLASSIFIERS, HIDDEN, tiny_batch, tiny_deberta_v2, tiny_gpt2, tiny_roberta
+
+LENGTH = 3
+ENCODERS = [name for name in CLASSIFIERS if name != "gpt2"]
+
+
+def adapted(model, length=LENGTH):
+    torch.manual_seed(5)
+    return get_peft_model(model, PrefixEmbeddingConfig(num_virtual_tokens=length, init_std=1.0)).eval()
+
+
+def tokens(model, name="default"):
+    return next(m for m in model.modules() if isinstance(m, PrefixEmbeddingLayer)).virtual_embedding[name]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("length", [1, 5])
+def test_there_is_one_embedding_for_each_virtual_token(name, length):
+    model = adapted(CLASSIFIERS[name](), length)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == length * HIDDEN
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+def test_on_roberta_it_is_a_longer_text_with_given_embeddings(attn):
+    model, base = adapted(tiny_roberta(attn=attn)), tiny_roberta(attn=attn)
+    batch = tiny_batch((9, 6))
+    real = torch.cat([torch.ones(2, LENGTH), batch["attention_mask"]], dim=1).bool()
+    with torch.no_grad():
+        states = base.roberta.embeddings(batch["input_ids"])
+        states = torch.cat([tokens(model).expand(2, -1, -1), states], dim=1)
+        mask = real[:, None, None, :].expand(-1, 1, real.shape[1], -1)
+        if attn == "eager":
+            mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+        want = base.classifier(base.roberta.encoder(states, attention_mask=mask).last_hidden_state[:, LENGTH:])
+        got = model(**batch).logits
+    assert (got - want).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_on_deberta_v2_it_is_a_longer_text_with_given_embeddings(shared):
+    model, base = adapted(tiny_deberta_v2(share_att_key=shared)), tiny_deberta_v2(share_att_key=shared)
+    batch = tiny_batch((9, 6))
+    real = torch.cat([torch.ones(2, LENGTH, dtype=torch.long), batch["attention_mask"]], dim=1)
+    with torch.no_grad():
+        states = base.deberta.embeddings(batch["input_ids"], mask=batch["attention_mask"])
+        states = torch.cat([tokens(model).expand(2, -1, -1), states], dim=1)
+        states = base.deberta.encoder(states, real).last_hidden_state[:, LENGTH:]
+        want = base.classifier(base.pooler(states))
+        got = model(**batch).logits
+    assert (got - want).abs().max() <= 1e-6
+
+
+def test_on_roberta_the_order_of_the_tokens_says_nothing_and_on_deberta_it_does():
+    for make, matters in ((tiny_roberta, False), (tiny_deberta_v2, True)):
+        model = adapted(make())
+        with torch.no_grad():
+            before = model(**tiny_batch()).logits
+            tokens(model).copy_(tokens(model).flip(0).clone())
+            moved = (model(**tiny_batch()).logits - before).abs().max()
+        assert moved > 1e-4 if matters else moved <= 1e-6
+
+
+def test_hidden_states_are_those_of_the_text():
+    model = adapted(tiny_deberta_v2())
+    with torch.no_grad():
+        output = model(**tiny_batch((9, 9)), output_hidden_states=True)
+    assert {states.shape for states in output.hidden_states} == {(2, 9, HIDDEN)}
+
+
+def test_a_mask_on_numbers_a_reader_can_follow():
+    visible = torch.tensor([[True, True], [False, True]])
+    assert insert_in_mask(None, visible) is None
+    flat = insert_in_mask(torch.tensor([[1, 1], [1, 0]]), visible)
+    assert flat.tolist() == [[1, 1, 1, 1], [0, 1, 1, 0]]
+    square = insert_in_mask(torch.tensor([[True, True], [True, False]])[:, None, None, :], visible)
+    assert square.shape == (2, 1, 4, 4)
+    assert square[1, 0].tolist() == [[False, True, True, False]] * 4
+    added = insert_in_mask(torch.zeros(2, 1, 2, 2), visible)
+    assert torch.equal(
+        added == 0, torch.cat([visible, torch.ones(2, 2, dtype=bool)], 1)[:, None, None].expand(-1, 1, 4, -1)
+    )
+
+
+def test_a_decoder_is_refused_with_what_works_there():
+    with pytest.raises(UnsupportedPair, match="gpt2 is none: prefix_layer works there, or PEFT's PROMPT_TUNING"):
+        adapted(tiny_gpt2())
+    with pytest.raises(LoraBenchError, match="num_virtual_tokens must be at least 1, got 0"):
+        PrefixEmbeddingConfig(num_virtual_tokens=0)
