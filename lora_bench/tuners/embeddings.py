@@ -106,16 +106,14 @@ class PrefixEmbeddingLayer(TunerLayer):
         if adapter_names is not None and self.virtual_embedding and not self.disable_adapters:
             check_rows(adapter_names, hidden_states)
             tokens, visible = self.mixed(adapter_names)
+            if attention_mask is None:  # all of the text is seen, and not all of the virtual tokens
+                attention_mask = hidden_states.new_zeros(len(hidden_states), 1, 1, hidden_states.shape[1])
         else:
             live = self.live_adapters()
             if not live:
                 return self.base_layer(hidden_states, attention_mask, *args, **kwargs)
             tokens = torch.cat([self.virtual_embedding[name] for name in live])
             visible = torch.ones(len(hidden_states), len(tokens), dtype=torch.bool, device=tokens.device)
-        if attention_mask is None and not visible.all():
-            attention_mask = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)[
-                :, None, None, :
-            ]
         output = self.base_layer(
             insert_tokens(tokens, hidden_states), insert_in_mask(attention_mask, visible), *args, **kwargs
         )

@@ -69,6 +69,26 @@ def test_on_roberta_the_order_of_the_tokens_says_nothing_and_on_deberta_it_does(
         assert moved > 1e-4 if matters else moved <= 1e-6
 
 
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["bert", "deberta-v3"])
+def test_each_row_of_a_mixed_batch_has_its_own_tokens(name, attn, padded):
+    model = adapted(CLASSIFIERS[name](**({} if name == "deberta-v3" else {"attn": attn})))
+    model.add_adapter("second", PrefixEmbeddingConfig(num_virtual_tokens=5, init_std=1.0))
+    batch = tiny_batch((9, 6, 9) if padded else (9, 9, 9))
+    if not padded:
+        del batch["attention_mask"]
+    with torch.no_grad():
+        mixed = model(**batch, adapter_names=["second", "default", "__base__"]).logits
+        want = []
+        for row, adapter in enumerate(["second", "default"]):
+            model.set_adapter(adapter)
+            want.append(model(**batch).logits[row])
+        with model.disable_adapter():
+            want.append(model(**batch).logits[2])
+    assert (mixed - torch.stack(want)).abs().max() <= 1e-6
+
+
 def test_hidden_states_are_those_of_the_text():
     model = adapted(tiny_deberta_v2())
     with torch.no_grad():
