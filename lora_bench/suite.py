@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
 from lora_bench.budget import Budget
 from lora_bench.documents import Document, Key, Strict, read_yaml, validate
@@ -239,7 +239,11 @@ def _method(document: Document, key: Key, entry: Any) -> MethodEntry:
     if isinstance(entry, str):
         if entry not in known:
             raise unknown("method", entry, known)
-        return MethodEntry(entry, known[entry](), {})
+        try:
+            return MethodEntry(entry, known[entry](), {})
+        except ValidationError as error:
+            needed = ", ".join(str(detail["loc"][0]) for detail in error.errors())
+            raise LoraBenchError(f"method {entry!r} needs {needed}: write {{method: {entry}, {needed}: …}}") from None
     name = entry.get("method")
     if not isinstance(name, str):
         raise BadInput([document.fault(key, "a method must be a name, or a mapping with the key 'method'")])

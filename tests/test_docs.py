@@ -1,7 +1,10 @@
 """The README says what is there, and what it says works."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,23 @@ def test_python_examples_use_names_that_exist():
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lora_bench"):
                 module = __import__(node.module, fromlist=["_"])
                 assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_the_plug_in_of_the_readme_is_the_one_that_is_tested():
+    plug_in = (ROOT / "tests" / "methods" / "plug_in" / "vera_plug_in.py").read_text(encoding="utf-8")
+    assert plug_in in blocks("python")
+    assert len(plug_in.splitlines()) < 40
+
+
+def test_the_cards_of_the_methods_are_those_of_the_modules():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "generate.py"), "methods", "--check"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_link_to_a_file_leads_to_it():

@@ -77,6 +77,8 @@ def test_all_mistakes_come_at_once(tmp_path):
         ("methods: [{method: lora, learning_rate: {bas: 1e-3}}]", "no model of this suite; did you mean 'base'?"),
         ("budget: {train_examples: 10, trials: 3}", "is 3, but lora has 1 learning rates"),
         ("protocol: paper", "protocol"),
+        ("methods: [peft]", "method 'peft' needs type"),
+        ("methods: [{method: peft, type: IA3, option: {}}]", "did you mean 'options'"),
         ("seeds: [-1]", "greater than or equal to 0"),
         ("training: {schedule: linaer}", "'linear'"),
         ("budget: {epochs: 1e400}", "cannot be read as"),
