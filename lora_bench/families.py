@@ -72,7 +72,8 @@ class Family:
         key: Module that computes keys.
         value: Module that computes values.
         attention_output: Projection at the end of attention.
-        feed_forward_in: First projection of the feed-forward block.
+        feed_forward_in: First projection of the feed-forward block; several paths where models of the family differ in
+            it, of which each has one.
         feed_forward_out: Second projection of the feed-forward block.
         feed_forward_gate: Projection beside the first whose output multiplies that one's; None where there is none.
         self_attention: Module whose inputs are hidden states and a mask and in which keys meet queries.
@@ -96,7 +97,7 @@ class Family:
     key: str
     value: str
     attention_output: str
-    feed_forward_in: str
+    feed_forward_in: str | tuple[str, ...]
     feed_forward_out: str
     self_attention: str
     feed_forward_gate: str | None = None
@@ -139,12 +140,19 @@ class Family:
 
     def parts_at(self, path: str) -> tuple[Part, ...]:
         """The parts that the module at *path* computes: one, all three of a fused module, or none."""
-        own = (part for part in ROLES["all"] if getattr(self, part) is not None)
+        own = (part for part in ROLES["all"] if self.paths(part))
         return tuple(part for part in own if re.fullmatch(self.targets(part), path))
 
     def targets(self, *parts: Part) -> str:
         """Regular expression of *parts* in every layer, to be given to PEFT as `target_modules`."""
-        return self.pattern(*(path for part in parts if (path := getattr(self, part)) is not None))
+        return self.pattern(*(path for part in parts for path in self.paths(part)))
+
+    def paths(self, part: Part) -> tuple[str, ...]:
+        """Where *part* may lie, relative to a layer: one path, several of which a model has one, or none."""
+        declared: str | tuple[str, ...] | None = getattr(self, part)
+        if declared is None:
+            return ()
+        return (declared,) if isinstance(declared, str) else declared
 
     def key_width(self, config: Mapping[str, Any]) -> int:
         """Width of the keys of a layer, all heads together: less than that of hidden states where heads share keys.
@@ -302,6 +310,34 @@ MODERNBERT = Family(
     heads=("classifier",),
 )
 
+# Only T5's encoder is adapted: where a model has a decoder too, it stays frozen. Pre-norm, without biases; the feed-forward
+# block of version 1.1 has a gate, and other names. Attention adds a position bias that the first layer computes for all, of
+# the width of the keys: a prefix has no way in. A block returns a tuple, so its second half stands for it in `lin`.
+T5 = Family(
+    name="t5",
+    model_types=("t5",),
+    layer=r"(?:.*\.)?encoder\.block\.\d+",
+    query="layer.0.SelfAttention.q",
+    key="layer.0.SelfAttention.k",
+    value="layer.0.SelfAttention.v",
+    attention_output="layer.0.SelfAttention.o",
+    feed_forward_in=("layer.1.DenseReluDense.wi", "layer.1.DenseReluDense.wi_1"),
+    feed_forward_gate="layer.1.DenseReluDense.wi_0",
+    feed_forward_out="layer.1.DenseReluDense.wo",
+    self_attention="layer.0.SelfAttention",
+    attention_norm="layer.0.layer_norm",
+    bottleneck_sites={
+        "houlsby": Site(modules=("layer.0.dropout", "layer.1.dropout"), placement="after"),
+        "pfeiffer": Site(modules=("layer.1.dropout",), placement="after"),
+        "parallel": Site(modules=("layer.1.DenseReluDense",), placement="beside"),
+        "lin": Site(modules=("layer.1",), placement="after"),
+    },
+    heads=("classification_head", "classifier", "qa_outputs"),
+    hidden_size_key="d_model",
+    num_heads_key="num_heads",
+    num_layers_key="num_layers",
+)
+
 
 def parts_of(roles: Iterable[Role]) -> tuple[Part, ...]:
     """The parts that *roles* stand for, each once, in the order of a layer's computation."""
@@ -309,7 +345,7 @@ def parts_of(roles: Iterable[Role]) -> tuple[Part, ...]:
     return tuple(part for part in ROLES["all"] if part in named)
 
 
-FAMILIES: tuple[Family, ...] = (ROBERTA, DEBERTA, DEBERTA_V2, GPT2, LLAMA, MODERNBERT)
+FAMILIES: tuple[Family, ...] = (ROBERTA, DEBERTA, DEBERTA_V2, GPT2, LLAMA, MODERNBERT, T5)
 
 
 def family_of(model_type: str) -> Family:

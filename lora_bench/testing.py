@@ -26,7 +26,7 @@ from lora_bench.measure import count_parameters
 from lora_bench.methods import Method, with_size
 from lora_bench.randomness import adapters_drawn_from
 
-LABELS, VOCABULARY, PAD = 3, 64, 0
+LABELS, VOCABULARY, PAD, END = 3, 64, 0, 1
 
 
 FAMILIES = ("roberta", "deberta-v2", "gpt2")
@@ -34,7 +34,7 @@ FAMILIES = ("roberta", "deberta-v2", "gpt2")
 
 
 def tiny_model(family: str) -> tuple[nn.Module, list[str]]:
-    """A tiny classifier of one of `FAMILIES`, llama or modernbert, with the names of its head's modules."""
+    """A tiny classifier of one of `FAMILIES`, llama, modernbert or t5, with the names of its head's modules."""
     import transformers
 
     common: dict[str, Any] = {
@@ -43,7 +43,7 @@ def tiny_model(family: str) -> tuple[nn.Module, list[str]]:
     }  # fmt: skip
     # Dropout would hide what a step moves and what loading restores.
     encoder = {**common, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    ends = {"bos_token_id": 1, "eos_token_id": 1}
+    ends = {"bos_token_id": END, "eos_token_id": END}
     options: dict[str, dict[str, Any]] = {
         "roberta": encoder,
         "deberta-v2": {
@@ -56,6 +56,11 @@ def tiny_model(family: str) -> tuple[nn.Module, list[str]]:
         },
         "llama": {**common, "num_key_value_heads": 2, **ends},
         "modernbert": {**common, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2, **ends},
+        "t5": {
+            "vocab_size": VOCABULARY, "d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48,
+            "feed_forward_proj": "gated-gelu", "pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": PAD,
+            "num_labels": LABELS, "dropout_rate": 0.0,
+        },
     }  # fmt: skip
     names = {
         "roberta": "Roberta",
@@ -63,6 +68,7 @@ def tiny_model(family: str) -> tuple[nn.Module, list[str]]:
         "gpt2": "GPT2",
         "llama": "Llama",
         "modernbert": "ModernBert",
+        "t5": "T5",
     }
     config = getattr(transformers, f"{names[family]}Config")(**options[family])
     with torch.random.fork_rng(devices=[]):
@@ -104,7 +110,7 @@ def _check_on(method: Method, family: str) -> None:
     total = sum(weight.numel() for weight in base.parameters())
     with adapters_drawn_from(0):
         model = method.apply(base, head=head)
-    ids = torch.tensor([[5, 6, 7, 8], [9, 10, PAD, PAD]])
+    ids = torch.tensor([[5, 6, 7, END], [9, END, PAD, PAD]])  # T5 reads a row's answer at its end
     batch = {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": torch.tensor([0, 2])}
 
     counts = count_parameters(model, head=head, total=total)

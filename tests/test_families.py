@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoModel
+from transformers import AutoModel, T5Config, T5ForSequenceClassification, T5ForTokenClassification
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.families import FAMILIES, Family, family_of, parts_of
@@ -94,6 +94,29 @@ def test_heads_are_exactly_the_weights_that_the_backbone_lacks(name):
     assert heads == HEAD_MODULES[name]
     outside_backbone = {path for path, _ in model.named_parameters() if not path.startswith(model.base_model_prefix)}
     assert outside_backbone == {path for path, _ in model.named_parameters() if path.split(".")[0] in heads}
+
+
+@pytest.mark.parametrize(
+    ("projection", "feed_forward"), [("relu", ["wi", "wo"]), ("gated-gelu", ["wi_0", "wi_1", "wo"])]
+)
+@pytest.mark.parametrize("model_class", [T5ForSequenceClassification, T5ForTokenClassification])
+def test_parts_of_t5_lie_in_its_encoder_in_both_versions_and_with_and_without_a_decoder(
+    model_class, projection, feed_forward
+):
+    config = T5Config(
+        vocab_size=50, d_model=16, num_layers=2, num_heads=2, d_kv=8, d_ff=24, feed_forward_proj=projection
+    )
+    model = model_class(config)
+    block = "transformer.encoder.block.1.layer"
+    found = matches(family(model).targets(*PARTS, "feed_forward_gate"), model)
+    assert len(found) == 2 * (4 + len(feed_forward))
+    assert found[len(found) // 2 :] == [
+        *(f"{block}.0.SelfAttention.{name}" for name in "qkvo"),
+        *(f"{block}.1.DenseReluDense.{name}" for name in feed_forward),
+    ]
+    assert all(len(family(model).parts_at(path)) == 1 for path in found)
+    heads = family(model).head_modules(child for child, _ in model.named_children())
+    assert heads == ["classification_head" if model_class is T5ForSequenceClassification else "classifier"]
 
 
 def test_a_language_model_has_no_head_of_its_own():
