@@ -149,6 +149,8 @@ def _show(console: Console, records: Sequence[Record]) -> None:
     from lora_bench.report import terminal_table
 
     console.print(terminal_table(records))
+    for warning in dict.fromkeys(warning for record in records for warning in record.warnings):
+        console.print(f"warning: {warning}", markup=False, highlight=False)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

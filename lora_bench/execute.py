@@ -122,9 +122,6 @@ def run_suite(
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
     count = default_workers(runnable) if workers is None else min(workers, len(runnable))
     shown.planned(plan, runnable, count)
-    if runnable:
-        for warning in plan.warnings:
-            shown.say(f"warning: {warning}")
     interrupted = None
     if runnable:
         interrupted = _do(runnable, count, folder, shown)

@@ -54,6 +54,7 @@ def test_a_suite_runs_and_reports_and_runs_again(tmp_path, capsys):
     assert main(["run", "tickets.yaml", "--workers", "0"]) == 0
     first = capsys.readouterr().out
     assert "4 of 4 runs to do" in first and "report: runs/tickets/report.md" in first
+    assert first.count("warning: ") == 1  # once, though four records keep it
     page = (tmp_path / "runs" / "tickets" / "report.md").read_text()
     for method in ("full", "lora", "prefix"):
         assert method in page

@@ -266,3 +266,13 @@ def test_records_lie_where_their_id_says(tmp_path):
     outcome = run_suite(path, runs=tmp_path / "runs", workers=0)
     (record,) = outcome.records
     assert RunFolder(tmp_path / "runs" / "tickets" / record.run_id).record() == record
+
+
+def test_a_checkpoint_that_orders_the_same_labels_otherwise_is_said(tmp_path):
+    path = write_project(tmp_path / "project")
+    config = tmp_path / "project" / "base" / "config.json"
+    names = {"id2label": {"0": "PRAISE", "1": "COMPLAINT"}, "label2id": {"PRAISE": 0, "COMPLAINT": 1}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | names))
+    cells = make_plan(load_suite(path), tmp_path / "runs").cells
+    record = run({cell.job.spec.method.label: cell.job for cell in cells}["lora"])
+    assert any("orders the labels ['praise', 'complaint']" in warning for warning in record.warnings)
