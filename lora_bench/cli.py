@@ -30,8 +30,11 @@ PLAIN_WIDTH = 120
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
+    code = DONE
     try:
-        return int(arguments.command(arguments))
+        code = int(arguments.command(arguments))
+        sys.stdout.flush()
+        return code
     except LoraBenchError as error:
         print(f"lora-bench: {error}", file=sys.stderr)
         return SOME_FAILED if isinstance(error, WorkersLost) else BAD_INPUT
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of a pipe such as `| head` has seen enough; what is still in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return DONE
+        return code
     except OSError as error:
         print(f"lora-bench: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -18,8 +18,9 @@ from typing import Protocol
 
 from lora_bench.environment import cuda_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.estimate import default_workers
 from lora_bench.executors.base import Event, Execute, Lost
-from lora_bench.plan import Cell, Plan, default_workers, make_plan
+from lora_bench.plan import Cell, Plan, make_plan
 from lora_bench.record import Record, Status
 from lora_bench.store import free_bytes
 from lora_bench.suite import NAME, Suite, load_suite
@@ -120,7 +121,7 @@ def run_suite(
             _publish(cell, "unsupported", cell.reason, shown)
     # The longest first, so that no long run is left alone at the end.
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
-    count = default_workers(runnable) if workers is None else min(workers, len(runnable))
+    count = _default_workers(runnable) if workers is None else min(workers, len(runnable))
     shown.planned(plan, runnable, count)
     interrupted = None
     if runnable:
@@ -139,6 +140,11 @@ def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
     return [cell for cell in [*plan.missing, *again] if not only or cell.job.spec.run_id in only]
 
 
+def _default_workers(cells: list[Cell]) -> int:
+    threads = max((cell.job.spec.training.threads for cell in cells), default=1)
+    return default_workers([cell.estimate for cell in cells], threads)
+
+
 def _check_disk(cells: list[Cell], folder: Path) -> None:
     needed, free = sum(cell.estimate.disk_bytes for cell in cells), free_bytes(folder)
     if needed > free:
@@ -150,19 +156,8 @@ def _check_disk(cells: list[Cell], folder: Path) -> None:
 
 def _publish(cell: Cell, status: Status, reason: str, shown: Display) -> None:
     """The record of a run that gave no score and wrote none itself."""
-    job = cell.job
-    record = Record(
-        run_id=job.spec.run_id,
-        suite=job.suite,
-        status=status,
-        reason=reason,
-        spec=job.spec,
-        budget=job.budget,
-        parameters=cell.fit.parameters,
-        attempts=job.folder.attempts() + 1,
-        command=job.command,
-    )
-    shown.finished(job.folder.publish(record))
+    record = cell.job.record(status, reason, parameters=cell.fit.parameters)
+    shown.finished(cell.job.folder.publish(record))
 
 
 def _do(cells: list[Cell], workers: int, folder: Path, shown: Display) -> str | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora_bench.budget import Budget
 from lora_bench.models import BaseModel
+from lora_bench.record import Record, Status
 from lora_bench.spec import RunSpec
 from lora_bench.store import RunFolder
 from lora_bench.tasks import Task
@@ -37,3 +39,23 @@ class Job:
     folder: RunFolder
     command: str
     exclusive: bool = True
+
+    def record(self, status: Status, reason: str | None = None, **found: Any) -> Record:
+        """The record of this job.
+
+        Args:
+            status: How the run ended.
+            reason: Why, for any status but `ok`.
+            found: What is known of it: the other fields of a record.
+        """
+        return Record(
+            run_id=self.spec.run_id,
+            suite=self.suite,
+            status=status,
+            reason=reason,
+            spec=self.spec,
+            budget=self.budget,
+            attempts=self.folder.attempts() + 1,
+            command=self.command,
+            **found,
+        )

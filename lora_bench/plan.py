@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from lora_bench.budget import Budget
-from lora_bench.environment import cuda_devices, usable_cores
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
+from lora_bench.estimate import Estimate, estimate_run
 from lora_bench.fitting import MethodFit, fit_method
 from lora_bench.job import Job
 from lora_bench.methods import Method, with_size
@@ -31,27 +31,6 @@ from lora_bench.suite import MethodEntry, Suite
 from lora_bench.tasks import Task, TaskData, definition, load_data
 
 Progress = Callable[[str], None]
-
-# Rough numbers for machines that have no record of the same cell yet; a plan says "about".
-CPU_FLOPS_PER_THREAD = 50e9
-CUDA_FLOPS = 40e12
-BYTES_PER_WEIGHT = 4
-# Gradient and AdamW's two moments.
-BYTES_PER_TRAINED_WEIGHT = 12
-# Saved activations of one token in one layer, per unit of width, in float32: a frozen layer keeps fewer.
-ACTIVATION_BYTES_FULL = 64
-ACTIVATION_BYTES_FROZEN = 44
-WORDS_TO_TOKENS = 1.3
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run is likely to cost. From a record of the same cell where this machine has one, else from arithmetic."""
-
-    seconds: float
-    memory_bytes: int
-    disk_bytes: int
-    measured: bool
 
 
 @dataclass(frozen=True)
@@ -146,7 +125,7 @@ def make_plan(
                             folder=folder,
                             command=_command(suite, spec, series),
                         )
-                        cells.append(Cell(job, fit, folder.record(), _estimate(spec, fit, loaded.data)))
+                        cells.append(Cell(job, fit, folder.record(), estimate_run(spec, fit, loaded.data)))
     cells = _estimated_from_records(cells)
     _refuse_twins(suite, cells)
     _refuse_unreachable(suite, cells)
@@ -302,30 +281,6 @@ def _command(suite: Suite, spec: RunSpec, series: str | None) -> str:
     )
 
 
-def _estimate(spec: RunSpec, fit: MethodFit, data: TaskData) -> Estimate:
-    if fit.parameters is None or fit.shape is None:
-        return Estimate(0.0, 0, 0, measured=False)
-    recipe, shape, parameters = spec.training, fit.shape, fit.parameters
-    is_full = spec.method.size is None and parameters.adapter + parameters.head == parameters.total
-    texts = data.splits["train"].texts[:1000]
-    words = sum(len(part.split()) for text in texts for part in text) / max(1, len(texts))
-    tokens = min(recipe.max_length, words * WORDS_TO_TOKENS + 2)
-    # A forward pass multiplies twice a weight and token, a backward pass once more for inputs and once for weights.
-    train_flops = (6 if is_full else 4) * shape.multiplied * tokens * recipe.train_examples
-    scored = len(data.splits[spec.score_on].ids)
-    evaluations = 1 + (recipe.steps // spec.selection_every if spec.selection_every else 0)
-    flops = train_flops + 2 * shape.multiplied * tokens * scored * evaluations
-    per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
-    memory = (
-        BYTES_PER_WEIGHT * (parameters.total + parameters.adapter * (not is_full))
-        + BYTES_PER_TRAINED_WEIGHT * parameters.trained
-        + per_token * shape.layers * shape.width * recipe.batch_size * recipe.max_length
-    )
-    kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
-    rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
-    return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
-
-
 def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
     """The cells, with seconds from a record of the same cell (whatever its seed) where there is one."""
     seconds: dict[tuple[str, ...], float] = {}
@@ -376,20 +331,3 @@ def _refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:
         return
     reasons = {f"{cell.job.spec.method.label} on {cell.job.spec.model.name}: {cell.reason}": None for cell in sized}
     raise BadInput(suite.document.fault(("budget", "adapter_parameters"), reason) for reason in reasons)
-
-
-def default_workers(cells: Sequence[Cell]) -> int:
-    """How many of these runs to do at once: one a device, or as many as the cores and the free memory carry."""
-    devices = cuda_devices()
-    if devices:
-        return max(1, min(len(devices), len(cells)))
-    import psutil
-
-    threads = max((cell.job.spec.training.threads for cell in cells), default=1)
-    largest = max((cell.estimate.memory_bytes for cell in cells), default=0)
-    by_memory = int(psutil.virtual_memory().available) // (largest + WORKER_BYTES)
-    return max(1, min(usable_cores() // threads, by_memory, len(cells)))
-
-
-# The libraries and the data of one worker.
-WORKER_BYTES = 700_000_000

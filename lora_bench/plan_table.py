@@ -6,7 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from lora_bench.plan import Cell, Plan, default_workers
+from lora_bench.estimate import default_workers
+from lora_bench.plan import Cell, Plan
 from lora_bench.progress import duration
 
 
@@ -77,7 +78,7 @@ def _totals(plan: Plan) -> str:
         else ""
     )
     first = plan.cells[0].job.spec.training
-    workers = default_workers(missing)
+    workers = default_workers([cell.estimate for cell in missing], first.threads)
     seconds = sum(cell.estimate.seconds for cell in missing) / workers
     disk = sum(cell.estimate.disk_bytes for cell in missing) / 2**20
     return (

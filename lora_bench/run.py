@@ -7,16 +7,13 @@ another way than `ok` leaves a record too, with its status and reason.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
-import hashlib
 import json
 import tempfile
 import time
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -36,18 +33,13 @@ from lora_bench.metrics import metric
 from lora_bench.models import BaseModel, load_model, load_tokenizer
 from lora_bench.randomness import adapters_drawn_from, draw_head, example_order, seed_for
 from lora_bench.recipe import training_arguments
-from lora_bench.record import CurvePoint, DataSummary, Parameters, Predictions, Record, Status, Weights
-from lora_bench.spec import RunSpec, content_hash
-from lora_bench.store import PREDICTIONS, write_atomic
-from lora_bench.tasks import Split, Task, TaskData, encode, load_data, majority_score, score
+from lora_bench.record import CurvePoint, DataSummary, Parameters, Record
+from lora_bench.scoring import Example, keep_predictions, keep_weights, predict, quiet, scores_of
+from lora_bench.spec import RunSpec
+from lora_bench.tasks import TaskData, encode, load_data, majority_score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Example = dict[str, Any]
-
-# Padding changes no logit by more than 1e-6, so the size of an evaluation batch is no part of the spec.
-EVALUATION_BATCH = 64
 
 
 @dataclass
@@ -60,6 +52,18 @@ class _Facts:
     curve: list[CurvePoint] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     resumed: bool = False
+
+    def known(self) -> dict[str, Any]:
+        """As fields of a record."""
+        return {
+            "started_at": self.started_at,
+            "parameters": self.parameters,
+            "data": self.data,
+            "curve": tuple(self.curve),
+            "warnings": tuple(self.warnings),
+            "resumed": self.resumed,
+            "environment": describe_environment("cuda" if torch.cuda.is_available() else "cpu"),
+        }
 
 
 def run(job: Job, notify: Notify | None = None) -> Record:
@@ -83,19 +87,19 @@ def _attempt(job: Job, notify: Notify | None) -> Record:
     try:
         record = _train_and_score(job, facts, notify)
     except Interrupted as interruption:
-        record = _ended(job, facts, "interrupted", str(interruption))
+        record = job.record("interrupted", str(interruption), **facts.known())
     except Diverged as divergence:
-        record = _ended(job, facts, "diverged", str(divergence))
+        record = job.record("diverged", str(divergence), **facts.known())
     except UnsupportedPair as reason:
-        record = _ended(job, facts, "unsupported", str(reason))
+        record = job.record("unsupported", str(reason), **facts.known())
     except torch.OutOfMemoryError as error:
-        record = _ended(job, facts, "out_of_memory", str(error).splitlines()[0])
+        record = job.record("out_of_memory", str(error).splitlines()[0], **facts.known())
     except MemoryError:
-        record = _ended(job, facts, "out_of_memory", "the machine has no memory left")
+        record = job.record("out_of_memory", "the machine has no memory left", **facts.known())
     except Exception as error:  # a bug in a method or a library is a row of the report, and its traceback is kept
         job.folder.path.mkdir(parents=True, exist_ok=True)
         (job.folder.path / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        record = _ended(job, facts, "failed", _reason(error, job))
+        record = job.record("failed", _reason(error, job), **facts.known())
     return record
 
 
@@ -139,8 +143,8 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     if spec.selection_every is not None:
         selection_scores = SelectionScores(
             every=spec.selection_every,
-            score=lambda adapted: _score(
-                job.task, data.splits["selection"], _predict(adapted, selection, collate, spec)
+            score=lambda adapted: scores_of(
+                job.task, data.splits["selection"], predict(adapted, selection, collate, spec)
             ),
             metric=spec.task.metric,
             higher_is_better=spec.task.higher_is_better,
@@ -158,18 +162,14 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
         step = selection_scores.best.step
         load_trained(model, selection_scores.best.weights)
     began = time.perf_counter()
-    predicted = _predict(model, scored, collate, spec)
+    predicted = predict(model, scored, collate, spec)
     evaluation_seconds = time.perf_counter() - began
     measure.take("evaluation")
-    scores = _score(job.task, data.splits[spec.score_on], predicted)
+    scores = scores_of(job.task, data.splits[spec.score_on], predicted)
 
-    return Record(
-        run_id=spec.run_id,
-        suite=job.suite,
-        status="ok",
-        spec=spec,
-        budget=job.budget,
-        parameters=facts.parameters,
+    return job.record(
+        "ok",
+        **facts.known(),
         memory=measure.memory(model),
         speed=measure.speed(
             step_examples=[len(batch) for batch in batches],
@@ -178,37 +178,8 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
             evaluation_seconds=evaluation_seconds,
         ),
         scores=scores,
-        curve=tuple(facts.curve),
-        data=facts.data,
-        predictions=_keep_predictions(job, data.splits[spec.score_on], predicted),
-        weights=_keep_weights(job, model, tokenizer, step),
-        warnings=tuple(facts.warnings),
-        attempts=job.folder.attempts() + 1,
-        resumed=facts.resumed,
-        command=job.command,
-        started_at=facts.started_at,
-        environment=describe_environment(device.type),
-    )
-
-
-def _ended(job: Job, facts: _Facts, status: Status, reason: str) -> Record:
-    """The record of a run that gave no score."""
-    return Record(
-        run_id=job.spec.run_id,
-        suite=job.suite,
-        status=status,
-        reason=reason,
-        spec=job.spec,
-        budget=job.budget,
-        parameters=facts.parameters,
-        curve=tuple(facts.curve),
-        data=facts.data,
-        warnings=tuple(facts.warnings),
-        attempts=job.folder.attempts() + 1,
-        resumed=facts.resumed,
-        command=job.command,
-        started_at=facts.started_at,
-        environment=describe_environment("cuda" if torch.cuda.is_available() else "cpu"),
+        predictions=keep_predictions(job, data.splits[spec.score_on], predicted),
+        weights=keep_weights(job, model, tokenizer, step),
     )
 
 
@@ -290,7 +261,7 @@ def _train(
         load_trained(model, checkpoint.weights)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         return
-    with tempfile.TemporaryDirectory() as nothing_is_written_here, _quiet():
+    with tempfile.TemporaryDirectory() as nothing_is_written_here, quiet():
         trainer = Trainer(
             model=model,
             args=training_arguments(spec, nothing_is_written_here),
@@ -315,7 +286,7 @@ def _warm_up() -> None:
         vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, pad_token_id=1
     )
     examples = [{"input_ids": [2, 3, 4], "attention_mask": [1, 1, 1], "labels": 0}] * 2
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         arguments = TrainingArguments(
             folder, max_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, logging_strategy="no",
             use_cpu=not torch.cuda.is_available(),
@@ -325,95 +296,3 @@ def _warm_up() -> None:
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.predict(examples)
-
-
-@torch.no_grad()
-def _predict(
-    model: nn.Module, examples: list[Example], collate: DataCollatorWithPadding, spec: RunSpec
-) -> torch.Tensor:
-    """The logits of every example in order, shape (examples, labels), in float32 on the CPU."""
-    device = next(model.parameters()).device
-    autocast = (
-        torch.autocast(device.type, dtype=torch.bfloat16)
-        if spec.training.precision == "bfloat16"
-        else contextlib.nullcontext()
-    )
-    # Batches of like lengths hold little padding.
-    by_length = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
-    was_training = model.training
-    model.eval()
-    logits: list[torch.Tensor] = []
-    with _quiet():
-        for start in range(0, len(by_length), EVALUATION_BATCH):
-            batch = collate([examples[index] for index in by_length[start : start + EVALUATION_BATCH]])
-            batch.pop("labels", None)
-            with autocast:
-                logits.append(model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float().cpu())
-    model.train(was_training)
-    joined = torch.cat(logits)
-    in_order = torch.empty_like(joined)
-    in_order[torch.tensor(by_length)] = joined
-    return in_order
-
-
-def _score(task: Task, split: Split, logits: torch.Tensor) -> dict[str, float]:
-    if not torch.isfinite(logits).all():
-        raise Diverged("the trained model's outputs are not finite")
-    return score(task, split.labels, _predictions(task, logits))
-
-
-def _predictions(task: Task, logits: torch.Tensor) -> list[Any]:
-    """The class index, or the predicted number, of each example."""
-    if task.kind == "regression":
-        return [round(value, 6) for value in logits.squeeze(-1).tolist()]
-    return list(logits.argmax(-1).tolist())
-
-
-def _keep_predictions(job: Job, split: Split, logits: torch.Tensor) -> Predictions:
-    """Write the predictions beside the record: numbers and a hash of the ids, no text of the data."""
-    ids_sha256 = content_hash(list(split.ids))
-    content = {
-        "ids_sha256": ids_sha256,
-        "predictions": _predictions(job.task, logits),
-        "references": list(split.labels),
-    }
-    raw = (json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n").encode("utf-8")
-    write_atomic(job.folder.path / PREDICTIONS, raw)
-    return Predictions(
-        file=PREDICTIONS, sha256=hashlib.sha256(raw).hexdigest(), count=len(split.ids), ids_sha256=ids_sha256
-    )
-
-
-def _keep_weights(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, step: int) -> Weights | None:
-    """Leave the trained weights in PEFT's format (or transformers', for a whole model), with a model card."""
-    if job.spec.keep_weights == "none":
-        return None
-    from lora_bench.card import model_card
-
-    folder = job.folder.weights
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    labels = job.spec.task.labels
-    base.config.id2label = dict(enumerate(labels)) or base.config.id2label
-    base.config.label2id = {label: index for index, label in enumerate(labels)} or base.config.label2id
-    with _quiet():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(job.spec, step), encoding="utf-8")
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return Weights(folder=folder.name, stored_bytes=stored, step=step)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' advice off the screen: our own log says what a reader needs."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)

@@ -249,7 +249,7 @@ def _jsonl(text: str, shown: str) -> tuple[Sequence[str], list[list[Any]], list[
 
 def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Table:
     import datasets
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     try:
         # An arrow table in memory: `load_dataset` would keep a copy in its cache and recognise the file by its time.

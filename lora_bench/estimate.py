@@ -1,0 +1,76 @@
+"""What a run is likely to cost, before it is done: from arithmetic, until this machine has a record of the same cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_bench.environment import cuda_devices, usable_cores
+from lora_bench.fitting import MethodFit
+from lora_bench.spec import RunSpec
+from lora_bench.tasks import TaskData
+
+# Rough numbers for machines that have no record of the same cell yet; a plan says "about".
+CPU_FLOPS_PER_THREAD = 50e9
+CUDA_FLOPS = 40e12
+BYTES_PER_WEIGHT = 4
+# Gradient and AdamW's two moments.
+BYTES_PER_TRAINED_WEIGHT = 12
+# Saved activations of one token in one layer, per unit of width, in float32: a frozen layer keeps fewer.
+ACTIVATION_BYTES_FULL = 64
+ACTIVATION_BYTES_FROZEN = 44
+WORDS_TO_TOKENS = 1.3
+# The libraries and the data of one worker.
+WORKER_BYTES = 700_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is likely to cost. From a record of the same cell where this machine has one, else from arithmetic."""
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    measured: bool
+
+
+def estimate_run(spec: RunSpec, fit: MethodFit, data: TaskData) -> Estimate:
+    """The cost of a run from arithmetic; nothing where the method does not fit."""
+    if fit.parameters is None or fit.shape is None:
+        return Estimate(0.0, 0, 0, measured=False)
+    recipe, shape, parameters = spec.training, fit.shape, fit.parameters
+    is_full = spec.method.size is None and parameters.adapter + parameters.head == parameters.total
+    texts = data.splits["train"].texts[:1000]
+    words = sum(len(part.split()) for text in texts for part in text) / max(1, len(texts))
+    tokens = min(recipe.max_length, words * WORDS_TO_TOKENS + 2)
+    # A forward pass multiplies twice a weight and token, a backward pass once more for inputs and once for weights.
+    train_flops = (6 if is_full else 4) * shape.multiplied * tokens * recipe.train_examples
+    scored = len(data.splits[spec.score_on].ids)
+    evaluations = 1 + (recipe.steps // spec.selection_every if spec.selection_every else 0)
+    flops = train_flops + 2 * shape.multiplied * tokens * scored * evaluations
+    per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
+    memory = (
+        BYTES_PER_WEIGHT * (parameters.total + parameters.adapter * (not is_full))
+        + BYTES_PER_TRAINED_WEIGHT * parameters.trained
+        + per_token * shape.layers * shape.width * recipe.batch_size * recipe.max_length
+    )
+    kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
+    rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
+    return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
+
+
+def default_workers(costs: Sequence[Estimate], threads: int) -> int:
+    """How many runs to do at once: one a device, or as many as the cores and the free memory carry.
+
+    Args:
+        costs: What each run is likely to cost.
+        threads: CPU threads of each worker.
+    """
+    devices = cuda_devices()
+    if devices:
+        return max(1, min(len(devices), len(costs)))
+    import psutil
+
+    largest = max((cost.memory_bytes for cost in costs), default=0)
+    by_memory = int(psutil.virtual_memory().available) // (largest + WORKER_BYTES)
+    return max(1, min(usable_cores() // threads, by_memory, len(costs)))
