@@ -91,7 +91,7 @@ PEFT_TYPES: dict[str, dict[str, Any]] = {
     "ADALORA": {"targets": ["query", "value"]},
     "IA3": {"options": {"feedforward_modules": []}, "targets": ["key", "value"]},
     "VERA": {"targets": ["query", "value"]},
-    "LN_TUNING": {"options": {"target_modules": r".*(LayerNorm|ln_1|ln_2)"}},
+    "LN_TUNING": {"options": {"target_modules": r".*(LayerNorm|ln_1|ln_2|_layernorm|_norm)"}},
     "FOURIERFT": {"options": {"n_frequency": 100}, "targets": ["query", "value"]},
     "LOHA": {"targets": ["query", "value"]},
     "LOKR": {"targets": ["query", "value"]},
@@ -134,6 +134,7 @@ def small_models() -> dict[str, Callable[[], tuple[Any, list[str]]]]:
     """Makes a small classifier of each kind, with the names of its head's modules."""
     import transformers
 
+    from lora_bench.testing import tiny_model
     from lora_bench.tuners.trial import small_config
 
     def make(name: str, head: list[str], **options: Any) -> Callable[[], tuple[Any, list[str]]]:
@@ -152,6 +153,9 @@ def small_models() -> dict[str, Callable[[], tuple[Any, list[str]]]]:
             "DebertaV2", ["pooler", "classifier"], **relative, share_att_key=True, position_buckets=8
         ),
         "GPT-2": make("GPT2", ["score"]),
+        "Llama": lambda: tiny_model("llama"),
+        "ModernBERT": lambda: tiny_model("modernbert"),
+        "T5 encoder": lambda: tiny_model("t5"),
     }
 
 

@@ -69,6 +69,8 @@ def _batch(model: nn.Module, lengths: tuple[int, ...]) -> dict[str, Tensor]:
     ids = torch.full((len(lengths), max(lengths)), config.pad_token_id)
     for row, length in enumerate(lengths):
         ids[row, :length] = torch.arange(5, 5 + length) + 7 * row
+        if config.eos_token_id not in (None, config.pad_token_id):
+            ids[row, length - 1] = config.eos_token_id  # where T5's head reads
     return {"input_ids": ids, "attention_mask": (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()}
 
 

@@ -1,0 +1,69 @@
+"""The benchmark of what tuners cost runs, compares equal things and fills its tables; its times are nobody's test."""
+
+import re
+
+import pytest
+
+from benchmarks import tuner_overhead
+
+TINY = tuner_overhead.Shape(width=32, layers=1, heads=4, feed_forward=64, vocabulary=100, batch=2, tokens=8)
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The Markdown tables of a text, each a list of rows of cells without the header."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        assert len({len(row) for row in rows}) == 1
+        found.append(rows[2:])
+    return found
+
+
+@pytest.fixture(scope="module")
+def printed():
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    page = StringIO()
+    with redirect_stdout(page):
+        tuner_overhead.main(["--quick"])
+    return page.getvalue()
+
+
+def test_both_shapes_have_a_row_with_numbers_for_every_variant_and_every_pair(printed):
+    found = tables(printed)
+    assert [[row[0] for row in table] for table in found] == 2 * [[*tuner_overhead.VARIANTS], [*tuner_overhead.PAIRS]]
+    for table in found:
+        for row in table:
+            assert all(re.search(r"\d", cell) for cell in row[1:])
+
+
+def test_full_fine_tuning_is_the_unit_and_every_other_method_takes_less_memory(printed):
+    for table in tables(printed)[::2]:
+        ratios = {row[0]: (float(row[4]), float(row[7])) for row in table}
+        assert ratios.pop("full") == (1.0, 1.0)
+        assert all(0 < memory < 1 for _, memory in ratios.values())
+
+
+def test_a_tuner_and_its_inline_code_train_as_many_weights_and_agree(printed):
+    costs, overheads = tables(printed)[:2]
+    counts = {row[0]: row[1] for row in costs}
+    for row in overheads:
+        inline, _ = tuner_overhead.PAIRS[row[0]]
+        assert counts[row[0]] == counts[inline]
+        assert float(row[-1]) < 1e-5
+
+
+def test_a_factor_that_is_wrong_by_a_quarter_shows_in_the_difference(monkeypatch):
+    monkeypatch.setattr(tuner_overhead, "LORA_SCALING", 2.5)  # of the in-line code; PEFT's LoRA here has 2
+    tuner, inline = (tuner_overhead.VARIANTS[name](TINY) for name in ("lora (PEFT)", "lora (in-line)"))
+    assert tuner_overhead.difference(tuner, inline, tuner_overhead.batch_of(TINY)) > 1e-3
+
+
+def test_states_of_full_fine_tuning_are_four_times_its_weights():
+    runs, _ = tuner_overhead.measure(TINY, 2)
+    model = runs["full"].model
+    weights = sum(weight.numel() for weight in model.parameters())
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    steps = 4 * len(list(model.parameters()))  # AdamW counts its steps in a float beside each weight
+    assert runs["full"].state_bytes == 4 * 4 * weights + buffers + steps
