@@ -30,23 +30,29 @@ PLAIN_WIDTH = 120
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
-    code = DONE
     try:
-        code = int(arguments.command(arguments))
-        sys.stdout.flush()
-        return code
+        return int(arguments.command(arguments))
     except LoraBenchError as error:
         print(f"lora-bench: {error}", file=sys.stderr)
         return SOME_FAILED if isinstance(error, WorkersLost) else BAD_INPUT
     except KeyboardInterrupt:
         return SIGNALS["SIGINT"]
     except BrokenPipeError:
-        # The reader of a pipe such as `| head` has seen enough; what is still in the buffer goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return code
+        return DONE  # the reader of a pipe such as `| head` has seen enough
     except OSError as error:
         print(f"lora-bench: {error}", file=sys.stderr)
         return BAD_INPUT
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Empty the buffers; what no reader is left for goes nowhere, and Python ends without an error of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

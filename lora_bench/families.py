@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lora_bench.errors import unknown
+from lora_bench.errors import UnsupportedPair, unknown
 
 Part = Literal["query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_gate", "feed_forward_out"]
 
@@ -352,9 +352,9 @@ def family_of(model_type: str) -> Family:
     """The family of a model, by the `model_type` of its config.
 
     Raises:
-        LoraBenchError: No family covers *model_type*.
+        UnsupportedPair: No family covers *model_type*.
     """
     by_model_type = {known: family for family in FAMILIES for known in family.model_types}
     if model_type not in by_model_type:
-        raise unknown("model type", model_type, by_model_type)
+        raise UnsupportedPair(str(unknown("model type", model_type, by_model_type)))
     return by_model_type[model_type]

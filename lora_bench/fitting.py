@@ -72,14 +72,17 @@ def fit_method(
         }
     )
     path = cache_folder("fits") / f"{key}.json"
-    if path.is_file():
+    # A refusal is found again at once, and a method of somebody else's may change under the same versions.
+    kept = type(method).__module__.startswith("lora_bench.")
+    if kept and path.is_file():
         return MethodFit.model_validate_json(path.read_bytes())
     if progress is not None:
         progress(f"counting {method.name} on {base_model.name}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between the libraries themselves
         fit = _count(method, base_model, labels, regression, budget)
-    write_atomic(path, json.dumps(fit.model_dump(mode="json"), indent=2).encode("utf-8"))
+    if kept and fit.reason is None:
+        write_atomic(path, json.dumps(fit.model_dump(mode="json"), indent=2).encode("utf-8"))
     return fit
 
 

@@ -109,7 +109,7 @@ def _check_on(method: Method, family: str) -> None:
     base, head = tiny_model(family)
     total = sum(weight.numel() for weight in base.parameters())
     with adapters_drawn_from(0):
-        model = method.apply(base, head=head)
+        model = method.apply(base, head=list(head))
     ids = torch.tensor([[5, 6, 7, END], [9, END, PAD, PAD]])  # T5 reads a row's answer at its end
     batch = {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": torch.tensor([0, 2])}
 

@@ -252,6 +252,6 @@ def test_a_reader_who_has_seen_enough_does_not_stop_the_work(tmp_path):
     write_project(tmp_path)
     process = start(tmp_path, "--workers", "0")
     process.stdout.readline()
-    process.stdout.close()
+    process.stdout.close()  # its standard error too goes to this pipe
     assert process.wait(timeout=120) == 0
     assert len(read_records(tmp_path / "runs" / "tickets")) == 4

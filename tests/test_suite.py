@@ -162,3 +162,25 @@ def test_a_broken_model_folder_is_bad_input_and_no_traceback(tmp_path, file, wor
     (tmp_path / "base" / file).write_text("{broken")
     with pytest.raises(LoraBenchError, match=words):
         make_plan(load_suite(path), tmp_path / "runs")
+
+
+def test_a_model_of_an_undeclared_family_is_a_row_where_a_method_needs_to_know_it(tmp_path):
+    from transformers import ElectraConfig, ElectraForSequenceClassification
+
+    path = write_project(tmp_path, SUITE.replace("[base]", "[base, electra]"))
+    config = ElectraConfig(
+        vocab_size=60,
+        embedding_size=16,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    ElectraForSequenceClassification(config).electra.save_pretrained(tmp_path / "electra")
+    for file in (tmp_path / "base").glob("tokenizer*"):
+        (tmp_path / "electra" / file.name).write_bytes(file.read_bytes())
+    plan = make_plan(load_suite(path), tmp_path / "runs")
+    reasons = {(cell.job.spec.model.name, cell.job.spec.method.label): cell.reason for cell in plan.cells}
+    assert reasons["electra", "full"] is reasons["base", "lora"] is None
+    for method in ("lora", "bottleneck_adapter", "prefix_tuning"):
+        assert "electra" in reasons["electra", method]

@@ -148,7 +148,7 @@ class Peft(Strict):
         if next(model.parameters()).is_meta:
             options.pop("init_lora_weights", None)  # some are computed from the weights, which are not there
         if "modules_to_save" in fields:
-            options.setdefault("modules_to_save", head)
+            options.setdefault("modules_to_save", list(head))  # PEFT may extend it in place
         if issubclass(config_class, PromptLearningConfig) or "modules_to_save" not in fields:
             # PEFT then has a model of its own for the task, which frees a head and puts prompts before the text.
             kind = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"

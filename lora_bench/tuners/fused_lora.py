@@ -211,6 +211,10 @@ class FusedLoraLayer(TunerLayer):
         """The module's output with the updates of the active adapters, or of each row's own."""
         if self.disable_adapters and self.merged:
             self.unmerge()
+        if adapter_names is not None and self.merged and not self.disable_adapters:
+            raise LoraBenchError(
+                "adapter_names cannot be told apart while adapters are merged: unmerge_adapter() first"
+            )
         y: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
             return y

@@ -272,3 +272,13 @@ def test_a_setting_that_cannot_be_meant_is_refused(settings, message):
 def test_target_modules_that_have_none_of_the_roles_are_refused():
     with pytest.raises(UnsupportedPair, match=r"on query, value has nothing to adapt in transformer\.h\.0\.mlp\.c_fc"):
         get_peft_model(tiny_gpt2(), FusedLoraConfig(target_modules=["c_fc"]))
+
+
+def test_rows_of_several_adapters_are_refused_while_adapters_are_merged():
+    model = adapted(tiny_gpt2())
+    batch = tiny_batch([4, 4])
+    model.merge_adapter()
+    with pytest.raises(LoraBenchError, match="while adapters are merged"):
+        model.eval()(**batch, adapter_names=["default", "__base__"])
+    model.unmerge_adapter()
+    model(**batch, adapter_names=["default", "__base__"])
