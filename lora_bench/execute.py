@@ -174,7 +174,7 @@ def _do(cells: list[Cell], workers: int, folder: Path, shown: Display) -> str | 
         from lora_bench.executors.local import LocalWorkers
 
         pool = LocalWorkers(workers, folder / "workers.log", _environments(workers))
-        execute, stop = pool, lambda name: pool.stop()
+        execute, stop = pool, pool.stop
     units = [[replace(cell.job, exclusive=workers <= 1)] for cell in cells]
     with _stopping_on_signals(stop) as stopped:
         for result in execute(units, shown.event):

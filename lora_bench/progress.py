@@ -62,7 +62,7 @@ class Lines:
     def say(self, message: str) -> None:
         """A line for the reader."""
         if not self.quiet:
-            self.console.print(message, markup=False, highlight=False)
+            self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
         """Say what is about to be done."""

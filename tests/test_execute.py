@@ -175,6 +175,7 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(tmp_path, number, code):
     runs = tmp_path / "runs" / "tickets"
     attempts = [json.loads(file.read_text()) for file in runs.glob("*/attempts/*.json")]
     assert {attempt["status"] for attempt in attempts} <= {"interrupted"}
+    assert all(f"stopped by {number.name}" in attempt["reason"] for attempt in attempts)
     assert start(tmp_path, "--workers", "2").wait(timeout=180) == 0
     assert {record.status for record in read_records(runs)} == {"ok"}
     assert any(record.resumed for record in read_records(runs)) == bool(attempts)

@@ -59,11 +59,11 @@ class LocalWorkers:
         self.stopping = False
         self._server: subprocess.Popen[bytes] | None = None
 
-    def stop(self) -> None:
-        """Ask every worker to leave a checkpoint and end."""
+    def stop(self, name: str) -> None:
+        """Ask every worker, by the signal of this name, to leave a checkpoint and end."""
         self.stopping = True
         with contextlib.suppress(WorkersLost):
-            self._tell_server("stop")
+            self._tell_server(f"stop {name}")
 
     def __call__(self, units: Sequence[Unit], tell: Callable[[Event], None]) -> Iterator[Record | Lost]:
         """Yield the record of each job as it is done."""

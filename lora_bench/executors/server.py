@@ -7,7 +7,7 @@ fork of the user's: the user's program may have threads and devices open, and ma
 It reads commands from its standard input, a line each, and writes a line for each worker that ended:
 
     fork {"CUDA_VISIBLE_DEVICES": "0"}   ->   started PID
-    stop                                      asks every worker to stop (SIGTERM)
+    stop SIGTERM                              sends every worker that signal, which asks it to stop
                                          ->   ended PID WAIT_STATUS
 
 When its standard input closes, whoever started it is gone: it kills its workers and ends.
@@ -57,7 +57,7 @@ def serve(address: str) -> None:
                 if command == "fork":
                     workers.add(_fork(address, json.loads(rest), (wake_read, wake_write)))
                 elif command == "stop":
-                    _kill(workers, signal.SIGTERM)
+                    _kill(workers, signal.Signals[rest])
     _kill(workers, signal.SIGKILL)
 
 
