@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora_bench.record import Memory, Parameters, Speed
-from lora_bench.tuners import folded_away
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -48,8 +49,35 @@ def count_parameters(model: nn.Module, *, head: list[str], total: int) -> Parame
         adapter=everything - in_head,
         head=in_head,
         trained=everything,
-        stored=everything - folded_away(model),
+        stored=_stored(model) if isinstance(model, PeftModel) else everything,
     )
+
+
+def _stored(model: PeftModel) -> int:
+    """Weights in the files that `save_pretrained` writes.
+
+    Not what is trained: a reparameterised prefix is folded into less, and VeRA's frozen projections are saved too.
+    """
+    count = 0
+    for name, config in model.peft_config.items():
+        # PEFT would look this name up on the hub, to see whether the vocabulary was extended, which no run does.
+        base_model, config.base_model_name_or_path = config.base_model_name_or_path, None
+        try:
+            with _LeaveOnMeta():
+                saved = get_peft_model_state_dict(model, adapter_name=name)
+        finally:
+            config.base_model_name_or_path = base_model
+        count += sum(weight.numel() for weight in saved.values())
+    return count
+
+
+class _LeaveOnMeta(TorchFunctionMode):
+    """Leaves on the meta device what PEFT would bring to the CPU: prompts have shapes there, and no numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.cpu and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _is_in(name: str, head: list[str]) -> bool:

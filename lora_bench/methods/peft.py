@@ -103,9 +103,14 @@ class Peft(Strict):
 
         config = self._config(model, head)
         try:
-            return get_peft_model(model, config)
+            adapted: nn.Module = get_peft_model(model, config)
         except Exception as error:  # PEFT's methods raise whatever their arithmetic does
             raise UnsupportedPair(f"PEFT's {self.type.upper()} cannot be put on this model: {_said(error)}") from error
+        for name, weight in adapted.named_parameters():
+            # AdaLoRA's count of ranks, which PEFT frees by accident where the model is not on the CPU.
+            if ".ranknum." in name:
+                weight.requires_grad_(False)
+        return adapted
 
     def callbacks(self) -> list[TrainerCallback]:
         """What has to happen at the steps of a run: AdaLoRA's allocation of ranks."""

@@ -14,7 +14,6 @@ model = get_peft_model(model, BottleneckConfig(bottleneck_size=64, modules_to_sa
 """
 
 from lora_bench.tuners.activations import PrefixActivationConfig, PrefixActivationLayer, PrefixActivationModel
-from lora_bench.tuners.base import folded_away
 from lora_bench.tuners.bottleneck import BottleneckConfig, BottleneckLayer, BottleneckModel, bottleneck
 from lora_bench.tuners.embeddings import PrefixEmbeddingConfig, PrefixEmbeddingLayer, PrefixEmbeddingModel
 from lora_bench.tuners.fused_lora import FusedLoraConfig, FusedLoraLayer, FusedLoraModel
@@ -42,6 +41,5 @@ __all__ = [
     "SelectedModel",
     "bottleneck",
     "fold",
-    "folded_away",
     "prefix_from_words",
 ]

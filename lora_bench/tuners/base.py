@@ -93,10 +93,6 @@ class TunerLayer(nn.Module, BaseTunerLayer):
             else:
                 entry.to(device=target, dtype=dtype)
 
-    def folded_away(self) -> int:
-        """How many more weights are trained here than are saved, because saving folds them into fewer."""
-        return 0
-
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: there is no weight that the adapter could be merged into."""
         raise LoraBenchError(f"{type(self).__name__} has no weight to merge an adapter into")
@@ -189,11 +185,6 @@ class Tuner(BaseTuner):
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def folded_away(model: nn.Module) -> int:
-    """How many more weights of *model* are trained than are saved: what a reparameterisation has and its result lacks."""
-    return sum(layer.folded_away() for layer in model.modules() if isinstance(layer, TunerLayer))
 
 
 def drawing_device(device: torch.device) -> torch.device:

@@ -144,18 +144,6 @@ class PrefixLayer(TunerLayer):
         embedding = shared.prefix_embedding[adapter_name]
         return reparameterised_prefix(embedding, hidden.weight, hidden.bias, projection.weight, projection.bias)
 
-    def folded_away(self) -> int:
-        """How many more weights are trained here than the plain prefixes have that are saved."""
-        more = 0
-        for name, projection in self.prefix_projection.items():
-            trained = [*projection.parameters()]
-            if name in self.prefix_embedding:
-                trained += [self.prefix_embedding[name], *self.prefix_hidden[name].parameters()]
-            if projection.weight.requires_grad:
-                tokens = len(self.sharer(name).prefix_embedding[name])
-                more += sum(weight.numel() for weight in trained) - 2 * tokens * self.width
-        return more
-
     def joined(self, adapter_names: Sequence[str]) -> Prefix:
         """The prefixes of all these adapters, one after the other."""
         keys, values = zip(*(self.key_value(name) for name in adapter_names), strict=True)

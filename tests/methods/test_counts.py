@@ -7,6 +7,7 @@ import functools
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -17,8 +18,7 @@ from transformers import (
 
 from lora_bench.measure import count_parameters
 from lora_bench.methods import known_methods
-from lora_bench.tuners import folded_away
-from tests.tiny import CLASSIFIERS, HEAD_MODULES, HIDDEN, LAYERS
+from tests.tiny import CLASSIFIERS, HEAD_MODULES, HIDDEN, LAYERS, tiny_gpt2, tiny_roberta
 
 FEED_FORWARD = dict.fromkeys(CLASSIFIERS, 64) | {"gpt2": 4 * HIDDEN}
 
@@ -177,12 +177,72 @@ def test_a_printed_count_that_does_not_follow_the_formula(name, method, weights,
 def test_what_the_papers_prefix_trains_is_a_hundred_times_what_it_stores():
     model, head = build("gpt2-medium")
     model = adapted({**prefix(5), "reparameterised": True}, model, head)
+    counts = count_parameters(model, head=head, total=0)
     # Embedding(5, 1024), Linear(1024, 512) and Linear(512, 2 * 24 * 1024) of Li and Liang's code
-    assert count(model, head) == 25_744_896
-    assert count(model, head) - folded_away(model) == 245_760
+    assert (counts.adapter, counts.stored) == (25_744_896, 245_760)
 
 
 def test_the_head_that_every_method_trains_and_no_paper_counts():
     model, head = build("roberta-base")
     model.classifier.out_proj = torch.nn.Linear(768, 3, device="meta")
     assert count_parameters(adapted(lora(8), model, head), head=head, total=0).head == 592_899
+
+
+# --- what is stored ----------------------------------------------------------------------------------------------------
+
+PEFT_TYPES = {
+    "LORA": {"targets": ("query", "value")},
+    "ADALORA": {"targets": ("query", "value")},
+    "IA3": {"targets": ("key", "value"), "options": {"feedforward_modules": []}},
+    "VERA": {"targets": ("query", "value"), "options": {"r": 6}},
+    "FOURIERFT": {"targets": ("query", "value"), "options": {"n_frequency": 20}},
+    "PROMPT_TUNING": {"options": {"num_virtual_tokens": 3}},
+    "P_TUNING": {"options": {"num_virtual_tokens": 3}},
+}
+STORED = {
+    "full top_layers": ("full", {"top_layers": 1}),
+    "bitfit": ("bitfit", {}),
+    **{case: ("lora" if case == "dora" else case.split()[0], options) for case, (options, _) in FORMULAS.items()},
+    **{f"peft {name}": ("peft", {"type": name, **options}) for name, options in PEFT_TYPES.items()},
+}
+
+
+@pytest.mark.parametrize("case", STORED)
+def test_stored_is_what_the_file_holds_and_can_be_counted_without_weights(case, tmp_path):
+    name, options = STORED[case]
+    method, head = known_methods()[name](**options), HEAD_MODULES["roberta"]
+    model = method.apply(tiny_roberta(), head=head)
+    counts = count_parameters(model, head=head, total=0)
+    with torch.device("meta"):
+        base = tiny_roberta()
+    assert count_parameters(method.apply(base, head=head), head=head, total=0) == counts
+    model.save_pretrained(tmp_path)
+    assert counts.stored == sum(tensor.numel() for tensor in load_file(tmp_path / "adapter_model.safetensors").values())
+
+
+def test_a_whole_model_stores_what_it_trains():
+    counts = count_parameters(known_methods()["full"]().apply(tiny_gpt2(), head=[]), head=[], total=0)
+    assert counts.stored == counts.trained == counts.adapter
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_veras_frozen_projections_are_stored_unless_they_are_drawn_anew(saved):
+    head, rank = HEAD_MODULES["roberta"], 6
+    options = {"r": rank, "save_projection": saved}
+    method = known_methods()["peft"](type="VERA", options=options, targets=("query", "value"))
+    counts = count_parameters(method.apply(tiny_roberta(), head=head), head=head, total=0)
+    assert counts.adapter == LAYERS * 2 * (rank + HIDDEN)  # two vectors for each weight
+    # one A of (rank, HIDDEN) and one B of (HIDDEN, rank) for the whole model
+    assert counts.stored - counts.trained == (2 * rank * HIDDEN if saved else 0)
+
+
+def test_counting_asks_no_hub_and_leaves_the_name_of_the_base_model(monkeypatch):
+    def asked(*arguments, **options):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", asked)
+    base = tiny_roberta()
+    base.name_or_path = "somebody/a-model"
+    model = known_methods()["lora"]().apply(base, head=["classifier"])
+    count_parameters(model, head=["classifier"], total=0)
+    assert model.peft_config["default"].base_model_name_or_path == "somebody/a-model"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from lora_bench.measure import count_parameters
 from lora_bench.methods import known_methods
 from lora_bench.testing import check_method, tiny_models
-from lora_bench.tuners import folded_away
 
 PrefixTuning = known_methods()["prefix_tuning"]
 LAYERS, WIDTH = 2, 32
@@ -23,6 +23,6 @@ def test_the_counts_are_the_cards_formulas(family, length, units):
     model, head = tiny_models()[family]
     method = PrefixTuning(num_virtual_tokens=length, reparameterised=True, reparameterisation_width=units)
     model = method.apply(model, head=head)
-    trained = sum(w.numel() for path, w in model.named_parameters() if ".prefix_" in path and w.requires_grad)
-    assert trained == length * WIDTH + units * WIDTH + units + LAYERS * (2 * WIDTH * units + 2 * WIDTH)
-    assert trained - folded_away(model) == 2 * LAYERS * length * WIDTH
+    counts = count_parameters(model, head=head, total=0)
+    assert counts.adapter == length * WIDTH + units * WIDTH + units + LAYERS * (2 * WIDTH * units + 2 * WIDTH)
+    assert counts.stored - counts.head == 2 * LAYERS * length * WIDTH
