@@ -9,9 +9,9 @@ A suite gives the type and the options of PEFT's own config class, and may name 
       size_value: 256
 
 What PEFT promises for a model and what works there are two things, so each pair is tried first: the method is put on a
-model of the same class, width and options with two layers and random weights, takes a few training steps, and answers a
-padded batch. A pair that raises, has weights that get no gradient, trains nothing beside the head, or answers a padded
-row differently from the row alone is unsupported, with that reason.
+model of the same class, width and options with two layers and random weights (all layers, where that fails), takes a few
+training steps, and answers a padded batch. A pair that raises, has weights that get no gradient, trains nothing beside the
+head, or answers a padded row differently from the row alone is unsupported, with that reason.
 
 AdaLoRA's budget falls with the steps of the run: leave `total_step` out, and it is set when training begins.
 
@@ -84,6 +84,10 @@ class Peft(Strict):
             twice.append("target_modules")
         if twice:
             raise ValueError(f"options give {', '.join(map(str, twice))} a second time")
+        if self.targets is not None and "layers_to_transform" in self.options:
+            raise ValueError(
+                "targets are those of every layer: with layers_to_transform, give target_modules as a list of names"
+            )
         return self
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
@@ -181,22 +185,28 @@ def _trial(
     """
     import torch
 
-    from lora_bench.tuners.trial import fault_of, small_config
+    from lora_bench.tuners.trial import deep_model, fault_of, small_model
 
     config_class, model_class = classes
     peft = Peft.model_validate_json(method)
     title = f"PEFT's {peft.type.upper()}"
+    reason: str | None = None
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        try:
-            base = model_class(small_config(config_class.from_dict(json.loads(config)))).float()
-            return fault_of(peft.put_on(base, list(head)), title, head)
-        except UnsupportedPair as error:
-            return str(error)
-        except LoraBenchError:  # an unknown type or option is for the user to put right, on any model
-            raise
-        except Exception as error:
-            return f"{title} fails on {model_class.__name__}: {_said(error)}"
+        # Options may name a layer that a model of two has not, so a fault there is looked for at full depth too.
+        for make in (small_model, deep_model):
+            try:
+                base = make(model_class, config_class.from_dict(json.loads(config)))
+                reason = fault_of(peft.put_on(base, list(head)), title, head)
+            except UnsupportedPair as error:
+                reason = str(error)
+            except LoraBenchError:  # an unknown type or option is for the user to put right, on any model
+                raise
+            except Exception as error:
+                reason = f"{title} fails on {model_class.__name__}: {_said(error)}"
+            if reason is None:
+                break
+    return reason
 
 
 def _said(error: Exception) -> str:

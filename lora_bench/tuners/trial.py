@@ -1,17 +1,19 @@
 """Whether an adapted model is alive: found out on a small one, in a second and before any training.
 
 The small model has the class, width, heads and options of the base model, and two layers, a short vocabulary and random
-weights: a method that fails on a shape or a kind of layer fails there too. What fails in silence is looked for: weights
+weights: a method that fails on a shape or a kind of layer fails there too. One that names a layer above the second is tried
+on as many layers as the base model has, which share the weights of those two. What fails in silence is looked for: weights
 that no gradient reaches, a head that stays frozen, a padded row that is answered differently from the row alone.
 """
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.families import family_of
@@ -19,14 +21,20 @@ from lora_bench.families import family_of
 LAYERS, VOCABULARY, STEPS = 2, 128, 3
 
 
-def small_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of a model that differs from *config*'s in its number of layers and its vocabulary only."""
+def small_config(config: PreTrainedConfig, layers: int | None = LAYERS) -> PreTrainedConfig:
+    """The config of a model that differs from *config*'s in its number of layers and its vocabulary only.
+
+    Args:
+        config: The base model's.
+        layers: How many layers; None for as many as the base model has.
+    """
     small = copy.deepcopy(config)
     try:
-        layers = family_of(config.model_type).num_layers_key
+        key = family_of(config.model_type).num_layers_key
     except LoraBenchError:
-        layers = "num_hidden_layers"  # a family that is not declared is tried all the same
-    setattr(small, layers, LAYERS)
+        key = "num_hidden_layers"  # a family that is not declared is tried all the same
+    if layers is not None:
+        setattr(small, key, layers)
     small.vocab_size = VOCABULARY
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         token = getattr(small, name, None)
@@ -35,6 +43,30 @@ def small_config(config: PreTrainedConfig) -> PreTrainedConfig:
         if name.endswith(("dropout", "dropout_prob", "_pdrop")) and isinstance(getattr(small, name), float):
             setattr(small, name, 0.0)
     return small
+
+
+def small_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of two layers with random weights."""
+    model: PreTrainedModel = model_class(small_config(config)).float()
+    return model
+
+
+def deep_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    """A small model of as many layers as the base model's, in the memory of two: the second lends those above its weights."""
+    shallow = small_model(model_class, config)
+    own = {**dict(shallow.named_parameters()), **dict(shallow.named_buffers())}
+    with torch.device("meta"):
+        deep: PreTrainedModel = model_class(small_config(config, layers=None)).float()
+    for name, tensor in [*deep.named_parameters(), *deep.named_buffers()]:
+        # The first number of a path is that of its layer.
+        source = own.get(name, own.get(re.sub(r"\.\d+\.", ".1.", name, count=1)))
+        if source is None or source.shape != tensor.shape:  # layers of other kinds follow the second
+            source = torch.randn(tensor.shape) * config.initializer_range
+        path, _, leaf = name.rpartition(".")
+        shared = source.detach()
+        setattr(deep.get_submodule(path), leaf, nn.Parameter(shared) if isinstance(tensor, nn.Parameter) else shared)
+    deep.tie_weights()
+    return deep
 
 
 def fault_of(model: nn.Module, title: str, head: Sequence[str]) -> str | None:

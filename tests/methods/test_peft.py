@@ -1,5 +1,6 @@
 """Any method of PEFT works by its name, or is unsupported with a reason that was found by trying."""
 
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import known_methods, with_size
 from lora_bench.randomness import adapters_drawn_from
 from lora_bench.testing import check_method, tiny_models
-from tests.tiny import tiny_batch
+from tests.tiny import HEAD_MODULES, tiny_batch, tiny_deberta_v2, tiny_gpt2_classifier, tiny_roberta
 
 Peft = known_methods()["peft"]
 
@@ -79,6 +80,34 @@ def test_it_is_unsupported_on_the_meta_device_too_so_a_plan_says_so():
     assert all(weight.is_meta for weight in model.parameters())
 
 
+DEEP = {
+    "roberta": lambda: tiny_roberta(num_hidden_layers=12),
+    "deberta-v2": lambda: tiny_deberta_v2(num_hidden_layers=12),
+    "gpt2": lambda: tiny_gpt2_classifier(n_layer=12),
+}
+
+
+@pytest.mark.parametrize("family", DEEP)
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [
+        ({"layers_to_transform": [5], "target_modules": ["query", "query_proj", "c_attn"]}, {5}),
+        ({"layers_to_transform": 11, "target_modules": ["query", "query_proj", "c_attn"]}, {11}),
+        ({"target_modules": r".*\.(11|7)\..*(query|query_proj|c_attn)"}, {7, 11}),
+    ],
+)
+def test_options_may_name_a_layer_above_the_second(family, options, layers):
+    model = Peft(type="LORA", options=options).apply(DEEP[family](), head=HEAD_MODULES[family])
+    found = {int(re.search(r"\.(\d+)\.", path)[1]) for path, _ in model.named_parameters() if "lora_" in path}
+    assert found == layers
+
+
+def test_a_layer_that_the_model_has_not_is_unsupported():
+    options = {"layers_to_transform": [12], "target_modules": ["query"]}
+    with pytest.raises(UnsupportedPair, match=r"PEFT's LORA cannot be put on this model: .*\[12\]"):
+        Peft(type="LORA", options=options).apply(DEEP["roberta"](), head=["classifier"])
+
+
 def test_a_name_that_peft_does_not_know_is_the_users_to_put_right():
     with pytest.raises(LoraBenchError, match=r"unknown PEFT type 'LORAA'; did you mean 'LORA'\?") as type_error:
         applied("roberta", type="loraa")
@@ -116,6 +145,10 @@ def test_a_named_option_is_the_size_and_without_one_there_is_none():
         (
             {"targets": ("query",), "options": {"target_modules": ["query"]}},
             "options give target_modules a second time",
+        ),
+        (
+            {"targets": ("query",), "options": {"layers_to_transform": [1]}},
+            "targets are those of every layer: with layers_to_transform, give target_modules as a list of names",
         ),
     ],
 )
