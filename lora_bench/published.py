@@ -1,0 +1,357 @@
+"""Published tables: what a paper printed, cell by cell, as data beside the suite that repeats it.
+
+A table is a folder of `baselines/`: `published.csv` has one row a printed number, `published.yaml` says what the table is,
+and `suite.yaml`, where the table can be repeated here, runs it. Numbers are in the paper's digits and in our unit at once
+(0.875 for a printed 87.5), and each is held against the other when the file is read: a typing error is a fault with its line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Literal
+
+from lora_bench.documents import Strict, read_yaml, validate
+from lora_bench.errors import BadInput, Fault, did_you_mean, unknown
+from lora_bench.resources import folders
+
+Statistic = Literal["mean", "median"]
+
+COLUMNS = (
+    "row", "method", "model", "task", "score", "value", "spread", "printed", "printed_spread", "percent", "statistic",
+    "seeds", "source", "table", "printed_parameters", "adapter_parameters", "copied", "unpublished", "no_run", "derived",
+    "note",
+)  # fmt: skip
+
+# Names of the same repository on the hub from before repositories had owners.
+SHORT_NAMES = {
+    "roberta-base": "FacebookAI/roberta-base",
+    "roberta-large": "FacebookAI/roberta-large",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedCell:
+    """One printed number.
+
+    Args:
+        line: Its line in the file.
+        row: The row of the printed table.
+        method: Label of the suite's method that repeats it, or None where nothing here does.
+        model: Name of the base model on the hub.
+        task: Name of the task; for an average over tasks, of the group.
+        score: Key of the number in a record's scores, such as "mismatched/accuracy".
+        value: The number in our unit.
+        spread: What is printed after ±, in our unit.
+        printed: The number as printed.
+        printed_spread: What is printed after ±, as printed.
+        step: Half of one in the last printed digit, in our unit: how far rounding may have moved the number.
+        statistic: What it is of the seeds' scores, or None where the source does not say.
+        seeds: Number of seeds, or None where the source does not say.
+        source: Paper or repository.
+        table: Which of its tables.
+        printed_parameters: The count of trained parameters as printed, with no more digits than were printed.
+        adapter_parameters: What the suite's method counts to on this base model, the head apart.
+        copied: The prior work that the number was copied from, where the source did not run it.
+        unpublished: What the sources leave out of the recipe; the suite then makes a choice, which the note names.
+        no_run: Why no suite here repeats it.
+        derived: For an average over tasks: each task with the scores whose mean enters.
+        note: What is known of this number: where paper and script disagree, and what the suite takes.
+    """
+
+    line: int
+    row: str
+    method: str | None
+    model: str
+    task: str
+    score: str
+    value: float
+    spread: float | None
+    printed: str
+    printed_spread: str | None
+    step: float
+    statistic: Statistic | None
+    seeds: int | None
+    source: str
+    table: str
+    printed_parameters: int | None
+    adapter_parameters: int | None
+    copied: str | None
+    unpublished: tuple[str, ...]
+    no_run: str | None
+    derived: tuple[tuple[str, tuple[str, ...]], ...]
+    note: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What no other cell of the table has: row, model, task and score."""
+        return self.row, self.model, self.task, self.score
+
+
+class TableFile(Strict):
+    """What a table is, as `published.yaml` says.
+
+    Args:
+        table: Its name, which is its folder's.
+        title: What it shows.
+        source: Paper, table and address.
+        no_suite: Why nothing here repeats it, where nothing does.
+        notes: What is known of all its cells.
+    """
+
+    table: str
+    title: str
+    source: str
+    no_suite: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTable:
+    """A published table.
+
+    Args:
+        folder: Where it lies.
+        cells: In the order of the file.
+    """
+
+    name: str
+    title: str
+    source: str
+    no_suite: str | None
+    notes: tuple[str, ...]
+    folder: Path
+    cells: tuple[PublishedCell, ...]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows of the printed table."""
+        return tuple(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of its base models."""
+        return tuple(dict.fromkeys(cell.model for cell in self.cells))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of its tasks, averages apart."""
+        return tuple(dict.fromkeys(cell.task for cell in self.cells if not cell.derived))
+
+
+def known_tables() -> dict[str, Path]:
+    """Every published table by name, with its folder."""
+    found: dict[str, Path] = {}
+    for folder in reversed(folders("baselines")):
+        found.update({path.parent.name: path.parent for path in sorted(folder.glob("*/published.csv"))})
+    return found
+
+
+def load_table(name: str) -> PublishedTable:
+    """Read a table by name.
+
+    Raises:
+        LoraBenchError: If nothing answers to the name.
+        BadInput: With every fault of its files.
+    """
+    tables = known_tables()
+    if name not in tables:
+        raise unknown("published table", name, tables)
+    return read_table(tables[name])
+
+
+def read_table(folder: Path) -> PublishedTable:
+    """Read the table in a folder.
+
+    Raises:
+        BadInput: With every fault of its files.
+    """
+    about = validate(TableFile, read_yaml(folder / "published.yaml"))
+    file = folder / "published.csv"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput([Fault(f"cannot be read: {error}", file=str(file))]) from None
+    return PublishedTable(
+        name=about.table,
+        title=about.title,
+        source=about.source,
+        no_suite=about.no_suite,
+        notes=about.notes,
+        folder=folder,
+        cells=read_cells(text, str(file)),
+    )
+
+
+def read_cells(text: str, file: str) -> tuple[PublishedCell, ...]:
+    """The cells of a CSV file, whose columns are `COLUMNS`.
+
+    Raises:
+        BadInput: With every fault, each with its line and column.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        if faults := _header_faults(header, file):
+            raise BadInput(faults)
+        lines = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise BadInput([Fault(f"is no CSV: {error}", file=file, line=reader.line_num)]) from None
+    faults, cells, seen = [], [], dict[tuple[str, ...], int]()
+    for line, row in lines:
+        if len(row) != len(COLUMNS):
+            faults.append(Fault(f"has {len(row)} columns, not {len(COLUMNS)}", file=file, line=line))
+            continue
+        reading = _Reading(dict(zip(header, row, strict=True)), file, line)
+        cell = reading.cell()
+        faults += reading.faults
+        if cell.key in seen:
+            faults.append(Fault(f"is the cell of line {seen[cell.key]} again: {' · '.join(cell.key)}", file, line))
+        seen.setdefault(cell.key, line)
+        cells.append(cell)
+    faults += _derived_faults(cells, file)
+    if faults:
+        raise BadInput(sorted(faults, key=lambda fault: fault.line or 0))
+    return tuple(cells)
+
+
+def _header_faults(header: list[str], file: str) -> list[Fault]:
+    unread = [name for name in header if name not in COLUMNS]
+    faults = [Fault(f"unknown column {name!r}{did_you_mean(name, COLUMNS)}", file, 1) for name in unread]
+    faults += [Fault(f"the column {name!r} is missing", file, 1) for name in COLUMNS if name not in header]
+    return faults + [
+        Fault(f"the column {name!r} stands {header.count(name)} times", file, 1)
+        for name in COLUMNS
+        if header.count(name) > 1
+    ]
+
+
+def _derived_faults(cells: Iterable[PublishedCell], file: str) -> list[Fault]:
+    """Averages over cells that the table does not have."""
+    known = {cell.key for cell in cells}
+    return [
+        Fault(f"is a mean over {task}: {score}, which this row does not have", file, cell.line, "derived")
+        for cell in cells
+        for task, scores in cell.derived
+        for score in scores
+        if (cell.row, cell.model, task, score) not in known
+    ]
+
+
+class _Reading:
+    """One line of the file on its way to a cell; collects the faults of all its columns."""
+
+    def __init__(self, row: Mapping[str, str], file: str, line: int) -> None:
+        self.row, self.file, self.line = row, file, line
+        self.faults: list[Fault] = []
+
+    def cell(self) -> PublishedCell:
+        percent = self._one_of("percent", ("yes", "no")) == "yes"
+        value, spread = (
+            self._same_number("value", "printed", percent),
+            self._same_number("spread", "printed_spread", percent),
+        )
+        derived = self._derived()
+        cell = PublishedCell(
+            line=self.line,
+            row=self._text("row"),
+            method=self.row["method"] or None,
+            model=self._text("model"),
+            task=self._text("task"),
+            score=self._text("score"),
+            value=math.nan if value is None else value,
+            spread=spread,
+            printed=self._text("printed"),
+            printed_spread=self.row["printed_spread"] or None,
+            step=self._step(percent),
+            statistic=self._one_of("statistic", ("mean", "median")) if self.row["statistic"] else None,  # type: ignore[arg-type]
+            seeds=self._count("seeds"),
+            source=self._text("source"),
+            table=self._text("table"),
+            printed_parameters=self._count("printed_parameters"),
+            adapter_parameters=self._count("adapter_parameters"),
+            copied=self.row["copied"] or None,
+            unpublished=_listed(self.row["unpublished"]),
+            no_run=self.row["no_run"] or None,
+            derived=derived,
+            note=self.row["note"],
+        )
+        if sum((cell.method is not None, cell.no_run is not None and not derived, bool(derived))) != 1:
+            self._fault(
+                "method", "give one of method, no_run and derived: what repeats it, why nothing does, or its parts"
+            )
+        return cell
+
+    def _fault(self, column: str, message: str) -> None:
+        self.faults.append(Fault(message, self.file, self.line, column))
+
+    def _text(self, column: str) -> str:
+        if not self.row[column].strip():
+            self._fault(column, "is empty")
+        return self.row[column]
+
+    def _one_of(self, column: str, choices: tuple[str, ...]) -> str:
+        given = self.row[column]
+        if given not in choices:
+            self._fault(column, f"must be {' or '.join(map(repr, choices))}, got {given!r}")
+        return given
+
+    def _count(self, column: str) -> int | None:
+        given = self.row[column]
+        if not given:
+            return None
+        if not (given.isascii() and given.isdecimal()) or int(given) < 1:
+            self._fault(column, f"must be a whole number above 0, got {given!r}")
+            return None
+        return int(given)
+
+    def _number(self, column: str) -> Decimal | None:
+        given = self.row[column]
+        if not given:
+            return None
+        try:
+            number = Decimal(given)
+        except InvalidOperation:
+            number = Decimal("NaN")
+        if not number.is_finite():
+            self._fault(column, f"must be a number, got {given!r}")
+            return None
+        return number
+
+    def _same_number(self, column: str, printed: str, percent: bool) -> float | None:
+        """The number of a column, which must be the printed one in our unit."""
+        ours, theirs = self._number(column), self._number(printed)
+        if (ours is None) != (theirs is None):
+            self._fault(column, f"is given without {printed}, or {printed} without it")
+        elif ours is not None and theirs is not None and ours != (expected := theirs / 100 if percent else theirs):
+            self._fault(column, f"is {ours}, but {theirs} is printed, which is {expected}")
+        return None if ours is None else float(ours)
+
+    def _step(self, percent: bool) -> float:
+        digits = self._number("printed")
+        if digits is None:
+            return 0.0
+        exponent = digits.as_tuple().exponent
+        step = Decimal(5).scaleb(int(exponent) - 1)
+        return float(step / 100 if percent else step)
+
+    def _derived(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Parts of an average, written ``mnli:accuracy,mismatched/accuracy; cola:matthews_correlation``."""
+        parts = []
+        for part in _listed(self.row["derived"]):
+            task, colon, scores = part.partition(":")
+            if not colon or not task or not all(scores.split(",")):
+                self._fault("derived", f"must be task:score,score parts with ';' between them, got {part!r}")
+            parts.append((task, tuple(scores.split(","))))
+        return tuple(parts)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(";") if part.strip())
