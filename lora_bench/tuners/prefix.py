@@ -6,7 +6,8 @@ normal distribution: unlike an update that starts at zero, a prefix changes the 
 The paper trains a reparameterisation instead and drops it after training: an embedding of the P tokens goes through a
 layer of tanh units that all layers share, and each layer has a projection of those to its keys and values. Here the
 shared part belongs to the first layer, saving folds everything into plain keys and values, and whoever loads a saved
-prefix gets those, in a model that was itself reparameterised too.
+prefix gets those, in a model that was itself reparameterised too. What is folded cannot be trained on as before: for
+checkpoints that a run resumes from there is `fold_on_save=False`, and `fold` once training is over.
 
 PEFT has the method for models with a cache, and puts the prefix into it: real tokens then start at position P, and
 DeBERTa, which has no cache, is out of reach. Here the prefix meets the keys inside attention (`tuners.attention`), so
@@ -61,12 +62,15 @@ class PrefixConfig(TunerConfig):
             embedding and linear layers, which is what the paper's code does.
         reparameterised: Whether to train the paper's reparameterisation. Saved files say no: it is folded away.
         reparameterisation_width: How many tanh units it has, at least 1.
+        fold_on_save: Whether saving folds a reparameterisation away. Without it a file holds what is trained, a hundred
+            times as much, and a run goes on from it as if it had never stopped.
     """
 
     num_virtual_tokens: int
     init_std: float = field(default=0.02)
     reparameterised: bool = field(default=False)
     reparameterisation_width: int = field(default=512)
+    fold_on_save: bool = field(default=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,9 +80,9 @@ class PrefixConfig(TunerConfig):
                 raise LoraBenchError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Write the config of the plain prefix that the weights beside it are."""
+        """Write the config of what the weights beside it are."""
         folded = copy.copy(self)
-        folded.reparameterised = False
+        folded.reparameterised = self.reparameterised and not self.fold_on_save
         super(PrefixConfig, folded).save_pretrained(save_directory, **kwargs)
 
 
@@ -205,12 +209,12 @@ class PrefixModel(Tuner):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """What is saved: plain keys and values. They are computed from *state_dict*, which may have been gathered."""
+        """What is saved: plain keys and values, computed from *state_dict*, which may have been gathered."""
         kept: dict[str, Tensor] = super()._get_adapter_state_dict(
             model, config, adapter_name, state_dict, *args, **kwargs
         )
         found = [(path, layer) for path, layer in prefix_layers(model) if adapter_name in layer.prefix_projection]
-        if not found:
+        if not found or not config.fold_on_save:
             return kept
         shared = next(path for path, layer in found if adapter_name in layer.prefix_embedding)
         hidden = f"{shared}.prefix_hidden.{adapter_name}"
@@ -236,6 +240,10 @@ class PrefixModel(Tuner):
         """Make room for the plain keys and values of a file in a model that is reparameterised."""
         if any(".prefix_key" in name for name in state_dict):
             fold(model, adapter_name)
+        elif not any(adapter_name in layer.prefix_projection for _, layer in prefix_layers(model)):
+            raise LoraBenchError(
+                "the file holds a reparameterised prefix and the model a plain one: load it into the base model"
+            )
         remapped: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
             model, config, adapter_name, state_dict
         )

@@ -121,6 +121,21 @@ def test_load_best_model_at_end_brings_the_best_prefix_back(tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(best, abs=1e-6)
 
 
+def test_a_file_that_is_not_folded_holds_what_is_trained_and_loads_as_it_was(tmp_path):
+    model = prefixed(tiny_roberta(), fold_on_save=False)
+    model.save_pretrained(tmp_path)
+    network = LENGTH * HIDDEN + UNITS * HIDDEN + UNITS + LAYERS * (2 * HIDDEN * UNITS + 2 * HIDDEN)
+    assert sum(tensor.numel() for tensor in load_file(tmp_path / "adapter_model.safetensors").values()) == network
+    loaded = PeftModel.from_pretrained(tiny_roberta(), tmp_path, is_trainable=True).eval()
+    assert loaded.peft_config["default"].reparameterised is True
+    assert all(torch.equal(weight, trained(loaded)[path]) for path, weight in trained(model).items())
+    assert torch.equal(logits(loaded), logits(model))
+    fold(loaded)
+    assert stored(loaded) == 2 * LAYERS * LENGTH * HIDDEN
+    with pytest.raises(LoraBenchError, match="the file holds a reparameterised prefix and the model a plain one"):
+        loaded.load_adapter(tmp_path, "default")
+
+
 def test_two_prefixes_share_nothing_and_each_can_be_folded_alone():
     model = prefixed(tiny_gpt2())
     model.add_adapter("second", PrefixConfig(num_virtual_tokens=2, reparameterised=True, reparameterisation_width=4))

@@ -12,6 +12,16 @@ from tests.tiny import tiny_batch, tiny_gpt2_classifier, tiny_roberta
 TUNERS = {
     "bottleneck": (tiny_roberta, lambda: BottleneckConfig(bottleneck_size=4, modules_to_save=["classifier"])),
     "prefix": (tiny_roberta, lambda: PrefixConfig(num_virtual_tokens=3, modules_to_save=["classifier"])),
+    "reparameterised_prefix": (
+        tiny_roberta,
+        lambda: PrefixConfig(
+            num_virtual_tokens=3,
+            reparameterised=True,
+            reparameterisation_width=5,
+            fold_on_save=False,
+            modules_to_save=["classifier"],
+        ),
+    ),
     "fused_lora": (tiny_gpt2_classifier, lambda: FusedLoraConfig(r=2, lora_dropout=0.1, modules_to_save=["score"])),
 }
 
