@@ -182,26 +182,26 @@ def _hash_of_files(folder: Path) -> str:
 
 
 def _from_hub(name: str, revision: str | None, progress: Progress | None) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    """The folder and the commit of a model on the hub; of its weights only safetensors are downloaded.
+
+    Raises:
+        LoraBenchError: If it is not to be had, or has no weights in safetensors.
+    """
+    from lora_bench.hub import snapshot
 
     if progress is not None:
         progress(f"looking for {name} on the Hugging Face hub")
-    hint = did_you_mean(name, known_models())
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
-    except HFValidationError:
+    hint = f"{did_you_mean(name, known_models())} (without the hub: {', '.join(known_models())}, or a folder)"
+    # Folders of a repository hold other formats of the same model, such as onnx/.
+    found = snapshot("model", name, revision, MODEL_FILES, leave=("*/*",), hint=hint)
+    if (found.folder / "config.json").is_file() and not any(found.folder.glob("*.safetensors")):
         raise LoraBenchError(
-            f"unknown model {name!r}: neither a folder nor a name that the hub could have{hint}"
-        ) from None
-    except (LocalEntryNotFoundError, ConnectionError, TimeoutError):
-        raise LoraBenchError(
-            f"unknown model {name!r}: no such folder, and the hub could not be reached{hint} "
-            f"(without the hub: {', '.join(known_models())}, or a folder)"
-        ) from None
-    except HfHubHTTPError as error:
-        raise LoraBenchError(f"unknown model {name!r}: the hub answered: {str(error).splitlines()[0]}{hint}") from None
-    return folder, folder.name
+            f"model {name!r} has no weights in safetensors on the hub at revision {revision or 'main'}, and others can run "
+            "code when read: name a `revision:` that has them (the hub's converter often offers one as refs/pr/N), or, if "
+            f"you trust it, load it once with transformers' from_pretrained({name!r}), save model and tokenizer with "
+            "save_pretrained(FOLDER), and name FOLDER"
+        )
+    return found.folder, found.commit
 
 
 def load_model(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
+from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, unknown
 
 Progress = Callable[[str], None]
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
@@ -137,38 +137,27 @@ def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Col
     Raises:
         LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not have it.
     """
-    import datasets
+    from lora_bench.hub import data_set
 
-    shown = f"{name}{f' ({config})' if config else ''}, split {split}"
-    bars = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.utils.logging.disable_progress_bar()
+    builder = data_set(name, config, commit)
     try:
-        loaded = datasets.load_dataset(name, config, split=split, revision=commit)
-    except Exception as error:  # whatever the hub, the network, the data's builder and its files can raise
-        raise LoraBenchError(f"data set {shown}: {type(error).__name__}: {_first_line(error)}") from None
-    finally:
-        if bars:
-            datasets.utils.logging.enable_progress_bar()
-    return _from_datasets(loaded, shown, wanted, own=False)
+        loaded = builder.as_dataset(split=split)
+    except ValueError:
+        raise LoraBenchError(f"data set {name!r}: {unknown('split', split, builder.info.splits)}") from None
+    return _from_datasets(loaded, f"{name}{f' ({config})' if config else ''}, split {split}", wanted, own=False)
 
 
 def hub_commit(name: str, revision: str) -> str:
     """The commit that a revision of a hub data set stands for; a full commit is its own.
 
     Raises:
-        LoraBenchError: If the hub does not have it or cannot be reached.
+        LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not know it.
     """
     if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
         return revision
-    from huggingface_hub import HfApi
+    from lora_bench.hub import snapshot
 
-    try:
-        return str(HfApi().dataset_info(name, revision=revision).sha)
-    except Exception as error:  # the network's and the hub's errors have no common class
-        raise LoraBenchError(
-            f"data set {name}: revision {revision!r} cannot be looked up on the hub: {_first_line(error)} "
-            "(a full commit of 40 digits needs no look-up)"
-        ) from None
+    return snapshot("data set", name, revision, ["README.md"]).commit
 
 
 def _separated(
