@@ -12,10 +12,12 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.errors import unknown
 
 if TYPE_CHECKING:
     import evaluate
+
+    from lora_bench.metrics.hub import HubMetric
 
 Kind = Literal["classification", "regression", "generation"]
 
@@ -108,22 +110,20 @@ def unavailable(name: str) -> str | None:
     return None
 
 
-def metric(name: str) -> evaluate.EvaluationModule:
+def metric(name: str) -> evaluate.Metric | HubMetric:
     """A metric by name, ready for `compute(references=..., predictions=...)`.
 
-    For generation, predictions are texts and references lists of one or more texts.
+    For generation, predictions are texts and references lists of one or more texts. Where the metric is unavailable,
+    it is `compute` that raises the reason.
 
     Raises:
-        LoraBenchError: If there is none, with the nearest name; if it is unavailable, with the reason.
+        LoraBenchError: If there is none, with the nearest name; if one from the hub cannot be loaded.
     """
     entry = _entry(name)
     if entry is None:
         from lora_bench.metrics.hub import HubMetric
 
         return HubMetric(name)
-    reason = unavailable(name)
-    if reason is not None:
-        raise LoraBenchError(reason)
     module = importlib.import_module(f"{__name__}.{name}")
     # In memory: evaluate otherwise writes every prediction to a file in the user's cache, and locks it.
     return getattr(module, entry.class_name)(keep_in_memory=True)

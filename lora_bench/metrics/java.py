@@ -1,10 +1,26 @@
-"""Whether Java is here to run: METEOR and the tokenizer of ROUGE-L and CIDEr are Java programs."""
+"""The Java programs under ROUGE-L, CIDEr and METEOR: the Penn Treebank tokenizer, and METEOR 1.5 itself.
+
+Both jars come with pycocoevalcap. Its own wrappers are not used: they write into the installed package, read the
+texts in whatever encoding the machine has, and wait without end for a Java that died.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
-from functools import cache
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+
+from lora_bench.errors import LoraBenchError
+
+# What the tokenizer makes of signs that no caption metric counts; the list that the COCO captions' scorer leaves out.
+SIGNS = {"''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
+
+# Without it Java before 18 reads and writes in the encoding of the machine's locale.
+UTF8 = "-Dfile.encoding=UTF-8"
 
 
 def missing_java() -> str | None:
@@ -22,3 +38,88 @@ def _runs(path: str) -> bool:
         return subprocess.run([path, "-version"], capture_output=True, timeout=60, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+# ROUGE-L, CIDEr and METEOR of the same texts, or of the same references again, start Java once.
+@lru_cache(maxsize=4)
+def words_of(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Texts in lower case as the Penn Treebank splits them, words joined by one space, without signs.
+
+    The texts go through the tokenizer together and in order, as the COCO captions' scorer has it: a word at the end of
+    a text may be split by what the next one begins with.
+    """
+    # One line a text: to Java, a form feed or a line separator inside one would begin another.
+    lines = "".join(" ".join(text.split()) + "\n" for text in texts)
+    command = ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
+    done = subprocess.run(
+        ["java", UTF8, "-cp", str(_jar("tokenizer", "stanford-corenlp-*.jar")), *command],
+        input=lines.encode("utf-8", "replace"),
+        capture_output=True,
+        check=False,
+    )
+    split = done.stdout.decode("utf-8").split("\n")[:-1]
+    if done.returncode or len(split) != len(texts):
+        raise _failed("the tokenizer", done.stderr, f"made {len(split)} lines of {len(texts)} texts")
+    return tuple(" ".join(word for word in line.split() if word not in SIGNS) for line in split)
+
+
+def split_all(predictions: list[str], references: list[list[str]]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """Predictions and references as pycocoevalcap takes them: by number, each a list of texts split into words."""
+    split = iter(words_of(tuple(text for each in references for text in each)))
+    right = {number: [next(split) for _ in each] for number, each in enumerate(references)}
+    return {number: [text] for number, text in enumerate(words_of(tuple(predictions)))}, right
+
+
+def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """METEOR 1.5 of predictions all together, all texts split into words, with the English paraphrases and weights."""
+    jar = _jar("meteor", "meteor-*.jar")
+    command = ["java", UTF8, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
+    answers: list[str] = []
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
+        try:
+            # The statistics of each prediction, then the scores of each, and last the one of all together.
+            statistics = [
+                _answer(process, ["SCORE", *each, text]) for text, each in zip(predictions, references, strict=True)
+            ]
+            answers = [_answer(process, ["EVAL", *statistics]), *(_line(process) for _ in predictions)]
+            return float(answers[-1])
+        except (OSError, ValueError) as error:
+            process.kill()
+            process.wait()
+            errors.seek(0)
+            raise _failed("METEOR", errors.read(), f"answered {answers[-1:]}") from error
+        finally:
+            process.kill()
+
+
+def _answer(process: subprocess.Popen[bytes], parts: Iterable[str]) -> str:
+    """What METEOR says to a line, whose parts are separated by bars and hold none."""
+    assert process.stdin is not None
+    line = " ||| ".join(" ".join(part.replace("|||", " ").split()) for part in parts)
+    process.stdin.write(line.encode("utf-8", "replace") + b"\n")
+    process.stdin.flush()
+    return _line(process)
+
+
+def _line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().decode("utf-8").strip()
+
+
+def _jar(folder: str, pattern: str) -> Path:
+    """A jar of the installed pycocoevalcap."""
+    spec = importlib.util.find_spec("pycocoevalcap")
+    places = spec.submodule_search_locations if spec is not None else None
+    found = [jar for place in places or () for jar in Path(place, folder).glob(pattern)]
+    if not found:
+        raise LoraBenchError(f"pycocoevalcap has no {folder}/{pattern}; install lora_bench[nlg] anew")
+    return found[0]
+
+
+def _failed(program: str, errors: bytes, otherwise: str) -> LoraBenchError:
+    """The error for a Java program that did not do its work: the last line it complained with."""
+    complaints = errors.decode("utf-8", "replace").strip().splitlines()
+    return LoraBenchError(f"{program} failed in Java: {complaints[-1] if complaints else otherwise}")

@@ -1,0 +1,102 @@
+"""Metrics that this package does not have: ``hub:NAME`` is whatever `evaluate.load(NAME)` finds.
+
+NAME is a metric on the Hugging Face hub (`rouge`, `owner/name`) or a local folder (`./mine`, holding `mine.py`). Either is
+a script that runs on this machine. The values are the numbers that it returns, by name; a number that is not finite is
+None, and what is no number (lists, texts) is left out. The metric's own value, kept under its full name too, is its only
+number, or the one called like the metric; of several others, ``hub:NAME:NUMBER`` says which.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from numbers import Real
+from typing import Any
+
+import datasets
+import evaluate
+
+from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.metrics import HUB, known_metrics
+
+NUMBER = re.compile(r"(?P<path>.+):(?P<number>\w[\w.-]*)")
+
+
+class HubMetric:
+    """A metric from the hub, with the `compute` of the others.
+
+    Args:
+        name: ``hub:NAME`` or ``hub:NAME:NUMBER``.
+
+    Raises:
+        LoraBenchError: If it cannot be loaded.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        named = NUMBER.fullmatch(name.removeprefix(HUB))
+        self.path = named["path"] if named else name.removeprefix(HUB)
+        self.number = named["number"] if named else None
+        self.module = _load(self.path)
+
+    def compute(
+        self, *, predictions: Sequence[Any], references: Sequence[Any], **options: Any
+    ) -> dict[str, float | None]:
+        """Its numbers by name, and its own value under its full name.
+
+        Raises:
+            LoraBenchError: If it takes one reference and there are more, or returns several numbers and none was named.
+        """
+        if not _takes_lists(self.module):
+            references = self._single(references)
+        found = self.module.compute(predictions=predictions, references=references, **options)
+        values = {
+            name: float(value) if math.isfinite(value) else None
+            for name, value in (found or {}).items()
+            if isinstance(value, Real)
+        }
+        return {**values, self.name: values[self._own(values)]}
+
+    def _single(self, references: Sequence[Any]) -> list[Any]:
+        """References that are lists of one as what is in them."""
+        most = max((len(each) for each in references if isinstance(each, list | tuple)), default=1)
+        if most > 1:
+            raise LoraBenchError(f"metric {self.name!r} takes one reference for a prediction, got up to {most}")
+        return [each[0] if isinstance(each, list | tuple) and each else each for each in references]
+
+    def _own(self, values: Mapping[str, float | None]) -> str:
+        """Which of the numbers is the metric's own."""
+        if self.number is not None:
+            if self.number not in values:
+                raise unknown(f"number of metric {HUB}{self.path}:", self.number, values)
+            return self.number
+        last = self.path.replace("\\", "/").rstrip("/").rpartition("/")[2].removesuffix(".py")
+        if last in values or len(values) == 1:
+            return last if last in values else next(iter(values))
+        if not values:
+            raise LoraBenchError(f"metric {self.name!r} returns no number")
+        first = next(iter(values))
+        raise LoraBenchError(
+            f"metric {self.name!r} returns several numbers ({', '.join(values)}); say which, as {self.name}:{first}"
+        )
+
+
+@cache
+def _load(path: str) -> evaluate.EvaluationModule:
+    try:
+        # In memory, like the package's own.
+        return evaluate.load(path, keep_in_memory=True)
+    except (
+        Exception
+    ) as error:  # whatever the script raises, and evaluate itself when a package or the network is missing
+        raise LoraBenchError(
+            f"metric '{HUB}{path}' cannot be loaded: {error} (without a hub: {', '.join(known_metrics())})"
+        ) from error
+
+
+def _takes_lists(module: evaluate.EvaluationModule) -> bool:
+    """Whether it takes several references for a prediction."""
+    ways = module.features if isinstance(module.features, list) else [module.features]
+    return any(not isinstance(way.get("references"), datasets.Value) for way in ways)

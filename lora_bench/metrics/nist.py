@@ -1,0 +1,80 @@
+"""NIST: like BLEU, but a run of words counts for as much as it tells, as mteval-v13a and E2E's official scorer count.
+
+The information of a run w1..wn is log2(count of w1..wn-1 / count of w1..wn) over all references of all inputs; that of
+a single word is log2(number of words / count of the word). For each length n from 1 to 5, the information of the
+prediction's runs that a reference has is summed (a run counts at most as often as in the reference that has it most)
+and divided by the number of runs in the predictions. The sum over n is multiplied with a penalty for short predictions:
+exp(-b * log(r)^2) with r = words in the predictions / (words in the references / mean number of references), where b is
+such that two thirds of the length halve the score. Words are those of mteval-v13a, in lower case.
+
+The scorer's Python port takes the mean length of the references input by input, and subtracts n - 1 runs also from
+predictions that are shorter; with a varying number of references its numbers differ in the second digit.
+Doddington 2002, https://dl.acm.org/doi/10.5555/1289189.1289273
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from lora_bench.metrics.base import TextMetric
+
+LONGEST = 5
+
+PENALTY = math.log(2) / math.log(3 / 2) ** 2
+
+Words = tuple[str, ...]
+
+
+class Nist(TextMetric):
+    """Information of the right runs of words, at least 0; there is no greatest value."""
+
+    key = "nist"
+
+    def value(self, predictions: list[str], references: list[list[str]]) -> float | None:
+        """NIST of all predictions together; None where no reference has a word."""
+        from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+        tokenize = Tokenizer13a()
+        return nist(
+            [tuple(tokenize(text.lower()).split()) for text in predictions],
+            [[tuple(tokenize(text.lower()).split()) for text in each] for each in references],
+        )
+
+
+def nist(predictions: list[Words], references: list[list[Words]]) -> float | None:
+    """NIST of predictions and their references, all split into words; None where no reference has a word."""
+    seen = sum((runs(words) for each in references for words in each), Counter[Words]())
+    reference_words = sum(len(words) for each in references for words in each)
+    if not reference_words:
+        return None
+    seen[()] = reference_words
+    right = [0.0] * LONGEST
+    made = [0] * LONGEST
+    for words, each in zip(predictions, references, strict=True):
+        most = Counter[Words]()
+        for reference in each:
+            most |= runs(reference)
+        for run, count in runs(words).items():
+            made[len(run) - 1] += count
+            right[len(run) - 1] += min(count, most[run]) * math.log2(seen[run[:-1]] / seen[run]) if run in most else 0
+    # Only references that have words count: files with as many references for every input hold empty ones.
+    filled = sum(bool(words) for each in references for words in each)
+    length_ratio = sum(map(len, predictions)) / (reference_words / (filled / len(references)))
+    return length_penalty(length_ratio) * sum(
+        information / max(count, 1) for information, count in zip(right, made, strict=True)
+    )
+
+
+def runs(words: Words) -> Counter[Words]:
+    """How often each run of one to five words occurs in a text."""
+    return Counter(
+        words[start : start + length] for length in range(1, LONGEST + 1) for start in range(len(words) - length + 1)
+    )
+
+
+def length_penalty(ratio: float) -> float:
+    """The factor for predictions of *ratio* times the length of the references: 1 from 1 on, 1/2 at 2/3, 0 at 0."""
+    if ratio >= 1:
+        return 1.0
+    return math.exp(-PENALTY * math.log(ratio) ** 2) if ratio > 0 else 0.0

@@ -1,0 +1,20 @@
+"""ROUGE-L of summaries: the longest common subsequences of the sentences of a summary and of its reference.
+
+Each sentence on a line of its own; of one line, the longest common subsequence of the whole. The F-score against the
+reference that gives the greatest, averaged over inputs; words of letters and digits only, in lower case and stemmed, as
+the rouge-score library counts them (its rougeLsum). `rouge_l` is another definition, with other numbers.
+"""
+
+from __future__ import annotations
+
+from lora_bench.metrics.base import TextMetric, mean_rouge
+
+
+class RougeLSummary(TextMetric):
+    """F-score of longest common subsequences, in [0, 1]."""
+
+    key = "rouge_l_summary"
+
+    def value(self, predictions: list[str], references: list[list[str]]) -> float:
+        """The mean over predictions."""
+        return mean_rouge("rougeLsum", predictions, references)

@@ -1,0 +1,21 @@
+"""TER: how many edits make a prediction into the nearest of its references, a word of the reference.
+
+An edit inserts, deletes or replaces a word, or moves a run of words. sacrebleu's TER with its defaults (in lower case,
+words between white space), as a number of edits a word and not in percent. Lower is better; it can exceed 1.
+"""
+
+from __future__ import annotations
+
+from lora_bench.metrics.base import TextMetric, columns
+
+
+class Ter(TextMetric):
+    """Edits a word of the reference, at least 0; lower is better."""
+
+    key = "ter"
+
+    def value(self, predictions: list[str], references: list[list[str]]) -> float:
+        """Edits of all predictions over the mean length of their references."""
+        from sacrebleu.metrics import TER
+
+        return float(TER().corpus_score(predictions, columns(references)).score) / 100
