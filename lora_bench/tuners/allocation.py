@@ -1,10 +1,26 @@
-"""AdaLoRA's schedule as a callback for the Trainer: its ranks are given out anew at every step."""
+"""AdaLoRA's schedule as a callback for the Trainer: its ranks are given out anew at every step.
+
+PEFT keeps the ranks that are left as a pattern beside the weights, and drops the others from what it saves. That pattern is
+the last step's; weights of an earlier step, kept because they scored best, have other ranks. So it is read off the weights
+here, where a rank that was given up has a singular value of zero: whenever they are saved, and where a run goes on.
+"""
 
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora_bench.errors import LoraBenchError
+
+
+def ranks_from_weights(model: Any, *_: Any) -> None:
+    """Set the pattern of ranks of each AdaLoRA adapter of a `PeftModel` to the ranks that its weights have."""
+    for name, config in model.peft_config.items():
+        config.rank_pattern = {
+            path: (weight != 0).flatten().tolist()
+            for path, weight in model.base_model.model.named_parameters()
+            if f"lora_E.{name}" in path
+        }
 
 
 class AllocateRanks(TrainerCallback):
@@ -20,8 +36,9 @@ class AllocateRanks(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Let the schedule end with the run."""
-        for config in inside["model"].peft_config.values():
+        """Let the schedule end with the run; one that goes on behind the schedule's end keeps the ranks of its weights."""
+        model = inside["model"]
+        for config in model.peft_config.values():
             if self.sets_total:
                 config.total_step = state.max_steps
             if config.tinit >= config.total_step - config.tfinal:
@@ -29,9 +46,23 @@ class AllocateRanks(TrainerCallback):
                     f"AdaLoRA's tinit ({config.tinit}) and tfinal ({config.tfinal}) leave none of the "
                     f"{config.total_step} steps of the run to reduce ranks in"
                 )
+            if state.global_step > config.total_step - config.tfinal:
+                ranks_from_weights(model)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
         """Give the ranks out anew."""
-        inside["model"].base_model.update_and_allocate(state.global_step)
+        tuner = inside["model"].base_model
+        config = tuner.peft_config[tuner.trainable_adapter_name]
+        if state.global_step == config.total_step - config.tfinal and not tuner.rankallocator.ipt:
+            # PEFT takes the importance from the steps before, which a run that goes on here does not have.
+            tuner.rankallocator.update_ipt(tuner.model)
+        tuner.update_and_allocate(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """From now on, whatever weights are saved are saved with their own ranks."""
+        model: nn.Module = inside["model"]
+        model.register_state_dict_pre_hook(ranks_from_weights)

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from peft import PeftModel
 from pydantic import ValidationError
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from lora_bench.checkpoint import load_trained, trained_weights
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import known_methods, with_size
 from lora_bench.randomness import adapters_drawn_from
@@ -205,6 +207,64 @@ def test_a_schedule_that_does_not_fit_into_the_run_is_refused(tmp_path):
     model, head = tiny_models()["roberta"]
     with pytest.raises(LoraBenchError, match=r"tinit \(5\) and tfinal \(3\) leave none of the 8 steps"):
         train(method.apply(model, head=head), method.callbacks(), tmp_path)
+
+
+class KeepWeights(TrainerCallback):
+    """The weights after each step, and the logits they give, as a run keeps those of its best step."""
+
+    def __init__(self):
+        self.weights, self.logits = {}, {}
+
+    def on_step_end(self, args, state, control, model=None, **inside):
+        self.weights[state.global_step] = trained_weights(model)
+        self.logits[state.global_step] = logits(model)
+
+
+@torch.no_grad()
+def logits(model):
+    answer = model.eval()(**{**tiny_batch((9, 6)), "input_ids": tiny_batch((9, 6))["input_ids"].clamp(max=60)}).logits
+    model.train()
+    return answer
+
+
+# Nothing is given up before step 2 is done, a rank less is left from step to step, and the last two keep what is left.
+SCHEDULE = {"init_r": 6, "target_r": 2, "tinit": 1, "tfinal": 3}
+
+
+@pytest.mark.parametrize("step", [1, 4, 10])
+def test_weights_of_any_step_are_saved_with_the_ranks_of_that_step(step, tmp_path):
+    method = Peft(type="ADALORA", options=SCHEDULE, targets=("query", "value"))
+    model, head = tiny_models()["roberta"]
+    model, kept = method.apply(model, head=head), KeepWeights()
+    train(model, [*method.callbacks(), kept], tmp_path / "run", steps=10)
+    load_trained(model, kept.weights[step])
+    assert torch.equal(logits(model), kept.logits[step])
+    model.save_pretrained(tmp_path / "saved")
+    base, _ = tiny_models()["roberta"]
+    loaded = PeftModel.from_pretrained(base, tmp_path / "saved")
+    assert (logits(loaded) - kept.logits[step]).abs().max() <= 1e-6
+    left = sum(int((weight != 0).sum()) for path, weight in kept.weights[step].items() if "lora_E" in path)
+    assert sum(weight.numel() for path, weight in loaded.named_parameters() if "lora_E" in path) == left
+    assert left == {1: 4 * 6, 10: 4 * 2}.get(step, left)
+
+
+@pytest.mark.parametrize("step", [7, 8, 9])
+def test_a_run_that_goes_on_at_the_end_of_the_schedule_keeps_the_ranks_it_has(step, tmp_path):
+    method = Peft(type="ADALORA", options=SCHEDULE, targets=("query", "value"))
+    models = [method.apply(*tiny_models()["roberta"][:1], head=["classifier"]) for _ in range(2)]
+    kept = KeepWeights()
+    train(models[0], [*method.callbacks(), kept], tmp_path / "run", steps=10)
+
+    class GoOn(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **inside):
+            load_trained(model, kept.weights[step])
+            state.global_step = step
+
+    train(models[1], [GoOn(), *method.callbacks()], tmp_path / "resumed", steps=10)
+    ranks = [{path: (weight != 0) for path, weight in model.named_parameters() if "lora_E" in path} for model in models]
+    assert sum(int(left.sum()) for left in ranks[1].values()) == 4 * 2
+    if step > 7:  # at 7 they are given out once more, from one step's importance
+        assert all(torch.equal(ranks[1][path], left) for path, left in ranks[0].items())
 
 
 def test_other_methods_need_nothing_at_the_steps():
