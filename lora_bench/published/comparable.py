@@ -1,0 +1,99 @@
+"""Whether runs are of what a published number is of: their recipe, held field by field against the one asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_bench.published.table import PublishedCell
+from lora_bench.record import Record
+from lora_bench.spec import SHOWN_ONLY, RunSpec
+
+# Names of the same repositories on the hub from before repositories had owners.
+SHORT_NAMES = {
+    "roberta-base": "FacebookAI/roberta-base",
+    "roberta-large": "FacebookAI/roberta-large",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+}
+
+
+@dataclass(frozen=True)
+class Differing:
+    """One field in which the runs are not what the published number is of.
+
+    Args:
+        field: Its name, as in a run spec where it stands there.
+        asked: What the published number is of, or None where its source does not say.
+        run: What was run.
+    """
+
+    field: str
+    asked: Any
+    run: Any
+
+
+def fields(spec: RunSpec) -> dict[str, Any]:
+    """What a run was to do, as a flat mapping such as ``{"training.learning_rate": 5e-4, ...}``.
+
+    Left out are the base model, which a published cell names itself, and what is no part of a recipe: seed, threads, labels.
+    """
+    content = spec.model_dump(mode="json")
+    for name in ("model", "seed", "series", "keep_weights", "spec_version", "protocol"):
+        del content[name]
+    method, task, start = content["method"], content["task"], content.pop("start")
+    content["method"] = {"name": method["name"], "options": method["options"]}
+    del task["name"], content["training"]["threads"]
+    task["definition"] = {key: value for key, value in task["definition"].items() if key not in SHOWN_ONLY}
+    return {**_flat(content), "start": None if start is None else start["task"]}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = value
+    return found
+
+
+Expected = Mapping[str, Any] | None
+
+
+def nearest(
+    cell: PublishedCell, records: Sequence[Record], expected: Expected
+) -> tuple[Sequence[Record], tuple[Differing, ...]]:
+    """The runs of one recipe that differ least from what was asked for, and in what they differ."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(repr((record.spec.model.name, sorted(fields(record.spec).items()))), []).append(record)
+    found = [(group, _differing(cell, group, expected)) for group in groups.values()]
+    found.sort(key=lambda pair: (len(pair[1]), -len(pair[0]), min(record.run_id for record in pair[0])))
+    return found[0] if found else ((), ())
+
+
+def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expected) -> tuple[Differing, ...]:
+    spec = records[0].spec
+    found: dict[str, Differing] = {}
+    if SHORT_NAMES.get(spec.model.name, spec.model.name) != cell.model:
+        found["model"] = Differing("model", cell.model, spec.model.shown)
+    counts = {record.parameters.adapter for record in records if record.parameters is not None}
+    if cell.adapter_parameters is not None and counts - {cell.adapter_parameters}:
+        found["adapter parameters"] = Differing("adapter parameters", cell.adapter_parameters, min(counts))
+    if expected is None:
+        found["recipe"] = Differing("recipe", "that of the table's suite", "not held against it")
+    else:
+        run = fields(spec)
+        for name in dict.fromkeys((*expected, *run)):
+            if expected.get(name) != run.get(name):
+                found[name] = Differing(name, expected.get(name, "nothing"), run.get(name, "nothing"))
+    if cell.statistic not in (None, spec.rules.aggregation):
+        found["rules.aggregation"] = Differing("rules.aggregation", cell.statistic, spec.rules.aggregation)
+    return tuple(Differing(one.field, "nothing" if one.asked is None else one.asked, one.run) for one in found.values())
+
+
+def unpublished(cell: PublishedCell) -> tuple[Differing, ...]:
+    """What the sources leave out of the recipe, the statistic apart: that is then the protocol's."""
+    return tuple(Differing(field, None, "the suite's choice") for field in cell.unpublished if field != "statistic")

@@ -1,0 +1,124 @@
+"""Published tables: what a paper printed, cell by cell, as data beside the suite that repeats it.
+
+A table is a folder of `baselines/`: `published.csv` has one row a printed number, `published.yaml` says what the table is,
+and `suite.yaml`, where the table can be repeated here, runs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lora_bench.documents import Strict
+
+Statistic = Literal["mean", "median"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedCell:
+    """One printed number.
+
+    Args:
+        line: Its line in the file.
+        row: The row of the printed table.
+        method: Label of the suite's method that repeats it, or None where nothing here does.
+        model: Name of the base model on the hub.
+        task: Name of the task; for an average over tasks, of the group.
+        score: Key of the number in a record's scores, such as "mismatched/accuracy".
+        value: The number in our unit.
+        spread: What is printed after ±, in our unit.
+        printed: The number as printed.
+        printed_spread: What is printed after ±, as printed.
+        step: Half of one in the last printed digit, in our unit: how far rounding may have moved the number.
+        statistic: What it is of the seeds' scores, or None where the source does not say.
+        seeds: Number of seeds, or None where the source does not say.
+        source: Paper or repository.
+        table: Which of its tables.
+        printed_parameters: The count of trained parameters as printed, with no more digits than were printed.
+        adapter_parameters: What the suite's method counts to on this base model, the head apart.
+        copied: The prior work that the number was copied from, where the source did not run it.
+        unpublished: What the sources leave out of the recipe; the suite then makes a choice, which the note names.
+        no_run: Why no suite here repeats it.
+        derived: For an average over tasks: each task with the scores whose mean enters.
+        note: What is known of this number: where paper and script disagree, and what the suite takes.
+    """
+
+    line: int
+    row: str
+    method: str | None
+    model: str
+    task: str
+    score: str
+    value: float
+    spread: float | None
+    printed: str
+    printed_spread: str | None
+    step: float
+    statistic: Statistic | None
+    seeds: int | None
+    source: str
+    table: str
+    printed_parameters: int | None
+    adapter_parameters: int | None
+    copied: str | None
+    unpublished: tuple[str, ...]
+    no_run: str | None
+    derived: tuple[tuple[str, tuple[str, ...]], ...]
+    note: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What no other cell of the table has: row, model, task and score."""
+        return self.row, self.model, self.task, self.score
+
+
+class TableFile(Strict):
+    """What a table is, as `published.yaml` says.
+
+    Args:
+        table: Its name, which is its folder's.
+        title: What it shows.
+        source: Paper, table and address.
+        no_suite: Why nothing here repeats it, where nothing does.
+        notes: What is known of all its cells.
+    """
+
+    table: str
+    title: str
+    source: str
+    no_suite: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTable:
+    """A published table.
+
+    Args:
+        folder: Where it lies.
+        cells: In the order of the file.
+    """
+
+    name: str
+    title: str
+    source: str
+    no_suite: str | None
+    notes: tuple[str, ...]
+    folder: Path
+    cells: tuple[PublishedCell, ...]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows of the printed table."""
+        return tuple(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of its base models."""
+        return tuple(dict.fromkeys(cell.model for cell in self.cells))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of its tasks, averages apart."""
+        return tuple(dict.fromkeys(cell.task for cell in self.cells if not cell.derived))
