@@ -82,6 +82,8 @@ def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expecte
     counts = {record.parameters.adapter for record in records if record.parameters is not None}
     if cell.adapter_parameters is not None and counts - {cell.adapter_parameters}:
         found["adapter parameters"] = Differing("adapter parameters", cell.adapter_parameters, min(counts))
+    if cell.printed_metric is not None:
+        found["metric"] = Differing("metric", cell.printed_metric, cell.score)
     if expected is None:
         found["recipe"] = Differing("recipe", "that of the table's suite", "not held against it")
     else:

@@ -19,9 +19,9 @@ from lora_bench.published.table import PublishedCell, PublishedTable, TableFile
 from lora_bench.resources import folders
 
 COLUMNS = (
-    "row", "method", "model", "task", "score", "value", "spread", "printed", "printed_spread", "percent", "statistic",
-    "seeds", "source", "table", "printed_parameters", "adapter_parameters", "copied", "unpublished", "no_run", "derived",
-    "note",
+    "row", "method", "model", "task", "score", "printed_metric", "value", "spread", "printed", "printed_spread", "percent",
+    "statistic", "seeds", "source", "table", "printed_parameters", "adapter_parameters", "copied", "unpublished", "no_run",
+    "derived", "notes",
 )  # fmt: skip
 
 
@@ -145,6 +145,7 @@ class _Reading:
             model=self._text("model"),
             task=self._text("task"),
             score=self._text("score"),
+            printed_metric=self.row["printed_metric"] or None,
             value=math.nan if value is None else value,
             spread=spread,
             printed=self._text("printed"),
@@ -160,7 +161,7 @@ class _Reading:
             unpublished=_listed(self.row["unpublished"]),
             no_run=self.row["no_run"] or None,
             derived=derived,
-            note=self.row["note"],
+            notes=_listed(self.row["notes"], " | "),
         )
         if sum((cell.method is not None, cell.no_run is not None and not derived, bool(derived))) != 1:
             self._fault(
@@ -232,5 +233,5 @@ class _Reading:
         return tuple(parts)
 
 
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(";") if part.strip())
+def _listed(text: str, separator: str = ";") -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(separator) if part.strip())

@@ -26,6 +26,7 @@ class PublishedCell:
         model: Name of the base model on the hub.
         task: Name of the task; for an average over tasks, of the group.
         score: Key of the number in a record's scores, such as "mismatched/accuracy".
+        printed_metric: What the number is a score of, where that is not quite *score*; it is then not comparable.
         value: The number in our unit.
         spread: What is printed after ±, in our unit.
         printed: The number as printed.
@@ -38,10 +39,10 @@ class PublishedCell:
         printed_parameters: The count of trained parameters as printed, with no more digits than were printed.
         adapter_parameters: What the suite's method counts to on this base model, the head apart.
         copied: The prior work that the number was copied from, where the source did not run it.
-        unpublished: What the sources leave out of the recipe; the suite then makes a choice, which the note names.
+        unpublished: What the sources leave out of the recipe; the suite then makes a choice, which the notes name.
         no_run: Why no suite here repeats it.
         derived: For an average over tasks: each task with the scores whose mean enters.
-        note: What is known of this number: where paper and script disagree, and what the suite takes.
+        notes: What is known of this number: where paper and script disagree, and what the suite takes.
     """
 
     line: int
@@ -50,6 +51,7 @@ class PublishedCell:
     model: str
     task: str
     score: str
+    printed_metric: str | None
     value: float
     spread: float | None
     printed: str
@@ -65,7 +67,7 @@ class PublishedCell:
     unpublished: tuple[str, ...]
     no_run: str | None
     derived: tuple[tuple[str, tuple[str, ...]], ...]
-    note: str
+    notes: tuple[str, ...]
 
     @property
     def key(self) -> tuple[str, str, str, str]:

@@ -220,9 +220,8 @@ def _decide(
     width = measured.width or 0.0
     tolerance = max(margin, width) + cell.step
     difference = measured.value - cell.value
-    metric = tuple(one for one in soft if one.field == "metric")
-    if hard or metric:
-        return Verdict(cell=cell, verdict="not comparable", measured=measured, differs=hard + metric)
+    if hard:
+        return Verdict(cell=cell, verdict="not comparable", measured=measured, differs=hard)
     if measured.diverged >= measured.n:
         reason = f"{measured.diverged} of {measured.diverged + measured.n} runs diverged"
         verdict: VerdictName = "not comparable" if soft else "not reproduced"

@@ -1,0 +1,174 @@
+"""The section of a report that holds records against a published table: a line a printed number, with its verdict.
+
+Published values, spreads and differences are in our unit (a printed 87.5 is 0.875), with the digits that were printed. What
+is known of a number, what differs and why something was not run is said once below, for all the cells that it is of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from lora_bench.published import Differing, PublishedCell, PublishedTable, Verdict
+from lora_bench.published.verdict import VerdictName
+from lora_bench.report import text
+from lora_bench.report.text import MISSING, code, inert, json_value, plural
+
+Lines = list[str]
+
+VERDICTS: tuple[VerdictName, ...] = ("reproduced", "not reproduced", "not comparable", "not run")
+
+_HEADER = (
+    "row", "task", "score", "published", "measured", "95 % interval", "n", "difference", "verdict", "notes",
+)  # fmt: skip
+
+_LEGEND = """\
+- *published*: the printed number ± its printed spread, and what it is of: a median or mean, and of how many seeds.
+- *measured*: the same statistic of our n runs, with its 95 % interval over seeds.
+- *reproduced*: the published number lies in the 95 % prediction interval of our runs, widened by the rounding of what was
+  printed, or within half a point (1 % for NIST and CIDEr). Both spreads enter that interval where one is printed with its
+  seeds. *Not reproduced* is every other comparable cell, with the direction of our value.
+- *not comparable*: the runs are not of what the number is of; the fields that differ are below. A recipe that the source
+  leaves open is filled by the suite: a choice that misses the number says nothing about it.""".splitlines()
+
+
+def published_section(table: PublishedTable, verdicts: Sequence[Verdict], *, with_not_run: bool = True) -> Lines:
+    """The section as lines of GitHub Markdown.
+
+    Args:
+        table: The published table.
+        verdicts: One a cell, in the table's order.
+        with_not_run: Whether cells without a run are lines too; else they are only counted.
+    """
+    shown = [verdict for verdict in verdicts if with_not_run or verdict.verdict != "not run"]
+    notes = _Notes()
+    lines = [f"## Published: {inert(table.title)}", "", f"{inert(table.source, 600)}.", "", summary(verdicts), ""]
+    lines += [f"- {inert(note, 600)}" for note in table.notes]
+    if shown:
+        lines += ["", "How to read the columns:", "", *_LEGEND]
+    for model in dict.fromkeys(verdict.cell.model for verdict in shown):
+        rows = [_line(verdict, notes) for verdict in shown if verdict.cell.model == model]
+        lines += ["", f"### {code(model)}", "", *text.table(_HEADER, rows, numbers_from=len(_HEADER))]
+    lines += _differing(shown) + _reasons(shown) + notes.lines()
+    return lines
+
+
+def summary(verdicts: Iterable[Verdict]) -> str:
+    """How many cells have which verdict, in a sentence."""
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    return f"{plural(counts.total(), 'cell')}: {', '.join(f'{counts[name]} {name}' for name in VERDICTS)}."
+
+
+def published_value(cell: PublishedCell) -> str:
+    """A published number with its spread, in our unit and with the printed digits."""
+    decimals = max(0, round(-math.log10(2 * cell.step))) if cell.step > 0 else 4
+    value = f"{cell.value:.{decimals}f}"
+    return (value if cell.spread is None else f"{value} ± {cell.spread:.{decimals}f}").replace("-", "−")
+
+
+def published_statistic(cell: PublishedCell) -> str:
+    """What a published number is of: "median of 5", or what is known of it."""
+    if cell.derived:
+        return "mean over tasks"
+    if cell.seeds is None:
+        return cell.statistic or ""
+    return f"{cell.statistic} of {cell.seeds}" if cell.statistic else plural(cell.seeds, "seed")
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """A verdict with its direction, or the names of the fields that differ; to be made inert where it is shown."""
+    if verdict.direction is not None:
+        return f"{verdict.verdict} ({verdict.direction})"
+    if verdict.differs:
+        names = list(dict.fromkeys(one.field for one in verdict.differs))
+        more = f" and {len(names) - 3} more" if len(names) > 4 else ""
+        return f"{verdict.verdict}: {', '.join(names[:3] if more else names)}{more}"
+    return verdict.verdict
+
+
+def _line(verdict: Verdict, notes: _Notes) -> list[str]:
+    cell, measured = verdict.cell, verdict.measured
+    of = published_statistic(cell)
+    published = published_value(cell) + (f" ({of})" if of else "")
+    own = [inert(cell.row), code(cell.task), code(cell.score), published]
+    if measured is None:
+        return [*own, MISSING, MISSING, MISSING, MISSING, inert(verdict_text(verdict)), notes.of(cell)]
+    interval = MISSING
+    if measured.own_width is not None:
+        low, high = measured.value - measured.own_width, measured.value + measured.own_width
+        interval = f"{text.score(low)} to {text.score(high)}"
+    runs = str(measured.n) + (f" (and {measured.diverged} diverged)" if measured.diverged else "")
+    return [
+        *own, text.score(measured.value), interval, runs, text.difference(verdict.difference),
+        inert(verdict_text(verdict)), notes.of(cell),
+    ]  # fmt: skip
+
+
+class _Notes:
+    """Numbered notes: a sentence that holds for several cells is said once."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def of(self, cell: PublishedCell) -> str:
+        """The numbers of a cell's notes."""
+        said = [f"copied from {cell.copied}"] if cell.copied else []
+        said += cell.notes
+        if cell.unpublished:
+            said.append(f"the source does not say: {', '.join(cell.unpublished)}".replace("_", " "))
+        numbers = [self._numbers.setdefault(note, len(self._numbers) + 1) for note in said]
+        return ", ".join(map(str, numbers)) or MISSING
+
+    def lines(self) -> Lines:
+        """The notes in the order of their numbers."""
+        if not self._numbers:
+            return []
+        return ["", "### Notes", "", *(f"{number}. {_sentence(note)}" for note, number in self._numbers.items())]
+
+
+def _sentence(note: str) -> str:
+    note = inert(note, 600)
+    return note[:1].upper() + note[1:] + "."
+
+
+def _differing(verdicts: Sequence[Verdict]) -> Lines:
+    """Every field that differs, once with the cells that it is of."""
+    found: list[tuple[Differing, list[PublishedCell]]] = []  # not a mapping: values may be lists
+    for verdict in verdicts:
+        for one in verdict.differs:
+            cells = next((cells for other, cells in found if other == one), None)
+            if cells is None:
+                found.append((one, [verdict.cell]))
+            else:
+                cells.append(verdict.cell)
+    if not found:
+        return []
+    rows = [
+        [
+            code(one.field),
+            "not published" if one.asked is None else json_value(one.asked),
+            json_value(one.run),
+            _where(cells),
+        ]
+        for one, cells in found
+    ]
+    header = ["field", "the published number is of", "the runs are of", "cells"]
+    return ["", "### What is not comparable", "", *text.table(header, rows, numbers_from=len(header))]
+
+
+def _reasons(verdicts: Sequence[Verdict]) -> Lines:
+    found: dict[str, list[PublishedCell]] = {}
+    for verdict in verdicts:
+        if verdict.reason is not None:
+            found.setdefault(verdict.reason, []).append(verdict.cell)
+    if not found:
+        return []
+    lines = [f"- {_sentence(reason)[:-1]}: {_where(cells)}." for reason, cells in found.items()]
+    return ["", "### What was not run, and why", "", *lines]
+
+
+def _where(cells: Sequence[PublishedCell]) -> str:
+    """The rows and tasks of some cells, or their number where these are many."""
+    places = dict.fromkeys(f"{cell.row}, {cell.task}" for cell in cells)
+    return plural(len(cells), "cell") if len(places) > 4 else inert("; ".join(places))
