@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--series", metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
     )
+    _data_option(run)
     run.add_argument("--quiet", action="store_true", help="say only what failed")
     run.set_defaults(command=_run)
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("suite", metavar="SUITE", help="a suite by name, or its YAML file")
     _runs_option(plan)
     plan.add_argument("--series", metavar="LABEL", help="the label of a repeat")
+    _data_option(plan)
     plan.set_defaults(command=_plan)
 
     report = commands.add_parser("report", help="render records as Markdown with figures")
@@ -109,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _runs_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="holds SUITE/RUN_ID (./runs)")
+
+
+def _data_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="FOLDER", help="holds data sets as they circulate (FOLDER/CoLA/train.tsv, …)"
+    )
 
 
 def _count(text: str) -> int:
@@ -139,6 +147,7 @@ def _run(arguments: argparse.Namespace) -> int:
             only=arguments.only,
             retry=arguments.retry,
             series=arguments.series,
+            data_dir=arguments.data_dir,
             display=shown,
         )
     folder = runs_folder(suite, arguments.runs, arguments.series)
@@ -173,6 +182,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         suite,
         runs_folder(suite, arguments.runs, arguments.series),
         series=arguments.series,
+        data_dir=arguments.data_dir,
         progress=lambda message: print(message, file=sys.stderr),
     )
     _show_plan(console, plan)
@@ -236,7 +246,7 @@ def _schema(arguments: argparse.Namespace) -> int:
     from pydantic import BaseModel
 
     from lora_bench.record import Record
-    from lora_bench.suite import SuiteFile
+    from lora_bench.suite_file import SuiteFile
     from lora_bench.tasks import Task
 
     models: dict[str, type[BaseModel]] = {"suite": SuiteFile, "record": Record, "task": Task}

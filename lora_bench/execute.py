@@ -23,7 +23,8 @@ from lora_bench.executors.base import Event, Execute, Lost
 from lora_bench.plan import Cell, Plan, make_plan
 from lora_bench.record import Record, Status
 from lora_bench.store import free_bytes
-from lora_bench.suite import NAME, Suite, load_suite
+from lora_bench.suite import Suite, load_suite
+from lora_bench.suite_file import NAME
 
 # Statuses that a run has for reasons that may be gone the next time.
 RETRIED = ("failed", "timeout", "out_of_memory")
@@ -89,6 +90,7 @@ def run_suite(
     only: Collection[str] = (),
     retry: bool = False,
     series: str | None = None,
+    data_dir: Path | None = None,
     display: Display | None = None,
 ) -> Outcome:
     """Do every run of a suite that has no record yet.
@@ -100,6 +102,7 @@ def run_suite(
         only: Run ids to do, and no others; empty for all.
         retry: Do runs again that failed, timed out or ran out of memory.
         series: Label of a repeat of the whole suite with seeds of its own.
+        data_dir: Folder that holds data sets in the layout in which they circulate.
         display: Shown what happens.
 
     Raises:
@@ -110,24 +113,34 @@ def run_suite(
         raise LoraBenchError(f"a series is named by letters, digits, '.', '_' and '-', got {series!r}")
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     folder = runs_folder(suite, Path(runs), series)
-    plan = make_plan(suite, folder, series=series, progress=shown.say)
-    wanted = _wanted(plan, only, retry)
+    taken: set[str] = set()
+    interrupted = None
+    while True:
+        plan = make_plan(suite, folder, series=series, data_dir=data_dir, progress=shown.say)
+        wanted = [cell for cell in _wanted(plan, only, retry) if cell.job.spec.run_id not in taken]
+        taken.update(cell.job.spec.run_id for cell in wanted)
+        interrupted = _round(plan, wanted, folder, workers, shown)
+        # Trials choose what is run after them, and runs start from others: what waited for these is known now.
+        if interrupted is not None or not wanted or not plan.waiting:
+            break
+    records = [record for cell in plan.cells if (record := cell.job.folder.record()) is not None]
+    return Outcome(tuple(records), len(taken), interrupted)
+
+
+def _round(plan: Plan, wanted: list[Cell], folder: Path, workers: int | None, shown: Display) -> str | None:
+    """Do the runs that are known; the name of the signal that stopped them, or None."""
     _check_disk(wanted, folder)
     for cell in wanted:
         if cell.record is not None:
             cell.job.folder.retry()
     for cell in wanted:
         if cell.reason is not None:
-            _publish(cell, "unsupported", cell.reason, shown)
+            _publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason, shown)
     # The longest first, so that no long run is left alone at the end.
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
     count = _default_workers(runnable) if workers is None else min(workers, len(runnable))
     shown.planned(plan, runnable, count)
-    interrupted = None
-    if runnable:
-        interrupted = _do(runnable, count, folder, shown)
-    records = [record for cell in plan.cells if (record := cell.job.folder.record()) is not None]
-    return Outcome(tuple(records), len(wanted), interrupted)
+    return _do(runnable, count, folder, shown) if runnable else None
 
 
 def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
@@ -135,7 +148,11 @@ def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
     known = [cell.job.spec.run_id for cell in plan.cells]
     for run_id in only:
         if run_id not in known:
-            raise LoraBenchError(f"the suite {plan.suite.name!r} has no run {run_id!r}{did_you_mean(run_id, known)}")
+            later = sum(waiting.runs for waiting in plan.waiting)
+            unknown = f" ({later} runs are not known before others are done)" if later else ""
+            raise LoraBenchError(
+                f"the suite {plan.suite.name!r} has no run {run_id!r}{did_you_mean(run_id, known)}{unknown}"
+            )
     again = [cell for cell in plan.cells if retry and cell.record is not None and cell.record.status in RETRIED]
     return [cell for cell in [*plan.missing, *again] if not only or cell.job.spec.run_id in only]
 

@@ -16,6 +16,7 @@ from lora_bench.budget import Budget, fit_size
 from lora_bench.documents import Strict
 from lora_bench.errors import BudgetUnreachable, UnsupportedPair
 from lora_bench.methods import Method, with_size
+from lora_bench.metrics import Kind
 from lora_bench.models import BaseModel, load_model
 from lora_bench.record import Parameters
 from lora_bench.resources import cache_folder
@@ -50,8 +51,8 @@ class MethodFit(Strict):
 def fit_method(
     method: Method,
     base_model: BaseModel,
+    kind: Kind,
     labels: int,
-    regression: bool,
     budget: Budget,
     progress: Callable[[str], None] | None = None,
 ) -> MethodFit:
@@ -63,7 +64,7 @@ def fit_method(
         {
             "model": base_model.sha256,
             "labels": labels,
-            "regression": regression,
+            "kind": kind,
             "method": method.name,
             "options": method.model_dump(),
             "target": budget.adapter_parameters if method.size is not None else None,
@@ -80,17 +81,17 @@ def fit_method(
         progress(f"counting {method.name} on {base_model.name}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between the libraries themselves
-        fit = _count(method, base_model, labels, regression, budget)
+        fit = _count(method, base_model, kind, labels, budget)
     if kept and fit.reason is None:
         write_atomic(path, json.dumps(fit.model_dump(mode="json"), indent=2).encode("utf-8"))
     return fit
 
 
-def _count(method: Method, base_model: BaseModel, labels: int, regression: bool, budget: Budget) -> MethodFit:
+def _count(method: Method, base_model: BaseModel, kind: Kind, labels: int, budget: Budget) -> MethodFit:
     from lora_bench.measure import count_parameters
 
     def counted(candidate: Method) -> Parameters:
-        model, head = load_model(base_model, labels=labels, regression=regression, on_meta=True)
+        model, head = load_model(base_model, kind=kind, labels=labels, on_meta=True)
         total = sum(weight.numel() for weight in model.parameters())
         return count_parameters(candidate.apply(model, head=head), head=head, total=total)
 
@@ -103,17 +104,15 @@ def _count(method: Method, base_model: BaseModel, labels: int, regression: bool,
                 budget.tolerance,
             ).size
             method = with_size(method, size)
-        return MethodFit(
-            size=size, parameters=counted(method), shape=_shape(base_model, labels, regression), reason=None
-        )
+        return MethodFit(size=size, parameters=counted(method), shape=_shape(base_model, kind, labels), reason=None)
     except (UnsupportedPair, BudgetUnreachable) as reason:
         return MethodFit(size=None, parameters=None, shape=None, reason=str(reason))
 
 
-def _shape(base_model: BaseModel, labels: int, regression: bool) -> ModelShape:
+def _shape(base_model: BaseModel, kind: Kind, labels: int) -> ModelShape:
     from torch import nn
 
-    model, _ = load_model(base_model, labels=labels, regression=regression, on_meta=True)
+    model, _ = load_model(base_model, kind=kind, labels=labels, on_meta=True)
     looked_up = sum(
         weight.numel()
         for module in model.modules()

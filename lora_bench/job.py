@@ -28,6 +28,7 @@ class Job:
         folder: The folder of the run.
         command: What makes the record again.
         exclusive: Whether nothing else runs on the device or machine meanwhile.
+        trial: Whether the run chooses a learning rate, and is no result.
     """
 
     spec: RunSpec
@@ -39,6 +40,7 @@ class Job:
     folder: RunFolder
     command: str
     exclusive: bool = True
+    trial: bool = False
 
     def record(self, status: Status, reason: str | None = None, **found: Any) -> Record:
         """The record of this job.

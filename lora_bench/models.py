@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.assets import is_cached
-from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.errors import LoraBenchError, UnsupportedPair, did_you_mean
 from lora_bench.families import family_of
+from lora_bench.metrics import Kind
 from lora_bench.resources import PACKAGE
 from lora_bench.spec import content_hash
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Progress = Callable[[str], None]
 
@@ -205,37 +207,52 @@ def _from_hub(name: str, revision: str | None, progress: Progress | None) -> tup
 
 
 def load_model(
-    base_model: BaseModel, *, labels: int, regression: bool, on_meta: bool = False
+    base_model: BaseModel,
+    *,
+    kind: Kind,
+    labels: int,
+    base_dropout: float | None = None,
+    head_dropout: float | None = None,
+    on_meta: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The base model with a head for the task, in float32, and the names of the head's modules.
+    """The base model with what the kind of task needs, in float32, and the names of its head's modules.
 
     Args:
         base_model: Which.
-        labels: Number of classes; 1 for regression.
-        regression: Whether the loss is the mean squared error.
+        kind: A classifier, a regressor, or a causal model that writes, which has no head.
+        labels: Number of classes, for classification.
+        base_dropout: Dropout everywhere in the base model, or None for the checkpoint's own.
+        head_dropout: Dropout before the classifier, or None for the checkpoint's own.
         on_meta: Build it on the meta device: shapes and names only, in a fraction of a second.
+
+    Raises:
+        LoraBenchError: If it cannot be loaded.
+        UnsupportedPair: If the kind is generation and the model writes no text from left to right.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.utils import logging
 
+    automatic = AutoModelForSequenceClassification
+    if kind == "generation":
+        _refuse_encoder(base_model)
+        automatic = AutoModelForCausalLM
     options: dict[str, Any] = {"device_map": "meta"} if on_meta else {}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the report of missing weights is what `head` is made of
     logging.disable_progress_bar()
     try:
         # float32 whatever the checkpoint's type: the frozen weights of all methods and families are treated alike.
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = automatic.from_pretrained(
             base_model.folder,
-            num_labels=labels,
-            problem_type="regression" if regression else "single_label_classification",
+            config=_config(base_model, kind, labels, base_dropout, head_dropout),
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
             # A classifier of another shape is another task's: it is drawn anew like any other head.
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=kind != "generation",
             **options,
         )
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
@@ -244,7 +261,46 @@ def load_model(
     finally:
         logging.set_verbosity(verbosity)
     lacking = set(report["missing_keys"]) | {str(key[0]) for key in report["mismatched_keys"]}
-    return model, head_modules(model, lacking | _heads_of_other_tasks(model))
+    if kind != "generation":
+        lacking |= _heads_of_other_tasks(model)
+    return model, head_modules(model, lacking)
+
+
+HEAD_DROPOUTS = {"classifier_dropout", "cls_dropout", "pooler_dropout"}
+BASE_DROPOUTS = re.compile(r"(?!classifier|cls|pooler|summary).*(dropout|dropout_prob|pdrop)")
+
+
+def _config(
+    base_model: BaseModel, kind: Kind, labels: int, base_dropout: float | None, head_dropout: float | None
+) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    options: dict[str, Any] = {}
+    if kind != "generation":
+        problem = "regression" if kind == "regression" else "single_label_classification"
+        options = {"num_labels": max(1, labels), "problem_type": problem}
+    config = AutoConfig.from_pretrained(base_model.folder, trust_remote_code=False, **options)
+    for name, value in config.to_dict().items():
+        if base_dropout is not None and BASE_DROPOUTS.fullmatch(name) and isinstance(value, int | float):
+            setattr(config, name, base_dropout)
+    if head_dropout is not None:
+        for name in HEAD_DROPOUTS:
+            setattr(config, name, head_dropout)
+    return config
+
+
+def _refuse_encoder(base_model: BaseModel) -> None:
+    """Say why a model cannot write: one that is trained to fill gaps sees both sides of a word."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    causal = base_model.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if not causal or base_model.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise UnsupportedPair(
+            f"{base_model.model_type} is an encoder and writes no text; generation needs a causal model such as gpt2"
+        )
 
 
 def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:

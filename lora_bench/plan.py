@@ -8,27 +8,24 @@ Data and base models are obtained here, so whatever is wrong with them is said b
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import JsonValue
-from pydantic.fields import FieldInfo
-
-from lora_bench.budget import Budget
+from lora_bench.choose import chosen_rate, start_records
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
 from lora_bench.estimate import Estimate, estimate_run
 from lora_bench.fitting import MethodFit, fit_method
 from lora_bench.job import Job
-from lora_bench.methods import Method, with_size
+from lora_bench.methods import with_size
 from lora_bench.models import BaseModel, find_model
 from lora_bench.record import Record
-from lora_bench.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
+from lora_bench.resolve import run_spec
+from lora_bench.spec import RunSpec, Start
 from lora_bench.store import RunFolder
-from lora_bench.suite import MethodEntry, Suite
-from lora_bench.tasks import Task, TaskData, definition, load_data
+from lora_bench.suite import CellRecipe, MethodEntry, Suite
+from lora_bench.tasks import Task, TaskData, find_folder, in_folder, load_data
 
 Progress = Callable[[str], None]
 
@@ -42,27 +39,61 @@ class Cell:
         fit: The method's size and counts.
         record: The record that is there already, or None.
         estimate: What the run is likely to cost.
+        blocked: Why it cannot be done although the pair works: the run it starts from gave no score.
     """
 
     job: Job
     fit: MethodFit
     record: Record | None
     estimate: Estimate
+    blocked: str | None = None
 
     @property
     def reason(self) -> str | None:
         """Why the run cannot be done, or None where it can."""
-        return self.fit.reason
+        return self.fit.reason or self.blocked
+
+    @property
+    def trial(self) -> bool:
+        """Whether it chooses a learning rate, and is no result."""
+        return self.job.trial
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Runs whose spec depends on records that are not there yet.
+
+    Args:
+        task: Of the runs.
+        model: Their base model, as the suite names it.
+        label: Their method.
+        runs: Their number.
+        reason: What they wait for.
+        seconds: What they are likely to cost together.
+    """
+
+    task: str
+    model: str
+    label: str
+    runs: int
+    reason: str
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every run of a suite, in the suite's order, and what was noticed about the data."""
+    """Every run of a suite, in the suite's order, and what was noticed about the data.
+
+    Args:
+        cells: The runs that are known.
+        waiting: Those that become known when others are done.
+    """
 
     suite: Suite
     cells: tuple[Cell, ...]
     runs: Path
     warnings: tuple[str, ...]
+    waiting: tuple[Waiting, ...] = ()
 
     @property
     def missing(self) -> list[Cell]:
@@ -82,6 +113,7 @@ def make_plan(
     runs: Path,
     *,
     series: str | None = None,
+    data_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Resolve a suite to its runs.
@@ -90,63 +122,164 @@ def make_plan(
         suite: What to run.
         runs: The folder of this suite's runs; read, not written.
         series: Label of a repeat, which gives runs of its own.
+        data_dir: Folder that holds data sets in the layout in which they circulate, for every task that has one.
         progress: Told what takes a while.
 
     Raises:
         BadInput: With every fault of the data and the base models, or where no method but `full` can meet the budget.
     """
-    tasks, models = _obtain(suite, progress)
-    cells: list[Cell] = []
-    for loaded in tasks:
+    tasks, models = _obtain(suite, data_dir, progress)
+    planner = _Planner(suite, runs, series, data_dir, progress)
+    # A run that starts from another task's needs that task's runs to be known.
+    started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
+    for loaded in sorted(tasks, key=lambda loaded: loaded.task.task in started):
         for base_model in models:
             for entry in suite.methods:
-                fit = fit_method(
-                    entry.method,
-                    base_model,
-                    max(1, len(loaded.data.labels)),
-                    loaded.task.kind == "regression",
-                    suite.content.budget,
-                    progress,
-                )
-                method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
-                for rate in entry.rates(base_model.name):
-                    for seed in suite.content.seeds:
-                        spec = _spec(suite, loaded, base_model, entry, method, rate, seed, series)
-                        if fit.reason is not None:
-                            spec = _not_to_be_run(spec, fit.reason)
-                        folder = RunFolder(runs / spec.run_id)
-                        job = Job(
-                            spec=spec,
-                            suite=suite.name,
-                            budget=suite.content.budget,
-                            task=loaded.task,
-                            task_base=loaded.base,
-                            base_model=base_model,
-                            folder=folder,
-                            command=_command(suite, spec, series),
-                        )
-                        cells.append(Cell(job, fit, folder.record(), estimate_run(spec, fit, loaded.data)))
-    cells = _estimated_from_records(cells)
+                if entry.is_for(loaded.task.task, base_model.name):
+                    planner.add(loaded, base_model, entry)
+    order = {loaded.task.task: index for index, loaded in enumerate(tasks)}
+    cells = sorted(_estimated_from_records(planner.cells), key=lambda cell: order[cell.job.spec.task.name])
     _refuse_twins(suite, cells)
     _refuse_unreachable(suite, cells)
     if any(cell.record is None for cell in cells):
         _check_recipe(suite, cells, models)
     warnings = [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
-    return Plan(suite, tuple(cells), runs, tuple(warnings))
+    return Plan(suite, tuple(cells), runs, tuple(warnings), tuple(planner.waiting))
 
 
-def _obtain(suite: Suite, progress: Progress | None) -> tuple[list[_LoadedTask], list[BaseModel]]:
+class _Planner:
+    """Makes the runs of one task, base model and method after another.
+
+    Args:
+        suite: What to run.
+        runs: The folder of this suite's runs.
+        series: Label of a repeat.
+        data_dir: Folder that holds data sets.
+        progress: Told what takes a while.
+    """
+
+    def __init__(
+        self, suite: Suite, runs: Path, series: str | None, data_dir: Path | None, progress: Progress | None
+    ) -> None:
+        self.suite = suite
+        self.runs = runs
+        self.series = series
+        self.data_dir = data_dir
+        self.progress = progress
+        self.cells: list[Cell] = []
+        self.waiting: list[Waiting] = []
+
+    def add(self, loaded: _LoadedTask, base_model: BaseModel, entry: MethodEntry) -> None:
+        """Add the runs of a task, base model and method: its trials and, where they are done, its reported runs."""
+        suite, name = self.suite, loaded.task.task
+        recipe = suite.recipe(name, base_model.name, entry)
+        _check_rates(suite, recipe, name, base_model, entry)
+        fit = fit_method(
+            entry.method, base_model, loaded.task.kind, len(loaded.data.labels), recipe.budget, self.progress
+        )
+        method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
+
+        def cell(
+            rate: float, seed: int, *, trial: bool = False, start: Start | None = None, blocked: str | None = None
+        ) -> Cell:
+            spec = run_spec(
+                suite, loaded.task, loaded.data, base_model, entry, method, recipe, rate, seed,
+                trial=trial, start=start, series=self.series,
+            )  # fmt: skip
+            if fit.reason is not None or blocked is not None:
+                spec = _not_to_be_run(spec, fit.reason or blocked or "")
+            folder = RunFolder(self.runs / spec.run_id)
+            job = Job(
+                spec=spec,
+                suite=suite.name,
+                budget=recipe.budget,
+                task=loaded.task,
+                task_base=loaded.base,
+                base_model=base_model,
+                folder=folder,
+                command=_command(suite, spec, self.series, self.data_dir),
+                trial=trial,
+            )
+            return Cell(job, fit, folder.record(), estimate_run(spec, fit, loaded.data), blocked)
+
+        rates, seeds = recipe.rates, suite.content.seeds
+        reported = [cell(rates[0], seed) for seed in seeds]
+        tuned = suite.content.tuning is not None and len(rates) > 1
+        if fit.reason is not None or not (tuned or recipe.start is not None):
+            # A search reports every rate; a pair that does not work is one row, whatever its rates.
+            more = (
+                [cell(rate, seed) for rate in rates[1:] for seed in seeds] if fit.reason is None and not tuned else []
+            )
+            self.cells += [*reported, *more]
+            return
+
+        def wait(reason: str) -> None:
+            seconds = sum(one.estimate.seconds for one in reported)
+            self.waiting.append(Waiting(name, base_model.name, entry.label, len(seeds), reason, seconds))
+
+        rate = rates[0]
+        if suite.content.tuning is not None and tuned:
+            trials = [cell(rate, seed, trial=True) for rate in rates for seed in suite.content.tuning.seeds]
+            self.cells += trials
+            chosen = chosen_rate([one.record for one in trials], loaded.task.higher_is_better)
+            if chosen is None:
+                wait("the trials of its learning rate")
+                return
+            rate = chosen
+        if recipe.start is None:
+            self.cells += [cell(rate, seed) for seed in seeds]
+            return
+        sources = [
+            one for one in self.cells if not one.trial and _is_at(one, recipe.start, base_model.name, entry.label)
+        ]
+        found = start_records([one.record for one in sources], suite.rules, seeds)
+        if found is None or not sources:
+            wait(f"the runs of {recipe.start}, from which it starts")
+            return
+        for seed in seeds:
+            if seed in found:
+                self.cells.append(cell(rate, seed, start=Start(task=recipe.start, run_id=found[seed])))
+            else:
+                self.cells.append(
+                    cell(rate, seed, blocked=f"the run of {recipe.start} from which it starts gave no score")
+                )
+
+
+def _is_at(cell: Cell, task: str, model: str, label: str) -> bool:
+    spec = cell.job.spec
+    return (spec.task.name, cell.job.base_model.name, spec.method.label) == (task, model, label)
+
+
+def _check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
+    """Every method has as many trials as the budget says, whatever gives a cell its rates."""
+    trials = recipe.budget.trials
+    if trials is not None and len(recipe.rates) != trials:
+        raise BadInput(
+            [
+                suite.document.fault(
+                    ("budget", "trials"),
+                    f"is {trials}, but {entry.label} on {base_model.name} for {task} has {len(recipe.rates)} learning rates",
+                )
+            ]
+        )
+
+
+def _obtain(
+    suite: Suite, data_dir: Path | None, progress: Progress | None
+) -> tuple[list[_LoadedTask], list[BaseModel]]:
     """The data and the base models of a suite, or every fault in them at once."""
     faults: list[Fault] = []
     tasks: list[_LoadedTask] = []
     models: list[BaseModel] = []
-    for task, base in suite.tasks:
+    for index, (task, base) in enumerate(suite.tasks):
         try:
-            tasks.append(_LoadedTask(task, base, load_data(task, base, progress)))
+            task, base = _with_local_data(suite, task, base, data_dir)
+            data = load_data(task, base, progress, whole_train=not suite.rules.selection_from_train)
+            tasks.append(_LoadedTask(task, base, data))
         except BadInput as error:
             faults += error.faults
         except LoraBenchError as error:
-            faults.append(suite.document.fault(("tasks", len(tasks)), str(error)))
+            faults.append(suite.document.fault(("tasks", index), str(error)))
     for index, entry in enumerate(suite.models):
         try:
             found = find_model(
@@ -158,6 +291,18 @@ def _obtain(suite: Suite, progress: Progress | None) -> tuple[list[_LoadedTask],
     if faults:
         raise BadInput(faults)
     return tasks, models
+
+
+def _with_local_data(suite: Suite, task: Task, base: Path, data_dir: Path | None) -> tuple[Task, Path]:
+    """The task with its data in the local folder that the suite or the user names for it, and where its paths are seen."""
+    named = suite.content.data.get(task.task)
+    if named is not None:
+        folder = suite.base / Path(named).expanduser()
+        return in_folder(task, folder), folder
+    if data_dir is not None and task.local is not None:
+        folder = find_folder(task, data_dir)
+        return in_folder(task, folder), folder
+    return task, base
 
 
 def _check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> None:
@@ -197,88 +342,13 @@ def _not_to_be_run(spec: RunSpec, reason: str) -> RunSpec:
     return spec.model_copy(update={"method": spec.method.model_copy(update={"chosen": chosen})})
 
 
-def _spec(
-    suite: Suite,
-    loaded: _LoadedTask,
-    base_model: BaseModel,
-    entry: MethodEntry,
-    method: Method,
-    learning_rate: float,
-    seed: int,
-    series: str | None,
-) -> RunSpec:
-    content, recipe = suite.content, suite.content.training
-    examples = _train_examples(content.budget, len(loaded.data.splits["train"].ids))
-    steps = math.ceil(examples / recipe.batch_size)
-    return RunSpec(
-        task=TaskSpec(
-            name=loaded.task.task,
-            definition=definition(loaded.task),
-            data_sha256=loaded.data.sha256,
-            labels=loaded.data.labels,
-            metric=loaded.task.metric,
-            higher_is_better=loaded.task.higher_is_better,
-        ),
-        model=ModelSpec(
-            name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
-            shown=base_model.shown,
-            sha256=base_model.sha256,
-            revision=base_model.revision,
-            model_type=base_model.model_type,
-        ),
-        method=MethodSpec(
-            name=method.name,
-            label=entry.label,
-            size=method.size,
-            options=method.model_dump(mode="json"),
-            chosen=_chosen(method),
-        ),
-        training=TrainingSpec(
-            train_examples=examples,
-            batch_size=recipe.batch_size,
-            steps=steps,
-            max_length=recipe.max_length,
-            learning_rate=learning_rate,
-            schedule=recipe.schedule,
-            warmup_steps=round(recipe.warmup * steps),
-            weight_decay=recipe.weight_decay,
-            max_grad_norm=recipe.max_grad_norm,
-            precision=recipe.precision,
-            threads=recipe.threads,
-            arguments=content.training_arguments,
-        ),
-        seed=seed,
-        protocol=content.protocol,
-        score_on=content.score_on,
-        selection_every=content.selection_every,
-        keep_weights=content.keep_weights,
-        series=series,
-    )
-
-
-def _chosen(method: Method) -> dict[str, JsonValue]:
-    """The size, and the options that differ from their defaults."""
-    fields: dict[str, FieldInfo] = type(method).model_fields  # type: ignore[attr-defined]  # a Strict model
-    return {
-        name: value
-        for name, value in method.model_dump(mode="json").items()
-        if name == method.size or getattr(method, name) != fields[name].get_default(call_default_factory=True)
-    }
-
-
-def _train_examples(budget: Budget, in_split: int) -> int:
-    if budget.train_examples is not None:
-        return budget.train_examples
-    assert budget.epochs is not None
-    return max(1, round(budget.epochs * in_split))
-
-
-def _command(suite: Suite, spec: RunSpec, series: str | None) -> str:
+def _command(suite: Suite, spec: RunSpec, series: str | None, data_dir: Path | None) -> str:
     """What a user types to make the record again; a file is named as the user did, without its folders if absolute."""
     argument = Path(suite.argument).name if Path(suite.argument).is_absolute() else suite.argument
-    return shlex.join(
-        ["lora-bench", "run", argument, "--only", spec.run_id, *(["--series", series] if series is not None else [])]
-    )
+    options = ["--series", series] if series is not None else []
+    if data_dir is not None:
+        options += ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
+    return shlex.join(["lora-bench", "run", argument, "--only", spec.run_id, *options])
 
 
 def _estimated_from_records(cells: list[Cell]) -> list[Cell]:

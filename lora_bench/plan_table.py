@@ -17,6 +17,10 @@ def plan_tables(plan: Plan) -> list[Table | Text]:
     for task in dict.fromkeys(cell.job.spec.task.name for cell in plan.cells):
         parts.append(_table(plan, task))
     parts += _reasons(plan)
+    parts += [
+        Text(f"{waiting.runs} runs of {waiting.label} on {waiting.model} for {waiting.task} wait for {waiting.reason}")
+        for waiting in plan.waiting
+    ]
     parts += [Text(f"warning: {warning}") for warning in plan.warnings]
     parts.append(Text(_totals(plan)))
     return parts
@@ -77,12 +81,27 @@ def _totals(plan: Plan) -> str:
         if budget.adapter_parameters
         else ""
     )
-    first = plan.cells[0].job.spec.training
-    workers = default_workers([cell.estimate for cell in missing], first.threads)
-    seconds = sum(cell.estimate.seconds for cell in missing) / workers
+    threads = plan.suite.content.training.threads
+    workers = default_workers([cell.estimate for cell in missing], threads)
+    later = sum(waiting.runs for waiting in plan.waiting)
+    seconds = (
+        sum(cell.estimate.seconds for cell in missing) + sum(waiting.seconds for waiting in plan.waiting)
+    ) / workers
     disk = sum(cell.estimate.disk_bytes for cell in missing) / 2**20
     return (
-        f"budget: {target}{first.train_examples:,} examples in {first.steps:,} steps of {first.batch_size}\n"
-        f"{len(missing)} of {len(plan.cells)} runs to do, {workers} at once: about {duration(seconds)}, "
+        f"budget: {target}{_work(plan)}\n"
+        f"{len(missing) + later} of {len(plan.cells) + later} runs to do, {workers} at once: about {duration(seconds)}, "
         f"{disk:,.1f} MiB kept on disk (times and memory marked ~ are estimates)"
     )
+
+
+def _work(plan: Plan) -> str:
+    """What the runs do, where all do the same."""
+    work = {
+        (recipe.train_examples, recipe.steps, recipe.batch_size)
+        for recipe in (cell.job.spec.training for cell in plan.cells)
+    }
+    if len(work) > 1:
+        return f"{min(one[0] for one in work):,} to {max(one[0] for one in work):,} examples, as each recipe says"
+    examples, steps, batch_size = work.pop()
+    return f"{examples:,} examples in {steps:,} steps of {batch_size}"

@@ -173,12 +173,17 @@ class Bars:
 def announcement(plan: Plan, cells: list[Cell], workers: int) -> str:
     """What is about to be done, in a line."""
     there = len(plan.cells) - len(plan.missing)
+    later = sum(waiting.runs for waiting in plan.waiting)
     if not cells:
-        return f"{plan.suite.name}: nothing to do, {there} of {len(plan.cells)} runs have their record"
+        return f"{plan.suite.name}: nothing to do, {there} of {len(plan.cells) + later} runs have their record"
     seconds = sum(cell.estimate.seconds for cell in cells) / max(1, workers)
     have = f", {there} have their record" if there else ""
     at_once = f", {workers} at once" if workers > 1 else ""
-    return f"{plan.suite.name}: {len(cells)} of {len(plan.cells)} runs to do{have}{at_once}, about {duration(seconds)}"
+    then = f"; {later} more wait for them" if later else ""
+    return (
+        f"{plan.suite.name}: {len(cells)} of {len(plan.cells) + later} runs to do{have}{at_once}, "
+        f"about {duration(seconds)}{then}"
+    )
 
 
 def display(console: Console, *, quiet: bool) -> Bars | Lines:

@@ -27,6 +27,7 @@ def training_arguments(spec: RunSpec, output_dir: str) -> TrainingArguments:
         "warmup_steps": recipe.warmup_steps,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
+        "label_smoothing_factor": recipe.label_smoothing,
         "optim": "adamw_torch_fused",
         "bf16": recipe.precision == "bfloat16",
         "seed": spec.seed,

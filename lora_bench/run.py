@@ -13,14 +13,14 @@ import json
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lora_bench.checkpoint import Checkpoint, latest_checkpoint, load_trained
 from lora_bench.environment import describe_environment
@@ -34,12 +34,19 @@ from lora_bench.models import BaseModel, load_model, load_tokenizer
 from lora_bench.randomness import adapters_drawn_from, draw_head, example_order, seed_for
 from lora_bench.recipe import training_arguments
 from lora_bench.record import CurvePoint, DataSummary, Parameters, Record
-from lora_bench.scoring import Example, keep_predictions, keep_weights, predict, quiet, scores_of
+from lora_bench.scoring import (
+    Example,
+    Exercise,
+    exercise,
+    keep_answers,
+    keep_weights,
+    quiet,
+    scored_splits,
+    scores_of,
+)
 from lora_bench.spec import RunSpec
-from lora_bench.tasks import TaskData, encode, load_data, majority_score
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lora_bench.start import start_from
+from lora_bench.tasks import TaskData, load_data, majority_score, unavailable_metrics
 
 
 @dataclass
@@ -114,8 +121,14 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     measure.begin(device)
 
     began = time.perf_counter()
-    regression = job.task.kind == "regression"
-    model, head = load_model(job.base_model, labels=max(1, len(spec.task.labels)), regression=regression)
+    recipe = spec.training
+    model, head = load_model(
+        job.base_model,
+        kind=job.task.kind,
+        labels=len(spec.task.labels),
+        base_dropout=recipe.base_dropout,
+        head_dropout=recipe.head_dropout,
+    )
     tokenizer = load_tokenizer(job.base_model)
     # A causal model's head looks for the last token that is no padding, so both must mean the same token.
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -124,27 +137,30 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     method = known_methods()[spec.method.name](**spec.method.options)
     with adapters_drawn_from(seed):
         model = method.apply(model, head=head)
+    if spec.start is not None:
+        start_from(model, job.folder.of(spec.start.run_id), head)
     facts.parameters = count_parameters(model, head=head, total=total)
     load_seconds = time.perf_counter() - began
 
-    data = load_data(job.task, job.task_base)
+    data = load_data(job.task, job.task_base, whole_train=not spec.rules.selection_from_train)
     if data.sha256 != spec.task.data_sha256:
         raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
-    train, scored, selection = _examples(job, data, tokenizer, facts)
-    order = example_order(seed, len(train), spec.training.train_examples)
-    batches = _batches([train[index] for index in order], spec.training.batch_size)
-    collate = DataCollatorWithPadding(tokenizer)
+    at_hand = exercise(job.task, tokenizer, spec, seed)
+    train, questions = _examples(job, data, at_hand, facts)
+    order = example_order(seed, len(train), recipe.train_examples)
+    batches = _batches([train[index] for index in order], recipe.batch_size)
 
     checkpoint = latest_checkpoint(job.folder.checkpoints)
     facts.resumed = checkpoint is not None
-    keep_best = spec.keep_weights == "best"
-    watch = WatchLoss(spec.training.steps, facts.curve, notify)
+    keep_best = spec.keep_weights == "best" or spec.rules.checkpoint == "best"
+    watch = WatchLoss(recipe.steps, facts.curve, notify)
     selection_scores = None
     if spec.selection_every is not None:
+        chosen_on = spec.rules.choose_on
         selection_scores = SelectionScores(
             every=spec.selection_every,
             score=lambda adapted: scores_of(
-                job.task, data.splits["selection"], predict(adapted, selection, collate, spec)
+                job.task, data, {chosen_on: at_hand.answers(adapted, questions[chosen_on])}
             ),
             metric=spec.task.metric,
             higher_is_better=spec.task.higher_is_better,
@@ -155,17 +171,16 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection_scores, checkpoint)
     callbacks = [KeyedDropout(seed), keep, measure, watch, *own_callbacks(method)]
     callbacks += [selection_scores] if selection_scores is not None else []
-    _train(model, batches, collate, spec, callbacks, checkpoint)
+    _train(model, batches, at_hand.collate, spec, callbacks, checkpoint)
 
-    step = spec.training.steps
+    step = recipe.steps
     if keep_best and selection_scores is not None and selection_scores.best is not None:
         step = selection_scores.best.step
         load_trained(model, selection_scores.best.weights)
     began = time.perf_counter()
-    predicted = predict(model, scored, collate, spec)
+    answers = {name: at_hand.answers(model, questions[name]) for name in scored_splits(spec, data)}
     evaluation_seconds = time.perf_counter() - began
     measure.take("evaluation")
-    scores = scores_of(job.task, data.splits[spec.score_on], predicted)
 
     return job.record(
         "ok",
@@ -177,8 +192,8 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
             load_seconds=load_seconds,
             evaluation_seconds=evaluation_seconds,
         ),
-        scores=scores,
-        predictions=keep_predictions(job, data.splits[spec.score_on], predicted),
+        scores=scores_of(job.task, data, answers),
+        predictions=keep_answers(job, data.splits[spec.score_on], answers[spec.score_on]),
         weights=keep_weights(job, model, tokenizer, step),
     )
 
@@ -196,19 +211,20 @@ def _reason(error: Exception, job: Job) -> str:
 
 
 def _examples(
-    job: Job, data: TaskData, tokenizer: PreTrainedTokenizerBase, facts: _Facts
-) -> tuple[list[Example], list[Example], list[Example]]:
-    """The encoded examples of the training, the scored and the selection split; notes the facts about them."""
+    job: Job, data: TaskData, at_hand: Exercise, facts: _Facts
+) -> tuple[list[Example], dict[str, list[Example]]]:
+    """The examples to learn from, and by split those to be answered; notes the facts about them."""
     spec = job.spec
-    wanted = {"train", spec.score_on} | ({"selection"} if spec.selection_every is not None else set())
-    encoded: dict[str, list[Example]] = {}
+    asked = dict.fromkeys(scored_splits(spec, data))
+    if spec.selection_every is not None:
+        asked[spec.rules.choose_on] = None
     truncated: dict[str, float] = {}
-    for name in sorted(wanted):
-        split = data.splits[name]
-        examples, truncated[name] = encode(split, tokenizer, spec.training.max_length)
-        encoded[name] = [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)]
-    facts.warnings += data.warnings
-    for name, share in truncated.items():
+    train, truncated["train"] = at_hand.lessons(data.splits["train"])
+    questions: dict[str, list[Example]] = {}
+    for name in asked:
+        questions[name], truncated[name] = at_hand.questions(data.splits[name])
+    facts.warnings += [*data.warnings, *unavailable_metrics(job.task)]
+    for name, share in sorted(truncated.items()):
         if share > 0:
             facts.warnings.append(
                 f"{_share(share)} of the {name} inputs are longer than {spec.training.max_length} tokens and were cut"
@@ -219,7 +235,7 @@ def _examples(
         truncated_share=truncated,
         majority_score=majority_score(job.task, data, spec.score_on),
     )
-    return encoded["train"], encoded[spec.score_on], encoded.get("selection", [])
+    return train, questions
 
 
 def _share(share: float) -> str:
@@ -249,7 +265,7 @@ def _batches(examples: list[Example], batch_size: int) -> list[list[Example]]:
 def _train(
     model: nn.Module,
     batches: list[list[Example]],
-    collate: DataCollatorWithPadding,
+    collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     spec: RunSpec,
     callbacks: list[Any],
     checkpoint: Checkpoint | None,

@@ -1,4 +1,7 @@
-"""From a trained model to scores, and what is kept of it: predictions beside the record, and weights where they are wanted."""
+"""From a trained model to scores, and what is kept of it: predictions beside the record, and weights where they are wanted.
+
+An `Exercise` is what a kind of task means to a model: how its examples are encoded, batched, and answered.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,21 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 from transformers import DataCollatorWithPadding
 
 from lora_bench.card import model_card
+from lora_bench.generation import CompletionCollator, encode_completions, encode_prompts
 from lora_bench.job import Job
 from lora_bench.loop import Diverged
 from lora_bench.record import Predictions, Weights
 from lora_bench.spec import RunSpec, content_hash
-from lora_bench.store import PREDICTIONS, write_atomic
-from lora_bench.tasks import Split, Task, score
+from lora_bench.store import COMPLETIONS, PREDICTIONS, write_atomic
+from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,15 +34,103 @@ Example = dict[str, Any]
 EVALUATION_BATCH = 64
 
 
+class Exercise(Protocol):
+    """What a kind of task means to a model."""
+
+    @property
+    def collate(self) -> Callable[[list[Example]], Mapping[str, torch.Tensor]]:
+        """Makes a batch of examples."""
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """The examples of a split to learn from, each of its own length, and the share that was cut."""
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """The examples of a split to be answered, and the share that was cut."""
+
+    def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
+        """The model's answer to each question: a class index, a number, or a text.
+
+        Raises:
+            Diverged: If the model's outputs are not finite.
+        """
+
+
+class Labelling:
+    """Classification and regression: an answer is a class index or a number."""
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: RunSpec) -> None:
+        self.collate = DataCollatorWithPadding(tokenizer)
+        self._task, self._tokenizer, self._spec = task, tokenizer, spec
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """Token ids with their label."""
+        examples, cut = encode(split, self._tokenizer, self._spec.training.max_length)
+        return [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)], cut
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """Token ids."""
+        return encode(split, self._tokenizer, self._spec.training.max_length)
+
+    def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
+        """The likeliest class of each question, or its number."""
+        logits = predict(model, questions, self.collate, self._spec)
+        if not torch.isfinite(logits).all():
+            raise Diverged("the trained model's outputs are not finite")
+        if self._task.kind == "regression":
+            return [round(value, 6) for value in logits.squeeze(-1).tolist()]
+        return list(logits.argmax(-1).tolist())
+
+
+class Writing:
+    """Generation: an answer is the text with which a causal model goes on."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: RunSpec, seed: int) -> None:
+        self.collate = CompletionCollator(tokenizer)
+        self._tokenizer, self._spec, self._seed = tokenizer, spec, seed
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """Input and completion, with a loss on the completion."""
+        return encode_completions(split, self._tokenizer, self._spec.training.max_length)
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """Inputs to go on from."""
+        assert self._spec.decoding is not None
+        new = self._spec.decoding.max_new_tokens
+        return encode_prompts(split, self._tokenizer, self._spec.training.max_length, new)
+
+    def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
+        """The text that the model writes for each input."""
+        from lora_bench.generation.decode import complete
+
+        assert self._spec.decoding is not None
+        was_training = model.training
+        model.eval()
+        with quiet(), torch.no_grad(), autocast(model, self._spec):
+            texts = complete(model, questions, self._tokenizer, self._spec.decoding, self._seed)
+        model.train(was_training)
+        return list(texts)
+
+
+def exercise(task: Task, tokenizer: PreTrainedTokenizerBase, spec: RunSpec, seed: int) -> Exercise:
+    """What the kind of a task means to a model."""
+    return Writing(tokenizer, spec, seed) if task.kind == "generation" else Labelling(task, tokenizer, spec)
+
+
+def autocast(model: nn.Module, spec: RunSpec) -> contextlib.AbstractContextManager[Any]:
+    """The precision of a run's forward passes."""
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.training.precision == "bfloat16")  # type: ignore[no-any-return]
+
+
 @torch.no_grad()
-def predict(model: nn.Module, examples: list[Example], collate: DataCollatorWithPadding, spec: RunSpec) -> torch.Tensor:
+def predict(
+    model: nn.Module,
+    examples: list[Example],
+    collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
+    spec: RunSpec,
+) -> torch.Tensor:
     """The logits of every example in order, shape (examples, labels), in float32 on the CPU."""
     device = next(model.parameters()).device
-    autocast = (
-        torch.autocast(device.type, dtype=torch.bfloat16)
-        if spec.training.precision == "bfloat16"
-        else contextlib.nullcontext()
-    )
     # Batches of like lengths hold little padding.
     by_length = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
     was_training = model.training
@@ -47,8 +139,7 @@ def predict(model: nn.Module, examples: list[Example], collate: DataCollatorWith
     with quiet():
         for start in range(0, len(by_length), EVALUATION_BATCH):
             batch = collate([examples[index] for index in by_length[start : start + EVALUATION_BATCH]])
-            batch.pop("labels", None)
-            with autocast:
+            with autocast(model, spec):
                 logits.append(model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float().cpu())
     model.train(was_training)
     joined = torch.cat(logits)
@@ -57,37 +148,37 @@ def predict(model: nn.Module, examples: list[Example], collate: DataCollatorWith
     return in_order
 
 
-def scores_of(task: Task, split: Split, logits: torch.Tensor) -> dict[str, float]:
-    """What logits are worth on a split.
-
-    Raises:
-        Diverged: If they are not finite.
-    """
-    if not torch.isfinite(logits).all():
-        raise Diverged("the trained model's outputs are not finite")
-    return score(task, split.labels, _predictions(task, logits))
+def scored_splits(spec: RunSpec, data: TaskData) -> list[str]:
+    """The splits that the scores of a run are of: the one they are named by, then those that stand beside the test split."""
+    beside = [name for name in data.splits if name not in SPLITS] if spec.score_on == "test" else []
+    return [spec.score_on, *beside]
 
 
-def _predictions(task: Task, logits: torch.Tensor) -> list[Any]:
-    """The class index, or the predicted number, of each example."""
-    if task.kind == "regression":
-        return [round(value, 6) for value in logits.squeeze(-1).tolist()]
-    return list(logits.argmax(-1).tolist())
+def scores_of(task: Task, data: TaskData, answers: Mapping[str, list[Any]]) -> dict[str, float]:
+    """The scores of a model from its answers to each split, the split that names them first."""
+    scores: dict[str, float] = {}
+    for index, (name, given) in enumerate(answers.items()):
+        scores.update(split_scores(task, data.splits[name], given, prefix=f"{name}/" if index else ""))
+    return scores
 
 
-def keep_predictions(job: Job, split: Split, logits: torch.Tensor) -> Predictions:
-    """Write the predictions beside the record: numbers and a hash of the ids, no text of the data."""
+def keep_answers(job: Job, split: Split, answers: list[Any]) -> Predictions:
+    """Write the answers beside the record: numbers and a hash of the ids without any text of the data, or written texts."""
     ids_sha256 = content_hash(list(split.ids))
-    content = {
-        "ids_sha256": ids_sha256,
-        "predictions": _predictions(job.task, logits),
-        "references": list(split.labels),
-    }
+    if job.task.kind == "generation":
+        file, content = COMPLETIONS, {"ids_sha256": ids_sha256, "completions": answers}
+    else:
+        file, content = (
+            PREDICTIONS,
+            {
+                "ids_sha256": ids_sha256,
+                "predictions": answers,
+                "references": list(split.labels),
+            },
+        )
     raw = (json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n").encode("utf-8")
-    write_atomic(job.folder.path / PREDICTIONS, raw)
-    return Predictions(
-        file=PREDICTIONS, sha256=hashlib.sha256(raw).hexdigest(), count=len(split.ids), ids_sha256=ids_sha256
-    )
+    write_atomic(job.folder.path / file, raw)
+    return Predictions(file=file, sha256=hashlib.sha256(raw).hexdigest(), count=len(split.ids), ids_sha256=ids_sha256)
 
 
 def keep_weights(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, step: int) -> Weights | None:

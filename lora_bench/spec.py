@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue
 
 from lora_bench.documents import Strict
+from lora_bench.protocol import STRICT, Protocol
 
 ScoreSplit = Literal["test", "selection"]
 Precision = Literal["float32", "bfloat16"]
@@ -88,6 +89,9 @@ class TrainingSpec(Strict):
         warmup_steps: Steps over which the learning rate rises from 0.
         threads: CPU threads of the process that trains.
         arguments: What the suite passes through to `TrainingArguments`, the same for all methods.
+        label_smoothing: Share of the target's probability that is spread over all labels.
+        base_dropout: Dropout of the base model, or None for the checkpoint's own.
+        head_dropout: Dropout before the classifier, or None for the checkpoint's own.
     """
 
     train_examples: int
@@ -102,6 +106,45 @@ class TrainingSpec(Strict):
     precision: Precision
     threads: int
     arguments: dict[str, JsonValue]
+    label_smoothing: float = 0.0
+    base_dropout: float | None = None
+    head_dropout: float | None = None
+
+
+class Decoding(Strict):
+    """How a causal model writes its completions.
+
+    Args:
+        beams: Hypotheses kept side by side; 1 is greedy.
+        length_penalty: Exponent p in (sum of log probabilities) / length**p, by which finished hypotheses are compared.
+        no_repeat_ngram: Length of n-grams that a completion never repeats, 0 for no such rule; the prompt is not counted.
+        max_new_tokens: Tokens after which a completion is cut.
+        sample: Draw tokens in place of taking the likeliest, from (seed, example).
+        temperature: Divisor of the logits while sampling.
+        top_p: Sampling keeps the likeliest tokens that together have this probability.
+        end: Texts at which a completion ends, beside the tokenizer's end-of-text token.
+    """
+
+    beams: int = Field(default=1, ge=1)
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = Field(default=0, ge=0)
+    max_new_tokens: int = Field(default=64, ge=1)
+    sample: bool = False
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    end: tuple[str, ...] = ()
+
+
+class Start(Strict):
+    """The run whose trained weights a run starts from, its head left out.
+
+    Args:
+        task: The task of that run.
+        run_id: Its id.
+    """
+
+    task: str
+    run_id: str
 
 
 class RunSpec(Strict):
@@ -112,6 +155,9 @@ class RunSpec(Strict):
         selection_every: Steps between evaluations on the selection split, or None for no such evaluation.
         keep_weights: Which trained weights stay after the run.
         series: The label of a repeat, which enters the id, the seeds and the folder.
+        rules: The protocol in full.
+        decoding: How completions are written, for generation only.
+        start: The run it starts from, or None for the pretrained checkpoint.
     """
 
     task: TaskSpec
@@ -125,11 +171,18 @@ class RunSpec(Strict):
     keep_weights: KeepWeights = "none"
     series: str | None = None
     spec_version: int = Field(default=1, description="raised whenever the same spec would give another answer")
+    rules: Protocol = STRICT
+    decoding: Decoding | None = None
+    start: Start | None = None
 
     @property
     def run_id(self) -> str:
         """The first 16 hexadecimal digits of the hash of everything that changes the answer."""
         content = self.model_dump(mode="json")
+        for part, fields in ((content, LATER), (content["training"], LATER_IN_TRAINING)):
+            for name, unset in fields.items():
+                if part[name] == unset:
+                    del part[name]
         del content["method"]["label"], content["method"]["options"], content["task"]["name"]
         del content["model"]["shown"], content["model"]["name"]
         content["task"]["definition"] = {
@@ -138,8 +191,12 @@ class RunSpec(Strict):
         return content_hash(content)[:RUN_ID_LENGTH]
 
 
+# Fields that came after the first records, with the value that means what was always done: at it they leave the id alone.
+LATER: dict[str, JsonValue] = {"rules": STRICT.model_dump(mode="json"), "decoding": None, "start": None}
+LATER_IN_TRAINING: dict[str, JsonValue] = {"label_smoothing": 0.0, "base_dropout": None, "head_dropout": None}
+
 # Keys of a task's definition that describe it and change no score; `data` enters by content.
-SHOWN_ONLY = {"task", "about", "licence", "citation", "data"}
+SHOWN_ONLY = {"task", "about", "licence", "citation", "data", "local"}
 
 
 def content_hash(content: Any) -> str:

@@ -5,12 +5,13 @@ temporary file, flushed to the disk, then linked to its name, so that a reader s
 writer never replaces the first. What lies beside it (predictions, weights) is there before the record names it.
 
     runs/<suite>/<run_id>/record.json         the record
-                          predictions.json    one prediction an example
+                          predictions.json    one prediction an example, or completions.json with the texts written
                           weights/            the trained weights, where the suite keeps them
                           attempts/<n>.json   attempts that ended without a final record, and retried records
                           checkpoint/         while the run is not done
 
 A baseline folder holds the same records as `records/<run_id>.json`, with predictions in `records/<run_id>.predictions.json`.
+Texts that a model wrote stay in the runs folder: they repeat the data set, whose licence may forbid to pass it on.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from lora_bench.record import SCHEMA, Record
 
 RECORD = "record.json"
 PREDICTIONS = "predictions.json"
+COMPLETIONS = "completions.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class RunFolder:
     def weights(self) -> Path:
         """Where the trained weights are kept."""
         return self.path / "weights"
+
+    def of(self, run_id: str) -> RunFolder:
+        """The folder of another run of the same suite."""
+        return RunFolder(self.path.parent / run_id)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -152,7 +158,7 @@ def accept(runs: Path, baseline: Path) -> list[Record]:
 
 
 def _predictions(folder: Path, record: Record) -> bytes | None:
-    if record.predictions is None:
+    if record.predictions is None or record.predictions.file != PREDICTIONS:
         return None
     path = folder / record.predictions.file
     content = path.read_bytes() if path.is_file() else b""

@@ -1,7 +1,7 @@
 """A suite: tasks × base models × methods × seeds under one budget, read from one YAML file.
 
-`SuiteFile` is the file as people write it, key by key (its JSON Schema ships for editors); `load_suite` resolves every name
-in it and reports every fault at once. What needs data, weights or counting comes after: see `lora_bench.plan`.
+`load_suite` resolves every name in the file and reports every fault at once, and a `Suite` says what each of its cells is to
+do. What needs data, weights or counting comes after: see `lora_bench.plan`.
 """
 
 from __future__ import annotations
@@ -9,106 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from lora_bench.budget import Budget
-from lora_bench.documents import Document, Key, Strict, read_yaml, validate
+from lora_bench.documents import Document, Key, read_yaml, validate
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, unknown
 from lora_bench.methods import Method, known_methods
+from lora_bench.protocol import PROTOCOLS, Protocol
 from lora_bench.resources import suite_files, task_files
-from lora_bench.spec import KeepWeights, Precision, ScoreSplit
+from lora_bench.spec import Decoding
+from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, Recipe, SuiteFile, Training
 from lora_bench.tasks import Task, load_task, task_from_document
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-
-# What the harness itself decides; a suite that could change these would change what is measured, or lose it.
-OWN_ARGUMENTS = {
-    "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size",
-    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "fp16", "seed",
-    "data_seed", "train_sampling_strategy", "remove_unused_columns", "label_names", "logging_steps",
-    "logging_nan_inf_filter", "save_strategy", "eval_strategy", "report_to", "disable_tqdm", "use_cpu",
-    "resume_from_checkpoint", "load_best_model_at_end", "full_determinism", "push_to_hub",
-    "dataloader_drop_last", "auto_find_batch_size", "logging_strategy", "logging_first_step",
-}  # fmt: skip
-
-
-Schedule = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
-]  # fmt: skip
-
-
-class Training(Strict):
-    """The recipe that all methods share.
-
-    Args:
-        batch_size: Examples in one optimiser step.
-        max_length: Tokens after which an input is cut.
-        schedule: How the learning rate falls: one of transformers' schedules by name.
-        warmup: Share of the steps over which the learning rate rises from 0.
-        weight_decay: AdamW's, on all but biases and norms.
-        max_grad_norm: Gradients are scaled down to this norm; 0 for never.
-        precision: "float32", or "bfloat16" by autocast.
-        threads: CPU threads of each worker. Another number adds in another order, so it is part of a run's id.
-    """
-
-    batch_size: int = Field(default=16, gt=0)
-    max_length: int = Field(default=128, gt=0)
-    schedule: Schedule = "linear"
-    warmup: float = Field(default=0.1, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, ge=0)
-    precision: Precision = "float32"
-    threads: int = Field(default=1, gt=0)
-
-
-class ModelEntry(Strict):
-    """A base model of a suite: its name, and what a name alone does not say.
-
-    Args:
-        model: A known model, a folder, or a name on the hub.
-        revision: Commit, tag or branch on the hub.
-        shown: What reports call it.
-    """
-
-    model: str
-    revision: str | None = None
-    shown: str | None = None
-
-
-class SuiteFile(Strict):
-    """A suite as people write it.
-
-    Args:
-        suite: Its name.
-        about: What it is for, in a sentence.
-        tasks: Names of tasks, or tasks written out.
-        models: Names of base models, or mappings with `model`.
-        methods: Names of methods, or mappings with `method`, its options, and optionally `label` and `learning_rate`.
-        seeds: One run each.
-        budget: What all methods are held equal to.
-        training: The recipe that all methods share.
-        training_arguments: Passed through to `transformers.TrainingArguments`, the same for all methods.
-        score_on: The split that scores are of: "test", or "selection" for a search.
-        selection_every: Steps between scores on the selection split.
-        keep_weights: Which trained weights stay: "none", "last", or "best" on the selection split.
-        protocol: The rules by which scores are made.
-    """
-
-    suite: str = Field(pattern=NAME)
-    about: str = ""
-    tasks: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
-    models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
-    methods: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(min_length=1)
-    budget: Budget
-    training: Training = Training()
-    training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    score_on: ScoreSplit = "test"
-    selection_every: int | None = Field(default=None, gt=0)
-    keep_weights: KeepWeights = "none"
-    protocol: str = Field(default="strict", pattern="^strict$")
 
 
 @dataclass(frozen=True)
@@ -119,17 +32,48 @@ class MethodEntry:
         label: What reports call it; the method's name by default.
         method: The method with its options.
         learning_rates: Those to run by base model; `None` is every other model. Several make a search.
+        tasks: Names of the tasks it is for; all where empty.
+        models: Names of the base models it is for; all where empty.
     """
 
     label: str
     method: Method
     learning_rates: dict[str | None, tuple[float, ...]]
+    tasks: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+    def is_for(self, task: str, model: str) -> bool:
+        """Whether the suite runs it on this task and base model."""
+        return (not self.tasks or task in self.tasks) and (not self.models or model in self.models)
 
     def rates(self, model: str) -> tuple[float, ...]:
         """The learning rates to run on a base model."""
         if model in self.learning_rates:
             return self.learning_rates[model]
         return self.learning_rates.get(None, (type(self.method).learning_rate,))
+
+
+@dataclass(frozen=True)
+class CellRecipe:
+    """How the runs of one task, base model and method are done.
+
+    Args:
+        training: The recipe of the training.
+        arguments: Passed through to `transformers.TrainingArguments`.
+        budget: What the cell is held to.
+        rates: Learning rates; several are trials to choose from, or a search.
+        selection_every: Steps between scores on the way.
+        decoding: How completions are written.
+        start: Task from whose run the trained weights are taken, or None for the pretrained checkpoint.
+    """
+
+    training: Training
+    arguments: dict[str, JsonValue]
+    budget: Budget
+    rates: tuple[float, ...]
+    selection_every: int | None
+    decoding: Decoding
+    start: str | None
 
 
 @dataclass(frozen=True)
@@ -141,6 +85,8 @@ class Suite:
         argument: What a user types to name it: its name, or the file.
         document: The file as read, with the line of each key.
         tasks: With the folder that each one's paths are seen from.
+        protocol: Name of the protocol.
+        rules: The protocol in full.
         content: The rest, as written.
     """
 
@@ -150,7 +96,26 @@ class Suite:
     tasks: tuple[tuple[Task, Path], ...]
     models: tuple[ModelEntry, ...]
     methods: tuple[MethodEntry, ...]
+    protocol: str
+    rules: Protocol
     content: SuiteFile
+
+    def recipe(self, task: str, model: str, entry: MethodEntry) -> CellRecipe:
+        """How the runs of a cell are done: the suite's recipe, with what its `recipes` change for this cell."""
+        content = self.content
+        found = CellRecipe(
+            training=content.training,
+            arguments=content.training_arguments,
+            budget=content.budget,
+            rates=entry.rates(model),
+            selection_every=content.selection_every,
+            decoding=content.decoding,
+            start=None,
+        )
+        for recipe in content.recipes:
+            if recipe.holds(task, model, entry.label):
+                found = _changed(found, recipe)
+        return found
 
     @property
     def name(self) -> str:
@@ -161,6 +126,26 @@ class Suite:
     def base(self) -> Path:
         """The folder that its paths are seen from."""
         return self.file.parent
+
+
+def _changed(found: CellRecipe, recipe: Recipe) -> CellRecipe:
+    """A cell's recipe with what one entry of `recipes` says otherwise."""
+    given = {name: getattr(recipe, name) for name in recipe.model_fields_set}
+    training = {name: value for name, value in given.items() if name in Training.model_fields}
+    if "warmup" in training:
+        training = {"warmup_steps": None, **training}
+    budget = found.budget
+    if recipe.epochs is not None or recipe.train_examples is not None:
+        budget = budget.model_copy(update={"epochs": recipe.epochs, "train_examples": recipe.train_examples})
+    return CellRecipe(
+        training=found.training.model_copy(update=training),
+        arguments={**found.arguments, **recipe.training_arguments},
+        budget=budget,
+        rates=given.get("learning_rate") or found.rates,
+        selection_every=given.get("selection_every", found.selection_every),
+        decoding=given.get("decoding") or found.decoding,
+        start=given.get("start", found.start),
+    )
 
 
 def load_suite(name_or_file: str | Path) -> Suite:
@@ -185,11 +170,33 @@ def load_suite(name_or_file: str | Path) -> Suite:
     faults += _repeated(document, "tasks", [task.task for task, _ in tasks])
     faults += _repeated(document, "models", [entry.model for entry in models])
     faults += _repeated(document, "methods", [entry.label for entry in methods])
+    protocol, rules = _protocol(document, faults)
     if content is not None:
         faults += _across(document, content, models, methods)
+        faults += _unknown_names(document, content, [task.task for task, _ in tasks], models, methods)
     if faults or content is None:
         raise BadInput(faults)
-    return Suite(file, document, str(name_or_file), tuple(tasks), tuple(models), tuple(methods), content)
+    return Suite(
+        file, document, str(name_or_file), tuple(tasks), tuple(models), tuple(methods), protocol, rules, content
+    )
+
+
+def _protocol(document: Document, faults: list[Fault]) -> tuple[str, Protocol]:
+    """The protocol's name and its rules in full."""
+    given = document.data.get("protocol", "strict")
+    name = given.get("protocol") if isinstance(given, dict) else given
+    if not isinstance(name, str) or name not in PROTOCOLS:
+        key: Key = ("protocol", "protocol") if isinstance(given, dict) else ("protocol",)
+        faults.append(document.fault(key, str(unknown("protocol", str(name), PROTOCOLS))))
+        return "strict", PROTOCOLS["strict"]
+    if isinstance(given, str):
+        return name, PROTOCOLS[name]
+    try:
+        own = validate(Protocol, document, ("protocol",), without=("protocol",))
+    except BadInput as error:
+        faults += error.faults
+        return name, PROTOCOLS[name]
+    return name, PROTOCOLS[name].model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
 
 
 def _find(name: str) -> Path:
@@ -253,18 +260,26 @@ def _method(document: Document, key: Key, entry: Any) -> MethodEntry:
     faults = []
     if not isinstance(label, str) or not label:
         faults.append(document.fault((*key, "label"), f"must be text, got {label!r}"))
+    only: dict[str, tuple[str, ...]] = {}
+    for part in ("tasks", "models"):
+        names = entry.get(part, [])
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            faults.append(document.fault((*key, part), f"must be a name or a list of names, got {names!r}"))
+        else:
+            only[part] = tuple(names)
     rates = {}
     try:
         rates = _rates(document, (*key, "learning_rate"), entry["learning_rate"]) if "learning_rate" in entry else {}
     except BadInput as error:
         faults += error.faults
     try:
-        method = validate(known[name], document, key, without=("method", "label", "learning_rate"))  # type: ignore[type-var]
+        method = validate(known[name], document, key, without=("method", "label", "learning_rate", "tasks", "models"))  # type: ignore[type-var]
     except BadInput as error:
         raise BadInput([*error.faults, *faults]) from None
     if faults:
         raise BadInput(faults)
-    return MethodEntry(label, method, rates)
+    return MethodEntry(label, method, rates, **only)
 
 
 def _rates(document: Document, key: Key, given: Any) -> dict[str | None, tuple[float, ...]]:
@@ -305,6 +320,7 @@ def _across(
             if model is not None and model not in names:
                 message = f"learning_rate names {model!r}, which is no model of this suite{did_you_mean(model, names)}"
                 faults.append(document.fault(("methods",), f"{entry.label}: {message}"))
+    # A recipe may give one cell other rates; those are counted where the plan is made.
     tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}
     if content.budget.trials is not None:
         faults += [
@@ -312,27 +328,78 @@ def _across(
             for label, count in tried.items()
             if count != content.budget.trials
         ]
-    if content.score_on == "test" and any(count > 1 for count in tried.values()):
-        faults.append(
-            document.fault(
-                ("score_on",), "several learning rates make a search, which scores on 'selection', not on 'test'"
-            )
+    several = any(count > 1 for count in tried.values()) or any(
+        len(one.learning_rate or ()) > 1 for one in content.recipes
+    )
+    if several and content.score_on == "test" and content.tuning is None:
+        message = (
+            "several learning rates make a search, which scores on 'selection', not on 'test'; to run the best of them, "
+            "give `tuning: {seeds: [...]}`"
         )
+        faults.append(document.fault(("score_on",), message))
+    if content.tuning is not None:
+        shared = sorted(set(content.tuning.seeds) & set(content.seeds))
+        if shared:
+            faults.append(
+                document.fault(("tuning", "seeds"), f"must not be among the reported seeds, as {shared[0]} is")
+            )
+        if content.score_on == "selection":
+            faults.append(document.fault(("tuning",), "is for a suite that scores on 'test'"))
     if content.keep_weights == "best" and content.selection_every is None:
         faults.append(
             document.fault(
                 ("keep_weights",), "'best' needs selection_every, the steps between scores on the selection split"
             )
         )
-    faults += [
-        document.fault(("training_arguments", name), f"is decided by the suite's own keys{_own_key(name)}")
-        for name in sorted(OWN_ARGUMENTS.intersection(content.training_arguments))
-    ]
+    faults += _own_arguments(document, ("training_arguments",), content.training_arguments)
     accumulation = content.training_arguments.get("gradient_accumulation_steps", 1)
     if not isinstance(accumulation, int) or accumulation < 1 or content.training.batch_size % accumulation:
         message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"
         faults.append(document.fault(("training_arguments", "gradient_accumulation_steps"), message))
     return faults
+
+
+def _unknown_names(
+    document: Document,
+    content: SuiteFile,
+    tasks: list[str],
+    models: list[ModelEntry],
+    methods: list[MethodEntry],
+) -> list[Fault]:
+    """Faults of keys that name a task, a base model or a method of the suite."""
+    known = {
+        "tasks": tasks,
+        "models": [entry.model for entry in models],
+        "methods": [entry.label for entry in methods],
+    }
+    named: list[tuple[Key, str, str]] = [(("data", name), "tasks", name) for name in content.data]
+    for index, recipe in enumerate(content.recipes):
+        key: Key = ("recipes", index)
+        named += [((*key, part), part, name) for part in known for name in getattr(recipe, part)]
+        named += [((*key, "start"), "tasks", recipe.start)] if recipe.start is not None else []
+    for index, entry in enumerate(methods):
+        key = ("methods", index)
+        named += [((*key, part), part, name) for part in ("tasks", "models") for name in getattr(entry, part)]
+    faults = [
+        document.fault(key, f"{name!r} is none of this suite's {part}{did_you_mean(name, known[part])}")
+        for key, part, name in named
+        if name not in known[part]
+    ]
+    for index, recipe in enumerate(content.recipes):
+        key = ("recipes", index)
+        if recipe.epochs is not None and recipe.train_examples is not None:
+            faults.append(document.fault(key, "give at most one of train_examples and epochs"))
+        if recipe.start is not None and (not recipe.tasks or recipe.start in recipe.tasks):
+            faults.append(document.fault((*key, "start"), "needs `tasks` that do not contain the task to start from"))
+        faults += _own_arguments(document, (*key, "training_arguments"), recipe.training_arguments)
+    return faults
+
+
+def _own_arguments(document: Document, key: Key, given: dict[str, JsonValue]) -> list[Fault]:
+    return [
+        document.fault((*key, name), f"is decided by the suite's own keys{_own_key(name)}")
+        for name in sorted(OWN_ARGUMENTS.intersection(given))
+    ]
 
 
 def _own_key(argument: str) -> str:

@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lora_bench"
 
 GROUND = {"documents", "errors", "resources", "randomness", "version"}
-WORDS = {"record", "spec", "budget"} | GROUND
+WORDS = {"record", "spec", "budget", "protocol"} | GROUND
 STORE = {"store", "environment"} | WORDS
 MATERIAL = {"tuners", "families", "metrics", "assets", "minilm"}
-PARTS = {"methods", "tasks", "models", "measure", "checkpoint", "card", "recipe"}
-SUITE = {"suite", "job"}
+PARTS = {"methods", "tasks", "models", "measure", "checkpoint", "card", "recipe", "generation", "start"}
+SUITE = {"suite", "suite_file", "job", "resolve", "choose"}
 
 MAY_IMPORT = {
     "version": set(),
@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "resources": set(),
     "documents": {"errors"},
     "randomness": set(),
-    "spec": {"documents"},
+    "protocol": {"documents"},
+    "spec": {"documents", "protocol"},
     "budget": {"documents", "errors"},
     "record": {"budget", "documents", "spec"},
     "store": {"record", "documents", "errors"},
@@ -33,16 +34,23 @@ MAY_IMPORT = {
     "assets": {"errors", "resources"},
     "minilm": {"assets", "errors", "resources"},
     "methods": MATERIAL | GROUND,
-    "tasks": MATERIAL | WORDS,
-    "models": MATERIAL | WORDS,
+    "hub": {"errors"},
+    "tasks": MATERIAL | WORDS | {"hub"},
+    "models": MATERIAL | WORDS | {"hub"},
     "measure": WORDS | {"tuners"},
     "checkpoint": STORE,
+    "generation": WORDS | {"tasks"},
+    "start": {"errors", "store"},
     "card": WORDS | {"models"},
     "recipe": WORDS,
     "job": PARTS | STORE,
-    "suite": PARTS | STORE,
-    "report": STORE,
-    "fitting": PARTS | STORE | SUITE,
+    "suite_file": WORDS,
+    "suite": PARTS | STORE | {"suite_file"},
+    "choose": {"protocol", "record"},
+    "resolve": PARTS | STORE | {"suite", "suite_file"},
+    "report": STORE | {"published"},
+    "published": WORDS | {"store"},
+    "fitting": PARTS | STORE | SUITE | {"metrics"},
     "estimate": PARTS | STORE | {"fitting"},
     "plan": PARTS | STORE | SUITE | {"fitting", "estimate"},
     "loop": PARTS | STORE,
@@ -54,7 +62,7 @@ MAY_IMPORT = {
     "plan_table": STORE | {"plan", "estimate", "progress"},
     "listing": GROUND | {"methods", "models", "tasks", "assets"},
     "testing": MATERIAL | PARTS | STORE,
-    "cli": {*WORDS, "store", "suite", "tasks", "plan", "execute", "progress", "plan_table", "listing", "report"},
+    "cli": {*WORDS, "store", "suite", "suite_file", "tasks", "plan", "execute", "progress", "plan_table", "listing", "report"},
     "__init__": {"version", "measure", "plan", "execute", "suite", "report", "store"},
 }
 

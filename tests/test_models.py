@@ -36,7 +36,7 @@ def folder_of(tmp_path):
 def test_the_head_is_what_the_checkpoint_lacks(folder_of, model, head):
     base_model = folder_of(model())
     for on_meta in (False, True):
-        _, found = load_model(base_model, labels=3, regression=False, on_meta=on_meta)
+        _, found = load_model(base_model, kind="classification", labels=3, on_meta=on_meta)
         assert found == head
 
 
@@ -53,7 +53,7 @@ def test_the_head_is_the_largest_module_that_holds_nothing_else():
 
 
 def test_parameters_of_full_are_all_of_the_model(folder_of):
-    model, head = load_model(folder_of(tiny_roberta()), labels=3, regression=False)
+    model, head = load_model(folder_of(tiny_roberta()), kind="classification", labels=3)
     total = sum(weight.numel() for weight in model.parameters())
     counts = count_parameters(model, head=head, total=total)
     # classifier: dense 32 x 32 + 32, out_proj 3 x 32 + 3
@@ -63,7 +63,7 @@ def test_parameters_of_full_are_all_of_the_model(folder_of):
 
 
 def test_frozen_weights_are_float32_whatever_the_checkpoint_holds(folder_of):
-    model, _ = load_model(folder_of(tiny_roberta().half()), labels=2, regression=False)
+    model, _ = load_model(folder_of(tiny_roberta().half()), kind="classification", labels=2)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
@@ -71,7 +71,7 @@ def test_a_head_is_drawn_from_its_seed_alone(folder_of):
     base_model = folder_of(tiny_roberta())
 
     def drawn(seed):
-        model, head = load_model(base_model, labels=2, regression=False)
+        model, head = load_model(base_model, kind="classification", labels=2)
         draw_head(model, head, seed)
         return model.classifier.dense.weight
 
@@ -106,12 +106,12 @@ def test_pickled_weights_are_refused(folder_of, tmp_path):
 
 def test_an_unknown_name_is_refused_with_the_nearest_known_one(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(LoraBenchError, match=r"unknown model 'minilm-l6-robreta'.*did you mean 'minilm-l6-roberta'"):
+    with pytest.raises(LoraBenchError, match=r"model 'minilm-l6-robreta' is not in the cache.*did you mean 'minilm-l6-roberta'"):
         find_model("minilm-l6-robreta", base=tmp_path)
 
 
 def test_gpt2_reads_the_last_real_token_under_either_padding(folder_of):
-    model, _ = load_model(folder_of(tiny_gpt2()), labels=3, regression=False)
+    model, _ = load_model(folder_of(tiny_gpt2()), kind="classification", labels=3)
     model.eval()
     pad = model.config.pad_token_id
     ids = torch.tensor([[5, 6, 7]])

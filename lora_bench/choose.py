@@ -1,0 +1,49 @@
+"""What is chosen from records while a suite is run: the learning rate of its trials, and the runs that others start from."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from lora_bench.protocol import Protocol
+from lora_bench.record import Record
+
+
+def chosen_rate(trials: Sequence[Record | None], higher_is_better: bool) -> float | None:
+    """The learning rate with the best mean score over the seeds of its trials, or None while a trial is missing.
+
+    A rate of which any trial gave no score is not chosen while there is another; of two equal ones the first stands. Where
+    no trial gave a score, the first rate is run, and its rows say how it ends.
+    """
+    records = [record for record in trials if record is not None]
+    if len(records) < len(trials):
+        return None
+    by_rate: dict[float, list[float | None]] = {}
+    for record in records:
+        by_rate.setdefault(record.spec.training.learning_rate, []).append(record.score)
+    means = {
+        rate: statistics.fmean(score for score in scores if score is not None)
+        for rate, scores in by_rate.items()
+        if None not in scores
+    }
+    if not means:
+        return next(iter(by_rate))
+    sign = 1 if higher_is_better else -1
+    return max(means, key=lambda rate: sign * means[rate])
+
+
+def start_records(sources: Sequence[Record | None], rules: Protocol, seeds: Sequence[int]) -> dict[int, str] | None:
+    """For each seed the id of the run that it starts from, or None while a source is missing.
+
+    Where the protocol chooses on the reported split, as the papers do, every seed starts from the best source; else from
+    the source with its own seed. A seed whose source gave no score has none.
+    """
+    records = [record for record in sources if record is not None]
+    if len(records) < len(sources):
+        return None
+    scored = [record for record in records if record.status == "ok" and record.score is not None]
+    if rules.choose_on == "selection" or not scored:
+        return {record.spec.seed: record.run_id for record in scored}
+    sign = 1 if scored[0].spec.task.higher_is_better else -1
+    best = max(scored, key=lambda record: (sign * (record.score or 0.0), -record.spec.seed))
+    return dict.fromkeys(seeds, best.run_id)

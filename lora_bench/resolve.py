@@ -1,0 +1,138 @@
+"""From a cell of a suite to its run spec: every name, default and fraction becomes a value."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from pydantic import JsonValue
+from pydantic.fields import FieldInfo
+
+from lora_bench.budget import Budget
+from lora_bench.methods import Method
+from lora_bench.models import BaseModel
+from lora_bench.spec import KeepWeights, MethodSpec, ModelSpec, RunSpec, Start, TaskSpec, TrainingSpec
+from lora_bench.suite import CellRecipe, MethodEntry, Suite
+from lora_bench.suite_file import Training
+from lora_bench.tasks import Task, TaskData, definition
+
+
+def run_spec(
+    suite: Suite,
+    task: Task,
+    data: TaskData,
+    base_model: BaseModel,
+    entry: MethodEntry,
+    method: Method,
+    recipe: CellRecipe,
+    learning_rate: float,
+    seed: int,
+    *,
+    trial: bool,
+    start: Start | None,
+    series: str | None,
+) -> RunSpec:
+    """The run spec of a cell of a suite.
+
+    Args:
+        suite: Whose cell it is.
+        task: Its task.
+        data: The task's examples.
+        base_model: Its base model.
+        entry: Its method as the suite has it.
+        method: The same with the size that meets the budget.
+        recipe: How the cell is done.
+        learning_rate: One of the recipe's rates.
+        seed: Of the run.
+        trial: Whether the run chooses a learning rate: it is scored where choices are made.
+        start: The run it starts from.
+        series: The label of a repeat.
+    """
+    content, rules = suite.content, suite.rules
+    training = _training(recipe, learning_rate, len(data.splits["train"].ids))
+    every = recipe.selection_every
+    if every is None and rules.checkpoint == "best":
+        # The papers evaluate after every epoch.
+        every = math.ceil(len(data.splits["train"].ids) / training.batch_size)
+    return RunSpec(
+        task=TaskSpec(
+            name=task.task,
+            definition=definition(task),
+            data_sha256=data.sha256,
+            labels=data.labels,
+            metric=task.metric,
+            higher_is_better=task.higher_is_better,
+        ),
+        model=ModelSpec(
+            name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
+            shown=base_model.shown,
+            sha256=base_model.sha256,
+            revision=base_model.revision,
+            model_type=base_model.model_type,
+        ),
+        method=MethodSpec(
+            name=method.name,
+            label=entry.label,
+            size=method.size,
+            options=method.model_dump(mode="json"),
+            chosen=_chosen(method),
+        ),
+        training=training,
+        seed=seed,
+        protocol=suite.protocol,
+        score_on=rules.choose_on if trial else content.score_on,
+        selection_every=None if trial and rules.checkpoint == "last" else every,
+        keep_weights="none" if trial else _kept(suite, task.task),
+        series=series,
+        rules=rules,
+        decoding=recipe.decoding if task.kind == "generation" else None,
+        start=start,
+    )
+
+
+def _training(recipe: CellRecipe, learning_rate: float, in_split: int) -> TrainingSpec:
+    given: Training = recipe.training
+    examples = _train_examples(recipe.budget, in_split)
+    steps = math.ceil(examples / given.batch_size)
+    return TrainingSpec(
+        train_examples=examples,
+        batch_size=given.batch_size,
+        steps=steps,
+        max_length=given.max_length,
+        learning_rate=learning_rate,
+        schedule=given.schedule,
+        warmup_steps=given.warmup_steps if given.warmup_steps is not None else round(given.warmup * steps),
+        weight_decay=given.weight_decay,
+        max_grad_norm=given.max_grad_norm,
+        precision=given.precision,
+        threads=given.threads,
+        arguments=recipe.arguments,
+        label_smoothing=given.label_smoothing,
+        base_dropout=given.base_dropout,
+        head_dropout=given.head_dropout,
+    )
+
+
+def _train_examples(budget: Budget, in_split: int) -> int:
+    if budget.train_examples is not None:
+        return budget.train_examples
+    assert budget.epochs is not None
+    return max(1, round(budget.epochs * in_split))
+
+
+def _kept(suite: Suite, task: str) -> KeepWeights:
+    """Which weights a run keeps: those the suite asks for, and those that another run starts from."""
+    wanted = suite.content.keep_weights
+    if wanted == "none" and any(recipe.start == task for recipe in suite.content.recipes):
+        return "best" if suite.rules.checkpoint == "best" else "last"
+    return wanted
+
+
+def _chosen(method: Method) -> dict[str, JsonValue]:
+    """The size, and the options that differ from their defaults."""
+    fields: dict[str, FieldInfo] = type(method).model_fields  # type: ignore[attr-defined]  # a Strict model
+    return {
+        name: value
+        for name, value in method.model_dump(mode="json").items()
+        if name == method.size or getattr(method, name) != fields[name].get_default(call_default_factory=True)
+    }

@@ -1,0 +1,195 @@
+"""A suite as people write it, key by key; its JSON Schema ships for editors.
+
+Types are checked here, key by key. Names are looked up, and keys held against each other, by `lora_bench.suite`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue
+
+from lora_bench.budget import Budget
+from lora_bench.documents import Strict
+from lora_bench.spec import Decoding, KeepWeights, Precision, ScoreSplit
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+# What the harness itself decides; a suite that could change these would change what is measured, or lose it.
+OWN_ARGUMENTS = {
+    "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size",
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "fp16", "seed",
+    "data_seed", "train_sampling_strategy", "remove_unused_columns", "label_names", "logging_steps",
+    "logging_nan_inf_filter", "save_strategy", "eval_strategy", "report_to", "disable_tqdm", "use_cpu",
+    "resume_from_checkpoint", "load_best_model_at_end", "full_determinism", "push_to_hub",
+    "label_smoothing_factor", "dataloader_drop_last", "auto_find_batch_size", "logging_strategy", "logging_first_step",
+}  # fmt: skip
+
+
+Schedule = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
+]  # fmt: skip
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+AtLeastZero = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _listed(given: Any) -> Any:
+    """A single value as a tuple of one."""
+    values = given if isinstance(given, list) else [given]
+    return tuple(values)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
+Rate = Annotated[float, Field(gt=0)]
+Rates = Annotated[
+    tuple[Rate, ...],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=Rate | tuple[Rate, ...]),
+]
+
+
+class Training(Strict):
+    """The recipe that all methods share.
+
+    Args:
+        batch_size: Examples in one optimiser step.
+        max_length: Tokens after which an input is cut.
+        schedule: How the learning rate falls: one of transformers' schedules by name.
+        warmup: Share of the steps over which the learning rate rises from 0.
+        warmup_steps: Their number, in place of `warmup`.
+        weight_decay: AdamW's, on all but biases and norms.
+        max_grad_norm: Gradients are scaled down to this norm; 0 for never.
+        precision: "float32", or "bfloat16" by autocast.
+        threads: CPU threads of each worker. Another number adds in another order, so it is part of a run's id.
+        label_smoothing: Share of the target's probability that is spread over all labels, or over the vocabulary.
+        base_dropout: Dropout everywhere in the base model; its checkpoint's own by default.
+        head_dropout: Dropout before the classifier; its checkpoint's own by default.
+    """
+
+    batch_size: Positive = 16
+    max_length: Positive = 128
+    schedule: Schedule = "linear"
+    warmup: Share = 0.1
+    warmup_steps: int | None = Field(default=None, ge=0)
+    weight_decay: AtLeastZero = 0.0
+    max_grad_norm: AtLeastZero = 1.0
+    precision: Precision = "float32"
+    threads: Positive = 1
+    label_smoothing: Share = 0.0
+    base_dropout: Share | None = None
+    head_dropout: Share | None = None
+
+
+class Recipe(Strict):
+    """What the runs of some tasks, base models and methods do in another way than the suite says.
+
+    Args:
+        tasks: Names of tasks; all by default, as for the next two.
+        models: Names of base models.
+        methods: Labels of methods.
+        learning_rate: One, or several to choose from.
+        train_examples: Examples seen by every run.
+        epochs: Passes over the training split, in place of `train_examples`.
+        selection_every: Steps between scores on the way.
+        decoding: How completions are written.
+        start: Task whose trained weights a run of the same base model and method starts from.
+        training_arguments: Added to the suite's own.
+
+    The other keys are those of `training`.
+    """
+
+    tasks: Names = ()
+    models: Names = ()
+    methods: Names = ()
+    learning_rate: Rates | None = None
+    train_examples: Positive | None = None
+    epochs: float | None = Field(default=None, gt=0)
+    selection_every: Positive | None = None
+    decoding: Decoding | None = None
+    start: str | None = None
+    training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    batch_size: Positive | None = None
+    max_length: Positive | None = None
+    schedule: Schedule | None = None
+    warmup: Share | None = None
+    warmup_steps: int | None = Field(default=None, ge=0)
+    weight_decay: AtLeastZero | None = None
+    max_grad_norm: AtLeastZero | None = None
+    precision: Precision | None = None
+    label_smoothing: Share | None = None
+    base_dropout: Share | None = None
+    head_dropout: Share | None = None
+
+    def holds(self, task: str, model: str, label: str) -> bool:
+        """Whether it is for this cell."""
+        pairs = ((self.tasks, task), (self.models, model), (self.methods, label))
+        return all(not names or name in names for names, name in pairs)
+
+
+class Tuning(Strict):
+    """How learning rates are chosen: each of several is tried, and the best on the selection split is run.
+
+    Args:
+        seeds: Those of the trials, disjoint from the seeds that are reported.
+    """
+
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+
+
+class ModelEntry(Strict):
+    """A base model of a suite: its name, and what a name alone does not say.
+
+    Args:
+        model: A known model, a folder, or a name on the hub.
+        revision: Commit, tag or branch on the hub.
+        shown: What reports call it.
+    """
+
+    model: str
+    revision: str | None = None
+    shown: str | None = None
+
+
+class SuiteFile(Strict):
+    """A suite as people write it.
+
+    Args:
+        suite: Its name.
+        about: What it is for, in a sentence.
+        tasks: Names of tasks, or tasks written out.
+        models: Names of base models, or mappings with `model`.
+        methods: Names of methods, or mappings with `method`, its options, and optionally `label`, `learning_rate`, and
+            `tasks` and `models` where it is not for all.
+        seeds: One run each.
+        budget: What all methods are held equal to.
+        training: The recipe that all methods share.
+        training_arguments: Passed through to `transformers.TrainingArguments`, the same for all methods.
+        score_on: The split that scores are of: "test", or "selection" for a search.
+        selection_every: Steps between scores on the selection split.
+        keep_weights: Which trained weights stay: "none", "last", or "best" on the selection split.
+        protocol: The rules by which scores are made: "strict", "paper", or a mapping of one of them and what differs.
+        recipes: What some tasks, base models and methods do in another way; of two, the later one holds.
+        tuning: How a learning rate is chosen where several are given.
+        decoding: How completions are written, for generation.
+        data: Local folders by task, in the layout in which the data set circulates.
+    """
+
+    suite: str = Field(pattern=NAME)
+    about: str = ""
+    tasks: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
+    models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
+    methods: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
+    budget: Budget
+    training: Training = Training()
+    training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    score_on: ScoreSplit = "test"
+    selection_every: int | None = Field(default=None, gt=0)
+    keep_weights: KeepWeights = "none"
+    protocol: str | dict[str, JsonValue] = "strict"
+    recipes: tuple[Recipe, ...] = ()
+    tuning: Tuning | None = None
+    decoding: Decoding = Decoding()
+    data: dict[str, str] = Field(default_factory=dict)
