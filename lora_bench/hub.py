@@ -7,6 +7,7 @@ out of the cache instead of being used, so that the same command downloads it ag
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import hashlib
 import sys
@@ -69,7 +70,10 @@ def snapshot(
             )
         except Exception as error:  # the hub's, the network's and the disk's errors have no class in common
             raise LoraBenchError(f"{kind} {name!r} {why_not(kind, name, revision, error, hint)}") from None
-    damaged = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if _is_damaged(path)]
+    here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    damaged = [
+        path for path in sorted(here) if _matches(path, files) and not _matches(path, leave) and _is_damaged(here[path])
+    ]
     for path in damaged:
         (folder / path).resolve().unlink(missing_ok=True)
         (folder / path).unlink()
@@ -131,15 +135,16 @@ def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, h
     def first(*classes: type[BaseException]) -> Any:
         return next((link for link in chain if isinstance(link, classes)), None)
 
+    nowhere = "is no folder here, and" if kind == "model" else "is"  # a model may be meant as a folder
     if first(errors.HFValidationError):
-        return f"cannot be on the hub: that is no name of a repository (owner/name){hint}"
+        return f"{nowhere} no name that the hub could have (owner/name){hint}"
     if first(errors.GatedRepoError):
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{name}"
         return f"is gated: ask for access at {page}, then log in with `hf auth login`, or set HF_TOKEN"
     if first(errors.RevisionNotFoundError):
         return f"has no revision {revision!r} on the hub: give a branch, a tag or a full commit of 40 digits"
     if first(errors.RepositoryNotFoundError):
-        return f"is not on the hub, or private: check the name, or log in with `hf auth login`{hint}"
+        return f"{nowhere} not on the hub, or private: check the name, or log in with `hf auth login`{hint}"
     if answer := first(errors.HfHubHTTPError):
         status = answer.response.status_code
         if status == httpx.codes.UNAUTHORIZED:
@@ -203,6 +208,10 @@ def _quiet_datasets() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _is_damaged(path: Path) -> bool:

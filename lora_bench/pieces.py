@@ -1,0 +1,44 @@
+"""SentencePiece tokenizers as their model files say.
+
+DeBERTa-v2 and v3 come with `spm.model`, which says how text is normalised before it is cut into pieces (NFKC and more: a
+full-width letter becomes a letter, an ellipsis three full stops, a no-break space a space). transformers 5 reads the pieces
+from it and normalises by NFC alone, so that such characters become unknown tokens. Here the file's own rules are put back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def normalise_as_trained(tokenizer: Any, folder: Path) -> None:
+    """Give a DeBERTa tokenizer the normalisation of its files; any other tokenizer stays as it is.
+
+    Args:
+        tokenizer: As transformers loaded it from *folder*.
+        folder: Holds `tokenizer.json`, which has the rules spelled out, or `spm.model`.
+    """
+    from tokenizers import Regex, Tokenizer, normalizers
+    from transformers import DebertaV2Tokenizer
+
+    if not isinstance(tokenizer, DebertaV2Tokenizer):
+        return
+    if (folder / "tokenizer.json").is_file():
+        tokenizer.backend_tokenizer.normalizer = Tokenizer.from_file(str(folder / "tokenizer.json")).normalizer
+        return
+    rules = _rules(folder / "spm.model")
+    steps: list[Any] = [normalizers.Lowercase()] if tokenizer.do_lower_case else []
+    if rules.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
+    if rules.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+
+
+def _rules(path: Path) -> Any:
+    """The normalisation that a SentencePiece model was trained with."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(path.read_bytes())
+    return model.normalizer_spec
