@@ -339,6 +339,19 @@ T5 = Family(
 )
 
 
+def roles_in_order(roles: Iterable[Role]) -> tuple[Role, ...]:
+    """The same roles in one order, so that two ways of writing them are one method; all of them are `all`.
+
+    Raises:
+        ValueError: Something is named twice.
+    """
+    named = tuple(roles)
+    if len(set(named)) < len(named) or ("all" in named and len(named) > 1):
+        raise ValueError(f"names something twice: {', '.join(named)}")
+    every = tuple(role for role in ROLES if role != "all")
+    return ("all",) if set(named) == set(every) else tuple(role for role in ROLES if role in named)
+
+
 def parts_of(roles: Iterable[Role]) -> tuple[Part, ...]:
     """The parts that *roles* stand for, each once, in the order of a layer's computation."""
     named = {part for role in roles for part in ROLES[role]}

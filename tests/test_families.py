@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModel, T5Config, T5ForSequenceClassification, T5ForTokenClassification
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.families import FAMILIES, Family, family_of, parts_of
+from lora_bench.families import FAMILIES, Family, family_of, parts_of, roles_in_order
 from tests.tiny import CLASSIFIERS, HEAD_MODULES, HEADS, HIDDEN, LAYERS, MODELS, tiny_gpt2, tiny_roberta
 
 PARTS = ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out")
@@ -62,6 +62,14 @@ def test_roles_name_every_part_and_a_module_knows_its_own(name):
         assert len(family(model).parts_at(path)) in ((1, 3) if family(model).fused else (1,))
     assert family(model).parts_at("classifier.dense") == ()
     assert (family(model).fused_layout is not None) == family(model).fused
+
+
+def test_roles_are_written_in_one_way():
+    assert roles_in_order(["value", "query"]) == roles_in_order(["query", "value"]) == ("query", "value")
+    assert roles_in_order(["ffn", "output", "value", "key", "query"]) == roles_in_order(["all"]) == ("all",)
+    for twice in (["key", "key"], ["all", "key"]):
+        with pytest.raises(ValueError, match="names something twice"):
+            roles_in_order(twice)
 
 
 def test_the_feed_forward_projection_is_not_the_attention_projection_of_the_same_ending():

@@ -23,19 +23,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from lora_bench.documents import Strict
-from lora_bench.families import ROLES, Role, parts_of
+from lora_bench.families import Role, parts_of, roles_in_order
 from lora_bench.methods.base import register
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
-
-
-def _in_order(roles: tuple[Role, ...]) -> tuple[Role, ...]:
-    """The same roles in one order, so that two ways of writing them are one method."""
-    if len(set(roles)) < len(roles) or ("all" in roles and len(roles) > 1):
-        raise ValueError(f"names something twice: {', '.join(roles)}")
-    return tuple(sorted(roles, key=list(ROLES).index))
 
 
 @register
@@ -61,7 +54,7 @@ class Lora(Strict):
     scaling: float = Field(default=2.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     # Not strict: a record's JSON gives a list.
-    targets: Annotated[tuple[Role, ...], AfterValidator(_in_order)] = Field(
+    targets: Annotated[tuple[Role, ...], AfterValidator(roles_in_order)] = Field(
         default=("query", "value"), min_length=1, strict=False
     )
     use_rslora: bool = False

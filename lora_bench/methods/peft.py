@@ -29,13 +29,13 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
-from lora_bench.families import Role, parts_of
+from lora_bench.families import Role, parts_of, roles_in_order
 from lora_bench.methods.base import register
 
 if TYPE_CHECKING:
@@ -44,6 +44,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
 TRIAL_SIZE = 8
+
+# What PEFT reads as a set of names or of layers.
+SETS = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save", "layers_to_transform")
+
+
+def _in_one_way(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The same options with their sets in one order, so that two ways of writing them are one run."""
+
+    def written(name: str, value: JsonValue) -> JsonValue:
+        if name == "layers_to_transform" and isinstance(value, int):
+            value = [value]
+        if name not in SETS or not isinstance(value, list):
+            return value
+        return [
+            json.loads(item)
+            for item in sorted({json.dumps(item) for item in value}, key=lambda item: (len(item), item))
+        ]
+
+    return {name: written(name, value) for name, value in options.items()}
 
 
 class _SizeIfNamed:
@@ -69,9 +88,10 @@ class Peft(Strict):
     size: ClassVar[Any] = _SizeIfNamed()
     learning_rate: ClassVar[float] = 1e-3
 
-    type: str
-    options: dict[str, JsonValue] = Field(default_factory=dict)
-    targets: tuple[Role, ...] | None = Field(default=None, strict=False)
+    type: Annotated[str, AfterValidator(str.upper)]
+    options: Annotated[dict[str, JsonValue], AfterValidator(_in_one_way)] = Field(default_factory=dict)
+    # Not strict: a record's JSON gives a list.
+    targets: Annotated[tuple[Role, ...], AfterValidator(roles_in_order)] | None = Field(default=None, strict=False)
     size_option: str | None = None
     size_value: int | None = Field(default=None, ge=1)
 
@@ -109,7 +129,7 @@ class Peft(Strict):
         try:
             adapted: nn.Module = get_peft_model(model, config)
         except Exception as error:  # PEFT's methods raise whatever their arithmetic does
-            raise UnsupportedPair(f"PEFT's {self.type.upper()} cannot be put on this model: {_said(error)}") from error
+            raise UnsupportedPair(f"PEFT's {self.type} cannot be put on this model: {_said(error)}") from error
         for name, weight in adapted.named_parameters():
             # AdaLoRA's count of ranks, which PEFT frees by accident where the model is not on the CPU.
             if ".ranknum." in name:
@@ -118,7 +138,7 @@ class Peft(Strict):
 
     def callbacks(self) -> list[TrainerCallback]:
         """What has to happen at the steps of a run: AdaLoRA's allocation of ranks."""
-        if self.type.upper() != "ADALORA":
+        if self.type != "ADALORA":
             return []
         from lora_bench.tuners.allocation import AllocateRanks
 
@@ -138,21 +158,21 @@ class Peft(Strict):
         from lora_bench.families import family_of
 
         configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-        if self.type.upper() not in configs:
-            raise unknown("PEFT type", self.type.upper(), configs)
-        config_class = configs[self.type.upper()]
+        if self.type not in configs:
+            raise unknown("PEFT type", self.type, configs)
+        config_class = configs[self.type]
         fields = set(config_class.__dataclass_fields__)
         options: dict[str, Any] = dict(self.options)
         if self.size_option is not None:
             options[self.size_option] = self.size_value
         for name in sorted(set(options) - fields):
-            raise unknown(f"option of {self.type.upper()}", name, fields)
+            raise unknown(f"option of {self.type}", name, fields)
         if self.targets is not None:
             options["target_modules"] = family_of(model.config.model_type).targets(*parts_of(self.targets))
         if "fan_in_fan_out" in fields:
             # GPT-2's Conv1D keeps its weight as (in_features, out_features).
             options.setdefault("fan_in_fan_out", any(isinstance(module, Conv1D) for module in model.modules()))
-        if self.type.upper() == "ADALORA":
+        if self.type == "ADALORA":
             options.setdefault("total_step", 10**9)  # set when training begins
         if next(model.parameters()).is_meta:
             options.pop("init_lora_weights", None)  # some are computed from the weights, which are not there
@@ -165,7 +185,7 @@ class Peft(Strict):
         try:
             return config_class(**options)
         except Exception as error:
-            raise UnsupportedPair(f"PEFT's {self.type.upper()} refuses its options: {_said(error)}") from error
+            raise UnsupportedPair(f"PEFT's {self.type} refuses its options: {_said(error)}") from error
 
 
 @functools.cache
@@ -189,7 +209,7 @@ def _trial(
 
     config_class, model_class = classes
     peft = Peft.model_validate_json(method)
-    title = f"PEFT's {peft.type.upper()}"
+    title = f"PEFT's {peft.type}"
     reason: str | None = None
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from lora_bench.checkpoint import load_trained, trained_weights
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import known_methods, with_size
 from lora_bench.randomness import adapters_drawn_from
+from lora_bench.spec import content_hash
 from lora_bench.testing import check_method, tiny_models
 from tests.tiny import HEAD_MODULES, tiny_batch, tiny_deberta_v2, tiny_gpt2_classifier, tiny_roberta
 
@@ -143,6 +144,7 @@ def test_a_named_option_is_the_size_and_without_one_there_is_none():
     [
         ({"size_option": "r"}, "given together"),
         ({"size_value": 3}, "given together"),
+        ({"targets": ("query", "query")}, "names something twice: query, query"),
         ({"size_option": "r", "size_value": 3, "options": {"r": 4}}, "options give r a second time"),
         (
             {"targets": ("query",), "options": {"target_modules": ["query"]}},
@@ -157,6 +159,31 @@ def test_a_named_option_is_the_size_and_without_one_there_is_none():
 def test_options_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
         Peft(type="LORA", **options)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"type": "lora"}, {"type": "LORA"}),
+        ({"type": "LoHa", "targets": ("value", "query")}, {"type": "LOHA", "targets": ("query", "value")}),
+        ({"targets": ("all",)}, {"targets": ("ffn", "output", "value", "key", "query")}),
+        (
+            {"options": {"r": 4, "target_modules": ["value", "query", "value"]}},
+            {"options": {"target_modules": ["query", "value"], "r": 4}},
+        ),
+        ({"options": {"layers_to_transform": 3}}, {"options": {"layers_to_transform": [3]}}),
+        ({"options": {"layers_to_transform": [11, 2]}}, {"options": {"layers_to_transform": [2, 11]}}),
+    ],
+)
+def test_two_spellings_of_a_run_have_the_same_options(one, other):
+    first, second = (Peft(**{"type": "LORA", **options}) for options in (one, other))
+    assert content_hash(first.model_dump(mode="json")) == content_hash(second.model_dump(mode="json"))
+    assert Peft(**first.model_dump(mode="json")) == first
+
+
+def test_what_an_option_gives_in_order_stays_in_order():
+    options = {"rank_pattern": {"value": 2, "query": 1}, "loftq_config": {"steps": [3, 1]}, "target_modules": ".*value"}
+    assert Peft(type="LORA", options=options).options == options
 
 
 def test_a_suite_can_be_read_without_torch():
