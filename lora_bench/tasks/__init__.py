@@ -1,12 +1,15 @@
-"""Tasks: declared in YAML, loaded as examples in three splits, encoded for a model and scored.
+"""Tasks: declared in YAML, loaded as examples in splits, encoded for a model and scored.
 
-`declaration` is the YAML key by key, `tables` reads rows from files, assets and the hub, `examples` makes splits of
-them and lists what is wrong, `scoring` holds predictions against them.
+`declaration` is the YAML key by key, with `sources` for where its rows are and `contradictions` for what its keys
+together do not allow; `folders` finds its files below a data directory; `tables` reads rows from files, assets and the
+hub, with `releases` for forms of their own and `linearise` for structured inputs; `examples` makes splits of them and
+lists what is wrong; `scoring` holds predictions against them.
 """
 
 from lora_bench.tasks.declaration import Task, definition, load_task, task_from_definition, task_from_document
-from lora_bench.tasks.examples import SPLITS, Split, TaskData, load_data
-from lora_bench.tasks.scoring import encode, majority_score, score
+from lora_bench.tasks.examples import SPLITS, Split, TaskData, load_data, load_unlabelled
+from lora_bench.tasks.folders import find_folder, in_folder
+from lora_bench.tasks.scoring import encode, majority_score, score, split_scores, unavailable_metrics
 
 __all__ = [
     "SPLITS",
@@ -15,10 +18,15 @@ __all__ = [
     "TaskData",
     "definition",
     "encode",
+    "find_folder",
+    "in_folder",
     "load_data",
     "load_task",
+    "load_unlabelled",
     "majority_score",
     "score",
+    "split_scores",
     "task_from_definition",
     "task_from_document",
+    "unavailable_metrics",
 ]

@@ -1,92 +1,53 @@
 """A task as people write it: a data set at a pinned revision, its columns, and the metric.
 
 One YAML file in `tasks/`, or a few lines in a suite. Each key is checked by its type, then the keys against each
-other, and every fault is reported with its line.
+other (`contradictions`), and every fault is reported with its line. Where the rows come from is in `sources`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from lora_bench.assets import known_assets
 from lora_bench.documents import Document, Key, Strict, read_yaml, validate
-from lora_bench.errors import BadInput, did_you_mean, unknown
-from lora_bench.metrics import known_metrics
+from lora_bench.errors import BadInput, LoraBenchError, unknown
+from lora_bench.metrics import higher_is_better
 from lora_bench.resources import task_files
-from lora_bench.tasks.tables import Format, format_of
+from lora_bench.tasks.linearise import Linearise
+from lora_bench.tasks.sources import (
+    Columns,
+    Data,
+    LabelKey,
+    Local,
+    Part,
+    TextKey,
+    UnevenRows,
+    file_as_data,
+    names_as_text,
+)
+from lora_bench.tasks.tables import Format
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
+Kind = Literal["classification", "regression", "generation"]
 
-class HubSplits(Strict):
-    """The hub's names for the three splits; without `selection`, a part of `train` is set aside for it."""
+USUAL_METRIC: dict[str, str] = {"classification": "accuracy", "regression": "pearson", "generation": "bleu"}
 
-    train: str
-    selection: str | None = None
-    test: str
-
-
-class Data(Strict):
-    """Where the rows are: one of `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`.
-
-    Args:
-        file: One file, to be split; with `asset`, a path inside it.
-        asset: A named asset of `lora_bench.assets`.
-        train: File of the training split.
-        selection: File of the selection split.
-        test: File of the test split.
-        hub: A data set on the Hugging Face hub, as `owner/name`.
-        name: Its configuration.
-        revision: Its commit, or a branch or tag, which may mean other data tomorrow.
-        splits: The hub's names for the splits.
-    """
-
-    file: str | None = None
-    asset: str | None = None
-    train: str | None = None
-    selection: str | None = None
-    test: str | None = None
-    hub: str | None = None
-    name: str | None = None
-    revision: str | None = None
-    splits: HubSplits | None = None
-
-    @property
-    def has_splits(self) -> bool:
-        """Whether train and test are given apart."""
-        return self.hub is not None or self.file is None
-
-    @property
-    def has_selection(self) -> bool:
-        """Whether the selection split is given."""
-        return self.selection is not None or (self.splits is not None and self.splits.selection is not None)
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Local files by what they hold: a split, or "all" for one that is to be split."""
-        if self.asset is not None or self.hub is not None:
-            return {}
-        if self.file is not None:
-            return {"all": self.file}
-        given = {"train": self.train, "selection": self.selection, "test": self.test}
-        return {split: file for split, file in given.items() if file is not None}
-
-
-class Label(Strict):
-    """Where a row's label is.
-
-    Args:
-        column: Its column.
-        rule: "sign" makes two classes of a number, negative and positive, and drops rows with zero.
-    """
-
-    column: str
-    rule: Literal["sign"] | None = None
+# Keys that tasks gained after the first records: a definition leaves them out while they have their default, so that a
+# new key gives no run another id.
+_LATER_KEYS: tuple[tuple[str, ...], ...] = (
+    ("metrics",),
+    ("label_names",),
+    ("uneven_rows",),
+    ("empty_texts",),
+    ("linearise",),
+    ("subsets",),
+    ("data", "also"),
+    ("data", "splits", "also"),
+)
 
 
 class Shares(Strict):
@@ -105,23 +66,18 @@ class Shares(Strict):
     by: str | None = None
 
 
-def _file_as_data(given: Any) -> Any:
-    return {"file": given} if isinstance(given, str) else given
+class Subsets(Strict):
+    """Parts of the test split that are scored apart too.
 
+    Args:
+        column: Whose value tells the part.
+        parts: The values of each part, by its name.
+        rest: Name of the part with all other values; by default they are in none.
+    """
 
-def _column_as_label(given: Any) -> Any:
-    return {"column": given} if isinstance(given, str) else given
-
-
-def _one_text(given: Any) -> Any:
-    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
-
-
-def _names(given: Any) -> Any:
-    """Class names; `labels: [0, 1]` means the text that the data has."""
-    if not isinstance(given, list | tuple):
-        return given
-    return tuple(str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in given)
+    column: str
+    parts: dict[str, Columns]
+    rest: str | None = None
 
 
 class Task(Strict):
@@ -131,18 +87,25 @@ class Task(Strict):
         task: Its name.
         version: Raised when the same data would give other examples.
         about: What it is, in a sentence or two.
-        kind: "classification" or "regression".
+        kind: "classification", "regression" or "generation".
         data: Where the rows are; a plain string is a file.
+        local: The layout in which the set circulates as files, for `--data-dir`.
         format: Format of the files where their suffix does not tell.
         columns: Names of the columns of csv and tsv files without a header.
         quoting: Whether quotation marks enclose values in csv and tsv.
-        text: The text's column, or two columns for a pair of texts.
-        label: The label's column, or a rule that makes a label of it.
+        uneven_rows: What happens to rows of csv and tsv with too few or too many values: "refuse" or "leave_out".
+        empty_texts: Whether rows of local files without a text are kept: "refuse" or "keep".
+        text: The text's column, or two columns for a pair of texts; `a.b` is the value b inside column a.
+        linearise: How a structured value becomes the input text; only for generation.
+        label: The label's column, or a rule that makes a label of it; for generation the text to write.
         labels: Class names in the order of their indexes; by default the sorted values of the training rows.
+        label_names: The class names of what stands in the label's column, where that is something else.
         id: Column of example ids, by which runs are paired; by default the number of the row.
-        metric: What is compared between runs; accuracy or pearson by default.
-        higher_is_better: Its direction.
+        metric: What is compared between runs; accuracy, pearson or bleu by default.
+        metrics: What is computed beside it.
+        higher_is_better: Its direction; the metric's own by default.
         split: How rows are dealt out where the data does not come in three splits.
+        subsets: Parts of the test split that are scored apart too.
         licence: Of the data.
         citation: Whom to credit.
     """
@@ -150,27 +113,45 @@ class Task(Strict):
     task: str = Field(pattern=NAME)
     version: int = Field(default=1, ge=1)
     about: str = ""
-    kind: Literal["classification", "regression"] = "classification"
-    data: Annotated[Data, BeforeValidator(_file_as_data, json_schema_input_type=str | Data)]
+    kind: Kind = "classification"
+    data: Annotated[Data, BeforeValidator(file_as_data, json_schema_input_type=str | Data)]
+    local: Local | None = None
     format: Format | None = None
-    columns: Annotated[tuple[str, ...], BeforeValidator(_one_text)] | None = None
+    columns: Columns | None = None
     quoting: bool = True
-    text: Annotated[tuple[str, ...], BeforeValidator(_one_text, json_schema_input_type=str | tuple[str, str])]
-    label: Annotated[Label, BeforeValidator(_column_as_label, json_schema_input_type=str | Label)]
-    labels: Annotated[tuple[str, ...], BeforeValidator(_names)] | None = None
+    uneven_rows: UnevenRows = "refuse"
+    empty_texts: Literal["refuse", "keep"] = "refuse"
+    text: TextKey
+    linearise: Linearise | None = None
+    label: LabelKey
+    labels: Annotated[tuple[str, ...], BeforeValidator(names_as_text)] | None = None
+    label_names: dict[str, str] = Field(default_factory=dict)
     id: str | None = None
     metric: str = "accuracy"
+    metrics: Columns = ()
     higher_is_better: bool = True
     split: Shares | None = None
+    subsets: Subsets | None = None
     licence: str = ""
     citation: str = ""
 
     @model_validator(mode="before")
     @classmethod
     def _usual_metric(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("kind") == "regression":
-            return {"metric": "pearson", **given}
-        return given
+        """The kind tells the metric, and the metric its direction, where they are not said."""
+        if not isinstance(given, dict):
+            return given
+        metric = given.get("metric", USUAL_METRIC.get(str(given.get("kind")), "accuracy"))
+        try:
+            direction = higher_is_better(metric) if isinstance(metric, str) else None
+        except LoraBenchError:  # an unknown name is reported with its line, together with every other fault
+            direction = None
+        return {"metric": metric, **({} if direction is None else {"higher_is_better": direction}), **given}
+
+    @property
+    def all_metrics(self) -> tuple[str, ...]:
+        """The metric and those beside it."""
+        return (self.metric, *self.metrics)
 
     @property
     def shares(self) -> Shares | None:
@@ -181,9 +162,29 @@ class Task(Strict):
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The columns that are read."""
+        """The columns that are read of every part."""
         by = self.shares.by if self.shares is not None else None
         return frozenset(name for name in (*self.text, self.label.column, self.id, by) if name is not None)
+
+    def of_part(self, part: str) -> Task:
+        """The task as it is for one file: with that file's own columns where it has some."""
+        own = self.data.also.get(part)
+        if own is None or isinstance(own, str):
+            return self
+        return with_part(self, own)
+
+
+def with_part(task: Task, part: Part) -> Task:
+    """The task with the columns of a file that describes itself; such a file is not split, and names its classes."""
+    return task.model_copy(
+        update={
+            "columns": part.columns,
+            "text": part.text or task.text,
+            "label": part.label or task.label,
+            "id": part.id,
+            "split": None,
+        }
+    )
 
 
 def load_task(name: str) -> Task:
@@ -209,8 +210,10 @@ def task_from_document(document: Document, key: Key = ()) -> Task:
     Raises:
         BadInput: With every fault.
     """
+    from lora_bench.tasks.contradictions import contradictions
+
     task = validate(Task, document, key)
-    faults = [document.fault((*key, *at), message) for at, message in _contradictions(task)]
+    faults = [document.fault((*key, *at), message) for at, message in contradictions(task)]
     if faults:
         raise BadInput(faults)
     return task
@@ -222,99 +225,20 @@ def task_from_definition(definition: Mapping[str, JsonValue]) -> Task:
 
 
 def definition(task: Task) -> dict[str, JsonValue]:
-    """A task as plain data, with every default written out."""
-    content: dict[str, JsonValue] = task.model_dump(mode="json")
+    """A task as plain data, with every default written out but those of later keys.
+
+    The layout of its files is left out: once it is used, its values are the task's own (`in_folder`).
+    """
+    content: dict[str, JsonValue] = task.model_dump(mode="json", exclude={"local"})
+    said: dict[str, JsonValue] = task.model_dump(mode="json", exclude_defaults=True)
+    for *outer, key in _LATER_KEYS:
+        inside, said_inside = _at(content, outer), _at(said, outer)
+        if inside is not None and key not in (said_inside or {}):
+            del inside[key]
     return {**content, "split": task.shares.model_dump() if task.shares is not None else None}
 
 
-def _contradictions(task: Task) -> Iterator[tuple[Key, str]]:
-    """What each key allows alone and the keys together do not."""
-    yield from _faults_of_data(task.data)
-    yield from _faults_of_labels(task)
-    yield from _faults_of_split(task)
-    if not 1 <= len(task.text) <= 2 or len(set(task.text)) < len(task.text):
-        yield ("text",), "must be one column, or a list of two"
-    if task.format is None and task.data.hub is None:
-        named = {"all": task.data.file} if task.data.asset is not None else task.data.files
-        for file in named.values():
-            if file is not None and format_of(file) is None:
-                yield (
-                    ("data",),
-                    f"{file!r} has no suffix that tells its format; say `format: csv`, tsv, jsonl or parquet",
-                )
-    formats = {task.format} if task.format else {format_of(file) for file in task.data.files.values()}
-    if task.data.hub is not None or formats & {"jsonl", "parquet"}:
-        for key in ("columns", "quoting"):
-            if key in task.model_fields_set:
-                yield (key,), "is only for csv and tsv"
-    if task.columns is not None:
-        for name in sorted(task.wanted - set(task.columns)):
-            yield ("columns",), f"does not name {name!r}, which the task uses{did_you_mean(name, task.columns)}"
-
-
-def _faults_of_data(data: Data) -> Iterator[tuple[Key, str]]:
-    given = data.model_fields_set
-    ways = {
-        "file": {"file", "asset"},
-        "train": {"train", "selection", "test"},
-        "hub": {"hub", "name", "revision", "splits"},
-    }
-    used = [way for way, keys in ways.items() if given & keys]
-    if len(used) != 1:
-        yield (
-            ("data",),
-            "must be a file, an asset with a file in it, files for train and test, or a hub data set"
-            + (f"; got {', '.join(sorted(given))}" if given else ""),
-        )
-    elif used == ["file"]:
-        if data.file is None:
-            yield ("data",), "must say which `file` of the asset"
-        if data.asset is not None and data.asset not in known_assets():
-            yield ("data", "asset"), str(unknown("asset", data.asset, known_assets()))
-    elif used == ["train"]:
-        for split in ("train", "test"):
-            if getattr(data, split) is None:
-                yield ("data",), f"{split} is missing; to split one file, write `data: FILE`"
-    else:
-        for key in ("hub", "revision", "splits"):
-            if getattr(data, key) is None:
-                yield ("data", key), "is missing, and a hub data set needs it"
-
-
-def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
-    kinds = known_metrics()
-    if task.metric not in kinds:
-        yield ("metric",), str(unknown("metric", task.metric, kinds))
-    elif kinds[task.metric] != task.kind:
-        fitting = ", ".join(name for name, kind in kinds.items() if kind == task.kind)
-        yield (
-            ("metric",),
-            f"{task.metric!r} is for {kinds[task.metric]}, and the task's kind is {task.kind} ({fitting})",
-        )
-    if task.kind == "regression":
-        if task.labels is not None:
-            yield ("labels",), "is only for classification; the kind is regression"
-        if task.label.rule is not None:
-            yield ("label", "rule"), "makes classes, but the kind is regression"
-        return
-    if task.labels is not None:
-        if len(set(task.labels)) < max(2, len(task.labels)):
-            yield ("labels",), f"must be at least two different class names, got {list(task.labels)}"
-        elif task.label.rule == "sign" and len(task.labels) != 2:
-            yield ("labels",), f"must be two, the negative one first, for the rule 'sign'; got {len(task.labels)}"
-    elif task.metric == "f1" and task.label.rule is None:
-        yield ("labels",), "is missing: f1 is that of the second class, so the order must be said"
-
-
-def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
-    if task.split is None:
-        return
-    given = task.split.model_fields_set
-    if task.data.has_splits and task.data.has_selection:
-        yield ("split",), "must go: the data already comes in three splits"
-    elif task.data.has_splits:
-        for share in sorted(given & {"train", "test"}):
-            yield ("split", share), "must go: the data has a test split, and `selection` is taken from train"
-    elif not math.isclose(task.split.train + task.split.selection + task.split.test, 1):
-        shares = f"{task.split.train:g} + {task.split.selection:g} + {task.split.test:g}"
-        yield ("split",), f"must add up to 1, got {shares} (train + selection + test)"
+def _at(content: Any, keys: list[str]) -> dict[str, JsonValue] | None:
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else None

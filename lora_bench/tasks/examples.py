@@ -5,7 +5,9 @@ lists everything that is wrong with the data at once. Where the data has fewer s
 their text, or of a column such as the document they come from: the same row is always dealt to the same split,
 whatever the order of the file, and rows that belong together stay together.
 
-Labels are compared as text, so that 1, "1" and a column of integers mean the same.
+Labels are compared as text, so that 1, "1" and a column of integers mean the same. For generation a label is the texts
+that may be written for an input: one of them in `train`, all of them where outputs are scored, where an input that
+stands in several rows is one example.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lora_bench.assets import find_asset, members
 from lora_bench.errors import BadInput, Fault, did_you_mean
 from lora_bench.spec import content_hash
-from lora_bench.tasks.declaration import Task
+from lora_bench.tasks.declaration import Task, with_part
+from lora_bench.tasks.folders import as_laid_out, unlabelled_file
+from lora_bench.tasks.linearise import linearise
 from lora_bench.tasks.tables import Layout, Table, format_of, hub_commit, read_bytes, read_file, read_hub
 
 Progress = Callable[[str], None]
@@ -38,12 +42,14 @@ class Split:
     Args:
         ids: By which runs are paired; unique within the split.
         texts: One text, or two for a pair.
-        labels: Class indexes, or numbers for regression.
+        labels: Class indexes; numbers for regression; for generation the texts to write, one in `train`.
+        subsets: The places of the examples of each part that is scored apart too, by its name.
     """
 
     ids: list[str]
     texts: list[tuple[str, ...]]
-    labels: list[int] | list[float]
+    labels: list[int] | list[float] | list[tuple[str, ...]]
+    subsets: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class TaskData:
     """The examples of a task.
 
     Args:
-        splits: By name: train, selection, test.
-        labels: Class names in the order of their indexes; empty for regression.
+        splits: By name: train, selection (but for a whole train), test, and the further ones that the task names.
+        labels: Class names in the order of their indexes; empty for regression and generation.
         sha256: Hash of the content they were made of.
         warnings: What a reader of the scores should know.
     """
@@ -63,13 +69,14 @@ class TaskData:
     warnings: tuple[str, ...]
 
 
-def load_data(task: Task, base: Path, progress: Progress | None = None) -> TaskData:
+def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole_train: bool = False) -> TaskData:
     """The examples of a task.
 
     Args:
         task: The declaration.
         base: The folder that its paths are seen from.
         progress: Called with a sentence whenever there is something to tell.
+        whole_train: Where the data has no selection split, set nothing aside for it, and give none.
 
     Raises:
         BadInput: With everything that is wrong with the data.
@@ -78,62 +85,97 @@ def load_data(task: Task, base: Path, progress: Progress | None = None) -> TaskD
     """
     tables, sha256 = _tables(task, base, progress)
     faults: list[Fault] = []
-    parts = {part: _examples(task, table, faults) for part, table in tables.items()}
+    parts = {part: _examples(task.of_part(part), table, faults, part) for part, table in tables.items()}
     if faults:
         raise BadInput(faults)
-    labels = () if task.kind == "regression" else _labels(task, parts, tables, faults)
+    labels = _labels(task, parts, tables, faults) if task.kind == "classification" else ()
     if task.kind == "classification":
         for part, examples in parts.items():
-            faults += _unknown_labels(task, tables[part], examples, labels)
+            faults += _unknown_labels(task.of_part(part), tables[part], examples, labels)
     if faults:
         raise BadInput(faults)
-    dealt = _dealt(task, parts)
+    dealt = _dealt(task, parts, whole_train)
     faults += _empty_splits(dealt, tables, parts)
     if faults:
         raise BadInput(faults)
-    splits = {name: _split(examples, labels) for name, examples in dealt.items()}
+    splits = {
+        name: _split(task, examples if task.kind != "generation" else _told(examples, name), labels)
+        for name, examples in dealt.items()
+    }
     return TaskData(splits, labels, sha256, tuple(_warnings(task, splits, labels, tables)))
+
+
+def load_unlabelled(task: Task, folder: Path, name: str) -> Split:
+    """The inputs of a split whose labels are kept secret, such as GLUE's test files: a split without labels.
+
+    Args:
+        task: A task that says how its files lie in a folder.
+        folder: That folder.
+        name: One of the layout's `unlabelled`.
+
+    Raises:
+        BadInput: With everything that is wrong with the file.
+        LoraBenchError: If there is no such split or file.
+    """
+    part = unlabelled_file(task, folder, name)
+    mine = with_part(as_laid_out(task), part)
+    wanted = frozenset({*mine.text, *([mine.id] if mine.id is not None else [])})
+    table, _ = read_file(folder / part.file, replace(_layout(mine), wanted=wanted))
+    faults: list[Fault] = list(_missing_columns(table, wanted))
+    if faults:
+        raise BadInput(faults)
+    texts, ids = _texts(mine, table, faults), _ids(mine, table, faults)
+    if faults:
+        raise BadInput(faults)
+    return Split(ids, texts, [])
 
 
 @dataclass(frozen=True)
 class _Examples:
-    """The rows of a table that make an example: index, id, text, label as written, and what they are dealt by."""
+    """The rows of a table that make an example: index, id, text, label as written, what they are dealt by, subset."""
 
     rows: list[int]
     ids: list[str]
     texts: list[tuple[str, ...]]
     labels: list[Any]
     groups: list[str]
+    subsets: list[str | None]
 
     def where(self, keep: Sequence[bool]) -> _Examples:
-        lists = (self.rows, self.ids, self.texts, self.labels, self.groups)
-        rows, ids, texts, labels, groups = (
-            [item for item, kept in zip(items, keep, strict=True) if kept] for items in lists
-        )
-        return _Examples(rows, ids, texts, labels, groups)
+        return self.at([index for index, kept in enumerate(keep) if kept])
+
+    def at(self, places: Sequence[int]) -> _Examples:
+        lists = {own.name: getattr(self, own.name) for own in fields(self)}
+        return _Examples(**{name: [items[place] for place in places] for name, items in lists.items()})
+
+
+def _layout(task: Task) -> Layout:
+    return Layout(task.format, task.columns, task.quoting, task.wanted, task.uneven_rows)
 
 
 def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str, Table], str]:
     """The tables by the split they hold ("all" for one that is to be split), and the hash of their content."""
     data = task.data
-    layout = Layout(task.format, task.columns, task.quoting, task.wanted)
+    layout = _layout(task)
     if data.asset is not None and data.file is not None:
         asset = find_asset(data.asset)
         raw = members(asset.name, [data.file], progress)[data.file]
-        layout = replace(layout, format=task.format or format_of(data.file))
+        layout = replace(layout, format=task.format or format_of(data.file), wanted=_wanted(task, "all"))
         table = read_bytes(raw, f"{asset.name}: {data.file.rpartition('/')[2]}", layout, own=False)
         return {"all": table}, content_hash({"asset": asset.sha256, "file": data.file})
     if data.hub is not None and data.splits is not None and data.revision is not None:
         if progress is not None:
             progress(f"looking for {data.hub} on the Hugging Face hub")
         commit = hub_commit(data.hub, data.revision)
-        names = {split: name for split, name in data.splits.model_dump().items() if name is not None}
+        given = {"train": data.splits.train, "selection": data.splits.selection, "test": data.splits.test}
+        names = {split: name for split, name in given.items() if name is not None} | data.splits.also
         tables = {
-            split: read_hub(data.hub, data.name, name, commit, task.wanted) for split, name in names.items()
-        }  # fmt: skip
+            split: read_hub(data.hub, data.name, name, commit, _wanted(task, split)) for split, name in names.items()
+        }
         return tables, content_hash({"hub": data.hub, "name": data.name, "commit": commit, "splits": names})
     tables, hashes, faults = {}, {}, []
     for part, file in data.files.items():
+        layout = replace(_layout(task.of_part(part)), wanted=_wanted(task.of_part(part), part))
         try:
             tables[part], hashes[part] = read_file(base / Path(file).expanduser(), layout)
         except BadInput as error:
@@ -143,28 +185,41 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
     return tables, content_hash(hashes)
 
 
-def _examples(task: Task, table: Table, faults: list[Fault]) -> _Examples:
-    """The examples of a table; notes every fault of its columns and rows."""
-    missing = sorted(task.wanted - set(table.names))
-    for name in missing:
+def _wanted(task: Task, part: str) -> frozenset[str]:
+    """The columns that are read of a part: the test split's may tell its subsets."""
+    if task.subsets is not None and part in ("test", "all"):
+        return task.wanted | {task.subsets.column}
+    return task.wanted
+
+
+def _missing_columns(table: Table, wanted: frozenset[str]) -> Iterator[Fault]:
+    for name in sorted(wanted - set(table.names)):
         known = ", ".join(table.names)
-        faults.append(table.fault(f"has no column {name!r}{did_you_mean(name, table.names)} (columns: {known})"))
+        yield table.fault(f"has no column {name!r}{did_you_mean(name, table.names)} (columns: {known})")
+
+
+def _examples(task: Task, table: Table, faults: list[Fault], part: str) -> _Examples:
+    """The examples of a table; notes every fault of its columns and rows."""
+    missing = list(_missing_columns(table, _wanted(task, part)))
     if missing:
-        return _Examples([], [], [], [], [])
+        faults += missing
+        return _Examples([], [], [], [], [], [])
     count = len(table.places)
-    for name in task.text:
-        faults += _faults_of_text(table, name)
-    texts = list(zip(*(map(str, table.columns[name]) for name in task.text), strict=True))
+    texts = _texts(task, table, faults)
     ids = _ids(task, table, faults)
     by = task.shares.by if task.shares is not None else None
     groups = [_normal(text) for text in texts] if by is None else _group_values(table, by, faults)
-    values = [
-        _label_text(value, table.class_names.get(task.label.column)) for value in table.columns[task.label.column]
-    ]
+    subsets = _subset_values(task, table) if part in ("test", "all") else list[str | None]([None] * count)
+    given = table.columns[task.label.column]
+    if task.kind == "generation":
+        return _Examples(list(range(count)), ids, texts, references(task, table, given, faults), groups, subsets)
+    values = [_label_text(value, table.class_names.get(task.label.column)) for value in given]
+    if task.label_names:
+        values = [task.label_names.get(value, value) if value is not None else None for value in values]
     unlabelled = [row for row, value in enumerate(values) if value is None]
     if unlabelled:
         faults.append(table.rows_fault(f"has no label in column {task.label.column!r}", unlabelled))
-    examples = _Examples(list(range(count)), ids, texts, values, groups)
+    examples = _Examples(list(range(count)), ids, texts, values, groups, subsets)
     if task.kind == "classification" and task.label.rule is None:
         return examples
     numbers = [_number(value) for value in values]
@@ -182,14 +237,46 @@ def _examples(task: Task, table: Table, faults: list[Fault]) -> _Examples:
     return signs.where([number != 0 for number in numbers])
 
 
-def _faults_of_text(table: Table, name: str) -> Iterator[Fault]:
+def _texts(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:
+    """The texts of each row; notes every fault of their columns."""
+    columns = [table.columns[name] for name in task.text]
+    if task.linearise is None:
+        for name in task.text:
+            faults += _faults_of_text(table, name, keep_empty=task.empty_texts == "keep")
+        return list(zip(*(map(str, column) for column in columns), strict=True))
+    texts: list[tuple[str, ...]] = []
+    wrong: dict[int, str] = {}
+    for row, values in enumerate(zip(*columns, strict=True)):
+        try:
+            texts.append((linearise(task.linearise, values),))
+        except ValueError as error:
+            wrong[row] = str(error)
+            texts.append(("",))
+    if wrong:
+        first = next(iter(wrong.values()))
+        faults.append(
+            table.rows_fault(f"has no {task.linearise} input in {', '.join(task.text)}: {first}", list(wrong))
+        )
+    return texts
+
+
+def _subset_values(task: Task, table: Table) -> list[str | None]:
+    """The part of the test split that each row is in, or None."""
+    if task.subsets is None:
+        return [None] * len(table.places)
+    known = {value: name for name, values in task.subsets.parts.items() for value in values}
+    return [known.get(str(value), task.subsets.rest) for value in table.columns[task.subsets.column]]
+
+
+def _faults_of_text(table: Table, name: str, *, keep_empty: bool = False) -> Iterator[Fault]:
     column = table.columns[name]
     wrong = [row for row, value in enumerate(column) if value is not None and not isinstance(value, str)]
     if wrong:
         kind = type(column[wrong[0]]).__name__
         yield table.rows_fault(f"has values in column {name!r} that are no text but {kind}", wrong)
+    strict = table.own and not keep_empty
     # Rows of a published data set without a text are part of it, and a user could not mend them.
-    without = [row for row, value in enumerate(column) if value is None or (table.own and not str(value).strip())]
+    without = [row for row, value in enumerate(column) if value is None or (strict and not str(value).strip())]
     if without:
         yield table.rows_fault(f"has no text in column {name!r}", without)
 
@@ -208,6 +295,34 @@ def _ids(task: Task, table: Table, faults: list[Fault]) -> list[str]:
         shown = ", ".join(repr(ids[row]) for row in repeated[:SHOWN_VALUES])
         faults.append(table.rows_fault(f"repeats an id of column {task.id!r} ({shown})", repeated))
     return ids
+
+
+def references(task: Task, table: Table, given: Sequence[Any], faults: list[Fault]) -> list[tuple[str, ...]]:
+    """For generation the texts that may be written for each row: one, or a list of several.
+
+    An empty text stands for none; a row without any other is kept with it where the source is not the user's.
+    """
+    found: list[tuple[str, ...]] = []
+    wrong: list[int] = []
+    without: list[int] = []
+    for row, value in enumerate(given):
+        texts = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [value]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            (without if value is None or not texts else wrong).append(row)
+            found.append(("",))
+            continue
+        written = tuple(text for text in texts if text.strip())
+        if not written and table.own and task.empty_texts == "refuse":
+            without.append(row)
+        found.append(written or ("",))
+    if without:
+        faults.append(table.rows_fault(f"has no text in column {task.label.column!r}", without))
+    if wrong:
+        kind = type(given[wrong[0]]).__name__
+        faults.append(
+            table.rows_fault(f"has values in column {task.label.column!r} that are no text but {kind}", wrong)
+        )
+    return found
 
 
 def _group_values(table: Table, by: str, faults: list[Fault]) -> list[str]:
@@ -286,27 +401,20 @@ def _unknown_labels(task: Task, table: Table, examples: _Examples, labels: tuple
         )
 
 
-def _dealt(task: Task, parts: Mapping[str, _Examples]) -> dict[str, _Examples]:
-    """The examples in three splits."""
+def _dealt(task: Task, parts: Mapping[str, _Examples], whole_train: bool) -> dict[str, _Examples]:
+    """The examples in three splits (or two, for a whole train), and the further ones."""
     shares = task.shares
     if shares is None:
-        return {split: parts[split] for split in SPLITS}
-    if "all" in parts:
-        examples = parts["all"]
-        drawn = [_draw(group) for group in examples.groups]
-        low, high = shares.test, shares.test + shares.selection
-        return {
-            "train": examples.where([draw >= high for draw in drawn]),
-            "selection": examples.where([low <= draw < high for draw in drawn]),
-            "test": examples.where([draw < low for draw in drawn]),
-        }
-    examples = parts["train"]
-    chosen = [_draw(group) < shares.selection for group in examples.groups]
-    return {
-        "train": examples.where([not taken for taken in chosen]),
-        "selection": examples.where(chosen),
-        "test": parts["test"],
-    }
+        return dict(parts)
+    set_aside = 0.0 if whole_train else shares.selection
+    examples = parts["all"] if "all" in parts else parts["train"]
+    low = shares.test if "all" in parts else 0.0
+    drawn = [_draw(group) for group in examples.groups]
+    dealt = {"train": examples.where([draw >= low + set_aside for draw in drawn])}
+    if not whole_train:
+        dealt["selection"] = examples.where([low <= draw < low + set_aside for draw in drawn])
+    dealt["test"] = examples.where([draw < low for draw in drawn]) if "all" in parts else parts["test"]
+    return dealt | {name: parts[name] for name in task.data.further}
 
 
 def _draw(group: str) -> float:
@@ -329,17 +437,42 @@ def _empty_splits(
             yield tables[part].fault(f"leaves the split {split} without any example ({count:,} rows with a label)")
 
 
-def _split(examples: _Examples, labels: tuple[str, ...]) -> Split:
+def _told(examples: _Examples, split: str) -> _Examples:
+    """Examples of generation: in `train` one for each text to write, elsewhere one for each distinct input."""
+    if split == "train":
+        rows = [(place, number) for place, texts in enumerate(examples.labels) for number in range(len(texts))]
+        each = examples.at([place for place, _ in rows])
+        ids = [
+            name if number == 0 else f"{name}.{number + 1}" for name, (_, number) in zip(each.ids, rows, strict=True)
+        ]
+        return replace(each, ids=ids, labels=[(examples.labels[place][number],) for place, number in rows])
+    texts_of: dict[tuple[str, ...], list[str]] = {}
+    first: dict[tuple[str, ...], int] = {}
+    for place, (text, texts) in enumerate(zip(examples.texts, examples.labels, strict=True)):
+        first.setdefault(text, place)
+        texts_of.setdefault(text, []).extend(texts)
+    return replace(examples.at(list(first.values())), labels=list(texts_of.values()))
+
+
+def _split(task: Task, examples: _Examples, labels: tuple[str, ...]) -> Split:
     index = {label: number for number, label in enumerate(labels)}
-    numbers = [index[label] for label in examples.labels] if labels else examples.labels
-    return Split(examples.ids, examples.texts, numbers)
+    values: list[Any] = [index[label] for label in examples.labels] if labels else examples.labels
+    names = [*task.subsets.parts, task.subsets.rest] if task.subsets is not None else []
+    places = {name: [place for place, subset in enumerate(examples.subsets) if subset == name] for name in names}
+    subsets = {name: tuple(found) for name, found in places.items() if name is not None and found}
+    if task.kind == "generation":
+        values = [tuple(given) for given in values]
+    return Split(examples.ids, examples.texts, values, subsets)
 
 
 def _warnings(
     task: Task, splits: Mapping[str, Split], labels: tuple[str, ...], tables: Mapping[str, Table]
 ) -> Iterator[str]:
     seen = {name: {_normal(text) for text in split.texts} for name, split in splits.items()}
-    for scored, known in (("test", "train"), ("selection", "train"), ("test", "selection")):
+    further = [(name, "train") for name in task.data.further]
+    for scored, known in (("test", "train"), ("selection", "train"), ("test", "selection"), *further):
+        if scored not in splits or known not in splits:
+            continue
         shared = sum(_normal(text) in seen[known] for text in splits[scored].texts)
         if shared:
             count = len(splits[scored].texts)
@@ -348,7 +481,10 @@ def _warnings(
     unseen = [label for index, label in enumerate(labels) if index not in set(splits["train"].labels)]
     if unseen:
         yield f"no training example has the label {', '.join(map(repr, unseen))}"
-    for table in tables.values():
-        empty = sum(not str(value).strip() for name in task.text for value in table.columns[name])
+    for part, table in tables.items():
+        empty = sum(not str(value).strip() for name in task.of_part(part).text for value in table.columns[name])
         if empty:
             yield f"{table.shown} has empty texts ({empty:,}), which are kept"
+        if table.left_out:
+            rows = "row" if table.left_out == 1 else "rows"
+            yield f"{table.shown} has {table.left_out:,} {rows} with too few or too many values, which are left out"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lora_bench.metrics import metric
+from lora_bench.metrics import metric, unavailable
+from lora_bench.tasks.contradictions import ORDERED
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.examples import Split, TaskData
 
@@ -38,20 +39,63 @@ def encode(
     return examples, cut / len(examples)
 
 
-def score(task: Task, references: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
-    """The task's metric on predictions: class indexes, or numbers for regression.
+def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+    """The task's metrics on predictions: class indexes, numbers for regression, texts for generation.
+
+    Args:
+        task: The task.
+        references: As in `Split.labels`: for generation the texts that may be written for each example.
+        predictions: One for each example.
 
     Returns:
-        The value by the metric's name; nothing where the metric is undefined, as a correlation with a constant is.
+        The values by the metrics' names; without those that are undefined, as a correlation with a constant is, and
+        those that this machine cannot compute (`unavailable_metrics`).
     """
-    options = {"classes": len(task.labels)} if task.metric == "f1" and task.labels else {}
-    values = metric(task.metric).compute(references=list(references), predictions=list(predictions), **options)
-    return {name: float(value) for name, value in (values or {}).items() if value is not None}
+    if task.kind == "generation":
+        references = [list(texts) for texts in references]
+    found: dict[str, float] = {}
+    for name in task.all_metrics:
+        if unavailable(name) is not None:
+            continue
+        options = {"classes": len(task.labels)} if name in ORDERED and task.labels else {}
+        values = metric(name).compute(references=list(references), predictions=list(predictions), **options) or {}
+        found |= {name: float(value) for name, value in values.items() if value is not None}
+    return found
+
+
+def split_scores(task: Task, split: Split, predictions: Sequence[Any], prefix: str = "") -> dict[str, float]:
+    """The scores of a split and of its subsets.
+
+    Args:
+        task: The task.
+        split: The split that was predicted.
+        predictions: One for each of its examples.
+        prefix: Name of the split where it is not the main test split.
+
+    Returns:
+        The values by the metrics' names, after the name of the split or the subset and a slash where there is one.
+    """
+    before = f"{prefix.rstrip('/')}/" if prefix else ""
+    found = {f"{before}{name}": value for name, value in score(task, split.labels, predictions).items()}
+    for subset, places in split.subsets.items():
+        values = score(task, [split.labels[place] for place in places], [predictions[place] for place in places])
+        found |= {f"{before}{subset}/{name}": value for name, value in values.items()}
+    return found
+
+
+def unavailable_metrics(task: Task) -> list[str]:
+    """Why some of the task's metrics cannot be computed on this machine, a sentence for each."""
+    return [reason for reason in map(unavailable, task.all_metrics) if reason is not None]
 
 
 def majority_score(task: Task, data: TaskData, split: str) -> float | None:
-    """What always predicting the most frequent training class (or the training mean) scores, if that is defined."""
-    train: Sequence[float] = data.splits["train"].labels
+    """What always predicting the most frequent training class (or the training mean) scores, if that is defined.
+
+    For generation there is no such prediction.
+    """
+    if task.kind == "generation":
+        return None
+    train: Sequence[Any] = data.splits["train"].labels
     if task.kind == "regression":
         constant = math.fsum(train) / len(train)
     else:

@@ -3,24 +3,31 @@
 csv, tsv and jsonl are read with the standard library: it keeps every value as the text that was written, so that "NA"
 and "null" stay words and a label "1" stays "1", it knows the line of each row, and it reads 10,000 rows in some
 hundredths of a second without a cached copy that could go stale. Parquet and the hub are read with `datasets`, which
-also knows the names behind integer labels.
+also knows the names behind integer labels. A file may be gzipped. Only the columns that are asked for are kept: MNLI's
+parses alone are some 250 MB.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, unknown
+from lora_bench.tasks import releases
 
 Progress = Callable[[str], None]
-Format = Literal["csv", "tsv", "jsonl", "parquet"]
+Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "webnlg", "dart", "wikisql"]
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+SEPARATED: tuple[Format, ...] = ("csv", "tsv")
 
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
@@ -48,6 +55,7 @@ class Table:
         place: Which of the two *places* are.
         class_names: Names behind the integers of a column, where the source has them.
         own: Whether the user can change the source, as with a local file.
+        left_out: How many rows were left out because they had too few or too many values.
     """
 
     shown: str
@@ -57,6 +65,7 @@ class Table:
     place: Literal["line", "row"] = "line"
     class_names: dict[str, list[str]] = field(default_factory=dict)
     own: bool = True
+    left_out: int = 0
 
     def fault(self, message: str) -> Fault:
         """A fault of this table."""
@@ -78,33 +87,39 @@ class Layout:
         format: Its format, or None to go by the suffix of its name.
         columns: Names of the columns of a csv or tsv file without a header.
         quoting: Whether quotation marks enclose values in csv and tsv.
-        wanted: The columns to read.
+        wanted: The columns to read; `a.b` is the value b inside column a.
+        uneven_rows: Whether csv and tsv rows with too few or too many values are left out.
     """
 
     format: Format | None = None
     columns: tuple[str, ...] | None = None
     quoting: bool = True
     wanted: frozenset[str] = frozenset()
+    uneven_rows: Literal["refuse", "leave_out"] = "refuse"
 
 
 def format_of(name: str) -> Format | None:
-    """The format that the suffix of a file's name stands for, if any."""
-    return SUFFIXES.get(Path(name).suffix.lower())
+    """The format that the suffix of a file's name stands for, if any; `.gz` at its end does not count."""
+    path = Path(name)
+    return SUFFIXES.get((Path(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower())
 
 
 def read_file(path: Path, layout: Layout) -> tuple[Table, str]:
-    """The rows of a local file, and the sha256 of its content.
+    """The rows of a local file, and the sha256 of its content (of what is inside where it is gzipped).
+
+    WebNLG's rows may come from a folder, whose files are read in the order of their paths.
 
     Raises:
         BadInput: If it is not there or is not what its format says.
     """
     shown = _from_here(path)
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput([Fault(f"there is no such file{_siblings(path)}", file=shown)]) from None
-    except OSError as error:
-        raise BadInput([Fault(f"cannot be read: {error.strerror}", file=shown)]) from None
+    if layout.format == "webnlg" and path.is_dir():
+        return _folder(path, layout)
+    raw = _content(path)
+    if layout.format == "wikisql":
+        tables = _content(path.with_name(path.name.replace(".jsonl", ".tables.jsonl")))
+        both = hashlib.sha256(hashlib.sha256(raw).digest() + hashlib.sha256(tables).digest()).hexdigest()
+        return _released(lambda: releases.wikisql(raw, tables), shown, layout, own=True), both
     return read_bytes(raw, shown, layout), hashlib.sha256(raw).hexdigest()
 
 
@@ -117,18 +132,27 @@ def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> T
     format = layout.format or format_of(shown)
     if format is None:
         raise BadInput([Fault(f"has no known suffix ({', '.join(SUFFIXES)}); say `format:`", file=shown)])
+    if format == "wikisql":
+        raise BadInput([Fault("WikiSQL is read from a local file with its tables beside it", file=shown)])
     if format == "parquet":
         return _parquet(raw, shown, layout.wanted, own)
+    if format == "webnlg":
+        return _released(lambda: releases.webnlg(raw, Path(shown).stem), shown, layout, own)
+    if format == "dart":
+        return _released(lambda: releases.dart(raw, Path(shown).stem), shown, layout, own)
     try:
+        if format in SEPARATED:
+            return _separated(raw, shown, format, layout, own)
         text = raw.decode("utf-8-sig")  # spreadsheets and MRPC begin with a byte-order mark
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise BadInput([Fault("is not UTF-8 text", file=shown, line=line)]) from None
-    names, rows, places = _jsonl(text, shown) if format == "jsonl" else _separated(text, shown, format, layout)
+    except UnicodeDecodeError:
+        raise BadInput([Fault("is not UTF-8 text", file=shown, line=_line_of_wrong_byte(raw))]) from None
+    objects, places = _jsonl(text, shown) if format == "jsonl" else _json(text, shown)
+    names = list(dict.fromkeys(name for value in objects for name in value))
     columns = {
-        name: [row[index] for row in rows] for index, name in enumerate(names) if name in layout.wanted
-    }  # fmt: skip
-    return Table(shown, tuple(names), columns, places, own=own)
+        name: [_inside(value, name) for value in objects] for name in layout.wanted if name.split(".")[0] in names
+    }
+    place: Literal["line", "row"] = "line" if format == "jsonl" else "row"
+    return Table(shown, tuple(dict.fromkeys([*names, *columns])), columns, places, place=place, own=own)
 
 
 def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Collection[str]) -> Table:
@@ -160,18 +184,60 @@ def hub_commit(name: str, revision: str) -> str:
     return snapshot("data set", name, revision, ["README.md"]).commit
 
 
-def _separated(
-    text: str, shown: str, format: Format, layout: Layout
-) -> tuple[Sequence[str], list[list[str]], list[int]]:
-    """Names, rows and lines of csv or tsv text."""
+def _content(path: Path) -> bytes:
+    """What a local file holds, unpacked where it is gzipped."""
+    shown = _from_here(path)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput([Fault(f"there is no such file{_siblings(path)}", file=shown)]) from None
+    except OSError as error:
+        raise BadInput([Fault(f"cannot be read: {error.strerror}", file=shown)]) from None
+    if path.suffix.lower() != ".gz":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput([Fault(f"is no whole gzip file: {_first_line(error)}", file=shown)]) from None
+
+
+def _folder(path: Path, layout: Layout) -> tuple[Table, str]:
+    """The rows of every XML file of a folder, and a hash of their paths inside it and their content."""
+    files = sorted(file for file in path.rglob("*.xml") if file.is_file())
+    if not files:
+        raise BadInput([Fault("has no XML file", file=_from_here(path))])
+    whole = hashlib.sha256()
+    tables = []
+    for file in files:
+        raw = _content(file)
+        whole.update(f"{file.relative_to(path).as_posix()} {hashlib.sha256(raw).hexdigest()}\n".encode())
+        tables.append(read_bytes(raw, _from_here(file), layout))
+    columns = {name: [value for table in tables for value in table.columns[name]] for name in tables[0].columns}
+    places = range(1, sum(len(table.places) for table in tables) + 1)
+    return Table(_from_here(path), tables[0].names, columns, places, place="row"), whole.hexdigest()
+
+
+def _released(read: Callable[[], releases.Rows], shown: str, layout: Layout, own: bool) -> Table:
+    """The table of a release in a form of its own."""
+    try:
+        names, rows, places = read()
+    except releases.NotThisForm as error:
+        raise BadInput([Fault(error.message, file=shown, line=error.line)]) from None
+    columns = {name: [row[index] for row in rows] for index, name in enumerate(names) if name in layout.wanted}
+    return Table(shown, names, columns, places, place="row", own=own)
+
+
+def _separated(raw: bytes, shown: str, format: Format, layout: Layout, own: bool) -> Table:
+    """The rows of csv or tsv text."""
     reader = csv.reader(
-        io.StringIO(text, newline=""),
+        io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline=""),
         delimiter="\t" if format == "tsv" else ",",
         quoting=csv.QUOTE_MINIMAL if layout.quoting else csv.QUOTE_NONE,
         strict=True,
     )
     names = layout.columns
-    rows: list[list[str]] = []
+    kept: list[tuple[int, list[str]]] | None = None
+    columns: dict[str, list[str]] = {}
     places: list[int] = []
     uneven: list[tuple[int, int]] = []
     limit = csv.field_size_limit(MAX_FIELD_CHARACTERS)
@@ -183,11 +249,16 @@ def _separated(
                 continue
             if names is None:
                 names = tuple(row)
-            elif len(row) != len(names):
+                continue
+            if kept is None:
+                columns = {name: [] for name in names if name in layout.wanted}
+                kept = [(names.index(name), values) for name, values in columns.items()]
+            if len(row) != len(names):
                 uneven.append((start, len(row)))
-            else:
-                rows.append(row)
-                places.append(start)
+                continue
+            for index, values in kept:
+                values.append(row[index])
+            places.append(start)
     except csv.Error as error:
         hint = "; if quotation marks are part of the text, say `quoting: false`" if layout.quoting else ""
         raise BadInput([Fault(f"is no valid {format}: {error}{hint}", file=shown, line=end + 1)]) from None
@@ -195,10 +266,9 @@ def _separated(
         csv.field_size_limit(limit)
     if names is None:
         raise BadInput([Fault("is empty", file=shown)])
-    if uneven:
-        hint = (
-            "; if quotation marks are part of the text, say `quoting: false`" if '"' in text and layout.quoting else ""
-        )
+    if uneven and layout.uneven_rows == "refuse":
+        quoted = b'"' in raw and layout.quoting
+        hint = "; if quotation marks are part of the text, say `quoting: false`" if quoted else ""
         raise BadInput(
             Fault(f"has {given} values, but there are {len(names)} columns ({', '.join(names)}){hint}", shown, line)
             for line, given in uneven[:SHOWN_ROWS]
@@ -206,11 +276,20 @@ def _separated(
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise BadInput([Fault(f"has the column {name!r} twice", file=shown) for name in repeated])
-    return names, rows, places
+    columns = columns or {name: [] for name in names if name in layout.wanted}
+    return Table(shown, tuple(names), columns, places, own=own, left_out=len(uneven))
 
 
-def _jsonl(text: str, shown: str) -> tuple[Sequence[str], list[list[Any]], list[int]]:
-    """Names, rows and lines of JSON Lines text; the columns are those of all rows together."""
+def _line_of_wrong_byte(raw: bytes) -> int | None:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return raw.count(b"\n", 0, error.start) + 1
+    return None
+
+
+def _jsonl(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """The objects of JSON Lines text, and their lines."""
     objects: list[dict[str, Any]] = []
     places: list[int] = []
     faults: list[Fault] = []
@@ -232,8 +311,36 @@ def _jsonl(text: str, shown: str) -> tuple[Sequence[str], list[list[Any]], list[
         raise BadInput(faults[:SHOWN_ROWS])
     if not objects:
         raise BadInput([Fault("is empty", file=shown)])
-    names = list(dict.fromkeys(name for value in objects for name in value))
-    return names, [[value.get(name) for name in names] for value in objects], places
+    return objects, places
+
+
+def _json(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """The objects of a JSON list, and their numbers."""
+    try:
+        objects = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput([Fault(f"is no valid JSON: {error.msg} (column {error.colno})", shown, error.lineno)]) from None
+    if not isinstance(objects, list) or not all(isinstance(value, dict) for value in objects):
+        raise BadInput(
+            [Fault("must be a JSON list of objects; for one object on each line say `format: jsonl`", shown)]
+        )
+    if not objects:
+        raise BadInput([Fault("is empty", file=shown)])
+    return objects, list(range(1, len(objects) + 1))
+
+
+def _inside(value: Any, name: str) -> Any:
+    """The value of a column; `a.b` is b inside a, or the list of them inside a list."""
+    if isinstance(value, Mapping) and name in value:
+        return value[name]
+    for key in name.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = [item.get(key) if isinstance(item, Mapping) else None for item in value]
+        else:
+            return None
+    return value
 
 
 def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Table:
@@ -252,6 +359,10 @@ def _from_datasets(loaded: Any, shown: str, wanted: Collection[str], own: bool) 
     import datasets
 
     columns = {name: list(loaded[name]) for name in loaded.column_names if name in wanted}
+    for name in set(wanted) - set(columns):
+        outer, _, inner = name.partition(".")
+        if inner and outer in loaded.column_names:
+            columns[name] = [_inside(value, inner) for value in loaded[outer]]
     class_names = {
         name: list(feature.names)
         for name, feature in loaded.features.items()
@@ -259,7 +370,7 @@ def _from_datasets(loaded: Any, shown: str, wanted: Collection[str], own: bool) 
     }
     return Table(
         shown,
-        tuple(loaded.column_names),
+        tuple(dict.fromkeys([*loaded.column_names, *columns])),
         columns,
         range(1, len(loaded) + 1),
         place="row",

@@ -1,0 +1,150 @@
+"""A task whose data lies in a folder of the user, in the layout in which the set circulates.
+
+`find_folder` finds that folder below a data directory, and `in_folder` gives the task with its data there: a plain task,
+whose files are named as seen from the folder, so that equal files give equal data wherever they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.tasks.declaration import Task
+from lora_bench.tasks.sources import Data, Files, Local, Part
+
+Progress = Callable[[str], None]
+
+SHOWN_ENTRIES = 8
+
+
+def find_folder(task: Task, data_dir: Path) -> Path:
+    """The folder of a task's files below a data directory, or the directory itself where it holds them.
+
+    Names are matched as they are and then whatever their capitals; the first folder that has every file wins.
+
+    Raises:
+        LoraBenchError: If there is none, with what was looked for and what is there.
+    """
+    local = _local(task)
+    if not data_dir.is_dir():
+        raise LoraBenchError(f"task {task.task}: there is no data directory {data_dir}")
+    candidates = [folder for name in local.folders for folder in _folders_named(data_dir, Path(name).parts)]
+    for folder in [*candidates, data_dir]:
+        if not _missing(local, folder):
+            return folder
+    if candidates:
+        raise LoraBenchError(_what_is_missing(task, candidates[0]))
+    raise LoraBenchError(
+        f"task {task.task}: {data_dir} has no folder {' or '.join(local.folders)}, and not itself "
+        f"{', '.join(' or '.join(names) for names in _missing(local, data_dir))} ({_entries(data_dir)})"
+    )
+
+
+def in_folder(task: Task, folder: Path, progress: Progress | None = None) -> Task:
+    """The task with its data in *folder*, named as seen from there.
+
+    Raises:
+        LoraBenchError: If a file is not there, with what is.
+    """
+    local = _local(task)
+    if _missing(local, folder):
+        raise LoraBenchError(_what_is_missing(task, folder))
+    if progress is not None:
+        progress(f"{task.task}: its files are in {folder}")
+
+    def found(names: Files | None) -> str | None:
+        return _first_there(folder, names) if names is not None else None
+
+    also = {}
+    for name, part in local.also.items():
+        there = _first_there(folder, _names(part))
+        if there is not None:
+            also[name] = part.model_copy(update={"file": there}) if isinstance(part, Part) else there
+    return _with_data(
+        task, local, Data(train=found(local.train), selection=found(local.selection), test=found(local.test), also=also)
+    )
+
+
+def as_laid_out(task: Task) -> Task:
+    """The task as it is in any folder of its layout: with the first name of each file, and nothing looked up."""
+    local = _local(task)
+    selection = local.selection[0] if local.selection is not None else None
+    return _with_data(task, local, Data(train=local.train[0], selection=selection, test=local.test[0], also=local.also))
+
+
+def unlabelled_file(task: Task, folder: Path, name: str) -> Part:
+    """The file of a split whose labels are kept secret.
+
+    Raises:
+        LoraBenchError: If the task's layout has no such split, or the folder no such file.
+    """
+    local = _local(task)
+    if name not in local.unlabelled:
+        known = ", ".join(local.unlabelled) or "none"
+        raise LoraBenchError(f"task {task.task} has no unlabelled split {name!r} (known: {known})")
+    part = local.unlabelled[name]
+    there = _first_there(folder, _names(part))
+    if there is None:
+        raise LoraBenchError(f"task {task.task}: {folder} has no {_names(part)[0]} ({_entries(folder)})")
+    columns = as_laid_out(task).columns if isinstance(part, str) else part.columns
+    own = Part(file=there, columns=columns) if isinstance(part, str) else part.model_copy(update={"file": there})
+    return own
+
+
+def _with_data(task: Task, local: Local, data: Data) -> Task:
+    keys = ("format", "columns", "quoting", "uneven_rows", "text", "label", "label_names", "id")
+    said = {key: getattr(local, key) for key in keys if getattr(local, key) is not None}
+    # Rows of a published set that have no text are part of it, and a user could not mend them.
+    changed = {**said, "data": data, "local": None, "empty_texts": "keep"}
+    return task.model_copy(update=changed)
+
+
+def _local(task: Task) -> Local:
+    if task.local is None:
+        raise LoraBenchError(
+            f"task {task.task} does not say how its files lie in a folder; give it a `local`, or name the files in `data`"
+        )
+    return task.local
+
+
+def _names(part: str | Part) -> Files:
+    return (part if isinstance(part, str) else part.file,)
+
+
+def _first_there(folder: Path, names: Files) -> str | None:
+    """The first name that the folder has, plain or gzipped."""
+    return next((file for name in names for file in (name, f"{name}.gz") if (folder / file).exists()), None)
+
+
+def _missing(local: Local, folder: Path) -> list[Files]:
+    """The files that a folder must have and has not."""
+    wanted = [local.train, *([local.selection] if local.selection is not None else []), local.test]
+    wanted += [_names(part) for part in local.also.values() if isinstance(part, str) or not part.optional]
+    return [names for names in wanted if _first_there(folder, names) is None]
+
+
+def _folders_named(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    """The folders below *folder* with these names, the exact ones first."""
+    if not parts:
+        yield folder
+        return
+    inside = sorted(entry for entry in folder.iterdir() if entry.name.casefold() == parts[0].casefold())
+    for entry in sorted(inside, key=lambda entry: entry.name != parts[0]):
+        if entry.is_dir():
+            yield from _folders_named(entry, parts[1:])
+
+
+def _what_is_missing(task: Task, folder: Path) -> str:
+    missing = ", ".join(" or ".join(names) for names in _missing(_local(task), folder))
+    return f"task {task.task}: {folder} has no {missing} ({_entries(folder)})"
+
+
+def _entries(folder: Path) -> str:
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if not names:
+        return "it is empty"
+    return f"it has {', '.join(names[:SHOWN_ENTRIES])}{', …' if len(names) > SHOWN_ENTRIES else ''}"

@@ -1,0 +1,125 @@
+"""Structured values as the input texts of the LoRA paper.
+
+`name[X], eatType[Y]` becomes `name : X | Type : Y`, and triples become `subject : property : object | …`. Each function
+takes the value of a row, in any of the shapes that files and the hub give it, and raises ValueError on another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+Linearise = Literal["e2e", "webnlg", "dart", "wikisql", "samsum"]
+
+# What the text columns of each must hold.
+INPUT_COLUMNS: dict[Linearise, tuple[str, ...]] = {
+    "e2e": ("meaning representations",),
+    "webnlg": ("triples",),
+    "dart": ("triples",),
+    "wikisql": ("the table's header", "the question"),
+    "samsum": ("the dialogue",),
+}
+
+_ATTRIBUTE = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
+
+# The paper's names of E2E's attributes, where they are others.
+_E2E_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
+
+
+def linearise(kind: Linearise, values: Sequence[Any]) -> str:
+    """The input text of a row.
+
+    Raises:
+        ValueError: If the values are not of the shape that *kind* stands for, with what was expected.
+    """
+    return _FUNCTIONS[kind](*values)
+
+
+def e2e(meaning: Any) -> str:
+    """A meaning representation of E2E: `name[X], priceRange[£20-25]` gives `name : X | price : £ 20 - 25`.
+
+    The paper's files have their values as words: the pound sign and the hyphen of a price stand alone.
+    """
+    text = _text(meaning)
+    pairs, end = [], 0
+    while end < len(text.rstrip()):
+        found = _ATTRIBUTE.match(text, end)
+        if found is None:
+            raise ValueError(f"must be like 'name[X], eatType[Y]', got {_short(text)}")
+        pairs.append((found[1].strip(), found[2].strip()))
+        end = found.end()
+    if not pairs:
+        raise ValueError("is empty")
+    return " | ".join(f"{_E2E_NAMES.get(name, name)} : {_spaced(value)}" for name, value in pairs)
+
+
+def webnlg(triples: Any) -> str:
+    """Triples of WebNLG: `subject : property : object`, joined by ` | `."""
+    return _joined(_triples(triples))
+
+
+def dart(triples: Any) -> str:
+    """Triples of DART, their properties in lower case."""
+    return _joined((subject, property.lower(), object) for subject, property, object in _triples(triples))
+
+
+def wikisql(header: Any, question: Any) -> str:
+    """The names of a table's columns, joined by ` | `, and below them the question.
+
+    The paper says that the input is the table's schema and the question, and not how they are written.
+    """
+    if not isinstance(header, Sequence) or isinstance(header, str) or not header:
+        raise ValueError(f"must be the list of the table's column names, got {_short(header)}")
+    return f"{' | '.join(map(_text, header))}\n{_text(question)}"
+
+
+def samsum(dialogue: Any) -> str:
+    """The utterances of a dialogue, one a line, and an empty line."""
+    lines = _text(dialogue).replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+    return f"{lines}\n\n"
+
+
+_FUNCTIONS: dict[Linearise, Callable[..., str]] = {
+    "e2e": e2e,
+    "webnlg": webnlg,
+    "dart": dart,
+    "wikisql": wikisql,
+    "samsum": samsum,
+}
+
+
+def _spaced(value: str) -> str:
+    """A price with its signs as words of their own; other values as they are."""
+    if "£" not in value:
+        return value
+    return " ".join(value.replace("£", " £ ").replace("-", " - ").split())
+
+
+def _triples(value: Any) -> list[tuple[str, str, str]]:
+    """Triples given as lists of three, or as texts with ` | ` between."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        raise ValueError(f"must be a list of triples, got {_short(value)}")
+    found = []
+    for triple in value:
+        parts = triple.split(" | ") if isinstance(triple, str) else triple
+        if not isinstance(parts, Sequence) or len(parts) != 3 or not all(isinstance(part, str) for part in parts):
+            raise ValueError(f"must hold triples of subject, property and object, got {_short(triple)}")
+        subject, property, object = (part.strip() for part in parts)
+        found.append((subject, property, object))
+    return found
+
+
+def _joined(triples: Any) -> str:
+    return " | ".join(" : ".join(triple) for triple in triples)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, got {_short(value)}")
+    return value
+
+
+def _short(value: Any) -> str:
+    shown = repr(dict(value) if isinstance(value, Mapping) else value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"

@@ -1,0 +1,117 @@
+"""Rows of data sets that are released in forms of their own: WebNLG's and DART's triples, and WikiSQL.
+
+Each reader gives the names of the columns, the rows, and the place of each row, counted from 1 within its file.
+"""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from typing import Any
+
+Rows = tuple[tuple[str, ...], list[list[Any]], list[int]]
+
+TRIPLE_COLUMNS = ("triples", "category", "text", "id")
+WIKISQL_COLUMNS = ("header", "question", "sql", "id")
+
+# The positions of sql's numbers in the release.
+_AGGREGATES = ("", "MAX", "MIN", "COUNT", "SUM", "AVG")
+_OPERATORS = ("=", ">", "<", "OP")
+
+
+class NotThisForm(Exception):
+    """The content is not of the form, with what is wrong and the line where that is known."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+
+
+def webnlg(raw: bytes, stem: str) -> Rows:
+    """A row for each text of the challenge's XML that is marked as good; the others are those to be mended."""
+    return _numbered(_entries(raw, stem, only_good=True), TRIPLE_COLUMNS)
+
+
+def dart(raw: bytes, stem: str) -> Rows:
+    """A row for each text of DART's release, in JSON or XML."""
+    if raw.lstrip()[:1] == b"<":
+        return _numbered(_entries(raw, stem, only_good=False), TRIPLE_COLUMNS)
+    return _numbered(_dart_json(raw), TRIPLE_COLUMNS)
+
+
+def wikisql(raw: bytes, tables: bytes) -> Rows:
+    """A row for each question of WikiSQL's release, with the header of its table and its query as text."""
+    headers = {}
+    for line, table in _json_lines(tables):
+        try:
+            headers[table["id"]] = table["header"]
+        except (KeyError, TypeError):
+            raise NotThisForm("is no table of WikiSQL: it needs id and header", line) from None
+    rows = []
+    for line, row in _json_lines(raw):
+        try:
+            header = headers[row["table_id"]]
+            rows.append([header, row["question"], _query(header, row["sql"]), f"{row['table_id']}/{line}"])
+        except KeyError as error:
+            raise NotThisForm(f"has no {error}, or a table that is not among the tables", line) from None
+        except (TypeError, IndexError, ValueError):
+            raise NotThisForm("is no question of WikiSQL: its sql does not fit its table", line) from None
+    return WIKISQL_COLUMNS, rows, list(range(1, len(rows) + 1))
+
+
+def _query(header: list[str], sql: dict[str, Any]) -> str:
+    """A query in the words of the release, such as `SELECT COUNT Year FROM table WHERE Place = Rome`."""
+    aggregate = _AGGREGATES[sql["agg"]]
+    selected = f"{aggregate} {header[sql['sel']]}" if aggregate else header[sql["sel"]]
+    conditions = " AND ".join(
+        f"{header[column]} {_OPERATORS[operator]} {value}" for column, operator, value in sql["conds"]
+    )
+    return f"SELECT {selected} FROM table" + (f" WHERE {conditions}" if conditions else "")
+
+
+def _entries(raw: bytes, stem: str, *, only_good: bool) -> Iterator[list[Any]]:
+    try:
+        root = ElementTree.fromstring(raw)
+    except ElementTree.ParseError as error:
+        raise NotThisForm(f"is no valid XML: {error}", error.position[0]) from None
+    found = False
+    for entry in root.iter("entry"):
+        found = True
+        triples = [tuple((triple.text or "").split(" | ")) for triple in entry.iter("mtriple")]
+        for text in entry.iter("lex"):
+            if not only_good or text.get("comment") == "good":
+                name = f"{stem}/{entry.get('eid')}/{text.get('lid')}"
+                yield [triples, entry.get("category"), text.text or "", name]
+    if not found:
+        raise NotThisForm("has no entry")
+
+
+def _dart_json(raw: bytes) -> Iterator[list[Any]]:
+    try:
+        sets = json.loads(raw)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else None
+        raise NotThisForm("is no valid JSON", line) from None
+    try:
+        for number, entry in enumerate(sets, start=1):
+            triples = [tuple(triple) for triple in entry["tripleset"]]
+            for index, annotation in enumerate(entry["annotations"], start=1):
+                yield [triples, annotation["source"], annotation["text"], f"{number}/{index}"]
+    except (KeyError, TypeError):
+        raise NotThisForm("must be a list of objects with tripleset and annotations") from None
+
+
+def _json_lines(raw: bytes) -> Iterator[tuple[int, Any]]:
+    for line, content in enumerate(raw.split(b"\n"), start=1):
+        if content.strip():
+            try:
+                yield line, json.loads(content)
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                raise NotThisForm("is no valid JSON", line) from None
+
+
+def _numbered(rows: Iterator[list[Any]], columns: tuple[str, ...]) -> Rows:
+    listed = list(rows)
+    return columns, listed, list(range(1, len(listed) + 1))
