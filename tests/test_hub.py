@@ -1,6 +1,6 @@
 """Models and data sets by name: from a server of the hub's protocol, through the real huggingface_hub and datasets.
 
-Every command runs in a process of its own kind of user: a cache of its own, HF_ENDPOINT at a server of `tests.hub`, and a
+Every command runs in a process of its own, as a user with a cache of their own, HF_ENDPOINT at a server of `tests.hub`, and a
 token. Waits between the libraries' own retries are cut to a hundredth of a second; nothing else of them is changed.
 """
 
@@ -43,10 +43,12 @@ def captured(arguments):
     kept = [os.dup(number) for number in (1, 2)]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         os.dup2(out.fileno(), 1), os.dup2(errors.fileno(), 2)
-        code = main(arguments)
-        sys.stdout.flush(), sys.stderr.flush()
-        for number, copy in zip((1, 2), kept):
-            os.dup2(copy, number), os.close(copy)
+        try:
+            code = main(arguments)
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            for number, copy in zip((1, 2), kept):
+                os.dup2(copy, number), os.close(copy)
         texts = [file.seek(0) or file.read().decode() for file in (out, errors)]
     return [code, *texts]
 
@@ -116,7 +118,7 @@ class User:
             "HF_HUB_DISABLE_XET": "1",
             "HF_TOKEN": TOKEN,
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
             **more,
         }
         command = [sys.executable, "-c", code, json.dumps(asked)]
@@ -373,6 +375,7 @@ def told(tmp_path_factory, roberta, deberta) -> tuple[dict[tuple[str, str], Answ
         hub.faults.damaged = {"damaged/model/*.safetensors", "damaged/data/mnli/train*"}
         answers = user.answers(hub, *(["plan", suite] for suite in suites.values()))
         hub.faults.clear()
+        hub.faults.gated, hub.faults.granted = {"gated/model", "gated/data"}, {TOKEN}
         mended = [key for key, case in CASES.items() if case.mends]
         again = user.answers(hub, *(["plan", suites[key]] for key in mended))
     return dict(zip(suites, answers, strict=True)), dict(zip(mended, again, strict=True))
@@ -414,6 +417,7 @@ def test_csv_and_jsonl_repositories_without_a_configuration(tmp_path):
         [lines, [f"line {row}" for row in range(20)], None],
     ]
     with serve(tmp_path / "hub") as hub:
+        hub.faults.slow_seconds = 0.05
         assert user.rows(hub, *asked) == expected
         asked_before = len(hub.requests)
         assert user.rows(hub, asked[0]) == expected[:1]
