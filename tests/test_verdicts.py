@@ -27,9 +27,15 @@ def cell(value=0.75, *, printed=None, spread=None, statistic="mean", seeds=5, **
     return dataclasses.replace(made, **changes)
 
 
-def runs(*scores, spec=MEANS, **more):
+def runs(*scores, spec=MEANS, hub=True, **more):
     given = {"task": "rte", "model": MODEL, "spec": spec, **more}
-    return [record("lora", score=score, seed=seed, **given) for seed, score in enumerate(scores)]
+    made = [record("lora", score=score, seed=seed, **given) for seed, score in enumerate(scores)]
+    return [from_hub(one) for one in made] if hub else made
+
+
+def from_hub(one):
+    model = one.spec.model.model_copy(update={"revision": "0" * 40})
+    return one.model_copy(update={"spec": one.spec.model_copy(update={"model": model})})
 
 
 def verdict(published, records, asked=None):
@@ -143,6 +149,8 @@ def test_a_stand_in_is_told_by_its_name_and_by_its_count():
     found = verdict(cell(0.72), runs(0.72, 0.72, 0.72, model="./tiny"))
     assert (found.verdict, names(found)) == ("not comparable", ["model"])
     assert (found.differs[0].asked, found.differs[0].run) == (MODEL, "./tiny")
+    folder = verdict(cell(0.72), runs(0.72, 0.72, 0.72, hub=False))
+    assert names(folder) == ["model"]  # a folder of that name
     small = PARAMETERS["lora"].model_copy(update={"adapter": 96})
     under_its_name = verdict(cell(0.72), runs(0.72, 0.72, 0.72, parameters=small))
     assert names(under_its_name) == ["adapter parameters"]
@@ -172,8 +180,9 @@ def test_another_recipe_is_told_field_by_field(more, field, asked, run):
     assert found.difference == pytest.approx(0)
 
 
-def test_seed_threads_and_label_are_no_part_of_a_recipe():
-    one, other = runs(0.72, 0.72, training={"threads": 2}), runs(0.72, 0.72, training={"threads": 4})
+def test_seed_threads_and_parts_of_a_batch_are_no_part_of_a_recipe():
+    parts = {"threads": 4, "arguments": {"gradient_accumulation_steps": 2}}
+    one, other = runs(0.72, 0.72), runs(0.72, 0.72, training=parts)
     assert fields(one[0].spec) == fields(other[1].spec)
 
 

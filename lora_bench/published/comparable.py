@@ -37,7 +37,8 @@ class Differing:
 def fields(spec: RunSpec) -> dict[str, Any]:
     """What a run was to do, as a flat mapping such as ``{"training.learning_rate": 5e-4, ...}``.
 
-    Left out are the base model, which a published cell names itself, and what is no part of a recipe: seed, threads, labels.
+    Left out are the base model, which a published cell names itself, and what is no part of a recipe: seed, threads, labels,
+    and in how many parts a batch is taken.
     """
     content = spec.model_dump(mode="json")
     for name in ("model", "seed", "series", "keep_weights", "spec_version", "protocol"):
@@ -45,6 +46,7 @@ def fields(spec: RunSpec) -> dict[str, Any]:
     method, task, start = content["method"], content["task"], content.pop("start")
     content["method"] = {"name": method["name"], "options": method["options"]}
     del task["name"], content["training"]["threads"]
+    content["training"]["arguments"].pop("gradient_accumulation_steps", None)
     task["definition"] = {key: value for key, value in task["definition"].items() if key not in SHOWN_ONLY}
     return {**_flat(content), "start": None if start is None else start["task"]}
 
@@ -77,7 +79,8 @@ def nearest(
 def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expected) -> tuple[Differing, ...]:
     spec = records[0].spec
     found: dict[str, Differing] = {}
-    if SHORT_NAMES.get(spec.model.name, spec.model.name) != cell.model:
+    # Only the hub gives a base model a revision: a folder may have any name and hold any weights.
+    if spec.model.revision is None or SHORT_NAMES.get(spec.model.name, spec.model.name) != cell.model:
         found["model"] = Differing("model", cell.model, spec.model.shown)
     counts = {record.parameters.adapter for record in records if record.parameters is not None}
     if cell.adapter_parameters is not None and counts - {cell.adapter_parameters}:

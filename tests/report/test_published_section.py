@@ -23,10 +23,12 @@ HOSTILE = (
 def runs(task, *scores, model=MODEL, **more):
     spec = {"protocol": "paper", "rules": PROTOCOLS["paper"]}
     counted = PARAMETERS["lora"].model_copy(update={"adapter": 294_912})
-    return [
+    made = [
         record("lora", task=task, score=score, seed=seed, model=model, spec=spec, parameters=counted, **more)
         for seed, score in enumerate(scores)
     ]
+    hub = {one.run_id: one.spec.model.model_copy(update={"revision": "0" * 40}) for one in made}
+    return [one.model_copy(update={"spec": one.spec.model_copy(update={"model": hub[one.run_id]})}) for one in made]
 
 
 @pytest.fixture(scope="module")
