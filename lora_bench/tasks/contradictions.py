@@ -104,6 +104,8 @@ def _faults_of_metrics(task: Task) -> Iterator[tuple[Key, str]]:
 
 
 def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
+    if task.label.where and task.kind != "generation":
+        yield ("label", "where"), f"is only for generation; the kind is {task.kind}"
     if task.kind != "classification":
         for key in ("labels", "label_names"):
             if getattr(task, key):
@@ -135,6 +137,8 @@ def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
     if task.split is None:
         return
     given = task.split.model_fields_set
+    if task.split.before is not None and task.split.by is None:
+        yield ("split", "before"), "needs `by`, the column in whose values it stands"
     if task.data.has_splits and task.data.has_selection:
         yield ("split",), "must go: the data already comes in three splits"
     elif task.data.has_splits:

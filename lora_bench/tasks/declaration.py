@@ -47,6 +47,7 @@ _LATER_KEYS: tuple[tuple[str, ...], ...] = (
     ("subsets",),
     ("data", "also"),
     ("data", "splits", "also"),
+    ("label", "where"),
 )
 
 
@@ -58,12 +59,14 @@ class Shares(Strict):
         selection: Share of the selection split.
         test: Share of the test split.
         by: Column whose value decides, so that rows of equal value stay together; the text by default.
+        before: Only what stands before this in the value counts: "_" for the document in ids like `12_3`.
     """
 
     train: float = Field(default=0.8, gt=0, lt=1)
     selection: float = Field(default=0.1, gt=0, lt=1)
     test: float = Field(default=0.1, gt=0, lt=1)
     by: str | None = None
+    before: str | None = Field(default=None, min_length=1)
 
 
 class Subsets(Strict):
@@ -164,7 +167,8 @@ class Task(Strict):
     def wanted(self) -> frozenset[str]:
         """The columns that are read of every part."""
         by = self.shares.by if self.shares is not None else None
-        return frozenset(name for name in (*self.text, self.label.column, self.id, by) if name is not None)
+        named = (*self.text, self.label.column, *self.label.where, self.id, by)
+        return frozenset(name for name in named if name is not None)
 
     def of_part(self, part: str) -> Task:
         """The task as it is for one file: with that file's own columns where it has some."""
@@ -235,7 +239,10 @@ def definition(task: Task) -> dict[str, JsonValue]:
         inside, said_inside = _at(content, outer), _at(said, outer)
         if inside is not None and key not in (said_inside or {}):
             del inside[key]
-    return {**content, "split": task.shares.model_dump() if task.shares is not None else None}
+    shares = task.shares.model_dump() if task.shares is not None else None
+    if shares is not None and shares["before"] is None:
+        del shares["before"]
+    return {**content, "split": shares}
 
 
 def _at(content: Any, keys: list[str]) -> dict[str, JsonValue] | None:

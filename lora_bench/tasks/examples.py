@@ -207,12 +207,14 @@ def _examples(task: Task, table: Table, faults: list[Fault], part: str) -> _Exam
     count = len(table.places)
     texts = _texts(task, table, faults)
     ids = _ids(task, table, faults)
-    by = task.shares.by if task.shares is not None else None
-    groups = [_normal(text) for text in texts] if by is None else _group_values(table, by, faults)
+    by, before = (task.shares.by, task.shares.before) if task.shares is not None else (None, None)
+    groups = [_normal(text) for text in texts] if by is None else _group_values(table, by, before, faults)
     subsets = _subset_values(task, table) if part in ("test", "all") else list[str | None]([None] * count)
     given = table.columns[task.label.column]
     if task.kind == "generation":
-        return _Examples(list(range(count)), ids, texts, references(task, table, given, faults), groups, subsets)
+        written = _references(task, table, faults)
+        examples = _Examples(list(range(count)), ids, texts, written, groups, subsets)
+        return examples.where([bool(some) for some in written])
     values = [_label_text(value, table.class_names.get(task.label.column)) for value in given]
     if task.label_names:
         values = [task.label_names.get(value, value) if value is not None else None for value in values]
@@ -297,24 +299,28 @@ def _ids(task: Task, table: Table, faults: list[Fault]) -> list[str]:
     return ids
 
 
-def references(task: Task, table: Table, given: Sequence[Any], faults: list[Fault]) -> list[tuple[str, ...]]:
-    """For generation the texts that may be written for each row: one, or a list of several.
+def _references(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:
+    """For generation the texts that may be written for each row: none where `where` leaves none.
 
-    An empty text stands for none; a row without any other is kept with it where the source is not the user's.
+    Empty texts are left out beside others. A row of a published set that has no other keeps one.
     """
     found: list[tuple[str, ...]] = []
     wrong: list[int] = []
     without: list[int] = []
+    given = table.columns[task.label.column]
     for row, value in enumerate(given):
-        texts = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [value]
-        if not texts or not all(isinstance(text, str) for text in texts):
-            (without if value is None or not texts else wrong).append(row)
-            found.append(("",))
-            continue
-        written = tuple(text for text in texts if text.strip())
-        if not written and table.own and task.empty_texts == "refuse":
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        texts = list(value) if several else [value]
+        if several and task.label.where:
+            kept = [_fits(table, row, place, task.label.where) for place in range(len(texts))]
+            texts = [text for text, fits in zip(texts, kept, strict=True) if fits]
+        if not all(text is None or isinstance(text, str) for text in texts):
+            wrong.append(row)
+            texts = []
+        written = tuple(text for text in texts if text and text.strip())
+        if not written and texts and table.own and task.empty_texts == "refuse":
             without.append(row)
-        found.append(written or ("",))
+        found.append(written or (("",) if texts else ()))
     if without:
         faults.append(table.rows_fault(f"has no text in column {task.label.column!r}", without))
     if wrong:
@@ -325,12 +331,21 @@ def references(task: Task, table: Table, given: Sequence[Any], faults: list[Faul
     return found
 
 
-def _group_values(table: Table, by: str, faults: list[Fault]) -> list[str]:
+def _fits(table: Table, row: int, place: int, where: Mapping[str, str]) -> bool:
+    """Whether the lists beside a list of texts have these values at its place."""
+    for column, value in where.items():
+        beside = table.columns[column][row]
+        if not isinstance(beside, Sequence) or len(beside) <= place or beside[place] != value:
+            return False
+    return True
+
+
+def _group_values(table: Table, by: str, before: str | None, faults: list[Fault]) -> list[str]:
     values = table.columns[by]
     without = [row for row, value in enumerate(values) if value is None or value == ""]
     if without:
         faults.append(table.rows_fault(f"has no value in column {by!r}, by which rows are split", without))
-    return [str(value) for value in values]
+    return [str(value).partition(before)[0] if before is not None else str(value) for value in values]
 
 
 def _label_text(value: Any, class_names: list[str] | None) -> str | None:

@@ -113,8 +113,8 @@ def _names(part: str | Part) -> Files:
 
 
 def _first_there(folder: Path, names: Files) -> str | None:
-    """The first name that the folder has, plain or gzipped."""
-    return next((file for name in names for file in (name, f"{name}.gz") if (folder / file).exists()), None)
+    """The first name that the folder has, plain or gzipped: the plain name, as both are read alike."""
+    return next((name for name in names if (folder / name).exists() or (folder / f"{name}.gz").is_file()), None)
 
 
 def _missing(local: Local, folder: Path) -> list[Files]:

@@ -75,8 +75,8 @@ def wikisql(header: Any, question: Any) -> str:
 
 
 def samsum(dialogue: Any) -> str:
-    """The utterances of a dialogue, one a line, and an empty line."""
-    lines = _text(dialogue).replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+    """The utterances of a dialogue, one a line, and an empty line; the release has one dialogue without any."""
+    lines = _text(dialogue or "").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
     return f"{lines}\n\n"
 
 

@@ -39,10 +39,12 @@ class Label(Strict):
     Args:
         column: Its column; for generation that of the text to write, or of a list of such texts.
         rule: "sign" makes two classes of a number, negative and positive, and drops rows with zero.
+        where: Of a list of texts to write, only those at whose places the lists of these columns have these values.
     """
 
     column: str
     rule: Literal["sign"] | None = None
+    where: dict[str, str] = Field(default_factory=dict)
 
 
 Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]

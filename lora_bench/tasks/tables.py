@@ -185,8 +185,11 @@ def hub_commit(name: str, revision: str) -> str:
 
 
 def _content(path: Path) -> bytes:
-    """What a local file holds, unpacked where it is gzipped."""
+    """What a local file holds; the same where only its gzipped form is there."""
     shown = _from_here(path)
+    packed = path.with_name(f"{path.name}.gz")
+    if not path.exists() and packed.is_file():
+        path = packed
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
