@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import t as student
 
 from lora_bench.protocol import PROTOCOLS
-from lora_bench.published import PublishedCell, PublishedTable, fields, judge, judge_average, judge_table
+from lora_bench.published import PublishedCell, PublishedTable, expected_from, fields, judge, judge_average, judge_table
 from lora_bench.spec import Decoding, Start
 from tests.records import PARAMETERS, record
 
@@ -310,6 +310,19 @@ def test_records_find_their_cells_and_stand_ins_those_of_the_model_they_stand_fo
     assert [names(base), names(other)] == [["model"], ["model"]]
     assert full.verdict == "not run"
     assert {one.verdict for one in judge_table(table(*cells), records, lambda one: None)} == {"not run"}
+
+
+def test_what_was_asked_comes_from_the_specs_of_a_plan_and_trials_are_passed_over():
+    records = runs(0.72, 0.72, 0.72, model="./tiny")
+    trials = runs(0.1, 0.1, 0.1, 0.1, model="./tiny", learning_rate=5e-1, spec={**MEANS, "score_on": "selection"})
+    stand_ins = {MODEL: "./tiny"}
+    expected = expected_from([one.spec for one in (*records, *trials)], stand_ins)
+    assert expected(cell()) == fields(records[0].spec)
+    assert expected(cell(task="cola")) is None
+    (found,) = judge_table(table(cell(0.72)), [*trials, *records], expected, stand_ins)
+    assert (found.measured.n, names(found)) == (3, ["model"])
+    (only_trials,) = judge_table(table(cell(0.72)), trials, expected, stand_ins)
+    assert only_trials.verdict == "not run"
 
 
 def test_lists_in_a_recipe_can_differ():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,35 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 Expected = Mapping[str, Any] | None
+
+
+def place_of(spec: RunSpec) -> tuple[str, str, str]:
+    """The method, base model and task of a run, by which it finds its published cells."""
+    return spec.method.label, SHORT_NAMES.get(spec.model.name, spec.model.name), spec.task.name
+
+
+def place_of_cell(cell: PublishedCell, stand_ins: Mapping[str, str] | None = None) -> tuple[str, str, str]:
+    """The method, base model and task of the runs of a published cell.
+
+    Args:
+        cell: The published cell.
+        stand_ins: For a base model of the table, the name of the one that was run in its stead.
+    """
+    model = (stand_ins or {}).get(cell.model, cell.model)
+    return cell.method or "", SHORT_NAMES.get(model, model), cell.task
+
+
+def expected_from(
+    specs: Iterable[RunSpec], stand_ins: Mapping[str, str] | None = None
+) -> Callable[[PublishedCell], Expected]:
+    """What a table's own suite asks of each cell, from the run specs of its plan.
+
+    Args:
+        specs: Of the plan; trials of a learning rate among them are passed over.
+        stand_ins: For a base model of the table, the name of the one that the plan has in its stead.
+    """
+    asked = {place_of(spec): fields(spec) for spec in specs if spec.score_on == "test"}
+    return lambda cell: asked.get(place_of_cell(cell, stand_ins))
 
 
 def nearest(

@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_bench.published.comparable import SHORT_NAMES, Differing, Expected, nearest, unpublished
+from lora_bench.published.comparable import Differing, Expected, nearest, place_of, place_of_cell, unpublished
 from lora_bench.published.table import PublishedCell, PublishedTable
 from lora_bench.record import Record
 
@@ -110,20 +110,19 @@ def judge_table(
 
     Args:
         table: The table.
-        records: Any; those of a cell have the label of its method, its task and its base model.
-        expected: The `fields` of a run of the cell as the table's own suite asks for it, or None where nobody knows.
+        records: Any; those of a cell have the label of its method, its task and its base model. Trials are passed over.
+        expected: The `fields` of a run of the cell as the table's own suite asks for it, or None where nobody knows:
+            `expected_from` makes it of a plan.
         stand_ins: For a base model of the table, the name of the one that was run in its stead.
     """
     places: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        model = record.spec.model.name
-        place = record.spec.method.label, SHORT_NAMES.get(model, model), record.spec.task.name
-        places.setdefault(place, []).append(record)
+        if record.spec.score_on == "test":
+            places.setdefault(place_of(record.spec), []).append(record)
     found: dict[tuple[str, str, str, str], Verdict] = {}
     for cell in table.cells:
         if not cell.derived:
-            model = (stand_ins or {}).get(cell.model, cell.model)
-            mine = places.get((cell.method or "", SHORT_NAMES.get(model, model), cell.task), [])
+            mine = places.get(place_of_cell(cell, stand_ins), [])
             found[cell.key] = judge(cell, mine, expected(cell) if mine else None)
     for cell in table.cells:
         if cell.derived:
