@@ -238,9 +238,10 @@ class PrefixModel(Tuner):
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Make room for the plain keys and values of a file in a model that is reparameterised."""
+        computed = any(adapter_name in layer.prefix_projection for _, layer in prefix_layers(model))
         if any(".prefix_key" in name for name in state_dict):
             fold(model, adapter_name)
-        elif not any(adapter_name in layer.prefix_projection for _, layer in prefix_layers(model)):
+        elif not computed and any(".prefix_projection" in name for name in state_dict):
             raise LoraBenchError(
                 "the file holds a reparameterised prefix and the model a plain one: load it into the base model"
             )
