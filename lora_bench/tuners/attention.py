@@ -182,10 +182,15 @@ def _mask_left_out(attention: Any, prefix: Prefix, hidden_states: Tensor, cache:
     causal = getattr(attention, "is_causal", True) and tokens > 1
     if not causal and prefix.mask is None:
         return None
-    past = cache.get_seq_length(attention.layer_idx) if cache is not None else 0
-    visible = torch.ones(tokens, past + tokens, dtype=torch.bool, device=hidden_states.device)
+    past, keys, first = 0, tokens, 0
+    if cache is not None:
+        past = cache.get_seq_length(attention.layer_idx)
+        keys, first = cache.get_mask_sizes(
+            tokens, attention.layer_idx
+        )  # a static cache has room that is not filled yet
+    visible = torch.ones(tokens, keys, dtype=torch.bool, device=hidden_states.device)
     if causal:
-        visible = visible.tril(past)
+        visible = visible.tril(past - first)
     if attention.config._attn_implementation == "eager":  # adds its mask to the scores
         hidden = torch.finfo(hidden_states.dtype).min
         visible = torch.zeros_like(visible, dtype=hidden_states.dtype).masked_fill(~visible, hidden)

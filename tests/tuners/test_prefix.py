@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PrefixTuningConfig, TaskType, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, RobertaConfig
+from transformers import AutoModelForSequenceClassification, RobertaConfig, StaticCache
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
@@ -248,12 +248,28 @@ def test_generation_with_a_cache_writes_what_generation_without_one_writes(attn,
         assert not torch.equal(with_cache, model.generate(**prompt, **HOW, num_beams=beams))
 
 
+@pytest.mark.parametrize("lengths", [(7, 4), (7, 7)])
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
-def test_generation_with_a_cache_of_fixed_size_writes_the_same(attn):
+def test_generation_with_a_cache_of_fixed_size_writes_the_same(attn, lengths):
     model = prefixed(tiny_gpt2(attn=attn))
-    prompt = tiny_batch((7, 4), padding_side="left")
+    prompt = tiny_batch(lengths, padding_side="left")
     fixed = model.generate(**prompt, **HOW, cache_implementation="static", disable_compile=True)
     assert torch.equal(fixed, model.generate(**prompt, **HOW))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+def test_a_cache_of_fixed_size_may_be_filled_in_steps_with_and_without_a_mask(attn, masked):
+    model = prefixed(tiny_gpt2(attn=attn))
+    ids = tiny_batch((9, 9))["input_ids"]
+    cache = StaticCache(config=model.config, max_cache_len=16)
+    logits = []
+    with torch.no_grad():
+        for start, end in ((0, 6), (6, 7), (7, 8), (8, 9)):
+            mask = {"attention_mask": torch.ones(2, end, dtype=torch.long)} if masked else {}
+            logits.append(model(input_ids=ids[:, start:end], past_key_values=cache, **mask).logits)
+        want = model(input_ids=ids).logits
+    assert (torch.cat(logits, dim=1) - want).abs().max() <= 2e-6
 
 
 @pytest.mark.parametrize("beams", [1, 3])
