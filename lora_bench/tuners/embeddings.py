@@ -3,7 +3,8 @@
 PreEmbed of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, section 5.1): P width weights for P tokens, which go through
 every layer like those of the text and are dropped at the end, so the head reads what it always reads. They are inserted
 behind the embedding layer, whose positions and LayerNorm are therefore part of what is learned; the text keeps its own
-positions, and in a DeBERTa the virtual tokens stand at negative ones.
+positions, and in a DeBERTa the virtual tokens stand at negative ones. Where a mask lets queries see different tokens, such
+as those of several packed texts, the virtual tokens see what all of them see, so that nothing passes between texts.
 
 A causal model would need its cache and the positions of every later token moved as well: PEFT's own prompt tuning does
 that for text generation. `tuners.activations` has the stronger relative of this method, and in every family.
@@ -40,8 +41,8 @@ def insert_in_mask(mask: Tensor | None, visible: Tensor) -> Tensor | None:
     """The mask of an encoder with virtual tokens in front.
 
     Args:
-        mask: Which tokens are real, shape (batch, tokens), or what each query may see, shape (batch, 1, queries, tokens),
-            bool or added to the scores, the same for every query; None where all is seen.
+        mask: Which tokens are real, shape (batch, tokens), or what each query may see, shape (batch, heads or 1, tokens or
+            1, tokens), bool or added to the scores; None where all is seen.
         visible: Which virtual tokens a row has, shape (batch, prefix_tokens), bool.
     """
     if mask is None:
@@ -49,10 +50,15 @@ def insert_in_mask(mask: Tensor | None, visible: Tensor) -> Tensor | None:
     if mask.dim() == 2:
         return torch.cat([visible.to(mask.dtype), mask], dim=1)
     columns = visible[:, None, None, :]
-    if mask.dtype != torch.bool:
+    if mask.dtype == torch.bool:
+        seen_by_all = mask.all(dim=2, keepdim=True)
+    else:
+        seen_by_all = mask.amin(dim=2, keepdim=True)
         columns = torch.zeros_like(columns, dtype=mask.dtype).masked_fill(~columns, torch.finfo(mask.dtype).min)
-    row = torch.cat([columns, mask[:, :, :1].expand(len(visible), -1, -1, -1)], dim=-1)
-    return row.expand(-1, -1, row.shape[-1], -1)
+    (batch, virtual), tokens = visible.shape, mask.shape[-1]
+    of_virtual, of_text = seen_by_all.expand(batch, -1, virtual, -1), mask.expand(batch, -1, tokens, -1)
+    rows = torch.cat([of_virtual, of_text], dim=2)
+    return torch.cat([columns.expand(-1, rows.shape[1], virtual + tokens, -1), rows], dim=-1)
 
 
 @dataclass(kw_only=True)
@@ -154,6 +160,8 @@ class PrefixEmbeddingModel(Tuner):
                 f"{self.title} is written for encoders whose layers are called as one, and {family.name} is none: "
                 "prefix_layer works there, or PEFT's PROMPT_TUNING for text generation"
             )
+        if model_config.get("is_decoder"):
+            raise UnsupportedPair(f"{self.title} is written for encoders, and this model is a decoder (is_decoder)")
         return family.encoder
 
     def new_layer(

@@ -110,8 +110,40 @@ def test_a_mask_on_numbers_a_reader_can_follow():
     )
 
 
+def test_virtual_tokens_see_what_every_query_sees():
+    # Two texts of two tokens each in one row, and one virtual token.
+    packed = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()[None, None]
+    inserted = insert_in_mask(packed, torch.ones(1, 1, dtype=torch.bool))
+    want = [[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 1, 1], [1, 0, 0, 1, 1]]
+    assert inserted[0, 0].int().tolist() == want
+    added = torch.zeros(1, 1, 4, 4).masked_fill(~packed, torch.finfo(torch.float32).min)
+    assert torch.equal(insert_in_mask(added, torch.ones(1, 1, dtype=torch.bool)) == 0, inserted)
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+def test_packed_texts_do_not_meet_in_the_virtual_tokens(attn):
+    model = adapted(tiny_roberta(attn=attn))
+    packed = torch.block_diag(torch.ones(4, 4), torch.ones(5, 5)).bool()[None, None]
+    if attn == "eager":
+        packed = torch.zeros(packed.shape).masked_fill(~packed, torch.finfo(torch.float32).min)
+    ids, other = tiny_batch((9,))["input_ids"], tiny_batch((9,), seed=1)["input_ids"]
+    other[:, :4] = ids[:, :4]
+    with torch.no_grad():
+        one, two = (
+            model(input_ids=text, attention_mask=packed, output_hidden_states=True).hidden_states[-1]
+            for text in (ids, other)
+        )
+        with model.disable_adapter():
+            without = model(input_ids=ids, attention_mask=packed, output_hidden_states=True).hidden_states[-1]
+    assert torch.equal(one[:, :4], two[:, :4])
+    assert (one[:, 4:] - two[:, 4:]).abs().max() > 1e-2
+    assert (one - without).abs().amax(dim=-1).min() > 1e-2  # every token sees the virtual ones
+
+
 def test_a_decoder_is_refused_with_what_works_there():
     with pytest.raises(UnsupportedPair, match="gpt2 is none: prefix_layer works there, or PEFT's PROMPT_TUNING"):
         adapted(tiny_gpt2())
+    with pytest.raises(UnsupportedPair, match=r"this model is a decoder \(is_decoder\)"):
+        adapted(tiny_roberta(is_decoder=True))
     with pytest.raises(LoraBenchError, match="num_virtual_tokens must be at least 1, got 0"):
         PrefixEmbeddingConfig(num_virtual_tokens=0)
