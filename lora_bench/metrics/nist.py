@@ -8,7 +8,8 @@ exp(-b * log(r)^2) with r = words in the predictions / (words in the references 
 such that two thirds of the length halve the score. Words are those of mteval-v13a, in lower case.
 
 The scorer's Python port takes the mean length of the references input by input, and subtracts n - 1 runs also from
-predictions that are shorter; with a varying number of references its numbers differ in the second digit.
+predictions that are shorter; with a varying number of references its numbers differ in the second digit. The Perl puts
+only A to Z in lower case, and this every letter.
 Doddington 2002, https://dl.acm.org/doi/10.5555/1289189.1289273
 """
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import reduce
+from operator import or_
 
 from lora_bench.metrics.base import TextMetric
 
@@ -36,34 +39,37 @@ class Nist(TextMetric):
         from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
         tokenize = Tokenizer13a()
-        return nist(
-            [tuple(tokenize(text.lower()).split()) for text in predictions],
-            [[tuple(tokenize(text.lower()).split()) for text in each] for each in references],
-        )
+
+        def words(text: str) -> Words:
+            return tuple(tokenize(text.lower()).split())
+
+        return nist([words(text) for text in predictions], [[words(text) for text in each] for each in references])
 
 
 def nist(predictions: list[Words], references: list[list[Words]]) -> float | None:
     """NIST of predictions and their references, all split into words; None where no reference has a word."""
-    seen = sum((runs(words) for each in references for words in each), Counter[Words]())
     reference_words = sum(len(words) for each in references for words in each)
     if not reference_words:
         return None
-    seen[()] = reference_words
+    seen: Counter[Words] = Counter({(): reference_words})  # what comes before a single word
+    most: list[Counter[Words]] = []  # for each input, a run's greatest count in one reference
+    for each in references:
+        counts = [runs(words) for words in each]
+        for count in counts:
+            seen.update(count)
+        most.append(reduce(or_, counts))
     right = [0.0] * LONGEST
     made = [0] * LONGEST
-    for words, each in zip(predictions, references, strict=True):
-        most = Counter[Words]()
-        for reference in each:
-            most |= runs(reference)
-        for run, count in runs(words).items():
-            made[len(run) - 1] += count
-            right[len(run) - 1] += min(count, most[run]) * math.log2(seen[run[:-1]] / seen[run]) if run in most else 0
+    for words, allowed in zip(predictions, most, strict=True):
+        for run, times in runs(words).items():
+            made[len(run) - 1] += times
+            if run in allowed:
+                right[len(run) - 1] += min(times, allowed[run]) * math.log2(seen[run[:-1]] / seen[run])
     # Only references that have words count: files with as many references for every input hold empty ones.
     filled = sum(bool(words) for each in references for words in each)
     length_ratio = sum(map(len, predictions)) / (reference_words / (filled / len(references)))
-    return length_penalty(length_ratio) * sum(
-        information / max(count, 1) for information, count in zip(right, made, strict=True)
-    )
+    means = (information / max(total, 1) for information, total in zip(right, made, strict=True))
+    return length_penalty(length_ratio) * math.fsum(means)
 
 
 def runs(words: Words) -> Counter[Words]:
