@@ -6,6 +6,7 @@ Where the sheets that the tables were made from are at hand, every cell and ever
 import csv
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,27 @@ def test_an_unknown_table_and_an_unknown_key_are_told(tmp_path):
         read_table(tmp_path)
 
 
+# --- the page --------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "published.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_every_table_and_every_column_in_order():
+    names = re.findall(r"^\| `([^`]+)` \|", PAGE, flags=re.MULTILINE)
+    assert set(names[: len(SHEETS)]) == set(SHEETS)
+    assert tuple(names[len(SHEETS) :]) == COLUMNS
+
+
+def test_the_pages_example_uses_names_that_exist():
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    imports = [line for line in example.splitlines() if line.startswith("from")]
+    names = {}
+    exec("\n".join(imports), names)
+    called = set(re.findall(r"(?<!\.)\b(\w+)\(", example)) - {"print"}
+    assert len(called) == 7
+    assert called <= set(names)
+
+
 # --- the suites ------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +246,24 @@ def test_the_suite_repeats_every_cell_that_says_so_and_no_other(name):
     }
     assert run == {(cell.method, cell.model, cell.task) for cell in table.cells if cell.method is not None}
     assert {cell.statistic for cell in table.cells} <= {suite.rules.aggregation, None}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_every_score_is_one_that_its_task_gives(name):
+    tasks = {task.task: task for task, _ in load_suite(name).tasks}
+    for cell in load_table(name).cells:
+        if cell.method is not None:
+            part, _, metric = cell.score.rpartition("/")
+            task = tasks[cell.task]
+            assert metric in task.all_metrics
+            assert part in ("", *_parts(task))
+
+
+def _parts(task):
+    """Names of what a task scores beside its test split: further splits, and parts of the split."""
+    subsets = [*task.subsets.parts, task.subsets.rest] if task.subsets is not None else []
+    also = [*task.data.also, *getattr(getattr(task.data, "splits", None), "also", {})]
+    return [*subsets, *also]
 
 
 @pytest.mark.parametrize("name", REPEATED)
