@@ -223,7 +223,7 @@ class _Planner:
             self.cells += trials
             chosen = chosen_rate([one.record for one in trials], loaded.task.higher_is_better)
             if chosen is None:
-                wait("the trials of its learning rate")
+                wait("the trials that choose their learning rate")
                 return
             rate = chosen
         if recipe.start is None:
@@ -234,7 +234,7 @@ class _Planner:
         ]
         found = start_records([one.record for one in sources], suite.rules, seeds)
         if found is None or not sources:
-            wait(f"the runs of {recipe.start}, from which it starts")
+            wait(f"the runs of {recipe.start}, from which they start")
             return
         for seed in seeds:
             if seed in found:

@@ -17,10 +17,9 @@ def plan_tables(plan: Plan) -> list[Table | Text]:
     for task in dict.fromkeys(cell.job.spec.task.name for cell in plan.cells):
         parts.append(_table(plan, task))
     parts += _reasons(plan)
-    parts += [
-        Text(f"{waiting.runs} runs of {waiting.label} on {waiting.model} for {waiting.task} wait for {waiting.reason}")
-        for waiting in plan.waiting
-    ]
+    for reason in dict.fromkeys(waiting.reason for waiting in plan.waiting):
+        runs = sum(waiting.runs for waiting in plan.waiting if waiting.reason == reason)
+        parts.append(Text(f"{runs} runs wait for {reason}"))
     parts += [Text(f"warning: {warning}") for warning in plan.warnings]
     parts.append(Text(_totals(plan)))
     return parts
