@@ -52,7 +52,11 @@ def read_table(folder: Path) -> PublishedTable:
     Raises:
         BadInput: With every fault of its files.
     """
-    about = validate(TableFile, read_yaml(folder / "published.yaml"))
+    document = read_yaml(folder / "published.yaml")
+    about = validate(TableFile, document)
+    if about.table != folder.name:
+        message = f"must be {folder.name!r}, its folder's name, got {about.table!r}"
+        raise BadInput([document.fault(("table",), message)])
     file = folder / "published.csv"
     try:
         text = file.read_text(encoding="utf-8")
