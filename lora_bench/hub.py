@@ -99,11 +99,16 @@ def data_set(name: str, config: str | None, commit: str) -> Any:
     import datasets
 
     with quiet(), _quiet_datasets():
-        builder = _prepared(name, config, commit)
+        builder = None if config is None else _prepared(name, config, commit)
         if builder is None:
-            snapshot("data set", name, commit, ["README.md"])
+            card = snapshot("data set", name, commit, ["README.md"]).folder / "README.md"
             try:
-                builder = datasets.load_dataset_builder(name, config, revision=commit)
+                config = config or _default_configuration(name, card)
+                builder = _prepared(name, config, commit) or datasets.load_dataset_builder(
+                    name, config, revision=commit
+                )
+            except LoraBenchError:
+                raise
             except Exception as error:  # of the hub, the network and the repository's configurations
                 if f"BuilderConfig '{config}' not found" in str(error):
                     known = datasets.get_dataset_config_names(name, revision=commit)
@@ -180,7 +185,25 @@ def quiet() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _prepared(name: str, config: str | None, commit: str) -> Any | None:
+def _default_configuration(name: str, card: Path) -> str:
+    """The configuration that a data set has where none is named, as its README says."""
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard
+
+    if not card.is_file():
+        return "default"
+    configurations = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
+    if not configurations:
+        return "default"
+    chosen = configurations.get_default_config_name()
+    if chosen is None:
+        raise LoraBenchError(
+            f"data set {name!r} has several configurations: say its `name:`, one of {', '.join(configurations)}"
+        )
+    return str(chosen)
+
+
+def _prepared(name: str, config: str, commit: str) -> Any | None:
     """The builder of a data set that `datasets` has prepared at this commit, as its folders in the cache say."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
@@ -188,7 +211,7 @@ def _prepared(name: str, config: str | None, commit: str) -> Any | None:
 
     owner, slash, last = name.rpartition("/")
     folder = Path(datasets.config.HF_DATASETS_CACHE, owner + slash.replace("/", "___") + camelcase_to_snakecase(last))
-    found = sorted(folder.glob(f"{glob.escape(config or 'default')}/*/{commit}"))
+    found = sorted(folder.glob(f"{glob.escape(config)}/*/{commit}"))
     if not found:
         return None
     config_name, version, commit = found[-1].parts[-3:]

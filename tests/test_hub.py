@@ -291,7 +291,7 @@ class Case:
     says: tuple[str, ...]
     repository: str
     revision: str | None = None
-    config: str = "mnli"
+    config: str | None = "mnli"
     split: str = "validation_matched"
     mends: bool = True
 
@@ -326,6 +326,9 @@ DATA = {
     "commit": Case((f"has no revision '{ABSENT_COMMIT}'",), GLUE, ABSENT_COMMIT, mends=False),
     "configuration": Case(
         ("unknown configuration 'mnil'; did you mean 'mnli'? (known: ax, mnli)",), GLUE, config="mnil", mends=False
+    ),
+    "no configuration": Case(
+        ("has several configurations: say its `name:`, one of ax, mnli",), GLUE, config=None, mends=False
     ),
     "split": Case(
         ("unknown split 'validation'", "did you mean 'validation_matched'?"), GLUE, split="validation", mends=False
@@ -405,24 +408,32 @@ PLAIN_CSV = "text,label\n" + "".join(f"row {row},{row % 2}\n" for row in range(5
 LINES = "".join(json.dumps({"text": f"line {row}", "label": "ab"[row % 2]}) + "\n" for row in range(20))
 
 
-def test_csv_and_jsonl_repositories_without_a_configuration(tmp_path):
+def test_csv_and_jsonl_repositories_whose_configuration_is_not_named(tmp_path):
     csv = add_dataset(tmp_path / "hub", "owner/PlainCsv", {"train.csv": PLAIN_CSV, "test.csv": PLAIN_CSV[:40]})
     lines = add_dataset(tmp_path / "hub", "owner/lines", {"README.md": "# made\n", "data/train.jsonl": LINES})
-    user, asked = (
-        User(tmp_path / "user"),
-        [("owner/PlainCsv", None, "train", csv), ("owner/lines", None, "train", "main")],
+    card = "---\nconfigs:\n- config_name: plain\n  data_files: part/*.jsonl\n---\n"
+    named = add_dataset(
+        tmp_path / "hub", "owner/named", {"README.md": card, "part/1.jsonl": LINES, "part/2.jsonl": LINES}
     )
+    user = User(tmp_path / "user")
+    asked = [
+        ("owner/PlainCsv", None, "train", csv),
+        ("owner/lines", None, "train", "main"),
+        ("owner/named", None, "train", named),
+    ]
     expected = [
         [csv, [f"row {row}" for row in range(50)], None],
         [lines, [f"line {row}" for row in range(20)], None],
+        [named, [f"line {row}" for row in range(20)] * 2, None],
     ]
     with serve(tmp_path / "hub") as hub:
         hub.faults.slow_seconds = 0.05
         assert user.rows(hub, *asked) == expected
         asked_before = len(hub.requests)
-        assert user.rows(hub, asked[0]) == expected[:1]
-        assert hub.requests[asked_before:] == []  # a commit that has been prepared is not asked for again
-    assert user.rows(hub, asked[0], HF_HUB_OFFLINE="1") == expected[:1]
+        assert user.rows(hub, asked[0], asked[2]) == [expected[0], expected[2]]
+        said = [line for line in hub.requests[asked_before:] if "owner/" in line]
+        assert said == []  # a commit that has been prepared is not asked for again
+    assert user.rows(hub, *asked, HF_HUB_OFFLINE="1") == expected
 
 
 def test_a_file_cut_short_that_nothing_but_its_hash_betrays_is_not_used(tmp_path):
