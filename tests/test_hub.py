@@ -454,12 +454,15 @@ def test_without_the_hub_a_commit_is_never_answered_with_another(tmp_path):
     with serve(tmp_path / "hub") as hub:
         first, second = both.rows(hub, *[("owner/name", None, "train", commit) for commit in (old, "main")])
         late.rows(hub, ("owner/name", None, "train", new))
-    assert [first[1], second[1]] == [["old"], ["new"]]
-    assert (first[0], second[0]) == (old, new)
+        hub.faults.broken["owner/name/train.csv"] = 3
+        (answer,) = late.rows(hub, ("owner/name", None, "train", old))
+        assert "the connection broke off" in answer
+    assert (first[:2], second[:2]) == ([old, ["old"]], [new, ["new"]])
     assert both.rows(hub, ("owner/name", None, "train", old), ("owner/name", None, "train", "main")) == [first, second]
+    # Here `datasets` alone would give the rows of the commit that it has.
     (answer,) = late.rows(hub, ("owner/name", None, "train", old))
-    assert "data set 'owner/name' is not in the cache, and the hub" in answer
-    (answer,) = late.rows(hub, ("owner/name", None, "train", old), HF_HUB_OFFLINE="1")
+    assert f"'owner/name' is in the cache at another commit than {old}" in answer
+    (answer,) = late.rows(hub, ("owner/name", None, "train", ABSENT_COMMIT), HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE forbids to download it" in answer
 
 
