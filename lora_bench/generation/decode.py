@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, TemperatureLogitsWarper, TopPLogitsWarper
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.generation.beams import BeamSearch
 from lora_bench.generation.encode import Example
 from lora_bench.generation.steps import Draw, End, NoRepeat, Stop
@@ -55,7 +55,9 @@ def complete(
 
     Raises:
         LoraBenchError: If the decoding both samples and searches.
+        UnsupportedPair: See `check_completes`.
     """
+    check_completes(model)
     if decoding.sample and decoding.beams > 1:
         raise LoraBenchError(f"decoding samples with {decoding.beams} beams: give beams: 1 or sample: false")
     end = End(tokenizer, decoding.end, next(model.parameters()).device)
@@ -68,6 +70,25 @@ def complete(
             texts.update(zip(batch, map(end.text_of, completions), strict=True))
     model.train(was_training)
     return [texts[tuple(prompt["input_ids"])] for prompt in prompts]
+
+
+def check_completes(model: Any) -> None:
+    """Refuse a model that does not write texts, which is known before it is trained.
+
+    Raises:
+        UnsupportedPair: If it is no causal model, or has virtual tokens of PEFT's own.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not getattr(base, "can_generate", lambda: False)():
+        raise UnsupportedPair(f"{type(base).__name__} does not write texts: generation needs a causal language model")
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning:
+        # Seen with peft 0.21 and transformers 5.24: with them, generate() continues a prompt in another way than the
+        # forward pass on the same tokens, padded or not.
+        raise UnsupportedPair(
+            f"PEFT's {config.peft_type.value} does not generate what it was trained to: its virtual tokens shift the "
+            "positions; prefix_tuning and prefix_layer of lora_bench do"
+        )
 
 
 def _batches(prompts: Sequence[Tokens], decoding: Decoding, batch_tokens: int) -> Iterator[list[Tokens]]:
