@@ -1,9 +1,9 @@
 """Tasks: declared in YAML, loaded as examples in splits, encoded for a model and scored.
 
 `declaration` is the YAML key by key, with `sources` for where its rows are and `contradictions` for what its keys
-together do not allow; `folders` finds its files below a data directory; `tables` reads rows from files, assets and the
-hub, with `releases` for forms of their own and `linearise` for structured inputs; `examples` makes splits of them and
-lists what is wrong; `scoring` holds predictions against them.
+together do not allow; `folders` finds its files below a data directory. `files` (with `releases`) and `tables` read rows
+from files, assets and the hub, `rows` makes examples of them (`linearise` those of structured inputs), and `examples`
+makes splits and lists what is wrong; `scoring` holds predictions against them.
 """
 
 from lora_bench.tasks.declaration import Task, definition, load_task, task_from_definition, task_from_document

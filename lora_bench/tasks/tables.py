@@ -1,27 +1,16 @@
-"""Rows as they stand in a file, an asset or a hub data set, before a task makes examples of them.
+"""Tables: the rows of a source, before a task makes examples of them; those of the hub are read here.
 
-csv, tsv and jsonl are read with the standard library: it keeps every value as the text that was written, so that "NA"
-and "null" stay words and a label "1" stays "1", it knows the line of each row, and it reads 10,000 rows in some
-hundredths of a second without a cached copy that could go stale. Parquet and the hub are read with `datasets`, which
-also knows the names behind integer labels. A file may be gzipped. Only the columns that are asked for are kept: MNLI's
-parses alone are some 250 MB.
+The hub is read with `datasets`, which also knows the names behind integer labels; `files` reads local files.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import hashlib
-import io
-import json
-import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, unknown
-from lora_bench.tasks import releases
+from lora_bench.errors import Fault, LoraBenchError, unknown
 
 Progress = Callable[[str], None]
 Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "webnlg", "dart", "wikisql"]
@@ -38,8 +27,6 @@ SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
 }
 
-# Longer than any text a model here could read; a quotation mark that is never closed swallows more.
-MAX_FIELD_CHARACTERS = 10_000_000
 SHOWN_ROWS = 3
 
 
@@ -104,57 +91,6 @@ def format_of(name: str) -> Format | None:
     return SUFFIXES.get((Path(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower())
 
 
-def read_file(path: Path, layout: Layout) -> tuple[Table, str]:
-    """The rows of a local file, and the sha256 of its content (of what is inside where it is gzipped).
-
-    WebNLG's rows may come from a folder, whose files are read in the order of their paths.
-
-    Raises:
-        BadInput: If it is not there or is not what its format says.
-    """
-    shown = _from_here(path)
-    if layout.format == "webnlg" and path.is_dir():
-        return _folder(path, layout)
-    raw = _content(path)
-    if layout.format == "wikisql":
-        tables = _content(path.with_name(path.name.replace(".jsonl", ".tables.jsonl")))
-        both = hashlib.sha256(hashlib.sha256(raw).digest() + hashlib.sha256(tables).digest()).hexdigest()
-        return _released(lambda: releases.wikisql(raw, tables), shown, layout, own=True), both
-    return read_bytes(raw, shown, layout), hashlib.sha256(raw).hexdigest()
-
-
-def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> Table:
-    """The rows of a file whose content is *raw*.
-
-    Raises:
-        BadInput: If it is not what its format says.
-    """
-    format = layout.format or format_of(shown)
-    if format is None:
-        raise BadInput([Fault(f"has no known suffix ({', '.join(SUFFIXES)}); say `format:`", file=shown)])
-    if format == "wikisql":
-        raise BadInput([Fault("WikiSQL is read from a local file with its tables beside it", file=shown)])
-    if format == "parquet":
-        return _parquet(raw, shown, layout.wanted, own)
-    if format == "webnlg":
-        return _released(lambda: releases.webnlg(raw, Path(shown).stem), shown, layout, own)
-    if format == "dart":
-        return _released(lambda: releases.dart(raw, Path(shown).stem), shown, layout, own)
-    try:
-        if format in SEPARATED:
-            return _separated(raw, shown, format, layout, own)
-        text = raw.decode("utf-8-sig")  # spreadsheets and MRPC begin with a byte-order mark
-    except UnicodeDecodeError:
-        raise BadInput([Fault("is not UTF-8 text", file=shown, line=_line_of_wrong_byte(raw))]) from None
-    objects, places = _jsonl(text, shown) if format == "jsonl" else _json(text, shown)
-    names = list(dict.fromkeys(name for value in objects for name in value))
-    columns = {
-        name: [_inside(value, name) for value in objects] for name in layout.wanted if name.split(".")[0] in names
-    }
-    place: Literal["line", "row"] = "line" if format == "jsonl" else "row"
-    return Table(shown, tuple(dict.fromkeys([*names, *columns])), columns, places, place=place, own=own)
-
-
 def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Collection[str]) -> Table:
     """One split of a hub data set at a commit.
 
@@ -168,7 +104,7 @@ def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Col
         loaded = builder.as_dataset(split=split)
     except ValueError:
         raise LoraBenchError(f"data set {name!r}: {unknown('split', split, builder.info.splits)}") from None
-    return _from_datasets(loaded, f"{name}{f' ({config})' if config else ''}, split {split}", wanted, own=False)
+    return from_datasets(loaded, f"{name}{f' ({config})' if config else ''}, split {split}", wanted, own=False)
 
 
 def hub_commit(name: str, revision: str) -> str:
@@ -184,155 +120,7 @@ def hub_commit(name: str, revision: str) -> str:
     return snapshot("data set", name, revision, ["README.md"]).commit
 
 
-def _content(path: Path) -> bytes:
-    """What a local file holds; the same where only its gzipped form is there."""
-    shown = _from_here(path)
-    packed = path.with_name(f"{path.name}.gz")
-    if not path.exists() and packed.is_file():
-        path = packed
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput([Fault(f"there is no such file{_siblings(path)}", file=shown)]) from None
-    except OSError as error:
-        raise BadInput([Fault(f"cannot be read: {error.strerror}", file=shown)]) from None
-    if path.suffix.lower() != ".gz":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise BadInput([Fault(f"is no whole gzip file: {_first_line(error)}", file=shown)]) from None
-
-
-def _folder(path: Path, layout: Layout) -> tuple[Table, str]:
-    """The rows of every XML file of a folder, and a hash of their paths inside it and their content."""
-    files = sorted(file for file in path.rglob("*.xml") if file.is_file())
-    if not files:
-        raise BadInput([Fault("has no XML file", file=_from_here(path))])
-    whole = hashlib.sha256()
-    tables = []
-    for file in files:
-        raw = _content(file)
-        whole.update(f"{file.relative_to(path).as_posix()} {hashlib.sha256(raw).hexdigest()}\n".encode())
-        tables.append(read_bytes(raw, _from_here(file), layout))
-    columns = {name: [value for table in tables for value in table.columns[name]] for name in tables[0].columns}
-    places = range(1, sum(len(table.places) for table in tables) + 1)
-    return Table(_from_here(path), tables[0].names, columns, places, place="row"), whole.hexdigest()
-
-
-def _released(read: Callable[[], releases.Rows], shown: str, layout: Layout, own: bool) -> Table:
-    """The table of a release in a form of its own."""
-    try:
-        names, rows, places = read()
-    except releases.NotThisForm as error:
-        raise BadInput([Fault(error.message, file=shown, line=error.line)]) from None
-    columns = {name: [row[index] for row in rows] for index, name in enumerate(names) if name in layout.wanted}
-    return Table(shown, names, columns, places, place="row", own=own)
-
-
-def _separated(raw: bytes, shown: str, format: Format, layout: Layout, own: bool) -> Table:
-    """The rows of csv or tsv text."""
-    reader = csv.reader(
-        io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline=""),
-        delimiter="\t" if format == "tsv" else ",",
-        quoting=csv.QUOTE_MINIMAL if layout.quoting else csv.QUOTE_NONE,
-        strict=True,
-    )
-    names = layout.columns
-    kept: list[tuple[int, list[str]]] | None = None
-    columns: dict[str, list[str]] = {}
-    places: list[int] = []
-    uneven: list[tuple[int, int]] = []
-    limit = csv.field_size_limit(MAX_FIELD_CHARACTERS)
-    end = 0
-    try:
-        for row in reader:
-            start, end = end + 1, reader.line_num
-            if not row:
-                continue
-            if names is None:
-                names = tuple(row)
-                continue
-            if kept is None:
-                columns = {name: [] for name in names if name in layout.wanted}
-                kept = [(names.index(name), values) for name, values in columns.items()]
-            if len(row) != len(names):
-                uneven.append((start, len(row)))
-                continue
-            for index, values in kept:
-                values.append(row[index])
-            places.append(start)
-    except csv.Error as error:
-        hint = "; if quotation marks are part of the text, say `quoting: false`" if layout.quoting else ""
-        raise BadInput([Fault(f"is no valid {format}: {error}{hint}", file=shown, line=end + 1)]) from None
-    finally:
-        csv.field_size_limit(limit)
-    if names is None:
-        raise BadInput([Fault("is empty", file=shown)])
-    if uneven and layout.uneven_rows == "refuse":
-        quoted = b'"' in raw and layout.quoting
-        hint = "; if quotation marks are part of the text, say `quoting: false`" if quoted else ""
-        raise BadInput(
-            Fault(f"has {given} values, but there are {len(names)} columns ({', '.join(names)}){hint}", shown, line)
-            for line, given in uneven[:SHOWN_ROWS]
-        )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise BadInput([Fault(f"has the column {name!r} twice", file=shown) for name in repeated])
-    columns = columns or {name: [] for name in names if name in layout.wanted}
-    return Table(shown, tuple(names), columns, places, own=own, left_out=len(uneven))
-
-
-def _line_of_wrong_byte(raw: bytes) -> int | None:
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return raw.count(b"\n", 0, error.start) + 1
-    return None
-
-
-def _jsonl(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """The objects of JSON Lines text, and their lines."""
-    objects: list[dict[str, Any]] = []
-    places: list[int] = []
-    faults: list[Fault] = []
-    # Not splitlines, which also splits at characters that may stand inside a JSON string.
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            value = json.loads(content)
-        except json.JSONDecodeError as error:
-            faults.append(Fault(f"is no valid JSON: {error.msg} (column {error.colno})", shown, line))
-            continue
-        if not isinstance(value, dict):
-            faults.append(Fault(f"must be one JSON object on each line, got {type(value).__name__}", shown, line))
-            continue
-        objects.append(value)
-        places.append(line)
-    if faults:
-        raise BadInput(faults[:SHOWN_ROWS])
-    if not objects:
-        raise BadInput([Fault("is empty", file=shown)])
-    return objects, places
-
-
-def _json(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """The objects of a JSON list, and their numbers."""
-    try:
-        objects = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput([Fault(f"is no valid JSON: {error.msg} (column {error.colno})", shown, error.lineno)]) from None
-    if not isinstance(objects, list) or not all(isinstance(value, dict) for value in objects):
-        raise BadInput(
-            [Fault("must be a JSON list of objects; for one object on each line say `format: jsonl`", shown)]
-        )
-    if not objects:
-        raise BadInput([Fault("is empty", file=shown)])
-    return objects, list(range(1, len(objects) + 1))
-
-
-def _inside(value: Any, name: str) -> Any:
+def inside(value: Any, name: str) -> Any:
     """The value of a column; `a.b` is b inside a, or the list of them inside a list."""
     if isinstance(value, Mapping) and name in value:
         return value[name]
@@ -346,26 +134,15 @@ def _inside(value: Any, name: str) -> Any:
     return value
 
 
-def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Table:
-    import datasets
-    import pyarrow.parquet
-
-    try:
-        # An arrow table in memory: `load_dataset` would keep a copy in its cache and recognise the file by its time.
-        loaded = datasets.Dataset(pyarrow.parquet.read_table(io.BytesIO(raw)))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput([Fault(f"is no valid parquet: {_first_line(error)}", file=shown)]) from None
-    return _from_datasets(loaded, shown, wanted, own)
-
-
-def _from_datasets(loaded: Any, shown: str, wanted: Collection[str], own: bool) -> Table:
+def from_datasets(loaded: Any, shown: str, wanted: Collection[str], own: bool) -> Table:
+    """The wanted columns of what `datasets` has loaded."""
     import datasets
 
     columns = {name: list(loaded[name]) for name in loaded.column_names if name in wanted}
     for name in set(wanted) - set(columns):
         outer, _, inner = name.partition(".")
         if inner and outer in loaded.column_names:
-            columns[name] = [_inside(value, inner) for value in loaded[outer]]
+            columns[name] = [inside(value, inner) for value in loaded[outer]]
     class_names = {
         name: list(feature.names)
         for name, feature in loaded.features.items()
@@ -380,24 +157,3 @@ def _from_datasets(loaded: Any, shown: str, wanted: Collection[str], own: bool) 
         class_names=class_names,
         own=own,
     )
-
-
-def _from_here(path: Path) -> str:
-    """A path as short as it can be told from the working folder."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _siblings(path: Path) -> str:
-    """What a folder holds instead of a file that is not there."""
-    return did_you_mean(path.name, _names(path.parent))
-
-
-def _names(folder: Path) -> Iterator[str]:
-    try:
-        yield from sorted(entry.name for entry in folder.iterdir())
-    except OSError:
-        return
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]

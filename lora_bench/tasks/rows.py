@@ -1,0 +1,233 @@
+"""The rows of a table as examples: their texts, ids and labels as written, and everything that is wrong with them.
+
+Labels are compared as text, so that 1, "1" and a column of integers mean the same. For generation a label is the texts
+that may be written for an input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from lora_bench.errors import Fault, did_you_mean
+from lora_bench.tasks.declaration import Task
+from lora_bench.tasks.linearise import linearise
+from lora_bench.tasks.tables import Table
+
+SHOWN_VALUES = 3
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The rows of a table that make an example: index, id, text, label as written, what they are dealt by, subset."""
+
+    rows: list[int]
+    ids: list[str]
+    texts: list[tuple[str, ...]]
+    labels: list[Any]
+    groups: list[str]
+    subsets: list[str | None]
+
+    def where(self, keep: Sequence[bool]) -> Examples:
+        """The examples that are kept, in their order."""
+        return self.at([index for index, kept in enumerate(keep) if kept])
+
+    def at(self, places: Sequence[int]) -> Examples:
+        """The examples at these places, in this order."""
+        lists = {own.name: getattr(self, own.name) for own in fields(self)}
+        return Examples(**{name: [items[place] for place in places] for name, items in lists.items()})
+
+
+def wanted_of(task: Task, part: str) -> frozenset[str]:
+    """The columns that are read of a part: the test split's may tell its subsets."""
+    if task.subsets is not None and part in ("test", "all"):
+        return task.wanted | {task.subsets.column}
+    return task.wanted
+
+
+def missing_columns(table: Table, wanted: frozenset[str]) -> Iterator[Fault]:
+    """A fault for each column that is wanted and not there, with the nearest one that is."""
+    for name in sorted(wanted - set(table.names)):
+        known = ", ".join(table.names)
+        yield table.fault(f"has no column {name!r}{did_you_mean(name, table.names)} (columns: {known})")
+
+
+def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Examples:
+    """The examples of a table; notes every fault of its columns and rows."""
+    missing = list(missing_columns(table, wanted_of(task, part)))
+    if missing:
+        faults += missing
+        return Examples([], [], [], [], [], [])
+    count = len(table.places)
+    texts = texts_of(task, table, faults)
+    ids = ids_of(task, table, faults)
+    by, before = (task.shares.by, task.shares.before) if task.shares is not None else (None, None)
+    groups = [normal(text) for text in texts] if by is None else _group_values(table, by, before, faults)
+    subsets = _subset_values(task, table) if part in ("test", "all") else list[str | None]([None] * count)
+    given = table.columns[task.label.column]
+    if task.kind == "generation":
+        written = _references(task, table, faults)
+        examples = Examples(list(range(count)), ids, texts, written, groups, subsets)
+        return examples.where([bool(some) for some in written])
+    values = [_label_text(value, table.class_names.get(task.label.column)) for value in given]
+    if task.label_names:
+        values = [task.label_names.get(value, value) if value is not None else None for value in values]
+    unlabelled = [row for row, value in enumerate(values) if value is None]
+    if unlabelled:
+        faults.append(table.rows_fault(f"has no label in column {task.label.column!r}", unlabelled))
+    examples = Examples(list(range(count)), ids, texts, values, groups, subsets)
+    if task.kind == "classification" and task.label.rule is None:
+        return examples
+    numbers = [number_of(value) for value in values]
+    wrong = [row for row, number in enumerate(numbers) if number is None and values[row] is not None]
+    if wrong:
+        shown = ", ".join(repr(values[row]) for row in wrong[:SHOWN_VALUES])
+        faults.append(
+            table.rows_fault(f"has labels in column {task.label.column!r} that are no number ({shown})", wrong)
+        )
+        return examples
+    if task.label.rule is None:
+        return replace(examples, labels=numbers)
+    negative, positive = task.labels or ("negative", "positive")
+    signs = replace(examples, labels=[positive if (number or 0) > 0 else negative for number in numbers])
+    return signs.where([number != 0 for number in numbers])
+
+
+def texts_of(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:
+    """The texts of each row; notes every fault of their columns."""
+    columns = [table.columns[name] for name in task.text]
+    if task.linearise is None:
+        for name in task.text:
+            faults += _faults_of_text(table, name, keep_empty=task.empty_texts == "keep")
+        return list(zip(*(map(str, column) for column in columns), strict=True))
+    texts: list[tuple[str, ...]] = []
+    wrong: dict[int, str] = {}
+    for row, values in enumerate(zip(*columns, strict=True)):
+        try:
+            texts.append((linearise(task.linearise, values),))
+        except ValueError as error:
+            wrong[row] = str(error)
+            texts.append(("",))
+    if wrong:
+        first = next(iter(wrong.values()))
+        faults.append(
+            table.rows_fault(f"has no {task.linearise} input in {', '.join(task.text)}: {first}", list(wrong))
+        )
+    return texts
+
+
+def _subset_values(task: Task, table: Table) -> list[str | None]:
+    """The part of the test split that each row is in, or None."""
+    if task.subsets is None:
+        return [None] * len(table.places)
+    known = {value: name for name, values in task.subsets.parts.items() for value in values}
+    return [known.get(str(value), task.subsets.rest) for value in table.columns[task.subsets.column]]
+
+
+def _faults_of_text(table: Table, name: str, *, keep_empty: bool = False) -> Iterator[Fault]:
+    column = table.columns[name]
+    wrong = [row for row, value in enumerate(column) if value is not None and not isinstance(value, str)]
+    if wrong:
+        kind = type(column[wrong[0]]).__name__
+        yield table.rows_fault(f"has values in column {name!r} that are no text but {kind}", wrong)
+    strict = table.own and not keep_empty
+    # Rows of a published data set without a text are part of it, and a user could not mend them.
+    without = [row for row, value in enumerate(column) if value is None or (strict and not str(value).strip())]
+    if without:
+        yield table.rows_fault(f"has no text in column {name!r}", without)
+
+
+def ids_of(task: Task, table: Table, faults: list[Fault]) -> list[str]:
+    """The id of each row: of the id column, whose faults are noted, or else its number."""
+    if task.id is None:
+        return [str(number) for number in range(1, len(table.places) + 1)]
+    values = table.columns[task.id]
+    without = [row for row, value in enumerate(values) if value is None or value == ""]
+    if without:
+        faults.append(table.rows_fault(f"has no id in column {task.id!r}", without))
+    ids = [str(value) for value in values]
+    first: dict[str, int] = {}
+    repeated = [row for row, value in enumerate(ids) if first.setdefault(value, row) != row]
+    if repeated and not without:
+        shown = ", ".join(repr(ids[row]) for row in repeated[:SHOWN_VALUES])
+        faults.append(table.rows_fault(f"repeats an id of column {task.id!r} ({shown})", repeated))
+    return ids
+
+
+def _references(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:
+    """For generation the texts that may be written for each row: none where `where` leaves none.
+
+    Empty texts are left out beside others. A row of a published set that has no other keeps one.
+    """
+    found: list[tuple[str, ...]] = []
+    wrong: list[int] = []
+    without: list[int] = []
+    given = table.columns[task.label.column]
+    for row, value in enumerate(given):
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        texts = list(value) if several else [value]
+        if several and task.label.where:
+            kept = [_fits(table, row, place, task.label.where) for place in range(len(texts))]
+            texts = [text for text, fits in zip(texts, kept, strict=True) if fits]
+        if not all(text is None or isinstance(text, str) for text in texts):
+            wrong.append(row)
+            texts = []
+        written = tuple(text for text in texts if text and text.strip())
+        if not written and texts and table.own and task.empty_texts == "refuse":
+            without.append(row)
+        found.append(written or (("",) if texts else ()))
+    if without:
+        faults.append(table.rows_fault(f"has no text in column {task.label.column!r}", without))
+    if wrong:
+        kind = type(given[wrong[0]]).__name__
+        faults.append(
+            table.rows_fault(f"has values in column {task.label.column!r} that are no text but {kind}", wrong)
+        )
+    return found
+
+
+def _fits(table: Table, row: int, place: int, where: Mapping[str, str]) -> bool:
+    """Whether the lists beside a list of texts have these values at its place."""
+    for column, value in where.items():
+        beside = table.columns[column][row]
+        if not isinstance(beside, Sequence) or len(beside) <= place or beside[place] != value:
+            return False
+    return True
+
+
+def _group_values(table: Table, by: str, before: str | None, faults: list[Fault]) -> list[str]:
+    values = table.columns[by]
+    without = [row for row, value in enumerate(values) if value is None or value == ""]
+    if without:
+        faults.append(table.rows_fault(f"has no value in column {by!r}, by which rows are split", without))
+    return [str(value).partition(before)[0] if before is not None else str(value) for value in values]
+
+
+def _label_text(value: Any, class_names: list[str] | None) -> str | None:
+    """A label as text, or None where there is none."""
+    if value is None:
+        return None
+    if class_names is not None and isinstance(value, int):
+        # The hub marks rows whose label is kept secret by -1.
+        return class_names[value] if 0 <= value < len(class_names) else None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of integers that has a gap somewhere is read as one of floats
+    return str(value).strip() or None
+
+
+def number_of(value: str | None) -> float | None:
+    """The finite number that a text stands for, or None."""
+    try:
+        number = float(value) if value is not None else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def normal(text: tuple[str, ...]) -> str:
+    """What makes two texts the same for a reader: capitals and spaces do not count."""
+    return "\x1f".join(" ".join(part.split()).casefold() for part in text)
