@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from lora_bench.plan import Plan
     from lora_bench.record import Record
+    from lora_bench.suite import Suite
 
 DONE, DIFFERS, BAD_INPUT, SOME_FAILED = 0, 1, 2, 3
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
@@ -66,15 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="do every run of a suite that has no record yet, and write its report")
     run.add_argument("suite", metavar="SUITE", help="a suite by name, or its YAML file")
-    _runs_option(run)
-    run.add_argument("--workers", type=_count, metavar="N", help="runs at once; 0 does them in this process")
-    run.add_argument("--only", action="append", default=[], metavar="RUN_ID", help="do this run; may be repeated")
-    run.add_argument("--retry", action="store_true", help="do runs again that failed, timed out or ran out of memory")
-    run.add_argument(
-        "--series", metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
-    )
-    _data_option(run)
-    run.add_argument("--quiet", action="store_true", help="say only what failed")
+    _running_options(run)
     run.set_defaults(command=_run)
 
     plan = commands.add_parser(
@@ -86,9 +79,31 @@ def _parser() -> argparse.ArgumentParser:
     _data_option(plan)
     plan.set_defaults(command=_plan)
 
+    reproduce = commands.add_parser("reproduce", help="run a published table again, and hold its numbers against ours")
+    reproduce.add_argument("table", metavar="TABLE", help="a published table by name: see `lora-bench published`")
+    reproduce.add_argument(
+        "--model", metavar="MODEL", help="one base model of the table, or any that stands in for one"
+    )
+    reproduce.add_argument("--as", dest="role", metavar="MODEL", help="the base model that a stand-in is run for")
+    reproduce.add_argument("--tasks", type=_names, default=[], metavar="A,B", help="some of the table's tasks")
+    reproduce.add_argument(
+        "--methods", type=_names, default=[], metavar="A,B", help="some of its rows, by method label"
+    )
+    reproduce.add_argument("--seeds", type=_count, metavar="N", help="number of seeds; the table's by default")
+    reproduce.add_argument("--protocol", metavar="NAME", help="another protocol than the table's: strict or paper")
+    reproduce.add_argument("--plan", action="store_true", help="show every run with its recipe and cost; train nothing")
+    _running_options(reproduce)
+    reproduce.set_defaults(command=_reproduce)
+
+    published = commands.add_parser("published", help="list the published tables that are known, or the cells of one")
+    published.add_argument("table", nargs="?", metavar="TABLE", help="a table by name")
+    published.set_defaults(command=_published)
+
     report = commands.add_parser("report", help="render records as Markdown with figures")
     report.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs, a baseline, or the baselines folder")
     report.add_argument("--out", metavar="FOLDER", type=Path, help="where to write; beside the runs by default")
+    report.add_argument("--published", metavar="TABLE", help="hold the records against a published table")
+    report.add_argument("--as", dest="role", metavar="MODEL", help="the table's base model that another stands in for")
     report.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a report would differ")
     report.set_defaults(command=_report)
 
@@ -107,6 +122,24 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("what", choices=["suite", "record", "task"])
     schema.set_defaults(command=_schema)
     return parser
+
+
+def _running_options(parser: argparse.ArgumentParser) -> None:
+    _runs_option(parser)
+    parser.add_argument("--workers", type=_count, metavar="N", help="runs at once; 0 does them in this process")
+    parser.add_argument("--only", action="append", default=[], metavar="RUN_ID", help="do this run; may be repeated")
+    parser.add_argument(
+        "--retry", action="store_true", help="do runs again that failed, timed out or ran out of memory"
+    )
+    parser.add_argument(
+        "--series", metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
+    )
+    _data_option(parser)
+    parser.add_argument("--quiet", action="store_true", help="say only what failed")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _runs_option(parser: argparse.ArgumentParser) -> None:
@@ -132,13 +165,20 @@ def _console() -> Console:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from lora_bench.suite import load_suite
+
+    return _run_and_report(load_suite(arguments.suite), arguments, lambda records: [])
+
+
+def _run_and_report(
+    suite: Suite, arguments: argparse.Namespace, sections: Callable[[Sequence[Record]], list[list[str]]]
+) -> int:
+    """Do what is missing of a suite, write its report with further sections made of its records, and say how it ended."""
     from lora_bench.execute import run_suite, runs_folder
     from lora_bench.progress import display
     from lora_bench.report import write_report
-    from lora_bench.suite import load_suite
 
     console = _console()
-    suite = load_suite(arguments.suite)
     with display(console, quiet=arguments.quiet) as shown:
         outcome = run_suite(
             suite,
@@ -152,7 +192,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     folder = runs_folder(suite, arguments.runs, arguments.series)
     if outcome.records:
-        written = write_report(outcome.records, folder)
+        written = write_report(outcome.records, folder, sections=sections(outcome.records))
         if not arguments.quiet:
             _show(console, outcome.records)
             console.print(f"report: {written[0]}", markup=False, highlight=False)
@@ -172,12 +212,16 @@ def _show(console: Console, records: Sequence[Record]) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from lora_bench.execute import runs_folder
-    from lora_bench.plan import make_plan
     from lora_bench.suite import load_suite
 
+    return _make_and_show_plan(load_suite(arguments.suite), arguments)
+
+
+def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace) -> int:
+    from lora_bench.execute import runs_folder
+    from lora_bench.plan import make_plan
+
     console = _console()
-    suite = load_suite(arguments.suite)
     plan = make_plan(
         suite,
         runs_folder(suite, arguments.runs, arguments.series),
@@ -186,6 +230,39 @@ def _plan(arguments: argparse.Namespace) -> int:
         progress=lambda message: print(message, file=sys.stderr),
     )
     _show_plan(console, plan)
+    return DONE
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from lora_bench.report.published_terminal import verdicts_listing
+    from lora_bench.reproduce import published_lines, reproduction, verdicts
+
+    made = reproduction(
+        arguments.table,
+        model=arguments.model,
+        role=arguments.role,
+        tasks=arguments.tasks,
+        methods=arguments.methods,
+        seeds=arguments.seeds,
+        protocol=arguments.protocol,
+    )
+    if arguments.plan:
+        return _make_and_show_plan(made.suite, arguments)
+
+    def sections(records: Sequence[Record]) -> list[list[str]]:
+        if not arguments.quiet:
+            _console().print(verdicts_listing(verdicts(made.table, records, arguments.role)))
+        return [published_lines(made.table.name, records, arguments.role)]
+
+    return _run_and_report(made.suite, arguments, sections)
+
+
+def _published(arguments: argparse.Namespace) -> int:
+    from lora_bench.published import load_table
+    from lora_bench.report.published_terminal import cells_listing, tables_listing
+
+    shown = tables_listing() if arguments.table is None else cells_listing(load_table(arguments.table))
+    _console().print(shown, highlight=False)
     return DONE
 
 
@@ -213,13 +290,24 @@ def _report(arguments: argparse.Namespace) -> int:
     for name, source in sources.items():
         records = read_records(source)
         out = arguments.out or source
+        sections = _published_sections(arguments, source, records)
         if arguments.check:
-            differences += check_report(records, out, name)
+            differences += check_report(records, out, name, sections)
         else:
-            print(write_report(records, out, name)[0])
+            print(write_report(records, out, name, sections)[0])
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE
+
+
+def _published_sections(arguments: argparse.Namespace, source: Path, records: Sequence[Record]) -> list[list[str]]:
+    """What a published table says beside the records: the one that is named, or that lies beside them."""
+    name = arguments.published or (source.resolve().name if (source / "published.csv").is_file() else None)
+    if name is None:
+        return []
+    from lora_bench.reproduce import published_lines
+
+    return [published_lines(name, records, arguments.role)]
 
 
 def _accept(arguments: argparse.Namespace) -> int:

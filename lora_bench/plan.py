@@ -64,20 +64,24 @@ class Waiting:
     """Runs whose spec depends on records that are not there yet.
 
     Args:
-        task: Of the runs.
-        model: Their base model, as the suite names it.
-        label: Their method.
-        runs: Their number.
+        cells: The runs as they would be without these records: with the first learning rate, and from the pretrained model.
         reason: What they wait for.
-        seconds: What they are likely to cost together.
+        start: The task from whose run they start, or None.
     """
 
-    task: str
-    model: str
-    label: str
-    runs: int
+    cells: tuple[Cell, ...]
     reason: str
-    seconds: float
+    start: str | None
+
+    @property
+    def runs(self) -> int:
+        """Their number."""
+        return len(self.cells)
+
+    @property
+    def seconds(self) -> float:
+        """What they are likely to cost together."""
+        return sum(cell.estimate.seconds for cell in self.cells)
 
 
 @dataclass(frozen=True)
@@ -213,17 +217,15 @@ class _Planner:
             self.cells += [*reported, *more]
             return
 
-        def wait(reason: str) -> None:
-            seconds = sum(one.estimate.seconds for one in reported)
-            self.waiting.append(Waiting(name, base_model.name, entry.label, len(seeds), reason, seconds))
-
         rate = rates[0]
         if suite.content.tuning is not None and tuned:
             trials = [cell(rate, seed, trial=True) for rate in rates for seed in suite.content.tuning.seeds]
             self.cells += trials
             chosen = chosen_rate([one.record for one in trials], loaded.task.higher_is_better)
             if chosen is None:
-                wait("the trials that choose their learning rate")
+                self.waiting.append(
+                    Waiting(tuple(reported), "the trials that choose their learning rate", recipe.start)
+                )
                 return
             rate = chosen
         if recipe.start is None:
@@ -234,7 +236,8 @@ class _Planner:
         ]
         found = start_records([one.record for one in sources], suite.rules, seeds)
         if found is None or not sources:
-            wait(f"the runs of {recipe.start}, from which they start")
+            reason = f"the runs of {recipe.start}, from which they start"
+            self.waiting.append(Waiting(tuple(reported), reason, recipe.start))
             return
         for seed in seeds:
             if seed in found:
@@ -343,12 +346,11 @@ def _not_to_be_run(spec: RunSpec, reason: str) -> RunSpec:
 
 
 def _command(suite: Suite, spec: RunSpec, series: str | None, data_dir: Path | None) -> str:
-    """What a user types to make the record again; a file is named as the user did, without its folders if absolute."""
-    argument = Path(suite.argument).name if Path(suite.argument).is_absolute() else suite.argument
+    """What a user types to make the record again."""
     options = ["--series", series] if series is not None else []
     if data_dir is not None:
         options += ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
-    return shlex.join(["lora-bench", "run", argument, "--only", spec.run_id, *options])
+    return shlex.join(["lora-bench", *suite.command, "--only", spec.run_id, *options])
 
 
 def _estimated_from_records(cells: list[Cell]) -> list[Cell]:

@@ -9,6 +9,7 @@ from rich.text import Text
 from lora_bench.estimate import default_workers
 from lora_bench.plan import Cell, Plan
 from lora_bench.progress import duration
+from lora_bench.spec import RunSpec
 
 
 def plan_tables(plan: Plan) -> list[Table | Text]:
@@ -17,6 +18,8 @@ def plan_tables(plan: Plan) -> list[Table | Text]:
     for task in dict.fromkeys(cell.job.spec.task.name for cell in plan.cells):
         parts.append(_table(plan, task))
     parts += _reasons(plan)
+    if plan.suite.content.recipes:
+        parts.append(_recipes(plan))
     for reason in dict.fromkeys(waiting.reason for waiting in plan.waiting):
         runs = sum(waiting.runs for waiting in plan.waiting if waiting.reason == reason)
         parts.append(Text(f"{runs} runs wait for {reason}"))
@@ -51,6 +54,51 @@ def _table(plan: Plan, task: str) -> Table:
             f"~{first.estimate.memory_bytes / 2**20:,.0f} MiB",
         )
     return table
+
+
+def _recipes(plan: Plan) -> Table:
+    """The exact recipe of each task, base model and method, where the suite has more than one."""
+    table = Table(title="recipes", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for header in ("task", "base model", "method", "rate", "examples", "batch", "steps", "warm-up", "tokens", "and"):
+        table.add_column(header, justify="left" if header in ("task", "base model", "method", "and") else "right")
+    starts = {id(cell): waiting.start for waiting in plan.waiting for cell in waiting.cells}
+    cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        spec = cell.job.spec
+        groups.setdefault((spec.task.name, spec.model.name, spec.method.label), []).append(cell)
+    for (task, model, label), group in groups.items():
+        recipe, start = group[0].job.spec.training, starts.get(id(group[0]))
+        found = group[0].job.spec.start
+        rates = dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)
+        table.add_row(
+            task, model, label, " ".join(rates), f"{recipe.train_examples:,}", f"{recipe.batch_size}",
+            f"{recipe.steps:,}", f"{recipe.warmup_steps:,}", f"{recipe.max_length}",
+            _more(group[0].job.spec, found.task if found is not None else start),
+        )  # fmt: skip
+    return table
+
+
+def _more(spec: RunSpec, start: str | None) -> str:
+    """What a recipe says beyond the usual columns, where it says anything."""
+    recipe = spec.training
+    said = {
+        "start": start,
+        "weight decay": recipe.weight_decay or None,
+        "schedule": recipe.schedule if recipe.schedule != "linear" else None,
+        "label smoothing": recipe.label_smoothing or None,
+        "dropout": recipe.base_dropout,
+        "head dropout": recipe.head_dropout,
+        "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
+        "precision": recipe.precision if recipe.precision != "float32" else None,
+        "scored every": spec.selection_every,
+        **recipe.arguments,
+    }
+    if spec.decoding is not None:
+        said["beams"] = spec.decoding.beams
+        said["length penalty"] = spec.decoding.length_penalty
+        said["no-repeat n-gram"] = spec.decoding.no_repeat_ngram or None
+    return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
 
 
 def _reasons(plan: Plan) -> list[Text]:

@@ -82,7 +82,7 @@ class Suite:
 
     Args:
         file: The file it came from.
-        argument: What a user types to name it: its name, or the file.
+        command: What a user types after `lora-bench` to run it; a file is named without its folders if absolute.
         document: The file as read, with the line of each key.
         tasks: With the folder that each one's paths are seen from.
         protocol: Name of the protocol.
@@ -92,7 +92,7 @@ class Suite:
 
     file: Path
     document: Document
-    argument: str
+    command: tuple[str, ...]
     tasks: tuple[tuple[Task, Path], ...]
     models: tuple[ModelEntry, ...]
     methods: tuple[MethodEntry, ...]
@@ -176,8 +176,9 @@ def load_suite(name_or_file: str | Path) -> Suite:
         faults += _unknown_names(document, content, [task.task for task, _ in tasks], models, methods)
     if faults or content is None:
         raise BadInput(faults)
+    argument = str(name_or_file) if not Path(name_or_file).is_absolute() else Path(name_or_file).name
     return Suite(
-        file, document, str(name_or_file), tuple(tasks), tuple(models), tuple(methods), protocol, rules, content
+        file, document, ("run", argument), tuple(tasks), tuple(models), tuple(methods), protocol, rules, content
     )
 
 

@@ -130,7 +130,7 @@ def test_trials_choose_the_rate_that_is_run(tmp_path):
     plan = make_plan(load_suite(path), tmp_path / "runs" / "tickets")
     assert len(plan.cells) == 4 and all(cell.trial for cell in plan.cells)
     (waiting,) = plan.waiting
-    assert (waiting.runs, waiting.label) == (1, "lora") and "trials" in waiting.reason
+    assert waiting.runs == 1 and "trials" in waiting.reason
     outcome = run_suite(path, runs=tmp_path / "runs", workers=0)
     trials = [made for made in outcome.records if made.spec.score_on == "selection"]
     (result,) = [made for made in outcome.records if made.spec.score_on == "test"]

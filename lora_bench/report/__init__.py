@@ -30,33 +30,44 @@ __all__ = [
 ]
 
 
-def render_files(records: Sequence[Record], name: str = "report") -> dict[str, bytes]:
+def render_files(
+    records: Sequence[Record], name: str = "report", sections: Sequence[Sequence[str]] = ()
+) -> dict[str, bytes]:
     """A report as the content of its files, by path relative to the report's folder: `<name>.md` first.
+
+    Args:
+        records: What it is of.
+        name: Of the page.
+        sections: Further sections, as lines of Markdown, after the scores.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
-    page = render_markdown(records, figures_folder_name=name)
+    page = render_markdown(records, figures_folder_name=name, sections=sections)
     figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(compare(records))}
     return {f"{name}.md": page.encode("utf-8"), **figures}
 
 
-def write_report(records: Sequence[Record], folder: Path, name: str = "report") -> list[Path]:
+def write_report(
+    records: Sequence[Record], folder: Path, name: str = "report", sections: Sequence[Sequence[str]] = ()
+) -> list[Path]:
     """Write a report into *folder*, replacing one of the same name; the files written.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
     written = []
-    for path, content in render_files(records, name).items():
+    for path, content in render_files(records, name, sections).items():
         write_atomic(folder / path, content)
         written.append(folder / path)
     return written
 
 
-def check_report(records: Sequence[Record], folder: Path, name: str = "report") -> list[str]:
+def check_report(
+    records: Sequence[Record], folder: Path, name: str = "report", sections: Sequence[Sequence[str]] = ()
+) -> list[str]:
     """How the report in *folder* differs from what its records give, byte for byte; an empty list where it does not."""
-    expected = render_files(records, name)
+    expected = render_files(records, name, sections)
     differences = []
     for path, content in expected.items():
         file = folder / path

@@ -104,6 +104,8 @@ def conditions(record: Record) -> dict[str, JsonValue]:
     """What runs must share to stand in one table, by dotted name."""
     spec = record.spec.model_dump(mode="json")
     del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
+    if spec["start"] is not None:
+        spec["start"] = spec["start"]["task"]  # its run is another one for each method and seed
     spec["task"]["definition"] = {
         key: value for key, value in record.spec.task.definition.items() if key not in SHOWN_ONLY
     }

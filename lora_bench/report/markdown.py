@@ -21,8 +21,8 @@ from lora_bench.spec import ModelSpec
 Lines = list[str]
 
 
-def render_markdown(records: Sequence[Record], figures_folder_name: str) -> str:
-    """The report as GitHub Markdown, with links to figures in *figures_folder_name* beside it.
+def render_markdown(records: Sequence[Record], figures_folder_name: str, sections: Sequence[Sequence[str]] = ()) -> str:
+    """The report as GitHub Markdown, with links to figures in *figures_folder_name* beside it and further *sections*.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
@@ -30,12 +30,13 @@ def render_markdown(records: Sequence[Record], figures_folder_name: str) -> str:
     if not records:
         raise LoraBenchError("there are no records to report")
     comparison = compare(records)
-    sections = [
+    parts: list[Sequence[str]] = [
         [f"# {listed([inert(suite) for suite in comparison.suites])}"],
         introduction(comparison),
         facts(comparison),
         _budget(comparison),
         _scores(comparison),
+        *sections,
         _failures(comparison),
         _figures(plan_figures(comparison), figures_folder_name, comparison),
         _costs(comparison),
@@ -44,7 +45,7 @@ def render_markdown(records: Sequence[Record], figures_folder_name: str) -> str:
         ["## Make it again", "", *fenced(comparison.commands), "", "With `--only RUN_ID` one record alone."],
         _provenance(comparison),
     ]
-    return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
+    return "\n\n".join("\n".join(section) for section in parts if section) + "\n"
 
 
 def _budget(comparison: Comparison) -> Lines:
