@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, help="folder with E2E's devset.csv and testset_w_refs.csv")
-    parser.add_argument("--inputs", type=int, default=28, help="distinct inputs, each with all its lines")
+    parser.add_argument("--inputs", type=int, default=14, help="distinct inputs, each with all its lines")
     parser.add_argument("--train-steps", type=int, default=150, help="steps of training before it, eight lines each")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--quick", action="store_true", help="two inputs, two steps and four beams of eight tokens")

@@ -1,6 +1,7 @@
 """Examples of inputs and completions, and texts that are the same in any batch and by an independent search."""
 
 import copy
+import inspect
 import random
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, Trainer, TrainingArguments
 
 from benchmarks import decoding as decoding_benchmark
 from lora_bench.errors import LoraBenchError, UnsupportedPair
@@ -359,6 +360,14 @@ def test_a_search_ends_as_soon_as_nothing_can_win_and_what_is_done_leaves_the_ba
     assert len(rows) < 40
     assert rows[1] == 4 * rows[0] and rows[-1] < rows[1]
     assert rows[1:] == sorted(rows[1:], reverse=True)
+
+
+def test_transformers_has_the_names_that_the_search_relies_on():
+    # Private: a loop of one's own for generate() is documented by the example of its own loop, which calls this.
+    update = inspect.signature(GenerationMixin._update_model_kwargs_for_generation).parameters
+    assert list(update)[1:3] == ["outputs", "model_kwargs"]
+    assert "is_first_iteration" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    assert "custom_generate" in inspect.signature(GenerationMixin.generate).parameters
 
 
 def test_no_repeat_forbids_the_last_token_of_n_grams_that_are_there():
