@@ -16,8 +16,9 @@ from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
 
-# What the tokenizer makes of signs that no caption metric counts; the list that the COCO captions' scorer leaves out.
-SIGNS = {"''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
+# Signs that the COCO captions' scorer leaves out. Brackets stay, as there: its list has them in capitals (-LRB-), and
+# they come out of the tokenizer in lower case.
+SIGNS = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 
 # Without it Java before 18 reads and writes in the encoding of the machine's locale.
 UTF8 = "-Dfile.encoding=UTF-8"
@@ -75,24 +76,18 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> f
     jar = _jar("meteor", "meteor-*.jar")
     command = ["java", UTF8, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     answers: list[str] = []
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process,
-    ):
+    with tempfile.TemporaryFile() as errors:
         try:
-            # The statistics of each prediction, then the scores of each, and last the one of all together.
-            statistics = [
-                _answer(process, ["SCORE", *each, text]) for text, each in zip(predictions, references, strict=True)
-            ]
-            answers = [_answer(process, ["EVAL", *statistics]), *(_line(process) for _ in predictions)]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process:
+                # The statistics of each prediction, then the scores of each, and last the one of all together.
+                pairs = zip(predictions, references, strict=True)
+                statistics = [_answer(process, ["SCORE", *each, text]) for text, each in pairs]
+                answers = [_answer(process, ["EVAL", *statistics]), *(_line(process) for _ in predictions)]
+                process.kill()
             return float(answers[-1])
         except (OSError, ValueError) as error:
-            process.kill()
-            process.wait()
             errors.seek(0)
             raise _failed("METEOR", errors.read(), f"answered {answers[-1:]}") from error
-        finally:
-            process.kill()
 
 
 def _answer(process: subprocess.Popen[bytes], parts: Iterable[str]) -> str:
