@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from lora_bench.documents import Strict
+from lora_bench.errors import UnsupportedPair
 from lora_bench.methods.base import register
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Full(Strict):
         if self.top_layers is not None:
             return _top_layers(model, head, self.top_layers)
         for weight in model.parameters():
+            if not weight.is_floating_point():
+                raise UnsupportedPair(
+                    "full fine-tuning needs weights in floating point, and some of this model are not"
+                )
             weight.requires_grad_(True)
         return model
 
@@ -51,7 +56,6 @@ class Full(Strict):
 def _top_layers(model: PreTrainedModel, head: list[str], count: int) -> nn.Module:
     from peft import get_peft_model
 
-    from lora_bench.errors import UnsupportedPair
     from lora_bench.families import family_of
     from lora_bench.tuners import SelectedConfig
 

@@ -62,9 +62,13 @@ class SelectedModel(BaseTuner):
         config = self.peft_config[adapter_name]
         if len(self.peft_config) > 1:
             raise UnsupportedPair("weights trained in place are one adapter of a model: load another base for the next")
-        chosen = {name for name, _ in model.named_parameters() if config.chosen(name)}
+        weights = {name: weight for name, weight in model.named_parameters() if config.chosen(name)}
+        chosen = weights.keys()
         if not chosen:
             raise UnsupportedPair(f"no weight of {type(model).__name__} is named {config.weights!r}")
+        whole = next((name for name, weight in weights.items() if not weight.is_floating_point()), None)
+        if whole is not None:
+            raise UnsupportedPair(f"a weight is trained in place in floating point, and {whole} is quantised")
         for name, weight in model.named_parameters():
             weight.requires_grad_(name in chosen and not config.inference_mode)
         set_additional_trainable_modules(
