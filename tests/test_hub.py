@@ -458,11 +458,13 @@ def test_without_the_hub_a_commit_is_never_answered_with_another(tmp_path):
         (answer,) = late.rows(hub, ("owner/name", None, "train", old))
         assert "the connection broke off" in answer
     assert (first[:2], second[:2]) == ([old, ["old"]], [new, ["new"]])
-    assert both.rows(hub, ("owner/name", None, "train", old), ("owner/name", None, "train", "main")) == [first, second]
+    asked = [("owner/name", None, "train", revision) for revision in (old, "main", ABSENT_COMMIT)]
+    *again, answer = both.rows(hub, *asked)
+    assert again == [first, second]
+    assert f"'owner/name' is not in the cache, and the hub ({hub.endpoint}) could not be reached" in answer
+    begun, answer = late.rows(hub, asked[0], asked[2], HF_HUB_OFFLINE="1")
     # Here `datasets` alone would give the rows of the commit that it has.
-    (answer,) = late.rows(hub, ("owner/name", None, "train", old))
-    assert f"'owner/name' is in the cache at another commit than {old}" in answer
-    (answer,) = late.rows(hub, ("owner/name", None, "train", ABSENT_COMMIT), HF_HUB_OFFLINE="1")
+    assert f"'owner/name' is in the cache at another commit than {old}" in begun
     assert "HF_HUB_OFFLINE forbids to download it" in answer
 
 
