@@ -97,9 +97,11 @@ def _spaced(value: str) -> str:
 
 
 def _triples(value: Any) -> list[tuple[str, str, str]]:
-    """Triples given as lists of three, or as texts with ` | ` between."""
+    """Triples given as lists of three, or as texts with ` | ` between; the hub has those of WebNLG in a list of one."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise ValueError(f"must be a list of triples, got {_short(value)}")
+    if len(value) == 1 and not isinstance(value[0], str) and all(_is_written(triple) for triple in value[0]):
+        value = value[0]
     found = []
     for triple in value:
         parts = triple.split(" | ") if isinstance(triple, str) else triple
@@ -108,6 +110,10 @@ def _triples(value: Any) -> list[tuple[str, str, str]]:
         subject, property, object = (part.strip() for part in parts)
         found.append((subject, property, object))
     return found
+
+
+def _is_written(triple: Any) -> bool:
+    return isinstance(triple, str) and triple.count(" | ") == 2
 
 
 def _joined(triples: Any) -> str:

@@ -81,9 +81,9 @@ def _entries(raw: bytes, stem: str, *, only_good: bool) -> Iterator[list[Any]]:
         found = True
         triples = [tuple((triple.text or "").split(" | ")) for triple in entry.iter("mtriple")]
         for text in entry.iter("lex"):
-            if not only_good or text.get("comment") == "good":
+            if _is_written(text.text) and (not only_good or text.get("comment") == "good"):
                 name = f"{stem}/{entry.get('eid')}/{text.get('lid')}"
-                yield [triples, entry.get("category"), text.text or "", name]
+                yield [triples, entry.get("category"), text.text, name]
     if not found:
         raise NotThisForm("has no entry")
 
@@ -98,9 +98,15 @@ def _dart_json(raw: bytes) -> Iterator[list[Any]]:
         for number, entry in enumerate(sets, start=1):
             triples = [tuple(triple) for triple in entry["tripleset"]]
             for index, annotation in enumerate(entry["annotations"], start=1):
-                yield [triples, annotation["source"], annotation["text"], f"{number}/{index}"]
+                if _is_written(annotation["text"]):
+                    yield [triples, annotation["source"], annotation["text"], f"{number}/{index}"]
     except (KeyError, TypeError):
         raise NotThisForm("must be a list of objects with tripleset and annotations") from None
+
+
+def _is_written(text: str | None) -> bool:
+    """Whether there is any text: DART's test split has an entry for one that was never written."""
+    return text is not None and bool(text.strip())
 
 
 def _json_lines(raw: bytes) -> Iterator[tuple[int, Any]]:
