@@ -10,25 +10,30 @@ Reparameterised, as in the paper, the keys and values of layer l are W_l tanh(W 
 of shape (P, d), W of shape (m, d) and W_l of shape (2 d, m) for a reparameterisation_width of m: P d + m d + m +
 L (2 d m + 2 d) weights, a hundred times as many. Saving folds them into the 2 L P d, which is all that is stored.
 
+Training may start from real words: the base model reads them once, and the keys and values it gives them are the first
+prefix. They are read again from their beginning where the prefix is longer, and cut where it is shorter.
+
 Li and Liang 2021, https://arxiv.org/abs/2101.00190
 
 Suggested values: a learning rate of 1e-3 to 3e-2, reparameterised one of 5e-5 to 1e-3; it needs more steps than the other
 methods.
 
-What it cannot do: start as the base model exactly (an untrained prefix takes a share of every attention), or be merged.
+What it cannot do: start as the base model exactly (an untrained prefix takes a share of every attention), be merged, or
+start a reparameterised prefix from words.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict
+from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods.base import register
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 
@@ -42,6 +47,7 @@ class PrefixTuning(Strict):
             reparameterised one.
         reparameterised: Whether the prefix is computed by a small network while it is trained.
         reparameterisation_width: Hidden units of that network, at least 1.
+        words: Text that the prefix starts from instead of random numbers, for the base model's own tokenizer.
     """
 
     name: ClassVar[str] = "prefix_tuning"
@@ -52,11 +58,43 @@ class PrefixTuning(Strict):
     init_std: float = Field(default=0.02, ge=0)
     reparameterised: bool = False
     reparameterisation_width: int = Field(default=512, ge=1)
+    words: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _words_are_not_computed(self) -> PrefixTuning:
+        if self.words is not None and self.reparameterised:
+            raise ValueError("a reparameterised prefix is computed and cannot start from words")
+        return self
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the prefix and the head trainable."""
         from peft import get_peft_model
 
-        from lora_bench.tuners import PrefixConfig
+        from lora_bench.tuners import PrefixConfig, prefix_from_words
 
-        return get_peft_model(model, PrefixConfig(**self.model_dump(), modules_to_save=head))
+        config = PrefixConfig(**self.model_dump(exclude={"words"}), modules_to_save=head)
+        if self.words is None:
+            return get_peft_model(model, config)
+        tokens = _tokens(self.words, model, self.num_virtual_tokens)
+        adapted = get_peft_model(model, config)
+        if model.device.type != "meta":  # where weights are counted and nothing can be read
+            prefix_from_words(adapted, tokens.to(model.device))
+        return adapted
+
+
+def _tokens(words: str, model: PreTrainedModel, count: int) -> Tensor:
+    """The first *count* tokens of words that are said again and again, shape (count,), by the tokenizer beside *model*."""
+    import torch
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, trust_remote_code=False)
+    except Exception as error:  # what is missing or broken raises a different type for each kind of tokenizer
+        found = "there is none that can be loaded" if model.name_or_path else "this one was made from a config"
+        raise UnsupportedPair(
+            f"a prefix from words needs a tokenizer where the base model was loaded from, and {found}"
+        ) from error
+    tokens = tokenizer(words, add_special_tokens=False)["input_ids"]
+    if not tokens:
+        raise LoraBenchError(f"words must hold at least one token, got {words!r}")
+    return torch.tensor([tokens[index % len(tokens)] for index in range(count)])
