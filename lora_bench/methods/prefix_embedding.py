@@ -12,7 +12,8 @@ Suggested values: a learning rate of 1e-3 to 3e-2; it needs more steps than LoRA
 
 What it cannot do: act on a decoder (PEFT's PROMPT_TUNING does for text generation, through the method `peft`), start as
 the base model exactly, or be merged. A text and its virtual tokens together cost the time of a longer text. The paper's
-infix tokens are not here: in an encoder they would be prefix tokens under another name.
+infix tokens, which stand behind the text, are not here: an encoder sees both ways and virtual tokens have no positions, so
+they would be prefix tokens under another name (in DeBERTa ones at other distances).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ PreLayer of the LoRA paper: Hu et al. 2021, https://arxiv.org/abs/2106.09685, se
 Suggested values: a learning rate of 1e-3 to 3e-2; it needs more steps than LoRA or adapters.
 
 What it cannot do: start as the base model exactly, or be merged. The paper's infix tokens, which stand between a prompt
-and its completion, are not here: a causal model is not told where its prompt ends, and in an encoder they would be prefix
-tokens under another name.
+and its completion, are not here: a causal model is not told where its prompt ends, the last token of a text, which its
+classifier reads, stands before them and does not see them, and in an encoder they would be prefix tokens under another name.
 """
 
 from __future__ import annotations
