@@ -1,6 +1,6 @@
 """What decoding each distinct input once, many at a time, saves over the paper's way: one line after another.
 
-    python benchmarks/decoding.py                  about three minutes on one CPU core
+    python benchmarks/decoding.py                  about two minutes on one CPU core
     python benchmarks/decoding.py --data FOLDER    on E2E's own inputs: devset.csv and testset_w_refs.csv
     python benchmarks/decoding.py --quick          seconds: shows that it runs, and no time in it means anything
 
