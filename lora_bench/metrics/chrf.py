@@ -1,6 +1,7 @@
 """chrF: how many runs of one to six characters prediction and reference share, recall counting twice as much.
 
-sacrebleu's chrF2 with its defaults (case counts, white space does not), as a fraction and not in percent.
+sacrebleu's chrF2 with its defaults (case counts, white space does not), as a fraction and not in percent. Of the references
+of an input the one with the greatest score counts, and of equals the first.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import higher_is_better, kind_of, known_metrics, metric, unavailable
 
-SCRIPT = '''
+SCRIPT = """
 import datasets
 import evaluate
 
@@ -21,7 +21,7 @@ class Mine(evaluate.Metric):
 
     def _compute(self, predictions, references, **options):
         {body}
-'''
+"""
 
 
 @pytest.fixture
@@ -78,7 +78,9 @@ def test_options_reach_the_script(written):
 
 
 def test_without_script_and_hub_the_error_says_what_there_is(tmp_path):
-    with pytest.raises(LoraBenchError, match=r"metric 'hub:.*nowhere' cannot be loaded: .* \(without a hub: accuracy, "):
+    with pytest.raises(
+        LoraBenchError, match=r"metric 'hub:.*nowhere' cannot be loaded: .* \(without a hub: accuracy, "
+    ):
         metric(f"hub:{tmp_path / 'nowhere'}")
 
 

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from lora_bench import metrics
 from lora_bench.errors import LoraBenchError
-from lora_bench.metrics import known_metrics, metric
+from lora_bench.metrics import higher_is_better, kind_of, known_metrics, metric, unavailable
 
 
 def value(name: str, references: list, predictions: list, **options: int) -> float | None:
@@ -68,10 +69,27 @@ def test_a_correlation_with_a_constant_or_with_no_number_is_undefined(name, pred
 
 @pytest.mark.parametrize("name", sorted(known_metrics()))
 def test_every_metric_is_undefined_without_examples(name):
+    if (reason := unavailable(name)) is not None:
+        pytest.skip(reason)
     assert value(name, [], []) is None
 
 
-@pytest.mark.parametrize("name", sorted(known_metrics()))
+def test_the_mean_of_accuracy_and_f1():
+    # 2 of 5 right; F1 4/7 as above
+    assert value("accuracy_f1_mean", [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]) == pytest.approx((2 / 5 + 4 / 7) / 2)
+    # 3 of 4 right; F1 of three classes (2/3 + 2/3 + 1) / 3 as above
+    assert value("accuracy_f1_mean", [0, 0, 1, 2], [0, 1, 1, 2], classes=3) == pytest.approx((3 / 4 + 7 / 9) / 2)
+    assert value("accuracy_f1_mean", [0, 0], [0, 0]) is None
+
+
+def test_the_mean_of_pearson_and_spearman():
+    # deviations (-1, 0, 1) and (-4, -3, 7): 11 / sqrt(2 * 74); the order is the same: 1
+    expected = (11 / math.sqrt(148) + 1) / 2
+    assert value("pearson_spearman_mean", [1.0, 2.0, 3.0], [0.0, 1.0, 11.0]) == pytest.approx(expected)
+    assert value("pearson_spearman_mean", [1.0, 2.0], [1.0, 1.0]) is None
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews_correlation", "pearson", "spearman"])
 def test_every_metric_equals_the_library_it_rests_on(name):
     import scipy.stats
     import sklearn.metrics
@@ -92,10 +110,45 @@ def test_an_unknown_metric_is_named_with_the_nearest_one():
         metric("acuracy")
 
 
-def test_asking_which_metrics_there_are_imports_nothing_heavy():
+def test_ter_alone_is_better_when_lower():
+    assert [name for name in known_metrics() if not higher_is_better(name)] == ["ter"]
+
+
+def test_the_kind_of_a_metric_is_that_of_the_task_it_scores():
+    assert {name: kind_of(name) for name in known_metrics()} == known_metrics()
+    assert (kind_of("accuracy_f1_mean"), kind_of("pearson"), kind_of("nist")) == (
+        "classification",
+        "regression",
+        "generation",
+    )
+
+
+@pytest.mark.parametrize("ask", [kind_of, higher_is_better, unavailable])
+def test_asking_about_an_unknown_metric_names_the_nearest_one(ask):
+    with pytest.raises(LoraBenchError, match="unknown metric 'blue'; did you mean 'bleu'"):
+        ask("blue")
+
+
+def test_a_metric_whose_library_is_missing_says_what_to_install(monkeypatch):
+    find_spec = metrics.importlib.util.find_spec
+    monkeypatch.setattr(
+        metrics.importlib.util, "find_spec", lambda name: None if name == "sacrebleu" else find_spec(name)
+    )
+    reason = "metric 'bleu' needs the package 'sacrebleu', which is not installed; install lora_bench[nlg]"
+    assert unavailable("bleu") == reason
+    with pytest.raises(LoraBenchError) as caught:
+        value("bleu", [["a"]], ["a"])
+    assert str(caught.value) == reason
+    assert unavailable("exact_match") is None
+
+
+def test_asking_about_metrics_imports_nothing_heavy():
     code = (
-        "import sys, lora_bench.metrics as metrics; metrics.known_metrics();"
-        "print([name for name in ('evaluate', 'datasets', 'sklearn', 'scipy', 'numpy') if name in sys.modules])"
+        "import sys, lora_bench.metrics as metrics;"
+        "[(metrics.kind_of(name), metrics.higher_is_better(name), metrics.unavailable(name))"
+        " for name in metrics.known_metrics()];"
+        "heavy = ('evaluate', 'datasets', 'sklearn', 'scipy', 'numpy', 'sacrebleu', 'pycocoevalcap', 'rouge_score', 'nltk');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,67 @@
+"""BLEU, NIST, ROUGE-L and CIDEr are those of E2E's official scorer (its Perl part for BLEU and NIST).
+
+The numbers come from github.com/tuetschek/e2e-metrics at 1b9c4d8. Its ten-line example is not ours to ship: name the
+folder that holds it (`example-inputs` of a checkout) in LORA_BENCH_E2E_EXAMPLE.
+"""
+
+import csv
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from lora_bench.metrics import metric, unavailable
+
+SHARED = Path(os.environ.get("LORA_BENCH_SHARED") or Path(__file__).parents[3] / "shared")
+TEST_SET = SHARED / "data" / "e2e" / "testset_w_refs.csv"
+
+
+def value(name: str, predictions: list[str], references: list[list[str]]) -> float:
+    if (reason := unavailable(name)) is not None:
+        pytest.skip(reason)
+    return metric(name).compute(predictions=predictions, references=references)[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("bleu", 0.7203), ("nist", 7.8212), ("rouge_l", 0.7910), ("cider", 2.3039)]
+)
+def test_the_ten_line_example(name, expected):
+    folder = os.environ.get("LORA_BENCH_E2E_EXAMPLE")
+    if not folder:
+        pytest.skip("LORA_BENCH_E2E_EXAMPLE does not name the scorer's example-inputs")
+    predictions = Path(folder, "baseline-output.txt").read_text(encoding="utf-8").splitlines()
+    blocks = Path(folder, "devel-conc.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    references = [block.splitlines() for block in blocks]
+    assert (len(predictions), len(references)) == (10, 10)
+    assert value(name, predictions, references) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.fixture(scope="module")
+def several() -> list[list[str]]:
+    """The human references of each of the test set's inputs that has more than one."""
+    if not TEST_SET.exists():
+        pytest.skip(f"E2E's test set is not at hand ({TEST_SET.name} under LORA_BENCH_SHARED)")
+    references: dict[str, list[str]] = {}
+    with TEST_SET.open(encoding="utf-8-sig", newline="") as lines:
+        for row in csv.DictReader(lines):
+            references.setdefault(row["mr"], []).append(row["ref"])
+    found = [each for each in references.values() if len(each) > 1]
+    assert (len(references), len(found)) == (630, 616)
+    return found
+
+
+@pytest.mark.parametrize(("name", "expected"), [("bleu", 0.6046), ("nist", 8.9029)])
+def test_the_first_human_reference_against_the_others(name, expected, several):
+    assert value(name, [each[0] for each in several], [each[1:] for each in several]) == pytest.approx(
+        expected, abs=5e-5
+    )
+
+
+@pytest.mark.parametrize(("name", "expected"), [("bleu", 0.5759), ("nist", 8.5938)])
+def test_one_human_reference_drawn_from_each_against_the_others(name, expected, several):
+    draw = random.Random(0)
+    drawn = [draw.randrange(len(each)) for each in several]
+    predictions = [each[index] for each, index in zip(several, drawn, strict=True)]
+    others = [each[:index] + each[index + 1 :] for each, index in zip(several, drawn, strict=True)]
+    assert value(name, predictions, others) == pytest.approx(expected, abs=5e-5)
