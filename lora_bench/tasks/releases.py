@@ -68,7 +68,8 @@ def _query(header: list[str], sql: dict[str, Any]) -> str:
     conditions = " AND ".join(
         f"{header[column]} {_OPERATORS[operator]} {value}" for column, operator, value in sql["conds"]
     )
-    return f"SELECT {selected} FROM table" + (f" WHERE {conditions}" if conditions else "")
+    query = f"SELECT {selected} FROM table" + (f" WHERE {conditions}" if conditions else "")
+    return " ".join(query.split())
 
 
 def _entries(raw: bytes, stem: str, *, only_good: bool) -> Iterator[list[Any]]:
