@@ -88,12 +88,14 @@ def _load(path: str) -> evaluate.EvaluationModule:
     try:
         # In memory, like the package's own.
         return evaluate.load(path, keep_in_memory=True)
-    except (
-        Exception
-    ) as error:  # whatever the script raises, and evaluate itself when a package or the network is missing
+    except FileNotFoundError as error:
+        # evaluate says that the hub does not have it, also where the hub was not reached.
         raise LoraBenchError(
-            f"metric '{HUB}{path}' cannot be loaded: {error} (without a hub: {', '.join(known_metrics())})"
+            f"metric '{HUB}{path}' is no folder with a script, and the hub does not have it or cannot be reached "
+            f"(without a hub: {', '.join(known_metrics())})"
         ) from error
+    except Exception as error:  # whatever a script raises, or a package that it needs
+        raise LoraBenchError(f"metric '{HUB}{path}' cannot be loaded: {error}") from error
 
 
 def _takes_lists(module: evaluate.EvaluationModule) -> bool:

@@ -46,8 +46,8 @@ def _runs(path: str) -> bool:
 def words_of(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Texts in lower case as the Penn Treebank splits them, words joined by one space, without signs.
 
-    The texts go through the tokenizer together and in order, as the COCO captions' scorer has it: a word at the end of
-    a text may be split by what the next one begins with.
+    The texts go through the tokenizer together and in order, as the COCO captions' scorer has it: the tokenizer looks
+    past the end of a line, as from "etc." to a capital letter.
     """
     # One line a text: to Java, a form feed or a line separator inside one would begin another.
     lines = "".join(" ".join(text.split()) + "\n" for text in texts)

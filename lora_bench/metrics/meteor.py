@@ -2,7 +2,8 @@
 
 The English weights with `-norm`, counted over all predictions together, through the jar that pycocoevalcap ships (Java,
 which needs some 2 GB of memory and ten seconds to read its paraphrases). Its texts are split by the Penn Treebank
-tokenizer first, as E2E's official scorer does; that scorer's own jar is another build.
+tokenizer first, as E2E's official scorer does. That scorer's own jar is another build, and the script behind LoRA's
+tables of WebNLG and DART splits by nltk: numbers near theirs, not theirs.
 """
 
 from __future__ import annotations
