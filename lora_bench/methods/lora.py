@@ -3,26 +3,30 @@
     y = W x + scaling * B A x
 
 with A of shape (rank, in_features) and B of shape (out_features, rank), for each adapted weight. B starts at zero, so
-the adapted model starts as the base model. What is adapted is named by role, which means the same in every family; the
-paper adapts query and value. GPT-2 and DeBERTa v1 keep query, key and value in one weight: there each adapted slice of
-it has an A and a B of its own, as in the paper, where PEFT's LoRA would adapt all three with one A. For L layers of
-width d, query and value are 4 L d rank weights in every family.
+the adapted model starts as the base model; PiSSA and OLoRA start from W itself and take B A out of it, to the same end.
+What is adapted is named by role, which means the same in every family; the paper adapts query and value. GPT-2 and
+DeBERTa v1 keep query, key and value in one weight: there each adapted slice of it has an A and a B of its own, as in the
+paper, where PEFT's LoRA would adapt all three with one A. For L layers of width d, query and value are 4 L d rank weights
+in every family.
 
 Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA:
-Liu et al. 2024, https://arxiv.org/abs/2402.09353, which learns the length of each row of the weight too.
+Liu et al. 2024, https://arxiv.org/abs/2402.09353, which learns the length of each row of the weight too; PiSSA: Meng et
+al. 2024, https://arxiv.org/abs/2404.02948; OLoRA: Büyükakyüz 2024, https://arxiv.org/abs/2406.01775.
 
 Suggested values: scaling 2, a learning rate of 3e-4 to 3e-3, the larger for smaller models.
 
-What it cannot do: once merged into the base weights, serve several tasks in one batch.
+What it cannot do: once merged into the base weights, serve several tasks in one batch. PiSSA and OLoRA change the base in
+memory, and are not written for query, key and value in one weight.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from lora_bench.documents import Strict
+from lora_bench.errors import UnsupportedPair
 from lora_bench.families import Role, parts_of, roles_in_order
 from lora_bench.methods.base import register
 
@@ -44,6 +48,8 @@ class Lora(Strict):
             (both projections of the feed-forward block), or `all` of these.
         use_rslora: Divide *scaling* by the square root of *rank*; it is then the alpha of rsLoRA.
         use_dora: Learn the length of each adapted row of the weight apart from its direction.
+        initialisation: What A and B start from: `kaiming` or `gaussian` random numbers in A and zeros in B, `pissa` (the
+            largest singular vectors of W) or `olora` (the first vectors of its QR decomposition).
     """
 
     name: ClassVar[str] = "lora"
@@ -59,6 +65,7 @@ class Lora(Strict):
     )
     use_rslora: bool = False
     use_dora: bool = False
+    initialisation: Literal["kaiming", "gaussian", "pissa", "olora"] = "kaiming"
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the LoRA weights and the head trainable."""
@@ -80,11 +87,22 @@ class Lora(Strict):
         if family.fused and {"query", "key", "value"} & set(parts):
             from lora_bench.tuners import FusedLoraConfig
 
-            return get_peft_model(model, FusedLoraConfig(**options, roles=list(self.targets)))
+            if self.initialisation not in ("kaiming", "gaussian"):
+                raise UnsupportedPair(
+                    f"{self.initialisation} is not written for query, key and value in one weight, as {family.name} has them"
+                )
+            fused = FusedLoraConfig(**options, roles=list(self.targets), initialisation=self.initialisation)
+            return get_peft_model(model, fused)
+        transposed = any(isinstance(module, Conv1D) for module in model.modules())
+        if self.initialisation == "olora" and transposed:
+            raise UnsupportedPair("PEFT's olora takes each weight as (out_features, in_features), and Conv1D is not")
+        # On the meta device there are no weights to start from, and counting needs none.
+        from_weights = self.initialisation in ("pissa", "olora") and model.device.type != "meta"
         config = LoraConfig(
             **options,
+            init_lora_weights=self.initialisation if from_weights or self.initialisation == "gaussian" else True,
             target_modules=family.targets(*parts),
             # GPT-2's Conv1D keeps its weight as (in_features, out_features).
-            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+            fan_in_fan_out=transposed,
         )
         return get_peft_model(model, config)

@@ -80,6 +80,7 @@ class FusedLoraConfig(TunerConfig):
         use_rslora: Multiply by `lora_alpha / sqrt(r)` instead.
         use_dora: Learn the length of each adapted row of the weight too.
         roles: What is adapted: query, key, value, output, ffn or all.
+        initialisation: How A is drawn, kaiming or gaussian.
     """
 
     r: int = field(default=8)
@@ -88,6 +89,7 @@ class FusedLoraConfig(TunerConfig):
     use_rslora: bool = field(default=False)
     use_dora: bool = field(default=False)
     roles: list[str] = field(default_factory=lambda: ["query", "value"])
+    initialisation: str = field(default="kaiming")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,6 +101,8 @@ class FusedLoraConfig(TunerConfig):
             raise LoraBenchError("roles must name something to adapt, got none")
         if self.r < 1:
             raise LoraBenchError(f"r must be at least 1, got {self.r}")
+        if self.initialisation not in ("kaiming", "gaussian"):
+            raise unknown("initialisation", self.initialisation, ("kaiming", "gaussian"))
         if not 0 <= self.lora_dropout < 1:
             raise LoraBenchError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
 
@@ -147,8 +151,11 @@ class FusedLoraLayer(TunerLayer):
         )  # fmt: skip
         slices = len(self.adapted(adapter_name))
         A = torch.empty(slices, config.r, inputs, device=device)
-        for matrix in A:
-            nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))  # as in PEFT
+        for matrix in A:  # as in PEFT
+            if config.initialisation == "gaussian":
+                nn.init.normal_(matrix, std=1 / config.r)
+            else:
+                nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
         self.fused_lora_A[adapter_name] = nn.Parameter(A)
         self.fused_lora_B[adapter_name] = nn.Parameter(
             torch.zeros(slices, outputs // len(self.parts), config.r, device=device)

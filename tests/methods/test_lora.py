@@ -6,11 +6,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from lora_bench.errors import UnsupportedPair
 from lora_bench.methods import known_methods
 from lora_bench.testing import check_method, tiny_models
 
 Lora = known_methods()["lora"]
 LAYERS, WIDTH, FEED_FORWARD, RANK = 2, 32, {"roberta": 48, "deberta-v2": 48, "gpt2": 128}, 4
+
+ENCODERS = ["roberta", "deberta-v2"]
 
 
 def adapted(family: str, **options):
@@ -38,6 +41,47 @@ def count(model) -> int:
 )
 def test_contract(options):
     check_method(Lora(rank=2, **options), families=list(tiny_models()))
+
+
+@pytest.mark.parametrize("initialisation", ["gaussian", "pissa", "olora"])
+def test_contract_of_each_initialisation(initialisation):
+    everywhere = initialisation == "gaussian"
+    check_method(Lora(rank=2, initialisation=initialisation), families=list(tiny_models()) if everywhere else ENCODERS)
+
+
+@pytest.mark.parametrize("targets", [("query", "value"), ("output", "ffn")])
+@pytest.mark.parametrize("initialisation", ["kaiming", "gaussian", "pissa", "olora"])
+@pytest.mark.parametrize("family", FEED_FORWARD)
+def test_whatever_it_starts_from_it_starts_as_the_base_model(family, initialisation, targets):
+    base, _ = tiny_models()[family]
+    try:
+        model = adapted(family, initialisation=initialisation, targets=targets)
+    except UnsupportedPair as reason:
+        assert family == "gpt2" and initialisation in ("pissa", "olora") and initialisation in str(reason)
+        return
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        difference = (model.eval()(input_ids=ids).logits - base.eval()(input_ids=ids).logits).abs().max()
+    assert difference <= 1e-5
+    started = any(bool(weight.any()) for path, weight in adapter_weights(model).items() if "lora_B" in path)
+    assert started == (initialisation in ("pissa", "olora"))
+    assert count(model) == count(adapted(family, targets=targets))
+
+
+def test_an_initialisation_from_weights_is_counted_without_them():
+    with torch.device("meta"):
+        model, head = tiny_models()["roberta"]
+    model = Lora(rank=RANK, initialisation="pissa").apply(model, head=head)
+    assert count(model) == LAYERS * 2 * 2 * RANK * WIDTH
+
+
+def test_gaussian_numbers_have_the_spread_of_pefts_in_fused_weights_too():
+    model, head = tiny_models()["gpt2"]
+    torch.manual_seed(0)
+    model = Lora(rank=16, initialisation="gaussian").apply(model, head=head)
+    drawn = torch.cat([weight.flatten() for path, weight in adapter_weights(model).items() if "lora_A" in path])
+    # 2 layers * 2 slices * 16 * 32 = 2048 numbers: their spread is within five of its own standard errors.
+    assert abs(drawn.std().item() - 1 / 16) <= 5 / 16 / (2 * 2048) ** 0.5
 
 
 @pytest.mark.parametrize("family", FEED_FORWARD)
