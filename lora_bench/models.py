@@ -307,6 +307,8 @@ def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
     """The tokenizer, with a padding token (the end-of-text token where it has none of its own)."""
     from transformers import AutoTokenizer
 
+    from lora_bench.pieces import normalise_as_trained
+
     # From a folder that has none, transformers makes an empty one of the model's class.
     if not any(path for pattern in TOKENIZER_FILES for path in base_model.folder.glob(pattern)):
         raise LoraBenchError(f"model {base_model.name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
@@ -315,6 +317,7 @@ def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
     except (ValueError, OSError, KeyError, TypeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise LoraBenchError(f"model {base_model.name!r} has no tokenizer that can be loaded: {first}") from None
+    normalise_as_trained(tokenizer, base_model.folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:

@@ -25,7 +25,7 @@ from lora_bench.resolve import run_spec
 from lora_bench.spec import RunSpec, Start
 from lora_bench.store import RunFolder
 from lora_bench.suite import CellRecipe, MethodEntry, Suite
-from lora_bench.tasks import Task, TaskData, find_folder, in_folder, load_data
+from lora_bench.tasks import Task, TaskData, find_folder, in_folder, load_data, pinned
 
 Progress = Callable[[str], None]
 
@@ -277,6 +277,7 @@ def _obtain(
     for index, (task, base) in enumerate(suite.tasks):
         try:
             task, base = _with_local_data(suite, task, base, data_dir)
+            task = pinned(task)
             data = load_data(task, base, progress, whole_train=not suite.rules.selection_from_train)
             tasks.append(_LoadedTask(task, base, data))
         except BadInput as error:

@@ -113,6 +113,18 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
     return TaskData(splits, labels, sha256, tuple(_warnings(task, splits, labels, tables)))
 
 
+def pinned(task: Task) -> Task:
+    """The task with the commit that its hub revision stands for now, so that a record names what it was run on.
+
+    Raises:
+        LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not know it.
+    """
+    if task.data.hub is None or task.data.revision is None:
+        return task
+    commit = hub_commit(task.data.hub, task.data.revision)
+    return task.model_copy(update={"data": task.data.model_copy(update={"revision": commit})})
+
+
 def load_unlabelled(task: Task, folder: Path, name: str) -> Split:
     """The inputs of a split whose labels are kept secret, such as GLUE's test files: a split without labels.
 
