@@ -57,6 +57,11 @@ class Setting:
         """The rows of all its base models."""
         return [row for table in self.tables for row in table.rows]
 
+    @property
+    def by_median(self) -> bool:
+        """Whether its protocol takes the median over seeds, and not the mean."""
+        return self.spec.rules.aggregation == "median"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -85,7 +90,13 @@ def compare(records: Sequence[Record]) -> Comparison:
     environments = _environments(records)
     by_task: dict[str, list[Setting]] = {}
     for task, of_task in _grouped(records, lambda record: record.spec.task.name):
-        groups = [group for _, group in _grouped(of_task, lambda record: canonical(conditions(record)))]
+        # Results come before the searches that chose their learning rates.
+        groups = [
+            group
+            for _, group in _grouped(
+                of_task, lambda record: (record.spec.score_on != "test", canonical(conditions(record)))
+            )
+        ]
         differing = _differing([conditions(group[0]) for group in groups])
         by_task[task] = [
             _setting(group, differs, environments) for group, differs in zip(groups, differing, strict=True)

@@ -64,6 +64,8 @@ _REFERENCE_NOTE = (
 
 def _scores(comparison: Comparison) -> Lines:
     lines = ["## Scores", "", *_LEGEND]
+    if any(setting.by_median for setting in comparison.settings):
+        lines.append(_MEDIAN_NOTE)
     for setting in comparison.settings:
         lines += ["", f"### {tables.setting_name(setting, comparison)}"]
         if setting.differs:
@@ -91,6 +93,8 @@ Rows are in alphabetical order and not ranked.
   medians over seeds.
 - *adapter parameters* leave out the head; *trained* is what the optimiser updates and *stored* what must be saved,
   both with the head.""".splitlines()
+
+_MEDIAN_NOTE = "- *median*: over the same n runs; where it stands, the protocol takes it in place of the mean."
 
 _SHARED_NOTE = (
     f"{tables.SHARED} Measured while other work ran on the same device or machine, "

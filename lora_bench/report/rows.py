@@ -25,7 +25,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic:
-    """Values over seeds: their mean, sample standard deviation and the 95 % t-interval of the mean.
+    """Values over seeds: their mean, median, sample standard deviation and the 95 % t-interval of the mean.
 
     Args:
         n: Number of values, at least 1.
@@ -34,6 +34,7 @@ class Statistic:
 
     n: int
     mean: float
+    median: float
     sd: float | None
     low: float | None
     high: float | None
@@ -178,18 +179,18 @@ def _failure(record: Record) -> Failure:
 
 
 def summarise(values: Sequence[float]) -> Statistic | None:
-    """Mean, sample standard deviation and t-interval of *values*, or None where there are none."""
+    """Mean, median, sample standard deviation and t-interval of *values*, or None where there are none."""
     if not values:
         return None
-    n, mean = len(values), statistics.fmean(values)
+    n, mean, median = len(values), statistics.fmean(values), statistics.median(values)
     if n < 2:
-        return Statistic(n=n, mean=mean, sd=None, low=None, high=None)
+        return Statistic(n=n, mean=mean, median=median, sd=None, low=None, high=None)
     # The quantile of scipy.stats.t, whose import takes ten times as long.
     from scipy.special import stdtrit
 
     sd = statistics.stdev(values)
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
-    return Statistic(n=n, mean=mean, sd=sd, low=mean - half, high=mean + half)
+    return Statistic(n=n, mean=mean, median=median, sd=sd, low=mean - half, high=mean + half)
 
 
 def environment_index(record: Record, environments: Sequence[Environment]) -> int:

@@ -36,7 +36,7 @@ def introduction(comparison: Comparison) -> list[str]:
 
 
 def facts(comparison: Comparison) -> list[str]:
-    """The highest mean of each base model with its interval, and whose intervals reach it."""
+    """The highest mean of each base model with its interval, and whose intervals reach it; or the highest median."""
     return [
         _fact(table, setting, comparison)
         for setting in comparison.settings
@@ -89,17 +89,26 @@ def _caution(comparison: Comparison, rows: Sequence[Row]) -> str:
 def _fact(table: ModelTable, setting: Setting, comparison: Comparison) -> str:
     several = len(comparison.settings) > 1
     where = model_name(table) + (f", {setting_name(setting, comparison)}" if several else "")
-    means = {id(row): row.score.mean for row in table.rows if row.score is not None}
-    if not means:
+    values = {
+        id(row): row.score.median if setting.by_median else row.score.mean
+        for row in table.rows
+        if row.score is not None
+    }
+    if not values:
         return f"- {where}: no run has a score."
-    extreme = (max if setting.spec.task.higher_is_better else min)(means.values())
-    first = [row for row in table.rows if means.get(id(row)) == extreme]
-    others = [row for row in table.rows if id(row) in means and row not in first]
+    extreme = (max if setting.spec.task.higher_is_better else min)(values.values())
+    first = [row for row in table.rows if values.get(id(row)) == extreme]
+    others = [row for row in table.rows if id(row) in values and row not in first]
     names = listed([code(row.label) for row in first])
-    word = "highest" if setting.spec.task.higher_is_better else "lowest"
+    word = (
+        f"{'highest' if setting.spec.task.higher_is_better else 'lowest'} {'median' if setting.by_median else 'mean'}"
+    )
     if len(first) > 1:
-        return f"- {where}: {names} share the {word} mean, {score(extreme)}."
-    what = f"the {word} mean is that of {names}" if others else f"only {names} has a score"
+        return f"- {where}: {names} share the {word}, {score(extreme)}."
+    what = f"the {word} is that of {names}" if others else f"only {names} has a score"
+    if setting.by_median:
+        assert first[0].score is not None
+        return f"- {where}: {what}, {score(extreme)} ({plural(first[0].score.n, 'seed')})."
     return f"- {where}: {what}, {_with_interval(first[0])}.{_overlap(first[0], others)}"
 
 

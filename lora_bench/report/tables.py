@@ -48,6 +48,8 @@ def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
         "method", "size", f"{inert(setting.spec.task.metric)}, mean ± SD", "95 % interval", "n", "less majority",
         f"peak memory, MiB{kind}", "step, ms", "examples/s", "adapter parameters", "trained", "stored", "head",
     ]  # fmt: skip
+    if setting.by_median:
+        header.insert(2, "median")
     if setting.search:
         header.insert(2, "learning rate")
     lines = []
@@ -55,8 +57,12 @@ def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
         own = [method_name(row), size(row)] + ([text.learning_rate(row.learning_rate)] if setting.search else [])
         parameters = _parameters(row)
         if row.ok:
-            lines.append([*own, *_score(row), *_measurements(row, several_kinds=len(kinds) > 1), *parameters])
-        lines += [[*own, reason, *[MISSING] * 6, *parameters] for reason in failure_cells(row.failures)]
+            scores = _score(row)
+            if setting.by_median:
+                scores.insert(0, text.score(row.score.median) if row.score is not None else MISSING)
+            lines.append([*own, *scores, *_measurements(row, several_kinds=len(kinds) > 1), *parameters])
+        others = [MISSING] * (7 if setting.by_median else 6)
+        lines += [[*own, reason, *others, *parameters] for reason in failure_cells(row.failures)]
     return text.table(header, lines, numbers_from=2)
 
 

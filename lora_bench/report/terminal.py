@@ -44,7 +44,8 @@ def _table(setting: Setting) -> Table:
     if setting.search:
         table.add_column("learning rate", justify="right", no_wrap=True)
     table.add_column("adapter\nparameters", justify="right", no_wrap=True)
-    table.add_column(Text(f"{plain(setting.spec.task.metric, 24)}\nmean ± sd (n)"), overflow="fold", max_width=36)
+    what = "median; mean ± sd (n)" if setting.by_median else "mean ± sd (n)"
+    table.add_column(Text(f"{plain(setting.spec.task.metric, 24)}\n{what}"), overflow="fold", max_width=36)
     table.add_column("peak\nMiB", justify="right", no_wrap=True)
     table.add_column("step\nms", justify="right", no_wrap=True)
     for of_model in setting.tables:
@@ -62,7 +63,7 @@ def _add(table: Table, row: Row, setting: Setting) -> None:
     if row.ok:
         mark = SHARED if row.exclusive is False else ""
         measured = [text.mebibytes(row.train_peak_bytes), text.milliseconds(row.step_seconds)]
-        table.add_row(*own, adapter, Text(_score(row)), *(Text(value + mark) for value in measured))
+        table.add_row(*own, adapter, Text(_score(row, setting)), *(Text(value + mark) for value in measured))
     # The reasons of several seeds are mostly one.
     for (status, reason), number in _reasons(row).items():
         ended = Text(f"{status.replace('_', ' ')} ({number} of {len(row.run_ids)})", style="red")
@@ -77,11 +78,12 @@ def _reasons(row: Row) -> dict[tuple[str, str], int]:
     return numbers
 
 
-def _score(row: Row) -> str:
+def _score(row: Row, setting: Setting) -> str:
     if row.score is None:
         return text.MISSING
     sd = f" ± {text.score(row.score.sd)}" if row.score.sd is not None else ""
-    return f"{text.score(row.score.mean)}{sd} ({row.score.n})"
+    median = f"{text.score(row.score.median)}; " if setting.by_median else ""
+    return f"{median}{text.score(row.score.mean)}{sd} ({row.score.n})"
 
 
 def _title(setting: Setting) -> str:

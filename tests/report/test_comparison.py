@@ -23,6 +23,7 @@ def test_mean_sd_and_interval_of_three_scores():
     half = scipy.stats.t.ppf(0.975, df=2) * sd / math.sqrt(3)
     assert found.n == 3
     assert found.mean == pytest.approx(0.73)
+    assert found.median == 0.72
     assert found.sd == pytest.approx(sd)
     assert (found.low, found.high) == pytest.approx((0.73 - half, 0.73 + half))
 

@@ -6,6 +6,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.protocol import PROTOCOLS
 from lora_bench.report.markdown import render_markdown
 from tests.records import ENVIRONMENT, METHODS, record, sample_suite
 
@@ -75,6 +76,33 @@ def test_the_highest_mean_is_a_fact_with_its_interval():
 def test_a_lower_score_can_be_the_first():
     records = [record("full", score=0.3, higher_is_better=False), record("lora", score=0.2, higher_is_better=False)]
     assert "the lowest mean is that of `lora`, 0.2000 (1 seed, so no interval)." in render(records)
+
+
+def test_a_protocol_of_medians_is_shown_and_compared_by_medians():
+    paper = {"protocol": "paper", "rules": PROTOCOLS["paper"]}
+    scores = {"lora": (0.80, 0.81, 0.70), "full": (0.79, 0.79, 0.79)}
+    page = render(
+        [
+            record(method, seed=seed, score=score, spec=paper)
+            for method, of_seeds in scores.items()
+            for seed, score in enumerate(of_seeds)
+        ]
+    )
+    (lora,) = [line for table in tables(page) for line in table if line[0] == "`lora`" and len(line) == 14]
+    # 2.31 / 3; the mean of full is higher, its median is not
+    assert lora[2:4] == ["0.8000", "0.7700 ± 0.0608"]
+    assert "- MiniLM-L6 in the RoBERTa class: the highest median is that of `lora`, 0.8000 (3 seeds)." in page
+    assert "- *median*:" in page
+
+
+def test_results_come_before_the_search_that_chose_their_learning_rates():
+    trials = [record(seed=100, learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-3, 3e-3)]
+    page = render([*trials, record(seed=0)])
+    first, second = re.findall(
+        r"^### `vader_film` \(setting \d\)\n\n.*score_on` is `(\w+)`", page, flags=re.MULTILINE
+    )
+    assert (first, second) == ("test", "selection")
+    assert page.index("#### MiniLM-L6") < page.index("#### Learning rates")
 
 
 def test_failures_are_rows_and_a_section():
