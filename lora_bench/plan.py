@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_bench.choose import chosen_rate, start_records
+from lora_bench.entries import MethodEntry
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
 from lora_bench.estimate import Estimate, estimate_run
 from lora_bench.fitting import MethodFit, fit_method
@@ -24,7 +25,7 @@ from lora_bench.record import Record
 from lora_bench.resolve import run_spec
 from lora_bench.spec import RunSpec, Start
 from lora_bench.store import RunFolder
-from lora_bench.suite import CellRecipe, MethodEntry, Suite
+from lora_bench.suite import CellRecipe, Suite
 from lora_bench.tasks import Task, TaskData, find_folder, in_folder, load_data, pinned
 
 Progress = Callable[[str], None]

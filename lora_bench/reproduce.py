@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from lora_bench.entries import MethodEntry
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.methods import with_size
 from lora_bench.models import BaseModel
@@ -22,7 +23,7 @@ from lora_bench.record import Record
 from lora_bench.report.published import published_section
 from lora_bench.resolve import run_spec
 from lora_bench.spec import RunSpec, Start
-from lora_bench.suite import MethodEntry, Suite, load_suite
+from lora_bench.suite import Suite, load_suite
 from lora_bench.suite_file import ModelEntry, Recipe
 from lora_bench.tasks import Split, TaskData, task_from_definition
 

@@ -9,10 +9,11 @@ from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from lora_bench.budget import Budget
+from lora_bench.entries import MethodEntry
 from lora_bench.methods import Method
 from lora_bench.models import BaseModel
 from lora_bench.spec import KeepWeights, MethodSpec, ModelSpec, RunSpec, Start, TaskSpec, TrainingSpec
-from lora_bench.suite import CellRecipe, MethodEntry, Suite
+from lora_bench.suite import CellRecipe, Suite
 from lora_bench.suite_file import Training
 from lora_bench.tasks import Task, TaskData, definition
 

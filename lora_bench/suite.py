@@ -6,51 +6,21 @@ do. What needs data, weights or counting comes after: see `lora_bench.plan`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from lora_bench.budget import Budget
+from lora_bench.contradictions import contradictions, repeated
 from lora_bench.documents import Document, Key, read_yaml, validate
-from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, unknown
-from lora_bench.methods import Method, known_methods
+from lora_bench.entries import MethodEntry, read_each, read_method, read_model, read_task
+from lora_bench.errors import BadInput, Fault, unknown
 from lora_bench.protocol import PROTOCOLS, Protocol
-from lora_bench.resources import suite_files, task_files
+from lora_bench.resources import suite_files
 from lora_bench.spec import Decoding
-from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, Recipe, SuiteFile, Training
-from lora_bench.tasks import Task, load_task, task_from_document
-
-
-@dataclass(frozen=True)
-class MethodEntry:
-    """A method of a suite.
-
-    Args:
-        label: What reports call it; the method's name by default.
-        method: The method with its options.
-        learning_rates: Those to run by base model; `None` is every other model. Several make a search.
-        tasks: Names of the tasks it is for; all where empty.
-        models: Names of the base models it is for; all where empty.
-    """
-
-    label: str
-    method: Method
-    learning_rates: dict[str | None, tuple[float, ...]]
-    tasks: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-
-    def is_for(self, task: str, model: str) -> bool:
-        """Whether the suite runs it on this task and base model."""
-        return (not self.tasks or task in self.tasks) and (not self.models or model in self.models)
-
-    def rates(self, model: str) -> tuple[float, ...]:
-        """The learning rates to run on a base model."""
-        if model in self.learning_rates:
-            return self.learning_rates[model]
-        return self.learning_rates.get(None, (type(self.method).learning_rate,))
+from lora_bench.suite_file import ModelEntry, Recipe, SuiteFile, Training
+from lora_bench.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -159,21 +129,20 @@ def load_suite(name_or_file: str | Path) -> Suite:
     document = read_yaml(file, shown=str(name_or_file) if file == Path(name_or_file) else None)
     faults: list[Fault] = []
     # Parts are read even where the whole does not validate, so that all faults come at once.
-    tasks = _each(document, "tasks", faults, lambda key, entry: _task(document, key, entry, file.parent))
-    models = _each(document, "models", faults, lambda key, entry: _model(document, key, entry))
-    methods = _each(document, "methods", faults, lambda key, entry: _method(document, key, entry))
+    tasks = read_each(document, "tasks", faults, lambda key, entry: read_task(document, key, entry, file.parent))
+    models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))
+    methods = read_each(document, "methods", faults, lambda key, entry: read_method(document, key, entry))
     content: SuiteFile | None = None
     try:
         content = validate(SuiteFile, document)
     except BadInput as error:
         faults += error.faults
-    faults += _repeated(document, "tasks", [task.task for task, _ in tasks])
-    faults += _repeated(document, "models", [entry.model for entry in models])
-    faults += _repeated(document, "methods", [entry.label for entry in methods])
+    faults += repeated(document, "tasks", [task.task for task, _ in tasks])
+    faults += repeated(document, "models", [entry.model for entry in models])
+    faults += repeated(document, "methods", [entry.label for entry in methods])
     protocol, rules = _protocol(document, faults)
     if content is not None:
-        faults += _across(document, content, models, methods)
-        faults += _unknown_names(document, content, [task.task for task, _ in tasks], models, methods)
+        faults += contradictions(document, content, [task.task for task, _ in tasks], models, methods)
     if faults or content is None:
         raise BadInput(faults)
     argument = str(name_or_file) if not Path(name_or_file).is_absolute() else Path(name_or_file).name
@@ -210,204 +179,3 @@ def _find(name: str) -> Path:
     if name not in files:
         raise unknown("suite", name, files)
     return files[name]
-
-
-PartT = TypeVar("PartT")
-
-
-def _each(document: Document, name: str, faults: list[Fault], read: Callable[[Key, Any], PartT]) -> list[PartT]:
-    """Read every entry of a list that can be read, and note the faults of the others."""
-    entries = document.data.get(name)
-    parts: list[PartT] = []
-    for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        key: Key = (name, index)
-        if not isinstance(entry, str | dict):
-            continue  # the file's own model says so
-        try:
-            parts.append(read(key, entry))
-        except BadInput as error:
-            faults += error.faults
-        except LoraBenchError as error:
-            faults.append(document.fault(key, str(error)))
-    return parts
-
-
-def _task(document: Document, key: Key, entry: Any, base: Path) -> tuple[Task, Path]:
-    if isinstance(entry, str):
-        return load_task(entry), task_files()[entry].parent
-    return task_from_document(document, key), base
-
-
-def _model(document: Document, key: Key, entry: Any) -> ModelEntry:
-    return ModelEntry(model=entry) if isinstance(entry, str) else validate(ModelEntry, document, key)
-
-
-def _method(document: Document, key: Key, entry: Any) -> MethodEntry:
-    known = known_methods()
-    if isinstance(entry, str):
-        if entry not in known:
-            raise unknown("method", entry, known)
-        try:
-            return MethodEntry(entry, known[entry](), {})
-        except ValidationError as error:
-            needed = ", ".join(str(detail["loc"][0]) for detail in error.errors())
-            raise LoraBenchError(f"method {entry!r} needs {needed}: write {{method: {entry}, {needed}: …}}") from None
-    name = entry.get("method")
-    if not isinstance(name, str):
-        raise BadInput([document.fault(key, "a method must be a name, or a mapping with the key 'method'")])
-    if name not in known:
-        raise BadInput([document.fault((*key, "method"), str(unknown("method", name, known)))])
-    label = entry.get("label", name)
-    faults = []
-    if not isinstance(label, str) or not label:
-        faults.append(document.fault((*key, "label"), f"must be text, got {label!r}"))
-    only: dict[str, tuple[str, ...]] = {}
-    for part in ("tasks", "models"):
-        names = entry.get(part, [])
-        names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-            faults.append(document.fault((*key, part), f"must be a name or a list of names, got {names!r}"))
-        else:
-            only[part] = tuple(names)
-    rates = {}
-    try:
-        rates = _rates(document, (*key, "learning_rate"), entry["learning_rate"]) if "learning_rate" in entry else {}
-    except BadInput as error:
-        faults += error.faults
-    try:
-        method = validate(known[name], document, key, without=("method", "label", "learning_rate", "tasks", "models"))  # type: ignore[type-var]
-    except BadInput as error:
-        raise BadInput([*error.faults, *faults]) from None
-    if faults:
-        raise BadInput(faults)
-    return MethodEntry(label, method, rates, **only)
-
-
-def _rates(document: Document, key: Key, given: Any) -> dict[str | None, tuple[float, ...]]:
-    """Learning rates: a number, a list of numbers, or a mapping from base models to either."""
-    if isinstance(given, dict):
-        rates: dict[str | None, tuple[float, ...]] = {}
-        for model, value in given.items():
-            rates[None if model == "default" else model] = _rate_list(document, (*key, model), value)
-        return rates
-    return {None: _rate_list(document, key, given)}
-
-
-def _rate_list(document: Document, key: Key, given: Any) -> tuple[float, ...]:
-    values = given if isinstance(given, list) else [given]
-    if not values or not all(
-        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
-    ):
-        raise BadInput([document.fault(key, f"must be a positive number or a list of them, got {given!r}")])
-    return tuple(float(value) for value in values)
-
-
-def _repeated(document: Document, name: str, names: list[str]) -> list[Fault]:
-    twice = sorted({entry for entry in names if names.count(entry) > 1})
-    hint = "; give each a label of its own" if name == "methods" else ""
-    return [document.fault((name,), f"{entry!r} is listed twice{hint}") for entry in twice]
-
-
-def _across(
-    document: Document, content: SuiteFile, models: list[ModelEntry], methods: list[MethodEntry]
-) -> list[Fault]:
-    """Faults that only show when two keys are seen together."""
-    faults = []
-    names = [entry.model for entry in models]
-    if len(set(content.seeds)) < len(content.seeds):
-        faults.append(document.fault(("seeds",), "a seed is listed twice"))
-    for entry in methods:
-        for model in entry.learning_rates:
-            if model is not None and model not in names:
-                message = f"learning_rate names {model!r}, which is no model of this suite{did_you_mean(model, names)}"
-                faults.append(document.fault(("methods",), f"{entry.label}: {message}"))
-    # A recipe may give one cell other rates; those are counted where the plan is made.
-    tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}
-    if content.budget.trials is not None:
-        faults += [
-            document.fault(("budget", "trials"), f"is {content.budget.trials}, but {label} has {count} learning rates")
-            for label, count in tried.items()
-            if count != content.budget.trials
-        ]
-    several = any(count > 1 for count in tried.values()) or any(
-        len(one.learning_rate or ()) > 1 for one in content.recipes
-    )
-    if several and content.score_on == "test" and content.tuning is None:
-        message = (
-            "several learning rates make a search, which scores on 'selection', not on 'test'; to run the best of them, "
-            "give `tuning: {seeds: [...]}`"
-        )
-        faults.append(document.fault(("score_on",), message))
-    if content.tuning is not None:
-        shared = sorted(set(content.tuning.seeds) & set(content.seeds))
-        if shared:
-            faults.append(
-                document.fault(("tuning", "seeds"), f"must not be among the reported seeds, as {shared[0]} is")
-            )
-        if content.score_on == "selection":
-            faults.append(document.fault(("tuning",), "is for a suite that scores on 'test'"))
-    if content.keep_weights == "best" and content.selection_every is None:
-        faults.append(
-            document.fault(
-                ("keep_weights",), "'best' needs selection_every, the steps between scores on the selection split"
-            )
-        )
-    faults += _own_arguments(document, ("training_arguments",), content.training_arguments)
-    accumulation = content.training_arguments.get("gradient_accumulation_steps", 1)
-    if not isinstance(accumulation, int) or accumulation < 1 or content.training.batch_size % accumulation:
-        message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"
-        faults.append(document.fault(("training_arguments", "gradient_accumulation_steps"), message))
-    return faults
-
-
-def _unknown_names(
-    document: Document,
-    content: SuiteFile,
-    tasks: list[str],
-    models: list[ModelEntry],
-    methods: list[MethodEntry],
-) -> list[Fault]:
-    """Faults of keys that name a task, a base model or a method of the suite."""
-    known = {
-        "tasks": tasks,
-        "models": [entry.model for entry in models],
-        "methods": [entry.label for entry in methods],
-    }
-    named: list[tuple[Key, str, str]] = [(("data", name), "tasks", name) for name in content.data]
-    for index, recipe in enumerate(content.recipes):
-        key: Key = ("recipes", index)
-        named += [((*key, part), part, name) for part in known for name in getattr(recipe, part)]
-        named += [((*key, "start"), "tasks", recipe.start)] if recipe.start is not None else []
-    for index, entry in enumerate(methods):
-        key = ("methods", index)
-        named += [((*key, part), part, name) for part in ("tasks", "models") for name in getattr(entry, part)]
-    faults = [
-        document.fault(key, f"{name!r} is none of this suite's {part}{did_you_mean(name, known[part])}")
-        for key, part, name in named
-        if name not in known[part]
-    ]
-    for index, recipe in enumerate(content.recipes):
-        key = ("recipes", index)
-        if recipe.epochs is not None and recipe.train_examples is not None:
-            faults.append(document.fault(key, "give at most one of train_examples and epochs"))
-        if recipe.start is not None and (not recipe.tasks or recipe.start in recipe.tasks):
-            faults.append(document.fault((*key, "start"), "needs `tasks` that do not contain the task to start from"))
-        faults += _own_arguments(document, (*key, "training_arguments"), recipe.training_arguments)
-    return faults
-
-
-def _own_arguments(document: Document, key: Key, given: dict[str, JsonValue]) -> list[Fault]:
-    return [
-        document.fault((*key, name), f"is decided by the suite's own keys{_own_key(name)}")
-        for name in sorted(OWN_ARGUMENTS.intersection(given))
-    ]
-
-
-def _own_key(argument: str) -> str:
-    keys = {
-        "per_device_train_batch_size": "training.batch_size", "lr_scheduler_type": "training.schedule",
-        "learning_rate": "methods[].learning_rate", "warmup_steps": "training.warmup", "bf16": "training.precision",
-        "max_steps": "budget.train_examples", "num_train_epochs": "budget.epochs", "seed": "seeds",
-        "weight_decay": "training.weight_decay", "max_grad_norm": "training.max_grad_norm",
-    }  # fmt: skip
-    return f": use {keys[argument]}" if argument in keys else ""

@@ -14,7 +14,7 @@ WORDS = {"record", "spec", "budget", "protocol"} | GROUND
 STORE = {"store", "environment"} | WORDS
 MATERIAL = {"tuners", "families", "metrics", "assets", "minilm"}
 PARTS = {"methods", "tasks", "models", "measure", "checkpoint", "card", "recipe", "generation", "start"}
-SUITE = {"suite", "suite_file", "job", "resolve", "choose"}
+SUITE = {"suite", "suite_file", "entries", "job", "resolve", "choose"}
 
 MAY_IMPORT = {
     "version": set(),
@@ -46,9 +46,11 @@ MAY_IMPORT = {
     "recipe": WORDS,
     "job": PARTS | STORE,
     "suite_file": WORDS,
-    "suite": PARTS | STORE | {"suite_file"},
+    "entries": PARTS | STORE | {"suite_file"},
+    "contradictions": WORDS | {"suite_file", "entries"},
+    "suite": PARTS | STORE | {"suite_file", "entries", "contradictions"},
     "choose": {"protocol", "record"},
-    "resolve": PARTS | STORE | {"suite", "suite_file"},
+    "resolve": PARTS | STORE | {"suite", "suite_file", "entries"},
     "report": STORE | {"published"},
     "published": WORDS | {"store"},
     "fitting": PARTS | STORE | SUITE | {"metrics"},

@@ -1,0 +1,143 @@
+"""What the keys of a suite together do not allow, and names in it that are none of its own."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from lora_bench.documents import Document, Key
+from lora_bench.entries import MethodEntry
+from lora_bench.errors import Fault, did_you_mean
+from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, SuiteFile
+
+
+def repeated(document: Document, name: str, names: list[str]) -> list[Fault]:
+    """Faults of a list in which a name stands twice."""
+    twice = sorted({entry for entry in names if names.count(entry) > 1})
+    hint = "; give each a label of its own" if name == "methods" else ""
+    return [document.fault((name,), f"{entry!r} is listed twice{hint}") for entry in twice]
+
+
+def contradictions(
+    document: Document,
+    content: SuiteFile,
+    tasks: list[str],
+    models: list[ModelEntry],
+    methods: list[MethodEntry],
+) -> list[Fault]:
+    """Faults that only show when two keys are seen together.
+
+    Args:
+        document: The file, for the lines of its keys.
+        content: What it says.
+        tasks: Names of its tasks.
+        models: Its base models.
+        methods: Its methods.
+    """
+    return [
+        *_across(document, content, models, methods),
+        *_unknown_names(document, content, tasks, models, methods),
+    ]
+
+
+def _across(
+    document: Document, content: SuiteFile, models: list[ModelEntry], methods: list[MethodEntry]
+) -> list[Fault]:
+    faults = []
+    names = [entry.model for entry in models]
+    if len(set(content.seeds)) < len(content.seeds):
+        faults.append(document.fault(("seeds",), "a seed is listed twice"))
+    for entry in methods:
+        for model in entry.learning_rates:
+            if model is not None and model not in names:
+                message = f"learning_rate names {model!r}, which is no model of this suite{did_you_mean(model, names)}"
+                faults.append(document.fault(("methods",), f"{entry.label}: {message}"))
+    # A recipe may give one cell other rates; those are counted where the plan is made.
+    tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}
+    if content.budget.trials is not None:
+        faults += [
+            document.fault(("budget", "trials"), f"is {content.budget.trials}, but {label} has {count} learning rates")
+            for label, count in tried.items()
+            if count != content.budget.trials
+        ]
+    several = any(count > 1 for count in tried.values()) or any(
+        len(one.learning_rate or ()) > 1 for one in content.recipes
+    )
+    if several and content.score_on == "test" and content.tuning is None:
+        message = (
+            "several learning rates make a search, which scores on 'selection', not on 'test'; to run the best of them, "
+            "give `tuning: {seeds: [...]}`"
+        )
+        faults.append(document.fault(("score_on",), message))
+    if content.tuning is not None:
+        shared = sorted(set(content.tuning.seeds) & set(content.seeds))
+        if shared:
+            faults.append(
+                document.fault(("tuning", "seeds"), f"must not be among the reported seeds, as {shared[0]} is")
+            )
+        if content.score_on == "selection":
+            faults.append(document.fault(("tuning",), "is for a suite that scores on 'test'"))
+    if content.keep_weights == "best" and content.selection_every is None:
+        faults.append(
+            document.fault(
+                ("keep_weights",), "'best' needs selection_every, the steps between scores on the selection split"
+            )
+        )
+    faults += _own_arguments(document, ("training_arguments",), content.training_arguments)
+    accumulation = content.training_arguments.get("gradient_accumulation_steps", 1)
+    if not isinstance(accumulation, int) or accumulation < 1 or content.training.batch_size % accumulation:
+        message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"
+        faults.append(document.fault(("training_arguments", "gradient_accumulation_steps"), message))
+    return faults
+
+
+def _unknown_names(
+    document: Document,
+    content: SuiteFile,
+    tasks: list[str],
+    models: list[ModelEntry],
+    methods: list[MethodEntry],
+) -> list[Fault]:
+    """Faults of keys that name a task, a base model or a method of the suite."""
+    known = {
+        "tasks": tasks,
+        "models": [entry.model for entry in models],
+        "methods": [entry.label for entry in methods],
+    }
+    named: list[tuple[Key, str, str]] = [(("data", name), "tasks", name) for name in content.data]
+    for index, recipe in enumerate(content.recipes):
+        key: Key = ("recipes", index)
+        named += [((*key, part), part, name) for part in known for name in getattr(recipe, part)]
+        named += [((*key, "start"), "tasks", recipe.start)] if recipe.start is not None else []
+    for index, entry in enumerate(methods):
+        key = ("methods", index)
+        named += [((*key, part), part, name) for part in ("tasks", "models") for name in getattr(entry, part)]
+    faults = [
+        document.fault(key, f"{name!r} is none of this suite's {part}{did_you_mean(name, known[part])}")
+        for key, part, name in named
+        if name not in known[part]
+    ]
+    for index, recipe in enumerate(content.recipes):
+        key = ("recipes", index)
+        if recipe.epochs is not None and recipe.train_examples is not None:
+            faults.append(document.fault(key, "give at most one of train_examples and epochs"))
+        if recipe.start is not None and (not recipe.tasks or recipe.start in recipe.tasks):
+            faults.append(document.fault((*key, "start"), "needs `tasks` that do not contain the task to start from"))
+        faults += _own_arguments(document, (*key, "training_arguments"), recipe.training_arguments)
+    return faults
+
+
+def _own_arguments(document: Document, key: Key, given: dict[str, JsonValue]) -> list[Fault]:
+    return [
+        document.fault((*key, name), f"is decided by the suite's own keys{_own_key(name)}")
+        for name in sorted(OWN_ARGUMENTS.intersection(given))
+    ]
+
+
+def _own_key(argument: str) -> str:
+    keys = {
+        "per_device_train_batch_size": "training.batch_size", "lr_scheduler_type": "training.schedule",
+        "learning_rate": "methods[].learning_rate", "warmup_steps": "training.warmup", "bf16": "training.precision",
+        "max_steps": "budget.train_examples", "num_train_epochs": "budget.epochs", "seed": "seeds",
+        "weight_decay": "training.weight_decay", "max_grad_norm": "training.max_grad_norm",
+    }  # fmt: skip
+    return f": use {keys[argument]}" if argument in keys else ""

@@ -1,0 +1,144 @@
+"""The entries of a suite's lists, each read on its own: tasks, base models, and methods with their learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from lora_bench.documents import Document, Key, validate
+from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
+from lora_bench.methods import Method, known_methods
+from lora_bench.resources import task_files
+from lora_bench.suite_file import ModelEntry
+from lora_bench.tasks import Task, load_task, task_from_document
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method of a suite.
+
+    Args:
+        label: What reports call it; the method's name by default.
+        method: The method with its options.
+        learning_rates: Those to run by base model; `None` is every other model. Several make a search.
+        tasks: Names of the tasks it is for; all where empty.
+        models: Names of the base models it is for; all where empty.
+    """
+
+    label: str
+    method: Method
+    learning_rates: dict[str | None, tuple[float, ...]]
+    tasks: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+    def is_for(self, task: str, model: str) -> bool:
+        """Whether the suite runs it on this task and base model."""
+        return (not self.tasks or task in self.tasks) and (not self.models or model in self.models)
+
+    def rates(self, model: str) -> tuple[float, ...]:
+        """The learning rates to run on a base model."""
+        if model in self.learning_rates:
+            return self.learning_rates[model]
+        return self.learning_rates.get(None, (type(self.method).learning_rate,))
+
+
+PartT = TypeVar("PartT")
+
+
+def read_each(document: Document, name: str, faults: list[Fault], read: Callable[[Key, Any], PartT]) -> list[PartT]:
+    """Read every entry of a list that can be read, and note the faults of the others."""
+    entries = document.data.get(name)
+    parts: list[PartT] = []
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        key: Key = (name, index)
+        if not isinstance(entry, str | dict):
+            continue  # the file's own model says so
+        try:
+            parts.append(read(key, entry))
+        except BadInput as error:
+            faults += error.faults
+        except LoraBenchError as error:
+            faults.append(document.fault(key, str(error)))
+    return parts
+
+
+def read_task(document: Document, key: Key, entry: Any, base: Path) -> tuple[Task, Path]:
+    """A task by name or written out, and the folder that its paths are seen from."""
+    if isinstance(entry, str):
+        return load_task(entry), task_files()[entry].parent
+    return task_from_document(document, key), base
+
+
+def read_model(document: Document, key: Key, entry: Any) -> ModelEntry:
+    """A base model by name, or a mapping with `model`."""
+    return ModelEntry(model=entry) if isinstance(entry, str) else validate(ModelEntry, document, key)
+
+
+def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
+    """A method by name, or a mapping with `method`, its options, and what the entry says beside them.
+
+    Raises:
+        BadInput: With every fault of the entry.
+        LoraBenchError: If no method has the name, or it needs options.
+    """
+    known = known_methods()
+    if isinstance(entry, str):
+        if entry not in known:
+            raise unknown("method", entry, known)
+        try:
+            return MethodEntry(entry, known[entry](), {})
+        except ValidationError as error:
+            needed = ", ".join(str(detail["loc"][0]) for detail in error.errors())
+            raise LoraBenchError(f"method {entry!r} needs {needed}: write {{method: {entry}, {needed}: …}}") from None
+    name = entry.get("method")
+    if not isinstance(name, str):
+        raise BadInput([document.fault(key, "a method must be a name, or a mapping with the key 'method'")])
+    if name not in known:
+        raise BadInput([document.fault((*key, "method"), str(unknown("method", name, known)))])
+    label = entry.get("label", name)
+    faults = []
+    if not isinstance(label, str) or not label:
+        faults.append(document.fault((*key, "label"), f"must be text, got {label!r}"))
+    only: dict[str, tuple[str, ...]] = {}
+    for part in ("tasks", "models"):
+        names = entry.get(part, [])
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            faults.append(document.fault((*key, part), f"must be a name or a list of names, got {names!r}"))
+        else:
+            only[part] = tuple(names)
+    rates = {}
+    try:
+        rates = _rates(document, (*key, "learning_rate"), entry["learning_rate"]) if "learning_rate" in entry else {}
+    except BadInput as error:
+        faults += error.faults
+    try:
+        method = validate(known[name], document, key, without=("method", "label", "learning_rate", "tasks", "models"))  # type: ignore[type-var]
+    except BadInput as error:
+        raise BadInput([*error.faults, *faults]) from None
+    if faults:
+        raise BadInput(faults)
+    return MethodEntry(label, method, rates, **only)
+
+
+def _rates(document: Document, key: Key, given: Any) -> dict[str | None, tuple[float, ...]]:
+    """Learning rates: a number, a list of numbers, or a mapping from base models to either."""
+    if isinstance(given, dict):
+        rates: dict[str | None, tuple[float, ...]] = {}
+        for model, value in given.items():
+            rates[None if model == "default" else model] = _rate_list(document, (*key, model), value)
+        return rates
+    return {None: _rate_list(document, key, given)}
+
+
+def _rate_list(document: Document, key: Key, given: Any) -> tuple[float, ...]:
+    values = given if isinstance(given, list) else [given]
+    if not values or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
+    ):
+        raise BadInput([document.fault(key, f"must be a positive number or a list of them, got {given!r}")])
+    return tuple(float(value) for value in values)
