@@ -98,9 +98,7 @@ def test_a_protocol_of_medians_is_shown_and_compared_by_medians():
 def test_results_come_before_the_search_that_chose_their_learning_rates():
     trials = [record(seed=100, learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-3, 3e-3)]
     page = render([*trials, record(seed=0)])
-    first, second = re.findall(
-        r"^### `vader_film` \(setting \d\)\n\n.*score_on` is `(\w+)`", page, flags=re.MULTILINE
-    )
+    first, second = re.findall(r"^### `vader_film` \(setting \d\)\n\n.*score_on` is `(\w+)`", page, flags=re.MULTILINE)
     assert (first, second) == ("test", "selection")
     assert page.index("#### MiniLM-L6") < page.index("#### Learning rates")
 
