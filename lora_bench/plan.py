@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +19,13 @@ from lora_bench.estimate import Estimate, estimate_run
 from lora_bench.fitting import MethodFit, fit_method
 from lora_bench.job import Job
 from lora_bench.methods import with_size
-from lora_bench.models import BaseModel, find_model
+from lora_bench.models import BaseModel
+from lora_bench.obtain import LoadedTask, Progress, obtain
 from lora_bench.record import Record
 from lora_bench.resolve import run_spec
 from lora_bench.spec import RunSpec, Start
 from lora_bench.store import RunFolder
 from lora_bench.suite import CellRecipe, Suite
-from lora_bench.tasks import Task, TaskData, find_folder, in_folder, load_data, pinned
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -106,13 +103,6 @@ class Plan:
         return [cell for cell in self.cells if cell.record is None]
 
 
-@dataclass(frozen=True)
-class _LoadedTask:
-    task: Task
-    base: Path
-    data: TaskData
-
-
 def make_plan(
     suite: Suite,
     runs: Path,
@@ -133,7 +123,7 @@ def make_plan(
     Raises:
         BadInput: With every fault of the data and the base models, or where no method but `full` can meet the budget.
     """
-    tasks, models = _obtain(suite, data_dir, progress)
+    tasks, models = obtain(suite, data_dir, progress)
     planner = _Planner(suite, runs, series, data_dir, progress)
     # A run that starts from another task's needs that task's runs to be known.
     started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
@@ -174,7 +164,7 @@ class _Planner:
         self.cells: list[Cell] = []
         self.waiting: list[Waiting] = []
 
-    def add(self, loaded: _LoadedTask, base_model: BaseModel, entry: MethodEntry) -> None:
+    def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry) -> None:
         """Add the runs of a task, base model and method: its trials and, where they are done, its reported runs."""
         suite, name = self.suite, loaded.task.task
         recipe = suite.recipe(name, base_model.name, entry)
@@ -266,48 +256,6 @@ def _check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseMo
                 )
             ]
         )
-
-
-def _obtain(
-    suite: Suite, data_dir: Path | None, progress: Progress | None
-) -> tuple[list[_LoadedTask], list[BaseModel]]:
-    """The data and the base models of a suite, or every fault in them at once."""
-    faults: list[Fault] = []
-    tasks: list[_LoadedTask] = []
-    models: list[BaseModel] = []
-    for index, (task, base) in enumerate(suite.tasks):
-        try:
-            task, base = _with_local_data(suite, task, base, data_dir)
-            task = pinned(task)
-            data = load_data(task, base, progress, whole_train=not suite.rules.selection_from_train)
-            tasks.append(_LoadedTask(task, base, data))
-        except BadInput as error:
-            faults += error.faults
-        except LoraBenchError as error:
-            faults.append(suite.document.fault(("tasks", index), str(error)))
-    for index, entry in enumerate(suite.models):
-        try:
-            found = find_model(
-                entry.model, base=suite.base, revision=entry.revision, shown=entry.shown, progress=progress
-            )
-            models.append(found)
-        except LoraBenchError as error:
-            faults.append(suite.document.fault(("models", index), str(error)))
-    if faults:
-        raise BadInput(faults)
-    return tasks, models
-
-
-def _with_local_data(suite: Suite, task: Task, base: Path, data_dir: Path | None) -> tuple[Task, Path]:
-    """The task with its data in the local folder that the suite or the user names for it, and where its paths are seen."""
-    named = suite.content.data.get(task.task)
-    if named is not None:
-        folder = suite.base / Path(named).expanduser()
-        return in_folder(task, folder), folder
-    if data_dir is not None and task.local is not None:
-        folder = find_folder(task, data_dir)
-        return in_folder(task, folder), folder
-    return task, base
 
 
 def _check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> None:

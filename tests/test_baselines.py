@@ -2,18 +2,32 @@
 
 import hashlib
 import json
+import math
+import statistics
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import scipy.stats
+import sklearn.metrics
 
 from lora_bench.execute import run_suite
 from lora_bench.plan import make_plan
 from lora_bench.report import check_report
-from lora_bench.store import read_records, record_files
+from lora_bench.store import read_records, record_files, to_json
 from lora_bench.suite import load_suite
+from tests.shared import shared
 
 ROOT = Path(__file__).parents[1]
+# The folder of real data that a suite's tasks lie in, for those whose data may not be shipped.
+DATA = {"glue-small": "glue", "e2e-small": "e2e"}
+METRICS = {
+    "accuracy": sklearn.metrics.accuracy_score,
+    "f1": sklearn.metrics.f1_score,
+    "matthews_correlation": sklearn.metrics.matthews_corrcoef,
+    "pearson": lambda references, predictions: scipy.stats.pearsonr(references, predictions).statistic,
+    "spearman": lambda references, predictions: scipy.stats.spearmanr(references, predictions).statistic,
+}
 BASELINES = {path.name: path for path in sorted((ROOT / "baselines").iterdir()) if record_files(path)}
 
 
@@ -22,20 +36,35 @@ def test_every_record_names_its_spec_and_keeps_its_budget(name):
     for record in read_records(BASELINES[name]):
         assert record.run_id == record.spec.run_id
         assert record.suite == name
-        assert record.spec.method.size is None or record.budget.within(record.parameters.adapter)
+        if record.parameters is not None and record.spec.method.size is not None:
+            assert record.budget.within(record.parameters.adapter)
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_predictions_lie_beside_their_record_and_give_its_score(name):
+def test_predictions_lie_beside_their_record_and_give_its_scores(name):
     for record in read_records(BASELINES[name]):
-        if record.status != "ok":
+        if record.status != "ok" or record.spec.decoding is not None:
             continue
         content = (BASELINES[name] / "records" / f"{record.run_id}.predictions.json").read_bytes()
         assert hashlib.sha256(content).hexdigest() == record.predictions.sha256
         found = json.loads(content)
-        hits = [one == other for one, other in zip(found["predictions"], found["references"], strict=True)]
-        assert len(hits) == record.predictions.count
-        assert record.scores["accuracy"] == pytest.approx(sum(hits) / len(hits))
+        assert len(found["predictions"]) == len(found["references"]) == record.predictions.count
+        assert record.scores
+        for metric, score in record.scores.items():
+            if metric in METRICS:
+                assert score == pytest.approx(METRICS[metric](found["references"], found["predictions"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_no_text_is_committed(name):
+    written = {record.run_id for record in read_records(BASELINES[name]) if record.spec.decoding is not None}
+    for path in (BASELINES[name] / "records").iterdir():
+        run_id, kind = path.name.split(".", 1)
+        assert kind == "json" or (kind == "predictions.json" and run_id not in written)
+        if kind == "predictions.json":
+            found = json.loads(path.read_bytes())
+            assert set(found) == {"ids_sha256", "predictions", "references"}
+            assert all(isinstance(value, int | float) for value in [*found["predictions"], *found["references"]])
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -77,13 +106,42 @@ def test_the_quickstarts_learning_rates_are_the_best_of_equal_trials():
     assert searched.isdisjoint(record.spec.seed for record in reported)
 
 
+@pytest.mark.parametrize("name", [name for name in BASELINES if load_suite(name).content.tuning is not None])
+def test_the_learning_rate_of_a_tuned_suite_is_the_best_of_its_trials(name):
+    trials, reported = defaultdict(lambda: defaultdict(list)), defaultdict(set)
+    for record in read_records(BASELINES[name]):
+        spec = record.spec
+        cell = spec.task.name, spec.model.name, spec.method.label
+        if record.status == "unsupported":
+            continue
+        if spec.score_on == "selection":
+            sign = 1 if spec.task.higher_is_better else -1
+            trials[cell][spec.training.learning_rate].append(-math.inf if record.score is None else sign * record.score)
+        else:
+            reported[cell].add((spec.training.learning_rate, spec.seed))
+    content = load_suite(name).content
+    assert trials and set(trials) == set(reported)
+    for cell, rates in trials.items():
+        assert len(rates) == content.budget.trials
+        means = {rate: statistics.fmean(scores) for rate, scores in rates.items()}
+        (chosen,) = {rate for rate, _ in reported[cell]}
+        assert means[chosen] == max(means.values())
+        assert {seed for _, seed in reported[cell]} == set(content.seeds)
+
+
 @pytest.mark.assets
 @pytest.mark.parametrize("name", BASELINES)
-def test_the_suite_still_means_the_same_runs(name, monkeypatch):
+def test_the_suite_still_means_the_same_runs(name, tmp_path, monkeypatch):
     """The ids of today's code on today's data are those of the committed records."""
+    data = shared("data", DATA[name]) if name in DATA else None
     monkeypatch.chdir(ROOT)
-    plan = make_plan(load_suite(name), ROOT / "runs" / name)
-    assert {cell.job.spec.run_id for cell in plan.cells} == {record.run_id for record in read_records(BASELINES[name])}
+    records = read_records(BASELINES[name])
+    for record in records:
+        (tmp_path / record.run_id).mkdir()
+        (tmp_path / record.run_id / "record.json").write_bytes(to_json(record))
+    plan = make_plan(load_suite(name), tmp_path, data_dir=data)
+    assert not plan.missing and not plan.waiting
+    assert {cell.job.spec.run_id for cell in plan.cells} == {record.run_id for record in records}
 
 
 @pytest.mark.assets
