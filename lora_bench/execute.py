@@ -116,7 +116,7 @@ def run_suite(
     taken: set[str] = set()
     interrupted = None
     while True:
-        plan = make_plan(suite, folder, series=series, data_dir=data_dir, progress=shown.say)
+        plan = make_plan(suite, folder, series=series, data_dir=data_dir, only=only, progress=shown.say)
         wanted = [cell for cell in _wanted(plan, only, retry) if cell.job.spec.run_id not in taken]
         taken.update(cell.job.spec.run_id for cell in wanted)
         interrupted = _round(plan, wanted, folder, workers, shown)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,7 @@ def make_plan(
     *,
     series: str | None = None,
     data_dir: Path | None = None,
+    only: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Plan:
     """Resolve a suite to its runs.
@@ -118,13 +120,14 @@ def make_plan(
         runs: The folder of this suite's runs; read, not written.
         series: Label of a repeat, which gives runs of its own.
         data_dir: Folder that holds data sets in the layout in which they circulate, for every task that has one.
+        only: Run ids that are asked for by name: a learning rate that is in one of them need not be chosen by trials.
         progress: Told what takes a while.
 
     Raises:
         BadInput: With every fault of the data and the base models, or where no method but `full` can meet the budget.
     """
     tasks, models = obtain(suite, data_dir, progress)
-    planner = _Planner(suite, runs, series, data_dir, progress)
+    planner = _Planner(suite, runs, series, data_dir, only, progress)
     # A run that starts from another task's needs that task's runs to be known.
     started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
     for loaded in sorted(tasks, key=lambda loaded: loaded.task.task in started):
@@ -150,16 +153,24 @@ class _Planner:
         runs: The folder of this suite's runs.
         series: Label of a repeat.
         data_dir: Folder that holds data sets.
+        only: Run ids that are asked for by name.
         progress: Told what takes a while.
     """
 
     def __init__(
-        self, suite: Suite, runs: Path, series: str | None, data_dir: Path | None, progress: Progress | None
+        self,
+        suite: Suite,
+        runs: Path,
+        series: str | None,
+        data_dir: Path | None,
+        only: Collection[str],
+        progress: Progress | None,
     ) -> None:
         self.suite = suite
         self.runs = runs
         self.series = series
         self.data_dir = data_dir
+        self.only = only
         self.progress = progress
         self.cells: list[Cell] = []
         self.waiting: list[Waiting] = []
@@ -214,6 +225,8 @@ class _Planner:
             self.cells += trials
             chosen = chosen_rate([one.record for one in trials], loaded.task.higher_is_better)
             if chosen is None:
+                possible = [cell(rate, seed) for rate in rates for seed in seeds] if self.only else []
+                self.cells += [one for one in possible if one.job.spec.run_id in self.only]
                 self.waiting.append(
                     Waiting(tuple(reported), "the trials that choose their learning rate", recipe.start)
                 )

@@ -142,6 +142,9 @@ def test_trials_choose_the_rate_that_is_run(tmp_path):
     }
     assert result.spec.training.learning_rate == max(means, key=means.get) and result.spec.seed == 0
     assert run_suite(path, runs=tmp_path / "runs", workers=0).done == 0
+    # Its command makes the result again where no trial was run: the id says which learning rate it was.
+    again = run_suite(path, runs=tmp_path / "elsewhere", workers=0, only=[result.run_id])
+    assert [(made.run_id, made.scores) for made in again.records] == [(result.run_id, result.scores)]
 
 
 def test_rates_without_tuning_and_tuning_on_a_reported_seed_are_refused(tmp_path):

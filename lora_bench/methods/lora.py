@@ -15,8 +15,10 @@ al. 2024, https://arxiv.org/abs/2404.02948; OLoRA: Büyükakyüz 2024, https://a
 
 Suggested values: scaling 2, a learning rate of 3e-4 to 3e-3, the larger for smaller models.
 
-What it cannot do: once merged into the base weights, serve several tasks in one batch. PiSSA and OLoRA change the base in
-memory, and are not written for query, key and value in one weight.
+What it cannot do: once merged into the base weights, serve several tasks in one batch. PiSSA and OLoRA are not written for
+query, key and value in one weight, and change the base in memory: what is saved goes on the base as it was published, out
+of which loading takes the same B A again; `merge_and_unload` gives the trained model, but `unload`, `disable_adapter` and
+any second adapter get the changed base.
 """
 
 from __future__ import annotations
@@ -96,8 +98,13 @@ class Lora(Strict):
         transposed = any(isinstance(module, Conv1D) for module in model.modules())
         if self.initialisation == "olora" and transposed:
             raise UnsupportedPair("PEFT's olora takes each weight as (out_features, in_features), and Conv1D is not")
+        from_weights = self.initialisation in ("pissa", "olora")
+        if from_weights and not all(weight.is_floating_point() for weight in model.parameters()):
+            raise UnsupportedPair(
+                f"{self.initialisation} starts from weights in floating point, and some here are quantised"
+            )
         # On the meta device there are no weights to start from, and counting needs none.
-        from_weights = self.initialisation in ("pissa", "olora") and model.device.type != "meta"
+        from_weights = from_weights and model.device.type != "meta"
         config = LoraConfig(
             **options,
             init_lora_weights=self.initialisation if from_weights or self.initialisation == "gaussian" else True,
@@ -105,4 +112,10 @@ class Lora(Strict):
             # GPT-2's Conv1D keeps its weight as (in_features, out_features).
             fan_in_fan_out=transposed,
         )
-        return get_peft_model(model, config)
+        adapted: nn.Module = get_peft_model(model, config)
+        ranks = [len(weight) for path, weight in adapted.named_parameters() if ".lora_A." in path]
+        if min(ranks) < self.rank:
+            raise UnsupportedPair(
+                f"{self.initialisation} finds {min(ranks)} vectors in a weight, fewer than rank {self.rank}"
+            )
+        return adapted

@@ -1,11 +1,16 @@
 """LoRA adapts what its targets name, in every family, and is PEFT's own wherever a weight is not fused."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from lora_bench.checkpoint import load_trained, trained_weights
 from lora_bench.errors import UnsupportedPair
 from lora_bench.methods import known_methods
 from lora_bench.testing import check_method, tiny_models
@@ -66,6 +71,83 @@ def test_whatever_it_starts_from_it_starts_as_the_base_model(family, initialisat
     started = any(bool(weight.any()) for path, weight in adapter_weights(model).items() if "lora_B" in path)
     assert started == (initialisation in ("pissa", "olora"))
     assert count(model) == count(adapted(family, targets=targets))
+
+
+FROM_WEIGHTS = [
+    ("roberta", {"initialisation": "pissa"}),
+    ("roberta", {"initialisation": "pissa", "use_dora": True}),
+    ("roberta", {"initialisation": "pissa", "use_rslora": True}),
+    ("roberta", {"initialisation": "olora"}),
+    ("deberta-v2", {"initialisation": "olora", "targets": ("all",)}),
+    ("gpt2", {"initialisation": "pissa", "targets": ("output", "ffn")}),
+]
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+@torch.no_grad()
+def logits(model) -> torch.Tensor:
+    return model.eval()(input_ids=IDS).logits
+
+
+def moved(family: str, **options):
+    """A model whose adapter is far from where it started."""
+    model = adapted(family, **options)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn_like(weight))
+    return model
+
+
+@pytest.mark.parametrize(("family", "options"), FROM_WEIGHTS)
+def test_what_started_from_weights_and_was_merged_is_the_trained_model(family, options):
+    model = moved(family, **options)
+    want = logits(model)
+    assert (logits(model.merge_and_unload()) - want).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize(("family", "options"), FROM_WEIGHTS)
+def test_trained_weights_go_back_into_a_model_that_starts_anew(family, options):
+    model, again = moved(family, **options), adapted(family, **options)
+    load_trained(again, trained_weights(model))
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_what_started_from_weights_is_the_same_model_in_a_new_process_with_more_threads(tmp_path):
+    """A changed base, or a fresh one that is left as it is, would move every logit by more than 1e-4."""
+    want = []
+    for number, (family, options) in enumerate(FROM_WEIGHTS):
+        model = moved(family, **options)
+        model.save_pretrained(tmp_path / str(number))
+        want.append(logits(model))
+        with model.disable_adapter():
+            assert (logits(model) - logits(tiny_models()[family][0])).abs().max() > 1e-5  # the base did change
+    code = (
+        "import sys, torch\n"
+        "from peft import PeftModel\n"
+        "from tests.methods.test_lora import FROM_WEIGHTS, logits, tiny_models\n"
+        "bases = [tiny_models()[family][0] for family, _ in FROM_WEIGHTS]\n"
+        "found = [logits(PeftModel.from_pretrained(base, f'{sys.argv[1]}/{i}')) for i, base in enumerate(bases)]\n"
+        "torch.save(found, sys.argv[1] + '/logits.pt')\n"
+    )
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=False, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "logits.pt")
+    # The decomposition may round in another way; the residual it leaves does not depend on signs.
+    assert all((ours - theirs).abs().max() <= 1e-5 for ours, theirs in zip(found, want, strict=True))
+
+
+@pytest.mark.parametrize("initialisation", ["pissa", "olora"])
+def test_a_rank_above_the_vectors_of_a_weight_is_refused(initialisation):
+    model, head = tiny_models()["roberta"]
+    with pytest.raises(UnsupportedPair, match=f"{initialisation} finds 32 vectors in a weight, fewer than rank 33"):
+        Lora(rank=WIDTH + 1, initialisation=initialisation).apply(model, head=head)
 
 
 def test_an_initialisation_from_weights_is_counted_without_them():

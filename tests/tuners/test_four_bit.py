@@ -124,16 +124,19 @@ def test_what_is_saved_gives_the_same_logits_on_a_fresh_base_and_holds_nothing_o
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "reason"),
+    ("family", "name", "options", "reason"),
     [
-        ("lora", {"use_dora": True}, "DoRA on a fused weight needs the length of its rows"),
-        ("full", {}, "full fine-tuning needs weights in floating point"),
-        ("full", {"top_layers": 1}, r"transformer\.h\.1\.attn\.c_attn\.weight is quantised"),
+        ("gpt2", "lora", {"use_dora": True}, "DoRA on a fused weight needs the length of its rows"),
+        ("roberta", "lora", {"initialisation": "pissa"}, "pissa starts from weights in floating point"),
+        ("roberta", "lora", {"initialisation": "olora"}, "olora starts from weights in floating point"),
+        ("gpt2", "full", {}, "full fine-tuning needs weights in floating point"),
+        ("gpt2", "full", {"top_layers": 1}, r"transformer\.h\.1\.attn\.c_attn\.weight is quantised"),
     ],
 )
-def test_what_needs_the_dense_weight_is_refused(name, options, reason, folders):
+def test_what_needs_the_dense_weight_is_refused(family, name, options, reason, folders):
+    head = HEAD_MODULES[family]
     with pytest.raises(UnsupportedPair, match=reason):
-        known_methods()[name](**options).apply(four_bit(folders["gpt2"], ["score"]), head=["score"])
+        known_methods()[name](**options).apply(four_bit(folders[family], head), head=list(head))
 
 
 def test_biases_stay_in_floating_point_and_can_be_trained(folders):
