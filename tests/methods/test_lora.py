@@ -115,14 +115,14 @@ def test_trained_weights_go_back_into_a_model_that_starts_anew(family, options):
 
 
 def test_what_started_from_weights_is_the_same_model_in_a_new_process_with_more_threads(tmp_path):
-    """A changed base, or a fresh one that is left as it is, would move every logit by more than 1e-4."""
+    """Left as it is published, the base would move a logit by more than 1e-5."""
     want = []
     for number, (family, options) in enumerate(FROM_WEIGHTS):
         model = moved(family, **options)
         model.save_pretrained(tmp_path / str(number))
         want.append(logits(model))
         with model.disable_adapter():
-            assert (logits(model) - logits(tiny_models()[family][0])).abs().max() > 1e-5  # the base did change
+            assert (logits(model) - logits(tiny_models()[family][0])).abs().max() > 1e-5
     code = (
         "import sys, torch\n"
         "from peft import PeftModel\n"
@@ -139,8 +139,8 @@ def test_what_started_from_weights_is_the_same_model_in_a_new_process_with_more_
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "logits.pt")
-    # The decomposition may round in another way; the residual it leaves does not depend on signs.
-    assert all((ours - theirs).abs().max() <= 1e-5 for ours, theirs in zip(found, want, strict=True))
+    # The decomposition may round in another way there, and choose other signs, which cancel in B A.
+    assert all((ours - theirs).abs().max() <= 1e-6 for ours, theirs in zip(found, want, strict=True))
 
 
 @pytest.mark.parametrize("initialisation", ["pissa", "olora"])
