@@ -1,12 +1,18 @@
-"""The Trainer stops, goes on and picks its best checkpoint with our tuners as with any model."""
+"""The Trainer stops, goes on and picks its best checkpoint with our tuners as with any model, and with PiSSA's changed base."""
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
-from lora_bench.tuners import BottleneckConfig, FusedLoraConfig, PrefixConfig
+from lora_bench.tuners import (
+    BottleneckConfig,
+    FusedLoraConfig,
+    PrefixActivationConfig,
+    PrefixConfig,
+    PrefixEmbeddingConfig,
+)
 from tests.tiny import tiny_batch, tiny_gpt2_classifier, tiny_roberta
 
 TUNERS = {
@@ -23,6 +29,20 @@ TUNERS = {
         ),
     ),
     "fused_lora": (tiny_gpt2_classifier, lambda: FusedLoraConfig(r=2, lora_dropout=0.1, modules_to_save=["score"])),
+    "prefix_layer": (
+        tiny_gpt2_classifier,
+        lambda: PrefixActivationConfig(num_virtual_tokens=3, modules_to_save=["score"]),
+    ),
+    "prefix_embedding": (
+        tiny_roberta,
+        lambda: PrefixEmbeddingConfig(num_virtual_tokens=3, modules_to_save=["classifier"]),
+    ),
+    "pissa": (
+        tiny_roberta,
+        lambda: LoraConfig(
+            r=2, init_lora_weights="pissa", target_modules=["query", "value"], modules_to_save=["classifier"]
+        ),
+    ),
 }
 
 

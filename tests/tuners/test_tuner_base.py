@@ -43,7 +43,10 @@ CONFIGS = {
 }
 OTHER_SIZE = {
     "houlsby": lambda **more: BottleneckConfig(bottleneck_size=7, **more),
+    "lin": lambda **more: BottleneckConfig(bottleneck_size=7, variant="lin", **more),
     "prefix": lambda **more: PrefixConfig(num_virtual_tokens=5, **more),
+    "prefix_layer": lambda **more: PrefixActivationConfig(num_virtual_tokens=5, **more),
+    "prefix_embedding": lambda **more: PrefixEmbeddingConfig(num_virtual_tokens=5, **more),
     "lora": lambda **more: FusedLoraConfig(r=5, **more),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -70,9 +73,13 @@ def disturb(model: nn.Module, adapter: str = "default", seed: int = 1, std: floa
     return model
 
 
-def disturbed(name: str, method: str, **more) -> PeftModel:
+def skip_a_pair_that_is_refused(name: str, method: str) -> None:
     if method == "prefix_embedding" and name.startswith("gpt2"):
         pytest.skip("encoders only, which test_embeddings.py says")
+
+
+def disturbed(name: str, method: str, **more) -> PeftModel:
+    skip_a_pair_that_is_refused(name, method)
     heads = HEAD_MODULES[name] or None
     return disturb(get_peft_model(MODELS[name](), CONFIGS[method](modules_to_save=heads, **more))).eval()
 
@@ -271,6 +278,27 @@ def test_a_padded_row_has_the_logits_of_the_row_alone(name, method, padding_side
     assert (padded - logits(model, **alone)[0]).abs().max() <= 1e-6
 
 
+@every_method
+def test_on_a_deberta_with_a_convolution_beside_its_first_layer(method, tmp_path):
+    """As deberta-v2-xxlarge has: it reads the embeddings and the mask, and adds to the first layer's output."""
+
+    def base() -> nn.Module:
+        return MODELS["deberta-v3"](conv_kernel_size=3, conv_act="gelu").eval()
+
+    plain = logits(base())
+    assert (plain - logits(MODELS["deberta-v3"]())).abs().max() > 1e-4
+    model = disturb(get_peft_model(base(), CONFIGS[method](modules_to_save=["pooler", "classifier"]))).eval()
+    with model.disable_adapter():
+        assert torch.equal(logits(model), plain)
+    loss_of(model, "deberta-v3").backward()
+    assert all(weight.grad.abs().max() > 0 for weight in adapter_weights(model).values())
+    batch = tiny_batch()
+    alone = {key: rows[1:, :6] for key, rows in batch.items()}
+    assert (logits(model, **batch)[1] - logits(model, **alone)[0]).abs().max() <= 1e-6
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(base(), tmp_path).eval()), logits(model))
+
+
 @each_tuner
 def test_counting_on_the_meta_device_allocates_nothing(method):
     with torch.device("meta"):
@@ -294,6 +322,7 @@ def test_low_cpu_mem_usage_creates_weights_on_the_meta_device_and_loading_fills_
 @every_model
 @each_tuner
 def test_on_a_bfloat16_base_the_adapter_is_float32_as_loras_is_unless_told_otherwise(name, method):
+    skip_a_pair_that_is_refused(name, method)
     for autocast, dtype in ((True, torch.float32), (False, torch.bfloat16)):
         base = MODELS[name]().bfloat16()
         want = logits(base)
@@ -316,6 +345,7 @@ def test_transformers_deberta_v1_itself_fails_under_autocast():
 @every_classifier
 @each_tuner
 def test_a_second_adapter_takes_its_type_from_the_base_and_not_from_the_first_adapter(name, method):
+    skip_a_pair_that_is_refused(name, method)
     model = get_peft_model(MODELS[name]().bfloat16(), CONFIGS[method]())
     model.add_adapter("second", OTHER_SIZE[method](), autocast_adapter_dtype=False)
     assert {parameter.dtype for parameter in adapter_weights(model).values()} == {torch.float32}
@@ -370,6 +400,7 @@ def test_naming_the_task_to_peft_changes_no_result(method):
     classifier = disturb(get_peft_model(tiny_roberta(), CONFIGS[method](task_type="SEQ_CLS"))).eval()
     assert torch.equal(logits(classifier), logits(disturb(get_peft_model(tiny_roberta(), CONFIGS[method]())).eval()))
     assert any(".modules_to_save." in path for path, _ in classifier.named_parameters())
+    skip_a_pair_that_is_refused("gpt2-lm", method)
     writers = [disturb(get_peft_model(tiny_gpt2(), CONFIGS[method](task_type=task))) for task in (None, "CAUSAL_LM")]
     prompt = tiny_batch((7, 4), padding_side="left")
     how = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": 2}
@@ -393,6 +424,7 @@ def test_equal_seeds_draw_equal_weights_and_none_from_another_generator(method):
 def test_each_row_of_a_mixed_batch_is_its_adapters_own(name, method):
     if (name, method) == ("deberta-v3", "lora"):
         pytest.skip("its query projection also projects positions, which belong to no row: see the next test")
+    skip_a_pair_that_is_refused(name, method)
     heads = HEAD_MODULES[name] if name in ("bert", "gpt2") else None  # PEFT mixes heads of one linear layer only
     model = disturb(get_peft_model(CLASSIFIERS[name](), CONFIGS[method](modules_to_save=heads)))
     model.add_adapter("second", OTHER_SIZE[method](modules_to_save=heads))
@@ -470,22 +502,32 @@ def test_a_model_of_no_family_is_refused_before_anything_is_wrapped(method):
 
 @each_tuner
 def test_target_modules_narrow_the_sites(method):
-    last = {
-        "houlsby": r".*layer\.1\.output\.dropout",
-        "prefix": r".*layer\.1\.attention\.self",
-        "lora": r".*layer\.1\..*query",
+    last, weights = {
+        "houlsby": (r".*layer\.1\.output\.dropout", 4),
+        "lin": (r".*layer\.1\.output", 6),
+        "prefix": (r".*layer\.1\.attention\.self", 2),
+        "prefix_layer": (r".*layer\.1\.attention\.self", 1),
+        "prefix_embedding": (r".*encoder", 1),
+        "lora": (r".*layer\.1\..*query", 2),
     }[method]
     model = get_peft_model(tiny_roberta(), CONFIGS[method](target_modules=last))
-    assert all(".layer.1." in path for path in adapter_weights(model))
-    assert len(adapter_weights(model)) == {"houlsby": 4, "prefix": 2, "lora": 2}[method]
+    assert method == "prefix_embedding" or all(".layer.1." in path for path in adapter_weights(model))
+    assert len(adapter_weights(model)) == weights
 
 
 @each_tuner
 def test_print_trainable_parameters_counts_adapter_and_head(method, capsys):
     disturbed("roberta", method).print_trainable_parameters()
-    # roberta's head: 32*32 + 32 and 3*32 + 3; houlsby: 2 layers * 2 sites * (32*4 + 4 + 4*32 + 32);
-    # prefix: 2 layers * 2 * 3 * 32; lora: 2 layers * 2 weights * 2 matrices * 3 * 32
-    adapter = {"houlsby": 4 * (128 + 4 + 128 + 32), "prefix": 2 * 2 * 3 * 32, "lora": 2 * 2 * 2 * 3 * 32}[method]
+    # roberta's head: 32*32 + 32 and 3*32 + 3; houlsby: 2 layers * 2 sites * (32*4 + 4 + 4*32 + 32), and lin with one site
+    # and a norm of 2*32; prefix: 2 layers * 2 * 3 * 32; lora: 2 layers * 2 weights * 2 matrices * 3 * 32
+    adapter = {
+        "houlsby": 4 * (128 + 4 + 128 + 32),
+        "lin": 2 * (128 + 4 + 128 + 32 + 64),
+        "prefix": 2 * 2 * 3 * 32,
+        "prefix_layer": 2 * 3 * 32,
+        "prefix_embedding": 3 * 32,
+        "lora": 2 * 2 * 2 * 3 * 32,
+    }[method]
     assert f"trainable params: {adapter + 1056 + 99:,} " in capsys.readouterr().out
 
 
@@ -493,9 +535,15 @@ def test_print_trainable_parameters_counts_adapter_and_head(method, capsys):
 def test_the_saved_config_names_the_type_and_the_sites(method, tmp_path):
     disturbed("gpt2-lm", method).save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "adapter_config.json").read_text())
-    types = {"houlsby": "BOTTLENECK_ADAPTER", "prefix": "LORA_BENCH_PREFIX", "lora": "LORA_BENCH_FUSED_LORA"}
+    types = {
+        "houlsby": "BOTTLENECK_ADAPTER",
+        "lin": "BOTTLENECK_ADAPTER",
+        "prefix": "LORA_BENCH_PREFIX",
+        "prefix_layer": "LORA_BENCH_PREFIX_LAYER",
+        "lora": "LORA_BENCH_FUSED_LORA",
+    }
     assert saved["peft_type"] == types[method]
-    assert saved["target_modules"].startswith(r"(?:.*\.)?h\.\d+\.")
+    assert saved["target_modules"].startswith(r"(?:.*\.)?h\.\d+")
 
 
 def test_peft_refuses_to_put_two_methods_of_ours_on_one_model():
