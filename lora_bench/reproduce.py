@@ -25,7 +25,7 @@ from lora_bench.resolve import run_spec
 from lora_bench.spec import RunSpec, Start
 from lora_bench.suite import Suite, load_suite
 from lora_bench.suite_file import ModelEntry, Recipe
-from lora_bench.tasks import Split, TaskData, task_from_definition
+from lora_bench.tasks import Split, Task, TaskData, as_laid_out, task_from_definition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
     rate = spec.training.learning_rate
     return run_spec(
         suite,
-        task_from_definition(spec.task.definition),
+        _asked_task(suite, spec),
         TaskData({"train": train}, spec.task.labels, spec.task.data_sha256, ()),
         BaseModel(
             name=spec.model.name,
@@ -201,6 +201,14 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
         start=Start(task=recipe.start, run_id="") if recipe.start is not None else None,
         series=spec.series,
     )
+
+
+def _asked_task(suite: Suite, spec: RunSpec) -> Task:
+    """The suite's own task, with its data where the record has it: on the hub, or in a folder of its layout."""
+    (own,) = (task for task, _ in suite.tasks if task.task == spec.task.name)
+    data = task_from_definition(spec.task.definition).data
+    in_a_folder = data.hub is None and own.local is not None
+    return (as_laid_out(own) if in_a_folder else own).model_copy(update={"data": data})
 
 
 def _own_model(name: str | None, known: Collection[str]) -> str | None:

@@ -159,6 +159,18 @@ def test_another_protocol_makes_no_cell_comparable(reproduced):
     assert all("rules.aggregation" in {one.field for one in verdict.differs} for verdict in judged)
 
 
+def test_a_task_that_was_changed_is_not_comparable(reproduced):
+    table, _ = table_suite("lora-table2")
+    changed = []
+    for record in read_records(reproduced[0] / "runs" / "lora-table2"):
+        task = record.spec.task
+        task = task.model_copy(update={"definition": {**task.definition, "text": task.definition["text"][:1]}})
+        changed.append(record.model_copy(update={"spec": record.spec.model_copy(update={"task": task})}))
+    judged = [verdict for verdict in verdicts(table, changed) if verdict.measured is not None]
+    assert judged and {verdict.verdict for verdict in judged} == {"not comparable"}
+    assert all("task.definition.text" in {one.field for one in verdict.differs} for verdict in judged)
+
+
 def test_a_stand_in_is_named_in_every_cell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "mine")

@@ -8,7 +8,7 @@ makes splits and lists what is wrong; `scoring` holds predictions against them.
 
 from lora_bench.tasks.declaration import Task, definition, load_task, task_from_definition, task_from_document
 from lora_bench.tasks.examples import SPLITS, Split, TaskData, load_data, load_unlabelled, pinned
-from lora_bench.tasks.folders import find_folder, in_folder
+from lora_bench.tasks.folders import as_laid_out, find_folder, in_folder
 from lora_bench.tasks.scoring import encode, majority_score, score, split_scores, unavailable_metrics
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Split",
     "Task",
     "TaskData",
+    "as_laid_out",
     "definition",
     "encode",
     "find_folder",
