@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import get_peft_model
+from torch.nn import functional as F
 
 from lora_bench.tuners import (
     BottleneckConfig,
@@ -25,14 +26,21 @@ CASES = {
     "prefix_layer": ("gpt2", lambda: PrefixActivationConfig(num_virtual_tokens=3)),
     "prefix_embedding": ("roberta", lambda: PrefixEmbeddingConfig(num_virtual_tokens=3)),
     "fused_lora": ("gpt2", lambda: FusedLoraConfig(r=2)),
+    "bottleneck in DeBERTa": ("deberta-v3", lambda: BottleneckConfig(bottleneck_size=4, initialisation="paper")),
+    "prefix of DeBERTa": ("deberta-v3", lambda: PrefixConfig(num_virtual_tokens=3)),
+    "prefix of DeBERTa v1": ("deberta", lambda: PrefixConfig(num_virtual_tokens=3)),
+    "fused_lora in DeBERTa v1": ("deberta", lambda: FusedLoraConfig(r=2)),
 }
 
-ONE_LAYER = {"roberta": {"num_hidden_layers": 1}, "gpt2": {"n_layer": 1}}  # tracing takes seconds a layer
+SMALL = {"num_hidden_layers": 1}  # tracing takes seconds a layer
+ONE_LAYER = {"roberta": SMALL, "deberta": SMALL, "deberta-v3": SMALL, "gpt2": {"n_layer": 1}}
 
 
 def answer(model, call):
-    output = call(**tiny_batch((9, 6), labels=True))
-    output.loss.backward()
+    batch = tiny_batch((9, 6), labels=True)
+    labels = batch.pop("labels")  # what DeBERTa does with labels depends on their number and cannot be traced
+    output = call(**batch)
+    F.cross_entropy(output.logits, labels).backward()
     gradients = {path: weight.grad for path, weight in model.named_parameters() if weight.requires_grad}
     model.zero_grad()
     return output.logits.detach(), gradients
