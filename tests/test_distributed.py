@@ -18,12 +18,28 @@ import torch
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
 
-from lora_bench.tuners import BottleneckConfig, PrefixConfig
-from tests.tiny import tiny_batch, tiny_roberta
+from lora_bench.tuners import BottleneckConfig, FusedLoraConfig, PrefixConfig
+from tests.tiny import tiny_batch, tiny_gpt2_classifier, tiny_roberta
 
+ROBERTA = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+GPT2 = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 TUNERS = {
-    "bottleneck": lambda: BottleneckConfig(bottleneck_size=4, initialisation="paper", modules_to_save=["classifier"]),
-    "prefix": lambda: PrefixConfig(num_virtual_tokens=3, init_std=1.0, modules_to_save=["classifier"]),
+    "bottleneck": lambda: get_peft_model(
+        tiny_roberta(**ROBERTA),
+        BottleneckConfig(bottleneck_size=4, initialisation="paper", modules_to_save=["classifier"]),
+    ),
+    "prefix": lambda: get_peft_model(
+        tiny_roberta(**ROBERTA), PrefixConfig(num_virtual_tokens=3, init_std=1.0, modules_to_save=["classifier"])
+    ),
+    "reparameterised_prefix": lambda: get_peft_model(
+        tiny_roberta(**ROBERTA),
+        PrefixConfig(
+            num_virtual_tokens=3, reparameterised=True, reparameterisation_width=5, modules_to_save=["classifier"]
+        ),
+    ),
+    "fused_lora": lambda: get_peft_model(
+        tiny_gpt2_classifier(**GPT2), FusedLoraConfig(r=2, modules_to_save=["score"])
+    ),
 }
 
 
@@ -32,9 +48,9 @@ def train(folder, rows):
     batch = tiny_batch((9, 6, 7, 9, 4, 8, 5, 3, 9, 9, 8, 7), labels=True)
     data = [{key: values[row] for key, values in batch.items()} for row in range(12)]
     found = {}
-    for name, config in TUNERS.items():
+    for name, make in TUNERS.items():
         torch.manual_seed(5)
-        model = get_peft_model(tiny_roberta(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), config())
+        model = make()
         arguments = TrainingArguments(
             output_dir=str(folder), max_steps=3, per_device_train_batch_size=rows, learning_rate=0.01, use_cpu=True,
             ddp_backend="gloo" if "RANK" in os.environ else None, ddp_find_unused_parameters=False,
@@ -56,6 +72,8 @@ if __name__ == "__main__":
     torch.save(train(folder, 2), folder / f"rank{os.environ['RANK']}.pt")
 '''
 
+TUNERS = ["bottleneck", "prefix", "reparameterised_prefix", "fused_lora"]
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -75,7 +93,7 @@ def runs(tmp_path_factory):
     return alone, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("tuner", ["bottleneck", "prefix"])
+@pytest.mark.parametrize("tuner", TUNERS)
 def test_losses_and_weights_of_two_ranks_are_those_of_one_process(runs, tuner):
     alone, ranks = runs
     assert [found[tuner]["processes"] for found in (alone, *ranks)] == [1, 2, 2]
@@ -87,7 +105,7 @@ def test_losses_and_weights_of_two_ranks_are_those_of_one_process(runs, tuner):
     assert ranks[0][tuner]["losses"] == pytest.approx(want["losses"], abs=1e-6)
 
 
-@pytest.mark.parametrize("tuner", ["bottleneck", "prefix"])
+@pytest.mark.parametrize("tuner", TUNERS)
 def test_the_ranks_hold_the_same_weights_bit_for_bit(runs, tuner):
     first, second = (found[tuner]["weights"] for found in runs[1])
     assert list(first) == list(second)
