@@ -1,6 +1,6 @@
 """What each method costs in time and memory beside full fine-tuning, and what our tuners cost beside in-line code.
 
-    python benchmarks/tuner_overhead.py            less than eight minutes on two CPU cores
+    python benchmarks/tuner_overhead.py            some ten minutes on two CPU cores
     python benchmarks/tuner_overhead.py --quick    seconds: shows that it runs, and no time in it means anything
 
 The model is a RoBERTa classifier with random weights. The in-line variants have the same mathematics without PEFT: an
@@ -36,8 +36,9 @@ from lora_bench.tuners import FusedLoraConfig
 MIB = 2**20
 HEAD = "classifier"
 PAD = 1
-# Sizes of about 295,000 weights on RoBERTa-base in every method.
-RANK, HOULSBY_SIZE, BOTTLENECK_SIZE, PREFIX_TOKENS = 8, 8, 16, 16
+# Sizes of about 295,000 weights on RoBERTa-base in every method that has a size, but for embeddings: each makes the text
+# longer by a token, and 384 of them would be another benchmark.
+RANK, HOULSBY_SIZE, BOTTLENECK_SIZE, PREFIX_TOKENS, EMBEDDING_TOKENS = 8, 8, 16, 16, 4
 LORA_SCALING = 2.0
 
 
@@ -168,6 +169,7 @@ def inline_prefix(shape: Shape) -> nn.Module:
 # A tuner stands beside its in-line code, so that the two steps to be compared follow each other.
 VARIANTS: dict[str, Callable[[Shape], nn.Module]] = {
     "full": with_method("full"),
+    "bitfit": with_method("bitfit"),
     "lora (PEFT)": with_method("lora", rank=RANK, scaling=LORA_SCALING),
     "lora (in-line)": inline_lora,
     "lora (fused_lora)": with_fused_lora,
@@ -178,6 +180,8 @@ VARIANTS: dict[str, Callable[[Shape], nn.Module]] = {
     "lin": with_method("bottleneck_adapter", bottleneck_size=BOTTLENECK_SIZE, variant="lin"),
     "prefix_tuning": with_method("prefix_tuning", num_virtual_tokens=PREFIX_TOKENS),
     "prefix_tuning (in-line)": inline_prefix,
+    "prefix_layer": with_method("prefix_layer", num_virtual_tokens=2 * PREFIX_TOKENS),
+    "prefix_embedding": with_method("prefix_embedding", num_virtual_tokens=EMBEDDING_TOKENS),
 }
 
 # Each tuner with its in-line code and its sites in a layer.
