@@ -91,16 +91,17 @@ PEFT_TYPES: dict[str, dict[str, Any]] = {
     "ADALORA": {"targets": ["query", "value"]},
     "IA3": {"options": {"feedforward_modules": []}, "targets": ["key", "value"]},
     "VERA": {"targets": ["query", "value"]},
-    "LN_TUNING": {"options": {"target_modules": r".*(LayerNorm|ln_1|ln_2|_layernorm|_norm)"}},
+    # Not ModernBERT's `attn_norm`, which does nothing in its first layer and has no weight there.
+    "LN_TUNING": {"options": {"target_modules": r".*(LayerNorm|ln_1|ln_2|_layernorm|layer_norm|mlp_norm)"}},
     "FOURIERFT": {"options": {"n_frequency": 100}, "targets": ["query", "value"]},
     "LOHA": {"targets": ["query", "value"]},
     "LOKR": {"targets": ["query", "value"]},
     "OFT": {"options": {"oft_block_size": 0, "r": 4}, "targets": ["query", "value"]},
     "BOFT": {"targets": ["query", "value"]},
     "HRA": {"targets": ["query", "value"]},
-    "MISS": {"targets": ["query", "value"]},
+    "MISS": {"options": {"r": 4}, "targets": ["query", "value"]},
     "RANDLORA": {"targets": ["query", "value"]},
-    "WAVEFT": {"targets": ["query", "value"]},
+    "WAVEFT": {"options": {"n_frequency": 100}, "targets": ["query", "value"]},
     "HIRA": {"targets": ["query", "value"]},
     "PREFIX_TUNING": {"options": {"num_virtual_tokens": 8}},
     "PROMPT_TUNING": {"options": {"num_virtual_tokens": 8}},
@@ -118,7 +119,10 @@ def probed_methods() -> dict[str, Method]:
         "lora": known["lora"](),
         "lora on all": known["lora"](targets=["all"]),
         "lora, DoRA": known["lora"](use_dora=True),
+        "lora, rsLoRA": known["lora"](use_rslora=True),
     }
+    for initialisation in ("gaussian", "pissa", "olora"):
+        rows[f"lora, {initialisation}"] = known["lora"](initialisation=initialisation)
     for variant in ("houlsby", "pfeiffer", "parallel", "lin"):
         rows[f"bottleneck_adapter, {variant}"] = known["bottleneck_adapter"](variant=variant)
     rows["prefix_tuning"] = known["prefix_tuning"]()
