@@ -98,6 +98,7 @@ def found(tmp_path_factory) -> dict[str, dict[str, list]]:
             env={
                 **os.environ,
                 "HF_ENDPOINT": hub.endpoint,
+                "HF_HUB_OFFLINE": "0",
                 "HF_HOME": str(folder / "cache"),
                 "PYTHONPATH": str(REPOSITORY),
             },
