@@ -159,7 +159,7 @@ def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, h
             f"is not to be had: the hub ({constants.ENDPOINT}) answered {status} {answer.response.reason_phrase}{later}"
         )
     if first(errors.OfflineModeIsEnabled):
-        return "is not in the cache, or not all of it, and HF_HUB_OFFLINE forbids to download it"
+        return f"is not in the cache, or not all of it, and HF_HUB_OFFLINE forbids to download it{hint}"
     if first(httpx.ConnectError, httpx.TimeoutException):
         return f"is not in the cache, and the hub ({constants.ENDPOINT}) could not be reached{hint}"
     if first(httpx.TransportError) or "Consistency check failed" in str(error):

@@ -77,7 +77,8 @@ class PrefixActivationLayer(PrefixLayer):
 
     def key_value(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Key and value of the activations, each of shape (prefix_tokens, width)."""
-        x: Tensor = self.activation_prefix[adapter_name]
+        # A copy: loaded activations lie where their file has them, and products of unaligned numbers add in another order.
+        x: Tensor = self.activation_prefix[adapter_name].clone()
         key_projection, value_projection = key_value_projections(self.base_layer, self.family)
         if key_projection.weight.is_floating_point():  # a quantised one takes any type
             x = x.to(key_projection.weight.dtype)
