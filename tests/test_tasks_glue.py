@@ -185,7 +185,7 @@ def test_a_question_of_a_published_set_without_a_text_is_kept_and_counted(tmp_pa
 def test_qnli_and_rte_read_the_class_names_that_their_files_have(tmp_path):
     for name, columns in (("QNLI", ("question", "sentence")), ("RTE", ("sentence1", "sentence2"))):
         labels = ("entailment", "not_entailment")
-        rows = [[str(number), f"one {number}", f"two {number}", labels[number % 2]] for number in range(200)]
+        rows = [[str(number), f"one {number}", f"two {number}", labels[number % 2]] for number in range(500)]
         write_tsv(tmp_path / name / "train.tsv", [["index", *columns, "label"], *rows])
         write_tsv(tmp_path / name / "dev.tsv", [["index", *columns, "label"], *rows[:3]])
         data = local_data(name.lower(), tmp_path)
