@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from lora_bench.models import known_models
-from lora_bench.spec import RunSpec
+from lora_bench.spec import PlannedSpec
 from lora_bench.version import __version__
 
 
-def model_card(spec: RunSpec, step: int) -> str:
+def model_card(spec: PlannedSpec, step: int) -> str:
     """Markdown that says what the weights are and how to load them."""
     options = json.dumps(spec.method.options, sort_keys=True)
     if spec.method.name == "full":
@@ -55,7 +55,7 @@ def model_card(spec: RunSpec, step: int) -> str:
     )
 
 
-def _base(spec: RunSpec) -> str:
+def _base(spec: PlannedSpec) -> str:
     """The base model as an expression: a known model is made by lora_bench, any other is named."""
     if spec.model.name in known_models():
         return f'known_models()["{spec.model.name}"].folder(None)'

@@ -20,7 +20,9 @@ def chosen_rate(trials: Sequence[Record | None], higher_is_better: bool) -> floa
         return None
     by_rate: dict[float, list[float | None]] = {}
     for record in records:
-        by_rate.setdefault(record.spec.training.learning_rate, []).append(record.score)
+        rate = record.spec.training.learning_rate
+        assert rate is not None, "trials are planned"
+        by_rate.setdefault(rate, []).append(record.score)
     means = {
         rate: statistics.fmean(score for score in scores if score is not None)
         for rate, scores in by_rate.items()
@@ -43,7 +45,7 @@ def start_records(sources: Sequence[Record | None], rules: Protocol, seeds: Sequ
         return None
     scored = [record for record in records if record.status == "ok" and record.score is not None]
     if rules.choose_on == "selection" or not scored:
-        return {record.spec.seed: record.run_id for record in scored}
+        return {record.spec.seed: record.run_id for record in scored if record.spec.seed is not None}
     sign = 1 if scored[0].spec.task.higher_is_better else -1
-    best = max(scored, key=lambda record: (sign * (record.score or 0.0), -record.spec.seed))
+    best = max(scored, key=lambda record: (sign * (record.score or 0.0), -(record.spec.seed or 0)))
     return dict.fromkeys(seeds, best.run_id)

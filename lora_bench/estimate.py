@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lora_bench.environment import cuda_devices, usable_cores
 from lora_bench.fitting import MethodFit
-from lora_bench.spec import RunSpec
+from lora_bench.spec import PlannedSpec
 from lora_bench.tasks import TaskData
 
 # Rough numbers for machines that have no record of the same cell yet; a plan says "about".
@@ -34,7 +34,7 @@ class Estimate:
     measured: bool
 
 
-def estimate_run(spec: RunSpec, fit: MethodFit, data: TaskData) -> Estimate:
+def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
     """The cost of a run from arithmetic; nothing where the method does not fit."""
     if fit.parameters is None or fit.shape is None:
         return Estimate(0.0, 0, 0, measured=False)

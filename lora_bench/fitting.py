@@ -18,7 +18,7 @@ from lora_bench.errors import BudgetUnreachable, UnsupportedPair
 from lora_bench.methods import Method, with_size
 from lora_bench.metrics import Kind
 from lora_bench.models import BaseModel, load_model
-from lora_bench.record import Parameters
+from lora_bench.record import CountedParameters
 from lora_bench.resources import cache_folder
 from lora_bench.spec import content_hash
 from lora_bench.store import write_atomic
@@ -43,7 +43,7 @@ class MethodFit(Strict):
     """
 
     size: int | None
-    parameters: Parameters | None
+    parameters: CountedParameters | None
     shape: ModelShape | None
     reason: str | None
 
@@ -90,7 +90,7 @@ def fit_method(
 def _count(method: Method, base_model: BaseModel, kind: Kind, labels: int, budget: Budget) -> MethodFit:
     from lora_bench.measure import count_parameters
 
-    def counted(candidate: Method) -> Parameters:
+    def counted(candidate: Method) -> CountedParameters:
         model, head = load_model(base_model, kind=kind, labels=labels, on_meta=True)
         total = sum(weight.numel() for weight in model.parameters())
         return count_parameters(candidate.apply(model, head=head), head=head, total=total)

@@ -9,7 +9,7 @@ from typing import Any
 from lora_bench.budget import Budget
 from lora_bench.models import BaseModel
 from lora_bench.record import Record, Status
-from lora_bench.spec import RunSpec
+from lora_bench.spec import PlannedSpec
 from lora_bench.store import RunFolder
 from lora_bench.tasks import Task
 
@@ -31,7 +31,7 @@ class Job:
         trial: Whether the run chooses a learning rate, and is no result.
     """
 
-    spec: RunSpec
+    spec: PlannedSpec
     suite: str
     budget: Budget
     task: Task

@@ -22,7 +22,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lora_bench.record import Memory, Parameters, Speed
+from lora_bench.record import CountedParameters, Memory, Speed
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -33,7 +33,7 @@ Phase = Literal["load", "first_step", "steady", "evaluation"]
 WARMUP_STEPS = 3
 
 
-def count_parameters(model: nn.Module, *, head: list[str], total: int) -> Parameters:
+def count_parameters(model: nn.Module, *, head: list[str], total: int) -> CountedParameters:
     """Count the weights of an adapted model.
 
     Args:
@@ -44,7 +44,7 @@ def count_parameters(model: nn.Module, *, head: list[str], total: int) -> Parame
     trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
     in_head = sum(count for name, count in trained.items() if _is_in(name, head))
     everything = sum(trained.values())
-    return Parameters(
+    return CountedParameters(
         total=total,
         adapter=everything - in_head,
         head=in_head,
@@ -118,7 +118,7 @@ class PeakMemory:
         return peak
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """Give what earlier runs of this process freed back to the system, lest a peak hide in it."""
     gc.collect()
     if torch.cuda.is_available():
@@ -159,7 +159,7 @@ class BenchmarkCallback(TrainerCallback):
 
     def begin(self, device: torch.device) -> None:
         """Begin to measure, before the base model is loaded."""
-        _return_freed_memory()
+        return_freed_memory()
         self._memory = PeakMemory(device)
         self._memory.take()
         self.start_bytes = self._memory.now()

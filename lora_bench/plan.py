@@ -24,7 +24,7 @@ from lora_bench.models import BaseModel
 from lora_bench.obtain import LoadedTask, Progress, obtain
 from lora_bench.record import Record
 from lora_bench.resolve import run_spec
-from lora_bench.spec import RunSpec, Start
+from lora_bench.spec import PlannedSpec, Start
 from lora_bench.store import RunFolder
 from lora_bench.suite import CellRecipe, Suite
 
@@ -302,13 +302,13 @@ def _check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> N
         raise BadInput(faults)
 
 
-def _not_to_be_run(spec: RunSpec, reason: str) -> RunSpec:
+def _not_to_be_run(spec: PlannedSpec, reason: str) -> PlannedSpec:
     """A spec whose id says why it cannot run: should the reason go away, its record does not stand in the way."""
     chosen = {**spec.method.chosen, "unsupported": reason}
     return spec.model_copy(update={"method": spec.method.model_copy(update={"chosen": chosen})})
 
 
-def _command(suite: Suite, spec: RunSpec, series: str | None, data_dir: Path | None) -> str:
+def _command(suite: Suite, spec: PlannedSpec, series: str | None, data_dir: Path | None) -> str:
     """What a user types to make the record again."""
     options = ["--series", series] if series is not None else []
     if data_dir is not None:
@@ -323,7 +323,8 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
         record = cell.record
         if record is not None and record.speed is not None:
             speed = record.speed
-            seconds[_kind(cell)] = speed.load_seconds + speed.train_seconds + (speed.evaluation_seconds or 0.0)
+            parts = (speed.load_seconds, speed.train_seconds, speed.evaluation_seconds)
+            seconds[_kind(cell)] = sum(part for part in parts if part is not None)
     return [
         Cell(
             cell.job,

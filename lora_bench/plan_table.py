@@ -9,7 +9,7 @@ from rich.text import Text
 from lora_bench.estimate import default_workers
 from lora_bench.plan import Cell, Plan
 from lora_bench.progress import duration
-from lora_bench.spec import RunSpec
+from lora_bench.spec import PlannedSpec
 
 
 def plan_tables(plan: Plan) -> list[Table | Text]:
@@ -79,7 +79,7 @@ def _recipes(plan: Plan) -> Table:
     return table
 
 
-def _more(spec: RunSpec, start: str | None) -> str:
+def _more(spec: PlannedSpec, start: str | None) -> str:
     """What a recipe says beyond the usual columns, where it says anything."""
     recipe = spec.training
     said = {

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from lora_bench.spec import RunSpec
+from lora_bench.spec import PlannedSpec
 
 
-def training_arguments(spec: RunSpec, output_dir: str) -> TrainingArguments:
+def training_arguments(spec: PlannedSpec, output_dir: str) -> TrainingArguments:
     """The arguments of a run.
 
     Raises:

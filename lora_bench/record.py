@@ -1,7 +1,7 @@
 """A record: the JSON that a run leaves, and the only thing a report is made of.
 
-What was not measured is null, never zero. A status other than `ok` carries its reason, and such a record is a row of every
-report like any other. Units are in the names.
+What was not measured, or what nobody knows, is null, never zero. A status other than `ok` carries its reason, and such a
+record is a row of every report like any other. Units are in the names.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pydantic import ConfigDict, Field
 
 from lora_bench.budget import Budget
 from lora_bench.documents import Strict
-from lora_bench.spec import RunSpec
+from lora_bench.spec import RecordPart, RunSpec
 
 SCHEMA = 1
 
 Status = Literal["ok", "unsupported", "out_of_memory", "diverged", "timeout", "failed", "interrupted"]
 
 
-class Parameters(Strict):
-    """Numbers of weights.
+class Parameters(RecordPart):
+    """Numbers of weights; null where a run's source does not tell them.
 
     Args:
         total: The base model with its head, before the method is applied.
@@ -29,6 +29,16 @@ class Parameters(Strict):
         trained: What the optimiser updates.
         stored: What must be saved to restore the result on the public base.
     """
+
+    total: int | None
+    adapter: int | None
+    head: int | None
+    trained: int | None
+    stored: int | None
+
+
+class CountedParameters(Parameters):
+    """Numbers of weights, counted on the model itself."""
 
     total: int
     adapter: int
@@ -41,28 +51,31 @@ class Memory(Strict):
     """Peaks of each phase in bytes, and the exact static part.
 
     Args:
-        kind: "allocated" is what the CUDA allocator handed out, "resident" the resident set of the process.
-        exclusive: Whether nothing else ran on the device or machine meanwhile.
+        kind: "allocated" is what the CUDA allocator handed out, "reserved" what it took from the device, "resident" the
+            resident set of the process.
+        exclusive: Whether nothing else ran on the device or machine meanwhile; null where nobody said.
         start_bytes: Before the base model was loaded.
         load_bytes: Peak while the base model was loaded and adapted.
         first_step_bytes: Peak of the first step, in which the optimiser allocates its states.
         steady_bytes: Peak of the later steps.
         evaluation_bytes: Peak of evaluation.
+        save_bytes: Peak of saving, where it was measured apart.
         weight_bytes: All weights of the adapted model, exactly.
         gradient_bytes: Gradients of the trained weights, exactly.
         optimizer_bytes: States of the optimiser, exactly.
     """
 
-    kind: Literal["allocated", "resident"]
-    exclusive: bool
+    kind: Literal["allocated", "reserved", "resident"]
+    exclusive: bool | None
     start_bytes: int | None
     load_bytes: int | None
     first_step_bytes: int | None
     steady_bytes: int | None
     evaluation_bytes: int | None
-    weight_bytes: int
-    gradient_bytes: int
+    weight_bytes: int | None
+    gradient_bytes: int | None
     optimizer_bytes: int | None
+    save_bytes: int | None = None
 
     @property
     def train_peak_bytes(self) -> int | None:
@@ -77,27 +90,32 @@ class Speed(Strict):
     """How fast a run was. Steps are timed from the end of the warm-up on; tokens are real ones, without padding.
 
     Args:
-        exclusive: Whether nothing else ran on the device or machine meanwhile.
+        exclusive: Whether nothing else ran on the device or machine meanwhile; null where nobody said.
         warmup_steps: Steps that were not timed.
         timed_steps: Steps that were.
         step_seconds_median: Median over the timed steps, None where there is none.
         step_seconds_p90: Their 90th percentile.
+        train_real_tokens: Of all steps.
         train_seconds: From the first step to the last, all steps.
         evaluation_seconds: Scoring the split the record's scores are of.
         load_seconds: Loading the base model and applying the method.
+        train_steps: Optimiser steps done; null in records of runs that do all their steps or none.
+        train_examples: Examples seen in them.
     """
 
-    exclusive: bool
-    warmup_steps: int
-    timed_steps: int
+    exclusive: bool | None
+    warmup_steps: int | None
+    timed_steps: int | None
     step_seconds_median: float | None
     step_seconds_p90: float | None
     examples_per_second: float | None
     real_tokens_per_second: float | None
-    train_real_tokens: int
-    train_seconds: float
+    train_real_tokens: int | None
+    train_seconds: float | None
     evaluation_seconds: float | None
-    load_seconds: float
+    load_seconds: float | None
+    train_steps: int | None = None
+    train_examples: int | None = None
 
 
 class Predictions(Strict):
@@ -136,25 +154,31 @@ class DataSummary(Strict):
     """Sizes of the splits, the share of inputs that were cut, and what the majority class (or the mean) scores."""
 
     examples: dict[str, int]
-    truncated_share: dict[str, float]
+    truncated_share: dict[str, float] | None
     majority_score: float | None
 
 
 class Environment(Strict):
     """Where a run ran: enough to repeat it, and nothing that names a person, a host or a folder."""
 
-    device: str
-    device_count: int
-    cpu: str
-    cores: int
-    memory_bytes: int
-    system: str
-    python: str
+    device: str | None
+    device_count: int | None
+    cpu: str | None
+    cores: int | None
+    memory_bytes: int | None
+    system: str | None
+    python: str | None
     packages: dict[str, str]
 
 
 class Record(Strict):
-    """What a run leaves."""
+    """What a run leaves.
+
+    Args:
+        suite: The suite it is of, or the name of what its report is to be headed with.
+        budget: What its suite held it to, or None for a run that no suite planned.
+        command: What makes the record again, or None where only the run's author knows.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
@@ -164,7 +188,7 @@ class Record(Strict):
     status: Status
     reason: str | None = None
     spec: RunSpec
-    budget: Budget
+    budget: Budget | None
     parameters: Parameters | None = None
     memory: Memory | None = None
     speed: Speed | None = None
@@ -176,11 +200,12 @@ class Record(Strict):
     warnings: tuple[str, ...] = ()
     attempts: int = 1
     resumed: bool = False
-    command: str
+    command: str | None
     started_at: str | None = Field(default=None, description="UTC, ISO 8601")
     environment: Environment | None = None
 
     @property
     def score(self) -> float | None:
         """The value of the task's metric, or None where the run has no score."""
-        return self.scores.get(self.spec.task.metric) if self.scores is not None else None
+        metric = self.spec.task.metric
+        return self.scores.get(metric) if self.scores is not None and metric is not None else None

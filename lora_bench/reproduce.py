@@ -22,7 +22,7 @@ from lora_bench.published.comparable import place_of
 from lora_bench.record import Record
 from lora_bench.report.published import published_section
 from lora_bench.resolve import run_spec
-from lora_bench.spec import RunSpec, Start
+from lora_bench.spec import PlannedSpec, RunSpec, Start
 from lora_bench.suite import Suite, load_suite
 from lora_bench.suite_file import ModelEntry, Recipe
 from lora_bench.tasks import Split, Task, TaskData, as_laid_out, task_from_definition
@@ -154,7 +154,8 @@ def _asked_for(suite: Suite, records: Sequence[Record]) -> list[RunSpec]:
     asked: dict[tuple[str, str, str], RunSpec] = {}
     for record in records:
         place = place_of(record.spec)
-        if place in asked or record.data is None:
+        # Of a run that no suite planned, too little is known to ask for the same.
+        if place in asked or record.data is None or record.spec.source is not None:
             continue
         entry = _entry(suite, record.spec)
         if entry is not None:
@@ -169,7 +170,7 @@ def _entry(suite: Suite, spec: RunSpec) -> MethodEntry | None:
 
 def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
     """The spec that the suite gives a run on the data and base model of a record."""
-    spec = record.spec
+    spec = PlannedSpec.model_validate_json(record.spec.model_dump_json())
     assert record.data is not None
     recipe = suite.recipe(spec.task.name, spec.model.name, entry)
     count = record.data.examples.get("train", 0)
@@ -203,7 +204,7 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
     )
 
 
-def _asked_task(suite: Suite, spec: RunSpec) -> Task:
+def _asked_task(suite: Suite, spec: PlannedSpec) -> Task:
     """The suite's own task, with its data where the record has it: on the hub, or in a folder of its layout."""
     (own,) = (task for task, _ in suite.tasks if task.task == spec.task.name)
     data = task_from_definition(spec.task.definition).data

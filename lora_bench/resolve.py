@@ -12,7 +12,7 @@ from lora_bench.budget import Budget
 from lora_bench.entries import MethodEntry
 from lora_bench.methods import Method
 from lora_bench.models import BaseModel
-from lora_bench.spec import KeepWeights, MethodSpec, ModelSpec, RunSpec, Start, TaskSpec, TrainingSpec
+from lora_bench.spec import KeepWeights, MethodSpec, PlannedModel, PlannedSpec, PlannedTask, PlannedTraining, Start
 from lora_bench.suite import CellRecipe, Suite
 from lora_bench.suite_file import Training
 from lora_bench.tasks import Task, TaskData, definition
@@ -32,7 +32,7 @@ def run_spec(
     trial: bool,
     start: Start | None,
     series: str | None,
-) -> RunSpec:
+) -> PlannedSpec:
     """The run spec of a cell of a suite.
 
     Args:
@@ -55,8 +55,8 @@ def run_spec(
     if every is None and rules.checkpoint == "best":
         # The papers evaluate after every epoch.
         every = math.ceil(len(data.splits["train"].ids) / training.batch_size)
-    return RunSpec(
-        task=TaskSpec(
+    return PlannedSpec(
+        task=PlannedTask(
             name=task.task,
             definition=definition(task),
             data_sha256=data.sha256,
@@ -64,7 +64,7 @@ def run_spec(
             metric=task.metric,
             higher_is_better=task.higher_is_better,
         ),
-        model=ModelSpec(
+        model=PlannedModel(
             name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
             shown=base_model.shown,
             sha256=base_model.sha256,
@@ -91,11 +91,11 @@ def run_spec(
     )
 
 
-def _training(recipe: CellRecipe, learning_rate: float, in_split: int) -> TrainingSpec:
+def _training(recipe: CellRecipe, learning_rate: float, in_split: int) -> PlannedTraining:
     given: Training = recipe.training
     examples = _train_examples(recipe.budget, in_split)
     steps = math.ceil(examples / given.batch_size)
-    return TrainingSpec(
+    return PlannedTraining(
         train_examples=examples,
         batch_size=given.batch_size,
         steps=steps,

@@ -44,7 +44,7 @@ from lora_bench.scoring import (
     scored_splits,
     scores_of,
 )
-from lora_bench.spec import RunSpec
+from lora_bench.spec import PlannedSpec
 from lora_bench.start import start_from
 from lora_bench.tasks import TaskData, load_data, majority_score, unavailable_metrics
 
@@ -266,7 +266,7 @@ def _train(
     model: nn.Module,
     batches: list[list[Example]],
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
-    spec: RunSpec,
+    spec: PlannedSpec,
     callbacks: list[Any],
     checkpoint: Checkpoint | None,
 ) -> None:

@@ -21,7 +21,7 @@ from lora_bench.generation import CompletionCollator, encode_completions, encode
 from lora_bench.job import Job
 from lora_bench.loop import Diverged
 from lora_bench.record import Predictions, Weights
-from lora_bench.spec import RunSpec, content_hash
+from lora_bench.spec import PlannedSpec, content_hash
 from lora_bench.store import COMPLETIONS, PREDICTIONS, write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
 
@@ -58,7 +58,7 @@ class Exercise(Protocol):
 class Labelling:
     """Classification and regression: an answer is a class index or a number."""
 
-    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: RunSpec) -> None:
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec) -> None:
         self.collate = DataCollatorWithPadding(tokenizer)
         self._task, self._tokenizer, self._spec = task, tokenizer, spec
 
@@ -84,7 +84,7 @@ class Labelling:
 class Writing:
     """Generation: an answer is the text with which a causal model goes on."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: RunSpec, seed: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> None:
         self.collate = CompletionCollator(tokenizer)
         self._tokenizer, self._spec, self._seed = tokenizer, spec, seed
 
@@ -111,12 +111,12 @@ class Writing:
         return list(texts)
 
 
-def exercise(task: Task, tokenizer: PreTrainedTokenizerBase, spec: RunSpec, seed: int) -> Exercise:
+def exercise(task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> Exercise:
     """What the kind of a task means to a model."""
     return Writing(tokenizer, spec, seed) if task.kind == "generation" else Labelling(task, tokenizer, spec)
 
 
-def autocast(model: nn.Module, spec: RunSpec) -> contextlib.AbstractContextManager[Any]:
+def autocast(model: nn.Module, spec: PlannedSpec) -> contextlib.AbstractContextManager[Any]:
     """The precision of a run's forward passes."""
     device = next(model.parameters()).device
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.training.precision == "bfloat16")  # type: ignore[no-any-return]
@@ -127,7 +127,7 @@ def predict(
     model: nn.Module,
     examples: list[Example],
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
-    spec: RunSpec,
+    spec: PlannedSpec,
 ) -> torch.Tensor:
     """The logits of every example in order, shape (examples, labels), in float32 on the CPU."""
     device = next(model.parameters()).device
@@ -148,7 +148,7 @@ def predict(
     return in_order
 
 
-def scored_splits(spec: RunSpec, data: TaskData) -> list[str]:
+def scored_splits(spec: PlannedSpec, data: TaskData) -> list[str]:
     """The splits that the scores of a run are of: the one they are named by, then those that stand beside the test split."""
     beside = [name for name in data.splits if name not in SPLITS] if spec.score_on == "test" else []
     return [spec.score_on, *beside]

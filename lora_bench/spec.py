@@ -3,6 +3,10 @@
 Everything that changes the answer is in the spec and in the hash: the data and the base model by content, the method with
 its fitted size, the recipe, the seed, and the number of threads (another number adds floats in another order). Names that
 are only shown are in the spec and not in the hash.
+
+A record may be of a run that no suite planned: somebody's own script, or another project's results. What nobody knows of
+such a run is null in its `RunSpec`, and null is never taken to equal anything. A `PlannedSpec` is one in which everything is
+known; the harness runs no other.
 """
 
 from __future__ import annotations
@@ -11,19 +15,26 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from lora_bench.documents import Strict
 from lora_bench.protocol import STRICT, Protocol
 
 ScoreSplit = Literal["test", "selection"]
 Precision = Literal["float32", "bfloat16"]
+AnyPrecision = Literal["float32", "bfloat16", "float16"]
 KeepWeights = Literal["none", "best", "last"]
 
 RUN_ID_LENGTH = 16
 
 
-class TaskSpec(Strict):
+class RecordPart(Strict):
+    """A part of a record that a plan narrows to what is known: an instance of the narrower class is read as this one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, revalidate_instances="subclass-instances")
+
+
+class TaskSpec(RecordPart):
     """The task of a run.
 
     Args:
@@ -34,6 +45,16 @@ class TaskSpec(Strict):
     """
 
     name: str
+    definition: dict[str, JsonValue] | None
+    data_sha256: str | None
+    labels: tuple[str, ...] | None
+    metric: str | None
+    higher_is_better: bool | None
+
+
+class PlannedTask(TaskSpec):
+    """The task of a run that a suite plans."""
+
     definition: dict[str, JsonValue]
     data_sha256: str
     labels: tuple[str, ...]
@@ -41,7 +62,7 @@ class TaskSpec(Strict):
     higher_is_better: bool
 
 
-class ModelSpec(Strict):
+class ModelSpec(RecordPart):
     """The base model of a run.
 
     Args:
@@ -54,8 +75,15 @@ class ModelSpec(Strict):
 
     name: str
     shown: str
-    sha256: str
+    sha256: str | None
     revision: str | None
+    model_type: str | None
+
+
+class PlannedModel(ModelSpec):
+    """The base model of a run that a suite plans."""
+
+    sha256: str
     model_type: str
 
 
@@ -78,7 +106,7 @@ class MethodSpec(Strict):
     chosen: dict[str, JsonValue]
 
 
-class TrainingSpec(Strict):
+class TrainingSpec(RecordPart):
     """The recipe of a run: what `transformers.TrainingArguments` is made of.
 
     Args:
@@ -94,6 +122,26 @@ class TrainingSpec(Strict):
         head_dropout: Dropout before the classifier, or None for the checkpoint's own.
     """
 
+    train_examples: int | None
+    batch_size: int | None
+    steps: int | None
+    max_length: int | None
+    learning_rate: float | None
+    schedule: str | None
+    warmup_steps: int | None
+    weight_decay: float | None
+    max_grad_norm: float | None
+    precision: AnyPrecision | None
+    threads: int | None
+    arguments: dict[str, JsonValue]
+    label_smoothing: float = 0.0
+    base_dropout: float | None = None
+    head_dropout: float | None = None
+
+
+class PlannedTraining(TrainingSpec):
+    """The recipe of a run that a suite plans."""
+
     train_examples: int
     batch_size: int
     steps: int
@@ -105,10 +153,6 @@ class TrainingSpec(Strict):
     max_grad_norm: float
     precision: Precision
     threads: int
-    arguments: dict[str, JsonValue]
-    label_smoothing: float = 0.0
-    base_dropout: float | None = None
-    head_dropout: float | None = None
 
 
 class Decoding(Strict):
@@ -147,33 +191,38 @@ class Start(Strict):
     run_id: str
 
 
-class RunSpec(Strict):
-    """One fully resolved cell of a suite.
+class RunSpec(RecordPart):
+    """What a run was: one fully resolved cell of a suite, or what is known of a run that no suite planned.
 
     Args:
         score_on: The split that the scores are of.
         selection_every: Steps between evaluations on the selection split, or None for no such evaluation.
         keep_weights: Which trained weights stay after the run.
         series: The label of a repeat, which enters the id, the seeds and the folder.
-        rules: The protocol in full.
+        rules: The protocol in full, or None where nobody said by which rules the scores were made.
         decoding: How completions are written, for generation only.
         start: The run it starts from, or None for the pretrained checkpoint.
+        source: The program whose run this is where no suite planned it, such as "own script": what that program did
+            beyond this spec is its author's word.
+        source_sha256: Hash of that program, or of the results it wrote, so that another one is another run.
     """
 
     task: TaskSpec
     model: ModelSpec
     method: MethodSpec
     training: TrainingSpec
-    seed: int
-    protocol: str = "strict"
-    score_on: ScoreSplit = "test"
+    seed: int | None
+    protocol: str | None = "strict"
+    score_on: ScoreSplit | None = "test"
     selection_every: int | None = None
-    keep_weights: KeepWeights = "none"
+    keep_weights: KeepWeights | None = "none"
     series: str | None = None
     spec_version: int = Field(default=1, description="raised whenever the same spec would give another answer")
-    rules: Protocol = STRICT
+    rules: Protocol | None = STRICT
     decoding: Decoding | None = None
     start: Start | None = None
+    source: str | None = None
+    source_sha256: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -185,18 +234,40 @@ class RunSpec(Strict):
                     del part[name]
         del content["method"]["label"], content["method"]["options"], content["task"]["name"]
         del content["model"]["shown"], content["model"]["name"]
-        content["task"]["definition"] = {
-            key: value for key, value in content["task"]["definition"].items() if key not in SHOWN_ONLY
-        }
+        content["task"]["definition"] = without_shown(self.task.definition)
         return content_hash(content)[:RUN_ID_LENGTH]
 
 
+class PlannedSpec(RunSpec):
+    """One fully resolved cell of a suite."""
+
+    task: PlannedTask
+    model: PlannedModel
+    training: PlannedTraining
+    seed: int
+    protocol: str = "strict"
+    score_on: ScoreSplit = "test"
+    keep_weights: KeepWeights = "none"
+    rules: Protocol = STRICT
+
+
 # Fields that came after the first records, with the value that means what was always done: at it they leave the id alone.
-LATER: dict[str, JsonValue] = {"rules": STRICT.model_dump(mode="json"), "decoding": None, "start": None}
+LATER: dict[str, JsonValue] = {
+    "rules": STRICT.model_dump(mode="json"),
+    "decoding": None,
+    "start": None,
+    "source": None,
+    "source_sha256": None,
+}
 LATER_IN_TRAINING: dict[str, JsonValue] = {"label_smoothing": 0.0, "base_dropout": None, "head_dropout": None}
 
 # Keys of a task's definition that describe it and change no score; `data` enters by content.
 SHOWN_ONLY = {"task", "about", "licence", "citation", "data", "local"}
+
+
+def without_shown(definition: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    """A task's definition without what changes no score."""
+    return definition and {key: value for key, value in definition.items() if key not in SHOWN_ONLY}
 
 
 def content_hash(content: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_bench.published.table import PublishedCell
 from lora_bench.record import Record
-from lora_bench.spec import SHOWN_ONLY, RunSpec
+from lora_bench.spec import RunSpec, without_shown
 
 # Names of the same repositories on the hub from before repositories had owners.
 SHORT_NAMES = {
@@ -47,7 +47,7 @@ def fields(spec: RunSpec) -> dict[str, Any]:
     content["method"] = {"name": method["name"], "options": method["options"]}
     del task["name"], content["training"]["threads"]
     content["training"]["arguments"].pop("gradient_accumulation_steps", None)
-    task["definition"] = {key: value for key, value in task["definition"].items() if key not in SHOWN_ONLY}
+    task["definition"] = without_shown(spec.task.definition)
     return {**_flat(content), "start": None if start is None else start["task"]}
 
 
@@ -111,7 +111,8 @@ def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expecte
     # Only the hub gives a base model a revision: a folder may have any name and hold any weights.
     if spec.model.revision is None or SHORT_NAMES.get(spec.model.name, spec.model.name) != cell.model:
         found["model"] = Differing("model", cell.model, spec.model.shown)
-    counts = {record.parameters.adapter for record in records if record.parameters is not None}
+    counted = [record.parameters.adapter for record in records if record.parameters is not None]
+    counts = {count for count in counted if count is not None}
     if cell.adapter_parameters is not None and counts - {cell.adapter_parameters}:
         found["adapter parameters"] = Differing("adapter parameters", cell.adapter_parameters, min(counts))
     if cell.printed_metric is not None:
@@ -123,8 +124,9 @@ def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expecte
         for name in dict.fromkeys((*expected, *run)):
             if expected.get(name) != run.get(name):
                 found[name] = Differing(name, expected.get(name, "nothing"), run.get(name, "nothing"))
-    if cell.statistic not in (None, spec.rules.aggregation):
-        found["rules.aggregation"] = Differing("rules.aggregation", cell.statistic, spec.rules.aggregation)
+    aggregation = spec.rules.aggregation if spec.rules is not None else None
+    if cell.statistic not in (None, aggregation):
+        found["rules.aggregation"] = Differing("rules.aggregation", cell.statistic, aggregation)
     return tuple(Differing(one.field, "nothing" if one.asked is None else one.asked, one.run) for one in found.values())
 
 

@@ -154,7 +154,8 @@ def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) ->
             name: VerdictName = "not comparable" if soft else "not reproduced"
             return Verdict(cell=cell, verdict=name, differs=soft, reason=f"all {diverged} runs diverged")
         return Verdict(cell=cell, verdict="not run", reason=_why_without_score(cell, records))
-    statistic = cell.statistic or records[0].spec.rules.aggregation
+    rules = records[0].spec.rules
+    statistic = cell.statistic or (rules.aggregation if rules is not None else "mean")
     own, width = _widths(cell, scores, statistic)
     measured = Measured(
         n=len(scores),

@@ -20,9 +20,26 @@ from pydantic import JsonValue
 from lora_bench.budget import Budget
 from lora_bench.errors import LoraBenchError
 from lora_bench.record import Environment, Record, Status
-from lora_bench.report.rows import Row, alike, canonical, environment_index, make_row, row_key, statuses, unique
+from lora_bench.report.rows import (
+    Row,
+    alike,
+    canonical,
+    environment_index,
+    in_order,
+    make_row,
+    row_key,
+    statuses,
+    unique,
+)
 from lora_bench.report.text import natural
-from lora_bench.spec import SHOWN_ONLY, ModelSpec, RunSpec
+from lora_bench.spec import ModelSpec, RunSpec, without_shown
+
+# What every suite settles, and a run that no suite planned may not tell.
+ALWAYS_PLANNED = (
+    "task.data_sha256", "task.metric", "task.higher_is_better", "score_on", "rules", "training.train_examples",
+    "training.batch_size", "training.steps", "training.max_length", "training.schedule", "training.warmup_steps",
+    "training.weight_decay", "training.max_grad_norm", "training.precision", "training.threads",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +49,11 @@ class ModelTable:
     model: ModelSpec
     ambiguous: bool
     rows: tuple[Row, ...]
+
+    @property
+    def weights(self) -> str:
+        """The first digits of the hash of its weights."""
+        return self.model.sha256[:8] if self.model.sha256 is not None else "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +68,7 @@ class Setting:
     """
 
     spec: RunSpec
-    budget: Budget
+    budget: Budget | None
     differs: dict[str, JsonValue]
     search: bool
     examples: dict[str, int] | None
@@ -60,7 +82,21 @@ class Setting:
     @property
     def by_median(self) -> bool:
         """Whether its protocol takes the median over seeds, and not the mean."""
-        return self.spec.rules.aggregation == "median"
+        return self.spec.rules is not None and self.spec.rules.aggregation == "median"
+
+    @property
+    def target(self) -> int | None:
+        """Adapter parameters that its runs were held to, or None."""
+        return self.budget.adapter_parameters if self.budget is not None else None
+
+    @property
+    def unknown(self) -> list[str]:
+        """What its runs need to share and no record says, by dotted name: empty for runs that a suite planned."""
+        if self.spec.source is None:
+            return []
+        shared = conditions_of(self.spec, self.budget)
+        weights = [] if all(table.model.sha256 for table in self.tables) else ["model.sha256"]
+        return weights + [name for name in ALWAYS_PLANNED if shared.get(name, "") is None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,20 +143,33 @@ def compare(records: Sequence[Record]) -> Comparison:
         settings=tuple(setting for settings in by_task.values() for setting in settings),
         environments=environments,
         warnings=dict(sorted(Counter(text for record in records for text in record.warnings).items())),
-        commands=tuple(sorted({record.command.replace(f" --only {record.run_id}", "") for record in records})),
+        commands=tuple(
+            sorted(
+                {
+                    record.command.replace(f" --only {record.run_id}", "")
+                    for record in records
+                    if record.command is not None
+                }
+            )
+        ),
     )
 
 
 def conditions(record: Record) -> dict[str, JsonValue]:
     """What runs must share to stand in one table, by dotted name."""
-    spec = record.spec.model_dump(mode="json")
+    return conditions_of(record.spec, record.budget)
+
+
+def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
+    """What runs must share to stand in one table with a run of this spec and budget, by dotted name."""
+    spec = of.model_dump(mode="json")
     del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
+    del spec["source_sha256"]  # one's own scripts are there to be compared
     if spec["start"] is not None:
         spec["start"] = spec["start"]["task"]  # its run is another one for each method and seed
-    spec["task"]["definition"] = {
-        key: value for key, value in record.spec.task.definition.items() if key not in SHOWN_ONLY
-    }
-    return dict(sorted(_flat({**spec, "budget": record.budget.model_dump(mode="json")}).items()))
+    spec["task"]["definition"] = without_shown(of.task.definition)
+    held_to = None if budget is None else budget.model_dump(mode="json")
+    return dict(sorted(_flat({**spec, "budget": held_to}).items()))
 
 
 def _each_once(records: Sequence[Record]) -> list[Record]:
@@ -131,7 +180,7 @@ def _each_once(records: Sequence[Record]) -> list[Record]:
             raise LoraBenchError(
                 f"two different records have the run id {record.run_id}; report them apart or give them a series"
             )
-    return sorted(kept.values(), key=lambda record: (record.spec.task.name, record.spec.seed, record.run_id))
+    return sorted(kept.values(), key=lambda record: (record.spec.task.name, *in_order(record.spec.seed), record.run_id))
 
 
 def _setting(records: list[Record], differs: dict[str, JsonValue], environments: Sequence[Environment]) -> Setting:
@@ -140,7 +189,7 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
         lambda record: (
             record.spec.model.shown,
             record.spec.model.name,
-            record.spec.model.sha256,
+            record.spec.model.sha256 or "",
             record.spec.model.revision or "",
         ),
     )
@@ -149,7 +198,9 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
     for (name, *_), of_model in models:
         groups = _grouped(of_model, row_key)
         rows = [make_row(group, environments) for _, group in groups]
-        rows.sort(key=lambda row: (not row.reference, natural(row.label), row.learning_rate, canonical(row.options)))
+        rows.sort(
+            key=lambda row: (not row.reference, natural(row.label), in_order(row.learning_rate), canonical(row.options))
+        )
         tables.append(ModelTable(model=of_model[0].spec.model, ambiguous=shown[name] > 1, rows=tuple(rows)))
     search = any(
         count > 1

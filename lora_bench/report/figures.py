@@ -104,7 +104,7 @@ def _kinds(setting: Setting) -> list[Kind]:
     if setting.search:
         return ["learning_rates"]
     kinds: list[Kind] = ["scores"]
-    if any(row.parameters is not None and not row.reference for row in scored):
+    if any(row.parameters is not None and row.parameters.adapter is not None and not row.reference for row in scored):
         kinds.append("parameters")
     if any(row.train_peak_bytes is not None for row in scored):
         kinds.append("memory")

@@ -69,6 +69,7 @@ def _size_value(record: Record) -> int | None:
 COLUMNS: dict[str, Column] = {
     "run_id": Column("string", lambda record: record.run_id),
     "suite": Column("string", lambda record: record.suite),
+    "source": Column("string", lambda record: record.spec.source),
     "series": Column("string", lambda record: record.spec.series),
     "status": Column("string", lambda record: record.status),
     "reason": Column("string", lambda record: record.reason),
@@ -88,8 +89,10 @@ COLUMNS: dict[str, Column] = {
     "higher_is_better": Column("boolean", lambda record: record.spec.task.higher_is_better),
     "score": Column("Float64", lambda record: record.score),
     "majority_score": Column("Float64", lambda record: record.data.majority_score if record.data else None),
-    "budget_adapter_parameters": Column("Int64", lambda record: record.budget.adapter_parameters),
-    "budget_tolerance": Column("Float64", lambda record: record.budget.tolerance),
+    "budget_adapter_parameters": Column(
+        "Int64", lambda record: record.budget.adapter_parameters if record.budget else None
+    ),
+    "budget_tolerance": Column("Float64", lambda record: record.budget.tolerance if record.budget else None),
     **_parts("parameters", "Int64", "total", "adapter", "head", "trained", "stored", called="{}_parameters"),
     **_recipe("Int64", "train_examples", "batch_size", "steps", "max_length", "warmup_steps", "threads"),
     **_recipe("Float64", "learning_rate", "weight_decay", "max_grad_norm"),
@@ -97,9 +100,10 @@ COLUMNS: dict[str, Column] = {
     **_parts("memory", "string", "kind", called="memory_{}"),
     **_parts("memory", "boolean", "exclusive", called="memory_{}"),
     **_parts("memory", "Int64", "start_bytes", "load_bytes", "first_step_bytes", "steady_bytes", "evaluation_bytes"),
+    **_parts("memory", "Int64", "save_bytes"),
     **_parts("memory", "Int64", "train_peak_bytes", "weight_bytes", "gradient_bytes", "optimizer_bytes"),
     **_parts("speed", "boolean", "exclusive", called="speed_{}"),
-    **_parts("speed", "Int64", "timed_steps", "train_real_tokens"),
+    **_parts("speed", "Int64", "timed_steps", "train_real_tokens", "train_steps"),
     **_parts("speed", "Float64", "step_seconds_median", "step_seconds_p90", "examples_per_second"),
     **_parts("speed", "Float64", "real_tokens_per_second", "train_seconds", "evaluation_seconds", "load_seconds"),
     "attempts": Column("Int64", lambda record: record.attempts),

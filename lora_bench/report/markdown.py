@@ -14,8 +14,9 @@ from lora_bench.record import Environment, Record
 from lora_bench.report import tables
 from lora_bench.report.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.figures import FigurePlan, plan_figures
+from lora_bench.report.rows import in_order
 from lora_bench.report.sentences import facts, introduction
-from lora_bench.report.text import GIB, code, count, fenced, inert, json_value, learning_rate, listed, plural
+from lora_bench.report.text import GIB, code, count, fenced, inert, json_value, learning_rate, listed, plural, seed
 from lora_bench.spec import ModelSpec
 
 Lines = list[str]
@@ -42,7 +43,7 @@ def render_markdown(records: Sequence[Record], figures_folder_name: str, section
         _costs(comparison),
         _environments(comparison),
         _warnings(comparison),
-        ["## Make it again", "", *fenced(comparison.commands), "", "With `--only RUN_ID` one record alone."],
+        _commands(comparison),
         _provenance(comparison),
     ]
     return "\n\n".join("\n".join(section) for section in parts if section) + "\n"
@@ -69,8 +70,11 @@ def _scores(comparison: Comparison) -> Lines:
     for setting in comparison.settings:
         lines += ["", f"### {tables.setting_name(setting, comparison)}"]
         if setting.differs:
-            fields = listed([f"{code(name)} is {json_value(value)}" for name, value in setting.differs.items()])
+            # Of runs that no suite planned, what is null is said below.
+            said = {name: value for name, value in setting.differs.items() if value is not None or not setting.unknown}
+            fields = listed([f"{code(name)} is {json_value(value)}" for name, value in said.items()])
             lines += ["", f"Not to be ranked against the other settings of this task. Here {fields}."]
+        lines += _own_word(setting)
         lines += _search(setting) if setting.search else _model_tables(setting)
     rows = [row for setting in comparison.settings for row in setting.rows]
     if any(row.reference for row in rows):
@@ -102,6 +106,18 @@ _SHARED_NOTE = (
 )
 
 
+def _own_word(setting: Setting) -> Lines:
+    """What a table of runs that no suite planned leaves to its readers to know."""
+    if setting.spec.source is None:
+        return []
+    said = f"These runs were not planned by a suite; their records come from: {inert(setting.spec.source)}."
+    if setting.unknown:
+        said += (
+            f" That they share what is not recorded is their author's word: {listed([*map(code, setting.unknown)])}."
+        )
+    return ["", said]
+
+
 def _model_tables(setting: Setting) -> Lines:
     lines: Lines = []
     for table in setting.tables:
@@ -112,9 +128,9 @@ def _model_tables(setting: Setting) -> Lines:
 
 def _seeds_note(table: ModelTable) -> Lines:
     """A warning where methods were not run with the same seeds."""
-    if len({tuple(sorted(row.seeds)) for row in table.rows}) == 1:
+    if len({tuple(sorted(row.seeds, key=in_order)) for row in table.rows}) == 1:
         return []
-    seeds = [f"{tables.method_name(row)} {', '.join(map(str, sorted(row.seeds)))}" for row in table.rows]
+    seeds = [f"{tables.method_name(row)} {', '.join(map(seed, sorted(row.seeds, key=in_order)))}" for row in table.rows]
     return ["", f"The methods were not run with the same seeds: {'; '.join(seeds)}."]
 
 
@@ -123,7 +139,7 @@ def _search(setting: Setting) -> Lines:
         "",
         "#### Learning rates",
         "",
-        f"Mean {inert(setting.spec.task.metric)} on the {setting.spec.score_on} split over n seeds. The best of a line "
+        f"Mean {tables.metric_name(setting)} {tables.on_split(setting)} over n seeds. The best of a line "
         "is in bold: a choice, and no verdict.",
         "",
         *tables.learning_rate_table(setting),
@@ -140,7 +156,7 @@ def _edges(setting: Setting) -> Lines:
     for table in setting.tables:
         for label in dict.fromkeys(row.label for row in table.rows):
             rows = [row for row in table.rows if row.label == label]
-            tried = sorted({row.learning_rate for row in rows})
+            tried = sorted({row.learning_rate for row in rows if row.learning_rate is not None})
             best = tables.best_rates(rows, setting.spec.task.higher_is_better)
             if len(tried) > 1 and len(best) == 1 and best[0] in (tried[0], tried[-1]):
                 end = "smallest" if best[0] == tried[0] else "largest"
@@ -174,9 +190,13 @@ def _costs(comparison: Comparison) -> Lines:
     lines = tables.costs(comparison)
     if not lines:
         return []
-    measured = [row for setting in comparison.settings for row in setting.rows if row.exclusive is not None]
+    measured = [row for setting in comparison.settings for row in setting.rows if row.measured]
     shared = [row for row in measured if row.exclusive is False]
-    if not shared:
+    unsaid = sum(row.exclusive is None for row in measured)
+    if unsaid:
+        alone = f"Of {unsaid} of {plural(len(measured), 'row')} it is not recorded whether other work ran beside"
+        alone += f"; {len(shared)}, marked {tables.SHARED}, had some." if shared else "."
+    elif not shared:
         alone = "Every speed and memory number on this page was measured with nothing else running beside it."
     elif len(shared) == len(measured):
         alone = "No speed or memory number on this page was measured alone: other work ran beside every row."
@@ -203,11 +223,18 @@ def _environments(comparison: Comparison) -> Lines:
 
 
 def _environment(environment: Environment) -> str:
-    devices = f"{environment.device_count} × " if environment.device_count > 1 else ""
+    devices = f"{environment.device_count} × " if (environment.device_count or 0) > 1 else ""
     packages = listed([f"{inert(name)} {inert(version)}" for name, version in sorted(environment.packages.items())])
-    machine = f"{inert(environment.cpu)}, {plural(environment.cores, 'core')}, {environment.memory_bytes / GIB:.0f} GiB"
-    system = f"{inert(environment.system)}; Python {inert(environment.python)}"
-    return f"{devices}{inert(environment.device)}; {machine}; {system}; {packages}."
+    cores = plural(environment.cores, "core") if environment.cores is not None else None
+    memory = f"{environment.memory_bytes / GIB:.0f} GiB" if environment.memory_bytes is not None else None
+    known = [
+        f"{devices}{inert(environment.device)}" if environment.device is not None else None,
+        ", ".join(part for part in (inert(environment.cpu or ""), cores, memory) if part),
+        inert(environment.system or ""),
+        f"Python {inert(environment.python)}" if environment.python is not None else None,
+        packages,
+    ]
+    return "; ".join(part for part in known if part) + "."
 
 
 def _rows_in(comparison: Comparison, index: int) -> list[str]:
@@ -232,8 +259,15 @@ def _warnings(comparison: Comparison) -> Lines:
 
 def _model(model: ModelSpec) -> str:
     name = f" is {code(model.name)}" if model.name != model.shown else ""
+    weights = code(model.sha256[:16]) if model.sha256 is not None else "not recorded"
     revision = f", revision {code(model.revision)}" if model.revision else ""
-    return f"- {inert(model.shown, 80)}{name}: weights {code(model.sha256[:16])}{revision}."
+    return f"- {inert(model.shown, 80)}{name}: weights {weights}{revision}."
+
+
+def _commands(comparison: Comparison) -> Lines:
+    if not comparison.commands:
+        return []
+    return ["## Make it again", "", *fenced(comparison.commands), "", "With `--only RUN_ID` one record alone."]
 
 
 def _provenance(comparison: Comparison) -> Lines:

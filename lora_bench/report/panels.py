@@ -47,10 +47,10 @@ def scores(setting: Setting, styles: Mapping[str, Style]) -> Figure:
 
 def parameters(setting: Setting, styles: Mapping[str, Style]) -> Figure:
     """Score against adapter parameters; the reference has no place on this axis and is a line across it."""
-    held = [row for row in setting.rows if row.score is not None and row.parameters is not None and not row.reference]
+    held = [row for row in setting.rows if row.score is not None and _adapter(row) is not None and not row.reference]
     figure, panels = _figure(setting, panel_height=2.5)
     limits = _score_limits(setting.rows)
-    across = _log_limits([row.parameters.adapter for row in held if row.parameters is not None], setting)
+    across = _log_limits([count for row in held if (count := _adapter(row)) is not None], setting)
     for panel, table in zip(panels, setting.tables, strict=True):
         panel.set_xscale("log")
         panel.set_xlim(across)
@@ -58,7 +58,7 @@ def parameters(setting: Setting, styles: Mapping[str, Style]) -> Figure:
         _log_ticks(panel, FuncFormatter(lambda value, _: _short_count(value)))
         _budget_band(panel, setting)
         rows = [row for row in table.rows if row in held]
-        counts = [row.parameters.adapter for row in rows if row.parameters is not None]
+        counts = [count for row in rows if (count := _adapter(row)) is not None]
         for row, x in zip(rows, _side_by_side(counts, across), strict=True):
             _value(panel, row, styles[row.label], x, limits)
         for row in table.rows:
@@ -95,17 +95,22 @@ def learning_rates(setting: Setting, styles: Mapping[str, Style]) -> Figure:
     """Score against the learning rate, a line a method."""
     figure, panels = _figure(setting, panel_height=2.5)
     limits = _score_limits(setting.rows)
-    rates = [row.learning_rate for row in setting.rows]
+    rates = [row.learning_rate for row in setting.rows if row.learning_rate is not None]
     for panel, table in zip(panels, setting.tables, strict=True):
         panel.set_xscale("log")
         panel.set_xlim(min(rates) / 1.6, max(rates) * 1.6)
         panel.set_ylim(limits)
         _log_ticks(panel, FuncFormatter(lambda value, _: learning_rate(value)))
         for label in dict.fromkeys(row.label for row in table.rows):
-            of_label = [row for row in table.rows if row.label == label and row.score is not None]
+            of_label = [
+                row
+                for row in table.rows
+                if row.label == label and row.score is not None and row.learning_rate is not None
+            ]
             means = [row.score.mean for row in of_label if row.score is not None]
             panel.plot([row.learning_rate for row in of_label], means, color=styles[label].colour, linewidth=1.2)
             for row in of_label:
+                assert row.learning_rate is not None
                 _value(panel, row, styles[label], row.learning_rate, limits, interval=False)
     _x_label(panels, "learning rate")
     figure.supylabel(_score_name(setting), fontsize=9)
@@ -184,9 +189,13 @@ def _legend(
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
 
 
+def _adapter(row: Row) -> int | None:
+    return row.parameters.adapter if row.parameters is not None else None
+
+
 def _budget_band(panel: Any, setting: Setting) -> None:
     """The span of adapter parameters that keeps the budget."""
-    target, tolerance = setting.budget.adapter_parameters, setting.budget.tolerance
+    target, tolerance = setting.target, setting.budget.tolerance if setting.budget is not None else 0.0
     if target is not None:
         panel.axvspan(target * (1 - tolerance), target * (1 + tolerance), color="#000000", alpha=0.06, linewidth=0)
 
@@ -207,7 +216,7 @@ def _padded(low: float, high: float, share: float) -> Limits:
 
 def _log_limits(counts: Sequence[int], setting: Setting) -> Limits:
     """Limits around the counts and the target, at least a factor of 5 apart so that equal counts look equal."""
-    values = [*counts, *([setting.budget.adapter_parameters] if setting.budget.adapter_parameters is not None else [])]
+    values = [*counts, *([setting.target] if setting.target is not None else [])]
     low, high = min(values) / 1.5, max(values) * 1.5
     widen = max(1.0, (5 / (high / low)) ** 0.5)
     return low / widen, high * widen
@@ -256,8 +265,9 @@ def _short_count(value: float) -> str:
 
 def _score_name(setting: Setting) -> str:
     task = setting.spec.task
-    better = "" if task.higher_is_better else " (lower is better)"
-    return f"{_short(task.metric, 40)} on the {setting.spec.score_on} split of {_short(task.name, 40)}{better}"
+    better = " (lower is better)" if task.higher_is_better is False else ""
+    where = f"on the {setting.spec.score_on} split of" if setting.spec.score_on is not None else "on"
+    return f"{_short(task.metric or 'score', 40)} {where} {_short(task.name, 40)}{better}"
 
 
 def _line_name(row: Row) -> str:
@@ -265,7 +275,7 @@ def _line_name(row: Row) -> str:
 
 
 def _model_name(table: ModelTable) -> str:
-    return _short(table.model.shown, 36) + (f" ({table.model.sha256[:8]})" if table.ambiguous else "")
+    return _short(table.model.shown, 36) + (f" ({table.weights})" if table.ambiguous else "")
 
 
 def _short(text: str, limit: int) -> str:

@@ -45,7 +45,7 @@ class Score:
     """The score of one run."""
 
     run_id: str
-    seed: int
+    seed: int | None
     value: float
 
 
@@ -54,7 +54,7 @@ class Failure:
     """A run that ended in another way than `ok`."""
 
     run_id: str
-    seed: int
+    seed: int | None
     status: Status
     reason: str
     attempts: int
@@ -65,10 +65,10 @@ class Row:
     """A method with one learning rate on one base model, over its seeds. Measurements are medians over seeds.
 
     Args:
-        reference: Whether the method has no size, so that no parameter budget can hold it.
+        reference: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
         parameters: None where no run counted, or where runs counted differently.
         within_budget: None for the reference, without a target, and without counts.
-        exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured.
+        exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured or said.
         environments: Indexes into the comparison's environments.
     """
 
@@ -78,9 +78,9 @@ class Row:
     size: str | None
     size_value: JsonValue
     reference: bool
-    learning_rate: float
+    learning_rate: float | None
     run_ids: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int | None, ...]
     statuses: dict[Status, int]
     scores: tuple[Score, ...]
     score: Statistic | None
@@ -101,6 +101,11 @@ class Row:
     environments: tuple[int, ...]
 
     @property
+    def measured(self) -> bool:
+        """Whether there is any number of speed or memory."""
+        return any(value is not None for value in (self.train_peak_bytes, self.step_seconds, self.train_seconds))
+
+    @property
     def ok(self) -> int:
         """Number of runs that ended `ok`."""
         return self.statuses.get("ok", 0)
@@ -111,10 +116,10 @@ class Row:
         return None if self.score is None or self.majority_score is None else self.score.mean - self.majority_score
 
 
-def row_key(record: Record) -> tuple[str, str, str, float]:
+def row_key(record: Record) -> tuple[str, str, str, str]:
     """What the records of one row share within a setting and a base model."""
     method = record.spec.method
-    return method.label, method.name, canonical(method.options), record.spec.training.learning_rate
+    return method.label, method.name, canonical(method.options), canonical(record.spec.training.learning_rate)
 
 
 def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
@@ -130,14 +135,16 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     speeds = [record.speed for record in records if record.speed is not None]
     alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
     parameters = unique(record.parameters for record in records)
-    held = method.size is not None and first.budget.adapter_parameters is not None and parameters is not None
+    target = first.budget.adapter_parameters if first.budget is not None else None
+    adapter = parameters.adapter if parameters is not None else None
+    within = first.budget.within(adapter) if first.budget is not None and adapter is not None else None
     return Row(
         label=method.label,
         method=method.name,
         options=method.options,
         size=method.size,
         size_value=method.options.get(method.size) if method.size is not None else None,
-        reference=method.size is None,
+        reference=method.size is None and first.budget is not None,
         learning_rate=first.spec.training.learning_rate,
         run_ids=tuple(record.run_id for record in records),
         seeds=tuple(record.spec.seed for record in records),
@@ -146,9 +153,9 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         score=summarise([score.value for score in scores]),
         failures=tuple(_failure(record) for record in records if record.status != "ok"),
         parameters=parameters,
-        within_budget=first.budget.within(parameters.adapter) if held and parameters is not None else None,
+        within_budget=within if method.size is not None and target is not None else None,
         memory_kind=unique(memory.kind for memory in memories),
-        exclusive=all(alone) if alone else None,
+        exclusive=False if False in alone else None if None in alone or not alone else True,
         train_peak_bytes=_train_peak(memories),
         step_seconds=_median(speed.step_seconds_median for speed in speeds),
         examples_per_second=_median(speed.examples_per_second for speed in speeds),
@@ -202,14 +209,20 @@ def environment_index(record: Record, environments: Sequence[Environment]) -> in
 
 def alike(one: Environment, other: Environment) -> bool:
     """Whether two environments are the same but for some MiB of memory, which change from boot to boot."""
-    return one.model_copy(update={"memory_bytes": 0}) == other.model_copy(update={"memory_bytes": 0}) and round(
-        one.memory_bytes / GIB
-    ) == round(other.memory_bytes / GIB)
+    without_memory = [environment.model_copy(update={"memory_bytes": None}) for environment in (one, other)]
+    memories = [environment.memory_bytes for environment in (one, other)]
+    in_gib = [None if memory is None else round(memory / GIB) for memory in memories]
+    return without_memory[0] == without_memory[1] and in_gib[0] == in_gib[1]
 
 
 def statuses(records: Iterable[Record]) -> dict[Status, int]:
     """How many records ended in each way."""
     return dict(sorted(Counter(record.status for record in records).items()))
+
+
+def in_order(value: float | None) -> tuple[bool, float]:
+    """A key that sorts numbers, and those that nobody knows after them."""
+    return value is None, value or 0.0
 
 
 def canonical(value: object) -> str:

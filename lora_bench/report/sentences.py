@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from lora_bench.report.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.rows import Row
-from lora_bench.report.tables import interval, model_name, setting_name
-from lora_bench.report.text import code, inert, listed, natural, plural, score
+from lora_bench.report.tables import interval, metric_name, model_name, on_split, setting_name
+from lora_bench.report.text import code, listed, natural, plural, score
 
 
 def introduction(comparison: Comparison) -> list[str]:
@@ -21,7 +21,7 @@ def introduction(comparison: Comparison) -> list[str]:
     tasks = dict.fromkeys(code(setting.spec.task.name) for setting in comparison.settings)
     seeds = sorted({len(row.seeds) for row in rows})
     metrics = dict.fromkeys(_metric(setting) for setting in comparison.settings)
-    protocols = dict.fromkeys(code(setting.spec.protocol) for setting in comparison.settings)
+    protocols = dict.fromkeys(code(setting.spec.protocol) for setting in comparison.settings if setting.spec.protocol)
     ended = sorted(comparison.statuses.items(), key=lambda item: (item[0] != "ok", item[0]))
     statuses = listed(
         [f"{number} {'' if index else 'ended '}{code(status)}" for index, (status, number) in enumerate(ended)]
@@ -29,7 +29,7 @@ def introduction(comparison: Comparison) -> list[str]:
     return [
         f"{_methods(rows)} on {plural(len(models), 'base model')} and {plural(len(tasks), 'task')} "
         f"({listed([*tasks])}) with {_number_of_seeds(seeds)} each. Of {plural(comparison.runs, 'run')}, {statuses}. "
-        f"Scores are {listed([*metrics])}, under the protocol {listed([*protocols])}.",
+        f"Scores are {listed([*metrics])}{_under(comparison, [*protocols])}.",
         "",
         _caution(comparison, rows),
     ]
@@ -59,8 +59,25 @@ def _methods(rows: Sequence[Row]) -> str:
 
 
 def _metric(setting: Setting) -> str:
-    better = "" if setting.spec.task.higher_is_better else " (lower is better)"
-    return f"{inert(setting.spec.task.metric)}{better} on the {setting.spec.score_on} split"
+    better = " (lower is better)" if setting.spec.task.higher_is_better is False else ""
+    return f"{metric_name(setting)}{better} {on_split(setting)}"
+
+
+def _under(comparison: Comparison, protocols: Sequence[str]) -> str:
+    """Under which protocols the scores were made; scores may have none that anybody recorded."""
+    without = any(setting.spec.protocol is None for setting in comparison.settings)
+    named = [f"under the protocol {listed(protocols)}"] if protocols else []
+    return "".join(
+        f", {one}"
+        for one in (
+            *named,
+            *(
+                ["some under none that is recorded" if protocols else "under no protocol that is recorded"]
+                if without
+                else []
+            ),
+        )
+    )
 
 
 def _number_of_seeds(numbers: Sequence[int]) -> str:
@@ -96,6 +113,8 @@ def _fact(table: ModelTable, setting: Setting, comparison: Comparison) -> str:
     }
     if not values:
         return f"- {where}: no run has a score."
+    if setting.spec.task.higher_is_better is None:
+        return f"- {where}: no record says whether a higher or a lower {metric_name(setting)} is better."
     extreme = (max if setting.spec.task.higher_is_better else min)(values.values())
     first = [row for row in table.rows if values.get(id(row)) == extreme]
     others = [row for row in table.rows if id(row) in values and row not in first]

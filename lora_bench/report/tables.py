@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from lora_bench.report import text
 from lora_bench.report.comparison import Comparison, ModelTable, Setting
-from lora_bench.report.rows import Failure, Row
+from lora_bench.report.rows import Failure, Row, in_order
 from lora_bench.report.text import MISSING, code, count, inert
 
 REFERENCE, SHARED, SEVERAL = "†", "‡", "§"
@@ -29,7 +29,7 @@ def counts(comparison: Comparison) -> list[str]:
     """What each method came to on each base model: size, learning rate, adapter parameters, share of the target."""
     lines: dict[tuple[str, ...], None] = {}
     for setting in comparison.settings:
-        target = setting.budget.adapter_parameters
+        target = setting.target
         for table in setting.tables:
             for row in table.rows:
                 adapter = row.parameters.adapter if row.parameters is not None else None
@@ -45,7 +45,7 @@ def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
     kinds = {row.memory_kind for row in table.rows if row.memory_kind is not None}
     kind = f" ({', '.join(kinds)})" if len(kinds) == 1 else ""
     header = [
-        "method", "size", f"{inert(setting.spec.task.metric)}, mean ± SD", "95 % interval", "n", "less majority",
+        "method", "size", f"{metric_name(setting)}, mean ± SD", "95 % interval", "n", "less majority",
         f"peak memory, MiB{kind}", "step, ms", "examples/s", "adapter parameters", "trained", "stored", "head",
     ]  # fmt: skip
     if setting.by_median:
@@ -68,7 +68,7 @@ def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
 
 def learning_rate_table(setting: Setting) -> list[str]:
     """Mean scores of a search: a line a method and base model, a column a learning rate, the best of a line in bold."""
-    rates = sorted({row.learning_rate for row in setting.rows})
+    rates = sorted({row.learning_rate for row in setting.rows}, key=in_order)
     lines = []
     for table in setting.tables:
         for label in dict.fromkeys((row.label, size(row)) for row in table.rows):
@@ -79,9 +79,13 @@ def learning_rate_table(setting: Setting) -> list[str]:
     return text.table(["base model", "method", *map(text.learning_rate, rates)], lines, numbers_from=2)
 
 
-def best_rates(rows: Iterable[Row], higher_is_better: bool) -> list[float]:
-    """The learning rates with the best mean score; several where means are equal."""
-    means = {row.learning_rate: row.score.mean for row in rows if row.score is not None}
+def best_rates(rows: Iterable[Row], higher_is_better: bool | None) -> list[float]:
+    """The learning rates with the best mean score; several where means are equal, none where nobody says what is better."""
+    if higher_is_better is None:
+        return []
+    means = {
+        row.learning_rate: row.score.mean for row in rows if row.score is not None and row.learning_rate is not None
+    }
     best = (max if higher_is_better else min)(means.values(), default=None)
     return [rate for rate, mean in means.items() if mean == best]
 
@@ -119,7 +123,7 @@ def failures(comparison: Comparison) -> list[str]:
     """Every run that ended in another way than `ok`, with its reason."""
     lines = [
         [
-            setting_name(setting, comparison), model_name(table), method_name(row), str(failure.seed),
+            setting_name(setting, comparison), model_name(table), method_name(row), text.seed(failure.seed),
             code(failure.status), inert(failure.reason, limit=600), str(failure.attempts), code(failure.run_id),
         ]
         for setting in comparison.settings
@@ -143,18 +147,20 @@ def provenance(comparison: Comparison) -> list[str]:
                     status = ended.get(run_id, "ok")
                     where = [setting_name(setting, comparison), model_name(table), method_name(row)]
                     rate = text.learning_rate(row.learning_rate)
-                    lines.append([code(run_id), *where, rate, str(seed), code(status), text.score(scored.get(run_id))])
+                    lines.append(
+                        [code(run_id), *where, rate, text.seed(seed), code(status), text.score(scored.get(run_id))]
+                    )
     header = ["run id", "task", "base model", "method", "learning rate", "seed", "status", "score"]
     return text.table(header, lines, numbers_from=4)
 
 
 def failure_cells(failed: Sequence[Failure]) -> list[str]:
     """What stands where the score would: status and reason, once for all seeds that share them."""
-    seeds: dict[tuple[str, str], list[int]] = {}
+    seeds: dict[tuple[str, str], list[int | None]] = {}
     for failure in failed:
         seeds.setdefault((failure.status, failure.reason), []).append(failure.seed)
     return [
-        f"{code(status)} ({'seed' if len(which) == 1 else 'seeds'} {', '.join(map(str, which))}): {inert(reason, 160)}"
+        f"{code(status)} ({'seed' if len(which) == 1 else 'seeds'} {', '.join(map(text.seed, which))}): {inert(reason, 160)}"
         for (status, reason), which in seeds.items()
     ]
 
@@ -169,7 +175,17 @@ def setting_name(setting: Setting, comparison: Comparison) -> str:
 
 def model_name(table: ModelTable) -> str:
     """The base model as readers should see it."""
-    return inert(table.model.shown, 80) + (f" (weights {code(table.model.sha256[:8])})" if table.ambiguous else "")
+    return inert(table.model.shown, 80) + (f" (weights {code(table.weights)})" if table.ambiguous else "")
+
+
+def metric_name(setting: Setting) -> str:
+    """The metric of a setting's scores."""
+    return inert(setting.spec.task.metric) if setting.spec.task.metric is not None else "score"
+
+
+def on_split(setting: Setting) -> str:
+    """Where the scores of a setting are from, to follow the name of a metric."""
+    return f"on the {setting.spec.score_on} split" if setting.spec.score_on is not None else "on a split not recorded"
 
 
 def method_name(row: Row) -> str:
@@ -232,7 +248,7 @@ def _held_to(row: Row, target: int | None) -> str:
         return "no target"
     if row.reference:
         return f"exempt{REFERENCE}"
-    if row.parameters is None:
+    if row.parameters is None or row.parameters.adapter is None:
         return MISSING
     share = f"{row.parameters.adapter / target:.1%}".replace("%", " %")
     return share if row.within_budget else f"{share}, outside the tolerance"
@@ -263,9 +279,25 @@ def _splits(setting: Setting) -> str:
 
 def _target(setting: Setting) -> str:
     budget = setting.budget
-    if budget.adapter_parameters is None:
+    if budget is None or budget.adapter_parameters is None:
         return "none: methods as they are given"
     return f"{count(budget.adapter_parameters)} ± {budget.tolerance * 100:g} %"
+
+
+def _scored_on(setting: Setting) -> str:
+    return f"the {setting.spec.score_on} split" if setting.spec.score_on is not None else MISSING
+
+
+def _seeds(setting: Setting) -> str:
+    return ", ".join(map(text.seed, sorted({seed for row in setting.rows for seed in row.seeds}, key=in_order)))
+
+
+def _code(value: str | None) -> str:
+    return code(value) if value else MISSING
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:g}"
 
 
 _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
@@ -274,17 +306,20 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),
     ("optimiser steps", lambda setting: count(setting.spec.training.steps)),
     ("tokens after which an input is cut", lambda setting: count(setting.spec.training.max_length)),
-    ("learning rates tried by every method", lambda setting: count(setting.budget.trials)),
-    ("schedule", lambda setting: code(setting.spec.training.schedule)),
+    (
+        "learning rates tried by every method",
+        lambda setting: count(setting.budget.trials if setting.budget is not None else None),
+    ),
+    ("schedule", lambda setting: _code(setting.spec.training.schedule)),
     ("warm-up steps", lambda setting: count(setting.spec.training.warmup_steps)),
-    ("weight decay", lambda setting: f"{setting.spec.training.weight_decay:g}"),
-    ("largest gradient norm", lambda setting: f"{setting.spec.training.max_grad_norm:g}"),
-    ("precision", lambda setting: code(setting.spec.training.precision)),
+    ("weight decay", lambda setting: _number(setting.spec.training.weight_decay)),
+    ("largest gradient norm", lambda setting: _number(setting.spec.training.max_grad_norm)),
+    ("precision", lambda setting: _code(setting.spec.training.precision)),
     ("threads", lambda setting: count(setting.spec.training.threads)),
-    ("protocol", lambda setting: code(setting.spec.protocol)),
+    ("protocol", lambda setting: _code(setting.spec.protocol)),
     ("passed on to TrainingArguments", _arguments),
-    ("data, sha256", lambda setting: code(setting.spec.task.data_sha256[:16])),
-    ("scored on", lambda setting: f"the {setting.spec.score_on} split"),
+    ("data, sha256", lambda setting: _code((setting.spec.task.data_sha256 or "")[:16])),
+    ("scored on", _scored_on),
     ("examples in the splits", _splits),
-    ("seeds", lambda setting: ", ".join(map(str, sorted({seed for row in setting.rows for seed in row.seeds})))),
+    ("seeds", lambda setting: _seeds(setting)),
 )

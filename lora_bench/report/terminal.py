@@ -45,7 +45,7 @@ def _table(setting: Setting) -> Table:
         table.add_column("learning rate", justify="right", no_wrap=True)
     table.add_column("adapter\nparameters", justify="right", no_wrap=True)
     what = "median; mean ± sd (n)" if setting.by_median else "mean ± sd (n)"
-    table.add_column(Text(f"{plain(setting.spec.task.metric, 24)}\n{what}"), overflow="fold", max_width=36)
+    table.add_column(Text(f"{plain(setting.spec.task.metric or 'score', 24)}\n{what}"), overflow="fold", max_width=36)
     table.add_column("peak\nMiB", justify="right", no_wrap=True)
     table.add_column("step\nms", justify="right", no_wrap=True)
     for of_model in setting.tables:
@@ -88,12 +88,12 @@ def _score(row: Row, setting: Setting) -> str:
 
 def _title(setting: Setting) -> str:
     differs = ", ".join(f"{name}: {canonical(value)}" for name, value in setting.differs.items())
-    shown = f"{plain(setting.spec.task.name, 60)}, {setting.spec.score_on} split"
+    shown = f"{plain(setting.spec.task.name, 60)}, {setting.spec.score_on or 'unnamed'} split"
     return shown + (f"; here {plain(differs, 200)}" if differs else "")
 
 
 def _model_name(table: ModelTable) -> str:
-    return plain(table.model.shown, 60) + (f" ({table.model.sha256[:8]})" if table.ambiguous else "")
+    return plain(table.model.shown, 60) + (f" ({table.weights})" if table.ambiguous else "")
 
 
 def _caption(rows: Sequence[Row]) -> str:

@@ -103,6 +103,11 @@ def json_value(value: object) -> str:
     return code(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
 
 
+def seed(value: int | None) -> str:
+    """A seed; runs may have one that nobody knows."""
+    return MISSING if value is None else str(value)
+
+
 def count(number: int | None) -> str:
     """A whole number with thousands apart."""
     return MISSING if number is None else f"{number:,}"
@@ -138,8 +143,10 @@ def rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def learning_rate(value: float) -> str:
+def learning_rate(value: float | None) -> str:
     """A learning rate as people write it, such as 3e-4."""
+    if value is None:
+        return MISSING
     mantissa, exponent = f"{value:.3e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
