@@ -114,6 +114,16 @@ def _parser() -> argparse.ArgumentParser:
     accept.add_argument("--name", metavar="NAME", help="of the baseline; the name of the runs' folder by default")
     accept.set_defaults(command=_accept)
 
+    export = commands.add_parser("export", help="write every number of records as a table, or into a tracker")
+    export.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs, a baseline, or one record")
+    export.add_argument("--to", required=True, choices=["csv", "parquet", "mlflow", "trackio"], help="the format")
+    export.add_argument(
+        "--out",
+        metavar="PATH",
+        help="the file, the tracker's folder or its URI; beside the runs, or as the tracker has it",
+    )
+    export.set_defaults(command=_export)
+
     listing = commands.add_parser("list", help="list what can be named in a suite")
     listing.add_argument("what", choices=["methods", "models", "tasks", "suites"])
     listing.set_defaults(command=_list)
@@ -317,6 +327,16 @@ def _accept(arguments: argparse.Namespace) -> int:
     target = Path("baselines") / (arguments.name or folder.resolve().name)
     records = accept(folder, target)
     print(f"{len(records)} records in {target / 'records'}")
+    return DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from lora_bench.export import export
+    from lora_bench.store import read_records
+
+    runs: Path = arguments.runs
+    beside = runs if runs.is_dir() else runs.parent
+    print(export(read_records(runs), arguments.to, beside=beside, out=arguments.out))
     return DONE
 
 

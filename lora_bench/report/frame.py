@@ -1,63 +1,121 @@
-"""Records as a data frame: one row a record, failures included, one flat column a fact, units in the names.
+"""Records as data frames: one row a record, failures included, one flat column a fact, units in the names.
 
-Values are the records' own and not rounded; what was not measured is missing. Strings are as the records have them:
-whoever writes the frame to a file for a spreadsheet decides what becomes of a cell that starts with "=".
+Every number of a record is in its row, or, for its learning curve, in a row of `to_curves`. Values are the records' own and
+not rounded; what was not measured is missing. Strings are as the records have them: whoever writes the frame to a file for
+a spreadsheet decides what becomes of a cell that starts with "=" (`lora_bench.export` does).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lora_bench.record import Record
 
 if TYPE_CHECKING:
     import pandas
 
+Role = Literal["tag", "condition", "result"]
+
 
 class Column(NamedTuple):
-    """A column: pandas' type that can hold its values and a missing one, and how to read it off a record."""
+    """A column of the frame.
+
+    Args:
+        dtype: pandas' type that can hold its values and a missing one; "json" for plain data that is written as JSON text.
+        of: How to read it off a record; None where the record lacks it.
+        role: Whether it says which record this is and how it ended ("tag"), what was run ("condition") or what came of it
+            ("result"): a tracker takes these as tags, parameters and metrics.
+    """
 
     dtype: str
     of: Callable[[Record], Any]
+    role: Role = "condition"
 
 
 def to_frame(records: Sequence[Record]) -> pandas.DataFrame:
     """One row a record, in the order given; a frame of no records has the same columns.
 
-    `score` is the task's metric; every other metric of a record is a column `score_<metric>`.
+    `score` is the task's metric; every metric of a record is a column `score_<metric>`, and every split of its data the
+    columns `examples_<split>` and `truncated_share_<split>`.
     """
     import pandas
 
+    return pandas.DataFrame(
+        {
+            name: _array([column.of(record) for record in records], column)
+            for name, column in columns_of(records).items()
+        }
+    )
+
+
+def to_curves(records: Sequence[Record]) -> pandas.DataFrame:
+    """The learning curves: one row a point, with the record's run id, the step, the training loss and `score_<metric>`."""
+    import pandas
+
+    points = [(record.run_id, point) for record in records for point in record.curve]
+    metrics = sorted({metric for _, point in points for metric in point.scores or {}})
     columns = {
-        name: pandas.array([column.of(record) for record in records], dtype=column.dtype)
-        for name, column in COLUMNS.items()
+        "run_id": pandas.array([run_id for run_id, _ in points], dtype="string"),
+        "step": pandas.array([point.step for _, point in points], dtype="Int64"),
+        "loss": pandas.array([point.loss for _, point in points], dtype="Float64"),
     }
-    for metric in sorted({metric for record in records for metric in record.scores or {}}):
-        values = [(record.scores or {}).get(metric) for record in records]
+    for metric in metrics:
+        values = [(point.scores or {}).get(metric) for _, point in points]
         columns[f"score_{metric}"] = pandas.array(values, dtype="Float64")
     return pandas.DataFrame(columns)
 
 
-def _parts(part: str, dtype: str, *names: str, called: str = "{}") -> dict[str, Column]:
+def columns_of(records: Sequence[Record]) -> dict[str, Column]:
+    """The columns that a frame of *records* has: `COLUMNS`, and those of their metrics and splits."""
+    return {
+        **COLUMNS,
+        **_keyed(records, "scores", "Float64", "score_{}"),
+        **_keyed(records, "data.examples", "Int64", "examples_{}"),
+        **_keyed(records, "data.truncated_share", "Float64", "truncated_share_{}"),
+    }
+
+
+def _array(values: list[Any], column: Column) -> Any:
+    import pandas
+
+    if column.dtype != "json":
+        return pandas.array(values, dtype=column.dtype)
+    texts = [None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False) for value in values]
+    return pandas.array(texts, dtype="string")
+
+
+def _at(record: Record, path: str) -> Any:
+    """The part of a record at a dotted path such as `spec.decoding.beams`; None where it or a part above it is missing."""
+    value: Any = record
+    for name in path.split("."):
+        value = None if value is None else getattr(value, name)
+    return value
+
+
+def _field(path: str, dtype: str, role: Role = "condition") -> Column:
+    return Column(dtype, lambda record: _at(record, path), role)
+
+
+def _parts(part: str, dtype: str, *names: str, called: str = "{}", role: Role = "condition") -> dict[str, Column]:
     """Columns for fields of a part of the record that may be missing, such as `memory`."""
-
-    def read(name: str) -> Callable[[Record], Any]:
-        def of(record: Record) -> Any:
-            whole = getattr(record, part)
-            return None if whole is None else getattr(whole, name)
-
-        return of
-
-    return {called.format(name): Column(dtype, read(name)) for name in names}
+    return {called.format(name): _field(f"{part}.{name}", dtype, role) for name in names}
 
 
-def _recipe(dtype: str, *names: str) -> dict[str, Column]:
-    def read(name: str) -> Callable[[Record], Any]:
-        return lambda record: getattr(record.spec.training, name)
+def _keyed(records: Sequence[Record], path: str, dtype: str, called: str) -> dict[str, Column]:
+    """A result column for every key that the mapping at *path* has in any of *records*."""
 
-    return {name: Column(dtype, read(name)) for name in names}
+    def of(key: str) -> Callable[[Record], Any]:
+        return lambda record: _mapping(record, path).get(key)
+
+    keys = sorted({key for record in records for key in _mapping(record, path)})
+    return {called.format(key): Column(dtype, of(key), "result") for key in keys}
+
+
+def _mapping(record: Record, path: str) -> Mapping[str, Any]:
+    return _at(record, path) or {}
 
 
 def _size_value(record: Record) -> int | None:
@@ -66,51 +124,90 @@ def _size_value(record: Record) -> int | None:
     return value if isinstance(value, int) else None
 
 
-COLUMNS: dict[str, Column] = {
-    "run_id": Column("string", lambda record: record.run_id),
-    "suite": Column("string", lambda record: record.suite),
-    "source": Column("string", lambda record: record.spec.source),
-    "series": Column("string", lambda record: record.spec.series),
-    "status": Column("string", lambda record: record.status),
-    "reason": Column("string", lambda record: record.reason),
-    "task": Column("string", lambda record: record.spec.task.name),
-    "model": Column("string", lambda record: record.spec.model.name),
-    "model_shown": Column("string", lambda record: record.spec.model.shown),
-    "model_type": Column("string", lambda record: record.spec.model.model_type),
-    "label": Column("string", lambda record: record.spec.method.label),
-    "method": Column("string", lambda record: record.spec.method.name),
-    "size": Column("string", lambda record: record.spec.method.size),
-    "size_value": Column("Int64", _size_value),
-    "options": Column("string", lambda record: json.dumps(record.spec.method.options, sort_keys=True)),
-    "seed": Column("Int64", lambda record: record.spec.seed),
-    "protocol": Column("string", lambda record: record.spec.protocol),
-    "score_on": Column("string", lambda record: record.spec.score_on),
-    "metric": Column("string", lambda record: record.spec.task.metric),
-    "higher_is_better": Column("boolean", lambda record: record.spec.task.higher_is_better),
-    "score": Column("Float64", lambda record: record.score),
-    "majority_score": Column("Float64", lambda record: record.data.majority_score if record.data else None),
-    "budget_adapter_parameters": Column(
-        "Int64", lambda record: record.budget.adapter_parameters if record.budget else None
-    ),
-    "budget_tolerance": Column("Float64", lambda record: record.budget.tolerance if record.budget else None),
-    **_parts("parameters", "Int64", "total", "adapter", "head", "trained", "stored", called="{}_parameters"),
-    **_recipe("Int64", "train_examples", "batch_size", "steps", "max_length", "warmup_steps", "threads"),
-    **_recipe("Float64", "learning_rate", "weight_decay", "max_grad_norm"),
-    **_recipe("string", "schedule", "precision"),
-    **_parts("memory", "string", "kind", called="memory_{}"),
-    **_parts("memory", "boolean", "exclusive", called="memory_{}"),
-    **_parts("memory", "Int64", "start_bytes", "load_bytes", "first_step_bytes", "steady_bytes", "evaluation_bytes"),
-    **_parts("memory", "Int64", "save_bytes"),
-    **_parts("memory", "Int64", "train_peak_bytes", "weight_bytes", "gradient_bytes", "optimizer_bytes"),
-    **_parts("speed", "boolean", "exclusive", called="speed_{}"),
-    **_parts("speed", "Int64", "timed_steps", "train_real_tokens", "train_steps"),
-    **_parts("speed", "Float64", "step_seconds_median", "step_seconds_p90", "examples_per_second"),
-    **_parts("speed", "Float64", "real_tokens_per_second", "train_seconds", "evaluation_seconds", "load_seconds"),
-    "attempts": Column("Int64", lambda record: record.attempts),
-    "resumed": Column("boolean", lambda record: record.resumed),
-    "warnings": Column("string", lambda record: "\n".join(record.warnings)),
-    **_parts("environment", "string", "device", "cpu", "system", "python"),
-    **_parts("environment", "Int64", "device_count", "cores", called="{}"),
-    "command": Column("string", lambda record: record.command),
-    "started_at": Column("string", lambda record: record.started_at),
+_LABELS: dict[str, Column] = {
+    **{name: Column("string", attrgetter(name), "tag") for name in ("run_id", "suite")},
+    **_parts("spec", "string", "source", "series", role="tag"),
+    **{name: Column("string", attrgetter(name), "tag") for name in ("status", "reason")},
 }
+
+_CONDITIONS: dict[str, Column] = {
+    "task": _field("spec.task.name", "string"),
+    "model": _field("spec.model.name", "string"),
+    "model_shown": _field("spec.model.shown", "string"),
+    "model_type": _field("spec.model.model_type", "string"),
+    "label": _field("spec.method.label", "string"),
+    "method": _field("spec.method.name", "string"),
+    "size": _field("spec.method.size", "string"),
+    "size_value": Column("Int64", _size_value),
+    "options": _field("spec.method.options", "json"),
+    "seed": _field("spec.seed", "Int64"),
+    **_parts("spec", "string", "protocol", "score_on"),
+    **_parts("spec.task", "string", "metric"),
+    **_parts("spec.task", "boolean", "higher_is_better"),
+    **_parts("budget", "Int64", "adapter_parameters", "train_examples", "trials", called="budget_{}"),
+    **_parts("budget", "Float64", "tolerance", "epochs", called="budget_{}"),
+    **_parts(
+        "spec.training", "Int64", "train_examples", "batch_size", "steps", "max_length", "warmup_steps", "threads"
+    ),
+    **_parts("spec.training", "Float64", "learning_rate", "weight_decay", "max_grad_norm", "label_smoothing"),
+    **_parts("spec.training", "Float64", "base_dropout", "head_dropout"),
+    **_parts("spec.training", "string", "schedule", "precision"),
+    **_parts("spec.training", "json", "arguments"),
+    **_parts("spec", "Int64", "selection_every"),
+    **_parts("spec", "string", "keep_weights"),
+    **_parts("spec.rules", "string", "checkpoint", "choose_on", "aggregation", called="rules_{}"),
+    **_parts("spec.rules", "boolean", "selection_from_train", called="rules_{}"),
+    **_parts("spec.decoding", "Int64", "beams", "no_repeat_ngram", "max_new_tokens", called="decoding_{}"),
+    **_parts("spec.decoding", "Float64", "length_penalty", "temperature", "top_p", called="decoding_{}"),
+    **_parts("spec.decoding", "boolean", "sample", called="decoding_{}"),
+    **_parts("spec.decoding", "json", "end", called="decoding_{}"),
+    **_parts("spec.start", "string", "task", "run_id", called="start_{}"),
+    **_parts("environment", "string", "device", "cpu", "system", "python"),
+    **_parts("environment", "Int64", "device_count", "cores"),
+    **_parts("environment", "Int64", "memory_bytes", called="machine_{}"),
+    **_parts("environment", "json", "packages"),
+    "data_sha256": _field("spec.task.data_sha256", "string"),
+    "model_sha256": _field("spec.model.sha256", "string"),
+    "model_revision": _field("spec.model.revision", "string"),
+    **_parts("spec", "string", "source_sha256"),
+    **_parts("spec", "Int64", "spec_version"),
+    "task_labels": _field("spec.task.labels", "json"),
+    "task_definition": _field("spec.task.definition", "json"),
+}
+
+_RESULTS: dict[str, Column] = {
+    "score": Column("Float64", attrgetter("score"), "result"),
+    **_parts("data", "Float64", "majority_score", role="result"),
+    **_parts(
+        "parameters",
+        "Int64",
+        *("total", "adapter", "head", "trained", "stored"),
+        called="{}_parameters",
+        role="result",
+    ),
+    **_parts("memory", "string", "kind", called="memory_{}", role="result"),
+    **_parts("memory", "boolean", "exclusive", called="memory_{}", role="result"),
+    **_parts("memory", "Int64", "start_bytes", "load_bytes", "first_step_bytes", "steady_bytes", role="result"),
+    **_parts("memory", "Int64", "evaluation_bytes", "save_bytes", "train_peak_bytes", role="result"),
+    **_parts("memory", "Int64", "weight_bytes", "gradient_bytes", "optimizer_bytes", role="result"),
+    **_parts("speed", "boolean", "exclusive", called="speed_{}", role="result"),
+    "untimed_steps": _field("speed.warmup_steps", "Int64", "result"),
+    **_parts("speed", "Int64", "timed_steps", "train_real_tokens", "train_steps", role="result"),
+    "train_examples_seen": _field("speed.train_examples", "Int64", "result"),
+    **_parts("speed", "Float64", "step_seconds_median", "step_seconds_p90", "examples_per_second", role="result"),
+    **_parts("speed", "Float64", "real_tokens_per_second", "train_seconds", role="result"),
+    **_parts("speed", "Float64", "evaluation_seconds", "load_seconds", role="result"),
+    **_parts("predictions", "Int64", "count", called="predictions_{}", role="result"),
+    **_parts("weights", "Int64", "stored_bytes", "step", called="weights_{}", role="result"),
+}
+
+_ENDING: dict[str, Column] = {
+    "attempts": Column("Int64", attrgetter("attempts"), "tag"),
+    "resumed": Column("boolean", attrgetter("resumed"), "tag"),
+    "warnings": Column("string", lambda record: "\n".join(record.warnings), "tag"),
+    "command": Column("string", attrgetter("command"), "tag"),
+    "started_at": Column("string", attrgetter("started_at"), "tag"),
+    "schema": Column("Int64", attrgetter("schema_version"), "tag"),
+}
+
+COLUMNS: dict[str, Column] = {**_LABELS, **_CONDITIONS, **_RESULTS, **_ENDING}

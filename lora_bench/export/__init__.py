@@ -1,0 +1,67 @@
+"""Records in other people's formats: a table for spreadsheets and data frames, or the runs of an experiment tracker.
+
+Every number of a record goes along, under the names of the frame (`lora_bench.report.frame`), failures included. Nothing is
+computed and nothing is rounded, so an export says what the records say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lora_bench.errors import unknown
+from lora_bench.record import Record
+
+Export = Callable[[Sequence[Record], Path, str | None], str]
+
+
+def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None = None) -> str:
+    """Write *records* in the format *to*; a sentence that says what was written and where.
+
+    Args:
+        records: What to write.
+        to: "csv", "parquet", "mlflow" or "trackio".
+        beside: The folder that a file is written to where *out* does not say.
+        out: A file for "csv" and "parquet"; a folder for "trackio"; a folder or tracking URI for "mlflow".
+
+    Raises:
+        LoraBenchError: If there is no such format, if the package it needs is not installed, or if a tracker refuses.
+    """
+    known = formats()
+    if to not in known:
+        raise unknown("format", to, known)
+    return known[to](records, beside, out)
+
+
+def formats() -> Mapping[str, Export]:
+    """What records can be exported to, by name."""
+    return {"csv": _csv, "parquet": _parquet, "mlflow": _mlflow, "trackio": _trackio}
+
+
+def _csv(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.export.files import to_csv, write_tables
+
+    return write_tables(records, _file(beside, out, "records.csv"), to_csv)
+
+
+def _parquet(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.export.files import to_parquet, write_tables
+
+    return write_tables(records, _file(beside, out, "records.parquet"), to_parquet)
+
+
+def _file(beside: Path, out: str | None, name: str) -> Path:
+    path = Path(out) if out is not None else beside
+    return path / name if path.is_dir() or (out is not None and out.endswith("/")) else path
+
+
+def _mlflow(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.export.to_mlflow import to_mlflow
+
+    return to_mlflow(records, out)
+
+
+def _trackio(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.export.to_trackio import to_trackio
+
+    return to_trackio(records, out)
