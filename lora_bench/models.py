@@ -6,6 +6,7 @@ all three end as a folder, and from there on nothing differs. Weights are read f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair, did_you_mean
 from lora_bench.families import family_of
 from lora_bench.metrics import Kind
 from lora_bench.resources import PACKAGE
+from lora_bench.shapes import PREFIX, shape_folder
 from lora_bench.spec import content_hash
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class BaseModel:
         sha256: Hash of its content.
         revision: Commit on the hub, where it came from there.
         model_type: transformers' name of its family, such as "roberta".
+        has_weights: Whether its folder has them; a shape's are drawn at random.
     """
 
     name: str
@@ -54,6 +57,7 @@ class BaseModel:
     sha256: str
     revision: str | None
     model_type: str
+    has_weights: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,23 @@ def find_model(
     shown: str | None = None,
     progress: Progress | None = None,
 ) -> BaseModel:
-    """The base model that *name* stands for: a known one, a folder (seen from *base*), or one on the hub.
+    """The base model that *name* stands for: a known one, a folder (seen from *base*), a shape, or one on the hub.
 
     Raises:
         LoraBenchError: If nothing answers to the name, or its weights are not in safetensors.
         AssetUnavailable: If a known model's asset is neither cached nor to be had.
     """
+    if name.startswith(PREFIX):
+        config = shape_folder(name) / "config.json"
+        return BaseModel(
+            name=name,
+            shown=shown or f"{name.removeprefix(PREFIX)} (random weights)",
+            folder=config.parent,
+            sha256=_hash_of_files(config.parent),
+            revision=None,
+            model_type=json.loads(config.read_text(encoding="utf-8"))["model_type"],
+            has_weights=False,
+        )
     known = known_models().get(name)
     if known is not None:
         folder = known.folder(progress)
@@ -213,6 +228,7 @@ def load_model(
     labels: int,
     base_dropout: float | None = None,
     head_dropout: float | None = None,
+    attention: str | None = None,
     on_meta: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
     """The base model with what the kind of task needs, in float32, and the names of its head's modules.
@@ -223,6 +239,7 @@ def load_model(
         labels: Number of classes, for classification.
         base_dropout: Dropout everywhere in the base model, or None for the checkpoint's own.
         head_dropout: Dropout before the classifier, or None for the checkpoint's own.
+        attention: The kernel path of attention by transformers' name, or None for the model's own choice.
         on_meta: Build it on the meta device: shapes and names only, in a fraction of a second.
 
     Raises:
@@ -238,7 +255,14 @@ def load_model(
     if kind == "generation":
         _refuse_encoder(base_model)
         automatic = AutoModelForCausalLM
-    options: dict[str, Any] = {"device_map": "meta"} if on_meta else {}
+    config = _config(base_model, kind, labels, base_dropout, head_dropout)
+    options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
+    if not base_model.has_weights:
+        with torch.device("meta") if on_meta else contextlib.nullcontext():
+            model = automatic.from_config(config, dtype=torch.float32, **options)
+        return model, head_modules(model, set() if kind == "generation" else _heads_of_other_tasks(model))
+    if on_meta:
+        options["device_map"] = "meta"
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the report of missing weights is what `head` is made of
     logging.disable_progress_bar()
@@ -246,7 +270,7 @@ def load_model(
         # float32 whatever the checkpoint's type: the frozen weights of all methods and families are treated alike.
         model, report = automatic.from_pretrained(
             base_model.folder,
-            config=_config(base_model, kind, labels, base_dropout, head_dropout),
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
