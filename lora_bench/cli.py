@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_bench.errors import LoraBenchError, WorkersLost
+from lora_bench.errors import BadInput, LoraBenchError, WorkersLost
 from lora_bench.version import __version__
 
 if TYPE_CHECKING:
@@ -79,6 +79,18 @@ def _parser() -> argparse.ArgumentParser:
     _data_option(plan)
     plan.set_defaults(command=_plan)
 
+    probe = commands.add_parser(
+        "probe", help="measure speed, memory, latency and storage of a suite's methods, each alone on its device"
+    )
+    probe.add_argument("suite", metavar="SUITE", help="a suite, or a suite of probes, by name or its YAML file")
+    _runs_option(probe)
+    probe.add_argument("--processes", type=_count, metavar="N", help="processes for each cell; 3 on a CPU, 5 on a GPU")
+    probe.add_argument("--share", action="store_true", help="measure although something else is at work on the device")
+    probe.add_argument("--retry", action="store_true", help="measure again what failed or ran out of memory")
+    _data_option(probe)
+    probe.add_argument("--quiet", action="store_true", help="say only what failed")
+    probe.set_defaults(command=_probe)
+
     reproduce = commands.add_parser("reproduce", help="run a published table again, and hold its numbers against ours")
     reproduce.add_argument("table", metavar="TABLE", help="a published table by name: see `lora-bench published`")
     reproduce.add_argument(
@@ -124,12 +136,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(command=_export)
 
+    imports = commands.add_parser("import", help="read other people's results as records")
+    sources = imports.add_subparsers(title="sources", required=True, metavar="SOURCE")
+    peft_results = sources.add_parser("peft-results", help="result files of PEFT's method_comparison")
+    peft_results.add_argument("folder", metavar="DIR", type=Path, help="method_comparison, or a folder below it")
+    peft_results.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="gets peft-results/RUN_ID (./runs)"
+    )
+    peft_results.set_defaults(command=_import_peft_results)
+
     listing = commands.add_parser("list", help="list what can be named in a suite")
     listing.add_argument("what", choices=["methods", "models", "tasks", "suites"])
     listing.set_defaults(command=_list)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of a suite or a record")
-    schema.add_argument("what", choices=["suite", "record", "task"])
+    schema.add_argument("what", choices=["suite", "probe-suite", "record", "probe", "task"])
     schema.set_defaults(command=_schema)
     return parser
 
@@ -267,6 +288,33 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return _run_and_report(made.suite, arguments, sections)
 
 
+def _probe(arguments: argparse.Namespace) -> int:
+    from lora_bench.execute import runs_folder
+    from lora_bench.probe_execute import run_probes
+    from lora_bench.probe_plan import plan_probes
+    from lora_bench.probe_suite import load_probe_suite
+    from lora_bench.report import write_report
+    from lora_bench.store import read_records, record_files
+
+    suite = load_probe_suite(arguments.suite)
+    folder = runs_folder(suite, arguments.runs)
+    console = _console()
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            console.print(line, markup=False, highlight=False)
+
+    plan = plan_probes(suite, folder, processes=arguments.processes or None, data_dir=arguments.data_dir, progress=say)
+    outcome = run_probes(plan, share=arguments.share, retry=arguments.retry, say=say)
+    if outcome.records:
+        records = read_records(folder) if record_files(folder) else []
+        say(f"report: {write_report(records, folder, probes=outcome.records)[0]}")
+    if outcome.interrupted is not None:
+        console.print("stopped; the same command goes on from here", markup=False, highlight=False)
+        return SIGNALS.get(outcome.interrupted, SIGNALS["SIGINT"])
+    return SOME_FAILED if any(record.status not in ("ok", "unsupported") for record in outcome.records) else DONE
+
+
 def _published(arguments: argparse.Namespace) -> int:
     from lora_bench.published import load_table
     from lora_bench.report.published_terminal import cells_listing, tables_listing
@@ -284,27 +332,31 @@ def _show_plan(console: Console, plan: Plan) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from lora_bench.probe_store import probe_files, read_probes
     from lora_bench.report import check_report, write_report
     from lora_bench.store import read_records, record_files
 
+    def has_records(path: Path) -> bool:
+        return bool(record_files(path) or probe_files(path))
+
     folder: Path = arguments.runs
-    if folder.is_dir() and not record_files(folder):
+    sources: dict[str, Path] = {}
+    if folder.is_dir() and not has_records(folder):
         # The baselines folder: one report for each baseline that has records.
-        sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and record_files(path)}
-    else:
-        sources = {}
+        sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and has_records(path)}
     if not sources:
         name = "report" if arguments.out is None else folder.resolve().name
         sources = {name: folder}
     differences: list[str] = []
     for name, source in sources.items():
-        records = read_records(source)
+        probes = read_probes(source)
+        records = read_records(source) if record_files(source) or not probes else []
         out = arguments.out or source
         sections = _published_sections(arguments, source, records)
         if arguments.check:
-            differences += check_report(records, out, name, sections)
+            differences += check_report(records, out, name, sections, probes)
         else:
-            print(write_report(records, out, name, sections)[0])
+            print(write_report(records, out, name, sections, probes)[0])
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE
@@ -321,12 +373,15 @@ def _published_sections(arguments: argparse.Namespace, source: Path, records: Se
 
 
 def _accept(arguments: argparse.Namespace) -> int:
-    from lora_bench.store import accept
+    from lora_bench.probe_store import PROBES, accept_probes, probe_files
+    from lora_bench.store import accept, record_files
 
     folder: Path = arguments.runs
     target = Path("baselines") / (arguments.name or folder.resolve().name)
-    records = accept(folder, target)
-    print(f"{len(records)} records in {target / 'records'}")
+    if record_files(folder) or not probe_files(folder):
+        print(f"{len(accept(folder, target))} records in {target / 'records'}")
+    if probe_files(folder):
+        print(f"{len(accept_probes(folder, target))} records in {target / PROBES}")
     return DONE
 
 
@@ -337,6 +392,17 @@ def _export(arguments: argparse.Namespace) -> int:
     runs: Path = arguments.runs
     beside = runs if runs.is_dir() else runs.parent
     print(export(read_records(runs), arguments.to, beside=beside, out=arguments.out))
+    return DONE
+
+
+def _import_peft_results(arguments: argparse.Namespace) -> int:
+    from lora_bench.peft_results import import_results
+
+    target = arguments.runs / "peft-results"
+    imported = import_results(arguments.folder, target)
+    print(f"{len(imported.records)} of {imported.files} result files are records in {target}")
+    if imported.faults:
+        raise BadInput(imported.faults)
     return DONE
 
 
@@ -353,11 +419,15 @@ def _schema(arguments: argparse.Namespace) -> int:
 
     from pydantic import BaseModel
 
+    from lora_bench.probe_record import ProbeRecord
+    from lora_bench.probe_suite import ProbeFile
     from lora_bench.record import Record
     from lora_bench.suite_file import SuiteFile
     from lora_bench.tasks import Task
 
-    models: dict[str, type[BaseModel]] = {"suite": SuiteFile, "record": Record, "task": Task}
+    models: dict[str, type[BaseModel]] = {
+        "suite": SuiteFile, "probe-suite": ProbeFile, "record": Record, "probe": ProbeRecord, "task": Task,
+    }  # fmt: skip
     model = models[arguments.what]
     print(json.dumps(model.model_json_schema(), indent=2, sort_keys=True))
     return DONE

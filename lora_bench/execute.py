@@ -7,11 +7,8 @@ meets the budget) becomes a record with its reason at once. Two processes may wo
 from __future__ import annotations
 
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,9 +16,11 @@ from typing import Protocol
 from lora_bench.environment import cuda_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.estimate import default_workers
-from lora_bench.executors.base import Event, Execute, Lost
+from lora_bench.executors.base import Event, Lost
+from lora_bench.job import Job
 from lora_bench.plan import Cell, Plan, make_plan
 from lora_bench.record import Record, Status
+from lora_bench.stopping import stopping_on_signals
 from lora_bench.store import free_bytes
 from lora_bench.suite import Suite, load_suite
 from lora_bench.suite_file import NAME
@@ -77,7 +76,15 @@ class Outcome:
     interrupted: str | None
 
 
-def runs_folder(suite: Suite, runs: Path, series: str | None = None) -> Path:
+class Named(Protocol):
+    """What has runs: a suite, or a suite of probes."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+def runs_folder(suite: Named, runs: Path, series: str | None = None) -> Path:
     """The folder of a suite's runs: `RUNS/SUITE`, or `RUNS/SUITE/SERIES` for a series."""
     return runs / suite.name / series if series else runs / suite.name
 
@@ -180,7 +187,7 @@ def _publish(cell: Cell, status: Status, reason: str, shown: Display) -> None:
 def _do(cells: list[Cell], workers: int, folder: Path, shown: Display) -> str | None:
     """Do the runs; the name of the signal that stopped them, or None."""
     by_id = {cell.job.spec.run_id: cell for cell in cells}
-    execute: Execute
+    execute: Callable[[list[list[Job]], Callable[[Event], None]], Iterator[Record | Lost[Job]]]
     stop: Callable[[str], None]
     if workers == 0 or sys.platform == "win32":
         from lora_bench.executors.inline import execute_inline
@@ -190,10 +197,10 @@ def _do(cells: list[Cell], workers: int, folder: Path, shown: Display) -> str | 
     else:
         from lora_bench.executors.local import LocalWorkers
 
-        pool = LocalWorkers(workers, folder / "workers.log", _environments(workers))
+        pool: LocalWorkers[Job, Record] = LocalWorkers(workers, folder / "workers.log", _environments(workers))
         execute, stop = pool, pool.stop
     units = [[replace(cell.job, exclusive=workers <= 1)] for cell in cells]
-    with _stopping_on_signals(stop) as stopped:
+    with stopping_on_signals(stop) as stopped:
         for result in execute(units, shown.event):
             if isinstance(result, Lost):
                 # A worker that a stop caught before its first step had nothing to save.
@@ -210,25 +217,3 @@ def _environments(workers: int) -> list[dict[str, str]]:
     if not devices:
         return [{} for _ in range(workers)]
     return [{"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} for index in range(workers)]
-
-
-@contextmanager
-def _stopping_on_signals(stop: Callable[[str], None]) -> Iterator[list[str]]:
-    """Within this block, the first SIGINT or SIGTERM asks the work to stop; its name is put into the list yielded."""
-    stopped: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped  # only the main thread may handle signals; elsewhere whoever calls decides
-        return
-
-    def ask(number: int, frame: object) -> None:
-        if stopped:
-            raise KeyboardInterrupt  # asked twice: at once
-        stopped.append(signal.Signals(number).name)
-        stop(stopped[0])
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

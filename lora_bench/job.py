@@ -42,6 +42,16 @@ class Job:
     exclusive: bool = True
     trial: bool = False
 
+    @property
+    def run_id(self) -> str:
+        """The id of its spec."""
+        return self.spec.run_id
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.spec.training.steps
+
     def record(self, status: Status, reason: str | None = None, **found: Any) -> Record:
         """The record of this job.
 

@@ -64,20 +64,8 @@ def run_spec(
             metric=task.metric,
             higher_is_better=task.higher_is_better,
         ),
-        model=PlannedModel(
-            name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
-            shown=base_model.shown,
-            sha256=base_model.sha256,
-            revision=base_model.revision,
-            model_type=base_model.model_type,
-        ),
-        method=MethodSpec(
-            name=method.name,
-            label=entry.label,
-            size=method.size,
-            options=method.model_dump(mode="json"),
-            chosen=_chosen(method),
-        ),
+        model=model_spec(base_model),
+        method=method_spec(entry.label, method),
         training=training,
         seed=seed,
         protocol=suite.protocol,
@@ -88,6 +76,28 @@ def run_spec(
         rules=rules,
         decoding=recipe.decoding if task.kind == "generation" else None,
         start=start,
+    )
+
+
+def model_spec(base_model: BaseModel) -> PlannedModel:
+    """What a spec says of a base model."""
+    return PlannedModel(
+        name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
+        shown=base_model.shown,
+        sha256=base_model.sha256,
+        revision=base_model.revision,
+        model_type=base_model.model_type,
+    )
+
+
+def method_spec(label: str, method: Method) -> MethodSpec:
+    """What a spec says of a method, the size that meets the budget among its options."""
+    return MethodSpec(
+        name=method.name,
+        label=label,
+        size=method.size,
+        options=method.model_dump(mode="json"),
+        chosen=_chosen(method),
     )
 
 

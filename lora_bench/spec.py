@@ -22,6 +22,7 @@ from lora_bench.protocol import STRICT, Protocol
 
 ScoreSplit = Literal["test", "selection"]
 Precision = Literal["float32", "bfloat16"]
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
 AnyPrecision = Literal["float32", "bfloat16", "float16"]
 KeepWeights = Literal["none", "best", "last"]
 
@@ -232,8 +233,13 @@ class RunSpec(RecordPart):
             for name, unset in fields.items():
                 if part[name] == unset:
                     del part[name]
-        del content["method"]["label"], content["method"]["options"], content["task"]["name"]
-        del content["model"]["shown"], content["model"]["name"]
+        del content["method"]["options"], content["model"]["shown"]
+        if self.source is None:
+            del content["method"]["label"], content["task"]["name"], content["model"]["name"]
+        else:
+            # Of a run that no suite planned, names are often all that tells it from others; which of its scores is looked
+            # at, which may be known only when they are there, is no part of it.
+            del content["task"]["metric"], content["task"]["higher_is_better"], content["task"]["labels"]
         content["task"]["definition"] = without_shown(self.task.definition)
         return content_hash(content)[:RUN_ID_LENGTH]
 

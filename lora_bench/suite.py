@@ -15,7 +15,7 @@ from lora_bench.budget import Budget
 from lora_bench.contradictions import contradictions, repeated
 from lora_bench.documents import Document, Key, read_yaml, validate
 from lora_bench.entries import MethodEntry, read_each, read_method, read_model, read_task
-from lora_bench.errors import BadInput, Fault, unknown
+from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
 from lora_bench.protocol import PROTOCOLS, Protocol
 from lora_bench.resources import suite_files
 from lora_bench.spec import Decoding
@@ -125,8 +125,11 @@ def load_suite(name_or_file: str | Path) -> Suite:
         LoraBenchError: If nothing answers to the name.
         BadInput: With every fault of the file.
     """
-    file = _find(str(name_or_file))
-    document = read_yaml(file, shown=str(name_or_file) if file == Path(name_or_file) else None)
+    file, document, argument = find_suite(name_or_file)
+    if is_probe_suite(document):
+        raise LoraBenchError(
+            f"{argument} has no tasks to run: it is a suite of probes, for `lora-bench probe {argument}`"
+        )
     faults: list[Fault] = []
     # Parts are read even where the whole does not validate, so that all faults come at once.
     tasks = read_each(document, "tasks", faults, lambda key, entry: read_task(document, key, entry, file.parent))
@@ -145,7 +148,6 @@ def load_suite(name_or_file: str | Path) -> Suite:
         faults += contradictions(document, content, [task.task for task, _ in tasks], models, methods)
     if faults or content is None:
         raise BadInput(faults)
-    argument = str(name_or_file) if not Path(name_or_file).is_absolute() else Path(name_or_file).name
     return Suite(
         file, document, ("run", argument), tuple(tasks), tuple(models), tuple(methods), protocol, rules, content
     )
@@ -167,6 +169,23 @@ def _protocol(document: Document, faults: list[Fault]) -> tuple[str, Protocol]:
         faults += error.faults
         return name, PROTOCOLS[name]
     return name, PROTOCOLS[name].model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+def find_suite(name_or_file: str | Path) -> tuple[Path, Document, str]:
+    """The file that a suite lies in, what it holds, and what a command calls it: a file without its folders if absolute.
+
+    Raises:
+        LoraBenchError: If nothing answers to the name.
+        BadInput: If the file cannot be read.
+    """
+    file = _find(str(name_or_file))
+    document = read_yaml(file, shown=str(name_or_file) if file == Path(name_or_file) else None)
+    return file, document, str(name_or_file) if not Path(name_or_file).is_absolute() else Path(name_or_file).name
+
+
+def is_probe_suite(document: Document) -> bool:
+    """Whether a file is a suite of probes alone: see `lora_bench.probe_suite`."""
+    return "tasks" not in document.data and "cell" in document.data
 
 
 def _find(name: str) -> Path:

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 
 from lora_bench.budget import Budget
 from lora_bench.documents import Strict
-from lora_bench.spec import Decoding, KeepWeights, Precision, ScoreSplit
+from lora_bench.spec import Attention, Decoding, KeepWeights, Precision, ScoreSplit
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
@@ -138,6 +138,27 @@ class Tuning(Strict):
     seeds: tuple[Seed, ...] = Field(min_length=1)
 
 
+Shape = Annotated[tuple[Positive, Positive], Field(description="batch size and length")]
+
+
+class Probe(Strict):
+    """What the probes of a suite measure beside the step of training.
+
+    Args:
+        processes: Processes for each cell; three on a CPU and five on a GPU by default.
+        attention: Kernel path of attention; the model's own choice by default.
+        latency: Shapes of the forward passes that are timed, as pairs of batch size and length.
+        wide_tokens: Tokens of a second step that is bound by arithmetic and not by Python; none by default.
+        twin: Label of the method that is measured a second time unchanged on every model; the first by default.
+    """
+
+    processes: Positive | None = None
+    attention: Attention | None = None
+    latency: tuple[Shape, ...] = ((1, 128), (16, 256), (32, 512))
+    wide_tokens: Positive | None = None
+    twin: str | None = None
+
+
 class ModelEntry(Strict):
     """A base model of a suite: its name, and what a name alone does not say.
 
@@ -174,6 +195,7 @@ class SuiteFile(Strict):
         tuning: How a learning rate is chosen where several are given.
         decoding: How completions are written, for generation.
         data: Local folders by task, in the layout in which the data set circulates.
+        probe: What `lora-bench probe` measures beside the suite's training step.
     """
 
     suite: str = Field(pattern=NAME)
@@ -193,3 +215,4 @@ class SuiteFile(Strict):
     tuning: Tuning | None = None
     decoding: Decoding = Decoding()
     data: dict[str, str] = Field(default_factory=dict)
+    probe: Probe | None = None

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "lora_bench"
 
 GROUND = {"documents", "errors", "resources", "randomness", "version"}
 WORDS = {"record", "spec", "budget", "protocol"} | GROUND
-STORE = {"store", "environment"} | WORDS
-MATERIAL = {"tuners", "families", "metrics", "assets", "minilm"}
+STORE = {"store", "environment", "probe_record", "probe_store"} | WORDS
+MATERIAL = {"tuners", "families", "metrics", "assets", "minilm", "shapes"}
 PARTS = {"methods", "tasks", "models", "measure", "checkpoint", "card", "recipe", "generation", "start"}
 SUITE = {"suite", "suite_file", "entries", "job", "resolve", "choose"}
 
@@ -28,11 +28,14 @@ MAY_IMPORT = {
     "record": {"budget", "documents", "spec"},
     "store": {"record", "documents", "errors"},
     "environment": {"record", "version"},
+    "probe_record": WORDS,
+    "probe_store": {"probe_record", "errors", "store"},
     "families": {"errors"},
     "tuners": {"families", "errors"},
     "metrics": {"errors"},
     "assets": {"errors", "resources"},
     "minilm": {"assets", "errors", "resources"},
+    "shapes": {"errors", "resources"},
     "methods": MATERIAL | GROUND,
     "hub": {"errors"},
     "pieces": set(),
@@ -53,6 +56,7 @@ MAY_IMPORT = {
     "resolve": PARTS | STORE | {"suite", "suite_file", "entries"},
     "report": STORE | {"published"},
     "export": STORE | {"report"},
+    "peft_results": STORE,
     "published": WORDS | {"store"},
     "fitting": PARTS | STORE | SUITE | {"metrics"},
     "estimate": PARTS | STORE | {"fitting"},
@@ -61,8 +65,13 @@ MAY_IMPORT = {
     "loop": PARTS | STORE,
     "scoring": PARTS | STORE | {"job", "loop"},
     "run": PARTS | STORE | {"job", "loop", "metrics", "scoring"},
-    "executors": STORE | PARTS | {"job", "loop", "run", "tuners", "metrics"},
-    "execute": STORE | SUITE | {"plan", "estimate", "fitting", "executors", "loop"},
+    "probe": STORE | PARTS | {"shapes"},
+    "executors": STORE | PARTS | {"job", "loop", "run", "probe", "tuners", "metrics"},
+    "stopping": set(),
+    "execute": STORE | SUITE | {"plan", "estimate", "fitting", "executors", "loop", "stopping"},
+    "probe_suite": STORE | SUITE,
+    "probe_plan": STORE | PARTS | SUITE | {"fitting", "plan", "probe", "probe_suite"},
+    "probe_execute": STORE | {"executors", "probe", "probe_plan", "stopping"},
     "progress": STORE | {"plan", "executors"},
     "plan_table": STORE | {"plan", "estimate", "progress"},
     "reproduce": PARTS | STORE | SUITE | {"published", "report"},
@@ -81,8 +90,14 @@ MAY_IMPORT = {
         "listing",
         "report",
         "export",
+        "peft_results",
         "published",
         "reproduce",
+        "probe_record",
+        "probe_store",
+        "probe_suite",
+        "probe_plan",
+        "probe_execute",
     },
     "__init__": {"version", "measure", "plan", "execute", "suite", "report", "store"},
 }

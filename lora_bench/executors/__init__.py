@@ -3,6 +3,6 @@
 A unit is a list of jobs; an executor takes units and gives records, in whatever order they are done.
 """
 
-from lora_bench.executors.base import Event, Execute, Lost, Unit
+from lora_bench.executors.base import Done, Event, Lost, Work
 
-__all__ = ["Event", "Execute", "Lost", "Unit"]
+__all__ = ["Done", "Event", "Lost", "Work"]

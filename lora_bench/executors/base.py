@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from lora_bench.job import Job
-    from lora_bench.record import Record
 
-Unit = Sequence["Job"]
+class Work(Protocol):
+    """A job: of a run, or of one process of a probe."""
+
+    @property
+    def run_id(self) -> str:
+        """What tells it from all others."""
+
+    @property
+    def steps(self) -> int:
+        """Steps it is shown with."""
+
+
+class Done(Protocol):
+    """The record of a job."""
+
+    @property
+    def run_id(self) -> str:
+        """Of the job."""
+
+    @property
+    def status(self) -> str:
+        """How it ended."""
+
+
+JobT = TypeVar("JobT", bound=Work)
+DoneT = TypeVar("DoneT", bound=Done)
 
 
 @dataclass(frozen=True)
@@ -24,15 +45,8 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Lost:
+class Lost(Generic[JobT]):
     """A job whose worker died before it gave a record, and of what."""
 
-    job: Job
+    job: JobT
     reason: str
-
-
-class Execute(Protocol):
-    """Do units of work."""
-
-    def __call__(self, units: Sequence[Unit], tell: Callable[[Event], None]) -> Iterator[Record | Lost]:
-        """Yield the record of each job as it is done."""

@@ -19,12 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from lora_bench.errors import WorkersLost
-from lora_bench.executors.base import Event, Lost, Unit
-from lora_bench.job import Job
-from lora_bench.record import Record
+from lora_bench.executors.base import DoneT, Event, JobT, Lost
 
 # A worker may end while its first word is still on the way; after so many looks it has none.
 MOST_UNSEEN = 5
@@ -34,26 +32,35 @@ CLEAN = ("ok", "unsupported")
 
 
 @dataclass
-class _Worker:
+class _Worker(Generic[JobT]):
     """A worker process and what it is at."""
 
     pid: int
     connection: Connection[Any, Any]
     environment: dict[str, str]
-    at: list[Job] = field(default_factory=list)
+    at: list[JobT] = field(default_factory=list)
     spent: bool = False
 
 
-class LocalWorkers:
+class LocalWorkers(Generic[JobT, DoneT]):
     """An executor: `workers` processes on this machine.
 
     Args:
         workers: How many.
         environments: The environment of each worker, such as the CUDA device that it may see.
         log: File that takes what workers and libraries print.
+        fresh: Whether every unit gets a process that has done nothing else.
     """
 
-    def __init__(self, workers: int, log: Path, environments: Sequence[dict[str, str]] | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        log: Path,
+        environments: Sequence[dict[str, str]] | None = None,
+        *,
+        fresh: bool = False,
+    ) -> None:
+        self.fresh = fresh
         self.environments = list(environments or [{} for _ in range(workers)])
         self.log = log
         self.stopping = False
@@ -65,7 +72,7 @@ class LocalWorkers:
         with contextlib.suppress(WorkersLost):
             self._tell_server(f"stop {name}")
 
-    def __call__(self, units: Sequence[Unit], tell: Callable[[Event], None]) -> Iterator[Record | Lost]:
+    def __call__(self, units: Sequence[Sequence[JobT]], tell: Callable[[Event], None]) -> Iterator[DoneT | Lost[JobT]]:
         """Yield the record of each job as it is done."""
         waiting = list(units)
         with _short_folder() as folder, selectors.DefaultSelector() as selector:
@@ -77,7 +84,7 @@ class LocalWorkers:
             assert self._server is not None and self._server.stdout is not None
             selector.register(listener, selectors.EVENT_READ, "report")
             selector.register(self._server.stdout, selectors.EVENT_READ, "server")
-            workers: dict[int, _Worker] = {}
+            workers: dict[int, _Worker[JobT]] = {}
             free = self.environments[: len(waiting)]
             unreported: list[dict[str, str]] = []
             dead: dict[int, str] = {}
@@ -93,7 +100,7 @@ class LocalWorkers:
                         if key.data == "report":
                             link, _ = listener.accept()
                             connection: Connection[Any, Any] = Connection(link.detach())
-                            worker = _Worker(connection.recv(), connection, unreported.pop(0))
+                            worker: _Worker[JobT] = _Worker(connection.recv(), connection, unreported.pop(0))
                             workers[worker.pid] = worker
                             selector.register(connection, selectors.EVENT_READ, worker)
                         elif key.data == "server":
@@ -119,8 +126,8 @@ class LocalWorkers:
                 self._end_server(at_once=not workers)
 
     def _hear(
-        self, worker: _Worker, selector: selectors.BaseSelector, tell: Callable[[Event], None]
-    ) -> Iterator[Record | Lost]:
+        self, worker: _Worker[JobT], selector: selectors.BaseSelector, tell: Callable[[Event], None]
+    ) -> Iterator[DoneT | Lost[JobT]]:
         """Pass on what a worker says; closes its connection where it says no more, or should do no more."""
         try:
             message = worker.connection.recv()
@@ -130,13 +137,13 @@ class LocalWorkers:
         if isinstance(message, Event):
             tell(message)
             return
-        worker.at = [job for job in worker.at if job.spec.run_id != message.run_id]
-        if message.status not in CLEAN and not worker.at:
+        worker.at = [job for job in worker.at if job.run_id != message.run_id]
+        if not worker.at and (self.fresh or message.status not in CLEAN):
             worker.spent = True
             self._close(worker, selector)
         yield message
 
-    def _close(self, worker: _Worker, selector: selectors.BaseSelector) -> None:
+    def _close(self, worker: _Worker[JobT], selector: selectors.BaseSelector) -> None:
         if not worker.connection.closed:
             selector.unregister(worker.connection)
             worker.connection.close()

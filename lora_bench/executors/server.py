@@ -69,6 +69,7 @@ def _import_everything() -> None:
     import transformers.models.roberta.modeling_roberta  # noqa: F401
 
     import lora_bench.metrics
+    import lora_bench.probe.process
     import lora_bench.run
     import lora_bench.tuners  # noqa: F401
     from lora_bench.methods import known_methods
@@ -107,6 +108,8 @@ def _work(address: str) -> None:
     """Take units and give records until the other side closes the connection."""
     from lora_bench.executors.base import Event
     from lora_bench.loop import stop_on_signals, stop_requested
+    from lora_bench.probe.job import ProbeJob
+    from lora_bench.probe.process import probe
     from lora_bench.run import run
 
     stop_on_signals()
@@ -117,8 +120,8 @@ def _work(address: str) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         while not stop_requested():
             for job in connection.recv():
-                run_id = job.spec.run_id
-                connection.send(Event(run_id, 0, job.spec.training.steps))
+                run_id = job.run_id
+                connection.send(Event(run_id, 0, job.steps))
 
                 def tell(step: int, steps: int, loss: float | None, run_id: str = run_id) -> None:
                     try:
@@ -127,7 +130,7 @@ def _work(address: str) -> None:
                         # Whoever asked for the run is gone. It did not fail: its checkpoint, if any, stays.
                         os._exit(1)
 
-                connection.send(run(job, tell))
+                connection.send(probe(job) if isinstance(job, ProbeJob) else run(job, tell))
                 if stop_requested():
                     break
 

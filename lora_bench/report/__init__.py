@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lora_bench.probe_record import ProbeRecord
 from lora_bench.record import Record
 from lora_bench.report.comparison import Comparison, compare
 from lora_bench.report.figures import draw, plan_figures
 from lora_bench.report.frame import to_frame
 from lora_bench.report.markdown import render_markdown
+from lora_bench.report.probes import probe_lines, render_probes
 from lora_bench.report.terminal import terminal_table
 from lora_bench.store import write_atomic
 
@@ -31,7 +33,10 @@ __all__ = [
 
 
 def render_files(
-    records: Sequence[Record], name: str = "report", sections: Sequence[Sequence[str]] = ()
+    records: Sequence[Record],
+    name: str = "report",
+    sections: Sequence[Sequence[str]] = (),
+    probes: Sequence[ProbeRecord] = (),
 ) -> dict[str, bytes]:
     """A report as the content of its files, by path relative to the report's folder: `<name>.md` first.
 
@@ -39,17 +44,24 @@ def render_files(
         records: What it is of.
         name: Of the page.
         sections: Further sections, as lines of Markdown, after the scores.
+        probes: What was measured alone; a report may be of these and nothing else.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
-    page = render_markdown(records, figures_folder_name=name, sections=sections)
+    if probes and not records:
+        return {f"{name}.md": render_probes(probes).encode("utf-8")}
+    page = render_markdown(records, figures_folder_name=name, sections=[*sections, probe_lines(probes)])
     figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(compare(records))}
     return {f"{name}.md": page.encode("utf-8"), **figures}
 
 
 def write_report(
-    records: Sequence[Record], folder: Path, name: str = "report", sections: Sequence[Sequence[str]] = ()
+    records: Sequence[Record],
+    folder: Path,
+    name: str = "report",
+    sections: Sequence[Sequence[str]] = (),
+    probes: Sequence[ProbeRecord] = (),
 ) -> list[Path]:
     """Write a report into *folder*, replacing one of the same name; the files written.
 
@@ -57,17 +69,21 @@ def write_report(
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
     written = []
-    for path, content in render_files(records, name, sections).items():
+    for path, content in render_files(records, name, sections, probes).items():
         write_atomic(folder / path, content)
         written.append(folder / path)
     return written
 
 
 def check_report(
-    records: Sequence[Record], folder: Path, name: str = "report", sections: Sequence[Sequence[str]] = ()
+    records: Sequence[Record],
+    folder: Path,
+    name: str = "report",
+    sections: Sequence[Sequence[str]] = (),
+    probes: Sequence[ProbeRecord] = (),
 ) -> list[str]:
     """How the report in *folder* differs from what its records give, byte for byte; an empty list where it does not."""
-    expected = render_files(records, name, sections)
+    expected = render_files(records, name, sections, probes)
     differences = []
     for path, content in expected.items():
         file = folder / path

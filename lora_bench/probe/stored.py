@@ -1,0 +1,99 @@
+"""What must be kept of an adapted model to restore it on the public base, and how long a change of task takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from torch import nn
+
+from lora_bench.probe_record import Checkpoint
+
+SECOND = "second"
+
+
+def checkpoint(
+    model: nn.Module,
+    head: list[str],
+    folder: Path,
+    base: Callable[[], nn.Module],
+    device: torch.device,
+    saved: Callable[[], None],
+) -> Checkpoint:
+    """Save an adapted model, measure its files, and time the ways back to it.
+
+    Args:
+        model: The adapted model.
+        head: Names of the head's modules in the base model.
+        folder: Takes the files.
+        base: Gives the base model anew.
+        device: Where the model is.
+        saved: Called once the adapted model is saved.
+
+    Files are read right after they were written, so times are those of a warm cache.
+    """
+    adapted, whole = folder / "adapted", folder / "base"
+    model.save_pretrained(adapted)
+    saved()
+    files = [path for path in sorted(adapted.rglob("*")) if path.is_file() and path.suffix != ".md"]
+    of_method, of_head = _weight_bytes(files, head)
+
+    fresh = base()
+    fresh.save_pretrained(whole)
+    load = type(fresh).from_pretrained
+    del fresh
+    loading = _seconds(lambda: load(whole).to(device), device)
+    restoring: float | None
+    switching: float | None = None
+    if isinstance(model, PeftModel):
+        first = model.active_adapter
+
+        def restore() -> None:
+            model.load_adapter(adapted, SECOND, torch_device=str(device))
+            model.set_adapter(SECOND)
+
+        restoring = _seconds(restore, device)
+        switching = _seconds(lambda: model.set_adapter(first), device)
+        model.delete_adapter(SECOND)
+        model.set_adapter(first)
+    else:
+        restoring = _seconds(lambda: load(adapted).to(device), device)
+    return Checkpoint(
+        stored_bytes=sum(path.stat().st_size for path in files),
+        adapter_bytes=of_method,
+        head_bytes=of_head,
+        restore_seconds=restoring,
+        switch_seconds=switching,
+        model_load_seconds=loading,
+    )
+
+
+def _weight_bytes(files: list[Path], head: list[str]) -> tuple[int, int]:
+    """Bytes of the stored weights: those of the method, and those of the head."""
+    of_method = of_head = 0
+    for file in files:
+        if file.suffix != ".safetensors":
+            continue
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  # it is no mapping
+                tensor = weights.get_tensor(name)
+                size = tensor.numel() * tensor.element_size()
+                if any(f".{module}." in f".{name}" for module in head):
+                    of_head += size
+                else:
+                    of_method += size
+    return of_method, of_head
+
+
+def _seconds(do: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    do()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

@@ -1,0 +1,183 @@
+"""A suite of probes as people write it: shapes × base models × methods, and nothing to train on.
+
+An ordinary suite can be probed too: its runs say models, methods, batch and length, and its `probe` block, if any, the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue
+
+from lora_bench.documents import Document, Strict, validate
+from lora_bench.entries import MethodEntry, read_each, read_method, read_model
+from lora_bench.errors import BadInput, Fault, did_you_mean
+from lora_bench.spec import Precision
+from lora_bench.suite import Suite, find_suite, is_probe_suite, load_suite
+from lora_bench.suite_file import NAME, ModelEntry, Names, Positive, Probe, Shape
+
+
+class Cell(Strict):
+    """The step that is measured.
+
+    Args:
+        kind: What the model is made for.
+        labels: Number of classes.
+        batch_size: Examples in one step.
+        length: Tokens of each.
+        precision: "float32", or "bfloat16" by autocast.
+        threads: CPU threads; all cores by default.
+    """
+
+    kind: Literal["classification", "regression", "generation"] = "classification"
+    labels: Positive = 2
+    batch_size: Positive = 16
+    length: Positive = 128
+    precision: Precision = "float32"
+    threads: Positive | None = None
+
+
+class CellRecipe(Strict):
+    """What the cells of some models and methods are in another way; the other keys are those of `cell` and `probe`.
+
+    Args:
+        models: Names of base models; all by default.
+        methods: Labels of methods; all by default.
+    """
+
+    models: Names = ()
+    methods: Names = ()
+    kind: Literal["classification", "regression", "generation"] | None = None
+    labels: Positive | None = None
+    batch_size: Positive | None = None
+    length: Positive | None = None
+    precision: Precision | None = None
+    latency: tuple[Shape, ...] | None = None
+    wide_tokens: Positive | None = None
+
+
+class Size(Strict):
+    """The parameter axis of a budget: see `lora_bench.budget.Budget`."""
+
+    adapter_parameters: Positive
+    tolerance: float = Field(default=0.05, ge=0, lt=1)
+
+
+class ProbeFile(Strict):
+    """A suite of probes as people write it.
+
+    Args:
+        suite: Its name.
+        about: What it is for, in a sentence.
+        probe: What is measured beside the step.
+        cell: The step that is measured.
+        models: Names of base models or of shapes (`shape:roberta-base`), or mappings with `model`.
+        methods: Names of methods, or mappings with `method` and its options.
+        budget: Adapter parameters that sizes are fitted to; methods are taken as they are given by default.
+        recipes: What some cells are in another way; of two, the later one holds.
+    """
+
+    suite: str = Field(pattern=NAME)
+    about: str = ""
+    probe: Probe = Probe()
+    cell: Cell = Cell()
+    models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
+    methods: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
+    budget: Size | None = None
+    recipes: tuple[CellRecipe, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProbeSuite:
+    """A suite of probes with every name resolved.
+
+    Args:
+        file: The file it came from.
+        document: The file as read.
+        command: What a user types after `lora-bench`.
+    """
+
+    file: Path
+    document: Document
+    command: tuple[str, ...]
+    models: tuple[ModelEntry, ...]
+    methods: tuple[MethodEntry, ...]
+    content: ProbeFile
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.content.suite
+
+    def cell(self, model: str, label: str) -> tuple[Cell, Probe]:
+        """What is measured for a base model and a method."""
+        cell, probe = self.content.cell, self.content.probe
+        for recipe in self.content.recipes:
+            if (not recipe.models or model in recipe.models) and (not recipe.methods or label in recipe.methods):
+                given: dict[str, Any] = {name: getattr(recipe, name) for name in recipe.model_fields_set}
+                cell = cell.model_copy(update={name: given[name] for name in given if name in Cell.model_fields})
+                probe = probe.model_copy(update={name: given[name] for name in given if name in Probe.model_fields})
+        return cell, probe
+
+
+def load_probe_suite(name_or_file: str | Path) -> Suite | ProbeSuite:
+    """Read what is to be probed: an ordinary suite, or a suite of probes, by name or from a file.
+
+    Raises:
+        LoraBenchError: If nothing answers to the name.
+        BadInput: With every fault of the file.
+    """
+    file, document, argument = find_suite(name_or_file)
+    if not is_probe_suite(document):
+        return load_suite(name_or_file)
+    return read_probe_suite(file, document, argument)
+
+
+def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuite:
+    """Resolve a suite of probes.
+
+    Args:
+        file: Where it lies.
+        document: The file as read.
+        argument: What the user called it.
+
+    Raises:
+        BadInput: With every fault of the file.
+    """
+    faults: list[Fault] = []
+    models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))
+    methods = read_each(document, "methods", faults, lambda key, entry: read_method(document, key, entry))
+    content: ProbeFile | None = None
+    try:
+        content = validate(ProbeFile, document)
+    except BadInput as error:
+        faults += error.faults
+    if content is not None:
+        faults += _contradictions(document, content, models, methods)
+    if faults or content is None:
+        raise BadInput(faults)
+    return ProbeSuite(file, document, ("probe", argument), tuple(models), tuple(methods), content)
+
+
+def _contradictions(
+    document: Document, content: ProbeFile, models: list[ModelEntry], methods: list[MethodEntry]
+) -> list[Fault]:
+    """Names that nothing in the suite has, and labels given twice."""
+    faults = []
+    labels, names = [entry.label for entry in methods], [entry.model for entry in models]
+    for key, given in (("methods", labels), ("models", names)):
+        for index, name in enumerate(given):
+            if name in given[:index]:
+                faults.append(document.fault((key, index), f"{name!r} is given twice"))
+    if content.probe.twin is not None and content.probe.twin not in labels:
+        faults.append(_unknown(document, ("probe", "twin"), content.probe.twin, labels))
+    for index, recipe in enumerate(content.recipes):
+        for part, asked, known in (("models", recipe.models, names), ("methods", recipe.methods, labels)):
+            faults += [_unknown(document, ("recipes", index, part), name, known) for name in asked if name not in known]
+    return faults
+
+
+def _unknown(document: Document, key: tuple[str | int, ...], name: str, known: list[str]) -> Fault:
+    return document.fault(key, f"the suite has no {name!r}{did_you_mean(name, known)}")
