@@ -135,9 +135,9 @@ class Predictions(Strict):
 
 
 class Weights(Strict):
-    """The trained weights that a run left: the folder beside the record, its bytes, and after which step."""
+    """The trained weights that a run left: their folder beside the record if they are there, bytes, and after which step."""
 
-    folder: str
+    folder: str | None
     stored_bytes: int
     step: int
 

@@ -1,0 +1,112 @@
+"""The layout of a result file of PEFT's method_comparison: what is read has its type, and what newer files add is let pass."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+# What a table can hold; a file may come from anybody.
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Metrics = dict[str, JsonValue]
+
+
+class Part(BaseModel):
+    """A part of a result file."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class TrainConfig(Part):
+    """The recipe; what is not named here is kept as it is."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    model_id: str
+    dtype: str | None = None
+    batch_size: Count | None = None
+    max_steps: Count | None = None
+    eval_steps: Count | None = None
+    max_seq_length: Count | None = None
+    seed: Whole | None = None
+    grad_norm_clip: float | None = None
+    optimizer_kwargs: dict[str, JsonValue] = {}
+    lr_scheduler: str | None = None
+    dataset_id: str | None = None
+
+
+class RunInfo(Part):
+    """What was run."""
+
+    created_at: str | None = None
+    experiment_name: str
+    peft_branch: str | None = None
+    peft_worktree_is_dirty: bool | None = None
+    train_config: TrainConfig
+    peft_config: dict[str, JsonValue] | None
+    error_msg: str | None = None
+
+
+class TrainInfo(Part):
+    """What came of it. Every entry of `metrics` is of the step it names; the last one has the scores on the test split."""
+
+    accelerator_memory_max: Whole | None = None
+    train_time: float | None = None
+    file_size: Count | None = None
+    num_trainable_params: Count | None = None
+    num_total_params: Count | None = None
+    status: Literal["success", "canceled", "failed"]
+    metrics: list[Metrics]
+
+
+class MetaInfo(Part):
+    """With what it was run."""
+
+    model_info: dict[str, JsonValue] = {}
+    dataset_info: dict[str, JsonValue] = {}
+    package_info: dict[str, JsonValue] = {}
+    system_info: dict[str, JsonValue] = {}
+
+
+class Result(Part):
+    """A result file."""
+
+    run_info: RunInfo
+    train_info: TrainInfo
+    meta_info: MetaInfo
+
+
+def plain_data(content: bytes) -> tuple[Any, bool]:
+    """The data of a file, and whether all its numbers are numbers: Python writes NaN, which is not JSON, and it becomes None.
+
+    Raises:
+        ValueError: If it is no JSON.
+    """
+    left_out: list[str] = []
+
+    def number(text: str) -> float | None:
+        value = float(text)
+        if not math.isfinite(value):
+            left_out.append(text)
+        return value if math.isfinite(value) else None
+
+    data = json.loads(content, parse_float=number, parse_constant=left_out.append)
+    return data, not left_out
+
+
+def number_in(value: JsonValue) -> float | None:
+    """*value* where it is a number that a float can hold, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def text_in(value: JsonValue) -> str | None:
+    """*value* where it is a text, else None."""
+    return value if isinstance(value, str) else None
