@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import pandas
 
     from lora_bench.execute import run_suite
-    from lora_bench.measure import BenchmarkCallback
     from lora_bench.plan import make_plan
+    from lora_bench.plug_in import BenchmarkCallback
     from lora_bench.report import write_report
     from lora_bench.suite import load_suite
 
 _WHERE = {
-    "BenchmarkCallback": "measure",
+    "BenchmarkCallback": "plug_in",
     "load_suite": "suite",
     "make_plan": "plan",
     "run_suite": "execute",

@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lora_bench.checkpoint import Checkpoint, save_checkpoint, trained_weights
 from lora_bench.errors import LoraBenchError
-from lora_bench.measure import BenchmarkCallback
+from lora_bench.meter import MeasureCallback
 from lora_bench.randomness import seed_for
 from lora_bench.record import CurvePoint
 
@@ -130,7 +130,7 @@ class SelectionScores(TrainerCallback):
         higher_is_better: bool,
         curve: list[CurvePoint],
         keep_best: bool,
-        measure: BenchmarkCallback,
+        measure: MeasureCallback,
     ) -> None:
         self.every = every
         self.score = score
@@ -178,7 +178,7 @@ class KeepCheckpoints(TrainerCallback):
         self,
         folder: Path,
         watch: WatchLoss,
-        measure: BenchmarkCallback,
+        measure: MeasureCallback,
         selection: SelectionScores | None,
         resume_from: Checkpoint | None,
     ) -> None:

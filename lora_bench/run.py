@@ -27,7 +27,8 @@ from lora_bench.environment import describe_environment
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.job import Job
 from lora_bench.loop import Diverged, Interrupted, KeepCheckpoints, KeyedDropout, Notify, SelectionScores, WatchLoss
-from lora_bench.measure import BenchmarkCallback, count_parameters
+from lora_bench.measure import count_parameters
+from lora_bench.meter import MeasureCallback
 from lora_bench.methods import known_methods, own_callbacks
 from lora_bench.metrics import metric
 from lora_bench.models import BaseModel, load_model, load_tokenizer
@@ -117,7 +118,7 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
     _warm_up()
-    measure = BenchmarkCallback(exclusive=job.exclusive)
+    measure = MeasureCallback(exclusive=job.exclusive)
     measure.begin(device)
 
     began = time.perf_counter()
@@ -186,7 +187,7 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
         "ok",
         **facts.known(),
         memory=measure.memory(model),
-        speed=measure.speed(
+        speed=measure.speed_of_batches(
             step_examples=[len(batch) for batch in batches],
             step_tokens=[sum(len(example["input_ids"]) for example in batch) for batch in batches],
             load_seconds=load_seconds,

@@ -93,6 +93,10 @@ class RunFolder:
             left.unlink(missing_ok=True)
         return record
 
+    def renew(self, record: Record) -> None:
+        """Write the record anew, where the process that wrote it has come to know more: a score after training."""
+        write_atomic(self.path / RECORD, to_json(record))
+
     def retry(self) -> None:
         """Put the record aside as an attempt, so that the run is done again."""
         path = self.path / RECORD

@@ -13,7 +13,7 @@ GROUND = {"documents", "errors", "resources", "randomness", "version"}
 WORDS = {"record", "spec", "budget", "protocol"} | GROUND
 STORE = {"store", "environment", "probe_record", "probe_store"} | WORDS
 MATERIAL = {"tuners", "families", "metrics", "assets", "minilm", "shapes"}
-PARTS = {"methods", "tasks", "models", "measure", "checkpoint", "card", "recipe", "generation", "start"}
+PARTS = {"methods", "tasks", "models", "measure", "meter", "checkpoint", "card", "recipe", "generation", "start"}
 SUITE = {"suite", "suite_file", "entries", "job", "resolve", "choose"}
 
 MAY_IMPORT = {
@@ -42,6 +42,12 @@ MAY_IMPORT = {
     "tasks": MATERIAL | WORDS | {"hub"},
     "models": MATERIAL | WORDS | {"hub", "pieces"},
     "measure": WORDS | {"tuners"},
+    "meter": WORDS | {"measure"},
+    "tokens": set(),
+    "history": {"record"},
+    "inferred": WORDS | {"measure"},
+    "own_run": WORDS | {"history", "meter", "metrics", "store", "tokens"},
+    "plug_in": STORE | {"history", "inferred", "measure", "meter", "own_run", "tokens"},
     "checkpoint": STORE,
     "generation": WORDS | {"tasks"},
     "start": {"errors", "store"},
@@ -74,7 +80,8 @@ MAY_IMPORT = {
     "probe_plan": STORE | PARTS | SUITE | {"fitting", "plan", "probe", "probe_suite"},
     "probe_execute": STORE | {"executors", "probe", "probe_plan", "stopping"},
     "progress": STORE | {"plan", "executors"},
-    "plan_table": STORE | {"plan", "estimate", "progress"},
+    "memory_model": STORE | PARTS | {"metrics", "probe"},
+    "plan_table": STORE | {"plan", "estimate", "memory_model", "methods", "progress"},
     "reproduce": PARTS | STORE | SUITE | {"published", "report"},
     "listing": GROUND | {"methods", "models", "tasks", "assets"},
     "testing": MATERIAL | PARTS | STORE,
@@ -99,7 +106,7 @@ MAY_IMPORT = {
         "probe_plan",
         "probe_execute",
     },
-    "__init__": {"version", "measure", "plan", "execute", "suite", "report", "store"},
+    "__init__": {"version", "plug_in", "plan", "execute", "suite", "report", "store"},
 }
 
 

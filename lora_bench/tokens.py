@@ -1,0 +1,82 @@
+"""Counting what a model is trained on, where nobody but the model sees the batches.
+
+A hook before the model's forward pass sees each batch as the model takes it, whatever collator, sampler, packing or
+accumulation brought it there, in every process of a distributed run and in none of the workers that load data. It adds on
+the device and reads nothing back, so the host never waits. The Trainer's own count (`include_num_input_tokens_seen`) gathers
+over processes and waits for the device in every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Count:
+    """What was counted so far.
+
+    Args:
+        examples: Rows of batches.
+        unmasked: Tokens of batches without a mask.
+        masked: Ones of masks, a number on the device.
+        complete: Whether every batch had tokens to count.
+    """
+
+    examples: int
+    unmasked: int
+    masked: Tensor
+    complete: bool
+
+    def numbers(self) -> Tensor:
+        """Examples, tokens, and 1 where a batch could not be counted, as 64-bit integers of shape (3,) on the device."""
+        whole = torch.tensor([self.examples, self.unmasked, not self.complete], dtype=torch.int64)
+        whole = whole.to(self.masked.device)
+        whole[1] += self.masked.to(torch.int64)
+        return whole
+
+
+class TokenCounter:
+    """Counts examples and real tokens of training: rows of `input_ids`, and ones of `attention_mask`.
+
+    Without a mask of shape (examples, tokens) every position is a real token, since the model treats it as one: so it is in
+    sequences that are packed without padding. Of an encoder-decoder the encoder's tokens count. Passes without gradients
+    (evaluation, generation, a reference model) are not training and do not count.
+
+    Args:
+        model: The model that trains.
+        device: Where it trains.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._examples = self._unmasked = 0
+        self._masked = torch.zeros((), dtype=torch.int64, device=device)
+        self._complete = True
+        self._handle = model.register_forward_pre_hook(self._add, with_kwargs=True)
+
+    @torch.compiler.disable  # a compiled model calls it as it is, and nothing of it becomes part of a graph
+    def _add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not (module.training and torch.is_grad_enabled()):
+            return
+        ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
+        if not isinstance(ids, Tensor):
+            self._complete = False
+            ids = next((value for value in kwargs.values() if isinstance(value, Tensor) and value.dim()), None)
+        if ids is None:
+            return
+        self._examples += len(ids)
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            self._masked = self._masked + mask.sum()
+        else:
+            self._unmasked += ids.numel()
+
+    def now(self) -> Count:
+        """What was counted so far."""
+        return Count(self._examples, self._unmasked, self._masked, self._complete)
+
+    def stop(self) -> None:
+        """Take the hook off the model."""
+        self._handle.remove()
