@@ -249,11 +249,10 @@ def head_of(model: nn.Module) -> list[str] | None:
     A language model's output layer comes with its checkpoint and is no head.
     """
     base = base_of(model)
+    if isinstance(base, PreTrainedModel) and base.get_output_embeddings() is not None:
+        return []
     if not isinstance(base, PreTrainedModel) or not hasattr(base, base.base_model_prefix):
         return None
-    output = base.get_output_embeddings()
-    if output is not None:
-        return []
     named = base.named_children()
     return [name for name, child in named if name != base.base_model_prefix and any(True for _ in child.parameters())]
 

@@ -133,6 +133,8 @@ def a_model_is_there() -> bool:
 
 def allocated_beside(model: nn.Module, device: torch.device) -> int:
     """Bytes that a CUDA device's allocator has handed out for anything but *model*."""
-    # What it hands out for a tensor is a multiple of 512 bytes.
-    tensors = {one.data_ptr(): one for one in (*model.parameters(), *model.buffers()) if one.device == device}
-    return int(torch.cuda.memory_allocated(device) - sum(-(-one.nbytes // 512) * 512 for one in tensors.values()))
+    storages = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers()) if one.is_cuda}
+    # Asked of the allocator: a block may be up to a MiB larger than the tensor in it.
+    segments = [segment for segment in torch.cuda.memory_snapshot() if segment["device"] == (device.index or 0)]
+    blocks = [block for segment in segments for block in segment["blocks"] if block["state"] == "active_allocated"]
+    return int(sum(block["size"] for block in blocks if block["address"] not in storages))

@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from lora_bench.history import Evaluation, evaluations, not_finite
 from lora_bench.meter import Work
 from lora_bench.metrics import higher_is_better as known_direction
+from lora_bench.metrics import known_metrics
 from lora_bench.record import Parameters, Record, Status
 from lora_bench.spec import RunSpec
 from lora_bench.store import RunFolder
@@ -50,6 +51,7 @@ class OwnRun:
         examples: Sizes of the splits that are known.
         earlier: Seconds, examples and tokens before the checkpoint that the run goes on from; None where nobody noted them.
         first_step: The number of the first step of this process.
+        command: How the script was started.
         warmup: The counts of the steps that are not timed.
         done: The counts of all steps of this process, and after `add_up` of all processes.
         ended_at: Length of the log history when training ended, or None while it has not.
@@ -68,6 +70,7 @@ class OwnRun:
     warnings: list[str]
     earlier: Mapping[str, float | None] | None
     first_step: int
+    command: str | None
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     warmup: Tensor | None = None
     done: Tensor | None = None
@@ -204,7 +207,9 @@ def _direction(metric: str | None, told: bool | None, args: TrainingArguments) -
         return told
     if (args.metric_for_best_model or "").removeprefix("eval_") == metric and args.greater_is_better is not None:
         return bool(args.greater_is_better)
-    return known_direction(metric)
+    if metric.split("_")[-1] == "loss":
+        return False
+    return known_direction(metric) if metric in known_metrics() else None
 
 
 def why_training_ended() -> BaseException | None:

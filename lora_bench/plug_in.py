@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import CallbackHandler, ExportableState
+from transformers.trainer_callback import CallbackHandler
 
 from lora_bench.environment import describe_environment
 from lora_bench.history import curve_of, evaluation_of
@@ -41,10 +41,14 @@ NO_START = (
     "what the process held before the base model was loaded is not known, so there is no peak above it; a callback that is "
     "made before the model is loaded knows"
 )
+# Among the states of callbacks that a checkpoint keeps. No class has this name: the Trainer restores callbacks by theirs, and
+# fails to save one that a checkpoint made without it is resumed with.
+NOTE = "lora_bench"
+
 SEVERAL_DEVICES = "one process used several devices by DataParallel, where examples and tokens are not counted"
 
 
-class BenchmarkCallback(MeasureCallback, ExportableState):
+class BenchmarkCallback(MeasureCallback):
     """Writes a record of a run of a `transformers.Trainer`, or of any class that inherits from it.
 
     What it cannot know is null in the record, and its arguments say what only the script's author knows. Memory and seconds
@@ -117,6 +121,7 @@ class BenchmarkCallback(MeasureCallback, ExportableState):
             warnings=warnings,
             earlier=_earlier(state) if state.global_step else {"seconds": 0.0, "examples": 0, "tokens": 0},
             first_step=state.global_step + 1,
+            command=script_command(),
         )
         self._run = run
         if run.writes:
@@ -147,6 +152,16 @@ class BenchmarkCallback(MeasureCallback, ExportableState):
         super().on_step_end(args, state, control, optimizer, **inside)
         if self._run is not None and len(self.clock) == self.warmup_steps:
             self._run.end_warmup()
+        if control.should_save:
+            self._note(state)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Stop training where an evaluation or a checkpoint comes next."""
+        super().on_epoch_end(args, state, control, **inside)
+        if control.should_save:
+            self._note(state)
 
     def on_log(
         self,
@@ -200,6 +215,8 @@ class BenchmarkCallback(MeasureCallback, ExportableState):
             run.examples["evaluation"] = len(dataset)
         if run.ended:
             self._publish(run, args)
+        else:
+            self._note(state)  # a checkpoint of the best weights is asked for after the evaluation
 
     def on_predict(
         self,
@@ -245,28 +262,13 @@ class BenchmarkCallback(MeasureCallback, ExportableState):
         )
         run.write(self.folder, self._record(run, outcome))
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint of the Trainer keeps of this callback, so that a resumed run knows what was before."""
-        named = {name: getattr(self, name) for name in ("suite", "task", "label", "metric", "higher_is_better")}
+    def _note(self, state: TrainerState) -> None:
+        """Leave in the Trainer's state, which checkpoints keep, what a resumed run has to know of this one."""
         run = self._run
-        before: dict[str, float | None] = {}
         if run is not None and run.earlier is not None and not run.stopped:
             work = run.work_so_far()
-            before = {"seconds": self.seconds_so_far(), "examples": work.examples, "tokens": work.tokens}
-        return {
-            "args": {
-                "folder": str(self.folder),
-                **named,
-                "exclusive": self.exclusive,
-                "warmup_steps": self.warmup_steps,
-            },
-            "attributes": before,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> BenchmarkCallback:
-        """A callback like the one in a checkpoint; what was before is read when training begins."""
-        return cls(**state["args"])
+            noted = {"seconds": self.seconds_so_far(), "examples": work.examples, "tokens": work.tokens}
+            state.stateful_callbacks[NOTE] = {"step": state.global_step, **noted}
 
     def _stop(self, run: OwnRun) -> None:
         """Stop the clock of training: loading the best checkpoint at its end is no part of it."""
@@ -328,16 +330,16 @@ class BenchmarkCallback(MeasureCallback, ExportableState):
             data=DataSummary(examples=dict(run.examples), truncated_share=None, majority_score=None),
             warnings=outcome.warnings,
             resumed=run.first_step > 1,
-            command=script_command(),
+            command=run.command,
             started_at=run.started_at,
             environment=describe_environment("cuda" if run.device.type == "cuda" else "cpu"),
         )
 
 
 def _earlier(state: TrainerState) -> dict[str, float | None] | None:
-    """What the callback of an earlier process left in the checkpoint, or None where there was none."""
-    left = (state.stateful_callbacks or {}).get(BenchmarkCallback.__name__)
-    return (left.get("attributes") or None) if isinstance(left, dict) else None
+    """What the callback of an earlier process noted at the step of the checkpoint, or None where there was none."""
+    noted: dict[str, float | None] | None = (state.stateful_callbacks or {}).get(NOTE)
+    return noted if noted is not None and noted["step"] == state.global_step else None
 
 
 def _handler() -> CallbackHandler | None:
