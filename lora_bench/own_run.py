@@ -119,8 +119,9 @@ class OwnRun:
         done, warmup = self._known(self.done), self._known(self.warmup)
         if done is None or warmup is None:
             return Work(None, None)
-        examples, tokens, _ = (done - warmup).tolist()
-        return Work(examples, None if done[2] else tokens)
+        examples, tokens = (done - warmup)[:2].tolist()
+        flattened, no_tokens = done[2:].tolist()
+        return Work(None if flattened else examples, None if no_tokens else tokens)
 
     def _known(self, counted: Tensor | None) -> Tensor | None:
         return counted if self.processes == 1 or self.ended else None
@@ -130,10 +131,10 @@ class OwnRun:
         before_examples, before_tokens = earlier.get("examples"), earlier.get("tokens")
         if counted is None:
             return Work(None, None)
-        examples, tokens, uncounted = counted.tolist()
+        examples, tokens, flattened, no_tokens = counted.tolist()
         return Work(
-            examples=None if before_examples is None else int(before_examples) + examples,
-            tokens=None if before_tokens is None or uncounted else int(before_tokens) + tokens,
+            examples=None if before_examples is None or flattened else int(before_examples) + examples,
+            tokens=None if before_tokens is None or no_tokens else int(before_tokens) + tokens,
         )
 
     def outcome(

@@ -23,17 +23,19 @@ class Count:
         examples: Rows of batches.
         unmasked: Tokens of batches without a mask.
         masked: Ones of masks, a number on the device.
-        complete: Whether every batch had tokens to count.
+        has_tokens: Whether every batch had tokens to count.
+        has_rows: Whether every example was a row, and none were flattened into one.
     """
 
     examples: int
     unmasked: int
     masked: Tensor
-    complete: bool
+    has_tokens: bool
+    has_rows: bool
 
     def numbers(self) -> Tensor:
-        """Examples, tokens, and 1 where a batch could not be counted, as 64-bit integers of shape (3,) on the device."""
-        whole = torch.tensor([self.examples, self.unmasked, not self.complete], dtype=torch.int64)
+        """Examples, tokens, and for each of them 0 if it is whole, as 64-bit integers of shape (4,) on the device."""
+        whole = torch.tensor([self.examples, self.unmasked, not self.has_rows, not self.has_tokens], dtype=torch.int64)
         whole = whole.to(self.masked.device)
         whole[1] += self.masked.to(torch.int64)
         return whole
@@ -43,7 +45,8 @@ class TokenCounter:
     """Counts examples and real tokens of training: rows of `input_ids`, and ones of `attention_mask`.
 
     Without a mask of shape (examples, tokens) every position is a real token, since the model treats it as one: so it is in
-    sequences that are packed without padding. Of an encoder-decoder the encoder's tokens count. Passes without gradients
+    sequences that are packed without padding. Where the examples of a batch are flattened into one row, with positions that
+    begin anew, nobody can tell how many they were. Of an encoder-decoder the encoder's tokens count. Passes without gradients
     (evaluation, generation, a reference model) are not training and do not count.
 
     Args:
@@ -54,7 +57,7 @@ class TokenCounter:
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._examples = self._unmasked = 0
         self._masked = torch.zeros((), dtype=torch.int64, device=device)
-        self._complete = True
+        self._has_tokens = self._has_rows = True
         self._handle = model.register_forward_pre_hook(self._add, with_kwargs=True)
 
     @torch.compiler.disable  # a compiled model calls it as it is, and nothing of it becomes part of a graph
@@ -63,7 +66,7 @@ class TokenCounter:
             return
         ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
         if not isinstance(ids, Tensor):
-            self._complete = False
+            self._has_tokens = False
             ids = next((value for value in kwargs.values() if isinstance(value, Tensor) and value.dim()), None)
         if ids is None:
             return
@@ -72,10 +75,11 @@ class TokenCounter:
             self._masked = self._masked + mask.sum()
         else:
             self._unmasked += ids.numel()
+            self._has_rows &= not (len(ids) == 1 and kwargs.get("position_ids") is not None)
 
     def now(self) -> Count:
         """What was counted so far."""
-        return Count(self._examples, self._unmasked, self._masked, self._complete)
+        return Count(self._examples, self._unmasked, self._masked, self._has_tokens, self._has_rows)
 
     def stop(self) -> None:
         """Take the hook off the model."""

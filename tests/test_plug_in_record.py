@@ -173,12 +173,12 @@ def test_passes_that_do_not_train_do_not_count():
     with torch.no_grad():
         model.train()(**batch)
     model.eval()(**batch)
-    assert counter.now().numbers().tolist() == [0, 0, 0]
+    assert counter.now().numbers().tolist() == [0] * 4
     model.train()(**batch)
     model(batch["input_ids"])  # without a mask the model takes all ten positions for real ones
     counter.stop()
     model(**batch)
-    assert counter.now().numbers().tolist() == [4, 5 + 3 + 10, 0]
+    assert counter.now().numbers().tolist() == [4, 5 + 3 + 10, 0, 0]
 
 
 def test_a_batch_without_tokens_makes_their_number_unknown():
@@ -189,7 +189,28 @@ def test_a_batch_without_tokens_makes_their_number_unknown():
     model = _Pixels()
     counter = TokenCounter(model, torch.device("cpu"))
     model(pixel_values=torch.ones(6, 3))
-    assert counter.now().numbers().tolist()[0::2] == [6, 1]
+    assert counter.now().numbers().tolist() == [6, 18, 0, 1]
+
+
+def test_how_many_examples_were_flattened_into_a_row_is_not_known(tmp_path):
+    class Flatten:
+        """Two rows of 20 tokens as one of 40, as TRL's padding-free batches are."""
+
+        def __call__(self, examples):
+            ids = torch.cat([one["input_ids"] for one in examples])[None]
+            return {"input_ids": ids, "labels": ids, "position_ids": (torch.arange(ids.numel()) % 20)[None]}
+
+    generator = torch.Generator().manual_seed(0)
+    data = [{"input_ids": torch.randint(3, 100, (20,), generator=generator)} for _ in range(8)]
+    settings = TrainingArguments(
+        tmp_path / "out", use_cpu=True, max_steps=4, per_device_train_batch_size=2, report_to="none",
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    callbacks = [BenchmarkCallback(tmp_path / "mine")]
+    Trainer(tiny_gpt2(), args=settings, train_dataset=data, data_collator=Flatten(), callbacks=callbacks).train()
+    speed = only_record(tmp_path / "mine").speed
+    assert (speed.train_examples, speed.examples_per_second, speed.train_real_tokens) == (None, None, 160)
+    assert speed.real_tokens_per_second > 0
 
 
 class _Pixels(nn.Module):
