@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -215,14 +216,16 @@ def training_of(args: TrainingArguments, state: TrainerState, model: nn.Module, 
 
 
 def _precision(args: TrainingArguments, model: nn.Module) -> AnyPrecision | None:
-    """What matrices are multiplied in: by autocast, or as the trained weights are."""
+    """What matrices are multiplied in: by autocast, or as most weights are."""
     if args.bf16 or args.fp16:
         return "bfloat16" if args.bf16 else "float16"
-    types = {weight.dtype for weight in model.parameters() if weight.requires_grad}
+    counts: Counter[torch.dtype] = Counter()
+    for weight in model.parameters():
+        counts[weight.dtype] += weight.numel()
     known: dict[torch.dtype, AnyPrecision] = {
         torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16",
     }  # fmt: skip
-    return known.get(types.pop()) if len(types) == 1 else None
+    return known.get(counts.most_common(1)[0][0])
 
 
 def _arguments(args: TrainingArguments) -> dict[str, Any]:

@@ -8,6 +8,7 @@ over processes and waits for the device in every step.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,13 @@ class TokenCounter:
         self._examples = self._unmasked = 0
         self._masked = torch.zeros((), dtype=torch.int64, device=device)
         self._has_tokens = self._has_rows = True
+        self._model = weakref.ref(model)
+        self.start()
+
+    def start(self) -> None:
+        """Put the hook on the model."""
+        model = self._model()
+        assert model is not None, "a counter is started by whoever trains the model"
         self._handle = model.register_forward_pre_hook(self._add, with_kwargs=True)
 
     @torch.compiler.disable  # a compiled model calls it as it is, and nothing of it becomes part of a graph

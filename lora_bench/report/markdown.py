@@ -73,7 +73,8 @@ def _scores(comparison: Comparison) -> Lines:
             # Of runs that no suite planned, what is null is said below.
             said = {name: value for name, value in setting.differs.items() if value is not None or not setting.unknown}
             fields = listed([f"{code(name)} is {json_value(value)}" for name, value in said.items()])
-            lines += ["", f"Not to be ranked against the other settings of this task. Here {fields}."]
+            here = f" Here {fields}." if said else " Here less is recorded."
+            lines += ["", f"Not to be ranked against the other settings of this task.{here}"]
         lines += _own_word(setting)
         lines += _search(setting) if setting.search else _model_tables(setting)
     rows = [row for setting in comparison.settings for row in setting.rows]
@@ -267,7 +268,9 @@ def _model(model: ModelSpec) -> str:
 def _commands(comparison: Comparison) -> Lines:
     if not comparison.commands:
         return []
-    return ["## Make it again", "", *fenced(comparison.commands), "", "With `--only RUN_ID` one record alone."]
+    of_suites = any(command.startswith("lora-bench ") for command in comparison.commands)
+    one_alone = ["", "With `--only RUN_ID` one record alone."] if of_suites else []
+    return ["## Make it again", "", *fenced(comparison.commands), *one_alone]
 
 
 def _provenance(comparison: Comparison) -> Lines:
