@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("suite", metavar="SUITE", help="a suite by name, or its YAML file")
     _runs_option(plan)
     plan.add_argument("--series", metavar="LABEL", help="the label of a repeat")
+    plan.add_argument("--device", metavar="CARD", help='say whether each run fits a card, such as "H100 80GB" or 24GB')
     _data_option(plan)
     plan.set_defaults(command=_plan)
 
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--seeds", type=_count, metavar="N", help="number of seeds; the table's by default")
     reproduce.add_argument("--protocol", metavar="NAME", help="another protocol than the table's: strict or paper")
     reproduce.add_argument("--plan", action="store_true", help="show every run with its recipe and cost; train nothing")
+    reproduce.add_argument("--device", metavar="CARD", help="with --plan: say whether each run fits a card")
     _running_options(reproduce)
     reproduce.set_defaults(command=_reproduce)
 
@@ -244,7 +246,7 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
         progress=lambda message: print(message, file=sys.stderr),
     )
-    _show_plan(console, plan)
+    _show_plan(console, plan, arguments.device)
     return DONE
 
 
@@ -308,10 +310,10 @@ def _published(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _show_plan(console: Console, plan: Plan) -> None:
+def _show_plan(console: Console, plan: Plan, card: str | None) -> None:
     from lora_bench.plan_table import plan_tables
 
-    for part in plan_tables(plan):
+    for part in plan_tables(plan, card):
         console.print(part, highlight=False)
 
 

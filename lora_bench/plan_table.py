@@ -6,17 +6,30 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.estimate import default_workers
+from lora_bench.memory_model import card_bytes, needed_bytes, predicted_step
+from lora_bench.methods import known_methods
 from lora_bench.plan import Cell, Plan
 from lora_bench.progress import duration
 from lora_bench.spec import PlannedSpec
 
 
-def plan_tables(plan: Plan) -> list[Table | Text]:
-    """What a suite comes to: a table a task, the warnings about its data, and a line of totals."""
+def plan_tables(plan: Plan, card: str | None = None) -> list[Table | Text]:
+    """What a suite comes to: a table a task, the warnings about its data, and a line of totals.
+
+    Args:
+        plan: Of the suite.
+        card: A card by name: whether a training step of each run fits it is said in place of a rough estimate.
+
+    Raises:
+        LoraBenchError: If no card has the name.
+    """
+    if card is not None:
+        card_bytes(card)
     parts: list[Table | Text] = []
     for task in dict.fromkeys(cell.job.spec.task.name for cell in plan.cells):
-        parts.append(_table(plan, task))
+        parts.append(_table(plan, task, card))
     parts += _reasons(plan)
     if plan.suite.content.recipes:
         parts.append(_recipes(plan))
@@ -28,10 +41,11 @@ def plan_tables(plan: Plan) -> list[Table | Text]:
     return parts
 
 
-def _table(plan: Plan, task: str) -> Table:
+def _table(plan: Plan, task: str, card: str | None) -> Table:
     table = Table(title=f"{plan.suite.name}: {task}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
-    for header in ("size", "adapter", "head", "trained", "stored", "rate", "done", "time", "memory"):
+    memory = "memory" if card is None else f"on {card}"
+    for header in ("size", "adapter", "head", "trained", "stored", "rate", "done", "time", memory):
         table.add_column(header, justify="right", no_wrap=header != "rate")
     shown = ""
     for group in _groups(plan, task):
@@ -51,9 +65,32 @@ def _table(plan: Plan, task: str) -> Table:
             " ".join(dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)),
             f"{done}/{len(group)}",
             ("" if first.estimate.measured else "~") + duration(first.estimate.seconds),
-            f"~{first.estimate.memory_bytes / 2**20:,.0f} MiB",
+            f"~{first.estimate.memory_bytes / 2**20:,.0f} MiB" if card is None else _fit_on(card, first),
         )
     return table
+
+
+def _fit_on(card: str, cell: Cell) -> str:
+    """What a training step of a run needs on a card, at its longest inputs, and whether the card has it."""
+    spec = cell.job.spec
+    accumulation = int(spec.training.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]
+    method = known_methods()[spec.method.name](**spec.method.options)
+    try:
+        step = predicted_step(
+            cell.job.base_model,
+            method,
+            kind=cell.job.task.kind,
+            labels=max(1, len(spec.task.labels)),
+            batch_size=spec.training.batch_size // accumulation,
+            length=spec.training.max_length,
+            precision=spec.training.precision,
+        )
+    except (LoraBenchError, RuntimeError):
+        return "not known"  # what the model computes depends on its numbers
+    needed = needed_bytes(step)
+    if needed is None:
+        return "not known"
+    return f"{needed / 2**30:,.1f} GiB: {'fits' if needed <= card_bytes(card) else 'too much'}"
 
 
 def _recipes(plan: Plan) -> Table:
