@@ -11,8 +11,6 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t as student
-
 from lora_bench.probe_record import Latency, ProbeRecord, ProbeSpec, State
 from lora_bench.report import text
 from lora_bench.report.text import MISSING, code, inert
@@ -97,6 +95,8 @@ def noise_floor(cells: Sequence[Probed]) -> float | None:
         return None
     squares = sum((value - statistics.fmean(values)) ** 2 for values in logs for value in values)
     processes = statistics.harmonic_mean([len(values) for values in logs])
+    from scipy.stats import t as student
+
     width = float(student.ppf(0.975, freedom)) * math.sqrt(squares / freedom) * math.sqrt(2 / processes)
     return math.expm1(width)
 
