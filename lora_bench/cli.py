@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lora_bench.plan import Plan
+    from lora_bench.probe_record import ProbeRecord
     from lora_bench.record import Record
     from lora_bench.suite import Suite
 
@@ -86,9 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     probe.add_argument("suite", metavar="SUITE", help="a suite, or a suite of probes, by name or its YAML file")
     _runs_option(probe)
-    probe.add_argument("--processes", type=_count, metavar="N", help="processes for each cell; 3 on a CPU, 5 on a GPU")
+    probe.add_argument(
+        "--processes", type=_positive, metavar="N", help="processes for each cell; 3 on a CPU, 5 on a GPU"
+    )
     probe.add_argument("--share", action="store_true", help="measure although something else is at work on the device")
-    probe.add_argument("--retry", action="store_true", help="measure again what failed or ran out of memory")
+    probe.add_argument("--retry", action="store_true", help="measure again what did not end ok")
     _data_option(probe)
     probe.add_argument("--quiet", action="store_true", help="say only what failed")
     probe.set_defaults(command=_probe)
@@ -175,6 +178,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def _console() -> Console:
     from lora_bench.progress import QuietOnBrokenPipe
 
@@ -192,6 +201,7 @@ def _run_and_report(
 ) -> int:
     """Do what is missing of a suite, write its report with further sections made of its records, and say how it ended."""
     from lora_bench.execute import run_suite, runs_folder
+    from lora_bench.probe_store import read_probes
     from lora_bench.progress import display
     from lora_bench.report import write_report
 
@@ -209,7 +219,7 @@ def _run_and_report(
         )
     folder = runs_folder(suite, arguments.runs, arguments.series)
     if outcome.records:
-        written = write_report(outcome.records, folder, sections=sections(outcome.records))
+        written = write_report(outcome.records, folder, sections=sections(outcome.records), probes=read_probes(folder))
         if not arguments.quiet:
             _show(console, outcome.records)
             console.print(f"report: {written[0]}", markup=False, highlight=False)
@@ -276,7 +286,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     from lora_bench.execute import runs_folder
-    from lora_bench.probe_execute import run_probes
+    from lora_bench.probe_execute import run_probes, shown
     from lora_bench.probe_plan import plan_probes
     from lora_bench.probe_suite import load_probe_suite
     from lora_bench.report import write_report
@@ -290,8 +300,14 @@ def _probe(arguments: argparse.Namespace) -> int:
         if not arguments.quiet:
             console.print(line, markup=False, highlight=False)
 
-    plan = plan_probes(suite, folder, processes=arguments.processes or None, data_dir=arguments.data_dir, progress=say)
-    outcome = run_probes(plan, share=arguments.share, retry=arguments.retry, say=say)
+    def tell(record: ProbeRecord, place: str) -> None:
+        if not arguments.quiet or record.status != "ok":
+            console.print(f"{place} {shown(record)}".lstrip(), markup=False, highlight=False)
+
+    plan = plan_probes(suite, folder, processes=arguments.processes, data_dir=arguments.data_dir, progress=say)
+    missing = len(plan.missing(retry=arguments.retry))
+    say(f"{missing or 'none'} of {len(plan.jobs)} processes to do, {len(plan.refused)} cells cannot be measured")
+    outcome = run_probes(plan, share=arguments.share, retry=arguments.retry, tell=tell)
     if outcome.records:
         records = read_records(folder) if record_files(folder) else []
         say(f"report: {write_report(records, folder, probes=outcome.records)[0]}")

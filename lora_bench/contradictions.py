@@ -104,6 +104,8 @@ def _unknown_names(
         "methods": [entry.label for entry in methods],
     }
     named: list[tuple[Key, str, str]] = [(("data", name), "tasks", name) for name in content.data]
+    if content.probe is not None and content.probe.twin is not None:
+        named.append((("probe", "twin"), "methods", content.probe.twin))
     for index, recipe in enumerate(content.recipes):
         key: Key = ("recipes", index)
         named += [((*key, part), part, name) for part in known for name in getattr(recipe, part)]

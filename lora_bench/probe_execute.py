@@ -6,8 +6,8 @@ with its reason, and the other cells are measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.executors.base import Lost
@@ -15,14 +15,20 @@ from lora_bench.executors.local import LocalWorkers
 from lora_bench.probe.device import company, used_bytes
 from lora_bench.probe.job import ProbeJob
 from lora_bench.probe_plan import ProbePlan
-from lora_bench.probe_record import ProbeRecord
+from lora_bench.probe_record import DeviceType, ProbeRecord
 from lora_bench.probe_store import ProbeFolder
 from lora_bench.stopping import stopping_on_signals
 
-Say = Callable[[str], None]
 
-# Statuses that a process has for reasons that may be gone the next time.
-RETRIED = ("failed", "timeout", "out_of_memory")
+class Tell(Protocol):
+    """Told of a process that is done: its record, and its place among those to do, such as `[2/12]`."""
+
+    def __call__(self, record: ProbeRecord, place: str) -> None:
+        """Hear of it."""
+
+
+def _tell_nobody(record: ProbeRecord, place: str) -> None:
+    return
 
 
 @dataclass(frozen=True)
@@ -38,16 +44,14 @@ class ProbeOutcome:
     interrupted: str | None
 
 
-def run_probes(
-    plan: ProbePlan, *, share: bool = False, retry: bool = False, say: Say = lambda line: None
-) -> ProbeOutcome:
+def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tell: Tell = _tell_nobody) -> ProbeOutcome:
     """Measure what has no record yet.
 
     Args:
         plan: What to measure.
         share: Measure although something else is at work on the device; the records then say that it was.
-        retry: Measure again what failed or ran out of memory.
-        say: Told a line for each process that is done.
+        retry: Measure again what did not end `ok`.
+        tell: Told of each process that is done.
 
     Raises:
         LoraBenchError: If something else is at work on the device, with its name.
@@ -56,39 +60,39 @@ def run_probes(
     folder = ProbeFolder(plan.folder)
     for refused in plan.refused:
         if folder.record(refused.run_id) is None:
-            say(shown(folder.publish(refused)))
-    if retry:
-        for job in plan.jobs:
-            found = job.published()
-            if found is not None and found.status in RETRIED:
-                folder.retry(job.run_id)
-    missing, interrupted = plan.missing, None
+            tell(folder.publish(refused), "")
+    missing, interrupted = plan.missing(retry=retry), None
     if missing:
-        missing = _placed(missing, share)
+        idle = _idle_device(missing[0].spec.device, share)
+        for job in missing:
+            folder.retry(job.run_id)
         pool: LocalWorkers[ProbeJob, ProbeRecord] = LocalWorkers(1, plan.folder.parent / "workers.log", fresh=True)
         with stopping_on_signals(pool.stop) as stopped:
-            for number, result in enumerate(pool([[job] for job in missing], lambda event: None), start=1):
+            units = [[replace(job, idle_bytes=idle)] for job in missing]
+            for number, result in enumerate(pool(units, lambda event: None), start=1):
                 if isinstance(result, Lost):
                     if stopped:
-                        continue
+                        continue  # the stop ended it; the same command measures it again
                     result = result.job.publish(result.job.record("failed", result.reason))
-                say(f"[{number}/{len(missing)}] {shown(result)}")
+                tell(result, f"[{number}/{len(missing)}]")
         interrupted = stopped[0] if stopped else None
     records = [found for job in plan.jobs if (found := job.published()) is not None]
     return ProbeOutcome((*plan.refused, *records), interrupted)
 
 
-def _placed(jobs: list[ProbeJob], share: bool) -> list[ProbeJob]:
-    """The jobs with what is known of the device before any work."""
-    device = jobs[0].spec.device
+def _idle_device(device: DeviceType, share: bool) -> int | None:
+    """Bytes used on a CUDA device before any work, or None.
+
+    Raises:
+        LoraBenchError: If something else is at work on the device, and that is not allowed.
+    """
     others = company(device)
     if others and not share:
         raise LoraBenchError(
             f"the {'GPU' if device == 'cuda' else 'CPU'} is in use by {', '.join(others)}: wait until it is free, or give "
-            "--share to measure all the same; every number is then marked as not exclusive"
+            "--share to measure all the same; what had company is then marked as not exclusive"
         )
-    idle = used_bytes() if device == "cuda" else None
-    return [replace(job, exclusive=not others, idle_bytes=idle) for job in jobs]
+    return used_bytes() if device == "cuda" else None
 
 
 def shown(record: ProbeRecord) -> str:

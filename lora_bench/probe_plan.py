@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from lora_bench.budget import Budget
 from lora_bench.entries import MethodEntry
 from lora_bench.environment import cuda_devices, usable_cores
@@ -26,6 +24,7 @@ from lora_bench.probe_record import DeviceType, ProbeRecord, ProbeSpec
 from lora_bench.probe_store import PROBES
 from lora_bench.probe_suite import Cell, ProbeSuite
 from lora_bench.resolve import method_spec, model_spec
+from lora_bench.spec import MethodSpec
 from lora_bench.suite import Suite
 from lora_bench.suite_file import Probe
 
@@ -71,10 +70,10 @@ class ProbePlan:
     jobs: tuple[ProbeJob, ...]
     refused: tuple[ProbeRecord, ...]
 
-    @property
-    def missing(self) -> list[ProbeJob]:
-        """The processes that have no record yet."""
-        return [job for job in self.jobs if job.published() is None]
+    def missing(self, *, retry: bool = False) -> list[ProbeJob]:
+        """The processes that have no record yet; with *retry* those too whose record says that they did not end `ok`."""
+        records = [(job, job.published()) for job in self.jobs]
+        return [job for job, record in records if record is None or (retry and record.status != "ok")]
 
 
 def plan_probes(
@@ -102,13 +101,12 @@ def plan_probes(
     cells: dict[str, ProbeCell] = {}
     twins: set[str] = set()
     for base_model, entry, fit, cell, probe in found:
-        method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
         spec = ProbeSpec(
             model=model_spec(base_model),
             random_weights=not base_model.has_weights,
             kind=cell.kind,
-            labels=cell.labels,
-            method=method_spec(entry.label, method),
+            labels=cell.labels if cell.kind == "classification" else 1,
+            method=_method_spec(entry, fit),
             batch_size=cell.batch_size,
             length=cell.length,
             precision=cell.precision,
@@ -117,21 +115,27 @@ def plan_probes(
             device=device,
             latency_shapes=probe.latency,
             wide_tokens=probe.wide_tokens,
+            seconds=probe.seconds,
         )
+        same = cells.get(spec.probe_id)
+        if same is not None:
+            if isinstance(suite, ProbeSuite):
+                message = f"{same.spec.method.label!r} and {entry.label!r} are the same cell under two names"
+                raise BadInput([suite.document.fault(("methods",), message)])
+            continue  # tasks may be alike in all that is measured
         # The first cell of every model is its twin, unless another method is named.
-        wanted = entry.label == probe.twin if probe.twin is not None else base_model.name not in twins
-        if wanted and fit.reason is None:
+        twin = fit.reason is None and base_model.name not in twins and probe.twin in (None, entry.label)
+        if twin:
             twins.add(base_model.name)
         count = processes or probe.processes or PROCESSES[device]
-        cells.setdefault(spec.probe_id, ProbeCell(spec, base_model, fit, wanted and fit.reason is None, count))
-    name = suite.name if isinstance(suite, Suite) else suite.content.suite
-    argument = suite.command[1]
-    command = shlex.join(["lora-bench", "probe", argument])
+        cells[spec.probe_id] = ProbeCell(spec, base_model, fit, twin, count)
+    options = [] if data_dir is None else ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
+    command = shlex.join(["lora-bench", "probe", suite.command[1], *options])
     folder = runs / PROBES
     planned = tuple(cells.values())
 
     def job(cell: ProbeCell, repeat: int, twin: bool) -> ProbeJob:
-        return ProbeJob(cell.spec, name, cell.base_model, repeat, twin, folder, command)
+        return ProbeJob(cell.spec, suite.name, cell.base_model, repeat, twin, folder, command)
 
     jobs = []
     able = [cell for cell in planned if cell.fit.reason is None]
@@ -142,7 +146,15 @@ def plan_probes(
     refused = [
         job(cell, 0, False).record("unsupported", cell.fit.reason) for cell in planned if cell.fit.reason is not None
     ]
-    return ProbePlan(name, folder, planned, tuple(jobs), tuple(refused))
+    return ProbePlan(suite.name, folder, planned, tuple(jobs), tuple(refused))
+
+
+def _method_spec(entry: MethodEntry, fit: MethodFit) -> MethodSpec:
+    """What the spec says of a method; of one that cannot be measured the reason too, so that it goes with the reason."""
+    spec = method_spec(entry.label, with_size(entry.method, fit.size) if fit.size is not None else entry.method)
+    return (
+        spec if fit.reason is None else spec.model_copy(update={"chosen": {**spec.chosen, "unsupported": fit.reason}})
+    )
 
 
 Found = tuple[BaseModel, MethodEntry, MethodFit, Cell, Probe]
@@ -187,10 +199,9 @@ def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progres
     known = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
     for cell in known:
         spec = cell.job.spec
-        labels: tuple[JsonValue, ...] = tuple(spec.task.labels or ())
         shape = Cell(
             kind=cell.job.task.kind,
-            labels=max(1, len(labels)),
+            labels=max(1, len(spec.task.labels)),
             batch_size=spec.training.batch_size,
             length=spec.training.max_length,
             precision=spec.training.precision,

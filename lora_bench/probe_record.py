@@ -38,6 +38,7 @@ class ProbeSpec(Strict):
         device: What trains.
         latency_shapes: (batch size, length) of the forward passes that are timed.
         wide_tokens: Tokens of a second, compute-bound step, or None for no such step.
+        seconds: After which timing ends, or None for as long as the device needs.
     """
 
     model: ModelSpec
@@ -53,18 +54,17 @@ class ProbeSpec(Strict):
     device: DeviceType
     latency_shapes: tuple[tuple[int, int], ...]
     wide_tokens: int | None
+    seconds: float | None = None
     spec_version: int = Field(default=1, description="raised whenever the same spec would measure something else")
 
     @property
     def probe_id(self) -> str:
         """The first 16 hexadecimal digits of the hash of everything that is measured; names that are shown are left out."""
         content = self.model_dump(mode="json")
-        del (
-            content["method"]["label"],
-            content["method"]["options"],
-            content["model"]["shown"],
-            content["model"]["name"],
-        )
+        for part, shown in (("method", "label"), ("method", "options"), ("model", "shown"), ("model", "name")):
+            del content[part][shown]
+        if self.seconds is None:
+            del content["seconds"]
         return content_hash(content)[:PROBE_ID_LENGTH]
 
 
@@ -73,7 +73,7 @@ class StepSpeed(Strict):
 
     Args:
         batch_size: Examples in one step.
-        warmup_steps: Steps that were not timed.
+        warmup_steps: Steps that were not timed, beside the very first, in which the optimiser allocates its states.
         timed_steps: Steps that were.
         step_seconds_median: Median over the timed steps (p50).
         step_seconds_p90: Their 90th percentile.
@@ -125,7 +125,7 @@ class PhasePeaks(Strict):
         load_bytes: While it was loaded and adapted.
         first_step_bytes: In the first step, in which the optimiser allocates its states.
         steady_bytes: In later steps.
-        evaluation_bytes: In a forward pass without gradients.
+        evaluation_bytes: In a forward pass without gradients, the optimiser's states still held.
         saving_bytes: While a checkpoint was written.
         reserved_bytes: Held by the CUDA allocator in all, what it keeps unused included.
         device_bytes: Used on the device as its driver sees it, less what was used before the process began.
@@ -142,12 +142,6 @@ class PhasePeaks(Strict):
     reserved_bytes: int | None
     device_bytes: int | None
     tree_bytes: int | None
-
-    @property
-    def train_peak_bytes(self) -> int | None:
-        """Peak of training above what the process held before the base model was loaded, or null."""
-        peaks = [peak for peak in (self.first_step_bytes, self.steady_bytes) if peak is not None]
-        return max(peaks) - self.start_bytes if peaks and self.start_bytes is not None else None
 
 
 class Latency(Strict):
@@ -219,7 +213,7 @@ class Flops(Strict):
 
 
 class Energy(Strict):
-    """What the device drew while the steps were timed, idle draw included."""
+    """What the device drew from the first timed step to the last, idle draw included."""
 
     joules: float
     joules_per_step: float
@@ -231,8 +225,11 @@ class ProbeRecord(Strict):
     Args:
         repeat: Number of the process, from 0.
         twin: Whether it belongs to the cell that is measured a second time unchanged, which shows the noise.
-        unmeasured: By field, why it is null.
-        exclusive: Whether nothing else was seen at work on the device.
+        unmeasured: By the path of a field, such as `speed.host_bound_share`, why it is null; of a part that is null as a whole
+            by its name. A state that `inference.latencies` lacks is there as `inference.merged`, and a shape as
+            `inference.16x256`.
+        exclusive: Whether nothing else was seen at work on the device meanwhile; null where the system does not tell.
+        settings: What else numbers may depend on, such as `float32_matmul_precision`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
@@ -256,7 +253,7 @@ class ProbeRecord(Strict):
     flops: Flops | None = None
     energy: Energy | None = None
     unmeasured: dict[str, str] = Field(default_factory=dict)
-    exclusive: bool
+    exclusive: bool | None = None
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     command: str
     started_at: str | None = Field(default=None, description="UTC, ISO 8601")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault
 from lora_bench.probe_record import SCHEMA, ProbeRecord
-from lora_bench.store import write_atomic, write_once
+from lora_bench.store import first_fault, to_json, write_atomic, write_once
 
 PROBES = "probes"
 
@@ -28,7 +28,7 @@ class ProbeFolder:
     def publish(self, record: ProbeRecord) -> ProbeRecord:
         """Write the record, unless there is one; the record that stands there afterwards."""
         file = self.path / f"{record.run_id}.json"
-        return record if write_once(file, probe_json(record)) else read_probe(file)
+        return record if write_once(file, to_json(record)) else read_probe(file)
 
     def retry(self, run_id: str) -> None:
         """Take a record away, so that its process is run again."""
@@ -63,7 +63,7 @@ def accept_probes(runs: Path, baseline: Path) -> list[ProbeRecord]:
     records = read_probes(runs)
     shutil.rmtree(baseline / PROBES, ignore_errors=True)
     for record in records:
-        write_atomic(baseline / PROBES / f"{record.run_id}.json", probe_json(record))
+        write_atomic(baseline / PROBES / f"{record.run_id}.json", to_json(record))
     return records
 
 
@@ -81,11 +81,4 @@ def read_probe(file: Path) -> ProbeRecord:
             raise BadInput([Fault(newer, file=str(file))])
         return ProbeRecord.model_validate_json(json.dumps(data))
     except (OSError, ValueError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise BadInput([Fault(f"is no probe record: {first}", file=str(file))]) from None
-
-
-def probe_json(record: ProbeRecord) -> bytes:
-    """The record as it is stored: sorted keys, two spaces, no NaN, a newline at the end."""
-    content = record.model_dump(mode="json", by_alias=True)
-    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+        raise BadInput([Fault(f"is no probe record: {first_fault(error)}", file=str(file))]) from None

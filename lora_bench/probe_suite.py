@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from lora_bench.documents import Document, Strict, validate
+from lora_bench.contradictions import repeated
+from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.entries import MethodEntry, read_each, read_method, read_model
 from lora_bench.errors import BadInput, Fault, did_you_mean
 from lora_bench.spec import Precision
@@ -24,9 +25,9 @@ class Cell(Strict):
 
     Args:
         kind: What the model is made for.
-        labels: Number of classes.
+        labels: Number of classes, for classification.
         batch_size: Examples in one step.
-        length: Tokens of each.
+        length: Tokens of each; none is padding.
         precision: "float32", or "bfloat16" by autocast.
         threads: CPU threads; all cores by default.
     """
@@ -130,9 +131,10 @@ def load_probe_suite(name_or_file: str | Path) -> Suite | ProbeSuite:
         BadInput: With every fault of the file.
     """
     file, document, argument = find_suite(name_or_file)
-    if not is_probe_suite(document):
-        return load_suite(name_or_file)
-    return read_probe_suite(file, document, argument)
+    # A suite of probes may leave `cell` out; what has any key of training is none.
+    if is_probe_suite(document) or not {"tasks", "seeds", "training"} & document.data.keys():
+        return read_probe_suite(file, document, argument)
+    return load_suite(name_or_file)
 
 
 def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuite:
@@ -147,6 +149,7 @@ def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuit
         BadInput: With every fault of the file.
     """
     faults: list[Fault] = []
+    # Parts are read even where the whole does not validate, so that all faults come at once.
     models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))
     methods = read_each(document, "methods", faults, lambda key, entry: read_method(document, key, entry))
     content: ProbeFile | None = None
@@ -154,6 +157,8 @@ def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuit
         content = validate(ProbeFile, document)
     except BadInput as error:
         faults += error.faults
+    faults += repeated(document, "models", [entry.model for entry in models])
+    faults += repeated(document, "methods", [entry.label for entry in methods])
     if content is not None:
         faults += _contradictions(document, content, models, methods)
     if faults or content is None:
@@ -164,20 +169,29 @@ def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuit
 def _contradictions(
     document: Document, content: ProbeFile, models: list[ModelEntry], methods: list[MethodEntry]
 ) -> list[Fault]:
-    """Names that nothing in the suite has, and labels given twice."""
+    """Names that nothing in the suite has, and keys that nothing in it reads."""
+    known = {"models": [entry.model for entry in models], "methods": [entry.label for entry in methods]}
+    named: list[tuple[Key, str, str]] = []
     faults = []
-    labels, names = [entry.label for entry in methods], [entry.model for entry in models]
-    for key, given in (("methods", labels), ("models", names)):
-        for index, name in enumerate(given):
-            if name in given[:index]:
-                faults.append(document.fault((key, index), f"{name!r} is given twice"))
-    if content.probe.twin is not None and content.probe.twin not in labels:
-        faults.append(_unknown(document, ("probe", "twin"), content.probe.twin, labels))
+    if content.probe.twin is not None:
+        named.append((("probe", "twin"), "methods", content.probe.twin))
     for index, recipe in enumerate(content.recipes):
-        for part, asked, known in (("models", recipe.models, names), ("methods", recipe.methods, labels)):
-            faults += [_unknown(document, ("recipes", index, part), name, known) for name in asked if name not in known]
-    return faults
-
-
-def _unknown(document: Document, key: tuple[str | int, ...], name: str, known: list[str]) -> Fault:
-    return document.fault(key, f"the suite has no {name!r}{did_you_mean(name, known)}")
+        key: Key = ("recipes", index)
+        named += [((*key, part), part, name) for part in known for name in getattr(recipe, part)]
+        # Null is a value of `wide_tokens` alone: no such step.
+        empty = [name for name in recipe.model_fields_set if name != "wide_tokens" and getattr(recipe, name) is None]
+        faults += [document.fault((*key, name), "must not be null; leave the key out") for name in sorted(empty)]
+    for index, entry in enumerate(content.methods):
+        key = ("methods", index)
+        given = entry if isinstance(entry, dict) else {}
+        unread = [name for name in ("tasks", "learning_rate") if name in given]
+        faults += [
+            document.fault((*key, name), "is not read in a suite of probes: it trains on no task") for name in unread
+        ]
+    for place, method in enumerate(methods):
+        named += [(("methods", place, "models"), "models", name) for name in method.models]
+    return faults + [
+        document.fault(key, f"{name!r} is none of this suite's {part}{did_you_mean(name, known[part])}")
+        for key, part, name in named
+        if name not in known[part]
+    ]

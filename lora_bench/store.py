@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lora_bench.documents import dotted
 from lora_bench.errors import BadInput, Fault, LoraBenchError
@@ -185,18 +185,19 @@ def read_record(path: Path) -> Record:
             raise BadInput([Fault(newer, file=str(path))])
         return Record.model_validate_json(json.dumps(data))
     except (OSError, ValueError) as error:
-        raise BadInput([Fault(f"is no record: {_first_fault(error)}", file=str(path))]) from None
+        raise BadInput([Fault(f"is no record: {first_fault(error)}", file=str(path))]) from None
 
 
-def _first_fault(error: Exception) -> str:
+def first_fault(error: Exception) -> str:
+    """What is wrong with a file that could not be read, in a line."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
     return f"{dotted(first['loc'])}: {first['msg']} (of {error.error_count()} faults)"
 
 
-def to_json(record: Record) -> bytes:
-    """The record as it is stored: sorted keys, two spaces, no NaN, a newline at the end."""
+def to_json(record: BaseModel) -> bytes:
+    """A record as it is stored: sorted keys, two spaces, no NaN, a newline at the end."""
     content = record.model_dump(mode="json", by_alias=True)
     return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 

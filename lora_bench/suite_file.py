@@ -149,7 +149,8 @@ class Probe(Strict):
         attention: Kernel path of attention; the model's own choice by default.
         latency: Shapes of the forward passes that are timed, as pairs of batch size and length.
         wide_tokens: Tokens of a second step that is bound by arithmetic and not by Python; none by default.
-        twin: Label of the method that is measured a second time unchanged on every model; the first by default.
+        twin: Label of the method that is measured a second time unchanged, once on every model; the first by default.
+        seconds: Seconds after which timing ends where its steps are not done before; 10 on a CPU and 20 on a GPU by default.
     """
 
     processes: Positive | None = None
@@ -157,6 +158,7 @@ class Probe(Strict):
     latency: tuple[Shape, ...] = ((1, 128), (16, 256), (32, 512))
     wide_tokens: Positive | None = None
     twin: str | None = None
+    seconds: Rate | None = None
 
 
 class ModelEntry(Strict):

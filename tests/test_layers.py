@@ -76,7 +76,7 @@ MAY_IMPORT = {
     "executors": STORE | PARTS | {"job", "loop", "run", "probe", "tuners", "metrics"},
     "stopping": set(),
     "execute": STORE | SUITE | {"plan", "estimate", "fitting", "executors", "loop", "stopping"},
-    "probe_suite": STORE | SUITE,
+    "probe_suite": STORE | SUITE | {"contradictions"},
     "probe_plan": STORE | PARTS | SUITE | {"fitting", "plan", "probe", "probe_suite"},
     "probe_execute": STORE | {"executors", "probe", "probe_plan", "stopping"},
     "progress": STORE | {"plan", "executors"},

@@ -130,6 +130,10 @@ def _work(address: str) -> None:
                         # Whoever asked for the run is gone. It did not fail: its checkpoint, if any, stays.
                         os._exit(1)
 
+                if isinstance(job, ProbeJob):
+                    # It has nothing to save: a stop ends it at once, and it is measured again another time.
+                    signal.signal(signal.SIGINT, signal.SIG_DFL)
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 connection.send(probe(job) if isinstance(job, ProbeJob) else run(job, tell))
                 if stop_requested():
                     break

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from lora_bench.probe.steps import Windows, quantile, repeat, time_passes
+from lora_bench.probe.reasons import NO_MEMORY, is_out_of_memory, reason_of
+from lora_bench.probe.steps import Window, quantile, repeat, time_passes
 from lora_bench.probe_record import Inference, Latency, ProbeSpec, State
 
 SECOND = "second"
 WARMUP_PASSES = 2
+MIXED = ("adapters_in_batch", "mixed_batch_seconds", "one_adapter_seconds")
 
 Batch = dict[str, Tensor]
+NameT = TypeVar("NameT")
 
 
 def inference(
     spec: ProbeSpec,
     adapted: nn.Module,
     base: Callable[[], nn.Module],
-    make_batch: Callable[[nn.Module, ProbeSpec, int, int, torch.device], Batch],
-    windows: Windows,
+    make_batch: Callable[[int, int], Batch],
+    longest: int | None,
+    window: Window,
     unmeasured: dict[str, str],
 ) -> Inference:
     """Time forward passes at every shape, the states of the model in turn, so that a drift falls on all alike.
@@ -34,41 +39,80 @@ def inference(
         spec: Whose.
         adapted: The adapted model.
         base: Gives the base model anew.
-        make_batch: Gives random tokens.
-        windows: How long each state is timed at each shape.
+        make_batch: Gives random tokens of so many rows and such a length, where the adapted model is.
+        longest: Tokens that the model takes at most, or None.
+        window: How long the states are timed at each shape.
         unmeasured: Takes the reasons for what is left out.
     """
     device = next(adapted.parameters()).device
     models: dict[State, nn.Module] = {"unadapted": base().to(device).eval(), "adapted": adapted.eval()}
     merged = _merged(adapted)
     if isinstance(merged, str):
-        unmeasured["inference.merged"] = merged
+        unmeasured |= {"inference.merged": merged, "inference.merged_difference": merged}
     else:
         models["merged"] = merged.eval()
-    longest = getattr(adapted.config, "max_position_embeddings", None)
     latencies: list[Latency] = []
     difference: float | None = None
+    mixed: tuple[int, float, float] | tuple[None, None, None] = (None, None, None)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
         for rows, length in spec.latency_shapes:
+            shape = f"inference.{rows}x{length}"
             if longest is not None and length > longest:
-                unmeasured[f"inference.{rows}x{length}"] = f"the model takes at most {longest} tokens"
+                unmeasured[shape] = f"the model takes at most {longest} tokens"
                 continue
-            batch = _inputs(make_batch(adapted, spec, rows, length, device))
             try:
-                latencies += _latencies(models, batch, device, windows)
-            except torch.OutOfMemoryError:
-                unmeasured[f"inference.{rows}x{length}"] = "there is not the memory for it"
+                batch = _inputs(make_batch(rows, length))
+                calls = {state: functools.partial(model, **batch) for state, model in models.items()}
+                seconds = time_in_turn(calls, device, window)
+                if "merged" in models and difference is None:
+                    both = [models[state](**batch).logits for state in ("adapted", "merged")]
+                    difference = float((both[0] - both[1]).abs().max())
+            except Exception as error:
+                unmeasured[shape] = NO_MEMORY if is_out_of_memory(error) else reason_of(error)
                 continue
-            if "merged" in models and difference is None:
-                both = [models[state](**batch).logits for state in ("adapted", "merged")]
-                difference = float((both[0] - both[1]).abs().max())
-        mixed, single = _mixed_batch(spec, adapted, make_batch, device, windows, unmeasured)
+            latencies += [_latency(rows, length, state, timed) for state, timed in seconds.items()]
+        if "merged" in models and difference is None:
+            unmeasured["inference.merged_difference"] = "no shape could be measured"
+        try:
+            measurable = [shape for shape in spec.latency_shapes if longest is None or shape[1] <= longest]
+            mixed = _mixed_batch(measurable, adapted, make_batch, device, window)
+        except Exception as error:
+            unmeasured |= {f"inference.{name}": reason_of(error) for name in MIXED}
     return Inference(
         latencies=tuple(latencies),
         merged_difference=difference,
-        adapters_in_batch=2 if mixed is not None else None,
-        mixed_batch_seconds=mixed,
-        one_adapter_seconds=single,
+        adapters_in_batch=mixed[0],
+        mixed_batch_seconds=mixed[1],
+        one_adapter_seconds=mixed[2],
+    )
+
+
+def time_in_turn(
+    calls: Mapping[NameT, Callable[[], object]], device: torch.device, window: Window
+) -> dict[NameT, list[float]]:
+    """Seconds of each call, one of each after another until the window is over, after a warm-up."""
+    seconds: dict[NameT, list[float]] = {name: [] for name in calls}
+
+    def one_of_each() -> None:
+        for name, call in calls.items():
+            seconds[name].append(time_passes(call, device))
+
+    for _ in range(WARMUP_PASSES):
+        one_of_each()
+    for timed in seconds.values():
+        timed.clear()
+    repeat(one_of_each, window)
+    return seconds
+
+
+def _latency(rows: int, length: int, state: State, timed: list[float]) -> Latency:
+    return Latency(
+        batch_size=rows,
+        length=length,
+        state=state,
+        passes=len(timed),
+        seconds_median=statistics.median(timed),
+        seconds_p90=quantile(timed, 0.9),
     )
 
 
@@ -83,70 +127,27 @@ def _merged(adapted: nn.Module) -> nn.Module | str:
     try:
         return copy.deepcopy(adapted).merge_and_unload()
     except Exception as error:
-        return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _latencies(models: dict[State, nn.Module], batch: Batch, device: torch.device, windows: Windows) -> list[Latency]:
-    seconds: dict[State, list[float]] = {state: [] for state in models}
-
-    def one_of_each() -> None:
-        for state, model in models.items():
-            seconds[state].append(time_passes(lambda model=model: model(**batch), device))  # type: ignore[misc]
-
-    for _ in range(WARMUP_PASSES):
-        one_of_each()
-    for timed in seconds.values():
-        timed.clear()
-    repeat(one_of_each, windows.passes)
-    rows, length = batch["input_ids"].shape
-    return [
-        Latency(
-            batch_size=rows,
-            length=length,
-            state=state,
-            passes=len(timed),
-            seconds_median=statistics.median(timed),
-            seconds_p90=quantile(timed, 0.9),
-        )
-        for state, timed in seconds.items()
-    ]
+        return reason_of(error)
 
 
 def _mixed_batch(
-    spec: ProbeSpec,
+    shapes: Sequence[tuple[int, int]],
     adapted: nn.Module,
-    make_batch: Callable[[nn.Module, ProbeSpec, int, int, torch.device], Batch],
+    make_batch: Callable[[int, int], Batch],
     device: torch.device,
-    windows: Windows,
-    unmeasured: dict[str, str],
-) -> tuple[float | None, float | None]:
-    """Median seconds of a batch whose rows take two adapters in turn, and of the same batch with one."""
+    window: Window,
+) -> tuple[int, float, float]:
+    """Adapters of a batch whose rows take two in turn, its median seconds, and those of the same batch with one."""
     if not isinstance(adapted, PeftModel):
-        unmeasured["inference.mixed_batch"] = "there are no adapters to mix"
-        return None, None
-    if not spec.latency_shapes:
-        unmeasured["inference.mixed_batch"] = "no shape is given"
-        return None, None
+        raise ValueError("there are no adapters to mix")
+    if not shapes:
+        raise ValueError("no shape could be measured")
     first = adapted.active_adapter
-    rows, length = max(2, spec.latency_shapes[0][0]), spec.latency_shapes[0][1]
-    batch = _inputs(make_batch(adapted, spec, rows, length, device))
+    rows, length = max(2, shapes[0][0]), shapes[0][1]
+    batch = _inputs(make_batch(rows, length))
     names: list[Any] = [(first, SECOND)[row % 2] for row in range(rows)]
-    try:
-        adapted.add_adapter(SECOND, adapted.peft_config[first])
-        adapted.to(device)
-        medians = []
-        for options in ({"adapter_names": names}, {}):
-            timed: list[float] = []
-            for _ in range(WARMUP_PASSES):
-                adapted(**batch, **options)
-            repeat(
-                lambda options=options, timed=timed: timed.append(  # type: ignore[misc]
-                    time_passes(lambda: adapted(**batch, **options), device)
-                ),
-                windows.passes,
-            )
-            medians.append(statistics.median(timed))
-        return medians[0], medians[1]
-    except Exception as error:
-        unmeasured["inference.mixed_batch"] = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return None, None
+    adapted.add_adapter(SECOND, adapted.peft_config[first])
+    adapted.to(device)
+    one = functools.partial(adapted, **batch)
+    seconds = time_in_turn({"mixed": functools.partial(one, adapter_names=names), "one": one}, device, window)
+    return 2, statistics.median(seconds["mixed"]), statistics.median(seconds["one"])

@@ -24,7 +24,6 @@ class ProbeJob:
         twin: Whether the cell is the one that is measured a second time unchanged.
         folder: Where the records of the suite's probes lie.
         command: What makes the record again.
-        exclusive: Whether nothing else was seen at work on the device.
         idle_bytes: Used on the device before any work, or None where its driver does not tell.
     """
 
@@ -35,7 +34,6 @@ class ProbeJob:
     twin: bool
     folder: Path
     command: str
-    exclusive: bool = True
     idle_bytes: int | None = None
 
     @property
@@ -72,7 +70,6 @@ class ProbeJob:
             status=status,
             reason=reason,
             spec=self.spec,
-            exclusive=self.exclusive,
             command=self.command,
             **found,
         )

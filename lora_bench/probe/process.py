@@ -7,6 +7,7 @@ cannot be measured is null with its reason and takes nothing from the others.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from lora_bench.environment import describe_environment
@@ -22,21 +24,23 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.measure import PeakMemory, count_parameters, return_freed_memory
 from lora_bench.methods import Method, known_methods
 from lora_bench.models import load_model
-from lora_bench.probe.device import energy_joules, used_bytes
+from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, used_bytes
 from lora_bench.probe.inference import inference
 from lora_bench.probe.job import ProbeJob
+from lora_bench.probe.reasons import NO_MEMORY, is_out_of_memory, reason_of
 from lora_bench.probe.step_bytes import optimizer_bytes as bytes_of_states
 from lora_bench.probe.step_bytes import predict_step, static_bytes, step_bytes
 from lora_bench.probe.steps import TrainingStep, Windows, step_speed, windows_for
 from lora_bench.probe.stored import checkpoint
-from lora_bench.probe_record import Energy, PhasePeaks, ProbeRecord, ProbeSpec, StepBytes
+from lora_bench.probe_record import Energy, Flops, PhasePeaks, ProbeRecord, ProbeSpec, StepBytes
+from lora_bench.record import Status
 
 SEED = 0
 
-FoundT = TypeVar("FoundT")
+# The modules in which models keep learned positions; others compute them, for any length.
+POSITIONS = ("position_embeddings", "wpe")
 
-HOST_IS_DEVICE = "host and device are one"
-NOT_ASKED = "not asked for"
+FoundT = TypeVar("FoundT")
 
 
 @dataclass
@@ -50,10 +54,8 @@ class _Found:
         """Measure a part that the others do not need; null with its reason where that fails."""
         try:
             self.fields[name] = measure()
-        except torch.OutOfMemoryError:
-            self.unmeasured[name] = "there is not the memory for it"
         except Exception as error:  # whatever a method or a library cannot do is a reason, and not the end of the probe
-            self.unmeasured[name] = in_a_line(error)
+            self.unmeasured[name] = NO_MEMORY if is_out_of_memory(error) else reason_of(error)
         found: FoundT | None = self.fields.get(name)
         return found
 
@@ -67,35 +69,28 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
 
     Args:
         job: What to measure and where.
-        windows: How long; by default as long as its device needs.
+        windows: How long; by default as long as its spec says or its device needs.
 
     Returns:
         The record that stands in the folder afterwards, whatever its status.
     """
     found = _Found({"started_at": datetime.now(UTC).isoformat(timespec="seconds")})
-    found.fields["environment"] = describe_environment(job.spec.device)
+    company = Company(job.spec.device)
+    status: Status = "ok"
+    reason = None
     try:
+        found.fields["environment"] = describe_environment(job.spec.device)
         _measure(job, found, windows)
-        return_freed_memory()
-        _predict(job, found)
-        record = job.record("ok", **found.known())
-    except UnsupportedPair as reason:
-        record = job.record("unsupported", str(reason), **found.known())
-    except torch.OutOfMemoryError as error:
-        record = job.record("out_of_memory", str(error).splitlines()[0], **found.known())
-    except MemoryError:
-        record = job.record("out_of_memory", "the machine has no memory left", **found.known())
+    except UnsupportedPair as error:
+        status, reason = "unsupported", str(error)
     except Exception as error:
-        record = job.record("failed", in_a_line(error), **found.known())
-    return job.publish(record)
-
-
-def in_a_line(error: Exception) -> str:
-    """An error's first line, with its kind where that says more than the message does."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    if isinstance(error, LoraBenchError):
-        return first
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+        status, reason = "out_of_memory" if is_out_of_memory(error) else "failed", reason_of(error)
+    others = company.seen()
+    found.fields["exclusive"] = None if others is None else not others
+    if status in ("ok", "out_of_memory"):
+        # Of a step for which there is no memory, too: this says how much there is to be.
+        _predict(job, found)
+    return job.publish(job.record(status, reason, **found.known()))
 
 
 def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> tuple[nn.Module, list[str]]:
@@ -111,7 +106,7 @@ def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> 
             job.base_model, kind=spec.kind, labels=spec.labels, attention=attention, on_meta=on_meta
         )
     except (LoraBenchError, ValueError, ImportError) as error:
-        raise UnsupportedPair(in_a_line(error)) from None
+        raise UnsupportedPair(reason_of(error)) from None
     config = model.config
     if config.pad_token_id is None:
         # A classifier on a causal model looks for the last token that is no padding.
@@ -124,18 +119,32 @@ def method_of(spec: ProbeSpec) -> Method:
     return known_methods()[spec.method.name](**spec.method.options)
 
 
+def longest_input(model: nn.Module) -> int | None:
+    """Tokens that a model has learned positions for, or None where it computes them."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS:
+            # RoBERTa counts positions from behind that of padding.
+            return int(module.num_embeddings) - (0 if module.padding_idx is None else int(module.padding_idx) + 1)
+    return None
+
+
 def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, device: torch.device) -> dict[str, Tensor]:
-    """Random tokens of which none is padding, with labels."""
+    """Random tokens of which none is padding, with labels.
+
+    Returns:
+        `input_ids` and `attention_mask`, shape (rows, length), and `labels`, of the same shape for generation and of shape
+        (rows,) for a classifier or a regressor.
+    """
     config: Any = model.config
     drawn = torch.Generator().manual_seed(SEED)
-    first = max(token for token in (config.pad_token_id, config.bos_token_id, -1) if token is not None and token < 100)
-    input_ids = torch.randint(first + 1, config.vocab_size - 1, (rows, length), generator=drawn)
+    input_ids = torch.randint(config.vocab_size, (rows, length), generator=drawn)
+    input_ids[input_ids == config.pad_token_id] = (config.pad_token_id + 1) % config.vocab_size
     if spec.kind == "generation":
         labels = input_ids
     elif spec.kind == "regression":
         labels = torch.rand(rows, generator=drawn)
     else:
-        labels = torch.randint(0, max(1, spec.labels), (rows,), generator=drawn)
+        labels = torch.randint(spec.labels, (rows,), generator=drawn)
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
     return {name: value.to(device) for name, value in batch.items()}
 
@@ -144,9 +153,10 @@ def _measure(job: ProbeJob, found: _Found, given: Windows | None) -> None:
     """Every part of a probe that takes the model itself, in order."""
     spec = job.spec
     device = torch.device(spec.device)
-    windows = given or windows_for(device)
+    windows = given or windows_for(device, spec.seconds)
     torch.set_num_threads(spec.threads)
     torch.manual_seed(SEED)
+    found.fields["settings"] = _settings(device)
     if spec.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise UnsupportedPair("the device has no bfloat16")
 
@@ -156,15 +166,46 @@ def _measure(job: ProbeJob, found: _Found, given: Windows | None) -> None:
     peaks: dict[str, int | None] = dict.fromkeys(PhasePeaks.model_fields.keys() - {"kind"})
     peaks["start_bytes"] = memory.now()
     base, head = make_model(job)
+    longest = longest_input(base)
+    if longest is not None and spec.length > longest:
+        raise UnsupportedPair(f"the model takes at most {longest} tokens, and {spec.length} are asked for")
     total = sum(weight.numel() for weight in base.parameters())
     model = method_of(spec).apply(base, head=head).to(device)
     found.fields["parameters"] = count_parameters(model, head=head, total=total)
     peaks["load_bytes"] = memory.take()
     try:
         _train(job, found, model, memory, peaks, windows)
-        _use(job, found, model, head, memory, peaks, windows)
+        _store(job, found, model, head, memory, peaks)
     finally:
         found.fields["phases"] = PhasePeaks(kind=memory.kind, **peaks)
+    for name, peak in peaks.items():
+        if peak is None:
+            found.unmeasured.setdefault(
+                f"phases.{name}", found.unmeasured.get("checkpoint", "the system does not tell")
+            )
+    found.take(
+        "inference",
+        lambda: inference(
+            spec,
+            model,
+            lambda: make_model(job)[0],
+            lambda rows, length: random_batch(model, spec, rows, length, device),
+            longest,
+            windows.passes,
+            found.unmeasured,
+        ),
+    )
+
+
+def _settings(device: torch.device) -> dict[str, JsonValue]:
+    """What else numbers may depend on, beside the spec and the versions of packages."""
+    settings: dict[str, JsonValue] = {"float32_matmul_precision": torch.get_float32_matmul_precision()}
+    if device.type == "cuda":
+        settings["cudnn_allow_tf32"] = bool(torch.backends.cudnn.allow_tf32)
+        settings["allocator"] = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
+    else:
+        settings["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    return settings
 
 
 def _train(
@@ -180,19 +221,29 @@ def _train(
     step = TrainingStep(model, random_batch(model, spec, spec.batch_size, spec.length, device), spec.precision)
     step.whole()
     peaks["first_step_bytes"] = memory.take()
-    before = energy_joules() if device.type == "cuda" else HOST_IS_DEVICE
-    speed = found.fields["speed"] = step_speed(step, device, windows)
-    _note_energy(found, before, speed.warmup_steps + speed.timed_steps)
-    peaks["steady_bytes"] = memory.take()
+    energy = EnergyMeter(spec.device)
+    speed = found.fields["speed"] = step_speed(step, device, windows, energy)
+    if energy.joules is None:
+        found.unmeasured["energy"] = energy.reason or "the driver does not tell"
+    else:
+        found.fields["energy"] = Energy(joules=energy.joules, joules_per_step=energy.joules / speed.timed_steps)
     _note_held(peaks, found, job, device)
-    if speed.host_bound_share is None:
-        found.unmeasured["speed.host_bound_share"] = HOST_IS_DEVICE
+    peaks["steady_bytes"] = memory.take()
     if spec.wide_tokens is not None:
         rows = -(-spec.wide_tokens // spec.length)
-        batch = random_batch(model, spec, rows, spec.length, device)
-        found.take("wide", lambda: step_speed(TrainingStep(model, batch, spec.precision), device, windows))
+        found.take(
+            "wide",
+            lambda: step_speed(
+                TrainingStep(model, random_batch(model, spec, rows, spec.length, device), spec.precision),
+                device,
+                windows,
+            ),
+        )
     else:
-        found.unmeasured["wide"] = NOT_ASKED
+        found.unmeasured["wide"] = "not asked for"
+    for part in ("speed", "wide"):
+        if part in found.fields and found.fields[part].host_bound_share is None:
+            found.unmeasured[f"{part}.host_bound_share"] = HOST_IS_DEVICE
     found.take("measured", lambda: _measured_bytes(step, device, peaks))
     return_freed_memory()
     memory.take()
@@ -202,38 +253,29 @@ def _train(
     peaks["evaluation_bytes"] = memory.take()
 
 
-def _use(
-    job: ProbeJob,
-    found: _Found,
-    model: nn.Module,
-    head: list[str],
-    memory: PeakMemory,
-    peaks: dict[str, int | None],
-    windows: Windows,
+def _store(
+    job: ProbeJob, found: _Found, model: nn.Module, head: list[str], memory: PeakMemory, peaks: dict[str, int | None]
 ) -> None:
-    """What is stored of the adapted model, and what it costs in use."""
-    device = torch.device(job.spec.device)
-
-    def base() -> nn.Module:
-        return make_model(job)[0]
+    """What is stored of the adapted model, and how long the way back to it takes."""
 
     def saved() -> None:
         peaks["saving_bytes"] = memory.take()
 
+    return_freed_memory()
+    memory.take()
     with tempfile.TemporaryDirectory() as folder:
-        return_freed_memory()
-        memory.take()
-        found.take("checkpoint", lambda: checkpoint(model, head, Path(folder), base, device, saved))
-    found.take("inference", lambda: inference(job.spec, model, base, random_batch, windows, found.unmeasured))
-
-
-def _note_energy(found: _Found, before: float | str, steps: int) -> None:
-    after = energy_joules() if isinstance(before, float) else before
-    if isinstance(before, float) and isinstance(after, float):
-        joules = after - before
-        found.fields["energy"] = Energy(joules=joules, joules_per_step=joules / steps)
-    else:
-        found.unmeasured["energy"] = str(after)
+        found.take(
+            "checkpoint",
+            lambda: checkpoint(
+                model,
+                head,
+                Path(folder),
+                lambda: make_model(job)[0],
+                torch.device(job.spec.device),
+                saved,
+                found.unmeasured,
+            ),
+        )
 
 
 def _note_held(peaks: dict[str, int | None], found: _Found, job: ProbeJob, device: torch.device) -> None:
@@ -275,14 +317,18 @@ def _measured_bytes(step: TrainingStep, device: torch.device, peaks: dict[str, i
 def _predict(job: ProbeJob, found: _Found) -> None:
     """What the step was to hold and to compute, from its shapes alone."""
     spec = job.spec
-
-    def adapted(eager: bool) -> nn.Module:
-        model, head = make_model(job, on_meta=True, eager=eager)
-        return method_of(spec).apply(model, head=head)
-
     shape = (spec.batch_size, spec.length)
     labels: tuple[int, ...] = shape if spec.kind == "generation" else shape[:1]
     batch = {"input_ids": shape, "attention_mask": shape, "labels": labels}
+    real = ("labels",) if spec.kind == "regression" else ()
+
+    def predict(eager: bool, fused: bool) -> tuple[StepBytes, Flops]:
+        model, head = make_model(job, on_meta=True, eager=eager)
+        return predict_step(
+            method_of(spec).apply(model, head=head), batch, spec.precision, fused_attention=fused, real=real
+        )
+
     fused = spec.device == "cuda" and spec.attention != "eager"
-    found.take("predicted", lambda: predict_step(adapted(False), batch, spec.precision, fused_attention=fused)[0])
-    found.take("flops", lambda: predict_step(adapted(True), batch, spec.precision, fused_attention=False)[1])
+    found.take("predicted", lambda: predict(eager=False, fused=fused)[0])
+    # A fused kernel hides its matrix products from the counter.
+    found.take("flops", lambda: predict(eager=True, fused=False)[1])

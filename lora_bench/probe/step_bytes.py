@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from lora_bench.spec import Precision
 class Allocations(TorchDispatchMode):
     """Within this mode, the bytes of every storage that operations make and that is still held.
 
-    What the inside of a kernel takes and gives back is not seen.
+    What the inside of a kernel takes and gives back is not seen, nor is the memory of a number that Python turns into a tensor.
     """
 
     def __init__(self) -> None:
@@ -81,10 +81,12 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
 def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
     """What a step holds, and the operations of its matrix products; the optimiser's states exist afterwards.
 
-    The step is done under observation, which slows it: never time it.
+    The step is done under observation, which slows it: never time it. Its activations are what the graph saved for the backward
+    pass and the loss itself.
     """
     if not step.optimizer.state:
         step.whole()
+    step.optimizer.zero_grad(set_to_none=True)
     weights, gradients = static_bytes(step.model)
     states = optimizer_bytes(step.optimizer)
     counter = FlopCounterMode(display=False)
@@ -140,22 +142,33 @@ class _Fused(torch.autograd.Function):
 
 
 def predict_step(
-    model: nn.Module, batch: dict[str, tuple[int, ...]], precision: Precision, *, fused_attention: bool
+    model: nn.Module,
+    batch: dict[str, tuple[int, ...]],
+    precision: Precision,
+    *,
+    fused_attention: bool,
+    real: Collection[str] = (),
 ) -> tuple[StepBytes, Flops]:
     """What a step will hold, and its operations, from shapes alone.
 
+    Nobody can see that a mask of fake numbers hides nothing, so a model that leaves such a mask away is predicted with it.
+
     Args:
         model: The adapted model on the meta device; it is turned into one of fake tensors.
-        batch: The shape of each of its inputs, all of whole numbers.
+        batch: The shape of each of its inputs.
         precision: As for `TrainingStep`.
         fused_attention: Whether attention will be one fused kernel, as on a CUDA device. Its operations are then not seen.
+        real: Names of the inputs that are real numbers, such as the labels of a regression; the others are whole ones.
 
     Raises:
         RuntimeError: Where what is computed depends on numbers, which fake tensors have not.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         _to_fake(model)
-        inputs = {name: torch.zeros(shape, dtype=torch.long) for name, shape in batch.items()}
+        inputs = {
+            name: torch.zeros(shape, dtype=torch.float32 if name in real else torch.long)
+            for name, shape in batch.items()
+        }
         with FusedAttention() if fused_attention else contextlib.nullcontext():
             return step_bytes(TrainingStep(model, inputs, precision))
 

@@ -7,10 +7,13 @@ what the Trainer adds is alike for all methods.
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,9 +65,18 @@ CPU_WINDOWS = Windows(warmup=Window(2, 2, 0.0, both=True), timed=Window(5, 50, 1
 CUDA_WINDOWS = Windows(warmup=Window(20, 20, 3.0, both=True), timed=Window(5, 100, 20.0), passes=Window(20, 100, 5.0))
 
 
-def windows_for(device: torch.device) -> Windows:
-    """How long to measure on a device."""
-    return CUDA_WINDOWS if device.type == "cuda" else CPU_WINDOWS
+def windows_for(device: torch.device, seconds: float | None = None) -> Windows:
+    """How long to measure on a device.
+
+    Args:
+        device: What trains.
+        seconds: After which timing ends, in place of the device's own; forward passes are never given more time than steps.
+    """
+    windows = CUDA_WINDOWS if device.type == "cuda" else CPU_WINDOWS
+    if seconds is None:
+        return windows
+    passes = replace(windows.passes, seconds=min(seconds, windows.passes.seconds))
+    return replace(windows, timed=replace(windows.timed, seconds=seconds), passes=passes)
 
 
 class TrainingStep:
@@ -119,13 +131,12 @@ class _Marks:
             self.points.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Seconds between each point and the next."""
+        """Seconds between each point and the next, once the device has got to the last."""
+        pairs = itertools.pairwise(self.points)
         if not self.cuda:
-            return [later - earlier for earlier, later in zip(self.points, self.points[1:], strict=False)]
+            return [later - earlier for earlier, later in pairs]
         torch.cuda.synchronize()
-        return [
-            earlier.elapsed_time(later) / 1000 for earlier, later in zip(self.points, self.points[1:], strict=False)
-        ]
+        return [earlier.elapsed_time(later) / 1000 for earlier, later in pairs]
 
 
 def repeat(do: Callable[[], None], window: Window) -> int:
@@ -137,7 +148,7 @@ def repeat(do: Callable[[], None], window: Window) -> int:
     return repeats
 
 
-def time_passes(do: Callable[[], None], device: torch.device) -> float:
+def time_passes(do: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call, its work on the device included."""
     _wait_for(device)
     began = time.perf_counter()
@@ -146,10 +157,21 @@ def time_passes(do: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def step_speed(step: TrainingStep, device: torch.device, windows: Windows) -> StepSpeed:
+def step_speed(
+    step: TrainingStep,
+    device: torch.device,
+    windows: Windows,
+    meanwhile: contextlib.AbstractContextManager[object] | None = None,
+) -> StepSpeed:
     """Warm up, then time steps and their parts.
 
     A step lasts from its begin to that of the next, so the time in which the device waits for Python is in it.
+
+    Args:
+        step: What is timed.
+        device: Where it is.
+        windows: How long.
+        meanwhile: Entered when the first timed step begins, and left when the device is done with the last.
     """
     warmup = repeat(step.whole, windows.warmup)
     _wait_for(device)
@@ -164,7 +186,7 @@ def step_speed(step: TrainingStep, device: torch.device, windows: Windows) -> St
         marks.take()
         step.update()
 
-    with _no_collection():
+    with _no_collection(), meanwhile or contextlib.nullcontext():
         timed = repeat(marked, windows.timed)
         marks.take()
         seconds = marks.seconds()
@@ -189,8 +211,7 @@ def step_speed(step: TrainingStep, device: torch.device, windows: Windows) -> St
 
 def quantile(values: list[float], share: float) -> float:
     """The smallest value that at least *share* of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def _host_bound_share(step: TrainingStep, step_seconds: float) -> float:
@@ -205,12 +226,17 @@ def _host_bound_share(step: TrainingStep, step_seconds: float) -> float:
         for _ in range(PROFILED_STEPS):
             step.whole()
         torch.cuda.synchronize()
-    kernels = [event for event in profiled.events() or () if event.device_type == torch.autograd.DeviceType.CUDA]
-    busy = _covered([(event.time_range.start, event.time_range.end) for event in kernels]) / 1e6 / PROFILED_STEPS
+    # A named range, such as the optimiser's step, is on the device's timeline too: it is no kernel, and spans the gaps.
+    kernels = [
+        (event.time_range.start, event.time_range.end)
+        for event in profiled.events() or ()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
+    ]
+    busy = covered(kernels) / 1e6 / PROFILED_STEPS
     return min(1.0, max(0.0, 1.0 - busy / step_seconds))
 
 
-def _covered(spans: list[tuple[float, float]]) -> float:
+def covered(spans: list[tuple[float, float]]) -> float:
     """Length of the union of spans: kernels on several streams may overlap."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
@@ -222,14 +248,14 @@ def _covered(spans: list[tuple[float, float]]) -> float:
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
     """Within this block Python's collector does not run: it would fall on some steps and not on others."""
-    import gc
-
+    was_on = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 def _wait_for(device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,9 @@ from peft import PeftModel
 from safetensors import safe_open
 from torch import nn
 
+from lora_bench.measure import is_in
+from lora_bench.probe.reasons import reason_of
+from lora_bench.probe.steps import time_passes
 from lora_bench.probe_record import Checkpoint
 
 SECOND = "second"
@@ -23,6 +25,7 @@ def checkpoint(
     base: Callable[[], nn.Module],
     device: torch.device,
     saved: Callable[[], None],
+    unmeasured: dict[str, str],
 ) -> Checkpoint:
     """Save an adapted model, measure its files, and time the ways back to it.
 
@@ -33,6 +36,7 @@ def checkpoint(
         base: Gives the base model anew.
         device: Where the model is.
         saved: Called once the adapted model is saved.
+        unmeasured: Takes the reasons for what is null.
 
     Files are read right after they were written, so times are those of a warm cache.
     """
@@ -46,22 +50,16 @@ def checkpoint(
     fresh.save_pretrained(whole)
     load = type(fresh).from_pretrained
     del fresh
-    loading = _seconds(lambda: load(whole).to(device), device)
-    restoring: float | None
-    switching: float | None = None
+    loading = time_passes(lambda: load(whole).to(device), device)
+    restoring = switching = None
     if isinstance(model, PeftModel):
-        first = model.active_adapter
-
-        def restore() -> None:
-            model.load_adapter(adapted, SECOND, torch_device=str(device))
-            model.set_adapter(SECOND)
-
-        restoring = _seconds(restore, device)
-        switching = _seconds(lambda: model.set_adapter(first), device)
-        model.delete_adapter(SECOND)
-        model.set_adapter(first)
+        try:
+            restoring, switching = _second_adapter(model, adapted, device)
+        except Exception as error:  # a method may have room for one adapter only
+            unmeasured |= dict.fromkeys(("checkpoint.restore_seconds", "checkpoint.switch_seconds"), reason_of(error))
     else:
-        restoring = _seconds(lambda: load(adapted).to(device), device)
+        restoring = time_passes(lambda: load(adapted).to(device), device)
+        unmeasured["checkpoint.switch_seconds"] = "there is no adapter to switch to"
     return Checkpoint(
         stored_bytes=sum(path.stat().st_size for path in files),
         adapter_bytes=of_method,
@@ -70,6 +68,21 @@ def checkpoint(
         switch_seconds=switching,
         model_load_seconds=loading,
     )
+
+
+def _second_adapter(model: PeftModel, stored: Path, device: torch.device) -> tuple[float, float]:
+    """Seconds of loading a stored adapter beside the first and turning to it, and of turning back."""
+    first = model.active_adapter
+
+    def restore() -> None:
+        model.load_adapter(stored, SECOND, torch_device=str(device))
+        model.set_adapter(SECOND)
+
+    restoring = time_passes(restore, device)
+    switching = time_passes(lambda: model.set_adapter(first), device)
+    model.delete_adapter(SECOND)
+    model.set_adapter(first)
+    return restoring, switching
 
 
 def _weight_bytes(files: list[Path], head: list[str]) -> tuple[int, int]:
@@ -82,18 +95,8 @@ def _weight_bytes(files: list[Path], head: list[str]) -> tuple[int, int]:
             for name in weights.keys():  # noqa: SIM118  # it is no mapping
                 tensor = weights.get_tensor(name)
                 size = tensor.numel() * tensor.element_size()
-                if any(f".{module}." in f".{name}" for module in head):
+                if is_in(name, head):
                     of_head += size
                 else:
                     of_method += size
     return of_method, of_head
-
-
-def _seconds(do: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    do()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
