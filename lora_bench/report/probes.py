@@ -1,118 +1,33 @@
 """What the probes of a suite found, as lines of Markdown: speed, memory, use and storage, and how far to trust them.
 
-The process is the unit of replication: a cell's number is the median over its processes, each of which gave a median over
-its steps. One cell is measured twice unchanged, and what that shows stands before any difference.
+Every number is one of `lora_bench.report.probed`, and what a second, unchanged measurement of a cell shows stands before any
+difference. What was not measured is a dash, and its reason is listed.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from lora_bench.probe_record import Latency, ProbeRecord, ProbeSpec, State
 from lora_bench.report import text
+from lora_bench.report.probed import (
+    REFERENCE,
+    STEP,
+    WIDE,
+    Probed,
+    Value,
+    noise_floor,
+    probed_cells,
+    unchanged_difference,
+    values,
+)
 from lora_bench.report.text import MISSING, code, inert
-
-REFERENCE = "full"
-STEP = "speed.step_seconds_median"
-
-Value = str | Callable[[ProbeRecord], float | None]
-
-
-@dataclass(frozen=True)
-class Probed:
-    """A cell with the records of its processes.
-
-    Args:
-        records: Those that are `ok`.
-        twins: Those of the same cell measured a second time unchanged.
-        failures: Those with another status.
-    """
-
-    spec: ProbeSpec
-    records: tuple[ProbeRecord, ...]
-    twins: tuple[ProbeRecord, ...]
-    failures: tuple[ProbeRecord, ...]
-
-    def median(self, value: Value) -> float | None:
-        """The median over the processes that have it: of a field by its path, or of what is computed from a record."""
-        found = [_of(record, value) if isinstance(value, str) else value(record) for record in self.records]
-        known = [one for one in found if one is not None]
-        return statistics.median(known) if known else None
-
-    @property
-    def step_seconds(self) -> list[float]:
-        """The median step of each process."""
-        return [record.speed.step_seconds_median for record in self.records if record.speed is not None]
-
-
-def _of(record: ProbeRecord, path: str) -> float | None:
-    """A field of a part of a record, such as `speed.forward_seconds`; null where the part is."""
-    part, name = path.split(".")
-    found = getattr(record, part)
-    value: float | None = getattr(found, name) if found is not None else None
-    return value
-
-
-def probed_cells(records: Sequence[ProbeRecord]) -> list[Probed]:
-    """The cells of probe records, in the order of their models and methods."""
-    by_id: dict[str, list[ProbeRecord]] = {}
-    for record in records:
-        by_id.setdefault(record.probe_id, []).append(record)
-    cells = []
-    for group in by_id.values():
-        ok = [record for record in group if record.status == "ok"]
-        cells.append(
-            Probed(
-                spec=group[0].spec,
-                records=tuple(record for record in ok if not record.twin),
-                twins=tuple(record for record in ok if record.twin),
-                failures=tuple(record for record in group if record.status != "ok"),
-            )
-        )
-    return sorted(cells, key=_order)
-
-
-def _order(cell: Probed) -> tuple[object, ...]:
-    spec = cell.spec
-    return (
-        text.natural(spec.model.shown), spec.kind, spec.batch_size, spec.length, spec.precision,
-        spec.method.name != REFERENCE, text.natural(spec.method.label), spec.probe_id,
-    )  # fmt: skip
-
-
-def noise_floor(cells: Sequence[Probed]) -> float | None:
-    """How much two measurements of an unchanged cell may differ, as a share: 19 of 20 such pairs differ by less.
-
-    From the spread of the processes of every cell around their own mean, on the logarithm, pooled: the half-width of a
-    95 % t-interval for the difference of two means of as many processes. Null where no cell has two processes.
-    """
-    logs = [[math.log(value) for value in cell.step_seconds] for cell in cells if len(cell.step_seconds) > 1]
-    freedom = sum(len(values) - 1 for values in logs)
-    if not freedom:
-        return None
-    squares = sum((value - statistics.fmean(values)) ** 2 for values in logs for value in values)
-    processes = statistics.harmonic_mean([len(values) for values in logs])
-    from scipy.stats import t as student
-
-    width = float(student.ppf(0.975, freedom)) * math.sqrt(squares / freedom) * math.sqrt(2 / processes)
-    return math.expm1(width)
-
-
-def unchanged_difference(cell: Probed) -> float | None:
-    """How much the step of a cell's second, unchanged measurement differs from the first, as a share with its sign."""
-    again = [record.speed.step_seconds_median for record in cell.twins if record.speed is not None]
-    if not again or not cell.step_seconds:
-        return None
-    means = [statistics.fmean(map(math.log, values)) for values in (again, cell.step_seconds)]
-    return math.expm1(means[0] - means[1])
 
 
 def render_probes(records: Sequence[ProbeRecord]) -> str:
     """A report of probes alone, as GitHub Markdown."""
-    suites = text.listed([inert(suite) for suite in dict.fromkeys(record.suite for record in records)])
+    suites = text.listed([inert(suite) for suite in sorted({record.suite for record in records})])
     return "\n".join([f"# {suites}", "", *probe_lines(records)]) + "\n"
 
 
@@ -123,7 +38,7 @@ def probe_lines(records: Sequence[ProbeRecord]) -> list[str]:
     cells = probed_cells(records)
     lines = ["## What each method costs", "", *_introduction(cells), ""]
     for group in _groups(cells):
-        lines += [f"### {_group_name(group[0].spec, cells)}", ""]
+        lines += [f"### {_group_name(group[0].spec)}", ""]
         measured = [cell for cell in group if cell.records]
         if measured:
             for title, made in (
@@ -145,15 +60,17 @@ def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:
         spec = cell.spec
         key = (
             spec.model.sha256, spec.model.shown, spec.kind, spec.labels, spec.batch_size, spec.length, spec.precision,
-            spec.attention, spec.threads, spec.device, spec.latency_shapes, spec.wide_tokens,
+            spec.attention, spec.threads, spec.device,
         )  # fmt: skip
         groups.setdefault(key, []).append(cell)
     return list(groups.values())
 
 
-def _group_name(spec: ProbeSpec, cells: Sequence[Probed]) -> str:
+def _group_name(spec: ProbeSpec) -> str:
+    kind = f"classification into {spec.labels}" if spec.kind == "classification" else spec.kind
     shape = f"{spec.batch_size} × {spec.length} tokens"
-    parts = [inert(spec.model.shown), spec.kind, shape, spec.precision]
+    parts = [inert(spec.model.shown), kind, shape, spec.precision]
+    parts.append("CUDA" if spec.device == "cuda" else text.plural(spec.threads, "thread"))
     if spec.attention is not None:
         parts.append(f"{spec.attention} attention")
     return ", ".join(parts)
@@ -163,27 +80,48 @@ def _introduction(cells: Sequence[Probed]) -> list[str]:
     records = [record for cell in cells for record in (*cell.records, *cell.twins)]
     if not records:
         return ["No cell could be measured."]
-    processes = sorted({len(cell.records) for cell in cells if cell.records})
-    exclusive = all(record.exclusive for record in records)
-    alone = "each alone on its device" if exclusive else "**not all of them alone on their device**, so times are rough"
-    span = str(processes[0]) if len(processes) == 1 else f"{processes[0]} to {processes[-1]}"
+    counts = sorted({len(cell.records) for cell in cells if cell.records} or {0})
+    span = "" if len(counts) == 1 else f"{counts[0]} to "
     devices = sorted({_device(record) for record in records})
     lines = [
-        f"Every cell was measured in {span} fresh processes on {text.listed(devices)}, {alone}: fixed shapes, random "
-        "tokens without padding, a bare loop with no data loading, evaluation or saving between steps, the methods in "
-        "turn. A number is the median over the processes.",
+        f"Every cell was measured in {span}{counts[-1]} fresh process{'es' if counts[-1] != 1 else ''} "
+        f"on {text.listed(devices)}, {_company(records)}: fixed shapes, random tokens without padding, a bare loop with no "
+        "data loading, evaluation or "
+        "saving between steps, the methods in turn. A step time is the geometric mean over the processes, each of which "
+        "gives the median of its steps; every other number is a median over the processes.",
+        "",
+        _noise(cells),
     ]
-    floor = noise_floor(cells)
-    if floor is not None:
-        lines += ["", f"**Noise floor: {floor:.1%}.** Step times that differ by less are not told apart here."]
-        pairs = [
-            f"{code(cell.spec.method.label)} on {inert(cell.spec.model.shown)} by {_percent(change)}"
-            for cell in cells
-            if (change := unchanged_difference(cell)) is not None
-        ]
-        if pairs:
-            lines[-1] += f" Measured a second time unchanged, the step of {text.listed(pairs)} differed."
     return lines
+
+
+def _company(records: Sequence[ProbeRecord]) -> str:
+    """Whether the processes were alone on their device."""
+    shared = sum(record.exclusive is False for record in records)
+    if shared:
+        return f"**{shared} of {len(records)} with other work going on beside it**, so times are rough"
+    if any(record.exclusive is None for record in records):
+        return "where nobody could tell whether other work was going on"
+    return "each alone on its device"
+
+
+def _noise(cells: Sequence[Probed]) -> str:
+    """How far to trust a difference of step times."""
+    floor = noise_floor(cells)
+    if floor is None:
+        sentence = (
+            "**Noise floor: not known**, since it takes two processes of a cell: no difference can be told from noise."
+        )
+    else:
+        sentence = f"**Noise floor: {_share(floor)}.** Step times that differ by less are not told apart here."
+    pairs = [
+        f"by {_percent(change)} ({code(cell.spec.method.label)} on {inert(cell.spec.model.shown)})"
+        for cell in cells
+        if (change := unchanged_difference(cell)) is not None
+    ]
+    return (
+        f"{sentence} Measured a second time unchanged, the step differed {text.listed(pairs)}." if pairs else sentence
+    )
 
 
 def _device(record: ProbeRecord) -> str:
@@ -201,7 +139,7 @@ def _reference(cells: Sequence[Probed]) -> Probed:
 
 def _against(cell: Probed, reference: Probed, value: Value) -> str:
     """A value as a multiple of the reference's."""
-    own, other = cell.median(value), reference.median(value)
+    own, other = cell.value(value), reference.value(value)
     if cell is reference:
         return "1"
     return MISSING if own is None or not other else f"{own / other:.3g}"
@@ -219,33 +157,33 @@ def _speed_table(cells: Sequence[Probed]) -> list[str]:
         header += ["wide step, ms", f"of {name}", "tokens/s"]
     rows = []
     for cell in cells:
-        seconds = cell.step_seconds
+        seconds = values(cell.records, STEP)
         quartiles = (
-            f"{text.milliseconds(_quartile(seconds, 1))} to {text.milliseconds(_quartile(seconds, 3))}"
+            " to ".join(text.milliseconds(_quartile(seconds, number)) for number in (1, 3))
             if len(seconds) > 2
             else MISSING
         )
-        share = cell.median("speed.host_bound_share")
-        flops = cell.median("flops.step")
+        share = cell.value("speed.host_bound_share")
+        flops = cell.value("flops.step")
         row = [
             code(cell.spec.method.label),
             text.count(cell.records[0].parameters.trained if cell.records[0].parameters is not None else None),
-            text.milliseconds(cell.median(STEP)),
+            text.milliseconds(cell.value(STEP)),
             quartiles,
             _against(cell, reference, STEP),
-            text.milliseconds(cell.median("speed.forward_seconds")),
-            text.milliseconds(cell.median("speed.backward_seconds")),
-            text.milliseconds(cell.median("speed.optimizer_seconds")),
-            text.rate(cell.median("speed.real_tokens_per_second")),
+            text.milliseconds(cell.value("speed.forward_seconds")),
+            text.milliseconds(cell.value("speed.backward_seconds")),
+            text.milliseconds(cell.value("speed.optimizer_seconds")),
+            text.rate(cell.value("speed.real_tokens_per_second")),
             MISSING if share is None else f"{share:.0%}",
-            MISSING if flops is None else text.rate(flops / 1e9),
+            _figures(None if flops is None else flops / 1e9),
             _against(cell, reference, "flops.step"),
         ]
         if wide:
             row += [
-                text.milliseconds(cell.median("wide.step_seconds_median")),
-                _against(cell, reference, "wide.step_seconds_median"),
-                text.rate(cell.median("wide.real_tokens_per_second")),
+                text.milliseconds(cell.value(WIDE)),
+                _against(cell, reference, WIDE),
+                text.rate(cell.value("wide.real_tokens_per_second")),
             ]
         rows.append(row)
     return text.table(header, rows)
@@ -274,17 +212,17 @@ def _memory_table(cells: Sequence[Probed]) -> list[str]:
     rows = [
         [
             code(cell.spec.method.label),
-            text.mebibytes(cell.median("measured.weight_bytes")),
-            text.mebibytes(cell.median("measured.gradient_bytes")),
-            text.mebibytes(cell.median("measured.optimizer_bytes")),
-            text.mebibytes(cell.median("measured.activation_bytes")),
-            text.mebibytes(cell.median("measured.peak_bytes")),
-            text.mebibytes(cell.median("predicted.peak_bytes")),
+            _mebibytes(cell.value("measured.weight_bytes")),
+            _mebibytes(cell.value("measured.gradient_bytes")),
+            _mebibytes(cell.value("measured.optimizer_bytes")),
+            _mebibytes(cell.value("measured.activation_bytes")),
+            _mebibytes(cell.value("measured.peak_bytes")),
+            _mebibytes(cell.value("predicted.peak_bytes")),
             _against(cell, reference, "measured.peak_bytes"),
-            text.mebibytes(cell.median(above_start("steady_bytes"))),
-            text.mebibytes(cell.median(above_start("first_step_bytes"))),
-            text.mebibytes(cell.median(above_start("evaluation_bytes"))),
-            text.mebibytes(cell.median(above_start("saving_bytes"))),
+            _mebibytes(cell.value(above_start("steady_bytes"))),
+            _mebibytes(cell.value(above_start("first_step_bytes"))),
+            _mebibytes(cell.value(above_start("evaluation_bytes"))),
+            _mebibytes(cell.value(above_start("saving_bytes"))),
         ]
         for cell in cells
     ]
@@ -302,24 +240,29 @@ def _stored_table(cells: Sequence[Probed]) -> list[str]:
 
     rows = []
     for cell in kept:
-        own, whole = cell.median("checkpoint.stored_bytes"), reference.median("checkpoint.stored_bytes")
+        own, whole = cell.value("checkpoint.stored_bytes"), reference.value("checkpoint.stored_bytes")
         rows.append(
             [
                 code(cell.spec.method.label),
-                _small(own),
+                _mebibytes(own),
                 MISSING if not own or whole is None else f"{text.rate(whole / own)} times as large",
-                _small(cell.median("checkpoint.adapter_bytes")),
-                _small(cell.median("checkpoint.head_bytes")),
-                text.milliseconds(cell.median("checkpoint.restore_seconds")),
-                text.milliseconds(cell.median("checkpoint.switch_seconds")),
-                text.milliseconds(cell.median("checkpoint.model_load_seconds")),
+                _mebibytes(cell.value("checkpoint.adapter_bytes")),
+                _mebibytes(cell.value("checkpoint.head_bytes")),
+                text.milliseconds(cell.value("checkpoint.restore_seconds")),
+                text.milliseconds(cell.value("checkpoint.switch_seconds")),
+                text.milliseconds(cell.value("checkpoint.model_load_seconds")),
             ]
         )
     return text.table(header, rows)
 
 
-def _small(number_of_bytes: float | None) -> str:
-    return MISSING if number_of_bytes is None else text.rate(number_of_bytes / text.MIB)
+def _figures(value: float | None) -> str:
+    """Three figures, however small the number is."""
+    return MISSING if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _mebibytes(number_of_bytes: float | None) -> str:
+    return _figures(None if number_of_bytes is None else number_of_bytes / text.MIB)
 
 
 def _use_table(cells: Sequence[Probed]) -> list[str]:
@@ -339,11 +282,11 @@ def _use_table(cells: Sequence[Probed]) -> list[str]:
                 own = _latency(cell, rows_of, length, state)
                 row += [text.milliseconds(own), MISSING if own is None or not base else _percent(own / base - 1)]
             first = index == 0
-            gap = cell.median("inference.merged_difference")
-            mixed = cell.median("inference.mixed_batch_seconds")
-            single = cell.median("inference.one_adapter_seconds")
+            gap = cell.value("inference.merged_difference")
+            mixed = cell.value("inference.mixed_batch_seconds")
+            single = cell.value("inference.one_adapter_seconds")
             row += [
-                text.learning_rate(gap).replace("e-", "e−") if first and gap is not None else MISSING,
+                _tiny(gap) if first else MISSING,
                 _percent(mixed / single - 1) if first and mixed is not None and single else MISSING,
             ]
             rows.append(row)
@@ -358,11 +301,19 @@ def _latency(cell: Probed, rows: int, length: int, state: State) -> float | None
         same = (one for one in found if (one.batch_size, one.length, one.state) == (rows, length, state))
         return next((one.seconds_median for one in same), None)
 
-    return cell.median(value)
+    return cell.value(value)
+
+
+def _tiny(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.1e}".replace("-", "−")
+
+
+def _share(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")
 
 
 def _percent(share: float) -> str:
-    return f"{share:+.1%}".replace("-", "−").replace("%", " %")
+    return f"{'+' if share >= 0 else '−'}{_share(abs(share))}"
 
 
 def _failures(cells: Sequence[Probed]) -> list[str]:
@@ -370,27 +321,32 @@ def _failures(cells: Sequence[Probed]) -> list[str]:
     for cell in cells:
         for record in cell.failures:
             reason = f": {inert(record.reason)}" if record.reason else ""
-            lines[f"* {code(cell.spec.method.label)}: **{record.status.replace('_', ' ')}**{reason}"] = None
+            peak = record.predicted.peak_bytes if record.predicted is not None else None
+            held = f"; its step was to hold {_mebibytes(peak)} MiB" if peak is not None else ""
+            lines[f"* {code(cell.spec.method.label)}: **{record.status.replace('_', ' ')}**{reason}{held}"] = None
     return [*lines, ""] if lines else []
 
 
 def _unmeasured(cells: Sequence[Probed]) -> list[str]:
-    """What is missing, and why: a line for each reason."""
+    """What is missing, and why: a line for each reason, with the fields and the methods that it is of."""
     reasons: dict[tuple[str, str], dict[str, None]] = {}
     for cell in cells:
         for record in (*cell.records, *cell.twins):
             for name, reason in record.unmeasured.items():
-                reasons.setdefault((name, reason), {})[cell.spec.method.label] = None
-    if not reasons:
+                reasons.setdefault((reason, name), {})[cell.spec.method.label] = None
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (reason, name), labels in sorted(reasons.items()):
+        together.setdefault((reason, tuple(labels)), []).append(name)
+    if not together:
         return []
-    everywhere = {cell.spec.method.label for cell in cells if cell.records}
+    everywhere = {cell.spec.method.label for cell in cells if cell.records or cell.twins}
     lines = ["### Not measured", ""]
-    for (name, reason), labels in sorted(reasons.items()):
-        whose = "" if set(labels) == everywhere else f" of {text.listed([code(label) for label in labels])}"
-        lines.append(f"* {code(name)}{whose}: {inert(reason)}")
+    for (reason, methods), names in together.items():
+        whose = "" if set(methods) == everywhere else f" of {text.listed([code(label) for label in methods])}"
+        lines.append(f"* {text.listed([code(name) for name in names])}{whose}: {inert(reason)}")
     return [*lines, ""]
 
 
 def _commands(records: Sequence[ProbeRecord]) -> list[str]:
-    commands = list(dict.fromkeys(record.command for record in records))
+    commands = sorted({record.command for record in records})
     return ["Made by:", "", *text.fenced(commands)]
