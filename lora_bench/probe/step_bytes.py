@@ -28,7 +28,7 @@ from lora_bench.spec import Precision
 class Allocations(TorchDispatchMode):
     """Within this mode, the bytes of every storage that operations make and that is still held.
 
-    What the inside of a kernel takes and gives back is not seen, nor is the memory of a number that Python turns into a tensor.
+    What the inside of a kernel takes and gives back is not seen.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,8 @@ class Allocations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for storage in _storages(tree_leaves(result)):
             key = storage._cdata
-            if key not in self._known and key not in inside:
+            # A tensor that Python makes of numbers is first seen as the argument of `lift_fresh`.
+            if key not in self._known and (key not in inside or func is torch.ops.aten.lift_fresh.default):
                 self._known.add(key)
                 self.held += storage.nbytes()
                 self.peak = max(self.peak, self.held)
@@ -110,6 +111,7 @@ def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
 class FusedAttention(TorchFunctionMode):
     """Lets attention hold what a fused CUDA kernel does: its inputs, its output and a sum a row, and no probabilities.
 
+    Under autocast its inputs are cast to the lower precision first, as torch does, where they are not in it already.
     On fake CPU tensors with dropout torch would take the path that writes all probabilities out.
     """
 
@@ -122,6 +124,8 @@ class FusedAttention(TorchFunctionMode):
 def _attention_inputs(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    if torch.is_autocast_enabled(query.device.type):
+        query, key, value = (one.to(torch.get_autocast_dtype(query.device.type)) for one in (query, key, value))
     return query, key, value, attn_mask
 
 
@@ -130,7 +134,9 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        output = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        *outer, heads, rows, _ = query.shape
+        # Kernels write the heads of a token side by side, so that the layer behind needs no copy.
+        output = query.new_empty((*outer, rows, heads, value.shape[-1])).transpose(-3, -2)
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, mask, output, sums)
         return output
