@@ -1,5 +1,7 @@
 """What a training step holds and computes: closed forms, independent counts, and prediction against measurement."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -38,8 +40,11 @@ def batch_for(family: str) -> dict[str, torch.Tensor]:
     return {**batch, "labels": batch["input_ids"]} if family == "gpt2-lm" else batch
 
 
-def measured(family: str, method: str, precision: str = "float32", **config):
-    return step_bytes(TrainingStep(adapted(family, method, **config), batch_for(family), precision))
+@functools.cache
+def observed(family: str, method: str, precision: str = "float32", **config):
+    """A step, what it holds, and its operations."""
+    step = TrainingStep(adapted(family, method, **config), batch_for(family), precision)
+    return step, *step_bytes(step)
 
 
 def predicted(family: str, method: str, precision: str = "float32", **config):
@@ -54,9 +59,8 @@ def predicted(family: str, method: str, precision: str = "float32", **config):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_gradients_and_states_are_four_bytes_a_number(family, method):
-    model = adapted(family, method)
-    step = TrainingStep(model, batch_for(family), "float32")
-    found, _ = step_bytes(step)
+    step, found, _ = observed(family, method)
+    model = step.model
     # `parameters()` gives a shared weight once; buffers are position numbers, masks and the like.
     weights = list(model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
@@ -104,8 +108,7 @@ def saved_bytes(step: TrainingStep) -> int:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activations_are_what_autograd_saved_and_the_loss(family, method, precision):
-    step = TrainingStep(adapted(family, method), batch_for(family), precision)
-    found, _ = step_bytes(step)
+    step, found, _ = observed(family, method, precision)
     the_loss = 4
     assert found.activation_bytes == saved_bytes(step) + the_loss
 
@@ -143,7 +146,7 @@ def test_what_is_let_go_is_held_no_more_and_the_peak_remembers_it():
     ],
 )
 def test_a_prediction_from_shapes_is_what_is_measured(family, method, precision):
-    (one, flops), (other, other_flops) = predicted(family, method, precision), measured(family, method, precision)
+    (one, flops), (_, other, other_flops) = predicted(family, method, precision), observed(family, method, precision)
     assert flops == other_flops
     assert (one.weight_bytes, one.gradient_bytes, one.optimizer_bytes, one.activation_bytes) == (
         other.weight_bytes,
@@ -161,7 +164,7 @@ def test_a_prediction_from_shapes_is_what_is_measured(family, method, precision)
 
 def test_dropout_and_eager_attention_are_predicted_too():
     options = {"attn": "eager", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    one, other = predicted("roberta", "lora", **options)[0], measured("roberta", "lora", **options)[0]
+    one, other = predicted("roberta", "lora", **options)[0], observed("roberta", "lora", **options)[1]
     assert one.activation_bytes == other.activation_bytes
     assert 0 <= one.peak_bytes - other.peak_bytes <= 5 * ROWS * LENGTH * LENGTH
 
@@ -331,13 +334,13 @@ def products(family: str, method: str) -> Products:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["roberta", "gpt2-lm"])
 def test_flops_are_the_products_written_out(family, method):
-    _, flops = measured(family, method, attn="eager")
+    _, _, flops = observed(family, method, attn="eager")
     count = products(family, method)
     assert (flops.forward, flops.step) == (count.forward, count.step)
 
 
 def test_flops_of_deberta_have_its_two_position_terms():
-    _, flops = measured("deberta-v3", "full")
+    _, _, flops = observed("deberta-v3", "full")
     count, tokens, buckets = Products(), ROWS * LENGTH, 2 * 8
     for _ in range(LAYERS):
         count.add(tokens, HIDDEN, HIDDEN, gradients=2, times=4)
