@@ -43,7 +43,7 @@ def test_help_loads_nothing_heavy():
 
 
 def test_every_command_has_help(capsys):
-    for command in ("run", "plan", "report", "list", "schema", "baseline"):
+    for command in ("run", "plan", "probe", "report", "list", "schema", "baseline"):
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0 and "usage: lora-bench" in capsys.readouterr().out
@@ -132,7 +132,7 @@ def test_lists_name_what_can_be_named(what, capsys):
         assert name in shown
 
 
-@pytest.mark.parametrize("what", ["suite", "record", "task"])
+@pytest.mark.parametrize("what", ["suite", "probe-suite", "record", "probe", "task"])
 def test_the_schemas_that_ship_are_those_of_the_code(what, capsys):
     assert main(["schema", what]) == 0
     assert (SCHEMAS / f"{what}.schema.json").read_text() == capsys.readouterr().out

@@ -1,18 +1,32 @@
 """What a suite comes to as probes: cells and their order, ids, recipes, and the faults of a file."""
 
 import json
+import re
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from lora_bench.cli import main
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.models import find_model
 from lora_bench.probe_plan import plan_probes
-from lora_bench.probe_record import ProbeSpec
-from lora_bench.probe_suite import ProbeSuite, load_probe_suite
+from lora_bench.probe_record import (
+    Checkpoint,
+    Energy,
+    Flops,
+    Inference,
+    Latency,
+    PhasePeaks,
+    ProbeSpec,
+    StepBytes,
+    StepSpeed,
+)
+from lora_bench.probe_suite import Cell, ProbeSuite, load_probe_suite
 from lora_bench.shapes import known_shapes
 from lora_bench.spec import MethodSpec, PlannedModel
 from lora_bench.suite import load_suite
+from lora_bench.suite_file import Probe
 from tests.probe.suites import SUITE, plan, write_suite
 from tests.project import SUITE as TICKETS
 from tests.project import write_data, write_project
@@ -265,6 +279,37 @@ def test_the_command_says_a_fault_and_ends_with_2(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit) as wrong:
         main(["probe", "costs.yaml", "--processes", "0"])
     assert wrong.value.code == 2 and "at least 1, got '0'" in capsys.readouterr().err
+
+
+# The page of the documentation.
+
+PAGE = (Path(__file__).parents[2] / "docs" / "probes.md").read_text(encoding="utf-8")
+
+
+def test_the_suite_of_the_page_is_valid_and_means_what_it_says(tmp_path):
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    path = tmp_path / "costs.yaml"
+    path.write_text(example)
+    suite = load_probe_suite(path)
+    schema = json.loads((Path(__file__).parents[2] / "lora_bench" / "schemas" / "probe-suite.schema.json").read_text())
+    jsonschema.validate(suite.document.data, schema)
+    assert suite.content.probe.model_fields_set == set(Probe.model_fields)  # every key is shown
+    assert suite.content.cell.model_fields_set == set(Cell.model_fields)
+    gpt2, roberta = suite.cell("shape:gpt2", "full")[0], suite.cell("shape:roberta-base", "lora")[0]
+    assert (gpt2.kind, gpt2.length, gpt2.batch_size) == ("generation", 512, 8)
+    assert (roberta.kind, roberta.length, roberta.batch_size) == ("classification", 128, 16)
+
+
+@pytest.mark.parametrize(
+    "part", [StepSpeed, StepBytes, PhasePeaks, Inference, Latency, Checkpoint, Flops, Energy, Probe]
+)
+def test_the_page_names_every_field(part):
+    for name in part.model_fields.keys() - {"state"}:
+        assert re.search(rf"[`{{ ]{name}[`:]", PAGE), name
+
+
+def test_the_page_names_every_shape():
+    assert all(f"`{name}`" in PAGE for name in known_shapes())
 
 
 # Shapes.
