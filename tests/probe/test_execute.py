@@ -1,5 +1,6 @@
 """The command `lora-bench probe`, by real processes that are really killed and stopped."""
 
+import contextlib
 import os
 import re
 import signal
@@ -39,9 +40,11 @@ def next_worker(probing: subprocess.Popen, known: list[int]) -> psutil.Process:
     """The worker that measures, once there is one that is not *known*: a child of the server, which is a child of ours."""
     end = time.monotonic() + 120
     while time.monotonic() < end and probing.poll() is None:
-        for server in psutil.Process(probing.pid).children():
-            for worker in server.children():
-                if worker.pid not in known:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while it was looked at
+            for worker in psutil.Process(probing.pid).children(recursive=True):
+                # One that has not computed yet may not have taken its work.
+                is_worker = worker.ppid() != probing.pid and worker.pid not in known
+                if is_worker and sum(worker.cpu_times()[:2]) > 0.1:
                     return worker
         time.sleep(0.01)
     raise AssertionError(f"no worker came: {probing.communicate(timeout=10)}")
