@@ -113,7 +113,11 @@ def predicted_step(
     target: tuple[int, ...] = shape if kind == "generation" else shape[:1]
     batch = {"input_ids": shape, "attention_mask": shape, "labels": target}
     found, _ = predict_step(
-        method.apply(model, head=head), batch, precision, fused_attention=cuda and attention != "eager"
+        method.apply(model, head=head),
+        batch,
+        precision,
+        fused_attention=cuda and attention != "eager",
+        real=("labels",) if kind == "regression" else (),
     )
     write_atomic(path, json.dumps(found.model_dump(mode="json"), indent=2).encode("utf-8"))
     return found

@@ -31,8 +31,11 @@ class ProbeFolder:
         return record if write_once(file, to_json(record)) else read_probe(file)
 
     def retry(self, run_id: str) -> None:
-        """Take a record away, so that its process is run again."""
-        (self.path / f"{run_id}.json").unlink(missing_ok=True)
+        """Put a record aside under `attempts/`, so that its process is run again."""
+        file, aside = self.path / f"{run_id}.json", self.path / "attempts"
+        if file.is_file():
+            aside.mkdir(exist_ok=True)
+            file.rename(aside / f"{run_id}.{len(list(aside.glob(f'{run_id}.*.json'))) + 1}.json")
 
 
 def probe_files(folder: Path) -> list[Path]:
