@@ -10,7 +10,9 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from lora_bench.probe_record import Latency, ProbeRecord, ProbeSpec, State
+from lora_bench.published.claims import known_claims
 from lora_bench.report import text
+from lora_bench.report.claims import claims_lines
 from lora_bench.report.probed import (
     REFERENCE,
     STEP,
@@ -50,7 +52,17 @@ def probe_lines(records: Sequence[ProbeRecord]) -> list[str]:
                 if made:
                     lines += [f"**{title}**", "", *made, ""]
         lines += _failures(group)
-    return [*lines, *_unmeasured(cells), *_commands(records)]
+    return [*lines, *_unmeasured(cells), *_claims(records), *_commands(records)]
+
+
+def _claims(records: Sequence[ProbeRecord]) -> list[str]:
+    """What a paper claims, for suites that are there to be held against it."""
+    lines = []
+    for suite in sorted({record.suite for record in records}):
+        claims = known_claims(suite)
+        if claims is not None:
+            lines += claims_lines(claims, [record for record in records if record.suite == suite])
+    return lines
 
 
 def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:
