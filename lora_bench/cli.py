@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lora_bench.plan import Plan
+    from lora_bench.probe_execute import ProbeOutcome
     from lora_bench.probe_record import ProbeRecord
+    from lora_bench.probe_suite import ProbeSuite
     from lora_bench.record import Record
     from lora_bench.suite import Suite
 
@@ -155,6 +157,7 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
         "--series", metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
     )
     _data_option(parser)
+    parser.add_argument("--no-probes", action="store_true", help="leave the probes that the suite asks for unmeasured")
     parser.add_argument("--quiet", action="store_true", help="say only what failed")
 
 
@@ -218,16 +221,35 @@ def _run_and_report(
             display=shown,
         )
     folder = runs_folder(suite, arguments.runs, arguments.series)
+    interrupted = outcome.interrupted
+    if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
+        interrupted = _probe_after_runs(suite, folder, arguments, console)
     if outcome.records:
         written = write_report(outcome.records, folder, sections=sections(outcome.records), probes=read_probes(folder))
         if not arguments.quiet:
             _show(console, outcome.records)
             console.print(f"report: {written[0]}", markup=False, highlight=False)
-    if outcome.interrupted is not None:
-        console.print("stopped; the same command goes on from here", markup=False, highlight=False)
-        return SIGNALS.get(outcome.interrupted, SIGNALS["SIGINT"])
+    if interrupted is not None:
+        return _stopped(console, interrupted)
     failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
     return SOME_FAILED if failed else DONE
+
+
+def _stopped(console: Console, signal_name: str) -> int:
+    console.print("stopped; the same command goes on from here", markup=False, highlight=False)
+    return SIGNALS.get(signal_name, SIGNALS["SIGINT"])
+
+
+def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace, console: Console) -> str | None:
+    """Measure what the suite's report needs, now that its runs keep the machine busy no longer; the signal that ended it."""
+    try:
+        return _measure(suite, folder, arguments, console, processes=None, share=False).interrupted
+    except WorkersLost:
+        raise
+    except LoraBenchError as error:
+        # The runs are done, and their scores need no probes.
+        console.print(f"not probed: {error}", markup=False, highlight=False)
+        return None
 
 
 def _show(console: Console, records: Sequence[Record]) -> None:
@@ -286,8 +308,6 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     from lora_bench.execute import runs_folder
-    from lora_bench.probe_execute import run_probes, shown
-    from lora_bench.probe_plan import plan_probes
     from lora_bench.probe_suite import load_probe_suite
     from lora_bench.report import write_report
     from lora_bench.store import read_records, record_files
@@ -295,6 +315,29 @@ def _probe(arguments: argparse.Namespace) -> int:
     suite = load_probe_suite(arguments.suite)
     folder = runs_folder(suite, arguments.runs)
     console = _console()
+    outcome = _measure(suite, folder, arguments, console, processes=arguments.processes, share=arguments.share)
+    if outcome.records:
+        records = read_records(folder) if record_files(folder) else []
+        written = write_report(records, folder, probes=outcome.records)
+        if not arguments.quiet:
+            console.print(f"report: {written[0]}", markup=False, highlight=False)
+    if outcome.interrupted is not None:
+        return _stopped(console, outcome.interrupted)
+    return SOME_FAILED if any(record.status not in ("ok", "unsupported") for record in outcome.records) else DONE
+
+
+def _measure(
+    suite: Suite | ProbeSuite,
+    folder: Path,
+    arguments: argparse.Namespace,
+    console: Console,
+    *,
+    processes: int | None,
+    share: bool,
+) -> ProbeOutcome:
+    """Measure the probes of a suite that have no record yet, and say how each ends."""
+    from lora_bench.probe_execute import run_probes, shown
+    from lora_bench.probe_plan import plan_probes
 
     def say(line: str) -> None:
         if not arguments.quiet:
@@ -304,17 +347,11 @@ def _probe(arguments: argparse.Namespace) -> int:
         if not arguments.quiet or record.status != "ok":
             console.print(f"{place} {shown(record)}".lstrip(), markup=False, highlight=False)
 
-    plan = plan_probes(suite, folder, processes=arguments.processes, data_dir=arguments.data_dir, progress=say)
+    plan = plan_probes(suite, folder, processes=processes, data_dir=arguments.data_dir, progress=say)
     missing = len(plan.missing(retry=arguments.retry))
-    say(f"{missing or 'none'} of {len(plan.jobs)} processes to do, {len(plan.refused)} cells cannot be measured")
-    outcome = run_probes(plan, share=arguments.share, retry=arguments.retry, tell=tell)
-    if outcome.records:
-        records = read_records(folder) if record_files(folder) else []
-        say(f"report: {write_report(records, folder, probes=outcome.records)[0]}")
-    if outcome.interrupted is not None:
-        console.print("stopped; the same command goes on from here", markup=False, highlight=False)
-        return SIGNALS.get(outcome.interrupted, SIGNALS["SIGINT"])
-    return SOME_FAILED if any(record.status not in ("ok", "unsupported") for record in outcome.records) else DONE
+    refused = f", {len(plan.refused)} cells cannot be measured" if plan.refused else ""
+    say(f"probes: {missing or 'none'} of {len(plan.jobs)} processes to do{refused}")
+    return run_probes(plan, share=share, retry=arguments.retry, tell=tell)
 
 
 def _published(arguments: argparse.Namespace) -> int:

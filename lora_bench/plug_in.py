@@ -7,7 +7,7 @@ hooked and never touched: no batch, no random number and no weight is another on
 
 The record is written when training ends, to `FOLDER/RUN_ID/record.json`, and again when a later `evaluate` or `predict`
 brings scores. The same script with the same arguments, run again, takes the place of its earlier record, which stays beside
-it as an attempt. Training that an exception or Ctrl-C ends leaves an attempt and no record.
+it as an attempt. Training that an exception, Ctrl-C or SIGTERM ends leaves an attempt and no record.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from lora_bench.measure import PeakMemory, a_model_is_there, allocated_beside
 from lora_bench.meter import WARMUP_STEPS, MeasureCallback
 from lora_bench.own_run import Outcome, OwnRun, said, why_training_ended
 from lora_bench.record import DataSummary, Record, Speed
+from lora_bench.stopping import BeforeTermination
 from lora_bench.tokens import TokenCounter
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class BenchmarkCallback(MeasureCallback):
             resident.take()
             self._held = resident.now()
         self._run: OwnRun | None = None
+        self._termination = BeforeTermination(lambda name: self.close(f"{name} ended the process"))
 
     def on_train_begin(
         self,
@@ -139,6 +141,8 @@ class BenchmarkCallback(MeasureCallback):
             self.peaks.clear()  # of the process since it began, and not of loading
         self._early = False  # the next training of this process finds a model
         atexit.register(self.close)
+        if run.writes:
+            self._termination.watch()
 
     def on_step_end(
         self,
@@ -193,7 +197,7 @@ class BenchmarkCallback(MeasureCallback):
         # The evaluation after which the weights were the best.
         run.best_step = state.best_global_step if args.load_best_model_at_end else None
         run.ended_at = len(state.log_history)
-        atexit.unregister(self.close)
+        self._no_longer_watch()
         self._publish(run, args)
 
     def on_evaluate(
@@ -243,7 +247,7 @@ class BenchmarkCallback(MeasureCallback):
         that lives on may call it.
         """
         run = self._run
-        atexit.unregister(self.close)
+        self._no_longer_watch()
         if run is None or run.ended:
             return
         error = why_training_ended()
@@ -261,6 +265,10 @@ class BenchmarkCallback(MeasureCallback):
             warnings=tuple(run.warnings),
         )
         run.write(self.folder, self._record(run, outcome))
+
+    def _no_longer_watch(self) -> None:
+        atexit.unregister(self.close)
+        self._termination.leave()
 
     def _note(self, state: TrainerState) -> None:
         """Leave in the Trainer's state, which checkpoints keep, what a resumed run has to know of this one."""

@@ -89,8 +89,8 @@ def _idle_device(device: DeviceType, share: bool) -> int | None:
     others = company(device)
     if others and not share:
         raise LoraBenchError(
-            f"the {'GPU' if device == 'cuda' else 'CPU'} is in use by {', '.join(others)}: wait until it is free, or give "
-            "--share to measure all the same; what had company is then marked as not exclusive"
+            f"the {'GPU' if device == 'cuda' else 'CPU'} is in use by {', '.join(others)}: wait until it is free, or let "
+            "`lora-bench probe --share` measure all the same; what had company is then marked as not exclusive"
         )
     return used_bytes() if device == "cuda" else None
 

@@ -28,3 +28,38 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class BeforeTermination:
+    """Has something done when SIGTERM is about to end the process, which then ends as it would have.
+
+    Nothing is touched where the program, or a library it uses, answers to SIGTERM itself.
+
+    Args:
+        do: What is to be done; told the signal's name.
+    """
+
+    def __init__(self, do: Callable[[str], None]) -> None:
+        self._do = do
+        self._watching = False
+
+    def watch(self) -> None:
+        """From now on."""
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and not self._watching and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._terminated)
+            self._watching = True
+
+    def leave(self) -> None:
+        """No longer."""
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and self._watching and signal.getsignal(signal.SIGTERM) == self._terminated:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._watching = False
+
+    def _terminated(self, number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        try:
+            self._do(signal.Signals(number).name)
+        finally:
+            signal.raise_signal(number)

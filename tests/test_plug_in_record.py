@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -540,7 +541,12 @@ class Interrupt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGINT)
         if state.global_step == 4 and sys.argv[2] == "exception":
             raise KeyError("row 7")
+        if state.global_step == 4 and sys.argv[2] in ("terminated", "answers itself"):
+            os.kill(os.getpid(), signal.SIGTERM)
 
+
+if sys.argv[2] == "answers itself":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
 
 folder = Path(sys.argv[1])
 callback = BenchmarkCallback(folder / "mine")
@@ -559,15 +565,19 @@ def run_script(folder, *command, mode):
 
 
 @pytest.mark.parametrize(
-    ("mode", "said"),
+    ("mode", "exit_codes", "said"),
     [
-        ("ctrl-c", "KeyboardInterrupt (after step 4 of 9)"),
-        ("exception", "KeyError: 'row 7' (after step 4 of 9)"),
+        ("ctrl-c", {1, -signal.SIGINT}, "KeyboardInterrupt (after step 4 of 9)"),
+        ("exception", {1}, "KeyError: 'row 7' (after step 4 of 9)"),
+        ("terminated", {-signal.SIGTERM}, "SIGTERM ended the process (after step 4 of 9)"),
+        ("answers itself", {7}, "the process ended before training did (after step 4 of 9)"),
     ],
 )
-def test_a_script_that_dies_leaves_an_attempt(tmp_path, mode, said):
+def test_a_script_that_dies_leaves_an_attempt(tmp_path, mode, exit_codes, said):
     done = run_script(tmp_path, mode=mode)
-    assert done.returncode != 0 and said.split(" (")[0] in done.stderr
+    assert done.returncode in exit_codes, done.stderr
+    if mode in ("ctrl-c", "exception"):
+        assert said.split(" (")[0] in done.stderr
     (attempt,) = attempts(tmp_path / "mine")
     assert (attempt.status, attempt.reason) == ("interrupted", said)
     assert attempt.command == "python script.py …" and attempt.spec.source_sha256 is not None

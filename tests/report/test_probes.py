@@ -352,3 +352,34 @@ def test_a_run_of_the_suite_keeps_the_probes_in_its_report(tmp_path, monkeypatch
     assert main(["run", "tickets.yaml", "--workers", "0", "--quiet"]) == 0
     assert "## What each method costs" in Path("runs/tickets/report.md").read_text()
     assert main(["report", "runs/tickets", "--check"]) == 0
+
+
+def run_probed_suite(folder, monkeypatch, others, *options: str) -> int:
+    """Run a suite of two runs that asks for probes, while *others* are at work on the machine."""
+    from tests.project import SUITE, write_project
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("lora_bench.probe_execute.company", lambda device: others)
+    methods = "[full, lora, bottleneck_adapter, prefix_tuning]"
+    asked = "probe: {latency: [[1, 8]], seconds: 0.1, processes: 1}\n"
+    write_project(folder, SUITE.replace(methods, "[lora]").replace("48", "16") + asked)
+    return main(["run", "tickets.yaml", "--workers", "0", *options])
+
+
+def test_a_run_measures_the_probes_that_its_suite_asks_for(tmp_path, monkeypatch, capsys):
+    assert run_probed_suite(tmp_path, monkeypatch, [], "--no-probes") == 0
+    assert "## What each method costs" not in Path("runs/tickets/report.md").read_text()
+    assert run_probed_suite(tmp_path, monkeypatch, []) == 0
+    assert "probes: 2 of 2 processes to do" in capsys.readouterr().out  # lora, and again unchanged
+    assert "## What each method costs" in Path("runs/tickets/report.md").read_text()
+    assert run_probed_suite(tmp_path, monkeypatch, []) == 0
+    assert "probes: none of 2 processes to do" in capsys.readouterr().out
+
+
+def test_a_run_beside_other_work_keeps_its_scores_and_says_why_nothing_was_probed(tmp_path, monkeypatch, capsys):
+    assert run_probed_suite(tmp_path, monkeypatch, ["blender (process 7)"]) == 0
+    said = capsys.readouterr().out
+    assert "not probed:" in said and "blender" in said
+    assert "## Scores" in Path("runs/tickets/report.md").read_text()
