@@ -60,6 +60,7 @@ MAY_IMPORT = {
     "suite": PARTS | STORE | {"suite_file", "entries", "contradictions"},
     "choose": {"protocol", "record"},
     "resolve": PARTS | STORE | {"suite", "suite_file", "entries"},
+    "stats": {"errors"},
     "report": STORE | {"published"},
     "export": STORE | {"report"},
     "peft_results": STORE,

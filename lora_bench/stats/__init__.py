@@ -1,0 +1,79 @@
+"""Statistics of comparisons: what scores over seeds and test items show, and what they do not.
+
+    difference = paired_difference(lora, full, draw_seed=seed_from(*run_ids), items=(lora_items, full_items))
+    verdicts = judge({"lora": difference, ...}, margin=0.005)
+
+Works on plain numbers, dictionaries from seeds to scores and numpy arrays, and knows no records. docs/statistics.md says what
+is computed, what each verdict means, and what simulations show of the coverage.
+"""
+
+from lora_bench.stats.across import InterquartileMean, MacroDifference, interquartile_mean, macro_difference
+from lora_bench.stats.crossed import Crossed, crossed_bootstrap, seed_from
+from lora_bench.stats.estimate import Estimate, Interval, Summary, Uncertainty, clopper_pearson, summarise
+from lora_bench.stats.failures import Rate, collapsed, rate, with_failures_at_floor
+from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
+from lora_bench.stats.groups import Ranking, rank
+from lora_bench.stats.items import ItemMetric, Items, ItemScores, by_index, item_difference, one_at_a_time
+from lora_bench.stats.paired import (
+    PairedDifference,
+    SignFlip,
+    Superiority,
+    Unpaired,
+    paired_difference,
+    sign_flip,
+    superiority,
+    unpaired,
+)
+from lora_bench.stats.power import Needed, minimum_detectable_effect, seeds_needed
+from lora_bench.stats.trials import expected_best
+from lora_bench.stats.verdict import Verdict, grade, judge
+from lora_bench.stats.weighted import METRICS, item_metric
+
+__all__ = [
+    "METRICS",
+    "Adjusted",
+    "Crossed",
+    "Estimate",
+    "InterquartileMean",
+    "Interval",
+    "ItemMetric",
+    "ItemScores",
+    "Items",
+    "MacroDifference",
+    "MarginClaims",
+    "Needed",
+    "PairedDifference",
+    "Ranking",
+    "Rate",
+    "SignFlip",
+    "Summary",
+    "Superiority",
+    "Uncertainty",
+    "Unpaired",
+    "Verdict",
+    "by_index",
+    "clopper_pearson",
+    "collapsed",
+    "crossed_bootstrap",
+    "expected_best",
+    "grade",
+    "holm",
+    "interquartile_mean",
+    "item_difference",
+    "item_metric",
+    "judge",
+    "macro_difference",
+    "margin_claims",
+    "minimum_detectable_effect",
+    "one_at_a_time",
+    "paired_difference",
+    "rank",
+    "rate",
+    "seed_from",
+    "seeds_needed",
+    "sign_flip",
+    "summarise",
+    "superiority",
+    "unpaired",
+    "with_failures_at_floor",
+]

@@ -1,0 +1,209 @@
+"""The difference of two methods over several tasks.
+
+Tasks are those that were chosen and are not resampled: a macro mean says how two methods differ on these tasks. Each task
+counts alike, after its differences were divided by a unit that was declared beforehand (raw points where none was): a unit
+that is computed from the runs would have an error of its own. Seeds are those that every task has for both methods; they are
+resampled for all tasks at once, which stays right where tasks share something through the seed (RTE starts from the MNLI run
+of the same seed), and items are resampled task by task.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.stats.crossed import DRAWS, Crossed, crossed_bootstrap, with_items
+from lora_bench.stats.estimate import CONFIDENCE, Estimate, Interval, seeds_in_order, student_quantile
+from lora_bench.stats.items import Floats, ItemDifference, Items, item_difference
+from lora_bench.stats.paired import SignFlip, Superiority, check_items, sign_flip, superiority
+
+# With fewer values the middle half is a handful, and a mean says as much.
+FEWEST_FOR_IQM = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterquartileMean:
+    """The mean of the middle half of all differences, over tasks and seeds: one task cannot carry it alone.
+
+    Agarwal et al. 2021, https://arxiv.org/abs/2108.13264
+
+    Args:
+        value: In the declared units.
+        interval: From resampled seeds, with the factor √(n/(n−1)) and Student's quantile; None where resamples all agree.
+        values: Number of differences.
+    """
+
+    value: float
+    interval: Interval | None
+    values: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MacroDifference:
+    """First method less second, over tasks. Positive: the first is better, whatever the direction of the metrics.
+
+    Args:
+        seeds: Those that every task has for both methods, ascending.
+        left_out: Seeds that some task has for some method, and not all.
+        tasks: For each task the mean difference in its declared unit, positive where the first method is better.
+        differences: The mean over tasks of each seed.
+        sd: Sample standard deviation of these; None for one seed.
+        estimate: The macro mean with its errors.
+        wins: On how many tasks the first method's mean is better: a description, without an interval.
+        crossed: None where no task has items.
+        without_items: Tasks whose items were not given: what their items add is not covered.
+        interquartile_mean: None for fewer than 20 differences.
+        reason: Why `estimate` has no error, or None.
+    """
+
+    seeds: tuple[int, ...]
+    left_out: tuple[int, ...]
+    tasks: dict[str, float]
+    differences: tuple[float, ...]
+    sd: float | None
+    estimate: Estimate
+    sign_flip: SignFlip | None
+    superiority: Superiority
+    wins: int
+    crossed: Crossed | None
+    without_items: tuple[str, ...]
+    interquartile_mean: InterquartileMean | None
+    reason: str | None
+
+    @property
+    def pairs(self) -> int:
+        """Number of seeds."""
+        return len(self.seeds)
+
+
+def macro_difference(
+    first: Mapping[str, Mapping[int, float]],
+    second: Mapping[str, Mapping[int, float]],
+    *,
+    draw_seed: int,
+    units: Mapping[str, float] | None = None,
+    higher_is_better: Mapping[str, bool] | None = None,
+    items: Mapping[str, tuple[Items, Items]] | None = None,
+    draws: int = DRAWS,
+) -> MacroDifference:
+    """Compare two methods over tasks.
+
+    Args:
+        first: For each task the score of each seed.
+        second: For the same tasks.
+        draw_seed: Seed of everything that is drawn.
+        units: For each task what its differences are divided by, above 0; 1 where none are given: raw points.
+        higher_is_better: For each task the direction of its metric; higher is better where none are given.
+        items: For tasks, the scores of both methods as functions of the test items.
+        draws: Resamples.
+
+    Raises:
+        LoraBenchError: If the tasks differ, a unit is missing or not above 0, no seed is everywhere, or items do not give
+            their scores.
+    """
+    if set(first) != set(second) or not first:
+        raise LoraBenchError(
+            f"the first method has tasks {sorted(first)} and the second {sorted(second)}; expected the same"
+        )
+    tasks, items = sorted(first), items or {}
+    everywhere = [set(seeds_in_order(method[task])) for task in tasks for method in (first, second)]
+    seeds = tuple(sorted(set.intersection(*everywhere)))
+    if not seeds:
+        raise LoraBenchError("no seed is in every task for both methods; expected the same list for all")
+    factors = {task: _factor(task, units, higher_is_better) for task in tasks}
+    values = np.array([[factors[task] * (first[task][s] - second[task][s]) for s in seeds] for task in tasks])
+    size = max(abs(factors[task] * method[task][s]) for task in tasks for method in (first, second) for s in seeds)
+    differences = values.mean(axis=0)
+    parts = []
+    for task in tasks:
+        if task in items:
+            for method, scores in zip(items[task], (first[task], second[task]), strict=True):
+                check_items(method, scores, seeds)
+            parts.append((factors[task] / len(tasks), item_difference(*items[task], seeds)))
+    rest = sum((values[row] for row, task in enumerate(tasks) if task not in items), np.zeros(len(seeds)))
+    scored = _OverTasks(tuple(parts), rest / len(tasks))
+    crossed = crossed_bootstrap(scored, draw_seed=draw_seed, draws=draws) if parts else None
+    estimate = with_items(differences, crossed, size)
+    return MacroDifference(
+        seeds=seeds,
+        left_out=tuple(sorted(set.union(*everywhere) - set(seeds))),
+        tasks=dict(zip(tasks, values.mean(axis=1).tolist(), strict=True)),
+        differences=tuple(differences.tolist()),
+        sd=statistics.stdev(differences.tolist()) if len(seeds) > 1 else None,
+        estimate=estimate,
+        sign_flip=sign_flip(differences.tolist(), draw_seed=draw_seed),
+        superiority=superiority(differences.tolist(), size),
+        wins=int((values.mean(axis=1) > 1e-12 * size).sum()),
+        crossed=crossed,
+        without_items=tuple(task for task in tasks if task not in items),
+        interquartile_mean=interquartile_mean(values, draw_seed=draw_seed, draws=draws),
+        reason=None if estimate.uncertainties else "the macro mean is the same at every seed, or there is one seed",
+    )
+
+
+def interquartile_mean(values: Floats, *, draw_seed: int, draws: int = DRAWS) -> InterquartileMean | None:
+    """The mean of the middle half of *values*, or None where there are fewer than 20.
+
+    Args:
+        values: Shape (tasks, seeds).
+        draw_seed: Seed of the draws.
+        draws: Resamples of seeds, at least 2.
+    """
+    if values.size < FEWEST_FOR_IQM:
+        return None
+    from scipy.stats import trim_mean
+
+    tasks, seeds = values.shape
+    value = float(trim_mean(values, 0.25, axis=None))
+    interval = None
+    if seeds > 1:
+        chosen = np.random.default_rng(draw_seed).integers(seeds, size=(draws, seeds))
+        drawn = values[:, chosen].transpose(1, 0, 2).reshape(draws, tasks * seeds)
+        error = float(trim_mean(drawn, 0.25, axis=1).std(ddof=1)) * math.sqrt(seeds / (seeds - 1))
+        half = student_quantile(seeds - 1, (1 - CONFIDENCE) / 2) * error
+        if error > 0:
+            interval = Interval(low=value - half, high=value + half, confidence=CONFIDENCE, source="bootstrap")
+    return InterquartileMean(value=value, interval=interval, values=values.size)
+
+
+@dataclass(frozen=True, eq=False)
+class _OverTasks:
+    """A sum over tasks, each with items of its own, and a part that has none."""
+
+    parts_: tuple[tuple[float, ItemDifference], ...]
+    rest: Floats
+
+    @property
+    def items(self) -> int:
+        return sum(part.items for _, part in self.parts_)
+
+    def scores(self) -> Floats:
+        return self.rest + sum(factor * part.scores() for factor, part in self.parts_)
+
+    def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
+        return self.rest + sum(factor * part.drawn(generator, draws) for factor, part in self.parts_)
+
+    def parts(self) -> tuple[float, float] | None:
+        known = [(factor**2, part.parts()) for factor, part in self.parts_]
+        item = both = 0.0
+        for square, found in known:
+            if found is None:
+                return None
+            item, both = item + square * found[0], both + square * found[1]
+        return item, both
+
+
+def _factor(task: str, units: Mapping[str, float] | None, higher_is_better: Mapping[str, bool] | None) -> float:
+    """What a difference of *task* is multiplied with."""
+    for kind, declared in (("unit", units), ("direction", higher_is_better)):
+        if declared is not None and task not in declared:
+            raise LoraBenchError(f"there is no {kind} for task {task!r}; known: {', '.join(sorted(declared))}")
+    unit = 1.0 if units is None else units[task]
+    if not (unit > 0 and math.isfinite(unit)):
+        raise LoraBenchError(f"unit of task {task!r} is {unit}; expected a number above 0")
+    return (1 if higher_is_better is None or higher_is_better[task] else -1) / unit

@@ -1,0 +1,163 @@
+"""The crossed bootstrap: how far a mean over seeds would move with other seeds and other test items.
+
+Seeds and test items are resampled at once, each seed meeting each item (the Multibootstrap: Sellam et al. 2022,
+https://arxiv.org/abs/2106.16163; the pigeonhole bootstrap: Owen 2007, https://arxiv.org/abs/0712.1111). Its variance is that
+of seeds alone, plus that of items alone, plus what seed and item do together, and its percentile interval is too narrow: with
+n seeds the first part comes out (n − 1) / n of what it is, and normal quantiles are taken of it as if n were large. So the
+three parts are kept apart, each is made unbiased, and Student's quantile is taken of their sum:
+
+    A = n/(n−1) · seeds alone,   B = N/(N−1) · items alone,   E = nN/((n−1)(N−1)) · together
+    variance = A + B − E,        freedom = (A + B − E)² / (A²/(n−1) + B²/(N−1) + E²/((n−1)(N−1)))
+
+E is in A and in B, so it is taken out once; freedom is Satterthwaite's (1946, https://doi.org/10.2307/3002019). With no
+items to speak of this is the t-interval over seeds; with seeds that all agree it is the one over items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.stats.estimate import CONFIDENCE, Estimate, Interval, Uncertainty, mean_estimate
+from lora_bench.stats.items import Drawable, Floats
+
+DRAWS = 10_000
+# Numbers in memory for a block of draws: 8 MiB for each array of them.
+BLOCK = 2**20
+# A metric that is undefined on more of the resamples than this has no bootstrap worth the name.
+MOST_UNDEFINED = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossed:
+    """What resampling seeds and test items comes to.
+
+    Args:
+        seeds: n, at least 2.
+        items: N, at least 2; over all tasks where there are several.
+        draws: Resamples that were drawn, and on which the metric is defined.
+        undefined: Resamples on which it is not.
+        seed_variance: A of the module, of the mean over seeds.
+        item_variance: B.
+        shared_variance: E.
+        freedom: Degrees of freedom of the variance.
+        percentile: The interval of the Multibootstrap as published, at 95 %, for comparison: it is too narrow at few seeds.
+            None without draws.
+    """
+
+    seeds: int
+    items: int
+    draws: int
+    undefined: int
+    seed_variance: float
+    item_variance: float
+    shared_variance: float
+    variance: float
+    freedom: float
+    percentile: Interval | None
+
+
+def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -> Crossed | None:
+    """Resample seeds and items of *scored*.
+
+    Args:
+        scored: The scores of a method, or the difference of two.
+        draw_seed: Seed of the draws, see `seed_from`.
+        draws: Resamples. With 0, a mean over items gives all but the percentile interval.
+
+    Returns:
+        None for fewer than 2 seeds or items, and where the metric is undefined on more than 1 % of the resamples.
+
+    Raises:
+        LoraBenchError: If *draws* is 0 and the metric is no mean over items.
+    """
+    scores = scored.scores()
+    seeds, items = len(scores), scored.items
+    if seeds < 2 or items < 2:
+        return None
+    parts = scored.parts()
+    if parts is None and draws < 1:
+        raise LoraBenchError("draws is 0; expected at least 1 for a metric that is no mean over items")
+    drawn, mean = _draw(scored, draw_seed, draws)
+    undefined = draws - len(drawn)
+    if undefined > MOST_UNDEFINED * draws:
+        return None
+    alone = float(scores.var()) / seeds
+    if parts is None:
+        together = float(drawn.var(axis=1).mean()) / seeds - alone
+        parts = float(drawn.mean(axis=1).var()), max(0.0, together)
+    percentile = None
+    if draws:
+        low, high = np.quantile(mean, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        percentile = Interval(low=float(low), high=float(high), confidence=CONFIDENCE, source="bootstrap")
+    seed, item, shared = unbiased_parts(
+        np.array(alone), np.array(parts[0]), np.array(parts[1]), seeds=seeds, items=items
+    )
+    variance, freedom = combined(seed, item, shared, seeds=seeds, items=items)
+    return Crossed(
+        seeds=seeds,
+        items=items,
+        draws=len(drawn),
+        undefined=undefined,
+        seed_variance=float(seed),
+        item_variance=float(item),
+        shared_variance=float(shared),
+        variance=float(variance),
+        freedom=float(freedom),
+        percentile=percentile,
+    )
+
+
+def with_items(values: Floats, crossed: Crossed | None, size: float | None = None) -> Estimate:
+    """The mean of *values* over seeds, with the errors of seeds and, where there is a bootstrap, of seeds and items."""
+    estimate = mean_estimate(values.tolist(), size)
+    size = float(np.abs(values).max()) if size is None else size
+    # Below the square of the rounding error of scores there is no variance; where items add nothing, t says it all.
+    if crossed is None or crossed.variance <= max((1e-12 * size) ** 2, crossed.seed_variance):
+        return estimate
+    both = Uncertainty(source="bootstrap", standard_error=math.sqrt(crossed.variance), freedom=crossed.freedom)
+    return Estimate(value=estimate.value, uncertainties=(*estimate.uncertainties, both))
+
+
+def unbiased_parts(
+    alone: Floats, item: Floats, both: Floats, *, seeds: int, items: int
+) -> tuple[Floats, Floats, Floats]:
+    """A, B and E of the module from the three parts of the bootstrap's variance, of any one shape."""
+    n, N = seeds / (seeds - 1), items / (items - 1)
+    return n * alone, N * item, n * N * both
+
+
+def combined(seed: Floats, item: Floats, shared: Floats, *, seeds: int, items: int) -> tuple[Floats, Floats]:
+    """Variance and degrees of freedom of A + B − E, of any one shape, and never less than A or B alone.
+
+    Where E is above one of them, which estimates that component to be negative, the other stands alone.
+    """
+    rows, columns = seeds - 1, items - 1
+    variance = seed + item - shared
+    noise = seed**2 / rows + item**2 / columns + shared**2 / (rows * columns)
+    freedom = variance**2 / np.where(noise > 0, noise, 1.0)
+    alone = shared >= np.minimum(seed, item)
+    larger = np.where(seed >= item, rows, columns)
+    return np.where(alone, np.maximum(seed, item), variance), np.where(alone, larger, freedom)
+
+
+def seed_from(*names: str) -> int:
+    """A seed for draws that follows from names, such as run ids, and not from their order."""
+    return int.from_bytes(hashlib.sha256("\n".join(sorted(names)).encode()).digest()[:8], "big")
+
+
+def _draw(scored: Drawable, draw_seed: int, draws: int) -> tuple[Floats, Floats]:
+    """Scores on resampled items, shape (defined draws, seeds), and their means over resampled seeds."""
+    generator = np.random.default_rng(draw_seed)
+    seeds = len(scored.scores())
+    size = max(1, BLOCK // scored.items)
+    blocks = [scored.drawn(generator, min(size, draws - done)) for done in range(0, draws, size)]
+    drawn = np.concatenate(blocks) if blocks else np.empty((0, seeds))
+    chosen = generator.integers(seeds, size=(draws, seeds))
+    mean = np.take_along_axis(drawn, chosen, axis=1).mean(axis=1)
+    defined = np.isfinite(drawn).all(axis=1)
+    return drawn[defined], mean[defined]

@@ -1,0 +1,216 @@
+"""An estimate with what is known of its error, and everything that is read off it: intervals and p-values.
+
+An estimate may have two errors: that of the seeds (Student's t over them) and that of seeds and test items together (the
+crossed bootstrap). What is reported is always the wider interval, and the larger p-value, which is the same rule twice: the
+wider interval at confidence 1 − a leaves a number out exactly if both p-values against that number are below a.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from lora_bench.errors import LoraBenchError
+
+CONFIDENCE = 0.95
+
+Source = Literal["t", "bootstrap"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An interval of an estimate.
+
+    Args:
+        confidence: Share of such intervals that hold the true value, in (0, 1).
+        source: `t` covers seeds on these test items; `bootstrap` covers seeds and test items.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    source: Source
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty:
+    """A standard error with the degrees of freedom on which it is known.
+
+    Args:
+        standard_error: Above 0.
+        freedom: Degrees of freedom, above 0; not always a whole number.
+    """
+
+    source: Source
+    standard_error: float
+    freedom: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its errors.
+
+    Args:
+        value: The estimate.
+        uncertainties: One, two, or none where nothing is known: a single seed, or seeds that all gave the same.
+    """
+
+    value: float
+    uncertainties: tuple[Uncertainty, ...] = ()
+
+    def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
+        """The widest of the intervals at *confidence*, or None where no error is known."""
+        tail = (1 - _share(confidence, "confidence")) / 2
+        return max(
+            (
+                Interval(low=self.value - half, high=self.value + half, confidence=confidence, source=one.source)
+                for one in self.uncertainties
+                for half in [student_quantile(one.freedom, tail) * one.standard_error]
+            ),
+            key=lambda interval: interval.high - interval.low,
+            default=None,
+        )
+
+    def p_value(self) -> float | None:
+        """The largest two-sided p-value against zero, or None where no error is known."""
+        above, below = self.p_above(0.0), self.p_below(0.0)
+        return None if above is None or below is None else min(1.0, 2 * min(above, below))
+
+    def p_above(self, threshold: float) -> float | None:
+        """The largest one-sided p-value for the claim that the true value is above *threshold*."""
+        return self._largest_tail(self.value - threshold)
+
+    def p_below(self, threshold: float) -> float | None:
+        """The largest one-sided p-value for the claim that the true value is below *threshold*."""
+        return self._largest_tail(threshold - self.value)
+
+    def negated(self) -> Estimate:
+        """The same with the other sign: for a metric of which less is better."""
+        return replace(self, value=-self.value)
+
+    def _largest_tail(self, distance: float) -> float | None:
+        return max(
+            (student_tail(one.freedom, distance / one.standard_error) for one in self.uncertainties), default=None
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Values over seeds.
+
+    Args:
+        n: Number of values, at least 1.
+        sd: Sample standard deviation; None for a single value.
+        interval: t-interval of the mean; None for a single value and where all values are the same, which tells nothing of
+            how far others would lie.
+    """
+
+    n: int
+    mean: float
+    median: float
+    sd: float | None
+    low: float
+    high: float
+    interval: Interval | None
+
+
+def summarise(values: Sequence[float], confidence: float = CONFIDENCE) -> Summary:
+    """Mean, median, sample standard deviation, least, greatest and t-interval of *values*.
+
+    Raises:
+        LoraBenchError: If there are none, or one is no finite number.
+    """
+    if not values:
+        raise LoraBenchError("there are no values to summarise; expected at least one")
+    refuse_no_numbers(enumerate(values, start=1), "value")
+    return Summary(
+        n=len(values),
+        mean=statistics.fmean(values),
+        median=statistics.median(values),
+        sd=statistics.stdev(values) if len(values) > 1 else None,
+        low=min(values),
+        high=max(values),
+        interval=mean_estimate(values).interval(confidence),
+    )
+
+
+def mean_estimate(values: Sequence[float], size: float | None = None) -> Estimate:
+    """The mean of finite *values* over seeds, with the standard error s / √n on n − 1 degrees of freedom.
+
+    Args:
+        values: At least one.
+        size: How large the numbers are that *values* were computed from, to which their rounding errors are in proportion;
+            the greatest of *values* where it is not given.
+    """
+    mean = statistics.fmean(values)
+    if all_the_same(values, size):
+        return Estimate(value=mean)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(value=mean, uncertainties=(Uncertainty(source="t", standard_error=error, freedom=len(values) - 1),))
+
+
+def all_the_same(values: Sequence[float], size: float | None = None) -> bool:
+    """Whether values differ by no more than rounding: 0.3 − 0.2 and 0.2 − 0.1 are the same. A single value is."""
+    size = max(map(abs, values)) if size is None else size
+    return max(values) - min(values) <= 1e-12 * size
+
+
+def clopper_pearson(least: int, most: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The exact interval of a share: the lower bound for *least* successes of *n*, the upper bound for *most* of them.
+
+    The two differ where some trials could be counted either way. Clopper and Pearson 1934,
+    https://doi.org/10.1093/biomet/26.4.404
+    """
+    from scipy.special import betaincinv
+
+    tail = (1 - _share(confidence, "confidence")) / 2
+    low = float(betaincinv(least, n - least + 1, tail)) if least > 0 else 0.0
+    high = float(betaincinv(most + 1, n - most, 1 - tail)) if most < n else 1.0
+    return low, high
+
+
+def student_quantile(freedom: float, tail: float) -> float:
+    """The number that Student's t exceeds with probability *tail*, at most a half."""
+    # scipy.special alone: scipy.stats takes three times as long to import.
+    from scipy.special import stdtrit
+
+    return -float(stdtrit(freedom, tail))
+
+
+def student_tail(freedom: float, value: float) -> float:
+    """The probability that Student's t exceeds *value*."""
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -value))
+
+
+def refuse_no_numbers(values: Iterable[tuple[object, float]], kind: str) -> None:
+    """Raise LoraBenchError for the first of named values that is infinite or no number."""
+    for name, value in values:
+        if not math.isfinite(value):
+            raise LoraBenchError(
+                f"{kind} {name} is {value}; expected a finite number: a run without a score is a failure, "
+                "see with_failures_at_floor"
+            )
+
+
+def seeds_in_order(scores: Mapping[int, float]) -> tuple[int, ...]:
+    """The seeds of *scores*, ascending: no number depends on the order in which runs were read.
+
+    Raises:
+        LoraBenchError: If a score is no finite number.
+    """
+    refuse_no_numbers(scores.items(), "the score of seed")
+    return tuple(sorted(scores))
+
+
+def _share(value: float, name: str) -> float:
+    if not 0 < value < 1:
+        raise LoraBenchError(f"{name} is {value}; expected a number between 0 and 1")
+    return value

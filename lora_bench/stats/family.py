@@ -1,0 +1,115 @@
+"""Many comparisons at once: error levels that hold for a whole table.
+
+A family is every comparison that a table makes; whoever calls says which these are, also those that could not be computed.
+Two kinds of claims are made of it, and each kind has its own error of at most alpha over the whole family:
+
+* *differences* (better, worse): Holm's procedure on the two-sided p-values. Holm 1979, https://www.jstor.org/stable/4615733
+* *margins* (equivalent, non-inferior): each comparison has two null hypotheses, that the difference is at least the margin one
+  way or the other, of which at most one can be true. So Holm's levels count comparisons and not hypotheses (Shaffer 1986,
+  https://doi.org/10.1080/01621459.1986.10478341), and a comparison leaves the count once both are rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_bench.errors import LoraBenchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adjusted:
+    """What Holm's procedure makes of one comparison of a family.
+
+    Args:
+        p_value: Adjusted: the least alpha at which the family would have this comparison among its rejections. None where
+            the comparison has no p-value.
+        level: The error level at which it was tested: alpha over the number of comparisons not rejected before it. The
+            interval at confidence 1 − level leaves out zero exactly if the comparison is rejected.
+    """
+
+    p_value: float | None
+    level: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginClaims:
+    """Adjusted p-values of the claims on one side of a margin, and within it.
+
+    Args:
+        above: That the difference is above −margin. None where there is no p-value.
+        below: That it is below +margin.
+        within: Both.
+        level: One-sided error level at which those not rejected were tested.
+    """
+
+    above: float | None
+    below: float | None
+    within: float | None
+    level: float
+
+
+def holm(p_values: Sequence[float | None], alpha: float) -> list[Adjusted]:
+    """Holm's procedure over a family.
+
+    Args:
+        p_values: One for each comparison of the family; None where there is none, which counts as a 1.
+        alpha: In (0, 1).
+
+    Raises:
+        LoraBenchError: If a p-value is no probability.
+    """
+    if not p_values:
+        return []
+    from statsmodels.stats.multitest import multipletests
+
+    known = _known(p_values)
+    rejected, adjusted, *_ = multipletests(known, alpha=alpha, method="holm")
+    before = {index: rank for rank, index in enumerate(sorted(range(len(known)), key=lambda index: known[index]))}
+    stop = int(rejected.sum())
+    return [
+        Adjusted(
+            p_value=None if p is None else float(adjusted[index]),
+            level=alpha / (len(known) - min(before[index], stop, len(known) - 1)),
+        )
+        for index, p in enumerate(p_values)
+    ]
+
+
+def margin_claims(above: Sequence[float | None], below: Sequence[float | None], alpha: float) -> list[MarginClaims]:
+    """Holm's procedure over the two hypotheses of each comparison of a family.
+
+    Args:
+        above: One-sided p-values of the claims that differences are above −margin; None where there is none.
+        below: Those of the claims that they are below +margin.
+        alpha: One-sided, in (0, 0.5).
+
+    Raises:
+        LoraBenchError: If a p-value is no probability.
+    """
+    if not above:
+        return []
+    both = [None if p is None or q is None else max(p, q) for p, q in zip(above, below, strict=True)]
+    within = holm(both, alpha)
+    # A comparison proven to be within at the level α frees its share: at stage k, with k of them proven, the others are
+    # tested at α / (family − k), which an adjusted p-value reaches where both the stage and its own test do.
+    stages = [0.0, *sorted(1.0 if one.p_value is None else one.p_value for one in within)][: len(both)]
+
+    def adjusted(p: float | None) -> float | None:
+        if p is None:
+            return None
+        return min(1.0, *(max(stage, p * (len(both) - proven)) for proven, stage in enumerate(stages)))
+
+    level = max(one.level for one in within)
+    return [
+        MarginClaims(above=adjusted(p), below=adjusted(q), within=one.p_value, level=level)
+        for p, q, one in zip(above, below, within, strict=True)
+    ]
+
+
+def _known(p_values: Sequence[float | None]) -> list[float]:
+    known = [1.0 if p is None else p for p in p_values]
+    for p in known:
+        if not 0 <= p <= 1:
+            raise LoraBenchError(f"{p} is no p-value; expected a number from 0 to 1")
+    return known

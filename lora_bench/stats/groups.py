@@ -1,0 +1,100 @@
+"""Methods in groups that cannot be told apart.
+
+Not being told apart is not transitive: the first may be like the second, the second like the third, and the first better than
+the third. Ranks hide that. So methods get letters: two of them share one exactly if no difference between them is shown
+(compact letter display, Piepho 2004, https://doi.org/10.1198/1061860043515), and a method may have several. Beside them each
+has the ranks that the shown differences leave open.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.stats.power import ALPHA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Methods from best to worst mean, and which of them can be told apart.
+
+    Args:
+        order: Methods by their mean, best first; equal means by name.
+        groups: The largest sets of methods of which no two can be told apart, each in *order*, that of the best first. A
+            method may be in several.
+        letters: For each method the letters of its groups: `a` is the first.
+        ranks: For each method the best and the worst rank that the shown differences leave it: 1 and the number of methods
+            where nothing is shown. With error level alpha over all pairs, all true ranks lie in these at once with
+            probability 1 − alpha (Mohamad, Goeman and van Zwet 2022, https://arxiv.org/abs/1708.02428).
+    """
+
+    order: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+    letters: dict[str, str]
+    ranks: dict[str, tuple[int, int]]
+
+
+def rank(
+    means: Mapping[str, float],
+    p_values: Mapping[tuple[str, str], float | None],
+    *,
+    alpha: float = ALPHA,
+    higher_is_better: bool = True,
+) -> Ranking:
+    """Group methods by what can be told apart.
+
+    Args:
+        means: Mean score of each method.
+        p_values: For every pair of methods, in either order, the p-value of no difference, adjusted over all pairs (see
+            `holm`); None, as for too few seeds, tells nothing apart.
+        alpha: At or below which two are told apart.
+        higher_is_better: Direction of the metric.
+
+    Raises:
+        LoraBenchError: If a pair is missing.
+    """
+    order = tuple(sorted(means, key=lambda name: (-means[name] if higher_is_better else means[name], name)))
+    apart = {pair for pair in itertools.combinations(order, 2) if _apart(pair, p_values, alpha)}
+    groups = _largest_groups(order, apart)
+    letters = {name: "".join(_letter(i) for i, group in enumerate(groups) if name in group) for name in order}
+    return Ranking(
+        order=order,
+        groups=groups,
+        letters=letters,
+        ranks={
+            name: (
+                1 + sum(worse == name for _, worse in apart),
+                len(order) - sum(better == name for better, _ in apart),
+            )
+            for name in order
+        },
+    )
+
+
+def _apart(pair: tuple[str, str], p_values: Mapping[tuple[str, str], float | None], alpha: float) -> bool:
+    known = [p_values[key] for key in (pair, pair[::-1]) if key in p_values]
+    if not known:
+        raise LoraBenchError(f"there is no comparison of {pair[0]} with {pair[1]}; expected one for every pair")
+    return known[0] is not None and known[0] <= alpha
+
+
+def _largest_groups(order: tuple[str, ...], apart: set[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+    """All largest sets without a pair of *apart*: Piepho's insert and absorb."""
+    groups = [frozenset(order)]
+    for one, other in sorted(apart):
+        split = [group for group in groups if one in group and other in group]
+        groups = [group for group in groups if group not in split]
+        for part in (group - {name} for group in split for name in (one, other)):
+            if not any(part <= group for group in groups):
+                groups = [group for group in groups if not group <= part] + [part]
+    place = {name: index for index, name in enumerate(order)}
+    return tuple(
+        sorted((tuple(sorted(group, key=place.__getitem__)) for group in groups), key=lambda g: [place[n] for n in g])
+    )
+
+
+def _letter(index: int) -> str:
+    """A, b, …, z, and then a pair in brackets."""
+    return chr(ord("a") + index) if index < 26 else f"({chr(ord('a') + index // 26 - 1)}{chr(ord('a') + index % 26)})"

@@ -1,0 +1,255 @@
+"""The difference of two methods on one task, paired by seed.
+
+Two runs with one seed share the head's initial weights and the order of the data, and always the test items, so differences
+are taken seed by seed. Everything else here stands beside that difference: a test that assumes no normal distribution, the
+interval without pairing, and how often one method beats the other.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.stats.crossed import DRAWS, Crossed, crossed_bootstrap, with_items
+from lora_bench.stats.estimate import (
+    CONFIDENCE,
+    Estimate,
+    Interval,
+    all_the_same,
+    clopper_pearson,
+    seeds_in_order,
+)
+from lora_bench.stats.items import Items, item_difference
+
+# With five pairs the least two-sided p of a sign-flip test is 2 / 2^5 = .0625: it could never speak.
+FEWEST_FLIPS = 6
+# 2^13 sign patterns and fewer are all gone through; of more, as many as this are drawn.
+FLIPS = 10_000
+# A score and the one computed from its items may differ by what predictions and scores are rounded to.
+AGREEMENT = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignFlip:
+    """The sign-flip permutation test of a mean difference of zero, two-sided.
+
+    Fisher 1935, The Design of Experiments, section 21; Pitman 1937, https://doi.org/10.2307/2984124
+
+    Args:
+        p_value: Share of sign patterns that give a mean at least as far from zero.
+        exact: Whether all patterns were gone through; else they were drawn.
+    """
+
+    p_value: float
+    exact: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Superiority:
+    """P(A > B): how often the first method scores above the second at one seed, a tie counting half.
+
+    Bouthillier et al. 2021, https://arxiv.org/abs/2103.03098
+
+    Args:
+        above: Pairs in which the first scores higher.
+        ties: Pairs that score the same.
+        share: (above + ties / 2) / pairs.
+        low: Lower bound of the exact 95 % interval, ties counted against the first.
+        high: Upper bound, ties counted for it.
+    """
+
+    above: int
+    ties: int
+    pairs: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpaired:
+    """Welch's interval and p-value for the difference of two means, all seeds of both, as if they shared nothing.
+
+    Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28
+
+    Args:
+        first: Runs of the first method.
+        second: Runs of the second.
+    """
+
+    first: int
+    second: int
+    difference: float
+    interval: Interval
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """First method less second, over the seeds that both have. Positive: the first scores higher.
+
+    Args:
+        seeds: Seeds of both, ascending: the pairs.
+        only_first: Seeds that only the first has; they are in `unpaired` alone.
+        only_second: Likewise.
+        differences: One for each pair.
+        sd: Sample standard deviation of the differences; None for one pair.
+        estimate: Their mean with its errors.
+        correlation: Of the two methods' scores over pairs; None for fewer than 3 pairs or constant scores. Near 0, pairing
+            gains nothing and costs degrees of freedom: look at `unpaired` too.
+        sign_flip: None for fewer than 6 pairs.
+        unpaired: A row of sensitivity. None where either has one run, or all runs of each score the same.
+        crossed: What items add; None where none were given.
+        reason: Why `estimate` has no error, or None.
+    """
+
+    seeds: tuple[int, ...]
+    only_first: tuple[int, ...]
+    only_second: tuple[int, ...]
+    differences: tuple[float, ...]
+    median: float
+    sd: float | None
+    estimate: Estimate
+    correlation: float | None
+    sign_flip: SignFlip | None
+    superiority: Superiority
+    unpaired: Unpaired | None
+    crossed: Crossed | None
+    reason: str | None
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs, which is what a verdict's grade goes by."""
+        return len(self.seeds)
+
+
+def paired_difference(
+    first: Mapping[int, float],
+    second: Mapping[int, float],
+    *,
+    draw_seed: int,
+    items: tuple[Items, Items] | None = None,
+    draws: int = DRAWS,
+) -> PairedDifference:
+    """Compare two methods on one task.
+
+    Args:
+        first: Score of each seed.
+        second: Score of each seed. Seeds in both make the pairs.
+        draw_seed: Seed of everything that is drawn, see `seed_from`.
+        items: The same scores as functions of the test items, for both methods.
+        draws: Resamples of seeds and items.
+
+    Raises:
+        LoraBenchError: If a score is no finite number, no seed is in both, the items are not the same, or they do not give
+            the scores.
+    """
+    mine, theirs = seeds_in_order(first), seeds_in_order(second)
+    seeds = tuple(seed for seed in mine if seed in second)
+    if not seeds:
+        raise LoraBenchError(
+            f"no seed is in both: {list(mine)} and {list(theirs)}; expected the same list for all methods"
+        )
+    one, other = [float(first[seed]) for seed in seeds], [float(second[seed]) for seed in seeds]
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    size = max(map(abs, one + other))
+    crossed = None
+    if items is not None:
+        for method, scores in zip(items, (first, second), strict=True):
+            check_items(method, scores, seeds)
+        crossed = crossed_bootstrap(item_difference(*items, seeds), draw_seed=draw_seed, draws=draws)
+    estimate = with_items(np.array(differences), crossed, size)
+    return PairedDifference(
+        seeds=seeds,
+        only_first=tuple(seed for seed in mine if seed not in second),
+        only_second=tuple(seed for seed in theirs if seed not in first),
+        differences=tuple(differences),
+        median=statistics.median(differences),
+        sd=statistics.stdev(differences) if len(seeds) > 1 else None,
+        estimate=estimate,
+        correlation=_correlation(one, other),
+        sign_flip=sign_flip(differences, draw_seed=draw_seed),
+        superiority=superiority(differences, size),
+        unpaired=unpaired([float(first[seed]) for seed in mine], [float(second[seed]) for seed in theirs]),
+        crossed=crossed,
+        reason=None if estimate.uncertainties else _why_without_error(differences),
+    )
+
+
+def sign_flip(differences: Sequence[float], *, draw_seed: int) -> SignFlip | None:
+    """The sign-flip permutation test of *differences*, or None for fewer than 6.
+
+    Args:
+        differences: One for each pair.
+        draw_seed: Seed of the drawn patterns, from 14 pairs on.
+    """
+    if len(differences) < FEWEST_FLIPS:
+        return None
+    from scipy.stats import permutation_test
+
+    found = permutation_test(
+        (np.array(differences),),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=FLIPS,
+        random_state=np.random.default_rng(draw_seed),
+    )
+    return SignFlip(p_value=float(found.pvalue), exact=2 ** len(differences) <= FLIPS)
+
+
+def superiority(differences: Sequence[float], size: float | None = None) -> Superiority:
+    """How often the first method is above.
+
+    Args:
+        differences: At least one.
+        size: How large the scores are: differences within 1e-12 of that are ties.
+    """
+    tie = 1e-12 * (max(map(abs, differences)) if size is None else size)
+    above, ties, pairs = sum(d > tie for d in differences), sum(abs(d) <= tie for d in differences), len(differences)
+    low, high = clopper_pearson(above, above + ties, pairs)
+    return Superiority(above=above, ties=ties, pairs=pairs, share=(above + ties / 2) / pairs, low=low, high=high)
+
+
+def unpaired(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Unpaired | None:
+    """Welch's comparison of two means, or None where either has one value, or all values of each are the same."""
+    if min(len(first), len(second)) < 2 or (all_the_same(first) and all_the_same(second)):
+        return None
+    from scipy.stats import ttest_ind
+
+    found = ttest_ind(first, second, equal_var=False)
+    low, high = found.confidence_interval(confidence)
+    return Unpaired(
+        first=len(first),
+        second=len(second),
+        difference=statistics.fmean(first) - statistics.fmean(second),
+        interval=Interval(low=float(low), high=float(high), confidence=confidence, source="t"),
+        p_value=float(found.pvalue),
+    )
+
+
+def check_items(items: Items, scores: Mapping[int, float], seeds: Sequence[int]) -> None:
+    """Raise LoraBenchError where items do not give the scores that they are said to be of."""
+    missing = sorted(set(seeds) - set(items.seeds))
+    if missing:
+        raise LoraBenchError(f"there are no items of seed {missing[0]}; known: {sorted(items.seeds)}")
+    for seed, value in zip(seeds, items.select(seeds).scores().tolist(), strict=True):
+        if not math.isclose(value, scores[seed], rel_tol=AGREEMENT, abs_tol=AGREEMENT):
+            raise LoraBenchError(f"the items of seed {seed} give {value:.6g} and its score is {scores[seed]:.6g}")
+
+
+def _correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    if len(first) < 3 or all_the_same(first) or all_the_same(second):
+        return None
+    return statistics.correlation(first, second)
+
+
+def _why_without_error(differences: Sequence[float]) -> str:
+    if len(differences) == 1:
+        return "one pair of seeds has no spread"
+    return f"all {len(differences)} differences are the same, which tells nothing of how far others would lie"

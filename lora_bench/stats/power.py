@@ -1,0 +1,231 @@
+"""What a number of seeds can show: power, the least effect that would be found, and the seeds that would decide.
+
+Power is that of the tests that the verdicts use. An estimate D has the standard error σ, and S its estimated counterpart with
+(S/σ)² distributed as χ²(f)/f. Then for a true difference d
+
+    difference:  P(|D| > t(1 − α/2, f) S),       equivalence:  P(−m + t(1 − α, f) S < D < m − t(1 − α, f) S),
+
+each a normal probability averaged over S. With σ² = s²/n and f = n − 1 the first is the power of the paired t-test (noncentral
+t), the second that of two one-sided tests (Phillips 1990, https://doi.org/10.1007/BF01063556).
+
+More seeds make the seeds' part of σ² smaller and leave that of the test items as it is: σ² = s²/n + v. So there are
+differences that no number of seeds decides, and then only more test items do.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.stats.estimate import student_quantile
+from lora_bench.stats.items import Floats
+
+POWER = 0.8
+ALPHA = 0.05
+MOST_SEEDS = 1000
+
+Decides = Literal["difference", "equivalence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needed:
+    """The seeds that would decide a comparison.
+
+    Args:
+        seeds: Pairs of runs in all, not further ones.
+        by: What would then be shown with the power asked for, should the true difference be the observed one: that there is
+            a difference, or that it is within the margin. The one that takes fewer seeds.
+    """
+
+    seeds: int
+    by: Decides
+
+
+def minimum_detectable_effect(
+    seeds: int,
+    *,
+    paired: bool = True,
+    power: float = POWER,
+    alpha: float = ALPHA,
+    comparisons: int = 1,
+    item_variance: float = 0.0,
+) -> float:
+    """The least true difference that is found with probability *power*.
+
+    Args:
+        seeds: Of each method, at least 2.
+        paired: Whether differences are taken by seed.
+        power: In (0, 1).
+        alpha: Two-sided error level of the family.
+        comparisons: Size of the family, all of which share alpha as in the first step of Holm's procedure.
+        item_variance: What the test items add to the variance of the mean difference, in squares of the unit below.
+
+    Returns:
+        In standard deviations: of the differences if *paired*, else of the scores of one method.
+
+    Raises:
+        LoraBenchError: For fewer than 2 seeds.
+    """
+    from scipy.optimize import brentq
+
+    if seeds < 2:
+        raise LoraBenchError(f"{seeds} seed has no spread; expected at least 2 seeds of each method")
+    level = alpha / comparisons
+    if paired:
+        return float(
+            brentq(lambda effect: difference_power(effect, seeds, 1.0, item_variance, level) - power, 0.0, _WIDEST)
+        )
+    freedom, error = 2 * seeds - 2, math.sqrt(2 / seeds)
+    return float(brentq(lambda effect: two_sided_power(effect / error, freedom, level) - power, 0.0, _WIDEST))
+
+
+# With 2 seeds and a family of thousands an effect of some 1e5 standard deviations is needed.
+_WIDEST = 1e6
+
+
+def seeds_needed(
+    difference: float,
+    sd: float,
+    *,
+    margin: float | None = None,
+    item_variance: float = 0.0,
+    alpha: float = ALPHA,
+    margin_alpha: float = ALPHA,
+    power: float = POWER,
+    most: int = MOST_SEEDS,
+) -> Needed | None:
+    """The fewest seeds that find *difference*, or prove it to be within *margin*, with probability *power*.
+
+    Args:
+        difference: The true difference that is supposed: the observed one.
+        sd: Standard deviation of the differences over seeds.
+        margin: Above 0, or None where nothing counts as the same.
+        item_variance: What the test items add to the variance of the mean difference, however many seeds there are.
+        alpha: Two-sided level at which a difference is tested.
+        margin_alpha: One-sided level at which equivalence is.
+        power: In (0, 1).
+        most: Seeds beyond which nobody goes.
+
+    Returns:
+        None where *most* seeds decide nothing.
+    """
+    found: list[Needed] = []
+    seeds = _fewest(lambda n: difference_power(difference, n, sd, item_variance, alpha) >= power, most)
+    if seeds is not None:
+        found.append(Needed(seeds=seeds, by="difference"))
+    if margin is not None:
+        seeds = _fewest(
+            lambda n: equivalence_power(difference, margin, n, sd, item_variance, margin_alpha) >= power, most
+        )
+        if seeds is not None:
+            found.append(Needed(seeds=seeds, by="equivalence"))
+    return min(found, key=lambda needed: needed.seeds, default=None)
+
+
+def difference_power(
+    difference: float, seeds: int, sd: float, item_variance: float = 0.0, alpha: float = ALPHA
+) -> float:
+    """The probability that the wider of the two intervals at 1 − *alpha* leaves out zero.
+
+    Args:
+        difference: The true one.
+        seeds: At least 2.
+        sd: Standard deviation of the differences over seeds.
+        item_variance: See `seeds_needed`.
+        alpha: Two-sided level.
+    """
+    return min(
+        two_sided_power(abs(difference) / error, freedom, alpha, ratio)
+        for error, freedom, ratio in _errors(seeds, sd, item_variance)
+    )
+
+
+def equivalence_power(
+    difference: float, margin: float, seeds: int, sd: float, item_variance: float = 0.0, alpha: float = ALPHA
+) -> float:
+    """The probability that the wider of the two intervals at 1 − 2 *alpha* lies within ± *margin*.
+
+    Args:
+        difference: The true one.
+        margin: Above 0.
+        seeds: At least 2.
+        sd: Standard deviation of the differences over seeds.
+        item_variance: See `seeds_needed`.
+        alpha: One-sided level.
+    """
+    return min(
+        within_power(difference / error, margin / error, freedom, alpha, ratio)
+        for error, freedom, ratio in _errors(seeds, sd, item_variance)
+    )
+
+
+def two_sided_power(effect: float, freedom: float, alpha: float, ratio: float = 1.0) -> float:
+    """P(|D| > t(1 − α/2) · ratio · S) for D normal around *effect* with variance 1, and S² distributed as χ²(f)/f.
+
+    Args:
+        effect: True difference in standard errors of the estimate.
+        freedom: f.
+        alpha: Two-sided level.
+        ratio: Standard error that the interval is made of over that of the estimate.
+    """
+    from scipy.special import ndtr
+
+    spread, weights = _spread(freedom)
+    reach = student_quantile(freedom, alpha / 2) * ratio * spread
+    return float(weights @ (ndtr(effect - reach) + ndtr(-effect - reach)))
+
+
+def within_power(effect: float, margin: float, freedom: float, alpha: float, ratio: float = 1.0) -> float:
+    """P(−m + t(1 − α) · ratio · S < D < m − t(1 − α) · ratio · S), as `two_sided_power`.
+
+    Args:
+        effect: True difference in standard errors of the estimate.
+        margin: In the same.
+        freedom: f.
+        alpha: One-sided level.
+        ratio: As there.
+    """
+    from scipy.special import ndtr
+
+    spread, weights = _spread(freedom)
+    room = margin - student_quantile(freedom, alpha) * ratio * spread
+    return float(weights @ np.where(room > 0, ndtr(room - effect) - ndtr(-room - effect), 0.0))
+
+
+def _errors(seeds: int, sd: float, item_variance: float) -> list[tuple[float, float, float]]:
+    """For the interval over seeds, and that over seeds and items: error of the estimate, freedom, and ratio of its own."""
+    seed_variance = sd**2 / seeds
+    error = math.sqrt(seed_variance + item_variance)
+    if error == 0:
+        raise LoraBenchError("differences without spread have no power; expected a standard deviation above 0")
+    if seed_variance == 0:
+        return [(error, 1e9, 1.0)]
+    both = (error, (seeds - 1) * (error**2 / seed_variance) ** 2, 1.0)
+    return [(error, seeds - 1, math.sqrt(seed_variance) / error), *([both] if item_variance else [])]
+
+
+@functools.lru_cache(maxsize=4096)
+def _spread(freedom: float) -> tuple[Floats, Floats]:
+    """Values of √(χ²(f)/f) and their probabilities: nodes of a quadrature over the quantiles."""
+    from scipy.special import gammaincinv
+
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    quantiles = (nodes + 1) / 2
+    return np.sqrt(2 * gammaincinv(freedom / 2, quantiles) / freedom), weights / 2
+
+
+def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
+    """The least number from 2 to *most* that is enough, where every greater one is too; or None."""
+    if not enough(most):
+        return None
+    low, high = 1, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

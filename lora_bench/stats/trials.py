@@ -1,0 +1,48 @@
+"""The best score to expect of a number of tuning trials.
+
+A method that is tuned longer looks better. With the scores of n trials, the expected best of k of them is a property of the
+method and of k, and two methods can be compared at any k up to n (Dodge et al. 2019, https://arxiv.org/abs/1909.03004). This is
+the mean over all choices of k different trials, which has no bias; Dodge's, with trials drawn more than once, is too low
+(Tang et al. 2020, https://arxiv.org/abs/2004.13705).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.stats.estimate import refuse_no_numbers
+
+
+def expected_best(scores: Sequence[float], *, higher_is_better: bool = True) -> tuple[float, ...]:
+    """The expected best score of 1, 2, …, n trials.
+
+    With scores ascending, that of k is Σ_i C(i−1, k−1) / C(n, k) · score_i: the share of the choices in which the i-th is the
+    greatest.
+
+    Args:
+        scores: Of all trials on the selection split, failed ones at the metric's floor.
+        higher_is_better: Direction of the metric.
+
+    Returns:
+        One number for each k: the mean first, the best last.
+
+    Raises:
+        LoraBenchError: If there are no scores, or one is no finite number.
+    """
+    if not scores:
+        raise LoraBenchError("there are no trials; expected the score of at least one")
+    refuse_no_numbers(enumerate(scores, start=1), "the score of trial")
+    ordered = sorted(scores, reverse=not higher_is_better)
+    n = len(ordered)
+    # Exact shares of whole numbers: C(n, k) is beyond floating point from some 1,000 trials on.
+    return tuple(
+        math.fsum(
+            float(Fraction(math.comb(i, k - 1), math.comb(n, k))) * score
+            for i, score in enumerate(ordered)
+            if i >= k - 1
+        )
+        for k in range(1, n + 1)
+    )
