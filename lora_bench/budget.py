@@ -1,14 +1,15 @@
 """What all methods of a suite are held equal to.
 
 The parameter axis counts what a method adds or frees, the head apart; `full` is exempt from it and marked as the reference
-line. The work axis is the number of training examples seen. A method's size is found by counting, never by formula: see
-`lora_bench.plan`.
+line. A method's size is found by counting, never by formula: see `lora_bench.fitting`. One axis of work stops a run: examples
+(or epochs), real tokens, FLOPs or seconds; the others may cap it. `docs/budgets.md` says what each axis means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -17,29 +18,81 @@ from lora_bench.errors import BudgetUnreachable
 
 MAX_SIZE = 1 << 20
 
+Axis = Literal["train_examples", "train_tokens"]
+AXES: tuple[Axis, ...] = get_args(Axis)
+_UNITS: dict[Axis, str] = {"train_examples": "examples", "train_tokens": "real tokens"}
 
-class Budget(Strict):
+
+def amount_of(axis: Axis, amount: float) -> str:
+    """An amount of work as readers should see it, such as "48,000 real tokens"."""
+    return f"{amount:,.0f} {_UNITS[axis]}"
+
+
+class Work(Strict):
+    """Amounts of training work, by axis.
+
+    Args:
+        train_examples: Examples seen, counting an example again each time it comes round.
+        epochs: Passes over the training split, in place of `train_examples`.
+        train_tokens: Real tokens seen, without padding.
+    """
+
+    train_examples: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    train_tokens: int | None = Field(default=None, gt=0)
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the amounts that are given."""
+        return [name for name in Work.model_fields if getattr(self, name) is not None]
+
+
+class Caps(Work):
+    """Amounts of work, each of which ends a run that reaches it before the target.
+
+    Those of `Work`; a run ends with the step that reaches one of them.
+    """
+
+    @model_validator(mode="after")
+    def _one_number_of_examples(self) -> Caps:
+        if self.train_examples is not None and self.epochs is not None:
+            raise ValueError("give at most one of train_examples and epochs")
+        return self
+
+
+class HeldEqual(Work):
+    """What a budget holds equal beside the number of parameters.
+
+    Args:
+        tolerance: Share of the target by which a method may miss it.
+        caps: Amounts of work that end a run before its target.
+        trials: Learning rates tried by every method, or None where the suite does not say.
+
+    One of the amounts of `Work` is the target: it stops a run, and the learning rate follows the share of it that is used.
+    """
+
+    tolerance: float = Field(default=0.05, ge=0, lt=1)
+    caps: Caps | None = None
+    trials: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_measure_of_work(self) -> HeldEqual:
+        if len(self.given) != 1:
+            names = [*Work.model_fields]
+            raise ValueError(f"give exactly one of {', '.join(names[:-1])} and {names[-1]}")
+        return self
+
+
+class Budget(HeldEqual):
     """What all methods are held equal to.
 
     Args:
         adapter_parameters: Trainable parameters without the head, or None to take every method as it is given.
-        tolerance: Share of the target by which a method may miss it.
-        train_examples: Examples seen by every run.
-        epochs: Passes over the training split, in place of `train_examples`.
-        trials: Learning rates tried by every method, or None where the suite does not say.
+
+    The others are those of `HeldEqual` and `Work`.
     """
 
     adapter_parameters: int | None = Field(default=None, gt=0)
-    tolerance: float = Field(default=0.05, ge=0, lt=1)
-    train_examples: int | None = Field(default=None, gt=0)
-    epochs: float | None = Field(default=None, gt=0)
-    trials: int | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _one_measure_of_work(self) -> Budget:
-        if (self.train_examples is None) == (self.epochs is None):
-            raise ValueError("give exactly one of train_examples and epochs")
-        return self
 
     def within(self, count: int) -> bool:
         """Whether *count* adapter parameters keep the budget."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from lora_bench.budget import amount_of
 from lora_bench.models import known_models
 from lora_bench.spec import PlannedSpec
 from lora_bench.version import __version__
@@ -38,7 +39,7 @@ def model_card(spec: PlannedSpec, step: int) -> str:
             f"# {spec.method.label} on {spec.model.shown} for {spec.task.name}",
             "",
             f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
-            f"learning rate {spec.training.learning_rate:g}, {spec.training.train_examples:,} examples, "
+            f"learning rate {spec.training.learning_rate:g}, {amount_of(*spec.training.target)}, "
             f"seed {spec.seed}, weights after step {step}. Labels in order: {', '.join(spec.task.labels) or 'a number'}.",
             "",
             f"Base model: `{spec.model.name}`"

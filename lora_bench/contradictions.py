@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
+from lora_bench.budget import HeldEqual
 from lora_bench.documents import Document, Key
 from lora_bench.entries import MethodEntry
 from lora_bench.errors import Fault, did_you_mean
-from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, SuiteFile
+from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, SuiteFile, Training
 
 
 def repeated(document: Document, name: str, names: list[str]) -> list[Fault]:
@@ -82,12 +83,35 @@ def _across(
                 ("keep_weights",), "'best' needs selection_every, the steps between scores on the selection split"
             )
         )
+    faults += [
+        document.fault(("budget", "caps", name), "is what stops a run already: give another amount, or leave it out")
+        for name in content.budget.given
+        if content.budget.caps is not None and name in content.budget.caps.given
+    ]
+    misfit = schedule_misfit(content.budget, content.training)
+    if misfit is not None:
+        faults.append(document.fault(("training", misfit[0]), misfit[1]))
     faults += _own_arguments(document, ("training_arguments",), content.training_arguments)
     accumulation = content.training_arguments.get("gradient_accumulation_steps", 1)
     if not isinstance(accumulation, int) or accumulation < 1 or content.training.batch_size % accumulation:
         message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"
         faults.append(document.fault(("training_arguments", "gradient_accumulation_steps"), message))
     return faults
+
+
+def schedule_misfit(budget: HeldEqual, training: Training) -> tuple[str, str] | None:
+    """The key of a training that cannot follow the share of a budget, and why; None where the two go together."""
+    (target,) = budget.given
+    if target in ("train_examples", "epochs"):
+        return None
+    if training.warmup_steps is not None:
+        return "warmup_steps", f"counts steps, and a budget of {target} is used up by shares: give warmup, such as 0.1"
+    if training.schedule == "inverse_sqrt":
+        return "schedule", (
+            f"'inverse_sqrt' falls with the number of steps, and a budget of {target} is used up by shares: "
+            "take another, such as 'linear' or 'cosine'"
+        )
+    return None
 
 
 def _unknown_names(
@@ -106,6 +130,10 @@ def _unknown_names(
     named: list[tuple[Key, str, str]] = [(("data", name), "tasks", name) for name in content.data]
     if content.probe is not None and content.probe.twin is not None:
         named.append((("probe", "twin"), "methods", content.probe.twin))
+    if content.analysis is not None:
+        named.append((("analysis", "reference"), "methods", content.analysis.reference))
+        if isinstance(content.analysis.margin, dict):
+            named += [(("analysis", "margin", name), "tasks", name) for name in content.analysis.margin]
     for index, recipe in enumerate(content.recipes):
         key: Key = ("recipes", index)
         named += [((*key, part), part, name) for part in known for name in getattr(recipe, part)]
@@ -120,8 +148,8 @@ def _unknown_names(
     ]
     for index, recipe in enumerate(content.recipes):
         key = ("recipes", index)
-        if recipe.epochs is not None and recipe.train_examples is not None:
-            faults.append(document.fault(key, "give at most one of train_examples and epochs"))
+        if len(recipe.given) > 1:
+            faults.append(document.fault(key, f"give at most one of {' and '.join(recipe.given)}"))
         if recipe.start is not None and (not recipe.tasks or recipe.start in recipe.tasks):
             faults.append(document.fault((*key, "start"), "needs `tasks` that do not contain the task to start from"))
         faults += _own_arguments(document, (*key, "training_arguments"), recipe.training_arguments)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lora_bench.budget import Axis
 from lora_bench.environment import cuda_devices, usable_cores
 from lora_bench.fitting import MethodFit
-from lora_bench.spec import PlannedSpec
+from lora_bench.spec import PlannedSpec, PlannedTraining
 from lora_bench.tasks import TaskData
 
 # Rough numbers for machines that have no record of the same cell yet; a plan says "about".
@@ -44,9 +46,11 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
     words = sum(len(part.split()) for text in texts for part in text) / max(1, len(texts))
     tokens = min(recipe.max_length, words * WORDS_TO_TOKENS + 2)
     # A forward pass multiplies twice a weight and token, a backward pass once more for inputs and once for weights.
-    train_flops = (6 if is_full else 4) * shape.multiplied * tokens * recipe.train_examples
+    examples = _examples(recipe, {"train_examples": 1.0, "train_tokens": tokens})
+    train_flops = (6 if is_full else 4) * shape.multiplied * tokens * examples
     scored = len(data.splits[spec.score_on].ids)
-    evaluations = 1 + (recipe.steps // spec.selection_every if spec.selection_every else 0)
+    steps = math.ceil(examples / recipe.batch_size)
+    evaluations = 1 + (steps // spec.selection_every if spec.selection_every else 0)
     flops = train_flops + 2 * shape.multiplied * tokens * scored * evaluations
     per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
     memory = (
@@ -57,6 +61,17 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
     rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
     return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
+
+
+def _examples(recipe: PlannedTraining, of_example: Mapping[Axis, float]) -> float:
+    """Examples that a run is likely to see before its target or a cap ends it.
+
+    Args:
+        recipe: Its work.
+        of_example: What an example comes to on each axis of work.
+    """
+    amounts = [recipe.target, *recipe.caps.items()]
+    return min(amount / of_example[axis] for axis, amount in amounts)
 
 
 def default_workers(costs: Sequence[Estimate], threads: int) -> int:

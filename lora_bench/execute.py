@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from lora_bench.cell import Cell
 from lora_bench.environment import cuda_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.estimate import default_workers
 from lora_bench.executors.base import Event, Lost
 from lora_bench.job import Job
-from lora_bench.plan import Cell, Plan, make_plan
+from lora_bench.plan import Plan, make_plan
 from lora_bench.record import Record, Status
 from lora_bench.stopping import stopping_on_signals
 from lora_bench.store import free_bytes

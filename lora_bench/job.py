@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_bench.analysis import Analysis
 from lora_bench.budget import Budget
 from lora_bench.models import BaseModel
 from lora_bench.record import Record, Status
@@ -29,6 +30,7 @@ class Job:
         command: What makes the record again.
         exclusive: Whether nothing else runs on the device or machine meanwhile.
         trial: Whether the run chooses a learning rate, and is no result.
+        analysis: How the suite's scores are judged, for the record.
     """
 
     spec: PlannedSpec
@@ -41,6 +43,7 @@ class Job:
     command: str
     exclusive: bool = True
     trial: bool = False
+    analysis: Analysis | None = None
 
     @property
     def run_id(self) -> str:
@@ -48,8 +51,8 @@ class Job:
         return self.spec.run_id
 
     @property
-    def steps(self) -> int:
-        """Optimiser steps of the run."""
+    def steps(self) -> int | None:
+        """Optimiser steps of the run, or None where only its data tell."""
         return self.spec.training.steps
 
     def record(self, status: Status, reason: str | None = None, **found: Any) -> Record:
@@ -67,6 +70,7 @@ class Job:
             reason=reason,
             spec=self.spec,
             budget=self.budget,
+            analysis=self.analysis,
             attempts=self.folder.attempts() + 1,
             command=self.command,
             **found,

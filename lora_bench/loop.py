@@ -1,6 +1,7 @@
 """What happens at the steps of a run: callbacks for the Trainer.
 
-Each does one thing: draw dropout from (seed, step), watch the loss, score on the selection split, keep checkpoints.
+Each does one thing: draw dropout from (seed, step), end the run where its budget does, watch the loss, score on the
+selection split, keep checkpoints.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora_bench.checkpoint import Checkpoint, save_checkpoint, trained_weights
+from lora_bench.course import Course
 from lora_bench.errors import LoraBenchError
 from lora_bench.meter import MeasureCallback
 from lora_bench.randomness import seed_for
+from lora_bench.recipe import rate_factor
 from lora_bench.record import CurvePoint
+from lora_bench.spec import PlannedTraining
 
 # How much work a killed run may lose; a checkpoint of a small adapter takes milliseconds.
 CHECKPOINT_SECONDS = 60.0
@@ -60,11 +64,57 @@ class KeyedDropout(TrainerCallback):
         torch.manual_seed(seed_for("dropout", self.seed, state.global_step))
 
 
+class FollowBudget(TrainerCallback):
+    """Ends the run with the step that uses its budget up, and lets the learning rate follow the share that is used.
+
+    It stands before the callbacks that restore the schedule, and before those that do something at the last step.
+
+    Args:
+        course: The steps of the run.
+        recipe: Its schedule.
+    """
+
+    def __init__(self, course: Course, recipe: PlannedTraining) -> None:
+        self.course = course
+        self.recipe = recipe
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Optimizer | None = None,
+        lr_scheduler: LRScheduler | None = None,
+        **inside: Any,
+    ) -> None:
+        """Put the share of the target in the place of the number of steps in the Trainer's own schedule."""
+        shares = self.course.shares
+        if shares is None:
+            return
+        assert optimizer is not None and isinstance(lr_scheduler, LambdaLR)
+        factor = rate_factor(self.recipe, args)
+
+        def at_step(step: int) -> float:
+            return factor(shares[step])
+
+        lr_scheduler.lr_lambdas = [at_step for _ in lr_scheduler.lr_lambdas]
+        # The rate of the first step was set when the schedule was made.
+        rates = [rate * at_step(0) for rate in lr_scheduler.base_lrs]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        lr_scheduler._last_lr = rates
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+        """End the run where it is time to."""
+        if state.global_step >= self.course.last_step:
+            control.should_training_stop = True
+
+
 class WatchLoss(TrainerCallback):
     """Notes the training loss, tells of each step, and stops a run whose loss is not finite.
 
     Args:
-        steps: Steps of the whole run.
+        steps: Steps of the whole run, its caps included.
         curve: Where the losses are noted: some fifty means, each over the steps since the one before.
         notify: Told of each step.
     """
@@ -98,7 +148,7 @@ class WatchLoss(TrainerCallback):
         if not math.isfinite(self.loss):
             raise Diverged(f"the training loss is {self.loss} at step {state.global_step}")
         self.losses.append(self.loss)
-        if state.global_step % self.window == 0 or state.global_step == self.steps:
+        if state.global_step % self.window == 0 or control.should_training_stop:
             mean = sum(self.losses) / len(self.losses)
             self.curve.append(CurvePoint(step=state.global_step, loss=round(mean, 6)))
             self.losses.clear()
@@ -150,7 +200,7 @@ class SelectionScores(TrainerCallback):
         **inside: Any,
     ) -> None:
         """Score where it is time to."""
-        if model is None or (state.global_step % self.every and state.global_step != state.max_steps):
+        if model is None or (state.global_step % self.every and not control.should_training_stop):
             return
         with self.measure.left_out():
             scores = self.score(model)

@@ -7,55 +7,25 @@ Data and base models are obtained here, so whatever is wrong with them is said b
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_bench.cell import Cell
 from lora_bench.choose import chosen_rate, start_records
 from lora_bench.entries import MethodEntry
-from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
 from lora_bench.estimate import Estimate, estimate_run
-from lora_bench.fitting import MethodFit, fit_method
+from lora_bench.fitting import fit_method
 from lora_bench.job import Job
 from lora_bench.methods import with_size
 from lora_bench.models import BaseModel
 from lora_bench.obtain import LoadedTask, Progress, obtain
-from lora_bench.record import Record
+from lora_bench.plan_checks import check_rates, check_recipe, check_schedule, refuse_twins, refuse_unreachable
 from lora_bench.resolve import run_spec
 from lora_bench.spec import PlannedSpec, Start
 from lora_bench.store import RunFolder
-from lora_bench.suite import CellRecipe, Suite
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a plan.
-
-    Args:
-        job: What to run.
-        fit: The method's size and counts.
-        record: The record that is there already, or None.
-        estimate: What the run is likely to cost.
-        blocked: Why it cannot be done although the pair works: the run it starts from gave no score.
-    """
-
-    job: Job
-    fit: MethodFit
-    record: Record | None
-    estimate: Estimate
-    blocked: str | None = None
-
-    @property
-    def reason(self) -> str | None:
-        """Why the run cannot be done, or None where it can."""
-        return self.fit.reason or self.blocked
-
-    @property
-    def trial(self) -> bool:
-        """Whether it chooses a learning rate, and is no result."""
-        return self.job.trial
+from lora_bench.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -137,10 +107,10 @@ def make_plan(
                     planner.add(loaded, base_model, entry)
     order = {loaded.task.task: index for index, loaded in enumerate(tasks)}
     cells = sorted(_estimated_from_records(planner.cells), key=lambda cell: order[cell.job.spec.task.name])
-    _refuse_twins(suite, cells)
-    _refuse_unreachable(suite, cells)
+    refuse_twins(suite, cells)
+    refuse_unreachable(suite, cells)
     if any(cell.record is None for cell in cells):
-        _check_recipe(suite, cells, models)
+        check_recipe(suite, cells, models)
     warnings = [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
     return Plan(suite, tuple(cells), runs, tuple(warnings), tuple(planner.waiting))
 
@@ -179,7 +149,8 @@ class _Planner:
         """Add the runs of a task, base model and method: its trials and, where they are done, its reported runs."""
         suite, name = self.suite, loaded.task.task
         recipe = suite.recipe(name, base_model.name, entry)
-        _check_rates(suite, recipe, name, base_model, entry)
+        check_rates(suite, recipe, name, base_model, entry)
+        check_schedule(suite, recipe, name, base_model, entry)
         fit = fit_method(
             entry.method, base_model, loaded.task.kind, len(loaded.data.labels), recipe.budget, self.progress
         )
@@ -205,6 +176,7 @@ class _Planner:
                 folder=folder,
                 command=_command(suite, spec, self.series, self.data_dir),
                 trial=trial,
+                analysis=suite.analysis,
             )
             return Cell(job, fit, folder.record(), estimate_run(spec, fit, loaded.data), blocked)
 
@@ -257,51 +229,6 @@ def _is_at(cell: Cell, task: str, model: str, label: str) -> bool:
     return (spec.task.name, cell.job.base_model.name, spec.method.label) == (task, model, label)
 
 
-def _check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
-    """Every method has as many trials as the budget says, whatever gives a cell its rates."""
-    trials = recipe.budget.trials
-    if trials is not None and len(recipe.rates) != trials:
-        raise BadInput(
-            [
-                suite.document.fault(
-                    ("budget", "trials"),
-                    f"is {trials}, but {entry.label} on {base_model.name} for {task} has {len(recipe.rates)} learning rates",
-                )
-            ]
-        )
-
-
-def _check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> None:
-    """Refuse, before any work, what only transformers can judge: its own arguments, and tokenizers."""
-    from transformers import TrainingArguments
-
-    from lora_bench.models import load_tokenizer
-    from lora_bench.recipe import training_arguments
-
-    faults: list[Fault] = []
-    known = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
-    for name, value in suite.content.training_arguments.items():
-        key = ("training_arguments", name)
-        if name not in known:
-            faults.append(suite.document.fault(key, f"unknown key{did_you_mean(name, known)}"))
-        elif isinstance(known[name].default, int | float) and not isinstance(value, int | float):
-            kind = type(known[name].default).__name__
-            faults.append(suite.document.fault(key, f"must be {kind}, got {value!r} ({type(value).__name__})"))
-    if not faults:
-        try:
-            training_arguments(cells[0].job.spec, "nowhere")
-        except (ValueError, TypeError, ImportError) as error:
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            faults.append(suite.document.fault(("training_arguments",), first))
-    for index, base_model in enumerate(models):
-        try:
-            load_tokenizer(base_model)
-        except LoraBenchError as error:
-            faults.append(suite.document.fault(("models", index), str(error)))
-    if faults:
-        raise BadInput(faults)
-
-
 def _not_to_be_run(spec: PlannedSpec, reason: str) -> PlannedSpec:
     """A spec whose id says why it cannot run: should the reason go away, its record does not stand in the way."""
     chosen = {**spec.method.chosen, "unsupported": reason}
@@ -341,29 +268,3 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
 def _kind(cell: Cell) -> tuple[str, ...]:
     spec = cell.job.spec
     return spec.task.name, spec.model.name, spec.method.label
-
-
-def _refuse_twins(suite: Suite, cells: list[Cell]) -> None:
-    """Two cells that are the same run under two names are a mistake: they would share one record."""
-    first: dict[str, Cell] = {}
-    faults: dict[str, None] = {}
-    for cell in cells:
-        other = first.setdefault(cell.job.spec.run_id, cell)
-        if other is not cell:
-            faults[f"{_named(other)} and {_named(cell)} are the same runs under two names"] = None
-    if faults:
-        raise BadInput(suite.document.fault(("methods",), fault) for fault in faults)
-
-
-def _named(cell: Cell) -> str:
-    spec = cell.job.spec
-    return f"{spec.method.label!r} on {spec.model.name!r} for {spec.task.name!r}"
-
-
-def _refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:
-    """A budget that nothing but the reference line can meet is a mistake in the suite, not a row of its report."""
-    sized = [cell for cell in cells if cell.job.spec.method.size is not None]
-    if suite.content.budget.adapter_parameters is None or not sized or any(cell.reason is None for cell in sized):
-        return
-    reasons = {f"{cell.job.spec.method.label} on {cell.job.spec.model.name}: {cell.reason}": None for cell in sized}
-    raise BadInput(suite.document.fault(("budget", "adapter_parameters"), reason) for reason in reasons)

@@ -6,13 +6,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from lora_bench.budget import amount_of
+from lora_bench.cell import Cell
 from lora_bench.errors import LoraBenchError
 from lora_bench.estimate import default_workers
 from lora_bench.memory_model import card_bytes, needed_bytes, predicted_step
 from lora_bench.methods import known_methods
-from lora_bench.plan import Cell, Plan
+from lora_bench.plan import Plan
 from lora_bench.progress import duration
-from lora_bench.spec import PlannedSpec
+from lora_bench.spec import PlannedSpec, PlannedTraining
 
 
 def plan_tables(plan: Plan, card: str | None = None) -> list[Table | Text]:
@@ -96,7 +98,7 @@ def _fit_on(card: str, cell: Cell) -> str:
 def _recipes(plan: Plan) -> Table:
     """The exact recipe of each task, base model and method, where the suite has more than one."""
     table = Table(title="recipes", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for header in ("task", "base model", "method", "rate", "examples", "batch", "steps", "warm-up", "tokens", "and"):
+    for header in ("task", "base model", "method", "rate", "work", "batch", "steps", "warm-up", "tokens", "and"):
         table.add_column(header, justify="left" if header in ("task", "base model", "method", "and") else "right")
     starts = {id(cell): waiting.start for waiting in plan.waiting for cell in waiting.cells}
     cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
@@ -109,11 +111,15 @@ def _recipes(plan: Plan) -> Table:
         found = group[0].job.spec.start
         rates = dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)
         table.add_row(
-            task, model, label, " ".join(rates), f"{recipe.train_examples:,}", f"{recipe.batch_size}",
-            f"{recipe.steps:,}", f"{recipe.warmup_steps:,}", f"{recipe.max_length}",
+            task, model, label, " ".join(rates), amount_of(*recipe.target), f"{recipe.batch_size}",
+            f"{recipe.steps:,}" if recipe.steps is not None else "–", _warmup(recipe), f"{recipe.max_length}",
             _more(group[0].job.spec, found.task if found is not None else start),
         )  # fmt: skip
     return table
+
+
+def _warmup(recipe: PlannedTraining) -> str:
+    return f"{recipe.warmup_steps:,}" if recipe.warmup_steps is not None else f"{recipe.warmup:.0%}"
 
 
 def _more(spec: PlannedSpec, start: str | None) -> str:
@@ -129,6 +135,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
         "precision": recipe.precision if recipe.precision != "float32" else None,
         "scored every": spec.selection_every,
+        "ends at": " or ".join(amount_of(axis, amount) for axis, amount in recipe.caps.items()) or None,
         **recipe.arguments,
     }
     if spec.decoding is not None:
@@ -181,11 +188,11 @@ def _totals(plan: Plan) -> str:
 
 def _work(plan: Plan) -> str:
     """What the runs do, where all do the same."""
-    work = {
-        (recipe.train_examples, recipe.steps, recipe.batch_size)
-        for recipe in (cell.job.spec.training for cell in plan.cells)
-    }
-    if len(work) > 1:
-        return f"{min(one[0] for one in work):,} to {max(one[0] for one in work):,} examples, as each recipe says"
-    examples, steps, batch_size = work.pop()
-    return f"{examples:,} examples in {steps:,} steps of {batch_size}"
+    recipes = [cell.job.spec.training for cell in plan.cells]
+    if len({(recipe.target, recipe.batch_size) for recipe in recipes}) > 1:
+        amounts = sorted({recipe.target for recipe in recipes})
+        return f"{amount_of(*amounts[0])} to {amount_of(*amounts[-1])}, as each recipe says"
+    recipe = recipes[0]
+    steps = f"{recipe.steps:,} steps" if recipe.steps is not None else "batches"
+    ends = [f"at most {amount_of(axis, amount)}" for axis, amount in recipe.caps.items()]
+    return ", ".join([f"{amount_of(*recipe.target)} in {steps} of {recipe.batch_size}", *ends])

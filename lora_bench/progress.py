@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from lora_bench.cell import Cell
 from lora_bench.executors.base import Event
-from lora_bench.plan import Cell, Plan
+from lora_bench.plan import Plan
 from lora_bench.record import Record
 from lora_bench.spec import RunSpec
 
@@ -136,8 +137,8 @@ class Bars:
             self._remaining()
             return
         loss = f"loss {event.loss:.3f}" if event.loss is not None else ""
-        note = f"{loss}  {self._left(event)}" if event.step < event.steps else "scoring"
-        self.progress.update(self.bars[event.run_id], completed=event.step, note=note)
+        note = f"{loss}  {self._left(event)}" if event.step != event.steps else "scoring"
+        self.progress.update(self.bars[event.run_id], completed=event.step, total=event.steps, note=note)
 
     def finished(self, record: Record) -> None:
         """Take the bar of a run away and leave a line."""
@@ -153,8 +154,10 @@ class Bars:
             self._remaining()
 
     def _left(self, event: Event) -> str:
+        if event.steps is None or not event.step:
+            return ""
         seconds = time.monotonic() - self.began[event.run_id]
-        return f"{duration(seconds / event.step * (event.steps - event.step))} left" if event.step else ""
+        return f"{duration(seconds / event.step * (event.steps - event.step))} left"
 
     def _remaining(self) -> None:
         if self.whole is not None:

@@ -30,9 +30,14 @@ def example_order(seed: int, examples: int, wanted: int) -> list[int]:
     order: list[int] = []
     epoch = 0
     while len(order) < wanted:
-        order += sorted(range(examples), key=lambda index: seed_for("order", seed, epoch, index))
+        order += epoch_order(seed, epoch, examples)
         epoch += 1
     return order[:wanted]
+
+
+def epoch_order(seed: int, epoch: int, examples: int) -> list[int]:
+    """Indexes of the examples in the order in which one epoch sees them."""
+    return sorted(range(examples), key=lambda index: seed_for("order", seed, epoch, index))
 
 
 def draw_head(model: PreTrainedModel, head: list[str], seed: int) -> None:

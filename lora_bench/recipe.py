@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from torch import nn
+from transformers import TrainingArguments, get_scheduler
 
-from lora_bench.spec import PlannedSpec
+from lora_bench.spec import PlannedSpec, PlannedTraining
+
+# A schedule of transformers counts steps; one that follows a share counts its millionths.
+WHOLE = 1_000_000
 
 
-def training_arguments(spec: PlannedSpec, output_dir: str) -> TrainingArguments:
+def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> TrainingArguments:
     """The arguments of a run.
+
+    Args:
+        spec: Of the run.
+        output_dir: Where the Trainer may write.
+        steps: Optimiser steps up to the target of the budget, where the spec does not say them.
 
     Raises:
         ValueError: If transformers refuses what the suite passes through.
@@ -20,11 +30,11 @@ def training_arguments(spec: PlannedSpec, output_dir: str) -> TrainingArguments:
     accumulation = int(recipe.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]
     ours: dict[str, Any] = {
         "output_dir": output_dir,
-        "max_steps": recipe.steps,
+        "max_steps": recipe.steps if recipe.steps is not None else steps,
         "per_device_train_batch_size": recipe.batch_size // accumulation,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": recipe.warmup_steps,
+        "warmup_steps": recipe.warmup_steps or 0,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
         "label_smoothing_factor": recipe.label_smoothing,
@@ -45,3 +55,22 @@ def training_arguments(spec: PlannedSpec, output_dir: str) -> TrainingArguments:
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     return TrainingArguments(**{**ours, **recipe.arguments})
+
+
+def rate_factor(recipe: PlannedTraining, arguments: TrainingArguments) -> Callable[[float], float]:
+    """What the learning rate is multiplied by at a share of the budget that is used, from 0 to 1 and a step beyond.
+
+    It is transformers' own schedule of that name, with the share in the place of the steps.
+    """
+    assert recipe.warmup is not None, "a recipe whose work is no number of examples says its warm-up as a share"
+    # Some schedules need to know the learning rate.
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=recipe.learning_rate)
+    schedule = get_scheduler(
+        recipe.schedule,
+        optimizer,
+        num_warmup_steps=round(recipe.warmup * WHOLE),
+        num_training_steps=WHOLE,
+        scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
+    )
+    (at_step,) = schedule.lr_lambdas
+    return lambda share: float(at_step(share * WHOLE))

@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from lora_bench.budget import Budget
+from lora_bench.analysis import Analysis
+from lora_bench.budget import Axis, Budget
 from lora_bench.documents import Strict
 from lora_bench.spec import RecordPart, RunSpec
 
@@ -177,6 +178,9 @@ class Record(Strict):
     Args:
         suite: The suite it is of, or the name of what its report is to be headed with.
         budget: What its suite held it to, or None for a run that no suite planned.
+        analysis: How its suite declared that scores are judged, before the run; None where nothing was declared.
+        capped_by: The axis of work whose cap ended the run before its target; None where the target was reached, or the run
+            did not get so far.
         command: What makes the record again, or None where only the run's author knows.
     """
 
@@ -189,9 +193,11 @@ class Record(Strict):
     reason: str | None = None
     spec: RunSpec
     budget: Budget | None
+    analysis: Analysis | None = None
     parameters: Parameters | None = None
     memory: Memory | None = None
     speed: Speed | None = None
+    capped_by: Axis | None = None
     scores: dict[str, float] | None = None
     curve: tuple[CurvePoint, ...] = ()
     data: DataSummary | None = None

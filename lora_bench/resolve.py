@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
-from lora_bench.budget import Budget
+from lora_bench.budget import Axis, Work
 from lora_bench.entries import MethodEntry
 from lora_bench.methods import Method
 from lora_bench.models import BaseModel
@@ -103,16 +103,22 @@ def method_spec(label: str, method: Method) -> MethodSpec:
 
 def _training(recipe: CellRecipe, learning_rate: float, in_split: int) -> PlannedTraining:
     given: Training = recipe.training
-    examples = _train_examples(recipe.budget, in_split)
-    steps = math.ceil(examples / given.batch_size)
+    examples = _examples(recipe.budget, in_split)
+    steps = None if examples is None else math.ceil(examples / given.batch_size)
+    warmup_steps = given.warmup_steps
+    if warmup_steps is None and steps is not None:
+        warmup_steps = round(given.warmup * steps)
     return PlannedTraining(
         train_examples=examples,
+        train_tokens=recipe.budget.train_tokens,
+        caps=_amounts(recipe.budget.caps, in_split),
         batch_size=given.batch_size,
         steps=steps,
         max_length=given.max_length,
         learning_rate=learning_rate,
         schedule=given.schedule,
-        warmup_steps=given.warmup_steps if given.warmup_steps is not None else round(given.warmup * steps),
+        warmup_steps=warmup_steps,
+        warmup=given.warmup if steps is None else None,
         weight_decay=given.weight_decay,
         max_grad_norm=given.max_grad_norm,
         precision=given.precision,
@@ -124,11 +130,20 @@ def _training(recipe: CellRecipe, learning_rate: float, in_split: int) -> Planne
     )
 
 
-def _train_examples(budget: Budget, in_split: int) -> int:
-    if budget.train_examples is not None:
-        return budget.train_examples
-    assert budget.epochs is not None
-    return max(1, round(budget.epochs * in_split))
+def _examples(work: Work, in_split: int) -> int | None:
+    """Examples that an amount of work comes to, or None where it is not one of examples."""
+    return work.train_examples if work.epochs is None else max(1, round(work.epochs * in_split))
+
+
+def _amounts(work: Work | None, in_split: int) -> dict[Axis, float]:
+    """Amounts of work by axis, epochs as the examples that they come to."""
+    if work is None:
+        return {}
+    amounts: dict[Axis, float | None] = {
+        "train_examples": _examples(work, in_split),
+        "train_tokens": work.train_tokens,
+    }
+    return {axis: amount for axis, amount in amounts.items() if amount is not None}
 
 
 def _kept(suite: Suite, task: str) -> KeepWeights:

@@ -23,16 +23,26 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lora_bench.checkpoint import Checkpoint, latest_checkpoint, load_trained
+from lora_bench.course import Course, plan_course
 from lora_bench.environment import describe_environment
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.job import Job
-from lora_bench.loop import Diverged, Interrupted, KeepCheckpoints, KeyedDropout, Notify, SelectionScores, WatchLoss
+from lora_bench.loop import (
+    Diverged,
+    FollowBudget,
+    Interrupted,
+    KeepCheckpoints,
+    KeyedDropout,
+    Notify,
+    SelectionScores,
+    WatchLoss,
+)
 from lora_bench.measure import count_parameters
 from lora_bench.meter import MeasureCallback
 from lora_bench.methods import known_methods, own_callbacks
 from lora_bench.metrics import metric
 from lora_bench.models import BaseModel, load_model, load_tokenizer
-from lora_bench.randomness import adapters_drawn_from, draw_head, example_order, seed_for
+from lora_bench.randomness import adapters_drawn_from, draw_head, seed_for
 from lora_bench.recipe import training_arguments
 from lora_bench.record import CurvePoint, DataSummary, Parameters, Record
 from lora_bench.scoring import (
@@ -148,13 +158,13 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
         raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
     at_hand = exercise(job.task, tokenizer, spec, seed)
     train, questions = _examples(job, data, at_hand, facts)
-    order = example_order(seed, len(train), recipe.train_examples)
-    batches = _batches([train[index] for index in order], recipe.batch_size)
+    course = plan_course(recipe, seed, train)
+    facts.warnings += course.warnings
 
     checkpoint = latest_checkpoint(job.folder.checkpoints)
     facts.resumed = checkpoint is not None
     keep_best = spec.keep_weights == "best" or spec.rules.checkpoint == "best"
-    watch = WatchLoss(recipe.steps, facts.curve, notify)
+    watch = WatchLoss(course.last_step, facts.curve, notify)
     selection_scores = None
     if spec.selection_every is not None:
         chosen_on = spec.rules.choose_on
@@ -170,11 +180,11 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
             measure=measure,
         )
     keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection_scores, checkpoint)
-    callbacks = [KeyedDropout(seed), keep, measure, watch, *own_callbacks(method)]
+    callbacks = [KeyedDropout(seed), FollowBudget(course, recipe), keep, measure, watch, *own_callbacks(method)]
     callbacks += [selection_scores] if selection_scores is not None else []
-    _train(model, batches, at_hand.collate, spec, callbacks, checkpoint)
+    _train(model, course, at_hand.collate, spec, callbacks, checkpoint)
 
-    step = recipe.steps
+    step = course.last_step
     if keep_best and selection_scores is not None and selection_scores.best is not None:
         step = selection_scores.best.step
         load_trained(model, selection_scores.best.weights)
@@ -183,13 +193,15 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     evaluation_seconds = time.perf_counter() - began
     measure.take("evaluation")
 
+    done = course.batches[: course.last_step]
     return job.record(
         "ok",
         **facts.known(),
+        capped_by=course.ended_by if course.ended_by != course.target else None,
         memory=measure.memory(model),
         speed=measure.speed_of_batches(
-            step_examples=[len(batch) for batch in batches],
-            step_tokens=[sum(len(example["input_ids"]) for example in batch) for batch in batches],
+            step_examples=[len(batch) for batch in done],
+            step_tokens=[sum(len(example["input_ids"]) for example in batch) for batch in done],
             load_seconds=load_seconds,
             evaluation_seconds=evaluation_seconds,
         ),
@@ -259,20 +271,16 @@ def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[s
     return []
 
 
-def _batches(examples: list[Example], batch_size: int) -> list[list[Example]]:
-    return [examples[start : start + batch_size] for start in range(0, len(examples), batch_size)]
-
-
 def _train(
     model: nn.Module,
-    batches: list[list[Example]],
+    course: Course,
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     spec: PlannedSpec,
     callbacks: list[Any],
     checkpoint: Checkpoint | None,
 ) -> None:
     done = checkpoint.step if checkpoint is not None else 0
-    if done >= spec.training.steps:
+    if done >= course.last_step:
         # The run was stopped between its last step and its record.
         assert checkpoint is not None
         load_trained(model, checkpoint.weights)
@@ -281,8 +289,8 @@ def _train(
     with tempfile.TemporaryDirectory() as nothing_is_written_here, quiet():
         trainer = Trainer(
             model=model,
-            args=training_arguments(spec, nothing_is_written_here),
-            train_dataset=[example for batch in batches[done:] for example in batch],
+            args=training_arguments(spec, nothing_is_written_here, course.steps),
+            train_dataset=[example for batch in course.batches[done:] for example in batch],
             data_collator=collate,
             callbacks=callbacks,
         )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
+from lora_bench.budget import AXES, Axis
 from lora_bench.documents import Strict
 from lora_bench.protocol import STRICT, Protocol
 
@@ -111,16 +112,20 @@ class TrainingSpec(RecordPart):
     """The recipe of a run: what `transformers.TrainingArguments` is made of.
 
     Args:
-        train_examples: Examples seen, counting an example again each time it comes round.
+        train_examples: Examples seen, counting an example again each time it comes round; null where another amount of work
+            stops the run, as the next is.
         batch_size: Examples in one optimiser step, over all devices and accumulation steps.
         steps: Optimiser steps: `train_examples / batch_size`, rounded up.
         max_length: Tokens after which an input is cut.
-        warmup_steps: Steps over which the learning rate rises from 0.
+        warmup_steps: Steps over which the learning rate rises from 0; null where `warmup` says it.
         threads: CPU threads of the process that trains.
         arguments: What the suite passes through to `TrainingArguments`, the same for all methods.
         label_smoothing: Share of the target's probability that is spread over all labels.
         base_dropout: Dropout of the base model, or None for the checkpoint's own.
         head_dropout: Dropout before the classifier, or None for the checkpoint's own.
+        train_tokens: Real tokens that stop the run: it ends with the step that reaches them.
+        warmup: Share of that amount of work over which the learning rate rises from 0.
+        caps: Amounts of work that end the run before, by axis.
     """
 
     train_examples: int | None
@@ -138,22 +143,30 @@ class TrainingSpec(RecordPart):
     label_smoothing: float = 0.0
     base_dropout: float | None = None
     head_dropout: float | None = None
+    train_tokens: int | None = None
+    warmup: float | None = None
+    caps: dict[Axis, float] = Field(default_factory=dict)
 
 
 class PlannedTraining(TrainingSpec):
-    """The recipe of a run that a suite plans."""
+    """The recipe of a run that a suite plans.
 
-    train_examples: int
+    Its work is either `train_examples`, with `steps` and `warmup_steps`, or another amount, with `warmup`.
+    """
+
     batch_size: int
-    steps: int
     max_length: int
     learning_rate: float
     schedule: str
-    warmup_steps: int
     weight_decay: float
     max_grad_norm: float
     precision: Precision
     threads: int
+
+    @property
+    def target(self) -> tuple[Axis, float]:
+        """The axis of work that stops the run, and how much of it."""
+        return next((axis, amount) for axis in AXES if (amount := getattr(self, axis)) is not None)
 
 
 class Decoding(Strict):
@@ -265,7 +278,14 @@ LATER: dict[str, JsonValue] = {
     "source": None,
     "source_sha256": None,
 }
-LATER_IN_TRAINING: dict[str, JsonValue] = {"label_smoothing": 0.0, "base_dropout": None, "head_dropout": None}
+LATER_IN_TRAINING: dict[str, JsonValue] = {
+    "label_smoothing": 0.0,
+    "base_dropout": None,
+    "head_dropout": None,
+    "train_tokens": None,
+    "warmup": None,
+    "caps": {},
+}
 
 # Keys of a task's definition that describe it and change no score; `data` enters by content.
 SHOWN_ONLY = {"task", "about", "licence", "citation", "data", "local"}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from lora_bench.budget import Budget
+from lora_bench.analysis import Analysis, default_analysis
+from lora_bench.budget import Budget, Work
 from lora_bench.contradictions import contradictions, repeated
 from lora_bench.documents import Document, Key, read_yaml, validate
 from lora_bench.entries import MethodEntry, read_each, read_method, read_model, read_task
@@ -105,8 +106,8 @@ def _changed(found: CellRecipe, recipe: Recipe) -> CellRecipe:
     if "warmup" in training:
         training = {"warmup_steps": None, **training}
     budget = found.budget
-    if recipe.epochs is not None or recipe.train_examples is not None:
-        budget = budget.model_copy(update={"epochs": recipe.epochs, "train_examples": recipe.train_examples})
+    if recipe.given:
+        budget = budget.model_copy(update={name: getattr(recipe, name) for name in Work.model_fields})
     return CellRecipe(
         training=found.training.model_copy(update=training),
         arguments={**found.arguments, **recipe.training_arguments},

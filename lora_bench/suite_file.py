@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from lora_bench.budget import Budget
+from lora_bench.analysis import Analysis
+from lora_bench.budget import Budget, Work
 from lora_bench.documents import Strict
 from lora_bench.spec import Attention, Decoding, KeepWeights, Precision, ScoreSplit
 
@@ -57,8 +58,8 @@ class Training(Strict):
         batch_size: Examples in one optimiser step.
         max_length: Tokens after which an input is cut.
         schedule: How the learning rate falls: one of transformers' schedules by name.
-        warmup: Share of the steps over which the learning rate rises from 0.
-        warmup_steps: Their number, in place of `warmup`.
+        warmup: Share of the work over which the learning rate rises from 0.
+        warmup_steps: Steps over which it does, in place of `warmup`, where the work is a number of examples.
         weight_decay: AdamW's, on all but biases and norms.
         max_grad_norm: Gradients are scaled down to this norm; 0 for never.
         precision: "float32", or "bfloat16" by autocast.
@@ -82,7 +83,7 @@ class Training(Strict):
     head_dropout: Share | None = None
 
 
-class Recipe(Strict):
+class Recipe(Work):
     """What the runs of some tasks, base models and methods do in another way than the suite says.
 
     Args:
@@ -90,22 +91,18 @@ class Recipe(Strict):
         models: Names of base models.
         methods: Labels of methods.
         learning_rate: One, or several to choose from.
-        train_examples: Examples seen by every run.
-        epochs: Passes over the training split, in place of `train_examples`.
         selection_every: Steps between scores on the way.
         decoding: How completions are written.
         start: Task whose trained weights a run of the same base model and method starts from.
         training_arguments: Added to the suite's own.
 
-    The other keys are those of `training`.
+    The other keys are the amounts of work of a budget, of which one may be given, and those of `training`.
     """
 
     tasks: Names = ()
     models: Names = ()
     methods: Names = ()
     learning_rate: Rates | None = None
-    train_examples: Positive | None = None
-    epochs: float | None = Field(default=None, gt=0)
     selection_every: Positive | None = None
     decoding: Decoding | None = None
     start: str | None = None
@@ -198,6 +195,7 @@ class SuiteFile(Strict):
         decoding: How completions are written, for generation.
         data: Local folders by task, in the layout in which the data set circulates.
         probe: What `lora-bench probe` measures beside the suite's training step.
+        analysis: How the scores are judged; every record carries it. By default against `full`, else `lora`.
     """
 
     suite: str = Field(pattern=NAME)
@@ -218,3 +216,4 @@ class SuiteFile(Strict):
     decoding: Decoding = Decoding()
     data: dict[str, str] = Field(default_factory=dict)
     probe: Probe | None = None
+    analysis: Analysis | None = None

@@ -34,8 +34,8 @@ def test_no_other_size_is_nearer(slope, offset, target):
 
 
 def test_a_budget_has_exactly_one_measure_of_work():
-    for work in ({}, {"train_examples": 10, "epochs": 1.0}):
-        with pytest.raises(ValidationError, match="exactly one of train_examples and epochs"):
+    for work in ({}, {"train_examples": 10, "epochs": 1.0}, {"train_tokens": 10, "epochs": 1.0}):
+        with pytest.raises(ValidationError, match="exactly one of train_examples, epochs"):
             Budget(**work)
 
 

@@ -13,7 +13,19 @@ GROUND = {"documents", "errors", "resources", "randomness", "version"}
 WORDS = {"record", "spec", "budget", "protocol"} | GROUND
 STORE = {"store", "environment", "probe_record", "probe_store"} | WORDS
 MATERIAL = {"tuners", "families", "metrics", "assets", "minilm", "shapes"}
-PARTS = {"methods", "tasks", "models", "measure", "meter", "checkpoint", "card", "recipe", "generation", "start"}
+PARTS = {
+    "methods",
+    "tasks",
+    "models",
+    "measure",
+    "meter",
+    "checkpoint",
+    "card",
+    "recipe",
+    "generation",
+    "start",
+    "course",
+}
 SUITE = {"suite", "suite_file", "entries", "job", "resolve", "choose"}
 
 MAY_IMPORT = {
@@ -23,7 +35,7 @@ MAY_IMPORT = {
     "documents": {"errors"},
     "randomness": set(),
     "protocol": {"documents"},
-    "spec": {"documents", "protocol"},
+    "spec": {"budget", "documents", "protocol"},
     "budget": {"documents", "errors"},
     "record": {"budget", "documents", "spec"},
     "store": {"record", "documents", "errors"},
@@ -53,6 +65,7 @@ MAY_IMPORT = {
     "start": {"errors", "store"},
     "card": WORDS | {"models"},
     "recipe": WORDS,
+    "course": WORDS,
     "job": PARTS | STORE,
     "suite_file": WORDS,
     "entries": PARTS | STORE | {"suite_file"},
@@ -69,20 +82,22 @@ MAY_IMPORT = {
     "fitting": PARTS | STORE | SUITE | {"metrics"},
     "estimate": PARTS | STORE | {"fitting"},
     "obtain": PARTS | STORE | {"suite"},
-    "plan": PARTS | STORE | SUITE | {"fitting", "estimate", "obtain"},
+    "cell": STORE | {"estimate", "fitting", "job"},
+    "plan_checks": PARTS | STORE | SUITE | {"cell", "contradictions"},
+    "plan": PARTS | STORE | SUITE | {"cell", "fitting", "estimate", "obtain", "plan_checks"},
     "loop": PARTS | STORE,
     "scoring": PARTS | STORE | {"job", "loop"},
     "run": PARTS | STORE | {"job", "loop", "metrics", "scoring"},
     "probe": STORE | PARTS | {"shapes"},
     "executors": STORE | PARTS | {"job", "loop", "run", "probe", "tuners", "metrics"},
     "stopping": set(),
-    "execute": STORE | SUITE | {"plan", "estimate", "fitting", "executors", "loop", "stopping"},
+    "execute": STORE | SUITE | {"cell", "plan", "estimate", "fitting", "executors", "loop", "stopping"},
     "probe_suite": STORE | SUITE | {"contradictions"},
     "probe_plan": STORE | PARTS | SUITE | {"fitting", "plan", "probe", "probe_suite"},
     "probe_execute": STORE | {"executors", "probe", "probe_plan", "stopping"},
-    "progress": STORE | {"plan", "executors"},
+    "progress": STORE | {"cell", "plan", "executors"},
     "memory_model": STORE | PARTS | {"metrics", "probe"},
-    "plan_table": STORE | {"plan", "estimate", "memory_model", "methods", "progress"},
+    "plan_table": STORE | {"cell", "plan", "estimate", "memory_model", "methods", "progress"},
     "reproduce": PARTS | STORE | SUITE | {"published", "report"},
     "listing": GROUND | {"methods", "models", "tasks", "assets"},
     "testing": MATERIAL | PARTS | STORE,

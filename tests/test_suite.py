@@ -58,7 +58,7 @@ def test_all_mistakes_come_at_once(tmp_path):
         ("s.yaml:9: methods[2].num_virtual_tokens:", "greater than or equal to 1"),
         ("s.yaml:10: methods[2].learning_rate:", "positive number"),
         ("s.yaml:11: seeds[1]:", "must be integer"),
-        ("s.yaml:12: budget:", "exactly one of train_examples and epochs"),
+        ("s.yaml:12: budget:", "exactly one of train_examples, epochs"),
         ("s.yaml:1: models:", "is missing"),
     ]
     for place, words in expected:
@@ -84,6 +84,16 @@ def test_all_mistakes_come_at_once(tmp_path):
         ("budget: {epochs: 1e400}", "cannot be read as"),
         ("training_arguments: {dataloader_drop_last: true}", "is decided by the suite's own keys"),
         ("budget: {train_examples: ten}", "must be integer, got 'ten'"),
+        (
+            "budget: {train_tokens: 10, caps: {train_tokens: 5}}",
+            "s.yaml:10: budget.caps.train_tokens: is what stops a run",
+        ),
+        ("budget: {train_tokens: 10, caps: {train_token: 5}}", "unknown key; did you mean 'train_tokens'?"),
+        (
+            "budget: {train_tokens: 10, caps: {train_examples: 5, epochs: 1}}",
+            "at most one of train_examples and epochs",
+        ),
+        ("recipes: [{train_tokens: 10, epochs: 1}]", "give at most one of epochs and train_tokens"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(tmp_path, change, message):
@@ -91,6 +101,24 @@ def test_keys_that_do_not_go_together_are_refused(tmp_path, change, message):
     lines = [line for line in SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]").splitlines()]
     kept = [line for line in lines if not line.startswith(f"{key}:")]
     assert any(message in line for line in faults(tmp_path, "\n".join([*kept, change]) + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (
+            "{warmup_steps: 5}",
+            "s.yaml:11: training.warmup_steps: counts steps, and a budget of train_tokens is used up by",
+        ),
+        ("{schedule: inverse_sqrt}", "s.yaml:11: training.schedule: 'inverse_sqrt' falls with the number of steps"),
+    ],
+)
+def test_a_schedule_that_counts_steps_cannot_follow_a_share(tmp_path, training, message):
+    text = SUITE.replace("train_examples: 48", "train_tokens: 900") + f"training: {training}\n"
+    assert any(line.startswith(message) for line in faults(tmp_path, text))
+    of_tokens = SUITE + f"training: {training}\nrecipes: [{{methods: lora, train_tokens: 900}}]\n"
+    found = plan_faults(tmp_path, of_tokens)
+    assert "tickets.yaml:12: recipes: lora on base for tickets: " + message.split(".")[-1].split(":")[0] in found
 
 
 def test_an_unknown_suite_is_answered_with_the_nearest_name():

@@ -14,8 +14,8 @@ class Work(Protocol):
         """What tells it from all others."""
 
     @property
-    def steps(self) -> int:
-        """Steps it is shown with."""
+    def steps(self) -> int | None:
+        """Steps it is shown with, where they are known before it begins."""
 
 
 class Done(Protocol):
@@ -40,7 +40,7 @@ class Event:
 
     run_id: str
     step: int
-    steps: int
+    steps: int | None
     loss: float | None = None
 
 

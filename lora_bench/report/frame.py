@@ -72,6 +72,7 @@ def columns_of(records: Sequence[Record]) -> dict[str, Column]:
     """The columns that a frame of *records* has: `COLUMNS`, and those of their metrics and splits."""
     return {
         **COLUMNS,
+        **_keyed(records, "spec.training.caps", "Float64", "caps_{}", "condition"),
         **_keyed(records, "scores", "Float64", "score_{}"),
         **_keyed(records, "data.examples", "Int64", "examples_{}"),
         **_keyed(records, "data.truncated_share", "Float64", "truncated_share_{}"),
@@ -104,14 +105,14 @@ def _parts(part: str, dtype: str, *names: str, called: str = "{}", role: Role = 
     return {called.format(name): _field(f"{part}.{name}", dtype, role) for name in names}
 
 
-def _keyed(records: Sequence[Record], path: str, dtype: str, called: str) -> dict[str, Column]:
-    """A result column for every key that the mapping at *path* has in any of *records*."""
+def _keyed(records: Sequence[Record], path: str, dtype: str, called: str, role: Role = "result") -> dict[str, Column]:
+    """A column for every key that the mapping at *path* has in any of *records*."""
 
     def of(key: str) -> Callable[[Record], Any]:
         return lambda record: _mapping(record, path).get(key)
 
     keys = sorted({key for record in records for key in _mapping(record, path)})
-    return {called.format(key): Column(dtype, of(key), "result") for key in keys}
+    return {called.format(key): Column(dtype, of(key), role) for key in keys}
 
 
 def _mapping(record: Record, path: str) -> Mapping[str, Any]:
@@ -127,7 +128,7 @@ def _size_value(record: Record) -> int | None:
 _LABELS: dict[str, Column] = {
     **{name: Column("string", attrgetter(name), "tag") for name in ("run_id", "suite")},
     **_parts("spec", "string", "source", "series", role="tag"),
-    **{name: Column("string", attrgetter(name), "tag") for name in ("status", "reason")},
+    **{name: Column("string", attrgetter(name), "tag") for name in ("status", "reason", "capped_by")},
 }
 
 _CONDITIONS: dict[str, Column] = {
@@ -144,14 +145,18 @@ _CONDITIONS: dict[str, Column] = {
     **_parts("spec", "string", "protocol", "score_on"),
     **_parts("spec.task", "string", "metric"),
     **_parts("spec.task", "boolean", "higher_is_better"),
-    **_parts("budget", "Int64", "adapter_parameters", "train_examples", "trials", called="budget_{}"),
+    **_parts("budget", "Int64", "adapter_parameters", "train_examples", "train_tokens", "trials", called="budget_{}"),
     **_parts("budget", "Float64", "tolerance", "epochs", called="budget_{}"),
+    **_parts("budget.caps", "Int64", "train_examples", "train_tokens", called="budget_caps_{}"),
+    **_parts("budget.caps", "Float64", "epochs", called="budget_caps_{}"),
     **_parts(
         "spec.training", "Int64", "train_examples", "batch_size", "steps", "max_length", "warmup_steps", "threads"
     ),
     **_parts("spec.training", "Float64", "learning_rate", "weight_decay", "max_grad_norm", "label_smoothing"),
     **_parts("spec.training", "Float64", "base_dropout", "head_dropout"),
     **_parts("spec.training", "string", "schedule", "precision"),
+    **_parts("spec.training", "Int64", "train_tokens"),
+    **_parts("spec.training", "Float64", "warmup"),
     **_parts("spec.training", "json", "arguments"),
     **_parts("spec", "Int64", "selection_every"),
     **_parts("spec", "string", "keep_weights"),

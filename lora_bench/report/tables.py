@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from lora_bench.budget import amount_of
 from lora_bench.report import text
 from lora_bench.report.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.rows import Failure, Row, in_order
@@ -284,6 +285,10 @@ def _target(setting: Setting) -> str:
     return f"{count(budget.adapter_parameters)} ± {budget.tolerance * 100:g} %"
 
 
+def _caps(setting: Setting) -> str:
+    return ", ".join(amount_of(axis, amount) for axis, amount in setting.spec.training.caps.items()) or MISSING
+
+
 def _scored_on(setting: Setting) -> str:
     return f"the {setting.spec.score_on} split" if setting.spec.score_on is not None else MISSING
 
@@ -303,6 +308,8 @@ def _number(value: float | None) -> str:
 _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("target for adapter parameters", _target),
     ("examples seen by every run", lambda setting: count(setting.spec.training.train_examples)),
+    ("real tokens seen by every run", lambda setting: count(setting.spec.training.train_tokens)),
+    ("caps, which end a run before", _caps),
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),
     ("optimiser steps", lambda setting: count(setting.spec.training.steps)),
     ("tokens after which an input is cut", lambda setting: count(setting.spec.training.max_length)),
@@ -312,6 +319,7 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ),
     ("schedule", lambda setting: _code(setting.spec.training.schedule)),
     ("warm-up steps", lambda setting: count(setting.spec.training.warmup_steps)),
+    ("warm-up, as a share of the work", lambda setting: _number(setting.spec.training.warmup)),
     ("weight decay", lambda setting: _number(setting.spec.training.weight_decay)),
     ("largest gradient norm", lambda setting: _number(setting.spec.training.max_grad_norm)),
     ("precision", lambda setting: _code(setting.spec.training.precision)),

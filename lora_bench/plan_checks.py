@@ -1,0 +1,91 @@
+"""What only shows when a suite is planned: what data, base models, counting and transformers have to say against it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lora_bench.cell import Cell
+from lora_bench.contradictions import schedule_misfit
+from lora_bench.entries import MethodEntry
+from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
+from lora_bench.models import BaseModel
+from lora_bench.suite import CellRecipe, Suite
+
+
+def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
+    """Every method has as many trials as the budget says, whatever gives a cell its rates."""
+    trials = recipe.budget.trials
+    if trials is not None and len(recipe.rates) != trials:
+        raise BadInput(
+            [
+                suite.document.fault(
+                    ("budget", "trials"),
+                    f"is {trials}, but {entry.label} on {base_model.name} for {task} has {len(recipe.rates)} learning rates",
+                )
+            ]
+        )
+
+
+def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
+    """The schedule of a cell can follow the cell's budget, whatever gives it these."""
+    misfit = schedule_misfit(recipe.budget, recipe.training)
+    if misfit is not None:
+        where = f"{entry.label} on {base_model.name} for {task}: {misfit[0]}"
+        raise BadInput([suite.document.fault(("recipes",), f"{where} {misfit[1]}")])
+
+
+def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> None:
+    """Refuse, before any work, what only transformers can judge: its own arguments, and tokenizers."""
+    from transformers import TrainingArguments
+
+    from lora_bench.models import load_tokenizer
+    from lora_bench.recipe import training_arguments
+
+    faults: list[Fault] = []
+    known = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
+    for name, value in suite.content.training_arguments.items():
+        key = ("training_arguments", name)
+        if name not in known:
+            faults.append(suite.document.fault(key, f"unknown key{did_you_mean(name, known)}"))
+        elif isinstance(known[name].default, int | float) and not isinstance(value, int | float):
+            kind = type(known[name].default).__name__
+            faults.append(suite.document.fault(key, f"must be {kind}, got {value!r} ({type(value).__name__})"))
+    if not faults:
+        try:
+            training_arguments(cells[0].job.spec, "nowhere")
+        except (ValueError, TypeError, ImportError) as error:
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            faults.append(suite.document.fault(("training_arguments",), first))
+    for index, base_model in enumerate(models):
+        try:
+            load_tokenizer(base_model)
+        except LoraBenchError as error:
+            faults.append(suite.document.fault(("models", index), str(error)))
+    if faults:
+        raise BadInput(faults)
+
+
+def refuse_twins(suite: Suite, cells: list[Cell]) -> None:
+    """Two cells that are the same run under two names are a mistake: they would share one record."""
+    first: dict[str, Cell] = {}
+    faults: dict[str, None] = {}
+    for cell in cells:
+        other = first.setdefault(cell.job.spec.run_id, cell)
+        if other is not cell:
+            faults[f"{_named(other)} and {_named(cell)} are the same runs under two names"] = None
+    if faults:
+        raise BadInput(suite.document.fault(("methods",), fault) for fault in faults)
+
+
+def _named(cell: Cell) -> str:
+    spec = cell.job.spec
+    return f"{spec.method.label!r} on {spec.model.name!r} for {spec.task.name!r}"
+
+
+def refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:
+    """A budget that nothing but the reference line can meet is a mistake in the suite, not a row of its report."""
+    sized = [cell for cell in cells if cell.job.spec.method.size is not None]
+    if suite.content.budget.adapter_parameters is None or not sized or any(cell.reason is None for cell in sized):
+        return
+    reasons = {f"{cell.job.spec.method.label} on {cell.job.spec.model.name}: {cell.reason}": None for cell in sized}
+    raise BadInput(suite.document.fault(("budget", "adapter_parameters"), reason) for reason in reasons)

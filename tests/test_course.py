@@ -1,0 +1,119 @@
+"""The course of a run: its steps, their costs and its end follow from (seed, epoch) and the lengths of the examples."""
+
+import math
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainingArguments
+
+from lora_bench.course import plan_course
+from lora_bench.errors import LoraBenchError
+from lora_bench.randomness import example_order
+from lora_bench.recipe import rate_factor
+from lora_bench.spec import PlannedTraining
+
+# Lengths 3, 5, 2, 4, 6, 1: 21 real tokens an epoch.
+LENGTHS = (3, 5, 2, 4, 6, 1)
+EXAMPLES = [{"input_ids": [7] * length, "number": number} for number, length in enumerate(LENGTHS)]
+# Drawn from seed 0 (tests/test_randomness.py has the first epoch from the hash): epochs 0 and 1.
+FIRST, SECOND = [0, 3, 4, 2, 1, 5], example_order(0, 6, 12)[6:]
+
+
+def recipe(**work):
+    examples = work.get("train_examples")
+    batch_size = work.pop("batch_size", 2)
+    counted = {"steps": math.ceil((examples or 0) / batch_size), "warmup_steps": 0}
+    shared = {"train_examples": None, "steps": None, "warmup_steps": None, "warmup": 0.25}
+    return PlannedTraining(
+        **{
+            "batch_size": batch_size, "max_length": 16, "learning_rate": 1e-2, "schedule": "linear", "weight_decay": 0.0,
+            "max_grad_norm": 1.0, "precision": "float32", "threads": 1, "arguments": {},
+            **(counted if examples is not None else shared), **work,
+        }
+    )  # fmt: skip
+
+
+def numbers(course):
+    return [[example["number"] for example in batch] for batch in course.batches]
+
+
+def recipe_of_tokens(amount, **more):
+    return recipe(train_tokens=amount, **more)
+
+
+def test_a_number_of_examples_is_cut_in_its_last_batch():
+    course = plan_course(recipe(train_examples=5), 0, EXAMPLES)
+    assert numbers(course) == [[0, 3], [4, 2], [1]]
+    assert (course.steps, course.last_step, course.ended_by, course.shares) == (3, 3, "train_examples", None)
+
+
+def test_a_batch_goes_on_from_one_epoch_into_the_next():
+    course = plan_course(recipe(train_examples=8, batch_size=4), 0, EXAMPLES)
+    assert numbers(course) == [FIRST[:4], [*FIRST[4:], *SECOND[:2]]]
+
+
+def test_a_run_ends_with_the_step_that_reaches_its_tokens():
+    # In the order 0 3 | 4 2 | 1 5 the batches have 3 + 4 = 7, 6 + 2 = 8 and 5 + 1 = 6 real tokens.
+    for amount, steps in ((1, 1), (7, 1), (8, 2), (15, 2), (16, 3), (21, 3), (22, 4)):
+        assert plan_course(recipe_of_tokens(amount), 0, EXAMPLES).last_step == steps
+    assert plan_course(recipe_of_tokens(20), 0, EXAMPLES).shares == (0.0, 7 / 20, 15 / 20, 21 / 20)
+
+
+def test_tokens_that_take_many_epochs_take_so_many_steps():
+    # 100 epochs of 21 tokens are 2,100 tokens in 300 steps; one token more is one step more.
+    assert plan_course(recipe_of_tokens(2_100), 0, EXAMPLES).last_step == 300
+    assert plan_course(recipe_of_tokens(2_101), 0, EXAMPLES).last_step == 301
+
+
+def test_a_cap_ends_a_run_with_the_step_that_reaches_it_and_says_so():
+    course = plan_course(recipe(train_examples=6, caps={"train_tokens": 8}), 0, EXAMPLES)
+    assert (course.steps, course.last_step, course.ended_by) == (3, 2, "train_tokens")
+    assert course.warnings == ["the cap of train_tokens ends the run at step 2, before train_examples is reached"]
+    # One that is not reached before the target changes nothing.
+    course = plan_course(recipe(train_examples=6, caps={"train_tokens": 21}), 0, EXAMPLES)
+    assert (course.last_step, course.ended_by, course.warnings) == (3, "train_examples", [])
+    course = plan_course(recipe_of_tokens(21, caps={"train_examples": 3}), 0, EXAMPLES)
+    assert (course.steps, course.last_step, course.ended_by) == (3, 2, "train_examples")
+
+
+def test_examples_without_tokens_never_reach_an_amount_of_them():
+    with pytest.raises(LoraBenchError, match="no tokens"):
+        plan_course(recipe_of_tokens(5), 0, [{"input_ids": []}])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        # A quarter of the work is warm-up; then the line falls from 1 at 0.25 to 0 at 1, and a cosine of half a turn.
+        ("linear", {0.0: 0.0, 0.125: 0.5, 0.25: 1.0, 0.625: 0.5, 1.0: 0.0, 1.05: 0.0}),
+        ("cosine", {0.125: 0.5, 0.25: 1.0, 0.5: 0.5 * (1 + math.cos(math.pi / 3)), 0.625: 0.5, 1.0: 0.0}),
+        ("constant_with_warmup", {0.125: 0.5, 0.25: 1.0, 1.0: 1.0}),
+        ("constant", {0.0: 1.0, 1.0: 1.0}),
+        # From the learning rate of 1e-2 to 1e-7, with the power 1 of its default.
+        ("polynomial", {0.25: 1.0, 0.625: (1e-2 + 1e-7) / 2 / 1e-2, 1.0: 1e-5}),
+    ],
+)
+def test_the_rate_at_a_share_is_that_of_the_schedule(tmp_path, schedule, expected):
+    factor = rate_factor(recipe_of_tokens(20, schedule=schedule), TrainingArguments(str(tmp_path)))
+    for share, value in expected.items():
+        assert factor(share) == pytest.approx(value, abs=1e-9), share
+
+
+def test_options_of_a_schedule_are_passed_on(tmp_path):
+    arguments = TrainingArguments(str(tmp_path), lr_scheduler_kwargs={"num_cycles": 2})
+    factor = rate_factor(recipe_of_tokens(20, schedule="cosine_with_restarts", warmup=0.0), arguments)
+    # Two falls: at a quarter half of the first is done, just after a half the second begins.
+    assert [factor(share) for share in (0.0, 0.25, 0.5, 0.75)] == pytest.approx([1.0, 0.5, 1.0, 0.5])
+
+
+def test_the_schedules_are_all_of_the_kind_whose_steps_can_be_shares(tmp_path):
+    from typing import get_args
+
+    from transformers import get_scheduler
+
+    from lora_bench.suite_file import Schedule
+
+    for name in get_args(Schedule):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+        assert isinstance(get_scheduler(name, optimizer, num_warmup_steps=1, num_training_steps=2), LambdaLR)
