@@ -22,9 +22,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -169,6 +170,34 @@ def _predictions(folder: Path, record: Record) -> bytes | None:
     if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
         raise LoraBenchError(f"{path} is not there or not what its record says; run {record.run_id} again")
     return content
+
+
+class Answers(NamedTuple):
+    """What a run predicted for each scored example, and what is right, in the order of the examples."""
+
+    predictions: list[Any]
+    references: list[Any]
+
+
+def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers | None]:
+    """What reads, by run id, the predictions that lie beside *records* in a runs folder or a baseline.
+
+    What it gives is None where there are none: the run left none, or they are not there, or not what its record says.
+    """
+    by_id = {record.run_id: record for record in records}
+
+    def read(run_id: str) -> Answers | None:
+        record = by_id.get(run_id)
+        if record is None or record.predictions is None or record.predictions.file != PREDICTIONS:
+            return None
+        for file in (path / run_id / PREDICTIONS, path / "records" / f"{run_id}.{PREDICTIONS}"):
+            content = file.read_bytes() if file.is_file() else b""
+            if hashlib.sha256(content).hexdigest() == record.predictions.sha256:
+                found = json.loads(content)
+                return Answers(found["predictions"], found["references"])
+        return None
+
+    return read
 
 
 def read_record(path: Path) -> Record:

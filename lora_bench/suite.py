@@ -71,13 +71,25 @@ class Suite:
     rules: Protocol
     content: SuiteFile
 
-    def recipe(self, task: str, model: str, entry: MethodEntry) -> CellRecipe:
-        """How the runs of a cell are done: the suite's recipe, with what its `recipes` change for this cell."""
+    @property
+    def analysis(self) -> Analysis | None:
+        """How its scores are judged, or None where there is one method."""
+        return self.content.analysis or default_analysis([entry.label for entry in self.methods])
+
+    def recipe(self, task: str, model: str, entry: MethodEntry, budget: Budget | None = None) -> CellRecipe:
+        """How the runs of a cell are done: the suite's recipe, with what its `recipes` change for this cell.
+
+        Args:
+            task: Its name.
+            model: The name of its base model.
+            entry: Its method.
+            budget: The one of the method's budgets that it is held to; the first by default.
+        """
         content = self.content
         found = CellRecipe(
             training=content.training,
             arguments=content.training_arguments,
-            budget=content.budget,
+            budget=budget or self.budgets(entry)[0],
             rates=entry.rates(model),
             selection_every=content.selection_every,
             decoding=content.decoding,
@@ -87,6 +99,10 @@ class Suite:
             if recipe.holds(task, model, entry.label):
                 found = _changed(found, recipe)
         return found
+
+    def budgets(self, entry: MethodEntry) -> tuple[Budget, ...]:
+        """The budgets that a method is run under: one for each target of the suite, or one for a method without size."""
+        return self.content.budget.budgets(sized=entry.method.size is not None)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, JsonValue
 
 from lora_bench.analysis import Analysis
-from lora_bench.budget import Budget, Work
+from lora_bench.budget import Budget, HeldEqual, Work
 from lora_bench.documents import Strict
 from lora_bench.spec import Attention, Decoding, KeepWeights, Precision, ScoreSplit
 
@@ -81,6 +81,44 @@ class Training(Strict):
     label_smoothing: Share = 0.0
     base_dropout: Share | None = None
     head_dropout: Share | None = None
+
+
+def _targets(given: Any) -> Any:
+    """A single target as a tuple of one; none stays none."""
+    return None if given is None else _listed(given)
+
+
+Targets = Annotated[
+    tuple[Positive, ...] | None,
+    Field(min_length=1),
+    BeforeValidator(_targets, json_schema_input_type=Positive | tuple[Positive, ...] | None),
+]
+
+
+class SuiteBudget(HeldEqual):
+    """What all methods of a suite are held equal to, at one target for the number of parameters or at several in turn.
+
+    Args:
+        adapter_parameters: Trainable parameters without the head; of several numbers each is a target, at which every method
+            is run. None takes every method as it is given.
+
+    The others are those of `HeldEqual` and `Work`.
+    """
+
+    adapter_parameters: Targets = None
+
+    def budgets(self, *, sized: bool) -> tuple[Budget, ...]:
+        """The budgets that a method is run under, one after another.
+
+        Args:
+            sized: Whether it has a size to turn. One that has not does not depend on the target: of several targets it is run
+                under none of them, and so once.
+        """
+        rest = {name: getattr(self, name) for name in HeldEqual.model_fields}
+        targets: tuple[int | None, ...] = self.adapter_parameters or (None,)
+        if len(targets) > 1 and not sized:
+            targets = (None,)
+        return tuple(Budget(**rest, adapter_parameters=target) for target in targets)
 
 
 class Recipe(Work):
@@ -204,7 +242,7 @@ class SuiteFile(Strict):
     models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     methods: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field(min_length=1)
-    budget: Budget
+    budget: SuiteBudget
     training: Training = Training()
     training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
     score_on: ScoreSplit = "test"

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lora_bench"
 
 GROUND = {"documents", "errors", "resources", "randomness", "version"}
-WORDS = {"record", "spec", "budget", "protocol"} | GROUND
+WORDS = {"record", "spec", "budget", "protocol", "analysis"} | GROUND
 STORE = {"store", "environment", "probe_record", "probe_store"} | WORDS
 MATERIAL = {"tuners", "families", "metrics", "assets", "minilm", "shapes"}
 PARTS = {
@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "protocol": {"documents"},
     "spec": {"budget", "documents", "protocol"},
     "budget": {"documents", "errors"},
-    "record": {"budget", "documents", "spec"},
+    "analysis": {"documents"},
+    "record": {"analysis", "budget", "documents", "spec"},
     "store": {"record", "documents", "errors"},
     "environment": {"record", "version"},
     "probe_record": WORDS,
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     "history": {"record"},
     "inferred": WORDS | {"measure"},
     "own_run": WORDS | {"history", "meter", "metrics", "store", "tokens"},
-    "plug_in": STORE | {"history", "inferred", "measure", "meter", "own_run", "tokens"},
+    "plug_in": STORE | {"history", "inferred", "measure", "meter", "own_run", "stopping", "tokens"},
     "checkpoint": STORE,
     "generation": WORDS | {"tasks"},
     "start": {"errors", "store"},
@@ -74,7 +75,7 @@ MAY_IMPORT = {
     "choose": {"protocol", "record"},
     "resolve": PARTS | STORE | {"suite", "suite_file", "entries"},
     "stats": {"errors"},
-    "report": STORE | {"published"},
+    "report": STORE | {"published", "stats"},
     "export": STORE | {"report"},
     "peft_results": STORE,
     "exchange": {"errors", "store", "export", "peft_results"},
