@@ -52,6 +52,11 @@ def _across(
             if model is not None and model not in names:
                 message = f"learning_rate names {model!r}, which is no model of this suite{did_you_mean(model, names)}"
                 faults.append(document.fault(("methods",), f"{entry.label}: {message}"))
+    widths = [(entry.label, one.width) for entry in methods for one in entry.ranges]
+    if widths and max(width for _, width in widths) > 1.001 * min(width for _, width in widths):
+        spans = ", ".join(f"{label} {width:g}" for label, width in widths)
+        message = f"ranges of learning rates must span the same factor, so that all methods are tuned alike: {spans}"
+        faults.append(document.fault(("methods",), message))
     # A recipe may give one cell other rates; those are counted where the plan is made.
     tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}
     if content.budget.trials is not None:

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from lora_bench.documents import Document, Key, validate
+from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
 from lora_bench.methods import Method, known_methods
 from lora_bench.resources import task_files
 from lora_bench.suite_file import ModelEntry
 from lora_bench.tasks import Task, load_task, task_from_document
+
+
+class Range(Strict):
+    """Learning rates between two, all of whose powers of ten are as likely: `budget: {trials: N}` are drawn.
+
+    Args:
+        low: The least.
+        high: The greatest.
+    """
+
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}; low must be the smaller one")
+        return self
+
+    @property
+    def width(self) -> float:
+        """The factor from the least to the greatest."""
+        return self.high / self.low
+
+    def draw(self, number: int, seed: int) -> tuple[float, ...]:
+        """So many rates by random search, ascending, with three digits; every range is drawn at the same places."""
+        places = random.Random(f"learning rates {seed}")
+        found = {float(f"{self.low * self.width ** places.random():.3g}") for _ in range(number)}
+        while len(found) < number:  # two that were rounded to the same
+            found.add(float(f"{self.low * self.width ** places.random():.3g}"))
+        return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -25,6 +57,7 @@ class MethodEntry:
         label: What reports call it; the method's name by default.
         method: The method with its options.
         learning_rates: Those to run by base model; `None` is every other model. Several make a search.
+        ranges: The ranges that they were drawn from, where they were.
         tasks: Names of the tasks it is for; all where empty.
         models: Names of the base models it is for; all where empty.
     """
@@ -34,6 +67,7 @@ class MethodEntry:
     learning_rates: dict[str | None, tuple[float, ...]]
     tasks: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    ranges: tuple[Range, ...] = ()
 
     def is_for(self, task: str, model: str) -> bool:
         """Whether the suite runs it on this task and base model."""
@@ -111,9 +145,11 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
             faults.append(document.fault((*key, part), f"must be a name or a list of names, got {names!r}"))
         else:
             only[part] = tuple(names)
-    rates = {}
+    rates: dict[str | None, tuple[float, ...]] = {}
+    ranges: list[Range] = []
     try:
-        rates = _rates(document, (*key, "learning_rate"), entry["learning_rate"]) if "learning_rate" in entry else {}
+        if "learning_rate" in entry:
+            rates = _rates(document, (*key, "learning_rate"), entry["learning_rate"], ranges)
     except BadInput as error:
         faults += error.faults
     try:
@@ -122,23 +158,40 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
         raise BadInput([*error.faults, *faults]) from None
     if faults:
         raise BadInput(faults)
-    return MethodEntry(label, method, rates, **only)
+    return MethodEntry(label, method, rates, **only, ranges=tuple(ranges))
 
 
-def _rates(document: Document, key: Key, given: Any) -> dict[str | None, tuple[float, ...]]:
-    """Learning rates: a number, a list of numbers, or a mapping from base models to either."""
-    if isinstance(given, dict):
+def _rates(document: Document, key: Key, given: Any, ranges: list[Range]) -> dict[str | None, tuple[float, ...]]:
+    """Learning rates: a number, a list of numbers, a range, or a mapping from base models to one of these.
+
+    The ranges that rates were drawn from are added to *ranges*.
+    """
+    if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
         rates: dict[str | None, tuple[float, ...]] = {}
         for model, value in given.items():
-            rates[None if model == "default" else model] = _rate_list(document, (*key, model), value)
+            rates[None if model == "default" else model] = _rate_list(document, (*key, model), value, ranges)
         return rates
-    return {None: _rate_list(document, key, given)}
+    return {None: _rate_list(document, key, given, ranges)}
 
 
-def _rate_list(document: Document, key: Key, given: Any) -> tuple[float, ...]:
+def _rate_list(document: Document, key: Key, given: Any, ranges: list[Range]) -> tuple[float, ...]:
+    if isinstance(given, dict):
+        ranges.append(validate(Range, document, key))
+        trials, seed = (_said(document, *where) for where in (("budget", "trials"), ("tuning", "search_seed")))
+        if not isinstance(trials, int) or trials < 1:
+            raise BadInput(
+                [document.fault(key, "is a range, from which `budget: {trials: N}` rates are drawn; give their number")]
+            )
+        return ranges[-1].draw(trials, seed if isinstance(seed, int) else 0)
     values = given if isinstance(given, list) else [given]
     if not values or not all(
         isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
     ):
         raise BadInput([document.fault(key, f"must be a positive number or a list of them, got {given!r}")])
     return tuple(float(value) for value in values)
+
+
+def _said(document: Document, part: str, name: str) -> Any:
+    """A key of a part of the suite, which may not be valid yet."""
+    found = document.data.get(part)
+    return found.get(name) if isinstance(found, dict) else None

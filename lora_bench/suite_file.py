@@ -168,9 +168,11 @@ class Tuning(Strict):
 
     Args:
         seeds: Those of the trials, disjoint from the seeds that are reported.
+        search_seed: Of the draws, where learning rates are given as a range.
     """
 
     seeds: tuple[Seed, ...] = Field(min_length=1)
+    search_seed: Seed = 0
 
 
 Shape = Annotated[tuple[Positive, Positive], Field(description="batch size and length")]
