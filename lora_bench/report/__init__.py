@@ -1,8 +1,8 @@
-"""Reports: records as a page, figures, a table for the terminal and a data frame.
+"""Reports: records as Markdown, a page, figures, a table for the terminal and a data frame.
 
-Everything here is made of records alone and needs no torch, so a report renders on any machine; pandas and matplotlib
-are imported by the functions that use them. A report is `<name>.md` with its figures in the folder `<name>` beside it,
-in `runs/<suite>/` as in `reports/`.
+Everything here is made of records alone and needs no torch, so a report renders on any machine; pandas, matplotlib and
+markdown-it are imported by the functions that use them. A report is `<name>.md` with its figures in the folder `<name>`
+beside it, and `<name>.html`, the same with its figures inside; in `runs/<suite>/` as in `reports/`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from lora_bench.report.comparison import Comparison, compare
 from lora_bench.report.figures import draw, plan_figures
 from lora_bench.report.frame import to_frame
 from lora_bench.report.markdown import render_markdown
+from lora_bench.report.page import render_page
 from lora_bench.report.probes import probe_lines, render_probes
 from lora_bench.report.terminal import terminal_table
 from lora_bench.store import write_atomic
@@ -50,10 +51,12 @@ def render_files(
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
     if probes and not records:
-        return {f"{name}.md": render_probes(probes).encode("utf-8")}
-    page = render_markdown(records, figures_folder_name=name, sections=[*sections, probe_lines(probes)])
-    figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(compare(records))}
-    return {f"{name}.md": page.encode("utf-8"), **figures}
+        markdown, figures = render_probes(probes), {}
+    else:
+        markdown = render_markdown(records, figures_folder_name=name, sections=[*sections, probe_lines(probes)])
+        figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(compare(records))}
+    page = render_page(markdown, figures)
+    return {f"{name}.md": markdown.encode("utf-8"), f"{name}.html": page.encode("utf-8"), **figures}
 
 
 def write_report(

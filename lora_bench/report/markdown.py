@@ -16,7 +16,19 @@ from lora_bench.report.comparison import Comparison, ModelTable, Setting, compar
 from lora_bench.report.figures import FigurePlan, plan_figures
 from lora_bench.report.rows import in_order
 from lora_bench.report.sentences import facts, introduction
-from lora_bench.report.text import GIB, code, count, fenced, inert, json_value, learning_rate, listed, plural, seed
+from lora_bench.report.text import (
+    GIB,
+    code,
+    count,
+    fenced,
+    folded,
+    inert,
+    json_value,
+    learning_rate,
+    listed,
+    plural,
+    seed,
+)
 from lora_bench.spec import ModelSpec
 
 Lines = list[str]
@@ -146,9 +158,8 @@ def _search(setting: Setting) -> Lines:
         *tables.learning_rate_table(setting),
         *_edges(setting),
         "",
-        "<details><summary>Every learning rate with its costs</summary>",
     ]
-    return [*lines, *_model_tables(setting), "", "</details>"]
+    return [*lines, *folded("Every learning rate with its costs", _model_tables(setting)[1:])]
 
 
 def _edges(setting: Setting) -> Lines:
@@ -283,9 +294,5 @@ def _provenance(comparison: Comparison) -> Lines:
         "",
         *sorted(models),
         "",
-        f"<details><summary>{count(comparison.runs)} records</summary>",
-        "",
-        *tables.provenance(comparison),
-        "",
-        "</details>",
+        *folded(f"{count(comparison.runs)} records", tables.provenance(comparison)),
     ]

@@ -75,6 +75,20 @@ def fenced(lines: Iterable[str]) -> list[str]:
     return [f"{fence}sh", *body, fence]
 
 
+FOLD = re.compile(r"<details><summary>([\w ,]+)</summary>")
+FOLD_END = "</details>"
+
+
+def folded(summary: str, lines: Sequence[str]) -> list[str]:
+    """Lines that GitHub and our page fold away behind *summary*: the only HTML of a report.
+
+    The summary has words and numbers alone, and so is never a string from a record.
+    """
+    start = f"<details><summary>{summary}</summary>"
+    assert FOLD.fullmatch(start), "a summary has no markup"
+    return [start, "", *lines, "", FOLD_END]
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> list[str]:
     """A Markdown table whose columns from *numbers_from* on are set to the right. Cells must be inert."""
     rules = [":--" if index < numbers_from else "--:" for index in range(len(header))]

@@ -7,13 +7,13 @@ from lora_bench.report import check_report, render_files, write_report
 from tests.records import record, sample_suite
 
 
-def test_a_report_is_a_page_and_the_figures_it_links_to(tmp_path):
+def test_a_report_is_markdown_with_the_figures_it_links_to_and_a_page_with_them_inside(tmp_path):
     written = write_report(sample_suite(), tmp_path / "runs", name="report")
     names = [str(path.relative_to(tmp_path / "runs")) for path in written]
-    assert names[0] == "report.md"
-    page = written[0].read_text(encoding="utf-8")
-    assert all(f"]({name})" in page for name in names[1:])
-    assert page.count(".svg)") == len(names) - 1
+    assert names[:2] == ["report.md", "report.html"]
+    markdown, page = (path.read_text(encoding="utf-8") for path in written[:2])
+    assert all(f"]({name})" in markdown for name in names[2:])
+    assert markdown.count(".svg)") == page.count("<svg ") == len(names) - 2
 
 
 def test_files_are_the_same_whenever_they_are_rendered():
@@ -28,11 +28,11 @@ def test_a_report_that_equals_its_records_has_no_differences(tmp_path):
 
 def test_every_difference_is_named(tmp_path):
     written = write_report(sample_suite(), tmp_path, name="quickstart")
-    page = written[0]
-    lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
+    markdown = written[0]
+    lines = markdown.read_text(encoding="utf-8").splitlines(keepends=True)
     lines[2] = "4 methods, and one of them wins.\n"
-    page.write_text("".join(lines), encoding="utf-8")
-    written[1].unlink()
+    markdown.write_text("".join(lines), encoding="utf-8")
+    written[2].unlink()
     (tmp_path / "quickstart" / "old.svg").write_text("<svg/>", encoding="utf-8")
     assert check_report(sample_suite(), tmp_path, name="quickstart") == [
         "quickstart.md differs from its records from line 3 on",
@@ -49,7 +49,7 @@ def test_other_records_make_another_report(tmp_path):
 def test_importing_the_reports_loads_neither_torch_nor_a_plotting_library():
     code = (
         "import sys; import lora_bench.report; "
-        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas', 'matplotlib', 'scipy'}; "
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas', 'matplotlib', 'scipy', 'markdown_it'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
