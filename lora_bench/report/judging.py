@@ -19,6 +19,7 @@ from lora_bench.report.rows import Row
 from lora_bench.stats import (
     METRICS,
     Items,
+    ItemScores,
     MacroDifference,
     PairedDifference,
     Verdict,
@@ -30,6 +31,9 @@ from lora_bench.stats import (
     with_failures_at_floor,
 )
 from lora_bench.store import Answers
+
+# Resamples of test items, for a metric that is no mean over them.
+DRAWS = 2_000
 
 Declared = Literal["before", "changed", "never"]
 
@@ -129,7 +133,7 @@ def judge_comparison(
                 if reference is None:
                     left_out[f"{where}: {chosen.reference} was not run there"] = None
                     continue
-                found = _difference(row, reference, setting, answers)
+                found = row_difference(row, reference, setting, (answers, answers))
                 if isinstance(found, str):
                     left_out[f"{where}: {found}"] = None
                     continue
@@ -181,38 +185,54 @@ def _not_judged(setting: Setting) -> str | None:
     return None
 
 
-def _scores(row: Row) -> dict[int, float]:
+def scores_by_seed(row: Row) -> dict[int, float]:
+    """The scores of a row by seed; runs whose seed nobody knows have no partner and are left out."""
     return {score.seed: score.value for score in row.scores if score.seed is not None}
 
 
-def _difference(
-    row: Row, reference: Row, setting: Setting, answers: AnswersOf
+def row_difference(
+    row: Row, reference: Row, setting: Setting, answers: tuple[AnswersOf, AnswersOf]
 ) -> tuple[PairedDifference, tuple[Items, Items] | None] | str:
-    """A row less its reference and the items that enter, or why they cannot be compared."""
-    mine, theirs = _scores(row), _scores(reference)
+    """A row less its reference and the items that enter, or why they cannot be compared.
+
+    Args:
+        row: What is judged.
+        reference: What it is held against, on the same task and base model.
+        setting: Of the row.
+        answers: Gives the predictions of the row's runs, and of the reference's.
+    """
+    mine, theirs = scores_by_seed(row), scores_by_seed(reference)
     for label, scores in ((row.label, mine), (reference.label, theirs)):
         if not scores:
             return f"no run of {label} has a score"
     if not mine.keys() & theirs.keys():
         return "they share no seed"
     items = _items(row, reference, setting, answers)
+    # A mean over items needs no draws for its variance, and 2,000 give that of another metric to 2 %.
+    means = items is not None and all(isinstance(one, ItemScores) for one in items)
     difference = paired_difference(
-        mine, theirs, draw_seed=seed_from(*sorted(row.run_ids), *sorted(reference.run_ids)), items=items
+        mine,
+        theirs,
+        draw_seed=seed_from(*sorted(row.run_ids), *sorted(reference.run_ids)),
+        items=items,
+        draws=0 if means else DRAWS,
     )
     return difference, items
 
 
-def _items(row: Row, reference: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Items] | None:
+def _items(
+    row: Row, reference: Row, setting: Setting, answers: tuple[AnswersOf, AnswersOf]
+) -> tuple[Items, Items] | None:
     """Both rows' scores as functions of the test items, where predictions are stored and the metric is known by item."""
     metric = setting.spec.task.metric
     if metric not in METRICS:
         return None
     both = []
     expected: list[Any] | None = None
-    for one in (row, reference):
+    for one, answers_of in zip((row, reference), answers, strict=True):
         predictions: dict[int, Sequence[Any]] = {}
         for score in one.scores:
-            found = answers(score.run_id)
+            found = answers_of(score.run_id)
             if found is None or score.seed is None:
                 return None
             expected = found.references if expected is None else expected
@@ -233,7 +253,7 @@ def _at_floor(row: Row, reference: Row) -> float | None:
     means = []
     for one in (row, reference):
         failed = [failure.seed for failure in one.failures if failure.seed is not None]
-        scores = with_failures_at_floor(_scores(one), failed, floor)
+        scores = with_failures_at_floor(scores_by_seed(one), failed, floor)
         means.append(sum(scores.values()) / len(scores))
     return means[0] - means[1]
 
@@ -262,10 +282,11 @@ def _across(held: Sequence[Held], analysis: Analysis) -> tuple[Across, ...]:
         seeds = [set(one.difference.seeds) for one in alone.values()]
         if len(alone) > 1 and set.intersection(*seeds):
             differences[key] = macro_difference(
-                {task: _scores(one.row) for task, one in alone.items()},
-                {task: _scores(one.reference) for task, one in alone.items()},
+                {task: scores_by_seed(one.row) for task, one in alone.items()},
+                {task: scores_by_seed(one.reference) for task, one in alone.items()},
                 draw_seed=seed_from(*sorted(run_id for one in alone.values() for run_id in one.row.run_ids)),
                 items={task: one.items for task, one in alone.items() if one.items is not None},
+                draws=DRAWS,
             )
     if not differences:
         return ()

@@ -99,7 +99,7 @@ def verdict_lines(judged: Judged) -> list[str]:
         "",
         _declaration(judged),
         "",
-        *_LEGEND,
+        *LEGEND,
         "",
         *_table(judged),
     ]
@@ -123,7 +123,7 @@ def _declaration(judged: Judged) -> str:
     return "No rules were declared before these runs, so these are the defaults."
 
 
-_LEGEND = """\
+LEGEND = """\
 - *difference*: the method less the reference, mean over seeds. *interval*: at 95 %, for this comparison alone; of the one
   over seeds and the one over seeds and test items the wider, and *covers* says whether items could enter.
 - *better*, *worse*: a difference is shown; *equivalent*: it is shown to be smaller than the margin; *non-inferior*: it is
@@ -152,7 +152,7 @@ def _table(judged: Judged) -> list[str]:
     for held in judged.held:
         row = [
             setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row),
-            str(held.difference.pairs), *_numbers(held.verdict, "seeds, items" if held.items is not None else "seeds"),
+            str(held.difference.pairs), *numbers(held.verdict, "seeds, items" if held.items is not None else "seeds"),
         ]  # fmt: skip
         if several:
             row.append(text.difference(held.at_floor))
@@ -160,7 +160,8 @@ def _table(judged: Judged) -> list[str]:
     return text.table(header, rows, numbers_from=3)
 
 
-def _numbers(verdict: Verdict, covers: str) -> list[str]:
+def numbers(verdict: Verdict, covers: str) -> list[str]:
+    """The cells of a comparison: difference, interval, what it covers, verdict, p, and the seeds that would decide."""
     interval = verdict.interval
     return [
         text.difference(verdict.difference),
@@ -188,7 +189,7 @@ def _across(judged: Judged) -> list[str]:
     rows = [
         [
             inert(one.model, 80), code(one.label), str(len(one.difference.tasks)), str(one.difference.pairs),
-            *_numbers(one.verdict, "seeds, items" if one.difference.crossed is not None else "seeds"),
+            *numbers(one.verdict, "seeds, items" if one.difference.crossed is not None else "seeds"),
             f"{one.difference.wins} of {len(one.difference.tasks)}",
         ]
         for one in judged.across
