@@ -20,6 +20,8 @@ MAX_SIZE = 1 << 20
 
 Axis = Literal["train_examples", "train_tokens"]
 AXES: tuple[Axis, ...] = get_args(Axis)
+ParameterAxis = Literal["adapter_parameters"]
+
 _UNITS: dict[Axis, str] = {"train_examples": "examples", "train_tokens": "real tokens"}
 
 
@@ -93,6 +95,11 @@ class Budget(HeldEqual):
     """
 
     adapter_parameters: int | None = Field(default=None, gt=0)
+
+    @property
+    def parameter_target(self) -> tuple[ParameterAxis, int] | None:
+        """The axis of parameters that sizes are fitted to, and its target; None where methods are taken as they are given."""
+        return None if self.adapter_parameters is None else ("adapter_parameters", self.adapter_parameters)
 
     def within(self, count: int) -> bool:
         """Whether *count* adapter parameters keep the budget."""

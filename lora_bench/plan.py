@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_bench.budget import Budget
 from lora_bench.cell import Cell
 from lora_bench.choose import chosen_rate, start_records
 from lora_bench.entries import MethodEntry
@@ -104,7 +105,8 @@ def make_plan(
         for base_model in models:
             for entry in suite.methods:
                 if entry.is_for(loaded.task.task, base_model.name):
-                    planner.add(loaded, base_model, entry)
+                    for budget in suite.budgets(entry):
+                        planner.add(loaded, base_model, entry, budget)
     order = {loaded.task.task: index for index, loaded in enumerate(tasks)}
     cells = sorted(_estimated_from_records(planner.cells), key=lambda cell: order[cell.job.spec.task.name])
     refuse_twins(suite, cells)
@@ -145,10 +147,10 @@ class _Planner:
         self.cells: list[Cell] = []
         self.waiting: list[Waiting] = []
 
-    def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry) -> None:
-        """Add the runs of a task, base model and method: its trials and, where they are done, its reported runs."""
+    def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget) -> None:
+        """Add the runs of a task, base model, method and budget: its trials and, where they are done, its reported runs."""
         suite, name = self.suite, loaded.task.task
-        recipe = suite.recipe(name, base_model.name, entry)
+        recipe = suite.recipe(name, base_model.name, entry, budget)
         check_rates(suite, recipe, name, base_model, entry)
         check_schedule(suite, recipe, name, base_model, entry)
         fit = fit_method(
@@ -164,7 +166,8 @@ class _Planner:
                 trial=trial, start=start, series=self.series,
             )  # fmt: skip
             if fit.reason is not None or blocked is not None:
-                spec = _not_to_be_run(spec, fit.reason or blocked or "")
+                several = len(suite.budgets(entry)) > 1
+                spec = _not_to_be_run(spec, fit.reason or blocked or "", budget if several else None)
             folder = RunFolder(self.runs / spec.run_id)
             job = Job(
                 spec=spec,
@@ -208,7 +211,9 @@ class _Planner:
             self.cells += [cell(rate, seed) for seed in seeds]
             return
         sources = [
-            one for one in self.cells if not one.trial and _is_at(one, recipe.start, base_model.name, entry.label)
+            one
+            for one in self.cells
+            if not one.trial and _is_at(one, recipe.start, base_model.name, entry.label, budget)
         ]
         found = start_records([one.record for one in sources], suite.rules, seeds)
         if found is None or not sources:
@@ -224,14 +229,21 @@ class _Planner:
                 )
 
 
-def _is_at(cell: Cell, task: str, model: str, label: str) -> bool:
+def _is_at(cell: Cell, task: str, model: str, label: str, budget: Budget) -> bool:
     spec = cell.job.spec
-    return (spec.task.name, cell.job.base_model.name, spec.method.label) == (task, model, label)
+    at = (spec.task.name, cell.job.base_model.name, spec.method.label, cell.job.budget.parameter_target)
+    return at == (task, model, label, budget.parameter_target)
 
 
-def _not_to_be_run(spec: PlannedSpec, reason: str) -> PlannedSpec:
-    """A spec whose id says why it cannot run: should the reason go away, its record does not stand in the way."""
+def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> PlannedSpec:
+    """A spec whose id says why it cannot run: should the reason go away, its record does not stand in the way.
+
+    With *budget* it names the target too, of which a suite has several: the reason may be the same at each.
+    """
     chosen = {**spec.method.chosen, "unsupported": reason}
+    if budget is not None and budget.parameter_target is not None:
+        axis, target = budget.parameter_target
+        chosen[axis] = target
     return spec.model_copy(update={"method": spec.method.model_copy(update={"chosen": chosen})})
 
 
@@ -245,7 +257,7 @@ def _command(suite: Suite, spec: PlannedSpec, series: str | None, data_dir: Path
 
 def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
     """The cells, with seconds from a record of the same cell (whatever its seed) where there is one."""
-    seconds: dict[tuple[str, ...], float] = {}
+    seconds: dict[tuple[object, ...], float] = {}
     for cell in cells:
         record = cell.record
         if record is not None and record.speed is not None:
@@ -265,6 +277,6 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
     ]
 
 
-def _kind(cell: Cell) -> tuple[str, ...]:
+def _kind(cell: Cell) -> tuple[object, ...]:
     spec = cell.job.spec
-    return spec.task.name, spec.model.name, spec.method.label
+    return spec.task.name, spec.model.name, spec.method.label, cell.job.budget.parameter_target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from lora_bench.budget import ParameterAxis
 from lora_bench.cell import Cell
 from lora_bench.contradictions import schedule_misfit
 from lora_bench.entries import MethodEntry
@@ -68,13 +69,21 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
 def refuse_twins(suite: Suite, cells: list[Cell]) -> None:
     """Two cells that are the same run under two names are a mistake: they would share one record."""
     first: dict[str, Cell] = {}
-    faults: dict[str, None] = {}
+    faults: dict[Fault, None] = {}
     for cell in cells:
         other = first.setdefault(cell.job.spec.run_id, cell)
-        if other is not cell:
-            faults[f"{_named(other)} and {_named(cell)} are the same runs under two names"] = None
+        if other is cell:
+            continue
+        one, two = other.job.budget.parameter_target, cell.job.budget.parameter_target
+        if one is not None and two is not None and one != two:
+            size = f"{cell.job.spec.method.size} {cell.fit.size}"
+            message = f"{one[1]:,} and {two[1]:,} both give {_named(cell)} the {size}: choose targets further apart"
+            faults[suite.document.fault(("budget", two[0]), message)] = None
+        else:
+            message = f"{_named(other)} and {_named(cell)} are the same runs under two names"
+            faults[suite.document.fault(("methods",), message)] = None
     if faults:
-        raise BadInput(suite.document.fault(("methods",), fault) for fault in faults)
+        raise BadInput(faults)
 
 
 def _named(cell: Cell) -> str:
@@ -84,8 +93,18 @@ def _named(cell: Cell) -> str:
 
 def refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:
     """A budget that nothing but the reference line can meet is a mistake in the suite, not a row of its report."""
-    sized = [cell for cell in cells if cell.job.spec.method.size is not None]
-    if suite.content.budget.adapter_parameters is None or not sized or any(cell.reason is None for cell in sized):
-        return
-    reasons = {f"{cell.job.spec.method.label} on {cell.job.spec.model.name}: {cell.reason}": None for cell in sized}
-    raise BadInput(suite.document.fault(("budget", "adapter_parameters"), reason) for reason in reasons)
+    by_target: dict[tuple[ParameterAxis, int], list[Cell]] = {}
+    for cell in cells:
+        target = cell.job.budget.parameter_target
+        if target is not None and cell.job.spec.method.size is not None:
+            by_target.setdefault(target, []).append(cell)
+    faults = {
+        suite.document.fault(
+            ("budget", axis), f"{cell.job.spec.method.label} on {cell.job.spec.model.name}: {cell.reason}"
+        ): None
+        for (axis, _), sized in by_target.items()
+        if all(cell.reason is not None for cell in sized)
+        for cell in sized
+    }
+    if faults:
+        raise BadInput(faults)

@@ -156,22 +156,20 @@ def _reasons(plan: Plan) -> list[Text]:
 
 
 def _groups(plan: Plan, task: str) -> list[list[Cell]]:
-    groups: dict[tuple[str, str], list[Cell]] = {}
+    groups: dict[object, list[Cell]] = {}
     for cell in plan.cells:
         spec = cell.job.spec
         if spec.task.name == task:
-            groups.setdefault((spec.model.name, spec.method.label), []).append(cell)
+            key = (spec.model.name, spec.method.label, cell.job.budget.parameter_target)
+            groups.setdefault(key, []).append(cell)
     return list(groups.values())
 
 
 def _totals(plan: Plan) -> str:
     missing = [cell for cell in plan.missing if cell.reason is None]
     budget = plan.suite.content.budget
-    target = (
-        f"{budget.adapter_parameters:,} adapter parameters ± {budget.tolerance:.0%}, "
-        if budget.adapter_parameters
-        else ""
-    )
+    targets = " and ".join(f"{target:,}" for target in budget.adapter_parameters or ())
+    target = f"{targets} adapter parameters ± {budget.tolerance:.0%}, " if targets else ""
     threads = plan.suite.content.training.threads
     workers = default_workers([cell.estimate for cell in missing], threads)
     later = sum(waiting.runs for waiting in plan.waiting)

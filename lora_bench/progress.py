@@ -30,8 +30,10 @@ class QuietOnBrokenPipe(Console):
 
 
 def run_name(spec: RunSpec) -> str:
-    """A run in a few words: task, base model, method, learning rate where it varies, seed."""
-    return f"{spec.task.name} · {spec.model.name} · {spec.method.label} · seed {spec.seed}"
+    """A run in a few words: task, base model, method with its size, seed."""
+    method = spec.method
+    size = f" ({method.size} {method.options[method.size]})" if method.size is not None else ""
+    return f"{spec.task.name} · {spec.model.name} · {method.label}{size} · seed {spec.seed}"
 
 
 def result_line(record: Record) -> str:

@@ -4,12 +4,14 @@
 
 A row is one method with its options and learning rate on one base model, over its seeds. Runs stand in one table only
 where all that is not the method, its learning rate, the base model or the seed is equal, the budget included; others
-make a setting of their own that names the fields in which it differs. Failed runs stay in their row with status and
-reason. Rows are in alphabetical order, the reference line first, so that a table suggests no winner.
+make a setting of their own that names the fields in which it differs. A method without a size is exempt from the target
+for parameters: its runs stand beside those of every target that are equal in all else. Failed runs stay in their row with
+status and reason. Rows are in alphabetical order, the reference line first, so that a table suggests no winner.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -42,6 +44,10 @@ ALWAYS_PLANNED = (
 )  # fmt: skip
 
 
+# What of a budget holds the number of parameters, by dotted name.
+TARGETS = ("budget.adapter_parameters", "budget.tolerance")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelTable:
     """The rows of one base model; *ambiguous* where another of the setting has the same name and other weights."""
@@ -58,7 +64,7 @@ class ModelTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The runs of one task that shared everything but method, learning rate, base model and seed.
+    """The runs of one task that shared everything but method, learning rate, base model and seed, references but the target.
 
     Args:
         spec: The spec of one of its runs, for what they share.
@@ -88,6 +94,11 @@ class Setting:
     def target(self) -> int | None:
         """Adapter parameters that its runs were held to, or None."""
         return self.budget.adapter_parameters if self.budget is not None else None
+
+    @property
+    def differs_in_target_only(self) -> bool:
+        """Whether nothing but the target for parameters sets it apart from the other settings of its task."""
+        return bool(self.differs) and not set(self.differs).difference(TARGETS)
 
     @property
     def unknown(self) -> list[str]:
@@ -126,14 +137,8 @@ def compare(records: Sequence[Record]) -> Comparison:
     environments = _environments(records)
     by_task: dict[str, list[Setting]] = {}
     for task, of_task in _grouped(records, lambda record: record.spec.task.name):
-        # Results come before the searches that chose their learning rates.
-        groups = [
-            group
-            for _, group in _grouped(
-                of_task, lambda record: (record.spec.score_on != "test", canonical(conditions(record)))
-            )
-        ]
-        differing = _differing([conditions(group[0]) for group in groups])
+        groups = _settings(of_task)
+        differing = _differing([conditions(_held(group)) for group in groups])
         by_task[task] = [
             _setting(group, differs, environments) for group, differs in zip(groups, differing, strict=True)
         ]
@@ -170,6 +175,40 @@ def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
     spec["task"]["definition"] = without_shown(of.task.definition)
     held_to = None if budget is None else budget.model_dump(mode="json")
     return dict(sorted(_flat({**spec, "budget": held_to}).items()))
+
+
+def _settings(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each setting of a task; results come before the searches that chose their learning rates.
+
+    A setting has the records that share their conditions, and the exempt ones that share all but the target.
+    """
+    shared = {record.run_id: conditions(record) for record in records}
+    held = {canonical(shared[record.run_id]) for record in records if not exempt(record)}
+    beside: dict[str, list[str]] = {}
+    for key in held:
+        beside.setdefault(canonical(_without_target(json.loads(key))), []).append(key)
+
+    groups: dict[tuple[bool, str], list[Record]] = {}
+    for record in records:
+        own = shared[record.run_id]
+        found = beside.get(canonical(_without_target(own)), []) if exempt(record) else []
+        for key in found or [canonical(own)]:
+            groups.setdefault((record.spec.score_on != "test", key), []).append(record)
+    return [groups[key] for key in sorted(groups)]
+
+
+def exempt(record: Record) -> bool:
+    """Whether a run was held to no target for parameters, since its method has no size to turn."""
+    return record.spec.method.size is None and record.budget is not None
+
+
+def _held(records: Sequence[Record]) -> Record:
+    """One of the records of a setting that says its target."""
+    return next((record for record in records if not exempt(record)), records[0])
+
+
+def _without_target(shared: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    return {name: value for name, value in shared.items() if name not in TARGETS}
 
 
 def _each_once(records: Sequence[Record]) -> list[Record]:
@@ -210,7 +249,7 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
     first = records[0]
     return Setting(
         spec=first.spec,
-        budget=first.budget,
+        budget=_held(records).budget,
         differs=differs,
         search=search,
         examples=unique(record.data.examples for record in records if record.data is not None),

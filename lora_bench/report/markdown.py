@@ -16,6 +16,7 @@ from lora_bench.report.comparison import Comparison, ModelTable, Setting, compar
 from lora_bench.report.figures import FigurePlan, plan_figures
 from lora_bench.report.rows import in_order
 from lora_bench.report.sentences import facts, introduction
+from lora_bench.report.targets import score_curves
 from lora_bench.report.text import (
     GIB,
     code,
@@ -79,6 +80,7 @@ def _scores(comparison: Comparison) -> Lines:
     lines = ["## Scores", "", *_LEGEND]
     if any(setting.by_median for setting in comparison.settings):
         lines.append(_MEDIAN_NOTE)
+    lines += score_curves(comparison)
     for setting in comparison.settings:
         lines += ["", f"### {tables.setting_name(setting, comparison)}"]
         if setting.differs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lora_bench.budget import amount_of
 from lora_bench.report import text
@@ -91,31 +91,42 @@ def best_rates(rows: Iterable[Row], higher_is_better: bool | None) -> list[float
     return [rate for rate, mean in means.items() if mean == best]
 
 
+def each_row(comparison: Comparison) -> Iterator[tuple[str, Setting, ModelTable, Row]]:
+    """Every row once with the names of its settings: a reference stands in the table of every target, and is run once."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    first: list[tuple[Setting, ModelTable, Row]] = []
+    for setting in comparison.settings:
+        for table in setting.tables:
+            for row in table.rows:
+                if row.run_ids not in names:
+                    first.append((setting, table, row))
+                names.setdefault(row.run_ids, []).append(setting_name(setting, comparison))
+    for setting, table, row in first:
+        yield text.listed(names[row.run_ids]), setting, table, row
+
+
 def costs(comparison: Comparison) -> list[str]:
     """Seconds of training and of evaluation, a run and in all."""
     lines = []
     totals: list[list[float]] = [[], []]
-    for setting in comparison.settings:
-        for table in setting.tables:
-            for row in table.rows:
-                if row.train_seconds_total is None:
-                    continue
-                totals[0].append(row.train_seconds_total)
-                totals[1].append(row.evaluation_seconds_total or 0.0)
-                mark = _mark(row)
-                of_run = [text.rate(row.train_seconds) + mark, text.rate(row.evaluation_seconds) + mark]
-                in_all = [text.rate(row.train_seconds_total), text.rate(row.evaluation_seconds_total)]
-                tokens = text.rate(row.real_tokens_per_second) + mark
-                name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
-                where = [setting_name(setting, comparison), model_name(table), name]
-                lines.append([*where, count(row.ok), *of_run, tokens, *in_all])
+    for where, setting, table, row in each_row(comparison):
+        if row.train_seconds_total is None:
+            continue
+        totals[0].append(row.train_seconds_total)
+        totals[1].append(row.evaluation_seconds_total or 0.0)
+        mark = _mark(row)
+        of_run = [text.rate(row.train_seconds) + mark, text.rate(row.evaluation_seconds) + mark]
+        in_all = [text.rate(row.train_seconds_total), text.rate(row.evaluation_seconds_total)]
+        tokens = text.rate(row.real_tokens_per_second) + mark
+        name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
+        lines.append([where, model_name(table), name, count(row.ok), *of_run, tokens, *in_all])
     if not lines:
         return []
     header = [
         "task", "base model", "method", "runs", "training, s a run", "evaluation, s a run", "tokens/s",
         "training, s in all", "evaluation, s in all",
     ]  # fmt: skip
-    runs = sum(row.ok for setting in comparison.settings for row in setting.rows)
+    runs = sum(row.ok for _, _, _, row in each_row(comparison))
     total = ["all", "", "", count(runs), "", "", "", *(text.rate(math.fsum(seconds)) for seconds in totals)]
     return text.table(header, [*lines, total], numbers_from=3)
 
@@ -124,12 +135,10 @@ def failures(comparison: Comparison) -> list[str]:
     """Every run that ended in another way than `ok`, with its reason."""
     lines = [
         [
-            setting_name(setting, comparison), model_name(table), method_name(row), text.seed(failure.seed),
+            where, model_name(table), method_name(row), text.seed(failure.seed),
             code(failure.status), inert(failure.reason, limit=600), str(failure.attempts), code(failure.run_id),
         ]
-        for setting in comparison.settings
-        for table in setting.tables
-        for row in table.rows
+        for where, _, table, row in each_row(comparison)
         for failure in row.failures
     ]  # fmt: skip
     header = ["task", "base model", "method", "seed", "status", "reason", "attempts", "run id"]
@@ -139,18 +148,12 @@ def failures(comparison: Comparison) -> list[str]:
 def provenance(comparison: Comparison) -> list[str]:
     """The run behind every number: its id, seed, status and score."""
     lines = []
-    for setting in comparison.settings:
-        for table in setting.tables:
-            for row in table.rows:
-                scored = {score.run_id: score.value for score in row.scores}
-                ended = {failure.run_id: failure.status for failure in row.failures}
-                for run_id, seed in zip(row.run_ids, row.seeds, strict=True):
-                    status = ended.get(run_id, "ok")
-                    where = [setting_name(setting, comparison), model_name(table), method_name(row)]
-                    rate = text.learning_rate(row.learning_rate)
-                    lines.append(
-                        [code(run_id), *where, rate, text.seed(seed), code(status), text.score(scored.get(run_id))]
-                    )
+    for where, _, table, row in each_row(comparison):
+        scored = {score.run_id: score.value for score in row.scores}
+        ended = {failure.run_id: failure.status for failure in row.failures}
+        for run_id, seed in zip(row.run_ids, row.seeds, strict=True):
+            named = [code(run_id), where, model_name(table), method_name(row), text.learning_rate(row.learning_rate)]
+            lines.append([*named, text.seed(seed), code(ended.get(run_id, "ok")), text.score(scored.get(run_id))])
     header = ["run id", "task", "base model", "method", "learning rate", "seed", "status", "score"]
     return text.table(header, lines, numbers_from=4)
 
@@ -167,11 +170,21 @@ def failure_cells(failed: Sequence[Failure]) -> list[str]:
 
 
 def setting_name(setting: Setting, comparison: Comparison) -> str:
-    """The task, and a number where the task has several settings."""
+    """The task, and where the task has several settings what tells them apart: the target, or a number and the target."""
     task = setting.spec.task.name
     alike = [other for other in comparison.settings if other.spec.task.name == task]
+    if len(alike) == 1:
+        return code(task)
     number = next(index for index, other in enumerate(alike, start=1) if other is setting)
-    return code(task) + (f" (setting {number})" if len(alike) > 1 else "")
+    said = [] if setting.differs_in_target_only else [f"setting {number}"]
+    if len({other.target for other in alike}) > 1:
+        said.append(target_name(setting))
+    return f"{code(task)} ({', '.join(said)})"
+
+
+def target_name(setting: Setting) -> str:
+    """The target for parameters of a setting in a few words."""
+    return f"{count(setting.target)} adapter parameters" if setting.target is not None else "no target"
 
 
 def model_name(table: ModelTable) -> str:

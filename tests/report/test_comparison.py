@@ -106,7 +106,7 @@ def test_counts_outside_the_tolerance_are_seen():
         ({"training": {"max_length": 128}}, "training.max_length"),
         ({"training": {"precision": "bfloat16"}}, "training.precision"),
         ({"training": {"arguments": {"adam_beta2": 0.98}}}, "training.arguments.adam_beta2"),
-        ({"budget": BUDGET.model_copy(update={"adapter_parameters": 99})}, "budget.adapter_parameters"),
+        ({"budget": BUDGET.model_copy(update={"trials": 3})}, "budget.trials"),
         ({"metric": "f1"}, "task.metric"),
     ],
 )
@@ -118,6 +118,50 @@ def test_runs_that_differ_in_more_than_the_method_are_never_in_one_table(change,
     )
     for setting in comparison.settings:
         assert field in setting.differs
+
+
+def at(target):
+    return BUDGET.model_copy(update={"adapter_parameters": target})
+
+
+def test_methods_with_a_size_are_never_in_one_table_with_those_of_another_target():
+    comparison = compare([record("bottleneck_adapter"), record("lora", budget=at(99))])
+    found = {setting.target: [row.label for row in setting.rows] for setting in comparison.settings}
+    assert found == {99: ["lora"], 7_680: ["bottleneck_adapter"]}
+    assert [setting.differs for setting in comparison.settings] == [
+        {"budget.adapter_parameters": 7_680}, {"budget.adapter_parameters": 99},
+    ]  # fmt: skip
+
+
+def of_targets(reference):
+    """The records of a suite with two targets, whose reference line carries another budget or none of them."""
+    wide = METHODS["lora"].model_copy(update={"options": {**METHODS["lora"].options, "rank": 8}, "chosen": {"rank": 8}})
+    small = [record("lora", seed=seed, budget=at(7_680)) for seed in (0, 1)]
+    large = [record(wide, seed=seed, budget=at(15_360)) for seed in (0, 1)]
+    return [*small, *large, *(record("full", seed=seed, budget=reference) for seed in (0, 1))]
+
+
+@pytest.mark.parametrize("reference", [at(None), at(7_680), at(15_360)])
+def test_the_reference_line_stands_beside_every_target_and_is_counted_once(reference):
+    comparison = compare(of_targets(reference))
+    assert {setting.target: [row.label for row in setting.rows] for setting in comparison.settings} == {
+        7_680: ["full", "lora"], 15_360: ["full", "lora"],
+    }  # fmt: skip
+    assert comparison.runs == 6
+    one, other = (setting.rows[0] for setting in comparison.settings)
+    assert one == other and one.reference and len(one.run_ids) == 2
+
+
+def test_the_reference_line_stands_beside_no_runs_that_differ_in_more_than_the_target():
+    longer = at(None).model_copy(update={"train_examples": 6_400})
+    records = [*of_targets(longer)[:4], record("full", budget=longer, training={"train_examples": 6_400})]
+    labels = [[row.label for row in setting.rows] for setting in compare(records).settings]
+    assert sorted(labels) == [["full"], ["lora"], ["lora"]]
+
+
+def test_a_reference_alone_makes_a_setting_of_its_own():
+    (setting,) = compare([record("full", budget=at(7_680))]).settings
+    assert setting.target == 7_680
 
 
 def test_method_learning_rate_base_model_and_seed_may_differ():
