@@ -119,11 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     published.add_argument("table", nargs="?", metavar="TABLE", help="a table by name")
     published.set_defaults(command=_published)
 
-    report = commands.add_parser("report", help="render records as Markdown with figures")
+    report = commands.add_parser("report", help="render records as Markdown with figures, and as one HTML page")
     report.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs, a baseline, or the baselines folder")
     report.add_argument("--out", metavar="FOLDER", type=Path, help="where to write; beside the runs by default")
     report.add_argument("--published", metavar="TABLE", help="hold the records against a published table")
     report.add_argument("--as", dest="role", metavar="MODEL", help="the table's base model that another stands in for")
+    report.add_argument("--data", action="store_true", help="also write every number, as CSV, Parquet and JSON")
     report.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a report would differ")
     report.set_defaults(command=_report)
 
@@ -207,6 +208,7 @@ def _run_and_report(
     from lora_bench.probe_store import read_probes
     from lora_bench.progress import display
     from lora_bench.report import write_report
+    from lora_bench.store import answers_in
 
     console = _console()
     with display(console, quiet=arguments.quiet) as shown:
@@ -225,10 +227,16 @@ def _run_and_report(
     if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
         interrupted = _probe_after_runs(suite, folder, arguments, console)
     if outcome.records:
-        written = write_report(outcome.records, folder, sections=sections(outcome.records), probes=read_probes(folder))
+        written = write_report(
+            outcome.records,
+            folder,
+            sections=sections(outcome.records),
+            probes=read_probes(folder),
+            answers=answers_in(folder, outcome.records),
+        )
         if not arguments.quiet:
             _show(console, outcome.records)
-            console.print(f"report: {written[0]}", markup=False, highlight=False)
+            console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
     if interrupted is not None:
         return _stopped(console, interrupted)
     failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
@@ -310,7 +318,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     from lora_bench.execute import runs_folder
     from lora_bench.probe_suite import load_probe_suite
     from lora_bench.report import write_report
-    from lora_bench.store import read_records, record_files
+    from lora_bench.store import answers_in, read_records, record_files
 
     suite = load_probe_suite(arguments.suite)
     folder = runs_folder(suite, arguments.runs)
@@ -318,9 +326,9 @@ def _probe(arguments: argparse.Namespace) -> int:
     outcome = _measure(suite, folder, arguments, console, processes=arguments.processes, share=arguments.share)
     if outcome.records:
         records = read_records(folder) if record_files(folder) else []
-        written = write_report(records, folder, probes=outcome.records)
+        written = write_report(records, folder, probes=outcome.records, answers=answers_in(folder, records))
         if not arguments.quiet:
-            console.print(f"report: {written[0]}", markup=False, highlight=False)
+            console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
     if outcome.interrupted is not None:
         return _stopped(console, outcome.interrupted)
     return SOME_FAILED if any(record.status not in ("ok", "unsupported") for record in outcome.records) else DONE
@@ -371,9 +379,10 @@ def _show_plan(console: Console, plan: Plan, card: str | None) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from lora_bench.export import data_files
     from lora_bench.probe_store import probe_files, read_probes
     from lora_bench.report import check_report, write_report
-    from lora_bench.store import read_records, record_files
+    from lora_bench.store import answers_in, read_records, record_files
 
     def has_records(path: Path) -> bool:
         return bool(record_files(path) or probe_files(path))
@@ -392,10 +401,12 @@ def _report(arguments: argparse.Namespace) -> int:
         records = read_records(source) if record_files(source) or not probes else []
         out = arguments.out or source
         sections = _published_sections(arguments, source, records)
+        data = data_files(records, probes) if arguments.data else None
         if arguments.check:
-            differences += check_report(records, out, name, sections, probes)
+            differences += check_report(records, out, name, sections, probes, data, answers_in(source, records))
         else:
-            print(write_report(records, out, name, sections, probes)[0])
+            written = write_report(records, out, name, sections, probes, data, answers_in(source, records))
+            print(*(path for path in written if path.suffix != ".svg"), sep="\n")
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE

@@ -7,7 +7,7 @@ beside it, and `<name>.html`, the same with its figures inside; in `runs/<suite>
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_bench.probe_record import ProbeRecord
@@ -15,6 +15,7 @@ from lora_bench.record import Record
 from lora_bench.report.comparison import Comparison, compare
 from lora_bench.report.figures import draw, plan_figures
 from lora_bench.report.frame import to_frame
+from lora_bench.report.judging import AnswersOf
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.page import render_page
 from lora_bench.report.probes import probe_lines, render_probes
@@ -38,14 +39,18 @@ def render_files(
     name: str = "report",
     sections: Sequence[Sequence[str]] = (),
     probes: Sequence[ProbeRecord] = (),
+    data: Mapping[str, bytes] | None = None,
+    answers: AnswersOf = lambda run_id: None,
 ) -> dict[str, bytes]:
-    """A report as the content of its files, by path relative to the report's folder: `<name>.md` first.
+    """A report as the content of its files, by path relative to the report's folder: `<name>.md`, `<name>.html` and more.
 
     Args:
         records: What it is of.
         name: Of the page.
         sections: Further sections, as lines of Markdown, after the scores.
         probes: What was measured alone; a report may be of these and nothing else.
+        data: Files that lie beside the figures, by name: `lora_bench.export.data_files` makes them.
+        answers: Gives the predictions of a run, where they are stored: `lora_bench.store.answers_in`.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
@@ -53,10 +58,11 @@ def render_files(
     if probes and not records:
         markdown, figures = render_probes(probes), {}
     else:
-        markdown = render_markdown(records, figures_folder_name=name, sections=[*sections, probe_lines(probes)])
+        markdown = render_markdown(records, name, [*sections, probe_lines(probes)], answers)
         figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(compare(records))}
     page = render_page(markdown, figures)
-    return {f"{name}.md": markdown.encode("utf-8"), f"{name}.html": page.encode("utf-8"), **figures}
+    beside = {f"{name}/{file}": content for file, content in (data or {}).items()}
+    return {f"{name}.md": markdown.encode("utf-8"), f"{name}.html": page.encode("utf-8"), **figures, **beside}
 
 
 def write_report(
@@ -65,6 +71,8 @@ def write_report(
     name: str = "report",
     sections: Sequence[Sequence[str]] = (),
     probes: Sequence[ProbeRecord] = (),
+    data: Mapping[str, bytes] | None = None,
+    answers: AnswersOf = lambda run_id: None,
 ) -> list[Path]:
     """Write a report into *folder*, replacing one of the same name; the files written.
 
@@ -72,7 +80,7 @@ def write_report(
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
     written = []
-    for path, content in render_files(records, name, sections, probes).items():
+    for path, content in render_files(records, name, sections, probes, data, answers).items():
         write_atomic(folder / path, content)
         written.append(folder / path)
     return written
@@ -84,9 +92,11 @@ def check_report(
     name: str = "report",
     sections: Sequence[Sequence[str]] = (),
     probes: Sequence[ProbeRecord] = (),
+    data: Mapping[str, bytes] | None = None,
+    answers: AnswersOf = lambda run_id: None,
 ) -> list[str]:
     """How the report in *folder* differs from what its records give, byte for byte; an empty list where it does not."""
-    expected = render_files(records, name, sections, probes)
+    expected = render_files(records, name, sections, probes, data, answers)
     differences = []
     for path, content in expected.items():
         file = folder / path

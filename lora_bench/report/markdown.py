@@ -14,6 +14,7 @@ from lora_bench.record import Environment, Record
 from lora_bench.report import tables
 from lora_bench.report.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.figures import FigurePlan, plan_figures
+from lora_bench.report.judging import AnswersOf, Judged, judge_comparison
 from lora_bench.report.rows import in_order
 from lora_bench.report.sentences import facts, introduction
 from lora_bench.report.targets import score_curves
@@ -30,13 +31,26 @@ from lora_bench.report.text import (
     plural,
     seed,
 )
+from lora_bench.report.trials import trial_lines
+from lora_bench.report.verdicts import answer, verdict_cell, verdict_lines
 from lora_bench.spec import ModelSpec
 
 Lines = list[str]
 
 
-def render_markdown(records: Sequence[Record], figures_folder_name: str, sections: Sequence[Sequence[str]] = ()) -> str:
-    """The report as GitHub Markdown, with links to figures in *figures_folder_name* beside it and further *sections*.
+def render_markdown(
+    records: Sequence[Record],
+    figures_folder_name: str,
+    sections: Sequence[Sequence[str]] = (),
+    answers: AnswersOf = lambda run_id: None,
+) -> str:
+    """The report as GitHub Markdown.
+
+    Args:
+        records: What it is of.
+        figures_folder_name: The folder beside it that has its figures.
+        sections: Further ones, as lines of Markdown, after the scores.
+        answers: Gives the predictions of a run, where they are stored.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
@@ -44,12 +58,15 @@ def render_markdown(records: Sequence[Record], figures_folder_name: str, section
     if not records:
         raise LoraBenchError("there are no records to report")
     comparison = compare(records)
+    judged = judge_comparison(comparison, records, answers)
     parts: list[Sequence[str]] = [
         [f"# {listed([inert(suite) for suite in comparison.suites])}"],
-        introduction(comparison),
+        introduction(comparison, judged is not None),
+        answer(judged) if judged is not None else [],
         facts(comparison),
         _budget(comparison),
-        _scores(comparison),
+        _scores(comparison, judged),
+        verdict_lines(judged) if judged is not None else [],
         *sections,
         _failures(comparison),
         _figures(plan_figures(comparison), figures_folder_name, comparison),
@@ -76,7 +93,7 @@ _REFERENCE_NOTE = (
 )
 
 
-def _scores(comparison: Comparison) -> Lines:
+def _scores(comparison: Comparison, judged: Judged | None) -> Lines:
     lines = ["## Scores", "", *_LEGEND]
     if any(setting.by_median for setting in comparison.settings):
         lines.append(_MEDIAN_NOTE)
@@ -90,7 +107,7 @@ def _scores(comparison: Comparison) -> Lines:
             here = f" Here {fields}." if said else " Here less is recorded."
             lines += ["", f"Not to be ranked against the other settings of this task.{here}"]
         lines += _own_word(setting)
-        lines += _search(setting) if setting.search else _model_tables(setting)
+        lines += _search(setting) if setting.search else _model_tables(setting, judged)
     rows = [row for setting in comparison.settings for row in setting.rows]
     if any(row.reference for row in rows):
         lines += ["", _REFERENCE_NOTE]
@@ -133,10 +150,14 @@ def _own_word(setting: Setting) -> Lines:
     return ["", said]
 
 
-def _model_tables(setting: Setting) -> Lines:
+def _model_tables(setting: Setting, judged: Judged | None = None) -> Lines:
+    column = None
+    if judged is not None and any(held.setting is setting for held in judged.held):
+        of = judged
+        column = (f"against {code(of.analysis.reference)}", lambda row: verdict_cell(of.of(row)))
     lines: Lines = []
     for table in setting.tables:
-        lines += ["", f"#### {tables.model_name(table)}", "", *tables.comparison_table(table, setting)]
+        lines += ["", f"#### {tables.model_name(table)}", "", *tables.comparison_table(table, setting, column)]
         lines += _seeds_note(table)
     return lines
 
@@ -159,6 +180,7 @@ def _search(setting: Setting) -> Lines:
         "",
         *tables.learning_rate_table(setting),
         *_edges(setting),
+        *trial_lines(setting),
         "",
     ]
     return [*lines, *folded("Every learning rate with its costs", _model_tables(setting)[1:])]

@@ -14,8 +14,8 @@ from lora_bench.report.tables import interval, metric_name, model_name, on_split
 from lora_bench.report.text import code, listed, natural, plural, score
 
 
-def introduction(comparison: Comparison) -> list[str]:
-    """What was compared, how it ended, and what its numbers are worth."""
+def introduction(comparison: Comparison, judged: bool = False) -> list[str]:
+    """What was compared, how it ended, and, where no verdict says it, what its numbers are worth."""
     rows = [row for setting in comparison.settings for row in setting.rows]
     models = {model_name(table) for setting in comparison.settings for table in setting.tables}
     tasks = dict.fromkeys(code(setting.spec.task.name) for setting in comparison.settings)
@@ -31,7 +31,7 @@ def introduction(comparison: Comparison) -> list[str]:
         f"({listed([*tasks])}) with {_number_of_seeds(seeds)} each. Of {plural(comparison.runs, 'run')}, {statuses}. "
         f"Scores are {listed([*metrics])}{_under(comparison, [*protocols])}.",
         "",
-        _caution(comparison, rows),
+        _caution(comparison, rows, judged),
     ]
 
 
@@ -87,7 +87,7 @@ def _number_of_seeds(numbers: Sequence[int]) -> str:
     return f"{numbers[0]} {'or' if numbers[-1] - numbers[0] == 1 else 'to'} {numbers[-1]} seeds"
 
 
-def _caution(comparison: Comparison, rows: Sequence[Row]) -> str:
+def _caution(comparison: Comparison, rows: Sequence[Row], judged: bool) -> str:
     scored = sorted({row.score.n for row in rows if row.score is not None})
     if not scored:
         return "No run has a score, so there is nothing to compare."
@@ -95,7 +95,8 @@ def _caution(comparison: Comparison, rows: Sequence[Row]) -> str:
     searches = dict.fromkeys(code(setting.spec.task.name) for setting in comparison.settings if setting.search)
     if searches:
         said.append(f"On {listed([*searches])} this is a search: its scores choose learning rates and are no results.")
-    said.append(f"No verdicts are drawn from {_number_of_seeds(scored)} a mean.")
+    if not judged:
+        said.append(f"No verdicts are drawn from {_number_of_seeds(scored)} a mean.")
     if scored[0] == 1:
         said.append("A mean of one seed has no interval, and nothing here says how far another seed would be from it.")
     if scored[-1] > 1:

@@ -41,8 +41,16 @@ def counts(comparison: Comparison) -> list[str]:
     return text.table(header, lines, numbers_from=3)
 
 
-def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
-    """The rows of one base model: what each method scored and what it cost. Failures are rows too."""
+def comparison_table(
+    table: ModelTable, setting: Setting, verdict: tuple[str, Callable[[Row], str]] | None = None
+) -> list[str]:
+    """The rows of one base model: what each method scored and what it cost. Failures are rows too.
+
+    Args:
+        table: Of one base model.
+        setting: Of the table.
+        verdict: The heading of a column of verdicts, and what stands in it for a row; none without verdicts.
+    """
     kinds = {row.memory_kind for row in table.rows if row.memory_kind is not None}
     kind = f" ({', '.join(kinds)})" if len(kinds) == 1 else ""
     header = [
@@ -53,6 +61,8 @@ def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
         header.insert(2, "median")
     if setting.search:
         header.insert(2, "learning rate")
+    if verdict is not None:
+        header.insert(header.index("less majority"), verdict[0])
     lines = []
     for row in table.rows:
         own = [method_name(row), size(row)] + ([text.learning_rate(row.learning_rate)] if setting.search else [])
@@ -61,8 +71,10 @@ def comparison_table(table: ModelTable, setting: Setting) -> list[str]:
             scores = _score(row)
             if setting.by_median:
                 scores.insert(0, text.score(row.score.median) if row.score is not None else MISSING)
+            if verdict is not None:
+                scores.insert(-1, verdict[1](row))
             lines.append([*own, *scores, *_measurements(row, several_kinds=len(kinds) > 1), *parameters])
-        others = [MISSING] * (7 if setting.by_median else 6)
+        others = [MISSING] * (6 + setting.by_median + (verdict is not None))
         lines += [[*own, reason, *others, *parameters] for reason in failure_cells(row.failures)]
     return text.table(header, lines, numbers_from=2)
 

@@ -28,6 +28,9 @@ from lora_bench.stats import PairedDifference, Verdict, judge
 # What makes two scores scores of the same thing.
 SAME_SCORE = ("task.data_sha256", "task.metric", "task.higher_is_better", "score_on")
 
+# The place of the verdict among the cells of `numbers`.
+VERDICT = 3
+
 Place = tuple[str, str, str]
 
 
@@ -174,7 +177,7 @@ def _table(sets: TwoSets) -> list[str]:
         rows.append(
             [
                 code(task), inert(model, 80), code(label), str(pair.difference.pairs), _mean(pair.first), _mean(pair.second),
-                *numbers(pair.verdict, "seeds, items" if pair.by_items else "seeds"),
+                *_numbers(pair),
                 _change(pair.first.step_seconds, pair.second.step_seconds),
                 _change(pair.first.train_peak_bytes, pair.second.train_peak_bytes),
             ]
@@ -184,6 +187,13 @@ def _table(sets: TwoSets) -> list[str]:
         "interval", "covers", "verdict", "p", "would decide", "step time", "peak memory",
     ]  # fmt: skip
     return text.table(header, rows, numbers_from=3)
+
+
+def _numbers(pair: Pair) -> list[str]:
+    cells = numbers(pair.verdict, "seeds, items" if pair.by_items else "seeds")
+    if not any(pair.difference.differences):
+        cells[VERDICT] = "the same, run by run"
+    return cells
 
 
 def _mean(row: Row) -> str:

@@ -6,7 +6,6 @@ The sentences count verdicts and name what they are of; they say nothing that a 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from lora_bench.report import text
 from lora_bench.report.judging import Held, Judged
@@ -251,11 +250,6 @@ def _probability(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def verdict_cell(judged: Judged, held: Held | None) -> str:
-    """The verdict on a row, for the table of scores."""
+def verdict_cell(held: Held | None) -> str:
+    """The verdict on a row, for the table of scores; a dash for the reference."""
     return MISSING if held is None else verdict_words(held.verdict)
-
-
-def labels_of(judged: Judged | None) -> Sequence[str]:
-    """The heading of that column, where there are verdicts."""
-    return [] if judged is None else [f"against {code(judged.analysis.reference)}"]

@@ -2,9 +2,10 @@
 
 import pytest
 
+from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
 from lora_bench.report.two_sets import RunSet, hold_against, two_sets_lines
-from lora_bench.store import Answers
+from lora_bench.store import Answers, to_json
 from tests.records import record
 from tests.report.test_markdown import tables
 
@@ -36,6 +37,7 @@ def test_the_same_runs_again_are_no_different():
     text = page(run_set("monday"), run_set("tuesday"))
     assert "better" not in text.split("## ")[0].splitlines()[2]
     assert "nothing that a spec tells" in text
+    assert "the same, run by run" in text
 
 
 def test_what_differs_is_named():
@@ -99,3 +101,22 @@ def test_costs_stand_beside_scores():
     header, _, line = tables(page(run_set("a", step_seconds=0.05), run_set("b", step_seconds=0.06)))[0]
     assert line[header.index("step time")] == "+20.0 %"
     assert line[header.index("peak memory")] == "+0.0 %"
+
+
+def test_the_command_writes_a_page_and_names_the_sets_by_what_tells_them_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, by in (("monday", 0.0), ("tuesday", 0.01)):
+        for one in run_set(name, by=by).records:
+            path = tmp_path / name / "nightly" / one.run_id / "record.json"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(to_json(one))
+    assert main(["compare", "monday/nightly", "tuesday/nightly", "--margin", "0.002", "--out", "out"]) == 0
+    text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
+    assert text.startswith("# tuesday/nightly against monday/nightly\n")
+    assert "**better** by more than the margin" in text
+    assert "<table" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", "monday/nightly", "tuesday/nightly", "--margin", "0"])
+    assert stopped.value.code == 2
+    assert main(["compare", "monday/nightly", "wednesday"]) == 2
+    assert "wednesday is not there" in capsys.readouterr().err
