@@ -18,12 +18,13 @@ from pydantic import BaseModel
 
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
-from lora_bench.export import export
+from lora_bench.export import data_files, export
 from lora_bench.export.facts import facts_of
 from lora_bench.export.files import harmless, to_csv
 from lora_bench.record import CurvePoint, Record
 from lora_bench.report.frame import to_curves, to_frame
 from lora_bench.store import to_json
+from tests.probe.records import sample_probes
 from tests.records import record, sample_suite
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +133,36 @@ def test_parquet_keeps_types_and_texts(tmp_path):
     assert len(pandas.read_parquet(tmp_path / "new" / "records.curves.parquet")) == 0
 
 
+def test_json_has_every_value_with_its_type_and_null_where_there_is_none(tmp_path):
+    points = (CurvePoint(step=1, loss=0.1 + 0.2),)
+    records = [record(changes={"curve": points}), record(seed=1, status="failed", reason="=1+1 [not json]")]
+    said = export(records, "json", beside=tmp_path)
+    assert said.startswith(f"2 runs in {tmp_path / 'records.json'}, 1 points")
+    ok, failed = json.loads((tmp_path / "records.json").read_text())
+    assert list(ok) == list(to_frame(records).columns)
+    assert ok["score"] == 0.75 and ok["seed"] == 0 and ok["memory_exclusive"] is True
+    assert ok["options"] == {"rank": 4, "scaling": 2.0, "dropout": 0.0} and ok["packages"]["peft"] == "0.21.2"
+    assert failed["reason"] == "=1+1 [not json]" and failed["score"] is None and failed["train_seconds"] is None
+    (point,) = json.loads((tmp_path / "records.curves.json").read_text())
+    assert point == {"run_id": ok["run_id"], "step": 1, "loss": 0.1 + 0.2}
+
+
+def test_the_data_of_a_report_are_three_files_a_table_that_say_the_same():
+    probes = sample_probes()
+    files = data_files([record(changes={"curve": (CurvePoint(step=1, loss=0.5),)})], probes)
+    tables = ("records", "curves", "probes", "latencies")
+    assert list(files) == [f"{table}.{suffix}" for table in tables for suffix in ("csv", "parquet", "json")]
+    for table in tables:
+        lines = rows(files[f"{table}.csv"])
+        frame = pandas.read_parquet(io.BytesIO(files[f"{table}.parquet"]))
+        objects = json.loads(files[f"{table}.json"])
+        assert lines[0] == list(frame.columns) == list(objects[0])
+        assert len(lines) - 1 == len(frame) == len(objects)
+    assert [one["run_id"] for one in json.loads(files["probes.json"])] == [one.run_id for one in probes]
+    assert list(data_files([], probes)) == [name for name in files if name.startswith(("probes", "latencies"))]
+    assert "curves.csv" not in data_files([record()])  # there is nothing in it
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -183,7 +214,7 @@ def test_hostile_names_do_nothing_in_any_cell_or_header(tmp_path):
 
 
 def test_an_unknown_format_names_those_that_are(tmp_path):
-    with pytest.raises(LoraBenchError, match=r"unknown format 'excel' \(known: csv, mlflow, parquet, trackio\)"):
+    with pytest.raises(LoraBenchError, match=r"unknown format 'excel' \(known: csv, json, mlflow, parquet, trackio\)"):
         export([record()], "excel", beside=tmp_path)
 
 
@@ -203,6 +234,22 @@ def test_the_command_writes_beside_the_runs(tmp_path, monkeypatch, capsys):
     assert len(rows((tmp_path / "runs" / "quickstart" / "records.csv").read_bytes())) == 25
     assert main(["export", "runs/absent", "--to", "csv"]) == 2
     assert "runs/absent is not there" in capsys.readouterr().err
+
+
+def test_the_report_command_writes_data_beside_the_figures_and_checks_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "runs" / "quickstart", sample_suite())
+    assert main(["report", "runs/quickstart", "--data"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"runs/quickstart/{file}"
+        for file in ("report.md", "report.html", *(f"report/records.{suffix}" for suffix in ("csv", "parquet", "json")))
+    ]
+    assert len(json.loads(Path(said[-1]).read_text())) == 24
+    assert main(["report", "runs/quickstart", "--data", "--check"]) == 0
+    Path("runs/quickstart/report/records.json").write_text("[]")
+    assert main(["report", "runs/quickstart", "--data", "--check"]) == 1
+    assert main(["report", "runs/quickstart", "--check"]) == 0
 
 
 @pytest.mark.parametrize("tracker", ["mlflow", "trackio"])

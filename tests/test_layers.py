@@ -115,6 +115,7 @@ MAY_IMPORT = {
         "listing",
         "report",
         "exchange",
+        "export",
         "published",
         "reproduce",
         "probe_record",

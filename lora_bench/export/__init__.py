@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lora_bench.errors import unknown
+from lora_bench.probe_record import ProbeRecord
 from lora_bench.record import Record
 
 Export = Callable[[Sequence[Record], Path, str | None], str]
@@ -20,9 +21,9 @@ def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None 
 
     Args:
         records: What to write.
-        to: "csv", "parquet", "mlflow" or "trackio".
+        to: "csv", "parquet", "json", "mlflow" or "trackio".
         beside: The folder that a file is written to where *out* does not say.
-        out: A file for "csv" and "parquet"; a folder for "trackio"; a folder or tracking URI for "mlflow".
+        out: A file for "csv", "parquet" and "json"; a folder for "trackio"; a folder or tracking URI for "mlflow".
 
     Raises:
         LoraBenchError: If there is no such format, if the package it needs is not installed, or if a tracker refuses.
@@ -35,7 +36,29 @@ def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None 
 
 def formats() -> Mapping[str, Export]:
     """What records can be exported to, by name."""
-    return {"csv": _csv, "parquet": _parquet, "mlflow": _mlflow, "trackio": _trackio}
+    return {"csv": _csv, "parquet": _parquet, "json": _json, "mlflow": _mlflow, "trackio": _trackio}
+
+
+def data_files(records: Sequence[Record], probes: Sequence[ProbeRecord] = ()) -> dict[str, bytes]:
+    """Every number behind a report, as the content of files by name: each table as CSV, Parquet and JSON.
+
+    The tables are `records` and `curves` (the points of their learning curves), and `probes` and `latencies` (their timed
+    forward passes); what there is nothing of has no file.
+    """
+    from lora_bench.export.files import to_csv, to_json, to_parquet
+    from lora_bench.report.frame import to_curves, to_frame
+    from lora_bench.report.probe_frame import to_latency_frame, to_probe_frame
+
+    tables = {"records": to_frame(records), "curves": to_curves(records)} if records else {}
+    if probes:
+        tables |= {"probes": to_probe_frame(probes), "latencies": to_latency_frame(probes)}
+    encoders = {"csv": to_csv, "parquet": to_parquet, "json": to_json}
+    return {
+        f"{name}.{suffix}": encode(table)
+        for name, table in tables.items()
+        if len(table)
+        for suffix, encode in encoders.items()
+    }
 
 
 def _csv(records: Sequence[Record], beside: Path, out: str | None) -> str:
@@ -48,6 +71,12 @@ def _parquet(records: Sequence[Record], beside: Path, out: str | None) -> str:
     from lora_bench.export.files import to_parquet, write_tables
 
     return write_tables(records, _file(beside, out, "records.parquet"), to_parquet)
+
+
+def _json(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.export.files import to_json, write_tables
+
+    return write_tables(records, _file(beside, out, "records.json"), to_json)
 
 
 def _file(beside: Path, out: str | None, name: str) -> Path:

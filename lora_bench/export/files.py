@@ -1,21 +1,23 @@
-"""Records as CSV or Parquet: one file with a row a run, and a second one with the points of the learning curves.
+"""Records as CSV, Parquet or JSON: one file with a row a run, and a second one with the points of the learning curves.
 
 A record may come from anybody, and a spreadsheet runs a cell that starts like a formula. So every text of a CSV file that
 could start a cell with one gets an apostrophe before it, which spreadsheets hide or show as text. Numbers stay numbers.
-Parquet has types, and keeps every text as it is.
+Parquet and JSON have types, and keep every text as it is.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_bench.record import Record
-from lora_bench.report.frame import to_curves, to_frame
+from lora_bench.report.frame import COLUMNS, to_curves, to_frame
+from lora_bench.report.probe_frame import probe_columns
 from lora_bench.store import write_atomic
 
 if TYPE_CHECKING:
@@ -60,6 +62,20 @@ def to_parquet(frame: pandas.DataFrame) -> bytes:
     content = io.BytesIO()
     frame.to_parquet(content, index=False)
     return content.getvalue()
+
+
+def to_json(frame: pandas.DataFrame) -> bytes:
+    """A frame as a JSON list with an object a row, each on its line: null where a value is missing, plain data as itself."""
+    import pandas
+
+    def value(name: str, cell: Any) -> Any:
+        return None if cell is pandas.NA else json.loads(cell) if name in nested else cell
+
+    nested = {name for name, column in {**COLUMNS, **probe_columns()}.items() if column.dtype == "json"}
+    rows = frame.astype(object).itertuples(index=False)
+    objects = ({name: value(name, cell) for name, cell in zip(frame.columns, row, strict=True)} for row in rows)
+    lines = (json.dumps(one, ensure_ascii=False, allow_nan=False) for one in objects)
+    return ("[" + ",".join(f"\n{line}" for line in lines) + "\n]\n").encode("utf-8")
 
 
 def harmless(text: str) -> str:

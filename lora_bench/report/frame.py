@@ -31,7 +31,7 @@ class Column(NamedTuple):
     """
 
     dtype: str
-    of: Callable[[Record], Any]
+    of: Callable[[Any], Any]
     role: Role = "condition"
 
 
@@ -44,10 +44,7 @@ def to_frame(records: Sequence[Record]) -> pandas.DataFrame:
     import pandas
 
     return pandas.DataFrame(
-        {
-            name: _array([column.of(record) for record in records], column)
-            for name, column in columns_of(records).items()
-        }
+        {name: array([column.of(record) for record in records], column) for name, column in columns_of(records).items()}
     )
 
 
@@ -79,7 +76,8 @@ def columns_of(records: Sequence[Record]) -> dict[str, Column]:
     }
 
 
-def _array(values: list[Any], column: Column) -> Any:
+def array(values: list[Any], column: Column) -> Any:
+    """The values of a column as pandas holds them: `None` is missing, and plain data is JSON text."""
     import pandas
 
     if column.dtype != "json":
@@ -88,7 +86,7 @@ def _array(values: list[Any], column: Column) -> Any:
     return pandas.array(texts, dtype="string")
 
 
-def _at(record: Record, path: str) -> Any:
+def at(record: object, path: str) -> Any:
     """The part of a record at a dotted path such as `spec.decoding.beams`; None where it or a part above it is missing."""
     value: Any = record
     for name in path.split("."):
@@ -97,7 +95,7 @@ def _at(record: Record, path: str) -> Any:
 
 
 def _field(path: str, dtype: str, role: Role = "condition") -> Column:
-    return Column(dtype, lambda record: _at(record, path), role)
+    return Column(dtype, lambda record: at(record, path), role)
 
 
 def _parts(part: str, dtype: str, *names: str, called: str = "{}", role: Role = "condition") -> dict[str, Column]:
@@ -116,7 +114,7 @@ def _keyed(records: Sequence[Record], path: str, dtype: str, called: str, role: 
 
 
 def _mapping(record: Record, path: str) -> Mapping[str, Any]:
-    return _at(record, path) or {}
+    return at(record, path) or {}
 
 
 def _size_value(record: Record) -> int | None:
