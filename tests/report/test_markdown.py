@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from lora_bench.errors import LoraBenchError
 from lora_bench.protocol import PROTOCOLS
 from lora_bench.report.markdown import render_markdown
-from tests.records import ENVIRONMENT, METHODS, record, sample_suite
+from tests.records import BUDGET, ENVIRONMENT, METHODS, record, sample_suite
 
 HOSTILE = (
     "a|b`c`\n# heading <script>x</script> <!-- [l](https://evil.example) ![i](//evil.example/i.svg) **b** _i_ "
@@ -31,8 +31,18 @@ def tables(page: str) -> list[list[list[str]]]:
     return [table for table in found if table]
 
 
+def score_lines(page: str) -> list[list[str]]:
+    """The lines of the tables of scores, without their column of verdicts."""
+    found = []
+    for table in tables(page):
+        column = 5 if len(table[0]) > 5 and table[0][5].startswith("against") else None
+        lines = [[cell for place, cell in enumerate(line) if place != column] for line in table]
+        found += lines if len(lines[0]) == 13 else []
+    return found
+
+
 def line_of(page: str, start: str) -> list[str]:
-    return next(line for table in tables(page) for line in table if line[0] == start and len(line) == 13)
+    return next(line for line in score_lines(page) if line[0] == start)
 
 
 def hostile_records():
@@ -52,7 +62,8 @@ def test_title_and_introduction():
         "# quickstart\n\n4 methods (`bottleneck_adapter`, `lora` and `prefix_tuning`, with `full` as"
     )
     assert "Of 24 runs, 21 ended `ok`, 1 `diverged` and 2 `unsupported`." in page
-    assert "No verdicts are drawn from 1 or 2 seeds a mean." in page
+    assert "No verdicts are drawn" not in page
+    assert "With 1 to 2 seeds a method these verdicts are exploratory" in page
 
 
 def test_a_line_of_the_comparison_table():
@@ -63,14 +74,34 @@ def test_a_line_of_the_comparison_table():
     ]  # fmt: skip
 
 
+def test_a_target_for_stored_parameters_is_named_and_held_against_what_is_stored():
+    held = BUDGET.model_copy(update={"adapter_parameters": None, "stored_parameters": 150_000})
+    page = render([record("full", budget=held), record("lora", budget=held)])
+    assert ["target for stored parameters", "150,000 ± 5 %"] in [line for table in tables(page) for line in table]
+    assert "target for adapter parameters" not in page and "the target for stored parameters" in page
+    (line,) = (line for table in tables(page) for line in table if "of the target" in table[0] and line[1] == "`lora`")
+    # 156,680 of 150,000, head included.
+    assert line[4:] == ["7,680", "156,680", "104.5 %"]
+
+
 def test_the_highest_mean_is_a_fact_with_its_interval():
     scores = {"full": [0.90, 0.91, 0.92], "lora": [0.895, 0.905, 0.915], "prefix_tuning": [0.5, 0.51, 0.52]}
     records = [record(method, seed=seed, score=score) for method in scores for seed, score in enumerate(scores[method])]
     page = render(records)
     assert "the highest mean is that of `full`, 0.9100 (95 % interval 0.8852 to 0.9348, 3 seeds)." in page
     assert "The interval of `lora` overlaps it. The interval of `prefix_tuning` does not reach it." in page
-    for word in ("winner", "better than", "best method", "outperform"):
+    for word in ("winner", "better in", "best method", "outperform"):
         assert word not in page
+
+
+def test_verdicts_stand_in_the_table_of_scores():
+    scores = {"full": (0.80, 0.81, 0.79), "lora": (0.83, 0.84, 0.83)}
+    records = [record(method, seed=seed, score=score) for method in scores for seed, score in enumerate(scores[method])]
+    page = render(records)
+    header, _, full, lora = next(table for table in tables(page) if "against `full`" in table[0])
+    place = header.index("against `full`")
+    assert (full[place], lora[place]) == ("–", "**better** by more than the margin")
+    assert page.index("## The answer") < page.index("## Budget") < page.index("## Scores") < page.index("## Verdicts")
 
 
 def test_a_lower_score_can_be_the_first():
@@ -105,9 +136,9 @@ def test_results_come_before_the_search_that_chose_their_learning_rates():
 
 def test_failures_are_rows_and_a_section():
     page = render(sample_suite())
-    unsupported = [line for table in tables(page) for line in table if line[0] == "`prefix_tuning`" and len(line) == 13]
+    unsupported = [line for line in score_lines(page) if line[0] == "`prefix_tuning`"]
     assert any(line[2].startswith("`unsupported` (seeds 0, 1): prefixes have no position") for line in unsupported)
-    partly = [line for table in tables(page) for line in table if line[0] == "`lora`" and len(line) == 13]
+    partly = [line for line in score_lines(page) if line[0] == "`lora`"]
     assert [line[4] for line in partly if "of" in line[4]] == ["1 of 2"]
     assert any(line[2] == "`diverged` (seed 1): the loss was nan at step 37" for line in partly)
     assert "## Failures" in page
