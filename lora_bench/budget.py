@@ -1,8 +1,8 @@
 """What all methods of a suite are held equal to.
 
-The parameter axis counts what a method adds or frees, the head apart; `full` is exempt from it and marked as the reference
-line. A method's size is found by counting, never by formula: see `lora_bench.fitting`. One axis of work stops a run: examples
-(or epochs), real tokens, FLOPs or seconds; the others may cap it. `docs/budgets.md` says what each axis means.
+One axis of parameters holds methods equal in number: what a method adds or frees, the head apart, or what must be saved of
+it, the head included; `full` is exempt from it and marked as the reference line. A method's size is found by counting, never
+by formula: see `lora_bench.fitting`. One axis of work stops a run: examples (or epochs) or real tokens; the others may cap it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ MAX_SIZE = 1 << 20
 
 Axis = Literal["train_examples", "train_tokens"]
 AXES: tuple[Axis, ...] = get_args(Axis)
-ParameterAxis = Literal["adapter_parameters"]
+ParameterAxis = Literal["adapter_parameters", "stored_parameters"]
+PARAMETER_AXES: tuple[ParameterAxis, ...] = get_args(ParameterAxis)
 
 _UNITS: dict[Axis, str] = {"train_examples": "examples", "train_tokens": "real tokens"}
 
@@ -90,38 +91,45 @@ class Budget(HeldEqual):
 
     Args:
         adapter_parameters: Trainable parameters without the head, or None to take every method as it is given.
+        stored_parameters: Parameters that must be saved to restore the result on the public base model, head included, in
+            place of `adapter_parameters`.
 
     The others are those of `HeldEqual` and `Work`.
     """
 
     adapter_parameters: int | None = Field(default=None, gt=0)
+    stored_parameters: int | None = Field(default=None, gt=0)
 
     @property
     def parameter_target(self) -> tuple[ParameterAxis, int] | None:
         """The axis of parameters that sizes are fitted to, and its target; None where methods are taken as they are given."""
-        return None if self.adapter_parameters is None else ("adapter_parameters", self.adapter_parameters)
+        amounts = ((axis, getattr(self, axis)) for axis in PARAMETER_AXES)
+        return next(((axis, amount) for axis, amount in amounts if amount is not None), None)
 
     def within(self, count: int) -> bool:
-        """Whether *count* adapter parameters keep the budget."""
-        target = self.adapter_parameters
-        return target is None or abs(count - target) <= self.tolerance * target
+        """Whether a method that comes to *count* on the axis of its parameters keeps the budget."""
+        found = self.parameter_target
+        return found is None or abs(count - found[1]) <= self.tolerance * found[1]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A size, and the adapter parameters that it gives."""
+    """A size, and the parameters that it gives."""
 
     size: int
     count: int
 
 
-def fit_size(count: Callable[[int], int], target: int, tolerance: float) -> Fit:
+def fit_size(
+    count: Callable[[int], int], target: int, tolerance: float, axis: ParameterAxis = "adapter_parameters"
+) -> Fit:
     """The size whose count is nearest to *target*; the smaller of two equally near ones.
 
     Args:
-        count: Adapter parameters for a size of at least 1; must grow with it.
-        target: Adapter parameters wanted.
+        count: Parameters for a size of at least 1; must grow with it.
+        target: Parameters wanted.
         tolerance: Share of the target by which the nearest may miss it.
+        axis: Which parameters they are.
 
     Raises:
         BudgetUnreachable: If the nearest count misses the target by more than the tolerance.
@@ -141,7 +149,7 @@ def fit_size(count: Callable[[int], int], target: int, tolerance: float) -> Fit:
     nearest = min(fits, key=lambda fit: abs(fit.count - target))
     if abs(nearest.count - target) > tolerance * target:
         raise BudgetUnreachable(
-            f"no size meets {target:,} adapter parameters within {tolerance:.0%}: "
+            f"no size meets {target:,} {axis.replace('_', ' ')} within {tolerance:.0%}: "
             f"the nearest is size {nearest.size} with {nearest.count:,}"
         )
     return nearest

@@ -93,9 +93,9 @@ def _across(
         for name in content.budget.given
         if content.budget.caps is not None and name in content.budget.caps.given
     ]
-    targets = content.budget.adapter_parameters or ()
+    axis, targets = content.budget.parameter_targets or ("", ())
     if len(set(targets)) < len(targets):
-        faults.append(document.fault(("budget", "adapter_parameters"), "a target is listed twice"))
+        faults.append(document.fault(("budget", axis), "a target is listed twice"))
     misfit = schedule_misfit(content.budget, content.training)
     if misfit is not None:
         faults.append(document.fault(("training", misfit[0]), misfit[1]))

@@ -67,7 +67,7 @@ def fit_method(
             "kind": kind,
             "method": method.name,
             "options": method.model_dump(),
-            "target": budget.adapter_parameters if method.size is not None else None,
+            "target": budget.parameter_target if method.size is not None else None,
             "tolerance": budget.tolerance,
             "versions": [__version__, version("transformers"), version("peft"), version("torch")],
         }
@@ -97,11 +97,10 @@ def _count(method: Method, base_model: BaseModel, kind: Kind, labels: int, budge
 
     size: int | None = None
     try:
-        if method.size is not None and budget.adapter_parameters is not None:
+        if method.size is not None and budget.parameter_target is not None:
+            axis, target = budget.parameter_target
             size = fit_size(
-                lambda candidate: counted(with_size(method, candidate)).adapter,
-                budget.adapter_parameters,
-                budget.tolerance,
+                lambda candidate: counted(with_size(method, candidate)).on(axis), target, budget.tolerance, axis
             ).size
             method = with_size(method, size)
         return MethodFit(size=size, parameters=counted(method), shape=_shape(base_model, kind, labels), reason=None)

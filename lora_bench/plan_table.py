@@ -168,8 +168,9 @@ def _groups(plan: Plan, task: str) -> list[list[Cell]]:
 def _totals(plan: Plan) -> str:
     missing = [cell for cell in plan.missing if cell.reason is None]
     budget = plan.suite.content.budget
-    targets = " and ".join(f"{target:,}" for target in budget.adapter_parameters or ())
-    target = f"{targets} adapter parameters ± {budget.tolerance:.0%}, " if targets else ""
+    axis, targets = budget.parameter_targets or ("", ())
+    amounts = " and ".join(f"{target:,}" for target in targets)
+    target = f"{amounts} {axis.replace('_', ' ')} ± {budget.tolerance:.0%}, " if targets else ""
     threads = plan.suite.content.training.threads
     workers = default_workers([cell.estimate for cell in missing], threads)
     later = sum(waiting.runs for waiting in plan.waiting)

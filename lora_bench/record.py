@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from lora_bench.analysis import Analysis
-from lora_bench.budget import Axis, Budget
+from lora_bench.budget import Axis, Budget, ParameterAxis
 from lora_bench.documents import Strict
 from lora_bench.spec import RecordPart, RunSpec
 
@@ -37,6 +37,10 @@ class Parameters(RecordPart):
     trained: int | None
     stored: int | None
 
+    def on(self, axis: ParameterAxis) -> int | None:
+        """Those that a budget may hold equal on an axis."""
+        return self.adapter if axis == "adapter_parameters" else self.stored
+
 
 class CountedParameters(Parameters):
     """Numbers of weights, counted on the model itself."""
@@ -46,6 +50,10 @@ class CountedParameters(Parameters):
     head: int
     trained: int
     stored: int
+
+    def on(self, axis: ParameterAxis) -> int:
+        """Those that a budget may hold equal on an axis."""
+        return self.adapter if axis == "adapter_parameters" else self.stored
 
 
 class Memory(Strict):

@@ -178,7 +178,7 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
         count += record.data.examples.get("selection", 0)
     train = Split([""] * count, [("",)] * count, [0] * count)
     method = entry.method
-    if recipe.budget.adapter_parameters is not None and spec.method.size is not None:
+    if recipe.budget.parameter_target is not None and spec.method.size is not None:
         method = with_size(method, int(str(spec.method.options[spec.method.size])))
     rate = spec.training.learning_rate
     return run_spec(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from lora_bench.analysis import Analysis
-from lora_bench.budget import Budget, HeldEqual, Work
+from lora_bench.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
 from lora_bench.documents import Strict
 from lora_bench.spec import Attention, Decoding, KeepWeights, Precision, ScoreSplit
 
@@ -101,11 +101,26 @@ class SuiteBudget(HeldEqual):
     Args:
         adapter_parameters: Trainable parameters without the head; of several numbers each is a target, at which every method
             is run. None takes every method as it is given.
+        stored_parameters: Parameters that must be saved to restore the result on the public base model, head included, in
+            place of `adapter_parameters`.
 
     The others are those of `HeldEqual` and `Work`.
     """
 
     adapter_parameters: Targets = None
+    stored_parameters: Targets = None
+
+    @property
+    def parameter_targets(self) -> tuple[ParameterAxis, tuple[int, ...]] | None:
+        """The axis of parameters that sizes are fitted to, and its targets; None where methods are taken as they are given."""
+        amounts = ((axis, getattr(self, axis)) for axis in PARAMETER_AXES)
+        return next(((axis, targets) for axis, targets in amounts if targets is not None), None)
+
+    @model_validator(mode="after")
+    def _one_axis_of_parameters(self) -> SuiteBudget:
+        if self.adapter_parameters is not None and self.stored_parameters is not None:
+            raise ValueError("give at most one of adapter_parameters and stored_parameters")
+        return self
 
     def budgets(self, *, sized: bool) -> tuple[Budget, ...]:
         """The budgets that a method is run under, one after another.
@@ -114,11 +129,11 @@ class SuiteBudget(HeldEqual):
             sized: Whether it has a size to turn. One that has not does not depend on the target: of several targets it is run
                 under none of them, and so once.
         """
-        rest = {name: getattr(self, name) for name in HeldEqual.model_fields}
-        targets: tuple[int | None, ...] = self.adapter_parameters or (None,)
-        if len(targets) > 1 and not sized:
-            targets = (None,)
-        return tuple(Budget(**rest, adapter_parameters=target) for target in targets)
+        rest: dict[str, Any] = {name: getattr(self, name) for name in HeldEqual.model_fields}
+        axis, targets = self.parameter_targets or (None, ())
+        if axis is None or (len(targets) > 1 and not sized):
+            return (Budget(**rest),)
+        return tuple(Budget(**{**rest, axis: target}) for target in targets)
 
 
 class Recipe(Work):

@@ -39,6 +39,15 @@ def test_a_budget_has_exactly_one_measure_of_work():
             Budget(**work)
 
 
+def test_a_target_is_of_adapter_or_of_stored_parameters():
+    assert Budget(train_examples=1).parameter_target is None
+    assert Budget(stored_parameters=500, train_examples=1).parameter_target == ("stored_parameters", 500)
+    with pytest.raises(
+        BudgetUnreachable, match=r"no size meets 100 stored parameters within 5%: the nearest is size 1"
+    ):
+        fit_size(lambda size: 500 * size, 100, 0.05, "stored_parameters")
+
+
 def test_within_is_the_tolerance_on_both_sides():
     budget = Budget(adapter_parameters=1000, tolerance=0.05, train_examples=1)
     assert budget.within(950) and budget.within(1050)

@@ -88,6 +88,15 @@ def test_all_mistakes_come_at_once(tmp_path):
             "budget: {train_tokens: 10, caps: {train_tokens: 5}}",
             "s.yaml:10: budget.caps.train_tokens: is what stops a run",
         ),
+        (
+            "budget: {epochs: 1, adapter_parameters: 9, stored_parameters: 9}",
+            "at most one of adapter_parameters and stored",
+        ),
+        (
+            "budget: {epochs: 1, stored_parameters: [9, 9]}",
+            "s.yaml:10: budget.stored_parameters: a target is listed twice",
+        ),
+        ("budget: {epochs: 1, adapter_parameters: []}", "s.yaml:10: budget.adapter_parameters"),
         ("budget: {train_tokens: 10, caps: {train_token: 5}}", "unknown key; did you mean 'train_tokens'?"),
         (
             "budget: {train_tokens: 10, caps: {train_examples: 5, epochs: 1}}",
@@ -159,6 +168,31 @@ def test_a_method_that_misses_the_budget_is_a_row_where_others_meet_it(tmp_path)
     reasons = {cell.job.spec.method.label: cell.reason for cell in plan.cells}
     assert reasons["lora"] is reasons["prefix_tuning"] is reasons["full"] is None
     assert "the nearest is size 4 with 1,168" in reasons["bottleneck_adapter"]
+
+
+def test_stored_parameters_are_what_is_saved_of_a_method_with_its_head(tmp_path):
+    methods = "[full, lora, {method: prefix_tuning, reparameterised: true, reparameterisation_width: 16}]"
+    suite = SUITE.replace("48}", "48, stored_parameters: 3_426}").replace(
+        "[full, lora, bottleneck_adapter, prefix_tuning]", methods
+    )
+    cells = make_plan(load_suite(write_project(tmp_path, suite)), tmp_path / "runs").cells
+    counts = {cell.job.spec.method.label: cell.fit.parameters for cell in cells}
+    # The head has 32 * 32 + 32 + 2 * 32 + 2 = 1,122; 2,304 more are rank 9 of lora, and a prefix of 18 tokens.
+    assert (counts["lora"].stored, counts["lora"].adapter) == (1_122 + 2_304, 2_304)
+    assert counts["prefix_tuning"].stored == 1_122 + 2_304
+    assert [cell.fit.size for cell in cells] == [None, 9, 18]
+    # What computes the prefix is trained and thrown away: 18 * 32 embeddings, and 32 -> 16 -> 2 * 2 * 32 with biases.
+    assert counts["prefix_tuning"].adapter == 18 * 32 + (32 * 16 + 16) + (16 * 128 + 128)
+
+
+def test_a_method_that_stores_another_number_says_the_nearest(tmp_path):
+    suite = SUITE.replace("48}", "48, stored_parameters: 2_402, tolerance: 0.01}")
+    plan = make_plan(load_suite(write_project(tmp_path, suite)), tmp_path / "runs")
+    reasons = {cell.job.spec.method.label: cell.reason for cell in plan.cells}
+    assert reasons["lora"] is reasons["full"] is None
+    # 1,122 of the head, and 4 * (65 * 4 + 32).
+    expected = "no size meets 2,402 stored parameters within 1%: the nearest is size 4 with 2,290"
+    assert reasons["bottleneck_adapter"] == expected
 
 
 def test_sizes_are_fitted_and_counted_exactly(tmp_path):

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
-from lora_bench.budget import Budget
+from lora_bench.budget import PARAMETER_AXES, Budget, ParameterAxis
 from lora_bench.errors import LoraBenchError
 from lora_bench.record import Environment, Record, Status
 from lora_bench.report.rows import (
@@ -45,7 +45,7 @@ ALWAYS_PLANNED = (
 
 
 # What of a budget holds the number of parameters, by dotted name.
-TARGETS = ("budget.adapter_parameters", "budget.tolerance")
+TARGETS = (*(f"budget.{axis}" for axis in PARAMETER_AXES), "budget.tolerance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,11 @@ class Setting:
     def target(self) -> int | None:
         """Adapter parameters that its runs were held to, or None."""
         return self.budget.adapter_parameters if self.budget is not None else None
+
+    @property
+    def parameter_target(self) -> tuple[ParameterAxis, int] | None:
+        """The axis of parameters that its runs were held equal on, and the target, or None."""
+        return self.budget.parameter_target if self.budget is not None else None
 
     @property
     def differs_in_target_only(self) -> bool:

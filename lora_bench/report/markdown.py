@@ -83,14 +83,16 @@ def _budget(comparison: Comparison) -> Lines:
     lines = ["## Budget", "", "What every run was held to:", "", *tables.recipe(comparison), ""]
     lines += ["What each method came to:", "", *tables.counts(comparison)]
     if any(row.reference for setting in comparison.settings for row in setting.rows):
-        lines += ["", _REFERENCE_NOTE]
+        lines += ["", _reference_note(comparison)]
     return lines
 
 
-_REFERENCE_NOTE = (
-    f"{tables.REFERENCE} The reference line: it has no size to turn, so it is exempt from the target for adapter "
-    "parameters and held to everything else."
-)
+def _reference_note(comparison: Comparison) -> str:
+    stored = any(tables.held_to_stored(setting) for setting in comparison.settings)
+    return (
+        f"{tables.REFERENCE} The reference line: it has no size to turn, so it is exempt from the target for "
+        f"{'stored' if stored else 'adapter'} parameters and held to everything else."
+    )
 
 
 def _scores(comparison: Comparison, judged: Judged | None) -> Lines:
@@ -110,7 +112,7 @@ def _scores(comparison: Comparison, judged: Judged | None) -> Lines:
         lines += _search(setting) if setting.search else _model_tables(setting, judged)
     rows = [row for setting in comparison.settings for row in setting.rows]
     if any(row.reference for row in rows):
-        lines += ["", _REFERENCE_NOTE]
+        lines += ["", _reference_note(comparison)]
     if any(row.exclusive is False for row in rows):
         lines += ["", _SHARED_NOTE]
     if any(len(row.environments) > 1 for row in rows):

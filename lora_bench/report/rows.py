@@ -135,9 +135,9 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     speeds = [record.speed for record in records if record.speed is not None]
     alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
     parameters = unique(record.parameters for record in records)
-    target = first.budget.adapter_parameters if first.budget is not None else None
-    adapter = parameters.adapter if parameters is not None else None
-    within = first.budget.within(adapter) if first.budget is not None and adapter is not None else None
+    target = first.budget.parameter_target if first.budget is not None else None
+    counted = parameters.on(target[0]) if parameters is not None and target is not None else None
+    within = first.budget.within(counted) if first.budget is not None and counted is not None else None
     return Row(
         label=method.label,
         method=method.name,

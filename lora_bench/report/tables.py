@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from lora_bench.budget import amount_of
+from lora_bench.budget import ParameterAxis, amount_of
 from lora_bench.report import text
 from lora_bench.report.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.rows import Failure, Row, in_order
@@ -29,15 +29,17 @@ def recipe(comparison: Comparison) -> list[str]:
 def counts(comparison: Comparison) -> list[str]:
     """What each method came to on each base model: size, learning rate, adapter parameters, share of the target."""
     lines: dict[tuple[str, ...], None] = {}
+    stores = any(held_to_stored(setting) for setting in comparison.settings)
     for setting in comparison.settings:
-        target = setting.target
         for table in setting.tables:
             for row in table.rows:
                 adapter = row.parameters.adapter if row.parameters is not None else None
-                held = _held_to(row, target)
+                stored = [count(row.parameters.stored if row.parameters is not None else None)] if stores else []
+                held = _held_to(row, setting)
                 cells = (model_name(table), method_name(row), size(row), text.learning_rate(row.learning_rate))
-                lines[(*cells, count(adapter), held)] = None
-    header = ["base model", "method", "size", "learning rate", "adapter parameters", "of the target"]
+                lines[(*cells, count(adapter), *stored, held)] = None
+    header = ["base model", "method", "size", "learning rate", "adapter parameters"]
+    header += ["stored parameters", "of the target"] if stores else ["of the target"]
     return text.table(header, lines, numbers_from=3)
 
 
@@ -189,14 +191,22 @@ def setting_name(setting: Setting, comparison: Comparison) -> str:
         return code(task)
     number = next(index for index, other in enumerate(alike, start=1) if other is setting)
     said = [] if setting.differs_in_target_only else [f"setting {number}"]
-    if len({other.target for other in alike}) > 1:
+    if len({other.parameter_target for other in alike}) > 1:
         said.append(target_name(setting))
     return f"{code(task)} ({', '.join(said)})"
 
 
 def target_name(setting: Setting) -> str:
     """The target for parameters of a setting in a few words."""
-    return f"{count(setting.target)} adapter parameters" if setting.target is not None else "no target"
+    if setting.parameter_target is None:
+        return "no target"
+    axis, amount = setting.parameter_target
+    return f"{count(amount)} {axis.replace('_', ' ')}"
+
+
+def held_to_stored(setting: Setting) -> bool:
+    """Whether the target of a setting is for the parameters that must be saved."""
+    return setting.parameter_target is not None and setting.parameter_target[0] == "stored_parameters"
 
 
 def model_name(table: ModelTable) -> str:
@@ -269,14 +279,16 @@ def _parameters(row: Row) -> list[str]:
     ]
 
 
-def _held_to(row: Row, target: int | None) -> str:
-    if target is None:
+def _held_to(row: Row, setting: Setting) -> str:
+    if setting.parameter_target is None:
         return "no target"
+    axis, target = setting.parameter_target
     if row.reference:
         return f"exempt{REFERENCE}"
-    if row.parameters is None or row.parameters.adapter is None:
+    counted = row.parameters.on(axis) if row.parameters is not None else None
+    if counted is None:
         return MISSING
-    share = f"{row.parameters.adapter / target:.1%}".replace("%", " %")
+    share = f"{counted / target:.1%}".replace("%", " %")
     return share if row.within_budget else f"{share}, outside the tolerance"
 
 
@@ -303,11 +315,12 @@ def _splits(setting: Setting) -> str:
     return ", ".join(f"{inert(name)} {count(size)}" for name, size in sorted(setting.examples.items()))
 
 
-def _target(setting: Setting) -> str:
+def _target(setting: Setting, axis: ParameterAxis) -> str:
     budget = setting.budget
-    if budget is None or budget.adapter_parameters is None:
-        return "none: methods as they are given"
-    return f"{count(budget.adapter_parameters)} ± {budget.tolerance * 100:g} %"
+    if budget is None or budget.parameter_target is None:
+        return "none: methods as they are given" if axis == "adapter_parameters" else MISSING
+    held, amount = budget.parameter_target
+    return f"{count(amount)} ± {budget.tolerance * 100:g} %" if held == axis else MISSING
 
 
 def _caps(setting: Setting) -> str:
@@ -331,7 +344,8 @@ def _number(value: float | None) -> str:
 
 
 _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
-    ("target for adapter parameters", _target),
+    ("target for adapter parameters", lambda setting: _target(setting, "adapter_parameters")),
+    ("target for stored parameters", lambda setting: _target(setting, "stored_parameters")),
     ("examples seen by every run", lambda setting: count(setting.spec.training.train_examples)),
     ("real tokens seen by every run", lambda setting: count(setting.spec.training.train_tokens)),
     ("caps, which end a run before", _caps),

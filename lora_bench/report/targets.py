@@ -25,8 +25,13 @@ def _curves(comparison: Comparison) -> list[list[Setting]]:
         rest = {name: value for name, value in setting.differs.items() if name not in TARGETS}
         if not setting.search:
             groups.setdefault((setting.spec.task.name, canonical(rest)), []).append(setting)
-    curves = [sorted(group, key=lambda setting: in_order(setting.target)) for group in groups.values()]
+    curves = [sorted(group, key=_in_order) for group in groups.values()]
     return [curve for curve in curves if len(curve) > 1]
+
+
+def _in_order(setting: Setting) -> tuple[object, ...]:
+    axis, amount = setting.parameter_target or ("", None)
+    return axis, in_order(amount)
 
 
 def _table(settings: list[Setting]) -> list[str]:
