@@ -19,7 +19,9 @@ from lora_bench.tasks import Task, load_task, task_from_document
 
 
 class Range(Strict):
-    """Learning rates between two, all of whose powers of ten are as likely: `budget: {trials: N}` are drawn.
+    """Learning rates between two, of which `budget: {trials: N}` are drawn: one in each of N slices of equal factors.
+
+    Few trials that are drawn without slices often lie close together, and leave most of a range untried.
 
     Args:
         low: The least.
@@ -43,10 +45,8 @@ class Range(Strict):
     def draw(self, number: int, seed: int) -> tuple[float, ...]:
         """So many rates by random search, ascending, with three digits; every range is drawn at the same places."""
         places = random.Random(f"learning rates {seed}")
-        found = {float(f"{self.low * self.width ** places.random():.3g}") for _ in range(number)}
-        while len(found) < number:  # two that were rounded to the same
-            found.add(float(f"{self.low * self.width ** places.random():.3g}"))
-        return tuple(sorted(found))
+        shares = [(index + places.random()) / number for index in range(number)]
+        return tuple(float(f"{self.low * self.width**share:.3g}") for share in shares)
 
 
 @dataclass(frozen=True)
