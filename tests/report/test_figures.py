@@ -8,7 +8,7 @@ import pytest
 from lora_bench.report.comparison import compare
 from lora_bench.report.figures import draw, plan_figures, styles
 from tests.records import METHODS, record, sample_suite
-from tests.report.test_markdown import hostile_records
+from tests.report.hostile import hostile_records
 
 
 def drawn(records) -> dict[str, bytes]:

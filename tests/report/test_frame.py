@@ -5,7 +5,6 @@ import pytest
 
 from lora_bench.report.frame import to_frame
 from tests.records import MIB, record, sample_suite
-from tests.report.test_markdown import HOSTILE, hostile_records
 
 
 def test_one_row_a_record_failures_included():
@@ -45,9 +44,3 @@ def test_no_records_give_the_same_columns():
     empty = to_frame([])
     assert len(empty) == 0
     assert list(empty.columns) == list(to_frame([record()]).columns)[: len(empty.columns)]
-
-
-def test_hostile_strings_are_kept_as_they_are():
-    frame = to_frame(hostile_records())
-    assert frame["label"][0] == HOSTILE
-    assert frame["reason"][1] == HOSTILE

@@ -3,17 +3,12 @@
 import re
 
 import pytest
-from markdown_it import MarkdownIt
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.protocol import PROTOCOLS
 from lora_bench.report.markdown import render_markdown
-from tests.records import BUDGET, ENVIRONMENT, METHODS, record, sample_suite
-
-HOSTILE = (
-    "a|b`c`\n# heading <script>x</script> <!-- [l](https://evil.example) ![i](//evil.example/i.svg) **b** _i_ "
-    "@octocat #12 www.evil.example $x$ \x1b[31m \u202e /home/alice/secret/train.csv </details> ```"
-)
+from tests.records import BUDGET, ENVIRONMENT, record, sample_suite
+from tests.report.hostile import hostile_records
 
 
 def render(records) -> str:
@@ -43,17 +38,6 @@ def score_lines(page: str) -> list[list[str]]:
 
 def line_of(page: str, start: str) -> list[str]:
     return next(line for line in score_lines(page) if line[0] == start)
-
-
-def hostile_records():
-    method = METHODS["lora"].model_copy(update={"label": HOSTILE})
-    named = {"task": HOSTILE, "metric": HOSTILE, "model": HOSTILE, "suite": HOSTILE, "command": HOSTILE}
-    environment = ENVIRONMENT.model_copy(update={"device": HOSTILE, "packages": {HOSTILE: HOSTILE}})
-    return [
-        record(method, seed=0, warnings=(HOSTILE,), environment=environment, **named),
-        record(method, seed=1, status="failed", reason=HOSTILE, **named),
-        record("full", seed=0, **named),
-    ]
 
 
 def test_title_and_introduction():
@@ -219,23 +203,6 @@ def test_every_row_of_a_table_has_the_same_number_of_cells(records):
     assert len(found) >= 5
     for table in found:
         assert len({len(line) for line in table}) == 1
-
-
-def test_hostile_strings_are_only_text():
-    page = render(hostile_records())
-    tokens = MarkdownIt("commonmark").enable("table").parse(page)
-    inline = [child for token in tokens for child in token.children or []]
-    assert [token.type for token in inline if token.type in ("link_open", "html_inline")] == []
-    assert all("://" not in token.attrs["src"] for token in inline if token.type == "image")
-    html = [token.content.strip() for token in tokens if token.type == "html_block"]
-    assert html == ["<details><summary>3 records</summary>", "</details>"]
-    # Emphasis is ours alone: the legend's words.
-    assert sum(token.type == "strong_open" for token in inline) == 0
-    assert "alice" not in page
-    assert "\x1b" not in page and "\u202e" not in page
-    outside_the_command = page.replace(re.search(r"`{3,}sh\n.*?\n`{3,}", page, re.S)[0], "")
-    assert not re.search(r"@\w", outside_the_command)
-    assert "https://" not in outside_the_command
 
 
 def test_a_report_of_nothing_is_refused():

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
-from markdown_it import MarkdownIt
 
 from lora_bench.cli import main
 from lora_bench.probe_record import Energy, StepBytes
@@ -16,8 +15,8 @@ from lora_bench.report.probed import noise_floor, probed_cells, unchanged_differ
 from lora_bench.report.probes import probe_lines, render_probes
 from lora_bench.store import to_json
 from tests.probe.records import probe_record, sample_probes
-from tests.records import ENVIRONMENT, METHODS, MIB, sample_suite
-from tests.report.test_markdown import HOSTILE, tables
+from tests.records import MIB, sample_suite
+from tests.report.test_markdown import tables
 
 
 def line_of(page: str, title: str, label: str) -> dict[str, list[str]]:
@@ -248,43 +247,6 @@ def test_the_order_of_records_changes_nothing():
 def test_a_host_bound_share_is_a_percentage():
     cuda = probe_record(device="cuda", energy=Energy(joules=10.0, joules_per_step=0.2))
     assert line_of(render_probes([cuda]), "Training speed", "lora")["host-bound"] == ["40%"]
-
-
-# Strings.
-
-
-def hostile_probes():
-    method = METHODS["lora"].model_copy(update={"label": HOSTILE})
-    named = {
-        "model": HOSTILE,
-        "suite": HOSTILE,
-        "command": HOSTILE,
-        "environment": ENVIRONMENT.model_copy(update={"device": HOSTILE, "cpu": HOSTILE}),
-        "unmeasured": {HOSTILE: HOSTILE},
-    }
-    return [
-        *(probe_record(method, repeat, **named) for repeat in range(2)),
-        probe_record(method, 0, twin=True, **named),
-        probe_record("prefix_tuning", status="failed", reason=HOSTILE, **{**named, "unmeasured": {}}),
-    ]
-
-
-def test_hostile_strings_are_text_and_nothing_else():
-    page = render_probes(hostile_probes())
-    blocks = MarkdownIt("commonmark").enable("table").parse(page)
-    tokens = [token for block in blocks for token in (block, *(block.children or []))]
-    kinds = {token.type for token in tokens}
-    assert not kinds & {"link_open", "image", "html_block", "html_inline", "em_open", "heading_open_6"}
-    assert [token.tag for token in tokens if token.type == "heading_open"].count("h1") == 1
-    for harm in ("\x1b", "\u202e", "alice"):
-        assert harm not in page
-    # The command is a block of code, which shows anything.
-    text, _, command = page.rpartition("Made by:")
-    assert [token.type for token in blocks][-1] == "fence" and "<script" in command
-    for harm in ("<script", "<!--", "</details>", "@octocat", "https://evil"):
-        assert harm not in text
-    for table in tables(page):
-        assert len({len(line) for line in table}) == 1
 
 
 # The command.

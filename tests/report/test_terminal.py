@@ -7,7 +7,7 @@ from rich.console import Console
 
 from lora_bench.report.terminal import terminal_table
 from tests.records import record, sample_suite
-from tests.report.test_markdown import hostile_records
+from tests.report.hostile import hostile_records
 
 
 def shown(records, **options) -> str:
