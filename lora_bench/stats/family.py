@@ -59,20 +59,21 @@ def holm(p_values: Sequence[float | None], alpha: float) -> list[Adjusted]:
     Raises:
         LoraBenchError: If a p-value is no probability.
     """
-    if not p_values:
-        return []
-    from statsmodels.stats.multitest import multipletests
-
     known = _known(p_values)
-    rejected, adjusted, *_ = multipletests(known, alpha=alpha, method="holm")
-    before = {index: rank for rank, index in enumerate(sorted(range(len(known)), key=lambda index: known[index]))}
-    stop = int(rejected.sum())
+    adjusted, levels = [1.0] * len(known), [alpha] * len(known)
+    reached, rejected, last, level = 0.0, 0, -1.0, alpha
+    for tested, index in enumerate(sorted(range(len(known)), key=known.__getitem__)):
+        left = len(known) - tested
+        reached = max(reached, min(1.0, left * known[index]))
+        adjusted[index] = reached
+        # Where one is not rejected none after it is, and all of them were tested at the same level. So are equal p-values.
+        if known[index] != last:
+            level = alpha / (len(known) - rejected)
+        levels[index], last = level, known[index]
+        rejected += reached <= alpha
     return [
-        Adjusted(
-            p_value=None if p is None else float(adjusted[index]),
-            level=alpha / (len(known) - min(before[index], stop, len(known) - 1)),
-        )
-        for index, p in enumerate(p_values)
+        Adjusted(p_value=None if p is None else value, level=level)
+        for p, value, level in zip(p_values, adjusted, levels, strict=True)
     ]
 
 

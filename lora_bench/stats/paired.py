@@ -20,6 +20,7 @@ from lora_bench.stats.estimate import (
     CONFIDENCE,
     Estimate,
     Interval,
+    Uncertainty,
     all_the_same,
     clopper_pearson,
     seeds_in_order,
@@ -220,17 +221,13 @@ def unpaired(first: Sequence[float], second: Sequence[float], confidence: float 
     """Welch's comparison of two means, or None where either has one value, or all values of each are the same."""
     if min(len(first), len(second)) < 2 or (all_the_same(first) and all_the_same(second)):
         return None
-    from scipy.stats import ttest_ind
-
-    found = ttest_ind(first, second, equal_var=False)
-    low, high = found.confidence_interval(confidence)
-    return Unpaired(
-        first=len(first),
-        second=len(second),
-        difference=statistics.fmean(first) - statistics.fmean(second),
-        interval=Interval(low=float(low), high=float(high), confidence=confidence, source="t"),
-        p_value=float(found.pvalue),
-    )
+    parts = [statistics.variance(scores) / len(scores) for scores in (first, second)]
+    noise = sum(part**2 / (len(scores) - 1) for part, scores in zip(parts, (first, second), strict=True))
+    error = Uncertainty(source="t", standard_error=math.sqrt(sum(parts)), freedom=sum(parts) ** 2 / noise)
+    estimate = Estimate(value=statistics.fmean(first) - statistics.fmean(second), uncertainties=(error,))
+    interval, p_value = estimate.interval(confidence), estimate.p_value()
+    assert interval is not None and p_value is not None
+    return Unpaired(first=len(first), second=len(second), difference=estimate.value, interval=interval, p_value=p_value)
 
 
 def check_items(items: Items, scores: Mapping[int, float], seeds: Sequence[int]) -> None:

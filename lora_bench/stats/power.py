@@ -215,9 +215,15 @@ def _spread(freedom: float) -> tuple[Floats, Floats]:
     """Values of √(χ²(f)/f) and their probabilities: nodes of a quadrature over the quantiles."""
     from scipy.special import gammaincinv
 
+    quantiles, weights = _quadrature()
+    return np.sqrt(2 * gammaincinv(freedom / 2, quantiles) / freedom), weights
+
+
+@functools.cache
+def _quadrature() -> tuple[Floats, Floats]:
+    """Nodes in (0, 1) and weights of the Gauss-Legendre rule."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    quantiles = (nodes + 1) / 2
-    return np.sqrt(2 * gammaincinv(freedom / 2, quantiles) / freedom), weights / 2
+    return (nodes + 1) / 2, weights / 2
 
 
 def _fewest(enough: Callable[[int], bool], most: int) -> int | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats.estimate import refuse_no_numbers
@@ -36,13 +35,16 @@ def expected_best(scores: Sequence[float], *, higher_is_better: bool = True) -> 
         raise LoraBenchError("there are no trials; expected the score of at least one")
     refuse_no_numbers(enumerate(scores, start=1), "the score of trial")
     ordered = sorted(scores, reverse=not higher_is_better)
+    return tuple(_mean_best(ordered, k) for k in range(1, len(ordered) + 1))
+
+
+def _mean_best(ordered: Sequence[float], k: int) -> float:
+    """The mean of the last of all choices of *k* of *ordered*."""
     n = len(ordered)
-    # Exact shares of whole numbers: C(n, k) is beyond floating point from some 1,000 trials on.
-    return tuple(
-        math.fsum(
-            float(Fraction(math.comb(i, k - 1), math.comb(n, k))) * score
-            for i, score in enumerate(ordered)
-            if i >= k - 1
-        )
-        for k in range(1, n + 1)
-    )
+    # C(i−1, k−1) / C(n, k), from that of the last score, k / n, downwards: the binomials themselves overflow.
+    share, terms = k / n, []
+    for i in range(n, k - 1, -1):
+        terms.append(share * ordered[i - 1])
+        if i > 1:
+            share *= (i - k) / (i - 1)
+    return math.fsum(terms)

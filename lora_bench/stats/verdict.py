@@ -114,7 +114,7 @@ def judge(
     margin: float | Mapping[KeyT, float | None] | None,
     alpha: float = ALPHA,
     higher_is_better: bool | Mapping[KeyT, bool] = True,
-    power: float = POWER,
+    power: float | None = POWER,
 ) -> dict[KeyT, Verdict]:
     """The verdict on every comparison of a family, whatever the order of the comparisons.
 
@@ -124,7 +124,7 @@ def judge(
             it is None, equivalence and non-inferiority are not asked.
         alpha: Error level of each kind of claim over the family.
         higher_is_better: Direction of the metric, for all or for each.
-        power: With which `needed` is to decide.
+        power: With which `needed` is to decide; None where nobody asks how many seeds would.
 
     Raises:
         LoraBenchError: If a margin is missing or not above 0, a direction is missing, or alpha is not in (0, 0.5).
@@ -162,7 +162,7 @@ def _verdict(
     claims: MarginClaims | None,
     alpha: float,
     family: int,
-    power: float,
+    power: float | None,
 ) -> Verdict:
     direction: Direction | None = None
     if adjusted.p_value is not None and adjusted.p_value <= alpha:
@@ -204,11 +204,11 @@ def _verdict(
 
 
 def _needed(
-    difference: Difference, margin: float | None, adjusted: Adjusted, claims: MarginClaims | None, power: float
+    difference: Difference, margin: float | None, adjusted: Adjusted, claims: MarginClaims | None, power: float | None
 ) -> Needed | None:
     crossed = difference.crossed
     items = max(0.0, crossed.item_variance - crossed.shared_variance) if crossed is not None else 0.0
-    if not difference.estimate.uncertainties or not difference.sd:
+    if power is None or difference.pairs < FEWEST_PAIRS or not difference.estimate.uncertainties or not difference.sd:
         return None
     return seeds_needed(
         difference.estimate.value,
