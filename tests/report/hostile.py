@@ -7,11 +7,14 @@ strings are `WORDS`.
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 from lora_bench.probe_record import ProbeRecord
 from lora_bench.protocol import PROTOCOLS
 from lora_bench.published import PublishedTable, Verdict, judge_table, load_table
+from lora_bench.published.claims import Claim, Claims, Quantity
 from lora_bench.record import Record
+from lora_bench.report.two_sets import RunSet, TwoSets, hold_against
 from tests.probe.records import probe_record
 from tests.records import ENVIRONMENT, METHODS, PARAMETERS, record
 
@@ -88,7 +91,7 @@ def hostile_records(text: str = HOSTILE) -> list[Record]:
 
 
 def hostile_probes(text: str = HOSTILE) -> list[ProbeRecord]:
-    """A cell that is measured twice, and one that failed."""
+    """A cell that is measured twice, one that failed, and full fine-tuning."""
     method = METHODS["lora"].model_copy(update={"label": text})
     named = {
         "model": text,
@@ -101,7 +104,27 @@ def hostile_probes(text: str = HOSTILE) -> list[ProbeRecord]:
         *(probe_record(method, repeat, **named) for repeat in range(2)),
         probe_record(method, 0, twin=True, **named),
         probe_record("prefix_tuning", status="failed", reason=text, **{**named, "unmeasured": {}}),
+        probe_record("full", **named),
     ]
+
+
+def hostile_claims(text: str = HOSTILE) -> Claims:
+    """A paper's claim of every quantity, to be held against `hostile_probes`."""
+    quantities = get_args(Quantity)
+    return Claims(
+        paper=text,
+        claims=tuple(Claim(quantity=quantity, where=text, of=text, printed=text) for quantity in quantities),
+    )
+
+
+def hostile_sets(text: str = HOSTILE) -> TwoSets:
+    """Two sets of runs that share what the first of them has."""
+    records = hostile_records(text)
+    more = record("prefix_tuning", task=f"{text} more", model=text)
+    sets = (
+        RunSet(name, found, lambda run_id: None) for name, found in ((text, records), (f"{text} 2", [*records, more]))
+    )
+    return hold_against(*sets)
 
 
 def hostile_published(text: str = HOSTILE) -> tuple[PublishedTable, list[Verdict]]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from lora_bench.export import data_files
 from lora_bench.export.files import to_csv
 from lora_bench.report import render_files
+from lora_bench.report.claims import claims_lines
 from lora_bench.report.frame import to_frame
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.page import ASSETS, render_page
@@ -23,7 +24,17 @@ from lora_bench.report.probes import render_probes
 from lora_bench.report.published import published_section
 from lora_bench.report.published_terminal import cells_listing, verdicts_listing
 from lora_bench.report.terminal import terminal_table
-from tests.report.hostile import HOSTILE, STRINGS, WORDS, hostile_probes, hostile_published, hostile_records
+from lora_bench.report.two_sets import two_sets_lines
+from tests.report.hostile import (
+    HOSTILE,
+    STRINGS,
+    WORDS,
+    hostile_claims,
+    hostile_probes,
+    hostile_published,
+    hostile_records,
+    hostile_sets,
+)
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
 BARE = b'<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt" viewBox="0 0 9 9"/>'
@@ -45,7 +56,10 @@ def pages(text):
         "records": render_markdown(
             hostile_records(text), "report", sections=[published_section(*hostile_published(text))]
         ),
-        "probes": render_probes(hostile_probes(text)),
+        "probes": "\n".join(
+            [render_probes(hostile_probes(text)), *claims_lines(hostile_claims(text), hostile_probes(text)), ""]
+        ),
+        "two sets": "\n".join([*two_sets_lines(hostile_sets(text)), ""]),
     }
     return {name: (page, dict.fromkeys(figures.findall(page), BARE)) for name, page in made.items()}
 
