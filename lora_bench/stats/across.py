@@ -34,7 +34,8 @@ class InterquartileMean:
 
     Args:
         value: In the declared units.
-        interval: From resampled seeds, with the factor √(n/(n−1)) and Student's quantile; None where resamples all agree.
+        interval: From resampled seeds, with the factor √(n/(n−1)) and Student's quantile; None where resamples all agree
+            or were not asked for.
         values: Number of differences.
     """
 
@@ -152,7 +153,7 @@ def interquartile_mean(values: Floats, *, draw_seed: int, draws: int = DRAWS) ->
     Args:
         values: Shape (tasks, seeds).
         draw_seed: Seed of the draws.
-        draws: Resamples of seeds, at least 2.
+        draws: Resamples of seeds; none for fewer than 2.
     """
     if values.size < FEWEST_FOR_IQM:
         return None
@@ -161,7 +162,7 @@ def interquartile_mean(values: Floats, *, draw_seed: int, draws: int = DRAWS) ->
     tasks, seeds = values.shape
     value = float(trim_mean(values, 0.25, axis=None))
     interval = None
-    if seeds > 1:
+    if seeds > 1 and draws > 1:
         chosen = np.random.default_rng(draw_seed).integers(seeds, size=(draws, seeds))
         drawn = values[:, chosen].transpose(1, 0, 2).reshape(draws, tasks * seeds)
         error = float(trim_mean(drawn, 0.25, axis=1).std(ddof=1)) * math.sqrt(seeds / (seeds - 1))

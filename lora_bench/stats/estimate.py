@@ -115,8 +115,8 @@ class Summary:
     mean: float
     median: float
     sd: float | None
-    low: float
-    high: float
+    least: float
+    greatest: float
     interval: Interval | None
 
 
@@ -134,8 +134,8 @@ def summarise(values: Sequence[float], confidence: float = CONFIDENCE) -> Summar
         mean=statistics.fmean(values),
         median=statistics.median(values),
         sd=statistics.stdev(values) if len(values) > 1 else None,
-        low=min(values),
-        high=max(values),
+        least=min(values),
+        greatest=max(values),
         interval=mean_estimate(values).interval(confidence),
     )
 

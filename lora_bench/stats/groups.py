@@ -27,7 +27,7 @@ class Ranking:
         letters: For each method the letters of its groups: `a` is the first.
         ranks: For each method the best and the worst rank that the shown differences leave it: 1 and the number of methods
             where nothing is shown. With error level alpha over all pairs, all true ranks lie in these at once with
-            probability 1 − alpha (Mohamad, Goeman and van Zwet 2022, https://arxiv.org/abs/1708.02428).
+            probability 1 − alpha (Al Mohamad, Goeman and van Zwet 2022, Biometrics 78).
     """
 
     order: tuple[str, ...]

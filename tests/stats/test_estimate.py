@@ -28,7 +28,7 @@ estimates = st.builds(
 
 def test_the_summary_is_scipys_t_interval_and_the_textbook_numbers():
     found = summarise(VALUES)
-    assert (found.n, found.median, found.low, found.high) == (5, 0.82, 0.79, 0.86)
+    assert (found.n, found.median, found.least, found.greatest) == (5, 0.82, 0.79, 0.86)
     assert found.mean == pytest.approx(0.824) and found.sd == pytest.approx(np.std(VALUES, ddof=1))
     expected = stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
     assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
