@@ -2,7 +2,8 @@
 
 One axis of parameters holds methods equal in number: what a method adds or frees, the head apart, or what must be saved of
 it, the head included; `full` is exempt from it and marked as the reference line. A method's size is found by counting, never
-by formula: see `lora_bench.fitting`. One axis of work stops a run: examples (or epochs) or real tokens; the others may cap it.
+by formula: see `lora_bench.fitting`. One axis of work stops a run: examples (or epochs), real tokens, FLOPs or seconds; the
+others may cap it. `docs/budgets.md` says what each means.
 """
 
 from __future__ import annotations
@@ -18,17 +19,22 @@ from lora_bench.errors import BudgetUnreachable
 
 MAX_SIZE = 1 << 20
 
-Axis = Literal["train_examples", "train_tokens"]
+Axis = Literal["train_examples", "train_tokens", "train_flops", "train_seconds"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 ParameterAxis = Literal["adapter_parameters", "stored_parameters"]
 PARAMETER_AXES: tuple[ParameterAxis, ...] = get_args(ParameterAxis)
 
-_UNITS: dict[Axis, str] = {"train_examples": "examples", "train_tokens": "real tokens"}
+_SAID: dict[Axis, str] = {
+    "train_examples": "{:,.0f} examples",
+    "train_tokens": "{:,.0f} real tokens",
+    "train_flops": "{:.4g} FLOPs",
+    "train_seconds": "{:,g} s of training",
+}
 
 
 def amount_of(axis: Axis, amount: float) -> str:
     """An amount of work as readers should see it, such as "48,000 real tokens"."""
-    return f"{amount:,.0f} {_UNITS[axis]}"
+    return _SAID[axis].format(amount)
 
 
 class Work(Strict):
@@ -38,11 +44,15 @@ class Work(Strict):
         train_examples: Examples seen, counting an example again each time it comes round.
         epochs: Passes over the training split, in place of `train_examples`.
         train_tokens: Real tokens seen, without padding.
+        train_flops: Operations of the matrix products of forward and backward passes, padding included.
+        train_seconds: Wall time of training, without evaluations and checkpoints.
     """
 
     train_examples: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
     train_tokens: int | None = Field(default=None, gt=0)
+    train_flops: float | None = Field(default=None, gt=0)
+    train_seconds: float | None = Field(default=None, gt=0)
 
     @property
     def given(self) -> list[str]:
@@ -77,6 +87,10 @@ class HeldEqual(Work):
     tolerance: float = Field(default=0.05, ge=0, lt=1)
     caps: Caps | None = None
     trials: int | None = Field(default=None, gt=0)
+
+    def uses(self, axis: Axis) -> bool:
+        """Whether an axis of work stops a run or may end it before."""
+        return any(work is not None and getattr(work, axis) is not None for work in (self, self.caps))
 
     @model_validator(mode="after")
     def _one_measure_of_work(self) -> HeldEqual:

@@ -46,8 +46,18 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
     words = sum(len(part.split()) for text in texts for part in text) / max(1, len(texts))
     tokens = min(recipe.max_length, words * WORDS_TO_TOKENS + 2)
     # A forward pass multiplies twice a weight and token, a backward pass once more for inputs and once for weights.
-    examples = _examples(recipe, {"train_examples": 1.0, "train_tokens": tokens})
-    train_flops = (6 if is_full else 4) * shape.multiplied * tokens * examples
+    rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
+    of_example = (6 if is_full else 4) * shape.multiplied * tokens
+    examples = _examples(
+        recipe,
+        {
+            "train_examples": 1.0,
+            "train_tokens": tokens,
+            "train_flops": of_example,
+            "train_seconds": of_example / rate,
+        },
+    )
+    train_flops = of_example * examples
     scored = len(data.splits[spec.score_on].ids)
     steps = math.ceil(examples / recipe.batch_size)
     evaluations = 1 + (steps // spec.selection_every if spec.selection_every else 0)
@@ -59,7 +69,6 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
         + per_token * shape.layers * shape.width * recipe.batch_size * recipe.max_length
     )
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
-    rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
     return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
 
 
@@ -74,13 +83,16 @@ def _examples(recipe: PlannedTraining, of_example: Mapping[Axis, float]) -> floa
     return min(amount / of_example[axis] for axis, amount in amounts)
 
 
-def default_workers(costs: Sequence[Estimate], threads: int) -> int:
+def default_workers(costs: Sequence[Estimate], threads: int, *, timed: bool = False) -> int:
     """How many runs to do at once: one a device, or as many as the cores and the free memory carry.
 
     Args:
         costs: What each run is likely to cost.
         threads: CPU threads of each worker.
+        timed: Whether a clock ends any of them, so that they must have the machine to themselves.
     """
+    if timed:
+        return 1
     devices = cuda_devices()
     if devices:
         return max(1, min(len(devices), len(costs)))

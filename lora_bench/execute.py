@@ -115,6 +115,7 @@ def run_suite(
 
     Raises:
         BadInput: With every fault of the suite, its data and its models, before anything is written.
+        LoraBenchError: If a clock ends runs, and they are to be done at once.
     """
     shown = display or Silent()
     if series is not None and not re.fullmatch(NAME, series):
@@ -146,7 +147,14 @@ def _round(plan: Plan, wanted: list[Cell], folder: Path, workers: int | None, sh
             _publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason, shown)
     # The longest first, so that no long run is left alone at the end.
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
-    count = _default_workers(runnable) if workers is None else min(workers, len(runnable))
+    timed = [cell.job.spec for cell in runnable if cell.job.spec.training.uses("train_seconds")]
+    if timed and workers is not None and workers > 1:
+        raise LoraBenchError(
+            f"{workers} workers are asked for, and {len(timed)} runs are ended by train_seconds, such as "
+            f"{timed[0].method.label} on {timed[0].model.name} for {timed[0].task.name}: work beside them would use up their "
+            "time; take --workers 1"
+        )
+    count = _default_workers(runnable, timed=bool(timed)) if workers is None else min(workers, len(runnable))
     shown.planned(plan, runnable, count)
     return _do(runnable, count, folder, shown) if runnable else None
 
@@ -165,9 +173,9 @@ def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
     return [cell for cell in [*plan.missing, *again] if not only or cell.job.spec.run_id in only]
 
 
-def _default_workers(cells: list[Cell]) -> int:
+def _default_workers(cells: list[Cell], *, timed: bool) -> int:
     threads = max((cell.job.spec.training.threads for cell in cells), default=1)
-    return default_workers([cell.estimate for cell in cells], threads)
+    return default_workers([cell.estimate for cell in cells], threads, timed=timed)
 
 
 def _check_disk(cells: list[Cell], folder: Path) -> None:

@@ -6,6 +6,7 @@ selection split, keep checkpoints.
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import time
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lora_bench.budget import Axis
 from lora_bench.checkpoint import Checkpoint, save_checkpoint, trained_weights
 from lora_bench.course import Course
 from lora_bench.errors import LoraBenchError
@@ -27,7 +29,6 @@ from lora_bench.meter import MeasureCallback
 from lora_bench.randomness import seed_for
 from lora_bench.recipe import rate_factor
 from lora_bench.record import CurvePoint
-from lora_bench.spec import PlannedTraining
 
 # How much work a killed run may lose; a checkpoint of a small adapter takes milliseconds.
 CHECKPOINT_SECONDS = 60.0
@@ -71,12 +72,25 @@ class FollowBudget(TrainerCallback):
 
     Args:
         course: The steps of the run.
-        recipe: Its schedule.
+        clock: Seconds of training until now, with those of the run that this one goes on from.
     """
 
-    def __init__(self, course: Course, recipe: PlannedTraining) -> None:
+    def __init__(self, course: Course, clock: Callable[[], float]) -> None:
         self.course = course
-        self.recipe = recipe
+        self.clock = clock
+        # The last step that was done, and what ended the run with it.
+        self.step = 0
+        self.ended_by: Axis | None = None
+
+    def end_after(self, step: int, seconds: float) -> bool:
+        """Note that a step was done after so many seconds; whether the run ends with it."""
+        self.step, self.ended_by = step, self.course.ended_by(step, seconds)
+        return self.ended_by is not None
+
+    @property
+    def progress(self) -> float:
+        """How far the run has come, from 0 to 1."""
+        return self.course.progress(self.step, self.clock()) if self.ended_by is None else 1.0
 
     def on_train_begin(
         self,
@@ -88,25 +102,33 @@ class FollowBudget(TrainerCallback):
         **inside: Any,
     ) -> None:
         """Put the share of the target in the place of the number of steps in the Trainer's own schedule."""
-        shares = self.course.shares
-        if shares is None:
+        recipe = self.course.recipe
+        if recipe.warmup is None:
             return
         assert optimizer is not None and isinstance(lr_scheduler, LambdaLR)
-        factor = rate_factor(self.recipe, args)
+        factor = rate_factor(recipe, args)
 
+        # Asked once for each group of weights, which have one rate.
+        @functools.lru_cache(1)
         def at_step(step: int) -> float:
-            return factor(shares[step])
+            return factor(self._share(step))
 
-        lr_scheduler.lr_lambdas = [at_step for _ in lr_scheduler.lr_lambdas]
+        lr_scheduler.lr_lambdas = [lambda step: at_step(step) for _ in lr_scheduler.lr_lambdas]
         # The rate of the first step was set when the schedule was made.
         rates = [rate * at_step(0) for rate in lr_scheduler.base_lrs]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         lr_scheduler._last_lr = rates
 
+    def _share(self, step: int) -> float:
+        """The share of the target that is used after a step, which is the last if a clock tells."""
+        if self.course.shares is not None:
+            return self.course.shares[step]
+        return min(1.0, self.clock() / self.course.recipe.target[1]) if step else 0.0
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """End the run where it is time to."""
-        if state.global_step >= self.course.last_step:
+        if self.end_after(state.global_step, self.clock()):
             control.should_training_stop = True
 
 
@@ -114,20 +136,26 @@ class WatchLoss(TrainerCallback):
     """Notes the training loss, tells of each step, and stops a run whose loss is not finite.
 
     Args:
-        steps: Steps of the whole run, its caps included.
+        follow: How far the run has come; it hears of a step before this.
         curve: Where the losses are noted: some fifty means, each over the steps since the one before.
         notify: Told of each step.
     """
 
-    def __init__(self, steps: int, curve: list[CurvePoint], notify: Notify | None) -> None:
-        self.steps = steps
+    def __init__(self, follow: FollowBudget, curve: list[CurvePoint], notify: Notify | None) -> None:
+        self.follow = follow
         self.curve = curve
         self.notify = notify
-        self.window = max(1, steps // CURVE_POINTS)
         # Since the last point of the curve.
         self.losses: list[float] = []
         self.resumed_at = 0
         self.loss: float | None = None
+        self._points = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Find out which part of the curve the run is in."""
+        self._points = int(CURVE_POINTS * self.follow.course.progress(self.resumed_at, self.follow.clock()))
 
     def on_log(
         self,
@@ -148,15 +176,27 @@ class WatchLoss(TrainerCallback):
         if not math.isfinite(self.loss):
             raise Diverged(f"the training loss is {self.loss} at step {state.global_step}")
         self.losses.append(self.loss)
-        if state.global_step % self.window == 0 or control.should_training_stop:
+        if self._is_due(state.global_step) or control.should_training_stop:
             mean = sum(self.losses) / len(self.losses)
             self.curve.append(CurvePoint(step=state.global_step, loss=round(mean, 6)))
             self.losses.clear()
 
+    def _is_due(self, step: int) -> bool:
+        """Whether a point of the curve is due: after so many steps, or where a clock may end the run, after such a share."""
+        course = self.follow.course
+        if course.seconds is None and course.last_step is not None:
+            return step % max(1, course.last_step // CURVE_POINTS) == 0
+        points, self._points = self._points, int(CURVE_POINTS * self.follow.progress)
+        return self._points > points
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
         """Tell of the step."""
-        if self.notify is not None:
-            self.notify(state.global_step, self.steps, self.loss)
+        if self.notify is None:
+            return
+        steps = self.follow.course.last_step
+        if self.follow.course.seconds is not None:
+            steps = max(state.global_step, round(state.global_step / max(self.follow.progress, 1e-9)))
+        self.notify(state.global_step, steps or state.global_step, self.loss)
 
 
 @dataclass(frozen=True)

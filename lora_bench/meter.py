@@ -259,7 +259,13 @@ class MeasureCallback(TrainerCallback):
         )
 
     def speed_of_batches(
-        self, *, step_examples: list[int], step_tokens: list[int], load_seconds: float, evaluation_seconds: float | None
+        self,
+        *,
+        step_examples: list[int],
+        step_tokens: list[int],
+        load_seconds: float,
+        evaluation_seconds: float | None,
+        train_flops: int | None = None,
     ) -> Speed:
         """How fast the steps of a run were whose batches are known.
 
@@ -268,6 +274,7 @@ class MeasureCallback(TrainerCallback):
             step_tokens: Real tokens of each step, without padding.
             load_seconds: Time to load the base model and apply the method.
             evaluation_seconds: Time to score, or None where nothing was scored.
+            train_flops: FLOPs of all steps, where they were counted.
         """
         first = (self.first_step or 1) + self.warmup_steps - 1
         timed = slice(first, first + max(0, len(self.clock) - self.warmup_steps))
@@ -277,7 +284,7 @@ class MeasureCallback(TrainerCallback):
             steps=len(step_examples),
             load_seconds=load_seconds,
             evaluation_seconds=evaluation_seconds,
-        )
+        ).model_copy(update={"train_flops": train_flops})
 
     def speed(
         self, *, done: Work, timed: Work, steps: int, load_seconds: float | None, evaluation_seconds: float | None

@@ -16,17 +16,19 @@ from lora_bench.budget import Budget
 from lora_bench.cell import Cell
 from lora_bench.choose import chosen_rate, start_records
 from lora_bench.entries import MethodEntry
+from lora_bench.errors import UnsupportedPair
 from lora_bench.estimate import Estimate, estimate_run
-from lora_bench.fitting import fit_method
+from lora_bench.fitting import MethodFit, fit_method
+from lora_bench.flops import step_flops
 from lora_bench.job import Job
-from lora_bench.methods import with_size
+from lora_bench.methods import Method, with_size
 from lora_bench.models import BaseModel
 from lora_bench.obtain import LoadedTask, Progress, obtain
 from lora_bench.plan_checks import check_rates, check_recipe, check_schedule, refuse_twins, refuse_unreachable
 from lora_bench.resolve import run_spec
 from lora_bench.spec import PlannedSpec, Start
 from lora_bench.store import RunFolder
-from lora_bench.suite import Suite
+from lora_bench.suite import CellRecipe, Suite
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ class _Planner:
             entry.method, base_model, loaded.task.kind, len(loaded.data.labels), recipe.budget, self.progress
         )
         method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
+        if fit.reason is None and recipe.budget.uses("train_flops"):
+            fit = _countable(fit, loaded, base_model, method, recipe)
 
         def cell(
             rate: float, seed: int, *, trial: bool = False, start: Start | None = None, blocked: str | None = None
@@ -227,6 +231,25 @@ class _Planner:
                 self.cells.append(
                     cell(rate, seed, blocked=f"the run of {recipe.start} from which it starts gave no score")
                 )
+
+
+def _countable(
+    fit: MethodFit, loaded: LoadedTask, base_model: BaseModel, method: Method, recipe: CellRecipe
+) -> MethodFit:
+    """The fit, with a reason where the FLOPs of a step of this method cannot be counted."""
+    accumulation = int(recipe.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]  # a suite checks it
+    try:
+        step_flops(
+            base_model,
+            method,
+            kind=loaded.task.kind,
+            labels=max(1, len(loaded.data.labels)),
+            rows=recipe.training.batch_size // accumulation,
+            length=recipe.training.max_length,
+        )
+    except UnsupportedPair as reason:
+        return fit.model_copy(update={"reason": str(reason), "parameters": None, "shape": None})
+    return fit
 
 
 def _is_at(cell: Cell, task: str, model: str, label: str, budget: Budget) -> bool:

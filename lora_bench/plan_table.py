@@ -75,7 +75,6 @@ def _table(plan: Plan, task: str, card: str | None) -> Table:
 def _fit_on(card: str, cell: Cell) -> str:
     """What a training step of a run needs on a card, at its longest inputs, and whether the card has it."""
     spec = cell.job.spec
-    accumulation = int(spec.training.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]
     method = known_methods()[spec.method.name](**spec.method.options)
     try:
         step = predicted_step(
@@ -83,7 +82,7 @@ def _fit_on(card: str, cell: Cell) -> str:
             method,
             kind=cell.job.task.kind,
             labels=max(1, len(spec.task.labels)),
-            batch_size=spec.training.batch_size // accumulation,
+            batch_size=spec.training.batch_size // spec.training.accumulation,
             length=spec.training.max_length,
             precision=spec.training.precision,
         )
@@ -172,7 +171,8 @@ def _totals(plan: Plan) -> str:
     amounts = " and ".join(f"{target:,}" for target in targets)
     target = f"{amounts} {axis.replace('_', ' ')} ± {budget.tolerance:.0%}, " if targets else ""
     threads = plan.suite.content.training.threads
-    workers = default_workers([cell.estimate for cell in missing], threads)
+    timed = any(cell.job.spec.training.uses("train_seconds") for cell in missing)
+    workers = default_workers([cell.estimate for cell in missing], threads, timed=timed)
     later = sum(waiting.runs for waiting in plan.waiting)
     seconds = (
         sum(cell.estimate.seconds for cell in missing) + sum(waiting.seconds for waiting in plan.waiting)

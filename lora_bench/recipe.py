@@ -27,11 +27,10 @@ def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> Tr
         ValueError: If transformers refuses what the suite passes through.
     """
     recipe = spec.training
-    accumulation = int(recipe.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]
     ours: dict[str, Any] = {
         "output_dir": output_dir,
         "max_steps": recipe.steps if recipe.steps is not None else steps,
-        "per_device_train_batch_size": recipe.batch_size // accumulation,
+        "per_device_train_batch_size": recipe.batch_size // recipe.accumulation,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.schedule,
         "warmup_steps": recipe.warmup_steps or 0,

@@ -110,6 +110,7 @@ class Speed(Strict):
         load_seconds: Loading the base model and applying the method.
         train_steps: Optimiser steps done; null in records of runs that do all their steps or none.
         train_examples: Examples seen in them.
+        train_flops: Operations of the matrix products of their forward and backward passes, where they were counted.
     """
 
     exclusive: bool | None
@@ -125,6 +126,7 @@ class Speed(Strict):
     load_seconds: float | None
     train_steps: int | None = None
     train_examples: int | None = None
+    train_flops: int | None = None
 
 
 class Predictions(Strict):

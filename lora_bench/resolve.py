@@ -111,6 +111,8 @@ def _training(recipe: CellRecipe, learning_rate: float, in_split: int) -> Planne
     return PlannedTraining(
         train_examples=examples,
         train_tokens=recipe.budget.train_tokens,
+        train_flops=recipe.budget.train_flops,
+        train_seconds=recipe.budget.train_seconds,
         caps=_amounts(recipe.budget.caps, in_split),
         batch_size=given.batch_size,
         steps=steps,
@@ -142,6 +144,8 @@ def _amounts(work: Work | None, in_split: int) -> dict[Axis, float]:
     amounts: dict[Axis, float | None] = {
         "train_examples": _examples(work, in_split),
         "train_tokens": work.train_tokens,
+        "train_flops": work.train_flops,
+        "train_seconds": work.train_seconds,
     }
     return {axis: amount for axis, amount in amounts.items() if amount is not None}
 

@@ -22,10 +22,11 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from lora_bench.checkpoint import Checkpoint, latest_checkpoint, load_trained
-from lora_bench.course import Course, plan_course
+from lora_bench.checkpoint import latest_checkpoint, load_trained
+from lora_bench.course import ENDLESS, Course, plan_course
 from lora_bench.environment import describe_environment
 from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.flops import batch_flops, step_flops
 from lora_bench.job import Job
 from lora_bench.loop import (
     Diverged,
@@ -39,7 +40,7 @@ from lora_bench.loop import (
 )
 from lora_bench.measure import count_parameters
 from lora_bench.meter import MeasureCallback
-from lora_bench.methods import known_methods, own_callbacks
+from lora_bench.methods import Method, known_methods, own_callbacks
 from lora_bench.metrics import metric
 from lora_bench.models import BaseModel, load_model, load_tokenizer
 from lora_bench.randomness import adapters_drawn_from, draw_head, seed_for
@@ -158,13 +159,14 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
         raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
     at_hand = exercise(job.task, tokenizer, spec, seed)
     train, questions = _examples(job, data, at_hand, facts)
-    course = plan_course(recipe, seed, train)
-    facts.warnings += course.warnings
+    flops = _flops(job, method, train) if recipe.uses("train_flops") else None
+    course = plan_course(recipe, seed, train, flops)
 
     checkpoint = latest_checkpoint(job.folder.checkpoints)
     facts.resumed = checkpoint is not None
     keep_best = spec.keep_weights == "best" or spec.rules.checkpoint == "best"
-    watch = WatchLoss(course.last_step, facts.curve, notify)
+    follow = FollowBudget(course, measure.seconds_so_far)
+    watch = WatchLoss(follow, facts.curve, notify)
     selection_scores = None
     if spec.selection_every is not None:
         chosen_on = spec.rules.choose_on
@@ -180,11 +182,20 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
             measure=measure,
         )
     keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection_scores, checkpoint)
-    callbacks = [KeyedDropout(seed), FollowBudget(course, recipe), keep, measure, watch, *own_callbacks(method)]
+    callbacks = [KeyedDropout(seed), follow, keep, measure, watch, *_own_callbacks(method, course)]
     callbacks += [selection_scores] if selection_scores is not None else []
-    _train(model, course, at_hand.collate, spec, callbacks, checkpoint)
+    if checkpoint is not None and follow.end_after(checkpoint.step, measure.earlier_seconds):
+        # The run was stopped between its last step and its record.
+        load_trained(model, checkpoint.weights)
+        model.to(device)
+    else:
+        _train(model, follow, at_hand.collate, spec, callbacks, 0 if checkpoint is None else checkpoint.step)
 
-    step = course.last_step
+    step, ended_by = follow.step, follow.ended_by
+    assert ended_by is not None, "a run that is trained was ended by its budget"
+    if ended_by != course.target:
+        facts.warnings.append(course.said(step, ended_by, measure.train_seconds or 0.0))
+    done = course.batches(step)
     if keep_best and selection_scores is not None and selection_scores.best is not None:
         step = selection_scores.best.step
         load_trained(model, selection_scores.best.weights)
@@ -193,15 +204,15 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     evaluation_seconds = time.perf_counter() - began
     measure.take("evaluation")
 
-    done = course.batches[: course.last_step]
     return job.record(
         "ok",
         **facts.known(),
-        capped_by=course.ended_by if course.ended_by != course.target else None,
+        capped_by=ended_by if ended_by != course.target else None,
         memory=measure.memory(model),
         speed=measure.speed_of_batches(
             step_examples=[len(batch) for batch in done],
             step_tokens=[sum(len(example["input_ids"]) for example in batch) for batch in done],
+            train_flops=sum(map(flops, done)) if flops is not None else None,
             load_seconds=load_seconds,
             evaluation_seconds=evaluation_seconds,
         ),
@@ -221,6 +232,28 @@ def _reason(error: Exception, job: Job) -> str:
     if isinstance(error, LoraBenchError):
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _flops(job: Job, method: Method, train: list[Example]) -> Callable[[Sequence[Mapping[str, Any]]], int]:
+    """What a batch of training examples takes."""
+    recipe, labels = job.spec.training, max(1, len(job.spec.task.labels))
+
+    def count(rows: int, length: int) -> int:
+        return step_flops(job.base_model, method, kind=job.task.kind, labels=labels, rows=rows, length=length)
+
+    return batch_flops(count, train, recipe.batch_size, recipe.accumulation)
+
+
+def _own_callbacks(method: Method, course: Course) -> list[Any]:
+    """What a method does at the steps of a run.
+
+    Raises:
+        UnsupportedPair: If it has to know their number, and a clock ends the run.
+    """
+    found = own_callbacks(method)
+    if course.steps is None and any(getattr(one, "needs_steps", False) for one in found):
+        raise UnsupportedPair("its schedule is over the number of steps, which a budget of train_seconds does not tell")
+    return found
 
 
 def _examples(
@@ -273,24 +306,20 @@ def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[s
 
 def _train(
     model: nn.Module,
-    course: Course,
+    follow: FollowBudget,
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     spec: PlannedSpec,
     callbacks: list[Any],
-    checkpoint: Checkpoint | None,
+    done: int,
 ) -> None:
-    done = checkpoint.step if checkpoint is not None else 0
-    if done >= course.last_step:
-        # The run was stopped between its last step and its record.
-        assert checkpoint is not None
-        load_trained(model, checkpoint.weights)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-        return
+    """The steps of a run that come after *done* of them."""
+    course = follow.course
+    steps = course.steps if course.steps is not None else ENDLESS // spec.training.batch_size
     with tempfile.TemporaryDirectory() as nothing_is_written_here, quiet():
         trainer = Trainer(
             model=model,
-            args=training_arguments(spec, nothing_is_written_here, course.steps),
-            train_dataset=[example for batch in course.batches[done:] for example in batch],
+            args=training_arguments(spec, nothing_is_written_here, steps),
+            train_dataset=course.rest(done),
             data_collator=collate,
             callbacks=callbacks,
         )

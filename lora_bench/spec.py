@@ -124,6 +124,8 @@ class TrainingSpec(RecordPart):
         base_dropout: Dropout of the base model, or None for the checkpoint's own.
         head_dropout: Dropout before the classifier, or None for the checkpoint's own.
         train_tokens: Real tokens that stop the run: it ends with the step that reaches them.
+        train_flops: FLOPs that do, in their place.
+        train_seconds: Seconds of training that do.
         warmup: Share of that amount of work over which the learning rate rises from 0.
         caps: Amounts of work that end the run before, by axis.
     """
@@ -144,6 +146,8 @@ class TrainingSpec(RecordPart):
     base_dropout: float | None = None
     head_dropout: float | None = None
     train_tokens: int | None = None
+    train_flops: float | None = None
+    train_seconds: float | None = None
     warmup: float | None = None
     caps: dict[Axis, float] = Field(default_factory=dict)
 
@@ -167,6 +171,15 @@ class PlannedTraining(TrainingSpec):
     def target(self) -> tuple[Axis, float]:
         """The axis of work that stops the run, and how much of it."""
         return next((axis, amount) for axis in AXES if (amount := getattr(self, axis)) is not None)
+
+    @property
+    def accumulation(self) -> int:
+        """In how many parts a batch is taken."""
+        return int(self.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]  # a suite checks it
+
+    def uses(self, axis: Axis) -> bool:
+        """Whether an axis of work stops the run or may end it before."""
+        return axis == self.target[0] or axis in self.caps
 
 
 class Decoding(Strict):
@@ -283,6 +296,8 @@ LATER_IN_TRAINING: dict[str, JsonValue] = {
     "base_dropout": None,
     "head_dropout": None,
     "train_tokens": None,
+    "train_flops": None,
+    "train_seconds": None,
     "warmup": None,
     "caps": {},
 }

@@ -1,12 +1,20 @@
-"""Runs that are stopped by real tokens: real models, the real Trainer, and records that say what was used."""
+"""Runs that are stopped by tokens, FLOPs or seconds: real models, the real Trainer, and records that say what was used."""
 
+import functools
 import json
+import math
+import time
 
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
+import lora_bench.run
 from lora_bench import loop
 from lora_bench.checkpoint import latest_checkpoint
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.execute import run_suite
+from lora_bench.meter import MeasureCallback
 from lora_bench.plan import make_plan
 from lora_bench.run import run
 from lora_bench.spec import PlannedSpec
@@ -87,8 +95,9 @@ def test_a_run_sees_its_tokens_and_its_learning_rate_follows_the_share_of_them(t
     assert record.capped_by is None and [point.step for point in record.curve] == list(range(1, len(expected) + 1))
 
 
-def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, rates):
-    suite = TOKENS + "selection_every: 2\nkeep_weights: best\n"
+@pytest.mark.parametrize("work", ["train_tokens: 900", "train_flops: 4e8"])
+def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, rates, work):
+    suite = ONE.replace("train_examples: 48", work) + "selection_every: 2\nkeep_weights: best\n"
     whole = run(job_of(tmp_path, suite, runs="whole"))
     once = [*rates]
     rates.clear()
@@ -99,6 +108,7 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, rat
     resumed = run(job)
     assert resumed.resumed and answer(resumed) == answer(whole)
     assert resumed.speed.train_real_tokens == whole.speed.train_real_tokens
+    assert resumed.speed.train_flops == whole.speed.train_flops and len(once) > 4
     assert rates == once
 
 
@@ -111,19 +121,136 @@ def test_a_cap_ends_a_run_on_the_way_and_leaves_the_steps_before_it_alone(tmp_pa
     done = capped.speed.train_steps
     assert 1 < done < 10 and capped.capped_by == "train_tokens" and whole.capped_by is None
     assert capped.speed.train_real_tokens >= 300
-    assert any(f"ends the run at step {done}, before train_examples" in warning for warning in capped.warnings)
+    said = f"its cap of 300 real tokens ended the run after step {done}, with {done / 10:.0%} of 160 examples used"
+    assert said in capped.warnings
     losses = [point.loss for point in capped.curve if point.loss is not None]
     assert losses == [point.loss for point in whole.curve][:done] and rates == once[:done]
     # What is scored at the end is scored at the step that is the last.
     assert [point.step for point in capped.curve if point.scores] == [done]
 
 
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_flops_are_those_of_the_steps_that_were_done(tmp_path, monkeypatch, rates, accumulation):
+    """The counter of torch, around the real training, sees what was counted from shapes before the first step."""
+    counter = FlopCounterMode(display=False)
+    train = lora_bench.run._train
+
+    def watched(*arguments):
+        with counter:
+            train(*arguments)
+
+    monkeypatch.setattr(lora_bench.run, "_train", watched)
+    # A fused kernel hides its matrix products from the counter.
+    monkeypatch.setattr(lora_bench.run, "load_model", functools.partial(lora_bench.run.load_model, attention="eager"))
+    suite = ONE.replace("train_examples: 48", "train_flops: 2.5e8") + "training: {schedule: cosine, warmup: 0.0}\n"
+    record = run(job_of(tmp_path, suite + f"training_arguments: {{gradient_accumulation_steps: {accumulation}}}\n"))
+    assert record.status == "ok", record.reason
+    assert record.speed.train_flops == counter.get_total_flops() >= 2.5e8
+    assert record.speed.train_steps == len(rates) > 3
+    # All but the last step are below the target, and the rate is that of a cosine at the share before each step.
+    assert rates[0] == 1e-3 and all(0 < rate < 1e-3 for rate in rates[1:])
+    share = math.acos(2 * rates[-1] / 1e-3 - 1) / math.pi
+    last = record.speed.train_flops - share * 2.5e8
+    assert 0 < last < 2.5e8 / (len(rates) - 2)
+
+
+def test_a_method_whose_flops_nobody_can_count_is_a_row_before_any_training(tmp_path, monkeypatch):
+    def no_count(*_, **__):
+        raise UnsupportedPair("the FLOPs of a step cannot be counted from shapes: it depends")
+
+    monkeypatch.setattr("lora_bench.plan.step_flops", no_count)
+    path = write_project(tmp_path / "project", ONE.replace("train_examples: 48", "train_flops: 1e8"))
+    (record,) = run_suite(path, runs=tmp_path / "runs", workers=0).records
+    assert record.status == "unsupported" and "cannot be counted" in record.reason
+
+
+class FakeClock:
+    """A clock by which every step takes half a second, from when the step is told to have ended."""
+
+    def __get__(self, measure, kind=None):
+        return lambda: measure.earlier_seconds + 0.5 * len(measure.clock)
+
+
+SECONDS = ONE.replace("train_examples: 48", "train_seconds: 2.0") + "training: {warmup: 0.25}\n"
+
+
+def test_a_clock_ends_a_run_and_drives_its_learning_rate(tmp_path, rates, monkeypatch):
+    monkeypatch.setattr(MeasureCallback, "seconds_so_far", FakeClock())
+    told = []
+    record = run(job_of(tmp_path, SECONDS + "selection_every: 100\n"), lambda *event: told.append(event[:2]))
+    # While the fifth step ends, four are told to have ended: 2 s. A rate is set when the one before is in the same state.
+    assert (record.speed.train_steps, record.speed.train_examples, record.capped_by) == (5, 80, None)
+    assert rates == pytest.approx([1e-3 * factor for factor in (0.0, 0.0, 1.0, 2 / 3, 1 / 3)])
+    assert record.speed.train_seconds == 2.5  # asked when the fifth has ended
+    assert [point.step for point in record.curve if point.loss is not None] == [1, 2, 3, 4, 5]
+    assert [point.step for point in record.curve if point.scores] == [5]
+    assert told[-1] == (5, 5)
+
+
+def test_a_clock_goes_on_from_the_time_already_used(tmp_path, rates, monkeypatch):
+    monkeypatch.setattr(MeasureCallback, "seconds_so_far", FakeClock())
+    whole = run(job_of(tmp_path, SECONDS, runs="whole"))
+    once = [*rates]
+    rates.clear()
+    job = job_of(tmp_path, SECONDS, runs="stopped")
+    run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
+    assert latest_checkpoint(job.folder.checkpoints).progress["train_seconds"] == 1.5
+    loop.request_stop(None)
+    resumed = run(job)
+    assert resumed.resumed and answer(resumed) == answer(whole)
+    assert rates == once and resumed.speed.train_seconds == 2.5
+
+
+def test_a_real_clock_leaves_evaluations_out(tmp_path, monkeypatch):
+    slow = lora_bench.run.scores_of
+    monkeypatch.setattr(lora_bench.run, "scores_of", lambda *of: time.sleep(0.05) or slow(*of))
+    began = time.perf_counter()
+    record = run(job_of(tmp_path, ONE.replace("train_examples: 48", "train_seconds: 1.0") + "selection_every: 1\n"))
+    took = time.perf_counter() - began
+    assert record.status == "ok" and record.speed.train_steps > 3
+    # It ends with the step in which the second is over, and what was slept beside it is not in it.
+    assert 1.0 <= record.speed.train_seconds < 1.0 + 20 * record.speed.step_seconds_p90
+    assert took > record.speed.train_seconds + 0.05 * record.speed.train_steps
+
+
+def test_seconds_may_be_a_cap(tmp_path, rates, monkeypatch):
+    monkeypatch.setattr(MeasureCallback, "seconds_so_far", FakeClock())
+    long = ONE.replace("train_examples: 48", "train_examples: 160, caps: {train_seconds: 1}")
+    record = run(job_of(tmp_path, long))
+    assert (record.capped_by, record.speed.train_steps) == ("train_seconds", 3)
+    said = "its cap of 1 s of training ended the run after step 3, with 30% of 160 examples used"
+    assert said in record.warnings
+    # The schedule is that of the ten steps which it did not do: one of warm-up, then a line over nine.
+    assert rates == pytest.approx([0.0, 1e-3, 1e-3 * 8 / 9])
+
+
+def test_runs_that_a_clock_ends_are_not_done_beside_others(tmp_path):
+    path = write_project(tmp_path / "project", SECONDS)
+    with pytest.raises(
+        LoraBenchError, match="2 workers are asked for, and 1 runs are ended by train_seconds, such as lora"
+    ):
+        run_suite(path, runs=tmp_path / "runs", workers=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_method_that_must_know_the_number_of_steps_cannot_follow_a_clock(tmp_path):
+    suite = SECONDS.replace("[lora]", "[{method: peft, type: ADALORA, label: adalora}]")
+    record = run(job_of(tmp_path, suite))
+    assert record.status == "unsupported" and "a budget of train_seconds does not tell" in record.reason
+
+
 def test_the_ids_of_runs_of_examples_know_nothing_of_the_other_amounts(tmp_path):
     plain = job_of(tmp_path, ONE).spec
-    for change in ({"train_tokens": 900}, {"caps": {"train_tokens": 300.0}}, {"warmup": 0.1}):
+    for change in (
+        {"train_tokens": 900},
+        {"train_flops": 1e8},
+        {"train_seconds": 2.0},
+        {"caps": {"train_tokens": 300.0}},
+        {"warmup": 0.1},
+    ):
         changed = plain.model_copy(update={"training": plain.training.model_copy(update=change)})
         assert changed.run_id != plain.run_id
     content = plain.model_dump(mode="json")
-    for name in ("train_tokens", "caps", "warmup"):
+    for name in ("train_tokens", "train_flops", "train_seconds", "caps", "warmup"):
         del content["training"][name]
     assert PlannedSpec.model_validate_json(json.dumps(content)).run_id == plain.run_id

@@ -35,7 +35,7 @@ def recipe(**work):
 
 
 def numbers(course):
-    return [[example["number"] for example in batch] for batch in course.batches]
+    return [[example["number"] for example in batch] for batch in course.batches(course.last_step)]
 
 
 def recipe_of_tokens(amount, **more):
@@ -45,7 +45,9 @@ def recipe_of_tokens(amount, **more):
 def test_a_number_of_examples_is_cut_in_its_last_batch():
     course = plan_course(recipe(train_examples=5), 0, EXAMPLES)
     assert numbers(course) == [[0, 3], [4, 2], [1]]
-    assert (course.steps, course.last_step, course.ended_by, course.shares) == (3, 3, "train_examples", None)
+    assert (course.steps, course.last_step, course.shares) == (3, 3, None)
+    assert [example["number"] for example in course.rest(1)] == [4, 2, 1]
+    assert [course.ended_by(step, 0.0) for step in (1, 2, 3)] == [None, None, "train_examples"]
 
 
 def test_a_batch_goes_on_from_one_epoch_into_the_next():
@@ -68,13 +70,46 @@ def test_tokens_that_take_many_epochs_take_so_many_steps():
 
 def test_a_cap_ends_a_run_with_the_step_that_reaches_it_and_says_so():
     course = plan_course(recipe(train_examples=6, caps={"train_tokens": 8}), 0, EXAMPLES)
-    assert (course.steps, course.last_step, course.ended_by) == (3, 2, "train_tokens")
-    assert course.warnings == ["the cap of train_tokens ends the run at step 2, before train_examples is reached"]
-    # One that is not reached before the target changes nothing.
-    course = plan_course(recipe(train_examples=6, caps={"train_tokens": 21}), 0, EXAMPLES)
-    assert (course.last_step, course.ended_by, course.warnings) == (3, "train_examples", [])
+    assert (course.steps, course.last_step) == (3, 2)
+    assert [course.ended_by(step, 0.0) for step in (1, 2)] == [None, "train_tokens"]
+    said = course.said(2, "train_tokens", 0.0)
+    assert said == "its cap of 8 real tokens ended the run after step 2, with 67% of 6 examples used"
+    # One that is reached together with the target, or not before it, changes nothing.
+    for cap in (21, 22):
+        course = plan_course(recipe(train_examples=6, caps={"train_tokens": cap}), 0, EXAMPLES)
+        assert (course.last_step, course.ended_by(3, 0.0)) == (3, "train_examples")
     course = plan_course(recipe_of_tokens(21, caps={"train_examples": 3}), 0, EXAMPLES)
-    assert (course.steps, course.last_step, course.ended_by) == (3, 2, "train_examples")
+    assert (course.steps, course.last_step, course.ended_by(2, 0.0)) == (3, 2, "train_examples")
+    assert course.said(2, "train_examples", 0.0).endswith("with 71% of 21 real tokens used")  # 15 of 21
+
+
+def test_flops_are_used_up_as_tokens_are():
+    # As many as tokens with padding: 2 * 4, 2 * 6 and 2 * 5.
+    course = plan_course(
+        recipe(train_flops=20.0), 0, EXAMPLES, lambda batch: 2 * max(len(one["input_ids"]) for one in batch)
+    )
+    assert (course.last_step, course.shares) == (2, (0.0, 8 / 20, 20 / 20))
+
+
+def test_a_clock_ends_a_run_of_any_number_of_steps():
+    course = plan_course(recipe(train_seconds=10.0), 0, EXAMPLES)
+    assert (course.steps, course.last_step, course.seconds) == (None, None, 10.0)
+    assert [course.ended_by(step, seconds) for step, seconds in ((5, 9.9), (6, 10.0))] == [None, "train_seconds"]
+    assert [course.progress(5, seconds) for seconds in (0.0, 2.5, 10.0, 11.0)] == [0.0, 0.25, 1.0, 1.0]
+    # What comes after four steps of two is the second example of the second epoch.
+    rest = course.rest(4)
+    assert [rest[index]["number"] for index in range(4)] == SECOND[2:6] and len(rest) > 10**9
+    assert [example["number"] for example in course.batches(4)[3]] == SECOND[:2]
+
+
+def test_a_clock_and_a_number_of_steps_end_a_run_by_what_comes_first():
+    course = plan_course(recipe(train_seconds=10.0, caps={"train_examples": 7}), 0, EXAMPLES)
+    assert (course.steps, course.last_step) == (None, 4)
+    assert [course.ended_by(4, 9.0), course.ended_by(3, 10.0), course.ended_by(4, 10.0)] == [
+        "train_examples", "train_seconds", "train_seconds",
+    ]  # fmt: skip
+    assert course.progress(2, 9.0) == 0.9 and course.progress(3, 1.0) == 0.75
+    assert course.said(4, "train_examples", 9.0).endswith("after step 4, with 90% of 10 s of training used")
 
 
 def test_examples_without_tokens_never_reach_an_amount_of_them():

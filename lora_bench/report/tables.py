@@ -348,6 +348,8 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("target for stored parameters", lambda setting: _target(setting, "stored_parameters")),
     ("examples seen by every run", lambda setting: count(setting.spec.training.train_examples)),
     ("real tokens seen by every run", lambda setting: count(setting.spec.training.train_tokens)),
+    ("FLOPs done by every run", lambda setting: _number(setting.spec.training.train_flops)),
+    ("seconds of training of every run", lambda setting: _number(setting.spec.training.train_seconds)),
     ("caps, which end a run before", _caps),
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),
     ("optimiser steps", lambda setting: count(setting.spec.training.steps)),

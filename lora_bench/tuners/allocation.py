@@ -32,6 +32,8 @@ class AllocateRanks(TrainerCallback):
 
     def __init__(self, *, sets_total: bool) -> None:
         self.sets_total = sets_total
+        # Whether the number of steps must be known before the first.
+        self.needs_steps = sets_total
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
