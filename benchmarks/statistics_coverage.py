@@ -209,7 +209,7 @@ class Calls:
 
 def families(
     seeds: int,
-    families: int,
+    count: int,
     *,
     effect: float = 0.0,
     item: float = 0.0,
@@ -221,7 +221,7 @@ def families(
 
     Args:
         seeds: Of each method.
-        families: How many.
+        count: Families.
         effect: By how much the first method is better on every task, in standard deviations of a method's score over seeds.
         item: Standard deviation of a score that comes from the choice of items, in the same; 0: there are no items.
         tasks: Number of tasks.
@@ -230,14 +230,14 @@ def families(
     """
     generator = np.random.default_rng([seed, seeds, tasks, int(100 * effect), int(100 * item)])
     false = found = 0
-    for size in _blocks(families, 250):
+    for size in _blocks(count, 250):
         p_values = errors(suites(generator, size, seeds, effect, item, tasks)).p_values()
         called = holm_rejects(p_values.reshape(size, -1), alpha).reshape(p_values.shape)
         planted = called[:, 0] if effect else called[:, :0]
         others = called[:, 1:] if effect else called
         false += others.any(axis=(1, 2)).sum()
         found += planted.sum()
-    return Calls(false / families, found / (families * tasks) if effect else np.nan)
+    return Calls(false / count, found / (count * tasks) if effect else np.nan)
 
 
 def suites(generator: np.random.Generator, size: int, seeds: int, effect: float, item: float, tasks: int) -> Floats:

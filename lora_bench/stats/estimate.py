@@ -194,10 +194,7 @@ def refuse_no_numbers(values: Iterable[tuple[object, float]], kind: str) -> None
     """Raise LoraBenchError for the first of named values that is infinite or no number."""
     for name, value in values:
         if not math.isfinite(value):
-            raise LoraBenchError(
-                f"{kind} {name} is {value}; expected a finite number: a run without a score is a failure, "
-                "see with_failures_at_floor"
-            )
+            raise LoraBenchError(f"{kind} {name} is {value}; expected a finite number")
 
 
 def seeds_in_order(scores: Mapping[int, float]) -> tuple[int, ...]:
@@ -206,7 +203,12 @@ def seeds_in_order(scores: Mapping[int, float]) -> tuple[int, ...]:
     Raises:
         LoraBenchError: If a score is no finite number.
     """
-    refuse_no_numbers(scores.items(), "the score of seed")
+    for seed, score in scores.items():
+        if not math.isfinite(score):
+            raise LoraBenchError(
+                f"the score of seed {seed} is {score}; expected a finite number: leave out a run without a score, or put it "
+                "at the metric's floor (with_failures_at_floor)"
+            )
     return tuple(sorted(scores))
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.stats.estimate import refuse_no_numbers
 from lora_bench.stats.items import Floats, ItemMetric, Items, ItemScores
 
 Weighted = Callable[[Floats], Floats]
@@ -38,7 +39,7 @@ def item_metric(
         classes: Number of classes of the task; of those that occur where it is not given.
 
     Raises:
-        LoraBenchError: If the metric is not known or the numbers of predictions differ.
+        LoraBenchError: If the metric is not known, the numbers of predictions differ, or one is no finite number.
     """
     if metric not in METRICS:
         raise unknown("metric of single items", metric, METRICS)
@@ -47,6 +48,7 @@ def item_metric(
             raise LoraBenchError(
                 f"seed {seed} has {len(answers)} predictions for {len(references)} items; expected one for each"
             )
+        refuse_no_numbers(enumerate(answers), f"seed {seed}: the prediction of item")
     seeds = tuple(predictions)
     right = np.asarray(references, dtype=np.float64)
     given = np.array([predictions[seed] for seed in seeds], dtype=np.float64).reshape(len(seeds), len(right))

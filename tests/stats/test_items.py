@@ -140,6 +140,8 @@ def test_seeds_are_chosen_by_name():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LoraBenchError, match="unknown metric of single items 'bleu'"):
         item_metric("bleu", [1], {0: [1]})
+    with pytest.raises(LoraBenchError, match="seed 7: the prediction of item 1 is nan"):
+        item_metric("pearson", [1.0, 2.0], {7: [0.5, float("nan")]})
     with pytest.raises(LoraBenchError, match="seed 7 has 2 predictions for 3 items"):
         item_metric("f1", [1, 0, 1], {7: [1, 0]})
     with pytest.raises(LoraBenchError, match=r"per-item scores have shape \(3,\); expected \(1, items\)"):

@@ -58,6 +58,14 @@ def test_simulated_experiments_have_the_numbers_of_the_package(item):
             assert (verdicts[place].verdict != "inconclusive") == called[at]
 
 
+def test_the_script_prints_the_tables_of_the_page(capsys):
+    simulation.main(["--quick"])
+    printed = re.findall(r"^\| ([^|]+) \|.*\n\| ---", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(printed) == 4
+    for heading in printed:
+        assert stated(heading)
+
+
 @pytest.mark.parametrize("seeds", simulation.SEEDS)
 def test_t_intervals_of_normal_scores_cover_as_often_as_they_say(seeds):
     (alone, *_) = simulation.NORMAL
