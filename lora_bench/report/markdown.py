@@ -14,6 +14,7 @@ from lora_bench.record import Environment, Record
 from lora_bench.report import tables
 from lora_bench.report.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.figures import FigurePlan, plan_figures
+from lora_bench.report.improving import improving_lines
 from lora_bench.report.judging import AnswersOf, Judged, judge_comparison
 from lora_bench.report.rows import in_order
 from lora_bench.report.sentences import facts, introduction
@@ -64,7 +65,7 @@ def render_markdown(
         introduction(comparison, judged is not None),
         answer(judged) if judged is not None else [],
         facts(comparison),
-        _budget(comparison),
+        _budget(comparison, records),
         _scores(comparison, judged),
         verdict_lines(judged) if judged is not None else [],
         *sections,
@@ -79,12 +80,13 @@ def render_markdown(
     return "\n\n".join("\n".join(section) for section in parts if section) + "\n"
 
 
-def _budget(comparison: Comparison) -> Lines:
+def _budget(comparison: Comparison, records: Sequence[Record]) -> Lines:
     lines = ["## Budget", "", "What every run was held to:", "", *tables.recipe(comparison), ""]
     lines += ["What each method came to:", "", *tables.counts(comparison)]
     if any(row.reference for setting in comparison.settings for row in setting.rows):
         lines += ["", _reference_note(comparison)]
-    return lines
+    improving = improving_lines(records, comparison)
+    return [*lines, "", *improving] if improving else lines
 
 
 def _reference_note(comparison: Comparison) -> str:
