@@ -121,6 +121,8 @@ def judge_comparison(
     ] = {}
     left_out: dict[str, None] = {}
     for number, setting in enumerate(comparison.settings):
+        if setting.search or setting.spec.score_on == "selection":
+            continue  # trials, which choose and are no results
         if reason := _not_judged(setting):
             left_out[f"{setting.spec.task.name}: {reason}"] = None
             continue
@@ -176,8 +178,6 @@ def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> 
 def _not_judged(setting: Setting) -> str | None:
     """Why the scores of a setting are not judged, or None where they are."""
     rules = setting.spec.rules
-    if setting.search or setting.spec.score_on == "selection":
-        return "a search, whose scores choose"
     if rules is not None and rules.choose_on != "selection":
         return "its protocol chooses on the split that it reports"
     if setting.spec.task.higher_is_better is None:

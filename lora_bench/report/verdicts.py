@@ -13,6 +13,9 @@ from lora_bench.report.tables import method_name, model_name, setting_name
 from lora_bench.report.text import MISSING, code, inert, listed, plural
 from lora_bench.stats import Verdict, collapsed, rate
 
+# The share of runs without a result from which on the answer says so.
+MANY = 0.1
+
 DECIDED = ("better", "worse", "equivalent", "non-inferior")
 
 _GRADES = {
@@ -49,21 +52,34 @@ def _what_was_compared(judged: Judged) -> str:
 
 
 def _how_it_came_out(judged: Judged) -> str:
+    return _decided(judged) + _nothing_learned(judged)
+
+
+def _nothing_learned(judged: Judged) -> str:
+    """What a reader must know before any verdict: that many runs learned nothing that the majority class does not say."""
+    counted = _counted(judged).values()
+    runs, fallen = sum(one[0] for one in counted), sum(one[2] for one in counted)
+    if fallen < MANY * runs:
+        return "."
+    return f", and {fallen} of {runs} runs scored no better than the majority class (or the mean)."
+
+
+def _decided(judged: Judged) -> str:
     by_label: dict[str, Counter[str]] = {}
     for held in judged.held:
         by_label.setdefault(held.row.label, Counter())[held.verdict.verdict] += 1
     if not any(held.verdict.verdict in DECIDED for held in judged.held):
         return (
-            "Not one of them is decided: every interval leaves open which method is better, or whether the difference matters."
+            "Not one of them is decided: every interval leaves open which method is better, or whether the difference matters"
             if len(judged.held) > 1
-            else "It is not decided: the interval leaves open which method is better, or whether the difference matters."
+            else "It is not decided: the interval leaves open which method is better, or whether the difference matters"
         )
     said = []
     for label, counts in by_label.items():
         words = [f"{word} in {counts[word]}" for word in DECIDED if counts[word]]
         open_ones = f"undecided in {counts['inconclusive']}" if counts["inconclusive"] else ""
         said.append(f"{code(label)} is {listed([*words, *([open_ones] if open_ones else [])])} of {counts.total()}")
-    return f"Against {code(judged.analysis.reference)}, {'; '.join(said)}."
+    return f"Against {code(judged.analysis.reference)}, {'; '.join(said)}"
 
 
 def _how_far_to_trust(judged: Judged) -> str:
@@ -126,7 +142,8 @@ LEGEND = """\
 - *difference*: the method less the reference, mean over seeds. *interval*: at 95 %, for this comparison alone; of the one
   over seeds and the one over seeds and test items the wider, and *covers* says whether items could enter.
 - *better*, *worse*: a difference is shown; *equivalent*: it is shown to be smaller than the margin; *non-inferior*: it is
-  shown not to be worse by the margin. *inconclusive* is none of these, and never means that two methods are equal.
+  shown not to be worse by the margin. *inconclusive* is none of these, and never means that two methods are equal; of *no
+  spread* are differences that are the same at every seed, which tells nothing of how far those of others would lie.
 - *p*: of no difference, after Holm's procedure. *would decide*: seeds with which the difference that was seen, if it is
   the true one, would be decided with a probability of 80 %.""".splitlines()
 
@@ -177,7 +194,7 @@ def numbers(verdict: Verdict, covers: str) -> list[str]:
 def verdict_words(verdict: Verdict) -> str:
     """A verdict in a cell of a table."""
     if verdict.reason is not None and verdict.interval is None:
-        return f"{verdict.verdict}: {inert(verdict.reason)}"
+        return f"{verdict.verdict} ({'one seed' if verdict.pairs == 1 else 'no spread'})"
     if verdict.small_but_real is not None:
         return f"**equivalent**, and slightly {verdict.small_but_real}"
     word = f"**{verdict.verdict}**" if verdict.verdict in DECIDED else verdict.verdict
@@ -203,25 +220,28 @@ def _across(judged: Judged) -> list[str]:
     ]
 
 
-def _collapses(judged: Judged) -> list[str]:
-    """How many runs of each method failed, or scored no better than the majority class."""
-    counted: dict[str, list[int]] = {}
-    seen: set[int] = set()
+def _counted(judged: Judged) -> dict[str, tuple[int, int, int]]:
+    """Of each method the runs that were judged, those that diverged, and those that scored no better than the majority."""
+    counted: dict[str, tuple[int, int, int]] = {}
+    seen: set[tuple[str, ...]] = set()
     for held in judged.held:
+        better = bool(held.setting.spec.task.higher_is_better)
         for row in (held.row, held.reference):
-            if id(row) in seen:
+            if row.run_ids in seen:
                 continue
-            seen.add(id(row))
-            runs, diverged, fallen = counted.setdefault(row.label, [0, 0, 0])
+            seen.add(row.run_ids)
             scores = {index: score.value for index, score in enumerate(row.scores)}
             floor = row.majority_score
-            better = bool(held.setting.spec.task.higher_is_better)
-            down = len(collapsed(scores, floor, higher_is_better=better)) if floor is not None else 0
-            counted[row.label] = [
-                runs + len(row.run_ids),
-                diverged + sum(failure.status == "diverged" for failure in row.failures),
-                fallen + down,
-            ]
+            fallen = len(collapsed(scores, floor, higher_is_better=better)) if floor is not None else 0
+            diverged = sum(failure.status == "diverged" for failure in row.failures)
+            before = counted.get(row.label, (0, 0, 0))
+            counted[row.label] = (before[0] + len(row.run_ids), before[1] + diverged, before[2] + fallen)
+    return counted
+
+
+def _collapses(judged: Judged) -> list[str]:
+    """How many runs of each method failed, or scored no better than the majority class."""
+    counted = _counted(judged)
     if not any(diverged or fallen for _, diverged, fallen in counted.values()):
         return []
     rows = [

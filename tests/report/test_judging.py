@@ -126,7 +126,6 @@ def test_the_reference_may_be_another_method():
 @pytest.mark.parametrize(
     ("records", "said"),
     [
-        (runs("full", FULL) + runs("lora", FULL, spec={"score_on": "selection"}), "a search, whose scores choose"),
         (
             [
                 one
@@ -267,6 +266,20 @@ def test_three_sentences_count_what_the_table_has():
     words = [line[7] for line in lines]
     assert sum("better" in word for word in words) == 2
     assert sum("inconclusive" in word for word in words) == 1
+
+
+def test_runs_that_learned_nothing_are_in_the_answer():
+    (text,) = answer(judged(runs("full", (0.5, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81))))[2:]
+    assert "and 1 of 6 runs scored no better than the majority class" in text
+    assert len(re.findall(r"\.(?= [A-Z`]|$)", text)) == 3
+    (text,) = answer(judged(runs("full", (0.7, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81))))[2:]
+    assert "majority" not in text
+
+
+def test_a_search_is_no_result_and_needs_no_word():
+    trials = runs("full", FULL[:2], spec={"score_on": "selection"}, task="other")
+    found = judged(runs("full", FULL) + runs("lora", shifted(0.01)) + trials)
+    assert (len(found.held), found.left_out) == (1, ())
 
 
 def test_where_nothing_is_decided_no_method_is_named_a_winner():
