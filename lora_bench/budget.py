@@ -79,6 +79,8 @@ class HeldEqual(Work):
     Args:
         tolerance: Share of the target by which a method may miss it.
         caps: Amounts of work that end a run before its target.
+        peak_memory_bytes: What the tensors of a training step may hold, as predicted from its shapes: a batch is taken in as
+            few parts as keep it.
         trials: Learning rates tried by every method, or None where the suite does not say.
 
     One of the amounts of `Work` is the target: it stops a run, and the learning rate follows the share of it that is used.
@@ -86,6 +88,7 @@ class HeldEqual(Work):
 
     tolerance: float = Field(default=0.05, ge=0, lt=1)
     caps: Caps | None = None
+    peak_memory_bytes: int | None = Field(default=None, gt=0)
     trials: int | None = Field(default=None, gt=0)
 
     def uses(self, axis: Axis) -> bool:

@@ -10,6 +10,8 @@ from lora_bench.entries import MethodEntry
 from lora_bench.errors import Fault, did_you_mean
 from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, SuiteFile, Training
 
+_ACCUMULATION = "gradient_accumulation_steps"
+
 
 def repeated(document: Document, name: str, names: list[str]) -> list[Fault]:
     """Faults of a list in which a name stands twice."""
@@ -100,6 +102,17 @@ def _across(
     if misfit is not None:
         faults.append(document.fault(("training", misfit[0]), misfit[1]))
     faults += _own_arguments(document, ("training_arguments",), content.training_arguments)
+    if content.budget.peak_memory_bytes is not None:
+        given = [
+            ("training_arguments",),
+            *(("recipes", index, "training_arguments") for index in range(len(content.recipes))),
+        ]
+        of = [content.training_arguments, *(recipe.training_arguments for recipe in content.recipes)]
+        faults += [
+            document.fault((*key, _ACCUMULATION), "is decided by budget.peak_memory_bytes: leave one of the two out")
+            for key, arguments in zip(given, of, strict=True)
+            if _ACCUMULATION in arguments
+        ]
     accumulation = content.training_arguments.get("gradient_accumulation_steps", 1)
     if not isinstance(accumulation, int) or accumulation < 1 or content.training.batch_size % accumulation:
         message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"

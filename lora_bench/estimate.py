@@ -66,7 +66,7 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
     memory = (
         BYTES_PER_WEIGHT * (parameters.total + parameters.adapter * (not is_full))
         + BYTES_PER_TRAINED_WEIGHT * parameters.trained
-        + per_token * shape.layers * shape.width * recipe.batch_size * recipe.max_length
+        + per_token * shape.layers * shape.width * (recipe.batch_size // recipe.accumulation) * recipe.max_length
     )
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
     return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)

@@ -7,21 +7,25 @@ Data and base models are obtained here, so whatever is wrong with them is said b
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from lora_bench.budget import Budget
 from lora_bench.cell import Cell
 from lora_bench.choose import chosen_rate, start_records
 from lora_bench.entries import MethodEntry
-from lora_bench.errors import UnsupportedPair
+from lora_bench.errors import BudgetUnreachable, UnsupportedPair
 from lora_bench.estimate import Estimate, estimate_run
 from lora_bench.fitting import MethodFit, fit_method
 from lora_bench.flops import step_flops
 from lora_bench.job import Job
 from lora_bench.methods import Method, with_size
+from lora_bench.micro_batch import micro_batch
 from lora_bench.models import BaseModel
 from lora_bench.obtain import LoadedTask, Progress, obtain
 from lora_bench.plan_checks import check_rates, check_recipe, check_schedule, refuse_twins, refuse_unreachable
@@ -159,8 +163,8 @@ class _Planner:
             entry.method, base_model, loaded.task.kind, len(loaded.data.labels), recipe.budget, self.progress
         )
         method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
-        if fit.reason is None and recipe.budget.uses("train_flops"):
-            fit = _countable(fit, loaded, base_model, method, recipe)
+        if fit.reason is None:
+            fit, recipe = _fitted_to_steps(fit, loaded, base_model, method, recipe)
 
         def cell(
             rate: float, seed: int, *, trial: bool = False, start: Start | None = None, blocked: str | None = None
@@ -233,23 +237,28 @@ class _Planner:
                 )
 
 
-def _countable(
+def _fitted_to_steps(
     fit: MethodFit, loaded: LoadedTask, base_model: BaseModel, method: Method, recipe: CellRecipe
-) -> MethodFit:
-    """The fit, with a reason where the FLOPs of a step of this method cannot be counted."""
-    accumulation = int(recipe.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]  # a suite checks it
+) -> tuple[MethodFit, CellRecipe]:
+    """The fit and the recipe with what the budget asks of single steps: a peak that they keep, and FLOPs that can be counted.
+
+    Where they cannot, the fit has the reason.
+    """
+    budget, training = recipe.budget, recipe.training
+    kind, labels = loaded.task.kind, max(1, len(loaded.data.labels))
     try:
-        step_flops(
-            base_model,
-            method,
-            kind=loaded.task.kind,
-            labels=max(1, len(loaded.data.labels)),
-            rows=recipe.training.batch_size // accumulation,
-            length=recipe.training.max_length,
-        )
-    except UnsupportedPair as reason:
-        return fit.model_copy(update={"reason": str(reason), "parameters": None, "shape": None})
-    return fit
+        if budget.peak_memory_bytes is not None:
+            rows = micro_batch(base_model, method, training, budget.peak_memory_bytes, kind=kind, labels=labels)
+            if rows < training.batch_size:
+                parts: dict[str, JsonValue] = {"gradient_accumulation_steps": training.batch_size // rows}
+                recipe = dataclasses.replace(recipe, arguments={**recipe.arguments, **parts})
+        if budget.uses("train_flops"):
+            accumulation = int(recipe.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]  # checked
+            rows = training.batch_size // accumulation
+            step_flops(base_model, method, kind=kind, labels=labels, rows=rows, length=training.max_length)
+    except (UnsupportedPair, BudgetUnreachable) as reason:
+        fit = fit.model_copy(update={"reason": str(reason), "parameters": None, "shape": None})
+    return fit, recipe
 
 
 def _is_at(cell: Cell, task: str, model: str, label: str, budget: Budget) -> bool:

@@ -16,6 +16,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.execute import run_suite
 from lora_bench.meter import MeasureCallback
 from lora_bench.plan import make_plan
+from lora_bench.report.markdown import render_markdown
 from lora_bench.run import run
 from lora_bench.spec import PlannedSpec
 from lora_bench.suite import load_suite
@@ -222,6 +223,29 @@ def test_seconds_may_be_a_cap(tmp_path, rates, monkeypatch):
     assert said in record.warnings
     # The schedule is that of the ten steps which it did not do: one of warm-up, then a line over nine.
     assert rates == pytest.approx([0.0, 1e-3, 1e-3 * 8 / 9])
+
+
+def test_a_report_says_what_was_used_of_every_axis(tmp_path):
+    suite = TOKENS.replace("[lora]", "[full, lora]").replace("900", "900, caps: {train_flops: 1e8}")
+    records = run_suite(write_project(tmp_path / "project", suite), runs=tmp_path / "runs", workers=0).records
+    page = render_markdown(records, "report")
+    assert (
+        "| real tokens seen by every run | 900 |" in page and "| caps, which end a run before | 1e+08 FLOPs |" in page
+    )
+    table = page.split("What the runs used, medians over them:")[1].split("## Scores")[0]
+    for record in records:
+        speed = record.speed
+        line = next(line for line in table.splitlines() if f"`{record.spec.method.label}`" in line)
+        assert [cell.strip() for cell in line.split("|")[4:8]] == [
+            f"{speed.train_examples}", f"{speed.train_steps}", f"{speed.train_real_tokens}", f"{speed.train_flops:.4g}",
+        ]  # fmt: skip
+        ended = "the target" if record.capped_by is None else "cap of `train_flops`"
+        assert [cell.strip() for cell in line.split("|")[9:11]] == [
+            f"{speed.train_real_tokens / 900:.1%}".replace("%", " %"),
+            ended,
+        ]
+    # The same tokens take lora fewer FLOPs, so that it gets there.
+    assert {record.spec.method.label: record.capped_by for record in records} == {"full": "train_flops", "lora": None}
 
 
 def test_runs_that_a_clock_ends_are_not_done_beside_others(tmp_path):

@@ -97,6 +97,10 @@ def test_all_mistakes_come_at_once(tmp_path):
             "s.yaml:10: budget.stored_parameters: a target is listed twice",
         ),
         ("budget: {epochs: 1, adapter_parameters: []}", "s.yaml:10: budget.adapter_parameters"),
+        (
+            "budget: {epochs: 1, peak_memory_bytes: 9}\ntraining_arguments: {gradient_accumulation_steps: 2}",
+            "s.yaml:11: training_arguments.gradient_accumulation_steps: is decided by budget.peak_memory_bytes",
+        ),
         ("budget: {train_tokens: 10, caps: {train_token: 5}}", "unknown key; did you mean 'train_tokens'?"),
         (
             "budget: {train_tokens: 10, caps: {train_examples: 5, epochs: 1}}",

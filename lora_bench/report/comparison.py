@@ -175,6 +175,9 @@ def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
     spec = of.model_dump(mode="json")
     del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
     del spec["source_sha256"]  # one's own scripts are there to be compared
+    if budget is not None and budget.peak_memory_bytes is not None:
+        # Each method takes the same batch in as many parts as keep the peak.
+        spec["training"]["arguments"].pop("gradient_accumulation_steps", None)
     if spec["start"] is not None:
         spec["start"] = spec["start"]["task"]  # its run is another one for each method and seed
     spec["task"]["definition"] = without_shown(of.task.definition)

@@ -144,7 +144,7 @@ _CONDITIONS: dict[str, Column] = {
     **_parts("spec.task", "string", "metric"),
     **_parts("spec.task", "boolean", "higher_is_better"),
     **_parts("budget", "Int64", "adapter_parameters", "stored_parameters", "trials", called="budget_{}"),
-    **_parts("budget", "Int64", "train_examples", "train_tokens", called="budget_{}"),
+    **_parts("budget", "Int64", "train_examples", "train_tokens", "peak_memory_bytes", called="budget_{}"),
     **_parts("budget", "Float64", "train_flops", "train_seconds", called="budget_{}"),
     **_parts("budget", "Float64", "tolerance", "epochs", called="budget_{}"),
     **_parts("budget.caps", "Int64", "train_examples", "train_tokens", called="budget_caps_{}"),

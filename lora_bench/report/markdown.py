@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.record import Environment, Record
-from lora_bench.report import tables
+from lora_bench.report import budgets, tables
 from lora_bench.report.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.figures import FigurePlan, plan_figures
 from lora_bench.report.improving import improving_lines
@@ -81,16 +81,18 @@ def render_markdown(
 
 
 def _budget(comparison: Comparison, records: Sequence[Record]) -> Lines:
-    lines = ["## Budget", "", "What every run was held to:", "", *tables.recipe(comparison), ""]
-    lines += ["What each method came to:", "", *tables.counts(comparison)]
+    lines = ["## Budget", "", "What every run was held to:", "", *budgets.recipe(comparison), ""]
+    lines += ["What each method came to:", "", *budgets.counts(comparison)]
     if any(row.reference for setting in comparison.settings for row in setting.rows):
         lines += ["", _reference_note(comparison)]
+    used = budgets.work(comparison, records)
+    lines += ["", "What the runs used, medians over them:", "", *used] if used else []
     improving = improving_lines(records, comparison)
     return [*lines, "", *improving] if improving else lines
 
 
 def _reference_note(comparison: Comparison) -> str:
-    stored = any(tables.held_to_stored(setting) for setting in comparison.settings)
+    stored = any(budgets.held_to_stored(setting) for setting in comparison.settings)
     return (
         f"{tables.REFERENCE} The reference line: it has no size to turn, so it is exempt from the target for "
         f"{'stored' if stored else 'adapter'} parameters and held to everything else."

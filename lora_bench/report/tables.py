@@ -5,42 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from lora_bench.budget import ParameterAxis, amount_of
 from lora_bench.report import text
 from lora_bench.report.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.rows import Failure, Row, in_order
 from lora_bench.report.text import MISSING, code, count, inert
 
 REFERENCE, SHARED, SEVERAL = "†", "‡", "§"
-
-
-def recipe(comparison: Comparison) -> list[str]:
-    """What all runs of a setting were held equal to, a column a setting."""
-    lines: list[list[str]] = [[] for _ in _RECIPE]
-    for setting in comparison.settings:
-        for line, (_, value) in zip(lines, _RECIPE, strict=True):
-            line.append(value(setting))
-    header = ["", *(setting_name(setting, comparison) for setting in comparison.settings)]
-    named = zip((name for name, _ in _RECIPE), lines, strict=True)
-    kept = [[name, *line] for name, line in named if any(value != MISSING for value in line)]
-    return text.table(header, kept, numbers_from=len(header))
-
-
-def counts(comparison: Comparison) -> list[str]:
-    """What each method came to on each base model: size, learning rate, adapter parameters, share of the target."""
-    lines: dict[tuple[str, ...], None] = {}
-    stores = any(held_to_stored(setting) for setting in comparison.settings)
-    for setting in comparison.settings:
-        for table in setting.tables:
-            for row in table.rows:
-                adapter = row.parameters.adapter if row.parameters is not None else None
-                stored = [count(row.parameters.stored if row.parameters is not None else None)] if stores else []
-                held = _held_to(row, setting)
-                cells = (model_name(table), method_name(row), size(row), text.learning_rate(row.learning_rate))
-                lines[(*cells, count(adapter), *stored, held)] = None
-    header = ["base model", "method", "size", "learning rate", "adapter parameters"]
-    header += ["stored parameters", "of the target"] if stores else ["of the target"]
-    return text.table(header, lines, numbers_from=3)
 
 
 def comparison_table(
@@ -204,11 +174,6 @@ def target_name(setting: Setting) -> str:
     return f"{count(amount)} {axis.replace('_', ' ')}"
 
 
-def held_to_stored(setting: Setting) -> bool:
-    """Whether the target of a setting is for the parameters that must be saved."""
-    return setting.parameter_target is not None and setting.parameter_target[0] == "stored_parameters"
-
-
 def model_name(table: ModelTable) -> str:
     """The base model as readers should see it."""
     return inert(table.model.shown, 80) + (f" (weights {code(table.weights)})" if table.ambiguous else "")
@@ -279,19 +244,6 @@ def _parameters(row: Row) -> list[str]:
     ]
 
 
-def _held_to(row: Row, setting: Setting) -> str:
-    if setting.parameter_target is None:
-        return "no target"
-    axis, target = setting.parameter_target
-    if row.reference:
-        return f"exempt{REFERENCE}"
-    counted = row.parameters.on(axis) if row.parameters is not None else None
-    if counted is None:
-        return MISSING
-    share = f"{counted / target:.1%}".replace("%", " %")
-    return share if row.within_budget else f"{share}, outside the tolerance"
-
-
 def _rate_cell(rows: Sequence[Row], best: Sequence[float]) -> str:
     if not rows:
         return MISSING
@@ -302,73 +254,3 @@ def _rate_cell(rows: Sequence[Row], best: Sequence[float]) -> str:
     mean = text.score(row.score.mean)
     shown = f"**{mean}**" if row.learning_rate in best else mean
     return f"{shown} (n {row.score.n}{', ' + ended if ended else ''})"
-
-
-def _arguments(setting: Setting) -> str:
-    given = setting.spec.training.arguments
-    return ", ".join(f"{code(name)}: {text.json_value(value)}" for name, value in sorted(given.items())) or MISSING
-
-
-def _splits(setting: Setting) -> str:
-    if setting.examples is None:
-        return MISSING
-    return ", ".join(f"{inert(name)} {count(size)}" for name, size in sorted(setting.examples.items()))
-
-
-def _target(setting: Setting, axis: ParameterAxis) -> str:
-    budget = setting.budget
-    if budget is None or budget.parameter_target is None:
-        return "none: methods as they are given" if axis == "adapter_parameters" else MISSING
-    held, amount = budget.parameter_target
-    return f"{count(amount)} ± {budget.tolerance * 100:g} %" if held == axis else MISSING
-
-
-def _caps(setting: Setting) -> str:
-    return ", ".join(amount_of(axis, amount) for axis, amount in setting.spec.training.caps.items()) or MISSING
-
-
-def _scored_on(setting: Setting) -> str:
-    return f"the {setting.spec.score_on} split" if setting.spec.score_on is not None else MISSING
-
-
-def _seeds(setting: Setting) -> str:
-    return ", ".join(map(text.seed, sorted({seed for row in setting.rows for seed in row.seeds}, key=in_order)))
-
-
-def _code(value: str | None) -> str:
-    return code(value) if value else MISSING
-
-
-def _number(value: float | None) -> str:
-    return MISSING if value is None else f"{value:g}"
-
-
-_RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
-    ("target for adapter parameters", lambda setting: _target(setting, "adapter_parameters")),
-    ("target for stored parameters", lambda setting: _target(setting, "stored_parameters")),
-    ("examples seen by every run", lambda setting: count(setting.spec.training.train_examples)),
-    ("real tokens seen by every run", lambda setting: count(setting.spec.training.train_tokens)),
-    ("FLOPs done by every run", lambda setting: _number(setting.spec.training.train_flops)),
-    ("seconds of training of every run", lambda setting: _number(setting.spec.training.train_seconds)),
-    ("caps, which end a run before", _caps),
-    ("batch size", lambda setting: count(setting.spec.training.batch_size)),
-    ("optimiser steps", lambda setting: count(setting.spec.training.steps)),
-    ("tokens after which an input is cut", lambda setting: count(setting.spec.training.max_length)),
-    (
-        "learning rates tried by every method",
-        lambda setting: count(setting.budget.trials if setting.budget is not None else None),
-    ),
-    ("schedule", lambda setting: _code(setting.spec.training.schedule)),
-    ("warm-up steps", lambda setting: count(setting.spec.training.warmup_steps)),
-    ("warm-up, as a share of the work", lambda setting: _number(setting.spec.training.warmup)),
-    ("weight decay", lambda setting: _number(setting.spec.training.weight_decay)),
-    ("largest gradient norm", lambda setting: _number(setting.spec.training.max_grad_norm)),
-    ("precision", lambda setting: _code(setting.spec.training.precision)),
-    ("threads", lambda setting: count(setting.spec.training.threads)),
-    ("protocol", lambda setting: _code(setting.spec.protocol)),
-    ("passed on to TrainingArguments", _arguments),
-    ("data, sha256", lambda setting: _code((setting.spec.task.data_sha256 or "")[:16])),
-    ("scored on", _scored_on),
-    ("examples in the splits", _splits),
-    ("seeds", lambda setting: _seeds(setting)),
-)
