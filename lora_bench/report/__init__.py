@@ -59,7 +59,7 @@ def render_files(
         markdown, figures = render_probes(probes), {}
     else:
         markdown = render_markdown(records, name, [*sections, probe_lines(probes)], answers)
-        figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(compare(records))}
+        figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(compare(records), records)}
     page = render_page(markdown, figures)
     beside = {f"{name}/{file}": content for file, content in (data or {}).items()}
     return {f"{name}.md": markdown.encode("utf-8"), f"{name}.html": page.encode("utf-8"), **figures, **beside}

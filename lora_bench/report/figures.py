@@ -1,9 +1,9 @@
 """Figures of a report: SVG that is the same to the byte whenever it is drawn from the same records.
 
-`plan_figures` says which figures a comparison has, what their files are called and what they show; `draw` makes one.
-Each has a panel a base model on a shared score axis, the seeds as small points, and the mean with its 95 % interval.
-Intervals of two seeds are so wide that they would squeeze everything else: they do not stretch the axis, and an
-arrowhead shows where one leaves the panel.
+`plan_figures` says which figures a comparison has, what their files are called and what they show; `draw` makes one. A figure
+is of one task: its settings that differ in nothing but their target for parameters share one. Each has a panel a base model,
+the seeds as small points, and the mean with its 95 % interval. Intervals of few seeds are so wide that they would squeeze
+everything else: they stretch an axis by half the span of the seeds at most, and an arrowhead shows where one leaves it.
 
 Nothing here touches pyplot or the user's matplotlib settings. Text stays text, to be read aloud, searched and selected.
 """
@@ -14,23 +14,30 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lora_bench.report.comparison import Comparison, Setting
+from lora_bench.record import CurvePoint, Record
+from lora_bench.report.captions import caption
+from lora_bench.report.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.curves import losses_of
+from lora_bench.report.fronts import Cost, costs_of
+from lora_bench.report.rows import Row
+from lora_bench.report.targets import over_targets
 from lora_bench.report.text import natural, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Kind = Literal["scores", "parameters", "memory", "learning_rates"]
+Kind = Literal["scores", "trade_offs", "learning_curves", "learning_rates"]
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without the yellow that white swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's blue, vermilion and green, and three that keep apart from them and from the reference for colour-blind readers
+# too, all with a contrast of 3 to 1 on white. The page's sheet has another of each for dark pages, found in the same way.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#993279", "#6C5828", "#8C87B8")
 MARKERS = ("s", "^", "D", "v", "P", "X", "p")
-REFERENCE_COLOUR, REFERENCE_MARKER = "#333333", "o"
+REFERENCE_COLOUR, REFERENCE_MARKERS = "#333333", ("o", "*", "h", "d")
 
 SETTINGS = {
     "axes.axisbelow": True,
@@ -55,60 +62,102 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class FigurePlan:
-    """One figure: what it shows, of which setting, and the name of its file."""
-
-    kind: Kind
-    setting: Setting
-    file: str
-    caption: str
-
-
-@dataclass(frozen=True)
 class Style:
-    """How a method looks in every panel."""
+    """How a method looks in every figure."""
 
     colour: str
     marker: str
 
 
-def plan_figures(comparison: Comparison) -> list[FigurePlan]:
-    """The figures that the data can fill, in the order of the report."""
+@dataclass(frozen=True, kw_only=True)
+class FigurePlan:
+    """One figure: what it shows, of what, and the name of its file.
+
+    Args:
+        settings: What it is of: settings of one task that differ in nothing but their target, the smallest first.
+        tables: The rows of each base model over these settings, the reference once.
+        costs: The axes of a trade-off.
+        curves: The learning curve of each run, by run id.
+        styles: The look of each method, by label.
+    """
+
+    kind: Kind
+    settings: tuple[Setting, ...]
+    tables: tuple[ModelTable, ...]
+    costs: tuple[Cost, ...]
+    curves: Mapping[str, Sequence[CurvePoint]]
+    styles: Mapping[str, Style]
+    file: str
+    caption: str
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all its base models."""
+        return [row for table in self.tables for row in table.rows]
+
+
+def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[FigurePlan]:
+    """The figures that the data can fill, in the order of the report.
+
+    Args:
+        comparison: Of *records*.
+        records: Those, for their learning curves.
+    """
     plans = []
+    curves = {record.run_id: record.curve for record in records}
     stems: set[str] = set()
-    for setting in comparison.settings:
-        slug = re.sub(r"[^a-z0-9]+", "-", plain(setting.spec.task.name, 40).lower()).strip("-") or "task"
+    for settings in over_targets(comparison):
+        slug = re.sub(r"[^a-z0-9]+", "-", plain(settings[0].spec.task.name, 40).lower()).strip("-") or "task"
         numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
         stem = next(name for name in numbered if name not in stems)
         stems.add(stem)
-        for kind in _kinds(setting):
-            plans.append(FigurePlan(kind, setting, f"{stem}-{kind.replace('_', '-')}.svg", _CAPTIONS[kind]))
+        tables = _over_targets_by_model(settings)
+        costs = tuple(costs_of(settings, comparison.environments))
+        of_rows = {run: curves[run] for table in tables for row in table.rows for run in row.run_ids if curves.get(run)}
+        for kind in _kinds(settings, costs, of_rows):
+            plans.append(
+                FigurePlan(
+                    kind=kind,
+                    settings=tuple(settings),
+                    tables=tables,
+                    costs=costs,
+                    curves=of_rows,
+                    styles=styles(comparison),
+                    file=f"{stem}-{kind.replace('_', '-')}.svg",
+                    caption=caption(kind, settings, tables, costs, of_rows),
+                )
+            )
     return plans
 
 
-_LEAVES = "An arrowhead is an interval that leaves the panel."
-
-_CAPTIONS: dict[Kind, str] = {
-    "scores": f"Seeds (small points), their mean and its 95 % interval for each method. {_LEAVES}",
-    "parameters": "Score against adapter parameters, without the head. The dashed line is the mean of the reference, "
-    f"the grey band the budget. Methods with about the same count are set side by side around it. {_LEAVES}",
-    "memory": f"Score against the peak memory of training. {_LEAVES}",
-    "learning_rates": "Score against the learning rate: seeds as small points, lines through the means.",
-}
-
-
-def _kinds(setting: Setting) -> list[Kind]:
-    scored = [row for row in setting.rows if row.score is not None]
-    if not scored:
-        return []
-    if setting.search:
-        return ["learning_rates"]
-    kinds: list[Kind] = ["scores"]
-    if any(row.parameters is not None and row.parameters.adapter is not None and not row.reference for row in scored):
-        kinds.append("parameters")
-    if any(row.train_peak_bytes is not None for row in scored):
-        kinds.append("memory")
+def _kinds(
+    settings: Sequence[Setting], costs: Sequence[Cost], curves: Mapping[str, Sequence[CurvePoint]]
+) -> list[Kind]:
+    scored = any(row.score is not None for setting in settings for row in setting.rows)
+    if settings[0].search:
+        return ["learning_rates"] if scored else []
+    kinds: list[Kind] = ["scores"] if scored else []
+    if costs:
+        kinds.append("trade_offs")
+    if any(len(losses_of(curve)) > 1 for curve in curves.values()):
+        kinds.append("learning_curves")
     return kinds
+
+
+def _over_targets_by_model(settings: Sequence[Setting]) -> tuple[ModelTable, ...]:
+    """The rows of each base model over several targets, a method's together; the reference, which stands at each, once."""
+    found: dict[tuple[str, ...], list[ModelTable]] = {}
+    for setting in settings:
+        for table in setting.tables:
+            model = table.model
+            found.setdefault((model.shown, model.name, model.sha256 or "", model.revision or ""), []).append(table)
+    merged = []
+    for _, tables in sorted(found.items()):
+        rows = {row.run_ids: row for table in tables for row in table.rows}
+        ordered = sorted(rows.values(), key=lambda row: (not row.reference, natural(row.label)))
+        ambiguous = any(table.ambiguous for table in tables)
+        merged.append(ModelTable(model=tables[0].model, ambiguous=ambiguous, rows=tuple(ordered)))
+    return tuple(merged)
 
 
 def draw(plan: FigurePlan) -> bytes:
@@ -118,7 +167,7 @@ def draw(plan: FigurePlan) -> bytes:
         buffer = io.BytesIO()
         # Date and creator would change from day to day and from version to version.
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        title = f"{plain(plan.setting.spec.task.name, 60)}: {plan.caption}"
+        title = f"{plain(plan.settings[0].spec.task.name, 60)}: {plan.caption}"
         figure.savefig(buffer, format="svg", metadata={"Title": title, **nothing})
     # matplotlib ends some lines of paths with a space, which tools that tidy a repository would take away.
     return b"\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + b"\n"
@@ -126,23 +175,28 @@ def draw(plan: FigurePlan) -> bytes:
 
 def make_figure(plan: FigurePlan) -> Figure:
     """The figure, to be drawn under this module's settings."""
-    from lora_bench.report import panels
+    from lora_bench.report import learning_curves, panels, trade_offs
 
     paint = {
         "scores": panels.scores,
-        "parameters": panels.parameters,
-        "memory": panels.memory,
+        "trade_offs": trade_offs.trade_offs,
+        "learning_curves": learning_curves.learning_curves,
         "learning_rates": panels.learning_rates,
     }
-    return paint[plan.kind](plan.setting, styles(plan.setting))
+    return paint[plan.kind](plan)
 
 
-def styles(setting: Setting) -> dict[str, Style]:
-    """Colour and marker of each method label; the same in every panel and figure of a setting."""
-    labels = sorted({row.label for row in setting.rows if not row.reference}, key=natural)
-    reference = {row.label: Style(REFERENCE_COLOUR, REFERENCE_MARKER) for row in setting.rows if row.reference}
+def styles(comparison: Comparison) -> dict[str, Style]:
+    """Colour and marker of each method label; the same in every figure of a comparison."""
+    rows = [row for setting in comparison.settings for row in setting.rows]
+    references = sorted({row.label for row in rows if row.reference}, key=natural)
+    labels = sorted({row.label for row in rows}.difference(references), key=natural)
     looks = zip(labels, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
-    return {**{label: Style(colour, marker) for label, colour, marker in looks}, **reference}
+    of_references = zip(references, itertools.cycle(REFERENCE_MARKERS), strict=False)
+    return {
+        **{label: Style(colour, marker) for label, colour, marker in looks},
+        **{label: Style(REFERENCE_COLOUR, marker) for label, marker in of_references},
+    }
 
 
 @contextmanager

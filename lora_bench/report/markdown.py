@@ -70,7 +70,7 @@ def render_markdown(
         verdict_lines(judged) if judged is not None else [],
         *sections,
         _failures(comparison),
-        _figures(plan_figures(comparison), figures_folder_name, comparison),
+        _figures(plan_figures(comparison, records), figures_folder_name, comparison),
         _costs(comparison),
         _environments(comparison),
         _warnings(comparison),
@@ -214,8 +214,8 @@ def _failures(comparison: Comparison) -> Lines:
 
 _KINDS = {
     "scores": "Scores by method",
-    "parameters": "Score against adapter parameters",
-    "memory": "Score against peak memory",
+    "trade_offs": "Score against parameters, memory and time",
+    "learning_curves": "Training loss against the step",
     "learning_rates": "Score against learning rate",
 }
 
@@ -223,7 +223,7 @@ _KINDS = {
 def _figures(plans: Sequence[FigurePlan], folder: str, comparison: Comparison) -> Lines:
     lines: Lines = []
     for plan in plans:
-        name = tables.setting_name(plan.setting, comparison)
+        name = listed([tables.setting_name(setting, comparison) for setting in plan.settings])
         lines += ["", f"![{_KINDS[plan.kind]}]({quote(f'{folder}/{plan.file}')})", "", f"{name}. {plan.caption}"]
     return ["## Figures", *lines] if lines else []
 

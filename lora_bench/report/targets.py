@@ -11,22 +11,22 @@ from lora_bench.report.text import MISSING, code
 def score_curves(comparison: Comparison) -> list[str]:
     """For each task with several targets a table: a line a method and base model, a column a target; else no lines."""
     lines: list[str] = []
-    for settings in _curves(comparison):
+    for settings in over_targets(comparison):
         first = settings[0]
+        if len(settings) < 2 or first.search:
+            continue
         what = f"{'Median' if first.by_median else 'Mean'} {tables.metric_name(first)} {tables.on_split(first)}"
         lines += ["", f"{what} of {code(first.spec.task.name)} at each target, over n seeds:", "", *_table(settings)]
     return ["", "### Scores at each target", *lines] if lines else []
 
 
-def _curves(comparison: Comparison) -> list[list[Setting]]:
-    """Settings that differ in nothing but their target, with at least two targets, the smallest first."""
-    groups: dict[tuple[str, str], list[Setting]] = {}
+def over_targets(comparison: Comparison) -> list[list[Setting]]:
+    """Every setting, beside those of its kind that differ from it in nothing but their target; the smallest target first."""
+    groups: dict[tuple[str, bool, str], list[Setting]] = {}
     for setting in comparison.settings:
         rest = {name: value for name, value in setting.differs.items() if name not in TARGETS}
-        if not setting.search:
-            groups.setdefault((setting.spec.task.name, canonical(rest)), []).append(setting)
-    curves = [sorted(group, key=_in_order) for group in groups.values()]
-    return [curve for curve in curves if len(curve) > 1]
+        groups.setdefault((setting.spec.task.name, setting.search, canonical(rest)), []).append(setting)
+    return [sorted(group, key=_in_order) for group in groups.values()]
 
 
 def _in_order(setting: Setting) -> tuple[object, ...]:
