@@ -1,12 +1,18 @@
 """A size is found by counting, and a budget that no size meets says so with the nearest count."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lora_bench.budget import Budget, Fit, fit_size
+from lora_bench.budget import AXES, PARAMETER_AXES, Budget, Fit, fit_size
 from lora_bench.errors import BudgetUnreachable
+from lora_bench.suite_file import SuiteBudget
 
 
 def test_lora_on_minilm_meets_the_target_exactly():
@@ -52,3 +58,14 @@ def test_within_is_the_tolerance_on_both_sides():
     budget = Budget(adapter_parameters=1000, tolerance=0.05, train_examples=1)
     assert budget.within(950) and budget.within(1050)
     assert not budget.within(949) and not budget.within(1051)
+
+
+def test_the_example_of_the_page_on_budgets_is_one():
+    page = (Path(__file__).parents[1] / "docs" / "budgets.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    budget = SuiteBudget.model_validate_json(json.dumps(yaml.safe_load(example)["budget"]))
+    (only,) = budget.budgets(sized=True)
+    assert (only.parameter_target, only.given) == (("adapter_parameters", 147_456), ["train_tokens"])
+    assert budget.budgets(sized=False) == (only,)
+    for axis in (*AXES, *PARAMETER_AXES):
+        assert f"`{axis}`" in page
