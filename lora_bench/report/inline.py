@@ -20,7 +20,7 @@ _LEFT_OUT = {"title", "metadata", "style"}  # elements: the page says what is in
 
 _REFERENCE = re.compile(r"url\(#([\w-]+)\)")
 _COLOUR = re.compile(r"#([0-9a-f]{6})\b")
-_STYLE = re.compile(r"[\w\s:;.,'%#()-]*")
+_STYLE = re.compile(r"[\w\s:;.,'%#-]*")
 
 
 class Inliner:
@@ -37,7 +37,8 @@ class Inliner:
     @property
     def sheet(self) -> str:
         """The CSS of the classes of every figure so far."""
-        return "".join(f".{name}{{{style}}}\n" for style, name in self._classes.items())
+        variables = {style: _COLOUR.sub(r"var(--figure-\1,#\1)", style) for style in self._classes}
+        return "".join(f".{name}{{{variables[style]}}}\n" for style, name in self._classes.items())
 
     def draw(self, svg: bytes, label: str) -> str:
         """The figure as an element of HTML that is called *label*.
@@ -96,15 +97,19 @@ class Inliner:
         return f"f{self._figures}_{identifier}"
 
     def _referring(self, value: str) -> str:
+        if "url(" not in value:
+            return value
         if value.count("url(") != len(_REFERENCE.findall(value)):
             raise ValueError(f"a figure refers to {value!r}, outside of itself")
         return _REFERENCE.sub(lambda match: f"url(#{self._own(match[1])})", value)
 
     def _class(self, style: str) -> str:
-        if _STYLE.fullmatch(style) is None:
-            raise ValueError(f"a figure has a style {style!r}, which no page shows")
-        style = _COLOUR.sub(lambda match: f"var(--figure-{match[1]},{match[0]})", self._referring(style))
-        return self._classes.setdefault(style, f"f{len(self._classes)}")
+        """The class of a style; one style has one class in all figures, so it cannot refer to a part of one."""
+        if style not in self._classes:
+            if _STYLE.fullmatch(style) is None:
+                raise ValueError(f"a figure has a style {style!r}, which no page shows")
+            self._classes[style] = f"f{len(self._classes)}"
+        return self._classes[style]
 
 
 def _name(element: ElementTree.Element) -> str:
@@ -120,7 +125,7 @@ def _referred(element: ElementTree.Element) -> list[str]:
     link = element.get(_HREF)
     if link is not None and not link.startswith("#"):
         raise ValueError(f"a figure refers to {link!r}, outside of itself")
-    others = [found for value in element.attrib.values() for found in _REFERENCE.findall(value)]
+    others = [found for value in element.attrib.values() if "url(" in value for found in _REFERENCE.findall(value)]
     return [*([link[1:]] if link is not None else []), *others]
 
 
