@@ -64,7 +64,7 @@ def render_markdown(
         [f"# {listed([inert(suite) for suite in comparison.suites])}"],
         introduction(comparison, judged is not None),
         answer(judged) if judged is not None else [],
-        facts(comparison),
+        facts(comparison) if judged is None else [],
         _budget(comparison, records),
         _scores(comparison, judged),
         verdict_lines(judged) if judged is not None else [],
@@ -103,6 +103,8 @@ def _scores(comparison: Comparison, judged: Judged | None) -> Lines:
     lines = ["## Scores", "", *_LEGEND]
     if any(setting.by_median for setting in comparison.settings):
         lines.append(_MEDIAN_NOTE)
+    if judged is not None and (found := facts(comparison)):
+        lines += ["", *found]
     lines += score_curves(comparison)
     for setting in comparison.settings:
         lines += ["", f"### {tables.setting_name(setting, comparison)}"]

@@ -12,6 +12,7 @@ from lora_bench.report.judging import Held, Judged
 from lora_bench.report.tables import method_name, model_name, setting_name
 from lora_bench.report.text import MISSING, code, inert, listed, plural
 from lora_bench.stats import Verdict, collapsed, rate
+from lora_bench.stats.verdict import FEWEST_PAIRS
 
 # The share of runs without a result from which on the answer says so.
 MANY = 0.1
@@ -69,11 +70,15 @@ def _decided(judged: Judged) -> str:
     for held in judged.held:
         by_label.setdefault(held.row.label, Counter())[held.verdict.verdict] += 1
     if not any(held.verdict.verdict in DECIDED for held in judged.held):
-        return (
-            "Not one of them is decided: every interval leaves open which method is better, or whether the difference matters"
-            if len(judged.held) > 1
-            else "It is not decided: the interval leaves open which method is better, or whether the difference matters"
-        )
+        several = len(judged.held) > 1
+        not_one = "Not one of them is decided" if several else "It is not decided"
+        most = max(held.difference.pairs for held in judged.held)
+        if most < FEWEST_PAIRS:
+            return (
+                f"{not_one}: {plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few for a verdict"
+            )
+        shown = "judged together they show neither a difference" if several else "neither a difference is shown,"
+        return f"{not_one}: {shown} nor that one is too small to matter"
     said = []
     for label, counts in by_label.items():
         words = [f"{word} in {counts[word]}" for word in DECIDED if counts[word]]

@@ -287,6 +287,8 @@ def test_where_nothing_is_decided_no_method_is_named_a_winner():
     (text,) = answer(judged(records))[2:]
     assert "It is not decided" in text and "better in" not in text
     assert "exploratory" in text
+    (text,) = answer(judged(runs("full", FULL[:2]) + runs("lora", (0.9, 0.95))))[2:]
+    assert "It is not decided: 2 seeds of each method are too few for a verdict." in text
 
 
 def test_hostile_names_are_text():
