@@ -12,7 +12,7 @@ import base64
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -153,14 +153,32 @@ def _text(token: Token) -> str:
 
 
 def _contents(headings: Sequence[Heading]) -> str:
-    """Links to the sections of a page that has several."""
-    sections = [heading for heading in headings if heading.level == 2]
+    """Links to the sections of a page that has several, and to the parts of a section that has several."""
+    sections: list[tuple[Heading, list[Heading]]] = []
+    for heading in headings:
+        if heading.level == 2:
+            sections.append((heading, []))
+        elif heading.level == 3 and sections:
+            sections[-1][1].append(heading)
     if len(sections) < 2:
         return ""
-    links = "\n".join(
-        f'<li><a href="#{section.identifier}">{escape(section.text, quote=False)}</a></li>' for section in sections
-    )
-    return f'<nav aria-label="Contents">\n<ul>\n{links}\n</ul>\n</nav>\n'
+    items = [
+        f"<li>{_link(section)}{_list(map(_item, parts)) if len(parts) > 1 else ''}</li>" for section, parts in sections
+    ]
+    return f'<nav aria-label="Contents">{_list(items)}</nav>\n'
+
+
+def _link(heading: Heading) -> str:
+    return f'<a href="#{heading.identifier}">{escape(heading.text, quote=False)}</a>'
+
+
+def _item(heading: Heading) -> str:
+    return f"<li>{_link(heading)}</li>"
+
+
+def _list(items: Iterable[str]) -> str:
+    lines = "\n".join(items)
+    return f"\n<ul>\n{lines}\n</ul>\n"
 
 
 def _arranged(tokens: Sequence[Token]) -> list[Token]:
