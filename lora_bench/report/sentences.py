@@ -16,19 +16,27 @@ from lora_bench.report.text import code, listed, natural, plural, score
 
 def introduction(comparison: Comparison, judged: bool = False) -> list[str]:
     """What was compared, how it ended, and, where no verdict says it, what its numbers are worth."""
-    rows = [row for setting in comparison.settings for row in setting.rows]
+    # Trials are no results, unless there is nothing else.
+    results = [setting for setting in comparison.settings if not setting.search] or comparison.settings
+    rows = [row for setting in results for row in setting.rows]
     models = {model_name(table) for setting in comparison.settings for table in setting.tables}
     tasks = dict.fromkeys(code(setting.spec.task.name) for setting in comparison.settings)
     seeds = sorted({len(row.seeds) for row in rows})
-    metrics = dict.fromkeys(_metric(setting) for setting in comparison.settings)
+    metrics = dict.fromkeys(_metric(setting) for setting in results)
     protocols = dict.fromkeys(code(setting.spec.protocol) for setting in comparison.settings if setting.spec.protocol)
     ended = sorted(comparison.statuses.items(), key=lambda item: (item[0] != "ok", item[0]))
     statuses = listed(
         [f"{number} {'' if index else 'ended '}{code(status)}" for index, (status, number) in enumerate(ended)]
     )
+    trials = sum(len(row.run_ids) for setting in comparison.settings if setting not in results for row in setting.rows)
+    tuned = (
+        f" {trials:,} of them {'was a trial' if trials == 1 else 'were trials'}, which chose learning rates."
+        if trials
+        else ""
+    )
     return [
         f"{_methods(rows)} on {plural(len(models), 'base model')} and {plural(len(tasks), 'task')} "
-        f"({listed([*tasks])}) with {_number_of_seeds(seeds)} each. Of {plural(comparison.runs, 'run')}, {statuses}. "
+        f"({listed([*tasks])}) with {_number_of_seeds(seeds)} each. Of {plural(comparison.runs, 'run')}, {statuses}.{tuned} "
         f"Scores are {listed([*metrics])}{_under(comparison, [*protocols])}.",
         "",
         _caution(comparison, rows, judged),
@@ -92,7 +100,9 @@ def _caution(comparison: Comparison, rows: Sequence[Row], judged: bool) -> str:
     if not scored:
         return "No run has a score, so there is nothing to compare."
     said = []
-    searches = dict.fromkeys(code(setting.spec.task.name) for setting in comparison.settings if setting.search)
+    tasks = dict.fromkeys(setting.spec.task.name for setting in comparison.settings)
+    with_results = {setting.spec.task.name for setting in comparison.settings if not setting.search}
+    searches = [code(task) for task in tasks if task not in with_results]
     if searches:
         said.append(f"On {listed([*searches])} this is a search: its scores choose learning rates and are no results.")
     if not judged:

@@ -98,9 +98,14 @@ def _how_far_to_trust(judged: Judged) -> str:
     needed = sorted(held.verdict.needed.seeds for held in open_ones if held.verdict.needed is not None)
     if needed and open_ones:
         middle = needed[(len(needed) - 1) // 2]
-        of = "it" if len(open_ones) == 1 else f"half of the {len(open_ones)} undecided"
-        known = "" if len(needed) == len(open_ones) else f" (an estimate for {len(needed)} of them)"
-        return f"{said}; to decide {of} would take about {middle} seeds{known}."
+        if len(open_ones) == 1:
+            return f"{said}; to decide it would take about {middle} seeds."
+        if len(needed) == len(open_ones):
+            return f"{said}; to decide half of the {len(open_ones)} undecided would take about {middle} seeds."
+        return (
+            f"{said}; of the {len(open_ones)} undecided, {len(needed)} {'has' if len(needed) == 1 else 'have'} an estimate of "
+            f"the seeds that would decide, {middle} in the middle."
+        )
     return f"{said}."
 
 

@@ -282,6 +282,16 @@ def test_a_search_is_no_result_and_needs_no_word():
     assert (len(found.held), found.left_out) == (1, ())
 
 
+def test_what_it_would_take_is_said_of_no_more_than_what_has_an_estimate():
+    full = runs("full", FULL[:3]) + runs("full", FULL[:3], task="other")
+    hopeful = runs("lora", shifted((0.06, -0.02, 0.02), FULL[:3]), task="other")
+    same = runs("lora", FULL[:3])  # no spread, so no estimate
+    (needed,) = (one.verdict.needed.seeds for one in judged(full + hopeful).held)
+    assert f"to decide it would take about {needed} seeds." in answer(judged(full + hopeful))[2]
+    said = f"of the 2 undecided, 1 has an estimate of the seeds that would decide, {needed} in the middle."
+    assert said in answer(judged(full + hopeful + same))[2]
+
+
 def test_where_nothing_is_decided_no_method_is_named_a_winner():
     records = runs("full", FULL[:3]) + runs("lora", shifted((0.06, -0.05), FULL[:3]))
     (text,) = answer(judged(records))[2:]
