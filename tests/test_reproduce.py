@@ -102,7 +102,7 @@ def test_the_plan_says_every_recipe_before_anything_is_run(reproduced):
     assert plan.returncode == 0, plan.stderr
     lines = [" ".join(line.split()) for line in plan.stdout.splitlines()]
     # RTE: 80 epochs of 48 examples, 5e-4, from MNLI's weights.
-    assert any(line.startswith("rte FacebookAI/roberta-base lora 0.0005 3,840 256") for line in lines)
+    assert any(line.startswith("rte FacebookAI/roberta-base lora 0.0005 3,840 examples 256") for line in lines)
     assert any("start mnli" in line for line in lines)
     assert "6 runs wait for the runs of mnli, from which they start" in lines
 
