@@ -58,8 +58,9 @@ def render_files(
     if probes and not records:
         markdown, figures = render_probes(probes), {}
     else:
-        markdown = render_markdown(records, name, [*sections, probe_lines(probes)], answers)
-        figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(compare(records), records)}
+        comparison = compare(records)
+        markdown = render_markdown(records, name, [*sections, probe_lines(probes)], answers, comparison)
+        figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(comparison, records)}
     page = render_page(markdown, figures)
     beside = {f"{name}/{file}": content for file, content in (data or {}).items()}
     return {f"{name}.md": markdown.encode("utf-8"), f"{name}.html": page.encode("utf-8"), **figures, **beside}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,9 @@ HEIGHT = 2.5
 
 # Points of a line of losses, at most: a loss of every step is of one batch, and hides the line in its noise.
 POINTS = 20
+
+# Not drawn, so the line ends before it and begins anew behind it.
+GAP = (math.nan, math.nan)
 
 # Losses whose lines span this factor are drawn on a logarithmic axis.
 LOGARITHMIC_FROM = 10.0
@@ -83,9 +87,10 @@ def _draw(panel: Any, plan: FigurePlan, row: Row, lines: Mapping[str, Line]) -> 
     """The seeds of a row, and the mean of those that ended `ok`, which ends with the method's mark."""
     style = plan.styles[row.label]
     failed = {failure.run_id for failure in row.failures}
-    for run in row.run_ids:
-        if line := lines.get(run):
-            panel.plot(*zip(*line, strict=True), color=style.colour, linewidth=0.7, alpha=0.4)
+    # One line with gaps between the seeds: thousands of lines would take most of the time of a report.
+    seeds = [point for run in row.run_ids if (line := lines.get(run)) for point in (*line, GAP)]
+    if seeds:
+        panel.plot(*zip(*seeds, strict=True), color=style.colour, linewidth=0.7, alpha=0.4)
     mean = mean_line([lines.get(run, []) for run in row.run_ids if run not in failed])
     if mean:
         panel.plot(*zip(*mean, strict=True), color=style.colour, linewidth=1.6)

@@ -44,6 +44,7 @@ def render_markdown(
     figures_folder_name: str,
     sections: Sequence[Sequence[str]] = (),
     answers: AnswersOf = lambda run_id: None,
+    comparison: Comparison | None = None,
 ) -> str:
     """The report as GitHub Markdown.
 
@@ -52,13 +53,14 @@ def render_markdown(
         figures_folder_name: The folder beside it that has its figures.
         sections: Further ones, as lines of Markdown, after the scores.
         answers: Gives the predictions of a run, where they are stored.
+        comparison: Of these records, where it is at hand.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
     if not records:
         raise LoraBenchError("there are no records to report")
-    comparison = compare(records)
+    comparison = comparison or compare(records)
     judged = judge_comparison(comparison, records, answers)
     parts: list[Sequence[str]] = [
         [f"# {listed([inert(suite) for suite in comparison.suites])}"],

@@ -218,11 +218,13 @@ def test_colours_keep_apart_on_either_page_and_for_colour_blind_readers(page, si
 
 
 def lines_of(panel, **look):
-    """The lines of a panel that have a look, as their points."""
+    """The lines of a panel that have a look, as their points; where one has gaps, each part of it is a line."""
     found = [
         line for line in panel.lines if all(getattr(line, f"get_{name}")() == value for name, value in look.items())
     ]
-    return [list(zip(map(float, line.get_xdata()), map(float, line.get_ydata()), strict=True)) for line in found]
+    points = [zip(map(float, line.get_xdata()), map(float, line.get_ydata()), strict=True) for line in found]
+    parts = [itertools.groupby(line, key=lambda point: math.isnan(point[0])) for line in points]
+    return [list(part) for line in parts for gap, part in line if not gap]
 
 
 def four_rows(**of_all):
