@@ -123,6 +123,16 @@ def _size_value(record: Record) -> int | None:
     return value if isinstance(value, int) else None
 
 
+def _margin(kind: type) -> Callable[[Record], Any]:
+    """The margin of a record's declaration where it is of a kind: one number, or one for each task."""
+
+    def of(record: Record) -> Any:
+        margin = at(record, "analysis.margin")
+        return margin if isinstance(margin, kind) else None
+
+    return of
+
+
 _LABELS: dict[str, Column] = {
     **{name: Column("string", attrgetter(name), "tag") for name in ("run_id", "suite")},
     **_parts("spec", "string", "source", "series", role="tag"),
@@ -147,6 +157,10 @@ _CONDITIONS: dict[str, Column] = {
     **_parts("budget", "Int64", "train_examples", "train_tokens", "peak_memory_bytes", called="budget_{}"),
     **_parts("budget", "Float64", "train_flops", "train_seconds", called="budget_{}"),
     **_parts("budget", "Float64", "tolerance", "epochs", called="budget_{}"),
+    "analysis_reference": _field("analysis.reference", "string"),
+    "analysis_margin": Column("Float64", _margin(float)),
+    "analysis_margins": Column("json", _margin(dict)),  # by task
+    "analysis_alpha": _field("analysis.alpha", "Float64"),
     **_parts("budget.caps", "Int64", "train_examples", "train_tokens", called="budget_caps_{}"),
     **_parts("budget.caps", "Float64", "epochs", "train_flops", "train_seconds", called="budget_caps_{}"),
     **_parts(
