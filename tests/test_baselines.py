@@ -11,10 +11,14 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
+from lora_bench.environment import cuda_devices
 from lora_bench.execute import run_suite
 from lora_bench.plan import make_plan
+from lora_bench.probe_plan import plan_probes
+from lora_bench.probe_store import probe_files, read_probes
+from lora_bench.probe_suite import load_probe_suite
 from lora_bench.report import check_report
-from lora_bench.store import read_records, record_files, to_json
+from lora_bench.store import answers_in, read_records, record_files, to_json
 from lora_bench.suite import load_suite
 from tests.shared import shared
 
@@ -29,6 +33,12 @@ METRICS = {
     "spearman": lambda references, predictions: scipy.stats.spearmanr(references, predictions).statistic,
 }
 BASELINES = {path.name: path for path in sorted((ROOT / "baselines").iterdir()) if record_files(path)}
+# Those that measure what methods cost, and train for no score.
+PROBED = {
+    path.name: path
+    for path in sorted((ROOT / "baselines").iterdir())
+    if probe_files(path) and path.name not in BASELINES
+}
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -67,16 +77,28 @@ def test_no_text_is_committed(name):
             assert all(isinstance(value, int | float) for value in [*found["predictions"], *found["references"]])
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", [*BASELINES, *PROBED])
 def test_the_pages_of_the_report_are_what_the_records_render_to(name):
     # Figures depend on the version of matplotlib; the tox environment `reports` pins it and compares them too.
-    differences = check_report(read_records(BASELINES[name]), ROOT / "reports", name)
+    folder = ROOT / "baselines" / name
+    records = read_records(folder) if name in BASELINES else []
+    differences = check_report(
+        records, ROOT / "reports", name, probes=read_probes(folder), answers=answers_in(folder, records)
+    )
     assert [difference for difference in differences if ".md" in difference.split(":")[0]] == []
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.skipif(bool(cuda_devices()), reason="on a machine with a GPU the suite measures that")
+@pytest.mark.parametrize("name", PROBED)
+def test_every_process_of_a_suite_of_probes_is_there_and_measured_what_its_suite_says(name, tmp_path):
+    plan = plan_probes(load_probe_suite(name), tmp_path)
+    assert {record.run_id for record in read_probes(PROBED[name])} >= {job.run_id for job in plan.jobs}
+    assert {record.status for record in read_probes(PROBED[name])} == {"ok"}
+
+
+@pytest.mark.parametrize("name", [*BASELINES, *PROBED])
 def test_nothing_committed_names_a_person_a_host_or_a_folder(name):
-    for path in BASELINES[name].rglob("*.json"):
+    for path in (ROOT / "baselines" / name).rglob("*.json"):
         text = path.read_text(encoding="utf-8")
         assert not any(word in text for word in ("/home/", "/root/", "/tmp/", "/Users/", "hostname"))
 

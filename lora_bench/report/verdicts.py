@@ -154,12 +154,15 @@ LEGEND = """\
 - *better*, *worse*: a difference is shown; *equivalent*: it is shown to be smaller than the margin; *non-inferior*: it is
   shown not to be worse by the margin. *inconclusive* is none of these, and never means that two methods are equal; of *no
   spread* are differences that are the same at every seed, which tells nothing of how far those of others would lie.
-- *p*: of no difference, after Holm's procedure. *would decide*: seeds with which the difference that was seen, if it is
-  the true one, would be decided with a probability of 80 %.""".splitlines()
+- *p*: of no difference, after Holm's procedure. *p of sign flips*: of the permutation test that assumes no distribution,
+  of this comparison alone, from six seeds on; it changes no verdict.
+- *would decide*: seeds with which the difference that was seen, if it is the true one, would be decided with a
+  probability of 80 %.""".splitlines()
 
 
 def _table(judged: Judged) -> list[str]:
     several = any(held.at_floor is not None for held in judged.held)
+    flipped = any(held.difference.sign_flip is not None for held in judged.held)
     header = [
         "task",
         "base model",
@@ -172,6 +175,8 @@ def _table(judged: Judged) -> list[str]:
         "p",
         "would decide",
     ]
+    if flipped:
+        header.insert(-1, "p of sign flips")
     if several:
         header.append("failures at the floor")
     rows = []
@@ -180,6 +185,9 @@ def _table(judged: Judged) -> list[str]:
             setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row),
             str(held.difference.pairs), *numbers(held.verdict, "seeds, items" if held.items is not None else "seeds"),
         ]  # fmt: skip
+        if flipped:
+            flips = held.difference.sign_flip
+            row.insert(-1, _probability(flips.p_value if flips is not None else None))
         if several:
             row.append(text.difference(held.at_floor))
         rows.append(row)

@@ -7,6 +7,7 @@ interval without pairing, and how often one method beats the other.
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from lora_bench.stats.estimate import (
     clopper_pearson,
     seeds_in_order,
 )
-from lora_bench.stats.items import Items, item_difference
+from lora_bench.stats.items import Floats, Items, item_difference
 
 # With five pairs the least two-sided p of a sign-flip test is 2 / 2^5 = .0625: it could never speak.
 FEWEST_FLIPS = 6
@@ -191,6 +192,10 @@ def sign_flip(differences: Sequence[float], *, draw_seed: int) -> SignFlip | Non
     """
     if len(differences) < FEWEST_FLIPS:
         return None
+    if 2 ** len(differences) <= FLIPS:
+        # Of a mean over few pairs all patterns are one product of matrices, a hundred times as fast as the general test.
+        sums = np.abs(_patterns(len(differences)) @ np.array(differences))
+        return SignFlip(p_value=float((sums >= sums[0] * (1 - 1e-12)).mean()), exact=True)
     from scipy.stats import permutation_test
 
     found = permutation_test(
@@ -201,7 +206,14 @@ def sign_flip(differences: Sequence[float], *, draw_seed: int) -> SignFlip | Non
         n_resamples=FLIPS,
         random_state=np.random.default_rng(draw_seed),
     )
-    return SignFlip(p_value=float(found.pvalue), exact=2 ** len(differences) <= FLIPS)
+    return SignFlip(p_value=float(found.pvalue), exact=False)
+
+
+@functools.lru_cache
+def _patterns(pairs: int) -> Floats:
+    """Every pattern of signs, shape (2 ** pairs, pairs); the first is that of the data."""
+    bits = (np.arange(2**pairs)[:, None] >> np.arange(pairs)) & 1
+    return np.asarray(1.0 - 2.0 * bits)
 
 
 def superiority(differences: Sequence[float], size: float | None = None) -> Superiority:

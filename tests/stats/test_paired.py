@@ -59,6 +59,15 @@ def test_a_sign_flip_test_counts_every_pattern():
     assert sign_flip(differences, draw_seed=0).p_value == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("pairs", [6, 9, 13])
+def test_all_patterns_give_what_the_general_permutation_test_gives(pairs):
+    differences = np.random.default_rng(pairs).normal(0.3, 1, pairs)
+    expected = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=np.inf
+    )
+    assert sign_flip(differences.tolist(), draw_seed=0).p_value == pytest.approx(expected.pvalue, abs=1e-12)
+
+
 def test_five_pairs_have_no_sign_flip_test_since_it_could_never_speak():
     assert sign_flip([1.0, 1.0, 1.0, 1.0, 1.0], draw_seed=0) is None
 
