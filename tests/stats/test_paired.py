@@ -68,6 +68,17 @@ def test_all_patterns_give_what_the_general_permutation_test_gives(pairs):
     assert sign_flip(differences.tolist(), draw_seed=0).p_value == pytest.approx(expected.pvalue, abs=1e-12)
 
 
+def test_drawn_patterns_come_close_to_all_of_them():
+    differences = np.random.default_rng(5).normal(0.4, 1, 18)
+    expected = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=np.inf
+    ).pvalue
+    found = sign_flip(differences.tolist(), draw_seed=3)
+    # 10,000 draws: four standard deviations of a share.
+    assert found.p_value == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 10_000))
+    assert not found.exact
+
+
 def test_five_pairs_have_no_sign_flip_test_since_it_could_never_speak():
     assert sign_flip([1.0, 1.0, 1.0, 1.0, 1.0], draw_seed=0) is None
 
