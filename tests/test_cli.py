@@ -13,6 +13,7 @@ from lora_bench.cli import main
 from lora_bench.documents import read_yaml
 from lora_bench.resources import suite_files
 from lora_bench.store import to_json
+from lora_bench.suite import is_probe_suite
 from lora_bench.version import __version__
 from tests.project import SUITE, write_project
 from tests.records import sample_suite
@@ -139,9 +140,10 @@ def test_the_schemas_that_ship_are_those_of_the_code(what, capsys):
 
 
 def test_shipped_suites_and_real_records_are_valid_by_their_schema():
-    suite_schema = json.loads((SCHEMAS / "suite.schema.json").read_text())
+    schemas = [json.loads((SCHEMAS / f"{what}.schema.json").read_text()) for what in ("suite", "probe-suite")]
     for file in suite_files().values():
-        jsonschema.validate(read_yaml(file).data, suite_schema)
+        document = read_yaml(file)
+        jsonschema.validate(document.data, schemas[is_probe_suite(document)])
     record_schema = json.loads((SCHEMAS / "record.schema.json").read_text())
     for record in sample_suite():
         jsonschema.validate(json.loads(to_json(record)), record_schema)
