@@ -195,9 +195,10 @@ def _step_speed(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequenc
     return [
         *text.table(header, rows, numbers_from=2),
         "",
-        f"The noise floor of step times is {noise}. A frozen weight needs no gradient, which spares at most a third of a "
-        "step's operations, and no update, whose cost does not depend on the number of tokens: the fewer tokens a step has, "
-        "the larger is its part. What was spared here:",
+        f"The noise floor of step times is {noise}. A frozen weight needs no gradient, which spares about a third of a "
+        "step's operations (more where a part of the model comes before all that is trained, as DeBERTa's projections of "
+        "relative positions do), and no update, whose cost does not depend on the number of tokens: the fewer tokens a step "
+        "has, the larger is its part. What was spared here:",
         "",
         *(f"* {sentence}" for sentence in sentences if sentence),
     ]
