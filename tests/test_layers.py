@@ -104,7 +104,7 @@ MAY_IMPORT = {
     "reproduce": PARTS | STORE | SUITE | {"published", "report"},
     "listing": GROUND | {"methods", "models", "tasks", "assets"},
     "testing": MATERIAL | PARTS | STORE,
-    "cli": {
+    "commands": {
         *WORDS,
         "store",
         "suite",
@@ -116,7 +116,6 @@ MAY_IMPORT = {
         "plan_table",
         "listing",
         "report",
-        "exchange",
         "export",
         "published",
         "reproduce",
@@ -126,6 +125,7 @@ MAY_IMPORT = {
         "probe_plan",
         "probe_execute",
     },
+    "cli": {"commands", "errors", "exchange", "version"},
     "__init__": {"version", "plug_in", "plan", "execute", "suite", "report", "store"},
 }
 

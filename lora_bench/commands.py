@@ -1,0 +1,311 @@
+"""The commands, one function each: from parsed arguments to one library call, what is shown, and the exit code.
+
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_bench.errors import LoraBenchError, WorkersLost
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lora_bench.plan import Plan
+    from lora_bench.probe_execute import ProbeOutcome
+    from lora_bench.probe_record import ProbeRecord
+    from lora_bench.probe_suite import ProbeSuite
+    from lora_bench.record import Record
+    from lora_bench.suite import Suite
+
+DONE, DIFFERS, BAD_INPUT, SOME_FAILED = 0, 1, 2, 3
+SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+PLAIN_WIDTH = 120
+
+
+def _console() -> Console:
+    from lora_bench.progress import QuietOnBrokenPipe
+
+    return QuietOnBrokenPipe() if sys.stdout.isatty() else QuietOnBrokenPipe(width=PLAIN_WIDTH)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do every run of a suite that has no record yet, and write its report."""
+    from lora_bench.suite import load_suite
+
+    return _run_and_report(load_suite(arguments.suite), arguments, lambda records: [])
+
+
+def _run_and_report(
+    suite: Suite, arguments: argparse.Namespace, sections: Callable[[Sequence[Record]], list[list[str]]]
+) -> int:
+    """Do what is missing of a suite, write its report with further sections made of its records, and say how it ended."""
+    from lora_bench.execute import run_suite, runs_folder
+    from lora_bench.probe_store import read_probes
+    from lora_bench.progress import display
+    from lora_bench.report import write_report
+    from lora_bench.store import answers_in
+
+    console = _console()
+    with display(console, quiet=arguments.quiet) as shown:
+        outcome = run_suite(
+            suite,
+            runs=arguments.runs,
+            workers=arguments.workers,
+            only=arguments.only,
+            retry=arguments.retry,
+            series=arguments.series,
+            data_dir=arguments.data_dir,
+            display=shown,
+        )
+    folder = runs_folder(suite, arguments.runs, arguments.series)
+    interrupted = outcome.interrupted
+    if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
+        interrupted = _probe_after_runs(suite, folder, arguments, console)
+    if outcome.records:
+        written = write_report(
+            outcome.records,
+            folder,
+            sections=sections(outcome.records),
+            probes=read_probes(folder),
+            answers=answers_in(folder, outcome.records),
+        )
+        if not arguments.quiet:
+            _show(console, outcome.records)
+            console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
+    if interrupted is not None:
+        return _stopped(console, interrupted)
+    failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
+    return SOME_FAILED if failed else DONE
+
+
+def _stopped(console: Console, signal_name: str) -> int:
+    console.print("stopped; the same command goes on from here", markup=False, highlight=False)
+    return SIGNALS.get(signal_name, SIGNALS["SIGINT"])
+
+
+def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace, console: Console) -> str | None:
+    """Measure what the suite's report needs, now that its runs keep the machine busy no longer; the signal that ended it."""
+    try:
+        return _measure(suite, folder, arguments, console, processes=None, share=False).interrupted
+    except WorkersLost:
+        raise
+    except LoraBenchError as error:
+        # The runs are done, and their scores need no probes.
+        console.print(f"not probed: {error}", markup=False, highlight=False)
+        return None
+
+
+def _show(console: Console, records: Sequence[Record]) -> None:
+    from lora_bench.report import terminal_table
+
+    console.print(terminal_table(records))
+    for warning in dict.fromkeys(warning for record in records for warning in record.warnings):
+        console.print(f"warning: {warning}", markup=False, highlight=False)
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Show every run of a suite with its size, counts and cost."""
+    from lora_bench.suite import load_suite
+
+    return _make_and_show_plan(load_suite(arguments.suite), arguments)
+
+
+def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace) -> int:
+    from lora_bench.execute import runs_folder
+    from lora_bench.plan import make_plan
+
+    console = _console()
+    plan = make_plan(
+        suite,
+        runs_folder(suite, arguments.runs, arguments.series),
+        series=arguments.series,
+        data_dir=arguments.data_dir,
+        progress=lambda message: print(message, file=sys.stderr),
+    )
+    _show_plan(console, plan, arguments.device)
+    return DONE
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """Run a published table again, and hold its numbers against ours."""
+    from lora_bench.report.published_terminal import verdicts_listing
+    from lora_bench.reproduce import published_lines, reproduction, verdicts
+
+    made = reproduction(
+        arguments.table,
+        model=arguments.model,
+        role=arguments.role,
+        tasks=arguments.tasks,
+        methods=arguments.methods,
+        seeds=arguments.seeds,
+        protocol=arguments.protocol,
+    )
+    if arguments.plan:
+        return _make_and_show_plan(made.suite, arguments)
+
+    def sections(records: Sequence[Record]) -> list[list[str]]:
+        if not arguments.quiet:
+            _console().print(verdicts_listing(verdicts(made.table, records, arguments.role)))
+        return [published_lines(made.table.name, records, arguments.role)]
+
+    return _run_and_report(made.suite, arguments, sections)
+
+
+def probe(arguments: argparse.Namespace) -> int:
+    """Measure speed, memory, latency and storage of a suite's methods."""
+    from lora_bench.execute import runs_folder
+    from lora_bench.probe_suite import load_probe_suite
+    from lora_bench.report import write_report
+    from lora_bench.store import answers_in, read_records, record_files
+
+    suite = load_probe_suite(arguments.suite)
+    folder = runs_folder(suite, arguments.runs)
+    console = _console()
+    outcome = _measure(suite, folder, arguments, console, processes=arguments.processes, share=arguments.share)
+    if outcome.records:
+        records = read_records(folder) if record_files(folder) else []
+        written = write_report(records, folder, probes=outcome.records, answers=answers_in(folder, records))
+        if not arguments.quiet:
+            console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
+    if outcome.interrupted is not None:
+        return _stopped(console, outcome.interrupted)
+    return SOME_FAILED if any(record.status not in ("ok", "unsupported") for record in outcome.records) else DONE
+
+
+def _measure(
+    suite: Suite | ProbeSuite,
+    folder: Path,
+    arguments: argparse.Namespace,
+    console: Console,
+    *,
+    processes: int | None,
+    share: bool,
+) -> ProbeOutcome:
+    """Measure the probes of a suite that have no record yet, and say how each ends."""
+    from lora_bench.probe_execute import run_probes, shown
+    from lora_bench.probe_plan import plan_probes
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            console.print(line, markup=False, highlight=False)
+
+    def tell(record: ProbeRecord, place: str) -> None:
+        if not arguments.quiet or record.status != "ok":
+            console.print(f"{place} {shown(record)}".lstrip(), markup=False, highlight=False)
+
+    plan = plan_probes(suite, folder, processes=processes, data_dir=arguments.data_dir, progress=say)
+    missing = len(plan.missing(retry=arguments.retry))
+    refused = f", {len(plan.refused)} cells cannot be measured" if plan.refused else ""
+    say(f"probes: {missing or 'none'} of {len(plan.jobs)} processes to do{refused}")
+    return run_probes(plan, share=share, retry=arguments.retry, tell=tell)
+
+
+def published(arguments: argparse.Namespace) -> int:
+    """List the published tables that are known, or the cells of one."""
+    from lora_bench.published import load_table
+    from lora_bench.report.published_terminal import cells_listing, tables_listing
+
+    shown = tables_listing() if arguments.table is None else cells_listing(load_table(arguments.table))
+    _console().print(shown, highlight=False)
+    return DONE
+
+
+def _show_plan(console: Console, plan: Plan, card: str | None) -> None:
+    from lora_bench.plan_table import plan_tables
+
+    for part in plan_tables(plan, card):
+        console.print(part, highlight=False)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Render records as Markdown with figures, and as one page."""
+    from lora_bench.export import data_files
+    from lora_bench.probe_store import probe_files, read_probes
+    from lora_bench.report import check_report, write_report
+    from lora_bench.store import answers_in, read_records, record_files
+
+    def has_records(path: Path) -> bool:
+        return bool(record_files(path) or probe_files(path))
+
+    folder: Path = arguments.runs
+    sources: dict[str, Path] = {}
+    if folder.is_dir() and not has_records(folder):
+        # The baselines folder: one report for each baseline that has records.
+        sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and has_records(path)}
+    if not sources:
+        name = "report" if arguments.out is None else folder.resolve().name
+        sources = {name: folder}
+    differences: list[str] = []
+    for name, source in sources.items():
+        probes = read_probes(source)
+        records = read_records(source) if record_files(source) or not probes else []
+        out = arguments.out or source
+        sections = _published_sections(arguments, source, records)
+        data = data_files(records, probes) if arguments.data else None
+        if arguments.check:
+            differences += check_report(records, out, name, sections, probes, data, answers_in(source, records))
+        else:
+            written = write_report(records, out, name, sections, probes, data, answers_in(source, records))
+            print(*(path for path in written if path.suffix != ".svg"), sep="\n")
+    for difference in differences:
+        print(difference)
+    return DIFFERS if differences else DONE
+
+
+def _published_sections(arguments: argparse.Namespace, source: Path, records: Sequence[Record]) -> list[list[str]]:
+    """What a published table says beside the records: the one that is named, or that lies beside them."""
+    name = arguments.published or (source.resolve().name if (source / "published.csv").is_file() else None)
+    if name is None:
+        return []
+    from lora_bench.reproduce import published_lines
+
+    return [published_lines(name, records, arguments.role)]
+
+
+def accept(arguments: argparse.Namespace) -> int:
+    """Keep the records of runs as a baseline."""
+    from lora_bench.probe_store import PROBES, accept_probes, probe_files
+    from lora_bench.store import accept, record_files
+
+    folder: Path = arguments.runs
+    target = Path("baselines") / (arguments.name or folder.resolve().name)
+    if record_files(folder) or not probe_files(folder):
+        print(f"{len(accept(folder, target))} records in {target / 'records'}")
+    if probe_files(folder):
+        print(f"{len(accept_probes(folder, target))} records in {target / PROBES}")
+    return DONE
+
+
+def list_names(arguments: argparse.Namespace) -> int:
+    """List what can be named in a suite."""
+    from lora_bench.listing import listing
+
+    console = _console()
+    console.print(listing(arguments.what), highlight=False)
+    return DONE
+
+
+def print_schema(arguments: argparse.Namespace) -> int:
+    """Print the JSON Schema of a suite, a record or a task."""
+    import json
+
+    from pydantic import BaseModel
+
+    from lora_bench.probe_record import ProbeRecord
+    from lora_bench.probe_suite import ProbeFile
+    from lora_bench.record import Record
+    from lora_bench.suite_file import SuiteFile
+    from lora_bench.tasks import Task
+
+    models: dict[str, type[BaseModel]] = {
+        "suite": SuiteFile, "probe-suite": ProbeFile, "record": Record, "probe": ProbeRecord, "task": Task,
+    }  # fmt: skip
+    model = models[arguments.what]
+    print(json.dumps(model.model_json_schema(), indent=2, sort_keys=True))
+    return DONE
