@@ -22,6 +22,8 @@ BYTES_PER_TRAINED_WEIGHT = 12
 ACTIVATION_BYTES_FULL = 64
 ACTIVATION_BYTES_FROZEN = 44
 WORDS_TO_TOKENS = 1.3
+# A step of decoding multiplies few rows at a time, which costs a token some three times as much as in a batch of whole texts.
+DECODED_TOKEN = 3
 # The libraries and the data of one worker.
 WORKER_BYTES = 700_000_000
 
@@ -42,9 +44,13 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
         return Estimate(0.0, 0, 0, measured=False)
     recipe, shape, parameters = spec.training, fit.shape, fit.parameters
     is_full = spec.method.size is None and parameters.adapter + parameters.head == parameters.total
-    texts = data.splits["train"].texts[:1000]
-    words = sum(len(part.split()) for text in texts for part in text) / max(1, len(texts))
-    tokens = min(recipe.max_length, words * WORDS_TO_TOKENS + 2)
+    asked = _mean_tokens(data.splits["train"].texts)
+    written = (
+        0.0
+        if spec.decoding is None
+        else _mean_tokens([label for label in data.splits["train"].labels if isinstance(label, tuple)])
+    )
+    tokens = min(recipe.max_length, asked + written + 2)
     # A forward pass multiplies twice a weight and token, a backward pass once more for inputs and once for weights.
     rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
     of_example = (6 if is_full else 4) * shape.multiplied * tokens
@@ -61,7 +67,11 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
     scored = len(data.splits[spec.score_on].ids)
     steps = math.ceil(examples / recipe.batch_size)
     evaluations = 1 + (steps // spec.selection_every if spec.selection_every else 0)
-    flops = train_flops + 2 * shape.multiplied * tokens * scored * evaluations
+    answered = tokens
+    if spec.decoding is not None:
+        new = min(spec.decoding.max_new_tokens, written + 1)
+        answered = asked + new * spec.decoding.beams * DECODED_TOKEN
+    flops = train_flops + 2 * shape.multiplied * answered * scored * evaluations
     per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
     memory = (
         BYTES_PER_WEIGHT * (parameters.total + parameters.adapter * (not is_full))
@@ -70,6 +80,13 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
     )
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
     return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
+
+
+def _mean_tokens(texts: Sequence[tuple[str, ...]]) -> float:
+    """Tokens that an example is likely to have, from the words of the first thousand."""
+    texts = texts[:1000]
+    words = sum(len(part.split()) for text in texts for part in text)
+    return words / max(1, len(texts)) * WORDS_TO_TOKENS
 
 
 def _examples(recipe: PlannedTraining, of_example: Mapping[Axis, float]) -> float:

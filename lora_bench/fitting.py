@@ -26,7 +26,10 @@ from lora_bench.version import __version__
 
 
 class ModelShape(Strict):
-    """What estimates need to know of a base model: weights that multiply every token, layers and width."""
+    """What estimates need to know of a base model: weights that multiply every token, layers and width.
+
+    Among those weights is a vocabulary that a causal model writes with, whether or not it also looks tokens up in it.
+    """
 
     multiplied: int
     layers: int
@@ -69,6 +72,7 @@ def fit_method(
             "options": method.model_dump(),
             "target": budget.parameter_target if method.size is not None else None,
             "tolerance": budget.tolerance,
+            "shape": 2,  # of what is kept
             "versions": [__version__, version("transformers"), version("peft"), version("torch")],
         }
     )
@@ -118,6 +122,9 @@ def _shape(base_model: BaseModel, kind: Kind, labels: int) -> ModelShape:
         if isinstance(module, nn.Embedding)
         for weight in module.parameters(recurse=False)
     )
+    vocabulary = model.get_output_embeddings()
+    if vocabulary is not None and vocabulary.weight is model.get_input_embeddings().weight:
+        looked_up -= vocabulary.weight.numel()
     config = model.config
     return ModelShape(
         multiplied=sum(weight.numel() for weight in model.parameters()) - looked_up,
