@@ -12,6 +12,7 @@ from lora_bench.stats.crossed import Crossed, crossed_bootstrap, seed_from
 from lora_bench.stats.estimate import Estimate, Interval, Summary, Uncertainty, clopper_pearson, summarise
 from lora_bench.stats.failures import Rate, collapsed, rate, with_failures_at_floor
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
+from lora_bench.stats.gate import Confirmation, Finding, History, Shift, confirm, judge_night
 from lora_bench.stats.groups import Ranking, rank
 from lora_bench.stats.items import ItemMetric, Items, ItemScores, by_index, item_difference, one_at_a_time
 from lora_bench.stats.paired import (
@@ -32,8 +33,11 @@ from lora_bench.stats.weighted import METRICS, item_metric
 __all__ = [
     "METRICS",
     "Adjusted",
+    "Confirmation",
     "Crossed",
     "Estimate",
+    "Finding",
+    "History",
     "InterquartileMean",
     "Interval",
     "ItemMetric",
@@ -45,6 +49,7 @@ __all__ = [
     "PairedDifference",
     "Ranking",
     "Rate",
+    "Shift",
     "SignFlip",
     "Summary",
     "Superiority",
@@ -54,6 +59,7 @@ __all__ = [
     "by_index",
     "clopper_pearson",
     "collapsed",
+    "confirm",
     "crossed_bootstrap",
     "expected_best",
     "grade",
@@ -62,6 +68,7 @@ __all__ = [
     "item_difference",
     "item_metric",
     "judge",
+    "judge_night",
     "macro_difference",
     "margin_claims",
     "minimum_detectable_effect",
