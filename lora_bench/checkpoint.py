@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lora_bench.failpoints import reach
 from lora_bench.store import write_atomic
 
 MANIFEST = "manifest.json"
@@ -82,6 +83,7 @@ def save_checkpoint(
     best: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint after *step* and remove the ones before it."""
+    reach("checkpoint.begin")
     target = folder / f"step-{step:08d}"
     shutil.rmtree(target, ignore_errors=True)
     state = optimizer.state_dict()
@@ -110,7 +112,9 @@ def save_checkpoint(
     for name, content in files.items():
         write_atomic(target / name, content)
     manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    reach("checkpoint.manifest")
     write_atomic(target / MANIFEST, json.dumps(manifest).encode("utf-8"))
+    reach("checkpoint.written")
     for other in folder.glob("step-*"):
         if other != target:
             shutil.rmtree(other, ignore_errors=True)

@@ -1,7 +1,6 @@
 """What happens at the steps of a run: callbacks for the Trainer.
 
-Each does one thing: draw dropout from (seed, step), end the run where its budget does, watch the loss, score on the
-selection split, keep checkpoints.
+Each does one thing: draw dropout from (seed, step), end the run where its budget does, watch the loss, keep checkpoints.
 """
 
 from __future__ import annotations
@@ -11,24 +10,25 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora_bench.budget import Axis
-from lora_bench.checkpoint import Checkpoint, save_checkpoint, trained_weights
+from lora_bench.checkpoint import Checkpoint, save_checkpoint
 from lora_bench.course import Course
 from lora_bench.errors import LoraBenchError
+from lora_bench.failpoints import reach_with
 from lora_bench.meter import MeasureCallback
 from lora_bench.randomness import seed_for
 from lora_bench.recipe import rate_factor
 from lora_bench.record import CurvePoint
+from lora_bench.selection import Best, SelectionScores
 
 # How much work a killed run may lose; a checkpoint of a small adapter takes milliseconds.
 CHECKPOINT_SECONDS = 60.0
@@ -168,7 +168,7 @@ class WatchLoss(TrainerCallback):
         """Note the loss; the Trainer logs at every step."""
         if not logs or "loss" not in logs:
             return
-        self.loss = float(logs["loss"])
+        self.loss = reach_with("run.loss", float(logs["loss"]))
         if self.resumed_at:
             # The Trainer divides the first loss of a resumed run by all the steps since 0.
             self.loss *= state.global_step / (state.global_step - self.resumed_at)
@@ -197,58 +197,6 @@ class WatchLoss(TrainerCallback):
         if self.follow.course.seconds is not None:
             steps = max(state.global_step, round(state.global_step / max(self.follow.progress, 1e-9)))
         self.notify(state.global_step, steps or state.global_step, self.loss)
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best point on the selection split so far."""
-
-    step: int
-    score: float
-    weights: dict[str, Tensor]
-
-
-class SelectionScores(TrainerCallback):
-    """Scores on the selection split every few steps, and keeps the best weights in memory where they are wanted."""
-
-    def __init__(
-        self,
-        *,
-        every: int,
-        score: Callable[[nn.Module], dict[str, float]],
-        metric: str,
-        higher_is_better: bool,
-        curve: list[CurvePoint],
-        keep_best: bool,
-        measure: MeasureCallback,
-    ) -> None:
-        self.every = every
-        self.score = score
-        self.metric = metric
-        self.sign = 1 if higher_is_better else -1
-        self.curve = curve
-        self.keep_best = keep_best
-        self.measure = measure
-        self.best: Best | None = None
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **inside: Any,
-    ) -> None:
-        """Score where it is time to."""
-        if model is None or (state.global_step % self.every and not control.should_training_stop):
-            return
-        with self.measure.left_out():
-            scores = self.score(model)
-            self.curve.append(CurvePoint(step=state.global_step, scores=scores))
-            value = scores.get(self.metric)
-            better = value is not None and (self.best is None or self.sign * (value - self.best.score) > 0)
-            if self.keep_best and value is not None and better:
-                self.best = Best(state.global_step, value, trained_weights(model))
 
 
 class KeepCheckpoints(TrainerCallback):
@@ -324,6 +272,21 @@ class KeepCheckpoints(TrainerCallback):
         """Keep what a kill during a long evaluation would lose."""
         if time.monotonic() - self._last > CHECKPOINT_SECONDS:
             self._save(state.global_step, **inside)
+
+    def stop_evaluation(self, model: nn.Module) -> None:
+        """End the evaluation of a trained model where the run is asked to stop; what was learned is kept.
+
+        Raises:
+            Interrupted: If it is.
+        """
+        stop = stop_requested()
+        if stop is None:
+            return
+        # Nothing is trained after this step, so nothing of the optimiser is wanted again.
+        optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.0)
+        schedule = LambdaLR(optimizer, lambda step: 1.0)
+        self._save(self.watch.follow.step, model=model, optimizer=optimizer, lr_scheduler=schedule)
+        raise Interrupted(f"stopped by {stop} in the evaluation; the same command goes on from there")
 
     def _save(self, step: int, *, model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler, **_: Any) -> None:
         best = self.selection.best if self.selection is not None else None

@@ -7,35 +7,30 @@ another way than `ok` leaves a record too, with its status and reason.
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from lora_bench.attempt import Facts, NoteSteps, ended
 from lora_bench.checkpoint import latest_checkpoint, load_trained
 from lora_bench.course import ENDLESS, Course, plan_course
-from lora_bench.environment import describe_environment
+from lora_bench.ends import DISK_FULL, is_disk_full
 from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.failpoints import reach
 from lora_bench.flops import batch_flops, step_flops
 from lora_bench.job import Job
 from lora_bench.loop import (
-    Diverged,
     FollowBudget,
-    Interrupted,
     KeepCheckpoints,
     KeyedDropout,
     Notify,
-    SelectionScores,
     WatchLoss,
 )
 from lora_bench.measure import count_parameters
@@ -43,9 +38,10 @@ from lora_bench.meter import MeasureCallback
 from lora_bench.methods import Method, known_methods, own_callbacks
 from lora_bench.metrics import metric
 from lora_bench.models import BaseModel, load_model, load_tokenizer
+from lora_bench.pulse import heard
 from lora_bench.randomness import adapters_drawn_from, draw_head, seed_for
 from lora_bench.recipe import training_arguments
-from lora_bench.record import CurvePoint, DataSummary, Parameters, Record
+from lora_bench.record import DataSummary, Record
 from lora_bench.scoring import (
     Example,
     Exercise,
@@ -56,33 +52,10 @@ from lora_bench.scoring import (
     scored_splits,
     scores_of,
 )
+from lora_bench.selection import SelectionScores
 from lora_bench.spec import PlannedSpec
 from lora_bench.start import start_from
 from lora_bench.tasks import TaskData, load_data, majority_score, unavailable_metrics
-
-
-@dataclass
-class _Facts:
-    """What is known of a run so far; a run that fails leaves what it had."""
-
-    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    parameters: Parameters | None = None
-    data: DataSummary | None = None
-    curve: list[CurvePoint] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    resumed: bool = False
-
-    def known(self) -> dict[str, Any]:
-        """As fields of a record."""
-        return {
-            "started_at": self.started_at,
-            "parameters": self.parameters,
-            "data": self.data,
-            "curve": tuple(self.curve),
-            "warnings": tuple(self.warnings),
-            "resumed": self.resumed,
-            "environment": describe_environment("cuda" if torch.cuda.is_available() else "cpu"),
-        }
 
 
 def run(job: Job, notify: Notify | None = None) -> Record:
@@ -93,36 +66,33 @@ def run(job: Job, notify: Notify | None = None) -> Record:
         notify: Told of each step: its number and the latest loss.
 
     Returns:
-        The record that stands in the run's folder afterwards; one with status `interrupted` is only an attempt.
+        The record that stands in the run's folder afterwards; one that is only an attempt (`ends.is_attempt`) may not.
     """
-    with job.folder.held():
-        # Another process may have done it while this one waited.
-        return job.folder.record() or job.folder.publish(_attempt(job, notify))
+    facts = Facts()
+    try:
+        with job.folder.held():
+            reach("run.held")
+            # Another process may have done it while this one waited.
+            return job.folder.record() or job.folder.publish(_attempt(job, facts, notify))
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        # Not even the attempt could be written.
+        return job.record("failed", DISK_FULL, **facts.known())
 
 
-def _attempt(job: Job, notify: Notify | None) -> Record:
+def _attempt(job: Job, facts: Facts, notify: Notify | None) -> Record:
     """The record of one attempt, however it ends."""
-    facts = _Facts()
     try:
         record = _train_and_score(job, facts, notify)
-    except Interrupted as interruption:
-        record = job.record("interrupted", str(interruption), **facts.known())
-    except Diverged as divergence:
-        record = job.record("diverged", str(divergence), **facts.known())
-    except UnsupportedPair as reason:
-        record = job.record("unsupported", str(reason), **facts.known())
-    except torch.OutOfMemoryError as error:
-        record = job.record("out_of_memory", str(error).splitlines()[0], **facts.known())
-    except MemoryError:
-        record = job.record("out_of_memory", "the machine has no memory left", **facts.known())
-    except Exception as error:  # a bug in a method or a library is a row of the report, and its traceback is kept
-        job.folder.path.mkdir(parents=True, exist_ok=True)
-        (job.folder.path / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        record = job.record("failed", _reason(error, job), **facts.known())
+    except Exception as error:
+        record = ended(job, facts, error)
+    facts.enter("publishing the record")
+    reach("run.publish")
     return record
 
 
-def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
+def _train_and_score(job: Job, facts: Facts, notify: Notify | None) -> Record:
     """The pipeline: data, base model, method, training, scores, record."""
     spec = job.spec
     torch.set_num_threads(spec.training.threads)
@@ -132,6 +102,8 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     measure = MeasureCallback(exclusive=job.exclusive)
     measure.begin(device)
 
+    facts.enter("loading the base model")
+    reach("run.load")
     began = time.perf_counter()
     recipe = spec.training
     model, head = load_model(
@@ -152,8 +124,11 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     if spec.start is not None:
         start_from(model, job.folder.of(spec.start.run_id), head)
     facts.parameters = count_parameters(model, head=head, total=total)
+    facts.watch(model)
     load_seconds = time.perf_counter() - began
 
+    facts.enter("reading the data")
+    reach("run.data")
     data = load_data(job.task, job.task_base, whole_train=not spec.rules.selection_from_train)
     if data.sha256 != spec.task.data_sha256:
         raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
@@ -169,12 +144,15 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     watch = WatchLoss(follow, facts.curve, notify)
     selection_scores = None
     if spec.selection_every is not None:
-        chosen_on = spec.rules.choose_on
+
+        def score_on_selection(adapted: nn.Module) -> dict[str, float]:
+            chosen_on = spec.rules.choose_on
+            with facts.within("the evaluation on the selection split"):
+                return scores_of(job.task, data, {chosen_on: at_hand.answers(adapted, questions[chosen_on])})
+
         selection_scores = SelectionScores(
             every=spec.selection_every,
-            score=lambda adapted: scores_of(
-                job.task, data, {chosen_on: at_hand.answers(adapted, questions[chosen_on])}
-            ),
+            score=score_on_selection,
             metric=spec.task.metric,
             higher_is_better=spec.task.higher_is_better,
             curve=facts.curve,
@@ -182,8 +160,10 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
             measure=measure,
         )
     keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection_scores, checkpoint)
-    callbacks = [KeyedDropout(seed), follow, keep, measure, watch, *_own_callbacks(method, course)]
+    callbacks = [NoteSteps(facts), KeyedDropout(seed), follow, keep, measure, watch, *_own_callbacks(method, course)]
     callbacks += [selection_scores] if selection_scores is not None else []
+    facts.enter("preparing the training")
+    reach("run.train")
     if checkpoint is not None and follow.end_after(checkpoint.step, measure.earlier_seconds):
         # The run was stopped between its last step and its record.
         load_trained(model, checkpoint.weights)
@@ -191,6 +171,7 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
     else:
         _train(model, follow, at_hand.collate, spec, callbacks, 0 if checkpoint is None else checkpoint.step)
 
+    reach("run.trained")
     step, ended_by = follow.step, follow.ended_by
     assert ended_by is not None, "a run that is trained was ended by its budget"
     if ended_by != course.target:
@@ -200,9 +181,14 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
         step = selection_scores.best.step
         load_trained(model, selection_scores.best.weights)
     began = time.perf_counter()
-    answers = {name: at_hand.answers(model, questions[name]) for name in scored_splits(spec, data)}
+    facts.enter("the evaluation")
+    with heard(lambda: keep.stop_evaluation(model)):
+        answers = {name: at_hand.answers(model, questions[name]) for name in scored_splits(spec, data)}
     evaluation_seconds = time.perf_counter() - began
     measure.take("evaluation")
+    scores = scores_of(job.task, data, answers)
+    facts.enter("writing predictions and weights")
+    reach("run.keep")
 
     return job.record(
         "ok",
@@ -216,22 +202,10 @@ def _train_and_score(job: Job, facts: _Facts, notify: Notify | None) -> Record:
             load_seconds=load_seconds,
             evaluation_seconds=evaluation_seconds,
         ),
-        scores=scores_of(job.task, data, answers),
+        scores=scores,
         predictions=keep_answers(job, data.splits[spec.score_on], answers[spec.score_on]),
         weights=keep_weights(job, model, tokenizer, step),
     )
-
-
-def _reason(error: Exception, job: Job) -> str:
-    """The error in a line, without the folders of this machine."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "disk_full"
-    message = next(iter(str(error).strip().splitlines()), "")
-    for folder, name in ((job.folder.path, "RUN"), (job.base_model.folder, "MODEL"), (job.task_base, "SUITE")):
-        message = message.replace(str(folder.absolute()), name).replace(str(folder), name)
-    if isinstance(error, LoraBenchError):
-        return message
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _flops(job: Job, method: Method, train: list[Example]) -> Callable[[Sequence[Mapping[str, Any]]], int]:
@@ -257,7 +231,7 @@ def _own_callbacks(method: Method, course: Course) -> list[Any]:
 
 
 def _examples(
-    job: Job, data: TaskData, at_hand: Exercise, facts: _Facts
+    job: Job, data: TaskData, at_hand: Exercise, facts: Facts
 ) -> tuple[list[Example], dict[str, list[Example]]]:
     """The examples to learn from, and by split those to be answered; notes the facts about them."""
     spec = job.spec

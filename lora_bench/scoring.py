@@ -17,9 +17,11 @@ from torch import nn
 from transformers import DataCollatorWithPadding
 
 from lora_bench.card import model_card
+from lora_bench.failpoints import reach
 from lora_bench.generation import CompletionCollator, encode_completions, encode_prompts
 from lora_bench.job import Job
 from lora_bench.loop import Diverged
+from lora_bench.pulse import beat
 from lora_bench.record import Predictions, Weights
 from lora_bench.spec import PlannedSpec, content_hash
 from lora_bench.store import COMPLETIONS, PREDICTIONS, write_atomic
@@ -138,6 +140,8 @@ def predict(
     logits: list[torch.Tensor] = []
     with quiet():
         for start in range(0, len(by_length), EVALUATION_BATCH):
+            reach("run.evaluation")
+            beat()
             batch = collate([examples[index] for index in by_length[start : start + EVALUATION_BATCH]])
             with autocast(model, spec):
                 logits.append(model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float().cpu())

@@ -30,7 +30,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from lora_bench.documents import dotted
+from lora_bench.ends import goes_on, is_attempt
 from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.failpoints import reach
 from lora_bench.record import SCHEMA, Record
 
 RECORD = "record.json"
@@ -84,12 +86,14 @@ class RunFolder:
 
     def publish(self, record: Record) -> Record:
         """Write the record, or the attempt where its status is not final; the record that stands there afterwards."""
-        if record.status == "interrupted":
+        if is_attempt(record):
             self._put_aside(to_json(record))
             return record
         if not write_once(self.path / RECORD, to_json(record)):
             return read_record(self.path / RECORD)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        reach("publish.clean")
+        if not goes_on(record):
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
         for left in self.path.glob(".*.*"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
         return record
@@ -235,7 +239,9 @@ def write_once(path: Path, content: bytes) -> bool:
     """Write *content* to *path* whole and on the disk, unless *path* is there already; whether it was written."""
     temporary = _written_beside(path, content)
     try:
+        reach("write.link")
         os.link(temporary, path)
+        reach("write.linked")
     except FileExistsError:
         return False
     finally:
@@ -246,7 +252,14 @@ def write_once(path: Path, content: bytes) -> bool:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write *content* to *path* whole and on the disk, replacing what is there."""
-    _written_beside(path, content).replace(path)
+    temporary = _written_beside(path, content)
+    try:
+        reach("write.replace")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    reach("write.replaced")
     sync_folder(path.parent)
 
 
@@ -257,8 +270,10 @@ def _written_beside(path: Path, content: bytes) -> Path:
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            reach("write.temporary")
             file.write(content)
             file.flush()
+            reach("write.written")
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp's files are private; a record is as readable as any other file
     except BaseException:

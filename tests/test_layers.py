@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lora_bench"
 
-GROUND = {"documents", "errors", "resources", "randomness", "version"}
+GROUND = {"documents", "errors", "failpoints", "pulse", "resources", "randomness", "version"}
 WORDS = {"record", "spec", "budget", "protocol", "analysis"} | GROUND
-STORE = {"store", "environment", "probe_record", "probe_store"} | WORDS
+STORE = {"ends", "store", "environment", "probe_record", "probe_store"} | WORDS
 MATERIAL = {"tuners", "families", "metrics", "assets", "minilm", "shapes"}
 PARTS = {
     "methods",
@@ -33,13 +33,16 @@ MAY_IMPORT = {
     "errors": set(),
     "resources": set(),
     "documents": {"errors"},
+    "failpoints": {"errors"},
+    "pulse": set(),
+    "ends": {"record"},
     "randomness": set(),
     "protocol": {"documents"},
     "spec": {"budget", "documents", "protocol"},
     "budget": {"documents", "errors"},
     "analysis": {"documents"},
     "record": {"analysis", "budget", "documents", "spec"},
-    "store": {"record", "documents", "errors"},
+    "store": {"record", "documents", "ends", "errors", "failpoints"},
     "environment": {"record", "version"},
     "probe_record": WORDS,
     "probe_store": {"probe_record", "errors", "store"},
@@ -88,9 +91,11 @@ MAY_IMPORT = {
     "plan_checks": PARTS | STORE | SUITE | {"cell", "contradictions"},
     "micro_batch": PARTS | STORE | {"memory_model", "metrics", "suite_file"},
     "plan": PARTS | STORE | SUITE | {"flops", "micro_batch", "cell", "fitting", "estimate", "obtain", "plan_checks"},
-    "loop": PARTS | STORE,
+    "selection": PARTS | STORE,
+    "loop": PARTS | STORE | {"selection"},
+    "attempt": STORE | {"job", "loop"},
     "scoring": PARTS | STORE | {"job", "loop"},
-    "run": PARTS | STORE | {"flops", "job", "loop", "metrics", "scoring"},
+    "run": PARTS | STORE | {"attempt", "flops", "job", "loop", "metrics", "scoring", "selection"},
     "probe": STORE | PARTS | {"shapes"},
     "executors": STORE | PARTS | {"job", "loop", "run", "probe", "tuners", "metrics"},
     "stopping": set(),

@@ -16,9 +16,11 @@ import torch
 from transformers import GenerationConfig, TemperatureLogitsWarper, TopPLogitsWarper
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.failpoints import reach
 from lora_bench.generation.beams import BeamSearch
 from lora_bench.generation.encode import Example
 from lora_bench.generation.steps import Draw, End, NoRepeat, Stop
+from lora_bench.pulse import beat
 from lora_bench.spec import Decoding
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ def complete(
     model.eval()
     with torch.no_grad(), _without_own_settings(model):
         for batch in _batches([tuple(prompt["input_ids"]) for prompt in prompts], decoding, batch_tokens):
+            reach("run.evaluation")
+            beat()
             completions = _completions(model, batch, end, decoding, seed)
             texts.update(zip(batch, map(end.text_of, completions), strict=True))
     model.train(was_training)
