@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,7 +32,22 @@ def describe_environment(device_type: str) -> Environment:
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         packages={"lora_bench": __version__, **{name: _version(name) for name in PACKAGES}},
+        driver=driver_version() if device_type == "cuda" else None,
     )
+
+
+def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of NVIDIA's driver, or None where it does not say.
+
+    Args:
+        file: Where the driver says it, such as "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 …".
+    """
+    try:
+        first = file.read_text(encoding="utf-8").partition("\n")[0]
+    except OSError:
+        return None
+    found = re.search(r"(?<![\w.])\d{3,}\.\d+(?:\.\d+)?(?![\w.])", first)
+    return found[0] if found else None
 
 
 def usable_cores() -> int:

@@ -170,7 +170,11 @@ class DataSummary(Strict):
 
 
 class Environment(Strict):
-    """Where a run ran: enough to repeat it, and nothing that names a person, a host or a folder."""
+    """Where a run ran: enough to repeat it, and nothing that names a person, a host or a folder.
+
+    Args:
+        driver: Version of the device's driver; null on a CPU, and where nobody recorded it.
+    """
 
     device: str | None
     device_count: int | None
@@ -180,6 +184,7 @@ class Environment(Strict):
     system: str | None
     python: str | None
     packages: dict[str, str]
+    driver: str | None = None
 
 
 class Record(Strict):
