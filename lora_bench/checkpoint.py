@@ -1,15 +1,14 @@
 """Checkpoints of a run that is not done: what must be known to go on as if nothing had happened.
 
-A checkpoint is a folder `step-N` with the trained weights, the optimiser's tensors, and everything else as JSON; a manifest
-of hashes is written last, so a folder without a valid manifest is a checkpoint that was never finished and is passed over.
-Nothing is pickled. Data order and dropout need no state: they are functions of (seed, epoch) and (seed, step).
+A checkpoint is the trained weights, the optimiser's tensors, and everything else as JSON. How it comes to the disk whole, and
+what is done about a damaged one, is `lora_bench.checkpoint_files`. Nothing is pickled. Data order and dropout need no state:
+they are functions of (seed, epoch) and (seed, step).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lora_bench.failpoints import reach
-from lora_bench.store import write_atomic
+from lora_bench.checkpoint_files import newest_checkpoint, write_checkpoint
 
-MANIFEST = "manifest.json"
+# Raised whenever an older lora_bench could not go on from what is written.
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,7 @@ def save_checkpoint(
     *,
     best: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint after *step* and remove the ones before it."""
-    reach("checkpoint.begin")
-    target = folder / f"step-{step:08d}"
-    shutil.rmtree(target, ignore_errors=True)
+    """Write a checkpoint after *step*; the one before it is kept as well."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
@@ -96,6 +92,7 @@ def save_checkpoint(
             else:
                 scalars.setdefault(str(index), {})[key] = value
     rest = {
+        "format": FORMAT,
         "step": step,
         "param_groups": state["param_groups"],
         "scalars": scalars,
@@ -109,44 +106,37 @@ def save_checkpoint(
     }
     if best is not None:
         files["best.safetensors"] = save(best)
-    for name, content in files.items():
-        write_atomic(target / name, content)
-    manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    reach("checkpoint.manifest")
-    write_atomic(target / MANIFEST, json.dumps(manifest).encode("utf-8"))
-    reach("checkpoint.written")
-    for other in folder.glob("step-*"):
-        if other != target:
-            shutil.rmtree(other, ignore_errors=True)
+    write_checkpoint(folder, step, files)
 
 
-def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files are what its manifest says, or None."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        files = _verified(path)
-        if files is None:
-            continue
-        rest = json.loads(files["state.json"])
-        state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in rest["scalars"].items()}
-        for name, tensor in load(files["optimizer.safetensors"]).items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-        return Checkpoint(
-            step=rest["step"],
-            weights=load(files["weights.safetensors"]),
-            optimizer={"state": state, "param_groups": rest["param_groups"]},
-            schedule=rest["schedule"],
-            progress=rest["progress"],
-            best=load(files["best.safetensors"]) if "best.safetensors" in files else None,
-        )
-    return None
+def _say_nothing(message: str) -> None:
+    return
 
 
-def _verified(path: Path) -> dict[str, bytes] | None:
-    """The files of a checkpoint, or None where one is missing or not what the manifest says."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        files = {name: (path / name).read_bytes() for name in manifest}
-    except (OSError, ValueError):
+def latest_checkpoint(folder: Path, say: Callable[[str], None] = _say_nothing) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None.
+
+    Args:
+        folder: Where checkpoints lie.
+        say: Told of each that is damaged, and of one that a newer lora_bench wrote.
+    """
+    found = newest_checkpoint(folder, say)
+    if found is None:
         return None
-    return files if all(hashlib.sha256(files[name]).hexdigest() == manifest[name] for name in manifest) else None
+    path, files = found
+    rest = json.loads(files["state.json"])
+    if rest.get("format", FORMAT) > FORMAT:
+        say(f"the checkpoint {path.name} is of a newer lora_bench; the run began anew")
+        return None
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in rest["scalars"].items()}
+    for name, tensor in load(files["optimizer.safetensors"]).items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    return Checkpoint(
+        step=rest["step"],
+        weights=load(files["weights.safetensors"]),
+        optimizer={"state": state, "param_groups": rest["param_groups"]},
+        schedule=rest["schedule"],
+        progress=rest["progress"],
+        best=load(files["best.safetensors"]) if "best.safetensors" in files else None,
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_bench.disk import QUARANTINE, make_folder, quarantine, sync_folder, write_atomic, write_once
 from lora_bench.errors import BadInput, Fault
 from lora_bench.probe_record import SCHEMA, ProbeRecord
-from lora_bench.store import first_fault, to_json, write_atomic, write_once
+from lora_bench.store import DamagedRecord, read_sealed, sealed, to_json
 
 PROBES = "probes"
 
@@ -21,21 +20,31 @@ class ProbeFolder:
     path: Path
 
     def record(self, run_id: str) -> ProbeRecord | None:
-        """The record of one process, or None while there is none."""
+        """The record of one process, or None while there is none that is whole: it is to be measured then."""
         file = self.path / f"{run_id}.json"
-        return read_probe(file) if file.is_file() else None
+        try:
+            return read_probe(file) if file.is_file() else None
+        except DamagedRecord:
+            return None
 
     def publish(self, record: ProbeRecord) -> ProbeRecord:
         """Write the record, unless there is one; the record that stands there afterwards."""
         file = self.path / f"{record.run_id}.json"
-        return record if write_once(file, to_json(record)) else read_probe(file)
+        while not write_once(file, sealed(record)):
+            try:
+                return read_probe(file)
+            except DamagedRecord as error:
+                quarantine(file, str(error), self.path / QUARANTINE)
+        return record
 
     def retry(self, run_id: str) -> None:
         """Put a record aside under `attempts/`, so that its process is run again."""
         file, aside = self.path / f"{run_id}.json", self.path / "attempts"
         if file.is_file():
-            aside.mkdir(exist_ok=True)
+            make_folder(aside)
             file.rename(aside / f"{run_id}.{len(list(aside.glob(f'{run_id}.*.json'))) + 1}.json")
+            for changed in (aside, self.path):
+                sync_folder(changed)
 
 
 def probe_files(folder: Path) -> list[Path]:
@@ -64,9 +73,12 @@ def read_probes(folder: Path) -> list[ProbeRecord]:
 def accept_probes(runs: Path, baseline: Path) -> list[ProbeRecord]:
     """Copy the probe records of a runs folder into a baseline; what it held before is replaced."""
     records = read_probes(runs)
-    shutil.rmtree(baseline / PROBES, ignore_errors=True)
     for record in records:
         write_atomic(baseline / PROBES / f"{record.run_id}.json", to_json(record))
+    kept = {f"{record.run_id}.json" for record in records}
+    for path in probe_files(baseline):
+        if path.name not in kept:
+            path.unlink()
     return records
 
 
@@ -74,14 +86,6 @@ def read_probe(file: Path) -> ProbeRecord:
     """One probe record.
 
     Raises:
-        BadInput: If it cannot be read, or a newer lora_bench wrote it.
+        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged.
     """
-    try:
-        data = json.loads(file.read_bytes())
-        version = data.get("schema") if isinstance(data, dict) else None
-        if isinstance(version, int) and version > SCHEMA:
-            newer = f"was written with probe schema {version}, and this lora_bench reads up to {SCHEMA}; upgrade it"
-            raise BadInput([Fault(newer, file=str(file))])
-        return ProbeRecord.model_validate_json(json.dumps(data))
-    except (OSError, ValueError) as error:
-        raise BadInput([Fault(f"is no probe record: {first_fault(error)}", file=str(file))]) from None
+    return read_sealed(file, ProbeRecord, SCHEMA, "probe record")

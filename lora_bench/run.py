@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lora_bench.attempt import Facts, NoteSteps, ended
 from lora_bench.checkpoint import latest_checkpoint, load_trained
+from lora_bench.claims import Elsewhere
 from lora_bench.course import ENDLESS, Course, plan_course
 from lora_bench.ends import DISK_FULL, is_disk_full
 from lora_bench.errors import LoraBenchError, UnsupportedPair
@@ -59,7 +60,7 @@ from lora_bench.tasks import TaskData, load_data, majority_score, unavailable_me
 
 
 def run(job: Job, notify: Notify | None = None) -> Record:
-    """Train and score one cell of a suite, and publish its record.
+    """Train and score one cell of a suite, and publish its record; waits for another process that is at it.
 
     Args:
         job: What to run and where.
@@ -68,12 +69,34 @@ def run(job: Job, notify: Notify | None = None) -> Record:
     Returns:
         The record that stands in the run's folder afterwards; one that is only an attempt (`ends.is_attempt`) may not.
     """
+    with job.folder.held():
+        return _held(job, notify)
+
+
+def take(job: Job, notify: Notify | None = None) -> Record | Elsewhere:
+    """As `run`, unless another process is at it: that is said at once."""
+    record = job.folder.record()
+    if record is not None:
+        return record
+    try:
+        claim = job.folder.try_claim()
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        return job.record("failed", DISK_FULL)
+    if claim is None:
+        return job.folder.record() or Elsewhere(job.run_id)
+    with claim:
+        return _held(job, notify)
+
+
+def _held(job: Job, notify: Notify | None) -> Record:
+    """The record of a run that this process is at."""
     facts = Facts()
     try:
-        with job.folder.held():
-            reach("run.held")
-            # Another process may have done it while this one waited.
-            return job.folder.record() or job.folder.publish(_attempt(job, facts, notify))
+        reach("run.held")
+        # Another process may have done it before.
+        return job.folder.record() or job.folder.publish(_attempt(job, facts, notify))
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -137,7 +160,7 @@ def _train_and_score(job: Job, facts: Facts, notify: Notify | None) -> Record:
     flops = _flops(job, method, train) if recipe.uses("train_flops") else None
     course = plan_course(recipe, seed, train, flops)
 
-    checkpoint = latest_checkpoint(job.folder.checkpoints)
+    checkpoint = latest_checkpoint(job.folder.checkpoints, facts.warnings.append)
     facts.resumed = checkpoint is not None
     keep_best = spec.keep_weights == "best" or spec.rules.checkpoint == "best"
     follow = FollowBudget(course, measure.seconds_so_far)

@@ -2,13 +2,16 @@
 
 A runs folder has one folder a run, named by the run id. Its `record.json` is written once, for a final status only: to a
 temporary file, flushed to the disk, then linked to its name, so that a reader sees the whole record or none and a second
-writer never replaces the first. What lies beside it (predictions, weights) is there before the record names it.
+writer never replaces the first. It carries a hash of itself, and what lies beside it (predictions, weights) is there before
+the record names it. What is damaged is moved to `quarantine/` and never deleted.
 
     runs/<suite>/<run_id>/record.json         the record
                           predictions.json    one prediction an example, or completions.json with the texts written
                           weights/            the trained weights, where the suite keeps them
                           attempts/<n>.json   attempts that ended without a final record, and retried records
                           checkpoint/         while the run is not done
+                          claim-<n>.json      who is at the run, or that nobody is; see `lora_bench.claims`
+                          quarantine/<n>/     what was damaged, with the reason
 
 A baseline folder holds the same records as `records/<run_id>.json`, with predictions in `records/<run_id>.predictions.json`.
 Texts that a model wrote stay in the runs folder: they repeat the data set, whose licence may forbid to pass it on.
@@ -19,21 +22,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from lora_bench.checkpoint_files import remove_checkpoints
+from lora_bench.claims import LOOK_SECONDS, Claim, Watch, try_claim
+from lora_bench.disk import QUARANTINE, quarantine, remove_orphans, sync_folder
+from lora_bench.disk import free_bytes as free_bytes
+from lora_bench.disk import write_atomic as write_atomic
+from lora_bench.disk import write_once as write_once
 from lora_bench.documents import dotted
 from lora_bench.ends import goes_on, is_attempt
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.failpoints import reach
 from lora_bench.record import SCHEMA, Record
+from lora_bench.sealed import DamagedContent, as_json, seal, unseal
 
 RECORD = "record.json"
 PREDICTIONS = "predictions.json"
@@ -60,25 +68,70 @@ class RunFolder:
         """The folder of another run of the same suite."""
         return RunFolder(self.path.parent / run_id)
 
+    def try_claim(self) -> Claim | None:
+        """Take this run for this process, or None where another process is at it; does not wait.
+
+        What a process that was killed has left half written here is removed.
+        """
+        claim = try_claim(self.path)
+        if claim is not None:
+            for folder in (self.path, self.path / "attempts"):
+                remove_orphans(folder)
+        return claim
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Within this block no other process is at this run; waits for one that is.
-
-        The lock goes with the process that holds it, however it ends. Where the system has no such lock (Windows), or the
-        file system does not know it, nothing is held.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
-            with contextlib.suppress(ImportError, OSError):
-                import fcntl
-
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        """Within this block no other process is at this run; waits for one that is, until it is done or dead."""
+        watch = Watch()
+        while (claim := self.try_claim()) is None:
+            while not watch.is_free(self.path):
+                time.sleep(LOOK_SECONDS)
+        with claim:
             yield
 
     def record(self) -> Record | None:
-        """The record, or None while there is none."""
+        """The record, or None while there is none that is whole: the run is to be done then.
+
+        Raises:
+            BadInput: If a newer lora_bench wrote it, or it may not be read.
+        """
         path = self.path / RECORD
-        return read_record(path) if path.is_file() else None
+        try:
+            return read_record(path) if path.is_file() else None
+        except DamagedRecord:
+            return None
+
+    def damage(self) -> str | None:
+        """What is wrong with the record, or with the predictions that it names, in a line; None where nothing is."""
+        try:
+            if not (self.path / RECORD).is_file():
+                return None
+            named = read_record(self.path / RECORD).predictions
+        except DamagedRecord as error:
+            return str(error)
+        if named is None or not (self.path / named.file).is_file():
+            return None
+        changed = hashlib.sha256((self.path / named.file).read_bytes()).hexdigest() != named.sha256
+        return f"{self.path / named.file} is not what its record says" if changed else None
+
+    def put_damage_aside(self) -> str | None:
+        """Move a damaged record, or damaged predictions, to the quarantine, so that the run is done again.
+
+        Returns:
+            What was wrong and where it lies now, or None where nothing is wrong or another process is at the run.
+        """
+        claim = self.try_claim() if self.damage() is not None else None
+        if claim is None:
+            return None
+        with claim:
+            damage = self.damage()
+            if damage is None:
+                return None
+            record = self.record()
+            damaged = RECORD if record is None or record.predictions is None else record.predictions.file
+            place = quarantine(self.path / damaged, damage, self.path / QUARANTINE)
+            self.retry()
+            return f"{damage}; it lies in {place} now, and the run is done again" if place is not None else None
 
     def attempts(self) -> int:
         """Number of attempts that left no final record, and of records that a retry put aside."""
@@ -87,23 +140,37 @@ class RunFolder:
     def publish(self, record: Record) -> Record:
         """Write the record, or the attempt where its status is not final; the record that stands there afterwards."""
         if is_attempt(record):
-            self._put_aside(to_json(record))
+            self._put_aside(sealed(record))
             return record
-        if not write_once(self.path / RECORD, to_json(record)):
-            return read_record(self.path / RECORD)
+        path = self.path / RECORD
+        while not write_once(path, sealed(record)):
+            try:
+                return read_record(path)
+            except DamagedRecord as error:
+                quarantine(path, str(error), self.path / QUARANTINE)
         reach("publish.clean")
         if not goes_on(record):
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for left in self.path.glob(".*.*"):  # by a process that was killed while it wrote
-            left.unlink(missing_ok=True)
+            remove_checkpoints(self.checkpoints)
         return record
 
     def renew(self, record: Record) -> None:
         """Write the record anew, where the process that wrote it has come to know more: a score after training."""
-        write_atomic(self.path / RECORD, to_json(record))
+        write_atomic(self.path / RECORD, sealed(record))
 
-    def retry(self) -> None:
-        """Put the record aside as an attempt, so that the run is done again."""
+    def retry(self, seen: Record | None = None) -> None:
+        """Put the record aside as an attempt, so that the run is done again.
+
+        Args:
+            seen: The record that is to be put aside: nothing happens where there is another one now, or where another process
+                is at the run. None for whatever there is, by the process that is at the run.
+        """
+        if seen is not None:
+            claim = self.try_claim()
+            if claim is not None:
+                with claim:
+                    if self.record() == seen:
+                        self.retry()
+            return
         path = self.path / RECORD
         if path.is_file():
             self._put_aside(path.read_bytes())
@@ -115,6 +182,10 @@ class RunFolder:
         number = self.attempts() + 1
         while not write_once(self.path / "attempts" / f"{number}.json", content):
             number += 1
+
+
+class DamagedRecord(BadInput):
+    """A file that was a record and can be read no more."""
 
 
 def read_records(path: Path) -> list[Record]:
@@ -151,18 +222,25 @@ def record_files(folder: Path) -> list[Path]:
 def accept(runs: Path, baseline: Path) -> list[Record]:
     """Copy the records of a runs folder, with their predictions, into a baseline; what it held before is replaced.
 
+    Cut off at any moment, the baseline has whole records, old and new; the same command again completes it.
+
     Raises:
         LoraBenchError: If there are no records, or a record's predictions are missing or not what it says.
     """
     records = read_records(runs)
     predictions = {record.run_id: _predictions(runs / record.run_id, record) for record in records}
     target = baseline / "records"
-    shutil.rmtree(target, ignore_errors=True)
+    written: set[str] = set()
     for record in records:
-        write_atomic(target / f"{record.run_id}.json", to_json(record))
         content = predictions[record.run_id]
-        if content is not None:
-            write_atomic(target / f"{record.run_id}.{PREDICTIONS}", content)
+        beside = {f"{record.run_id}.{PREDICTIONS}": content} if content is not None else {}
+        for name, file in {**beside, f"{record.run_id}.json": to_json(record)}.items():
+            write_atomic(target / name, file)
+            written.add(name)
+    for path in sorted(target.iterdir()):
+        if path.name not in written and path.is_file():
+            path.unlink()
+    sync_folder(target)
     return records
 
 
@@ -208,17 +286,57 @@ def read_record(path: Path) -> Record:
     """One record.
 
     Raises:
-        BadInput: If it cannot be read, or a newer lora_bench wrote it.
+        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged.
     """
+    return read_sealed(path, Record, SCHEMA, "record")
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> ModelT:
+    """A record of some kind, as `sealed` wrote it, or without a seal.
+
+    Args:
+        path: Its file.
+        model: What it is an instance of.
+        newest: The newest schema that is known.
+        kind: What to call it.
+
+    Raises:
+        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged.
+    """
+
+    def fault(message: str) -> list[Fault]:
+        return [Fault(message, file=str(path))]
+
     try:
-        data = json.loads(path.read_bytes())
-        version = data.get("schema") if isinstance(data, dict) else None
-        if isinstance(version, int) and version > SCHEMA:
-            newer = f"was written with record schema {version}, and this lora_bench reads up to {SCHEMA}; upgrade it"
-            raise BadInput([Fault(newer, file=str(path))])
-        return Record.model_validate_json(json.dumps(data))
-    except (OSError, ValueError) as error:
-        raise BadInput([Fault(f"is no record: {first_fault(error)}", file=str(path))]) from None
+        data, has_seal = unseal(path.read_bytes())
+    except OSError as error:
+        raise BadInput(fault(f"is no {kind}: {error.strerror}")) from None
+    except DamagedContent as error:
+        raise DamagedRecord(fault(f"is no {kind}: {error}")) from None
+    version = data.get("schema")
+    if isinstance(version, int) and version > newest:
+        newer = f"was written with {kind} schema {version}, and this lora_bench reads up to {newest}; upgrade it"
+        raise BadInput(fault(newer))
+    try:
+        # JSON mode lets a list stand for a tuple while every other type stays strict.
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        unread = [dotted(one["loc"]) for one in error.errors() if one["type"] == "extra_forbidden"]
+        if len(unread) < error.error_count():
+            raise DamagedRecord(fault(f"is no {kind}: {first_fault(error)}")) from None
+        # Its own version of lora_bench sealed it, so these fields are meant.
+        kind_of = BadInput if has_seal else DamagedRecord
+        raise kind_of(
+            fault(
+                f"is no {kind} that this lora_bench knows: it has {', '.join(unread[:3])}, which a newer one may have "
+                "written; upgrade it"
+            )
+        ) from None
+    except ValueError as error:
+        raise DamagedRecord(fault(f"is no {kind}: {error}")) from None
 
 
 def first_fault(error: Exception) -> str:
@@ -230,70 +348,10 @@ def first_fault(error: Exception) -> str:
 
 
 def to_json(record: BaseModel) -> bytes:
-    """A record as it is stored: sorted keys, two spaces, no NaN, a newline at the end."""
-    content = record.model_dump(mode="json", by_alias=True)
-    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    """A record as it is handed on: sorted keys, two spaces, no NaN, a newline at the end."""
+    return as_json(record.model_dump(mode="json", by_alias=True))
 
 
-def write_once(path: Path, content: bytes) -> bool:
-    """Write *content* to *path* whole and on the disk, unless *path* is there already; whether it was written."""
-    temporary = _written_beside(path, content)
-    try:
-        reach("write.link")
-        os.link(temporary, path)
-        reach("write.linked")
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-        sync_folder(path.parent)
-    return True
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write *content* to *path* whole and on the disk, replacing what is there."""
-    temporary = _written_beside(path, content)
-    try:
-        reach("write.replace")
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    reach("write.replaced")
-    sync_folder(path.parent)
-
-
-def _written_beside(path: Path, content: bytes) -> Path:
-    """A temporary file in the folder of *path* with *content*, flushed to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            reach("write.temporary")
-            file.write(content)
-            file.flush()
-            reach("write.written")
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's files are private; a record is as readable as any other file
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def free_bytes(path: Path) -> int:
-    """Free space on the file system that *path* is or will be on."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+def sealed(record: BaseModel) -> bytes:
+    """A record as it lies in a runs folder: with a hash of itself."""
+    return seal(record.model_dump(mode="json", by_alias=True))

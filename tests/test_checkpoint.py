@@ -1,11 +1,14 @@
 """A checkpoint is the whole state or none of it."""
 
 import json
+import shutil
 
+import pytest
 import torch
 from torch import nn
 
-from lora_bench.checkpoint import MANIFEST, latest_checkpoint, load_trained, save_checkpoint, trained_weights
+from lora_bench.checkpoint import latest_checkpoint, load_trained, save_checkpoint, trained_weights
+from lora_bench.checkpoint_files import MANIFEST
 
 
 def trained_for(steps, seed=0):
@@ -41,35 +44,99 @@ def test_going_on_from_a_checkpoint_equals_never_having_stopped(tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), again[0].parameters(), strict=True))
 
 
-def test_a_newer_checkpoint_replaces_the_older(tmp_path):
-    for step in (1, 2):
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_two_checkpoints_are_kept(tmp_path):
+    for step in (1, 2, 3, 10):
         save_checkpoint(tmp_path, step, *trained_for(step), {})
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+    assert names(tmp_path) == ["step-00000003", "step-00000010"]
 
 
-def test_what_is_cut_short_changed_or_without_a_manifest_is_passed_over(tmp_path):
-    save_checkpoint(tmp_path / "a", 1, *trained_for(1), {})
-    (step,) = (tmp_path / "a").iterdir()
-    names = sorted(path.name for path in step.iterdir())
-    assert names == [MANIFEST, "optimizer.safetensors", "state.json", "weights.safetensors"]
-    for name in names:
-        whole = (step / name).read_bytes()
-        for broken in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
-            (step / name).write_bytes(broken)
-            assert latest_checkpoint(tmp_path / "a") is None
-        (step / name).unlink()
-        assert latest_checkpoint(tmp_path / "a") is None
-        (step / name).write_bytes(whole)
-        assert latest_checkpoint(tmp_path / "a") is not None
+def test_a_second_checkpoint_after_the_same_step_does_not_take_the_first_away_before_it_is_whole(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, 4, *trained_for(4), {"said": "first"})
+
+    def cut_off(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("lora_bench.checkpoint_files.write_atomic", cut_off)
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(tmp_path, 4, *trained_for(4), {"said": "second"})
+    assert names(tmp_path) == ["step-00000004"], "what there was no room for takes none"
+    save_checkpoint(tmp_path, 4, *trained_for(4), {"said": "third"})
+    assert latest_checkpoint(tmp_path).progress == {"said": "third"}
+    assert names(tmp_path) == ["step-00000004", "step-00000004-2"]
 
 
-def test_the_previous_checkpoint_is_used_where_the_newest_is_broken(tmp_path):
-    save_checkpoint(tmp_path, 1, *trained_for(1), {})
-    newest = tmp_path / "step-00000002"
-    newest.mkdir()
-    (newest / MANIFEST).write_text(json.dumps({"weights.safetensors": "0" * 64}))
-    checkpoint = latest_checkpoint(tmp_path)
-    assert checkpoint is not None and checkpoint.step == 1
+FILES = ["best.safetensors", MANIFEST, "optimizer.safetensors", "state.json", "weights.safetensors"]
+DAMAGES = {
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "empty": lambda whole: b"",
+    "first byte": lambda whole: bytes([whole[0] ^ 1]) + whole[1:],
+    "middle byte": lambda whole: (
+        whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+    ),
+    "last byte": lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]),
+}
+
+
+def test_any_damaged_file_sends_a_checkpoint_to_the_quarantine_and_the_one_before_is_used(tmp_path):
+    model, optimizer, schedule = trained_for(2)
+    for step in (1, 2):
+        best = {"weight": torch.full((3,), float(step))}
+        save_checkpoint(tmp_path / "whole", step, model, optimizer, schedule, {}, best=best)
+    assert names(tmp_path / "whole" / "step-00000002") == FILES
+    damages = [*DAMAGES.items(), ("missing", None)]
+    for name, (kind, damage) in [(name, one) for name in FILES for one in damages]:
+        run = tmp_path / f"{name} {kind}"
+        shutil.copytree(tmp_path / "whole", run / "checkpoint")
+        file = run / "checkpoint" / "step-00000002" / name
+        if damage is None:
+            file.unlink()
+        else:
+            file.write_bytes(damage(file.read_bytes()))
+        said = []
+        found = latest_checkpoint(run / "checkpoint", said.append)
+        assert found is not None and found.step == 1, (name, kind)
+        if (name, kind) == (MANIFEST, "missing"):
+            # A writer was cut off: that is no damage, and nothing of it can be used.
+            assert said == [] and names(run) == ["checkpoint"]
+            continue
+        assert name in said[0] and "step-00000002" in said[0] and "quarantine/1" in said[0]
+        assert names(run / "quarantine" / "1") == ["reason.txt", "step-00000002"]
+        assert name in (run / "quarantine" / "1" / "reason.txt").read_text()
+        assert len(names(run / "quarantine" / "1" / "step-00000002")) == len(FILES) - (damage is None)
+        assert names(run / "checkpoint") == ["step-00000001"]
+
+
+def test_where_no_checkpoint_is_whole_the_run_begins_anew(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path / "checkpoint", step, *trained_for(step), {})
+        (tmp_path / "checkpoint" / f"step-{step:08d}" / "state.json").write_text("{}")
+    said = []
+    assert latest_checkpoint(tmp_path / "checkpoint", said.append) is None
+    assert len(said) == 2 and names(tmp_path / "quarantine") == ["1", "2"]
+
+
+def test_a_manifest_names_nothing_outside_of_its_checkpoint(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint", 1, *trained_for(1), {})
+    manifest = tmp_path / "checkpoint" / "step-00000001" / MANIFEST
+    (tmp_path / "checkpoint" / "outside").write_text("")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "../outside": "e3b0c442" + "0" * 56}))
+    said = []
+    assert latest_checkpoint(tmp_path / "checkpoint", said.append) is None
+    assert "'../outside' is missing" in said[0]
+
+
+def test_a_checkpoint_of_a_newer_lora_bench_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_bench.checkpoint.FORMAT", 2)
+    save_checkpoint(tmp_path / "checkpoint", 1, *trained_for(1), {})
+    monkeypatch.undo()
+    said = []
+    assert latest_checkpoint(tmp_path / "checkpoint", said.append) is None
+    assert "of a newer lora_bench" in said[0] and names(tmp_path) == ["checkpoint"]
 
 
 def test_trained_weights_are_those_the_optimiser_updates(tmp_path):

@@ -1,0 +1,98 @@
+"""A harness without training: real claims, real store and real sharing, for tests that kill many of them.
+
+    python harness.py RUNS LOG NUMBER SEED [QUIRK ...]
+
+does the runs 0 … NUMBER-1 in an order drawn from SEED, each some milliseconds long. Before a run it writes a line to LOG,
+and when the run's record is acknowledged another. Quirks: `stranger` gives it a boot of its own, so that others can judge it
+by its heartbeat alone; `lockless` takes the file system's locks away; `hold` has it stay at the first run for ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import sys
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from lora_bench import claims
+from lora_bench.claims import Elsewhere
+from lora_bench.executors.base import Lost
+from lora_bench.record import Record
+from lora_bench.sharing import do_with_others
+from lora_bench.store import RunFolder
+from tests.records import record as made
+
+BEAT_SECONDS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyJob:
+    """A job without a spec: its record is made of its number."""
+
+    folder: RunFolder
+    record: Record
+
+    @property
+    def run_id(self) -> str:
+        return self.record.run_id
+
+    @property
+    def steps(self) -> int | None:
+        return None
+
+
+def jobs(runs: Path, number: int) -> list[ToyJob]:
+    """The jobs of a suite of *number* runs."""
+    records = [made(seed=seed) for seed in range(number)]
+    return [ToyJob(RunFolder(runs / record.run_id), record) for record in records]
+
+
+def apply(quirks: Sequence[str]) -> None:
+    """Make this process one that a machine of its own, or a file system without locks, would have."""
+    claims.HEARTBEAT_SECONDS = BEAT_SECONDS
+    if "stranger" in quirks:
+        real, boot = claims.this_process(), f"boot of process {os.getpid()}"
+        claims.this_process = lambda: dataclasses.replace(real, boot_id=boot)
+        claims.is_alive = lambda owner: None
+        claims.is_local = lambda folder: False
+    if "lockless" in quirks:
+        claims._locked = lambda folder: (folder / claims.LOCK).open("ab")
+
+
+def note(log: Path, line: str) -> None:
+    """Append a line, whole whatever others append."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
+
+
+def main(runs: Path, log: Path, number: int, seed: int, quirks: Sequence[str]) -> None:
+    draw = random.Random(seed)
+    apply(quirks)
+    todo = jobs(runs, number)
+    draw.shuffle(todo)
+
+    def execute(some: Sequence[ToyJob]) -> Generator[Record | Elsewhere | Lost[ToyJob], None, None]:
+        for job in some:
+            claim = job.folder.try_claim()
+            if claim is None:
+                yield Elsewhere(job.run_id)
+                continue
+            with claim:
+                record = job.folder.record()
+                if record is None:
+                    note(log, f"begin {job.run_id} {os.getpid()}")
+                    time.sleep(3600 if "hold" in quirks else draw.random() * 0.02)
+                    record = job.folder.publish(job.record.model_copy(update={"warnings": (f"by {os.getpid()}",)}))
+                    note(log, f"done {job.run_id} {os.getpid()}")
+            yield record
+
+    found = list(do_with_others(todo, execute, lambda: False, lambda message: note(log, message)))
+    assert sorted(record.run_id for record in found if isinstance(record, Record)) == sorted(job.run_id for job in todo)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])

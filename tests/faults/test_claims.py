@@ -1,0 +1,280 @@
+"""Any number of harnesses on one runs folder do every run exactly once, and a dead one keeps nothing.
+
+Real processes with real claims and a real store; what they do at a run takes milliseconds (see harness.py).
+"""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lora_bench import claims
+from lora_bench.claims import Watch, try_claim
+from lora_bench.store import RunFolder, read_records
+from tests.faults.harness import BEAT_SECONDS, jobs
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="an owner is asked for in /proc")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=["disk", "memory"])
+def folder(request, tmp_path):
+    """A folder on this machine's disk, and one on a tmpfs where there is one."""
+    if request.param == "disk":
+        yield tmp_path
+        return
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        pytest.skip("no tmpfs here")
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir=memory) as made:
+        yield Path(made)
+
+
+def start(runs, log, number, seed, *quirks):
+    command = [sys.executable, "-m", "tests.faults.harness", str(runs), str(log), str(number), str(seed), *quirks]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(fact, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not (value := fact()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return value
+
+
+def said(log, word):
+    """How often each run is in the log after a word."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return Counter(line.split()[1] for line in lines if line.startswith(word))
+
+
+def finish(processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("harnesses", [2, 8])
+def test_harnesses_that_nobody_disturbs_do_each_run_exactly_once(folder, harnesses):
+    runs, log = folder / "runs", folder / "log"
+    finish([start(runs, log, 50, seed) for seed in range(harnesses)])
+    once = dict.fromkeys((job.run_id for job in jobs(runs, 50)), 1)
+    assert said(log, "begin") == said(log, "done") == once
+    assert len(read_records(runs)) == 50
+    for left in ({path.name for path in run.iterdir()} for run in runs.iterdir()):
+        assert left - {"record.json", "lock"} <= {f"claim-{number}.json" for number in range(1, harnesses + 1)}
+        assert len(left) == 3
+
+
+def test_without_locks_claims_alone_do_the_same(tmp_path):
+    runs, log = tmp_path / "runs", tmp_path / "log"
+    finish([start(runs, log, 50, seed, "lockless") for seed in range(8)])
+    assert said(log, "begin") == said(log, "done") == dict.fromkeys((job.run_id for job in jobs(runs, 50)), 1)
+
+
+@pytest.mark.parametrize("quirks", [(), ("lockless",)])
+def test_harnesses_that_are_killed_at_random_lose_nothing_and_do_nothing_twice(tmp_path, quirks):
+    """SIGKILL to 24 harnesses at random moments; those that remain need no hand to go on."""
+    runs, log, draw = tmp_path / "runs", tmp_path / "log", random.Random(7)
+    number, kills = 50, 0
+    alive = [start(runs, log, number, seed, *quirks) for seed in range(4)]
+    acknowledged: dict[str, bytes] = {}
+    while kills < 24 and len(said(log, "done")) < number - 5:
+        before = len(said(log, "begin"))
+        wait_until(lambda before=before: len(said(log, "begin")) > before or alive[0].poll() is not None)
+        time.sleep(draw.random() * 0.03)
+        victim = alive.pop(0)
+        victim.kill()
+        victim.communicate()
+        kills += victim.returncode == -signal.SIGKILL
+        for run_id in said(log, "done"):
+            content = (runs / run_id / "record.json").read_bytes()
+            assert acknowledged.setdefault(run_id, content) == content
+        alive.append(start(runs, log, number, 100 + kills, *quirks))
+    assert kills >= 10
+    finish(alive)
+    assert len(read_records(runs)) == number
+    # A run that was begun and not acknowledged was its owner's who was killed there; nobody begins one that is done.
+    begun, done = said(log, "begin"), said(log, "done")
+    assert max(done.values()) == 1
+    assert sum(begun.values()) - sum(done.values()) <= kills
+    assert not list(runs.glob("*/.lora_bench-*")), "what the killed left half written is gone"
+
+
+def test_a_claim_says_whose_it_is(tmp_path):
+    with try_claim(tmp_path / "run"):
+        found = json.loads((tmp_path / "run" / "claim-1.json").read_text())
+        assert found["pid"] == os.getpid()
+        assert found["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        assert set(found) == {"host", "boot_id", "pid_namespace", "pid", "start_ticks", "beats"}
+        assert try_claim(tmp_path / "run") is None
+        assert not Watch().is_free(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "claim-1.json").read_text()) == {"free": True}
+    with try_claim(tmp_path / "run") as claim:
+        assert claim.number == 2
+
+
+def test_a_number_given_again_is_another_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "_locked", lambda folder: (folder / "lock").open("ab"))
+    claim = try_claim(tmp_path / "run")
+    path = tmp_path / "run" / "claim-1.json"
+    content = path.read_text()
+    assert try_claim(tmp_path / "run") is None
+    # The same number, on the same machine since the same start, but begun at another time.
+    path.write_text(re.sub(r'"start_ticks": \d+', '"start_ticks": 1', content))
+    with try_claim(tmp_path / "run") as taken:
+        assert taken.number == 2 and claim.lost and not taken.lost
+    claim.release()
+    assert json.loads((tmp_path / "run" / "claim-2.json").read_text()) == {"free": True}
+
+
+def holder(tmp_path, *quirks):
+    """A process that is at the run and stays there, and the folder of the run."""
+    runs, log = tmp_path / "runs", tmp_path / "log"
+    process = start(runs, log, 1, 0, "hold", *quirks)
+    wait_until(lambda: said(log, "begin"))
+    (job,) = jobs(runs, 1)
+    return process, job.folder.path
+
+
+def test_a_dead_owner_of_this_machine_is_known_at_once(tmp_path):
+    process, folder = holder(tmp_path)
+    watch = Watch()
+    assert try_claim(folder) is None and not watch.is_free(folder)
+    os.kill(process.pid, signal.SIGSTOP)  # stands still, and lives
+    assert try_claim(folder) is None and not watch.is_free(folder)
+    process.kill()
+    process.communicate()
+    assert watch.is_free(folder)
+    with try_claim(folder) as claim:
+        assert claim.number == 2
+
+
+def as_seen_from_another_machine(monkeypatch, *, locks):
+    """Make this process one that sees nothing of an owner but its heartbeat."""
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", BEAT_SECONDS)
+    monkeypatch.setattr(claims, "is_alive", lambda owner: None)
+    monkeypatch.setattr(claims, "is_local", lambda folder: False)
+    if not locks:
+        monkeypatch.setattr(claims, "_locked", lambda folder: (folder / "lock").open("ab"))
+
+
+def looks(watch, folder, seconds):
+    """Whether the run is free at any moment within so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if watch.is_free(folder):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+SILENCE = BEAT_SECONDS * claims.SILENT_BEATS
+
+
+def test_an_owner_on_another_machine_lives_while_its_counter_moves(tmp_path, monkeypatch):
+    process, folder = holder(tmp_path, "stranger", "lockless")
+    as_seen_from_another_machine(monkeypatch, locks=False)
+    watch = Watch()
+    assert not looks(watch, folder, 4 * SILENCE)
+    process.kill()
+    process.communicate()
+    began = time.monotonic()
+    assert not watch.is_free(folder) and try_claim(folder) is None
+    assert looks(watch, folder, 10 * SILENCE)
+    assert time.monotonic() - began > 0.8 * SILENCE
+    with try_claim(folder) as claim:
+        assert claim.number == 3  # the observer's word that 1 is dead is 2
+
+
+def test_a_jump_of_the_clock_takes_no_run_from_anybody(tmp_path, monkeypatch):
+    process, folder = holder(tmp_path, "stranger", "lockless")
+    as_seen_from_another_machine(monkeypatch, locks=False)
+    watch, real = Watch(), time.time
+    for jump in (-3600, 86_400):
+        assert not watch.is_free(folder)
+        monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
+        os.utime(folder / "claim-1.json", (real() + jump, real() + jump))
+        assert not looks(watch, folder, SILENCE / 2)
+    process.kill()
+    process.communicate()
+    assert looks(watch, folder, 10 * SILENCE)
+
+
+def test_one_who_stood_still_and_was_taken_over_knows_it_and_writes_into_no_other_claim(tmp_path, monkeypatch):
+    process, folder = holder(tmp_path, "stranger", "lockless")
+    as_seen_from_another_machine(monkeypatch, locks=False)
+    os.kill(process.pid, signal.SIGSTOP)
+    assert looks(Watch(), folder, 10 * SILENCE)
+    with try_claim(folder) as claim:
+        mine = folder / f"claim-{claim.number}.json"
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(4 * BEAT_SECONDS)
+        assert json.loads(mine.read_text())["pid"] == os.getpid() and not claim.lost
+        assert [path.name for path in folder.glob("claim-*")] == [mine.name]
+    process.kill()
+    process.communicate()
+
+
+def test_a_lock_that_is_held_keeps_a_run_whatever_the_claim_says(tmp_path, monkeypatch):
+    process, folder = holder(tmp_path, "stranger")
+    as_seen_from_another_machine(monkeypatch, locks=True)
+    os.kill(process.pid, signal.SIGSTOP)
+    assert not looks(Watch(), folder, 3 * SILENCE)
+    process.kill()
+    process.communicate()
+    assert looks(Watch(), folder, 10 * SILENCE)
+
+
+def test_on_a_file_system_of_this_machine_an_owner_from_before_its_start_is_gone_at_once(tmp_path):
+    process, folder = holder(tmp_path, "stranger")
+    process.kill()
+    process.communicate()
+    with try_claim(folder) as claim:
+        assert claim.number == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"pid": "x"}', b"\x00" * 250])
+def test_half_a_claim_is_waited_for_as_one_that_does_not_move(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", BEAT_SECONDS)
+    (tmp_path / "claim-4.json").write_bytes(content)
+    watch = Watch()
+    assert try_claim(tmp_path) is None and not watch.is_free(tmp_path)
+    assert looks(watch, tmp_path, 10 * SILENCE)
+    with try_claim(tmp_path) as claim:
+        assert claim.number == 6
+
+
+def test_a_slow_process_cannot_take_a_number_below_one_that_counts(tmp_path):
+    """It looked, was stopped, and goes on when the run was taken, done and given back several times."""
+    for _ in range(3):
+        with try_claim(tmp_path):
+            pass
+    assert claims._put(tmp_path, 2, claims._claim_of(claims.this_process())) is None
+    assert [path.name for path in tmp_path.glob("claim-*")] == ["claim-3.json"]
+
+
+def test_a_retry_of_what_another_process_did_again_puts_nothing_aside(tmp_path):
+    (job,) = jobs(tmp_path, 1)
+    failed = job.record.model_copy(update={"status": "failed", "reason": "why", "scores": None})
+    folder = RunFolder(tmp_path / job.run_id)
+    folder.publish(failed)
+    folder.retry(failed)
+    fresh = folder.publish(job.record)
+    folder.retry(failed)
+    assert folder.record() == fresh and folder.attempts() == 1
+    with try_claim(folder.path):
+        folder.retry(fresh)
+    assert folder.record() == fresh
