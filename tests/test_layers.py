@@ -9,9 +9,20 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lora_bench"
 
-GROUND = {"documents", "errors", "failpoints", "pulse", "resources", "randomness", "version"}
-WORDS = {"record", "spec", "budget", "protocol", "analysis"} | GROUND
-STORE = {"ends", "store", "environment", "probe_record", "probe_store"} | WORDS
+GROUND = {"names", "shown", "documents", "errors", "failpoints", "pulse", "resources", "randomness", "version"}
+WORDS = {"record", "spec", "budget", "protocol", "analysis", "halving"} | GROUND
+STORE = {
+    "ends",
+    "disk",
+    "processes",
+    "sealed",
+    "claims",
+    "checkpoint_files",
+    "store",
+    "environment",
+    "probe_record",
+    "probe_store",
+} | WORDS
 MATERIAL = {"tuners", "families", "metrics", "assets", "minilm", "shapes"}
 PARTS = {
     "methods",
@@ -40,23 +51,32 @@ MAY_IMPORT = {
     "protocol": {"documents"},
     "spec": {"budget", "documents", "protocol"},
     "budget": {"documents", "errors"},
+    "halving": {"errors"},
     "analysis": {"documents"},
-    "record": {"analysis", "budget", "documents", "spec"},
-    "store": {"record", "documents", "ends", "errors", "failpoints"},
+    "record": {"analysis", "budget", "documents", "spec", "names", "shown"},
+    "processes": set(),
+    "disk": {"errors", "failpoints", "processes"},
+    "sealed": {"disk", "spec"},
+    "claims": {"disk", "processes"},
+    "checkpoint_files": {"disk", "failpoints"},
+    "store": {"record", "checkpoint_files", "claims", "disk", "documents", "ends", "errors", "failpoints", "sealed"},
     "environment": {"record", "version"},
     "probe_record": WORDS,
-    "probe_store": {"probe_record", "errors", "store"},
+    "probe_store": {"probe_record", "disk", "errors", "store"},
     "families": {"errors"},
     "tuners": {"families", "errors"},
-    "metrics": {"errors"},
+    "metrics": {"errors", "hub"},
     "assets": {"errors", "resources"},
     "minilm": {"assets", "errors", "resources"},
     "shapes": {"errors", "resources"},
     "methods": MATERIAL | GROUND,
-    "hub": {"errors"},
+    "hub": {"errors", "shown"},
+    "names": set(),
+    "shown": set(),
+    "model_files": {"errors", "resources"},
     "pieces": set(),
     "tasks": MATERIAL | WORDS | {"hub"},
-    "models": MATERIAL | WORDS | {"hub", "pieces"},
+    "models": MATERIAL | WORDS | {"hub", "model_files", "pieces"},
     "measure": WORDS | {"tuners"},
     "meter": WORDS | {"measure"},
     "tokens": set(),
@@ -72,7 +92,7 @@ MAY_IMPORT = {
     "course": WORDS,
     "flops": PARTS | STORE | {"metrics", "probe"},
     "job": PARTS | STORE,
-    "suite_file": WORDS,
+    "suite_file": WORDS | {"hub"},
     "entries": PARTS | STORE | {"suite_file"},
     "contradictions": WORDS | {"suite_file", "entries"},
     "suite": PARTS | STORE | {"suite_file", "entries", "contradictions"},
@@ -83,6 +103,8 @@ MAY_IMPORT = {
     "export": STORE | {"report"},
     "peft_results": STORE,
     "exchange": {"errors", "store", "export", "peft_results", "report"},
+    "check": STORE | {"report", "stats"},
+    "gate": STORE | {"check"},
     "published": WORDS | {"store"},
     "fitting": PARTS | STORE | SUITE | {"metrics"},
     "estimate": PARTS | STORE | {"fitting"},
@@ -99,7 +121,10 @@ MAY_IMPORT = {
     "probe": STORE | PARTS | {"shapes"},
     "executors": STORE | PARTS | {"job", "loop", "run", "probe", "tuners", "metrics"},
     "stopping": set(),
-    "execute": STORE | SUITE | {"cell", "plan", "estimate", "fitting", "executors", "loop", "stopping"},
+    "execute": STORE
+    | SUITE
+    | {"cell", "plan", "estimate", "fitting", "executors", "loop", "methods", "sharing", "stopping"},
+    "sharing": STORE | {"executors"},
     "probe_suite": STORE | SUITE | {"contradictions"},
     "probe_plan": STORE | PARTS | SUITE | {"fitting", "plan", "probe", "probe_suite"},
     "probe_execute": STORE | {"executors", "probe", "probe_plan", "stopping"},
@@ -111,6 +136,7 @@ MAY_IMPORT = {
     "testing": MATERIAL | PARTS | STORE,
     "commands": {
         *WORDS,
+        "check",
         "store",
         "suite",
         "suite_file",
@@ -129,8 +155,9 @@ MAY_IMPORT = {
         "probe_suite",
         "probe_plan",
         "probe_execute",
+        "stopping",
     },
-    "cli": {"commands", "errors", "exchange", "version"},
+    "cli": {"commands", "ends", "errors", "exchange", "names", "shown", "stopping", "version"},
     "__init__": {"version", "plug_in", "plan", "execute", "suite", "report", "store"},
 }
 
@@ -170,7 +197,15 @@ def test_part_imports_only_what_the_table_allows(part):
 
 @pytest.mark.parametrize(
     "module",
-    ["lora_bench", "lora_bench.cli", "lora_bench.report", "lora_bench.suite", "lora_bench.plan", "lora_bench.execute"],
+    [
+        "lora_bench",
+        "lora_bench.cli",
+        "lora_bench.check",
+        "lora_bench.report",
+        "lora_bench.suite",
+        "lora_bench.plan",
+        "lora_bench.execute",
+    ],
 )
 def test_importing_it_loads_no_torch(module):
     loaded = f"import sys, {module}; print(*sys.modules)"
