@@ -73,6 +73,7 @@ class Facts:
             ids = named.get("input_ids", inputs[0] if inputs else None)
             if isinstance(ids, torch.Tensor) and ids.ndim == 2:
                 self.batch = (ids.shape[0], ids.shape[1])
+            reach("run.forward")
 
         model.register_forward_pre_hook(note, with_kwargs=True)
 

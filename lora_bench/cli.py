@@ -13,25 +13,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora_bench import commands
-from lora_bench.commands import BAD_INPUT, DONE, SIGNALS, SOME_FAILED
+from lora_bench.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.errors import LoraBenchError, WorkersLost
 from lora_bench.exchange import add_exchange
+from lora_bench.stopping import CODES, Stopped, ending_on_signals
 from lora_bench.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
+    resumes = getattr(arguments, "resumes", False)
     try:
-        return int(arguments.command(arguments))
+        with ending_on_signals():
+            return int(arguments.command(arguments))
     except LoraBenchError as error:
         print(f"lora-bench: {error}", file=sys.stderr)
         return SOME_FAILED if isinstance(error, WorkersLost) else BAD_INPUT
-    except KeyboardInterrupt:
-        return SIGNALS["SIGINT"]
+    except Stopped as stop:
+        print(f"{GOES_ON}" if resumes else f"lora-bench: stopped by {stop.name}", file=sys.stderr)
+        return CODES[stop.name]
     except BrokenPipeError:
         return DONE  # the reader of a pipe such as `| head` has seen enough
     except OSError as error:
+        from lora_bench.ends import is_disk_full
+
+        if resumes and is_disk_full(error):
+            print(f"lora-bench: {FULL}", file=sys.stderr)
+            return SOME_FAILED
         print(f"lora-bench: {error}", file=sys.stderr)
         return BAD_INPUT
     finally:
@@ -83,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--retry", action="store_true", help="measure again what did not end ok")
     _data_option(probe)
     probe.add_argument("--quiet", action="store_true", help="say only what failed")
-    probe.set_defaults(command=commands.probe)
+    probe.set_defaults(command=commands.probe, resumes=True)
 
     reproduce = subcommands.add_parser(
         "reproduce", help="run a published table again, and hold its numbers against ours"
@@ -139,11 +148,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _running_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(resumes=True)
     _runs_option(parser)
     parser.add_argument("--workers", type=_count, metavar="N", help="runs at once; 0 does them in this process")
     parser.add_argument("--only", action="append", default=[], metavar="RUN_ID", help="do this run; may be repeated")
     parser.add_argument(
         "--retry", action="store_true", help="do runs again that failed, timed out or ran out of memory"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_count,
+        metavar="SECONDS",
+        help="end a run that makes no progress for so long; 0 never does; by default as long as it was estimated to take, and "
+        "at least half an hour",
     )
     parser.add_argument(
         "--series", metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"

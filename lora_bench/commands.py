@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.errors import LoraBenchError, WorkersLost
+from lora_bench.failpoints import reach
+from lora_bench.stopping import CODES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from lora_bench.suite import Suite
 
 DONE, DIFFERS, BAD_INPUT, SOME_FAILED = 0, 1, 2, 3
-SIGNALS = {"SIGINT": 130, "SIGTERM": 143}
+GOES_ON = "stopped; the same command goes on from here"
+FULL = "stopped, because the disk is full; make room, and the same command goes on from here"
 PLAIN_WIDTH = 120
 
 
@@ -62,11 +65,13 @@ def _run_and_report(
             series=arguments.series,
             data_dir=arguments.data_dir,
             display=shown,
+            timeout=arguments.timeout,
         )
     folder = runs_folder(suite, arguments.runs, arguments.series)
     interrupted = outcome.interrupted
     if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
         interrupted = _probe_after_runs(suite, folder, arguments, console)
+    reach("suite.report")
     if outcome.records:
         written = write_report(
             outcome.records,
@@ -80,13 +85,17 @@ def _run_and_report(
             console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
     if interrupted is not None:
         return _stopped(console, interrupted)
+    if outcome.undone:
+        left = f"{outcome.undone} of the runs taken up are not done; the same command goes on with them"
+        console.print(left, markup=False, highlight=False)
     failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
-    return SOME_FAILED if failed else DONE
+    return SOME_FAILED if failed or outcome.undone else DONE
 
 
-def _stopped(console: Console, signal_name: str) -> int:
-    console.print("stopped; the same command goes on from here", markup=False, highlight=False)
-    return SIGNALS.get(signal_name, SIGNALS["SIGINT"])
+def _stopped(console: Console, by: str) -> int:
+    """Say that the work was stopped, by a signal of this name or by a full disk; the exit code."""
+    console.print(GOES_ON if by in CODES else FULL, markup=False, highlight=False)
+    return CODES.get(by, SOME_FAILED)
 
 
 def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace, console: Console) -> str | None:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from lora_bench.documents import Document, Key, Strict, validate
-from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
-from lora_bench.methods import Method, known_methods
+from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.methods import Method, known_methods, unknown_method
 from lora_bench.resources import task_files
 from lora_bench.suite_file import ModelEntry
 from lora_bench.tasks import Task, load_task, task_from_document
@@ -122,7 +122,7 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
     known = known_methods()
     if isinstance(entry, str):
         if entry not in known:
-            raise unknown("method", entry, known)
+            raise unknown_method(entry)
         try:
             return MethodEntry(entry, known[entry](), {})
         except ValidationError as error:
@@ -132,7 +132,7 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
     if not isinstance(name, str):
         raise BadInput([document.fault(key, "a method must be a name, or a mapping with the key 'method'")])
     if name not in known:
-        raise BadInput([document.fault((*key, "method"), str(unknown("method", name, known)))])
+        raise BadInput([document.fault((*key, "method"), str(unknown_method(name)))])
     label = entry.get("label", name)
     faults = []
     if not isinstance(label, str) or not label:

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from lora_bench.cell import Cell
+from lora_bench.claims import Elsewhere
+from lora_bench.disk import check_writable
+from lora_bench.ends import DISK_FULL, is_attempt, is_done_again
 from lora_bench.environment import cuda_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.estimate import default_workers
 from lora_bench.executors.base import Event, Lost
+from lora_bench.failpoints import reach
 from lora_bench.job import Job
+from lora_bench.methods import broken_plug_ins
 from lora_bench.plan import Plan, make_plan
 from lora_bench.record import Record, Status
+from lora_bench.sharing import do_with_others
 from lora_bench.stopping import stopping_on_signals
 from lora_bench.store import free_bytes
 from lora_bench.suite import Suite, load_suite
@@ -28,6 +35,10 @@ from lora_bench.suite_file import NAME
 
 # Statuses that a run has for reasons that may be gone the next time.
 RETRIED = ("failed", "timeout", "out_of_memory")
+
+# A run may be silent for as long as all of it is likely to take, and at least for so long: reading a large data set, or
+# the first step on a device.
+LEAST_PATIENCE_SECONDS = 1800.0
 
 
 class Display(Protocol):
@@ -69,12 +80,14 @@ class Outcome:
     Args:
         records: Every record of the suite, old and new, in the suite's order.
         done: How many runs were wanting and taken up, those that cannot run and those that were stopped among them.
-        interrupted: The signal that stopped the work, or None.
+        interrupted: What stopped the work, the name of a signal or `disk_full`, or None.
+        undone: How many runs were taken up and have no record: the work was stopped, or a worker was told to stop alone.
     """
 
     records: tuple[Record, ...]
     done: int
     interrupted: str | None
+    undone: int = 0
 
 
 class Named(Protocol):
@@ -100,6 +113,7 @@ def run_suite(
     series: str | None = None,
     data_dir: Path | None = None,
     display: Display | None = None,
+    timeout: float | None = None,
 ) -> Outcome:
     """Do every run of a suite that has no record yet.
 
@@ -112,36 +126,57 @@ def run_suite(
         series: Label of a repeat of the whole suite with seeds of its own.
         data_dir: Folder that holds data sets in the layout in which they circulate.
         display: Shown what happens.
+        timeout: Seconds that a run may make no progress before it is ended; 0 for any time; None follows its estimate.
 
     Raises:
         BadInput: With every fault of the suite, its data and its models, before anything is written.
-        LoraBenchError: If a clock ends runs, and they are to be done at once.
+        LoraBenchError: If a clock ends runs, and they are to be done at once; or if runs that are done in this process are
+            to be ended when they make no progress.
     """
     shown = display or Silent()
+    if timeout and workers == 0:
+        raise LoraBenchError(
+            "a run without progress is ended with its process: give --timeout with --workers 1 or more"
+        )
     if series is not None and not re.fullmatch(NAME, series):
         raise LoraBenchError(f"a series is named by letters, digits, '.', '_' and '-', got {series!r}")
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     folder = runs_folder(suite, Path(runs), series)
     taken: set[str] = set()
     interrupted = None
+    for name, fault in broken_plug_ins().items():
+        shown.say(f"warning: the plug-in {name} cannot be imported, and its methods are not known: {fault}")
     while True:
+        reach("suite.plan")
         plan = make_plan(suite, folder, series=series, data_dir=data_dir, only=only, progress=shown.say)
         wanted = [cell for cell in _wanted(plan, only, retry) if cell.job.spec.run_id not in taken]
+        damaged = [said for cell in plan.cells if (said := cell.job.folder.put_damage_aside()) is not None]
+        if damaged:
+            for said in damaged:
+                shown.say(f"warning: {said}")
+            continue
         taken.update(cell.job.spec.run_id for cell in wanted)
-        interrupted = _round(plan, wanted, folder, workers, shown)
+        reach("suite.planned")
+        interrupted = _round(plan, wanted, folder, workers, shown, timeout)
         # Trials choose what is run after them, and runs start from others: what waited for these is known now.
         if interrupted is not None or not wanted or not plan.waiting:
             break
     records = [record for cell in plan.cells if (record := cell.job.folder.record()) is not None]
-    return Outcome(tuple(records), len(taken), interrupted)
+    undone = taken - {record.run_id for record in records}
+    return Outcome(tuple(records), len(taken), interrupted, len(undone))
 
 
-def _round(plan: Plan, wanted: list[Cell], folder: Path, workers: int | None, shown: Display) -> str | None:
-    """Do the runs that are known; the name of the signal that stopped them, or None."""
+def _round(
+    plan: Plan, wanted: list[Cell], folder: Path, workers: int | None, shown: Display, timeout: float | None
+) -> str | None:
+    """Do the runs that are known; what stopped them, or None."""
+    if wanted:
+        check_writable(folder, "--runs")
     _check_disk(wanted, folder)
     for cell in wanted:
-        if cell.record is not None:
-            cell.job.folder.retry()
+        # Another process may have done it again meanwhile.
+        if cell.record is not None and cell.record == cell.job.folder.record():
+            cell.job.folder.retry(cell.record)
     for cell in wanted:
         if cell.reason is not None:
             _publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason, shown)
@@ -156,11 +191,11 @@ def _round(plan: Plan, wanted: list[Cell], folder: Path, workers: int | None, sh
         )
     count = _default_workers(runnable, timed=bool(timed)) if workers is None else min(workers, len(runnable))
     shown.planned(plan, runnable, count)
-    return _do(runnable, count, folder, shown) if runnable else None
+    return _do(runnable, count, folder, shown, timeout) if runnable else None
 
 
 def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
-    """The cells to do: those without a record, and with *retry* those whose record says that they failed."""
+    """The cells to do: those without a record or that somebody ended, and with *retry* those whose record says a failure."""
     known = [cell.job.spec.run_id for cell in plan.cells]
     for run_id in only:
         if run_id not in known:
@@ -169,7 +204,11 @@ def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
             raise LoraBenchError(
                 f"the suite {plan.suite.name!r} has no run {run_id!r}{did_you_mean(run_id, known)}{unknown}"
             )
-    again = [cell for cell in plan.cells if retry and cell.record is not None and cell.record.status in RETRIED]
+    again = [
+        cell
+        for cell in plan.cells
+        if cell.record is not None and (is_done_again(cell.record) or (retry and cell.record.status in RETRIED))
+    ]
     return [cell for cell in [*plan.missing, *again] if not only or cell.job.spec.run_id in only]
 
 
@@ -193,31 +232,52 @@ def _publish(cell: Cell, status: Status, reason: str, shown: Display) -> None:
     shown.finished(cell.job.folder.publish(record))
 
 
-def _do(cells: list[Cell], workers: int, folder: Path, shown: Display) -> str | None:
-    """Do the runs; the name of the signal that stopped them, or None."""
+def _do(cells: list[Cell], workers: int, folder: Path, shown: Display, timeout: float | None) -> str | None:
+    """Do the runs; what stopped them, the name of a signal or `disk_full`, or None."""
     by_id = {cell.job.spec.run_id: cell for cell in cells}
-    execute: Callable[[list[list[Job]], Callable[[Event], None]], Iterator[Record | Lost[Job]]]
+    execute: Callable[[list[list[Job]], Callable[[Event], None]], Generator[Record | Elsewhere | Lost[Job], None, None]]
     stop: Callable[[str], None]
     if workers == 0 or sys.platform == "win32":
         from lora_bench.executors.inline import execute_inline
         from lora_bench.loop import request_stop
 
+        request_stop(None)
         execute, stop = execute_inline, request_stop
     else:
         from lora_bench.executors.local import LocalWorkers
 
-        pool: LocalWorkers[Job, Record] = LocalWorkers(workers, folder / "workers.log", _environments(workers))
+        def patience(job: Job) -> float | None:
+            if timeout is not None:
+                return timeout or None
+            return max(LEAST_PATIENCE_SECONDS, by_id[job.run_id].estimate.seconds)
+
+        pool: LocalWorkers[Job, Record | Elsewhere] = LocalWorkers(
+            workers, folder / "workers.log", _environments(workers), patience=patience
+        )
         execute, stop = pool, pool.stop
-    units = [[replace(cell.job, exclusive=workers <= 1)] for cell in cells]
-    with stopping_on_signals(stop) as stopped:
-        for result in execute(units, shown.event):
+    full = False
+
+    def done(jobs: Sequence[Job]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
+        return execute([[replace(job, exclusive=workers <= 1)] for job in jobs], shown.event)
+
+    jobs = [cell.job for cell in cells]
+    with (
+        stopping_on_signals(stop) as stopped,
+        closing(do_with_others(jobs, done, lambda: bool(stopped) or full, shown.say)) as results,
+    ):
+        for result in results:
+            reach("suite.finished")
             if isinstance(result, Lost):
                 # A worker that a stop caught before its first step had nothing to save.
-                if not stopped:
-                    _publish(by_id[result.job.spec.run_id], "failed", result.reason, shown)
+                if result.status == "timeout" or not (stopped or full):
+                    _publish(by_id[result.job.spec.run_id], result.status, result.reason, shown)
                 continue
             shown.finished(result)
-    return stopped[0] if stopped else None
+            if not full and result.status == "failed" and is_attempt(result):
+                # What comes after it would fail too: the others are stopped, and leave what they can.
+                full = True
+                stop("SIGTERM")
+    return stopped[0] if stopped else DISK_FULL if full else None
 
 
 def _environments(workers: int) -> list[dict[str, str]]:

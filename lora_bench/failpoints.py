@@ -43,6 +43,7 @@ SITES = {
     "run.data": "before the data are read",
     "run.train": "before the first step",
     "run.step": "at the begin of a step",
+    "run.forward": "when the model has a batch at hand",
     "run.loss": "when the loss of a step is known",
     "run.trained": "after the last step",
     "run.evaluation": "at each batch of an evaluation",

@@ -6,9 +6,10 @@ import sys
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from lora_bench.documents import read_yaml
-from lora_bench.methods import known_methods
+from lora_bench.methods import broken_plug_ins, known_methods
 from lora_bench.models import known_models
 from lora_bench.resources import suite_files, task_files
 
@@ -19,10 +20,12 @@ def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:
 
 
 def _methods() -> Table:
-    table = Table("method", "size", "suggested learning rate", "what it is")
+    broken = [f"the plug-in {entry} cannot be imported: {fault}" for entry, fault in broken_plug_ins().items()]
+    caption = Text("\n".join(broken)) if broken else None
+    table = Table("method", "size", "suggested learning rate", "what it is", caption=caption)
     for name, method in known_methods().items():
         about = (sys.modules[method.__module__].__doc__ or "").strip().splitlines()
-        table.add_row(name, method.size or "–", f"{method.learning_rate:g}", about[0] if about else "")
+        table.add_row(Text(name), method.size or "–", f"{method.learning_rate:g}", Text(about[0] if about else ""))
     return table
 
 
@@ -38,12 +41,13 @@ def _tasks() -> Table:
     for name, file in task_files().items():
         data = read_yaml(file).data
         kind = str(data.get("kind", "classification"))
-        table.add_row(name, kind, str(data.get("metric", "")), " ".join(str(data.get("about", "")).split()))
+        parts = (name, kind, str(data.get("metric", "")), " ".join(str(data.get("about", "")).split()))
+        table.add_row(*map(Text, parts))
     return table
 
 
 def _suites() -> Table:
     table = Table("suite", "what it is")
     for name, file in suite_files().items():
-        table.add_row(name, " ".join(str(read_yaml(file).data.get("about", "")).split()))
+        table.add_row(Text(name), Text(" ".join(str(read_yaml(file).data.get("about", "")).split())))
     return table

@@ -2,29 +2,78 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+# As shells give them: 128 and the signal's number.
+CODES = {"SIGINT": 130, "SIGTERM": 143}
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM came, and nothing has to be finished first."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Within this block the first SIGINT or SIGTERM raises `Stopped`, and another one ends the process at once."""
+
+    def end(name: str, before: list[str]) -> None:
+        raise Stopped(name)
+
+    with _answering(end):
+        yield
+
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[list[str]]:
-    """Within this block, the first SIGINT or SIGTERM asks the work to stop; its name is put into the list yielded."""
-    stopped: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped  # only the main thread may handle signals; elsewhere whoever calls decides
-        return
+    """Within this block, the first SIGINT or SIGTERM asks the work to stop; its name is put into the list yielded.
 
-    def ask(number: int, frame: object) -> None:
-        if stopped:
-            raise KeyboardInterrupt  # asked twice: at once
-        stopped.append(signal.Signals(number).name)
-        stop(stopped[0])
+    The second raises `Stopped`, and another one ends the process at once.
+    """
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    def ask(name: str, before: list[str]) -> None:
+        if len(before) > 1:
+            raise Stopped(name)
+        stop(name)
+
+    with _answering(ask) as stopped:
         yield stopped
+
+
+@contextmanager
+def _answering(answer: Callable[[str, list[str]], None]) -> Iterator[list[str]]:
+    """Within this block *answer* is told of SIGINT and SIGTERM, and of those that came so far; yields these.
+
+    Once it has raised, nothing is left to ask: the next signal ends the process.
+    """
+    came: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # only the main thread may handle signals; elsewhere whoever calls decides
+        return
+    raised = False
+
+    def hear(number: int, frame: object) -> None:
+        nonlocal raised
+        name = signal.Signals(number).name
+        came.append(name)
+        if raised:
+            os._exit(CODES[name])
+        try:
+            answer(name, came)
+        except Stopped:
+            raised = True
+            raise
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

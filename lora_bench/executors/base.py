@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 
 class Work(Protocol):
@@ -45,8 +45,16 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """A run got on with something that has no steps, such as an evaluation."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
 class Lost(Generic[JobT]):
-    """A job whose worker died before it gave a record, and of what."""
+    """A job whose worker ended before it gave a record, with the status that it has for that, and of what."""
 
     job: JobT
     reason: str
+    status: Literal["failed", "timeout"] = "failed"

@@ -1,7 +1,8 @@
 """Worker processes on this machine, forked from a server that has the imports done.
 
 Each worker is long-lived and takes one unit after another; after a run that failed its worker is replaced, so that nothing
-of a failure reaches the next run. A worker that dies costs the job it was at, and nothing else.
+of a failure reaches the next run. A worker that dies costs the job it was at, and nothing else. One whose run makes no
+progress is asked where it stands, then to end, and is then killed with all that it started.
 """
 
 from __future__ import annotations
@@ -10,25 +11,31 @@ import contextlib
 import json
 import os
 import selectors
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic
 
 from lora_bench.errors import WorkersLost
-from lora_bench.executors.base import DoneT, Event, JobT, Lost
+from lora_bench.executors.base import Alive, DoneT, Event, JobT, Lost
+from lora_bench.executors.processes import cause, ended_within, kill_session, memory_kills
+from lora_bench.failpoints import reach
 
 # A worker may end while its first word is still on the way; after so many looks it has none.
 MOST_UNSEEN = 5
 
+# How long a worker that makes no progress has to write where it stands, and then to leave a checkpoint.
+STACK_SECONDS = 1.0
+GRACE_SECONDS = 15.0
+
 # After these a worker is as good as new.
-CLEAN = ("ok", "unsupported")
+CLEAN = ("ok", "unsupported", "elsewhere")
 
 
 @dataclass
@@ -40,6 +47,16 @@ class _Worker(Generic[JobT]):
     environment: dict[str, str]
     at: list[JobT] = field(default_factory=list)
     spent: bool = False
+    # When it last said something, and how many of the means to end it were used since.
+    heard: float = field(default_factory=time.monotonic)
+    pressed: int = 0
+    # Whether it said anything of the unit that it is at.
+    begun: bool = False
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was told to end because it made no progress."""
+        return self.pressed > 1
 
 
 class LocalWorkers(Generic[JobT, DoneT]):
@@ -50,6 +67,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
         environments: The environment of each worker, such as the CUDA device that it may see.
         log: File that takes what workers and libraries print.
         fresh: Whether every unit gets a process that has done nothing else.
+        patience: For how many seconds a job may give no sign of life before its worker is ended; None for ever.
     """
 
     def __init__(
@@ -59,8 +77,10 @@ class LocalWorkers(Generic[JobT, DoneT]):
         environments: Sequence[dict[str, str]] | None = None,
         *,
         fresh: bool = False,
+        patience: Callable[[JobT], float | None] = lambda job: None,
     ) -> None:
         self.fresh = fresh
+        self.patience = patience
         self.environments = list(environments or [{} for _ in range(workers)])
         self.log = log
         self.stopping = False
@@ -69,17 +89,22 @@ class LocalWorkers(Generic[JobT, DoneT]):
     def stop(self, name: str) -> None:
         """Ask every worker, by the signal of this name, to leave a checkpoint and end."""
         self.stopping = True
-        with contextlib.suppress(WorkersLost):
-            self._tell_server(f"stop {name}")
+        if self._server is not None:
+            with contextlib.suppress(WorkersLost):
+                self._tell_server(f"stop {name}")
 
-    def __call__(self, units: Sequence[Sequence[JobT]], tell: Callable[[Event], None]) -> Iterator[DoneT | Lost[JobT]]:
+    def __call__(
+        self, units: Sequence[Sequence[JobT]], tell: Callable[[Event], None]
+    ) -> Generator[DoneT | Lost[JobT], None, None]:
         """Yield the record of each job as it is done."""
         waiting = list(units)
+        self._kills = memory_kills()
         with _short_folder() as folder, selectors.DefaultSelector() as selector:
             address = str(Path(folder) / "workers")
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(address)
             listener.listen()
+            reach("workers.start")
             self._start_server(address)
             assert self._server is not None and self._server.stdout is not None
             selector.register(listener, selectors.EVENT_READ, "report")
@@ -94,6 +119,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
                     if self.stopping and not any(worker.at for worker in workers.values()):
                         return
                     while free and len(unreported) + sum(not worker.at for worker in workers.values()) < len(waiting):
+                        reach("workers.fork")
                         unreported.append(free.pop(0))
                         self._tell_server(f"fork {json.dumps(unreported[-1])}")
                     for key, _ in selector.select(timeout=1.0):
@@ -112,18 +138,53 @@ class LocalWorkers(Generic[JobT, DoneT]):
                         if pid in workers and not workers[pid].connection.closed:
                             yield from self._hear(workers[pid], selector, tell)
                         if pid in workers and workers[pid].connection.closed:
-                            yield from (Lost(job, reason) for job in workers[pid].at)
+                            if reason == cause(0) and not workers[pid].begun and workers[pid].at:
+                                # It was asked to end when it had done another unit, and never saw this one.
+                                waiting.insert(0, workers[pid].at)
+                                workers[pid].at = []
+                            yield from (self._lost(workers[pid], job, reason) for job in workers[pid].at)
                             free.append(workers.pop(pid).environment)
                             del dead[pid]
                         elif pid not in workers and (unseen := unseen + 1) > MOST_UNSEEN:
                             raise WorkersLost(f"a worker ended before it took any work: {reason}; see {self.log}")
+                    self._press(workers)
                     for worker in workers.values():
                         if not worker.at and not worker.spent and waiting and not self.stopping:
+                            reach("workers.send")
                             worker.at = list(waiting.pop(0))
-                            worker.connection.send(worker.at)
+                            worker.heard, worker.begun = time.monotonic(), False
+                            # One that died while it waited for work is noticed by its end.
+                            with contextlib.suppress(OSError):
+                                worker.connection.send(worker.at)
             finally:
                 listener.close()
                 self._end_server(at_once=not workers)
+                reach("workers.end")
+
+    def _press(self, workers: dict[int, _Worker[JobT]]) -> None:
+        """Use the next means on each worker that has been silent for too long."""
+        for pid, worker in workers.items():
+            patience = self.patience(worker.at[0]) if worker.at else None
+            if patience is None:
+                continue
+            silent = time.monotonic() - worker.heard - patience
+            means = (("SIGUSR1", 0.0), ("SIGTERM", STACK_SECONDS), ("SIGKILL", STACK_SECONDS + GRACE_SECONDS))
+            for name, after in means[worker.pressed :]:
+                if silent < after:
+                    break
+                worker.pressed += 1
+                if name == "SIGUSR1":
+                    with self.log.open("ab") as log:
+                        log.write(
+                            f"no progress for {patience:.0f} s in {worker.at[0].run_id}; it stands here:\n".encode()
+                        )
+                self._tell_server(f"signal {pid} {name}")
+
+    def _lost(self, worker: _Worker[JobT], job: JobT, reason: str) -> Lost[JobT]:
+        if not worker.overdue:
+            return Lost(job, reason)
+        patience = self.patience(job)
+        return Lost(job, f"no progress for {patience:.0f} s; {self.log.name} shows where it stood", "timeout")
 
     def _hear(
         self, worker: _Worker[JobT], selector: selectors.BaseSelector, tell: Callable[[Event], None]
@@ -134,14 +195,20 @@ class LocalWorkers(Generic[JobT, DoneT]):
         except (EOFError, OSError):
             self._close(worker, selector)
             return
+        worker.begun = True
+        if not worker.overdue:
+            worker.heard, worker.pressed = time.monotonic(), 0
         if isinstance(message, Event):
             tell(message)
+        if isinstance(message, Event | Alive):
             return
-        worker.at = [job for job in worker.at if job.run_id != message.run_id]
-        if not worker.at and (self.fresh or message.status not in CLEAN):
+        (job,) = [job for job in worker.at if job.run_id == message.run_id]
+        worker.at.remove(job)
+        if not worker.at and (self.fresh or worker.overdue or message.status not in CLEAN):
             worker.spent = True
             self._close(worker, selector)
-        yield message
+        # It got on in the end, and left a checkpoint when it was told to end.
+        yield self._lost(worker, job, "") if worker.overdue and message.status == "interrupted" else message
 
     def _close(self, worker: _Worker[JobT], selector: selectors.BaseSelector) -> None:
         if not worker.connection.closed:
@@ -157,6 +224,8 @@ class LocalWorkers(Generic[JobT, DoneT]):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                # A signal may come while a line is written, and its handler writes another.
+                bufsize=0,
                 start_new_session=True,
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore::FutureWarning"},
             )
@@ -165,8 +234,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
         assert self._server is not None and self._server.stdin is not None
         try:
             self._server.stdin.write(f"{line}\n".encode())
-            self._server.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):
             raise WorkersLost(f"the process that forks workers is gone; {self.log} has its last words") from None
 
     def _ended(self) -> dict[int, str]:
@@ -184,7 +252,9 @@ class LocalWorkers(Generic[JobT, DoneT]):
             word, *numbers = line.split()
             if word == "ended":
                 pid, status = map(int, numbers)
-                ended[pid] = _cause(os.waitstatus_to_exitcode(status))
+                kills = memory_kills()
+                short = None not in (kills, self._kills) and kills != self._kills
+                ended[pid] = cause(os.waitstatus_to_exitcode(status), out_of_memory=short)
         return ended
 
     def _end_server(self, *, at_once: bool) -> None:
@@ -193,22 +263,13 @@ class LocalWorkers(Generic[JobT, DoneT]):
             return
         with contextlib.suppress(OSError):
             self._server.stdin.close()
-        try:
-            self._server.wait(timeout=0 if at_once else 10)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait()
+        ended_within(self._server, 0 if at_once else 10)
+        # It is the first of a session of its own, with its workers and what they started.
+        kill_session(self._server.pid)
+        self._server.wait()
 
 
 def _short_folder() -> tempfile.TemporaryDirectory[str]:
     """A folder for the socket, whose path may be little over 100 bytes long."""
     usual = tempfile.gettempdir()
     return tempfile.TemporaryDirectory(prefix="lora_bench-", dir=usual if len(os.fsencode(usual)) < 60 else "/tmp")
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"its worker ended with exit code {code}"
-    name = signal.Signals(-code).name
-    hint = " (the kernel ends processes so when memory runs out)" if name == "SIGKILL" else ""
-    return f"its worker was ended by {name}{hint}"

@@ -8,22 +8,33 @@ It reads commands from its standard input, a line each, and writes a line for ea
 
     fork {"CUDA_VISIBLE_DEVICES": "0"}   ->   started PID
     stop SIGTERM                              sends every worker that signal, which asks it to stop
+    signal PID SIGTERM                        sends it to one worker and what it started; SIGUSR1, which has a worker write
+                                              where it stands, to the worker alone
                                          ->   ended PID WAIT_STATUS
 
-When its standard input closes, whoever started it is gone: it kills its workers and ends.
+When its standard input closes, whoever started it is gone: it kills its workers and ends. A worker is the first of a process
+group, which ends with it: what a run started does not outlive it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import select
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from lora_bench.ends import DISK_FULL, is_disk_full
+from lora_bench.executors.base import Alive, Event
+from lora_bench.executors.processes import end_with_parent
+from lora_bench.failpoints import reach
 
 
 def serve(address: str) -> None:
@@ -32,13 +43,19 @@ def serve(address: str) -> None:
     Args:
         address: The Unix socket on which workers report for work.
     """
+    # Whoever started it tells it what to do; Ctrl-C and the like are their business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Until the imports are done it does not see that its standard input closes.
+    end_with_parent()
+    reach("server.import")
     _import_everything()
+    reach("server.ready")
+    end_with_parent(really=False)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     workers: set[int] = set()
     _say("ready")
     pending = b""
@@ -57,8 +74,15 @@ def serve(address: str) -> None:
                 if command == "fork":
                     workers.add(_fork(address, json.loads(rest), (wake_read, wake_write)))
                 elif command == "stop":
-                    _kill(workers, signal.Signals[rest])
-    _kill(workers, signal.SIGKILL)
+                    for pid in workers:
+                        os.kill(pid, signal.Signals[rest])
+                elif command == "signal":
+                    number, name = rest.split()
+                    if int(number) in workers:
+                        (os.kill if name == "SIGUSR1" else _kill_group)(int(number), signal.Signals[name])
+    for pid in workers:
+        _kill_group(pid, signal.SIGKILL)
+    _bury(workers, wait=True)
 
 
 def _import_everything() -> None:
@@ -78,13 +102,23 @@ def _import_everything() -> None:
 
 
 def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> int:
+    reach("server.fork")
+    server = os.getpid()
     pid = os.fork()
     if pid:
+        # Both do it, lest either is late.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
         _say(f"started {pid}")
         return pid
     # The worker. Nothing may return from here into the server's loop.
     code = 1
     try:
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+        end_with_parent()
+        if os.getppid() != server:
+            os._exit(code)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in wake:
@@ -93,6 +127,9 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> i
         os.dup2(nothing, 0)
         os.dup2(2, 1)
         os.environ.update(environment)
+        # Written by the C library's handler, wherever the interpreter hangs.
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+        reach("worker.begin")
         _work(address)
         code = 0
     except BaseException:
@@ -106,11 +143,7 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> i
 
 def _work(address: str) -> None:
     """Take units and give records until the other side closes the connection."""
-    from lora_bench.executors.base import Event
     from lora_bench.loop import stop_on_signals, stop_requested
-    from lora_bench.probe.job import ProbeJob
-    from lora_bench.probe.process import probe
-    from lora_bench.run import run
 
     stop_on_signals()
     link = socket.socket(socket.AF_UNIX)
@@ -120,42 +153,79 @@ def _work(address: str) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         while not stop_requested():
             for job in connection.recv():
-                run_id = job.run_id
-                connection.send(Event(run_id, 0, job.steps))
-
-                def tell(step: int, steps: int, loss: float | None, run_id: str = run_id) -> None:
-                    try:
-                        connection.send(Event(run_id, step, steps, loss))
-                    except OSError:
-                        # Whoever asked for the run is gone. It did not fail: its checkpoint, if any, stays.
-                        os._exit(1)
-
-                if isinstance(job, ProbeJob):
-                    # It has nothing to save: a stop ends it at once, and it is measured again another time.
-                    signal.signal(signal.SIGINT, signal.SIG_DFL)
-                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                connection.send(probe(job) if isinstance(job, ProbeJob) else run(job, tell))
+                try:
+                    connection.send(_do(job, connection))
+                except OSError as error:
+                    if not is_disk_full(error):
+                        raise
+                    connection.send(job.record("failed", DISK_FULL))
                 if stop_requested():
                     break
 
 
-def _bury(workers: set[int]) -> None:
-    """Tell of the workers that ended."""
+def _do(job: Any, connection: Connection[Any, Any]) -> Any:
+    """The record of a job, whose progress is told on the way."""
+    from lora_bench.probe.job import ProbeJob
+    from lora_bench.probe.process import probe
+    from lora_bench.pulse import heard
+    from lora_bench.run import take
+
+    reach("worker.job")
+    connection.send(Event(job.run_id, 0, job.steps))
+    if isinstance(job, ProbeJob):
+        # It has nothing to save: a stop ends it at once, and it is measured again another time.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return probe(job)
+    with heard(_alive(connection, Alive(job.run_id))):
+        return take(job, lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss)))
+
+
+def _say_to(connection: Connection[Any, Any], word: Event | Alive) -> None:
+    """Tell whoever asked for the run. If they are gone, it did not fail: its checkpoint, if any, stays."""
+    try:
+        connection.send(word)
+    except OSError:
+        os._exit(1)
+
+
+def _alive(connection: Connection[Any, Any], word: Alive) -> Callable[[], None]:
+    """What passes signs of life on, one in a second."""
+    last = time.monotonic()
+
+    def pass_on() -> None:
+        nonlocal last
+        if time.monotonic() - last >= 1.0:
+            last = time.monotonic()
+            _say_to(connection, word)
+
+    return pass_on
+
+
+def _bury(workers: set[int], *, wait: bool = False) -> None:
+    """Tell of the workers that ended, and end what they started; *wait* until all have."""
+    how = 0 if wait else os.WNOHANG
     while workers:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            if hasattr(os, "waitid"):
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | how)
+                if found is None:
+                    return
+                # Until it is waited for, no other process gets its number.
+                _kill_group(found.si_pid, signal.SIGKILL)
+            pid, status = os.waitpid(-1, how)
         except ChildProcessError:
             return
         if not pid:
             return
+        reach("server.bury")
         workers.discard(pid)
         _say(f"ended {pid} {status}")
 
 
-def _kill(workers: set[int], number: signal.Signals) -> None:
-    for pid in workers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+def _kill_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
 
 
 def _say(line: str) -> None:

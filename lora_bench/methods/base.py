@@ -13,7 +13,7 @@ import pkgutil
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import LoraBenchError, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +50,8 @@ def own_callbacks(method: Method) -> list[TrainerCallback]:
 
 
 _METHODS: dict[str, type[Method]] = {}
+# Entry points that could not be imported, and what they raised.
+_BROKEN: dict[str, str] = {}
 
 MethodT = TypeVar("MethodT", bound=Method)
 
@@ -76,13 +78,32 @@ def _import_all() -> None:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     for entry in entry_points(group=ENTRY_POINTS):
-        entry.load()
+        # What one package gets wrong is said, and costs the methods of that package alone.
+        try:
+            entry.load()
+        except (Exception, SystemExit) as error:
+            said = next(iter(str(error).splitlines()), "")
+            _BROKEN[f"{entry.name} ({entry.value})"] = (
+                f"{type(error).__name__}: {said}" if said else type(error).__name__
+            )
 
 
 def known_methods() -> dict[str, type[Method]]:
     """Every method by name: the built-in ones and those that installed packages add."""
     _import_all()
     return dict(sorted(_METHODS.items()))
+
+
+def broken_plug_ins() -> dict[str, str]:
+    """The entry points of methods that could not be imported, such as `vera (vera_plug_in)`, with the error in a line."""
+    _import_all()
+    return dict(_BROKEN)
+
+
+def unknown_method(name: str) -> LoraBenchError:
+    """The error for a method that nothing answers to, with the plug-ins that might have."""
+    broken = "".join(f"; the plug-in {entry} cannot be imported: {fault}" for entry, fault in broken_plug_ins().items())
+    return LoraBenchError(f"{unknown('method', name, known_methods())}{broken}")
 
 
 def with_size(method: Method, size: int) -> Method:

@@ -92,7 +92,7 @@ def by_cell(records) -> dict[str, str]:
 def test_a_worker_that_is_killed_is_a_failed_record_and_the_next_cell_is_measured(story):
     out = story["stopped"][1]
     assert "6 of 6 processes to do" in out
-    assert re.search(r"\[1/6\] base · full · process 0: failed: its worker was ended by SIGKILL", out)
+    assert re.search(r"\[1/6\] base · full · process 0: failed: signal SIGKILL: it ended the worker", out)
     assert re.search(r"\[2/6\] base · lora · process 0: [\d.,]+ ms a step", out)
     first, second = story["after the stop"]
     assert {first.status, second.status} == {"failed", "ok"}

@@ -1,0 +1,67 @@
+"""What a test has a process do before it begins: see `Forge.start`."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+
+def note_sites() -> None:
+    """Write each site that this process and what it forks get to into the file REACHED."""
+    from lora_bench import failpoints
+
+    file = os.open(os.environ["REACHED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.environ[failpoints.VARIABLE] = "run.step:sleep:0"
+    seen: set[str] = set()
+
+    def note(site: str, point: failpoints.Failpoint) -> bool:
+        if site not in seen:
+            seen.add(site)
+            os.write(file, f"{site}\n".encode())
+        return False
+
+    failpoints._reach = note
+
+
+def stubborn_and_impatient() -> None:
+    """Each run of LoRA starts a process that does not end when it is asked to; nobody waits long for a run to end."""
+    from lora_bench.executors import local
+    from lora_bench.methods.lora import Lora
+
+    local.GRACE_SECONDS = 1.0
+    apply = Lora.apply
+
+    def start_and_apply(self, *arguments, **options):
+        sleeping = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+        subprocess.Popen([sys.executable, "-S", "-c", sleeping])
+        return apply(self, *arguments, **options)
+
+    Lora.apply = start_and_apply
+
+
+def impatient() -> None:
+    """Nobody waits long for a run to end."""
+    from lora_bench.executors import local
+
+    local.GRACE_SECONDS = 1.0
+
+
+def small_files_only() -> None:
+    """No file may be larger than 4,096 bytes, as where a quota is used up."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
+def broken_plug_in() -> None:
+    """An installed package has a method that cannot be imported."""
+    from lora_bench.methods import base
+
+    base._BROKEN["shiny (shiny.method)"] = "ImportError: no module named 'glitter'"
+
+
+def few_checkpoints() -> None:
+    """A checkpoint every minute, as users have it: the runs of a test have none."""
+    from lora_bench import loop
+
+    loop.CHECKPOINT_SECONDS = 60.0
