@@ -250,6 +250,10 @@ def _costs(comparison: Comparison) -> Lines:
         alone = (
             f"{len(shared)} of {plural(len(measured), 'row')}, marked {tables.SHARED}, had other work running beside."
         )
+    resumed = sum(row.resumed for setting in comparison.settings for row in setting.rows)
+    if resumed:
+        alone += f" {plural(resumed, 'run')} went on from a checkpoint after a stop: no speed or memory number is of "
+        alone += "it." if resumed == 1 else "them."
     return ["## Costs", "", f"{alone} Times of runs that did not end `ok` are not recorded.", "", *lines]
 
 

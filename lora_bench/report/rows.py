@@ -68,6 +68,8 @@ class Row:
         reference: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
         parameters: None where no run counted, or where runs counted differently.
         within_budget: None for the reference, without a target, and without counts.
+        resumed: Number of runs that were cut off and went on from a checkpoint: no measurement is of them, totals of time
+            apart.
         exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured or said.
         environments: Indexes into the comparison's environments.
     """
@@ -99,6 +101,7 @@ class Row:
     evaluation_seconds_total: float | None
     majority_score: float | None
     environments: tuple[int, ...]
+    resumed: int = 0
 
     @property
     def measured(self) -> bool:
@@ -131,8 +134,10 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         for record in records
         if record.status == "ok" and record.score is not None
     ]
-    memories = [record.memory for record in records if record.memory is not None]
-    speeds = [record.speed for record in records if record.speed is not None]
+    # What was begun twice has memory and time of its second part, or of both with a pause between.
+    whole = [record for record in records if not record.resumed]
+    memories = [record.memory for record in whole if record.memory is not None]
+    speeds = [record.speed for record in whole if record.speed is not None]
     alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
     parameters = unique(record.parameters for record in records)
     target = first.budget.parameter_target if first.budget is not None else None
@@ -161,10 +166,13 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         examples_per_second=_median(speed.examples_per_second for speed in speeds),
         real_tokens_per_second=_median(speed.real_tokens_per_second for speed in speeds),
         train_seconds=_median(speed.train_seconds for speed in speeds),
-        train_seconds_total=_total(speed.train_seconds for speed in speeds),
+        train_seconds_total=_total(record.speed.train_seconds for record in records if record.speed is not None),
         evaluation_seconds=_median(speed.evaluation_seconds for speed in speeds),
-        evaluation_seconds_total=_total(speed.evaluation_seconds for speed in speeds),
+        evaluation_seconds_total=_total(
+            record.speed.evaluation_seconds for record in records if record.speed is not None
+        ),
         majority_score=unique(record.data.majority_score for record in records if record.data is not None),
+        resumed=sum(record.resumed for record in records),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
     )
 
