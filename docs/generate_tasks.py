@@ -124,7 +124,7 @@ data: {train: train.jsonl, test: test.jsonl}
 text: facts
 label: sentences
 metric: bleu
-metrics: [chrf, "hub:google_bleu"]
+metrics: [chrf, "hub:./coverage"]
 ```
 
 A data set on the hub. A record names the commit that a branch stood for; a task that others are to repeat gives the commit.
@@ -141,9 +141,9 @@ label: label
 metric: accuracy
 ```
 
-`metric: hub:NAME` is whatever `evaluate.load(NAME)` finds on the hub or in a folder: a script that runs on your machine. Of
-several numbers that it returns, `hub:NAME:NUMBER` is the one that is compared; give `higher_is_better: false` where less is
-better, since a script does not say.
+`metric: hub:./FOLDER` is a script of yours in the way of `evaluate`, and `hub:NAME@COMMIT` one of the hub at a commit of 40
+digits: both run on your machine. Of several numbers that it returns, `hub:NAME@COMMIT:NUMBER` is the one that is compared;
+give `higher_is_better: false` where less is better, since a script does not say.
 
 """
 

@@ -21,6 +21,7 @@ from lora_bench.job import Job
 from lora_bench.loop import Diverged, Interrupted
 from lora_bench.pulse import beat
 from lora_bench.record import CurvePoint, DataSummary, Parameters, Record, Status
+from lora_bench.shown import without_secrets
 
 
 @dataclass
@@ -133,5 +134,5 @@ def _reason(error: Exception, job: Job) -> str:
 
 def _keep_traceback(job: Job, error: Exception) -> None:
     job.folder.path.mkdir(parents=True, exist_ok=True)
-    text = "".join(traceback.format_exception(error))
+    text = without_secrets("".join(traceback.format_exception(error)))
     (job.folder.path / "traceback.txt").write_text(text, encoding="utf-8")

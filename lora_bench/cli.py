@@ -16,6 +16,8 @@ from lora_bench import commands
 from lora_bench.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.errors import LoraBenchError, WorkersLost
 from lora_bench.exchange import add_exchange
+from lora_bench.names import file_name
+from lora_bench.shown import message
 from lora_bench.stopping import CODES, Stopped, ending_on_signals
 from lora_bench.version import __version__
 
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ending_on_signals():
             return int(arguments.command(arguments))
     except LoraBenchError as error:
-        print(f"lora-bench: {error}", file=sys.stderr)
+        print(message(f"lora-bench: {error}"), file=sys.stderr)
         return SOME_FAILED if isinstance(error, WorkersLost) else BAD_INPUT
     except Stopped as stop:
         print(f"{GOES_ON}" if resumes else f"lora-bench: stopped by {stop.name}", file=sys.stderr)
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if resumes and is_disk_full(error):
             print(f"lora-bench: {FULL}", file=sys.stderr)
             return SOME_FAILED
-        print(f"lora-bench: {error}", file=sys.stderr)
+        print(message(f"lora-bench: {error}"), file=sys.stderr)
         return BAD_INPUT
     finally:
         _flush()
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("suite", metavar="SUITE", help="a suite by name, or its YAML file")
     _runs_option(plan)
-    plan.add_argument("--series", metavar="LABEL", help="the label of a repeat")
+    plan.add_argument("--series", type=_name, metavar="LABEL", help="the label of a repeat")
     plan.add_argument("--device", metavar="CARD", help='say whether each run fits a card, such as "H100 80GB" or 24GB')
     _data_option(plan)
     plan.set_defaults(command=commands.plan)
@@ -132,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = baseline.add_subparsers(title="verbs", required=True, metavar="VERB")
     accept = verbs.add_parser("accept", help="copy records and predictions into ./baselines/NAME/records")
     accept.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs")
-    accept.add_argument("--name", metavar="NAME", help="of the baseline; the name of the runs' folder by default")
+    accept.add_argument(
+        "--name", type=_name, metavar="NAME", help="of the baseline; the name of the runs' folder by default"
+    )
     accept.set_defaults(command=commands.accept)
 
     add_exchange(subcommands)
@@ -163,7 +167,7 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
         "at least half an hour",
     )
     parser.add_argument(
-        "--series", metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
+        "--series", type=_name, metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
     )
     _data_option(parser)
     parser.add_argument("--no-probes", action="store_true", help="leave the probes that the suite asks for unmeasured")
@@ -180,8 +184,23 @@ def _runs_option(parser: argparse.ArgumentParser) -> None:
 
 def _data_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--allow-pickle",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="read this base model's weights although they are pickled: a file that can run code, so know who made it; may "
+        "be repeated",
+    )
+    parser.add_argument(
         "--data-dir", type=Path, metavar="FOLDER", help="holds data sets as they circulate (FOLDER/CoLA/train.tsv, …)"
     )
+
+
+def _name(text: str) -> str:
+    try:
+        return file_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:

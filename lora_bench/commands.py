@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lora_bench.errors import LoraBenchError, WorkersLost
 from lora_bench.failpoints import reach
+from lora_bench.shown import message, without_secrets
 from lora_bench.stopping import CODES
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from lora_bench.probe_suite import ProbeSuite
     from lora_bench.record import Record
     from lora_bench.suite import Suite
+
+SuiteT = TypeVar("SuiteT", "Suite", "ProbeSuite", "Suite | ProbeSuite")
 
 DONE, DIFFERS, BAD_INPUT, SOME_FAILED = 0, 1, 2, 3
 GOES_ON = "stopped; the same command goes on from here"
@@ -41,7 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Do every run of a suite that has no record yet, and write its report."""
     from lora_bench.suite import load_suite
 
-    return _run_and_report(load_suite(arguments.suite), arguments, lambda records: [])
+    return _run_and_report(_allowed(load_suite(arguments.suite), arguments), arguments, lambda records: [])
+
+
+def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
+    """A suite with the base models whose pickled weights the command line names."""
+    from lora_bench.suite import check_pickles
+
+    return replace(suite, pickles=check_pickles(arguments.allow_pickle, suite.models))
 
 
 def _run_and_report(
@@ -106,7 +117,7 @@ def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace,
         raise
     except LoraBenchError as error:
         # The runs are done, and their scores need no probes.
-        console.print(f"not probed: {error}", markup=False, highlight=False)
+        console.print(without_secrets(f"not probed: {error}"), markup=False, highlight=False)
         return None
 
 
@@ -122,7 +133,7 @@ def plan(arguments: argparse.Namespace) -> int:
     """Show every run of a suite with its size, counts and cost."""
     from lora_bench.suite import load_suite
 
-    return _make_and_show_plan(load_suite(arguments.suite), arguments)
+    return _make_and_show_plan(_allowed(load_suite(arguments.suite), arguments), arguments)
 
 
 def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace) -> int:
@@ -135,7 +146,7 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace) -> int:
         runs_folder(suite, arguments.runs, arguments.series),
         series=arguments.series,
         data_dir=arguments.data_dir,
-        progress=lambda message: print(message, file=sys.stderr),
+        progress=lambda said: print(message(said), file=sys.stderr),
     )
     _show_plan(console, plan, arguments.device)
     return DONE
@@ -155,15 +166,16 @@ def reproduce(arguments: argparse.Namespace) -> int:
         seeds=arguments.seeds,
         protocol=arguments.protocol,
     )
+    suite = _allowed(made.suite, arguments)
     if arguments.plan:
-        return _make_and_show_plan(made.suite, arguments)
+        return _make_and_show_plan(suite, arguments)
 
     def sections(records: Sequence[Record]) -> list[list[str]]:
         if not arguments.quiet:
             _console().print(verdicts_listing(verdicts(made.table, records, arguments.role)))
         return [published_lines(made.table.name, records, arguments.role)]
 
-    return _run_and_report(made.suite, arguments, sections)
+    return _run_and_report(suite, arguments, sections)
 
 
 def probe(arguments: argparse.Namespace) -> int:
@@ -173,7 +185,7 @@ def probe(arguments: argparse.Namespace) -> int:
     from lora_bench.report import write_report
     from lora_bench.store import answers_in, read_records, record_files
 
-    suite = load_probe_suite(arguments.suite)
+    suite = _allowed(load_probe_suite(arguments.suite), arguments)
     folder = runs_folder(suite, arguments.runs)
     console = _console()
     outcome = _measure(suite, folder, arguments, console, processes=arguments.processes, share=arguments.share)

@@ -1,7 +1,7 @@
 """YAML files that people write, read strictly.
 
-`read_yaml` keeps the line of every key, refuses what YAML would quietly accept (a key given twice, an alias, a very large
-or very deep file) and reads `1e-4` as the number it is. `validate` holds the result against a pydantic model and reports
+`read_yaml` keeps the line of every key, refuses what YAML would quietly accept (a key given twice, an alias, a tag, a very
+large or very deep file) and reads `1e-4` as the number it is. `validate` holds the result against a pydantic model and reports
 every fault at once, each with file, line and key.
 """
 
@@ -22,8 +22,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_bench.errors import BadInput, Fault, did_you_mean
 
+# A file of people's is read within a second or two whatever is in it; the largest of ours has some 500 values.
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
+MAX_VALUES = 20_000
+MAX_KEY_CHARACTERS = 1_000
+MAX_INTEGER = 2**63 - 1
+SHOWN_FAULTS = 50
+SHOWN_CHARACTERS = 100
 
 Key = tuple[str | int, ...]
 
@@ -75,13 +81,17 @@ def read_yaml(path: Path, *, shown: str | None = None) -> Document:
         shown: The name to use for it in messages; its path by default.
 
     Raises:
-        BadInput: If it cannot be read, is no YAML mapping, gives a key twice, or is too large or too deep.
+        BadInput: If it cannot be read, is no YAML mapping, gives a key twice, has values that no JSON could hold, or is too
+            large or too deep.
     """
     name = shown or str(path)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            raise BadInput([Fault(f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read", file=name)])
+            raise BadInput(
+                [Fault(f"has more bytes than a suite or task needs; at most {MAX_BYTES:,} are read", file=name)]
+            )
         node = yaml.compose(raw.decode("utf-8"), Loader=_Loader)
     except OSError as error:
         raise BadInput([Fault(f"cannot be read: {error.strerror}", file=name)]) from None
@@ -89,8 +99,8 @@ def read_yaml(path: Path, *, shown: str | None = None) -> Document:
         raise BadInput([Fault(f"is not UTF-8 text (byte {error.start})", file=name)]) from None
     except yaml.YAMLError as error:
         raise BadInput([_yaml_fault(error, name)]) from None
-    except RecursionError:
-        raise BadInput([Fault(f"is nested deeper than {MAX_DEPTH} levels", file=name)]) from None
+    except (ValueError, OverflowError) as error:  # an escape for a character that Unicode does not have
+        raise BadInput([Fault(f"is no valid YAML: {error}", file=name)]) from None
     if not isinstance(node, yaml.MappingNode):
         given = "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
         raise BadInput([Fault(f"must be a mapping of keys to values, got {given}", file=name)])
@@ -98,7 +108,7 @@ def read_yaml(path: Path, *, shown: str | None = None) -> Document:
     faults: list[Fault] = []
     data = _plain(node, (), lines, faults, name)
     if faults:
-        raise BadInput(faults)
+        raise BadInput(faults[:SHOWN_FAULTS])
     return Document(file=name, data=data, lines=lines)
 
 
@@ -116,22 +126,39 @@ def validate(model: type[ModelT], document: Document, at: Key = (), without: Col
         # JSON mode lets a list stand for a tuple while every other type stays strict.
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        raise BadInput(_fault(model, document, at, detail) for detail in error.errors(include_url=False)) from None
+        details = error.errors(include_url=False)[:SHOWN_FAULTS]
+        raise BadInput(_fault(model, document, at, detail) for detail in details) from None
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2's numbers and booleans: `1e-4` is a number, and `yes` and dates are text."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = self.values = 0
+
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         # A dozen lines of aliases can stand for gigabytes, and no file of ours needs one.
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(problem="aliases (*name) are not read", problem_mark=mark)
-        return super().compose_node(parent, index)
+            raise self._refusal("aliases (*name) are not read")
+        self.depth, self.values = self.depth + 1, self.values + 1
+        if self.depth > MAX_DEPTH + 1:
+            raise self._refusal(f"is nested deeper than {MAX_DEPTH} levels")
+        if self.values > MAX_VALUES:
+            raise self._refusal(f"has more than {MAX_VALUES:,} keys and values")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def _refusal(self, problem: str) -> yaml.YAMLError:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        return yaml.composer.ComposerError(problem=problem, problem_mark=mark)
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":")[-1] not in ("float", "bool", "timestamp")]
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag.rsplit(":")[-1] not in ("float", "bool", "int", "timestamp")
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -144,22 +171,33 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
+# Without YAML 1.1's 1:30 for ninety and 010 for eight.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"(?:[-+]?(?:0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+|[-+]?0b[01_]+)$"),
+    list("-+0123456789"),
+)
 
 
 def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], faults: list[Fault], name: str) -> Any:
     """The data of a node; notes the line of each key and every key that stands twice."""
-    lines.setdefault(key, node.start_mark.line + 1)
-    if len(key) > MAX_DEPTH:
-        faults.append(Fault(f"is nested deeper than {MAX_DEPTH} levels", name, node.start_mark.line + 1))
-        return None
+    line = node.start_mark.line + 1
+    lines.setdefault(key, line)
     if not isinstance(node, yaml.ScalarNode) and node.tag.rsplit(":")[-1] not in ("map", "seq"):
-        faults.append(Fault(f"the tag {node.tag} is not read", name, node.start_mark.line + 1, dotted(key)))
+        faults.append(Fault(f"the tag {node.tag} is not read", name, line, dotted(key)))
         return None
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            inner = str(key_node.value)
             line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or _no_text(key_node.value):
+                faults.append(Fault("a key must be a single word or text", name, line, dotted(key) or None))
+                continue
+            inner = str(key_node.value)
+            if len(inner) > MAX_KEY_CHARACTERS:
+                message = f"a key has {len(inner):,} characters; at most {MAX_KEY_CHARACTERS:,} are read"
+                faults.append(Fault(message, name, line, dotted(key) or None))
+                continue
             if inner in result:
                 first = lines[(*key, inner)]
                 faults.append(Fault(f"is given twice, first in line {first}", name, line, dotted((*key, inner))))
@@ -168,19 +206,43 @@ def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], faults: list[Fault]
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*key, index), lines, faults, name) for index, item in enumerate(node.value)]
+    assert isinstance(node, yaml.ScalarNode), "a node is a mapping, a list or a scalar"
+    value, problem = _scalar(node)
+    if problem is not None:
+        faults.append(Fault(problem, name, line, dotted(key)))
+    return value
+
+
+def _scalar(node: yaml.ScalarNode) -> tuple[Any, str | None]:
+    """The value of a scalar, or what is wrong with it."""
+    shown = _shown(node.value)
+    if node.tag not in _READ_TAGS:
+        return None, f"the tag {node.tag} is not read"
     try:
-        value = _SCALARS.construct_object(node)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError
-        return value
-    except (yaml.YAMLError, ValueError):
-        faults.append(
-            Fault(f"{node.value!r} cannot be read as {node.tag}", name, node.start_mark.line + 1, dotted(key))
-        )
-        return None
+        # A constructor keeps all that it ever made, so each value has its own.
+        value = yaml.constructor.SafeConstructor().construct_object(node)
+    except (yaml.YAMLError, ValueError, LookupError):
+        return None, f"{shown} cannot be read as {node.tag}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, f"{shown} cannot be read as {node.tag}"
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        return None, f"{shown} is a whole number of more than 64 bits"
+    return value, _no_text(value) if isinstance(value, str) else None
 
 
-_SCALARS = yaml.constructor.SafeConstructor()
+def _shown(value: Any) -> str:
+    """A value in a message: its beginning where it is long."""
+    said = repr(value)
+    return said if len(said) <= SHOWN_CHARACTERS else f"{said[:SHOWN_CHARACTERS]}…"
+
+
+def _no_text(value: str) -> str | None:
+    """Why a string is no text that a file or a path could hold, or None."""
+    strange = next((character for character in value if character == "\0" or "\ud800" <= character <= "\udfff"), None)
+    return None if strange is None else f"has the character {ord(strange):#06x}, which is no text"
+
+
+_READ_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
 
 
 def _yaml_fault(error: yaml.YAMLError, name: str) -> Fault:
@@ -207,7 +269,11 @@ def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any) -> 
     else:
         expected = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
         shown = (
-            repr(given) if not isinstance(given, dict | list) else "a mapping" if isinstance(given, dict) else "a list"
+            _shown(given)
+            if not isinstance(given, dict | list)
+            else "a mapping"
+            if isinstance(given, dict)
+            else "a list"
         )
         message = f"must be {expected}, got {shown} ({type(given).__name__})"
     return document.fault(key, message)

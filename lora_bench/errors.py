@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+SHOWN_CHARACTERS = 200
+
 
 class LoraBenchError(Exception):
     """A mistake that the user can put right."""
@@ -69,4 +71,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> LoraBenchError:
     """The error for a name that nothing answers to, with the nearest one that does."""
     names = sorted(known)
+    name = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
     return LoraBenchError(f"unknown {kind} {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import hashlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.shown import without_secrets
 
-Kind = Literal["model", "data set"]
+Kind = Literal["model", "data set", "metric"]
 
-REPOSITORY_TYPES: dict[Kind, str] = {"model": "model", "data set": "dataset"}
+REPOSITORY_TYPES: dict[Kind, str] = {"model": "model", "data set": "dataset", "metric": "space"}
 # A name in the cache is the file's hash: git's for small files, plain sha256 for large ones.
 GIT_DIGITS, SHA256_DIGITS = 40, 64
+COMMIT = re.compile(rf"[0-9a-f]{{{GIT_DIGITS}}}")
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,14 @@ def data_set(name: str, config: str | None, commit: str) -> Any:
             builder.download_and_prepare()
         except Exception as error:  # whatever the readers of csv, json and parquet raise
             reason = next(iter(str(list(_chain(error))[-1]).strip().splitlines()), type(error).__name__)
+            reason = without_secrets(reason)
             raise LoraBenchError(f"data set {name!r} cannot be read: {reason}") from None
     return builder
 
 
 def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, hint: str = "") -> str:
     """What to tell a user who did not get a repository: goes on from "model 'owner/name' …"."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
     chain = list(_chain(error))
@@ -144,7 +148,7 @@ def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, h
     if first(errors.HFValidationError):
         return f"{nowhere} no name that the hub could have (owner/name){hint}"
     if first(errors.GatedRepoError):
-        page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{name}"
+        page = f"{_endpoint()}/{'' if kind == 'model' else f'{REPOSITORY_TYPES[kind]}s/'}{name}"
         return f"is gated: ask for access at {page}, then log in with `hf auth login`, or set HF_TOKEN"
     if first(errors.RevisionNotFoundError):
         return f"has no revision {revision!r} on the hub: give a branch, a tag or a full commit of 40 digits"
@@ -155,16 +159,22 @@ def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, h
         if status == httpx.codes.UNAUTHORIZED:
             return "was refused: the hub does not accept the token of `hf auth login` or HF_TOKEN"
         later = "; try again later" if status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS else ""
-        return (
-            f"is not to be had: the hub ({constants.ENDPOINT}) answered {status} {answer.response.reason_phrase}{later}"
-        )
+        return f"is not to be had: the hub ({_endpoint()}) answered {status} {answer.response.reason_phrase}{later}"
     if first(errors.OfflineModeIsEnabled):
         return f"is not in the cache, or not all of it, and HF_HUB_OFFLINE forbids to download it{hint}"
     if first(httpx.ConnectError, httpx.TimeoutException):
-        return f"is not in the cache, and the hub ({constants.ENDPOINT}) could not be reached{hint}"
+        return f"is not in the cache, and the hub ({_endpoint()}) could not be reached{hint}"
     if first(httpx.TransportError) or "Consistency check failed" in str(error):
         return "did not arrive whole: the connection broke off; the same command tries again"
-    return f"is not to be had: {type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
+    first_line = without_secrets(next(iter(str(error).strip().splitlines()), "no message"))
+    return f"is not to be had: {type(error).__name__}: {first_line}"
+
+
+def _endpoint() -> str:
+    """The hub's address as it can be shown: a mirror's may hold a password."""
+    from huggingface_hub import constants
+
+    return without_secrets(constants.ENDPOINT)
 
 
 @contextmanager

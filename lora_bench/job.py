@@ -63,6 +63,7 @@ class Job:
             reason: Why, for any status but `ok`.
             found: What is known of it: the other fields of a record.
         """
+        warnings = (*self.base_model.warnings, *found.pop("warnings", ()))
         return Record(
             run_id=self.spec.run_id,
             suite=self.suite,
@@ -73,5 +74,6 @@ class Job:
             analysis=self.analysis,
             attempts=self.folder.attempts() + 1,
             command=self.command,
+            warnings=warnings,
             **found,
         )

@@ -1,7 +1,8 @@
 """Base models: found by name, read from a folder, and split into what the checkpoint holds and the head.
 
 A name is one that lora_bench ships or rewrites (`known_models`), a folder in Hugging Face's layout, or a model on the hub;
-all three end as a folder, and from there on nothing differs. Weights are read from safetensors only.
+all three end as a folder, and from there on nothing differs. Weights are read from safetensors only, and no code of a model's
+is run: see `lora_bench.model_files` for the two exceptions that a user can make.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,16 @@ from typing import TYPE_CHECKING, Any
 from lora_bench.assets import is_cached
 from lora_bench.errors import LoraBenchError, UnsupportedPair, did_you_mean
 from lora_bench.families import family_of
+from lora_bench.hub import COMMIT
 from lora_bench.metrics import Kind
+from lora_bench.model_files import (
+    PICKLED_INDEX,
+    PICKLED_WEIGHTS,
+    as_safetensors,
+    check_code,
+    pickles,
+    read_config,
+)
 from lora_bench.resources import PACKAGE
 from lora_bench.shapes import PREFIX, shape_folder
 from lora_bench.spec import content_hash
@@ -49,6 +60,8 @@ class BaseModel:
         revision: Commit on the hub, where it came from there.
         model_type: transformers' name of its family, such as "roberta".
         has_weights: Whether its folder has them; a shape's are drawn at random.
+        remote_code: Whether code that comes with it is run.
+        warnings: What a record of it has to say.
     """
 
     name: str
@@ -58,6 +71,8 @@ class BaseModel:
     revision: str | None
     model_type: str
     has_weights: bool = True
+    remote_code: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,11 +141,23 @@ def find_model(
     revision: str | None = None,
     shown: str | None = None,
     progress: Progress | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> BaseModel:
     """The base model that *name* stands for: a known one, a folder (seen from *base*), a shape, or one on the hub.
 
+    Args:
+        name: Which.
+        base: The folder that a folder's name is seen from.
+        revision: Commit, tag or branch on the hub.
+        shown: What reports call it.
+        progress: Told what takes a while.
+        trust_remote_code: Whether code of its repository is run; *revision* must then be a commit.
+        allow_pickle: Whether weights that lie in a pickle alone are read; see `model_files`.
+
     Raises:
-        LoraBenchError: If nothing answers to the name, or its weights are not in safetensors.
+        LoraBenchError: If nothing answers to the name, its weights are not in safetensors, or it needs code that is not
+            trusted.
         AssetUnavailable: If a known model's asset is neither cached nor to be had.
     """
     if name.startswith(PREFIX):
@@ -147,31 +174,67 @@ def find_model(
     known = known_models().get(name)
     if known is not None:
         folder = known.folder(progress)
-        return _base_model(name, shown or known.shown, folder, None, None)
-    folder = base / Path(name).expanduser()
-    if folder.is_dir():
-        return _base_model(name, shown or Path(name).name, folder, None, None)
-    folder, commit = _from_hub(name, revision, progress)
-    return _base_model(name, shown or name, folder, content_hash({"hub": name, "commit": commit}), commit)
+        return _base_model(name, shown or known.shown, folder)
+    found = _folder(name, base)
+    if found is not None:
+        if trust_remote_code:
+            raise LoraBenchError(
+                f"model {name!r} is a folder, whose code no commit pins: trust_remote_code is for a model on the hub"
+            )
+        return _base_model(name, shown or Path(name).name, found, allow_pickle=allow_pickle)
+    if trust_remote_code and (revision is None or not COMMIT.fullmatch(revision)):
+        raise LoraBenchError(f"model {name!r}: trust_remote_code needs a revision of all 40 digits, got {revision!r}")
+    folder, commit = _from_hub(name, revision, progress, code=trust_remote_code, pickled=allow_pickle)
+    pinned = {"hub": name, "commit": commit, **({"code": True} if trust_remote_code else {})}
+    return _base_model(
+        name,
+        shown or name,
+        folder,
+        sha256=content_hash(pinned),
+        revision=commit,
+        trusted=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
 
 
-def _base_model(name: str, shown: str, folder: Path, sha256: str | None, revision: str | None) -> BaseModel:
-    """Check a model's folder; its files are hashed where no hash is given."""
-    config = folder / "config.json"
-    if not config.is_file():
-        raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is no Hugging Face model")
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt") for path in folder.glob(pattern))
-        found = f" ({', '.join(pickled)} can run code when read)" if pickled else ""
-        raise LoraBenchError(
-            f"model {name!r} has no weights in safetensors{found}; load it once and save it with "
-            "model.save_pretrained(FOLDER), or name a revision that has them"
-        )
+def _folder(name: str, base: Path) -> Path | None:
+    """The folder that a name stands for, or None where there is none."""
     try:
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise LoraBenchError(f"model {name!r}: its config.json cannot be read: {error}") from None
-    if not model_type:
+        folder = base / Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError):  # a name longer than any path, or the home of a user that does not exist
+        return None
+
+
+def _base_model(
+    name: str,
+    shown: str,
+    folder: Path,
+    *,
+    sha256: str | None = None,
+    revision: str | None = None,
+    trusted: bool = False,
+    allow_pickle: bool = False,
+) -> BaseModel:
+    """Check a model's folder; its files are hashed where no hash is given."""
+    if not (folder / "config.json").is_file():
+        raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is no Hugging Face model")
+    config = read_config(name, folder)
+    check_code(name, folder, config, trusted=trusted)
+    warnings: tuple[str, ...] = ()
+    if trusted:
+        warnings += (f"{name} ran code of its repository at commit {revision}, as its suite says",)
+    if not any(folder.glob("*.safetensors")):
+        found = pickles(folder)
+        if not allow_pickle:
+            danger = f" ({', '.join(found)} can run code when read)" if found else ""
+            raise LoraBenchError(
+                f"model {name!r} has no weights in safetensors{danger}; name a revision that has them, or, if you trust "
+                f"whoever made it, --allow-pickle {shlex.quote(name)}"
+            )
+        folder = as_safetensors(name, folder)
+        warnings += (f"the weights of {name} were read from a pickle, which --allow-pickle named",)
+    if not isinstance(config.get("model_type"), str) or not config["model_type"]:
         raise LoraBenchError(f"model {name!r}: its config.json does not say its model_type")
     return BaseModel(
         name=name,
@@ -179,7 +242,9 @@ def _base_model(name: str, shown: str, folder: Path, sha256: str | None, revisio
         folder=folder,
         sha256=sha256 or _hash_of_files(folder),
         revision=revision,
-        model_type=model_type,
+        model_type=config["model_type"],
+        remote_code=trusted,
+        warnings=warnings,
     )
 
 
@@ -198,8 +263,17 @@ def _hash_of_files(folder: Path) -> str:
     return content_hash(hashes)
 
 
-def _from_hub(name: str, revision: str | None, progress: Progress | None) -> tuple[Path, str]:
+def _from_hub(
+    name: str, revision: str | None, progress: Progress | None, *, code: bool, pickled: bool
+) -> tuple[Path, str]:
     """The folder and the commit of a model on the hub; of its weights only safetensors are downloaded.
+
+    Args:
+        name: Which.
+        revision: Of it.
+        progress: Told what takes a while.
+        code: Whether its code is downloaded too.
+        pickled: Whether pickled weights are, where it has no others.
 
     Raises:
         LoraBenchError: If it is not to be had, or has no weights in safetensors.
@@ -210,13 +284,16 @@ def _from_hub(name: str, revision: str | None, progress: Progress | None) -> tup
         progress(f"looking for {name} on the Hugging Face hub")
     hint = f"{did_you_mean(name, known_models())} (without the hub: {', '.join(known_models())}, or a folder)"
     # Folders of a repository hold other formats of the same model, such as onnx/.
-    found = snapshot("model", name, revision, MODEL_FILES, leave=("*/*",), hint=hint)
+    files = (*MODEL_FILES, "*.py") if code else MODEL_FILES
+    found = snapshot("model", name, revision, files, leave=("*/*",), hint=hint)
     if (found.folder / "config.json").is_file() and not any(found.folder.glob("*.safetensors")):
+        if pickled:
+            found = snapshot("model", name, found.commit, (*files, PICKLED_WEIGHTS, PICKLED_INDEX), leave=("*/*",))
+            return found.folder, found.commit
         raise LoraBenchError(
             f"model {name!r} has no weights in safetensors on the hub at revision {revision or 'main'}, and others can run "
             "code when read: name a `revision:` that has them (the hub's converter often offers one as refs/pr/N), or, if "
-            f"you trust it, load it once with transformers' from_pretrained({name!r}), save model and tokenizer with "
-            "save_pretrained(FOLDER), and name FOLDER"
+            f"you trust whoever made it, --allow-pickle {shlex.quote(name)}"
         )
     return found.folder, found.commit
 
@@ -273,7 +350,7 @@ def load_model(
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=base_model.remote_code,
             output_loading_info=True,
             # A classifier of another shape is another task's: it is drawn anew like any other head.
             ignore_mismatched_sizes=kind != "generation",
@@ -303,7 +380,7 @@ def _config(
     if kind != "generation":
         problem = "regression" if kind == "regression" else "single_label_classification"
         options = {"num_labels": max(1, labels), "problem_type": problem}
-    config = AutoConfig.from_pretrained(base_model.folder, trust_remote_code=False, **options)
+    config = AutoConfig.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code, **options)
     for name, value in config.to_dict().items():
         if base_dropout is not None and BASE_DROPOUTS.fullmatch(name) and isinstance(value, int | float):
             setattr(config, name, base_dropout)
@@ -337,7 +414,7 @@ def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
     if not any(path for pattern in TOKENIZER_FILES for path in base_model.folder.glob(pattern)):
         raise LoraBenchError(f"model {base_model.name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code)
     except (ValueError, OSError, KeyError, TypeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise LoraBenchError(f"model {base_model.name!r} has no tokenizer that can be loaded: {first}") from None

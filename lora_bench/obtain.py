@@ -56,7 +56,13 @@ def obtain(suite: Suite, data_dir: Path | None, progress: Progress | None) -> tu
     for index, entry in enumerate(suite.models):
         try:
             found = find_model(
-                entry.model, base=suite.base, revision=entry.revision, shown=entry.shown, progress=progress
+                entry.model,
+                base=suite.base,
+                revision=entry.revision,
+                shown=entry.shown,
+                progress=progress,
+                trust_remote_code=entry.trust_remote_code,
+                allow_pickle=entry.model in suite.pickles,
             )
             models.append(found)
         except LoraBenchError as error:
@@ -70,7 +76,10 @@ def _with_local_data(suite: Suite, task: Task, base: Path, data_dir: Path | None
     """The task with its data in the local folder that the suite or the user names for it, and where its paths are seen."""
     named = suite.content.data.get(task.task)
     if named is not None:
-        folder = suite.base / Path(named).expanduser()
+        try:
+            folder = suite.base / Path(named).expanduser()
+        except RuntimeError as error:  # the home of a user that does not exist
+            raise LoraBenchError(f"data of task {task.task}: {named!r} is no folder: {error}") from None
         return in_folder(task, folder), folder
     if data_dir is not None and task.local is not None:
         folder = find_folder(task, data_dir)

@@ -119,7 +119,8 @@ def make_plan(
     refuse_unreachable(suite, cells)
     if any(cell.record is None for cell in cells):
         check_recipe(suite, cells, models)
-    warnings = [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
+    warnings = [warning for model in models for warning in model.warnings]
+    warnings += [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
     return Plan(suite, tuple(cells), runs, tuple(warnings), tuple(planner.waiting))
 
 
@@ -284,6 +285,7 @@ def _command(suite: Suite, spec: PlannedSpec, series: str | None, data_dir: Path
     options = ["--series", series] if series is not None else []
     if data_dir is not None:
         options += ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
+    options += ["--allow-pickle", spec.model.name] if spec.model.name in suite.pickles else []
     return shlex.join(["lora-bench", *suite.command, "--only", spec.run_id, *options])
 
 

@@ -44,7 +44,7 @@ def plan_tables(plan: Plan, card: str | None = None) -> list[Table | Text]:
 
 
 def _table(plan: Plan, task: str, card: str | None) -> Table:
-    table = Table(title=f"{plan.suite.name}: {task}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=Text(f"{plan.suite.name}: {task}"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     memory = "memory" if card is None else f"on {card}"
     for header in ("size", "adapter", "head", "trained", "stored", "rate", "done", "time", memory):
@@ -57,11 +57,11 @@ def _table(plan: Plan, task: str, card: str | None) -> Table:
             shown = spec.model.shown
             table.add_row(Text(shown, style="bold"))
         if counts is None:
-            table.add_row(f"  {spec.method.label}", "unsupported", end_section=False)
+            table.add_row(Text(f"  {spec.method.label}"), "unsupported", end_section=False)
             continue
         done = sum(cell.record is not None for cell in group)
         table.add_row(
-            f"  {spec.method.label}",
+            Text(f"  {spec.method.label}"),
             f"{spec.method.options[spec.method.size]}" if spec.method.size else "–",
             *(f"{count:,}" for count in (counts.adapter, counts.head, counts.trained, counts.stored)),
             " ".join(dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)),
@@ -110,9 +110,9 @@ def _recipes(plan: Plan) -> Table:
         found = group[0].job.spec.start
         rates = dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)
         table.add_row(
-            task, model, label, " ".join(rates), amount_of(*recipe.target), f"{recipe.batch_size}",
+            Text(task), Text(model), Text(label), " ".join(rates), amount_of(*recipe.target), f"{recipe.batch_size}",
             f"{recipe.steps:,}" if recipe.steps is not None else "–", _warmup(recipe), f"{recipe.max_length}",
-            _more(group[0].job.spec, found.task if found is not None else start),
+            Text(_more(group[0].job.spec, found.task if found is not None else start)),
         )  # fmt: skip
     return table
 

@@ -167,7 +167,15 @@ def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
     for index, one in enumerate(suite.models):
         try:
             models.append(
-                find_model(one.model, base=suite.file.parent, revision=one.revision, shown=one.shown, progress=progress)
+                find_model(
+                    one.model,
+                    base=suite.file.parent,
+                    revision=one.revision,
+                    shown=one.shown,
+                    progress=progress,
+                    trust_remote_code=one.trust_remote_code,
+                    allow_pickle=one.model in suite.pickles,
+                )
             )
         except LoraBenchError as error:
             faults.append(suite.document.fault(("models", index), str(error)))

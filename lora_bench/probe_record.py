@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, JsonValue
 
 from lora_bench.documents import Strict
-from lora_bench.record import Environment, Parameters, Status
+from lora_bench.record import Environment, Parameters, Said, Status
 from lora_bench.spec import Attention, MethodSpec, ModelSpec, Precision, content_hash
 
 SCHEMA = 1
@@ -240,7 +240,7 @@ class ProbeRecord(Strict):
     twin: bool
     suite: str
     status: Status
-    reason: str | None = None
+    reason: Said | None = None
     spec: ProbeSpec
     parameters: Parameters | None = None
     speed: StepSpeed | None = None
@@ -252,10 +252,10 @@ class ProbeRecord(Strict):
     checkpoint: Checkpoint | None = None
     flops: Flops | None = None
     energy: Energy | None = None
-    unmeasured: dict[str, str] = Field(default_factory=dict)
+    unmeasured: dict[str, Said] = Field(default_factory=dict)
     exclusive: bool | None = None
     settings: dict[str, JsonValue] = Field(default_factory=dict)
-    command: str
+    command: Said
     started_at: str | None = Field(default=None, description="UTC, ISO 8601")
     environment: Environment | None = None
 

@@ -15,9 +15,10 @@ from lora_bench.contradictions import repeated
 from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.entries import MethodEntry, read_each, read_method, read_model
 from lora_bench.errors import BadInput, Fault, did_you_mean
+from lora_bench.names import Name
 from lora_bench.spec import Precision
 from lora_bench.suite import Suite, find_suite, is_probe_suite, load_suite
-from lora_bench.suite_file import NAME, ModelEntry, Names, Positive, Probe, Shape
+from lora_bench.suite_file import ModelEntry, Names, Positive, Probe, Shape
 
 
 class Cell(Strict):
@@ -80,7 +81,7 @@ class ProbeFile(Strict):
         recipes: What some cells are in another way; of two, the later one holds.
     """
 
-    suite: str = Field(pattern=NAME)
+    suite: Name
     about: str = ""
     probe: Probe = Probe()
     cell: Cell = Cell()
@@ -98,6 +99,7 @@ class ProbeSuite:
         file: The file it came from.
         document: The file as read.
         command: What a user types after `lora-bench`.
+        pickles: The base models whose pickled weights may be read.
     """
 
     file: Path
@@ -106,6 +108,7 @@ class ProbeSuite:
     models: tuple[ModelEntry, ...]
     methods: tuple[MethodEntry, ...]
     content: ProbeFile
+    pickles: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:

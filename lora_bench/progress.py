@@ -8,20 +8,31 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 
 from lora_bench.cell import Cell
 from lora_bench.executors.base import Event
 from lora_bench.plan import Plan
 from lora_bench.record import Record
+from lora_bench.shown import visible, without_secrets
 from lora_bench.spec import RunSpec
 
 
 class QuietOnBrokenPipe(Console):
-    """A console that goes quiet when the reader of a pipe such as `| head` has seen enough; the work goes on."""
+    """A console that goes quiet when the reader of a pipe such as `| head` has seen enough; the work goes on.
+
+    Colours are rich's alone: what is shown cannot control the terminal, wherever it came from.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The pieces that a thing is shown as, without control characters of its own."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else Segment(visible(piece.text, lines=True), piece.style)
 
     def on_broken_pipe(self) -> None:
         """Say nothing more, and send what is still in the buffer nowhere."""
@@ -65,7 +76,7 @@ class Lines:
     def say(self, message: str) -> None:
         """A line for the reader."""
         if not self.quiet:
-            self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(without_secrets(message), markup=False, highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
         """Say what is about to be done."""
@@ -118,7 +129,7 @@ class Bars:
 
     def say(self, message: str) -> None:
         """Show what is going on; it stays on the screen only where it is news."""
-        self.console.print(message, markup=False, highlight=False, style="dim")
+        self.console.print(without_secrets(message), markup=False, highlight=False, style="dim")
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
         """Show how much there is to do."""

@@ -6,13 +6,15 @@ record is a row of every report like any other. Units are in the names.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from lora_bench.analysis import Analysis
 from lora_bench.budget import Axis, Budget, ParameterAxis
 from lora_bench.documents import Strict
+from lora_bench.names import FileName
+from lora_bench.shown import without_secrets
 from lora_bench.spec import RecordPart, RunSpec
 
 SCHEMA = 1
@@ -187,6 +189,10 @@ class Environment(Strict):
     driver: str | None = None
 
 
+# Whatever ends up in it, a record of ours holds no password and no token.
+Said = Annotated[str, AfterValidator(without_secrets)]
+
+
 class Record(Strict):
     """What a run leaves.
 
@@ -202,10 +208,10 @@ class Record(Strict):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
     schema_version: int = Field(alias="schema", default=SCHEMA)
-    run_id: str
+    run_id: FileName
     suite: str
     status: Status
-    reason: str | None = None
+    reason: Said | None = None
     spec: RunSpec
     budget: Budget | None
     analysis: Analysis | None = None
@@ -218,10 +224,10 @@ class Record(Strict):
     data: DataSummary | None = None
     predictions: Predictions | None = None
     weights: Weights | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Said, ...] = ()
     attempts: int = 1
     resumed: bool = False
-    command: str | None
+    command: Said | None
     started_at: str | None = Field(default=None, description="UTC, ISO 8601")
     environment: Environment | None = None
 

@@ -23,11 +23,12 @@ def start_from(model: nn.Module, source: RunFolder, head: list[str]) -> None:
     from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    if not any(source.weights.glob("*.safetensors")):
+    adapted = isinstance(model, PeftModel)
+    # PEFT reads a pickle, or asks the hub, where the file it looks for first is not there.
+    if not any(source.weights.glob("adapter_model.safetensors" if adapted else "model*.safetensors")):
         raise LoraBenchError(
             f"run {source.path.name}, from which this one starts, left no weights; remove its folder and run the suite again"
         )
-    adapted = isinstance(model, PeftModel)
     if adapted:
         own, theirs = get_peft_model_state_dict(model), load_peft_weights(str(source.weights), device="cpu")
     else:

@@ -6,6 +6,7 @@ do. What needs data, weights or counting comes after: see `lora_bench.plan`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Suite:
         protocol: Name of the protocol.
         rules: The protocol in full.
         content: The rest, as written.
+        pickles: The base models whose pickled weights may be read: a user names them for a command, and no suite does.
     """
 
     file: Path
@@ -70,6 +72,7 @@ class Suite:
     protocol: str
     rules: Protocol
     content: SuiteFile
+    pickles: frozenset[str] = frozenset()
 
     @property
     def analysis(self) -> Analysis | None:
@@ -203,6 +206,19 @@ def find_suite(name_or_file: str | Path) -> tuple[Path, Document, str]:
 def is_probe_suite(document: Document) -> bool:
     """Whether a file is a suite of probes alone: see `lora_bench.probe_suite`."""
     return "tasks" not in document.data and "cell" in document.data
+
+
+def check_pickles(names: Iterable[str], models: Iterable[ModelEntry]) -> frozenset[str]:
+    """The base models of a suite whose pickled weights a user allows to be read.
+
+    Raises:
+        LoraBenchError: If the suite has no such model, with the nearest it has.
+    """
+    known = [entry.model for entry in models]
+    for name in names:
+        if name not in known:
+            raise unknown("model in --allow-pickle", name, known)
+    return frozenset(names)
 
 
 def _find(name: str) -> Path:

@@ -12,9 +12,10 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from lora_bench.analysis import Analysis
 from lora_bench.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
 from lora_bench.documents import Strict
+from lora_bench.hub import COMMIT
+from lora_bench.names import NAME as NAME
+from lora_bench.names import Name
 from lora_bench.spec import Attention, Decoding, KeepWeights, Precision, ScoreSplit
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 # What the harness itself decides; a suite that could change these would change what is measured, or lose it.
 OWN_ARGUMENTS = {
@@ -24,6 +25,9 @@ OWN_ARGUMENTS = {
     "logging_nan_inf_filter", "save_strategy", "eval_strategy", "report_to", "disable_tqdm", "use_cpu",
     "resume_from_checkpoint", "load_best_model_at_end", "full_determinism", "push_to_hub",
     "label_smoothing_factor", "dataloader_drop_last", "auto_find_batch_size", "logging_strategy", "logging_first_step",
+    # Nothing of a run goes to the hub, and a token has no place in a suite or a record.
+    "hub_token", "push_to_hub_token", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
+    "push_to_hub_model_id", "push_to_hub_organization",
 }  # fmt: skip
 
 
@@ -220,11 +224,21 @@ class ModelEntry(Strict):
         model: A known model, a folder, or a name on the hub.
         revision: Commit, tag or branch on the hub.
         shown: What reports call it.
+        trust_remote_code: Whether code that comes with it is run, for a model that transformers does not have; `revision` is
+            then all 40 digits of a commit.
     """
 
     model: str
     revision: str | None = None
     shown: str | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _code_is_pinned(self) -> ModelEntry:
+        if self.trust_remote_code and (self.revision is None or not COMMIT.fullmatch(self.revision)):
+            given = "nothing" if self.revision is None else repr(self.revision)
+            raise ValueError(f"trust_remote_code needs a revision of all 40 digits of a commit, got {given}")
+        return self
 
 
 class SuiteFile(Strict):
@@ -253,7 +267,7 @@ class SuiteFile(Strict):
         analysis: How the scores are judged; every record carries it. By default against `full`, else `lora`.
     """
 
-    suite: str = Field(pattern=NAME)
+    suite: Name
     about: str = ""
     tasks: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)

@@ -3,9 +3,10 @@
     with serve(folder) as hub:      # HF_ENDPOINT=hub.endpoint
         hub.faults.broken["owner/name/model.safetensors"] = 1000
 
-A folder holds repositories as `models/OWNER/NAME` and `datasets/OWNER/NAME`; each has `commits/COMMIT/…` with its files
-and `refs/NAME` with the commit of each branch. `add_model` and `add_dataset` write them. As on the hub, large files live
-on a second server without authentication, to which the first one redirects; small ones are served in place.
+A folder holds repositories as `models/OWNER/NAME`, `datasets/OWNER/NAME` and `spaces/OWNER/NAME`; each has
+`commits/COMMIT/…` with its files and `refs/NAME` with the commit of each branch. `add_model` and the like write them. As
+on the hub, large files live on a second server without authentication, to which the first one redirects; small ones are
+served in place.
 """
 
 import fnmatch
@@ -84,6 +85,11 @@ def add_model(folder: Path, name: str, files: Files, *, branch: str = "main", al
 def add_dataset(folder: Path, name: str, files: Files, *, branch: str = "main", also: str | None = None) -> str:
     """Commit *files* as a branch of a data set; *also* is an old name that redirects. Returns the commit."""
     return _commit(folder / "datasets", name, files, branch, also)
+
+
+def add_space(folder: Path, name: str, files: Files, *, branch: str = "main") -> str:
+    """Commit *files* as a branch of a space, where metrics are. Returns the commit."""
+    return _commit(folder / "spaces", name, files, branch, None)
 
 
 @contextmanager
@@ -295,7 +301,7 @@ class _HubHandler(_Handler):
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         api = parts[0] == "api"
         parts = parts[1:] if api else parts
-        kind = parts.pop(0) if parts and parts[0] in ("models", "datasets") else "models"
+        kind = parts.pop(0) if parts and parts[0] in ("models", "datasets", "spaces") else "models"
         verbs = ("revision", "tree", "paths-info", "refs") if api else ("resolve",)
         end = next((index for index, part in enumerate(parts) if part in verbs), len(parts))
         name, rest = "/".join(parts[:end]), parts[end:]

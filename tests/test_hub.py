@@ -308,7 +308,7 @@ MODELS = {
     "revision": Case(("has no revision 'v9' on the hub", "a branch, a tag"), ROBERTA, "v9", mends=False),
     "commit": Case((f"has no revision '{ABSENT_COMMIT}'",), ROBERTA, ABSENT_COMMIT, mends=False),
     "pickled": Case(
-        ("no weights in safetensors", "at revision main", "refs/pr/N", "save_pretrained(FOLDER)"),
+        ("no weights in safetensors", "at revision main", "refs/pr/N", "--allow-pickle microsoft/deberta-v3-base"),
         "microsoft/deberta-v3-base",
         mends=False,
     ),

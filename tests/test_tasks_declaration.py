@@ -188,7 +188,7 @@ def test_the_metric_tells_its_direction_unless_the_task_does(tmp_path):
     assert task(tmp_path, ter).higher_is_better is False
     assert task(tmp_path, f"{ter}higher_is_better: true\n").higher_is_better is True
     assert task(tmp_path, f"kind: generation\n{ONE_FILE}").metric == "bleu"
-    assert task(tmp_path, f"{ONE_FILE}metric: hub:brier\n").higher_is_better is True
+    assert task(tmp_path, f"{ONE_FILE}metric: hub:./brier\n").higher_is_better is True
 
 
 def test_every_metric_of_a_task_is_computed(tmp_path):

@@ -101,7 +101,7 @@ def test_the_examples_are_of_each_kind_and_each_source(tasks):
         "emotion": "classification",
     }
     assert tasks["emotion"].data.hub == "dair-ai/emotion"
-    assert tasks["facts"].all_metrics == ("bleu", "chrf", "hub:google_bleu")
+    assert tasks["facts"].all_metrics == ("bleu", "chrf", "hub:./coverage")
 
 
 def test_one_csv_file_is_dealt_out(tasks, tmp_path):

@@ -48,6 +48,23 @@ TRIAL_SIZE = 8
 # What PEFT reads as a set of names or of layers.
 SETS = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save", "layers_to_transform")
 
+# What would have PEFT read pickles or run code; nothing of it would be in a run's id either.
+FILES = {
+    "adapters": "adapters are loaded from wherever they lie",
+    "tokenizer_kwargs": "they can have code of a repository run",
+    "prompt_tuning_init_state_dict_path": "the file may be a pickle, which can run code when read",
+    "corda_config": "its files are pickles, which can run code when read",
+    "lora_ga_config": "its file is a pickle, which can run code when read",
+}
+
+
+def _without_files(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The options, if none of them has PEFT read files."""
+    named = next((name for name in FILES if options.get(name) is not None), None)
+    if named is not None:
+        raise ValueError(f"options may not have {named}: {FILES[named]}")
+    return options
+
 
 def _in_one_way(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """The same options with their sets in one order, so that two ways of writing them are one run."""
@@ -89,7 +106,9 @@ class Peft(Strict):
     learning_rate: ClassVar[float] = 1e-3
 
     type: Annotated[str, AfterValidator(str.upper)]
-    options: Annotated[dict[str, JsonValue], AfterValidator(_in_one_way)] = Field(default_factory=dict)
+    options: Annotated[dict[str, JsonValue], AfterValidator(_without_files), AfterValidator(_in_one_way)] = Field(
+        default_factory=dict
+    )
     # Not strict: a record's JSON gives a list.
     targets: Annotated[tuple[Role, ...], AfterValidator(roles_in_order)] | None = Field(default=None, strict=False)
     size_option: str | None = None

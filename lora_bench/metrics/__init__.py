@@ -2,13 +2,14 @@
 
 `evaluate.load("accuracy")` fetches a script from a hub and runs it; these come with the package and give the same
 numbers. One file a metric, named like it. A value that is undefined, such as the correlation with a constant, is None
-and never NaN. Asking which metrics there are imports nothing. Anything else is reached as ``hub:NAME``.
+and never NaN. Asking which metrics there are imports nothing. Anything else is reached as ``hub:NAME@COMMIT``.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -108,6 +109,23 @@ def unavailable(name: str) -> str | None:
         reason = missing_java()
         return f"metric {name!r} {reason}" if reason is not None else None
     return None
+
+
+def unpinned(name: str) -> str | None:
+    """Why a metric's script is not run: it is somebody else's, and nothing says which one was meant. None where it may be.
+
+    The package's own metrics and scripts in a folder of the user's may be, and those of the hub at a commit.
+    """
+    path = name.removeprefix(HUB)
+    if not name.startswith(HUB) or path.startswith((".", "/", "~", "\\")) or re.match(r"[A-Za-z]:[\\/]", path):
+        return None
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?@[0-9a-f]{40}(:\w[\w.-]*)?", path):
+        return None
+    bare = path.partition("@")[0].partition(":")[0]
+    return (
+        f"is a script that would run on this machine: pin it as {HUB}{bare}@COMMIT with all 40 digits, or name a folder of "
+        f"yours as {HUB}./{bare}"
+    )
 
 
 def metric(name: str) -> evaluate.Metric | HubMetric:

@@ -1,9 +1,9 @@
-"""Metrics that this package does not have: ``hub:NAME`` is whatever `evaluate.load(NAME)` finds.
+"""Metrics that this package does not have: ``hub:NAME`` is a script in the way of `evaluate`, which runs on this machine.
 
-NAME is a metric on the Hugging Face hub (`rouge`, `owner/name`) or a local folder (`./mine`, holding `mine.py`). Either is
-a script that runs on this machine. The values are the numbers that it returns, by name; a number that is not finite is
-None, and what is no number (lists, texts) is left out. The metric's own value, kept under its full name too, is its only
-number, or the one called like the metric; of several others, ``hub:NAME:NUMBER`` says which.
+NAME is a metric on the Hugging Face hub at a commit of 40 digits (`rouge@COMMIT`, `owner/name@COMMIT`), so that what runs is
+what was read, or a local folder (`./mine`, holding `mine.py`). The values are the numbers that it returns, by name; a number
+that is not finite is None, and what is no number (lists, texts) is left out. The metric's own value, kept under its full name
+too, is its only number, or the one called like the metric; of several others, ``hub:NAME:NUMBER`` says which.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ import datasets
 import evaluate
 
 from lora_bench.errors import LoraBenchError, unknown
-from lora_bench.metrics import HUB, known_metrics
+from lora_bench.metrics import HUB, known_metrics, unpinned
 
 NUMBER = re.compile(r"(?P<path>.+):(?P<number>\w[\w.-]*)")
+PINNED = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<commit>[0-9a-f]{40})")
+# The owner of the metrics that have none in their name.
+OWNER = "evaluate-metric"
 
 
 class HubMetric:
     """A metric from the hub, with the `compute` of the others.
 
     Args:
-        name: ``hub:NAME`` or ``hub:NAME:NUMBER``.
+        name: ``hub:NAME`` or ``hub:NAME:NUMBER``, where NAME is a folder's or ends in a commit.
 
     Raises:
         LoraBenchError: If it cannot be loaded.
@@ -39,6 +42,8 @@ class HubMetric:
         named = NUMBER.fullmatch(name.removeprefix(HUB))
         self.path = named["path"] if named else name.removeprefix(HUB)
         self.number = named["number"] if named else None
+        if (reason := unpinned(name)) is not None:
+            raise LoraBenchError(f"metric {name!r} {reason}")
         self.module = _load(self.path)
 
     def compute(
@@ -72,7 +77,7 @@ class HubMetric:
             if self.number not in values:
                 raise unknown(f"number of metric {HUB}{self.path}:", self.number, values)
             return self.number
-        last = self.path.replace("\\", "/").rstrip("/").rpartition("/")[2].removesuffix(".py")
+        last = self.path.partition("@")[0].replace("\\", "/").rstrip("/").rpartition("/")[2].removesuffix(".py")
         if last in values or len(values) == 1:
             return last if last in values else next(iter(values))
         if not values:
@@ -85,17 +90,30 @@ class HubMetric:
 
 @cache
 def _load(path: str) -> evaluate.EvaluationModule:
+    pinned = PINNED.fullmatch(path)
     try:
         # In memory, like the package's own.
-        return evaluate.load(path, keep_in_memory=True)
+        return evaluate.load(path if pinned is None else _downloaded(**pinned.groupdict()), keep_in_memory=True)
+    except LoraBenchError:
+        raise
     except FileNotFoundError as error:
-        # evaluate says that the hub does not have it, also where the hub was not reached.
         raise LoraBenchError(
-            f"metric '{HUB}{path}' is no folder with a script, and the hub does not have it or cannot be reached "
-            f"(without a hub: {', '.join(known_metrics())})"
+            f"metric '{HUB}{path}' is no folder with a script (without one: {', '.join(known_metrics())})"
         ) from error
     except Exception as error:  # whatever a script raises, or a package that it needs
         raise LoraBenchError(f"metric '{HUB}{path}' cannot be loaded: {error}") from error
+
+
+def _downloaded(name: str, commit: str) -> str:
+    """The script of a metric on the hub, as its commit has it."""
+    from lora_bench.hub import snapshot
+
+    repository = name if "/" in name else f"{OWNER}/{name}"
+    script = f"{repository.partition('/')[2]}.py"
+    found = snapshot("metric", repository, commit, ["*.py"], leave=["*/*"])
+    if not (found.folder / script).is_file():
+        raise LoraBenchError(f"metric '{HUB}{name}@{commit}' has no script {script}")
+    return str(found.folder / script)
 
 
 def _takes_lists(module: evaluate.EvaluationModule) -> bool:

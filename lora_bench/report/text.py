@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
+
+from lora_bench.shown import visible, without_secrets
 
 MISSING = "–"
 MIB = 2**20
@@ -26,19 +27,10 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/+=,%-]*")
 
 def plain(text: str, limit: int = 300) -> str:
     """One line of *text* with at most *limit* characters: without what is invisible, paths cut to their end."""
-    text = "".join(_visible(character) for character in text)
-    text = " ".join(text.split())
+    text = " ".join(visible(without_secrets(text)).split())
     text = _QUOTED_PATH.sub(lambda match: f"{match[1]}…/{match[2]}{match[1]}", text)
     text = _PATH.sub(_without_folders, text)
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-
-
-def _visible(character: str) -> str:
-    category = unicodedata.category(character)
-    if category in ("Cc", "Zl", "Zp"):
-        return " "
-    # Cf holds the marks that turn the direction of text around; a lone surrogate (Cs) cannot be written as UTF-8.
-    return "" if category == "Cf" else "\N{REPLACEMENT CHARACTER}" if category == "Cs" else character
 
 
 def _without_folders(match: re.Match[str]) -> str:

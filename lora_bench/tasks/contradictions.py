@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from lora_bench.assets import known_assets
 from lora_bench.documents import Key
 from lora_bench.errors import LoraBenchError, did_you_mean, unknown
-from lora_bench.metrics import kind_of, known_metrics
-from lora_bench.tasks.declaration import NAME, Task, with_part
+from lora_bench.metrics import kind_of, known_metrics, unpinned
+from lora_bench.names import NAME
+from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.folders import as_laid_out
 from lora_bench.tasks.linearise import INPUT_COLUMNS
 from lora_bench.tasks.sources import Data, Part
@@ -98,6 +99,8 @@ def _faults_of_metrics(task: Task) -> Iterator[tuple[Key, str]]:
         if kind is not None and kind != task.kind:
             fitting = ", ".join(name for name, kind in known_metrics().items() if kind == task.kind)
             yield key, f"{name!r} is for {kind}, and the task's kind is {task.kind} ({fitting})"
+        if (reason := unpinned(name)) is not None:
+            yield key, f"{name!r} {reason}"
     for index, name in enumerate(task.metrics):
         if name in task.all_metrics[: index + 1]:
             yield ("metrics", index), f"names {name!r} a second time"

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from lora_bench.documents import Document, Key, Strict, read_yaml, validate
 from lora_bench.errors import BadInput, LoraBenchError, unknown
 from lora_bench.metrics import higher_is_better
+from lora_bench.names import Name
 from lora_bench.resources import task_files
 from lora_bench.tasks.linearise import Linearise
 from lora_bench.tasks.sources import (
@@ -29,8 +30,6 @@ from lora_bench.tasks.sources import (
     names_as_text,
 )
 from lora_bench.tasks.tables import Format
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 Kind = Literal["classification", "regression", "generation"]
 
@@ -113,7 +112,7 @@ class Task(Strict):
         citation: Whom to credit.
     """
 
-    task: str = Field(pattern=NAME)
+    task: Name
     version: int = Field(default=1, ge=1)
     about: str = ""
     kind: Kind = "classification"

@@ -115,6 +115,8 @@ def _folder(path: Path, layout: Layout) -> tuple[Table, str]:
     whole = hashlib.sha256()
     tables = []
     for file in files:
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise BadInput([Fault("is a link that leads out of its folder", file=_from_here(file))])
         raw = _content(file)
         whole.update(f"{file.relative_to(path).as_posix()} {hashlib.sha256(raw).hexdigest()}\n".encode())
         tables.append(read_bytes(raw, _from_here(file), layout))
@@ -205,8 +207,8 @@ def _jsonl(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
             continue
         try:
             value = json.loads(content)
-        except json.JSONDecodeError as error:
-            faults.append(Fault(f"is no valid JSON: {error.msg} (column {error.colno})", shown, line))
+        except (ValueError, RecursionError) as error:
+            faults.append(Fault(_no_json(error), shown, line))
             continue
         if not isinstance(value, dict):
             faults.append(Fault(f"must be one JSON object on each line, got {type(value).__name__}", shown, line))
@@ -224,8 +226,8 @@ def _json(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
     """The objects of a JSON list, and their numbers."""
     try:
         objects = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput([Fault(f"is no valid JSON: {error.msg} (column {error.colno})", shown, error.lineno)]) from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput([Fault(_no_json(error), shown, getattr(error, "lineno", None))]) from None
     if not isinstance(objects, list) or not all(isinstance(value, dict) for value in objects):
         raise BadInput(
             [Fault("must be a JSON list of objects; for one object on each line say `format: jsonl`", shown)]
@@ -233,6 +235,13 @@ def _json(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
     if not objects:
         raise BadInput([Fault("is empty", file=shown)])
     return objects, list(range(1, len(objects) + 1))
+
+
+def _no_json(error: Exception) -> str:
+    """What is wrong with text that is no JSON, or is nested too deeply, or has a number of thousands of digits."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"is no valid JSON: {error.msg} (column {error.colno})"
+    return "is nested too deeply" if isinstance(error, RecursionError) else f"is no valid JSON: {_first_line(error)}"
 
 
 def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Table:

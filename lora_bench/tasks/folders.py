@@ -113,8 +113,20 @@ def _names(part: str | Part) -> Files:
 
 
 def _first_there(folder: Path, names: Files) -> str | None:
-    """The first name that the folder has, plain or gzipped: the plain name, as both are read alike."""
-    return next((name for name in names if (folder / name).exists() or (folder / f"{name}.gz").is_file()), None)
+    """The first name that the folder has, plain or gzipped: the plain name, as both are read alike.
+
+    Raises:
+        LoraBenchError: If it leads out of the folder: what a download brought may not have other files read.
+    """
+    for name in names:
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file() or (path == folder / name and path.exists()):
+                if not path.resolve().is_relative_to(folder.resolve()):
+                    raise LoraBenchError(
+                        f"{path} leads out of {folder}, by its name or as a link; put the file itself there"
+                    )
+                return name
+    return None
 
 
 def _missing(local: Local, folder: Path) -> list[Files]:

@@ -92,7 +92,7 @@ def _entries(raw: bytes, stem: str, *, only_good: bool) -> Iterator[list[Any]]:
 def _dart_json(raw: bytes) -> Iterator[list[Any]]:
     try:
         sets = json.loads(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
         raise NotThisForm("is no valid JSON", line) from None
     try:
@@ -101,7 +101,7 @@ def _dart_json(raw: bytes) -> Iterator[list[Any]]:
             for index, annotation in enumerate(entry["annotations"], start=1):
                 if _is_written(annotation["text"]):
                     yield [triples, annotation["source"], annotation["text"], f"{number}/{index}"]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise NotThisForm("must be a list of objects with tripleset and annotations") from None
 
 
@@ -115,7 +115,7 @@ def _json_lines(raw: bytes) -> Iterator[tuple[int, Any]]:
         if content.strip():
             try:
                 yield line, json.loads(content)
-            except (json.JSONDecodeError, UnicodeDecodeError):
+            except (ValueError, RecursionError):
                 raise NotThisForm("is no valid JSON", line) from None
 
 

@@ -1,0 +1,76 @@
+"""Text from elsewhere, before it is shown or kept: nothing in it controls a terminal, and no password or token is in it.
+
+Names, reasons and messages of exceptions may come from anybody: from a file that was downloaded, from a server, from a record
+of somebody else's. Exceptions of HTTP libraries tend to repeat the address that was asked for, with what it has before the @.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+
+HIDDEN = "***"
+
+# What stands before the @ of an address, and tokens of the hub and of the services that people use beside it.
+_IN_ADDRESS = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#'\"<>]*@")
+_TOKEN = re.compile(r"\b(?:hf_|hf_oauth_|api_org_|ghp_|gho_|ghs_|github_pat_|glpat-|pypi-|sk-)[A-Za-z0-9_-]{8,}")
+_HEADER = re.compile(
+    r"(?i)(?P<name>\b(?:bearer|authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic|token)?))\s+['\"]?[\w.~+/=-]{6,}"
+)
+_IN_QUERY = re.compile(
+    r"(?i)(?P<name>\b[\w.-]*(?:token|secret|password|passwd|api_?key|signature|credential)=)[^\s&;,'\"<>]+"
+)
+# Variables whose value is a secret, by the end of their names.
+_SECRET_NAMES = re.compile(r"(?i).*(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)")
+# A shorter value is found in innocent text too.
+_SECRET_CHARACTERS = 8
+
+
+def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """*text* without passwords, tokens and the values of secret variables, each of which becomes `***`.
+
+    Args:
+        text: Any.
+        environment: The variables of the process; its own by default.
+    """
+    for value in _secret_values(os.environ if environment is None else environment):
+        text = text.replace(value, HIDDEN)
+    text = _IN_ADDRESS.sub(rf"\g<scheme>{HIDDEN}@", text)
+    text = _TOKEN.sub(HIDDEN, text)
+    text = _HEADER.sub(rf"\g<name> {HIDDEN}", text)
+    return _IN_QUERY.sub(rf"\g<name>{HIDDEN}", text)
+
+
+def _secret_values(environment: Mapping[str, str]) -> list[str]:
+    """The values to hide, the longest first, as one may be part of another."""
+    values = {
+        value.strip()
+        for name, value in environment.items()
+        if _SECRET_NAMES.fullmatch(name) and len(value.strip()) >= _SECRET_CHARACTERS
+    }
+    return sorted(values, key=len, reverse=True)
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """*text* without what is invisible: control characters become spaces, marks that turn text around go.
+
+    Args:
+        text: Any.
+        lines: Whether line ends stay.
+    """
+    return "".join(character if lines and character == "\n" else _visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in ("Cc", "Zl", "Zp"):
+        return " "
+    # Cf holds the marks that turn the direction of text around; a lone surrogate (Cs) cannot be written as UTF-8.
+    return "" if category == "Cf" else "\N{REPLACEMENT CHARACTER}" if category == "Cs" else character
+
+
+def message(text: str) -> str:
+    """A message for a terminal or a log, of one line or several."""
+    return visible(without_secrets(text), lines=True)
