@@ -7,7 +7,6 @@ the method, the target and the versions of the libraries, and is kept in the cac
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -20,8 +19,8 @@ from lora_bench.metrics import Kind
 from lora_bench.models import BaseModel, load_model
 from lora_bench.record import CountedParameters
 from lora_bench.resources import cache_folder
+from lora_bench.sealed import keep, kept_as
 from lora_bench.spec import content_hash
-from lora_bench.store import write_atomic
 from lora_bench.version import __version__
 
 
@@ -78,16 +77,17 @@ def fit_method(
     )
     path = cache_folder("fits") / f"{key}.json"
     # A refusal is found again at once, and a method of somebody else's may change under the same versions.
-    kept = type(method).__module__.startswith("lora_bench.")
-    if kept and path.is_file():
-        return MethodFit.model_validate_json(path.read_bytes())
+    is_kept = type(method).__module__.startswith("lora_bench.")
+    found = kept_as(path, MethodFit) if is_kept else None
+    if found is not None:
+        return found
     if progress is not None:
         progress(f"counting {method.name} on {base_model.name}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between the libraries themselves
         fit = _count(method, base_model, kind, labels, budget)
-    if kept and fit.reason is None:
-        write_atomic(path, json.dumps(fit.model_dump(mode="json"), indent=2).encode("utf-8"))
+    if is_kept and fit.reason is None:
+        keep(path, fit.model_dump(mode="json"))
     return fit
 
 

@@ -9,7 +9,6 @@ consists of parts that do not depend on the length, parts that grow with it, and
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from importlib.metadata import version
@@ -20,8 +19,8 @@ from lora_bench.methods import Method
 from lora_bench.metrics import Kind
 from lora_bench.models import BaseModel, load_model
 from lora_bench.resources import cache_folder
+from lora_bench.sealed import keep, kept
 from lora_bench.spec import content_hash
-from lora_bench.store import write_atomic
 from lora_bench.version import __version__
 
 Example = Mapping[str, Any]
@@ -103,13 +102,14 @@ def step_flops(base_model: BaseModel, method: Method, *, kind: Kind, labels: int
     }  # fmt: skip
     path = cache_folder("flops") / f"{content_hash(asked)}.json"
     # A method of somebody else's may change under the same versions.
-    kept = type(method).__module__.startswith("lora_bench.")
-    if kept and path.is_file():
-        return int(json.loads(path.read_bytes())["flops"])
-    found = _counted(base_model, method, kind, labels, rows, length)
-    if kept:
-        write_atomic(path, json.dumps({"flops": found}).encode("utf-8"))
-    return found
+    is_kept = type(method).__module__.startswith("lora_bench.")
+    found = kept(path) if is_kept else None
+    if found is not None:
+        return int(found["flops"])
+    flops = _counted(base_model, method, kind, labels, rows, length)
+    if is_kept:
+        keep(path, {"flops": flops})
+    return flops
 
 
 def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, rows: int, length: int) -> int:

@@ -6,7 +6,6 @@ The step is done on fake tensors, which have shapes and no numbers: what it hold
 
 from __future__ import annotations
 
-import json
 import re
 from importlib.metadata import version
 
@@ -16,8 +15,8 @@ from lora_bench.metrics import Kind
 from lora_bench.models import BaseModel, load_model
 from lora_bench.probe_record import StepBytes
 from lora_bench.resources import cache_folder
+from lora_bench.sealed import keep, kept_as
 from lora_bench.spec import Precision, content_hash
-from lora_bench.store import write_atomic
 from lora_bench.version import __version__
 
 # Memory of well-known cards, in GB as their makers print it: 2**30 bytes each.
@@ -101,8 +100,9 @@ def predicted_step(
         "versions": [__version__, version("transformers"), version("peft"), version("torch")],
     }  # fmt: skip
     path = cache_folder("steps") / f"{content_hash(asked)}.json"
-    if path.is_file():
-        return StepBytes.model_validate_json(path.read_bytes())
+    before = kept_as(path, StepBytes)
+    if before is not None:
+        return before
     # Only here, so that looking a prediction up loads no torch.
     from lora_bench.probe.step_bytes import predict_step
 
@@ -119,5 +119,5 @@ def predicted_step(
         fused_attention=cuda and attention != "eager",
         real=("labels",) if kind == "regression" else (),
     )
-    write_atomic(path, json.dumps(found.model_dump(mode="json"), indent=2).encode("utf-8"))
+    keep(path, found.model_dump(mode="json"))
     return found

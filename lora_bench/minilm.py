@@ -16,6 +16,8 @@ everybody's file is the same.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 import shutil
@@ -25,7 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.assets import members
+from lora_bench.disk import QUARANTINE, quarantine, sync_folder, sync_tree, write_atomic
 from lora_bench.resources import cache_folder
+from lora_bench.sealed import as_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +39,7 @@ Tensors = dict[str, "Tensor"]
 
 # Raised whenever the same weights would be written otherwise.
 VERSION = 1
+MANIFEST = "manifest.json"
 POSITION_BUCKETS = 256
 RELATIVE_POSITIONS_SEED = 20140601
 
@@ -161,23 +166,55 @@ def _folder(
     inputs: list[str],
     progress: Progress | None,
 ) -> Path:
-    """The folder of one rewriting; written beside its place and renamed, so that it is whole or not there."""
+    """The folder of one rewriting; written beside its place and renamed, so that it is whole or not there.
+
+    Its files are held to their hashes at every use, 0.2 s, since a changed byte would make another base model of it. A folder
+    that is not what it was is moved to `quarantine/` and written again.
+    """
+    say = progress or (lambda message: None)
     folder = cache_folder("models") / name
     if folder.is_dir():
-        return folder
-    if progress is not None:
-        progress(f"writing MiniLM-L6 in the {family} class to {folder}")
+        damage = _damage(folder)
+        if damage is None:
+            return folder
+        place = quarantine(folder, damage, folder.parent / QUARANTINE)
+        say(f"{folder}: {damage}; it lies in {place} now, and is written again")
+    say(f"writing MiniLM-L6 in the {family} class to {folder}")
     part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
         _write(part, family, rewrite, config, inputs, progress)
+        _write_json(part / MANIFEST, _hashes(part))
         part.chmod(0o755)  # mkdtemp's folders are closed to others
+        sync_tree(part)
         part.rename(folder)
+        sync_folder(folder.parent)
     except OSError:
         if not folder.is_dir():  # else another process was first, and its folder holds the same
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.iterdir() if path.name != MANIFEST and not path.name.startswith(".")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a rewriting, or None."""
+    found = _hashes(folder)
+    if not (folder / MANIFEST).exists():
+        # An earlier lora_bench wrote none: from now on it is held to what it is.
+        with contextlib.suppress(OSError):
+            write_atomic(folder / MANIFEST, as_json(found))
+        return None
+    try:
+        said = json.loads((folder / MANIFEST).read_bytes())
+        differ = sorted(name for name in found.keys() | said.keys() if found.get(name) != said.get(name))
+    except (ValueError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    return f"{differ[0]} is not what {MANIFEST} says" if differ else None
 
 
 def _write(

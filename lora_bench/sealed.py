@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from lora_bench.disk import QUARANTINE, quarantine, write_atomic
 from lora_bench.spec import content_hash
 
 SEAL = "sha256"
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class DamagedContent(ValueError):
@@ -76,3 +80,13 @@ def kept(path: Path) -> dict[str, Any] | None:
         quarantine(path, f"{path.name}: {damage}", path.parent / QUARANTINE)
         return None
     return content if sealed else None
+
+
+def kept_as(path: Path, model: type[ModelT]) -> ModelT | None:
+    """As `kept`, as an instance of *model*; None too for what is none."""
+    content = kept(path)
+    try:
+        # JSON mode lets a list stand for a tuple while every other type stays strict.
+        return None if content is None else model.model_validate_json(json.dumps(content))
+    except ValidationError:
+        return None  # of a lora_bench between two releases

@@ -67,7 +67,7 @@ MAY_IMPORT = {
     "tuners": {"families", "errors"},
     "metrics": {"errors", "hub"},
     "assets": {"errors", "resources"},
-    "minilm": {"assets", "errors", "resources"},
+    "minilm": {"assets", "disk", "errors", "resources", "sealed"},
     "shapes": {"errors", "resources"},
     "methods": MATERIAL | GROUND,
     "hub": {"errors", "shown"},
