@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Floats]
 
-HISTORIES, SERIES, SEEDS = 1000, 50, 3
+HISTORIES, QUICK, SERIES, SEEDS = 1000, 10, 50, 3
 NIGHTS = (8, 12, 20)
 YEAR, DRIFT_NIGHTS = 365, 60
 
@@ -106,6 +106,8 @@ INDEPENDENT = World("independent seeds")
 # A quarter of the variance of a run is half of that of a mean of three.
 NIGHT = World("half of a mean's variance is the night's", night=0.25)
 MEMORY = replace(NIGHT, name="… and remembered, correlation .6", memory=0.6)
+BAD_RUNS = World("a few bad runs: −exponential", run=bad_runs)
+BOUNDED = World("bounded: beta(95, 5), mean .95", run=beta(95, 5))
 WORLDS = (
     INDEPENDENT,
     World("half of what a seed does it does to all series", alike=0.5),
@@ -113,15 +115,16 @@ WORLDS = (
     replace(NIGHT, name="… and the same for all series", together=True),
     MEMORY,
     World("all is the night's, correlation .6", night=1.0, memory=0.6),
-    World("a few bad runs: −exponential", run=bad_runs),
+    BAD_RUNS,
+    replace(BAD_RUNS, name="… with a margin of 2 SD", margin=2.0),
     World("bounded: beta(9, 1), mean .9", run=beta(9, 1)),
-    World("bounded: beta(95, 5), mean .95", run=beta(95, 5)),
+    BOUNDED,
     World("in steps of one SD", run=steps, floor=0.25, margin=1.0),
     World("one run of a hundred collapses", run=collapsing),
     replace(INDEPENDENT, name="floor twice the spread", floor=2 / np.sqrt(SEEDS)),
     replace(INDEPENDENT, name="margin of 1 SD", floor=0.25, margin=1.0),
 )
-DRIFT_WORLDS = (INDEPENDENT, NIGHT, MEMORY, WORLDS[6], WORLDS[8])
+DRIFT_WORLDS = (INDEPENDENT, NIGHT, MEMORY, BAD_RUNS, BOUNDED)
 
 
 def moved(loss: Floats, error: Floats, freedom: int, margin: float, alpha: float) -> Flags:
@@ -363,11 +366,15 @@ def _blocks(total: int, kind: str, world: World, nights: int, seed: int) -> Iter
 
 
 def share(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.4f}".removeprefix("0")
+    return f"{value:.4f}".removeprefix("0")
 
 
 def rounded(value: float) -> str:
     return f"{value:.3f}".removeprefix("0")
+
+
+def night(value: float) -> str:
+    return f"{value:.0f}" if np.isfinite(value) else f"> {DRIFT_NIGHTS}"
 
 
 def alarm_lines(histories: int) -> Iterator[str]:
@@ -432,7 +439,7 @@ def drift_lines(histories: int) -> Iterator[str]:
     for name, rate in RATES.items():
         for anchored in NIGHTS:
             found = drifts(INDEPENDENT, anchored, histories, rate=rate)
-            yield f"| {name} | {anchored} | {rounded(found.found)} | {found.median:.0f} | {rounded(found.level)} |"
+            yield f"| {name} | {anchored} | {rounded(found.found)} | {night(found.median)} | {rounded(found.level)} |"
     yield ""
     yield "| level of the drift test | anchored nights | years with a loss or a gain | 0.1 SD of a run found | median |"
     yield "| --- | ---: | ---: | ---: | ---: |"
@@ -440,13 +447,13 @@ def drift_lines(histories: int) -> Iterator[str]:
         for anchored in (8, 20):
             _, either, _ = years(INDEPENDENT, anchored, histories, alpha=alpha)
             found = drifts(INDEPENDENT, anchored, histories, rate=0.1, alpha=alpha)
-            yield f"| {alpha} | {anchored} | {rounded(either)} | {rounded(found.found)} | {found.median:.0f} |"
+            yield f"| {alpha} | {anchored} | {rounded(either)} | {rounded(found.found)} | {night(found.median)} |"
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few histories: shows that it runs")
-    histories = 10 if parser.parse_args(arguments).quick else HISTORIES
+    histories = QUICK if parser.parse_args(arguments).quick else HISTORIES
     for lines in (alarm_lines, trade_lines, loss_lines, drift_lines):
         print(*lines(histories), "", sep="\n", flush=True)
 

@@ -41,7 +41,7 @@ TRAILING_NIGHTS = 5
 # in 86 of a hundred at twenty nights and three seeds: .05 alarms more often than that, .02 finds less than 85.
 LEVEL_ALPHA = 0.03
 CONFIRM_ALPHA = 0.005
-# Some two years in a hundred have a drift that is none; ten times as much would have every fourth.
+# At twenty anchored nights four years of a hundred have a drift that is none, either way; at ten times the level 28 would.
 DRIFT_ALPHA = 0.0001
 
 Direction = Literal["worse", "better"]
@@ -78,7 +78,8 @@ class History:
 
     def __post_init__(self) -> None:
         refuse_no_numbers(enumerate(self.nights, start=1), "the mean of night")
-        refuse_no_numbers(enumerate(self.anchor or (), start=1), "the mean of anchored night")
+        anchor = () if self.anchor is None else self.anchor
+        refuse_no_numbers(enumerate(anchor, start=1), "the mean of anchored night")
         if not (self.margin >= 0 and math.isfinite(self.margin)):
             raise LoraBenchError(f"margin is {self.margin}; expected a number from 0 on, in the unit of the metric")
         if not (self.floor > 0 and math.isfinite(self.floor)):
