@@ -227,6 +227,8 @@ def _put(folder: Path, number: int, content: bytes) -> int | None:
         os.write(descriptor, content)
         os.fsync(descriptor)
         mine = link_once(temporary, path)
+    except FileNotFoundError:
+        mine = False  # another machine took it for an orphan's; whoever asks will ask again
     except BaseException:
         os.close(descriptor)
         raise

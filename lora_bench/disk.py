@@ -201,18 +201,20 @@ def remove_tree(folder: Path) -> None:
 
 
 def remove_orphans(folder: Path) -> int:
-    """Remove the temporary files in a folder whose writers are gone; how many there were.
+    """Remove the temporary files in a folder, and in those below it, whose writers are gone; how many there were.
 
     Those of this machine are asked for. One of another machine, or of this one before it was started anew, is removed too:
     nobody can ask for it, and a writer whose file is taken away writes it again.
     """
     removed = 0
-    for path in folder.glob(f"{TEMPORARY}*"):
-        tag = path.name.removeprefix(TEMPORARY).rpartition("-")[0]
-        if not tag_is_alive(tag):
-            with contextlib.suppress(OSError):
-                path.unlink()
-                removed += 1
+    # Unlike a glob, a walk does not mind that a folder goes away meanwhile.
+    for place, _, names in os.walk(folder):
+        for name in names:
+            tag = name.removeprefix(TEMPORARY).rpartition("-")[0]
+            if name.startswith(TEMPORARY) and not tag_is_alive(tag):
+                with contextlib.suppress(OSError):
+                    Path(place, name).unlink()
+                    removed += 1
     return removed
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from lora_bench.cell import Cell
 from lora_bench.claims import Elsewhere
-from lora_bench.disk import check_writable
+from lora_bench.disk import check_writable, remove_orphans
 from lora_bench.ends import DISK_FULL, is_attempt, is_done_again
 from lora_bench.environment import cuda_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
@@ -150,6 +150,7 @@ def run_suite(
         reach("suite.plan")
         plan = make_plan(suite, folder, series=series, data_dir=data_dir, only=only, progress=shown.say)
         wanted = [cell for cell in _wanted(plan, only, retry) if cell.job.spec.run_id not in taken]
+        remove_orphans(folder)
         damaged = [said for cell in plan.cells if (said := cell.job.folder.put_damage_aside()) is not None]
         if damaged:
             for said in damaged:

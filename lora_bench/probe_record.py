@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from lora_bench.documents import Strict
 from lora_bench.record import Environment, Parameters, Said, Status
-from lora_bench.spec import Attention, MethodSpec, ModelSpec, Precision, content_hash
+from lora_bench.spec import Attention, MethodSpec, ModelSpec, Precision, content_hash, with_seal
 
 SCHEMA = 1
 
@@ -232,7 +232,9 @@ class ProbeRecord(Strict):
         settings: What else numbers may depend on, such as `float32_matmul_precision`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, populate_by_name=True, json_schema_extra=with_seal
+    )
 
     schema_version: int = Field(alias="schema", default=SCHEMA)
     probe_id: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_bench.disk import QUARANTINE, make_folder, quarantine, sync_folder, write_atomic, write_once
+from lora_bench.disk import QUARANTINE, make_folder, quarantine, remove_orphans, sync_folder, write_atomic, write_once
 from lora_bench.errors import BadInput, Fault
 from lora_bench.probe_record import SCHEMA, ProbeRecord
 from lora_bench.store import DamagedRecord, read_sealed, sealed, to_json
@@ -30,6 +30,7 @@ class ProbeFolder:
     def publish(self, record: ProbeRecord) -> ProbeRecord:
         """Write the record, unless there is one; the record that stands there afterwards."""
         file = self.path / f"{record.run_id}.json"
+        remove_orphans(self.path)
         while not write_once(file, sealed(record)):
             try:
                 return read_probe(file)

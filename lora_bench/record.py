@@ -15,7 +15,7 @@ from lora_bench.budget import Axis, Budget, ParameterAxis
 from lora_bench.documents import Strict
 from lora_bench.names import FileName
 from lora_bench.shown import without_secrets
-from lora_bench.spec import RecordPart, RunSpec
+from lora_bench.spec import RecordPart, RunSpec, with_seal
 
 SCHEMA = 1
 
@@ -205,7 +205,9 @@ class Record(Strict):
         command: What makes the record again, or None where only the run's author knows.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, populate_by_name=True, json_schema_extra=with_seal
+    )
 
     schema_version: int = Field(alias="schema", default=SCHEMA)
     run_id: FileName

@@ -12,10 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from lora_bench.disk import QUARANTINE, quarantine, write_atomic
-from lora_bench.spec import content_hash
-
-SEAL = "sha256"
+from lora_bench.disk import QUARANTINE, quarantine, remove_orphans, write_atomic
+from lora_bench.spec import SEAL, content_hash
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -64,6 +62,7 @@ def _refuse(name: str) -> float:
 
 def keep(path: Path, content: dict[str, Any]) -> None:
     """Keep something in the cache that took a while to find."""
+    remove_orphans(path.parent)
     write_atomic(path, seal(content))
 
 

@@ -311,6 +311,19 @@ def without_shown(definition: dict[str, JsonValue] | None) -> dict[str, JsonValu
     return definition and {key: value for key, value in definition.items() if key not in SHOWN_ONLY}
 
 
+# Where a record in a runs folder carries the hash of its own content; see `lora_bench.sealed`.
+SEAL = "sha256"
+
+
+def with_seal(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema of a record that it may carry a seal, which is of the file and no field of the record."""
+    schema["properties"][SEAL] = {
+        "description": "Of the rest of this file, as canonical JSON: it tells whether the file changed on the disk",
+        "title": "Sha256",
+        "type": "string",
+    }
+
+
 def content_hash(content: Any) -> str:
     """The sha256 of plain data, written as canonical JSON: sorted keys, no spaces, no NaN."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

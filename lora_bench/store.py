@@ -75,8 +75,7 @@ class RunFolder:
         """
         claim = try_claim(self.path)
         if claim is not None:
-            for folder in (self.path, self.path / "attempts"):
-                remove_orphans(folder)
+            remove_orphans(self.path)
         return claim
 
     @contextlib.contextmanager
