@@ -26,7 +26,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What libraries say that write without Python's files, such as safetensors.
 _SAID_FULL = (*(f"os error {number}" for number in _FULL), "StorageFull", "No space left on device")
 # What PyTorch raises as a plain RuntimeError.
-_SAID_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SAID_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -37,13 +42,13 @@ def is_disk_full(error: BaseException) -> bool:
     )
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is no memory left, of the device or the machine."""
     # By name, so that this needs no torch.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _said_no_memory(error)
 
 
-def _said_no_memory(error: Exception) -> bool:
+def _said_no_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_NO_MEMORY)
 
 

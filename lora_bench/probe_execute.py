@@ -6,9 +6,11 @@ with its reason, and the other cells are measured.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from lora_bench.ends import DISK_FULL
 from lora_bench.errors import LoraBenchError
 from lora_bench.executors.base import Lost
 from lora_bench.executors.local import LocalWorkers
@@ -18,6 +20,9 @@ from lora_bench.probe_plan import ProbePlan
 from lora_bench.probe_record import DeviceType, ProbeRecord
 from lora_bench.probe_store import ProbeFolder
 from lora_bench.stopping import stopping_on_signals
+
+# A process of a probe takes minutes, and says nothing meanwhile.
+PATIENCE_SECONDS = 3600.0
 
 
 class Tell(Protocol):
@@ -37,7 +42,7 @@ class ProbeOutcome:
 
     Args:
         records: Every record, old and new, in the plan's order.
-        interrupted: The signal that stopped the work, or None.
+        interrupted: What stopped the work, the name of a signal or `disk_full`, or None.
     """
 
     records: tuple[ProbeRecord, ...]
@@ -66,16 +71,22 @@ def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tel
         idle = _idle_device(missing[0].spec.device, share)
         for job in missing:
             folder.retry(job.run_id)
-        pool: LocalWorkers[ProbeJob, ProbeRecord] = LocalWorkers(1, plan.folder.parent / "workers.log", fresh=True)
-        with stopping_on_signals(pool.stop) as stopped:
-            units = [[replace(job, idle_bytes=idle)] for job in missing]
-            for number, result in enumerate(pool(units, lambda event: None), start=1):
+        pool: LocalWorkers[ProbeJob, ProbeRecord] = LocalWorkers(
+            1, plan.folder.parent / "workers.log", fresh=True, patience=lambda job: PATIENCE_SECONDS
+        )
+        units = [[replace(job, idle_bytes=idle)] for job in missing]
+        full = False
+        with stopping_on_signals(pool.stop) as stopped, closing(pool(units, lambda event: None)) as results:
+            for number, result in enumerate(results, start=1):
                 if isinstance(result, Lost):
-                    if stopped:
+                    if stopped or full:
                         continue  # the stop ended it; the same command measures it again
-                    result = result.job.publish(result.job.record("failed", result.reason))
+                    result = result.job.publish(result.job.record(result.status, result.reason))
                 tell(result, f"[{number}/{len(missing)}]")
-        interrupted = stopped[0] if stopped else None
+                if result.reason == DISK_FULL:
+                    full = True
+                    pool.stop("SIGTERM")
+        interrupted = stopped[0] if stopped else DISK_FULL if full else None
     records = [found for job in plan.jobs if (found := job.published()) is not None]
     return ProbeOutcome((*plan.refused, *records), interrupted)
 

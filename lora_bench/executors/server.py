@@ -155,7 +155,7 @@ def _work(address: str) -> None:
             for job in connection.recv():
                 try:
                     connection.send(_do(job, connection))
-                except OSError as error:
+                except Exception as error:
                     if not is_disk_full(error):
                         raise
                     connection.send(job.record("failed", DISK_FULL))

@@ -19,6 +19,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from lora_bench.ends import is_disk_full
 from lora_bench.environment import describe_environment
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.measure import PeakMemory, count_parameters, return_freed_memory
@@ -84,6 +85,8 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
     except UnsupportedPair as error:
         status, reason = "unsupported", str(error)
     except Exception as error:
+        if is_disk_full(error):
+            raise  # it says nothing of what was to be measured
         status, reason = "out_of_memory" if is_out_of_memory(error) else "failed", reason_of(error)
     others = company.seen()
     found.fields["exclusive"] = None if others is None else not others
