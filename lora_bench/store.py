@@ -292,6 +292,9 @@ def read_record(path: Path) -> Record:
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+# Fields that records had once, with the value that says nothing.
+_GONE: dict[str, Any] = {"extra": {}}
+
 
 def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> ModelT:
     """A record of some kind, as `sealed` wrote it, or without a seal.
@@ -317,8 +320,12 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
         raise DamagedRecord(fault(f"is no {kind}: {error}")) from None
     version = data.get("schema")
     if isinstance(version, int) and version > newest:
-        newer = f"was written with {kind} schema {version}, and this lora_bench reads up to {newest}; upgrade it"
+        schema = f"{kind.removesuffix(' record')} schema {version}"
+        newer = f"was written with {schema}, and this lora_bench reads up to {newest}; upgrade it"
         raise BadInput(fault(newer))
+    for name, nothing in _GONE.items():
+        if data.get(name) == nothing:
+            del data[name]
     try:
         # JSON mode lets a list stand for a tuple while every other type stays strict.
         return model.model_validate_json(json.dumps(data))

@@ -1,0 +1,114 @@
+"""Records of every shape that there ever was are read, and those that a later lora_bench wrote are refused with what to do.
+
+`tests/golden/records` has one of each, as the lora_bench of its time wrote it; none is ever changed or removed.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_bench.errors import BadInput
+from lora_bench.probe_store import read_probe
+from lora_bench.sealed import seal, unseal
+from lora_bench.store import DamagedRecord, RunFolder, read_record, read_records, sealed, to_json
+from tests.records import record as made
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "records"
+RECORDS, PROBES = sorted(GOLDEN.glob("record-*.json")), sorted(GOLDEN.glob("probe-*.json"))
+
+
+def keys(data, above=""):
+    """Every key of nested mappings, as paths."""
+    found = set()
+    for name, value in data.items() if isinstance(data, dict) else ():
+        found |= {f"{above}{name}"} | keys(value, f"{above}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_record_of_any_time_is_read_and_says_what_it_said(path):
+    before = path.read_bytes()
+    record = read_record(path)
+    assert path.read_bytes() == before, "reading changes no file"
+    # All were made of the same run, whose id has not changed since.
+    assert record.run_id == record.spec.run_id == "94c4f704c833e2c0"
+    assert (record.status, record.scores, record.score) == ("ok", {"accuracy": 0.75}, 0.75)
+    assert record.parameters.adapter == 7_680 and record.speed.train_real_tokens == 80_000
+    assert record.schema_version == 1 and len(record.warnings) == 1
+    # What came later is what was always done, or unknown.
+    assert record.spec.rules.model_dump() == made().spec.rules.model_dump() and record.spec.start is None
+    assert read_record(path) == record
+
+
+@pytest.mark.parametrize("path", PROBES, ids=lambda path: path.stem)
+def test_a_probe_record_of_any_time_is_read(path):
+    record = read_probe(path)
+    assert record.status == "ok" and record.speed.step_seconds_median > 0 and record.schema_version == 1
+
+
+def test_records_of_all_times_stand_in_one_folder(tmp_path):
+    for path in RECORDS:
+        (tmp_path / path.stem).mkdir()
+        (tmp_path / path.stem / "record.json").write_bytes(path.read_bytes())
+    assert len(read_records(tmp_path)) == len(RECORDS) >= 8
+
+
+@pytest.mark.parametrize(("golden", "now"), [(RECORDS, sealed(made())), (PROBES, None)])
+def test_the_newest_shape_has_its_fixture(golden, now):
+    """Whoever gives a record another field adds a record with it to tests/golden/records."""
+    known = set().union(*(keys(json.loads(path.read_bytes())) for path in golden))
+    newest = sealed(read_probe(PROBES[0])) if now is None else now
+    assert keys(json.loads(newest)) <= known
+
+
+def test_what_is_written_today_is_written_again_the_same():
+    record = made()
+    assert unseal(sealed(record)) == (json.loads(to_json(record)), True)
+
+
+NEWER = {
+    "schema": ({"schema": 2}, "was written with record schema 2, and this lora_bench reads up to 1; upgrade it"),
+    "field": ({"energy": {"joules": 3}}, "it has energy, which a newer one may have written; upgrade it"),
+}
+
+
+@pytest.mark.parametrize("kind", NEWER)
+def test_a_record_of_a_later_lora_bench_is_refused_with_what_to_do_and_left_alone(tmp_path, kind):
+    change, message = NEWER[kind]
+    folder = RunFolder(tmp_path / made().run_id)
+    folder.path.mkdir()
+    content = seal({**json.loads(to_json(made())), **change})
+    (folder.path / "record.json").write_bytes(content)
+    with pytest.raises(BadInput, match=message):
+        read_records(tmp_path)
+    with pytest.raises(BadInput, match="upgrade it"):
+        folder.record()
+    with pytest.raises(BadInput, match="upgrade it"):
+        folder.put_damage_aside()
+    with pytest.raises(BadInput, match="upgrade it"):
+        folder.publish(made())
+    assert (folder.path / "record.json").read_bytes() == content
+
+
+def test_an_unknown_field_deep_inside_is_named(tmp_path):
+    content = json.loads(to_json(made()))
+    content["speed"]["joules"] = 3
+    (tmp_path / "record.json").write_bytes(seal(content))
+    with pytest.raises(BadInput, match=r"it has speed\.joules"):
+        read_record(tmp_path / "record.json")
+
+
+def test_an_unknown_field_without_a_seal_may_be_damage(tmp_path):
+    """Every lora_bench that could have more fields seals its records."""
+    content = to_json(made()).replace(b'"resumed"', b'"resuned"')
+    (tmp_path / "record.json").write_bytes(content)
+    with pytest.raises(DamagedRecord, match="it has resuned"):
+        read_record(tmp_path / "record.json")
+
+
+def test_a_newer_probe_record_is_refused_too(tmp_path):
+    data, _ = unseal(PROBES[0].read_bytes())
+    (tmp_path / "one.json").write_bytes(seal({**data, "schema": 9}))
+    with pytest.raises(BadInput, match="probe schema 9, and this lora_bench reads up to 1; upgrade it"):
+        read_probe(tmp_path / "one.json")
