@@ -1,7 +1,8 @@
 """The command line: arguments in, one library call, exit code out.
 
-Exit codes: 0 done; 1 a committed report differs from its records; 2 bad input, before any work; 3 some runs ended neither
-`ok` nor `unsupported`; 130 and 143 stopped by SIGINT or SIGTERM. Nothing heavy is imported before a command needs it.
+Exit codes: 0 done or pass; 1 a regression, or a committed report differs from its records; 2 bad input, before any work; 3 some
+runs ended neither `ok` nor `unsupported`; 4 the gate cannot decide; 130 and 143 stopped by SIGINT or SIGTERM. Nothing heavy is
+imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from lora_bench import commands
 from lora_bench.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.errors import LoraBenchError, WorkersLost
 from lora_bench.exchange import add_exchange
-from lora_bench.names import file_name
+from lora_bench.gate import add_check
 from lora_bench.shown import message
 from lora_bench.stopping import CODES, Stopped, ending_on_signals
 from lora_bench.version import __version__
@@ -130,15 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a report would differ")
     report.set_defaults(command=commands.report)
 
-    baseline = subcommands.add_parser("baseline", help="keep the records of runs as a baseline")
-    verbs = baseline.add_subparsers(title="verbs", required=True, metavar="VERB")
-    accept = verbs.add_parser("accept", help="copy records and predictions into ./baselines/NAME/records")
-    accept.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs")
-    accept.add_argument(
-        "--name", type=_name, metavar="NAME", help="of the baseline; the name of the runs' folder by default"
-    )
-    accept.set_defaults(command=commands.accept)
-
+    add_check(subcommands)
     add_exchange(subcommands)
 
     listing = subcommands.add_parser("list", help="list what can be named in a suite")
@@ -146,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=commands.list_names)
 
     schema = subcommands.add_parser("schema", help="print the JSON Schema of a suite or a record")
-    schema.add_argument("what", choices=["suite", "probe-suite", "record", "probe", "task"])
+    schema.add_argument("what", choices=["suite", "probe-suite", "record", "probe", "task", "night", "answer"])
     schema.set_defaults(command=commands.print_schema)
     return parser
 
@@ -197,6 +190,8 @@ def _data_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _name(text: str) -> str:
+    from lora_bench.names import file_name
+
     try:
         return file_name(text)
     except ValueError as error:

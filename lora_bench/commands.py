@@ -289,20 +289,6 @@ def _published_sections(arguments: argparse.Namespace, source: Path, records: Se
     return [published_lines(name, records, arguments.role)]
 
 
-def accept(arguments: argparse.Namespace) -> int:
-    """Keep the records of runs as a baseline."""
-    from lora_bench.probe_store import PROBES, accept_probes, probe_files
-    from lora_bench.store import accept, record_files
-
-    folder: Path = arguments.runs
-    target = Path("baselines") / (arguments.name or folder.resolve().name)
-    if record_files(folder) or not probe_files(folder):
-        print(f"{len(accept(folder, target))} records in {target / 'records'}")
-    if probe_files(folder):
-        print(f"{len(accept_probes(folder, target))} records in {target / PROBES}")
-    return DONE
-
-
 def list_names(arguments: argparse.Namespace) -> int:
     """List what can be named in a suite."""
     from lora_bench.listing import listing
@@ -313,11 +299,12 @@ def list_names(arguments: argparse.Namespace) -> int:
 
 
 def print_schema(arguments: argparse.Namespace) -> int:
-    """Print the JSON Schema of a suite, a record or a task."""
+    """Print the JSON Schema of a suite, a record, a task or what the gate has."""
     import json
 
     from pydantic import BaseModel
 
+    from lora_bench.check import Answer, Night
     from lora_bench.probe_record import ProbeRecord
     from lora_bench.probe_suite import ProbeFile
     from lora_bench.record import Record
@@ -326,6 +313,7 @@ def print_schema(arguments: argparse.Namespace) -> int:
 
     models: dict[str, type[BaseModel]] = {
         "suite": SuiteFile, "probe-suite": ProbeFile, "record": Record, "probe": ProbeRecord, "task": Task,
+        "night": Night, "answer": Answer,
     }  # fmt: skip
     model = models[arguments.what]
     print(json.dumps(model.model_json_schema(), indent=2, sort_keys=True))

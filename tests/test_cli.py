@@ -133,7 +133,7 @@ def test_lists_name_what_can_be_named(what, capsys):
         assert name in shown
 
 
-@pytest.mark.parametrize("what", ["suite", "probe-suite", "record", "probe", "task"])
+@pytest.mark.parametrize("what", ["suite", "probe-suite", "record", "probe", "task", "night", "answer"])
 def test_the_schemas_that_ship_are_those_of_the_code(what, capsys):
     assert main(["schema", what]) == 0
     assert (SCHEMAS / f"{what}.schema.json").read_text() == capsys.readouterr().out

@@ -103,7 +103,7 @@ MAY_IMPORT = {
     "export": STORE | {"report"},
     "peft_results": STORE,
     "exchange": {"errors", "store", "export", "peft_results", "report"},
-    "check": STORE | {"report", "stats"},
+    "check": STORE | {"report", "stats", "stopping"},
     "gate": STORE | {"check"},
     "published": WORDS | {"store"},
     "fitting": PARTS | STORE | SUITE | {"metrics"},
@@ -157,7 +157,7 @@ MAY_IMPORT = {
         "probe_execute",
         "stopping",
     },
-    "cli": {"commands", "ends", "errors", "exchange", "names", "shown", "stopping", "version"},
+    "cli": {"commands", "ends", "errors", "exchange", "gate", "names", "shown", "stopping", "version"},
     "__init__": {"version", "plug_in", "plan", "execute", "suite", "report", "store"},
 }
 

@@ -162,13 +162,16 @@ def _over_targets_by_model(settings: Sequence[Setting]) -> tuple[ModelTable, ...
 
 def draw(plan: FigurePlan) -> bytes:
     """The figure as SVG."""
-    with _settings():
-        figure = make_figure(plan)
-        buffer = io.BytesIO()
-        # Date and creator would change from day to day and from version to version.
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        title = f"{plain(plan.settings[0].spec.task.name, 60)}: {plan.caption}"
-        figure.savefig(buffer, format="svg", metadata={"Title": title, **nothing})
+    with settings():
+        return to_svg(make_figure(plan), f"{plain(plan.settings[0].spec.task.name, 60)}: {plan.caption}")
+
+
+def to_svg(figure: Figure, title: str) -> bytes:
+    """A figure that was made under `settings`, as SVG: the same to the byte whenever it is drawn."""
+    buffer = io.BytesIO()
+    # Date and creator would change from day to day and from version to version.
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", metadata={"Title": title, **nothing})
     # matplotlib ends some lines of paths with a space, which tools that tidy a repository would take away.
     return b"\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + b"\n"
 
@@ -200,7 +203,7 @@ def styles(comparison: Comparison) -> dict[str, Style]:
 
 
 @contextmanager
-def _settings() -> Iterator[None]:
+def settings() -> Iterator[None]:
     """Matplotlib with our settings on top of its own defaults, whatever the user's are."""
     import matplotlib
 

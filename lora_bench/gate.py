@@ -1,0 +1,348 @@
+"""The commands of the nightly gate: `check`, and the verbs of `baseline`, as the command line has them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.shown import message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lora_bench.check import Answer, Night
+    from lora_bench.check.rerun import Way
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DONE, CANNOT_DECIDE = 0, 4
+
+
+def add_check(commands: Commands) -> None:
+    """Add the commands of the gate."""
+    check = commands.add_parser(
+        "check",
+        help="say whether tonight's runs of a suite regressed against the accepted nights of a baseline",
+        description="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing, 4 cannot decide.",
+    )
+    check.add_argument(
+        "runs", metavar="RUNS", type=Path, nargs="?", help="RUNS/SUITE of `run --series`, or one night in it"
+    )
+    check.add_argument("--baseline", required=True, metavar="NAME", help="a baseline with accepted nights")
+    _night_options(check)
+    check.add_argument(
+        "--suite", metavar="SUITE", help="what is run again where a series is suspect; the baseline's own"
+    )
+    check.add_argument("--no-confirm", action="store_true", help="run nothing again; what is suspect cannot be decided")
+    check.add_argument("--workers", type=int, metavar="N", help="runs at once where something is run again")
+    check.add_argument(
+        "--data-dir", type=Path, metavar="FOLDER", help="holds data sets as they circulate, for those runs"
+    )
+    outputs = check.add_argument_group("outputs")
+    outputs.add_argument("--json", type=Path, metavar="FILE", help="the whole answer")
+    outputs.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML: a test case a series")
+    outputs.add_argument("--github", action="store_true", help="annotations, and a step summary, of a GitHub workflow")
+    outputs.add_argument("--badge", type=Path, metavar="FILE", help="JSON for the badge endpoint of shields.io")
+    outputs.add_argument("--plot", type=Path, metavar="FOLDER", help="gets a figure of the course of every series")
+    tests = check.add_argument_group("tests of the gate on your own accepted nights; RUNS is not needed")
+    tests.add_argument("--replay", action="store_true", help="how often the gate would have cried")
+    tests.add_argument("--inject", metavar="LOSS", help="whether it would have seen a loss of 5%%, or of 0.01")
+    search = check.add_argument_group("search for what made a cell fail")
+    search.add_argument(
+        "--bisect", metavar="WHAT", help="PACKAGE=OLD,...,NEW, or GOOD..BAD for commits; says first what it costs"
+    )
+    search.add_argument("--yes", action="store_true", help="do the search")
+    search.add_argument("--cell", metavar="SERIES", help="the failing series; the worst by default")
+    search.add_argument(
+        "--step",
+        action="store_true",
+        help="run the cell in this environment: 0 good, 1 bad, 125 neither (`git bisect run`)",
+    )
+    check.set_defaults(command=_check, resumes=True)
+    _add_baseline(commands)
+
+
+def _add_baseline(commands: Commands) -> None:
+    baseline = commands.add_parser("baseline", help="keep the records of runs as a baseline, or accept nights into one")
+    verbs = baseline.add_subparsers(title="verbs", required=True, metavar="VERB")
+    accept = verbs.add_parser(
+        "accept",
+        help="copy records into ./baselines/NAME/records, or with --reason accept a night into ./baselines/NAME/nights",
+    )
+    accept.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs")
+    accept.add_argument(
+        "--name", type=_name, metavar="NAME", help="of the baseline; the name of the runs' folder by default"
+    )
+    accept.add_argument("--reason", metavar="TEXT", help="why this night is accepted, for who reviews it")
+    _night_options(accept)
+    accept.add_argument(
+        "--change",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="SERIES,...",
+        help="series whose change is acknowledged, or `all`: their history begins with this night",
+    )
+    accept.set_defaults(command=_accept)
+    show = verbs.add_parser("show", help="list the accepted nights of a baseline")
+    show.add_argument("name", metavar="NAME")
+    show.set_defaults(command=_show)
+    diff = verbs.add_parser("diff", help="how two accepted nights of a baseline differ")
+    diff.add_argument("name", metavar="NAME")
+    diff.add_argument(
+        "nights", nargs="*", metavar="LABEL", help="two labels, or one and the last; the last two by default"
+    )
+    diff.set_defaults(command=_diff)
+
+
+def _night_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--series", type=_name, metavar="LABEL", help="the night; by default the one that is not accepted yet"
+    )
+    parser.add_argument(
+        "--margin",
+        type=_above_zero,
+        metavar="X",
+        help="the difference that does not matter, in place of the suite's own",
+    )
+
+
+def _name(text: str) -> str:
+    from lora_bench.names import file_name
+
+    try:
+        return file_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(message(line))
+
+
+def _baseline(name: str) -> Path:
+    """The folder of a baseline: of the working folder, or as it came with the package; a path stands for itself.
+
+    Raises:
+        LoraBenchError: If there is none of that name.
+    """
+    from lora_bench.resources import folders
+
+    if os.sep in name or "/" in name:
+        if Path(name).is_dir():
+            return Path(name)
+        raise LoraBenchError(f"there is no baseline at {name}")
+    known = {path.name: path for folder in reversed(folders("baselines")) for path in folder.iterdir() if path.is_dir()}
+    if name not in known:
+        raise LoraBenchError(
+            f"there is no baseline {name!r}{did_you_mean(name, known)}; "
+            f"`lora-bench baseline accept RUNS --name {name} --reason TEXT` begins one"
+        )
+    return known[name]
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from lora_bench.check.baseline import read_nights
+
+    folder = _baseline(arguments.baseline)
+    accepted = read_nights(folder)
+    if arguments.replay or arguments.inject is not None:
+        return _self_tests(arguments, accepted)
+    if arguments.runs is None:
+        raise LoraBenchError("check takes RUNS, the folder of the suite's runs; only --replay and --inject go without")
+    if arguments.bisect is not None or arguments.step:
+        return _search(arguments, folder, accepted)
+    answer = _answer(arguments, folder, accepted, may_confirm=not arguments.no_confirm)
+    _write(answer, arguments)
+    return answer.exit_code
+
+
+def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night], *, may_confirm: bool) -> Answer:
+    """What is to be said of tonight; what is suspect is run again where it may be."""
+    from lora_bench.check import judge, read_night, tonight_in
+    from lora_bench.check.baseline import before
+    from lora_bench.check.rerun import confirm, read_confirmation
+
+    label, place = tonight_in(arguments.runs, accepted, arguments.series)
+    tonight = read_night(place, label)
+    earlier = before(accepted, tonight.label)
+    again = read_confirmation(place, tonight.label)
+    answer = judge(tonight, earlier, folder.name, again, margin=arguments.margin)
+    if answer.suspects and may_confirm:
+        way = _way(arguments, folder)
+        if way is None:
+            print(
+                f"lora-bench: {len(answer.suspects)} series are suspect, and no suite is known to run them again: "
+                f"{folder / 'suite.yaml'} is not there; name it with --suite",
+                file=sys.stderr,
+            )
+            return answer
+        print(f"{len(answer.suspects)} series are suspect; they are run again with new seeds", file=sys.stderr)
+        again = confirm(place, tonight.label, tonight.suite, answer.suspects, way)
+        answer = judge(tonight, earlier, folder.name, again, margin=arguments.margin)
+    return answer
+
+
+def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
+    """How runs are done again; None where no suite is known: a record's own command is nobody's word but its author's."""
+    from lora_bench.check.rerun import Way
+
+    suite = arguments.suite or (str(folder / "suite.yaml") if (folder / "suite.yaml").is_file() else None)
+    if suite is None:
+        return None
+    options: list[str] = []
+    if arguments.workers is not None:
+        options += ["--workers", str(arguments.workers)]
+    if arguments.data_dir is not None:
+        options += ["--data-dir", str(arguments.data_dir)]
+    return Way(suite, tuple(options))
+
+
+def _write(answer: Answer, arguments: argparse.Namespace) -> None:
+    """What was asked for of an answer, the terminal's part last."""
+    from lora_bench.check import outputs
+    from lora_bench.check.summary import summary_lines, terminal_lines
+    from lora_bench.store import write_atomic
+
+    files = (
+        (arguments.json, outputs.to_answer_json),
+        (arguments.junit, outputs.to_junit),
+        (arguments.badge, outputs.to_badge),
+    )
+    for file, make in files:
+        if file is not None:
+            write_atomic(file, make(answer))
+    if arguments.plot is not None:
+        from lora_bench.check.plot import plots
+
+        for name, content in plots(answer).items():
+            write_atomic(arguments.plot / name, content)
+    if arguments.github:
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if summary:
+            with Path(summary).open("a", encoding="utf-8") as opened:
+                opened.write("\n".join(summary_lines(answer)) + "\n")
+        print(*outputs.annotation_lines(answer), sep="\n")
+    _print(terminal_lines(answer))
+
+
+def _self_tests(arguments: argparse.Namespace, accepted: Sequence[Night]) -> int:
+    from lora_bench.check.selftests import inject, inject_lines, replay, replay_lines
+
+    decided = True
+    if arguments.replay:
+        found = replay(accepted, arguments.baseline, arguments.margin)
+        _print(replay_lines(found))
+        decided = bool(found.answers)
+    if arguments.inject is not None:
+        relative = arguments.inject.endswith("%")
+        try:
+            loss = float(arguments.inject.removesuffix("%")) / (100 if relative else 1)
+        except ValueError:
+            raise LoraBenchError(f"--inject takes a loss such as 5% or 0.01, got {arguments.inject!r}") from None
+        seen = inject(accepted, loss, relative=relative, margin=arguments.margin)
+        _print(inject_lines(seen, arguments.inject))
+        decided = decided and bool(seen)
+    return DONE if decided else CANNOT_DECIDE
+
+
+def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night]) -> int:
+    """Search versions or commits for what made a cell fail, or try the cell in this environment."""
+    from lora_bench.check import bisect
+    from lora_bench.check.tries import Tries
+
+    answer = _answer(arguments, folder, accepted, may_confirm=False)
+    one = bisect.failing_cell(answer, arguments.cell)
+    way = _way(arguments, folder)
+    if way is None:
+        raise LoraBenchError(
+            f"the suite to run is not known: {folder / 'suite.yaml'} is not there; name it with --suite"
+        )
+    tries = Tries(one, answer, accepted, way, _tries_folder(arguments, accepted), arguments.margin)
+    if arguments.step:
+        result = tries.here()
+        print(f"{bisect.SAID[result]}: {tries.told[-1]}" if tries.told else bisect.SAID[result])
+        return bisect.EXIT_CODES[result]
+    found = bisect.candidates(arguments.bisect, Path())
+    _print(bisect.cost_lines(found, one))
+    if not arguments.yes:
+        print("the same with --yes does it")
+        return DONE
+    ended = bisect.search(len(found.names), lambda index: tries.at(found, index))
+    _print(bisect.found_lines(ended, found))
+    return DONE
+
+
+def _tries_folder(arguments: argparse.Namespace, accepted: Sequence[Night]) -> Path:
+    """Where a search has its runs: beside the night, so that the same command again does only what is missing."""
+    from lora_bench.check import tonight_in
+
+    _, place = tonight_in(arguments.runs, accepted, arguments.series)
+    return place.resolve().parent / f"{place.resolve().name}-bisect"
+
+
+def _accept(arguments: argparse.Namespace) -> int:
+    """Keep the records of runs as a baseline, or a night among the accepted ones."""
+    if arguments.reason is not None:
+        return _accept_night(arguments)
+    from lora_bench.probe_store import PROBES, accept_probes, probe_files
+    from lora_bench.store import accept, record_files
+
+    folder: Path = arguments.runs
+    for option in ("series", "margin", "change"):
+        if getattr(arguments, option):
+            raise LoraBenchError(f"--{option} is for a night, which is accepted with a --reason")
+    target = Path("baselines") / (arguments.name or folder.resolve().name)
+    if record_files(folder) or not probe_files(folder):
+        print(f"{len(accept(folder, target))} records in {target / 'records'}")
+    if probe_files(folder):
+        print(f"{len(accept_probes(folder, target))} records in {target / PROBES}")
+    return DONE
+
+
+def _accept_night(arguments: argparse.Namespace) -> int:
+    from lora_bench.check import judge, read_night, read_nights, tonight_in, write_night
+    from lora_bench.check.accepting import accepted_night
+    from lora_bench.check.rerun import read_confirmation
+
+    # The name of the suite's folder: RUNS is that, or a night in it.
+    first = read_nights(Path("baselines") / arguments.name) if arguments.name else []
+    label, place = tonight_in(arguments.runs, first, arguments.series)
+    tonight = read_night(place, label)
+    target = Path("baselines") / (arguments.name or _name(tonight.suite))
+    nights = first if arguments.name else read_nights(target)
+    answer = judge(tonight, nights, target.name, read_confirmation(place, tonight.label), margin=arguments.margin)
+    night = accepted_night(tonight, nights, answer, arguments.reason, arguments.change)
+    print(f"night {night.number} in {write_night(night, target)}")
+    return DONE
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from lora_bench.check import read_nights
+    from lora_bench.check.accepting import show_lines
+
+    nights = read_nights(_baseline(arguments.name))
+    _print(show_lines(nights))
+    return DONE if nights else CANNOT_DECIDE
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from lora_bench.check import read_nights
+    from lora_bench.check.accepting import diff_lines, two_nights
+
+    _print(diff_lines(*two_nights(read_nights(_baseline(arguments.name)), arguments.nights)))
+    return DONE
