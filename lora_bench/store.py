@@ -108,7 +108,8 @@ class RunFolder:
             named = read_record(self.path / RECORD).predictions
         except DamagedRecord as error:
             return str(error)
-        if named is None or not (self.path / named.file).is_file():
+        # A record may be somebody else's, and name whatever file it likes.
+        if named is None or named.file not in (PREDICTIONS, COMPLETIONS) or not (self.path / named.file).is_file():
             return None
         changed = hashlib.sha256((self.path / named.file).read_bytes()).hexdigest() != named.sha256
         return f"{self.path / named.file} is not what its record says" if changed else None
