@@ -110,12 +110,16 @@ class Budget(HeldEqual):
         adapter_parameters: Trainable parameters without the head, or None to take every method as it is given.
         stored_parameters: Parameters that must be saved to restore the result on the public base model, head included, in
             place of `adapter_parameters`.
+        halving: Factor by which the work of the trials was spent on more and shorter ones, or None where each had all of it.
+        rungs: Into how many steps it was divided then.
 
     The others are those of `HeldEqual` and `Work`.
     """
 
     adapter_parameters: int | None = Field(default=None, gt=0)
     stored_parameters: int | None = Field(default=None, gt=0)
+    halving: int | None = None
+    rungs: int | None = None
 
     @property
     def parameter_target(self) -> tuple[ParameterAxis, int] | None:

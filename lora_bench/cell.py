@@ -37,3 +37,8 @@ class Cell:
     def trial(self) -> bool:
         """Whether it chooses a learning rate, and is no result."""
         return self.job.trial
+
+    @property
+    def short(self) -> bool:
+        """Whether it is a trial with a part of the work only: of any rung of a halving but the last."""
+        return self.job.rung is not None and self.job.rung != self.job.budget.rungs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -14,6 +15,24 @@ def chosen_rate(trials: Sequence[Record | None], higher_is_better: bool) -> floa
 
     A rate of which any trial gave no score is not chosen while there is another; of two equal ones the first stands. Where
     no trial gave a score, the first rate is run, and its rows say how it ends.
+    """
+    chosen = best_rates(trials, higher_is_better, 1)
+    return None if chosen is None else chosen[0]
+
+
+def best_rates(trials: Sequence[Record | None], higher_is_better: bool, number: int) -> tuple[float, ...] | None:
+    """The learning rates with the best mean scores over the seeds of their trials, or None while a trial is missing.
+
+    A rate of which any trial gave no score comes after all that have one, and of equal ones the first comes first. So a method
+    of which too few trials gave a score goes on with as many as all others.
+
+    Args:
+        trials: Their records, the first rate's first.
+        higher_is_better: Direction of the metric.
+        number: How many are wanted.
+
+    Returns:
+        The rates, in the order in which they were tried.
     """
     records = [record for record in trials if record is not None]
     if len(records) < len(trials):
@@ -28,10 +47,10 @@ def chosen_rate(trials: Sequence[Record | None], higher_is_better: bool) -> floa
         for rate, scores in by_rate.items()
         if None not in scores
     }
-    if not means:
-        return next(iter(by_rate))
     sign = 1 if higher_is_better else -1
-    return max(means, key=lambda rate: sign * means[rate])
+    # Sorting keeps the order of equal ones.
+    best = sorted(by_rate, key=lambda rate: -sign * means[rate] if rate in means else math.inf)[:number]
+    return tuple(rate for rate in by_rate if rate in best)
 
 
 def start_records(sources: Sequence[Record | None], rules: Protocol, seeds: Sequence[int]) -> dict[int, str] | None:

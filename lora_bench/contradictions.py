@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from lora_bench.budget import HeldEqual
 from lora_bench.documents import Document, Key
 from lora_bench.entries import MethodEntry
-from lora_bench.errors import Fault, did_you_mean
+from lora_bench.errors import Fault, LoraBenchError, did_you_mean
 from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, SuiteFile, Training
 
 _ACCUMULATION = "gradient_accumulation_steps"
@@ -61,12 +61,7 @@ def _across(
         faults.append(document.fault(("methods",), message))
     # A recipe may give one cell other rates; those are counted where the plan is made.
     tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}
-    if content.budget.trials is not None:
-        faults += [
-            document.fault(("budget", "trials"), f"is {content.budget.trials}, but {label} has {count} learning rates")
-            for label, count in tried.items()
-            if count != content.budget.trials
-        ]
+    faults += _numbers_of_trials(document, content, tried)
     several = any(count > 1 for count in tried.values()) or any(
         len(one.learning_rate or ()) > 1 for one in content.recipes
     )
@@ -118,6 +113,33 @@ def _across(
         message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"
         faults.append(document.fault(("training_arguments", "gradient_accumulation_steps"), message))
     return faults
+
+
+def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, int]) -> list[Fault]:
+    """Faults of a number of trials that cannot be spent as it is to be, or that a method does not have."""
+    tuning, trials = content.tuning, content.budget.trials
+    if tuning is not None and tuning.halving is None and "rungs" in tuning.model_fields_set:
+        return [document.fault(("tuning", "rungs"), "is of a halving: give its factor too, such as `halving: 3`")]
+    if tuning is not None and tuning.halving is not None and trials is None:
+        return [document.fault(("tuning", "halving"), "spends the work of `budget: {trials: N}`: give their number")]
+    if trials is None:
+        return []
+    try:
+        rungs = content.rungs
+    except LoraBenchError as error:
+        return [document.fault(("tuning", "halving"), str(error))]
+    return [
+        document.fault(("budget", "trials"), f"{wanted_trials(content)}, but {label} has {count} learning rates")
+        for label, count in tried.items()
+        if count != (rungs[0].trials if rungs else trials)
+    ]
+
+
+def wanted_trials(content: SuiteFile) -> str:
+    """What a suite says of the number of learning rates, to follow the name of the key."""
+    rungs = content.rungs
+    halved = f", and their halving begins with {rungs[0].trials}" if rungs else ""
+    return f"is {content.budget.trials}{halved}"
 
 
 def schedule_misfit(budget: HeldEqual, training: Training) -> tuple[str, str] | None:

@@ -12,14 +12,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.halving import rungs_of
 from lora_bench.methods import Method, known_methods, unknown_method
 from lora_bench.resources import task_files
-from lora_bench.suite_file import ModelEntry
+from lora_bench.suite_file import ModelEntry, Tuning
 from lora_bench.tasks import Task, load_task, task_from_document
 
 
 class Range(Strict):
     """Learning rates between two, of which `budget: {trials: N}` are drawn: one in each of N slices of equal factors.
+
+    With `tuning: {halving: F}` as many are drawn as its first rung tries.
 
     Few trials that are drawn without slices often lie close together, and leave most of a range untried.
 
@@ -43,10 +46,18 @@ class Range(Strict):
         return self.high / self.low
 
     def draw(self, number: int, seed: int) -> tuple[float, ...]:
-        """So many rates by random search, ascending, with three digits; every range is drawn at the same places."""
+        """So many rates by random search, ascending; every range is drawn at the same places.
+
+        They have three digits, and more where two of them would be the same.
+        """
         places = random.Random(f"learning rates {seed}")
         shares = [(index + places.random()) / number for index in range(number)]
-        return tuple(float(f"{self.low * self.width**share:.3g}") for share in shares)
+        rates: tuple[float, ...] = ()
+        for digits in range(3, 18):
+            rates = tuple(float(f"{self.low * self.width**share:.{digits}g}") for share in shares)
+            if len(set(rates)) == number:
+                break
+        return rates
 
 
 @dataclass(frozen=True)
@@ -182,13 +193,24 @@ def _rate_list(document: Document, key: Key, given: Any, ranges: list[Range]) ->
             raise BadInput(
                 [document.fault(key, "is a range, from which `budget: {trials: N}` rates are drawn; give their number")]
             )
-        return ranges[-1].draw(trials, seed if isinstance(seed, int) else 0)
+        return ranges[-1].draw(_begun(document, trials), seed if isinstance(seed, int) else 0)
     values = given if isinstance(given, list) else [given]
     if not values or not all(
         isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
     ):
         raise BadInput([document.fault(key, f"must be a positive number or a list of them, got {given!r}")])
     return tuple(float(value) for value in values)
+
+
+def _begun(document: Document, trials: int) -> int:
+    """How many rates are tried at first: one a trial, or as many as the first rung of a halving has."""
+    if not isinstance(document.data.get("tuning"), dict):
+        return trials
+    try:
+        tuning = validate(Tuning, document, ("tuning",))
+        return trials if tuning.halving is None else rungs_of(trials, tuning.halving, tuning.rungs)[0].trials
+    except LoraBenchError:
+        return trials  # what is wrong with it is said once, and not of every range
 
 
 def _said(document: Document, part: str, name: str) -> Any:

@@ -31,6 +31,7 @@ class Job:
         exclusive: Whether nothing else runs on the device or machine meanwhile.
         trial: Whether the run chooses a learning rate, and is no result.
         analysis: How the suite's scores are judged, for the record.
+        rung: Of a trial of a halving, the number of its rung, for the record.
     """
 
     spec: PlannedSpec
@@ -44,6 +45,7 @@ class Job:
     exclusive: bool = True
     trial: bool = False
     analysis: Analysis | None = None
+    rung: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -74,6 +76,7 @@ class Job:
             analysis=self.analysis,
             attempts=self.folder.attempts() + 1,
             command=self.command,
+            rung=self.rung,
             warnings=warnings,
             **found,
         )

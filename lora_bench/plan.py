@@ -9,26 +9,35 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import JsonValue
 
 from lora_bench.budget import Budget
 from lora_bench.cell import Cell
-from lora_bench.choose import chosen_rate, start_records
+from lora_bench.choose import best_rates, start_records
 from lora_bench.entries import MethodEntry
 from lora_bench.errors import BudgetUnreachable, UnsupportedPair
 from lora_bench.estimate import Estimate, estimate_run
 from lora_bench.fitting import MethodFit, fit_method
 from lora_bench.flops import step_flops
+from lora_bench.halving import Rung
 from lora_bench.job import Job
 from lora_bench.methods import Method, with_size
 from lora_bench.micro_batch import micro_batch
 from lora_bench.models import BaseModel
 from lora_bench.obtain import LoadedTask, Progress, obtain
-from lora_bench.plan_checks import check_rates, check_recipe, check_schedule, refuse_twins, refuse_unreachable
+from lora_bench.plan_checks import (
+    check_first_rung,
+    check_rates,
+    check_recipe,
+    check_schedule,
+    refuse_twins,
+    refuse_unreachable,
+)
 from lora_bench.resolve import run_spec
 from lora_bench.spec import PlannedSpec, Start
 from lora_bench.store import RunFolder
@@ -124,6 +133,13 @@ def make_plan(
     return Plan(suite, tuple(cells), runs, tuple(warnings), tuple(planner.waiting))
 
 
+class MakeCell(Protocol):
+    """Makes a run of a task, base model, method and budget."""
+
+    def __call__(self, rate: float, seed: int, *, rung: Rung | None = None) -> Cell:
+        """The run with a learning rate and a seed; with a rung, the trial that it is."""
+
+
 class _Planner:
     """Makes the runs of one task, base model and method after another.
 
@@ -168,11 +184,16 @@ class _Planner:
             fit, recipe = _fitted_to_steps(fit, loaded, base_model, method, recipe)
 
         def cell(
-            rate: float, seed: int, *, trial: bool = False, start: Start | None = None, blocked: str | None = None
+            rate: float,
+            seed: int,
+            *,
+            rung: Rung | None = None,
+            start: Start | None = None,
+            blocked: str | None = None,
         ) -> Cell:
             spec = run_spec(
                 suite, loaded.task, loaded.data, base_model, entry, method, recipe, rate, seed,
-                trial=trial, start=start, series=self.series,
+                trial=rung is not None, part=1 if rung is None else rung.part, start=start, series=self.series,
             )  # fmt: skip
             if fit.reason is not None or blocked is not None:
                 several = len(suite.budgets(entry)) > 1
@@ -187,8 +208,9 @@ class _Planner:
                 base_model=base_model,
                 folder=folder,
                 command=_command(suite, spec, self.series, self.data_dir),
-                trial=trial,
+                trial=rung is not None,
                 analysis=suite.analysis,
+                rung=rung.number if rung is not None and suite.content.rungs else None,
             )
             return Cell(job, fit, folder.record(), estimate_run(spec, fit, loaded.data), blocked)
 
@@ -204,10 +226,8 @@ class _Planner:
             return
 
         rate = rates[0]
-        if suite.content.tuning is not None and tuned:
-            trials = [cell(rate, seed, trial=True) for rate in rates for seed in suite.content.tuning.seeds]
-            self.cells += trials
-            chosen = chosen_rate([one.record for one in trials], loaded.task.higher_is_better)
+        if tuned:
+            chosen = self._tune(cell, rates, loaded.task.higher_is_better)
             if chosen is None:
                 possible = [cell(rate, seed) for rate in rates for seed in seeds] if self.only else []
                 self.cells += [one for one in possible if one.job.spec.run_id in self.only]
@@ -236,6 +256,34 @@ class _Planner:
                 self.cells.append(
                     cell(rate, seed, blocked=f"the run of {recipe.start} from which it starts gave no score")
                 )
+
+    def _tune(self, cell: MakeCell, rates: Sequence[float], higher_is_better: bool) -> float | None:
+        """Add the trials of a method as far as they are known, rung after rung, and those that wait for them.
+
+        Returns:
+            The learning rate that they choose, or None while a record of them is missing.
+        """
+        tuning = self.suite.content.tuning
+        assert tuning is not None, "several rates without tuning are a search"
+        rungs = self.suite.content.rungs or (Rung(1, len(rates), 1),)
+        going = tuple(rates)
+        for index, rung in enumerate(rungs):
+            trials = [cell(rate, seed, rung=rung) for rate in going for seed in tuning.seeds]
+            if rung.part > 1:
+                check_first_rung(self.suite, trials[0].job.spec, rung)
+            self.cells += trials
+            later = rungs[index + 1 :]
+            best = best_rates([one.record for one in trials], higher_is_better, later[0].trials if later else 1)
+            if best is None:
+                for waits in later:
+                    possible = [cell(rate, seed, rung=waits) for rate in rates for seed in tuning.seeds]
+                    self.cells += [one for one in possible if one.job.spec.run_id in self.only]
+                    among = tuple(possible[: waits.trials * len(tuning.seeds)])
+                    reason = "the shorter trials that choose which learning rates go on"
+                    self.waiting.append(Waiting(among, reason, None))
+                return None
+            going = best
+        return going[0]
 
 
 def _fitted_to_steps(
@@ -313,4 +361,4 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
 
 def _kind(cell: Cell) -> tuple[object, ...]:
     spec = cell.job.spec
-    return spec.task.name, spec.model.name, spec.method.label, cell.job.budget.parameter_target
+    return spec.task.name, spec.model.name, spec.method.label, cell.job.budget.parameter_target, spec.training.target

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 
-from lora_bench.budget import ParameterAxis
+from lora_bench.budget import ParameterAxis, amount_of
 from lora_bench.cell import Cell
-from lora_bench.contradictions import schedule_misfit
+from lora_bench.contradictions import schedule_misfit, wanted_trials
 from lora_bench.entries import MethodEntry
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
+from lora_bench.halving import Rung
 from lora_bench.models import BaseModel
+from lora_bench.spec import PlannedSpec
 from lora_bench.suite import CellRecipe, Suite
 
 
 def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
     """Every method has as many trials as the budget says, whatever gives a cell its rates."""
-    trials = recipe.budget.trials
-    if trials is not None and len(recipe.rates) != trials:
+    trials, rungs = recipe.budget.trials, suite.content.rungs
+    if trials is not None and len(recipe.rates) != (rungs[0].trials if rungs else trials):
         raise BadInput(
             [
                 suite.document.fault(
                     ("budget", "trials"),
-                    f"is {trials}, but {entry.label} on {base_model.name} for {task} has {len(recipe.rates)} learning rates",
+                    f"{wanted_trials(suite.content)}, but {entry.label} on {base_model.name} for {task} has "
+                    f"{len(recipe.rates)} learning rates",
                 )
             ]
         )
+
+
+def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
+    """The shortest runs of a halving do at least a whole batch, where the work says so before the data do."""
+    training = spec.training
+    axis, amount = training.target
+    if axis in ("train_examples", "train_tokens") and amount < training.batch_size:
+        message = (
+            f"begins with runs of {amount_of(axis, amount)} for {spec.method.label} on {spec.model.name} for {spec.task.name}, "
+            f"less than a batch of {training.batch_size}: take fewer rungs, or {axis}: {training.batch_size * rung.part}"
+        )
+        raise BadInput([suite.document.fault(("tuning", "halving"), message)])
 
 
 def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:

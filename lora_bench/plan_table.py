@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -60,8 +62,9 @@ def _table(plan: Plan, task: str, card: str | None) -> Table:
             table.add_row(Text(f"  {spec.method.label}"), "unsupported", end_section=False)
             continue
         done = sum(cell.record is not None for cell in group)
+        rung = f", rung {first.job.rung} of {first.job.budget.rungs}" if first.job.rung is not None else ""
         table.add_row(
-            Text(f"  {spec.method.label}"),
+            Text(f"  {spec.method.label}{rung}"),
             f"{spec.method.options[spec.method.size]}" if spec.method.size else "–",
             *(f"{count:,}" for count in (counts.adapter, counts.head, counts.trained, counts.stored)),
             " ".join(dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)),
@@ -102,7 +105,7 @@ def _recipes(plan: Plan) -> Table:
     starts = {id(cell): waiting.start for waiting in plan.waiting for cell in waiting.cells}
     cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
     groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in cells:
+    for cell in _whole(cells):
         spec = cell.job.spec
         groups.setdefault((spec.task.name, spec.model.name, spec.method.label), []).append(cell)
     for (task, model, label), group in groups.items():
@@ -115,6 +118,11 @@ def _recipes(plan: Plan) -> Table:
             Text(_more(group[0].job.spec, found.task if found is not None else start)),
         )  # fmt: skip
     return table
+
+
+def _whole(cells: Sequence[Cell]) -> list[Cell]:
+    """Those of some cells that have all of the work."""
+    return [cell for cell in cells if not cell.short]
 
 
 def _warmup(recipe: PlannedTraining) -> str:
@@ -159,7 +167,7 @@ def _groups(plan: Plan, task: str) -> list[list[Cell]]:
     for cell in plan.cells:
         spec = cell.job.spec
         if spec.task.name == task:
-            key = (spec.model.name, spec.method.label, cell.job.budget.parameter_target)
+            key = (spec.model.name, spec.method.label, cell.job.budget.parameter_target, cell.job.rung)
             groups.setdefault(key, []).append(cell)
     return list(groups.values())
 
@@ -179,15 +187,16 @@ def _totals(plan: Plan) -> str:
     ) / workers
     disk = sum(cell.estimate.disk_bytes for cell in missing) / 2**20
     return (
-        f"budget: {target}{_work(plan)}\n"
+        f"budget: {target}{_work(plan)}\n{_halving(plan)}"
         f"{len(missing) + later} of {len(plan.cells) + later} runs to do, {workers} at once: about {duration(seconds)}, "
         f"{disk:,.1f} MiB kept on disk (times and memory marked ~ are estimates)"
     )
 
 
 def _work(plan: Plan) -> str:
-    """What the runs do, where all do the same."""
-    recipes = [cell.job.spec.training for cell in plan.cells]
+    """What the runs do, where all but the short trials of a halving do the same."""
+    cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
+    recipes = [cell.job.spec.training for cell in _whole(cells)]
     if len({(recipe.target, recipe.batch_size) for recipe in recipes}) > 1:
         amounts = sorted({recipe.target for recipe in recipes})
         return f"{amount_of(*amounts[0])} to {amount_of(*amounts[-1])}, as each recipe says"
@@ -195,3 +204,15 @@ def _work(plan: Plan) -> str:
     steps = f"{recipe.steps:,} steps" if recipe.steps is not None else "batches"
     ends = [f"at most {amount_of(axis, amount)}" for axis, amount in recipe.caps.items()]
     return ", ".join([f"{amount_of(*recipe.target)} in {steps} of {recipe.batch_size}", *ends])
+
+
+def _halving(plan: Plan) -> str:
+    """How the work of the trials is spent where not every trial has all of it."""
+    content = plan.suite.content
+    if not content.rungs:
+        return ""
+    steps = [
+        f"{rung.trials} learning rates with {'all' if rung.part == 1 else f'1/{rung.part}'} of the work"
+        for rung in content.rungs
+    ]
+    return f"tuning of each method, for the work of {content.budget.trials} trials: {', then '.join(steps)}\n"

@@ -203,6 +203,7 @@ class Record(Strict):
         capped_by: The axis of work whose cap ended the run before its target; None where the target was reached, or the run
             did not get so far.
         command: What makes the record again, or None where only the run's author knows.
+        rung: Of a trial of a successive halving, which of its rungs it is of, from 1 on; None for all other runs.
     """
 
     model_config = ConfigDict(
@@ -232,6 +233,7 @@ class Record(Strict):
     command: Said | None
     started_at: str | None = Field(default=None, description="UTC, ISO 8601")
     environment: Environment | None = None
+    rung: int | None = None
 
     @property
     def score(self) -> float | None:

@@ -30,6 +30,7 @@ def run_spec(
     seed: int,
     *,
     trial: bool,
+    part: int = 1,
     start: Start | None,
     series: str | None,
 ) -> PlannedSpec:
@@ -46,11 +47,12 @@ def run_spec(
         learning_rate: One of the recipe's rates.
         seed: Of the run.
         trial: Whether the run chooses a learning rate: it is scored where choices are made.
+        part: By which its work is divided, as in the first rungs of a halving; its schedule is of its own length.
         start: The run it starts from.
         series: The label of a repeat.
     """
     content, rules = suite.content, suite.rules
-    training = _training(recipe, learning_rate, len(data.splits["train"].ids))
+    training = _training(recipe, learning_rate, len(data.splits["train"].ids), part)
     every = recipe.selection_every
     if every is None and rules.checkpoint == "best":
         # The papers evaluate after every epoch.
@@ -101,19 +103,22 @@ def method_spec(label: str, method: Method) -> MethodSpec:
     )
 
 
-def _training(recipe: CellRecipe, learning_rate: float, in_split: int) -> PlannedTraining:
+def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int) -> PlannedTraining:
     given: Training = recipe.training
-    examples = _examples(recipe.budget, in_split)
+    work = recipe.budget
+    examples = _whole_part(_examples(work, in_split), part)
     steps = None if examples is None else math.ceil(examples / given.batch_size)
     warmup_steps = given.warmup_steps
     if warmup_steps is None and steps is not None:
         warmup_steps = round(given.warmup * steps)
+    elif warmup_steps is not None:
+        warmup_steps = round(warmup_steps / part)
     return PlannedTraining(
         train_examples=examples,
-        train_tokens=recipe.budget.train_tokens,
-        train_flops=recipe.budget.train_flops,
-        train_seconds=recipe.budget.train_seconds,
-        caps=_amounts(recipe.budget.caps, in_split),
+        train_tokens=_whole_part(work.train_tokens, part),
+        train_flops=_part(work.train_flops, part),
+        train_seconds=_part(work.train_seconds, part),
+        caps=_amounts(work.caps, in_split, part),
         batch_size=given.batch_size,
         steps=steps,
         max_length=given.max_length,
@@ -137,17 +142,26 @@ def _examples(work: Work, in_split: int) -> int | None:
     return work.train_examples if work.epochs is None else max(1, round(work.epochs * in_split))
 
 
-def _amounts(work: Work | None, in_split: int) -> dict[Axis, float]:
-    """Amounts of work by axis, epochs as the examples that they come to."""
+def _amounts(work: Work | None, in_split: int, part: int) -> dict[Axis, float]:
+    """Amounts of work by axis, divided by *part*, epochs as the examples that they come to."""
     if work is None:
         return {}
     amounts: dict[Axis, float | None] = {
-        "train_examples": _examples(work, in_split),
-        "train_tokens": work.train_tokens,
-        "train_flops": work.train_flops,
-        "train_seconds": work.train_seconds,
+        "train_examples": _whole_part(_examples(work, in_split), part),
+        "train_tokens": _whole_part(work.train_tokens, part),
+        "train_flops": _part(work.train_flops, part),
+        "train_seconds": _part(work.train_seconds, part),
     }
     return {axis: amount for axis, amount in amounts.items() if amount is not None}
+
+
+def _whole_part(amount: int | None, part: int) -> int | None:
+    """A part of what is counted; rounded down, so that all parts together are no more than the whole."""
+    return None if amount is None else amount // part
+
+
+def _part(amount: float | None, part: int) -> float | None:
+    return None if amount is None else amount / part
 
 
 def _kept(suite: Suite, task: str) -> KeepWeights:

@@ -105,7 +105,12 @@ class Suite:
 
     def budgets(self, entry: MethodEntry) -> tuple[Budget, ...]:
         """The budgets that a method is run under: one for each target of the suite, or one for a method without size."""
-        return self.content.budget.budgets(sized=entry.method.size is not None)
+        budgets = self.content.budget.budgets(sized=entry.method.size is not None)
+        tuning = self.content.tuning
+        if tuning is None or tuning.halving is None:
+            return budgets
+        spent = {"halving": tuning.halving, "rungs": tuning.rungs}
+        return tuple(budget.model_copy(update=spent) for budget in budgets)
 
     @property
     def name(self) -> str:

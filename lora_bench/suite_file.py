@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from lora_bench.analysis import Analysis
 from lora_bench.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
 from lora_bench.documents import Strict
+from lora_bench.halving import Rung, rungs_of
 from lora_bench.hub import COMMIT
 from lora_bench.names import NAME as NAME
 from lora_bench.names import Name
@@ -188,10 +189,15 @@ class Tuning(Strict):
     Args:
         seeds: Those of the trials, disjoint from the seeds that are reported.
         search_seed: Of the draws, where learning rates are given as a range.
+        halving: Factor f of a successive halving: more learning rates are tried in short runs, and the best of every f go on to
+            runs with f times the work, until the last have all of it. The sum is the work of `budget.trials` runs.
+        rungs: How many such steps it has, the last included.
     """
 
     seeds: tuple[Seed, ...] = Field(min_length=1)
     search_seed: Seed = 0
+    halving: int | None = Field(default=None, ge=2, le=10)
+    rungs: int = Field(default=2, ge=2, le=5)
 
 
 Shape = Annotated[tuple[Positive, Positive], Field(description="batch size and length")]
@@ -286,3 +292,14 @@ class SuiteFile(Strict):
     data: dict[str, str] = Field(default_factory=dict)
     probe: Probe | None = None
     analysis: Analysis | None = None
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The rungs of its halving; none where every trial has all of the work.
+
+        Raises:
+            LoraBenchError: If the halving gives nothing.
+        """
+        if self.tuning is None or self.tuning.halving is None or self.budget.trials is None:
+            return ()
+        return rungs_of(self.budget.trials, self.tuning.halving, self.tuning.rungs)

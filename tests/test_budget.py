@@ -62,7 +62,7 @@ def test_within_is_the_tolerance_on_both_sides():
 
 def test_the_example_of_the_page_on_budgets_is_one():
     page = (Path(__file__).parents[1] / "docs" / "budgets.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    example, *_ = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     budget = SuiteBudget.model_validate_json(json.dumps(yaml.safe_load(example)["budget"]))
     (only,) = budget.budgets(sized=True)
     assert (only.parameter_target, only.given) == (("adapter_parameters", 147_456), ["train_tokens"])

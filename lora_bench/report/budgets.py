@@ -184,6 +184,13 @@ def _scored_on(setting: Setting) -> str:
     return f"the {setting.spec.score_on} split" if setting.spec.score_on is not None else MISSING
 
 
+def _tried(setting: Setting) -> str:
+    budget = setting.budget
+    if budget is None or budget.halving is None:
+        return count(budget.trials if budget is not None else None)
+    return f"for the work of {count(budget.trials)}, halved by {budget.halving} in {budget.rungs} rungs"
+
+
 def _seeds(setting: Setting) -> str:
     return ", ".join(map(text.seed, sorted({seed for row in setting.rows for seed in row.seeds}, key=in_order)))
 
@@ -208,10 +215,7 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),
     ("optimiser steps", lambda setting: count(setting.spec.training.steps)),
     ("tokens after which an input is cut", lambda setting: count(setting.spec.training.max_length)),
-    (
-        "learning rates tried by every method",
-        lambda setting: count(setting.budget.trials if setting.budget is not None else None),
-    ),
+    ("learning rates tried by every method", lambda setting: _tried(setting)),
     ("schedule", lambda setting: _code(setting.spec.training.schedule)),
     ("warm-up steps", lambda setting: count(setting.spec.training.warmup_steps)),
     ("warm-up, as a share of the work", lambda setting: _number(setting.spec.training.warmup)),

@@ -71,6 +71,7 @@ class Setting:
         differs: What sets it apart from the other settings of its task, by dotted name.
         search: Whether a method was run with several learning rates on one base model.
         examples: Sizes of the splits, where all its runs that know them agree.
+        rung: Of the trials of a successive halving, which of its rungs they are; None for all other runs.
     """
 
     spec: RunSpec
@@ -79,6 +80,7 @@ class Setting:
     search: bool
     examples: dict[str, int] | None
     tables: tuple[ModelTable, ...]
+    rung: int | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -196,12 +198,12 @@ def _settings(records: Sequence[Record]) -> list[list[Record]]:
     for key in held:
         beside.setdefault(canonical(_without_target(json.loads(key))), []).append(key)
 
-    groups: dict[tuple[bool, str], list[Record]] = {}
+    groups: dict[tuple[bool, int, str], list[Record]] = {}
     for record in records:
         own = shared[record.run_id]
         found = beside.get(canonical(_without_target(own)), []) if exempt(record) else []
         for key in found or [canonical(own)]:
-            groups.setdefault((record.spec.score_on != "test", key), []).append(record)
+            groups.setdefault((record.spec.score_on != "test", record.rung or 0, key), []).append(record)
     return [groups[key] for key in sorted(groups)]
 
 
@@ -262,6 +264,7 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
         search=search,
         examples=unique(record.data.examples for record in records if record.data is not None),
         tables=tuple(tables),
+        rung=unique(record.rung for record in records),
     )
 
 

@@ -157,6 +157,8 @@ _CONDITIONS: dict[str, Column] = {
     **_parts("budget", "Int64", "train_examples", "train_tokens", "peak_memory_bytes", called="budget_{}"),
     **_parts("budget", "Float64", "train_flops", "train_seconds", called="budget_{}"),
     **_parts("budget", "Float64", "tolerance", "epochs", called="budget_{}"),
+    **_parts("budget", "Int64", "halving", "rungs", called="budget_{}"),
+    "rung": Column("Int64", attrgetter("rung")),
     "analysis_reference": _field("analysis.reference", "string"),
     "analysis_margin": Column("Float64", _margin(float)),
     "analysis_margins": Column("json", _margin(dict)),  # by task

@@ -27,12 +27,11 @@ from lora_bench.report.text import (
     folded,
     inert,
     json_value,
-    learning_rate,
     listed,
     plural,
     seed,
 )
-from lora_bench.report.trials import trial_lines
+from lora_bench.report.trials import edge_lines, rungs_of_search, trial_lines
 from lora_bench.report.verdicts import answer, verdict_cell, verdict_lines
 from lora_bench.spec import ModelSpec
 
@@ -117,7 +116,7 @@ def _scores(comparison: Comparison, judged: Judged | None) -> Lines:
             here = f" Here {fields}." if said else " Here less is recorded."
             lines += ["", f"Not to be ranked against the other settings of this task.{here}"]
         lines += _own_word(setting)
-        lines += _search(setting) if setting.search else _model_tables(setting, judged)
+        lines += _search(setting, comparison) if setting.search else _model_tables(setting, judged)
     rows = [row for setting in comparison.settings for row in setting.rows]
     if any(row.reference for row in rows):
         lines += ["", _reference_note(comparison)]
@@ -180,7 +179,8 @@ def _seeds_note(table: ModelTable) -> Lines:
     return ["", f"The methods were not run with the same seeds: {'; '.join(seeds)}."]
 
 
-def _search(setting: Setting) -> Lines:
+def _search(setting: Setting, comparison: Comparison) -> Lines:
+    rungs = rungs_of_search(setting, comparison)
     lines = [
         "",
         "#### Learning rates",
@@ -189,26 +189,11 @@ def _search(setting: Setting) -> Lines:
         "is in bold: a choice, and no verdict.",
         "",
         *tables.learning_rate_table(setting),
-        *_edges(setting),
-        *trial_lines(setting),
+        *edge_lines(setting, rungs),
+        *trial_lines(setting, rungs),
         "",
     ]
     return [*lines, *folded("Every learning rate with its costs", _model_tables(setting)[1:])]
-
-
-def _edges(setting: Setting) -> Lines:
-    """Where the best learning rate is the smallest or the largest tried, so that a better one may lie beyond."""
-    found = []
-    for table in setting.tables:
-        for label in dict.fromkeys(row.label for row in table.rows):
-            rows = [row for row in table.rows if row.label == label]
-            tried = sorted({row.learning_rate for row in rows if row.learning_rate is not None})
-            best = tables.best_rates(rows, setting.spec.task.higher_is_better)
-            if len(tried) > 1 and len(best) == 1 and best[0] in (tried[0], tried[-1]):
-                end = "smallest" if best[0] == tried[0] else "largest"
-                where = f"{tables.method_name(rows[0])} on {tables.model_name(table)}"
-                found.append(f"- {where}: {learning_rate(best[0])} is the {end} tried.")
-    return ["", "A better learning rate may lie outside of what was tried:", "", *found] if found else []
 
 
 def _failures(comparison: Comparison) -> Lines:

@@ -163,6 +163,8 @@ def setting_name(setting: Setting, comparison: Comparison) -> str:
     said = [] if setting.differs_in_target_only else [f"setting {number}"]
     if len({other.parameter_target for other in alike}) > 1:
         said.append(target_name(setting))
+    if setting.rung is not None:
+        said.append(f"rung {setting.rung} of a halving")
     return f"{code(task)} ({', '.join(said)})"
 
 

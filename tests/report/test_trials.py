@@ -3,8 +3,9 @@
 import pytest
 
 from lora_bench.report.comparison import compare
-from lora_bench.report.trials import trial_lines
-from tests.records import record
+from lora_bench.report.markdown import render_markdown
+from lora_bench.report.trials import rungs_of_search, trial_lines
+from tests.records import BUDGET, record
 from tests.report.test_markdown import tables
 
 SEARCH = {"score_on": "selection"}
@@ -58,3 +59,67 @@ def test_methods_are_compared_at_the_same_number_of_trials():
 
 def test_one_trial_is_no_search():
     assert table(search((0.6,))) == []
+
+
+HALVED = BUDGET.model_copy(update={"trials": 4, "halving": 3, "rungs": 2})
+
+
+def rung(number, scores, method="lora", rates=None):
+    """The trials of a rung: those of the first have 1,066 of 3,200 examples."""
+    of = {1: {"train_examples": 1_066, "steps": 67, "warmup_steps": 7}, 2: {}}[number]
+    return [
+        record(
+            method, score=score, learning_rate=rate, seed=100, spec=SEARCH, training=of, budget=HALVED,
+            changes={"rung": number}, step_seconds=0.05 * number,
+        )
+        for rate, score in zip(rates or [10.0 ** -(index + 1) for index in range(len(scores))], scores, strict=True)
+    ]  # fmt: skip
+
+
+FIRST = (0.5, 0.8, 0.7, 0.6, 0.55, 0.52)
+
+
+def test_the_rungs_of_a_halving_are_one_search_and_only_what_was_drawn_has_an_expected_best():
+    records = rung(2, (0.81, 0.83), rates=(1e-2, 1e-3)) + rung(1, FIRST)
+    comparison = compare([*records, record(seed=0, budget=HALVED)])
+    _, first, last = comparison.settings
+    assert (first.rung, last.rung) == (1, 2)
+    assert rungs_of_search(first, comparison) == rungs_of_search(last, comparison) == (first, last)
+    drawn, chosen = (trial_lines(setting, (first, last)) for setting in (first, last))
+    header, _, lora = tables("\n".join(drawn))[0]
+    assert header[7] == "6 trials" and float(lora[2]) == pytest.approx(sum(FIRST) / 6, abs=1e-4)
+    assert any(line.startswith("The best 2 of each method went on to runs with 3,200 examples") for line in drawn)
+    assert not any("The expected best" in line for line in chosen)
+
+
+def test_a_halving_shows_its_cost_by_rung_where_it_ends():
+    records = [
+        *rung(1, FIRST), *rung(2, (0.81, 0.83), rates=(1e-2, 1e-3)),
+        *rung(1, FIRST, "full"), *rung(2, (0.7, 0.6), "full", rates=(1e-2, 1e-3)),
+    ]  # fmt: skip
+    comparison = compare(records)
+    first, last = comparison.settings
+    ((header, _, *lines),) = tables("\n".join(trial_lines(last, (first, last))))
+    # Steps of 50 and 100 ms, of which each of these records has 200: 6 runs of 10 s, then 2 of 20 s.
+    assert [line[2:] for line in lines] == [["6", "6", "60.0", "2", "2", "40.0", "100"]] * 2
+    assert header[2] == "rung 1: learning rates" and header[-1] == "training, s in all"
+    # As long as there is no second rung, the first says what it cost.
+    (alone,) = compare(rung(1, FIRST)).settings
+    assert any("rung by rung" in line for line in trial_lines(alone, (alone,)))
+
+
+def test_a_rate_is_at_an_edge_if_it_is_the_last_of_all_that_were_begun():
+    def edges(rates):
+        page = render_markdown([*rung(1, FIRST), *rung(2, (0.81, 0.83), rates=rates)], "figures")
+        return "A better learning rate may lie outside" in page
+
+    # 1e-3 is the smaller of the two that went on, and neither the smallest nor the largest of the six.
+    assert not edges((1e-2, 1e-3))
+    assert edges((1e-2, 1e-1)) and edges((1e-2, 1e-6))
+
+
+def test_halvings_of_other_budgets_are_searches_of_their_own():
+    other = BUDGET.model_copy(update={"trials": 8, "halving": 3, "rungs": 2})
+    records = [*rung(1, FIRST), *(one.model_copy(update={"budget": other}) for one in rung(2, (0.8, 0.7)))]
+    comparison = compare(records)
+    assert [len(rungs_of_search(setting, comparison)) for setting in comparison.settings] == [1, 1]
