@@ -24,6 +24,9 @@ from lora_bench.checkpoint_files import newest_checkpoint, write_checkpoint
 # Raised whenever an older lora_bench could not go on from what is written.
 FORMAT = 1
 
+# What every checkpoint has.
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -100,9 +103,9 @@ def save_checkpoint(
         "progress": progress,
     }
     files = {
-        "weights.safetensors": save(trained_weights(model)),
-        "optimizer.safetensors": save(tensors),
-        "state.json": json.dumps(rest, allow_nan=False).encode("utf-8"),
+        WEIGHTS: save(trained_weights(model)),
+        OPTIMIZER: save(tensors),
+        STATE: json.dumps(rest, allow_nan=False).encode("utf-8"),
     }
     if best is not None:
         files["best.safetensors"] = save(best)
@@ -120,21 +123,21 @@ def latest_checkpoint(folder: Path, say: Callable[[str], None] = _say_nothing) -
         folder: Where checkpoints lie.
         say: Told of each that is damaged, and of one that a newer lora_bench wrote.
     """
-    found = newest_checkpoint(folder, say)
+    found = newest_checkpoint(folder, say, needed=(WEIGHTS, OPTIMIZER, STATE))
     if found is None:
         return None
     path, files = found
-    rest = json.loads(files["state.json"])
+    rest = json.loads(files[STATE])
     if rest.get("format", FORMAT) > FORMAT:
         say(f"the checkpoint {path.name} is of a newer lora_bench; the run began anew")
         return None
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in rest["scalars"].items()}
-    for name, tensor in load(files["optimizer.safetensors"]).items():
+    for name, tensor in load(files[OPTIMIZER]).items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     return Checkpoint(
         step=rest["step"],
-        weights=load(files["weights.safetensors"]),
+        weights=load(files[WEIGHTS]),
         optimizer={"state": state, "param_groups": rest["param_groups"]},
         schedule=rest["schedule"],
         progress=rest["progress"],

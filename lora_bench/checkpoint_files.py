@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from lora_bench.disk import QUARANTINE, make_folder, quarantine, remove_tree, sync_folder, write_atomic
@@ -59,7 +59,9 @@ def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Pat
     return target
 
 
-def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, bytes]] | None:
+def newest_checkpoint(
+    folder: Path, say: Callable[[str], None], needed: Collection[str] = ()
+) -> tuple[Path, dict[str, bytes]] | None:
     """The folder and the files of the newest checkpoint that is what its manifest says, or None.
 
     What a writer left that was cut off is removed; a damaged checkpoint is moved to the quarantine beside *folder*.
@@ -67,12 +69,13 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, d
     Args:
         folder: Where checkpoints lie.
         say: Told of each that is damaged.
+        needed: Files without which it is none of ours, whatever its manifest says.
     """
     for path in _newest_first(folder):
         if not (path / MANIFEST).is_file():
             remove_tree(path)
             continue
-        files, damage = _read(path)
+        files, damage = _read(path, needed)
         if damage is None:
             return path, files
         place = quarantine(path, f"{path.name}: {damage}", folder.parent / QUARANTINE)
@@ -108,7 +111,7 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (int(found[path][1]), int(found[path][2] or 1)), reverse=True)
 
 
-def _read(path: Path) -> tuple[dict[str, bytes], str | None]:
+def _read(path: Path, needed: Collection[str]) -> tuple[dict[str, bytes], str | None]:
     """The files of a checkpoint, and what is wrong with it or None."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
@@ -117,6 +120,8 @@ def _read(path: Path) -> tuple[dict[str, bytes], str | None]:
         hashes = {}
     if not hashes:
         return {}, f"{MANIFEST} cannot be read"
+    if missing := sorted(set(needed) - hashes.keys()):
+        return {}, f"{MANIFEST} does not name {missing[0]}"
     files = {}
     for name, sha256 in hashes.items():
         inside = path / name

@@ -15,9 +15,12 @@ HIDDEN = "***"
 
 # What stands before the @ of an address, and tokens of the hub and of the services that people use beside it.
 _IN_ADDRESS = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#'\"<>]*@")
-_TOKEN = re.compile(r"\b(?:hf_|hf_oauth_|api_org_|ghp_|gho_|ghs_|github_pat_|glpat-|pypi-|sk-)[A-Za-z0-9_-]{8,}")
+_TOKEN = re.compile(
+    r"hf_[A-Za-z0-9]{20,}|\b(?:hf_oauth_|api_org_|ghp_|gho_|ghs_|github_pat_|glpat-|pypi-|sk-)[A-Za-z0-9_-]{8,}"
+)
 _HEADER = re.compile(
-    r"(?i)(?P<name>\b(?:bearer|authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic|token)?))\s+['\"]?[\w.~+/=-]{6,}"
+    r"(?i)(?P<name>\bbearer\s+|\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)"
+    r"(?!(?:bearer|basic|token)\b)[\w.~+/=-]{6,}"
 )
 _IN_QUERY = re.compile(
     r"(?i)(?P<name>\b[\w.-]*(?:token|secret|password|passwd|api_?key|signature|credential)=)[^\s&;,'\"<>]+"
@@ -39,7 +42,7 @@ def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> 
         text = text.replace(value, HIDDEN)
     text = _IN_ADDRESS.sub(rf"\g<scheme>{HIDDEN}@", text)
     text = _TOKEN.sub(HIDDEN, text)
-    text = _HEADER.sub(rf"\g<name> {HIDDEN}", text)
+    text = _HEADER.sub(rf"\g<name>{HIDDEN}", text)
     return _IN_QUERY.sub(rf"\g<name>{HIDDEN}", text)
 
 

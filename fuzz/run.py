@@ -1,0 +1,71 @@
+"""Fuzz one target with atheris, which watches what code an input reaches: python fuzz/run.py TARGET [libFuzzer's options].
+
+    python -m pip install atheris
+    python fuzz/run.py suite -max_total_time=600
+    python fuzz/run.py published -runs=100000
+
+Inputs that reach something new are kept in fuzz/corpus/TARGET, begun with what the project has of the kind; an input with which
+our code fails is written to fuzz/crash-*.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+
+def main() -> None:
+    """Fuzz the target that the command line names."""
+    import atheris
+
+    with atheris.instrument_imports(include=["lora_bench", "yaml", "csv", "json"]):
+        from fuzz import targets
+
+    names = ", ".join(targets.TARGETS)
+    if len(sys.argv) < 2 or sys.argv[1] not in targets.TARGETS:
+        sys.exit(f"usage: fuzz/run.py TARGET [options], where TARGET is one of {names}")
+    name, options = sys.argv[1], sys.argv[2:]
+    corpus = HERE / "corpus" / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(name)):
+        (corpus / f"seed-{number}").write_bytes(seed)
+
+    def one(raw: bytes) -> None:
+        targets.harmless(targets.TARGETS[name], raw)
+
+    atheris.Setup(
+        [sys.argv[0], "-timeout=60", f"-artifact_prefix={HERE}/", "-max_len=20000", *options, str(corpus)], one
+    )
+    atheris.Fuzz()
+
+
+def seeds(name: str) -> list[bytes]:
+    """Good inputs of a target, from the project's own files."""
+    root = HERE.parent
+    patterns = {
+        "suite": ["baselines/*/suite.yaml"],
+        "probe-suite": ["baselines/*/suite.yaml"],
+        "task": ["tasks/*.yaml"],
+        "record": ["baselines/*/records/*[0-9a-f].json"],
+        "probe": ["baselines/*/probes/*.json"],
+        "published": ["baselines/*/published.csv"],
+        "data": [],
+    }
+    files = [path for pattern in patterns[name] for path in sorted(root.glob(pattern))][:20]
+    found = [path.read_bytes() for path in files]
+    if name == "data":
+        contents = (
+            b"text,label\na,b\n",
+            b'{"text": "a", "label": "b"}\n',
+            b'[{"text": "a", "a": {"b": 1}}]',
+            b"<b><entry/></b>",
+        )
+        found = [bytes([number]) + content for number in range(8) for content in contents]
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What is fuzzed: each target reads one input that may be anything.
+
+A target returns where the input is good and raises `LoraBenchError` where it is not. Anything else that it raises, any file
+that it leaves, and more than `SECONDS` of processor time is a fault of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lora_bench.documents import read_yaml
+from lora_bench.errors import LoraBenchError
+from lora_bench.probe_store import read_probe
+from lora_bench.probe_suite import load_probe_suite
+from lora_bench.published.reading import read_cells
+from lora_bench.record import Record
+from lora_bench.report import render_files
+from lora_bench.report.frame import to_frame
+from lora_bench.report.terminal import terminal_table
+from lora_bench.store import read_record, to_json
+from lora_bench.suite import load_suite
+from lora_bench.tasks import task_from_document
+from lora_bench.tasks.files import read_bytes
+from lora_bench.tasks.tables import FORMATS, Layout
+
+SECONDS = 20.0
+
+Target = Callable[[bytes], None]
+
+
+def harmless(target: Target, raw: bytes) -> bool:
+    """Whether *raw* is good input for a target; a fault of ours is an exception.
+
+    Raises:
+        AssertionError: If something was written, or it took too long.
+        Exception: Whatever else the target raises.
+    """
+    began = time.process_time()
+    try:
+        target(raw)
+        good = True
+    except LoraBenchError as error:
+        assert str(error), "a refusal says why"
+        good = False
+    taken = time.process_time() - began
+    assert taken < SECONDS, f"took {taken:.1f} s"
+    return good
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="fuzz-")
+
+
+def _in_a_file(name: str, raw: bytes, read: Callable[[Path], object]) -> None:
+    """Have an input read from a file, beside which nothing may be written."""
+    folder = Path(_folder().name)
+    path = folder / name
+    path.write_bytes(raw)
+    try:
+        read(path)
+    finally:
+        left = {entry.name for entry in folder.iterdir()}
+        path.unlink()
+        assert left == {name}, f"{left - {name}} were written"
+
+
+def suite(raw: bytes) -> None:
+    """A suite."""
+    _in_a_file("suite.yaml", raw, load_suite)
+
+
+def probe_suite(raw: bytes) -> None:
+    """A suite, or a suite of probes."""
+    _in_a_file("suite.yaml", raw, load_probe_suite)
+
+
+def task(raw: bytes) -> None:
+    """The declaration of a task."""
+    _in_a_file("task.yaml", raw, lambda path: task_from_document(read_yaml(path)))
+
+
+def record(raw: bytes) -> None:
+    """A record, and where it is one, what is written and shown of it."""
+
+    def read_and_render(path: Path) -> None:
+        found = read_record(path)
+        assert Record.model_validate_json(to_json(found)) == found
+        render(found)
+
+    _in_a_file("record.json", raw, read_and_render)
+
+
+def render(found: Record) -> None:
+    """A record through every renderer of reports."""
+    render_files([found])
+    terminal_table([found])
+    to_frame([found])
+
+
+def probe(raw: bytes) -> None:
+    """A record of a probe."""
+    _in_a_file("probe.json", raw, read_probe)
+
+
+def published(raw: bytes) -> None:
+    """A published table's cells."""
+    read_cells(raw.decode("utf-8", "replace"), "published.csv")
+
+
+def data(raw: bytes) -> None:
+    """A file of data: its first byte chooses the format."""
+    formats = [name for name in FORMATS if name != "wikisql"]
+    chosen = formats[raw[0] % len(formats)] if raw else formats[0]
+    layout = Layout(format=chosen, wanted=frozenset({"text", "label", "a.b"}))
+    read_bytes(raw[1:], f"train.{chosen}", layout)
+
+
+TARGETS: dict[str, Target] = {
+    "suite": suite,
+    "probe-suite": probe_suite,
+    "task": task,
+    "record": record,
+    "probe": probe,
+    "published": published,
+    "data": data,
+}
