@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DONE, CANNOT_DECIDE = 0, 4
+# To `git bisect run`, 2 would be a bad commit.
+ENDS_GIT_BISECT = 128
 
 
 def add_check(commands: Commands) -> None:
@@ -164,7 +166,13 @@ def _check(arguments: argparse.Namespace) -> int:
         return _self_tests(arguments, accepted)
     if arguments.runs is None:
         raise LoraBenchError("check takes RUNS, the folder of the suite's runs; only --replay and --inject go without")
-    if arguments.bisect is not None or arguments.step:
+    if arguments.step:
+        try:
+            return _search(arguments, folder, accepted)
+        except LoraBenchError as error:
+            print(message(f"lora-bench: {error}"), file=sys.stderr)
+            return ENDS_GIT_BISECT
+    if arguments.bisect is not None:
         return _search(arguments, folder, accepted)
     answer = _answer(arguments, folder, accepted, may_confirm=not arguments.no_confirm)
     _write(answer, arguments)

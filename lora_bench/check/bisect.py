@@ -25,9 +25,8 @@ EXIT_CODES: dict[Tried, int] = {"good": 0, "bad": 1, "skip": 125}
 # Making an environment, installing into it, and the imports of a process, beside the runs themselves.
 OVERHEAD_SECONDS = 60.0
 
-_VERSIONS = re.compile(
-    r"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<versions>[A-Za-z0-9.+!_-]+(?:,[A-Za-z0-9.+!_-]+)+)"
-)
+_VERSION = r"[A-Za-z0-9][A-Za-z0-9.+!_-]*"
+_VERSIONS = re.compile(rf"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<versions>{_VERSION}(?:,{_VERSION})+)")
 _COMMITS = re.compile(r"(?P<good>[A-Za-z0-9][\w./~^-]*?)\.\.(?P<bad>[A-Za-z0-9][\w./~^-]*)")
 
 
