@@ -268,7 +268,7 @@ def report(arguments: argparse.Namespace) -> int:
         records = read_records(source) if record_files(source) or not probes else []
         out = arguments.out or source
         sections = _published_sections(arguments, source, records)
-        data = data_files(records, probes) if arguments.data else None
+        data = data_files(records, probes, answers_in(source, records)) if arguments.data else None
         if arguments.check:
             differences += check_report(records, out, name, sections, probes, data, answers_in(source, records))
         else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from lora_bench.errors import unknown
 from lora_bench.probe_record import ProbeRecord
 from lora_bench.record import Record
+from lora_bench.report.scored import AnswersOf
 
 Export = Callable[[Sequence[Record], Path, str | None], str]
 
@@ -39,17 +40,38 @@ def formats() -> Mapping[str, Export]:
     return {"csv": _csv, "parquet": _parquet, "json": _json, "mlflow": _mlflow, "trackio": _trackio}
 
 
-def data_files(records: Sequence[Record], probes: Sequence[ProbeRecord] = ()) -> dict[str, bytes]:
+def data_files(
+    records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = lambda run_id: None
+) -> dict[str, bytes]:
     """Every number behind a report, as the content of files by name: each table as CSV, Parquet and JSON.
 
-    The tables are `records` and `curves` (the points of their learning curves), and `probes` and `latencies` (their timed
-    forward passes); what there is nothing of has no file.
+    The tables are `records` and `curves` (the points of their learning curves), `comparisons` and `over_tasks` (means, ranks
+    and verdicts of each method), and `probes` and `latencies` (their timed forward passes); what there is nothing of has no
+    file.
+
+    Args:
+        records: What the report is of.
+        probes: What was measured alone.
+        answers: Gives the predictions of a run, where they are stored: verdicts are made of them too.
     """
     from lora_bench.export.files import to_csv, to_json, to_parquet
+    from lora_bench.report.beside import beside
+    from lora_bench.report.comparison import compare
     from lora_bench.report.frame import to_curves, to_frame
+    from lora_bench.report.judging import judge_comparison
     from lora_bench.report.probe_frame import to_latency_frame, to_probe_frame
+    from lora_bench.report.verdict_frame import to_comparison_frame, to_over_tasks_frame
 
-    tables = {"records": to_frame(records), "curves": to_curves(records)} if records else {}
+    tables = {}
+    if records:
+        comparison = compare(records)
+        judged = judge_comparison(comparison, records, answers)
+        tables = {
+            "records": to_frame(records),
+            "curves": to_curves(records),
+            "comparisons": to_comparison_frame(comparison, judged, beside(comparison, probes)),
+            "over_tasks": to_over_tasks_frame(judged),
+        }
     if probes:
         tables |= {"probes": to_probe_frame(probes), "latencies": to_latency_frame(probes)}
     encoders = {"csv": to_csv, "parquet": to_parquet, "json": to_json}

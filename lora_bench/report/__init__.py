@@ -7,18 +7,20 @@ beside it, and `<name>.html`, the same with its figures inside; in `runs/<suite>
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from lora_bench.probe_record import ProbeRecord
 from lora_bench.record import Record
 from lora_bench.report.comparison import Comparison, compare
 from lora_bench.report.figures import draw, plan_figures
 from lora_bench.report.frame import to_frame
-from lora_bench.report.judging import AnswersOf
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.page import render_page
 from lora_bench.report.probes import probe_lines, render_probes
+from lora_bench.report.scored import AnswersOf
 from lora_bench.report.terminal import terminal_table
 from lora_bench.store import write_atomic
 
@@ -59,7 +61,7 @@ def render_files(
         markdown, figures = render_probes(probes), {}
     else:
         comparison = compare(records)
-        markdown = render_markdown(records, name, [*sections, probe_lines(probes)], answers, comparison)
+        markdown = render_markdown(records, name, [*sections, probe_lines(probes)], answers, comparison, probes)
         figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(comparison, records)}
     page = render_page(markdown, figures)
     beside = {f"{name}/{file}": content for file, content in (data or {}).items()}
@@ -75,16 +77,28 @@ def write_report(
     data: Mapping[str, bytes] | None = None,
     answers: AnswersOf = lambda run_id: None,
 ) -> list[Path]:
-    """Write a report into *folder*, replacing one of the same name; the files written.
+    """Write a report into *folder*, replacing one of the same name with its figures; the files written.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
+    files = render_files(records, name, sections, probes, data, answers)
+    before = _figures_of(folder / f"{name}.md", name)
     written = []
-    for path, content in render_files(records, name, sections, probes, data, answers).items():
+    for path, content in files.items():
         write_atomic(folder / path, content)
         written.append(folder / path)
+    for path in before - files.keys():
+        (folder / path).unlink(missing_ok=True)
     return written
+
+
+def _figures_of(page: Path, name: str) -> set[str]:
+    """The figures that an earlier report shows: it came with them, and nobody else put them there."""
+    if not page.is_file():
+        return set()
+    shown = re.findall(r"^!\[[^\]]*\]\(([^()/\s]+)/([^()/\s]+\.svg)\)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {f"{name}/{unquote(file)}" for folder, file in shown if unquote(folder) == name and "/" not in unquote(file)}
 
 
 def check_report(

@@ -2,46 +2,76 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from lora_bench.budget import AXES, Axis, ParameterAxis, amount_of
+from lora_bench.protocol import Protocol
 from lora_bench.record import Record
 from lora_bench.report import text
 from lora_bench.report.comparison import Comparison, Setting
-from lora_bench.report.rows import Row, in_order
+from lora_bench.report.rows import Row, in_order, median_of
 from lora_bench.report.tables import REFERENCE, each_row, method_name, model_name, setting_name, size
 from lora_bench.report.text import MISSING, code, count, inert
 
 
 def recipe(comparison: Comparison) -> list[str]:
-    """What all runs of a setting were held equal to, a column a setting."""
-    lines: list[list[str]] = [[] for _ in _RECIPE]
-    for setting in comparison.settings:
-        for line, (_, value) in zip(lines, _RECIPE, strict=True):
-            line.append(value(setting))
-    header = ["", *(setting_name(setting, comparison) for setting in comparison.settings)]
-    named = zip((name for name, _ in _RECIPE), lines, strict=True)
-    kept = [[name, *line] for name, line in named if any(value != MISSING for value in line)]
+    """What all runs of a setting were held equal to, a column a setting; its trials are lines of it."""
+    settings = comparison.results
+    lines = [[name, *(value(setting) for setting in settings)] for name, value in _RECIPE]
+    lines += [[name, *(value(_trials_of(setting, comparison)) for setting in settings)] for name, value in _OF_TRIALS]
+    header = ["", *(setting_name(setting, comparison) for setting in settings)]
+    kept = [line for line in lines if any(value != MISSING for value in line[1:])]
     return text.table(header, kept, numbers_from=len(header))
 
 
+def protocols(comparison: Comparison) -> list[str]:
+    """What the protocols of the runs mean, a line each."""
+    named = dict.fromkeys((setting.spec.protocol, setting.spec.rules) for setting in comparison.settings)
+    said = [f"- Protocol {code(name)}: {_rules(rules)}." for name, rules in named if name and rules is not None]
+    return ["", *said] if said else []
+
+
+def _rules(rules: Protocol) -> str:
+    weights = "the last weights" if rules.checkpoint == "last" else "the best weights of those evaluated on the way"
+    reported = ", **which is the one that is reported**" if rules.choose_on == "test" else ""
+    split = (
+        "set aside from the training data where the data has none" if rules.selection_from_train else "the data's own"
+    )
+    selection = f" ({split})" if rules.choose_on == "selection" else ""
+    return (
+        f"{weights} are scored, choices are made on the {rules.choose_on} split{selection}{reported}, and the "
+        f"{rules.aggregation} stands for several seeds"
+    )
+
+
+def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
+    """The trials of a setting's task and target, where the report has results too."""
+    return [
+        other
+        for other in comparison.settings
+        if other not in comparison.results
+        and other.spec.task.name == setting.spec.task.name
+        and other.parameter_target == setting.parameter_target
+    ]
+
+
 def counts(comparison: Comparison) -> list[str]:
-    """What each method came to on each base model: size, learning rate, adapter parameters, share of the target."""
-    lines: dict[tuple[str, ...], None] = {}
+    """What each method came to on each base model: size, adapter parameters, share of the target, and learning rates."""
+    rates: dict[tuple[str, ...], set[float | None]] = {}
     stores = any(held_to_stored(setting) for setting in comparison.settings)
-    for setting in comparison.settings:
+    for setting in comparison.results:
         for table in setting.tables:
             for row in table.rows:
                 adapter = row.parameters.adapter if row.parameters is not None else None
                 stored = [count(row.parameters.stored if row.parameters is not None else None)] if stores else []
                 held = _held_to(row, setting)
-                cells = (model_name(table), method_name(row), size(row), text.learning_rate(row.learning_rate))
-                lines[(*cells, count(adapter), *stored, held)] = None
-    header = ["base model", "method", "size", "learning rate", "adapter parameters"]
+                cells = (model_name(table), method_name(row), size(row), count(adapter), *stored, held)
+                rates.setdefault(cells, set()).add(row.learning_rate)
+    header = ["base model", "method", "size", "adapter parameters"]
     header += ["stored parameters", "of the target"] if stores else ["of the target"]
-    return text.table(header, lines, numbers_from=3)
+    lines = [[*cells, ", ".join(map(text.learning_rate, sorted(of, key=in_order)))] for cells, of in rates.items()]
+    return text.table([*header, "learning rates"], lines, numbers_from=3)
 
 
 def work(comparison: Comparison, records: Sequence[Record]) -> list[str]:
@@ -56,8 +86,8 @@ def work(comparison: Comparison, records: Sequence[Record]) -> list[str]:
         if not runs:
             continue
         named = [where, model_name(table), method_name(row)] + ([_parts(runs)] if parts else [])
-        amounts = [_median(used(run, axis) for run in runs) for axis in AXES]
-        steps = _median(run.speed.train_steps for run in runs if run.speed is not None)
+        amounts = [median_of(used(run, axis) for run in runs) for axis in AXES]
+        steps = median_of(run.speed.train_steps for run in runs if run.speed is not None)
         cells = [_whole(amounts[0]), _whole(steps), _whole(amounts[1]), _short(amounts[2]), text.rate(amounts[3])]
         lines.append([*named, *cells, _share(runs), _ends(runs)])
     header = ["task", "base model", "method", *(["parts of a batch"] if parts else [])]
@@ -122,11 +152,6 @@ def _share(runs: Sequence[Record]) -> str:
 def _ends(runs: Sequence[Record]) -> str:
     ends = Counter("the target" if run.capped_by is None else f"cap of {code(run.capped_by)}" for run in runs)
     return ", ".join(end if len(ends) == 1 else f"{end} ({number})" for end, number in sorted(ends.items()))
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return statistics.median(present) if present else None
 
 
 def _whole(value: float | None) -> str:
@@ -229,4 +254,10 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("scored on", _scored_on),
     ("examples in the splits", _splits),
     ("seeds", lambda setting: _seeds(setting)),
+)
+
+
+_OF_TRIALS: tuple[tuple[str, Callable[[Sequence[Setting]], str]], ...] = (
+    ("trials scored on", lambda trials: ", ".join(dict.fromkeys(_scored_on(setting) for setting in trials)) or MISSING),
+    ("seeds of the trials", lambda trials: ", ".join(dict.fromkeys(_seeds(setting) for setting in trials)) or MISSING),
 )

@@ -103,9 +103,9 @@ class Setting:
         return self.budget.parameter_target if self.budget is not None else None
 
     @property
-    def differs_in_target_only(self) -> bool:
-        """Whether nothing but the target for parameters sets it apart from the other settings of its task."""
-        return bool(self.differs) and not set(self.differs).difference(TARGETS)
+    def trials(self) -> bool:
+        """Whether its scores are of the split that choices are made on: they choose, and are no results."""
+        return self.spec.score_on == "selection"
 
     @property
     def unknown(self) -> list[str]:
@@ -132,6 +132,28 @@ class Comparison:
     def runs(self) -> int:
         """Number of records."""
         return sum(self.statuses.values())
+
+    @property
+    def results(self) -> list[Setting]:
+        """The settings that are no trials; all where there is nothing else."""
+        return [setting for setting in self.settings if not setting.trials] or [*self.settings]
+
+    def kin_of(self, setting: Setting) -> list[Setting]:
+        """The settings of its task that are results as it is, or trials of the same rung; itself among them."""
+
+        def kind(of: Setting) -> tuple[str, bool, int | None]:
+            return of.spec.task.name, of.trials, of.rung
+
+        return [other for other in self.settings if kind(other) == kind(setting)]
+
+    def differs_from_kin(self, setting: Setting) -> dict[str, JsonValue]:
+        """What sets it apart from the other settings of its task and kind, by dotted name."""
+        kin = self.kin_of(setting)
+        return {
+            name: value
+            for name, value in setting.differs.items()
+            if len({canonical(other.differs.get(name)) for other in kin}) > 1
+        }
 
 
 def compare(records: Sequence[Record]) -> Comparison:

@@ -2,42 +2,27 @@
 
     Comparison + declaration → family of paired differences → [Held: a row, its reference, the verdict]
 
-All comparisons of a report are one family, over which the error level holds. Only runs that nobody could have chosen by their
-own scores are judged: searches, and protocols that choose on the reported split, are left out and said to be.
+All comparisons of a report are one family, over which the error level holds; those of means over tasks are another, and so
+are, for ranks alone, the differences between methods of which none is the reference. Only runs that nobody could have chosen
+by their own scores are judged: searches, and protocols that choose on the reported split, are left out and said to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
-from lora_bench.analysis import DEFAULT_MARGIN, SHARES, Analysis, default_analysis
+from lora_bench.analysis import Analysis, default_analysis
 from lora_bench.record import Record
 from lora_bench.report.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.over_tasks import Cell, OverTasks, judge_over_tasks
+from lora_bench.report.ranking import Contest, Rank, other_pairs, rank_all
 from lora_bench.report.rows import Row
-from lora_bench.stats import (
-    METRICS,
-    Items,
-    ItemScores,
-    MacroDifference,
-    PairedDifference,
-    Verdict,
-    item_metric,
-    judge,
-    macro_difference,
-    paired_difference,
-    seed_from,
-    with_failures_at_floor,
-)
-from lora_bench.store import Answers
-
-# Resamples of test items, for a metric that is no mean over them.
-DRAWS = 2_000
+from lora_bench.report.scored import AnswersOf, Scored, at_floor, difference_of, gain_and_p, scored
+from lora_bench.stats import Items, PairedDifference, Verdict, judge
 
 Declared = Literal["before", "changed", "never"]
-
-AnswersOf = Callable[[str], Answers | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +46,6 @@ class Held:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Across:
-    """A method held against the reference over the tasks of a base model, each of which counts alike, in raw points."""
-
-    model: str
-    label: str
-    reference: str
-    difference: MacroDifference
-    verdict: Verdict
-
-
-@dataclass(frozen=True, kw_only=True)
 class Judged:
     """The verdicts of a report.
 
@@ -81,7 +55,8 @@ class Judged:
         declared: Whether the records carry it, and nothing else: "before" their runs. "changed" where they carry another one
             or several, "never" where they carry none.
         held: Every comparison.
-        across: Every method on every base model over tasks, where there are several: a family of its own.
+        ranks: Of every row that was held and of the references, among the rows of its table.
+        over_tasks: Every base model and target over tasks, where there are several: a family of its own.
         left_out: What is not judged, with the reason.
     """
 
@@ -89,12 +64,31 @@ class Judged:
     analysis: Analysis
     declared: Declared
     held: tuple[Held, ...]
-    across: tuple[Across, ...]
+    ranks: tuple[tuple[Row, Rank], ...]
+    over_tasks: tuple[OverTasks, ...]
     left_out: tuple[str, ...]
 
     def of(self, row: Row) -> Held | None:
         """The comparison of a row, or None for the reference and what is not judged."""
         return next((held for held in self.held if held.row is row), None)
+
+    def rank_of(self, row: Row) -> Rank | None:
+        """The rank of a row in its table, or None where it has none."""
+        return next((rank for ranked, rank in self.ranks if ranked is row), None)
+
+
+class _Table(NamedTuple):
+    """A table of one base model: the scores of its rows, and those that can be held against the reference, by place."""
+
+    setting: Setting
+    table: ModelTable
+    scored: list[Scored]
+    reference: int
+    found: dict[int, tuple[PairedDifference, tuple[Items, Items] | None]]
+
+
+# A comparison by the number of its table and the place of its row.
+_Key = tuple[int, int]
 
 
 def judge_comparison(
@@ -115,44 +109,11 @@ def judge_comparison(
     chosen = analysis or _declaration(carried, records)
     if chosen is None:
         return None
-    family: dict[
-        tuple[int, int, int],
-        tuple[Setting, ModelTable, Row, Row, PairedDifference, tuple[Items, Items] | None, float | None],
-    ] = {}
     left_out: dict[str, None] = {}
-    for number, setting in enumerate(comparison.settings):
-        if setting.search or setting.spec.score_on == "selection":
-            continue  # trials, which choose and are no results
-        if reason := _not_judged(setting):
-            left_out[f"{setting.spec.task.name}: {reason}"] = None
-            continue
-        for place, table in enumerate(setting.tables):
-            reference = next((row for row in table.rows if row.label == chosen.reference), None)
-            for index, row in enumerate(table.rows):
-                if row is reference:
-                    continue
-                where = f"{row.label} on {table.model.shown}, {setting.spec.task.name}"
-                if reference is None:
-                    left_out[f"{where}: {chosen.reference} was not run there"] = None
-                    continue
-                found = row_difference(row, reference, setting, (answers, answers))
-                if isinstance(found, str):
-                    left_out[f"{where}: {found}"] = None
-                    continue
-                difference, items = found
-                family[number, place, index] = (
-                    setting, table, row, reference, difference, items, _at_floor(row, reference)
-                )  # fmt: skip
-    if not family:
+    tables = _tables(comparison, chosen, answers, left_out)
+    if not any(table.found for table in tables):
         return None
-    verdicts = _verdicts(family, chosen)
-    held = tuple(
-        Held(
-            setting=setting, table=table, row=row, reference=reference, difference=difference, items=items,
-            at_floor=at_floor, verdict=verdicts[key],
-        )
-        for key, (setting, table, row, reference, difference, items, at_floor) in family.items()
-    )  # fmt: skip
+    verdicts = _verdicts(tables, chosen)
     everyone = all(record.analysis is not None for record in records if record.spec.score_on == "test")
     declared: Declared = (
         "never" if not carried else "before" if everyone and set(carried) == {chosen.sha256} else "changed"
@@ -161,8 +122,9 @@ def judge_comparison(
         comparison=comparison,
         analysis=chosen,
         declared=declared,
-        held=held,
-        across=_across(held, chosen),
+        held=tuple(_held(tables[key[0]], key[1], verdict) for key, verdict in verdicts.items()),
+        ranks=tuple(_ranks(tables, verdicts, chosen)),
+        over_tasks=judge_over_tasks([_cell(number, table, verdicts) for number, table in enumerate(tables)], chosen),
         left_out=tuple(left_out),
     )
 
@@ -175,6 +137,43 @@ def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> 
     return default_analysis(sorted({record.spec.method.label for record in records}))
 
 
+def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left_out: dict[str, None]) -> list[_Table]:
+    """The tables in which the reference was run; what is not judged goes to *left_out* with its reason."""
+    found = []
+    for setting in comparison.settings:
+        if setting.search or setting.trials:
+            continue  # trials, which choose and are no results
+        if reason := _not_judged(setting):
+            left_out[f"{setting.spec.task.name}: {reason}"] = None
+            continue
+        for table in setting.tables:
+            place = next((place for place, row in enumerate(table.rows) if row.label == analysis.reference), None)
+            where = f"on {table.model.shown}, {setting.spec.task.name}"
+            if place is None:
+                missing = (f"{row.label} {where}: {analysis.reference} was not run there" for row in table.rows)
+                left_out.update(dict.fromkeys(missing))
+                continue
+            found.append(_compared(setting, table, place, answers, left_out, where))
+    return found
+
+
+def _compared(
+    setting: Setting, table: ModelTable, reference: int, answers: AnswersOf, left_out: dict[str, None], where: str
+) -> _Table:
+    """A table with the difference of each of its rows to the reference."""
+    rows = [scored(row, setting, answers) for row in table.rows]
+    differences = {}
+    for place, one in enumerate(rows):
+        if place == reference:
+            continue
+        difference = difference_of(one, rows[reference])
+        if isinstance(difference, str):
+            left_out[f"{one.row.label} {where}: {difference}"] = None
+        else:
+            differences[place] = difference
+    return _Table(setting, table, rows, reference, differences)
+
+
 def _not_judged(setting: Setting) -> str | None:
     """Why the scores of a setting are not judged, or None where they are."""
     rules = setting.spec.rules
@@ -185,114 +184,70 @@ def _not_judged(setting: Setting) -> str | None:
     return None
 
 
-def scores_by_seed(row: Row) -> dict[int, float]:
-    """The scores of a row by seed; runs whose seed nobody knows have no partner and are left out."""
-    return {score.seed: score.value for score in row.scores if score.seed is not None}
-
-
-def row_difference(
-    row: Row, reference: Row, setting: Setting, answers: tuple[AnswersOf, AnswersOf]
-) -> tuple[PairedDifference, tuple[Items, Items] | None] | str:
-    """A row less its reference and the items that enter, or why they cannot be compared.
-
-    Args:
-        row: What is judged.
-        reference: What it is held against, on the same task and base model.
-        setting: Of the row.
-        answers: Gives the predictions of the row's runs, and of the reference's.
-    """
-    mine, theirs = scores_by_seed(row), scores_by_seed(reference)
-    for label, scores in ((row.label, mine), (reference.label, theirs)):
-        if not scores:
-            return f"no run of {label} has a score"
-    if not mine.keys() & theirs.keys():
-        return "they share no seed"
-    items = _items(row, reference, setting, answers)
-    # A mean over items needs no draws for its variance, and 2,000 give that of another metric to 2 %.
-    means = items is not None and all(isinstance(one, ItemScores) for one in items)
-    difference = paired_difference(
-        mine,
-        theirs,
-        draw_seed=seed_from(*sorted(row.run_ids), *sorted(reference.run_ids)),
-        items=items,
-        draws=0 if means else DRAWS,
-    )
-    return difference, items
-
-
-def _items(
-    row: Row, reference: Row, setting: Setting, answers: tuple[AnswersOf, AnswersOf]
-) -> tuple[Items, Items] | None:
-    """Both rows' scores as functions of the test items, where predictions are stored and the metric is known by item."""
-    metric = setting.spec.task.metric
-    if metric not in METRICS:
-        return None
-    both = []
-    expected: list[Any] | None = None
-    for one, answers_of in zip((row, reference), answers, strict=True):
-        predictions: dict[int, Sequence[Any]] = {}
-        for score in one.scores:
-            found = answers_of(score.run_id)
-            if found is None or score.seed is None:
-                return None
-            expected = found.references if expected is None else expected
-            if found.references != expected:
-                return None
-            predictions[score.seed] = found.predictions
-        if not expected or isinstance(expected[0], str | list):
-            return None
-        both.append(item_metric(metric, expected, predictions, classes=len(setting.spec.task.labels or ()) or None))
-    return both[0], both[1]
-
-
-def _at_floor(row: Row, reference: Row) -> float | None:
-    """The mean difference where runs that failed count at the majority's score; None where none failed or nobody knows it."""
-    floor = row.majority_score if row.majority_score is not None else reference.majority_score
-    if floor is None or not (row.failures or reference.failures):
-        return None
-    means = []
-    for one in (row, reference):
-        failed = [failure.seed for failure in one.failures if failure.seed is not None]
-        scores = with_failures_at_floor(scores_by_seed(one), failed, floor)
-        means.append(sum(scores.values()) / len(scores))
-    return means[0] - means[1]
-
-
-def _verdicts(family: Mapping[Any, tuple[Any, ...]], analysis: Analysis) -> dict[Any, Verdict]:
+def _verdicts(tables: Sequence[_Table], analysis: Analysis) -> dict[_Key, Verdict]:
     """Verdicts over the whole family: comparisons with a margin and those without are judged with one error level."""
     margins, directions, differences = {}, {}, {}
-    for key, (setting, _, _, _, difference, *_) in family.items():
-        task = setting.spec.task
-        margins[key] = analysis.margin_of(task.name, task.metric)
-        directions[key] = bool(task.higher_is_better)
-        differences[key] = difference
+    for number, table in enumerate(tables):
+        task = table.setting.spec.task
+        for place, (difference, _) in table.found.items():
+            margins[number, place] = analysis.margin_of(task.name, task.metric)
+            directions[number, place] = bool(task.higher_is_better)
+            differences[number, place] = difference
     return judge(differences, margin=margins, alpha=analysis.alpha, higher_is_better=directions)
 
 
-def _across(held: Sequence[Held], analysis: Analysis) -> tuple[Across, ...]:
-    """Differences over the tasks of each base model; a task with several settings has no one difference, and stays out."""
-    groups: dict[tuple[str, str, str], dict[str, list[Held]]] = {}
-    for one in held:
-        if one.setting.spec.task.metric in SHARES:
-            of_task = groups.setdefault((one.table.model.shown, one.table.weights, one.row.label), {})
-            of_task.setdefault(one.setting.spec.task.name, []).append(one)
-    differences: dict[tuple[str, str, str], MacroDifference] = {}
-    for key, by_task in groups.items():
-        alone = {task: found[0] for task, found in by_task.items() if len(found) == 1}
-        seeds = [set(one.difference.seeds) for one in alone.values()]
-        if len(alone) > 1 and set.intersection(*seeds):
-            differences[key] = macro_difference(
-                {task: scores_by_seed(one.row) for task, one in alone.items()},
-                {task: scores_by_seed(one.reference) for task, one in alone.items()},
-                draw_seed=seed_from(*sorted(run_id for one in alone.values() for run_id in one.row.run_ids)),
-                items={task: one.items for task, one in alone.items() if one.items is not None},
-                draws=DRAWS,
+def _held(table: _Table, place: int, verdict: Verdict) -> Held:
+    row, reference = table.scored[place].row, table.scored[table.reference].row
+    difference, items = table.found[place]
+    return Held(
+        setting=table.setting,
+        table=table.table,
+        row=row,
+        reference=reference,
+        difference=difference,
+        items=items,
+        at_floor=at_floor(row, reference),
+        verdict=verdict,
+    )
+
+
+def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis: Analysis) -> list[tuple[Row, Rank]]:
+    """The ranks of the rows that were held and of the references, each among those of its table."""
+    contests, entered = [], []
+    for number, table in enumerate(tables):
+        better = bool(table.setting.spec.task.higher_is_better)
+        sign = 1 if better else -1
+        # The reference has the place 0 of every contest.
+        rows = [table.scored[place] for place in (table.reference, *table.found)]
+        entered.append(rows)
+        held = [verdicts[number, place] for place in table.found]
+        contests.append(
+            Contest(
+                means=[sign * one.row.score.mean if one.row.score is not None else 0.0 for one in rows],
+                against_reference={
+                    (0, place): (-sign * verdict.difference, verdict.adjusted_p)
+                    for place, verdict in enumerate(held, start=1)
+                },
+                others={
+                    pair: gain_and_p(rows[pair[0]], rows[pair[1]], higher_is_better=better, alpha=analysis.alpha)
+                    for pair in other_pairs(len(rows))
+                },
             )
-    if not differences:
-        return ()
-    margin = analysis.margin if isinstance(analysis.margin, float) else DEFAULT_MARGIN
-    verdicts = judge(differences, margin=margin, alpha=analysis.alpha)
-    return tuple(
-        Across(model=key[0], label=key[2], reference=analysis.reference, difference=difference, verdict=verdicts[key])
-        for key, difference in differences.items()
+        )
+    ranked = zip(entered, rank_all(contests, analysis.alpha), strict=True)
+    return [
+        (one.row, rank)
+        for rows, ranks in ranked
+        if ranks is not None and len(rows) > 1
+        for one, rank in zip(rows, ranks, strict=True)
+    ]
+
+
+def _cell(number: int, table: _Table, verdicts: Mapping[_Key, Verdict]) -> Cell:
+    return Cell(
+        setting=table.setting,
+        table=table.table,
+        reference=table.scored[table.reference].row,
+        scored=table.scored,
+        verdicts=[verdicts.get((number, place)) for place in range(len(table.scored))],
     )

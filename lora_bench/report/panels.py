@@ -140,12 +140,13 @@ def draw_value(
 
     if row.score is None:
         return
-    if interval and row.score.low is not None and row.score.high is not None:
-        low, high = max(row.score.low, limits[0]), min(row.score.high, limits[1])
+    if interval and row.score.interval is not None:
+        ends = row.score.interval
+        low, high = max(ends.low, limits[0]), min(ends.high, limits[1])
         plot([place, place], [low, high], linewidth=1.4, alpha=0.5, solid_capstyle="butt")
-        if row.score.low < limits[0]:
+        if ends.low < limits[0]:
             plot([place], [limits[0]], marker=CARETLEFT if across else CARETDOWN, markersize=5, clip_on=False)
-        if row.score.high > limits[1]:
+        if ends.high > limits[1]:
             plot([place], [limits[1]], marker=CARETRIGHT if across else CARETUP, markersize=5, clip_on=False)
     if row.score.n > 1:
         # Beside the interval, where neither it nor the mean covers them.
@@ -204,7 +205,8 @@ def score_limits(rows: Iterable[Row]) -> Limits:
     seeds = [score.value for row in rows for score in row.scores]
     low, high = min(seeds), max(seeds)
     room = (high - low) / 2
-    ends = [end for row in rows if row.score is not None for end in (row.score.low, row.score.high) if end is not None]
+    intervals = [row.score.interval for row in rows if row.score is not None and row.score.interval is not None]
+    ends = [end for interval in intervals for end in (interval.low, interval.high)]
     return padded(max(min([low, *ends]), low - room), min(max([high, *ends]), high + room), share=0.06)
 
 

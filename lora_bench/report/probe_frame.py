@@ -74,10 +74,8 @@ def _columns(model: type[BaseModel], above: str) -> Iterator[tuple[str, Column]]
 
 
 def _without_none(annotation: Any) -> Any:
-    """The type of a field without `None`."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        return typing.get_args(annotation)[0]
-    if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
-        return annotation
-    others = [part for part in typing.get_args(annotation) if part is not type(None)]
-    return _without_none(others[0]) if len(others) == 1 else annotation
+    """The type of a field without `None`, and without what validates it."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        others = [part for part in typing.get_args(annotation) if part is not type(None)]
+        annotation = others[0] if len(others) == 1 else annotation
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation

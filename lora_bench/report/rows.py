@@ -1,8 +1,8 @@
 """One row of a comparison: a method with one learning rate on one base model, over its seeds.
 
 A score's interval is the 95 % t-interval of the mean over seeds. It covers the spread between seeds and not the choice
-of the scored examples, which all runs of a table share. Speed and memory are medians over seeds. Runs that ended in
-another way than `ok` stay in the row with status and reason.
+of the scored examples, which all runs of a table share; scores that are all the same have no spread and no interval. Speed
+and memory are medians over seeds. Runs that ended in another way than `ok` stay in the row with status and reason.
 """
 
 from __future__ import annotations
@@ -19,25 +19,7 @@ from pydantic import JsonValue
 
 from lora_bench.record import Environment, Memory, Parameters, Record, Status
 from lora_bench.report.text import GIB
-
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistic:
-    """Values over seeds: their mean, median, sample standard deviation and the 95 % t-interval of the mean.
-
-    Args:
-        n: Number of values, at least 1.
-        sd: None for fewer than two values, as the interval is.
-    """
-
-    n: int
-    mean: float
-    median: float
-    sd: float | None
-    low: float | None
-    high: float | None
+from lora_bench.stats import Summary, summarise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +50,7 @@ class Row:
         reference: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
         parameters: None where no run counted, or where runs counted differently.
         within_budget: None for the reference, without a target, and without counts.
+        checkpoint_bytes: Of the files that the runs left to restore their result.
         resumed: Number of runs that were cut off and went on from a checkpoint: no measurement is of them, totals of time
             apart.
         exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured or said.
@@ -85,7 +68,7 @@ class Row:
     seeds: tuple[int | None, ...]
     statuses: dict[Status, int]
     scores: tuple[Score, ...]
-    score: Statistic | None
+    score: Summary | None
     failures: tuple[Failure, ...]
     parameters: Parameters | None
     within_budget: bool | None
@@ -100,6 +83,7 @@ class Row:
     evaluation_seconds: float | None
     evaluation_seconds_total: float | None
     majority_score: float | None
+    checkpoint_bytes: float | None
     environments: tuple[int, ...]
     resumed: int = 0
 
@@ -155,23 +139,24 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         seeds=tuple(record.spec.seed for record in records),
         statuses=statuses(records),
         scores=tuple(scores),
-        score=summarise([score.value for score in scores]),
+        score=summarise([score.value for score in scores]) if scores else None,
         failures=tuple(_failure(record) for record in records if record.status != "ok"),
         parameters=parameters,
         within_budget=within if method.size is not None and target is not None else None,
         memory_kind=unique(memory.kind for memory in memories),
         exclusive=False if False in alone else None if None in alone or not alone else True,
         train_peak_bytes=_train_peak(memories),
-        step_seconds=_median(speed.step_seconds_median for speed in speeds),
-        examples_per_second=_median(speed.examples_per_second for speed in speeds),
-        real_tokens_per_second=_median(speed.real_tokens_per_second for speed in speeds),
-        train_seconds=_median(speed.train_seconds for speed in speeds),
+        step_seconds=median_of(speed.step_seconds_median for speed in speeds),
+        examples_per_second=median_of(speed.examples_per_second for speed in speeds),
+        real_tokens_per_second=median_of(speed.real_tokens_per_second for speed in speeds),
+        train_seconds=median_of(speed.train_seconds for speed in speeds),
         train_seconds_total=_total(record.speed.train_seconds for record in records if record.speed is not None),
-        evaluation_seconds=_median(speed.evaluation_seconds for speed in speeds),
+        evaluation_seconds=median_of(speed.evaluation_seconds for speed in speeds),
         evaluation_seconds_total=_total(
             record.speed.evaluation_seconds for record in records if record.speed is not None
         ),
         majority_score=unique(record.data.majority_score for record in records if record.data is not None),
+        checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         resumed=sum(record.resumed for record in records),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
     )
@@ -180,7 +165,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
 def _train_peak(memories: Sequence[Memory]) -> float | None:
     # Bytes of an allocator and of a process are different things: no median is taken over both.
     same = len({memory.kind for memory in memories}) == 1
-    return _median(memory.train_peak_bytes for memory in memories) if same else None
+    return median_of(memory.train_peak_bytes for memory in memories) if same else None
 
 
 def _failure(record: Record) -> Failure:
@@ -191,21 +176,6 @@ def _failure(record: Record) -> Failure:
         reason=record.reason or "no reason was recorded",
         attempts=record.attempts,
     )
-
-
-def summarise(values: Sequence[float]) -> Statistic | None:
-    """Mean, median, sample standard deviation and t-interval of *values*, or None where there are none."""
-    if not values:
-        return None
-    n, mean, median = len(values), statistics.fmean(values), statistics.median(values)
-    if n < 2:
-        return Statistic(n=n, mean=mean, median=median, sd=None, low=None, high=None)
-    # The quantile of scipy.stats.t, whose import takes ten times as long.
-    from scipy.special import stdtrit
-
-    sd = statistics.stdev(values)
-    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
-    return Statistic(n=n, mean=mean, median=median, sd=sd, low=mean - half, high=mean + half)
 
 
 def environment_index(record: Record, environments: Sequence[Environment]) -> int:
@@ -250,9 +220,10 @@ def unique(values: Iterable[ValueT | None]) -> ValueT | None:
     return found[0] if len(found) == 1 else None
 
 
-def _median(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return statistics.median(present) if present else None
+def median_of(values: Iterable[float | None]) -> float | None:
+    """The median of what is known, or None where nothing is."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def _total(values: Iterable[float | None]) -> float | None:

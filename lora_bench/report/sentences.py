@@ -109,7 +109,7 @@ def _caution(comparison: Comparison, rows: Sequence[Row], judged: bool) -> str:
         said.append(f"No verdicts are drawn from {_number_of_seeds(scored)} a mean.")
     if scored[0] == 1:
         said.append("A mean of one seed has no interval, and nothing here says how far another seed would be from it.")
-    if scored[-1] > 1:
+    if scored[-1] > 1 and not judged:
         said.append("Where intervals overlap, the order of two means may be chance.")
     return " ".join(said)
 
@@ -147,18 +147,20 @@ def _with_interval(row: Row) -> str:
     seeds = plural(row.score.n, "seed")
     if row.score.sd is None:
         return f"{score(row.score.mean)} ({seeds}, so no interval)"
+    if row.score.interval is None:
+        return f"{score(row.score.mean)} ({seeds}, all the same, so no interval)"
     return f"{score(row.score.mean)} (95 % interval {interval(row)}, {seeds})"
 
 
 def _overlap(first: Row, others: Sequence[Row]) -> str:
     """Whose intervals overlap that of *first*, whose do not, and who has none."""
-    mine = first.score
-    if mine is None or mine.low is None or mine.high is None:
+    mine = first.score.interval if first.score is not None else None
+    if mine is None:
         return ""
     overlapping, apart, without = [], [], []
     for row in others:
-        theirs = row.score
-        if theirs is None or theirs.low is None or theirs.high is None:
+        theirs = row.score.interval if row.score is not None else None
+        if theirs is None:
             without.append(code(row.label))
         elif theirs.high >= mine.low and theirs.low <= mine.high:
             overlapping.append(code(row.label))

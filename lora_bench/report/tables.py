@@ -4,51 +4,101 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from lora_bench.report import text
-from lora_bench.report.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.comparison import TARGETS, Comparison, ModelTable, Setting
 from lora_bench.report.rows import Failure, Row, in_order
 from lora_bench.report.text import MISSING, code, count, inert
+from lora_bench.stats import Summary
 
 REFERENCE, SHARED, SEVERAL = "†", "‡", "§"
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of scores.
+
+    Args:
+        heading: Its name.
+        cell: What stands in it for a row.
+        of: Whether that is of the "method", and so stands beside a failure too, or of its "runs".
+    """
+
+    heading: str
+    cell: Callable[[Row], str]
+    of: Literal["method", "runs"] = "runs"
+
+
 def comparison_table(
-    table: ModelTable, setting: Setting, verdict: tuple[str, Callable[[Row], str]] | None = None
+    table: ModelTable, setting: Setting, judged: Sequence[Column] = (), costs: Sequence[Column] = ()
 ) -> list[str]:
     """The rows of one base model: what each method scored and what it cost. Failures are rows too.
 
     Args:
         table: Of one base model.
         setting: Of the table.
-        verdict: The heading of a column of verdicts, and what stands in it for a row; none without verdicts.
+        judged: What stands beside the scores.
+        costs: What stands beside parameters, memory and speed.
     """
-    kinds = {row.memory_kind for row in table.rows if row.memory_kind is not None}
-    kind = f" ({', '.join(kinds)})" if len(kinds) == 1 else ""
-    header = [
-        "method", "size", f"{metric_name(setting)}, mean ± SD", "95 % interval", "n", "less majority",
-        f"peak memory, MiB{kind}", "step, ms", "examples/s", "adapter parameters", "trained", "stored", "head",
-    ]  # fmt: skip
-    if setting.by_median:
-        header.insert(2, "median")
-    if setting.search:
-        header.insert(2, "learning rate")
-    if verdict is not None:
-        header.insert(header.index("less majority"), verdict[0])
+    columns = [*_own(setting), *_scores(setting), *judged, *_measured(table), *costs, _FAILED]
+    place = next(index for index, column in enumerate(columns) if column.of == "runs")
     lines = []
     for row in table.rows:
-        own = [method_name(row), size(row)] + ([text.learning_rate(row.learning_rate)] if setting.search else [])
-        parameters = _parameters(row)
         if row.ok:
-            scores = _score(row)
-            if setting.by_median:
-                scores.insert(0, text.score(row.score.median) if row.score is not None else MISSING)
-            if verdict is not None:
-                scores.insert(-1, verdict[1](row))
-            lines.append([*own, *scores, *_measurements(row, several_kinds=len(kinds) > 1), *parameters])
-        others = [MISSING] * (6 + setting.by_median + (verdict is not None))
-        lines += [[*own, reason, *others, *parameters] for reason in failure_cells(row.failures)]
-    return text.table(header, lines, numbers_from=2)
+            lines.append([column.cell(row) for column in columns])
+        beside_failure = [column.cell(row) if column.of == "method" else MISSING for column in columns]
+        for reason in failure_cells(row.failures):
+            lines.append([*beside_failure[:place], reason, *beside_failure[place + 1 :]])
+    return text.table([column.heading for column in columns], lines, numbers_from=1)
+
+
+def _own(setting: Setting) -> list[Column]:
+    rate = Column("learning rate", lambda row: text.learning_rate(row.learning_rate), "method")
+    return [Column("method", method_name, "method"), *([rate] if setting.search else [])]
+
+
+def _scores(setting: Setting) -> list[Column]:
+    def of_score(shown: Callable[[Summary], str]) -> Callable[[Row], str]:
+        return lambda row: MISSING if row.score is None else shown(row.score)
+
+    median = Column("median", of_score(lambda score: text.score(score.median)))
+    return [
+        *([median] if setting.by_median else []),
+        Column(f"{metric_name(setting)}, mean ± SD", of_score(mean_and_sd)),
+        Column("95 % interval", interval),
+        Column("n", _scored_of_all),
+        Column("less majority", lambda row: text.difference(row.above_majority)),
+    ]
+
+
+def _measured(table: ModelTable) -> list[Column]:
+    kinds = {row.memory_kind for row in table.rows if row.memory_kind is not None}
+    kind = f" ({', '.join(kinds)})" if len(kinds) == 1 else ""
+
+    def peak(row: Row) -> str:
+        shown = text.mebibytes(row.train_peak_bytes)
+        return f"{shown} {row.memory_kind}" if len(kinds) > 1 and row.memory_kind is not None else shown
+
+    def marked(shown: Callable[[Row], str]) -> Callable[[Row], str]:
+        return lambda row: found if (found := shown(row)).startswith(MISSING) else found + _mark(row)
+
+    def counted(of: str) -> Callable[[Row], str]:
+        return lambda row: count(getattr(row.parameters, of) if row.parameters is not None else None)
+
+    return [
+        Column("size", size, "method"),
+        *(Column(name, counted(of), "method") for name, of in _PARAMETERS),
+        Column(f"peak memory, MiB{kind}", marked(peak)),
+        Column("step, ms", marked(lambda row: text.milliseconds(row.step_seconds))),
+        Column("examples/s", marked(lambda row: text.rate(row.examples_per_second))),
+    ]
+
+
+_PARAMETERS = (("adapter parameters", "adapter"), ("trained", "trained"), ("stored", "stored"), ("head", "head"))
+
+_FAILED = Column("failed", lambda row: str(len(row.failures)))
 
 
 def learning_rate_table(setting: Setting) -> list[str]:
@@ -132,12 +182,15 @@ def failures(comparison: Comparison) -> list[str]:
 def provenance(comparison: Comparison) -> list[str]:
     """The run behind every number: its id, seed, status and score."""
     lines = []
+    words = {status: code(status) for status in (*comparison.statuses, "ok")}
     for where, _, table, row in each_row(comparison):
         scored = {score.run_id: score.value for score in row.scores}
         ended = {failure.run_id: failure.status for failure in row.failures}
+        # Once for all runs of a row: a report may be of ten thousand.
+        named = [where, model_name(table), method_name(row), text.learning_rate(row.learning_rate)]
         for run_id, seed in zip(row.run_ids, row.seeds, strict=True):
-            named = [code(run_id), where, model_name(table), method_name(row), text.learning_rate(row.learning_rate)]
-            lines.append([*named, text.seed(seed), code(ended.get(run_id, "ok")), text.score(scored.get(run_id))])
+            status = words[ended.get(run_id, "ok")]
+            lines.append([code(run_id), *named, text.seed(seed), status, text.score(scored.get(run_id))])
     header = ["run id", "task", "base model", "method", "learning rate", "seed", "status", "score"]
     return text.table(header, lines, numbers_from=4)
 
@@ -154,18 +207,18 @@ def failure_cells(failed: Sequence[Failure]) -> list[str]:
 
 
 def setting_name(setting: Setting, comparison: Comparison) -> str:
-    """The task, and where the task has several settings what tells them apart: the target, or a number and the target."""
-    task = setting.spec.task.name
-    alike = [other for other in comparison.settings if other.spec.task.name == task]
-    if len(alike) == 1:
-        return code(task)
-    number = next(index for index, other in enumerate(alike, start=1) if other is setting)
-    said = [] if setting.differs_in_target_only else [f"setting {number}"]
-    if len({other.parameter_target for other in alike}) > 1:
-        said.append(target_name(setting))
+    """The task, and where it has several settings what tells them apart: trials, the target, or a number and the target."""
+    task, kin = setting.spec.task.name, comparison.kin_of(setting)
+    said = ["trials"] if setting.trials and any(
+        other.spec.task.name == task and not other.trials for other in comparison.settings
+    ) else []  # fmt: skip
     if setting.rung is not None:
         said.append(f"rung {setting.rung} of a halving")
-    return f"{code(task)} ({', '.join(said)})"
+    if set(comparison.differs_from_kin(setting)) - set(TARGETS):
+        said.append(f"setting {next(index for index, other in enumerate(kin, start=1) if other is setting)}")
+    if len({other.parameter_target for other in kin}) > 1:
+        said.append(target_name(setting))
+    return f"{code(task)} ({', '.join(said)})" if said else code(task)
 
 
 def target_name(setting: Setting) -> str:
@@ -203,47 +256,25 @@ def size(row: Row) -> str:
     return f"{inert(row.size.replace('_', ' '))} {inert(str(row.size_value))}"
 
 
-def _score(row: Row) -> list[str]:
-    of_all = (
-        count(len(row.scores)) if len(row.scores) == len(row.run_ids) else f"{len(row.scores)} of {len(row.run_ids)}"
-    )
-    if row.score is None:
-        return [MISSING, MISSING, of_all, MISSING]
-    sd = f" ± {text.score(row.score.sd)}" if row.score.sd is not None else ""
-    return [text.score(row.score.mean) + sd, interval(row), of_all, text.difference(row.above_majority)]
+def mean_and_sd(score: Summary) -> str:
+    """The mean, and the sample standard deviation where there is one."""
+    return text.score(score.mean) + (f" ± {text.score(score.sd)}" if score.sd is not None else "")
+
+
+def _scored_of_all(row: Row) -> str:
+    scored, runs = len(row.scores), len(row.run_ids)
+    return count(scored) if scored == runs else f"{scored} of {runs}"
 
 
 def interval(row: Row) -> str:
     """The 95 % interval of a row's mean."""
-    if row.score is None or row.score.low is None or row.score.high is None:
+    if row.score is None or row.score.interval is None:
         return MISSING
-    return f"{text.score(row.score.low)} to {text.score(row.score.high)}"
-
-
-def _measurements(row: Row, several_kinds: bool) -> list[str]:
-    mark = _mark(row)
-    kind = f" {row.memory_kind}" if several_kinds and row.memory_kind is not None else ""
-    shown = [
-        text.mebibytes(row.train_peak_bytes) + kind,
-        text.milliseconds(row.step_seconds),
-        text.rate(row.examples_per_second),
-    ]
-    return [value if value.startswith(MISSING) else value + mark for value in shown]
+    return f"{text.score(row.score.interval.low)} to {text.score(row.score.interval.high)}"
 
 
 def _mark(row: Row) -> str:
     return (SHARED if row.exclusive is False else "") + (SEVERAL if len(row.environments) > 1 else "")
-
-
-def _parameters(row: Row) -> list[str]:
-    if row.parameters is None:
-        return [MISSING] * 4
-    return [
-        count(row.parameters.adapter),
-        count(row.parameters.trained),
-        count(row.parameters.stored),
-        count(row.parameters.head),
-    ]
 
 
 def _rate_cell(rows: Sequence[Row], best: Sequence[float]) -> str:

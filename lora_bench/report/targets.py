@@ -51,5 +51,4 @@ def _cell(row: Row, setting: Setting) -> str:
         return ", ".join(code(status) for status in row.statuses) or MISSING
     if setting.by_median:
         return f"{text.score(row.score.median)} (n {row.score.n})"
-    sd = f" ± {text.score(row.score.sd)}" if row.score.sd is not None else ""
-    return f"{text.score(row.score.mean)}{sd} (n {row.score.n})"
+    return f"{tables.mean_and_sd(row.score)} (n {row.score.n})"

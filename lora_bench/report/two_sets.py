@@ -19,8 +19,8 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.record import Record
 from lora_bench.report import text
 from lora_bench.report.comparison import ModelTable, Setting, compare, conditions_of
-from lora_bench.report.judging import AnswersOf, row_difference
 from lora_bench.report.rows import Row, canonical
+from lora_bench.report.scored import AnswersOf, row_difference
 from lora_bench.report.text import MISSING, code, inert, listed, plural
 from lora_bench.report.verdicts import LEGEND, numbers
 from lora_bench.stats import PairedDifference, Verdict, judge

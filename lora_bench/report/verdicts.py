@@ -1,112 +1,18 @@
-"""What a report says of verdicts: three sentences at its top, a table of every comparison, and what they rest on.
-
-The sentences count verdicts and name what they are of; they say nothing that a row of the table does not.
-"""
+"""What a report says of verdicts: a table of every comparison, its words, and what they rest on."""
 
 from __future__ import annotations
 
-from collections import Counter
+from typing import NamedTuple
 
 from lora_bench.report import text
 from lora_bench.report.judging import Held, Judged
+from lora_bench.report.ranking import Rank
 from lora_bench.report.tables import method_name, model_name, setting_name
-from lora_bench.report.text import MISSING, code, inert, listed, plural
+from lora_bench.report.text import MISSING, code, inert, listed
 from lora_bench.stats import Verdict, collapsed, rate
-from lora_bench.stats.verdict import FEWEST_PAIRS
+from lora_bench.stats.verdict import VerdictName
 
-# The share of runs without a result from which on the answer says so.
-MANY = 0.1
-
-DECIDED = ("better", "worse", "equivalent", "non-inferior")
-
-_GRADES = {
-    "exploratory": "exploratory: a hint where to look, and no ground to choose a method",
-    "indicative": "indicative: worth a repeat with ten seeds",
-    "recommendation": "ten or more seeds each, enough to choose by",
-}
-
-
-def answer(judged: Judged) -> list[str]:
-    """The answer, in three sentences."""
-    return [
-        "## The answer",
-        "",
-        " ".join((_what_was_compared(judged), _how_it_came_out(judged), _how_far_to_trust(judged))),
-    ]
-
-
-def _what_was_compared(judged: Judged) -> str:
-    labels = dict.fromkeys(code(held.row.label) for held in judged.held)
-    tasks = {held.setting.spec.task.name for held in judged.held}
-    models = {held.table.model.shown for held in judged.held}
-    declared = {
-        "before": "by rules declared before the runs",
-        "changed": "by rules that were changed after some of the runs",
-        "never": "by default rules, since none were declared before the runs",
-    }
-    several = len(judged.held)
-    return (
-        f"{listed([*labels])} {'was' if len(labels) == 1 else 'were'} held against {code(judged.analysis.reference)} on "
-        f"{plural(len(tasks), 'task')} and {plural(len(models), 'base model')}, "
-        f"{'a single comparison' if several == 1 else f'{several} comparisons'}, {declared[judged.declared]}."
-    )
-
-
-def _how_it_came_out(judged: Judged) -> str:
-    return _decided(judged) + _nothing_learned(judged)
-
-
-def _nothing_learned(judged: Judged) -> str:
-    """What a reader must know before any verdict: that many runs learned nothing that the majority class does not say."""
-    counted = _counted(judged).values()
-    runs, fallen = sum(one[0] for one in counted), sum(one[2] for one in counted)
-    if fallen < MANY * runs:
-        return "."
-    return f", and {fallen} of {runs} runs scored no better than the majority class (or the mean)."
-
-
-def _decided(judged: Judged) -> str:
-    by_label: dict[str, Counter[str]] = {}
-    for held in judged.held:
-        by_label.setdefault(held.row.label, Counter())[held.verdict.verdict] += 1
-    if not any(held.verdict.verdict in DECIDED for held in judged.held):
-        several = len(judged.held) > 1
-        not_one = "Not one of them is decided" if several else "It is not decided"
-        most = max(held.difference.pairs for held in judged.held)
-        if most < FEWEST_PAIRS:
-            return (
-                f"{not_one}: {plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few for a verdict"
-            )
-        shown = "judged together they show neither a difference" if several else "neither a difference is shown,"
-        return f"{not_one}: {shown} nor that one is too small to matter"
-    said = []
-    for label, counts in by_label.items():
-        words = [f"{word} in {counts[word]}" for word in DECIDED if counts[word]]
-        open_ones = f"undecided in {counts['inconclusive']}" if counts["inconclusive"] else ""
-        said.append(f"{code(label)} is {listed([*words, *([open_ones] if open_ones else [])])} of {counts.total()}")
-    return f"Against {code(judged.analysis.reference)}, {'; '.join(said)}"
-
-
-def _how_far_to_trust(judged: Judged) -> str:
-    pairs = sorted({held.difference.pairs for held in judged.held})
-    seeds = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
-    grades = list(
-        dict.fromkeys(held.verdict.grade for held in sorted(judged.held, key=lambda one: one.difference.pairs))
-    )
-    said = f"With {seeds} seeds a method these verdicts are {_GRADES[grades[0]]}"
-    open_ones = [held for held in judged.held if held.verdict.verdict == "inconclusive"]
-    needed = sorted(held.verdict.needed.seeds for held in open_ones if held.verdict.needed is not None)
-    if needed and open_ones:
-        middle = needed[(len(needed) - 1) // 2]
-        if len(open_ones) == 1:
-            return f"{said}; to decide it would take about {middle} seeds."
-        if len(needed) == len(open_ones):
-            return f"{said}; to decide half of the {len(open_ones)} undecided would take about {middle} seeds."
-        return (
-            f"{said}; of the {len(open_ones)} undecided, {len(needed)} {'has' if len(needed) == 1 else 'have'} an estimate of "
-            f"the seeds that would decide, {middle} in the middle."
-        )
-    return f"{said}."
+DECIDED: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "non-inferior")
 
 
 def verdict_lines(judged: Judged) -> list[str]:
@@ -114,26 +20,35 @@ def verdict_lines(judged: Judged) -> list[str]:
     margins = dict.fromkeys(
         f"{held.verdict.margin:g}" if held.verdict.margin is not None else "none" for held in judged.held
     )
+    alone = (
+        "The only comparison has"
+        if len(judged.held) == 1
+        else f"All {len(judged.held)} comparisons are one family with"
+    )
     lines = [
         "## Verdicts",
         "",
-        f"Every method against {code(judged.analysis.reference)}, seed by seed. All {len(judged.held)} comparisons are one "
-        f"family, in which a verdict of better or worse is false anywhere with a probability of at most "
-        f"{judged.analysis.alpha:g} (Holm). The margin below which a difference does not matter is {listed([*margins])}, in "
-        "the unit of the score.",
+        f"Every method against {code(judged.analysis.reference)}, seed by seed. {alone} an error level of "
+        f"{judged.analysis.alpha:g}: that any verdict of better or worse is false has at most this probability (Holm), and so "
+        f"has that any of equivalent or non-inferior is. The margin below which a difference does not matter is "
+        f"{listed([*margins])}, in the unit of the score. {_SCOPE}",
         "",
         _declaration(judged),
         "",
         *LEGEND,
         "",
         *_table(judged),
+        *_collapses(judged),
     ]
-    if judged.across:
-        lines += ["", "### Over tasks", "", *_across(judged)]
-    lines += _collapses(judged)
     if judged.left_out:
         lines += ["", "Not judged:", "", *(f"- {inert(reason)}." for reason in judged.left_out)]
     return lines
+
+
+_SCOPE = (
+    "Tasks, base models, the split of the data and learning rates are taken as given: what others of them would show is in no "
+    "interval."
+)
 
 
 def _declaration(judged: Judged) -> str:
@@ -219,28 +134,22 @@ def verdict_words(verdict: Verdict) -> str:
     return f"{word} by more than the margin" if verdict.beyond_margin else word
 
 
-def _across(judged: Judged) -> list[str]:
-    rows = [
-        [
-            inert(one.model, 80), code(one.label), str(len(one.difference.tasks)), str(one.difference.pairs),
-            *numbers(one.verdict, "seeds, items" if one.difference.crossed is not None else "seeds"),
-            f"{one.difference.wins} of {len(one.difference.tasks)}",
-        ]
-        for one in judged.across
-    ]  # fmt: skip
-    header = ["base model", "method", "tasks", "seeds", "difference", "interval", "covers", "verdict", "p", "would decide",
-              "tasks with a higher mean"]  # fmt: skip
-    return [
-        f"The mean difference to {code(judged.analysis.reference)} over tasks, each of which counts alike, in points of its "
-        "score. It is of these tasks and no others. These comparisons are a family of their own.",
-        "",
-        *text.table(header, rows, numbers_from=2),
-    ]
+class Counted(NamedTuple):
+    """Runs of a method that were judged: all, those that failed, those of them that diverged, and with scores of no worth.
+
+    Args:
+        fallen: Those with a score that is no better than the majority class (or the mean).
+    """
+
+    runs: int = 0
+    failed: int = 0
+    diverged: int = 0
+    fallen: int = 0
 
 
-def _counted(judged: Judged) -> dict[str, tuple[int, int, int]]:
-    """Of each method the runs that were judged, those that diverged, and those that scored no better than the majority."""
-    counted: dict[str, tuple[int, int, int]] = {}
+def counted(judged: Judged) -> dict[str, Counted]:
+    """How the runs of each method ended, by label; those of a reference once."""
+    found: dict[str, Counted] = {}
     seen: set[tuple[str, ...]] = set()
     for held in judged.held:
         better = bool(held.setting.spec.task.higher_is_better)
@@ -250,21 +159,25 @@ def _counted(judged: Judged) -> dict[str, tuple[int, int, int]]:
             seen.add(row.run_ids)
             scores = {index: score.value for index, score in enumerate(row.scores)}
             floor = row.majority_score
-            fallen = len(collapsed(scores, floor, higher_is_better=better)) if floor is not None else 0
-            diverged = sum(failure.status == "diverged" for failure in row.failures)
-            before = counted.get(row.label, (0, 0, 0))
-            counted[row.label] = (before[0] + len(row.run_ids), before[1] + diverged, before[2] + fallen)
-    return counted
+            before = found.get(row.label, Counted())
+            found[row.label] = Counted(
+                runs=before.runs + len(row.run_ids),
+                failed=before.failed + len(row.failures),
+                diverged=before.diverged + sum(failure.status == "diverged" for failure in row.failures),
+                fallen=before.fallen
+                + (len(collapsed(scores, floor, higher_is_better=better)) if floor is not None else 0),
+            )
+    return found
 
 
 def _collapses(judged: Judged) -> list[str]:
     """How many runs of each method failed, or scored no better than the majority class."""
-    counted = _counted(judged)
-    if not any(diverged or fallen for _, diverged, fallen in counted.values()):
+    found = counted(judged)
+    if not any(one.diverged or one.fallen for one in found.values()):
         return []
     rows = [
-        [code(label), str(runs), _rate(diverged, runs), _rate(fallen, runs)]
-        for label, (runs, diverged, fallen) in counted.items()
+        [code(label), str(one.runs), _rate(one.diverged, one.runs), _rate(one.fallen, one.runs)]
+        for label, one in found.items()
     ]
     return [
         "",
@@ -291,3 +204,24 @@ def _probability(value: float | None) -> str:
 def verdict_cell(held: Held | None) -> str:
     """The verdict on a row, for the table of scores; a dash for the reference."""
     return MISSING if held is None else verdict_words(held.verdict)
+
+
+def rank_words(rank: Rank | None) -> str:
+    """The ranks that shown differences leave a method, and the letters of its groups."""
+    if rank is None:
+        return MISSING
+    ranks = str(rank.best) if rank.best == rank.worst else f"{rank.best} to {rank.worst}"
+    return f"{ranks} ({rank.letters})"
+
+
+def rank_note(judged: Judged) -> str:
+    """What a column of ranks claims, as an item of a legend."""
+    alpha = judged.analysis.alpha
+    reference = code(judged.analysis.reference)
+    return (
+        "- *ranks*: those that the shown differences leave a method among the methods of its table, and in brackets its "
+        "groups: two methods share a letter exactly if no difference between them is shown, which never means that they are "
+        f"equal, and a method may be in several groups. A difference to {reference} is shown where the verdict says so; "
+        f"those between other methods are a family of their own, with an error level of {alpha:g} too (Holm). So with a "
+        f"probability of {1 - 2 * alpha:g} or more all true ranks of these tables lie in those given here."
+    )

@@ -1,13 +1,18 @@
 """What a comparison says, on numbers a reader can check by hand."""
 
+import dataclasses
 import math
 
 import pytest
 import scipy.stats
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.record import Weights
+from lora_bench.report.beside import beside
 from lora_bench.report.comparison import compare
-from lora_bench.report.rows import Row, summarise
+from lora_bench.report.rows import Row
+from lora_bench.report.tables import setting_name
+from tests.probe.records import probe_record
 from tests.records import BUDGET, ENVIRONMENT, METHODS, MIB, PARAMETERS, record, sample_suite
 
 
@@ -16,8 +21,13 @@ def rows_of(records) -> list[Row]:
     return setting.rows
 
 
+def with_scores(*scores):
+    (row,) = rows_of([record(seed=seed, score=score) for seed, score in enumerate(scores)])
+    return row.score
+
+
 def test_mean_sd_and_interval_of_three_scores():
-    found = summarise([0.70, 0.72, 0.77])
+    found = with_scores(0.70, 0.72, 0.77)
     # mean 2.19 / 3; deviations -0.03, -0.01, 0.04: sum of squares 0.0026, over n - 1 = 2
     sd = math.sqrt(0.0026 / 2)
     half = scipy.stats.t.ppf(0.975, df=2) * sd / math.sqrt(3)
@@ -25,22 +35,21 @@ def test_mean_sd_and_interval_of_three_scores():
     assert found.mean == pytest.approx(0.73)
     assert found.median == 0.72
     assert found.sd == pytest.approx(sd)
-    assert (found.low, found.high) == pytest.approx((0.73 - half, 0.73 + half))
+    assert (found.interval.low, found.interval.high) == pytest.approx((0.73 - half, 0.73 + half))
 
 
 def test_one_score_has_a_mean_and_no_spread():
-    found = summarise([0.7])
-    assert (found.n, found.mean, found.sd, found.low, found.high) == (1, 0.7, None, None, None)
+    found = with_scores(0.7)
+    assert (found.n, found.mean, found.sd, found.interval) == (1, 0.7, None, None)
+
+
+def test_scores_that_are_all_the_same_have_no_interval():
+    found = with_scores(0.7, 0.7, 0.7)
+    assert (found.sd, found.interval) == (0.0, None)
 
 
 def test_no_score_is_none_and_not_zero():
-    assert summarise([]) is None
-
-
-def test_two_seeds_reach_12_7_standard_errors_to_each_side():
-    found = summarise([0.6, 0.8])
-    # the sample standard deviation is 0.2 / sqrt(2), so the standard error is 0.1
-    assert (found.high - found.mean) / 0.1 == pytest.approx(12.7, abs=0.01)
+    assert with_scores(None) is None
 
 
 def test_measurements_are_medians_over_seeds():
@@ -157,6 +166,54 @@ def test_the_reference_line_stands_beside_no_runs_that_differ_in_more_than_the_t
     records = [*of_targets(longer)[:4], record("full", budget=longer, training={"train_examples": 6_400})]
     labels = [[row.label for row in setting.rows] for setting in compare(records).settings]
     assert sorted(labels) == [["full"], ["lora"], ["lora"]]
+
+
+def test_trials_are_no_kin_of_results_and_number_no_settings():
+    """A suite with two targets and a search of each: what sets its results apart is their target alone."""
+    records = of_targets(at(7_680))
+    trials = {"spec": {"score_on": "selection"}, "seed": 100}
+    records += [record("lora", budget=at(7_680), **trials), record("bottleneck_adapter", budget=at(15_360), **trials)]
+    comparison = compare(records)
+    assert [setting.trials for setting in comparison.settings] == [False, False, True, True]
+    assert comparison.results == [*comparison.settings[:2]]
+    for setting in comparison.settings:
+        assert len(comparison.kin_of(setting)) == 2
+        assert [*comparison.differs_from_kin(setting)] == ["budget.adapter_parameters"]
+    names = [setting_name(setting, comparison) for setting in comparison.settings]
+    assert sorted(names) == [
+        "`vader_film` (15,360 adapter parameters)", "`vader_film` (7,680 adapter parameters)",
+        "`vader_film` (trials, 15,360 adapter parameters)", "`vader_film` (trials, 7,680 adapter parameters)",
+    ]  # fmt: skip
+
+
+def test_a_row_knows_the_trials_that_chose_its_learning_rate_and_the_bytes_that_its_runs_left():
+    weights = {"weights": Weights(folder=None, stored_bytes=2 * MIB, step=200)}
+    records = [record(seed=0, changes=weights), record("full")]
+    records += [
+        record(seed=100, learning_rate=rate, step_seconds=seconds, spec={"score_on": "selection"})
+        for rate, seconds in ((1e-3, 0.05), (3e-3, 0.06))
+    ]
+    comparison = compare(records)
+    (results,) = comparison.results
+    full, lora = results.tables[0].rows
+    found = beside(comparison)
+    # 200 steps of each of the two trials.
+    assert found.tuning(lora, results.tables[0], results) == pytest.approx(200 * (0.05 + 0.06))
+    assert found.checkpoint_bytes(lora, results.tables[0], results) == 2 * MIB
+    assert found.tuning(full, results.tables[0], results) is None
+    assert found.checkpoint_bytes(full, results.tables[0], results) is None
+
+
+def test_a_probe_of_the_same_method_and_base_model_says_how_large_a_checkpoint_is():
+    probe = probe_record("lora")
+    records = [record("lora"), record("full")]
+    (setting,) = compare(records).settings
+    full, lora = setting.tables[0].rows
+    found = beside(compare(records), [probe])
+    assert found.checkpoint_bytes(lora, setting.tables[0], setting) == probe.checkpoint.stored_bytes
+    assert found.checkpoint_bytes(full, setting.tables[0], setting) is None
+    other = dataclasses.replace(lora, options={**lora.options, "rank": 99})
+    assert found.checkpoint_bytes(other, setting.tables[0], setting) is None
 
 
 def test_a_reference_alone_makes_a_setting_of_its_own():

@@ -76,7 +76,7 @@ def test_the_report_lists_methods_under_the_budget():
         run_with(rising, seed=0), run_with(flat, seed=1), run_with(flat, method="full"),
         run_with((), method="prefix_tuning"), run_with(rising, method=wide, status="failed", reason="no"),
     ]  # fmt: skip
-    budget = render_markdown(records, "report").split("## Budget")[1].split("## Scores")[0]
+    budget = render_markdown(records, "report").split("## Protocol and budget")[1].split("## Scores")[0]
     assert (
         "- `lora` on MiniLM-L6 in the RoBERTa class, `vader_film`: 1 of 2 runs, by accuracy on the selection split "
         "(0.6000 to 0.8000 in the last two steps of the curve)." in budget

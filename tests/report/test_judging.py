@@ -2,6 +2,7 @@
 
 import math
 import re
+import statistics
 
 import pytest
 import scipy.stats
@@ -10,12 +11,15 @@ from markdown_it import MarkdownIt
 from lora_bench.analysis import Analysis, default_analysis
 from lora_bench.protocol import PROTOCOLS
 from lora_bench.record import Predictions
+from lora_bench.report.answer import answer
+from lora_bench.report.beside import beside
+from lora_bench.report.by_task import over_tasks_lines
 from lora_bench.report.comparison import compare
 from lora_bench.report.judging import judge_comparison
-from lora_bench.report.verdicts import answer, verdict_lines, verdict_words
+from lora_bench.report.verdicts import verdict_lines, verdict_words
 from lora_bench.stats import holm
 from lora_bench.store import Answers, answers_in, to_json
-from tests.records import record
+from tests.records import BUDGET, record
 from tests.report.test_markdown import tables
 
 RULES = Analysis(reference="full", margin=0.005)
@@ -41,6 +45,17 @@ def shifted(by, scores=FULL):
 
 def judged(records, **given):
     return judge_comparison(compare(records), records, **given)
+
+
+def said_of(records, **given):
+    """The three sentences."""
+    return " ".join(sentences(records, **given))
+
+
+def sentences(records, **given):
+    lines = answer(judged(records, **given))
+    assert (lines[0], lines[1::2]) == ("## The answer", [""] * 3)
+    return lines[2::2]
 
 
 def verdict_on(by, **given):
@@ -111,7 +126,7 @@ def test_rules_that_were_changed_are_said_to_be():
     found = judged(mixed)
     assert found.declared == "changed"
     assert "changed afterwards" in "\n".join(verdict_lines(found))
-    assert "rules that were changed after some of the runs" in "\n".join(answer(found))
+    assert "rules that were changed after some of the runs" in said_of(mixed)
     asked = judged(runs("full", FULL) + runs("lora", shifted(0.01)), analysis=other)
     assert (asked.declared, asked.analysis) == ("changed", other)
 
@@ -223,7 +238,7 @@ def test_stored_predictions_are_read_from_runs_and_baselines_and_only_as_recorde
     assert answers_in(tmp_path, [record("full")])("unknown") is None
 
 
-# Over tasks, and in words.
+# Over tasks.
 
 
 def over_two_tasks():
@@ -235,11 +250,50 @@ def over_two_tasks():
 
 
 def test_tasks_count_alike():
-    (across,) = judged(over_two_tasks()).across
+    (group,) = judged(over_two_tasks()).over_tasks
+    reference, lora = group.methods
     # Mean of .0205 and .011.
-    assert across.verdict.difference == pytest.approx(0.01575)
-    assert (across.difference.wins, across.verdict.verdict) == (2, "better")
-    assert judged(runs("full", FULL) + runs("lora", FULL)).across == ()
+    assert lora.verdict.difference == pytest.approx(0.01575)
+    assert (lora.difference.wins, lora.verdict.verdict, dict(lora.shown)) == (2, "better", {"better": 2})
+    # Both tasks have the scores of FULL, whose mean is .8 and whose standard deviation over seeds is .0115.
+    half = scipy.stats.t.ppf(0.975, 9) * statistics.stdev(FULL) / math.sqrt(10)
+    assert (reference.label, reference.mean.mean, reference.mean.n) == ("full", pytest.approx(0.8), 10)
+    assert reference.mean.interval.high == pytest.approx(0.8 + half)
+    assert lora.mean.mean == pytest.approx(0.81575)
+    assert [(one.rank.best, one.rank.worst) for one in group.methods] == [(2, 2), (1, 1)]
+    assert judged(runs("full", FULL) + runs("lora", FULL)).over_tasks == ()
+
+
+def test_each_target_has_a_mean_over_tasks_and_the_reference_is_in_both():
+    small, large = (BUDGET.model_copy(update={"adapter_parameters": target}) for target in (7_680, 15_360))
+    records = [
+        one for task in ("vader_film", "other")
+        for one in (
+            *runs("full", FULL, task=task, budget=small),
+            *runs("lora", shifted((0.02, 0.021)), task=task, budget=small),
+            *runs("bottleneck_adapter", shifted((0.03, 0.031)), task=task, budget=large),
+        )
+    ]  # fmt: skip
+    found = judged(records).over_tasks
+    targets = [next(iter(group.settings.values())).parameter_target[1] for group in found]
+    assert dict(zip(targets, [[one.label for one in group.methods] for group in found], strict=True)) == {
+        7_680: ["full", "lora"], 15_360: ["full", "bottleneck_adapter"],
+    }  # fmt: skip
+
+
+def test_a_method_that_lacks_a_task_has_no_mean_and_no_rank_beside_those_that_have_all():
+    records = over_two_tasks() + runs("prefix_tuning", shifted(0.01), task="other")
+    records += runs("prefix_tuning", [None] * 3)
+    (group,) = judged(records).over_tasks
+    assert [one.label for one in group.methods] == ["full", "lora"]  # one task is no mean over tasks
+    third = [*runs("full", FULL, task="third"), *runs("lora", shifted((0.02, 0.021)), task="third")]
+    (group,) = judged(records + third + runs("prefix_tuning", shifted(0.01), task="third")).over_tasks
+    prefix = group.methods[-1]
+    assert (prefix.label, prefix.mean, prefix.rank, len(prefix.difference.tasks)) == ("prefix_tuning", None, None, 2)
+    assert (prefix.failed, prefix.runs) == (3, 23)
+    lines = over_tasks_lines(judged(records + third), beside(compare(records + third)))
+    cells = next(line for line in tables("\n".join(lines))[0] if "`lora`" in line[0])
+    assert "3 / 0 / 0" in cells and "0 of 30" in cells
 
 
 def test_a_metric_that_is_no_share_enters_no_mean_over_tasks_and_has_no_margin():
@@ -249,31 +303,145 @@ def test_a_metric_that_is_no_share_enters_no_mean_over_tasks_and_has_no_margin()
     )
     found = judged(records, analysis=Analysis(reference="full"))
     assert len(found.held) == 3
-    assert len(found.across[0].difference.tasks) == 2
+    assert [*found.over_tasks[0].settings] == ["other", "vader_film"]
     nist = next(one for one in found.held if one.setting.spec.task.name == "e2e")
     assert (nist.verdict.margin, nist.verdict.verdict) == (None, "better")
+    assert "a margin of 0.005 (0.5 points of 100, and none where no margin was declared)" in answer(found)[2]
+
+
+# Ranks.
+
+
+def ranks(records, task="vader_film"):
+    """The ranks and letters of the methods of a task, in alphabetical order, the reference first."""
+    found = judged(records)
+    return {
+        row.label: (rank.best, rank.worst, rank.letters)
+        for setting in found.comparison.settings if setting.spec.task.name == task
+        for row in setting.rows if (rank := found.rank_of(row)) is not None
+    }  # fmt: skip
+
+
+def test_ranks_are_what_the_shown_differences_leave_and_overlap():
+    """Full and lora are alike, lora and prefix tuning are alike, and full is better than prefix tuning."""
+    records = runs("full", FULL)
+    records += runs("lora", shifted((0.02, -0.03)))  # -.005 ± .026: nothing is shown
+    records += runs("prefix_tuning", shifted((-0.015, -0.016)))  # to lora .0105, with the spread of lora's
+    assert ranks(records) == {"full": (1, 2, "a"), "lora": (1, 3, "ab"), "prefix_tuning": (2, 3, "b")}
+
+
+def test_with_two_seeds_nothing_is_told_apart():
+    records = runs("full", (0.5, 0.51)) + runs("lora", (0.8, 0.82)) + runs("prefix_tuning", (0.1, 0.11))
+    assert set(ranks(records).values()) == {(1, 3, "a")}
+
+
+def test_ranks_never_contradict_a_verdict():
+    """Many comparisons take a difference from the verdicts that one table alone would show: ranks do not show it either."""
+    noisy = (0.012, -0.004, 0.02, -0.002, 0.01)
+    alone = runs("full", FULL) + runs("lora", shifted(noisy))
+    assert ranks(alone) == {"full": (2, 2, "b"), "lora": (1, 1, "a")}
+    more = [
+        one for number in range(40)
+        for one in (*runs("full", FULL, task=f"t{number}"), *runs("lora", shifted((0.06, -0.05)), task=f"t{number}"))
+    ]  # fmt: skip
+    (held,) = [one for one in judged(alone + more).held if one.setting.spec.task.name == "vader_film"]
+    assert held.verdict.adjusted_p > 0.05 > held.verdict.p_value
+    assert ranks(alone + more) == {"full": (1, 2, "a"), "lora": (1, 2, "a")}
+
+
+def test_of_a_metric_with_the_other_direction_the_lowest_mean_ranks_first():
+    records = runs("full", FULL, metric="ter", higher_is_better=False)
+    records += runs("lora", shifted((0.019, 0.021)), metric="ter", higher_is_better=False)
+    assert ranks(records) == {"full": (1, 1, "a"), "lora": (2, 2, "b")}
+
+
+def test_where_seeds_that_failed_turn_the_order_there_is_no_rank():
+    """At the seeds of both lora is better by .02; its mean of all its seeds is the lower one."""
+    records = runs("full", [*FULL[:5], None, None, None]) + runs("lora", [*shifted((0.019, 0.021))[:5], 0.1, 0.1, 0.1])
+    (held,) = judged(records).held
+    assert held.verdict.verdict == "better"
+    assert ranks(records) == {}
+
+
+def test_test_items_can_keep_methods_together_that_seeds_alone_would_tell_apart():
+    """Two methods of which neither is the reference, each the same at every seed but for one item of twenty."""
+    right = {"full": [*range(10)], "lora": [*range(12)], "prefix_tuning": [*range(8, 17)]}
+    records, of_run = [], {}
+    for method, items in right.items():
+        of_seeds = [[*items, 19 - seed % 2] for seed in range(6)]
+        made = runs(method, [len(one) / 20 for one in of_seeds])
+        records += made
+        of_run.update({run.run_id: one for run, one in zip(made, of_seeds, strict=True)})
+    found = judged(records, answers=answers_of(of_run, 20))
+    assert all(held.verdict.interval.source == "bootstrap" for held in found.held)
+    assert {rank.letters for _, rank in found.ranks} == {"a"}
+
+
+# In words.
 
 
 def test_three_sentences_count_what_the_table_has():
     records = over_two_tasks() + runs("prefix_tuning", shifted((0.06, -0.05)), task="other")
     found = judged(records)
-    (text,) = answer(found)[2:]
+    text = said_of(records)
     assert len(re.findall(r"\.(?= [A-Z`]|$)", text)) == 3
-    assert "`lora` is better in 2 of 2" in text
+    # The mean differences are .0205 and .011.
+    assert "`lora` is better in 2 (by 0.0110 to 0.0205) of 2" in text
     assert "`prefix_tuning` is undecided in 1 of 1" in text
-    assert "ten or more seeds" in text
+    assert "in means over tasks, `lora` is better in 1 of 1" in text
+    assert "With 10 seeds a method these verdicts carry a recommendation for these tasks and base models" in text
     lines = tables("\n".join(verdict_lines(found)))[0][2:]
     words = [line[7] for line in lines]
     assert sum("better" in word for word in words) == 2
     assert sum("inconclusive" in word for word in words) == 1
 
 
-def test_runs_that_learned_nothing_are_in_the_answer():
-    (text,) = answer(judged(runs("full", (0.5, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81))))[2:]
-    assert "and 1 of 6 runs scored no better than the majority class" in text
+def test_the_first_sentence_names_the_family_its_level_the_margin_and_its_unit():
+    (first, *_) = sentences(over_two_tasks())
+    assert first == (
+        "`lora` was held against `full`, which no target for parameters holds, on 2 tasks and 1 base model, seed by seed: "
+        "2 comparisons with an error level of 0.05 over them all (Holm) and a margin of 0.005 (0.5 points of 100), by rules "
+        "declared before the runs."
+    )
+    wide = Analysis(reference="full", margin={"vader_film": 0.01, "other": 0.02}, alpha=0.1)
+    assert "error level of 0.1 over them all (Holm) and margins of 0.01 and 0.02 (1 and 2 points of 100)" in said_of(
+        over_two_tasks(), analysis=wide
+    )
+
+
+def test_the_last_sentence_says_what_the_intervals_cover_and_what_they_do_not():
+    full = [[*range(12)], [*range(12)], [*range(13)]]
+    lora = [[*range(6, 20)], [*range(6, 20)], [*range(6, 19)]]
+    records = runs("full", [len(one) / 20 for one in full]) + runs("lora", [len(one) / 20 for one in lora])
+    right = dict(zip([one.run_id for one in records], full + lora, strict=True))
+    not_of = ", and not of other data sets, base models or learning rates"
+    assert f"they speak of other seeds on these very test items{not_of}" in said_of(records)
+    assert f"they speak of other seeds and other test items like these{not_of}" in said_of(
+        records, answers=answers_of(right, 20)
+    )
+
+
+def test_comparisons_of_few_seeds_are_counted_apart_from_those_of_many():
+    few = runs("full", FULL[:3], task="other") + runs("lora", shifted((0.06, -0.05), FULL[:3]), task="other")
+    last = sentences(runs("full", FULL) + runs("lora", shifted((0.019, 0.021))) + few)[2]
+    assert last.startswith(
+        "Of these verdicts 1 (1 decided) rest on 10 seeds a method and carry a recommendation for these tasks and base models; "
+        "1 (0 decided) rest on 3 seeds a method and are exploratory: a hint where to look, and no ground to choose a method; "
+    )
+
+
+def test_ten_seeds_that_decide_nothing_recommend_nothing():
+    text = said_of(runs("full", FULL) + runs("lora", shifted((0.06, -0.05))))
+    assert "With 10 seeds a method verdicts would carry a recommendation, and none was reached" in text
+
+
+def test_runs_that_learned_nothing_or_failed_are_in_the_answer():
+    text = said_of(runs("full", (0.5, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81)))
+    assert "; 1 of 6 runs scored no better than the majority class (or the mean)." in text
     assert len(re.findall(r"\.(?= [A-Z`]|$)", text)) == 3
-    (text,) = answer(judged(runs("full", (0.7, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81))))[2:]
-    assert "majority" not in text
+    assert "majority" not in said_of(runs("full", (0.7, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81)))
+    failed = said_of(runs("full", (0.7, 0.8, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81, None)))
+    assert "; 1 of 8 runs ended without a score." in failed
 
 
 def test_a_search_is_no_result_and_needs_no_word():
@@ -287,19 +455,22 @@ def test_what_it_would_take_is_said_of_no_more_than_what_has_an_estimate():
     hopeful = runs("lora", shifted((0.06, -0.02, 0.02), FULL[:3]), task="other")
     same = runs("lora", FULL[:3])  # no spread, so no estimate
     (needed,) = (one.verdict.needed.seeds for one in judged(full + hopeful).held)
-    assert f"to decide it would take about {needed} seeds." in answer(judged(full + hopeful))[2]
-    both = judged(full + hopeful + same)
-    (needed,) = (one.verdict.needed.seeds for one in both.held if one.verdict.needed is not None)
-    said = f"of the 2 undecided, 1 has an estimate of the seeds that would decide, {needed} in the middle."
-    assert said in answer(both)[2]
+    assert (
+        f"; {needed} seeds would likely decide the one that is not, were the difference seen the true one."
+        in said_of(full + hopeful)
+    )
+    both = full + hopeful + same
+    (needed,) = (one.verdict.needed.seeds for one in judged(both).held if one.verdict.needed is not None)
+    assert f"; of the 2 undecided, one has an estimate of the seeds that would decide, {needed}, were the" in said_of(
+        both
+    )
 
 
 def test_where_nothing_is_decided_no_method_is_named_a_winner():
-    records = runs("full", FULL[:3]) + runs("lora", shifted((0.06, -0.05), FULL[:3]))
-    (text,) = answer(judged(records))[2:]
+    text = said_of(runs("full", FULL[:3]) + runs("lora", shifted((0.06, -0.05), FULL[:3])))
     assert "It is not decided" in text and "better in" not in text
     assert "exploratory" in text
-    (text,) = answer(judged(runs("full", FULL[:2]) + runs("lora", (0.9, 0.95))))[2:]
+    text = said_of(runs("full", FULL[:2]) + runs("lora", (0.9, 0.95)))
     assert "It is not decided: 2 seeds of each method are too few for a verdict." in text
 
 

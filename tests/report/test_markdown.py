@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from lora_bench.analysis import Analysis
 from lora_bench.errors import LoraBenchError
 from lora_bench.protocol import PROTOCOLS
+from lora_bench.record import Weights
 from lora_bench.report.markdown import render_markdown
 from tests.records import BUDGET, ENVIRONMENT, record, sample_suite
 from tests.report.hostile import hostile_records
@@ -26,36 +28,77 @@ def tables(page: str) -> list[list[list[str]]]:
     return [table for table in found if table]
 
 
-def score_lines(page: str) -> list[list[str]]:
-    """The lines of the tables of scores, without their column of verdicts."""
+def score_lines(page: str) -> list[dict[str, str]]:
+    """The lines of the tables of scores, by the names of their columns; `score` is that of the mean."""
     found = []
-    for table in tables(page):
-        column = 5 if len(table[0]) > 5 and table[0][5].startswith("against") else None
-        lines = [[cell for place, cell in enumerate(line) if place != column] for line in table]
-        found += lines if len(lines[0]) == 13 else []
+    for header, _, *lines in tables(page):
+        if "less majority" in header:
+            names = ["score" if name.endswith("mean ± SD") else name for name in header]
+            found += [dict(zip(names, line, strict=True)) for line in lines]
     return found
 
 
-def line_of(page: str, start: str) -> list[str]:
-    return next(line for line in score_lines(page) if line[0] == start)
+def line_of(page: str, start: str) -> dict[str, str]:
+    return next(line for line in score_lines(page) if line["method"] == start)
 
 
-def test_title_and_introduction():
+def test_the_title_the_answer_and_what_was_run():
     page = render(sample_suite(seeds=2))
     assert page.startswith(
-        "# quickstart\n\n4 methods (`bottleneck_adapter`, `lora` and `prefix_tuning`, with `full` as"
+        "# quickstart\n\n## The answer\n\n`bottleneck_adapter`, `lora` and `prefix_tuning` were held"
     )
-    assert "Of 24 runs, 21 ended `ok`, 1 `diverged` and 2 `unsupported`." in page
+    card = page.split("## Protocol and budget")[1].split("\n## ")[0]
+    assert "4 methods (`bottleneck_adapter`, `lora` and `prefix_tuning`, with `full` as" in card
+    assert "Of 24 runs, 21 ended `ok`, 1 `diverged` and 2 `unsupported`." in card
     assert "No verdicts are drawn" not in page
     assert "With 1 to 2 seeds a method these verdicts are exploratory" in page
 
 
+def test_sections_are_in_the_order_in_which_a_reader_asks():
+    other = ENVIRONMENT.model_copy(update={"device": "NVIDIA H100"})
+    tasks = [
+        record(method, seed=seed, score=0.7 + seed / 10 + index / 50, task=task, environment=environment)
+        for task in ("vader_film", "other")
+        for index, method in enumerate(("full", "lora"))
+        for seed, environment in enumerate((ENVIRONMENT, ENVIRONMENT, other))
+    ]
+    trials = [record(seed=100, learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-3, 3e-3)]
+    failed = [record(seed=7, status="failed", reason="no", warnings=("3% were cut",))]
+    published = ["## Published: a table", "", "Nothing."]
+    page = render_markdown([*tasks, *trials, *failed], "report", [published])
+    assert re.findall(r"^## (.*)$", page, flags=re.MULTILINE) == [
+        "The answer", "Protocol and budget", "Scores", "Verdicts", "Figures", "Task by task", "Tuning", "Costs",
+        "Published: a table", "Failures", "Warnings", "Environment", "Make it again", "Where the numbers come from",
+    ]  # fmt: skip
+
+
 def test_a_line_of_the_comparison_table():
     page = render([record("lora", seed=seed, score=score) for seed, score in enumerate([0.70, 0.72, 0.77])])
-    assert line_of(page, "`lora`") == [
-        "`lora`", "rank 4", "0.7300 ± 0.0361", "0.6404 to 0.8196", "3", "+0.2300", "300", "50.0", "320",
-        "7,680", "156,680", "156,680", "149,000",
-    ]  # fmt: skip
+    assert line_of(page, "`lora`") == {
+        "method": "`lora`", "score": "0.7300 ± 0.0361", "95 % interval": "0.6404 to 0.8196", "n": "3",
+        "less majority": "+0.2300", "size": "rank 4", "adapter parameters": "7,680", "trained": "156,680",
+        "stored": "156,680", "head": "149,000", "peak memory, MiB (resident)": "300", "step, ms": "50.0",
+        "examples/s": "320", "failed": "0",
+    }  # fmt: skip
+
+
+def test_verdicts_ranks_trials_and_checkpoints_are_columns_where_there_are_any():
+    kept = {"weights": Weights(folder=None, stored_bytes=3 * 2**20, step=200)}
+    records = [
+        record(method, seed=seed, score=score + seed / 100, changes=kept)
+        for method, score in (("full", 0.7), ("lora", 0.8))
+        for seed in range(3)
+    ]
+    trials = [record(seed=100, learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-3, 3e-3)]
+    page = render([*records, *trials])
+    lora, full = line_of(page, "`lora`"), line_of(page, "`full`†")
+    # Two trials of 200 steps of .05 s.
+    assert (lora["tuning, s"], lora["checkpoint, MiB"], lora["ranks"]) == ("20.0", "3.0", "1 to 2 (a)")
+    assert (full["tuning, s"], full["against `full`"]) == ("–", "–")
+    assert lora["against `full`"] == "inconclusive (no spread)"
+    for name in ("ranks", "tuning", "checkpoint"):
+        assert f"\n- *{name}*: " in page
+    assert "two methods share a letter exactly if no difference between them is shown" in page
 
 
 def test_a_target_for_stored_parameters_is_named_and_held_against_what_is_stored():
@@ -65,14 +108,23 @@ def test_a_target_for_stored_parameters_is_named_and_held_against_what_is_stored
     assert "target for adapter parameters" not in page and "the target for stored parameters" in page
     (line,) = (line for table in tables(page) for line in table if "of the target" in table[0] and line[1] == "`lora`")
     # 156,680 of 150,000, head included.
-    assert line[4:] == ["7,680", "156,680", "104.5 %"]
+    assert line[3:] == ["7,680", "156,680", "104.5 %", "1e-3"]
 
 
-def test_the_highest_mean_is_a_fact_with_its_interval():
-    scores = {"full": [0.90, 0.91, 0.92], "lora": [0.895, 0.905, 0.915], "prefix_tuning": [0.5, 0.51, 0.52]}
-    records = [record(method, seed=seed, score=score) for method in scores for seed, score in enumerate(scores[method])]
+def test_the_highest_mean_is_a_fact_with_its_interval_where_no_verdict_is_drawn():
+    scores = {
+        "bottleneck_adapter": [0.90, 0.91, 0.92],
+        "lora": [0.895, 0.905, 0.915],
+        "prefix_tuning": [0.5, 0.51, 0.52],
+    }
+    rules = {"changes": {"analysis": Analysis(reference="full")}}  # which was not run
+    records = [
+        record(method, seed=seed, score=score, **rules)
+        for method in scores
+        for seed, score in enumerate(scores[method])
+    ]
     page = render(records)
-    assert "the highest mean is that of `full`, 0.9100 (95 % interval 0.8852 to 0.9348, 3 seeds)." in page
+    assert "highest mean is that of `bottleneck_adapter`, 0.9100 (95 % interval 0.8852 to 0.9348, 3 seeds)." in page
     assert "The interval of `lora` overlaps it. The interval of `prefix_tuning` does not reach it." in page
     for word in ("winner", "better in", "best method", "outperform"):
         assert word not in page
@@ -82,15 +134,74 @@ def test_verdicts_stand_in_the_table_of_scores():
     scores = {"full": (0.80, 0.81, 0.79), "lora": (0.83, 0.84, 0.83)}
     records = [record(method, seed=seed, score=score) for method in scores for seed, score in enumerate(scores[method])]
     page = render(records)
-    header, _, full, lora = next(table for table in tables(page) if "against `full`" in table[0])
-    place = header.index("against `full`")
-    assert (full[place], lora[place]) == ("–", "**better** by more than the margin")
-    assert page.index("## The answer") < page.index("## Budget") < page.index("## Scores") < page.index("## Verdicts")
+    full, lora = score_lines(page)
+    assert (full["against `full`"], lora["against `full`"]) == ("–", "**better** by more than the margin")
+    assert (full["ranks"], lora["ranks"]) == ("2 (b)", "1 (a)")
+    assert "highest mean" not in page  # the ranks say it, and what it is worth
 
 
 def test_a_lower_score_can_be_the_first():
-    records = [record("full", score=0.3, higher_is_better=False), record("lora", score=0.2, higher_is_better=False)]
-    assert "the lowest mean is that of `lora`, 0.2000 (1 seed, so no interval)." in render(records)
+    page = render([record("lora", score=0.2, higher_is_better=False)])
+    assert "- MiniLM-L6 in the RoBERTa class: only `lora` has a score, 0.2000 (1 seed, so no interval)." in page
+    two = [
+        record("prefix_tuning", score=0.3, higher_is_better=False),
+        record("lora", score=0.2, higher_is_better=False),
+    ]
+    rules = {"analysis": Analysis(reference="full")}
+    page = render([one.model_copy(update=rules) for one in two])
+    assert "the lowest mean is that of `lora`, 0.2000 (1 seed, so no interval)." in page
+
+
+# Several tasks.
+
+
+def of_two_tasks():
+    """Full and lora on two tasks: on one lora is better by .03 at each of four seeds, give or take .001, on the other not."""
+    return [
+        record(method, seed=seed, score=round(base + by[seed] + 0.01 * (seed % 2), 4), task=task, metric=metric)
+        for task, metric, base in (("vader_film", "accuracy", 0.8), ("other", "f1", 0.6))
+        for method in ("full", "lora")
+        for by in [
+            (0, 0, 0, 0) if method == "full" else (0.03, 0.031, 0.029, 0.03) if task == "vader_film" else (0.1, -0.1, 0.1, -0.1)
+        ]
+        for seed in range(4)
+    ]  # fmt: skip
+
+
+def test_several_tasks_have_a_table_over_them_and_one_of_each_method_on_each_task():
+    page = render(of_two_tasks())
+    over = next(table for table in tables(page) if table[0][1:3] == ["mean", "95 % interval"])
+    lines = [dict(zip(over[0], line, strict=True)) for line in over[2:]]
+    # Means over tasks: (.805 + .605) / 2 and (.835 + .605) / 2.
+    assert [(line["method"], line["mean"], line["seeds"]) for line in lines] == [
+        ("`full`†", "0.7050", "4"), ("`lora`", "0.7200", "4"),
+    ]  # fmt: skip
+    assert lines[1]["tasks: better / worse / neither"] == "1 / 0 / 1"
+    assert (lines[1]["difference"], lines[1]["failed"]) == ("+0.0150", "0 of 8")
+    assert "These are of 2 metrics, whose points are not worth the same." in page
+    # The largest of the peaks; 8 runs of 200 steps of .05 s.
+    assert (lines[1]["peak memory, MiB"], lines[1]["training, s"]) == ("300", "80.0")
+    matrix = next(table for table in tables(page) if table[0][:2] == ["method", "`other`, f1"])
+    assert matrix[0][2] == "`vader_film`, accuracy"
+    full, lora = matrix[2:]
+    # Nothing is told apart on the first task; on the second lora is better.
+    assert not full[1].startswith("**") and not lora[1].startswith("**")
+    assert full[2].startswith("0.8050 (") and lora[2].startswith("**0.8350** (")
+    assert page.index("### Over tasks") < page.index("## Verdicts") < page.index("## Task by task")
+    assert page.index("## Task by task") < page.index("### `other`") < page.index("### `vader_film`")
+
+
+def test_one_task_has_its_table_among_the_scores_and_nothing_over_tasks():
+    page = render(sample_suite())
+    assert "### Over tasks" not in page and "## Task by task" not in page and "### Scores by task" not in page
+    assert page.index("## Scores") < page.index("### `vader_film`") < page.index("## Verdicts")
+
+
+def test_tasks_without_verdicts_are_in_one_table_all_the_same():
+    records = [one for one in of_two_tasks() if one.spec.method.label == "lora"]
+    page = render(records)
+    assert page.index("## Scores") < page.index("### Scores by task") < page.index("### `other`")
+    assert "In bold" not in page
 
 
 def test_a_protocol_of_medians_is_shown_and_compared_by_medians():
@@ -103,28 +214,46 @@ def test_a_protocol_of_medians_is_shown_and_compared_by_medians():
             for seed, score in enumerate(of_seeds)
         ]
     )
-    (lora,) = [line for table in tables(page) for line in table if line[0] == "`lora`" and len(line) == 14]
+    lora = line_of(page, "`lora`")
     # 2.31 / 3; the mean of full is higher, its median is not
-    assert lora[2:4] == ["0.8000", "0.7700 ± 0.0608"]
+    assert (lora["median"], lora["score"]) == ("0.8000", "0.7700 ± 0.0608")
     assert "- MiniLM-L6 in the RoBERTa class: the highest median is that of `lora`, 0.8000 (3 seeds)." in page
     assert "- *median*:" in page
 
 
-def test_results_come_before_the_search_that_chose_their_learning_rates():
+def test_trials_have_a_section_of_their_own_and_lines_in_the_budget():
     trials = [record(seed=100, learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-3, 3e-3)]
     page = render([*trials, record(seed=0)])
-    first, second = re.findall(r"^### `vader_film` \(setting \d\)\n\n.*score_on` is `(\w+)`", page, flags=re.MULTILINE)
-    assert (first, second) == ("test", "selection")
-    assert page.index("#### MiniLM-L6") < page.index("#### Learning rates")
+    assert page.index("### `vader_film`\n") < page.index("## Tuning") < page.index("### `vader_film` (trials)")
+    assert page.index("## Tuning") < page.index("#### Learning rates")
+    assert "Not to be ranked against" not in page
+    recipe = next(table for table in tables(page) if table[0][0] == "")
+    assert recipe[0] == ["", "`vader_film`"]
+    assert ["seeds", "0"] in recipe and ["seeds of the trials", "100"] in recipe
+    assert ["scored on", "the test split"] in recipe and ["trials scored on", "the selection split"] in recipe
+    counts = next(table for table in tables(page) if table[0][-1] == "learning rates")
+    assert [line[-1] for line in counts[2:]] == ["1e-3"]
+
+
+def test_the_card_says_what_a_protocol_means():
+    strict, paper = ({"protocol": name, "rules": PROTOCOLS[name]} for name in ("strict", "paper"))
+    assert (
+        "- Protocol `strict`: the last weights are scored, choices are made on the selection split (set aside from the "
+        "training data where the data has none), and the mean stands for several seeds."
+        in render([record(spec=strict)])
+    )
+    assert "on the test split, **which is the one that is reported**, and the median" in render([record(spec=paper)])
 
 
 def test_failures_are_rows_and_a_section():
     page = render(sample_suite())
-    unsupported = [line for line in score_lines(page) if line[0] == "`prefix_tuning`"]
-    assert any(line[2].startswith("`unsupported` (seeds 0, 1): prefixes have no position") for line in unsupported)
-    partly = [line for line in score_lines(page) if line[0] == "`lora`"]
-    assert [line[4] for line in partly if "of" in line[4]] == ["1 of 2"]
-    assert any(line[2] == "`diverged` (seed 1): the loss was nan at step 37" for line in partly)
+    unsupported = [line for line in score_lines(page) if line["method"] == "`prefix_tuning`"]
+    assert any(
+        line["score"].startswith("`unsupported` (seeds 0, 1): prefixes have no position") for line in unsupported
+    )
+    partly = [line for line in score_lines(page) if line["method"] == "`lora`"]
+    assert [(line["n"], line["failed"]) for line in partly if "of" in line["n"]] == [("1 of 2", "1")]
+    assert any(line["score"] == "`diverged` (seed 1): the loss was nan at step 37" for line in partly)
     assert "## Failures" in page
 
 
@@ -134,7 +263,7 @@ def test_no_failures_section_without_failures():
 
 def test_the_reference_is_marked_and_exempt():
     page = render([record("full"), record("lora")])
-    assert line_of(page, "`full`†")[1] == "–"
+    assert line_of(page, "`full`†")["size"] == "–"
     assert "| exempt† |" in page
     assert "† The reference line" in page
 
@@ -143,9 +272,8 @@ def test_other_settings_are_named_and_kept_apart():
     page = render([record("full"), record("lora", training={"batch_size": 32})])
     assert "Not to be ranked against the other settings of this task. Here `training.batch_size` is `16`." in page
     assert "Here `training.batch_size` is `32`." in page
-    for table in tables(page):
-        if len(table[0]) == 13:
-            assert len(table) == 3  # the header, the rule and one row
+    found = [table for table in tables(page) if "less majority" in table[0]]
+    assert [len(table) for table in found] == [3, 3]  # the header, the rule and one row
 
 
 def test_a_search_has_a_column_a_learning_rate_with_the_best_marked():
@@ -168,16 +296,21 @@ def test_a_best_learning_rate_at_the_edge_is_pointed_out():
 
 def test_numbers_that_were_not_measured_alone_are_marked():
     page = render([record("full"), record("lora", exclusive=False)])
-    assert line_of(page, "`lora`")[6:9] == ["300‡", "50.0‡", "320‡"]
-    assert line_of(page, "`full`†")[6:9] == ["300", "50.0", "320"]
+    measured = ("peak memory, MiB (resident)", "step, ms", "examples/s")
+    assert [line_of(page, "`lora`")[name] for name in measured] == ["300‡", "50.0‡", "320‡"]
+    assert [line_of(page, "`full`†")[name] for name in measured] == ["300", "50.0", "320"]
     assert "1 of 2 rows, marked ‡" in page
 
 
-def test_rows_from_several_environments_are_named():
-    other = ENVIRONMENT.model_copy(update={"device": "NVIDIA H100"})
+def test_rows_from_several_environments_are_named_with_what_differs():
+    packages = {**ENVIRONMENT.packages, "torch": "2.13.0"}
+    other = ENVIRONMENT.model_copy(update={"device": "NVIDIA H100", "packages": packages})
     page = render([record("full"), record("lora", seed=0), record("lora", seed=1, environment=other)])
     assert "Ran some runs of `lora` (MiniLM-L6 in the RoBERTa class, `vader_film`)." in page
-    assert line_of(page, "`lora`")[6] == "300§"
+    assert line_of(page, "`lora`")["peak memory, MiB (resident)"] == "300§"
+    differences = next(table for table in tables(page) if table[0][1:] == ["environment 1", "environment 2"])
+    assert differences[2:] == [["device", "cpu", "NVIDIA H100"], ["torch", "2.9.1", "2.13.0"]]
+    assert "environment 2" not in render([record("full"), record("lora")])
 
 
 def test_warnings_stand_once_with_their_count():

@@ -21,8 +21,12 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 @pytest.fixture(scope="module")
 def files():
-    """A report with figures, a fold, failures and probes."""
-    trials = [record(learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-4, 3e-4)]
+    """A report with figures, folds, failures, trials in two settings, and probes."""
+    trials = [
+        record(learning_rate=rate, training={"batch_size": size}, spec={"score_on": "selection"})
+        for rate in (1e-4, 3e-4)
+        for size in (16, 32)
+    ]
     return {
         name: content.decode("utf-8")
         for name, content in render_files([*sample_suite(), *trials], "sample", probes=sample_probes()).items()
@@ -55,9 +59,9 @@ def test_the_title_is_that_of_the_report_and_its_sections_are_in_the_contents(fi
     assert [link for link in links if link in [(*one[:2],) for one in headings if one[2] == "h2"]] == [
         (target, text) for target, text, level in headings if level == "h2"
     ]
-    # Scores has two settings; Verdicts has one part alone.
+    # Tuning has two settings; Verdicts has one part alone.
     texts = [text for _, text in links]
-    assert "vader_film (setting 1)" in texts and "vader_film (setting 2)" in texts
+    assert "vader_film (trials, setting 1)" in texts and "vader_film (trials, setting 2)" in texts
     assert "Runs that came to nothing" not in texts
     assert [level for level in ("h1", "h2", "h3", "h4") if page.find(f".//{level}") is None] == []
 

@@ -41,6 +41,21 @@ def test_every_difference_is_named(tmp_path):
     ]
 
 
+def test_figures_of_an_earlier_report_go_and_nothing_else_does(tmp_path):
+    write_report(sample_suite(), tmp_path, name="quickstart")
+    before = {file.name for file in (tmp_path / "quickstart").glob("*.svg")}
+    assert "vader-film-scores.svg" in before
+    (tmp_path / "quickstart" / "mine.svg").write_text("<svg/>", encoding="utf-8")
+    (tmp_path / "other-scores.svg").write_text("<svg/>", encoding="utf-8")
+    link = "\n\n![Scores by method](../quickstart/mine.svg)\n\n![Scores](other/vader.svg)\n"
+    page = tmp_path / "quickstart.md"
+    page.write_text(page.read_text(encoding="utf-8") + link, encoding="utf-8")
+    write_report([record("lora", task="other", seed=seed) for seed in range(2)], tmp_path, name="quickstart")
+    after = {file.name for file in (tmp_path / "quickstart").glob("*.svg")}
+    assert "mine.svg" in after and not after & before
+    assert (tmp_path / "other-scores.svg").is_file()
+
+
 def test_other_records_make_another_report(tmp_path):
     write_report([record(score=0.7)], tmp_path)
     assert check_report([record(score=0.8)], tmp_path) != []
