@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 
 from lora_bench.budget import amount_of
 from lora_bench.models import known_models
+from lora_bench.shown import visible
 from lora_bench.spec import PlannedSpec
 from lora_bench.version import __version__
 
 
 def model_card(spec: PlannedSpec, step: int) -> str:
     """Markdown that says what the weights are and how to load them."""
-    options = json.dumps(spec.method.options, sort_keys=True)
+    options = _code(json.dumps(spec.method.options, sort_keys=True))
+    labels = _words(", ".join(spec.task.labels))
     if spec.method.name == "full":
         load = 'AutoModelForSequenceClassification.from_pretrained("THIS FOLDER")'
         imports = "from transformers import AutoModelForSequenceClassification"
@@ -36,13 +39,13 @@ def model_card(spec: PlannedSpec, step: int) -> str:
         [
             *metadata,
             "",
-            f"# {spec.method.label} on {spec.model.shown} for {spec.task.name}",
+            f"# {_words(spec.method.label)} on {_words(spec.model.shown)} for {_words(spec.task.name)}",
             "",
             f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
             f"learning rate {spec.training.learning_rate:g}, {amount_of(*spec.training.target)}, "
-            f"seed {spec.seed}, weights after step {step}. Labels in order: {', '.join(spec.task.labels) or 'a number'}.",
+            f"seed {spec.seed}, weights after step {step}. Labels in order: {labels or 'a number'}.",
             "",
-            f"Base model: `{spec.model.name}`"
+            f"Base model: `{_code(spec.model.name)}`"
             + (f" at revision `{spec.model.revision}`" if spec.model.revision else "")
             + f" (content {spec.model.sha256[:16]}).",
             "",
@@ -60,4 +63,15 @@ def _base(spec: PlannedSpec) -> str:
     """The base model as an expression: a known model is made by lora_bench, any other is named."""
     if spec.model.name in known_models():
         return f'known_models()["{spec.model.name}"].folder(None)'
-    return f'"{spec.model.name}"'
+    return json.dumps(visible(spec.model.name))
+
+
+def _words(text: str) -> str:
+    """A name as words of a page, whatever marks are in it."""
+    line = " ".join(visible(text).split())
+    return re.sub(r"([\\`*_\[\]<>|#~$&!@])", r"\\\1", line)
+
+
+def _code(text: str) -> str:
+    """A text between backticks."""
+    return " ".join(visible(text).split()).replace("`", "'")
