@@ -283,7 +283,7 @@ def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
     tries = Tries(one, answer, accepted, way, _tries_folder(arguments, accepted), arguments.margin)
     if arguments.step:
         result = tries.here()
-        print(f"{bisect.SAID[result]}: {tries.told[-1]}" if tries.told else bisect.SAID[result])
+        print(bisect.SAID[result])
         return bisect.EXIT_CODES[result]
     found = bisect.candidates(arguments.bisect, Path())
     _print(bisect.cost_lines(found, one))
@@ -326,13 +326,17 @@ def _accept_night(arguments: argparse.Namespace) -> int:
     from lora_bench.check import judge, read_night, read_nights, tonight_in, write_night
     from lora_bench.check.accepting import accepted_night
     from lora_bench.check.rerun import read_confirmation
+    from lora_bench.names import file_name
 
-    # The name of the suite's folder: RUNS is that, or a night in it.
-    first = read_nights(Path("baselines") / arguments.name) if arguments.name else []
-    label, place = tonight_in(arguments.runs, first, arguments.series)
+    # RUNS is named like its suite, or is a night in such a folder; which of its nights is new is asked of the baseline.
+    guess = Path("baselines") / (arguments.name or arguments.runs.resolve().name)
+    label, place = tonight_in(arguments.runs, read_nights(guess), arguments.series)
     tonight = read_night(place, label)
-    target = Path("baselines") / (arguments.name or _name(tonight.suite))
-    nights = first if arguments.name else read_nights(target)
+    try:
+        target = Path("baselines") / (arguments.name or file_name(tonight.suite))
+    except ValueError as error:
+        raise LoraBenchError(f"name the baseline with --name, as its suite is no name of a folder: {error}") from None
+    nights = read_nights(target)
     answer = judge(tonight, nights, target.name, read_confirmation(place, tonight.label), margin=arguments.margin)
     night = accepted_night(tonight, nights, answer, arguments.reason, arguments.change)
     print(f"night {night.number} in {write_night(night, target)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_bench.check.answer import (
@@ -51,7 +51,20 @@ class Past:
     history: History
 
 
-def past_of(series: str, cell: NightCell, nights: Sequence[Night], margin: float | None) -> Past:
+@dataclass(frozen=True)
+class Indexed:
+    """A night with its cells by the ids of their series, which are hashes: a history asks for each of them many times."""
+
+    night: Night
+    cells: Mapping[str, NightCell]
+
+
+def indexed(nights: Sequence[Night]) -> list[Indexed]:
+    """These nights with their cells by series."""
+    return [Indexed(night, night.by_series()) for night in nights]
+
+
+def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: float | None) -> Past:
     """What accepted nights say of a series.
 
     Args:
@@ -60,8 +73,8 @@ def past_of(series: str, cell: NightCell, nights: Sequence[Night], margin: float
         nights: Accepted, oldest first.
         margin: In place of the cell's own, on its scale.
     """
-    begin = max((index for index, night in enumerate(nights) if series in night.acknowledged), default=0)
-    found = [(night.label, one) for night in nights[begin:] if (one := night.by_series().get(series)) is not None]
+    begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
+    found = [(one.night.label, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
     scored = [(label, mean) for label, one in found if (mean := mean_of(one)) is not None]
     means = tuple(mean for _, mean in scored)
     held = margin if margin is not None else cell.margin or 0.0
@@ -100,14 +113,25 @@ def judge(
     Raises:
         LoraBenchError: If the night is of another suite than the baseline.
     """
-    for night in accepted[-1:]:
-        if night.suite != tonight.suite:
-            raise LoraBenchError(
-                f"{tonight.label} is a night of the suite {tonight.suite!r}, and the baseline {baseline!r} of {night.suite!r}"
-            )
+    return judge_indexed(Indexed(tonight, tonight.by_series()), indexed(accepted), baseline, again, margin)
+
+
+def judge_indexed(
+    one: Indexed, nights: Sequence[Indexed], baseline: str, again: Night | None = None, margin: float | None = None
+) -> Answer:
+    """What `judge` says, of nights whose series are known already.
+
+    Raises:
+        LoraBenchError: If the night is of another suite than the baseline.
+    """
+    tonight, cells = one.night, one.cells
+    accepted = [earlier.night for earlier in nights]
     last = accepted[-1] if accepted else None
-    cells = tonight.by_series()
-    pasts = {series: past_of(series, cell, accepted, margin) for series, cell in cells.items()}
+    if last is not None and last.suite != tonight.suite:
+        raise LoraBenchError(
+            f"{tonight.label} is a night of the suite {tonight.suite!r}, and the baseline {baseline!r} of {last.suite!r}"
+        )
+    pasts = {series: past_of(series, cell, nights, margin) for series, cell in cells.items()}
     means = {series: mean for series, cell in cells.items() if (mean := mean_of(cell)) is not None}
     judged = judge_night(means, {series: past.history for series, past in pasts.items()})
     second = again.by_series() if again is not None else {}

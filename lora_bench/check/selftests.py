@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_bench.check.answer import Answer, SeriesAnswer
-from lora_bench.check.judge import judge, mean_of, past_of
+from lora_bench.check.judge import indexed, judge_indexed, mean_of, past_of
 from lora_bench.check.series import CellName, Night
 from lora_bench.errors import LoraBenchError
 from lora_bench.report.text import plain, plural, score
@@ -36,8 +36,9 @@ class Replay:
 def replay(nights: Sequence[Night], baseline: str, margin: float | None = None) -> Replay:
     """Hold every accepted night against those before it."""
     answers = []
-    for index, night in enumerate(nights):
-        answer = judge(night, nights[:index], baseline, margin=margin)
+    known = indexed(nights)
+    for index, night in enumerate(known):
+        answer = judge_indexed(night, known[:index], baseline, margin=margin)
         if any(one.expected is not None for one in answer.series):
             answers.append(answer)
     return Replay(tuple(answers), {night.label: frozenset(night.acknowledged) for night in nights})
@@ -97,10 +98,11 @@ def inject(nights: Sequence[Night], loss: float, *, relative: bool, margin: floa
         raise LoraBenchError(f"a loss to inject is above 0, such as 5%, got {loss:g}")
     tries: dict[str, list[tuple[bool, float]]] = {}
     cells = {}
-    for index, night in enumerate(nights):
-        of_night = night.by_series()
+    known = indexed(nights)
+    for index, night in enumerate(known):
+        of_night = night.cells
         means = {series: mean for series, cell in of_night.items() if (mean := mean_of(cell)) is not None}
-        pasts = {series: past_of(series, of_night[series], nights[:index], margin).history for series in means}
+        pasts = {series: past_of(series, of_night[series], known[:index], margin).history for series in means}
         for series, mean in means.items():
             cell = of_night[series]
             shifted = _shifted(mean, loss, relative, cell.scale, cell.higher_is_better)

@@ -72,7 +72,9 @@ class Tries:
         code = way.do("run", place / "runs", "--series", label, "--no-probes", *only, log=log)
         runs = place / "runs" / self.answer.suite / label
         if code not in (0, 3) or not record_files(runs):
-            return self._say(name, "skip", f"its runs could not be done (exit code {code})")
+            said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log is not None else []
+            last = next((f": {line}" for line in reversed(said) if line.strip()), "")
+            return self._say(name, "skip", f"its runs could not be done (exit code {code}){last}")
         one = self._judged(read_night(runs, label))
         result = tried(one, self.cell)
         findings = "; ".join(finding.text for finding in one.findings) if one is not None else "the cell is not there"

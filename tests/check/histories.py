@@ -36,7 +36,7 @@ def night_records(
         for seed in seeds:
             noise = random.Random(f"{label} {method} {seed}").gauss(0, sd)
             given: dict[str, Any] = {"score": LEVEL[method] + (shift or {}).get(method, 0.0) + noise, **changes}
-            # Two thousandths of learning rate apart, as a suite has it, and not two runs of one method.
+            # One rate a method, as a suite has it.
             given["learning_rate"] = 1e-4 if method == "full" else 1e-3
             command = f"lora-bench run tickets --series {label}"
             suite = {"suite": "tickets", "command": command, **given}
