@@ -30,7 +30,7 @@ class Command:
         # Made by the process that does what its failpoint says, where one process is to do it.
         self.once = output.with_suffix(".once")
 
-    def wait(self, seconds: float = 120.0) -> int:
+    def wait(self, seconds: float = 600.0) -> int:
         """Its exit code, the negative number of a signal if one ended it."""
         code = self.forge.ask(wait=self.pid, seconds=seconds)["code"]
         assert code is not None, f"it did not end within {seconds} s: {self.output}"
@@ -39,7 +39,7 @@ class Command:
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
-    def wait_until_reached(self, seconds: float = 120.0) -> None:
+    def wait_until_reached(self, seconds: float = 600.0) -> None:
         """Wait until the failpoint, which was to act once, has begun to."""
         end = time.monotonic() + seconds
         while not self.once.exists():
@@ -97,7 +97,7 @@ class Forge:
         asked = {"argv": argv, "cwd": str(project), "output": str(output), "environment": environment, "hook": hook}
         return Command(self, self.ask(start=asked)["pid"], output)
 
-    def left_behind(self, seconds: float = 10.0) -> list[str]:
+    def left_behind(self, seconds: float = 60.0) -> list[str]:
         """The processes that outlived every command by so many seconds."""
         return self.ask(left=seconds)["left"]
 
