@@ -6,6 +6,7 @@ of somebody else's. Exceptions of HTTP libraries tend to repeat the address that
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import unicodedata
@@ -38,6 +39,8 @@ def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> 
         text: Any.
         environment: The variables of the process; its own by default.
     """
+    if len(text) < _SECRET_CHARACTERS:
+        return text
     for value in _secret_values(os.environ if environment is None else environment):
         text = text.replace(value, HIDDEN)
     text = _IN_ADDRESS.sub(rf"\g<scheme>{HIDDEN}@", text)
@@ -48,12 +51,14 @@ def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> 
 
 def _secret_values(environment: Mapping[str, str]) -> list[str]:
     """The values to hide, the longest first, as one may be part of another."""
-    values = {
-        value.strip()
-        for name, value in environment.items()
-        if _SECRET_NAMES.fullmatch(name) and len(value.strip()) >= _SECRET_CHARACTERS
-    }
-    return sorted(values, key=len, reverse=True)
+    values = {environment[name].strip() for name in environment if _is_secret(name)}
+    return sorted((value for value in values if len(value) >= _SECRET_CHARACTERS), key=len, reverse=True)
+
+
+# A report asks this of every variable for each of its texts.
+@functools.lru_cache(maxsize=4096)
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAMES.fullmatch(name) is not None
 
 
 def visible(text: str, *, lines: bool = False) -> str:
@@ -63,6 +68,8 @@ def visible(text: str, *, lines: bool = False) -> str:
         text: Any.
         lines: Whether line ends stay.
     """
+    if text.isprintable():
+        return text
     return "".join(character if lines and character == "\n" else _visible(character) for character in text)
 
 
