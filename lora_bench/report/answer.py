@@ -90,21 +90,28 @@ def _decided(judged: Judged) -> str:
     by_label: dict[str, list[Held]] = {}
     for held in judged.held:
         by_label.setdefault(held.row.label, []).append(held)
-    said = [f"{code(label)} is {_counts(found)} of {len(found)}" for label, found in by_label.items()]
+    said = [
+        f"{code(label)} is {_counts(found)}{f' of {len(found)}' if len(found) > 1 else ''}"
+        for label, found in by_label.items()
+    ]
     return f"Against {code(judged.analysis.reference)}, {'; '.join(said)}"
 
 
 def _counts(held: Sequence[Held]) -> str:
     """How often a method has which verdict, and how large the differences are that were found."""
     words = []
+
+    def times(number: int) -> str:
+        return f" in {number}" if len(held) > 1 else ""
+
     for word in DECIDED:
         found = [one.verdict for one in held if one.verdict.verdict == word]
         sizes = sorted(abs(verdict.difference) for verdict in found)
         by = f" (by {' to '.join(dict.fromkeys(text.score(size) for size in (sizes[0], sizes[-1])))})" if sizes else ""
         if found:
-            words.append(f"{word} in {len(found)}{by if word in ('better', 'worse') else ''}")
+            words.append(f"{word}{times(len(found))}{by if word in ('better', 'worse') else ''}")
     open_ones = sum(one.verdict.verdict == "inconclusive" for one in held)
-    return listed([*words, *([f"undecided in {open_ones}"] if open_ones else [])])
+    return listed([*words, *([f"undecided{times(open_ones)}"] if open_ones else [])])
 
 
 def _over_tasks(judged: Judged) -> list[str]:
@@ -119,6 +126,8 @@ def _over_tasks(judged: Judged) -> list[str]:
     number = sum(counts.total() for counts in by_label.values())
     said = [
         f"{code(label)} is {listed([f'{word} in {counts[word]}' for word in DECIDED if counts[word]])} of {counts.total()}"
+        if counts.total() > 1
+        else f"{code(label)} is {next(iter(counts))}"
         for label, counts in by_label.items()
         if any(counts[word] for word in DECIDED)
     ]
