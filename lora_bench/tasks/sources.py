@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from lora_bench.documents import Strict
 from lora_bench.tasks.tables import Format
@@ -24,6 +24,12 @@ def _column_as_label(given: Any) -> Any:
 def one_or_more(given: Any) -> Any:
     """A plain string is a list of one."""
     return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+
+
+def _at_least_one(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("names nothing; give at least one name, or leave the key out")
+    return names
 
 
 def names_as_text(given: Any) -> Any:
@@ -50,7 +56,11 @@ class Label(Strict):
 Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]
 TextKey = Annotated[tuple[str, ...], BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, str])]
 LabelKey = Annotated[Label, BeforeValidator(_column_as_label, json_schema_input_type=str | Label)]
-Files = Annotated[tuple[str, ...], BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, ...])]
+Files = Annotated[
+    tuple[str, ...],
+    BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, ...]),
+    AfterValidator(_at_least_one),
+]
 
 
 class Part(Strict):

@@ -186,6 +186,21 @@ def test_cut_files_are_read_or_refused(originals, name):
     one()
 
 
+# What longer runs have found.
+FOUND = {
+    "a layout without a name of its file": ("task", "local", "train"),
+    "nor of its folder": ("task", "local", "folders"),
+}
+
+
+@pytest.mark.parametrize(("name", "outer", "key"), FOUND.values(), ids=FOUND)
+def test_what_was_found_is_refused_now(originals, name, outer, key):
+    data = copy.deepcopy(next(data for data in originals[0][name] if outer in data))
+    assert harmless(TARGETS[name], as_bytes(data))
+    data[outer][key] = []
+    assert not harmless(TARGETS[name], as_bytes(data))
+
+
 MARKS = st.sampled_from("<>&'\"`*_~#|[](){}!\\/$%@:;.,-+=^? \n\t\r\x1b\x9b\0\u202e\u200b1aA")
 
 
