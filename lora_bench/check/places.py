@@ -58,7 +58,7 @@ def installed(folder: Path, requirement: str, log: Path) -> Iterator[Place | Non
             requirement,
         ]
         with log.open("ab") as file:
-            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
+            done = subprocess.run(command, env=_variables(), stdout=file, stderr=subprocess.STDOUT, check=False)
         yield Place(str(python), _variables()) if done.returncode == 0 else None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -88,7 +88,10 @@ def _made(folder: Path) -> Path:
     builder.create(folder)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     site = sysconfig.get_path("purelib", scheme="venv", vars={"base": str(folder), "platbase": str(folder)})
-    behind = dict.fromkeys([*(sysconfig.get_path(name) for name in ("purelib", "platlib")), str(PACKAGE.parent)])
+    given = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    behind = dict.fromkeys(
+        [*given, *(sysconfig.get_path(name) for name in ("purelib", "platlib")), str(PACKAGE.parent)]
+    )
     # `addsitedir` and not the bare path: packages that are installed for editing lie behind path files of their own.
     lines = [f"import site; site.addsitedir({path!r})" for path in behind]
     (Path(site) / PATH_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -92,7 +92,7 @@ def test_a_crash_is_trouble(place, capsys):
         (["check", "runs/nothing", "--baseline", "gate"], "runs/nothing is not there"),
         (["check", "--baseline", "gate"], "check takes RUNS"),
         (["check", "runs/tickets", "--baseline", "gate", "--series", "tonigt"], "did you mean 'tonight'"),
-        (["check", "runs/tickets", "--baseline", "gate", "--bisect", "x"], "--bisect takes|nothing is wrong"),
+        (["check", "runs/tickets", "--baseline", "gate", "--bisect", "x"], "nothing is wrong in tonight"),
         (["check", "--baseline", "gate", "--inject", "much"], "got 'much'"),
         (["baseline", "accept", "runs/tickets", "--name", "gate", "--change", "all"], "--change is for a night"),
         (["baseline", "diff", "gate", "n1", "n77"], "unknown night 'n77'"),
@@ -101,7 +101,7 @@ def test_a_crash_is_trouble(place, capsys):
 def test_bad_input_is_told_from_a_failing_night(place, capsys, arguments, said):
     put(place / "runs/tickets/tonight", night_records("tonight"))
     assert main(arguments) == 2
-    assert any(part in capsys.readouterr().err for part in said.split("|"))
+    assert said in capsys.readouterr().err
 
 
 def test_a_broken_night_of_the_baseline_is_bad_input(place, capsys):
