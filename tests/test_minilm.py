@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
+from lora_bench import minilm
 from lora_bench.assets import members, obtain
 from lora_bench.minilm import as_deberta, as_roberta, deberta_folder, roberta_folder
 
@@ -174,3 +175,26 @@ def test_making_leaves_the_global_random_state_alone():
     before = torch.random.get_rng_state()
     as_deberta(some_bert())
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_rewriting_that_changed_on_the_disk_is_quarantined_and_written_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path))
+
+    def write(folder, *_):
+        (folder / "model.safetensors").write_bytes(b"weights" * 100)
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(minilm, "_write", write)
+    folder = minilm.roberta_folder()
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(whole) == {"config.json", "manifest.json", "model.safetensors"}
+    for number, name in enumerate(sorted(whole), start=1):
+        (folder / name).write_bytes(whole[name][:-2])
+        said = []
+        assert minilm.roberta_folder(said.append) == folder
+        assert name in said[0] and f"quarantine/{number}" in said[0]
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    # One of an earlier lora_bench has no manifest, and gets one.
+    (folder / "manifest.json").unlink()
+    assert minilm.roberta_folder(said.append) == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole and len(said) == 2
