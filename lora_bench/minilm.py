@@ -183,7 +183,7 @@ def _folder(
     part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
         _write(part, family, rewrite, config, inputs, progress)
-        _write_json(part / MANIFEST, _hashes(part))
+        (part / MANIFEST).write_bytes(as_json(_hashes(part)))
         part.chmod(0o755)  # mkdtemp's folders are closed to others
         sync_tree(part)
         part.rename(folder)

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import DataCollatorWithPadding
 
 from lora_bench.card import model_card
+from lora_bench.disk import sync_tree
 from lora_bench.failpoints import reach
 from lora_bench.generation import CompletionCollator, encode_completions, encode_prompts
 from lora_bench.job import Job
@@ -198,6 +199,7 @@ def keep_weights(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase,
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(job.spec, step), encoding="utf-8")
+    sync_tree(folder)  # the record that names them is on the disk when they are
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return Weights(folder=folder.name, stored_bytes=stored, step=step)
 
