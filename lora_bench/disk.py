@@ -219,14 +219,14 @@ def remove_orphans(folder: Path) -> int:
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Refuse a folder that cannot be written, before any work.
+    """Refuse a folder that cannot be written or made, before any work; nothing is left of the try.
 
     Raises:
         LoraBenchError: With the reason, and the option that names another.
     """
     try:
-        make_folder(folder)
-        descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().tag}-", dir=folder)
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().tag}-", dir=there)
         os.close(descriptor)
         Path(name).unlink()
     except OSError as error:

@@ -293,7 +293,8 @@ def _note_held(peaks: dict[str, int | None], found: _Found, job: ProbeJob, devic
         else:
             peaks["device_bytes"] = used - job.idle_bytes
     else:
-        found.unmeasured |= {"phases.reserved_bytes": HOST_IS_DEVICE, "phases.device_bytes": HOST_IS_DEVICE}
+        of_devices = ("phases.reserved_bytes", "phases.device_bytes", "environment.driver")
+        found.unmeasured |= dict.fromkeys(of_devices, HOST_IS_DEVICE)
     own = psutil.Process()
     peaks["tree_bytes"] = sum(process.memory_info().rss for process in (own, *own.children(recursive=True)))
 
