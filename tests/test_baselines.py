@@ -133,7 +133,7 @@ def test_the_learning_rate_of_a_tuned_suite_is_the_best_of_its_trials(name):
     trials, reported = defaultdict(lambda: defaultdict(list)), defaultdict(set)
     for record in read_records(BASELINES[name]):
         spec = record.spec
-        cell = spec.task.name, spec.model.name, spec.method.label
+        cell = spec.task.name, spec.model.name, spec.method.label, record.budget.parameter_target
         if record.status == "unsupported":
             continue
         if spec.score_on == "selection":
