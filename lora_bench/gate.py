@@ -108,7 +108,7 @@ def _night_options(parser: argparse.ArgumentParser) -> None:
         "--margin",
         type=_above_zero,
         metavar="X",
-        help="the difference that does not matter, in place of the suite's own",
+        help="the difference of scores that does not matter, in place of the suite's own",
     )
 
 

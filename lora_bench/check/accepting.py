@@ -65,8 +65,9 @@ def accepted_night(
 
 
 def _changed(one: SeriesAnswer) -> bool:
-    """Whether a series is not as it was, in whichever direction, or has no score."""
-    return one.status in ("regression", "failed", "improved") or one.suspect
+    """Whether a series is not as it was, in whichever direction, has no score, or may not be and nobody knows."""
+    open_ = any(finding.status == "undecided" and finding.kind != "history" for finding in one.findings)
+    return one.status in ("regression", "failed", "improved") or one.suspect or open_
 
 
 def show_lines(nights: Sequence[Night]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lora_bench.check.answer import Finding, Kind
-from lora_bench.check.series import Night, NightCell, same_bound, with_name
+from lora_bench.check.series import Night, NightCell, NightRun, same_bound, with_name
 from lora_bench.record import Status
 from lora_bench.report.text import count, plain, plural
 
@@ -46,7 +46,7 @@ def diverged_more(cell: NightCell, history: Sequence[NightCell]) -> str | None:
     if most is None or len(diverged) <= most:
         return None
     return (
-        f"{len(diverged)} of {plural(len(cell.runs), 'run')} diverged ({_reasons(cell, 'diverged')}), "
+        f"{len(diverged)} of {plural(len(cell.runs), 'run')} diverged ({reasons(diverged)}), "
         f"and {most or 'none'} in any accepted night"
     )
 
@@ -71,14 +71,15 @@ def _crashed(cell: NightCell) -> list[Finding]:
     crashed = [run for run in cell.runs if run.status in CRASHES]
     if not crashed:
         return []
-    said = f"{len(crashed)} of {plural(len(cell.runs), 'run')} gave no score: {_reasons(cell, *CRASHES)}"
+    said = f"{len(crashed)} of {plural(len(cell.runs), 'run')} gave no score: {reasons(crashed)}"
     return [Finding(kind="crash", status="failed", text=said)]
 
 
 def _unsupported(cell: NightCell, known: Sequence[NightCell]) -> list[Finding]:
-    if not cell.with_status("unsupported") or not known or all(one.with_status("unsupported") for one in known):
+    unsupported = cell.with_status("unsupported")
+    if not unsupported or not known or all(one.with_status("unsupported") for one in known):
         return []
-    said = f"the pair does not work any more: {_reasons(cell, 'unsupported')}"
+    said = f"the pair does not work any more: {reasons(unsupported)}"
     return [Finding(kind="unsupported", status="regression", text=said)]
 
 
@@ -107,8 +108,6 @@ def _peak(cell: NightCell, history: Sequence[NightCell]) -> list[Finding]:
     return [Finding(kind="peak", status="regression", text=said)]
 
 
-def _reasons(cell: NightCell, *statuses: str) -> str:
-    reasons = [
-        f"{run.status}: {run.reason}" if run.reason else run.status for run in cell.runs if run.status in statuses
-    ]
-    return plain("; ".join(dict.fromkeys(reasons)))
+def reasons(runs: Sequence[NightRun]) -> str:
+    """Why runs have no score, each reason once, as one line of text."""
+    return plain("; ".join(dict.fromkeys(f"{run.status}: {run.reason}" if run.reason else run.status for run in runs)))

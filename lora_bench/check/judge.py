@@ -20,7 +20,7 @@ from lora_bench.check.answer import (
     worst_status,
 )
 from lora_bench.check.environments import environment_changes
-from lora_bench.check.exact import diverged_more, exact_findings, missing_cells
+from lora_bench.check.exact import CRASHES, diverged_more, exact_findings, missing_cells, reasons
 from lora_bench.check.series import Night, NightCell, changed_conditions, with_name
 from lora_bench.errors import LoraBenchError
 from lora_bench.report.text import difference, plural, score
@@ -71,13 +71,13 @@ def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: flo
         series: Its id.
         cell: Tonight's, for its direction and margin.
         nights: Accepted, oldest first.
-        margin: In place of the cell's own, on its scale.
+        margin: In place of the cell's own where that is one of scores; times keep theirs.
     """
     begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
     found = [(one.night.label, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
     scored = [(label, mean) for label, one in found if (mean := mean_of(one)) is not None]
     means = tuple(mean for _, mean in scored)
-    held = margin if margin is not None else cell.margin or 0.0
+    held = margin if margin is not None and cell.scale == "linear" else cell.margin or 0.0
     level = abs(statistics.fmean(means)) if means else 1.0
     history = History(
         nights=means,
@@ -156,6 +156,10 @@ def judge_indexed(
     )
 
 
+def _is_unsupported(cell: NightCell) -> bool:
+    return len(cell.with_status("unsupported")) == len(cell.runs)
+
+
 def _size(one: SeriesAnswer) -> float:
     """Sorts the greatest loss first, in shares of what was expected."""
     if one.observed is None or not one.expected:
@@ -210,6 +214,7 @@ class _Series:
             *self._drift(),
             *self._no_history(opened),
         )
+        findings = findings or self._not_judged()
         level = self.judged.level if self.judged is not None else None
         status = worst_status(findings)
         flaky = sum(self.series in night.flaky for night in self.accepted[-(FLAKY_NIGHTS - 1) :])
@@ -268,6 +273,16 @@ class _Series:
             said = self.judged.reason if self.judged is not None else None
         return [] if said is None else [Finding(kind="history", status="undecided", text=said)]
 
+    def _not_judged(self) -> tuple[Finding, ...]:
+        """What keeps a series from passing of which nothing could be held against anything."""
+        before = self.past.cells[-1:]
+        if mean_of(self.cell) is not None or (before and _is_unsupported(before[0]) and _is_unsupported(self.cell)):
+            return ()
+        without = [run for run in self.cell.runs if run.score is None]
+        why = f" ({reasons(without)})" if without else ""
+        said = f"{len(without)} of {plural(len(self.cell.runs), 'run')} gave no score{why}, so nothing was judged"
+        return (Finding(kind="diverged", status="undecided", text=said),)
+
     def _diverged(self) -> list[Finding]:
         said = diverged_more(self.cell, self.past.cells)
         if said is None:
@@ -277,6 +292,17 @@ class _Series:
         once_more = diverged_more(self.again, self.past.cells)
         if once_more is not None:
             return [Finding(kind="diverged", status="regression", text=f"{said}; again with new seeds: {once_more}")]
+        if crashed := self.again.with_status(*CRASHES, "unsupported"):
+            said = f"{said}; runs with new seeds gave no scores: {reasons(crashed)}"
+            return [Finding(kind="diverged", status="undecided", text=said)]
+        mean = mean_of(self.again)
+        enough = len(self.past.history.nights) >= FEWEST_NIGHTS
+        if mean is not None and enough and confirm(self.past.history, mean).answer == "regression":
+            # Tonight has no mean that could have been suspect, so these seeds are the first that say anything of the level.
+            lower = (
+                f"{said}; not so with new seeds, which give {score(self._own(mean))}, beyond the bound of one series"
+            )
+            return [Finding(kind="diverged", status="regression", text=lower)]
         return [Finding(kind="diverged", status="flaky", text=f"{said}; not so with new seeds")]
 
     def _level(self) -> list[Finding]:
@@ -290,8 +316,8 @@ class _Series:
             return [Finding(kind="level", status=status, text=f"{said}; {UNCONFIRMED}", suspect=True)]
         mean = mean_of(self.again)
         if mean is None:
-            reasons = "; ".join(sorted({run.reason or run.status for run in self.again.runs if run.score is None}))
-            said = f"{said}; the runs with new seeds gave no scores: {reasons}"
+            without = [run for run in self.again.runs if run.score is None]
+            said = f"{said}; runs with new seeds gave no scores: {reasons(without)}"
             return [Finding(kind="level", status="undecided", text=said)]
         confirmed = confirm(self.past.history, mean, direction=level.direction)
         second = score(self._own(mean))

@@ -3,6 +3,7 @@
 import pytest
 
 from lora_bench.check import judge, night_of
+from lora_bench.check.accepting import accepted_night
 from lora_bench.check.judge import DRIFT_NIGHTS
 from lora_bench.errors import LoraBenchError
 from lora_bench.probe_record import StepBytes
@@ -308,3 +309,57 @@ def test_a_single_night_far_away_is_no_drift():
     assert kinds(judge(tonight, history, "nightly"), "lora") == ["level"]
     answer = judge(tonight, history, "nightly", night("tonight-confirm", methods=["lora"]))
     assert answer.verdict == "pass" and statuses(answer)["lora"] == "flaky"
+
+
+def of_lora(label, statuses, **more):
+    """A night of LoRA alone, a run for each status."""
+    records = []
+    for seed, status in enumerate(statuses):
+        reason = {} if status == "ok" else {"status": status, "reason": "nan"}
+        records += night_records(label, methods=["lora"], seeds=[seed], **reason, **more)
+    return night_of(records, label)
+
+
+DIVERGED = ("diverged", "ok", "ok")
+
+
+@pytest.mark.parametrize("status", ["failed", "timeout", "unsupported"])
+def test_new_seeds_that_give_no_score_clear_nothing(status):
+    history = accepted(20, methods=["lora"])
+    for tonight in (of_lora("tonight", DIVERGED), night("tonight", methods=["lora"], shift={"lora": -0.03})):
+        answer = judge(tonight, history, "nightly", of_lora("tonight-confirm", ("ok", status, "ok")))
+        (one,) = answer.series
+        assert (answer.exit_code, one.suspect) == (4, False)
+        assert "with new seeds gave no scores" in one.findings[0].text
+        with pytest.raises(LoraBenchError, match="acknowledge them with --change"):
+            accepted_night(tonight, history, answer, "the gate ended with 4")
+
+
+def test_a_loss_that_shows_only_where_nothing_diverges_is_one():
+    low = {"lora": -0.3}
+    history = accepted(20, methods=["lora"])
+    again = night("tonight-confirm", methods=["lora"], shift=low)
+    answer = judge(of_lora("tonight", DIVERGED, shift=low), history, "nightly", again)
+    assert answer.exit_code == 1 and kinds(answer, "lora") == ["diverged"]
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_series_of_which_nothing_was_judged_does_not_pass(begins):
+    """The first night of all, and a night with as many runs that diverge as the one before."""
+    history = [] if begins else [*accepted(19, methods=["lora"]), number_of(of_lora("n20", DIVERGED), 20)]
+    tonight = of_lora("tonight", ["diverged"] * 3) if begins else of_lora("tonight", DIVERGED, shift={"lora": -0.5})
+    answer = judge(tonight, history, "nightly")
+    assert answer.exit_code == 4 and kinds(answer, "lora") == ["diverged"]
+    number = 3 if begins else 1
+    assert (
+        f"{number} of 3 runs gave no score (diverged: nan), so nothing was judged" in answer.series[0].findings[0].text
+    )
+    with pytest.raises(LoraBenchError, match="acknowledge them with --change"):
+        accepted_night(tonight, history, answer, "the gate ended with 4")
+
+
+def test_a_margin_from_the_command_line_is_one_of_scores_and_not_of_times():
+    history = [probed(number) for number in range(1, 21)]
+    tonight = night_of([], "tonight", probes(factor=1.2))
+    answer = judge(tonight, history, "costs", margin=0.5)
+    assert answer.suspects and answer.series[0].margin == pytest.approx(0.03)
