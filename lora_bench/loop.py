@@ -232,6 +232,8 @@ class KeepCheckpoints(TrainerCallback):
             watch.losses = progress["losses"]
             watch.curve[:] = [CurvePoint.model_validate_json(point) for point in progress["curve"]]
             measure.train_seconds = measure.earlier_seconds = progress["train_seconds"]
+            # None where the run goes on, and in what earlier releases wrote.
+            watch.follow.step, watch.follow.ended_by = resume_from.step, progress.get("ended_by")
             if selection is not None and resume_from.best is not None:
                 selection.best = Best(**progress["best"], weights=resume_from.best)
 
@@ -262,7 +264,7 @@ class KeepCheckpoints(TrainerCallback):
         """
         stop = stop_requested()
         if stop or time.monotonic() - self._last > CHECKPOINT_SECONDS:
-            self._save(state.global_step, **inside)
+            self._save(state.global_step, self.measure.seconds_so_far(), **inside)
         if stop:
             raise Interrupted(f"stopped by {stop} after step {state.global_step}; the same command goes on from there")
 
@@ -271,7 +273,7 @@ class KeepCheckpoints(TrainerCallback):
     ) -> None:
         """Keep what a kill during a long evaluation would lose."""
         if time.monotonic() - self._last > CHECKPOINT_SECONDS:
-            self._save(state.global_step, **inside)
+            self._save(state.global_step, self.measure.seconds_so_far(), **inside)
 
     def stop_evaluation(self, model: nn.Module) -> None:
         """End the evaluation of a trained model where the run is asked to stop; what was learned is kept.
@@ -285,15 +287,27 @@ class KeepCheckpoints(TrainerCallback):
         # Nothing is trained after this step, so nothing of the optimiser is wanted again.
         optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.0)
         schedule = LambdaLR(optimizer, lambda step: 1.0)
-        self._save(self.watch.follow.step, model=model, optimizer=optimizer, lr_scheduler=schedule)
+        # The clock of training goes on in an evaluation, and never began where a resumed run had nothing left to train.
+        seconds = self.measure.train_seconds
+        self._save(self.watch.follow.step, seconds, model=model, optimizer=optimizer, lr_scheduler=schedule)
         raise Interrupted(f"stopped by {stop} in the evaluation; the same command goes on from there")
 
-    def _save(self, step: int, *, model: nn.Module, optimizer: Optimizer, lr_scheduler: LRScheduler, **_: Any) -> None:
+    def _save(
+        self,
+        step: int,
+        train_seconds: float | None,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        **_: Any,
+    ) -> None:
         best = self.selection.best if self.selection is not None else None
         progress = {
             "curve": [point.model_dump_json() for point in self.watch.curve],
             "losses": self.watch.losses,
-            "train_seconds": self.measure.seconds_so_far(),
+            "train_seconds": train_seconds,
+            "ended_by": self.watch.follow.ended_by,
             "best": {"step": best.step, "score": best.score} if best is not None else None,
         }
         weights = best.weights if best is not None else None

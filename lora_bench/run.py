@@ -187,7 +187,7 @@ def _train_and_score(job: Job, facts: Facts, notify: Notify | None) -> Record:
     callbacks += [selection_scores] if selection_scores is not None else []
     facts.enter("preparing the training")
     reach("run.train")
-    if checkpoint is not None and follow.end_after(checkpoint.step, measure.earlier_seconds):
+    if checkpoint is not None and (follow.ended_by or follow.end_after(checkpoint.step, measure.earlier_seconds)):
         # The run was stopped between its last step and its record.
         load_trained(model, checkpoint.weights)
         model.to(device)

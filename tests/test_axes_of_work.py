@@ -202,6 +202,34 @@ def test_a_clock_goes_on_from_the_time_already_used(tmp_path, rates, monkeypatch
     assert rates == once and resumed.speed.train_seconds == 2.5
 
 
+def test_a_run_that_is_stopped_twice_in_its_evaluation_took_as_long_as_its_training(tmp_path):
+    job = job_of(tmp_path, ONE)
+    kept = []
+    for _ in range(2):
+        stopped = run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
+        assert stopped.status == "interrupted" and "in the evaluation" in stopped.reason
+        kept.append(latest_checkpoint(job.folder.checkpoints).progress["train_seconds"])
+    loop.request_stop(None)
+    began = time.perf_counter()
+    record = run(job)
+    assert record.status == "ok" and record.resumed
+    assert kept == [record.speed.train_seconds] * 2 and 0 < record.speed.train_seconds < began
+
+
+@pytest.mark.parametrize("stops", [0, 1, 2])
+def test_what_ended_a_run_is_still_known_after_stops_in_its_evaluation(tmp_path, monkeypatch, stops):
+    # While the fourth step ends, three are told to have ended: 1.5 s. After it, it is 2 s, which is the target.
+    monkeypatch.setattr(MeasureCallback, "seconds_so_far", FakeClock())
+    job = job_of(tmp_path, ONE.replace("train_examples: 48", "train_seconds: 2.0, caps: {train_examples: 64}"))
+    for _ in range(stops):
+        stopped = run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 4 else None)
+        assert stopped.status == "interrupted" and "in the evaluation" in stopped.reason
+    loop.request_stop(None)
+    record = run(job)
+    assert (record.capped_by, record.speed.train_steps, record.speed.train_seconds) == ("train_examples", 4, 2.0)
+    assert "its cap of 64 examples ended the run after step 4, with 100% of 2 s of training used" in record.warnings
+
+
 def test_a_real_clock_leaves_evaluations_out(tmp_path, monkeypatch):
     slow = lora_bench.run.scores_of
     monkeypatch.setattr(lora_bench.run, "scores_of", lambda *of: time.sleep(0.05) or slow(*of))
