@@ -126,7 +126,10 @@ class LocalWorkers(Generic[JobT, DoneT]):
                         if key.data == "report":
                             link, _ = listener.accept()
                             connection: Connection[Any, Any] = Connection(link.detach())
-                            worker: _Worker[JobT] = _Worker(connection.recv(), connection, unreported.pop(0))
+                            # Workers that were forked together report in any order.
+                            pid, environment = connection.recv()
+                            unreported.remove(environment)
+                            worker: _Worker[JobT] = _Worker(pid, connection, environment)
                             workers[worker.pid] = worker
                             selector.register(connection, selectors.EVENT_READ, worker)
                         elif key.data == "server":
@@ -248,12 +251,14 @@ class LocalWorkers(Generic[JobT, DoneT]):
         if not chunk:
             raise WorkersLost(f"the process that forks workers ended; {self.log} has its last words")
         ended = {}
+        kills, before = memory_kills(), self._kills
         for line in chunk.decode().splitlines():
             word, *numbers = line.split()
             if word == "ended":
                 pid, status = map(int, numbers)
-                kills = memory_kills()
-                short = None not in (kills, self._kills) and kills != self._kills
+                short = None not in (kills, before) and kills != before
+                # What the kernel has ended so far explains no later end.
+                self._kills = kills
                 ended[pid] = cause(os.waitstatus_to_exitcode(status), out_of_memory=short)
         return ended
 

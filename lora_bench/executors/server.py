@@ -35,6 +35,7 @@ from lora_bench.ends import DISK_FULL, is_disk_full
 from lora_bench.executors.base import Alive, Event
 from lora_bench.executors.processes import end_with_parent
 from lora_bench.failpoints import reach
+from lora_bench.shown import without_secrets
 
 
 def serve(address: str) -> None:
@@ -130,26 +131,26 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> i
         # Written by the C library's handler, wherever the interpreter hangs.
         faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
         reach("worker.begin")
-        _work(address)
+        _work(address, environment)
         code = 0
     except BaseException:
         import traceback
 
-        traceback.print_exc()
+        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
     finally:
         sys.stderr.flush()
         os._exit(code)
 
 
-def _work(address: str) -> None:
-    """Take units and give records until the other side closes the connection."""
+def _work(address: str, environment: dict[str, str]) -> None:
+    """Take units and give records until the other side closes the connection; begins by saying who it is, and where."""
     from lora_bench.loop import stop_on_signals, stop_requested
 
     stop_on_signals()
     link = socket.socket(socket.AF_UNIX)
     link.connect(address)
     connection: Connection[Any, Any] = Connection(link.detach())
-    connection.send(os.getpid())
+    connection.send((os.getpid(), environment))
     with contextlib.suppress(EOFError, ConnectionError):
         while not stop_requested():
             for job in connection.recv():

@@ -1,0 +1,97 @@
+"""Worker processes as their executor sees them: real forks, whose work is a toy."""
+
+import importlib
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
+
+if sys.platform != "win32":
+    from lora_bench.executors import local, server
+    from tests.faults.forge import ForkedServer
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A job that is done when a file is there, and says then in which place it was done."""
+
+    run_id: str
+    until: Path
+    status: str = "ok"
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """The record of a toy."""
+
+    run_id: str
+    status: str
+    place: str
+
+
+def _do(job, connection):
+    while not job.until.exists():
+        time.sleep(0.01)
+    return Said(job.run_id, job.status, os.environ["PLACE"])
+
+
+def test_a_worker_keeps_its_place_in_whatever_order_workers_report(tmp_path, monkeypatch):
+    importlib.import_module("lora_bench.loop")  # before the forks, lest each imports it for itself
+    work = server._work
+
+    def late(*given):
+        while os.environ["PLACE"] == "0" and not (tmp_path / "failed").exists():
+            time.sleep(0.01)
+        work(*given)
+
+    monkeypatch.setattr(server, "_import_everything", lambda: None)
+    monkeypatch.setattr(server, "_work", late)
+    monkeypatch.setattr(server, "_do", _do)
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=ForkedServer, PIPE=-1))
+    jobs = [Toy("first", tmp_path, "failed"), Toy("second", tmp_path / "end"), Toy("third", tmp_path)]
+    pool = local.LocalWorkers(2, tmp_path / "workers.log", [{"PLACE": "0"}, {"PLACE": "1"}])
+    said = {}
+    for record in pool([[job] for job in jobs], lambda event: None):
+        said[record.run_id] = record.place
+        # The worker that was forked first reports when the run of the other has failed, which is to be replaced.
+        (tmp_path / "failed").touch()
+        if len(said) == 2:
+            (tmp_path / "end").touch()
+    assert said["first"] == "1" and sorted((said["second"], said["third"])) == ["0", "1"]
+
+
+def test_a_process_that_the_kernel_ended_explains_no_later_end(tmp_path, monkeypatch):
+    read, write = os.pipe()
+    pool = local.LocalWorkers(1, tmp_path / "workers.log")
+    pool._kills, pool._server = 4, SimpleNamespace(stdout=SimpleNamespace(fileno=lambda: read))
+    short = []
+    for kills, said in (
+        (5, b"ended 11 9\n"),
+        (5, b"ended 12 9\n"),
+        (7, b"started 13\n"),
+        (7, b"ended 14 9\nended 15 9\n"),
+    ):
+        monkeypatch.setattr(local, "memory_kills", lambda kills=kills: kills)
+        os.write(write, said)
+        short += ["of its control group ran out" in reason for reason in pool._ended().values()]
+    os.close(read)
+    os.close(write)
+    assert short == [True, False, True, True]
+
+
+def test_what_a_worker_dies_of_is_told_without_secrets(monkeypatch, capfd):
+    def fail(*given):
+        raise OSError("cannot read https://me:open-sesame@example.org/data.csv")
+
+    monkeypatch.setattr(server, "_work", fail)
+    pid = server._fork("nowhere", {}, os.pipe())
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    said = capfd.readouterr().err
+    assert "OSError: cannot read https://***@example.org/data.csv" in said and "open-sesame" not in said
