@@ -57,6 +57,35 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     return config
 
 
+def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a model's folder that would have transformers read another file for its weights than safetensors.
+
+    Args:
+        name: As the user named it.
+        folder: Where it lies.
+        config: Its configuration.
+
+    Raises:
+        LoraBenchError: If its configuration names a file of weights, or an index of safetensors a file that is none of them.
+    """
+    if config.get("transformers_weights") is not None:
+        raise LoraBenchError(
+            f"model {name!r}: its config.json names its file of weights ({config['transformers_weights']!r}), which may be a "
+            "pickle; take out transformers_weights, and call the file model.safetensors"
+        )
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        try:
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            raise LoraBenchError(f"model {name!r}: {index.name} is no index of weights") from None
+        for shard in shards:
+            plain = isinstance(shard, str) and shard.endswith(".safetensors") and not set(shard) & {"/", "\\", "\0"}
+            if not plain or not (folder / shard).is_file():
+                raise LoraBenchError(
+                    f"model {name!r}: {index.name} names {shard!r}, and may only name files beside it that end in .safetensors"
+                )
+
+
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every text in a configuration, with the key that it is under."""
     if isinstance(value, str):

@@ -27,6 +27,7 @@ from lora_bench.model_files import (
     PICKLED_WEIGHTS,
     as_safetensors,
     check_code,
+    check_weights,
     pickles,
     read_config,
 )
@@ -221,6 +222,7 @@ def _base_model(
         raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is no Hugging Face model")
     config = read_config(name, folder)
     check_code(name, folder, config, trusted=trusted)
+    check_weights(name, folder, config)
     warnings: tuple[str, ...] = ()
     if trusted:
         warnings += (f"{name} ran code of its repository at commit {revision}, as its suite says",)

@@ -148,6 +148,51 @@ def test_a_start_without_safetensors_is_refused_though_peft_would_take_its_pickl
     assert not sign.exists()
 
 
+@pytest.mark.parametrize("shard", ["w.bin", "../outside/w.safetensors", "absent.safetensors", ["w.bin"], None])
+def test_an_index_of_safetensors_that_names_anything_else_is_refused(tmp_path, folder, sign, shard):
+    (folder / "model.safetensors").rename(folder / "decoy.safetensors")
+    torch_bomb(folder / "w.bin", sign)
+    (tmp_path / "outside").mkdir()
+    shutil.copy(folder / "decoy.safetensors", tmp_path / "outside" / "w.safetensors")
+    content = {"metadata": {}, "weight_map": {"classifier.bias": shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    for allowed in (False, True):
+        with pytest.raises(LoraBenchError, match=r"model\.safetensors\.index\.json names .*end in \.safetensors"):
+            find_model("base", base=tmp_path, allow_pickle=allowed)
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": []}', "{}"])
+def test_an_index_that_is_none_is_refused(tmp_path, folder, content):
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(LoraBenchError, match=r"index\.json is no index of weights"):
+        find_model("base", base=tmp_path)
+
+
+def test_a_model_in_several_files_of_safetensors_is_read(tmp_path, folder):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in parts.items():
+        save_file({name: weights[name] for name in held}, folder / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, held in parts.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    model, _ = load_model(find_model("base", base=tmp_path), kind="classification", labels=2)
+    found = model.roberta.state_dict()
+    assert len(found) > 30 and all(torch.equal(found[name], weights[name]) for name in found)
+
+
+@pytest.mark.parametrize("named", ["adapter_model.bin", "other.safetensors"])
+def test_a_configuration_that_names_the_file_of_weights_is_refused(tmp_path, folder, sign, named):
+    torch_bomb(folder / "adapter_model.bin", sign)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": named}))
+    with pytest.raises(LoraBenchError, match="names its file of weights"):
+        find_model("base", base=tmp_path)
+    assert not sign.exists()
+
+
 def test_checkpoints_of_others_are_passed_over_and_not_read(tmp_path, sign):
     """The folder of a run in which a foreign Trainer left its checkpoints, and one that has our names and a true manifest."""
     (cell,) = make_plan(load_suite(write_project(tmp_path, ONE)), tmp_path / "runs").cells
