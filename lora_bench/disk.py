@@ -13,18 +13,20 @@ import functools
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.failpoints import reach
-from lora_bench.processes import tag_is_alive, this_process
+from lora_bench.processes import tag_is_gone, this_process
 
 QUARANTINE = "quarantine"
 REASON = "reason.txt"
 
 TEMPORARY = ".lora_bench-"
-# A temporary file may be taken for an orphan's by a process on another machine; then it is written again.
+# A temporary file may be taken away while its writer lives, by a machine of the same name or somebody's clean-up: it is written
+# again.
 _TRIES = 3
 # Folders above a written file that may be new: of the run, of the series, of the suite, and that of all runs.
 _ABOVE = 4
@@ -42,8 +44,9 @@ def write_once(path: Path, content: bytes) -> bool:
         LoraBenchError: If the file system has no hard links.
     """
     for _ in range(_TRIES):
-        temporary = _written_beside(path, content)
+        temporary = None
         try:
+            temporary = _written_beside(path, content)
             reach("write.link")
             if link_once(temporary, path):
                 reach("write.linked")
@@ -52,7 +55,8 @@ def write_once(path: Path, content: bytes) -> bool:
         except FileNotFoundError:
             continue
         finally:
-            temporary.unlink(missing_ok=True)
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
             # Also where another process was first: it may not have got so far as to flush the name.
             sync_folder(path.parent)
     raise FileNotFoundError(errno.ENOENT, "its temporary files are taken away", str(path))
@@ -81,8 +85,9 @@ def link_once(file: Path, path: Path) -> bool:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write *content* to *path* whole and on the disk, replacing what is there."""
     for remaining in reversed(range(_TRIES)):
-        temporary = _written_beside(path, content)
+        temporary = None
         try:
+            temporary = _written_beside(path, content)
             reach("write.replace")
             temporary.replace(path)
             break
@@ -90,7 +95,8 @@ def write_atomic(path: Path, content: bytes) -> None:
             if not remaining:
                 raise
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
             raise
     reach("write.replaced")
     sync_folder(path.parent)
@@ -103,16 +109,22 @@ def _written_beside(path: Path, content: bytes) -> Path:
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            let_others_read(descriptor)
             reach("write.temporary")
             file.write(content)
             file.flush()
             reach("write.written")
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's files are private; a record is as readable as any other file
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def let_others_read(descriptor: int) -> None:
+    """Make a temporary file as readable as any other: those of `mkstemp` are private."""
+    if sys.platform != "win32":
+        os.fchmod(descriptor, 0o644)  # not by its name, which may be taken away meanwhile
 
 
 def make_folder(folder: Path) -> None:
@@ -203,15 +215,15 @@ def remove_tree(folder: Path) -> None:
 def remove_orphans(folder: Path) -> int:
     """Remove the temporary files in a folder, and in those below it, whose writers are gone; how many there were.
 
-    Those of this machine are asked for. One of another machine, or of this one before it was started anew, is removed too:
-    nobody can ask for it, and a writer whose file is taken away writes it again.
+    Those of this machine are asked for, and those of this machine before it was started anew are known to be gone. One of
+    another machine, or of another container, stays: its writer may be at work.
     """
     removed = 0
     # Unlike a glob, a walk does not mind that a folder goes away meanwhile.
     for place, _, names in os.walk(folder):
         for name in names:
             tag = name.removeprefix(TEMPORARY).rpartition("-")[0]
-            if name.startswith(TEMPORARY) and not tag_is_alive(tag):
+            if name.startswith(TEMPORARY) and tag_is_gone(tag):
                 with contextlib.suppress(OSError):
                     Path(place, name).unlink()
                     removed += 1
@@ -228,7 +240,7 @@ def check_writable(folder: Path, option: str) -> None:
         there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().tag}-", dir=there)
         os.close(descriptor)
-        Path(name).unlink()
+        Path(name).unlink(missing_ok=True)
     except OSError as error:
         raise LoraBenchError(f"{folder} cannot be written: {error.strerror}; {option} names another folder") from None
 

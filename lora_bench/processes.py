@@ -5,8 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+_PROC = Path("/proc")
+# Two looks at a clock that is set meanwhile differ a little; a number is not given again so soon.
+_SLACK_TICKS = 200
 
 
 @dataclass(frozen=True)
@@ -14,7 +19,7 @@ class Process:
     """A process.
 
     Args:
-        host: The machine's name, for a reader: it decides nothing, since machines may share one.
+        host: The machine's name. Machines may share one, so it alone says of no process that it is alive or dead.
         boot_id: The machine since it was started, or None where the system does not say.
         pid_namespace: Where the number counts: a container has its own. None where the system does not say.
         pid: Its number, which the system gives again when it is free.
@@ -35,52 +40,92 @@ class Process:
 
     @property
     def tag(self) -> str:
-        """A short name without the host's."""
-        where = hashlib.sha256(repr(self.place).encode()).hexdigest()[:8] if self.place is not None else "unknown"
-        return f"{where}-{self.pid}-{self.start_ticks or 0}"
+        """A short name: of its host, of its boot, and of where its number counts, with number and start."""
+        where = (self.host, self.boot_id, self.pid_namespace)
+        words = ("unknown" if word is None else hashlib.sha256(word.encode()).hexdigest()[:8] for word in where)
+        return f"{'-'.join(words)}-{self.pid}-{'unknown' if self.start_ticks is None else self.start_ticks}"
 
 
 def this_process() -> Process:
     """The process that asks."""
-    pid = os.getpid()
-    return Process(
-        host=platform.node(),
-        boot_id=_text(Path("/proc/sys/kernel/random/boot_id")),
-        pid_namespace=_link(Path("/proc/self/ns/pid")),
-        pid=pid,
-        start_ticks=start_ticks(pid),
-    )
+    pid, host = os.getpid(), platform.node()
+    boot_id, pid_namespace = _text(_PROC / "sys/kernel/random/boot_id"), _link(_PROC / "self/ns/pid")
+    if sys.platform != "linux":
+        # Numbers count for the whole machine, and the time at which it was started tells its boots apart.
+        boot_id, pid_namespace = boot_id or f"{host} since {_boot_seconds():.0f}", pid_namespace or host
+    return Process(host, boot_id, pid_namespace, pid, start_ticks(pid))
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process of this machine began, or None where there is no such process or it has ended."""
-    stat = _text(Path(f"/proc/{pid}/stat"))
+    """When a process of this machine began, or None where there is no such process or it has ended.
+
+    Raises:
+        PermissionError: If this user may not know.
+    """
+    stat = _text(_PROC / str(pid) / "stat")
     if stat is None:
-        return None
+        return None if sys.platform == "linux" or _has_proc() else _ticks_without_proc(pid)
     # After the program's name, which may hold anything: the third field of proc(5) is the state, the 22nd the start.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def _ticks_without_proc(pid: int) -> int | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        # From the start of the machine, so that a time of day that is set moves neither.
+        return None if ended else round(100 * (process.create_time() - _boot_seconds()))
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied as error:
+        raise PermissionError(str(error)) from None
+
+
+def _boot_seconds() -> float:
+    import psutil
+
+    return float(psutil.boot_time())
+
+
 def is_alive(process: Process) -> bool | None:
     """Whether a process goes on, or None where this process cannot tell: it is on another machine, or in another container."""
+    if process.place is None or process.start_ticks is None or process.place != this_process().place:
+        return None
+    return _goes_on(process.pid, process.start_ticks)
+
+
+def is_before_this_start(process: Process) -> bool:
+    """Whether a process is of a machine of this one's name, before a start: of this one, unless machines share the name."""
     here = this_process()
-    if process.place is None or process.place != here.place:
-        return None
-    return start_ticks(process.pid) == process.start_ticks
+    return process.host == here.host and None not in (process.boot_id, here.boot_id) and process.boot_id != here.boot_id
 
 
-def tag_is_alive(tag: str) -> bool | None:
-    """As `is_alive`, of the process with a tag; None too for what is no tag."""
-    where, _, rest = tag.partition("-")
-    pid, _, ticks = rest.partition("-")
-    if (
-        where == "unknown"
-        or this_process().tag.partition("-")[0] != where
-        or not (pid.isdecimal() and ticks.isdecimal())
-    ):
+def tag_is_gone(tag: str) -> bool:
+    """Whether the process with a tag is known to have ended: by its number, or since its machine was started anew."""
+    words, here = tag.split("-"), this_process().tag.split("-")[:3]
+    if len(words) != 5 or "unknown" in (*words, *here):
+        return False
+    *where, pid, ticks = words
+    if not (pid.isdecimal() and ticks.isdecimal()):
+        return False
+    if where == here:
+        return _goes_on(int(pid), int(ticks)) is False
+    return where[0] == here[0] and where[1] != here[1]
+
+
+def _goes_on(pid: int, began: int) -> bool | None:
+    try:
+        now = start_ticks(pid)
+    except PermissionError:
         return None
-    return start_ticks(int(pid)) == int(ticks)
+    return now is not None and abs(now - began) <= (0 if _has_proc() else _SLACK_TICKS)
+
+
+def _has_proc() -> bool:
+    return _text(_PROC / "self/stat") is not None
 
 
 def _text(path: Path) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench.disk import TEMPORARY, remove_orphans
+from lora_bench.disk import TEMPORARY, check_writable, remove_orphans
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.processes import this_process
 from lora_bench.record import Predictions
@@ -251,15 +251,25 @@ def temporary(folder, tag):
 def test_temporary_files_go_with_their_writers(tmp_path):
     (tmp_path / "run" / "attempts").mkdir(parents=True)
     me = this_process().tag
-    where, pid, ticks = me.split("-")
-    mine = temporary(tmp_path / "run", me)
+    host, boot, namespace, pid, ticks = me.split("-")
+    alive = [
+        temporary(tmp_path / "run", me),
+        temporary(tmp_path, f"ffffffff-ffffffff-{namespace}-{pid}-1"),  # of another machine
+        temporary(tmp_path, f"{host}-{boot}-ffffffff-4194305-1"),  # of another container, with numbers of its own
+        temporary(tmp_path, f"{host}-unknown-unknown-{pid}-1"),
+        temporary(tmp_path, "unknown-1-1"),
+        temporary(tmp_path, ""),
+    ]
     dead = [
-        temporary(tmp_path, f"{where}-{pid}-{int(ticks) - 1}"),  # the same number, another process
-        temporary(tmp_path / "run" / "attempts", f"{where}-4194305-1"),  # above the largest number there is
-        temporary(tmp_path / "run", f"ffffffff-{pid}-{ticks}"),  # from before the machine was started
+        temporary(tmp_path, f"{host}-{boot}-{namespace}-{pid}-{int(ticks) - 1}"),  # the same number, another process
+        # Above the largest number there is.
+        temporary(tmp_path / "run" / "attempts", f"{host}-{boot}-{namespace}-4194305-1"),
+        temporary(
+            tmp_path / "run", f"{host}-ffffffff-{namespace}-{pid}-{ticks}"
+        ),  # from before the machine was started
     ]
     assert remove_orphans(tmp_path) == len(dead)
-    assert mine.exists() and not any(path.exists() for path in dead)
+    assert all(path.exists() for path in alive) and not any(path.exists() for path in dead)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a writer is asked for in /proc")
@@ -281,16 +291,16 @@ disk.write_once(Path(sys.argv[1]) / "record.json", b"whole")
 
 
 def test_a_writer_whose_temporary_file_is_taken_away_writes_it_again(tmp_path, monkeypatch):
-    """A process on another machine may take it for an orphan's."""
+    """Somebody's clean-up may, at any moment: here just before it is flushed, and just before it is put in its place."""
     import lora_bench.disk as disk
 
     taken = []
 
     def take_away(site):
-        if site in ("write.link", "write.replace") and len(taken) < 2:
-            (path,) = tmp_path.glob(f"{TEMPORARY}*")
-            path.unlink()
-            taken.append(path)
+        if site in (("write.written",), ("write.link", "write.replace"), ())[len(taken)]:
+            for path in tmp_path.glob(f"{TEMPORARY}*"):
+                path.unlink()
+                taken.append(path)
 
     monkeypatch.setattr(disk, "reach", take_away)
     assert write_once(tmp_path / "a.json", b"whole") and (tmp_path / "a.json").read_bytes() == b"whole"
@@ -298,6 +308,11 @@ def test_a_writer_whose_temporary_file_is_taken_away_writes_it_again(tmp_path, m
     write_atomic(tmp_path / "a.json", b"new")
     assert (tmp_path / "a.json").read_bytes() == b"new" and len(taken) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_that_somebody_cleans_up_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.close", lambda descriptor: [path.unlink() for path in tmp_path.iterdir()])
+    check_writable(tmp_path, "--runs")
 
 
 def test_a_baseline_that_is_accepted_again_has_the_new_records_and_no_others(tmp_path):
