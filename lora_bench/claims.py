@@ -9,13 +9,15 @@ a slow process cannot take for free what was taken meanwhile; a claim that is gi
 
 A lock is held as well, where there are locks: it goes with the last process that has it, and while it is held nobody takes
 the run, whatever the claim says. Then an owner on the same machine since the same start is asked for by its number and start.
-On a file system of this machine's own any other owner is gone: the machine was started anew. Elsewhere only its heartbeat can
-be seen, a counter that a thread of it advances in the file: an owner whose counter stood still for two minutes, by the clock of
-whoever looks, is dead. No time of day and no time of a file decides anything.
+One of this machine's name and of another start, on a file system of its own, is gone: the machine was started anew. Of any
+other only the heartbeat can be seen, a counter that a thread of it advances in the file: an owner whose counter stood still
+for two minutes, by the clock of whoever looks, is dead. That the disk is in this machine says nothing of other machines, which
+may reach it through this one. No time of day and no time of a file decides anything.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,8 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
-from lora_bench.disk import TEMPORARY, is_local, link_once, make_folder
-from lora_bench.processes import Process, is_alive, this_process
+from lora_bench.disk import TEMPORARY, is_local, let_others_read, link_once, make_folder
+from lora_bench.processes import Process, is_alive, is_before_this_start, this_process
 
 HEARTBEAT_SECONDS = 10.0
 # A process that reads gigabytes, or whose file server is away, may miss some.
@@ -76,7 +78,10 @@ class Claim:
     @property
     def lost(self) -> bool:
         """Whether another process has taken the run over: this one stood still for too long, on another machine than it."""
-        return _highest(self.folder) != self.number
+        try:
+            return _highest(self.folder) != self.number
+        except FileNotFoundError:
+            return False  # somebody removed the folder, and took nothing over
 
     def release(self) -> None:
         """Give the run back."""
@@ -111,11 +116,13 @@ class Claim:
             return
 
 
-def try_claim(folder: Path) -> Claim | None:
+def try_claim(folder: Path, reaped: int | None = None) -> Claim | None:
     """Take a run, or None where another process is at it; does not wait.
 
     Args:
         folder: The run's, made where it is not there.
+        reaped: The number of a process of this machine that is known to have ended, so that its claim counts no more where
+            the system does not tell.
     """
     make_folder(folder)
     lock = _locked(folder)
@@ -124,7 +131,7 @@ def try_claim(folder: Path) -> Claim | None:
     descriptor = None
     try:
         number, content = _look(folder)
-        if _state(folder, content) in ("free", "dead"):
+        if _state(folder, content, reaped) in ("free", "dead"):
             number += 1
             descriptor = _put(folder, number, _claim_of(this_process()))
     finally:
@@ -196,7 +203,7 @@ def _look(folder: Path) -> tuple[int, bytes | None]:
     return 0, None
 
 
-def _state(folder: Path, content: bytes | None) -> _State:
+def _state(folder: Path, content: bytes | None, reaped: int | None = None) -> _State:
     """What a claim says, to somebody who has the lock."""
     if content is None:
         return "free"
@@ -209,7 +216,8 @@ def _state(folder: Path, content: bytes | None) -> _State:
     except (ValueError, LookupError, TypeError, AttributeError):
         return "unknown"  # half of it reached the disk before a power cut, or it is being written
     if alive is None:
-        return "dead" if is_local(folder) else "unknown"
+        is_reaped = reaped is not None and (owner.host, owner.pid) == (this_process().host, reaped)
+        return "dead" if is_reaped or (is_before_this_start(owner) and is_local(folder)) else "unknown"
     return "held" if alive else "dead"
 
 
@@ -223,28 +231,32 @@ def _put(folder: Path, number: int, content: bytes) -> int | None:
     descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().tag}-", dir=folder)
     temporary, path = Path(name), _path(folder, number)
     try:
-        temporary.chmod(0o644)
-        os.write(descriptor, content)
-        os.fsync(descriptor)
+        # Closed before a name of it is removed, which Windows refuses of an open file.
+        with os.fdopen(descriptor, "wb") as file:
+            let_others_read(descriptor)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
         mine = link_once(temporary, path)
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0)) if mine else -1
     except FileNotFoundError:
-        mine = False  # another machine took it for an orphan's; whoever asks will ask again
-    except BaseException:
-        os.close(descriptor)
-        raise
+        mine = False  # the temporary file was taken away, or this claim already counts no more; whoever asks will ask again
     finally:
         temporary.unlink(missing_ok=True)
-    if mine and _highest(folder) != number:
-        # It looked at the folder long ago: this number was free because a higher one counts.
-        path.unlink(missing_ok=True)
-        mine = False
     if not mine:
+        return None
+    # Looked at when the file is open: while no higher one counts, that name is this process's.
+    if _highest(folder) != number:
+        # It looked at the folder long ago: this number was free because a higher one counts.
         os.close(descriptor)
+        path.unlink(missing_ok=True)
         return None
     for below in folder.glob("claim-*.json"):
         found = _NAME.fullmatch(below.name)
         if found and int(found[1]) < number:
-            below.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # Windows, where its owner has it open
+                below.unlink(missing_ok=True)
     return descriptor
 
 

@@ -3,6 +3,7 @@
 Real processes with real claims and a real store; what they do at a run takes milliseconds (see harness.py).
 """
 
+import dataclasses
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench import claims
+from lora_bench import claims, processes
 from lora_bench.claims import Watch, try_claim
 from lora_bench.store import RunFolder, read_records
 from tests.faults.harness import BEAT_SECONDS, jobs
@@ -244,6 +245,73 @@ def test_on_a_file_system_of_this_machine_an_owner_from_before_its_start_is_gone
     process.communicate()
     with try_claim(folder) as claim:
         assert claim.number == 2
+
+
+def claim_of(folder, **changes):
+    """Put a claim of this process there, but for some facts of it; nobody has the lock."""
+    owner = dataclasses.replace(claims.this_process(), **changes)
+    folder.mkdir()
+    (folder / "claim-1.json").write_bytes(claims._claim_of(owner))
+    return owner
+
+
+def test_a_disk_in_this_machine_says_nothing_of_the_owners_on_others(tmp_path, monkeypatch):
+    """They reach it through a file server here: only their heartbeat tells, as it does of another container's."""
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", BEAT_SECONDS)
+    monkeypatch.setattr(claims, "is_local", lambda folder: True)
+    for number, owner in enumerate(({"host": "node7", "boot_id": "of node7"}, {"pid_namespace": "pid:[1]"})):
+        folder = tmp_path / str(number)
+        claim_of(folder, **owner)
+        watch = Watch()
+        assert try_claim(folder) is None and not watch.is_free(folder)
+        assert looks(watch, folder, 10 * SILENCE)
+    claim_of(tmp_path / "before", boot_id="of an earlier start")
+    with try_claim(tmp_path / "before") as claim:
+        assert claim.number == 2
+
+
+def test_where_the_system_says_nothing_of_an_owner_its_reaper_knows(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "is_local", lambda folder: False)
+    owner = claim_of(tmp_path / "run", boot_id=None, pid_namespace=None, start_ticks=None, pid=4194305)
+    assert try_claim(tmp_path / "run") is None
+    assert try_claim(tmp_path / "run", reaped=owner.pid + 1) is None
+    with try_claim(tmp_path / "run", reaped=owner.pid) as claim:
+        assert claim.number == 2
+    claim_of(tmp_path / "other", host="node7", boot_id=None, pid=4194305)
+    assert try_claim(tmp_path / "other", reaped=4194305) is None
+
+
+def test_without_proc_processes_are_told_by_psutil(monkeypatch):
+    monkeypatch.setattr(processes, "_PROC", Path("/nowhere"))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    here = processes.this_process()
+    assert None not in dataclasses.astuple(here) and here == processes.this_process()
+    other = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    found = dataclasses.replace(here, pid=other.pid, start_ticks=processes.start_ticks(other.pid))
+    assert processes.is_alive(here) and processes.is_alive(found)
+    # A minute before, the same number was another process's.
+    assert processes.is_alive(dataclasses.replace(found, start_ticks=found.start_ticks - 6000)) is False
+    other.kill()
+    wait_until(lambda: processes.is_alive(found) is False)  # a zombie
+    other.communicate()
+    assert processes.is_alive(found) is False and processes.tag_is_gone(found.tag)
+    assert not processes.tag_is_gone(here.tag)
+
+
+def test_no_name_of_a_claim_is_removed_while_its_file_is_open(tmp_path, monkeypatch):
+    """Windows refuses it; here the open files are looked up."""
+    unlink = Path.unlink
+
+    def refuse(path, missing_ok=False):
+        names = [str(file.readlink()) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+        assert str(path) not in names, f"{path.name} is removed and open"
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for number in (1, 2):
+        with try_claim(tmp_path) as claim:
+            assert claim.number == number and json.loads((tmp_path / f"claim-{number}.json").read_text())["beats"] == 0
+            assert (tmp_path / f"claim-{number}.json").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"pid": "x"}', b"\x00" * 250])
