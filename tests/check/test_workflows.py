@@ -19,6 +19,7 @@ STEPS = {step.get("name", step.get("run", step.get("uses"))): step for step in G
 # Says what it was asked to do, and ends as the test has it end.
 STAND_IN = """#!/bin/bash
 echo "$@" >> "$TOLD"
+if [ "$1" = baseline ]; then printf 'lora-bench: 100%% of it\n  is new\n' >&2; fi
 case "$1" in run) exit "$RUN_CODE";; check) exit "$CHECK_CODE";; *) exit "$ACCEPT_CODE";; esac
 """
 
@@ -31,8 +32,9 @@ def scripts():
 def shell(tmp_path):
     """Runs a script as the service does, with a stand-in for lora-bench."""
     (tmp_path / "bin").mkdir()
-    for name in ("lora-bench", "git", "pip"):
-        (tmp_path / "bin" / name).write_text(STAND_IN if name == "lora-bench" else "#!/bin/bash\n")
+    git = '#!/bin/bash\necho "git-$1" >> "$TOLD"\n'
+    for name, stand_in in (("lora-bench", STAND_IN), ("git", git), ("pip", "#!/bin/bash\n")):
+        (tmp_path / "bin" / name).write_text(stand_in)
         (tmp_path / "bin" / name).chmod(0o755)
 
     def run(script, run_code=0, check_code=0, accept_code=0, code=""):
@@ -41,7 +43,9 @@ def shell(tmp_path):
             "RUN_CODE": str(run_code), "CHECK_CODE": str(check_code), "ACCEPT_CODE": str(accept_code),
             "BASELINE": "nightly", "LABEL": "night-7-1", "CODE": code, "GITHUB_OUTPUT": str(tmp_path / "output"),
         }  # fmt: skip
-        done = subprocess.run(["bash", "-e", "-c", script], env=variables, cwd=tmp_path, check=False)
+        command = ["bash", "-e", "-c", script]
+        done = subprocess.run(command, env=variables, cwd=tmp_path, check=False, capture_output=True, text=True)
+        run.said = done.stdout
         told = (tmp_path / "told").read_text().splitlines() if (tmp_path / "told").exists() else []
         return done.returncode, [line.split()[0] for line in told]
 
@@ -51,7 +55,12 @@ def shell(tmp_path):
 def test_every_command_of_ours_is_one_that_the_command_line_takes():
     found = 0
     for script in scripts():
-        joined = script.replace("\\\n", " ").replace("$BASELINE", "nightly").replace("$LABEL", "night-7-1")
+        joined = (
+            script.replace("\\\n", " ")
+            .replace("$BASELINE", "nightly")
+            .replace("$LABEL", "night-7-1")
+            .replace(" 2>&1)", "")
+        )
         for command in re.findall(r"lora-bench (run|check|baseline)\b([^\n;|]*)", joined):
             arguments = shlex.split("".join(command))
             _parser().parse_args(arguments)
@@ -71,17 +80,34 @@ def test_the_github_job_ends_as_the_gate_and_hands_its_code_on(shell, tmp_path, 
 
 
 @pytest.mark.parametrize("accept_code", [0, 2])
-def test_a_night_that_is_not_accepted_is_no_failure(shell, accept_code):
+def test_a_night_that_is_not_accepted_is_a_warning_and_no_failure(shell, accept_code):
     step = STEPS["Accept a night that passed, or that begins the history"]
-    assert shell(step["run"], accept_code=accept_code, code="0")[0] == 0
+    ended, told = shell(step["run"], accept_code=accept_code, code="0")
+    assert ended == 0
+    pushed = [] if accept_code else ["git-config", "git-config", "git-add", "git-commit", "git-push"]
+    assert told == ["git-pull", "baseline", *pushed]
+    warnings = [line for line in shell.said.splitlines() if line.startswith("::")]
+    refused = ["::warning::night-7-1 was not accepted: lora-bench: 100%25 of it%0A  is new"]
+    assert warnings == (refused if accept_code else [])
+
+
+def test_the_github_job_works_on_the_branch_as_it_is_and_needs_no_file_of_requirements():
+    steps = GITHUB["jobs"]["gate"]["steps"]
+    assert steps[0]["with"] == {"ref": "${{ github.ref_name }}"}
+    assert "cache" not in steps[1]["with"]
+    assert "run_number" not in STEPS["Name the night"]["run"]
 
 
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)])
 def test_the_gitlab_job_ends_as_the_gate(shell, code, ends):
     script = "\n".join(GITLAB["nightly-gate"]["script"])
-    ended, told = shell(script, check_code=code, accept_code=2)
+    ended, told = shell(script, check_code=code)
     assert ended == ends
     assert told == ["run", "check", *(["baseline"] if code in (0, 4) else [])]
+    assert "WARNING" not in shell.said
+    refused, _ = shell(script, check_code=code, accept_code=2)
+    assert refused == (4 if code == 0 else ends)
+    assert ("WARNING: night-7-1 was not accepted" in shell.said) == (code in (0, 4))
     assert GITLAB["nightly-gate"]["allow_failure"] == {"exit_codes": 4}
 
 
