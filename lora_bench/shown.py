@@ -1,4 +1,4 @@
-"""Text from elsewhere, before it is shown or kept: nothing in it controls a terminal, and no password or token is in it.
+"""Text from elsewhere, before it is shown or kept: nothing in it controls a terminal or a runner of CI, and it has no secret.
 
 Names, reasons and messages of exceptions may come from anybody: from a file that was downloaded, from a server, from a record
 of somebody else's. Exceptions of HTTP libraries tend to repeat the address that was asked for, with what it has before the @.
@@ -28,6 +28,7 @@ _IN_QUERY = re.compile(
 )
 # Variables whose value is a secret, by the end of their names.
 _SECRET_NAMES = re.compile(r"(?i).*(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)")
+_COMMAND = re.compile(r"##\[|^[^\S\n]*::", re.MULTILINE)
 # A shorter value is found in innocent text too.
 _SECRET_CHARACTERS = 8
 
@@ -62,15 +63,18 @@ def _is_secret(name: str) -> bool:
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """*text* without what is invisible: control characters become spaces, marks that turn text around go.
+    """*text* without what controls who shows it: control characters become spaces, marks that turn text around go.
+
+    A runner of GitHub takes `##[error]` for a command wherever it stands in a line, and `::error::` at its beginning.
 
     Args:
         text: Any.
         lines: Whether line ends stay.
     """
-    if text.isprintable():
-        return text
-    return "".join(character if lines and character == "\n" else _visible(character) for character in text)
+    if not text.isprintable():
+        text = "".join(character if lines and character == "\n" else _visible(character) for character in text)
+    # Last, as what went may have stood between.
+    return _COMMAND.sub(lambda match: f"{match[0][:-1]} {match[0][-1]}", text)
 
 
 def _visible(character: str) -> str:

@@ -140,6 +140,8 @@ def test_a_terminal_gets_lines_of_text(text):
     assert len(lines) == len(inert) + len(replay_lines(replay(history(WORDS)[:9], WORDS)))
     shown = "\n".join(lines)
     assert not UNSEEN & set(shown) and "alice" not in shown and len(shown.splitlines()) == len(lines)
+    # What a runner of GitHub would take for a command, as its log has these lines.
+    assert "##[" not in shown and not any(line.lstrip().startswith("::") for line in lines)
 
 
 @every_string

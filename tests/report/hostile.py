@@ -57,6 +57,8 @@ STRINGS = {
     "behind a separator": "a;=1",
     # terminals
     "colour": "\x1b[31mred\x1b[0m \x1b]8;;https://evil.example\x07link\x1b]8;;\x07 \x9b31m",
+    # logs of CI
+    "workflow": "x ##[error]y ##\u200b[group]z\n::error::x\n \u2066::set-env name=X::y",
     "rich": "[red]x[/red] [link=https://evil.example]x[/link] [/]",
     "around": "a\u202eb\u2066c\u200bd\x00e",
     # folders
