@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -43,6 +44,13 @@ def add_check(commands: Commands) -> None:
     check.add_argument("--workers", type=int, metavar="N", help="runs at once where something is run again")
     check.add_argument(
         "--data-dir", type=Path, metavar="FOLDER", help="holds data sets as they circulate, for those runs"
+    )
+    check.add_argument(
+        "--allow-pickle",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="read this base model's pickled weights in those runs, as `run` does; may be repeated",
     )
     outputs = check.add_argument_group("outputs")
     outputs.add_argument("--json", type=Path, metavar="FILE", help="the whole answer")
@@ -157,7 +165,23 @@ def _baseline(name: str) -> Path:
     return known[name]
 
 
+def _warn(text: str) -> None:
+    """Say something beside the answer; nobody there to read it is no answer."""
+    with contextlib.suppress(BrokenPipeError):
+        print(message(f"lora-bench: {text}"), file=sys.stderr)
+
+
 def _check(arguments: argparse.Namespace) -> int:
+    try:
+        return _checked(arguments)
+    except (LoraBenchError, OSError) as error:
+        if not arguments.step:
+            raise
+        _warn(str(error))
+        return ENDS_GIT_BISECT
+
+
+def _checked(arguments: argparse.Namespace) -> int:
     from lora_bench.check.baseline import read_nights
 
     folder = _baseline(arguments.baseline)
@@ -166,13 +190,7 @@ def _check(arguments: argparse.Namespace) -> int:
         return _self_tests(arguments, accepted)
     if arguments.runs is None:
         raise LoraBenchError("check takes RUNS, the folder of the suite's runs; only --replay and --inject go without")
-    if arguments.step:
-        try:
-            return _search(arguments, folder, accepted)
-        except LoraBenchError as error:
-            print(message(f"lora-bench: {error}"), file=sys.stderr)
-            return ENDS_GIT_BISECT
-    if arguments.bisect is not None:
+    if arguments.step or arguments.bisect is not None:
         return _search(arguments, folder, accepted)
     answer = _answer(arguments, folder, accepted, may_confirm=not arguments.no_confirm)
     _write(answer, arguments)
@@ -188,19 +206,26 @@ def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
     label, place = tonight_in(arguments.runs, accepted, arguments.series)
     tonight = read_night(place, label)
     earlier = before(accepted, tonight.label)
+    if any(night.label == tonight.label for night in accepted):
+        last = f"the last of which is {earlier[-1].label}" if earlier else "so against none"
+        _warn(f"{tonight.label} is accepted already; it is held against the {len(earlier)} nights before it, {last}")
     again = read_confirmation(place, tonight.label)
     answer = judge(tonight, earlier, folder.name, again, margin=arguments.margin)
     if answer.suspects and may_confirm:
         way = _way(arguments, folder)
         if way is None:
-            print(
-                f"lora-bench: {len(answer.suspects)} series are suspect, and no suite is known to run them again: "
-                f"{folder / 'suite.yaml'} is not there; name it with --suite",
-                file=sys.stderr,
+            _warn(
+                f"{len(answer.suspects)} series are suspect, and no suite is known to run them again: "
+                f"{folder / 'suite.yaml'} is not there; name it with --suite"
             )
             return answer
-        print(f"{len(answer.suspects)} series are suspect; they are run again with new seeds", file=sys.stderr)
-        again = confirm(place, tonight.label, tonight.suite, answer.suspects, way)
+        _warn(f"{len(answer.suspects)} series are suspect; they are run again with new seeds")
+        try:
+            again = confirm(place, tonight.label, tonight.suite, answer.suspects, way)
+        except LoraBenchError as error:
+            # The night has an answer all the same: what was not confirmed is not decided.
+            _warn(str(error))
+            return answer
         answer = judge(tonight, earlier, folder.name, again, margin=arguments.margin)
     return answer
 
@@ -212,18 +237,15 @@ def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
     suite = arguments.suite or (str(folder / "suite.yaml") if (folder / "suite.yaml").is_file() else None)
     if suite is None:
         return None
-    options: list[str] = []
-    if arguments.workers is not None:
-        options += ["--workers", str(arguments.workers)]
+    options = [option for model in arguments.allow_pickle for option in ("--allow-pickle", model)]
     if arguments.data_dir is not None:
         options += ["--data-dir", str(arguments.data_dir)]
-    return Way(suite, tuple(options))
+    return Way(suite, tuple(options), workers=arguments.workers)
 
 
 def _write(answer: Answer, arguments: argparse.Namespace) -> None:
     """What was asked for of an answer, the terminal's part last."""
     from lora_bench.check import outputs
-    from lora_bench.check.summary import summary_lines, terminal_lines
     from lora_bench.store import write_atomic
 
     files = (
@@ -239,7 +261,16 @@ def _write(answer: Answer, arguments: argparse.Namespace) -> None:
 
         for name, content in plots(answer).items():
             write_atomic(arguments.plot / name, content)
-    if arguments.github:
+    # What nobody reads any more, as behind `| head`, is said to nobody; the exit code stays the answer's.
+    with contextlib.suppress(BrokenPipeError):
+        _tell(answer, github=arguments.github)
+
+
+def _tell(answer: Answer, *, github: bool) -> None:
+    from lora_bench.check import outputs
+    from lora_bench.check.summary import summary_lines, terminal_lines
+
+    if github:
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         if summary:
             with Path(summary).open("a", encoding="utf-8") as opened:

@@ -1,17 +1,19 @@
 """A gate's baseline: accepted nights as small files in git, one a night, `baselines/<name>/nights/<label>.json`.
 
 A night is accepted by a person, or by a workflow on the gate's word, with a reason; the file is reviewed like any other. Its
-number says where it stands, so neither a clock nor a name decides the order.
+number says where it stands, so no clock decides the order, and a name only where two were accepted at the same time.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lora_bench.check.series import Night
 from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
+from lora_bench.report.text import natural
 from lora_bench.store import first_fault, write_once
 
 NIGHTS = "nights"
@@ -28,8 +30,10 @@ def night_files(baseline: Path) -> list[Path]:
 def read_nights(baseline: Path) -> list[Night]:
     """The accepted nights of a baseline, in their order; none where it has none.
 
+    Two that were accepted at the same time have the same number: their labels decide.
+
     Raises:
-        BadInput: With every file that cannot be read, is of another suite, or has the number of another.
+        BadInput: With every file that cannot be read, has no number, or is of another suite.
     """
     nights: list[Night] = []
     faults: list[Fault] = []
@@ -38,19 +42,15 @@ def read_nights(baseline: Path) -> list[Night]:
             nights.append(_read(file))
         except BadInput as error:
             faults += error.faults
-    taken: dict[int | None, Night] = {}
     for night in nights:
         place = str(baseline / NIGHTS / f"{night.label}.json")
-        other = taken.setdefault(night.number, night)
         if night.number is None:
             faults.append(Fault("is no accepted night: it has no number", file=place))
-        elif other is not night:
-            faults.append(Fault(f"has the number {night.number}, and so has {other.label}.json", file=place))
         if night.suite != nights[0].suite:
             faults.append(Fault(f"is of the suite {night.suite!r}, and others are of {nights[0].suite!r}", file=place))
     if faults:
         raise BadInput(faults)
-    return sorted(nights, key=lambda night: night.number or 0)
+    return sorted(nights, key=lambda night: (night.number or 0, natural(night.label), night.label))
 
 
 def _read(file: Path) -> Night:
@@ -112,8 +112,7 @@ def _compact(value: object) -> str:
 
 def before(nights: Sequence[Night], label: str) -> list[Night]:
     """The nights that a night of this label is held against: all, or those before it where it is accepted itself."""
-    own = next((night.number for night in nights if night.label == label), None)
-    return [night for night in nights if own is None or (night.number or 0) < own]
+    return list(itertools.takewhile(lambda night: night.label != label, nights))
 
 
 def night_folders(runs: Path) -> dict[str, Path]:

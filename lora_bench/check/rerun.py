@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lora_bench.check.answer import SeriesAnswer
 from lora_bench.check.baseline import CONFIRMATION
 from lora_bench.check.measured import night_of
 from lora_bench.check.series import Night
+from lora_bench.ends import at_work
 from lora_bench.errors import LoraBenchError
 from lora_bench.probe_record import ProbeRecord
 from lora_bench.probe_store import probe_files, read_probes
@@ -28,6 +29,9 @@ from lora_bench.store import read_records, record_files
 
 NAMES = {code: name for name, code in CODES.items()}
 
+# How long a child that is told to end at once has for it; its workers take up to ten seconds.
+INSIST_SECONDS = 15.0
+
 
 @dataclass(frozen=True)
 class Way:
@@ -35,7 +39,8 @@ class Way:
 
     Args:
         suite: The suite, by name or file.
-        options: Further options of `lora-bench run`, such as `--workers 2`.
+        options: Further options of `lora-bench run` and `probe`, such as `--data-dir FOLDER`.
+        workers: Runs at once; probes are measured one by one.
         python: The interpreter; this one by default.
         environment: Variables of the child.
     """
@@ -44,12 +49,15 @@ class Way:
     options: tuple[str, ...] = ()
     python: str = sys.executable
     environment: dict[str, str] | None = None
+    workers: int | None = None
 
     def command(self, verb: str, runs: Path, *arguments: str) -> list[str]:
         """A command that does runs into *runs*."""
-        given = ["--runs", str(runs), *arguments, *self.options, "--quiet"]
+        workers = ["--workers", str(self.workers)] if self.workers is not None and verb == "run" else []
+        given = ["--runs", str(runs), *arguments, *self.options, *workers, "--quiet"]
         return [self.python, "-m", "lora_bench.cli", verb, self.suite, *given]
 
+    @at_work()
     def do(self, verb: str, runs: Path, *arguments: str, log: Path | None = None) -> int:
         """Do the runs; the exit code.
 
@@ -61,6 +69,7 @@ class Way:
 
         Raises:
             Stopped: If a signal ended them: what they had is saved.
+            WorkBroken: If they cannot be begun.
         """
         command = self.command(verb, runs, *arguments)
         environment = self.environment or own_environment()
@@ -74,11 +83,28 @@ class Way:
                 stdout=file,
                 stderr=None if file is None else subprocess.STDOUT,
             )
-            with stopping_on_signals(lambda name: child.send_signal(signal.Signals[name])) as stopped:
-                code = child.wait()
+            try:
+                with stopping_on_signals(lambda name: child.send_signal(signal.Signals[name])) as stopped:
+                    code = child.wait()
+            except Stopped as stop:
+                _insist(child, stop.name)
+                raise
         if stopped or code in NAMES:
             raise Stopped(stopped[0] if stopped else NAMES[code])
         return code
+
+
+def _insist(child: subprocess.Popen[bytes], name: str) -> None:
+    """Pass on a signal that insists, and leave nothing of a child that does not end by it."""
+    try:
+        child.send_signal(signal.Signals[name])
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(INSIST_SECONDS)
+    finally:
+        # Also where a third signal came meanwhile.
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
+            child.wait()
 
 
 def own_environment() -> dict[str, str]:
@@ -89,7 +115,8 @@ def own_environment() -> dict[str, str]:
 
 def confirmation_of(folder: Path, label: str) -> Path:
     """Where the runs of a night lie that were done again: the series LABEL-confirm beside it."""
-    return folder.parent / f"{label}{CONFIRMATION}"
+    # Resolved, as the night may be named by `.`, which has no parent of its own.
+    return folder.resolve().parent / f"{label}{CONFIRMATION}"
 
 
 def read_confirmation(folder: Path, label: str) -> Night | None:

@@ -67,15 +67,25 @@ def test_what_is_no_night_is_bad_input_with_its_file(tmp_path, content, said):
         read_nights(tmp_path)
 
 
+def test_two_nights_that_were_accepted_at_the_same_time_stand_in_the_order_of_their_labels(tmp_path):
+    for number, label in ((1, "z"), (2, "n10"), (2, "n9"), (3, "a")):
+        write_night(number_of(night(label), number), tmp_path)
+    nights = read_nights(tmp_path)
+    assert [one.label for one in nights] == ["z", "n9", "n10", "a"]
+    assert [one.label for one in before(nights, "n10")] == ["z", "n9"]
+    tonight = night("tonight")
+    assert accepted_night(tonight, nights, judge(tonight, nights, "nightly"), "begins").number == 4
+
+
 def test_files_that_contradict_each_other_are_all_named(tmp_path):
     write_night(number_of(night("n1"), 1), tmp_path)
-    write_night(number_of(night("n2"), 1), tmp_path)
+    write_night(night("n2"), tmp_path)
     write_night(number_of(night("n3", suite="other"), 3), tmp_path)
     (tmp_path / "nights" / "renamed.json").write_bytes(to_text(number_of(night("n4"), 4)))
     with pytest.raises(BadInput) as error:
         read_nights(tmp_path)
     said = str(error.value)
-    assert "n2.json: has the number 1" in said and "the suite 'other'" in said and "renamed.json" in said
+    assert "n2.json: is no accepted night" in said and "the suite 'other'" in said and "renamed.json" in said
 
 
 @pytest.mark.parametrize("label", ["../../escaped", "a/b", "", "nul", "x" * 300, "n1\n"])

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from lora_bench.check import read_night, read_nights, write_night
-from lora_bench.cli import main
+from lora_bench.cli import _parser, main
+from lora_bench.gate import _way
 from lora_bench.store import read_records, to_json
 from tests.check.histories import accepted, night_records, number_of
 from tests.check.test_bisect import wheel
@@ -49,7 +50,11 @@ def test_an_unchanged_night_passes_and_is_accepted(place, capsys):
     assert read_nights(place / "baselines/gate")[-1].reason == "passed"
     # The same night again is held against those before it, and the next one against it too.
     assert check("--series", "tonight") == 0
-    assert "20 accepted nights" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "20 accepted nights" in said.out
+    assert (
+        "tonight is accepted already; it is held against the 20 nights before it, the last of which is n20" in said.err
+    )
     assert main(["baseline", "show", "gate"]) == 0
     assert "21. tonight: 3 series, 9 runs; passed" in capsys.readouterr().out
     assert main(["baseline", "diff", "gate", "n1"]) == 0
@@ -164,6 +169,45 @@ def test_a_mistake_in_a_step_is_no_bad_commit_to_git(place, capsys):
     put(place / "runs/tickets/tonight", night_records("tonight"))
     assert check("--step") == 128
     assert "nothing is wrong in tonight" in capsys.readouterr().err
+    assert main(["check", "runs/tickets", "--baseline", "gat", "--step"]) == 128
+    assert "no baseline 'gat'" in capsys.readouterr().err
+    (place / "baselines/gate/nights/n7.json").write_text("{")
+    assert check("--step") == 128
+    assert "n7.json: is no night" in capsys.readouterr().err
+
+
+def test_a_confirmation_that_cannot_be_done_leaves_the_night_undecided_with_its_outputs(place, capsys):
+    put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": -0.03}))
+    assert check("--suite", "absent.yaml", "--json", "answer.json") == 4
+    assert json.loads((place / "answer.json").read_text())["verdict"] == "undecided"
+    assert "what is suspect could not be run again: the child ended with exit code 2" in capsys.readouterr().err
+
+
+def test_what_is_run_again_gets_the_options_that_its_verb_takes(place):
+    options = ["--suite", "s.yaml", "--workers", "2", "--allow-pickle", "old", "--data-dir", "d"]
+    way = _way(_parser().parse_args(["check", "runs", "--baseline", "gate", *options]), place)
+    for verb in ("run", "probe"):
+        again = _parser().parse_args(way.command(verb, place)[3:])
+        assert (again.suite, again.allow_pickle, again.data_dir, again.quiet) == ("s.yaml", ["old"], Path("d"), True)
+        assert getattr(again, "workers", None) == (2 if verb == "run" else None)
+
+
+def test_a_night_that_is_named_by_a_dot_finds_what_was_run_again(place, monkeypatch):
+    put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": -0.03}))
+    again = night_records("tonight-confirm", shift={"lora": -0.03}, methods=["lora"])
+    put(place / "runs/tickets/tonight-confirm", again)
+    monkeypatch.chdir(place / "runs/tickets/tonight")
+    assert main(["check", ".", "--baseline", str(place / "baselines/gate")]) == 1
+
+
+def test_an_answer_that_nobody_reads_has_its_exit_code(place, monkeypatch):
+    put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": -0.03}))
+
+    def closed(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", closed)
+    assert check() == 4
 
 
 # Below, real runs.
