@@ -1,8 +1,8 @@
 """The command line: arguments in, one library call, exit code out.
 
 Exit codes: 0 done or pass; 1 a regression, or a committed report differs from its records; 2 bad input, before any work; 3 some
-runs ended neither `ok` nor `unsupported`; 4 the gate cannot decide; 130 and 143 stopped by SIGINT or SIGTERM. Nothing heavy is
-imported before a command needs it.
+runs ended neither `ok` nor `unsupported`, or the work broke off; 4 the gate cannot decide; 130 and 143 stopped by SIGINT or
+SIGTERM. Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lora_bench import commands
 from lora_bench.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
-from lora_bench.errors import LoraBenchError, WorkersLost
+from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.exchange import add_exchange
 from lora_bench.gate import add_check
 from lora_bench.shown import message
@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(arguments.command(arguments))
     except LoraBenchError as error:
         print(message(f"lora-bench: {error}"), file=sys.stderr)
-        return SOME_FAILED if isinstance(error, WorkersLost) else BAD_INPUT
+        if isinstance(error, WorkBroken):
+            print(GOES_ON, file=sys.stderr)
+        return SOME_FAILED if isinstance(error, WorkersLost | WorkBroken) else BAD_INPUT
     except Stopped as stop:
         print(f"{GOES_ON}" if resumes else f"lora-bench: stopped by {stop.name}", file=sys.stderr)
         return CODES[stop.name]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lora_bench.errors import LoraBenchError, WorkersLost
+from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.failpoints import reach
 from lora_bench.shown import message, without_secrets
 from lora_bench.stopping import CODES
@@ -59,6 +59,7 @@ def _run_and_report(
     suite: Suite, arguments: argparse.Namespace, sections: Callable[[Sequence[Record]], list[list[str]]]
 ) -> int:
     """Do what is missing of a suite, write its report with further sections made of its records, and say how it ended."""
+    from lora_bench.ends import at_work
     from lora_bench.execute import run_suite, runs_folder
     from lora_bench.probe_store import read_probes
     from lora_bench.progress import display
@@ -80,20 +81,21 @@ def _run_and_report(
         )
     folder = runs_folder(suite, arguments.runs, arguments.series)
     interrupted = outcome.interrupted
-    if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
-        interrupted = _probe_after_runs(suite, folder, arguments, console)
-    reach("suite.report")
-    if outcome.records:
-        written = write_report(
-            outcome.records,
-            folder,
-            sections=sections(outcome.records),
-            probes=read_probes(folder),
-            answers=answers_in(folder, outcome.records),
-        )
-        if not arguments.quiet:
-            _show(console, outcome.records)
-            console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
+    with at_work():
+        if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
+            interrupted = _probe_after_runs(suite, folder, arguments, console)
+        reach("suite.report")
+        if outcome.records:
+            written = write_report(
+                outcome.records,
+                folder,
+                sections=sections(outcome.records),
+                probes=read_probes(folder),
+                answers=answers_in(folder, outcome.records),
+            )
+            if not arguments.quiet:
+                _show(console, outcome.records)
+                console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
     if interrupted is not None:
         return _stopped(console, interrupted)
     if outcome.undone:
@@ -113,7 +115,7 @@ def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace,
     """Measure what the suite's report needs, now that its runs keep the machine busy no longer; the signal that ended it."""
     try:
         return _measure(suite, folder, arguments, console, processes=None, share=False).interrupted
-    except WorkersLost:
+    except (WorkersLost, WorkBroken):
         raise
     except LoraBenchError as error:
         # The runs are done, and their scores need no probes.
@@ -180,6 +182,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def probe(arguments: argparse.Namespace) -> int:
     """Measure speed, memory, latency and storage of a suite's methods."""
+    from lora_bench.ends import at_work
     from lora_bench.execute import runs_folder
     from lora_bench.probe_suite import load_probe_suite
     from lora_bench.report import write_report
@@ -190,8 +193,9 @@ def probe(arguments: argparse.Namespace) -> int:
     console = _console()
     outcome = _measure(suite, folder, arguments, console, processes=arguments.processes, share=arguments.share)
     if outcome.records:
-        records = read_records(folder) if record_files(folder) else []
-        written = write_report(records, folder, probes=outcome.records, answers=answers_in(folder, records))
+        with at_work():
+            records = read_records(folder) if record_files(folder) else []
+            written = write_report(records, folder, probes=outcome.records, answers=answers_in(folder, records))
         if not arguments.quiet:
             console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
     if outcome.interrupted is not None:
@@ -209,6 +213,7 @@ def _measure(
     share: bool,
 ) -> ProbeOutcome:
     """Measure the probes of a suite that have no record yet, and say how each ends."""
+    from lora_bench.ends import at_work
     from lora_bench.probe_execute import run_probes, shown
     from lora_bench.probe_plan import plan_probes
 
@@ -224,7 +229,8 @@ def _measure(
     missing = len(plan.missing(retry=arguments.retry))
     refused = f", {len(plan.refused)} cells cannot be measured" if plan.refused else ""
     say(f"probes: {missing or 'none'} of {len(plan.jobs)} processes to do{refused}")
-    return run_probes(plan, share=share, retry=arguments.retry, tell=tell)
+    with at_work():
+        return run_probes(plan, share=share, retry=arguments.retry, tell=tell)
 
 
 def published(arguments: argparse.Namespace) -> int:

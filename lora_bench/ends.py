@@ -13,8 +13,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from lora_bench.errors import WorkBroken
 from lora_bench.record import Record
 
 DISK_FULL = "disk_full"
@@ -40,6 +42,26 @@ def is_disk_full(error: BaseException) -> bool:
         one.errno in _FULL if isinstance(one, OSError) else any(words in str(one) for words in _SAID_FULL)
         for one in _chain(error)
     )
+
+
+@contextmanager
+def at_work(began: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Within this block an error of the system is none of what the user gave: work is lost, or was done and is kept.
+
+    A full disk, and a reader who has seen enough of what is printed, stay what they are.
+
+    Args:
+        began: Whether the work has begun when the error comes.
+
+    Raises:
+        WorkBroken: In the place of another `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not began() or isinstance(error, BrokenPipeError) or is_disk_full(error):
+            raise
+        raise WorkBroken(str(error)) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -33,6 +33,10 @@ class WorkersLost(LoraBenchError):
     """The server that forks workers died, or its workers cannot start."""
 
 
+class WorkBroken(LoraBenchError):
+    """A file or the system failed in the middle of the work, which the same command goes on with."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong in a file.

@@ -6,7 +6,6 @@ meets the budget) becomes a record with its reason at once. Two processes may wo
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
@@ -16,8 +15,9 @@ from typing import Protocol
 
 from lora_bench.cell import Cell
 from lora_bench.claims import Elsewhere
+from lora_bench.company import others_at_work
 from lora_bench.disk import check_writable, remove_orphans
-from lora_bench.ends import DISK_FULL, is_attempt, is_done_again
+from lora_bench.ends import DISK_FULL, at_work, is_attempt, is_done_again
 from lora_bench.environment import cuda_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.estimate import default_workers
@@ -25,13 +25,14 @@ from lora_bench.executors.base import Event, Lost
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
 from lora_bench.methods import broken_plug_ins
+from lora_bench.names import file_name
 from lora_bench.plan import Plan, make_plan
 from lora_bench.record import Record, Status
 from lora_bench.sharing import do_with_others
+from lora_bench.spec import PlannedSpec
 from lora_bench.stopping import stopping_on_signals
 from lora_bench.store import free_bytes
 from lora_bench.suite import Suite, load_suite
-from lora_bench.suite_file import NAME
 
 # Statuses that a run has for reasons that may be gone the next time.
 RETRIED = ("failed", "timeout", "out_of_memory")
@@ -130,38 +131,44 @@ def run_suite(
 
     Raises:
         BadInput: With every fault of the suite, its data and its models, before anything is written.
-        LoraBenchError: If a clock ends runs, and they are to be done at once; or if runs that are done in this process are
-            to be ended when they make no progress.
+        LoraBenchError: If a clock ends runs, and they are to be done at once, or another process is at runs of the suite on
+            this machine; or if runs that are done in this process are to be ended when they make no progress.
+        WorkBroken: If a file or the system fails in the middle of the work.
     """
     shown = display or Silent()
-    if timeout and workers == 0:
-        raise LoraBenchError(
-            "a run without progress is ended with its process: give --timeout with --workers 1 or more"
-        )
-    if series is not None and not re.fullmatch(NAME, series):
-        raise LoraBenchError(f"a series is named by letters, digits, '.', '_' and '-', got {series!r}")
+    if timeout and _in_this_process(workers):
+        way = "leave --timeout out on Windows" if workers != 0 else "give --timeout with --workers 1 or more"
+        raise LoraBenchError(f"a run without progress is ended with its process, and this one does the runs: {way}")
+    if series is not None:
+        try:
+            file_name(series)
+        except ValueError as error:
+            raise LoraBenchError(f"the series is no file's name: {error}") from None
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     folder = runs_folder(suite, Path(runs), series)
     taken: set[str] = set()
     interrupted = None
     for name, fault in broken_plug_ins().items():
         shown.say(f"warning: the plug-in {name} cannot be imported, and its methods are not known: {fault}")
-    while True:
-        reach("suite.plan")
-        plan = make_plan(suite, folder, series=series, data_dir=data_dir, only=only, progress=shown.say)
-        wanted = [cell for cell in _wanted(plan, only, retry) if cell.job.spec.run_id not in taken]
-        remove_orphans(folder)
-        damaged = [said for cell in plan.cells if (said := cell.job.folder.put_damage_aside()) is not None]
-        if damaged:
-            for said in damaged:
-                shown.say(f"warning: {said}")
-            continue
-        taken.update(cell.job.spec.run_id for cell in wanted)
-        reach("suite.planned")
-        interrupted = _round(plan, wanted, folder, workers, shown, timeout)
-        # Trials choose what is run after them, and runs start from others: what waited for these is known now.
-        if interrupted is not None or not wanted or not plan.waiting:
-            break
+    with at_work(lambda: bool(taken)):
+        while True:
+            reach("suite.plan")
+            plan = make_plan(suite, folder, series=series, data_dir=data_dir, only=only, progress=shown.say)
+            wanted = [cell for cell in _wanted(plan, only, retry) if cell.job.spec.run_id not in taken]
+            remove_orphans(folder)
+            damaged = [said for cell in plan.cells if (said := cell.job.folder.put_damage_aside()) is not None]
+            if damaged:
+                for said in damaged:
+                    shown.say(f"warning: {said}")
+                continue
+            if not taken:
+                _check_company(wanted, folder)
+            taken.update(cell.job.spec.run_id for cell in wanted)
+            reach("suite.planned")
+            interrupted = _round(plan, wanted, folder, workers, shown, timeout)
+            # Trials choose what is run after them, and runs start from others: what waited for these is known now.
+            if interrupted is not None or not wanted or not plan.waiting:
+                break
     records = [record for cell in plan.cells if (record := cell.job.folder.record()) is not None]
     undone = taken - {record.run_id for record in records}
     return Outcome(tuple(records), len(taken), interrupted, len(undone))
@@ -183,16 +190,33 @@ def _round(
             _publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason, shown)
     # The longest first, so that no long run is left alone at the end.
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
-    timed = [cell.job.spec for cell in runnable if cell.job.spec.training.uses("train_seconds")]
+    timed = _timed(runnable)
     if timed and workers is not None and workers > 1:
-        raise LoraBenchError(
-            f"{workers} workers are asked for, and {len(timed)} runs are ended by train_seconds, such as "
-            f"{timed[0].method.label} on {timed[0].model.name} for {timed[0].task.name}: work beside them would use up their "
-            "time; take --workers 1"
-        )
+        raise LoraBenchError(f"{workers} workers are asked for, and {_use_up(timed)}; take --workers 1")
     count = _default_workers(runnable, timed=bool(timed)) if workers is None else min(workers, len(runnable))
     shown.planned(plan, runnable, count)
     return _do(runnable, count, folder, shown, timeout) if runnable else None
+
+
+def _timed(cells: list[Cell]) -> list[PlannedSpec]:
+    """The specs of the runs that a clock may end."""
+    return [cell.job.spec for cell in cells if cell.reason is None and cell.job.spec.training.uses("train_seconds")]
+
+
+def _use_up(timed: list[PlannedSpec]) -> str:
+    """Why runs that a clock ends are done alone."""
+    return (
+        f"{len(timed)} runs are ended by train_seconds, such as {timed[0].method.label} on {timed[0].model.name} for "
+        f"{timed[0].task.name}: work beside them would use up their time"
+    )
+
+
+def _check_company(cells: list[Cell], folder: Path) -> None:
+    timed, others = _timed(cells), others_at_work(folder)
+    if timed and others:
+        raise LoraBenchError(
+            f"process {others[0]} is at runs in {folder} on this machine, and {_use_up(timed)}; wait until it is done"
+        )
 
 
 def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
@@ -238,7 +262,7 @@ def _do(cells: list[Cell], workers: int, folder: Path, shown: Display, timeout: 
     by_id = {cell.job.spec.run_id: cell for cell in cells}
     execute: Callable[[list[list[Job]], Callable[[Event], None]], Generator[Record | Elsewhere | Lost[Job], None, None]]
     stop: Callable[[str], None]
-    if workers == 0 or sys.platform == "win32":
+    if _in_this_process(workers):
         from lora_bench.executors.inline import execute_inline
         from lora_bench.loop import request_stop
 
@@ -279,6 +303,11 @@ def _do(cells: list[Cell], workers: int, folder: Path, shown: Display, timeout: 
                 full = True
                 stop("SIGTERM")
     return stopped[0] if stopped else DISK_FULL if full else None
+
+
+def _in_this_process(workers: int | None) -> bool:
+    """Whether runs are done in this process; elsewhere than on Windows they can be forked."""
+    return workers == 0 or sys.platform == "win32"
 
 
 def _environments(workers: int) -> list[dict[str, str]]:

@@ -21,6 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from lora_bench.attempt import Facts, NoteSteps, ended
 from lora_bench.checkpoint import latest_checkpoint, load_trained
 from lora_bench.claims import Elsewhere
+from lora_bench.company import others_at_work
 from lora_bench.course import ENDLESS, Course, plan_course
 from lora_bench.ends import DISK_FULL, is_disk_full
 from lora_bench.errors import LoraBenchError, UnsupportedPair
@@ -122,7 +123,7 @@ def _train_and_score(job: Job, facts: Facts, notify: Notify | None) -> Record:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
     _warm_up()
-    measure = MeasureCallback(exclusive=job.exclusive)
+    measure = MeasureCallback(exclusive=job.exclusive and not others_at_work(job.folder.path.parent))
     measure.begin(device)
 
     facts.enter("loading the base model")
@@ -209,6 +210,10 @@ def _train_and_score(job: Job, facts: Facts, notify: Notify | None) -> Record:
         answers = {name: at_hand.answers(model, questions[name]) for name in scored_splits(spec, data)}
     evaluation_seconds = time.perf_counter() - began
     measure.take("evaluation")
+    if measure.exclusive and others_at_work(job.folder.path.parent):
+        measure.exclusive = False
+    if not measure.exclusive and recipe.uses("train_seconds"):
+        facts.warnings.append("another process worked beside it on this machine, and used up some of its train_seconds")
     scores = scores_of(job.task, data, answers)
     facts.enter("writing predictions and weights")
     reach("run.keep")

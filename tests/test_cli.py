@@ -1,5 +1,6 @@
 """The command line: arguments in, exit code out, and no traceback for a mistake."""
 
+import errno
 import json
 import os
 import subprocess
@@ -83,6 +84,34 @@ def test_a_mistake_is_exit_code_2_without_a_traceback_and_nothing_written(tmp_pa
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == before
+
+
+def refuse(error):
+    def raise_it(*given, **named):
+        raise OSError(error, os.strerror(error))
+
+    return raise_it
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_disk_that_fails_before_any_work_is_bad_input_and_in_the_middle_of_it_is_none(
+    tmp_path, capsys, monkeypatch, error
+):
+    write_project(tmp_path)
+    said = os.strerror(error)
+    for place, code in (("make_plan", 2), ("_do", 3)):
+        with monkeypatch.context() as broken:
+            broken.setattr(f"lora_bench.execute.{place}", refuse(error))
+            assert main(["run", "tickets.yaml", "--workers", "0"]) == code
+        err = capsys.readouterr().err
+        assert said in err and ("the same command goes on from here" in err) == (code == 3)
+
+
+def test_a_report_that_cannot_be_written_is_no_bad_input(tmp_path, capsys, monkeypatch):
+    write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
+    monkeypatch.setattr("lora_bench.report.write_report", refuse(errno.EIO))
+    assert main(["run", "tickets.yaml", "--workers", "0"]) == 3
+    assert "the same command goes on from here" in capsys.readouterr().err
 
 
 def test_a_plan_writes_nothing_and_shows_exact_counts(tmp_path, capsys):

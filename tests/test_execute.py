@@ -1,5 +1,6 @@
 """From a suite to its records, by real processes that are really killed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute import run_suite
 from lora_bench.plan import make_plan
+from lora_bench.processes import start_ticks, this_process
 from lora_bench.run import run
 from lora_bench.store import read_records, record_files
 from lora_bench.suite import load_suite
@@ -241,12 +243,56 @@ def test_a_mistake_beside_retry_costs_no_record(tmp_path, monkeypatch):
     assert not (failed.folder.path / "traceback.txt").exists()
 
 
-@pytest.mark.parametrize("series", ["../out", "", "a/b", "a b"])
+@pytest.mark.parametrize("series", ["../out", "", "a/b", "a b", "nul.1", "night."])
 def test_a_series_cannot_leave_its_folder(tmp_path, series):
     path = write_project(tmp_path / "project")
-    with pytest.raises(LoraBenchError, match="a series is named by letters"):
+    with pytest.raises(LoraBenchError, match="the series is no file's name"):
         run_suite(path, runs=tmp_path / "runs", workers=0, series=series)
     assert not (tmp_path / "runs").exists()
+
+
+def test_where_runs_are_done_in_this_process_none_can_be_ended(tmp_path, monkeypatch):
+    path = write_project(tmp_path / "project")
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(LoraBenchError, match="leave --timeout out on Windows"):
+        run_suite(path, runs=tmp_path / "runs", timeout=60)
+    assert not (tmp_path / "runs").exists()
+
+
+def claim_of(folder, pid):
+    """A claim as the process of this number would have it, which is none of ours."""
+    claim = dataclasses.asdict(dataclasses.replace(this_process(), pid=pid, start_ticks=start_ticks(pid)))
+    folder.mkdir(parents=True)
+    (folder / "claim-1.json").write_text(json.dumps(claim))
+
+
+@pytest.mark.parametrize("meets", ["nobody", "a live process", "one that comes while it trains"])
+def test_a_run_beside_another_harness_of_this_machine_is_not_exclusive(tmp_path, meets):
+    path = write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
+    (cell,) = make_plan(load_suite(path), tmp_path / "runs" / "tickets").cells
+    other = tmp_path / "runs" / "tickets" / "another"
+    if meets == "a live process":
+        claim_of(other, os.getppid())
+    elif meets == "nobody":
+        with subprocess.Popen(["true"]) as ended:
+            claim_of(other, ended.pid)
+    record = run(cell.job, lambda step, *_: claim_of(other, os.getppid()) if step == 3 and meets[0] == "o" else None)
+    assert record.speed.exclusive == record.memory.exclusive == (meets == "nobody")
+    assert record.status == "ok" and record.warnings == ()
+
+
+def test_runs_that_a_clock_ends_are_not_begun_beside_another_harness(tmp_path):
+    suite = SUITE.replace("train_examples: 48", "train_examples: 48, caps: {train_seconds: 60}")
+    path = write_project(tmp_path, suite.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
+    other = tmp_path / "runs" / "tickets" / "another"
+    claim_of(other, os.getppid())
+    with pytest.raises(LoraBenchError, match=f"process {os.getppid()} is at runs in .* would use up their time"):
+        run_suite(path, runs=tmp_path / "runs", workers=0)
+    (cell,) = make_plan(load_suite(path), tmp_path / "runs" / "tickets").cells
+    # One that came later, or at the same moment, is told in the record.
+    assert run(cell.job).warnings == (
+        "another process worked beside it on this machine, and used up some of its train_seconds",
+    )
 
 
 def test_a_reader_who_has_seen_enough_does_not_stop_the_work(tmp_path):
