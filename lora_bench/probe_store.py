@@ -8,7 +8,7 @@ from pathlib import Path
 from lora_bench.disk import QUARANTINE, make_folder, quarantine, remove_orphans, sync_folder, write_atomic, write_once
 from lora_bench.errors import BadInput, Fault
 from lora_bench.probe_record import SCHEMA, ProbeRecord
-from lora_bench.store import DamagedRecord, read_sealed, sealed, to_json
+from lora_bench.store import DamagedRecord, MissingRecord, read_sealed, sealed, to_json
 
 PROBES = "probes"
 
@@ -24,7 +24,7 @@ class ProbeFolder:
         file = self.path / f"{run_id}.json"
         try:
             return read_probe(file) if file.is_file() else None
-        except DamagedRecord:
+        except (DamagedRecord, MissingRecord):
             return None
 
     def publish(self, record: ProbeRecord) -> ProbeRecord:
@@ -36,6 +36,8 @@ class ProbeFolder:
                 return read_probe(file)
             except DamagedRecord as error:
                 quarantine(file, str(error), self.path / QUARANTINE)
+            except MissingRecord:
+                continue  # another process put it aside
         return record
 
     def retry(self, run_id: str) -> None:

@@ -56,6 +56,11 @@ def unseal(raw: bytes) -> tuple[dict[str, Any], bool]:
     return data, True
 
 
+def is_seal(content: dict[str, Any], name: str) -> bool:
+    """Whether a field of plain data is the seal of the rest, under a name that changed on the disk."""
+    return name in content and content_hash({key: content[key] for key in content if key != name}) == content[name]
+
+
 def _refuse(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 

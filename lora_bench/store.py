@@ -41,7 +41,7 @@ from lora_bench.ends import goes_on, is_attempt
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.failpoints import reach
 from lora_bench.record import SCHEMA, Record
-from lora_bench.sealed import DamagedContent, as_json, seal, unseal
+from lora_bench.sealed import DamagedContent, as_json, is_seal, seal, unseal
 
 RECORD = "record.json"
 PREDICTIONS = "predictions.json"
@@ -97,7 +97,7 @@ class RunFolder:
         path = self.path / RECORD
         try:
             return read_record(path) if path.is_file() else None
-        except DamagedRecord:
+        except (DamagedRecord, MissingRecord):
             return None
 
     def damage(self) -> str | None:
@@ -108,10 +108,13 @@ class RunFolder:
             named = read_record(self.path / RECORD).predictions
         except DamagedRecord as error:
             return str(error)
-        # A record may be somebody else's, and name whatever file it likes.
-        if named is None or named.file not in (PREDICTIONS, COMPLETIONS) or not (self.path / named.file).is_file():
+        except MissingRecord:
             return None
-        changed = hashlib.sha256((self.path / named.file).read_bytes()).hexdigest() != named.sha256
+        # A record may be somebody else's, and name whatever file it likes.
+        if named is None or named.file not in (PREDICTIONS, COMPLETIONS):
+            return None
+        content = _content(self.path / named.file)
+        changed = content is not None and hashlib.sha256(content).hexdigest() != named.sha256
         return f"{self.path / named.file} is not what its record says" if changed else None
 
     def put_damage_aside(self) -> str | None:
@@ -129,8 +132,10 @@ class RunFolder:
                 return None
             record = self.record()
             damaged = RECORD if record is None or record.predictions is None else record.predictions.file
+            if damaged != RECORD:
+                # First of all: a record whose damaged predictions are gone would be taken for whole.
+                self.retry()
             place = quarantine(self.path / damaged, damage, self.path / QUARANTINE)
-            self.retry()
             return f"{damage}; it lies in {place} now, and the run is done again" if place is not None else None
 
     def attempts(self) -> int:
@@ -148,6 +153,8 @@ class RunFolder:
                 return read_record(path)
             except DamagedRecord as error:
                 quarantine(path, str(error), self.path / QUARANTINE)
+            except MissingRecord:
+                continue  # another process put it aside
         reach("publish.clean")
         if not goes_on(record):
             remove_checkpoints(self.checkpoints)
@@ -172,9 +179,10 @@ class RunFolder:
                         self.retry()
             return
         path = self.path / RECORD
-        if path.is_file():
-            self._put_aside(path.read_bytes())
-            path.unlink()
+        content = _content(path)
+        if content is not None:
+            self._put_aside(content)
+            path.unlink(missing_ok=True)
             (self.path / "traceback.txt").unlink(missing_ok=True)
             sync_folder(self.path)
 
@@ -186,6 +194,18 @@ class RunFolder:
 
 class DamagedRecord(BadInput):
     """A file that was a record and can be read no more."""
+
+
+class MissingRecord(BadInput):
+    """There is no such file, or no more."""
+
+
+def _content(path: Path) -> bytes | None:
+    """What is in a file, or None where there is none, or none any more."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 def read_records(path: Path) -> list[Record]:
@@ -205,6 +225,8 @@ def read_records(path: Path) -> list[Record]:
     for file in files:
         try:
             records.append(read_record(file))
+        except MissingRecord:
+            continue  # another process put it aside
         except BadInput as error:
             faults += error.faults
     if faults:
@@ -248,7 +270,7 @@ def _predictions(folder: Path, record: Record) -> bytes | None:
     if record.predictions is None or record.predictions.file != PREDICTIONS:
         return None
     path = folder / record.predictions.file
-    content = path.read_bytes() if path.is_file() else b""
+    content = _content(path) or b""
     if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
         raise LoraBenchError(f"{path} is not there or not what its record says; run {record.run_id} again")
     return content
@@ -273,7 +295,7 @@ def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers
         if record is None or record.predictions is None or record.predictions.file != PREDICTIONS:
             return None
         for file in (path / run_id / PREDICTIONS, path / "records" / f"{run_id}.{PREDICTIONS}"):
-            content = file.read_bytes() if file.is_file() else b""
+            content = _content(file) or b""
             if hashlib.sha256(content).hexdigest() == record.predictions.sha256:
                 found = json.loads(content)
                 return Answers(found["predictions"], found["references"])
@@ -286,7 +308,8 @@ def read_record(path: Path) -> Record:
     """One record.
 
     Raises:
-        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged.
+        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged, and `MissingRecord`
+            if it is not there.
     """
     return read_sealed(path, Record, SCHEMA, "record")
 
@@ -307,7 +330,8 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
         kind: What to call it.
 
     Raises:
-        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged.
+        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged, and `MissingRecord`
+            if it is not there.
     """
 
     def fault(message: str) -> list[Fault]:
@@ -316,7 +340,8 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
     try:
         data, has_seal = unseal(path.read_bytes())
     except OSError as error:
-        raise BadInput(fault(f"is no {kind}: {error.strerror}")) from None
+        kind_of_fault = MissingRecord if isinstance(error, FileNotFoundError) else BadInput
+        raise kind_of_fault(fault(f"is no {kind}: {error.strerror}")) from None
     except DamagedContent as error:
         raise DamagedRecord(fault(f"is no {kind}: {error}")) from None
     version = data.get("schema")
@@ -332,16 +357,13 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         unread = [dotted(one["loc"]) for one in error.errors() if one["type"] == "extra_forbidden"]
-        if len(unread) < error.error_count():
+        all_unread = len(unread) == error.error_count()
+        if not has_seal and (not all_unread or any(is_seal(data, name) for name in unread)):
             raise DamagedRecord(fault(f"is no {kind}: {first_fault(error)}")) from None
-        # Its own version of lora_bench sealed it, so these fields are meant.
-        kind_of = BadInput if has_seal else DamagedRecord
-        raise kind_of(
-            fault(
-                f"is no {kind} that this lora_bench knows: it has {', '.join(unread[:3])}, which a newer one may have "
-                "written; upgrade it"
-            )
-        ) from None
+        # Its own version of lora_bench sealed it, or handed it on without a seal, so all of it is meant.
+        said = f"it has {', '.join(unread[:3])}" if all_unread else first_fault(error)
+        newer = f"is no {kind} that this lora_bench knows: {said}, which a newer one may have written; upgrade it"
+        raise BadInput(fault(newer)) from None
     except ValueError as error:
         raise DamagedRecord(fault(f"is no {kind}: {error}")) from None
 

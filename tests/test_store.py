@@ -207,6 +207,44 @@ def test_any_damaged_predictions_are_noticed_and_the_run_is_done_again(tmp_path)
     assert folder.record() is None and read_record(folder.path / "attempts" / "1.json") == record
 
 
+def test_a_record_that_another_process_puts_aside_while_it_is_read_is_none(tmp_path, monkeypatch):
+    """It is seen, and gone when it is opened: of a retry, or a quarantine."""
+    folder, record, _ = with_predictions(tmp_path)
+    other = RunFolder(tmp_path / made(seed=1).run_id)
+    other.publish(made(seed=1))
+    read_bytes = Path.read_bytes
+
+    def is_gone(name):
+        def read(path):
+            if path.parent == folder.path and path.name == name:
+                path.unlink(missing_ok=True)
+            return read_bytes(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read)
+
+    for name, ask in (
+        ("predictions.json", folder.damage),
+        ("record.json", folder.damage),
+        ("record.json", folder.record),
+        ("record.json", folder.retry),
+    ):
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        folder.publish(record)
+        is_gone(name)
+        assert ask() is None
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    folder.publish(record)
+    is_gone("record.json")
+    assert read_records(tmp_path) == [made(seed=1)] and folder.attempts() == 0
+    # Another record stood there when this one was to be linked, and is gone when it is looked at.
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    folder.publish(made(score=0.5))
+    is_gone("record.json")
+    assert folder.publish(record) == record
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert folder.record() == record
+
+
 def test_predictions_that_somebody_removed_are_no_damage(tmp_path):
     folder, _, _ = with_predictions(tmp_path)
     (folder.path / "predictions.json").unlink()

@@ -225,6 +225,35 @@ def test_a_record_that_is_damaged_is_not_lost_on_its_way_to_the_quarantine(trace
     trace.judge(check)
 
 
+def test_damaged_predictions_are_noticed_until_their_run_is_to_be_done_again(trace):
+    record, folder = a_record(), trace.folder(a_record())
+    write_atomic(folder.path / PREDICTIONS, OTHER_ANSWERS)
+    folder.publish(record)
+    trace.begin()
+    assert "it lies in" in folder.put_damage_aside()
+    trace.recorder.acknowledge(("aside",))
+    trace.publish(record)
+
+    def check(place, acknowledged):
+        found = RunFolder(place / "runs" / "suite" / record.run_id)
+        if ("record", record) in acknowledged:
+            trace.check(place, acknowledged[1:])
+        elif acknowledged:
+            assert found.damage() is None
+        else:
+            assert found.record() is None or found.damage() is not None, "the damage is hidden for good"
+        assert read_bytes_below(found.path, OTHER_ANSWERS), "what was damaged is gone"
+        assert record in [one for one in [found.record()] if one] + [
+            read_record(path) for path in found.path.glob("attempts/*.json")
+        ]
+
+    trace.judge(check)
+
+
+def read_bytes_below(folder, content):
+    return [path for path in folder.rglob(PREDICTIONS) if path.read_bytes() == content]
+
+
 def test_a_record_that_is_renewed_is_the_old_or_the_new_one(trace):
     old, new = a_record(), a_record(scores={"accuracy": 0.875})
     trace.begin()

@@ -70,6 +70,8 @@ def test_what_is_written_today_is_written_again_the_same():
 NEWER = {
     "schema": ({"schema": 2}, "was written with record schema 2, and this lora_bench reads up to 1; upgrade it"),
     "field": ({"energy": {"joules": 3}}, "it has energy, which a newer one may have written; upgrade it"),
+    "value": ({"status": "paused"}, "status: .* which a newer one may have written; upgrade it"),
+    "type": ({"attempts": {"of all": 3}}, "attempts: .* which a newer one may have written; upgrade it"),
 }
 
 
@@ -99,11 +101,23 @@ def test_an_unknown_field_deep_inside_is_named(tmp_path):
         read_record(tmp_path / "record.json")
 
 
-def test_an_unknown_field_without_a_seal_may_be_damage(tmp_path):
-    """Every lora_bench that could have more fields seals its records."""
-    content = to_json(made()).replace(b'"resumed"', b'"resuned"')
+def test_an_unknown_field_without_a_seal_is_another_version_s(tmp_path):
+    """Records are handed on without seals: such a one is left where it is too."""
+    folder = RunFolder(tmp_path)
+    content = json.dumps({**json.loads(to_json(made())), "energy": {"joules": 3}}).encode()
     (tmp_path / "record.json").write_bytes(content)
-    with pytest.raises(DamagedRecord, match="it has resuned"):
+    with pytest.raises(BadInput, match="it has energy"):
+        folder.put_damage_aside()
+    assert (tmp_path / "record.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("change", [(b'"status": "ok"', b'"status": "oj"'), (b'"sha256"', b'"sha257"')])
+def test_a_byte_that_changed_is_no_other_version(tmp_path, change):
+    """Without a seal, a value that cannot be; with one, its own name."""
+    content = to_json(made()) if b"status" in change[0] else sealed(made())
+    assert change[0] in content
+    (tmp_path / "record.json").write_bytes(content.replace(*change))
+    with pytest.raises(DamagedRecord):
         read_record(tmp_path / "record.json")
 
 
