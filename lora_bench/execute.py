@@ -187,7 +187,7 @@ def _round(
             cell.job.folder.retry(cell.record)
     for cell in wanted:
         if cell.reason is not None:
-            _publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason, shown)
+            shown.finished(_publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason))
     # The longest first, so that no long run is left alone at the end.
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
     timed = _timed(runnable)
@@ -251,10 +251,9 @@ def _check_disk(cells: list[Cell], folder: Path) -> None:
         )
 
 
-def _publish(cell: Cell, status: Status, reason: str, shown: Display) -> None:
+def _publish(cell: Cell, status: Status, reason: str) -> Record:
     """The record of a run that gave no score and wrote none itself."""
-    record = cell.job.record(status, reason, parameters=cell.fit.parameters)
-    shown.finished(cell.job.folder.publish(record))
+    return cell.job.folder.publish(cell.job.record(status, reason, parameters=cell.fit.parameters))
 
 
 def _do(cells: list[Cell], workers: int, folder: Path, shown: Display, timeout: float | None) -> str | None:
@@ -285,18 +284,19 @@ def _do(cells: list[Cell], workers: int, folder: Path, shown: Display, timeout: 
     def done(jobs: Sequence[Job]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
         return execute([[replace(job, exclusive=workers <= 1)] for job in jobs], shown.event)
 
+    def publish_lost(lost: Lost[Job]) -> Record | None:
+        # A worker that a stop caught before its first step had nothing to save.
+        if lost.status != "timeout" and (stopped or full):
+            return None
+        return _publish(by_id[lost.job.run_id], lost.status, lost.reason)
+
     jobs = [cell.job for cell in cells]
     with (
         stopping_on_signals(stop) as stopped,
-        closing(do_with_others(jobs, done, lambda: bool(stopped) or full, shown.say)) as results,
+        closing(do_with_others(jobs, done, lambda: bool(stopped) or full, shown.say, publish_lost)) as results,
     ):
         for result in results:
             reach("suite.finished")
-            if isinstance(result, Lost):
-                # A worker that a stop caught before its first step had nothing to save.
-                if result.status == "timeout" or not (stopped or full):
-                    _publish(by_id[result.job.spec.run_id], result.status, result.reason, shown)
-                continue
             shown.finished(result)
             if not full and result.status == "failed" and is_attempt(result):
                 # What comes after it would fail too: the others are stopped, and leave what they can.

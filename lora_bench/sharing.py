@@ -29,7 +29,8 @@ def do_with_others(
     execute: Callable[[Sequence[JobT]], Generator[Record | Elsewhere | Lost[JobT], None, None]],
     stopped: Callable[[], bool],
     say: Callable[[str], None],
-) -> Generator[Record | Lost[JobT], None, None]:
+    publish_lost: Callable[[Lost[JobT]], Record | None],
+) -> Generator[Record, None, None]:
     """Yield what becomes of each job, whoever does it, until all are done or a stop is asked for.
 
     Args:
@@ -37,6 +38,8 @@ def do_with_others(
         execute: Does jobs, and gives an `Elsewhere` at once for one whose run another process is at.
         stopped: Whether a stop is asked for.
         say: Told what is waited for.
+        publish_lost: Publishes the record of a job whose worker died, and gives it, or None where it is to have none. Called
+            while this process is at the run, so that it does not stand before the record of another who took the run over.
     """
     watch = Watch()
     todo = list(jobs)
@@ -45,13 +48,11 @@ def do_with_others(
         elsewhere: list[JobT] = []
         with closing(execute(todo)) as results:
             for result in results:
-                if isinstance(result, Elsewhere):
-                    elsewhere.append(by_id[result.run_id])
-                elif isinstance(result, Lost) and _is_elsewhere(result.job):
-                    # Its worker died, and another harness has taken the run over already.
-                    elsewhere.append(by_id[result.job.run_id])
-                else:
-                    yield result
+                end = _end_of(result, publish_lost) if isinstance(result, Lost) else result
+                if isinstance(end, Elsewhere):
+                    elsewhere.append(by_id[end.run_id])
+                elif end is not None:
+                    yield end
         if elsewhere and not stopped():
             say(f"waiting for {len(elsewhere)} runs that another process is at")
         todo = []
@@ -69,10 +70,10 @@ def do_with_others(
         todo += elsewhere
 
 
-def _is_elsewhere(job: Claimable) -> bool:
-    """Whether another process is at the run of a job that was lost here, or has done it."""
-    claim = job.folder.try_claim()
+def _end_of(lost: Lost[JobT], publish_lost: Callable[[Lost[JobT]], Record | None]) -> Record | Elsewhere | None:
+    """What becomes of a job that was lost here: another process may have taken its run over already, or done it."""
+    claim = lost.job.folder.try_claim(reaped=lost.pid)
     if claim is None:
-        return True
+        return Elsewhere(lost.job.run_id)
     with claim:
-        return job.folder.record() is not None
+        return lost.job.folder.record() or publish_lost(lost)

@@ -68,25 +68,28 @@ class RunFolder:
         """The folder of another run of the same suite."""
         return RunFolder(self.path.parent / run_id)
 
-    def try_claim(self) -> Claim | None:
+    def try_claim(self, reaped: int | None = None) -> Claim | None:
         """Take this run for this process, or None where another process is at it; does not wait.
 
         What a process that was killed has left half written here is removed.
+
+        Args:
+            reaped: The number of a process of this machine that is known to have ended.
         """
-        claim = try_claim(self.path)
+        claim = try_claim(self.path, reaped)
         if claim is not None:
             remove_orphans(self.path)
         return claim
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Iterator[Claim]:
         """Within this block no other process is at this run; waits for one that is, until it is done or dead."""
         watch = Watch()
         while (claim := self.try_claim()) is None:
             while not watch.is_free(self.path):
                 time.sleep(LOOK_SECONDS)
         with claim:
-            yield
+            yield claim
 
     def record(self) -> Record | None:
         """The record, or None while there is none that is whole: the run is to be done then.

@@ -53,8 +53,16 @@ class Alive:
 
 @dataclass(frozen=True)
 class Lost(Generic[JobT]):
-    """A job whose worker ended before it gave a record, with the status that it has for that, and of what."""
+    """A job whose worker ended before it gave a record.
+
+    Args:
+        job: The job.
+        reason: Of what its worker ended.
+        status: That the job has for that.
+        pid: The number of the worker, where its process is gone.
+    """
 
     job: JobT
     reason: str
     status: Literal["failed", "timeout"] = "failed"
+    pid: int | None = None

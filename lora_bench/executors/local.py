@@ -145,7 +145,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
                                 # It was asked to end when it had done another unit, and never saw this one.
                                 waiting.insert(0, workers[pid].at)
                                 workers[pid].at = []
-                            yield from (self._lost(workers[pid], job, reason) for job in workers[pid].at)
+                            yield from (self._lost(workers[pid], job, reason, pid) for job in workers[pid].at)
                             free.append(workers.pop(pid).environment)
                             del dead[pid]
                         elif pid not in workers and (unseen := unseen + 1) > MOST_UNSEEN:
@@ -183,11 +183,11 @@ class LocalWorkers(Generic[JobT, DoneT]):
                         )
                 self._tell_server(f"signal {pid} {name}")
 
-    def _lost(self, worker: _Worker[JobT], job: JobT, reason: str) -> Lost[JobT]:
+    def _lost(self, worker: _Worker[JobT], job: JobT, reason: str, pid: int | None = None) -> Lost[JobT]:
         if not worker.overdue:
-            return Lost(job, reason)
+            return Lost(job, reason, pid=pid)
         patience = self.patience(job)
-        return Lost(job, f"no progress for {patience:.0f} s; {self.log.name} shows where it stood", "timeout")
+        return Lost(job, f"no progress for {patience:.0f} s; {self.log.name} shows where it stood", "timeout", pid)
 
     def _hear(
         self, worker: _Worker[JobT], selector: selectors.BaseSelector, tell: Callable[[Event], None]

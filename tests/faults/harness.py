@@ -90,8 +90,8 @@ def main(runs: Path, log: Path, number: int, seed: int, quirks: Sequence[str]) -
                     note(log, f"done {job.run_id} {os.getpid()}")
             yield record
 
-    found = list(do_with_others(todo, execute, lambda: False, lambda message: note(log, message)))
-    assert sorted(record.run_id for record in found if isinstance(record, Record)) == sorted(job.run_id for job in todo)
+    found = list(do_with_others(todo, execute, lambda: False, lambda message: note(log, message), lambda lost: None))
+    assert sorted(record.run_id for record in found) == sorted(job.run_id for job in todo)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import pytest
 
 from lora_bench import claims, processes
 from lora_bench.claims import Watch, try_claim
+from lora_bench.executors.base import Lost
+from lora_bench.sharing import do_with_others
 from lora_bench.store import RunFolder, read_records
 from tests.faults.harness import BEAT_SECONDS, jobs
 
@@ -229,6 +231,32 @@ def test_one_who_stood_still_and_was_taken_over_knows_it_and_writes_into_no_othe
     process.communicate()
 
 
+@pytest.mark.parametrize("status", ["failed", "interrupted", "diverged", "ok"])
+def test_one_who_stood_still_and_was_taken_over_publishes_a_score_and_no_failure(tmp_path, monkeypatch, status):
+    from lora_bench import run as running
+
+    monkeypatch.setattr(claims, "_locked", lambda folder: (folder / "lock").open("ab"))
+    (job,) = jobs(tmp_path, 1)
+    failure = {"status": status, "reason": "why", "scores": None}
+    record = job.record if status == "ok" else job.record.model_copy(update=failure)
+
+    def attempt(job, facts, notify):
+        descriptor = claims._put(job.folder.path, 2, b'{"free": true}\n')
+        os.close(descriptor)
+        return record
+
+    monkeypatch.setattr(running, "_attempt", attempt)
+    found = running.take(job)
+    if status == "ok":
+        assert found == record == job.folder.record()
+    else:
+        assert found == claims.Elsewhere(job.run_id)
+        assert job.folder.record() is None and job.folder.attempts() == 0
+        # Whoever waits takes the run again, and is not taken over this time.
+        monkeypatch.setattr(running, "_attempt", lambda job, facts, notify: job.record)
+        assert running.run(job) == job.record == job.folder.record()
+
+
 def test_a_lock_that_is_held_keeps_a_run_whatever_the_claim_says(tmp_path, monkeypatch):
     process, folder = holder(tmp_path, "stranger")
     as_seen_from_another_machine(monkeypatch, locks=True)
@@ -279,6 +307,41 @@ def test_where_the_system_says_nothing_of_an_owner_its_reaper_knows(tmp_path, mo
         assert claim.number == 2
     claim_of(tmp_path / "other", host="node7", boot_id=None, pid=4194305)
     assert try_claim(tmp_path / "other", reaped=4194305) is None
+
+
+def lose(job, publish, **found):
+    """What becomes of a job whose worker died, by a harness that has no other."""
+    results = iter([[Lost(job, "signal SIGKILL", **found)]])
+    return list(do_with_others([job], lambda jobs: (yield from next(results)), lambda: False, print, publish))
+
+
+def test_the_record_of_a_worker_that_died_is_published_by_one_who_is_at_the_run(tmp_path):
+    (job,) = jobs(tmp_path, 1)
+    failed = job.record.model_copy(update={"status": "failed", "reason": "signal SIGKILL", "scores": None})
+
+    def publish(lost):
+        # Another harness looks in this moment: it cannot take the run, and so has no record that this one stands before.
+        assert try_claim(job.folder.path) is None and not Watch().is_free(job.folder.path)
+        return job.folder.publish(failed)
+
+    assert lose(job, publish) == [failed] == [job.folder.record()]
+    with try_claim(job.folder.path) as claim:
+        assert claim.number == 2, "it was given back"
+
+
+def test_the_record_of_one_who_took_the_run_over_stands_before_that_of_a_worker_that_died(tmp_path):
+    (job,) = jobs(tmp_path, 1)
+    job.folder.publish(job.record)
+    assert lose(job, lambda lost: pytest.fail("nothing is to be published")) == [job.record]
+
+
+def test_a_run_that_crashes_where_no_process_can_be_asked_for_is_not_done_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "is_local", lambda folder: False)
+    (job,) = jobs(tmp_path, 1)
+    failed = job.record.model_copy(update={"status": "failed", "reason": "signal SIGSEGV", "scores": None})
+    job.folder.path.parent.mkdir(exist_ok=True)
+    owner = claim_of(job.folder.path, boot_id=None, pid_namespace=None, start_ticks=None, pid=4194305)
+    assert lose(job, lambda lost: job.folder.publish(failed), pid=owner.pid) == [failed]
 
 
 def test_without_proc_processes_are_told_by_psutil(monkeypatch):
