@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lora_bench.attempt import Facts, NoteSteps, ended
 from lora_bench.checkpoint import latest_checkpoint, load_trained
-from lora_bench.claims import Elsewhere
+from lora_bench.claims import Claim, Elsewhere
 from lora_bench.company import others_at_work
 from lora_bench.course import ENDLESS, Course, plan_course
 from lora_bench.ends import DISK_FULL, is_disk_full
@@ -70,8 +70,11 @@ def run(job: Job, notify: Notify | None = None) -> Record:
     Returns:
         The record that stands in the run's folder afterwards; one that is only an attempt (`ends.is_attempt`) may not.
     """
-    with job.folder.held():
-        return _held(job, notify)
+    while True:
+        with job.folder.held() as claim:
+            record = _held(job, notify, claim)
+        if not isinstance(record, Elsewhere):
+            return record
 
 
 def take(job: Job, notify: Notify | None = None) -> Record | Elsewhere:
@@ -88,16 +91,21 @@ def take(job: Job, notify: Notify | None = None) -> Record | Elsewhere:
     if claim is None:
         return job.folder.record() or Elsewhere(job.run_id)
     with claim:
-        return _held(job, notify)
+        return _held(job, notify, claim)
 
 
-def _held(job: Job, notify: Notify | None) -> Record:
-    """The record of a run that this process is at."""
+def _held(job: Job, notify: Notify | None, claim: Claim) -> Record | Elsewhere:
+    """The record of a run that this process is at, unless another took it over meanwhile and this one has no score."""
     facts = Facts()
     try:
         reach("run.held")
         # Another process may have done it before.
-        return job.folder.record() or job.folder.publish(_attempt(job, facts, notify))
+        record = job.folder.record()
+        if record is not None:
+            return record
+        record = _attempt(job, facts, notify)
+        # A failure of one that stood still for too long would stand before the score of who took the run over.
+        return Elsewhere(job.run_id) if record.status != "ok" and claim.lost else job.folder.publish(record)
     except OSError as error:
         if not is_disk_full(error):
             raise
