@@ -48,7 +48,8 @@ class Command:
 
     @property
     def output(self) -> str:
-        return self._output.read_text()
+        # The process that has it makes it, and may not have come so far.
+        return self._output.read_text() if self._output.exists() else ""
 
 
 class Forge:
