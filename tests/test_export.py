@@ -150,7 +150,7 @@ def test_json_has_every_value_with_its_type_and_null_where_there_is_none(tmp_pat
 def test_the_data_of_a_report_are_three_files_a_table_that_say_the_same():
     probes = sample_probes()
     files = data_files([record(changes={"curve": (CurvePoint(step=1, loss=0.5),)})], probes)
-    tables = ("records", "curves", "probes", "latencies")
+    tables = ("records", "curves", "comparisons", "probes", "latencies")
     assert list(files) == [f"{table}.{suffix}" for table in tables for suffix in ("csv", "parquet", "json")]
     for table in tables:
         lines = rows(files[f"{table}.csv"])
@@ -241,11 +241,9 @@ def test_the_report_command_writes_data_beside_the_figures_and_checks_them(tmp_p
     written(tmp_path / "runs" / "quickstart", sample_suite())
     assert main(["report", "runs/quickstart", "--data"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said == [
-        f"runs/quickstart/{file}"
-        for file in ("report.md", "report.html", *(f"report/records.{suffix}" for suffix in ("csv", "parquet", "json")))
-    ]
-    assert len(json.loads(Path(said[-1]).read_text())) == 24
+    data = [f"report/{table}.{suffix}" for table in ("records", "comparisons") for suffix in ("csv", "parquet", "json")]
+    assert said == [f"runs/quickstart/{file}" for file in ("report.md", "report.html", *data)]
+    assert len(json.loads(Path("runs/quickstart/report/records.json").read_text())) == 24
     assert main(["report", "runs/quickstart", "--data", "--check"]) == 0
     Path("runs/quickstart/report/records.json").write_text("[]")
     assert main(["report", "runs/quickstart", "--data", "--check"]) == 1

@@ -129,6 +129,7 @@ def test_two_makings_give_the_same_bytes_whatever_the_seed(family, tmp_path, mon
     assert set(contents[0]) == {
         "README.md",
         "config.json",
+        "manifest.json",
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",

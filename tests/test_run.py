@@ -215,7 +215,10 @@ def test_running_out_of_memory_is_a_status_of_its_own(tmp_path, monkeypatch):
     job = jobs(tmp_path)["lora"]
     monkeypatch.setattr("lora_bench.methods.lora.Lora.apply", out_of_memory)
     record = run(job)
-    assert (record.status, record.reason) == ("out_of_memory", "CUDA out of memory. Tried to allocate 2 GiB")
+    assert (record.status, record.reason) == (
+        "out_of_memory",
+        "in loading the base model: CUDA out of memory. Tried to allocate 2 GiB",
+    )
 
 
 def test_training_arguments_reach_the_trainer(tmp_path):

@@ -155,8 +155,8 @@ def test_learning_rates_are_chosen_within_a_target(tmp_path):
         assert len(trials) == 2 and reported.spec.training.learning_rate == max(trials, key=trials.get)
     names = [line for line in render_markdown(records, "report").splitlines() if line.startswith("### `tickets`")]
     assert names == [
-        "### `tickets` (setting 1, 1,168 adapter parameters)", "### `tickets` (setting 2, 2,304 adapter parameters)",
-        "### `tickets` (setting 3, 1,168 adapter parameters)", "### `tickets` (setting 4, 2,304 adapter parameters)",
+        "### `tickets` (1,168 adapter parameters)", "### `tickets` (2,304 adapter parameters)",
+        "### `tickets` (trials, 1,168 adapter parameters)", "### `tickets` (trials, 2,304 adapter parameters)",
     ]  # fmt: skip
 
 
