@@ -212,8 +212,8 @@ def test_running_out_of_memory_is_a_status_of_its_own(tmp_path, monkeypatch):
     def out_of_memory(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
 
-    job = jobs(tmp_path)["lora"]
-    monkeypatch.setattr("lora_bench.methods.lora.Lora.apply", out_of_memory)
+    job = jobs(tmp_path)["bottleneck_adapter"]
+    monkeypatch.setattr("lora_bench.methods.bottleneck_adapter.BottleneckAdapter.apply", out_of_memory)
     record = run(job)
     assert (record.status, record.reason) == (
         "out_of_memory",
