@@ -133,6 +133,18 @@ def make_folder(folder: Path) -> None:
     Raises:
         LoraBenchError: If it, or one above it, is a link to what is not there.
     """
+    for one in reversed(_missing(folder)):
+        one.mkdir(exist_ok=True)
+        sync_folder(one.parent)
+    _flush_above(folder)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folders that are not there yet, from *folder* upwards.
+
+    Raises:
+        LoraBenchError: As `make_folder`.
+    """
     missing = []
     above = folder
     while not above.is_dir():
@@ -140,10 +152,7 @@ def make_folder(folder: Path) -> None:
             raise LoraBenchError(f"{above} is a link to {above.readlink()}, which is not there")
         missing.append(above)
         above = above.parent
-    for one in reversed(missing):
-        one.mkdir(exist_ok=True)
-        sync_folder(one.parent)
-    _flush_above(folder)
+    return missing
 
 
 @functools.lru_cache(maxsize=4096)
@@ -237,7 +246,8 @@ def check_writable(folder: Path, option: str) -> None:
         LoraBenchError: With the reason, and the option that names another.
     """
     try:
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        _missing(folder)  # which says of a link that it leads nowhere
+        there = next(path for path in (folder, *folder.parents) if path.exists())
         descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().tag}-", dir=there)
         os.close(descriptor)
         Path(name).unlink(missing_ok=True)
