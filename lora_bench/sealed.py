@@ -58,7 +58,12 @@ def unseal(raw: bytes) -> tuple[dict[str, Any], bool]:
 
 def is_seal(content: dict[str, Any], name: str) -> bool:
     """Whether a field of plain data is the seal of the rest, under a name that changed on the disk."""
-    return name in content and content_hash({key: content[key] for key in content if key != name}) == content[name]
+    if name not in content:
+        return False
+    try:
+        return content_hash({key: content[key] for key in content if key != name}) == content[name]
+    except ValueError:  # NaN or an infinity, or half a character, which no sealed file has
+        return False
 
 
 def _refuse(name: str) -> float:
