@@ -61,7 +61,7 @@ def is_seal(content: dict[str, Any], name: str) -> bool:
     if name not in content:
         return False
     try:
-        return content_hash({key: content[key] for key in content if key != name}) == content[name]
+        return bool(content_hash({key: content[key] for key in content if key != name}) == content[name])
     except ValueError:  # NaN or an infinity, or half a character, which no sealed file has
         return False
 
