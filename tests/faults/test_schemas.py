@@ -121,6 +121,14 @@ def test_a_byte_that_changed_is_no_other_version(tmp_path, change):
         read_record(tmp_path / "record.json")
 
 
+def test_a_number_that_json_does_not_have_is_under_no_seal(tmp_path):
+    """`1e999` is JSON by its form and infinite to a float, and no seal can be the hash of an infinity."""
+    content = to_json(made()).replace(b"{", b'{"energy": 1e999, "sha257": "0",', 1)
+    (tmp_path / "record.json").write_bytes(content)
+    with pytest.raises(BadInput, match="it has energy"):
+        read_record(tmp_path / "record.json")
+
+
 def test_a_newer_probe_record_is_refused_too(tmp_path):
     data, _ = unseal(PROBES[0].read_bytes())
     (tmp_path / "one.json").write_bytes(seal({**data, "schema": 9}))
