@@ -126,8 +126,12 @@ class LocalWorkers(Generic[JobT, DoneT]):
                         if key.data == "report":
                             link, _ = listener.accept()
                             connection: Connection[Any, Any] = Connection(link.detach())
-                            # Workers that were forked together report in any order.
-                            pid, environment = connection.recv()
+                            try:
+                                # Workers that were forked together report in any order.
+                                pid, environment = connection.recv()
+                            except (EOFError, OSError):  # it ended before its first word; the server says so
+                                connection.close()
+                                continue
                             unreported.remove(environment)
                             worker: _Worker[JobT] = _Worker(pid, connection, environment)
                             workers[worker.pid] = worker
