@@ -31,6 +31,7 @@ class Facts:
     Args:
         phase: What it is at, such as "loading the base model" or "step 12".
         batch: Rows and tokens of the last batch that its model saw.
+        packed_with: The ids of the runs in whose company it takes its steps.
     """
 
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -41,6 +42,7 @@ class Facts:
     resumed: bool = False
     phase: str = "starting"
     batch: tuple[int, int] | None = None
+    packed_with: tuple[str, ...] = ()
 
     def known(self) -> dict[str, Any]:
         """As fields of a record."""
@@ -51,6 +53,7 @@ class Facts:
             "curve": tuple(self.curve),
             "warnings": tuple(self.warnings),
             "resumed": self.resumed,
+            "packed_with": self.packed_with,
             "environment": describe_environment("cuda" if torch.cuda.is_available() else "cpu"),
         }
 

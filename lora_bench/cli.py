@@ -165,6 +165,12 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
         "--series", type=_name, metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
     )
     _data_option(parser)
+    parser.add_argument(
+        "--no-pack",
+        dest="pack",
+        action="store_false",
+        help="do every run by itself; by default runs that may share a base model take their steps together",
+    )
     parser.add_argument("--no-probes", action="store_true", help="leave the probes that the suite asks for unmeasured")
     parser.add_argument("--quiet", action="store_true", help="say only what failed")
 

@@ -78,6 +78,7 @@ def _run_and_report(
             data_dir=arguments.data_dir,
             display=shown,
             timeout=arguments.timeout,
+            pack=arguments.pack,
         )
     folder = runs_folder(suite, arguments.runs, arguments.series)
     interrupted = outcome.interrupted

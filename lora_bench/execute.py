@@ -26,6 +26,7 @@ from lora_bench.failpoints import reach
 from lora_bench.job import Job
 from lora_bench.methods import broken_plug_ins
 from lora_bench.names import file_name
+from lora_bench.pack.plan import packs
 from lora_bench.plan import Plan, make_plan
 from lora_bench.record import Record, Status
 from lora_bench.sharing import do_with_others
@@ -115,6 +116,7 @@ def run_suite(
     data_dir: Path | None = None,
     display: Display | None = None,
     timeout: float | None = None,
+    pack: bool = True,
 ) -> Outcome:
     """Do every run of a suite that has no record yet.
 
@@ -128,6 +130,7 @@ def run_suite(
         data_dir: Folder that holds data sets in the layout in which they circulate.
         display: Shown what happens.
         timeout: Seconds that a run may make no progress before it is ended; 0 for any time; None follows its estimate.
+        pack: Whether runs that may share a base take their steps together; see `lora_bench.pack`.
 
     Raises:
         BadInput: With every fault of the suite, its data and its models, before anything is written.
@@ -165,7 +168,7 @@ def run_suite(
                 _check_company(wanted, folder)
             taken.update(cell.job.spec.run_id for cell in wanted)
             reach("suite.planned")
-            interrupted = _round(plan, wanted, folder, workers, shown, timeout)
+            interrupted = _round(plan, wanted, folder, workers, shown, timeout, pack=pack)
             # Trials choose what is run after them, and runs start from others: what waited for these is known now.
             if interrupted is not None or not wanted or not plan.waiting:
                 break
@@ -175,7 +178,14 @@ def run_suite(
 
 
 def _round(
-    plan: Plan, wanted: list[Cell], folder: Path, workers: int | None, shown: Display, timeout: float | None
+    plan: Plan,
+    wanted: list[Cell],
+    folder: Path,
+    workers: int | None,
+    shown: Display,
+    timeout: float | None,
+    *,
+    pack: bool,
 ) -> str | None:
     """Do the runs that are known; what stopped them, or None."""
     if wanted:
@@ -195,7 +205,7 @@ def _round(
         raise LoraBenchError(f"{workers} workers are asked for, and {_use_up(timed)}; take --workers 1")
     count = _default_workers(runnable, timed=bool(timed)) if workers is None else min(workers, len(runnable))
     shown.planned(plan, runnable, count)
-    return _do(runnable, count, folder, shown, timeout) if runnable else None
+    return _do(runnable, count, folder, shown, timeout, pack=pack) if runnable else None
 
 
 def _timed(cells: list[Cell]) -> list[PlannedSpec]:
@@ -256,7 +266,9 @@ def _publish(cell: Cell, status: Status, reason: str) -> Record:
     return cell.job.folder.publish(cell.job.record(status, reason, parameters=cell.fit.parameters))
 
 
-def _do(cells: list[Cell], workers: int, folder: Path, shown: Display, timeout: float | None) -> str | None:
+def _do(
+    cells: list[Cell], workers: int, folder: Path, shown: Display, timeout: float | None, *, pack: bool
+) -> str | None:
     """Do the runs; what stopped them, the name of a signal or `disk_full`, or None."""
     by_id = {cell.job.spec.run_id: cell for cell in cells}
     execute: Callable[[list[list[Job]], Callable[[Event], None]], Generator[Record | Elsewhere | Lost[Job], None, None]]
@@ -282,7 +294,9 @@ def _do(cells: list[Cell], workers: int, folder: Path, shown: Display, timeout: 
     full = False
 
     def done(jobs: Sequence[Job]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
-        return execute([[replace(job, exclusive=workers <= 1)] for job in jobs], shown.event)
+        alone = [replace(job, exclusive=workers <= 1) for job in jobs]
+        units = packs(alone, workers, on_cuda=bool(cuda_devices())) if pack else [[job] for job in alone]
+        return execute(units, shown.event)
 
     def publish_lost(lost: Lost[Job]) -> Record | None:
         # A worker that a stop caught before its first step had nothing to save.

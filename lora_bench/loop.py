@@ -22,6 +22,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lora_bench.budget import Axis
 from lora_bench.checkpoint import Checkpoint, save_checkpoint
 from lora_bench.course import Course
+from lora_bench.dropout import StepMasks
 from lora_bench.errors import LoraBenchError
 from lora_bench.failpoints import reach_with
 from lora_bench.meter import MeasureCallback
@@ -52,8 +53,8 @@ class Notify(Protocol):
         """Hear of a step."""
 
 
-class KeyedDropout(TrainerCallback):
-    """Draws the dropout masks of each step from (seed, step), so that a resumed run draws the same."""
+class SeededDropout(TrainerCallback):
+    """Seeds torch's generators at each step from (seed, step), so that a resumed run draws the same dropout masks."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -63,6 +64,19 @@ class KeyedDropout(TrainerCallback):
     ) -> None:
         """Seed the generators for the step that begins."""
         torch.manual_seed(seed_for("dropout", self.seed, state.global_step))
+
+
+class KeyedDropout(TrainerCallback):
+    """Tells keyed masks which step begins."""
+
+    def __init__(self, masks: StepMasks) -> None:
+        self.masks = masks
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """A step begins."""
+        self.masks.begin(state.global_step)
 
 
 class FollowBudget(TrainerCallback):

@@ -394,16 +394,20 @@ def _config(
 
 def _refuse_encoder(base_model: BaseModel) -> None:
     """Say why a model cannot write: one that is trained to fill gaps sees both sides of a word."""
+    if not writes_on(base_model.model_type):
+        raise UnsupportedPair(
+            f"{base_model.model_type} is an encoder and writes no text; generation needs a causal model such as gpt2"
+        )
+
+
+def writes_on(model_type: str) -> bool:
+    """Whether a model of this type writes text from left to right: each token sees those before it alone."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    causal = base_model.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    if not causal or base_model.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise UnsupportedPair(
-            f"{base_model.model_type} is an encoder and writes no text; generation needs a causal model such as gpt2"
-        )
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:

@@ -139,6 +139,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "label smoothing": recipe.label_smoothing or None,
         "dropout": recipe.base_dropout,
         "head dropout": recipe.head_dropout,
+        "dropout masks": recipe.masks if recipe.masks != "torch" else None,
         "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
         "precision": recipe.precision if recipe.precision != "float32" else None,
         "scored every": spec.selection_every,

@@ -204,6 +204,7 @@ class Record(Strict):
             did not get so far.
         command: What makes the record again, or None where only the run's author knows.
         rung: Of a trial of a successive halving, which of its rungs it is of, from 1 on; None for all other runs.
+        packed_with: The ids of the runs in whose company it took its steps, over one frozen base; empty for a run by itself.
     """
 
     model_config = ConfigDict(
@@ -234,6 +235,7 @@ class Record(Strict):
     started_at: str | None = Field(default=None, description="UTC, ISO 8601")
     environment: Environment | None = None
     rung: int | None = None
+    packed_with: tuple[FileName, ...] = ()
 
     @property
     def score(self) -> float | None:

@@ -134,6 +134,7 @@ def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int
         label_smoothing=given.label_smoothing,
         base_dropout=given.base_dropout,
         head_dropout=given.head_dropout,
+        masks=given.masks,
     )
 
 

@@ -24,6 +24,7 @@ from lora_bench.protocol import STRICT, Protocol
 ScoreSplit = Literal["test", "selection"]
 Precision = Literal["float32", "bfloat16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
+Masks = Literal["torch", "keyed"]
 AnyPrecision = Literal["float32", "bfloat16", "float16"]
 KeepWeights = Literal["none", "best", "last"]
 
@@ -128,6 +129,8 @@ class TrainingSpec(RecordPart):
         train_seconds: Seconds of training that do.
         warmup: Share of that amount of work over which the learning rate rises from 0.
         caps: Amounts of work that end the run before, by axis.
+        masks: Where dropout masks come from: torch's stream, seeded at each step, or `keyed` by their places
+            (`lora_bench.dropout`), which are the same in a pack and on every device.
     """
 
     train_examples: int | None
@@ -150,6 +153,7 @@ class TrainingSpec(RecordPart):
     train_seconds: float | None = None
     warmup: float | None = None
     caps: dict[Axis, float] = Field(default_factory=dict)
+    masks: Masks = "torch"
 
 
 class PlannedTraining(TrainingSpec):
@@ -300,6 +304,7 @@ LATER_IN_TRAINING: dict[str, JsonValue] = {
     "train_seconds": None,
     "warmup": None,
     "caps": {},
+    "masks": "torch",
 }
 
 # Keys of a task's definition that describe it and change no score; `data` enters by content.

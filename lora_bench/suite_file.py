@@ -16,7 +16,7 @@ from lora_bench.halving import Rung, rungs_of
 from lora_bench.hub import COMMIT
 from lora_bench.names import NAME as NAME
 from lora_bench.names import Name
-from lora_bench.spec import Attention, Decoding, KeepWeights, Precision, ScoreSplit
+from lora_bench.spec import Attention, Decoding, KeepWeights, Masks, Precision, ScoreSplit
 
 # What the harness itself decides; a suite that could change these would change what is measured, or lose it.
 OWN_ARGUMENTS = {
@@ -72,6 +72,7 @@ class Training(Strict):
         label_smoothing: Share of the target's probability that is spread over all labels, or over the vocabulary.
         base_dropout: Dropout everywhere in the base model; its checkpoint's own by default.
         head_dropout: Dropout before the classifier; its checkpoint's own by default.
+        masks: Where dropout masks come from: "torch", or "keyed" by their places, which lets runs with dropout be packed.
     """
 
     batch_size: Positive = 16
@@ -86,6 +87,7 @@ class Training(Strict):
     label_smoothing: Share = 0.0
     base_dropout: Share | None = None
     head_dropout: Share | None = None
+    masks: Masks = "torch"
 
 
 def _targets(given: Any) -> Any:
@@ -176,6 +178,7 @@ class Recipe(Work):
     label_smoothing: Share | None = None
     base_dropout: Share | None = None
     head_dropout: Share | None = None
+    masks: Masks | None = None
 
     def holds(self, task: str, model: str, label: str) -> bool:
         """Whether it is for this cell."""

@@ -37,6 +37,7 @@ PARTS = {
     "generation",
     "start",
     "course",
+    "dropout",
 }
 SUITE = {"suite", "suite_file", "entries", "job", "resolve", "choose"}
 
@@ -49,6 +50,8 @@ MAY_IMPORT = {
     "pulse": set(),
     "ends": {"errors", "record"},
     "randomness": set(),
+    "dropout": {"randomness"},
+    "copies": set(),
     "protocol": {"documents"},
     "spec": {"budget", "documents", "protocol"},
     "budget": {"documents", "errors"},
@@ -119,13 +122,15 @@ MAY_IMPORT = {
     "loop": PARTS | STORE | {"selection"},
     "attempt": STORE | {"job", "loop"},
     "scoring": PARTS | STORE | {"job", "loop"},
-    "run": PARTS | STORE | {"attempt", "flops", "job", "loop", "metrics", "scoring", "selection"},
+    "pipeline": PARTS | STORE | {"attempt", "copies", "flops", "job", "loop", "metrics", "scoring", "selection"},
+    "run": STORE | {"attempt", "job", "loop", "pipeline"},
+    "pack": STORE | MATERIAL | {"attempt", "copies", "job", "loop", "models", "pipeline", "run", "scoring", "dropout"},
     "probe": STORE | PARTS | {"shapes"},
-    "executors": STORE | PARTS | {"job", "loop", "run", "probe", "tuners", "metrics"},
+    "executors": STORE | PARTS | {"job", "loop", "run", "pack", "probe", "tuners", "metrics"},
     "stopping": set(),
     "execute": STORE
     | SUITE
-    | {"cell", "plan", "estimate", "fitting", "executors", "loop", "methods", "sharing", "stopping"},
+    | {"cell", "plan", "estimate", "fitting", "executors", "loop", "methods", "pack", "sharing", "stopping"},
     "sharing": STORE | {"executors"},
     "probe_suite": STORE | SUITE | {"contradictions"},
     "probe_plan": STORE | PARTS | SUITE | {"fitting", "plan", "probe", "probe_suite"},

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Sequence
 
 from lora_bench.claims import Elsewhere
 from lora_bench.executors.base import Event, Lost
 from lora_bench.job import Job
-from lora_bench.loop import stop_requested
+from lora_bench.loop import Notify, stop_requested
 from lora_bench.record import Record
 from lora_bench.run import take
 
@@ -16,10 +17,22 @@ def execute_inline(
     units: Sequence[Sequence[Job]], tell: Callable[[Event], None]
 ) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
     """Yield the record of each job in order, or that another process is at its run, until a stop is requested."""
+
+    def told(job: Job) -> Notify:
+        return lambda step, steps, loss: tell(Event(job.run_id, step, steps, loss))
+
     for unit in units:
-        for job in unit:
+        left = {job.run_id: job for job in unit}
+        if len(unit) > 1 and not stop_requested():
+            from lora_bench.pack.together import Apart, take_together
+
+            # Whoever has no record when a pack fails as a whole is done by itself.
+            with contextlib.suppress(Apart):
+                for record in take_together(unit, told, lambda job: tell(Event(job.run_id, 0, job.steps))):
+                    del left[record.run_id]
+                    yield record
+        for job in left.values():
             if stop_requested():
                 return
-            run_id = job.run_id
-            tell(Event(run_id, 0, job.steps))
-            yield take(job, lambda step, steps, loss, run_id=run_id: tell(Event(run_id, step, steps, loss)))
+            tell(Event(job.run_id, 0, job.steps))
+            yield take(job, told(job))

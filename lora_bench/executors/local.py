@@ -52,6 +52,10 @@ class _Worker(Generic[JobT]):
     pressed: int = 0
     # Whether it said anything of the unit that it is at.
     begun: bool = False
+    # Whether it has several jobs at once, as a pack.
+    together: bool = False
+    # Whether any job of its failed.
+    failed: bool = False
 
     @property
     def overdue(self) -> bool:
@@ -149,6 +153,10 @@ class LocalWorkers(Generic[JobT, DoneT]):
                                 # It was asked to end when it had done another unit, and never saw this one.
                                 waiting.insert(0, workers[pid].at)
                                 workers[pid].at = []
+                            if workers[pid].together:
+                                # Which of them it died of is not known: each is done again in a process of its own.
+                                waiting[:0] = [[job] for job in workers[pid].at]
+                                workers[pid].at = []
                             yield from (self._lost(workers[pid], job, reason, pid) for job in workers[pid].at)
                             free.append(workers.pop(pid).environment)
                             del dead[pid]
@@ -160,6 +168,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
                             reach("workers.send")
                             worker.at = list(waiting.pop(0))
                             worker.heard, worker.begun = time.monotonic(), False
+                            worker.together = len(worker.at) > 1
                             # One that died while it waited for work is noticed by its end.
                             with contextlib.suppress(OSError):
                                 worker.connection.send(worker.at)
@@ -171,7 +180,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
     def _press(self, workers: dict[int, _Worker[JobT]]) -> None:
         """Use the next means on each worker that has been silent for too long."""
         for pid, worker in workers.items():
-            patience = self.patience(worker.at[0]) if worker.at else None
+            patience = self._patience(worker)
             if patience is None:
                 continue
             silent = time.monotonic() - worker.heard - patience
@@ -186,6 +195,12 @@ class LocalWorkers(Generic[JobT, DoneT]):
                             f"no progress for {patience:.0f} s in {worker.at[0].run_id}; it stands here:\n".encode()
                         )
                 self._tell_server(f"signal {pid} {name}")
+
+    def _patience(self, worker: _Worker[JobT]) -> float | None:
+        """Seconds of silence that a worker is allowed; those at a pack take their steps in one another's time."""
+        each = [self.patience(job) for job in worker.at]
+        known = [one for one in each if one is not None]
+        return sum(known) if known and len(known) == len(each) else None
 
     def _lost(self, worker: _Worker[JobT], job: JobT, reason: str, pid: int | None = None) -> Lost[JobT]:
         if not worker.overdue:
@@ -211,7 +226,8 @@ class LocalWorkers(Generic[JobT, DoneT]):
             return
         (job,) = [job for job in worker.at if job.run_id == message.run_id]
         worker.at.remove(job)
-        if not worker.at and (self.fresh or worker.overdue or message.status not in CLEAN):
+        worker.failed |= message.status not in CLEAN
+        if not worker.at and (self.fresh or worker.overdue or worker.failed):
             worker.spent = True
             self._close(worker, selector)
         # It got on in the end, and left a checkpoint when it was told to end.

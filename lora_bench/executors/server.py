@@ -29,13 +29,16 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_bench.ends import DISK_FULL, is_disk_full
 from lora_bench.executors.base import Alive, Event
 from lora_bench.executors.processes import end_with_parent
 from lora_bench.failpoints import reach
 from lora_bench.shown import without_secrets
+
+if TYPE_CHECKING:
+    from lora_bench.loop import Notify
 
 
 def serve(address: str) -> None:
@@ -94,6 +97,7 @@ def _import_everything() -> None:
     import transformers.models.roberta.modeling_roberta  # noqa: F401
 
     import lora_bench.metrics
+    import lora_bench.pack.together
     import lora_bench.probe.process
     import lora_bench.run
     import lora_bench.tuners  # noqa: F401
@@ -153,15 +157,17 @@ def _work(address: str, environment: dict[str, str]) -> None:
     connection.send((os.getpid(), environment))
     with contextlib.suppress(EOFError, ConnectionError):
         while not stop_requested():
-            for job in connection.recv():
+            unit = connection.recv()
+            if len(unit) > 1:
+                _do_together(unit, connection)
+                continue
+            for job in unit:
                 try:
                     connection.send(_do(job, connection))
                 except Exception as error:
                     if not is_disk_full(error):
                         raise
                     connection.send(job.record("failed", DISK_FULL))
-                if stop_requested():
-                    break
 
 
 def _do(job: Any, connection: Connection[Any, Any]) -> Any:
@@ -180,6 +186,24 @@ def _do(job: Any, connection: Connection[Any, Any]) -> Any:
         return probe(job)
     with heard(_alive(connection, Alive(job.run_id))):
         return take(job, lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss)))
+
+
+def _do_together(jobs: list[Any], connection: Connection[Any, Any]) -> None:
+    """Give the record of each job of a pack. One that fails as a whole ends this process, and its jobs are done one by one."""
+    from lora_bench.pack.together import take_together
+    from lora_bench.pulse import heard
+
+    reach("worker.job")
+
+    def begun(job: Any) -> None:
+        _say_to(connection, Event(job.run_id, 0, job.steps))
+
+    def told(job: Any) -> Notify:
+        return lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss))
+
+    with heard(_alive(connection, Alive(jobs[0].run_id))):
+        for record in take_together(jobs, told, begun):
+            connection.send(record)
 
 
 def _say_to(connection: Connection[Any, Any], word: Event | Alive) -> None:

@@ -1,0 +1,35 @@
+"""Copies of a base model that share its weights, so that the next run of it costs neither a read nor memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import nn
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def copy_sharing(model: ModelT, own: Sequence[str] = ()) -> ModelT:
+    """A copy with parameters and modules of its own, over the memory of the same weights.
+
+    Args:
+        model: The base model, with nothing adapted.
+        own: Names of modules whose weights are copied, since they are drawn anew: the head's.
+    """
+    copied = {id(weight) for name in own for weight in model.get_submodule(name).parameters()}
+    memo: dict[int, object] = {}
+    for weight in model.parameters():
+        if id(weight) not in copied:
+            memo[id(weight)] = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer
+    return copy.deepcopy(model, memo)
+
+
+def own_trained(model: nn.Module) -> None:
+    """Give what the optimiser updates memory of its own, where a method trains weights of the base."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.clone()

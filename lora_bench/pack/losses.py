@@ -1,0 +1,38 @@
+"""The loss of one member of a pack, which is what the Trainer makes of the model's outputs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lora_bench.metrics import Kind
+from lora_bench.pack.stack import Loss
+
+
+def loss_for(kind: Kind, label_smoothing: float = 0.0) -> Loss:
+    """The mean loss over what counts.
+
+    Args:
+        kind: Cross entropy over the rows of a classifier, or over the completion tokens of a causal model; the squared error
+            of a regressor.
+        label_smoothing: Share of the target's probability that is spread over all labels.
+    """
+    if kind == "regression":
+        return _squared_error
+
+    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+        if kind == "generation":
+            # As transformers does: whatever the weights are, the loss of a language model is in float32.
+            logits, labels = logits[..., :-1, :].float(), labels[..., 1:]
+        counts = labels >= 0
+        logs = logits.log_softmax(-1)
+        missed = -logs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        if label_smoothing:
+            missed = (1 - label_smoothing) * missed - label_smoothing * logs.mean(-1)
+        return (missed * counts).sum() / counts.sum()
+
+    return cross_entropy
+
+
+def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    counts = ~labels.isnan()
+    return ((logits.squeeze(-1) - labels.nan_to_num()) ** 2 * counts).sum() / counts.sum()

@@ -1,0 +1,199 @@
+"""Models that share one frozen base, with their trained weights stacked: one forward pass for all of them.
+
+The base's layers see the tokens of all members at once; what a member trains is a slice of a stacked tensor, and `vmap` makes
+batched products of the layers that use it. What a member's weights touch becomes the member's own by itself: DeBERTa's
+projected relative positions, say, where LoRA adapts query and key, are one table for each member.
+
+A member stays an ordinary model: its parameters are views of the stacks, so that whatever evaluates or saves it sees the
+weights as they are. Where sizes differ (ranks, widths of bottlenecks) the stack has the largest, and the rest is zeros, which
+stay zeros: a row of A and the column of B that it meets are both zero, so both gradients are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import LoraLayer
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from lora_bench.dropout import KeyedMasks
+from lora_bench.tuners.fused_lora import FusedLoraLayer
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits and labels of a member, with -100 (or NaN) for a row or token that does not count, to its loss."""
+
+
+class Stack:
+    """Models of one shape, but for the size of their method, with one frozen base.
+
+    Args:
+        members: Each with the same names of trained weights. The first lends its code.
+        causal: Whether a token sees those before it alone; None for a family that makes its own masks of the rows'.
+        pad: What rows are filled up with.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], *, causal: bool | None, pad: int) -> None:
+        self.members = list(members)
+        self.causal = causal
+        self.pad = pad
+        self.weights: dict[str, Tensor] = {}
+        self._factors: dict[str, Tensor] = {}
+        names = [_trained(member).keys() for member in members]
+        assert all(one == names[0] for one in names), "members of a stack train weights of the same names"
+        self.restack()
+
+    def restack(self) -> None:
+        """Lay the members' weights side by side anew; needed after `members` changed."""
+        trained = [_trained(member) for member in self.members]
+        self.weights = {}
+        for name in trained[0]:
+            self.weights[name] = side_by_side([member[name].data for member in trained]).requires_grad_()
+            for index, member in enumerate(trained):
+                member[name].data = slice_of(self.weights[name].data, index, member[name].shape)
+        self._factors = {}
+        factors = [dict(_factors(member)) for member in self.members]
+        for name in factors[0]:
+            own = [one[name] for one in factors]
+            if len(set(own)) > 1:
+                self._factors[name] = torch.tensor(own, dtype=torch.float64)
+
+    def __call__(
+        self, batches: Sequence[Mapping[str, Tensor]], keys: Tensor | None, loss: Loss, sites: int = 0
+    ) -> tuple[Tensor, Tensor, int]:
+        """The loss of every member on its own batch.
+
+        Args:
+            batches: One for each member, as its collator makes it.
+            keys: Of the masks, shape (members, 2), int32; None for no dropout at all.
+            loss: Of one member.
+            sites: Number of the first dropout.
+
+        Returns:
+            Losses, shape (members,); logits, shape (members, rows, ...); and the number of the next dropout.
+        """
+        inputs, labels = self.joined(batches)
+        chassis = self.members[0]
+        dtype = next(iter(self.weights.values())).dtype
+        factors = {name: factor.to(labels.device, dtype) for name, factor in self._factors.items()}
+        after = sites
+
+        def one(
+            weights: dict[str, Tensor],
+            factors: dict[str, Tensor],
+            inputs: dict[str, Tensor],
+            labels: Tensor,
+            key: Tensor | None,
+        ) -> tuple[Tensor, Tensor]:
+            nonlocal after
+            with _scaled_by(chassis, factors):
+                if key is None:
+                    logits = functional_call(chassis, weights, kwargs=inputs).logits
+                else:
+                    with KeyedMasks(key, sites) as masks:
+                        logits = functional_call(chassis, weights, kwargs=inputs).logits
+                    after = masks.site
+            return loss(logits, labels), logits
+
+        losses, logits = vmap(one, in_dims=(0, 0, 0, 0, None if keys is None else 0))(
+            self.weights, factors, inputs, labels, keys
+        )
+        return losses, logits, after
+
+    def joined(self, batches: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
+        """The batches as one: inputs of shape (members, rows, tokens), and labels of which the filling is none."""
+        device = next(iter(self.weights.values())).device
+        rows = max(len(batch["input_ids"]) for batch in batches)
+        tokens = max(batch["input_ids"].shape[1] for batch in batches)
+        filling = {"input_ids": self.pad, "labels": -100}
+        inputs: dict[str, Tensor] = {}
+        for name in batches[0]:
+            given = [batch[name] for batch in batches]
+            shape = (len(batches), rows, *([tokens] if given[0].dim() == 2 else []))
+            fill = filling.get(name, 0) if not given[0].is_floating_point() else torch.nan
+            inputs[name] = given[0].new_full(shape, fill)
+            for index, one in enumerate(given):
+                slice_of(inputs[name], index, one.shape).copy_(one)
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+        labels = inputs.pop("labels")
+        # A row that is none has something to look at, or its attention would be nothing by nothing.
+        mask = inputs["attention_mask"]
+        mask[..., 0] |= mask.sum(-1) == 0
+        if self.causal is not None:
+            inputs["attention_mask"] = whole_mask(mask, causal=self.causal)
+        return inputs, labels
+
+
+def whole_mask(mask: Tensor, *, causal: bool) -> Tensor:
+    """Which token sees which, so that no model has to look into a mask to find out how to build its own.
+
+    Args:
+        mask: Shape (..., tokens), 1 for a real token.
+        causal: Whether a token sees those before it alone.
+
+    Returns:
+        Shape (..., 1, tokens, tokens), bool.
+    """
+    tokens = mask.shape[-1]
+    every = torch.ones(tokens, tokens, dtype=torch.bool, device=mask.device)
+    seen = mask.bool()[..., None, None, :] & (every.tril() if causal else every)
+    # Padding on the left sees itself: an attention to nothing is not a number, which a product with 0 does not end.
+    return seen | torch.eye(tokens, dtype=torch.bool, device=mask.device)
+
+
+def side_by_side(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of as many dimensions, each in the first corner of its slice, and zeros beside it."""
+    largest = [max(lengths) for lengths in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    stacked = tensors[0].new_zeros(len(tensors), *largest)
+    for index, tensor in enumerate(tensors):
+        slice_of(stacked, index, tensor.shape).copy_(tensor)
+    return stacked
+
+
+def slice_of(stacked: Tensor, index: int, shape: Sequence[int]) -> Tensor:
+    """The part of a stack that is one member's, as a view."""
+    return stacked[(index, *(slice(length) for length in shape))]
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _factors(model: nn.Module) -> Iterator[tuple[str, float]]:
+    """The factor on the update of each LoRA site, by its name."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name, float(module.scaling[_adapter(module.scaling)])
+        elif isinstance(module, FusedLoraLayer):
+            yield name, module.configs[_adapter(module.configs)].scaling
+
+
+def _adapter(names: Mapping[str, Any]) -> str:
+    (name,) = names
+    return name
+
+
+@contextmanager
+def _scaled_by(model: nn.Module, factors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within this block the updates have these factors; each is one number, of the member at hand."""
+    before: list[tuple[dict[str, Any], str, Any]] = []
+    for name, factor in factors.items():
+        module = model.get_submodule(name)
+        if isinstance(module, LoraLayer):
+            held, value = module.scaling, factor
+        else:
+            assert isinstance(module, FusedLoraLayer)
+            held, value = module.configs, copy.copy(module.configs[_adapter(module.configs)])
+            value.lora_alpha, value.r, value.use_rslora = factor, 1, False
+        adapter = _adapter(held)
+        before.append((held, adapter, held[adapter]))
+        held[adapter] = value
+    try:
+        yield
+    finally:
+        for held, adapter, value in before:
+            held[adapter] = value

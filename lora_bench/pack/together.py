@@ -1,0 +1,209 @@
+"""Runs that take their steps together: each has what a run alone has (callbacks, checkpoints, a record), and ends like one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim import AdamW
+from transformers import Trainer
+
+from lora_bench.attempt import Facts
+from lora_bench.claims import Claim, Elsewhere
+from lora_bench.copies import own_trained
+from lora_bench.dropout import key_of
+from lora_bench.failpoints import reach
+from lora_bench.job import Job
+from lora_bench.loop import Notify
+from lora_bench.models import writes_on
+from lora_bench.pack.losses import loss_for
+from lora_bench.pack.optimiser import StackedAdamW
+from lora_bench.pack.stack import Stack
+from lora_bench.pipeline import Loaded, Ready, device_of_runs, loaded_for, prepare, score
+from lora_bench.record import Record
+from lora_bench.run import concluded
+from lora_bench.scoring import autocast
+
+# What a family's attention makes of the rows' masks by itself.
+OWN_MASKS = ("deberta", "deberta-v2")
+
+
+class Apart(Exception):
+    """The pack as a whole failed, which says nothing of any of its members: each is to be done by itself."""
+
+
+class Member:
+    """One run among those that take their steps together.
+
+    Args:
+        ready: What it is before its first step.
+        trainer: Of the run: its schedule, its callbacks and its state, but never its loop.
+        claim: By which this process is at the run.
+    """
+
+    def __init__(self, ready: Ready, trainer: Trainer, claim: Claim) -> None:
+        self.ready = ready
+        self.trainer = trainer
+        self.claim = claim
+        self._logged = 0
+        steps = trainer.args.max_steps
+        ready.model.to(device_of_runs()).train()
+        trainer.create_optimizer_and_scheduler(steps)
+        assert isinstance(trainer.optimizer, AdamW)
+        self.optimizer: AdamW = trainer.optimizer
+        trainer.state.max_steps, trainer.state.logging_steps = steps, 1
+        handler = trainer.callback_handler
+        handler.optimizer, handler.lr_scheduler = trainer.optimizer, trainer.lr_scheduler
+        self._tell("on_train_begin")
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return int(self.trainer.state.global_step)
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._tell("on_step_begin")
+
+    def batch(self) -> dict[str, Any]:
+        """What the step is to learn from."""
+        self.ready.model.train()
+        return dict(self.ready.at_hand.collate([dict(one) for one in self.ready.course.batch(self.step)]))
+
+    def end(self, loss: float) -> None:
+        """The step is done."""
+        trainer = self.trainer
+        assert trainer.lr_scheduler is not None
+        trainer.lr_scheduler.step()
+        trainer.state.global_step += 1
+        self._tell("on_step_end")
+        # The Trainer divides what it logs by the steps since it last did, and a resumed one has not.
+        self._tell("on_log", {"loss": loss / (self.step - self._logged)})
+        self._logged = self.step
+        if self.is_done:
+            self._tell("on_train_end")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether that was the last step."""
+        return bool(self.trainer.control.should_training_stop)
+
+    def leave(self) -> None:
+        """Take the weights out of the company of others."""
+        own_trained(self.ready.model)
+
+    def _tell(self, what: str, *more: Any) -> None:
+        trainer = self.trainer
+        trainer.control = getattr(trainer.callback_handler, what)(trainer.args, trainer.state, trainer.control, *more)
+
+
+def take_together(
+    jobs: Sequence[Job], notify: Callable[[Job], Notify | None], begun: Callable[[Job], None]
+) -> Iterator[Record | Elsewhere]:
+    """Do the runs of a pack, and give what becomes of each as soon as it is known.
+
+    Args:
+        jobs: Of one base model, one kind of task and one method; see `lora_bench.pack.plan`.
+        notify: What is told of the steps of a job.
+        begun: Told that a job begins.
+
+    Raises:
+        Apart: If something fails that is no member's own.
+    """
+    with ExitStack() as stack:
+        members: list[Member] = []
+        shared: Loaded | None = None
+        for job in jobs:
+            claim = job.folder.try_claim()
+            if claim is None:
+                yield job.folder.record() or Elsewhere(job.run_id)
+                continue
+            stack.enter_context(claim)
+            begun(job)
+            reach("run.held")
+            facts = Facts(packed_with=tuple(sorted(other.run_id for other in jobs if other is not job)))
+            record = job.folder.record()
+            if record is not None:
+                yield record
+                continue
+            try:
+                shared = shared if shared is not None else loaded_for(job)
+                ready = prepare(job, facts, notify(job), shared)
+                if not ready.is_trained():
+                    members.append(Member(ready, stack.enter_context(ready.trainer()), claim))
+                    continue
+                attempt = partial(score, ready)
+            except Exception as error:
+                attempt = partial(_raise, error)
+            yield concluded(job, claim, facts, attempt)
+        for member, reason in steps_together(members):
+            attempt = partial(score, member.ready) if reason is None else partial(_raise, reason)
+            yield concluded(member.ready.job, member.claim, member.ready.facts, attempt)
+
+
+def steps_together(members: Sequence[Member]) -> Iterator[tuple[Member, Exception | None]]:
+    """Take the steps of all members; give each as it leaves, with what it ended by where it is not its budget.
+
+    Raises:
+        Apart: If a step of all of them fails.
+    """
+    at_work = list(members)
+    stack: Stack | None = None
+    while at_work:
+        left: list[tuple[Member, Exception | None]] = []
+        going = [member for member in at_work if _own(member, member.begin, left)]
+        if going:
+            try:
+                if stack is None or stack.members != [member.ready.model for member in going]:
+                    stack, optimiser = _stacked(going)
+                losses = _step(going, stack, optimiser)
+            except Exception as error:
+                raise Apart(f"{type(error).__name__}: {error}") from error
+            for member, loss in zip(going, losses, strict=True):
+                if _own(member, partial(member.end, loss), left) and member.is_done:
+                    left.append((member, None))
+        for member, reason in left:
+            at_work.remove(member)
+            member.leave()
+            yield member, reason
+
+
+def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Exception | None]]) -> bool:
+    """Have one member do something; it leaves where that fails, and the others do not notice."""
+    try:
+        do()
+    except Exception as error:
+        left.append((member, error))
+        return False
+    return True
+
+
+def _stacked(members: Sequence[Member]) -> tuple[Stack, StackedAdamW]:
+    first = members[0].ready
+    causal = None if first.job.base_model.model_type in OWN_MASKS else writes_on(first.job.base_model.model_type)
+    stack = Stack([member.ready.model for member in members], causal=causal, pad=first.tokenizer.pad_token_id)
+    return stack, StackedAdamW(stack, [member.optimizer for member in members])
+
+
+def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> list[float]:
+    """One step of all members; the loss of each."""
+    first = members[0].ready.job
+    recipe = first.spec.training
+    keys = None
+    if recipe.masks == "keyed":
+        own = [key_of(member.ready.seed, member.step) for member in members]
+        keys = torch.tensor(own, dtype=torch.int32, device=device_of_runs())
+    with autocast(members[0].ready.model, first.spec):
+        losses, _, _ = stack(
+            [member.batch() for member in members], keys, loss_for(first.task.kind, recipe.label_smoothing)
+        )
+    losses.sum().backward()
+    optimiser.step([member.ready.job.spec.training.max_grad_norm for member in members])
+    return list(losses.detach().tolist())
+
+
+def _raise(error: Exception) -> Record:
+    raise error

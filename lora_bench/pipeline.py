@@ -1,0 +1,364 @@
+"""What a run is made of before and after its steps: data, base model, method and callbacks; scores and the record.
+
+Everything a method may differ in happens in `method.apply`; every other line is the same for all methods, which is what
+makes their records comparable. The steps between are `lora_bench.run`'s, for a run by itself, or `lora_bench.pack`'s, for runs
+that share a base.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from lora_bench.attempt import Facts, NoteSteps
+from lora_bench.checkpoint import Checkpoint, latest_checkpoint, load_trained
+from lora_bench.company import others_at_work
+from lora_bench.copies import copy_sharing, own_trained
+from lora_bench.course import ENDLESS, Course, plan_course
+from lora_bench.dropout import StepMasks, with_keyed_masks
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.failpoints import reach
+from lora_bench.flops import batch_flops, step_flops
+from lora_bench.job import Job
+from lora_bench.loop import FollowBudget, KeepCheckpoints, KeyedDropout, Notify, SeededDropout, WatchLoss
+from lora_bench.measure import count_parameters
+from lora_bench.meter import MeasureCallback
+from lora_bench.methods import Method, known_methods, own_callbacks
+from lora_bench.metrics import metric
+from lora_bench.models import BaseModel, load_model, load_tokenizer
+from lora_bench.pulse import heard
+from lora_bench.randomness import adapters_drawn_from, draw_head, seed_for
+from lora_bench.recipe import training_arguments
+from lora_bench.record import DataSummary, Record
+from lora_bench.scoring import Example, Exercise, exercise, keep_answers, keep_weights, quiet, scored_splits, scores_of
+from lora_bench.selection import SelectionScores
+from lora_bench.start import start_from
+from lora_bench.tasks import TaskData, load_data, majority_score, unavailable_metrics
+
+Loaded = tuple[Any, list[str]]
+"""A base model with what its kind of task needs, and the names of its head's modules."""
+
+
+@dataclass
+class Ready:
+    """A run that has all it needs for its steps.
+
+    Args:
+        masks: What its dropout is drawn from, where its recipe asks for keyed masks.
+        selection: The scores on the selection split, where it is scored while it trains.
+        checkpoint: What it goes on from.
+    """
+
+    job: Job
+    facts: Facts
+    model: nn.Module
+    tokenizer: Any
+    data: TaskData
+    at_hand: Exercise
+    questions: dict[str, list[Example]]
+    course: Course
+    flops: Callable[[Sequence[Mapping[str, Any]]], int] | None
+    seed: int
+    measure: MeasureCallback
+    follow: FollowBudget
+    keep: KeepCheckpoints
+    selection: SelectionScores | None
+    callbacks: list[Any]
+    checkpoint: Checkpoint | None
+    load_seconds: float
+
+    @property
+    def done(self) -> int:
+        """Steps that were done before."""
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+    def is_trained(self) -> bool:
+        """Whether it was stopped between its last step and its record; its weights are then put back."""
+        if self.checkpoint is None or not (
+            self.follow.ended_by or self.follow.end_after(self.checkpoint.step, self.measure.earlier_seconds)
+        ):
+            return False
+        load_trained(self.model, self.checkpoint.weights)
+        self.model.to(device_of_runs())
+        return True
+
+    @contextmanager
+    def trainer(self) -> Iterator[Trainer]:
+        """What takes the steps that are left."""
+        recipe = self.job.spec.training
+        steps = self.course.steps if self.course.steps is not None else ENDLESS // recipe.batch_size
+        with tempfile.TemporaryDirectory() as nothing_is_written_here, quiet():
+            trainer = Trainer(
+                model=self.model,
+                args=training_arguments(self.job.spec, nothing_is_written_here, steps),
+                train_dataset=self.course.rest(self.done),
+                data_collator=self.at_hand.collate,
+                callbacks=self.callbacks,
+            )
+            trainer.remove_callback(PrinterCallback)
+            # Else it takes the loss of a model with `**kwargs` for one that is already divided by the accumulation steps.
+            trainer.model_accepts_loss_kwargs = False
+            yield trainer
+
+
+def device_of_runs() -> torch.device:
+    """What runs of this process train on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def loaded_for(job: Job) -> Loaded:
+    """The base model of a run, as its recipe has it."""
+    recipe = job.spec.training
+    return load_model(
+        job.base_model,
+        kind=job.task.kind,
+        labels=len(job.spec.task.labels),
+        base_dropout=recipe.base_dropout,
+        head_dropout=recipe.head_dropout,
+    )
+
+
+def prepare(job: Job, facts: Facts, notify: Notify | None, shared: Loaded | None = None) -> Ready:
+    """Everything before the first step.
+
+    Args:
+        job: The run.
+        facts: Notes what is found.
+        notify: Told of each step.
+        shared: The loaded base model, of which the run gets a copy over the same weights: it is one of a pack. None for a
+            run that loads its own, and draws its masks itself.
+    """
+    spec = job.spec
+    torch.set_num_threads(spec.training.threads)
+    device = device_of_runs()
+    seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
+    _warm_up()
+    measure = MeasureCallback(exclusive=job.exclusive and shared is None and not others_at_work(job.folder.path.parent))
+    measure.begin(device)
+
+    facts.enter("loading the base model")
+    reach("run.load")
+    began = time.perf_counter()
+    recipe = spec.training
+    model, head = loaded_for(job) if shared is None else (copy_sharing(*shared), shared[1])
+    tokenizer = load_tokenizer(job.base_model)
+    # A causal model's head looks for the last token that is no padding, so both must mean the same token.
+    model.config.pad_token_id = tokenizer.pad_token_id
+    total = sum(weight.numel() for weight in model.parameters())
+    draw_head(model, head, seed)
+    method = known_methods()[spec.method.name](**spec.method.options)
+    with adapters_drawn_from(seed):
+        model = method.apply(model, head=head)
+    if spec.start is not None:
+        start_from(model, job.folder.of(spec.start.run_id), head)
+    if shared is not None:
+        own_trained(model)
+    facts.parameters = count_parameters(model, head=head, total=total)
+    facts.watch(model)
+    load_seconds = time.perf_counter() - began
+
+    facts.enter("reading the data")
+    reach("run.data")
+    data = load_data(job.task, job.task_base, whole_train=not spec.rules.selection_from_train)
+    if data.sha256 != spec.task.data_sha256:
+        raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
+    at_hand = exercise(job.task, tokenizer, spec, seed)
+    train, questions = _examples(job, data, at_hand, facts)
+    flops = _flops(job, method, train) if recipe.uses("train_flops") else None
+    course = plan_course(recipe, seed, train, flops)
+
+    checkpoint = latest_checkpoint(job.folder.checkpoints, facts.warnings.append)
+    facts.resumed = checkpoint is not None
+    follow = FollowBudget(course, measure.seconds_so_far)
+    watch = WatchLoss(follow, facts.curve, notify)
+    selection = None
+    if spec.selection_every is not None:
+
+        def score_on_selection(adapted: nn.Module) -> dict[str, float]:
+            chosen_on = spec.rules.choose_on
+            with facts.within("the evaluation on the selection split"):
+                return scores_of(job.task, data, {chosen_on: at_hand.answers(adapted, questions[chosen_on])})
+
+        selection = SelectionScores(
+            every=spec.selection_every,
+            score=score_on_selection,
+            metric=spec.task.metric,
+            higher_is_better=spec.task.higher_is_better,
+            curve=facts.curve,
+            keep_best=_keeps_best(job),
+            measure=measure,
+        )
+    keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection, checkpoint)
+    callbacks = [NoteSteps(facts), _dropout(model, seed, job, alone=shared is None), follow, keep, measure, watch]
+    callbacks += _own_callbacks(method, course)
+    callbacks += [selection] if selection is not None else []
+    facts.enter("preparing the training")
+    reach("run.train")
+    return Ready(
+        job=job, facts=facts, model=model, tokenizer=tokenizer, data=data, at_hand=at_hand, questions=questions,
+        course=course, flops=flops, seed=seed, measure=measure, follow=follow, keep=keep, selection=selection,
+        callbacks=callbacks, checkpoint=checkpoint, load_seconds=load_seconds,
+    )  # fmt: skip
+
+
+def score(ready: Ready) -> Record:
+    """Everything after the last step."""
+    job, facts, measure, model = ready.job, ready.facts, ready.measure, ready.model
+    spec = job.spec
+    reach("run.trained")
+    step, ended_by = ready.follow.step, ready.follow.ended_by
+    assert ended_by is not None, "a run that is trained was ended by its budget"
+    if ended_by != ready.course.target:
+        facts.warnings.append(ready.course.said(step, ended_by, measure.train_seconds or 0.0))
+    done = ready.course.batches(step)
+    if _keeps_best(job) and ready.selection is not None and ready.selection.best is not None:
+        step = ready.selection.best.step
+        load_trained(model, ready.selection.best.weights)
+    began = time.perf_counter()
+    facts.enter("the evaluation")
+    with heard(lambda: ready.keep.stop_evaluation(model)):
+        answers = {
+            name: ready.at_hand.answers(model, ready.questions[name]) for name in scored_splits(spec, ready.data)
+        }
+    evaluation_seconds = time.perf_counter() - began
+    measure.take("evaluation")
+    if measure.exclusive and others_at_work(job.folder.path.parent):
+        measure.exclusive = False
+    if not measure.exclusive and spec.training.uses("train_seconds"):
+        facts.warnings.append("another process worked beside it on this machine, and used up some of its train_seconds")
+    scores = scores_of(job.task, ready.data, answers)
+    facts.enter("writing predictions and weights")
+    reach("run.keep")
+
+    return job.record(
+        "ok",
+        **facts.known(),
+        capped_by=ended_by if ended_by != ready.course.target else None,
+        memory=measure.memory(model),
+        speed=measure.speed_of_batches(
+            step_examples=[len(batch) for batch in done],
+            step_tokens=[sum(len(example["input_ids"]) for example in batch) for batch in done],
+            train_flops=sum(map(ready.flops, done)) if ready.flops is not None else None,
+            load_seconds=ready.load_seconds,
+            evaluation_seconds=evaluation_seconds,
+        ),
+        scores=scores,
+        predictions=keep_answers(job, ready.data.splits[spec.score_on], answers[spec.score_on]),
+        weights=keep_weights(job, model, ready.tokenizer, step),
+    )
+
+
+def _keeps_best(job: Job) -> bool:
+    return job.spec.keep_weights == "best" or job.spec.rules.checkpoint == "best"
+
+
+def _dropout(model: nn.Module, seed: int, job: Job, *, alone: bool) -> TrainerCallback:
+    """What draws the dropout of a run; a pack draws that of its members itself."""
+    if job.spec.training.masks == "torch" or not alone:
+        return SeededDropout(seed)
+    masks = StepMasks(seed)
+    with_keyed_masks(model, masks)
+    return KeyedDropout(masks)
+
+
+def _flops(job: Job, method: Method, train: list[Example]) -> Callable[[Sequence[Mapping[str, Any]]], int]:
+    """What a batch of training examples takes."""
+    recipe, labels = job.spec.training, max(1, len(job.spec.task.labels))
+
+    def count(rows: int, length: int) -> int:
+        return step_flops(job.base_model, method, kind=job.task.kind, labels=labels, rows=rows, length=length)
+
+    return batch_flops(count, train, recipe.batch_size, recipe.accumulation)
+
+
+def _own_callbacks(method: Method, course: Course) -> list[Any]:
+    """What a method does at the steps of a run.
+
+    Raises:
+        UnsupportedPair: If it has to know their number, and a clock ends the run.
+    """
+    found = own_callbacks(method)
+    if course.steps is None and any(getattr(one, "needs_steps", False) for one in found):
+        raise UnsupportedPair("its schedule is over the number of steps, which a budget of train_seconds does not tell")
+    return found
+
+
+def _examples(
+    job: Job, data: TaskData, at_hand: Exercise, facts: Facts
+) -> tuple[list[Example], dict[str, list[Example]]]:
+    """The examples to learn from, and by split those to be answered; notes the facts about them."""
+    spec = job.spec
+    asked = dict.fromkeys(scored_splits(spec, data))
+    if spec.selection_every is not None:
+        asked[spec.rules.choose_on] = None
+    truncated: dict[str, float] = {}
+    train, truncated["train"] = at_hand.lessons(data.splits["train"])
+    questions: dict[str, list[Example]] = {}
+    for name in asked:
+        questions[name], truncated[name] = at_hand.questions(data.splits[name])
+    facts.warnings += [*data.warnings, *unavailable_metrics(job.task)]
+    for name, share in sorted(truncated.items()):
+        if share > 0:
+            facts.warnings.append(
+                f"{_share(share)} of the {name} inputs are longer than {spec.training.max_length} tokens and were cut"
+            )
+    facts.warnings += _label_order_warning(job.base_model, data.labels)
+    facts.data = DataSummary(
+        examples={name: len(split.labels) for name, split in data.splits.items()},
+        truncated_share=truncated,
+        majority_score=majority_score(job.task, data, spec.score_on),
+    )
+    return train, questions
+
+
+def _share(share: float) -> str:
+    """A share above 0 in per cent, which never reads as none."""
+    return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
+
+
+def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[str]:
+    """A warning where the checkpoint knows the same labels in another order."""
+    config = json.loads((base_model.folder / "config.json").read_text(encoding="utf-8"))
+    known = [
+        str(name).lower() for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
+    ]
+    ours = [label.lower() for label in labels]
+    if known != ours and sorted(known) == sorted(ours):
+        return [
+            f"the checkpoint of {base_model.name} orders the labels {known}, the task {ours}; "
+            "the head is new, so its order is the task's"
+        ]
+    return []
+
+
+@functools.cache
+def _warm_up() -> None:
+    """A step and a prediction of a tiny model: what the first run of a process would pay for, and a later one would not."""
+    import datasets  # noqa: F401  # the imports that a run makes on its way
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    metric("accuracy").compute(predictions=[0], references=[0])
+    config = RobertaConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, pad_token_id=1
+    )
+    examples = [{"input_ids": [2, 3, 4], "attention_mask": [1, 1, 1], "labels": 0}] * 2
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        arguments = TrainingArguments(
+            folder, max_steps=1, report_to="none", save_strategy="no", disable_tqdm=True, logging_strategy="no",
+            use_cpu=not torch.cuda.is_available(),
+        )  # fmt: skip
+        model = known_methods()["lora"]().apply(RobertaForSequenceClassification(config), head=["classifier"])
+        trainer = Trainer(model, args=arguments, train_dataset=examples)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        trainer.predict(examples)

@@ -1,0 +1,181 @@
+"""Packed runs by the command's own path: real files, real workers, and records held against those of isolated runs."""
+
+import dataclasses
+
+import pytest
+from safetensors.torch import load_file
+
+from lora_bench import loop
+from lora_bench.execute import Silent, run_suite
+from lora_bench.pack import together
+from lora_bench.pack.plan import company_of, packs
+from lora_bench.plan import make_plan
+from lora_bench.store import RunFolder
+from lora_bench.suite import load_suite
+from tests.project import write_project
+
+SUITE = """\
+suite: tickets
+tasks:
+  - task: tickets
+    data: tickets.csv
+    text: subject
+    label: queue
+models: [base]
+methods:
+  - {method: lora, rank: 2, learning_rate: 3e-3}
+  - {method: lora, label: wide, rank: 8, scaling: 0.5, learning_rate: 1e-2}
+  - bottleneck_adapter
+  - prefix_tuning
+  - bitfit
+  - full
+seeds: [0, 1]
+budget: {train_examples: 46}
+training: {batch_size: 8, max_length: 16, masks: keyed, weight_decay: 0.01}
+keep_weights: last
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+def jobs_of(path, runs):
+    return [cell.job for cell in make_plan(load_suite(path), runs).cells]
+
+
+def records_of(path, runs, **options):
+    return {record.run_id: record for record in run_suite(load_suite(path), runs=runs, **options).records}
+
+
+@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+def test_packed_runs_leave_the_records_of_isolated_ones(tmp_path, family):
+    path = write_project(tmp_path / "project", SUITE, family)
+    packed = records_of(path, tmp_path / "packed", workers=0)
+    alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
+    assert packed.keys() == alone.keys() and len(packed) == 12
+    for run_id, record in packed.items():
+        same = alone[run_id]
+        label = record.spec.method.label
+        assert (record.status, same.status) == ("ok", "ok"), f"{label}: {record.reason} {same.reason}"
+        others = {other.run_id for other in packed.values() if is_like(other, record) and other is not record}
+        assert set(record.packed_with) == (set() if label == "full" else others) and same.packed_with == ()
+        assert (record.speed.exclusive, same.speed.exclusive) == (label == "full", True)
+        assert [point.step for point in record.curve] == [point.step for point in same.curve] == [1, 2, 3, 4, 5, 6]
+        assert [point.loss for point in record.curve] == pytest.approx([point.loss for point in same.curve], abs=1e-5)
+        assert record.scores == same.scores and record.parameters == same.parameters
+        folder = (tmp_path / name / "tickets" / run_id / "weights" for name in ("packed", "alone"))
+        ours, theirs = (load_file(next(one.glob("*.safetensors"))) for one in folder)
+        assert ours.keys() == theirs.keys()
+        for name, weight in ours.items():
+            # A key's bias moves all scores of a query alike, so its gradient is rounding, and AdamW makes a step of it.
+            if "key.bias" not in name and "c_attn.bias" not in name and "key_proj.bias" not in name:
+                assert weight.sub(theirs[name]).abs().max() < 1e-4, f"{label}: {name}"
+
+
+def is_like(one, other):
+    return one.spec.method.name == other.spec.method.name
+
+
+def test_what_is_packed_with_what(tmp_path):
+    """Two ranks of LoRA are one company; other methods are others; full fine-tuning has none."""
+    jobs = jobs_of(write_project(tmp_path / "project", SUITE), tmp_path / "runs")
+    by_method = {}
+    for job in jobs:
+        by_method.setdefault(job.spec.method.name, set()).add(company_of(job))
+    assert by_method.pop("full") == {None}
+    assert all(len(found) == 1 and None not in found for found in by_method.values())
+    assert len(set.union(*by_method.values())) == 4
+    # 2,048 tokens are 16 rows of 128 by now one member, and 8 rows of 16 are 16 members.
+    sizes = [[job.spec.method.label for job in unit] for unit in packs(jobs, 1, on_cuda=False)]
+    assert sorted(map(len, sizes)) == [1, 1, 2, 2, 2, 4]
+    # Two workers have something to do each.
+    assert sorted(map(len, packs(jobs, 2, on_cuda=False))) == [1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
+    wide = [with_training(job, batch_size=64, max_length=128) for job in jobs]
+    assert {len(unit) for unit in packs(wide, 1, on_cuda=False)} == {1}
+    assert {len(unit) for unit in packs(wide, 1, on_cuda=True)} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "packs_still"),
+    [
+        ({"masks": "torch"}, False),
+        ({"masks": "torch", "base_dropout": 0.0, "head_dropout": 0.0}, True),
+        ({"train_examples": None, "steps": None, "train_seconds": 60.0, "warmup": 0.1}, False),
+        ({"arguments": {"gradient_accumulation_steps": 2}}, False),
+        ({"learning_rate": 0.5}, True),
+    ],
+)
+def test_runs_that_a_pack_would_change_are_done_alone(tmp_path, change, packs_still):
+    job = next(
+        job
+        for job in jobs_of(write_project(tmp_path / "project", SUITE), tmp_path / "runs")
+        if job.spec.method.name == "lora"
+    )
+    assert (company_of(with_training(job, **change)) is not None) == packs_still
+
+
+def with_training(job, **change):
+    training = job.spec.training.model_copy(update=change)
+    return dataclasses.replace(job, spec=job.spec.model_copy(update={"training": training}))
+
+
+def test_a_member_that_diverges_leaves_and_the_others_do_not_notice(tmp_path):
+    wild = SUITE.replace("learning_rate: 1e-2", "learning_rate: 1e30").replace("seeds: [0, 1]", "seeds: [0]")
+    path = write_project(tmp_path / "project", wild)
+    packed = records_of(path, tmp_path / "packed", workers=0)
+    alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
+    assert sorted(record.status for record in packed.values()) == ["diverged", *["ok"] * 5]
+    (broken,) = (record for record in packed.values() if record.status == "diverged")
+    assert broken.spec.method.label == "wide" and broken.reason == alone[broken.run_id].reason
+    (other,) = (record for record in packed.values() if record.spec.method.label == "lora")
+    assert other.packed_with == (broken.run_id,)
+    losses = [[point.loss for point in found[other.run_id].curve] for found in (packed, alone)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_pack_that_fails_as_a_whole_is_done_one_by_one(tmp_path, monkeypatch):
+    def short(members, stack, optimiser):
+        raise MemoryError("too many of them")
+
+    monkeypatch.setattr(together, "_step", short)
+    path = write_project(tmp_path / "project", SUITE)
+    records = records_of(path, tmp_path / "runs", workers=0)
+    assert {record.status for record in records.values()} == {"ok"}
+    assert {record.packed_with for record in records.values()} == {()}
+
+
+def test_a_pack_that_is_stopped_goes_on_from_every_member_s_checkpoint(tmp_path):
+    path = write_project(tmp_path / "project", SUITE.replace("  - full\n", ""))
+    whole = records_of(path, tmp_path / "whole", workers=0)
+    steps = []
+
+    class Stop(Silent):
+        def event(self, event):
+            steps.append(event.step)
+            if event.step == 3:
+                loop.request_stop("SIGTERM")
+
+    stopped = run_suite(load_suite(path), runs=tmp_path / "runs", workers=0, display=Stop())
+    assert stopped.interrupted is None and stopped.undone and max(steps) == 3
+    left = {run_id for run_id in whole if RunFolder(tmp_path / "runs" / "tickets" / run_id).checkpoints.exists()}
+    company = next(iter(left))
+    assert left == {company, *whole[company].packed_with} and len(left) > 1
+    loop.request_stop(None)
+    again = records_of(path, tmp_path / "runs", workers=0)
+    assert {record.status for record in again.values()} == {"ok"}
+    assert {run_id for run_id, record in again.items() if record.resumed} == left
+    for run_id, record in again.items():
+        assert [point.loss for point in record.curve] == pytest.approx(
+            [point.loss for point in whole[run_id].curve], abs=1e-5
+        )
+        assert record.scores == whole[run_id].scores
+
+
+def test_workers_do_packs_too(tmp_path):
+    path = write_project(tmp_path / "project", SUITE.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]"))
+    records = records_of(path, tmp_path / "runs", workers=2)
+    assert {record.status for record in records.values()} == {"ok"} and len(records) == 24
+    # Four members of LoRA in each of two workers, and two of each other method.
+    assert sorted({len(record.packed_with) + 1 for record in records.values()}) == [1, 2, 4]
