@@ -26,7 +26,7 @@ from lora_bench.failpoints import reach
 from lora_bench.job import Job
 from lora_bench.methods import broken_plug_ins
 from lora_bench.names import file_name
-from lora_bench.pack.plan import packs
+from lora_bench.pack.plan import most_members, packs
 from lora_bench.plan import Plan, make_plan
 from lora_bench.record import Record, Status
 from lora_bench.sharing import do_with_others
@@ -295,8 +295,11 @@ def _do(
 
     def done(jobs: Sequence[Job]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
         alone = [replace(job, exclusive=workers <= 1) for job in jobs]
-        units = packs(alone, workers, on_cuda=bool(cuda_devices())) if pack else [[job] for job in alone]
+        units = packs(alone, workers, most) if pack else [[job] for job in alone]
         return execute(units, shown.event)
+
+    def most(job: Job) -> int:
+        return _most_members(by_id[job.run_id], workers)
 
     def publish_lost(lost: Lost[Job]) -> Record | None:
         # A worker that a stop caught before its first step had nothing to save.
@@ -317,6 +320,18 @@ def _do(
                 full = True
                 stop("SIGTERM")
     return stopped[0] if stopped else DISK_FULL if full else None
+
+
+def _most_members(cell: Cell, workers: int) -> int:
+    """How many runs like this a pack has at most."""
+    if cell.fit.shape is None:
+        return 1
+    import psutil
+
+    recipe = cell.job.spec.training
+    flops = 4.0 * cell.fit.shape.multiplied * recipe.batch_size * recipe.max_length
+    free = None if cuda_devices() else int(psutil.virtual_memory().available) // max(1, workers)
+    return most_members(flops, cell.estimate.memory_bytes, free_bytes=free)
 
 
 def _in_this_process(workers: int | None) -> bool:

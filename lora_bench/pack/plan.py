@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lora_bench.job import Job
@@ -20,30 +20,44 @@ SIZES: dict[str, tuple[str, ...]] = {
 }
 """The methods for which they are, and the options in which members of a pack may differ."""
 
-TOKENS_ON_CUDA = 16_384
-"""Tokens of a step beyond which a data-centre GPU gains nothing by more members (arithmetic, at half of its peak)."""
+FLOPS_ON_CUDA = 6e12
+"""FLOPs of a step beyond which a data-centre GPU gains nothing by more members: some 16,000 tokens of a RoBERTa-base."""
 
-TOKENS_ON_CPU = 2_048
-"""The same for a core of a CPU: what a layer's products take is then far more than what calling them does."""
+FLOPS_ON_CPU = 1e9
+"""The same for a core of a CPU: products of matrices then take far more than what calls them."""
+
+LARGEST = 64
+"""Members of a pack at most: a worker that dies sends all of them back to their last checkpoints."""
 
 
-def packs(jobs: Sequence[Job], workers: int, *, on_cuda: bool) -> list[list[Job]]:
+def most_members(flops: float, memory_bytes: int, *, free_bytes: int | None) -> int:
+    """How many runs a pack has at most.
+
+    Args:
+        flops: Of a step of one run.
+        memory_bytes: That one run needs by itself.
+        free_bytes: Memory for the pack, on a CPU; None on a GPU, where the products fill the device before its memory is full,
+            and a pack that did run out of it is done one by one.
+    """
+    by_work = (FLOPS_ON_CUDA if free_bytes is None else FLOPS_ON_CPU) / max(flops, 1.0)
+    by_memory = LARGEST if free_bytes is None else free_bytes / max(memory_bytes, 1)
+    return max(1, int(min(by_work, by_memory, LARGEST)))
+
+
+def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list[list[Job]]:
     """Units of work, in the order of their first jobs.
 
     Args:
         jobs: What is to be done, the longest first.
         workers: How many units are done at once: packs are no larger than leaves all of them something to do.
-        on_cuda: Whether they train on a GPU.
+        most: Members of a pack of such jobs at most.
     """
-    tokens = TOKENS_ON_CUDA if on_cuda else TOKENS_ON_CPU
     alike: dict[str, list[Job]] = {}
     for job in jobs:
         alike.setdefault(company_of(job) or job.run_id, []).append(job)
     units: list[list[Job]] = []
     for group in alike.values():
-        recipe = group[0].spec.training
-        at_most = max(1, tokens // (recipe.batch_size * recipe.max_length))
-        each = min(at_most, -(-len(group) // max(1, workers)))
+        each = min(min(map(most, group)), -(-len(group) // max(1, workers)))
         # Members that are done together leave nobody alone.
         group.sort(key=lambda job: -(job.steps or 0))
         units += [group[start : start + each] for start in range(0, len(group), each)]

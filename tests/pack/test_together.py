@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from lora_bench import loop
 from lora_bench.execute import Silent, run_suite
 from lora_bench.pack import together
-from lora_bench.pack.plan import company_of, packs
+from lora_bench.pack.plan import company_of, most_members, packs
 from lora_bench.plan import make_plan
 from lora_bench.store import RunFolder
 from lora_bench.suite import load_suite
@@ -87,14 +87,25 @@ def test_what_is_packed_with_what(tmp_path):
     assert by_method.pop("full") == {None}
     assert all(len(found) == 1 and None not in found for found in by_method.values())
     assert len(set.union(*by_method.values())) == 4
-    # 2,048 tokens are 16 rows of 128 by now one member, and 8 rows of 16 are 16 members.
-    sizes = [[job.spec.method.label for job in unit] for unit in packs(jobs, 1, on_cuda=False)]
-    assert sorted(map(len, sizes)) == [1, 1, 2, 2, 2, 4]
+
+    def sizes(workers, most):
+        return sorted(map(len, packs(jobs, workers, lambda job: most)))
+
+    assert sizes(1, 8) == [1, 1, 2, 2, 2, 4]
+    assert sizes(1, 3) == [1, 1, 1, 2, 2, 2, 3]
     # Two workers have something to do each.
-    assert sorted(map(len, packs(jobs, 2, on_cuda=False))) == [1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
-    wide = [with_training(job, batch_size=64, max_length=128) for job in jobs]
-    assert {len(unit) for unit in packs(wide, 1, on_cuda=False)} == {1}
-    assert {len(unit) for unit in packs(wide, 1, on_cuda=True)} == {1, 2}
+    assert sizes(2, 8) == [1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
+    assert sizes(1, 1) == [1] * 12
+
+
+def test_a_pack_is_as_large_as_its_device_can_use_and_its_memory_holds():
+    # RoBERTa-base multiplies some 85 million weights: 4 x 85e6 x 16 rows x 64 tokens is a third of a TFLOP.
+    step = 4 * 85e6 * 16 * 64
+    assert most_members(step, 10**9, free_bytes=None) == 17
+    assert most_members(step, 10**9, free_bytes=10**11) == 1
+    assert most_members(1e8, 10**9, free_bytes=10**11) == 10
+    assert most_members(1e8, 10**9, free_bytes=4 * 10**9) == 4
+    assert most_members(1.0, 1, free_bytes=10**11) == 64
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,205 @@
+"""What a sweep of small LoRA runs takes from the command to the report: packed, not packed, and one process a run.
+
+    python benchmarks/packing.py                  about half an hour on two cores
+    python benchmarks/packing.py --runs 20        fewer of ours
+    python benchmarks/packing.py --quick          a minute: shows that it runs, and no time in it means anything
+
+A run is 60 steps of 16 pairs of sentences on MiniLM-L6 in the RoBERTa class, or in DeBERTa's with --model; the pairs are made
+of film reviews and have the lengths of MRPC's, some 45 tokens. Seeds, ranks and learning rates differ. Three ways are timed one
+after the other on the same machine:
+
+* `lora-bench run`, which packs what may be packed;
+* `lora-bench run --no-pack`;
+* a loop that starts a process for each run, as scripts around transformers' run_glue and PEFT's examples do: imports, the model
+  from the disk, Trainer, every input padded to 128 tokens, an evaluation.
+
+Ours are timed by the clock on the wall, planning, report and all. The share of arithmetic holds them against what the same
+floating-point operations, on real tokens alone, would take at the speed of a large product of matrices on every core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+STEPS, BATCH, LENGTH = 60, 16, 128
+
+SUITE = """\
+suite: sweep
+tasks:
+  - {{task: pairs, data: pairs.csv, text: [first, second], label: same}}
+models: [{model}]
+methods:
+{methods}
+seeds: {seeds}
+budget: {{train_examples: {examples}}}
+training: {{batch_size: {batch}, max_length: {length}, masks: keyed}}
+"""
+
+LOOP = """\
+import csv, sys
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments, set_seed
+model, data, seed, steps, batch, length, out, targets = sys.argv[1:]
+set_seed(int(seed))
+torch.set_num_threads({threads})
+tokenizer = AutoTokenizer.from_pretrained(model)
+rows = list(csv.DictReader(open(data, encoding="utf-8")))
+labels = sorted({{row["same"] for row in rows}})
+def encoded(rows):
+    found = Dataset.from_list(rows).map(
+        lambda one: tokenizer(one["first"], one["second"], padding="max_length", truncation=True, max_length=int(length)),
+        batched=True,
+    )
+    return found.map(lambda one: {{"label": labels.index(one["same"])}})
+train, test = encoded(rows[: len(rows) * 4 // 5]), encoded(rows[len(rows) * 4 // 5 :])
+base = AutoModelForSequenceClassification.from_pretrained(model, num_labels=2)
+base = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, task_type="SEQ_CLS", target_modules=targets.split(",")))
+arguments = TrainingArguments(
+    out, max_steps=int(steps), per_device_train_batch_size=int(batch), per_device_eval_batch_size=64, learning_rate=1e-3,
+    report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=not torch.cuda.is_available(), seed=int(seed),
+)
+trainer = Trainer(base, args=arguments, train_dataset=train, eval_dataset=test, processing_class=tokenizer)
+trainer.train()
+print(trainer.evaluate())
+"""
+
+
+def write_pairs(path: Path, rows: int) -> None:
+    """Pairs of film reviews, cut to the lengths of MRPC's sentences; the label says whether both praise or both blame."""
+    from lora_bench.tasks import known_tasks, load_data
+
+    data = load_data(known_tasks()["movie_reviews"], Path())
+    split = data.splits["train"]
+    drawn = random.Random(0)
+    texts = list(zip((row[0] for row in split.texts), split.labels, strict=True))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["first", "second", "same"])
+        for _ in range(rows):
+            (first, one), (second, other) = drawn.choices(texts, k=2)
+            words = drawn.randint(14, 24)
+            writer.writerow(
+                [" ".join(first.split()[:words]), " ".join(second.split()[:words]), "yes" if one == other else "no"]
+            )
+
+
+def write_suite(folder: Path, model: str, runs: int) -> Path:
+    """A sweep of so many runs: five methods by rank and learning rate, as many seeds as it takes."""
+    methods = [(2, 3e-4), (4, 1e-3), (8, 1e-3), (8, 3e-3), (16, 1e-3)][: max(1, min(5, runs))]
+    lines = "\n".join(
+        f"  - {{method: lora, label: lora-{rank}-{rate}, rank: {rank}, learning_rate: {rate}}}"
+        for rank, rate in methods
+    )
+    path = folder / "sweep.yaml"
+    path.write_text(
+        SUITE.format(
+            model=model, methods=lines, seeds=list(range(math.ceil(runs / len(methods)))), examples=STEPS * BATCH,
+            batch=BATCH, length=LENGTH,
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+    return path
+
+
+def timed(command: list[str], folder: Path) -> float:
+    """Seconds that a command takes; its output is shown where it fails."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
+    return seconds
+
+
+def ours(folder: Path, suite: Path, name: str, workers: int, *options: str) -> tuple[float, list[dict[str, object]]]:
+    """Seconds of `lora-bench run`, and the records that it leaves."""
+    command = [sys.executable, "-m", "lora_bench.cli", "run", str(suite), "--runs", name, "--workers", str(workers)]
+    seconds = timed([*command, *options, "--quiet"], folder)
+    records = [json.loads(path.read_text()) for path in (folder / name).rglob("record.json")]
+    failed = [record["reason"] for record in records if record["status"] != "ok"]
+    if failed:
+        sys.exit(f"{len(failed)} runs failed, such as: {failed[0]}")
+    return seconds, records
+
+
+def flops_per_second() -> float:
+    """Of a large product of matrices on every core."""
+    import torch
+
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    a @ b
+    began = time.perf_counter()
+    for _ in range(20):
+        a @ b
+    return 20 * 2 * 2048**3 / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=100, help="of ours")
+    parser.add_argument("--loop", type=int, default=10, help="runs of the loop")
+    parser.add_argument("--model", default="minilm-l6-roberta")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    if given.quick:
+        given.runs, given.loop = 4, 1
+    from lora_bench.families import family_of
+    from lora_bench.flops import step_flops
+    from lora_bench.methods import known_methods
+    from lora_bench.models import find_model
+
+    base = find_model(given.model)
+    targets = ",".join(name.rsplit(".", 1)[-1] for name in family_of(base.model_type).targets("query", "value"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_pairs(folder / "pairs.csv", 1500)
+        suite = write_suite(folder, given.model, given.runs)
+        packed, records = ours(folder, suite, "packed", given.workers)
+        plain, _ = ours(folder, suite, "plain", given.workers, "--no-pack")
+        (folder / "loop.py").write_text(LOOP.format(threads=os.cpu_count()), encoding="utf-8")
+        loop = 0.0
+        for seed in range(given.loop):
+            loop += timed(
+                [sys.executable, "loop.py", str(base.folder), "pairs.csv", str(seed), str(STEPS), str(BATCH), str(LENGTH),
+                 "out", targets], folder,
+            )  # fmt: skip
+        method = known_methods()["lora"](rank=8)
+        needed = 0.0
+        for record in records:
+            tokens = record["speed"]["train_real_tokens"]
+            length = max(1, round(tokens / (STEPS * BATCH)))
+            step = step_flops(base, method, kind="classification", labels=2, rows=BATCH, length=length)
+            tested = record["predictions"]["count"]
+            # A forward pass is about a third of a step on full weights, and half of one that trains little.
+            needed += STEPS * step + tested / BATCH * step / 2
+        count = len(records)
+        ideal = needed / flops_per_second()
+        per_run = {"packed": packed / count, "not packed": plain / count, "a process a run": loop / given.loop}
+        sizes = sorted(len(record["packed_with"]) + 1 for record in records)
+        print(
+            f"{given.model}, {STEPS} steps of {BATCH} pairs, {given.workers} workers, packs of {sizes[0]} to {sizes[-1]}\n"
+        )
+        print("| way | runs | seconds a run | ratio |\n| :-- | --: | --: | --: |")
+        for way, seconds in per_run.items():
+            runs = given.loop if way == "a process a run" else count
+            print(f"| {way} | {runs} | {seconds:.2f} | {per_run['a process a run'] / seconds:.2f} |")
+        print(f"\nshare of arithmetic on real tokens: {ideal / packed:.0%} packed, {ideal / plain:.0%} not packed")
+
+
+if __name__ == "__main__":
+    main()
