@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -77,20 +79,24 @@ def with_dropout(model: nn.Module) -> nn.Module:
 
 
 def members(family: str, name: str, count: int = 3, dtype=torch.float64) -> list[Member]:
+    """So many members of a method, which differ in all that members may differ in."""
+    recipes = [((1e-2, 3e-3, 3e-2)[index], (0.0, 0.1, 0.01)[index], (1.0, 0.2, 0.0)[index]) for index in range(count)]
+    return made(family, name, [METHODS[name](index) for index in range(count)], recipes, range(count), dtype)
+
+
+def made(family, name, options, recipes, seeds, dtype) -> list[Member]:
     base, head = tiny_model(family)
-    with_dropout(base)
-    base = base.to(dtype)
+    base = with_dropout(base).to(dtype)
     found = []
-    for index in range(count):
-        torch.manual_seed(index)
-        method = known_methods()[name.split(",")[0].split(" of")[0]](**METHODS[name](index))
+    for chosen, (rate, decay, norm), seed in zip(options, recipes, seeds, strict=True):
+        torch.manual_seed(seed)
+        method = known_methods()[name.split(",")[0].split(" of")[0]](**chosen)
         model = method.apply(copy_sharing(base, head), head=head).to(dtype)
         own_trained(model)
         for weight in model.parameters():
             if weight.requires_grad:  # what starts at zero would hide a wrong product
                 weight.data += 0.1 * torch.randn(weight.shape, dtype=dtype)
-        rate, decay, norm = (1e-2, 3e-3, 3e-2)[index], (0.0, 0.1, 0.01)[index], (1.0, 0.2, 0.0)[index]
-        found.append(Member(model.train(), index, rate, decay, norm))
+        found.append(Member(model.train(), seed, rate, decay, norm))
     return found
 
 
@@ -144,3 +150,82 @@ def test_a_pack_trains_each_member_as_it_would_be_trained_alone(family, method):
         assert own == pytest.approx(expected, abs=1e-12, rel=1e-12)
         assert len(set(own)) == STEPS
         torch.testing.assert_close(logits(member.model, member), answered, atol=1e-11, rtol=1e-11)
+
+
+MEMBER = st.tuples(
+    st.integers(1, 8),  # rank
+    st.sampled_from([0.25, 1.0, 4.0]),  # scaling
+    st.floats(1e-5, 3e-2),  # learning rate
+    st.sampled_from([0.0, 0.1]),  # weight decay
+    st.sampled_from([0.0, 0.1, 1.0]),  # norm of gradients
+    st.integers(0, 2**20),  # seed, which draws lengths and masks as well
+)
+
+
+@given(st.lists(MEMBER, min_size=1, max_size=5), st.sampled_from(sorted(FAMILIES)))
+@settings(max_examples=12, deadline=None)
+def test_any_mix_of_ranks_rates_and_seeds_trains_as_its_members_would_alone(drawn, family):
+    options = [{"rank": rank, "scaling": scaling, "dropout": 0.1} for rank, scaling, *_ in drawn]
+    recipes = [(rate, decay, norm) for _, _, rate, decay, norm, _ in drawn]
+    seeds = [seed for *_, seed in drawn]
+    packed, isolated = (made(family, "lora", options, recipes, seeds, torch.float64) for _ in range(2))
+    for member, same, own in zip(packed, isolated, together(packed, family), strict=True):
+        expected, answered = alone(same)
+        assert own == pytest.approx(expected, abs=1e-12, rel=1e-12)
+        torch.testing.assert_close(logits(member.model, member), answered, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("method", ["lora", "bottleneck_adapter", "prefix_tuning", "bitfit"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_float32_a_pack_differs_by_rounding(family, method):
+    packed, isolated = (members(family, method, dtype=torch.float32) for _ in range(2))
+    for member, same, own in zip(packed, isolated, together(packed, family), strict=True):
+        assert own == pytest.approx(alone(same)[0], abs=1e-5, rel=1e-5), member.seed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_end_where_they_would_alone_but_for_those_without_a_gradient(family):
+    packed, isolated = members(family, "bitfit"), members(family, "bitfit")
+    together(packed, family)
+    for member, same in zip(packed, isolated, strict=True):
+        alone(same)
+        theirs = dict(same.model.named_parameters())
+        apart = {
+            name
+            for name, weight in member.model.named_parameters()
+            if weight.requires_grad and (weight - theirs[name]).abs().max() > 1e-9
+        }
+        # A key's bias moves all scores of a query alike: its gradient is zero but for rounding, of which AdamW makes steps.
+        assert apart <= {name for name in theirs if name.endswith(NO_GRADIENT[family])}
+
+
+NO_GRADIENT = {"roberta": ("key.bias",), "deberta-v2": (), "gpt2": ("c_attn.bias",)}
+
+
+def test_a_member_leaves_and_another_takes_its_place():
+    """What is left, and who comes, go on as if nobody had come or gone."""
+    packed, isolated = members("roberta", "lora"), members("roberta", "lora")
+    first, second, third = packed
+    stack = Stack([first.model, second.model], causal=False, pad=PAD)
+    optimizers = {id(member): member.optimizer() for member in packed}
+    optimiser = StackedAdamW(stack, [optimizers[id(first)], optimizers[id(second)]])
+
+    steps = {id(member): 0 for member in packed}
+    while steps[id(third)] < STEPS:
+        if steps[id(second)] == 3 and stack.members[1] is second.model:
+            stack.members[1] = third.model
+            optimiser.optimizers[1] = optimizers[id(third)]
+            stack.restack()
+            optimiser.restack()
+        going = [first, second if stack.members[1] is second.model else third]
+        keys = torch.tensor([key_of(member.seed, steps[id(member)]) for member in going], dtype=torch.int32)
+        batches = [member.batch(steps[id(member)]) for member in going]
+        each, _, _ = stack(batches, keys, loss_for("classification"))
+        each.sum().backward()
+        optimiser.step([member.max_norm for member in going])
+        for member in going:
+            steps[id(member)] += 1
+    alone(isolated[2])
+    ours, theirs = (dict(one.model.named_parameters()) for one in (third, isolated[2]))
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], atol=1e-11, rtol=1e-11)

@@ -1,0 +1,51 @@
+"""The losses of members against those that transformers and torch give a run by itself, with filling beside what counts."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_pt_utils import LabelSmoother
+
+from lora_bench.pack.losses import loss_for
+
+DRAWN = torch.Generator().manual_seed(0)
+
+
+def filled(tensor, value, rows=2):
+    """With more rows, as of a member whose batch is smaller than another's."""
+    return torch.cat([tensor, tensor.new_full((rows, *tensor.shape[1:]), value)])
+
+
+def test_a_classifier_s():
+    logits, labels = torch.randn(5, 3, generator=DRAWN), torch.tensor([0, 2, 1, 1, 0])
+    found = loss_for("classification")(filled(logits, 7.0), filled(labels, -100))
+    torch.testing.assert_close(found, F.cross_entropy(logits, labels))
+
+
+def test_a_regressor_s():
+    logits, labels = torch.randn(5, 1, generator=DRAWN), torch.randn(5, generator=DRAWN)
+    found = loss_for("regression")(filled(logits, 7.0), filled(labels, torch.nan))
+    torch.testing.assert_close(found, F.mse_loss(logits.squeeze(), labels))
+
+
+def test_a_causal_model_s_over_the_completion_alone():
+    logits, labels = torch.randn(3, 6, 11, generator=DRAWN), torch.randint(0, 11, (3, 6), generator=DRAWN)
+    labels[:, :2] = -100
+    labels[1, 4:] = -100
+    found = loss_for("generation")(filled(logits, 7.0), filled(labels, -100))
+    torch.testing.assert_close(found, ForCausalLMLoss(logits, labels, vocab_size=11))
+
+
+@pytest.mark.parametrize("kind", ["classification", "generation"])
+def test_label_smoothing_is_the_trainer_s(kind):
+    if kind == "generation":
+        logits, labels = torch.randn(3, 6, 11, generator=DRAWN), torch.randint(0, 11, (3, 6), generator=DRAWN)
+        labels[:, :2] = -100
+    else:
+        logits, labels = torch.randn(5, 3, generator=DRAWN), torch.tensor([0, 2, 1, 1, 0])
+    theirs = LabelSmoother(epsilon=0.1)(
+        SequenceClassifierOutput(logits=logits), labels.clone(), shift_labels=kind == "generation"
+    )
+    found = loss_for(kind, 0.1)(filled(logits, 7.0), filled(labels, -100))
+    torch.testing.assert_close(found, theirs)
