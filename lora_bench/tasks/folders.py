@@ -116,14 +116,16 @@ def _first_there(folder: Path, names: Files) -> str | None:
     """The first name that the folder has, plain or gzipped: the plain name, as both are read alike.
 
     Raises:
-        LoraBenchError: If it leads out of the folder: what a download brought may not have other files read.
+        LoraBenchError: If it leads out of the folder: what a download brought may not have other files read. A name that
+            begins with `../` is of a set beside this one in the data directory, as GLUE's diagnostic set is beside MNLI.
     """
     for name in names:
+        within = folder.resolve().parent if name.startswith("../") else folder.resolve()
         for path in (folder / name, folder / f"{name}.gz"):
             if path.is_file() or (path == folder / name and path.exists()):
-                if not path.resolve().is_relative_to(folder.resolve()):
+                if not path.resolve().is_relative_to(within):
                     raise LoraBenchError(
-                        f"{path} leads out of {folder}, by its name or as a link; put the file itself there"
+                        f"{path} leads out of {within}, by its name or as a link; put the file itself there"
                     )
                 return name
     return None

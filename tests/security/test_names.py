@@ -161,6 +161,17 @@ def test_a_layout_cannot_name_a_file_outside_of_the_data_directory(tmp_path, dat
         in_folder(task, data_dir / "Small")
 
 
+def test_a_layout_may_name_a_file_of_a_set_beside_it(tmp_path, data_dir):
+    (data_dir / "Beside").mkdir()
+    (data_dir / "Beside" / "more.csv").write_text(rows())
+    folder = find_folder(layout(tmp_path, "../Beside/more.csv"), data_dir)
+    assert len(load_data(in_folder(layout(tmp_path, "../Beside/more.csv"), folder), folder).splits["train"].ids) > 0
+    (data_dir / "Beside" / "more.csv").unlink()
+    (data_dir / "Beside" / "more.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(LoraBenchError, match="leads out of"):
+        find_folder(layout(tmp_path, "../Beside/more.csv"), data_dir)
+
+
 @pytest.mark.parametrize("folders", ["..", "../data", "/", "Small/../.."])
 def test_a_layout_cannot_name_a_folder_outside_of_the_data_directory(tmp_path, data_dir, folders):
     with pytest.raises(LoraBenchError, match="has no folder"):
