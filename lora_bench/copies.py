@@ -21,7 +21,8 @@ def copy_sharing(model: ModelT, own: Sequence[str] = ()) -> ModelT:
     copied = {id(weight) for name in own for weight in model.get_submodule(name).parameters()}
     memo: dict[int, object] = {}
     for weight in model.parameters():
-        if id(weight) not in copied:
+        # Weights of a class of their own, such as quantised ones, know best how they are copied.
+        if id(weight) not in copied and type(weight) is nn.Parameter:
             memo[id(weight)] = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = buffer

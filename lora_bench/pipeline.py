@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from lora_bench.attempt import Facts, NoteSteps
 from lora_bench.checkpoint import Checkpoint, latest_checkpoint, load_trained
 from lora_bench.company import others_at_work
-from lora_bench.copies import copy_sharing, own_trained
+from lora_bench.copies import own_trained
 from lora_bench.course import ENDLESS, Course, plan_course
 from lora_bench.dropout import StepMasks, with_keyed_masks
 from lora_bench.errors import LoraBenchError, UnsupportedPair
@@ -33,9 +34,9 @@ from lora_bench.job import Job
 from lora_bench.loop import FollowBudget, KeepCheckpoints, KeyedDropout, Notify, SeededDropout, WatchLoss
 from lora_bench.measure import count_parameters
 from lora_bench.meter import MeasureCallback
-from lora_bench.methods import Method, known_methods, own_callbacks
+from lora_bench.methods import Method, known_methods, own_callbacks, trains_base
 from lora_bench.metrics import metric
-from lora_bench.models import BaseModel, load_model, load_tokenizer
+from lora_bench.models import BaseModel, load_tokenizer
 from lora_bench.pulse import heard
 from lora_bench.randomness import adapters_drawn_from, draw_head, seed_for
 from lora_bench.recipe import training_arguments
@@ -43,10 +44,8 @@ from lora_bench.record import DataSummary, Record
 from lora_bench.scoring import Example, Exercise, exercise, keep_answers, keep_weights, quiet, scored_splits, scores_of
 from lora_bench.selection import SelectionScores
 from lora_bench.start import start_from
-from lora_bench.tasks import TaskData, load_data, majority_score, unavailable_metrics
-
-Loaded = tuple[Any, list[str]]
-"""A base model with what its kind of task needs, and the names of its head's modules."""
+from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
+from lora_bench.warm import WARM, load_for
 
 
 @dataclass
@@ -116,52 +115,41 @@ def device_of_runs() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def loaded_for(job: Job) -> Loaded:
-    """The base model of a run, as its recipe has it."""
-    recipe = job.spec.training
-    return load_model(
-        job.base_model,
-        kind=job.task.kind,
-        labels=len(job.spec.task.labels),
-        base_dropout=recipe.base_dropout,
-        head_dropout=recipe.head_dropout,
-    )
-
-
-def prepare(job: Job, facts: Facts, notify: Notify | None, shared: Loaded | None = None) -> Ready:
+def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = False) -> Ready:
     """Everything before the first step.
 
     Args:
         job: The run.
         facts: Notes what is found.
         notify: Told of each step.
-        shared: The loaded base model, of which the run gets a copy over the same weights: it is one of a pack. None for a
-            run that loads its own, and draws its masks itself.
+        packed: Whether it takes its steps with others, which draw its masks.
     """
     spec = job.spec
     torch.set_num_threads(spec.training.threads)
     device = device_of_runs()
     seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
     _warm_up()
-    measure = MeasureCallback(exclusive=job.exclusive and shared is None and not others_at_work(job.folder.path.parent))
+    measure = MeasureCallback(exclusive=job.exclusive and not packed and not others_at_work(job.folder.path.parent))
+    method = known_methods()[spec.method.name](**spec.method.options)
+    if trains_base(method):
+        WARM.without_base()
     measure.begin(device)
 
     facts.enter("loading the base model")
     reach("run.load")
     began = time.perf_counter()
     recipe = spec.training
-    model, head = loaded_for(job) if shared is None else (copy_sharing(*shared), shared[1])
+    model, head = load_for(job) if trains_base(method) else WARM.base(job)
     tokenizer = load_tokenizer(job.base_model)
     # A causal model's head looks for the last token that is no padding, so both must mean the same token.
     model.config.pad_token_id = tokenizer.pad_token_id
     total = sum(weight.numel() for weight in model.parameters())
     draw_head(model, head, seed)
-    method = known_methods()[spec.method.name](**spec.method.options)
     with adapters_drawn_from(seed):
         model = method.apply(model, head=head)
     if spec.start is not None:
         start_from(model, job.folder.of(spec.start.run_id), head)
-    if shared is not None:
+    if not trains_base(method):
         own_trained(model)
     facts.parameters = count_parameters(model, head=head, total=total)
     facts.watch(model)
@@ -169,7 +157,7 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, shared: Loaded | None
 
     facts.enter("reading the data")
     reach("run.data")
-    data = load_data(job.task, job.task_base, whole_train=not spec.rules.selection_from_train)
+    data = WARM.data(job)
     if data.sha256 != spec.task.data_sha256:
         raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
     at_hand = exercise(job.task, tokenizer, spec, seed)
@@ -199,7 +187,7 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, shared: Loaded | None
             measure=measure,
         )
     keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection, checkpoint)
-    callbacks = [NoteSteps(facts), _dropout(model, seed, job, alone=shared is None), follow, keep, measure, watch]
+    callbacks = [NoteSteps(facts), _dropout(model, seed, job, alone=not packed), follow, keep, measure, watch]
     callbacks += _own_callbacks(method, course)
     callbacks += [selection] if selection is not None else []
     facts.enter("preparing the training")
@@ -302,10 +290,11 @@ def _examples(
     if spec.selection_every is not None:
         asked[spec.rules.choose_on] = None
     truncated: dict[str, float] = {}
-    train, truncated["train"] = at_hand.lessons(data.splits["train"])
+    train, truncated["train"] = WARM.encoded(job, "train", lambda: at_hand.lessons(data.splits["train"]))
     questions: dict[str, list[Example]] = {}
     for name in asked:
-        questions[name], truncated[name] = at_hand.questions(data.splits[name])
+        asked_of = partial(at_hand.questions, data.splits[name])
+        questions[name], truncated[name] = WARM.encoded(job, f"{name} to be answered", asked_of)
     facts.warnings += [*data.warnings, *unavailable_metrics(job.task)]
     for name, share in sorted(truncated.items()):
         if share > 0:

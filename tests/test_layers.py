@@ -122,7 +122,10 @@ MAY_IMPORT = {
     "loop": PARTS | STORE | {"selection"},
     "attempt": STORE | {"job", "loop"},
     "scoring": PARTS | STORE | {"job", "loop"},
-    "pipeline": PARTS | STORE | {"attempt", "copies", "flops", "job", "loop", "metrics", "scoring", "selection"},
+    "warm": PARTS | STORE | {"copies", "job"},
+    "pipeline": PARTS
+    | STORE
+    | {"attempt", "copies", "flops", "job", "loop", "metrics", "scoring", "selection", "warm"},
     "run": STORE | {"attempt", "job", "loop", "pipeline"},
     "pack": STORE | MATERIAL | {"attempt", "copies", "job", "loop", "models", "pipeline", "run", "scoring", "dropout"},
     "probe": STORE | PARTS | {"shapes"},

@@ -6,8 +6,11 @@ from lora_bench.methods.base import (
     known_methods,
     own_callbacks,
     register,
+    trains_base,
     unknown_method,
     with_size,
 )
 
-__all__ = ["Method", "broken_plug_ins", "known_methods", "own_callbacks", "register", "unknown_method", "with_size"]
+__all__ = [
+    "Method", "broken_plug_ins", "known_methods", "own_callbacks", "register", "trains_base", "unknown_method", "with_size",
+]  # fmt: skip

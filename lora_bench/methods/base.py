@@ -2,7 +2,8 @@
 
 A method is a frozen `Strict` model: its fields are its options, checked when a suite is read. It names the one option
 that a budget may turn (its *size*), suggests a learning rate, and can make a base model trainable. Nothing else is asked
-of it; one with something to do at the steps of a run may offer `callbacks()`, a list of transformers' `TrainerCallback`.
+of it; one with something to do at the steps of a run may offer `callbacks()`, a list of transformers' `TrainerCallback`,
+and one that trains most of the base says `trains_base = True`, so that no frozen copy of it is kept beside.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def own_callbacks(method: Method) -> list[TrainerCallback]:
     """What a method wants to happen at the steps of a run: its optional `callbacks()`, such as AdaLoRA's allocation."""
     make = getattr(method, "callbacks", None)
     return list(make()) if make is not None else []
+
+
+def trains_base(method: Method) -> bool:
+    """Whether a method trains most weights of the base model; it may say so by a class variable of this name."""
+    return bool(getattr(method, "trains_base", False))
 
 
 _METHODS: dict[str, type[Method]] = {}

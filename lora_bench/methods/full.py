@@ -37,6 +37,7 @@ class Full(Strict):
     name: ClassVar[str] = "full"
     size: ClassVar[str | None] = None
     learning_rate: ClassVar[float] = 5e-5
+    trains_base: ClassVar[bool] = True
 
     top_layers: int | None = Field(default=None, ge=1)
 

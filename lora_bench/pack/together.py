@@ -22,7 +22,7 @@ from lora_bench.models import writes_on
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
-from lora_bench.pipeline import Loaded, Ready, device_of_runs, loaded_for, prepare, score
+from lora_bench.pipeline import Ready, device_of_runs, prepare, score
 from lora_bench.record import Record
 from lora_bench.run import concluded
 from lora_bench.scoring import autocast
@@ -115,7 +115,6 @@ def take_together(
     """
     with ExitStack() as stack:
         members: list[Member] = []
-        shared: Loaded | None = None
         for job in jobs:
             claim = job.folder.try_claim()
             if claim is None:
@@ -130,8 +129,7 @@ def take_together(
                 yield record
                 continue
             try:
-                shared = shared if shared is not None else loaded_for(job)
-                ready = prepare(job, facts, notify(job), shared)
+                ready = prepare(job, facts, notify(job), packed=True)
                 if not ready.is_trained():
                     members.append(Member(ready, stack.enter_context(ready.trainer()), claim))
                     continue
