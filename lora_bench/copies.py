@@ -29,6 +29,14 @@ def copy_sharing(model: ModelT, own: Sequence[str] = ()) -> ModelT:
     return copy.deepcopy(model, memo)
 
 
+def share_frozen(model: nn.Module, other: nn.Module) -> None:
+    """Let a model's frozen weights lie where those of another model of the same base do, wherever that has them."""
+    theirs = dict(other.named_parameters())
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad and not theirs[name].requires_grad:
+            weight.data = theirs[name].data
+
+
 def own_trained(model: nn.Module) -> None:
     """Give what the optimiser updates memory of its own, where a method trains weights of the base."""
     for weight in model.parameters():

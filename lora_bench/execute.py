@@ -6,8 +6,7 @@ meets the budget) becomes a record with its reason at once. Two processes may wo
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from lora_bench.environment import cuda_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.estimate import default_workers
 from lora_bench.executors.base import Event, Lost
+from lora_bench.executors.choice import Chosen, choose, in_this_process
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
 from lora_bench.methods import broken_plug_ins
@@ -92,6 +92,16 @@ class Outcome:
     undone: int = 0
 
 
+@dataclass(frozen=True)
+class How:
+    """How runs are done; see `run_suite`."""
+
+    workers: int | None
+    timeout: float | None
+    pack: bool
+    ray: str | None
+
+
 class Named(Protocol):
     """What has runs: a suite, or a suite of probes."""
 
@@ -117,6 +127,7 @@ def run_suite(
     display: Display | None = None,
     timeout: float | None = None,
     pack: bool = True,
+    ray: str | None = None,
 ) -> Outcome:
     """Do every run of a suite that has no record yet.
 
@@ -131,6 +142,8 @@ def run_suite(
         display: Shown what happens.
         timeout: Seconds that a run may make no progress before it is ended; 0 for any time; None follows its estimate.
         pack: Whether runs that may share a base take their steps together; see `lora_bench.pack`.
+        ray: Address of a Ray cluster that does the runs, or "local" for one on this machine; *runs* is then on a file system
+            that all its nodes see.
 
     Raises:
         BadInput: With every fault of the suite, its data and its models, before anything is written.
@@ -138,8 +151,10 @@ def run_suite(
             this machine; or if runs that are done in this process are to be ended when they make no progress.
         WorkBroken: If a file or the system fails in the middle of the work.
     """
-    shown = display or Silent()
-    if timeout and _in_this_process(workers):
+    shown, how = display or Silent(), How(workers, timeout, pack, ray)
+    if timeout and ray is not None:
+        raise LoraBenchError("--timeout is of workers on this machine; leave it out with --ray")
+    if timeout and in_this_process(workers):
         way = "leave --timeout out on Windows" if workers != 0 else "give --timeout with --workers 1 or more"
         raise LoraBenchError(f"a run without progress is ended with its process, and this one does the runs: {way}")
     if series is not None:
@@ -168,7 +183,7 @@ def run_suite(
                 _check_company(wanted, folder)
             taken.update(cell.job.spec.run_id for cell in wanted)
             reach("suite.planned")
-            interrupted = _round(plan, wanted, folder, workers, shown, timeout, pack=pack)
+            interrupted = _round(plan, wanted, folder, shown, how)
             # Trials choose what is run after them, and runs start from others: what waited for these is known now.
             if interrupted is not None or not wanted or not plan.waiting:
                 break
@@ -177,16 +192,7 @@ def run_suite(
     return Outcome(tuple(records), len(taken), interrupted, len(undone))
 
 
-def _round(
-    plan: Plan,
-    wanted: list[Cell],
-    folder: Path,
-    workers: int | None,
-    shown: Display,
-    timeout: float | None,
-    *,
-    pack: bool,
-) -> str | None:
+def _round(plan: Plan, wanted: list[Cell], folder: Path, shown: Display, how: How) -> str | None:
     """Do the runs that are known; what stopped them, or None."""
     if wanted:
         check_writable(folder, "--runs")
@@ -200,12 +206,17 @@ def _round(
             shown.finished(_publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason))
     # The longest first, so that no long run is left alone at the end.
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
-    timed = _timed(runnable)
-    if timed and workers is not None and workers > 1:
-        raise LoraBenchError(f"{workers} workers are asked for, and {_use_up(timed)}; take --workers 1")
-    count = _default_workers(runnable, timed=bool(timed)) if workers is None else min(workers, len(runnable))
-    shown.planned(plan, runnable, count)
-    return _do(runnable, count, folder, shown, timeout, pack=pack) if runnable else None
+    timed, workers = _timed(runnable), how.workers
+    if timed and (how.ray is not None or (workers is not None and workers > 1)):
+        asked = "a Ray cluster is" if how.ray is not None else f"{workers} workers are"
+        raise LoraBenchError(f"{asked} asked for, and {_use_up(timed)}; take --workers 1")
+    if not runnable:
+        shown.planned(plan, runnable, 0)
+        return None
+    executor = _executor(runnable, folder, how)
+    with closing(executor):
+        shown.planned(plan, runnable, executor.workers)
+        return _do(runnable, executor, folder, shown, pack=how.pack)
 
 
 def _timed(cells: list[Cell]) -> list[PlannedSpec]:
@@ -247,11 +258,6 @@ def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
     return [cell for cell in [*plan.missing, *again] if not only or cell.job.spec.run_id in only]
 
 
-def _default_workers(cells: list[Cell], *, timed: bool) -> int:
-    threads = max((cell.job.spec.training.threads for cell in cells), default=1)
-    return default_workers([cell.estimate for cell in cells], threads, timed=timed)
-
-
 def _check_disk(cells: list[Cell], folder: Path) -> None:
     needed, free = sum(cell.estimate.disk_bytes for cell in cells), free_bytes(folder)
     if needed > free:
@@ -266,37 +272,30 @@ def _publish(cell: Cell, status: Status, reason: str) -> Record:
     return cell.job.folder.publish(cell.job.record(status, reason, parameters=cell.fit.parameters))
 
 
-def _do(
-    cells: list[Cell], workers: int, folder: Path, shown: Display, timeout: float | None, *, pack: bool
-) -> str | None:
+def _executor(cells: list[Cell], folder: Path, how: How) -> Chosen:
+    """What does the runs."""
+    threads = max(cell.job.spec.training.threads for cell in cells)
+    workers = how.workers
+    if workers is None and how.ray is None:
+        workers = default_workers([cell.estimate for cell in cells], threads, timed=bool(_timed(cells)))
+    seconds = {cell.job.run_id: cell.estimate.seconds for cell in cells}
+
+    def patience(job: Job) -> float | None:
+        return (how.timeout or None) if how.timeout is not None else max(LEAST_PATIENCE_SECONDS, seconds[job.run_id])
+
+    at_most = len(cells) if workers is None else min(workers, len(cells))
+    return choose(at_most, ray=how.ray, threads=threads, patience=patience, log=folder / "workers.log")
+
+
+def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, *, pack: bool) -> str | None:
     """Do the runs; what stopped them, the name of a signal or `disk_full`, or None."""
-    by_id = {cell.job.spec.run_id: cell for cell in cells}
-    execute: Callable[[list[list[Job]], Callable[[Event], None]], Generator[Record | Elsewhere | Lost[Job], None, None]]
-    stop: Callable[[str], None]
-    if _in_this_process(workers):
-        from lora_bench.executors.inline import execute_inline
-        from lora_bench.loop import request_stop
-
-        request_stop(None)
-        execute, stop = execute_inline, request_stop
-    else:
-        from lora_bench.executors.local import LocalWorkers
-
-        def patience(job: Job) -> float | None:
-            if timeout is not None:
-                return timeout or None
-            return max(LEAST_PATIENCE_SECONDS, by_id[job.run_id].estimate.seconds)
-
-        pool: LocalWorkers[Job, Record | Elsewhere] = LocalWorkers(
-            workers, folder / "workers.log", _environments(workers), patience=patience
-        )
-        execute, stop = pool, pool.stop
+    by_id, workers = {cell.job.spec.run_id: cell for cell in cells}, executor.workers
     full = False
 
     def done(jobs: Sequence[Job]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
         alone = [replace(job, exclusive=workers <= 1) for job in jobs]
         units = packs(alone, workers, most) if pack else [[job] for job in alone]
-        return execute(units, shown.event)
+        return executor.execute(units, shown.event)
 
     def most(job: Job) -> int:
         return _most_members(by_id[job.run_id], workers)
@@ -309,7 +308,7 @@ def _do(
 
     jobs = [cell.job for cell in cells]
     with (
-        stopping_on_signals(stop) as stopped,
+        stopping_on_signals(executor.stop) as stopped,
         closing(do_with_others(jobs, done, lambda: bool(stopped) or full, shown.say, publish_lost)) as results,
     ):
         for result in results:
@@ -318,7 +317,7 @@ def _do(
             if not full and result.status == "failed" and is_attempt(result):
                 # What comes after it would fail too: the others are stopped, and leave what they can.
                 full = True
-                stop("SIGTERM")
+                executor.stop("SIGTERM")
     return stopped[0] if stopped else DISK_FULL if full else None
 
 
@@ -332,16 +331,3 @@ def _most_members(cell: Cell, workers: int) -> int:
     flops = 4.0 * cell.fit.shape.multiplied * recipe.batch_size * recipe.max_length
     free = None if cuda_devices() else int(psutil.virtual_memory().available) // max(1, workers)
     return most_members(flops, cell.estimate.memory_bytes, free_bytes=free)
-
-
-def _in_this_process(workers: int | None) -> bool:
-    """Whether runs are done in this process; elsewhere than on Windows they can be forked."""
-    return workers == 0 or sys.platform == "win32"
-
-
-def _environments(workers: int) -> list[dict[str, str]]:
-    """The environment of each worker: on CUDA each sees one device, in turn."""
-    devices = cuda_devices()
-    if not devices:
-        return [{} for _ in range(workers)]
-    return [{"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} for index in range(workers)]

@@ -42,7 +42,7 @@ from lora_bench.randomness import adapters_drawn_from, draw_head, seed_for
 from lora_bench.recipe import training_arguments
 from lora_bench.record import DataSummary, Record
 from lora_bench.scoring import Example, Exercise, exercise, keep_answers, keep_weights, quiet, scored_splits, scores_of
-from lora_bench.selection import SelectionScores
+from lora_bench.selection import Best, SelectionScores
 from lora_bench.start import start_from
 from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
 from lora_bench.warm import WARM, load_for
@@ -80,6 +80,16 @@ class Ready:
     def done(self) -> int:
         """Steps that were done before."""
         return 0 if self.checkpoint is None else self.checkpoint.step
+
+    @property
+    def scored(self) -> list[str]:
+        """The splits that its scores are of."""
+        return scored_splits(self.job.spec, self.data)
+
+    @property
+    def best(self) -> Best | None:
+        """The best weights on the selection split, where it is these that are scored."""
+        return self.selection.best if _keeps_best(self.job) and self.selection is not None else None
 
     def is_trained(self) -> bool:
         """Whether it was stopped between its last step and its record; its weights are then put back."""
@@ -199,8 +209,26 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     )  # fmt: skip
 
 
-def score(ready: Ready) -> Record:
-    """Everything after the last step."""
+@dataclass(frozen=True)
+class Answered:
+    """What a trained model answers.
+
+    Args:
+        answers: By split, to the questions of each split that is scored.
+        seconds: That it took.
+    """
+
+    answers: Mapping[str, list[Any]]
+    seconds: float
+
+
+def score(ready: Ready, answered: Answered | None = None) -> Record:
+    """Everything after the last step.
+
+    Args:
+        ready: A run that is trained.
+        answered: What its last weights answer, where that is known.
+    """
     job, facts, measure, model = ready.job, ready.facts, ready.measure, ready.model
     spec = job.spec
     reach("run.trained")
@@ -209,22 +237,21 @@ def score(ready: Ready) -> Record:
     if ended_by != ready.course.target:
         facts.warnings.append(ready.course.said(step, ended_by, measure.train_seconds or 0.0))
     done = ready.course.batches(step)
-    if _keeps_best(job) and ready.selection is not None and ready.selection.best is not None:
-        step = ready.selection.best.step
-        load_trained(model, ready.selection.best.weights)
+    if ready.best is not None:
+        step = ready.best.step
+        load_trained(model, ready.best.weights)
     began = time.perf_counter()
     facts.enter("the evaluation")
-    with heard(lambda: ready.keep.stop_evaluation(model)):
-        answers = {
-            name: ready.at_hand.answers(model, ready.questions[name]) for name in scored_splits(spec, ready.data)
-        }
-    evaluation_seconds = time.perf_counter() - began
+    if answered is None:
+        with heard(lambda: ready.keep.stop_evaluation(model)):
+            answers = {name: ready.at_hand.answers(model, ready.questions[name]) for name in ready.scored}
+        answered = Answered(answers, time.perf_counter() - began)
     measure.take("evaluation")
     if measure.exclusive and others_at_work(job.folder.path.parent):
         measure.exclusive = False
     if not measure.exclusive and spec.training.uses("train_seconds"):
         facts.warnings.append("another process worked beside it on this machine, and used up some of its train_seconds")
-    scores = scores_of(job.task, ready.data, answers)
+    scores = scores_of(job.task, ready.data, answered.answers)
     facts.enter("writing predictions and weights")
     reach("run.keep")
 
@@ -238,10 +265,10 @@ def score(ready: Ready) -> Record:
             step_tokens=[sum(len(example["input_ids"]) for example in batch) for batch in done],
             train_flops=sum(map(ready.flops, done)) if ready.flops is not None else None,
             load_seconds=ready.load_seconds,
-            evaluation_seconds=evaluation_seconds,
+            evaluation_seconds=answered.seconds,
         ),
         scores=scores,
-        predictions=keep_answers(job, ready.data.splits[spec.score_on], answers[spec.score_on]),
+        predictions=keep_answers(job, ready.data.splits[spec.score_on], answered.answers[spec.score_on]),
         weights=keep_weights(job, model, ready.tokenizer, step),
     )
 

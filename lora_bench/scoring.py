@@ -76,7 +76,14 @@ class Labelling:
 
     def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
         """The likeliest class of each question, or its number."""
-        logits = predict(model, questions, self.collate, self._spec)
+        return self.answers_in(predict(model, questions, self.collate, self._spec))
+
+    def answers_in(self, logits: torch.Tensor) -> list[Any]:
+        """The answers that logits come to, shape (examples, labels).
+
+        Raises:
+            Diverged: If they are not finite.
+        """
         if not torch.isfinite(logits).all():
             raise Diverged("the trained model's outputs are not finite")
         if self._task.kind == "regression":
@@ -134,22 +141,49 @@ def predict(
 ) -> torch.Tensor:
     """The logits of every example in order, shape (examples, labels), in float32 on the CPU."""
     device = next(model.parameters()).device
-    # Batches of like lengths hold little padding.
-    by_length = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
     was_training = model.training
     model.eval()
-    logits: list[torch.Tensor] = []
+
+    def logits_of(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        found: torch.Tensor = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+        return found
+
+    with autocast(model, spec):
+        found = predict_in_order(logits_of, examples, collate, EVALUATION_BATCH)
+    model.train(was_training)
+    return found
+
+
+def predict_in_order(
+    logits_of: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
+    examples: list[Example],
+    collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
+    rows: int,
+) -> torch.Tensor:
+    """Logits of every example in order, in float32 on the CPU.
+
+    Args:
+        logits_of: Makes those of a batch, shape (..., examples, labels).
+        examples: All of them.
+        collate: Makes a batch.
+        rows: Of a batch.
+
+    Returns:
+        Shape (..., examples, labels).
+    """
+    # Batches of like lengths hold little padding.
+    by_length = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
+    found: list[torch.Tensor] = []
     with quiet():
-        for start in range(0, len(by_length), EVALUATION_BATCH):
+        for start in range(0, len(by_length), rows):
             reach("run.evaluation")
             beat()
-            batch = collate([examples[index] for index in by_length[start : start + EVALUATION_BATCH]])
-            with autocast(model, spec):
-                logits.append(model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits.float().cpu())
-    model.train(was_training)
-    joined = torch.cat(logits)
+            found.append(
+                logits_of(collate([examples[index] for index in by_length[start : start + rows]])).float().cpu()
+            )
+    joined = torch.cat(found, dim=-2)
     in_order = torch.empty_like(joined)
-    in_order[torch.tensor(by_length)] = joined
+    in_order[..., torch.tensor(by_length), :] = joined
     return in_order
 
 

@@ -78,8 +78,6 @@ class Stack:
         """
         inputs, labels = self.joined(batches)
         chassis = self.members[0]
-        dtype = next(iter(self.weights.values())).dtype
-        factors = {name: factor.to(labels.device, dtype) for name, factor in self._factors.items()}
         after = sites
 
         def one(
@@ -100,9 +98,40 @@ class Stack:
             return loss(logits, labels), logits
 
         losses, logits = vmap(one, in_dims=(0, 0, 0, 0, None if keys is None else 0))(
-            self.weights, factors, inputs, labels, keys
+            self.weights, self._factors_on(labels.device), inputs, labels, keys
         )
         return losses, logits, after
+
+    @torch.no_grad()
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What every member makes of one batch, without dropout.
+
+        Args:
+            batch: As a collator makes it, without labels.
+
+        Returns:
+            Shape (members, rows, ...).
+        """
+        chassis = self.members[0]
+        device = next(iter(self.weights.values())).device
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        if self.causal is not None:
+            inputs["attention_mask"] = whole_mask(inputs["attention_mask"], causal=self.causal)
+
+        def one(weights: dict[str, Tensor], factors: dict[str, Tensor]) -> Tensor:
+            with _scaled_by(chassis, factors):
+                found: Tensor = functional_call(chassis, weights, kwargs=inputs).logits
+            return found
+
+        was_training = chassis.training
+        chassis.eval()
+        found: Tensor = vmap(one)(self.weights, self._factors_on(device))
+        chassis.train(was_training)
+        return found
+
+    def _factors_on(self, device: torch.device) -> dict[str, Tensor]:
+        dtype = next(iter(self.weights.values())).dtype
+        return {name: factor.to(device, dtype) for name, factor in self._factors.items()}
 
     def joined(self, batches: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
         """The batches as one: inputs of shape (members, rows, tokens), and labels of which the filling is none."""

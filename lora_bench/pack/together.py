@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import AdamW
 from transformers import Trainer
 
 from lora_bench.attempt import Facts
 from lora_bench.claims import Claim, Elsewhere
-from lora_bench.copies import own_trained
+from lora_bench.copies import own_trained, share_frozen
 from lora_bench.dropout import key_of
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
-from lora_bench.loop import Notify
+from lora_bench.loop import Diverged, Notify
 from lora_bench.models import writes_on
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
-from lora_bench.pipeline import Ready, device_of_runs, prepare, score
+from lora_bench.pipeline import Answered, Ready, device_of_runs, prepare, score
 from lora_bench.record import Record
 from lora_bench.run import concluded
-from lora_bench.scoring import autocast
+from lora_bench.scoring import EVALUATION_BATCH, Labelling, autocast, predict_in_order
 
 # What a family's attention makes of the rows' masks by itself.
 OWN_MASKS = ("deberta", "deberta-v2")
@@ -42,14 +45,17 @@ class Member:
         ready: What it is before its first step.
         trainer: Of the run: its schedule, its callbacks and its state, but never its loop.
         claim: By which this process is at the run.
+        beside: The model of another member, whose frozen weights on the device it uses too.
     """
 
-    def __init__(self, ready: Ready, trainer: Trainer, claim: Claim) -> None:
+    def __init__(self, ready: Ready, trainer: Trainer, claim: Claim, beside: nn.Module | None = None) -> None:
         self.ready = ready
         self.trainer = trainer
         self.claim = claim
         self._logged = 0
         steps = trainer.args.max_steps
+        if beside is not None:
+            share_frozen(ready.model, beside)
         ready.model.to(device_of_runs()).train()
         trainer.create_optimizer_and_scheduler(steps)
         assert isinstance(trainer.optimizer, AdamW)
@@ -131,19 +137,26 @@ def take_together(
             try:
                 ready = prepare(job, facts, notify(job), packed=True)
                 if not ready.is_trained():
-                    members.append(Member(ready, stack.enter_context(ready.trainer()), claim))
+                    beside = members[0].ready.model if members else None
+                    members.append(Member(ready, stack.enter_context(ready.trainer()), claim, beside))
                     continue
                 attempt = partial(score, ready)
             except Exception as error:
                 attempt = partial(_raise, error)
             yield concluded(job, claim, facts, attempt)
-        for member, reason in steps_together(members):
-            attempt = partial(score, member.ready) if reason is None else partial(_raise, reason)
-            yield concluded(member.ready.job, member.claim, member.ready.facts, attempt)
+        for left in steps_together(members):
+            answered: dict[str, Answered] = {}
+            # Where they do not fit together, each is asked by itself.
+            with contextlib.suppress(Exception):
+                answered = _answers_together([member.ready for member, reason in left if reason is None])
+            for member, reason in left:
+                ready = member.ready
+                attempt = partial(_raise, reason) if reason else partial(score, ready, answered.get(ready.job.run_id))
+                yield concluded(ready.job, member.claim, ready.facts, attempt)
 
 
-def steps_together(members: Sequence[Member]) -> Iterator[tuple[Member, Exception | None]]:
-    """Take the steps of all members; give each as it leaves, with what it ended by where it is not its budget.
+def steps_together(members: Sequence[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
+    """Take the steps of all members; give those that leave, with what each ended by where it is not its budget.
 
     Raises:
         Apart: If a step of all of them fails.
@@ -163,10 +176,11 @@ def steps_together(members: Sequence[Member]) -> Iterator[tuple[Member, Exceptio
             for member, loss in zip(going, losses, strict=True):
                 if _own(member, partial(member.end, loss), left) and member.is_done:
                     left.append((member, None))
-        for member, reason in left:
+        for member, _ in left:
             at_work.remove(member)
             member.leave()
-            yield member, reason
+        if left:
+            yield left
 
 
 def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Exception | None]]) -> bool:
@@ -180,10 +194,14 @@ def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Except
 
 
 def _stacked(members: Sequence[Member]) -> tuple[Stack, StackedAdamW]:
-    first = members[0].ready
-    causal = None if first.job.base_model.model_type in OWN_MASKS else writes_on(first.job.base_model.model_type)
-    stack = Stack([member.ready.model for member in members], causal=causal, pad=first.tokenizer.pad_token_id)
+    stack = _stack([member.ready for member in members])
     return stack, StackedAdamW(stack, [member.optimizer for member in members])
+
+
+def _stack(members: Sequence[Ready]) -> Stack:
+    kind = members[0].job.base_model.model_type
+    causal = None if kind in OWN_MASKS else writes_on(kind)
+    return Stack([member.model for member in members], causal=causal, pad=members[0].tokenizer.pad_token_id)
 
 
 def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> list[float]:
@@ -201,6 +219,40 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
     losses.sum().backward()
     optimiser.step([member.ready.job.spec.training.max_grad_norm for member in members])
     return list(losses.detach().tolist())
+
+
+def _answers_together(trained: Sequence[Ready]) -> dict[str, Answered]:
+    """What members that are done answer, by run id; nothing of those that are better asked by themselves."""
+    alike: dict[Any, list[Ready]] = {}
+    for ready in trained:
+        if ready.best is None and isinstance(ready.at_hand, Labelling):
+            spec = ready.job.spec
+            of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, *ready.scored)
+            alike.setdefault(of, []).append(ready)
+    found: dict[str, Answered] = {}
+    for group in alike.values():
+        if len(group) == 1:
+            continue
+        began = time.perf_counter()
+        first = group[0]
+        at_hand = first.at_hand
+        assert isinstance(at_hand, Labelling)
+        stack = _stack(group)
+        # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
+        rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
+        answers: list[dict[str, list[Any]]] = [{} for _ in group]
+        for name in first.scored:
+            with autocast(first.model, first.job.spec):
+                logits = predict_in_order(stack.logits, first.questions[name], at_hand.collate, rows)
+            for own, given in zip(logits, answers, strict=True):
+                with contextlib.suppress(Diverged):  # it is asked again by itself, and says so then
+                    given[name] = at_hand.answers_in(own)
+        seconds = time.perf_counter() - began
+        for ready, given in zip(group, answers, strict=True):
+            own_trained(ready.model)
+            if len(given) == len(first.scored):
+                found[ready.job.run_id] = Answered(given, seconds)
+    return found
 
 
 def _raise(error: Exception) -> Record:

@@ -190,3 +190,44 @@ def test_workers_do_packs_too(tmp_path):
     assert {record.status for record in records.values()} == {"ok"} and len(records) == 24
     # Four members of LoRA in each of two workers, and two of each other method.
     assert sorted({len(record.packed_with) + 1 for record in records.values()}) == [1, 2, 4]
+
+
+def test_members_that_are_done_at_once_are_asked_together(tmp_path, monkeypatch):
+    path = write_project(tmp_path / "project", SUITE)
+    asked = []
+    real = together._answers_together
+
+    def counted(trained):
+        found = real(trained)
+        asked.append((len(trained), len(found)))
+        return found
+
+    monkeypatch.setattr(together, "_answers_together", counted)
+    records = records_of(path, tmp_path / "runs", workers=0)
+    assert sorted(asked) == [(2, 2), (2, 2), (2, 2), (4, 4)]
+    # Where that fails each is asked by itself, with the same answers.
+    monkeypatch.setattr(together, "_answers_together", lambda trained: 1 / 0)
+    again = records_of(path, tmp_path / "again", workers=0)
+    assert {run_id: record.predictions for run_id, record in again.items()} == {
+        run_id: record.predictions for run_id, record in records.items()
+    }
+
+
+def test_the_members_of_a_pack_have_one_base(tmp_path, monkeypatch):
+    path = write_project(tmp_path / "project", SUITE)
+    places = []
+    real = together.Member.begin
+
+    def begin(member):
+        frozen = {
+            name.rpartition("base_model.model.")[2]: weight.data_ptr()
+            for name, weight in member.ready.model.named_parameters()
+            if not weight.requires_grad
+        }
+        places.append((member.ready.job.spec.method.name, tuple(sorted(frozen.items()))))
+        real(member)
+
+    monkeypatch.setattr(together.Member, "begin", begin)
+    records_of(path, tmp_path / "runs", workers=0)
+    assert len({method for method, _ in places}) == 4
+    assert len(set(places)) == 4, "one place for every weight in all members and steps of a method"

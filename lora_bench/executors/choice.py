@@ -1,0 +1,77 @@
+"""Which executor does the runs of a suite: this process, workers on this machine, or actors of a Ray cluster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_bench.claims import Elsewhere
+from lora_bench.environment import cuda_devices
+from lora_bench.executors.base import Event, Lost
+from lora_bench.job import Job
+from lora_bench.record import Record
+
+Execute = Callable[
+    [Sequence[Sequence[Job]], Callable[[Event], None]], Generator[Record | Elsewhere | Lost[Job], None, None]
+]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What does runs.
+
+    Args:
+        workers: How many units of work at once; 0 for this process.
+        execute: Does units, and gives what becomes of each job.
+        stop: Asks for a stop, by the name of a signal.
+        close: Lets go of it.
+    """
+
+    workers: int
+    execute: Execute
+    stop: Callable[[str], None]
+    close: Callable[[], None] = lambda: None
+
+
+def choose(
+    workers: int, *, ray: str | None, threads: int, patience: Callable[[Job], float | None], log: Path
+) -> Chosen:
+    """The executor that was asked for.
+
+    Args:
+        workers: Runs at once, at most; 0 does them in this process.
+        ray: Address of a Ray cluster, or None for this machine.
+        threads: CPU threads of each worker.
+        patience: For how many seconds a job may give no sign of life before its worker is ended; None for ever.
+        log: File that takes what workers print.
+    """
+    if ray is not None:
+        from lora_bench.executors.ray import RayWorkers
+
+        cluster = RayWorkers(ray, workers, threads=threads)
+        return Chosen(cluster.workers, cluster, cluster.stop, cluster.close)
+    if in_this_process(workers):
+        from lora_bench.executors.inline import execute_inline
+        from lora_bench.loop import request_stop
+
+        request_stop(None)
+        return Chosen(workers, execute_inline, request_stop)
+    from lora_bench.executors.local import LocalWorkers
+
+    pool: LocalWorkers[Job, Record | Elsewhere] = LocalWorkers(workers, log, _environments(workers), patience=patience)
+    return Chosen(workers, pool, pool.stop)
+
+
+def in_this_process(workers: int | None) -> bool:
+    """Whether runs are done in this process; elsewhere than on Windows they can be forked."""
+    return workers == 0 or sys.platform == "win32"
+
+
+def _environments(workers: int) -> list[dict[str, str]]:
+    """The environment of each worker: on CUDA each sees one device, in turn."""
+    devices = cuda_devices()
+    if not devices:
+        return [{} for _ in range(workers)]
+    return [{"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} for index in range(workers)]
