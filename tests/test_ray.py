@@ -87,5 +87,5 @@ def test_a_stop_leaves_checkpoints_and_the_same_command_goes_on(tmp_path, cluste
 
 def test_a_cluster_that_does_not_answer_is_said(tmp_path):
     path = write_project(tmp_path / "project")
-    with pytest.raises(LoraBenchError, match="no Ray cluster answers at '127.0.0.1:1'"):
+    with pytest.raises(LoraBenchError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
         run_suite(load_suite(path), runs=tmp_path / "runs", ray="127.0.0.1:1")
