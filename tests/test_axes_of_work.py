@@ -7,10 +7,9 @@ import time
 
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
-import lora_bench.run
-from lora_bench import loop
+from lora_bench import loop, pipeline, warm
 from lora_bench.checkpoint import latest_checkpoint
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.execute import run_suite
@@ -70,7 +69,7 @@ class Rates(TrainerCallback):
 @pytest.fixture
 def rates(monkeypatch):
     noted = Rates()
-    monkeypatch.setattr("lora_bench.run.own_callbacks", lambda method: [noted])
+    monkeypatch.setattr("lora_bench.pipeline.own_callbacks", lambda method: [noted])
     return noted.rates
 
 
@@ -134,15 +133,16 @@ def test_a_cap_ends_a_run_on_the_way_and_leaves_the_steps_before_it_alone(tmp_pa
 def test_flops_are_those_of_the_steps_that_were_done(tmp_path, monkeypatch, rates, accumulation):
     """The counter of torch, around the real training, sees what was counted from shapes before the first step."""
     counter = FlopCounterMode(display=False)
-    train = lora_bench.run._train
+    train = Trainer.train
+    pipeline._warm_up()  # it trains too, once a process
 
-    def watched(*arguments):
+    def watched(trainer):
         with counter:
-            train(*arguments)
+            train(trainer)
 
-    monkeypatch.setattr(lora_bench.run, "_train", watched)
+    monkeypatch.setattr(Trainer, "train", watched)
     # A fused kernel hides its matrix products from the counter.
-    monkeypatch.setattr(lora_bench.run, "load_model", functools.partial(lora_bench.run.load_model, attention="eager"))
+    monkeypatch.setattr(warm, "load_model", functools.partial(warm.load_model, attention="eager"))
     suite = ONE.replace("train_examples: 48", "train_flops: 2.5e8") + "training: {schedule: cosine, warmup: 0.0}\n"
     record = run(job_of(tmp_path, suite + f"training_arguments: {{gradient_accumulation_steps: {accumulation}}}\n"))
     assert record.status == "ok", record.reason
@@ -246,8 +246,8 @@ def test_what_ended_a_run_is_still_known_after_stops_in_its_evaluation(tmp_path,
 
 
 def test_a_real_clock_leaves_evaluations_out(tmp_path, monkeypatch):
-    slow = lora_bench.run.scores_of
-    monkeypatch.setattr(lora_bench.run, "scores_of", lambda *of: time.sleep(0.05) or slow(*of))
+    slow = pipeline.scores_of
+    monkeypatch.setattr(pipeline, "scores_of", lambda *of: time.sleep(0.05) or slow(*of))
     began = time.perf_counter()
     record = run(job_of(tmp_path, ONE.replace("train_examples: 48", "train_seconds: 1.0") + "selection_every: 1\n"))
     took = time.perf_counter() - began

@@ -245,7 +245,7 @@ def test_one_who_stood_still_and_was_taken_over_publishes_a_score_and_no_failure
         os.close(descriptor)
         return record
 
-    monkeypatch.setattr(running, "_attempt", attempt)
+    monkeypatch.setattr(running, "_trained_and_scored", attempt)
     found = running.take(job)
     if status == "ok":
         assert found == record == job.folder.record()

@@ -88,7 +88,7 @@ def test_a_run_that_fails_with_a_secret_in_its_exception_leaves_none(tmp_path, m
 
     suite = write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
     (cell,) = make_plan(load_suite(suite), tmp_path / "runs" / "tickets").cells
-    monkeypatch.setattr("lora_bench.run.load_model", fails)
+    monkeypatch.setattr("lora_bench.warm.load_model", fails)
     record = run(cell.job)
     assert record.status == "failed" and record.reason.startswith(
         "RuntimeError: Client error for https://***@host/x?token=***"
