@@ -79,9 +79,9 @@ print(trainer.evaluate())
 
 def write_pairs(path: Path, rows: int) -> None:
     """Pairs of film reviews, cut to the lengths of MRPC's sentences; the label says whether both praise or both blame."""
-    from lora_bench.tasks import known_tasks, load_data
+    from lora_bench.tasks import load_data, load_task
 
-    data = load_data(known_tasks()["movie_reviews"], Path())
+    data = load_data(load_task("movie_reviews"), Path())
     split = data.splits["train"]
     drawn = random.Random(0)
     texts = list(zip((row[0] for row in split.texts), split.labels, strict=True))
@@ -158,19 +158,16 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.runs, given.loop = 4, 1
-    from lora_bench.families import family_of
     from lora_bench.flops import step_flops
     from lora_bench.methods import known_methods
     from lora_bench.models import find_model
 
-    base = find_model(given.model)
-    targets = ",".join(name.rsplit(".", 1)[-1] for name in family_of(base.model_type).targets("query", "value"))
+    base = find_model(given.model, base=Path())
+    targets = {"roberta": "query,value", "deberta-v2": "query_proj,value_proj", "gpt2": "c_attn"}[base.model_type]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_pairs(folder / "pairs.csv", 1500)
         suite = write_suite(folder, given.model, given.runs)
-        packed, records = ours(folder, suite, "packed", given.workers)
-        plain, _ = ours(folder, suite, "plain", given.workers, "--no-pack")
         (folder / "loop.py").write_text(LOOP.format(threads=os.cpu_count()), encoding="utf-8")
         loop = 0.0
         for seed in range(given.loop):
@@ -178,6 +175,8 @@ def main() -> None:
                 [sys.executable, "loop.py", str(base.folder), "pairs.csv", str(seed), str(STEPS), str(BATCH), str(LENGTH),
                  "out", targets], folder,
             )  # fmt: skip
+        packed, records = ours(folder, suite, "packed", given.workers)
+        plain, _ = ours(folder, suite, "plain", given.workers, "--no-pack")
         method = known_methods()["lora"](rank=8)
         needed = 0.0
         for record in records:

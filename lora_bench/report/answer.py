@@ -33,7 +33,10 @@ def answer(judged: Judged) -> list[str]:
 
 
 def _what_was_judged(judged: Judged) -> str:
-    labels = dict.fromkeys(code(held.row.label) for held in judged.held)
+    labels: dict[str, str] = {}
+    for held in judged.held:
+        free = held.row.reference and held.setting.parameter_target is not None
+        labels[held.row.label] = code(held.row.label) + (" (which no target for parameters holds)" if free else "")
     tasks = {held.setting.spec.task.name for held in judged.held}
     models = {(held.table.model.shown, held.table.weights) for held in judged.held}
     targets = {held.setting.parameter_target for held in judged.held}
@@ -51,7 +54,7 @@ def _what_was_judged(judged: Judged) -> str:
         "never": "by default rules, since none were declared before the runs",
     }
     return (
-        f"{listed([*labels])} {'was' if len(labels) == 1 else 'were'} held against {reference} {where}, seed by seed: "
+        f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} held against {reference} {where}, seed by seed: "
         f"{family} and {margin_words(judged.held)}, {declared[judged.declared]}."
     )
 
@@ -64,9 +67,9 @@ def margin_words(held: Sequence[Held]) -> str:
         return "no margin"
     shares = all(one.setting.spec.task.metric in SHARES for one in held if one.verdict.margin is not None)
     values = listed([f"{margin:g}" for margin in known])
-    unit = (
-        f"{listed([f'{100 * margin:g}' for margin in known])} points of 100" if shares else "in the unit of the score"
-    )
+    points = [f"{100 * margin:g}" for margin in known]
+    of_100 = f"{listed(points)} {'point' if points == ['1'] else 'points'} of 100"
+    unit = of_100 if shares else "in the unit of the score"
     some = "" if None not in margins else ", and none where no margin was declared"
     return f"{'a margin' if len(known) == 1 else 'margins'} of {values} ({unit}{some})"
 
@@ -90,10 +93,7 @@ def _decided(judged: Judged) -> str:
     by_label: dict[str, list[Held]] = {}
     for held in judged.held:
         by_label.setdefault(held.row.label, []).append(held)
-    said = [
-        f"{code(label)} is {_counts(found)}{f' of {len(found)}' if len(found) > 1 else ''}"
-        for label, found in by_label.items()
-    ]
+    said = [f"{code(label)} is {_counts(found)}" for label, found in by_label.items()]
     return f"Against {code(judged.analysis.reference)}, {'; '.join(said)}"
 
 
@@ -102,7 +102,11 @@ def _counts(held: Sequence[Held]) -> str:
     words = []
 
     def times(number: int) -> str:
-        return f" in {number}" if len(held) > 1 else ""
+        if len(held) == 1:
+            return ""
+        if number < len(held):
+            return f" in {number} of {len(held)}"
+        return " in both" if number == 2 else f" in all {number}"
 
     for word in DECIDED:
         found = [one.verdict for one in held if one.verdict.verdict == word]

@@ -386,7 +386,7 @@ def test_three_sentences_count_what_the_table_has():
     text = said_of(records)
     assert len(re.findall(r"\.(?= [A-Z`]|$)", text)) == 3
     # The mean differences are .0205 and .011.
-    assert "`lora` is better in 2 (by 0.0110 to 0.0205) of 2" in text
+    assert "`lora` is better in both (by 0.0110 to 0.0205)" in text
     assert "`prefix_tuning` is undecided" in text
     assert "in means over tasks, `lora` is better" in text
     assert "With 10 seeds a method these verdicts carry a recommendation for these tasks and base models" in text
