@@ -166,11 +166,6 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
     )
     _data_option(parser)
     parser.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="do the runs on the Ray cluster at this address, or on one of this machine (local); all its nodes see --runs",
-    )
-    parser.add_argument(
         "--no-pack",
         dest="pack",
         action="store_false",

@@ -99,7 +99,6 @@ class How:
     workers: int | None
     timeout: float | None
     pack: bool
-    ray: str | None
 
 
 class Named(Protocol):
@@ -127,7 +126,6 @@ def run_suite(
     display: Display | None = None,
     timeout: float | None = None,
     pack: bool = True,
-    ray: str | None = None,
 ) -> Outcome:
     """Do every run of a suite that has no record yet.
 
@@ -142,8 +140,6 @@ def run_suite(
         display: Shown what happens.
         timeout: Seconds that a run may make no progress before it is ended; 0 for any time; None follows its estimate.
         pack: Whether runs that may share a base take their steps together; see `lora_bench.pack`.
-        ray: Address of a Ray cluster that does the runs, or "local" for one on this machine; *runs* is then on a file system
-            that all its nodes see.
 
     Raises:
         BadInput: With every fault of the suite, its data and its models, before anything is written.
@@ -151,9 +147,7 @@ def run_suite(
             this machine; or if runs that are done in this process are to be ended when they make no progress.
         WorkBroken: If a file or the system fails in the middle of the work.
     """
-    shown, how = display or Silent(), How(workers, timeout, pack, ray)
-    if timeout and ray is not None:
-        raise LoraBenchError("--timeout is of workers on this machine; leave it out with --ray")
+    shown, how = display or Silent(), How(workers, timeout, pack)
     if timeout and in_this_process(workers):
         way = "leave --timeout out on Windows" if workers != 0 else "give --timeout with --workers 1 or more"
         raise LoraBenchError(f"a run without progress is ended with its process, and this one does the runs: {way}")
@@ -207,16 +201,14 @@ def _round(plan: Plan, wanted: list[Cell], folder: Path, shown: Display, how: Ho
     # The longest first, so that no long run is left alone at the end.
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
     timed, workers = _timed(runnable), how.workers
-    if timed and (how.ray is not None or (workers is not None and workers > 1)):
-        asked = "a Ray cluster is" if how.ray is not None else f"{workers} workers are"
-        raise LoraBenchError(f"{asked} asked for, and {_use_up(timed)}; take --workers 1")
+    if timed and workers is not None and workers > 1:
+        raise LoraBenchError(f"{workers} workers are asked for, and {_use_up(timed)}; take --workers 1")
     if not runnable:
         shown.planned(plan, runnable, 0)
         return None
     executor = _executor(runnable, folder, how)
-    with closing(executor):
-        shown.planned(plan, runnable, executor.workers)
-        return _do(runnable, executor, folder, shown, pack=how.pack)
+    shown.planned(plan, runnable, executor.workers)
+    return _do(runnable, executor, folder, shown, pack=how.pack)
 
 
 def _timed(cells: list[Cell]) -> list[PlannedSpec]:
@@ -276,15 +268,14 @@ def _executor(cells: list[Cell], folder: Path, how: How) -> Chosen:
     """What does the runs."""
     threads = max(cell.job.spec.training.threads for cell in cells)
     workers = how.workers
-    if workers is None and how.ray is None:
+    if workers is None:
         workers = default_workers([cell.estimate for cell in cells], threads, timed=bool(_timed(cells)))
     seconds = {cell.job.run_id: cell.estimate.seconds for cell in cells}
 
     def patience(job: Job) -> float | None:
         return (how.timeout or None) if how.timeout is not None else max(LEAST_PATIENCE_SECONDS, seconds[job.run_id])
 
-    at_most = len(cells) if workers is None else min(workers, len(cells))
-    return choose(at_most, ray=how.ray, threads=threads, patience=patience, log=folder / "workers.log")
+    return choose(min(workers, len(cells)), patience=patience, log=folder / "workers.log")
 
 
 def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, *, pack: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""Which executor does the runs of a suite: this process, workers on this machine, or actors of a Ray cluster."""
+"""Which executor does the runs of a suite: this process, or workers on this machine."""
 
 from __future__ import annotations
 
@@ -26,32 +26,21 @@ class Chosen:
         workers: How many units of work at once; 0 for this process.
         execute: Does units, and gives what becomes of each job.
         stop: Asks for a stop, by the name of a signal.
-        close: Lets go of it.
     """
 
     workers: int
     execute: Execute
     stop: Callable[[str], None]
-    close: Callable[[], None] = lambda: None
 
 
-def choose(
-    workers: int, *, ray: str | None, threads: int, patience: Callable[[Job], float | None], log: Path
-) -> Chosen:
+def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path) -> Chosen:
     """The executor that was asked for.
 
     Args:
         workers: Runs at once, at most; 0 does them in this process.
-        ray: Address of a Ray cluster, or None for this machine.
-        threads: CPU threads of each worker.
         patience: For how many seconds a job may give no sign of life before its worker is ended; None for ever.
         log: File that takes what workers print.
     """
-    if ray is not None:
-        from lora_bench.executors.ray import RayWorkers
-
-        cluster = RayWorkers(ray, workers, threads=threads)
-        return Chosen(cluster.workers, cluster, cluster.stop, cluster.close)
     if in_this_process(workers):
         from lora_bench.executors.inline import execute_inline
         from lora_bench.loop import request_stop
