@@ -114,7 +114,7 @@ def _hash(model: nn.Module) -> str:
     found = xxhash.xxh3_128()
     for tensor in (*model.parameters(), *model.buffers()):
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+    return str(found.hexdigest())
 
 
 WARM = Warm()
