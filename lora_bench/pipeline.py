@@ -7,14 +7,13 @@ that share a base.
 
 from __future__ import annotations
 
-import functools
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -53,7 +52,6 @@ class Ready:
     """A run that has all it needs for its steps.
 
     Args:
-        masks: What its dropout is drawn from, where its recipe asks for keyed masks.
         selection: The scores on the selection split, where it is scored while it trains.
         checkpoint: What it goes on from.
     """
@@ -357,7 +355,7 @@ def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[s
     return []
 
 
-@functools.cache
+@cache
 def _warm_up() -> None:
     """A step and a prediction of a tiny model: what the first run of a process would pay for, and a later one would not."""
     import datasets  # noqa: F401  # the imports that a run makes on its way

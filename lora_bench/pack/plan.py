@@ -58,8 +58,8 @@ def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list
     units: list[list[Job]] = []
     for group in alike.values():
         each = min(min(map(most, group)), -(-len(group) // max(1, workers)))
-        # Members that are done together leave nobody alone.
-        group.sort(key=lambda job: -(job.steps or 0))
+        # Members that are done together leave nobody alone, and a task's data is read once for those that follow each other.
+        group.sort(key=lambda job: (-(job.steps or 0), job.spec.task.data_sha256))
         units += [group[start : start + each] for start in range(0, len(group), each)]
     place = {job.run_id: index for index, job in enumerate(jobs)}
     return sorted(units, key=lambda unit: min(place[job.run_id] for job in unit))
