@@ -18,6 +18,7 @@ from torch import nn
 from lora_bench.copies import copy_sharing
 from lora_bench.job import Job
 from lora_bench.models import load_model
+from lora_bench.relative_positions import cut_to_reach
 from lora_bench.tasks import TaskData, load_data
 
 MadeT = TypeVar("MadeT")
@@ -100,13 +101,15 @@ class Warm:
 def load_for(job: Job) -> Loaded:
     """The base model of a run from the disk, as its recipe has it."""
     recipe = job.spec.training
-    return load_model(
+    model, head = load_model(
         job.base_model,
         kind=job.task.kind,
         labels=len(job.spec.task.labels),
         base_dropout=recipe.base_dropout,
         head_dropout=recipe.head_dropout,
     )
+    cut_to_reach(model)
+    return model, head
 
 
 def _hash(model: nn.Module) -> str:

@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "ends": {"errors", "record"},
     "randomness": set(),
     "dropout": {"randomness"},
+    "relative_positions": set(),
     "copies": set(),
     "protocol": {"documents"},
     "spec": {"budget", "documents", "protocol"},
@@ -122,7 +123,7 @@ MAY_IMPORT = {
     "loop": PARTS | STORE | {"selection"},
     "attempt": STORE | {"job", "loop"},
     "scoring": PARTS | STORE | {"job", "loop"},
-    "warm": PARTS | STORE | {"copies", "job"},
+    "warm": PARTS | STORE | {"copies", "job", "relative_positions"},
     "pipeline": PARTS
     | STORE
     | {"attempt", "copies", "flops", "job", "loop", "metrics", "scoring", "selection", "warm"},

@@ -1,0 +1,58 @@
+"""DeBERTa's relative positions, only as far as a batch's rows reach.
+
+DeBERTa-v2 and v3 project a table of all relative positions in every layer (512 rows, as published), score every token
+against all of them, and then gather the few that occur: rows of 45 tokens are at most 44 apart. Here the table is cut to what
+can occur before it is projected. The same products are summed, so scores agree but for rounding, whatever is dropped out of the
+table: the dropout is drawn for all of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from torch import Tensor, nn
+from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
+
+
+class ReachedSelfAttention(DisentangledSelfAttention):
+    """DeBERTa's attention with a table of relative positions that is cut to those its rows reach."""
+
+    def disentangled_attention_bias(
+        self, query_layer: Tensor, key_layer: Tensor, relative_pos: Tensor, rel_embeddings: Tensor, scale_factor: int
+    ) -> Tensor:
+        """As that of DeBERTa; queries and keys of shape (batch * heads, tokens, width of a head)."""
+        whole = self.pos_ebd_size
+        longest = max(query_layer.size(-2), key_layer.size(-2))
+        reach = min(whole, reached(longest, self.position_buckets, self.max_relative_positions))
+        self.pos_ebd_size = reach
+        try:
+            return super().disentangled_attention_bias(
+                query_layer, key_layer, relative_pos, rel_embeddings[whole - reach : whole + reach], scale_factor
+            )
+        finally:
+            self.pos_ebd_size = whole
+
+
+@functools.cache
+def reached(tokens: int, buckets: int, most: int) -> int:
+    """How far from the middle of the table the positions of rows may lie, and at least that.
+
+    Args:
+        tokens: Of a row.
+        buckets: Beyond half of them, positions share rows of the table, the more the further; none below 1.
+        most: The farthest position that is told from farther ones.
+    """
+    middle = buckets // 2
+    if buckets < 1 or tokens <= middle:
+        return tokens
+    farther = math.log((tokens - 1) / middle) / math.log((most - 1) / middle) * (middle - 1)
+    # One more than is needed, since the table's own bucket is rounded up from another number format.
+    return middle + math.ceil(farther) + 2
+
+
+def cut_to_reach(model: nn.Module) -> None:
+    """Have every attention of DeBERTa-v2 in a model look at the relative positions that its rows reach, and no others."""
+    for module in model.modules():
+        if type(module) is DisentangledSelfAttention:
+            module.__class__ = ReachedSelfAttention
