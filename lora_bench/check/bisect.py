@@ -193,7 +193,8 @@ def tried(one: SeriesAnswer | None, looked_for: SeriesAnswer) -> Tried:
     wanted = _wrong(looked_for) or frozenset({"level"})
     if wrong & wanted:
         return "bad"
-    undecided = any(finding.kind == "history" for finding in one.findings)
+    # Runs that give scores where they crashed need no history to be good; whether a score is, only a history tells.
+    undecided = not wanted <= {"crash", "unsupported"} and any(finding.kind == "history" for finding in one.findings)
     return "skip" if wrong or undecided or one.observed is None else "good"
 
 

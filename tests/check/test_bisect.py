@@ -233,3 +233,6 @@ def test_a_crash_is_looked_for_as_a_crash():
     looked_for = failing_cell(answer, None)
     assert tried(answer.series[0], looked_for) == "bad"
     assert tried(judge(night("tonight"), accepted(20), "nightly").series[0], looked_for) == "good"
+    # It takes no history to see that runs give scores, and one to see whether these are good.
+    young = judge(night("tonight"), accepted(1), "nightly").series[0]
+    assert tried(young, looked_for) == "good" and tried(young, failing_cell(failing(), None)) == "skip"
