@@ -17,7 +17,7 @@ from lora_bench import commands
 from lora_bench.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.exchange import add_exchange
-from lora_bench.gate import add_check
+from lora_bench.gate import add_check, mistaken_code
 from lora_bench.shown import message
 from lora_bench.stopping import CODES, Stopped, ending_on_signals
 from lora_bench.version import __version__
@@ -25,7 +25,10 @@ from lora_bench.version import __version__
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as end:
+        raise SystemExit(mistaken_code(sys.argv[1:] if argv is None else argv, int(end.code or 0))) from None
     resumes = getattr(arguments, "resumes", False)
     try:
         with ending_on_signals():

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,16 @@ from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.shown import message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lora_bench.check import Answer, Night
     from lora_bench.check.rerun import Way
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-DONE, CANNOT_DECIDE = 0, 4
-# To `git bisect run`, 2 would be a bad commit.
-ENDS_GIT_BISECT = 128
+DONE, BROKE_OFF, CANNOT_DECIDE = 0, 3, 4
+# To `git bisect run`, 2 would be a bad commit, and so would Python's 1 of a commit whose code is broken.
+ENDS_GIT_BISECT, SKIPPED_BY_GIT_BISECT = 128, 125
 
 
 def add_check(commands: Commands) -> None:
@@ -167,7 +168,7 @@ def _baseline(name: str) -> Path:
 
 def _warn(text: str) -> None:
     """Say something beside the answer; nobody there to read it is no answer."""
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         print(message(f"lora-bench: {text}"), file=sys.stderr)
 
 
@@ -179,6 +180,18 @@ def _check(arguments: argparse.Namespace) -> int:
             raise
         _warn(str(error))
         return ENDS_GIT_BISECT
+    except Exception:
+        if not arguments.step:
+            raise
+        traceback.print_exc()
+        return SKIPPED_BY_GIT_BISECT
+
+
+def mistaken_code(argv: Sequence[str], code: int) -> int:
+    """The exit code of a command line that is none: `check --step` says nothing of a commit."""
+    # As argparse has it, an option may be cut short, and no other of `check` begins like this one.
+    asks = "check" in argv[:1] and any(argument.startswith("--st") for argument in argv)
+    return ENDS_GIT_BISECT if asks and code else code
 
 
 def _checked(arguments: argparse.Namespace) -> int:
@@ -193,8 +206,9 @@ def _checked(arguments: argparse.Namespace) -> int:
     if arguments.step or arguments.bisect is not None:
         return _search(arguments, folder, accepted)
     answer = _answer(arguments, folder, accepted, may_confirm=not arguments.no_confirm)
-    _write(answer, arguments)
-    return answer.exit_code
+    whole = _write(answer, arguments)
+    # An answer that is known stays what it is; only a pass without all that was asked for is none.
+    return answer.exit_code if whole or answer.exit_code != DONE else BROKE_OFF
 
 
 def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night], *, may_confirm: bool) -> Answer:
@@ -243,10 +257,21 @@ def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
     return Way(suite, tuple(options), workers=arguments.workers)
 
 
-def _write(answer: Answer, arguments: argparse.Namespace) -> None:
-    """What was asked for of an answer, the terminal's part last."""
+def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
+    """What was asked for of an answer, the terminal's part last; whether all of it could be written."""
     from lora_bench.check import outputs
     from lora_bench.store import write_atomic
+
+    broken = []
+
+    @contextlib.contextmanager
+    def output(what: object) -> Iterator[None]:
+        """What goes wrong with one output costs that one alone."""
+        try:
+            yield
+        except (OSError, LoraBenchError) as error:
+            broken.append(what)
+            _warn(f"{what} could not be written: {error}")
 
     files = (
         (arguments.json, outputs.to_answer_json),
@@ -255,26 +280,31 @@ def _write(answer: Answer, arguments: argparse.Namespace) -> None:
     )
     for file, make in files:
         if file is not None:
-            write_atomic(file, make(answer))
+            with output(file):
+                write_atomic(file, make(answer))
     if arguments.plot is not None:
         from lora_bench.check.plot import plots
 
-        for name, content in plots(answer).items():
-            write_atomic(arguments.plot / name, content)
+        with output(arguments.plot):
+            for name, content in plots(answer).items():
+                write_atomic(arguments.plot / name, content)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY") if arguments.github else None
+    if summary:
+        from lora_bench.check.summary import summary_lines
+
+        with output("the step summary"), Path(summary).open("a", encoding="utf-8") as opened:
+            opened.write("\n".join(summary_lines(answer)) + "\n")
     # What nobody reads any more, as behind `| head`, is said to nobody; the exit code stays the answer's.
-    with contextlib.suppress(BrokenPipeError):
+    with output("standard output"), contextlib.suppress(BrokenPipeError):
         _tell(answer, github=arguments.github)
+    return not broken
 
 
 def _tell(answer: Answer, *, github: bool) -> None:
     from lora_bench.check import outputs
-    from lora_bench.check.summary import summary_lines, terminal_lines
+    from lora_bench.check.summary import terminal_lines
 
     if github:
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if summary:
-            with Path(summary).open("a", encoding="utf-8") as opened:
-                opened.write("\n".join(summary_lines(answer)) + "\n")
         print(*outputs.annotation_lines(answer), sep="\n")
     _print(terminal_lines(answer))
 

@@ -70,9 +70,12 @@ def candidates(given: str, folder: Path) -> Candidates:
             f"got {given!r}"
         )
     good = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['good']}^{{commit}}").strip()
-    listed = _git(folder, "rev-list", "--reverse", "--first-parent", f"{good}..{commits['bad']}", "--").split()
+    bad = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['bad']}^{{commit}}").strip()
+    listed = _git(folder, "rev-list", "--reverse", "--first-parent", f"{good}..{bad}", "--").split()
     if not listed:
         raise LoraBenchError(f"there is no commit in {given}; name the good one first")
+    if _git(folder, "rev-list", "--max-count=1", good, f"^{bad}", "--"):
+        raise LoraBenchError(f"{commits['good']} is not among what {commits['bad']} was made from; name one that is")
     return Candidates(None, (good, *listed))
 
 
@@ -101,7 +104,8 @@ def cost_lines(found: Candidates, one: SeriesAnswer) -> list[str]:
     )
     return [
         f"cell: {plain(' · '.join(one.name.words))} [{one.series}]",
-        f"{len(found.names)} {what}: at most {tries} environments, in each of which the cell is run ({runs})",
+        f"{len(found.names)} {what}: at most {tries} environments, more where some cannot be tried, in each of which the "
+        f"cell is run ({runs})",
         f"about {minutes:,.0f} min{'' if known else ' and the runs'}, and what has to be downloaded",
     ]
 
@@ -189,7 +193,8 @@ def tried(one: SeriesAnswer | None, looked_for: SeriesAnswer) -> Tried:
     wanted = _wrong(looked_for) or frozenset({"level"})
     if wrong & wanted:
         return "bad"
-    undecided = any(finding.kind == "history" for finding in one.findings)
+    # Runs that give scores where they crashed need no history to be good; whether a score is, only a history tells.
+    undecided = not wanted <= {"crash", "unsupported"} and any(finding.kind == "history" for finding in one.findings)
     return "skip" if wrong or undecided or one.observed is None else "good"
 
 

@@ -41,7 +41,7 @@ def installed(folder: Path, requirement: str, log: Path) -> Iterator[Place | Non
     """A virtual environment with *requirement* in it, or None where that cannot be installed; gone after the block.
 
     Args:
-        folder: Gets the environment; must not be there.
+        folder: Gets the environment; what a search left there that was killed goes first.
         requirement: What pip installs: `PACKAGE==VERSION`, or a folder.
         log: Gets what pip says.
     """
@@ -67,6 +67,8 @@ def installed(folder: Path, requirement: str, log: Path) -> Iterator[Place | Non
 @contextmanager
 def checked_out(folder: Path, repository: Path, commit: str, log: Path) -> Iterator[Path | None]:
     """A checkout of a commit beside the repository's own, or None where git cannot make it; gone after the block."""
+    # What a search left that was killed; git, which knows of it still, is told by --force.
+    shutil.rmtree(folder, ignore_errors=True)
     git = ["git", "-C", str(repository), "worktree"]
     with log.open("ab") as file:
         done = subprocess.run(
@@ -84,14 +86,15 @@ def checked_out(folder: Path, repository: Path, commit: str, log: Path) -> Itera
 
 def _made(folder: Path) -> Path:
     """The interpreter of a new virtual environment that sees the packages of this one behind its own."""
-    builder = venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt")
+    builder = venv.EnvBuilder(clear=True, with_pip=False, symlinks=os.name != "nt")
     builder.create(folder)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     site = sysconfig.get_path("purelib", scheme="venv", vars={"base": str(folder), "platbase": str(folder)})
     given = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    behind = dict.fromkeys(
-        [*given, *(sysconfig.get_path(name) for name in ("purelib", "platlib")), str(PACKAGE.parent)]
-    )
+    # A user's own packages, and those of the system that this environment sees, are not where its own are.
+    seen = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    own = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    behind = dict.fromkeys([*given, *seen, *own, str(PACKAGE.parent)])
     # `addsitedir` and not the bare path: packages that are installed for editing lie behind path files of their own.
     lines = [f"import site; site.addsitedir({path!r})" for path in behind]
     (Path(site) / PATH_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -110,7 +110,9 @@ def _insist(child: subprocess.Popen[bytes], name: str) -> None:
 def own_environment() -> dict[str, str]:
     """This process's variables, with this very lora_bench importable by a child."""
     path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path}
+    # `-m` puts the working folder first, which may be a checkout of what is installed; the script `lora-bench` does not.
+    alike = {} if {"", str(Path.cwd())} & set(sys.path) else {"PYTHONSAFEPATH": "1"}
+    return {**os.environ, "PYTHONPATH": path, **alike}
 
 
 def confirmation_of(folder: Path, label: str) -> Path:

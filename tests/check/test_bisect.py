@@ -78,25 +78,25 @@ def test_what_is_neither_versions_nor_commits_is_refused(given):
         candidates("a=1,1", None)
 
 
+def git(folder, *arguments):
+    """What git says in a folder."""
+    author = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    done = subprocess.run(["git", *author, "-C", str(folder), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 @pytest.fixture
 def repository(tmp_path):
     """A repository with four commits of a file."""
     folder = tmp_path / "repository"
     folder.mkdir()
-
-    def git(*arguments):
-        return subprocess.run(
-            ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(folder), *arguments],
-            check=True, capture_output=True, text=True,
-        ).stdout.strip()  # fmt: skip
-
-    git("init", "-q")
+    git(folder, "init", "-q")
     commits = []
     for number in range(4):
         (folder / "number.txt").write_text(str(number))
-        git("add", "number.txt")
-        git("commit", "-qm", str(number))
-        commits.append(git("rev-parse", "HEAD"))
+        git(folder, "add", "number.txt")
+        git(folder, "commit", "-qm", str(number))
+        commits.append(git(folder, "rev-parse", "HEAD"))
     return folder, commits
 
 
@@ -107,6 +107,17 @@ def test_commits_go_from_the_good_one_to_the_bad_one(repository):
         candidates("HEAD..HEAD", folder)
     with pytest.raises(LoraBenchError, match="git rev-parse failed"):
         candidates("nothing..HEAD", folder)
+    with pytest.raises(LoraBenchError, match="git rev-parse failed"):
+        candidates("HEAD..nothing", folder)
+
+
+def test_a_commit_on_another_branch_is_no_good_end(repository):
+    folder, commits = repository
+    git(folder, "checkout", "-qb", "other", commits[1])
+    git(folder, "commit", "-qm", "elsewhere", "--allow-empty")
+    with pytest.raises(LoraBenchError, match=f"{commits[3]} is not among what other was made from"):
+        candidates(f"{commits[3]}..other", folder)
+    assert candidates(f"{commits[0]}..other", folder).names == (*commits[:2], git(folder, "rev-parse", "other"))
 
 
 def test_a_checkout_stands_beside_the_repository_and_goes_again(repository, tmp_path):
@@ -116,6 +127,19 @@ def test_a_checkout_stands_beside_the_repository_and_goes_again(repository, tmp_
     assert not (tmp_path / "at").exists()
     with checked_out(tmp_path / "at", folder, "0" * 40, tmp_path / "log.txt") as place:
         assert place is None
+
+
+def test_what_a_search_left_that_was_killed_is_in_nobodys_way(repository, tmp_path):
+    folder, commits = repository
+    git(folder, "worktree", "add", "-q", "--detach", str(tmp_path / "at"), commits[0])
+    (tmp_path / "at" / "left.txt").write_text("")
+    with checked_out(tmp_path / "at", folder, commits[1], tmp_path / "log.txt") as place:
+        assert (place / "number.txt").read_text() == "1" and not (place / "left.txt").exists()
+    left = tmp_path / "venv" / "lib" / "left.txt"
+    left.parent.mkdir(parents=True)
+    left.write_text("")
+    with installed(tmp_path / "venv", str(wheel(tmp_path, "1.0")), tmp_path / "log.txt") as place:
+        assert place is not None and not left.exists()
 
 
 def wheel(folder, version, *, name="tinyshift", source="", entry_points=""):
@@ -146,7 +170,14 @@ def test_an_environment_differs_in_one_package_and_sees_the_others(tmp_path, mon
     (tmp_path / "tinyshift.py").write_text("version = 'of the path'\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    asked = "import tinyshift, importlib.metadata as m, pydantic, lora_bench; print(tinyshift.version, m.version('tinyshift'))"
+    # As where a virtual environment sees the packages of the system, or a user has some of their own.
+    (tmp_path / "dist-packages").mkdir()
+    (tmp_path / "dist-packages" / "of_the_system.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "dist-packages"))
+    asked = (
+        "import of_the_system, tinyshift, importlib.metadata as m, pydantic, lora_bench; "
+        "print(tinyshift.version, m.version('tinyshift'))"
+    )
     with installed(tmp_path / "venv", "tinyshift==1.0", tmp_path / "log.txt") as place:
         done = subprocess.run(
             [place.python, "-c", asked], env=place.environment, capture_output=True, text=True, check=True
@@ -202,3 +233,6 @@ def test_a_crash_is_looked_for_as_a_crash():
     looked_for = failing_cell(answer, None)
     assert tried(answer.series[0], looked_for) == "bad"
     assert tried(judge(night("tonight"), accepted(20), "nightly").series[0], looked_for) == "good"
+    # It takes no history to see that runs give scores, and one to see whether these are good.
+    young = judge(night("tonight"), accepted(1), "nightly").series[0]
+    assert tried(young, looked_for) == "good" and tried(young, failing_cell(failing(), None)) == "skip"

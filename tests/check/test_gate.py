@@ -176,6 +176,52 @@ def test_a_mistake_in_a_step_is_no_bad_commit_to_git(place, capsys):
     assert "n7.json: is no night" in capsys.readouterr().err
 
 
+def test_a_command_line_that_is_none_is_no_bad_commit_to_git_either(place):
+    for options in (["--step"], ["--baseline", "gate", "--step", "--margin", "0"], ["--st", "--no-such-option"]):
+        with pytest.raises(SystemExit) as end:
+            main(["check", "runs/tickets", *options])
+        assert end.value.code == 128
+    for arguments, code in (
+        (["check", "--step", "--help"], 0),
+        (["check", "--no-such-option"], 2),
+        (["run", "--st"], 2),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == code
+
+
+def test_a_commit_whose_code_is_broken_is_skipped_by_git(place, monkeypatch, capsys):
+    put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": -0.03}))
+
+    def broken(*_, **__):
+        raise ZeroDivisionError("of the commit")
+
+    monkeypatch.setattr("lora_bench.check.judge", broken)
+    assert check("--step") == 125
+    assert "Traceback" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        check()
+
+
+@pytest.mark.parametrize(("shift", "known", "code"), [(-0.03, 4, 4), (0.0, 0, 3)])
+def test_an_output_that_cannot_be_written_costs_neither_the_answer_nor_the_others(
+    place, monkeypatch, capsys, shift, known, code
+):
+    put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": shift}))
+    (place / "file").write_text("")
+    (place / "folder").mkdir()
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place / "folder"))
+    files = ["--json", "folder", "--junit", "file/junit.xml", "--badge", "badge.json", "--plot", "file/plots"]
+    assert check() == known
+    capsys.readouterr()
+    assert check("--github", *files) == code
+    said = capsys.readouterr()
+    for what in ("folder", "file/junit.xml", "file/plots", "the step summary"):
+        assert f"{what} could not be written" in said.err
+    assert (place / "badge.json").exists() and "20 accepted nights" in said.out
+
+
 def test_a_confirmation_that_cannot_be_done_leaves_the_night_undecided_with_its_outputs(place, capsys):
     put(place / "runs/tickets/tonight", night_records("tonight", shift={"lora": -0.03}))
     assert check("--suite", "absent.yaml", "--json", "answer.json") == 4

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -62,3 +63,15 @@ def test_a_second_signal_reaches_the_child_and_leaves_nothing_of_it(tmp_path, mo
 def test_a_child_that_cannot_be_started_is_no_bad_input(tmp_path):
     with pytest.raises(WorkBroken, match="absent"):
         rerun.Way("suite.yaml", python=str(tmp_path / "absent")).do("run", tmp_path / "runs")
+
+
+def test_a_child_has_the_code_of_its_parent_and_not_that_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "lora_bench").mkdir()
+    (tmp_path / "lora_bench" / "__init__.py").write_text("")
+    (tmp_path / "lora_bench" / "cli.py").write_text("raise SystemExit('of the working folder')")
+    monkeypatch.chdir(tmp_path)
+    command = rerun.Way("suite.yaml").command("run", tmp_path)[:3]
+    done = subprocess.run(
+        [*command, "--version"], env=rerun.own_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("lora-bench ") and done.returncode == 0, done.stderr
