@@ -225,13 +225,16 @@ class LocalWorkers(Generic[JobT, DoneT]):
         if isinstance(message, Event | Alive):
             return
         (job,) = [job for job in worker.at if job.run_id == message.run_id]
+        got_on_late = worker.overdue and message.status == "interrupted"
+        if got_on_late and worker.together:
+            return  # which of them stood still is not known: it stays among those that are done again by themselves
         worker.at.remove(job)
         worker.failed |= message.status not in CLEAN
         if not worker.at and (self.fresh or worker.overdue or worker.failed):
             worker.spent = True
             self._close(worker, selector)
         # It got on in the end, and left a checkpoint when it was told to end.
-        yield self._lost(worker, job, "") if worker.overdue and message.status == "interrupted" else message
+        yield self._lost(worker, job, "") if got_on_late else message
 
     def _close(self, worker: _Worker[JobT], selector: selectors.BaseSelector) -> None:
         if not worker.connection.closed:
