@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -20,7 +21,7 @@ from lora_bench.copies import own_trained, share_frozen
 from lora_bench.dropout import key_of
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
-from lora_bench.loop import Diverged, Notify
+from lora_bench.loop import Diverged, Notify, stop_requested
 from lora_bench.models import writes_on
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
@@ -28,7 +29,7 @@ from lora_bench.pack.stack import Stack
 from lora_bench.pipeline import Answered, Ready, device_of_runs, prepare, score
 from lora_bench.record import Record
 from lora_bench.run import concluded
-from lora_bench.scoring import EVALUATION_BATCH, Labelling, autocast, predict_in_order
+from lora_bench.scoring import EVALUATION_BATCH, Labelling, autocast, predict_in_order, quiet
 
 # What a family's attention makes of the rows' masks by itself.
 OWN_MASKS = ("deberta", "deberta-v2")
@@ -52,6 +53,8 @@ class Member:
         self.ready = ready
         self.trainer = trainer
         self.claim = claim
+        # What is let go of when it is done.
+        self.held = ExitStack()
         self._logged = 0
         steps = trainer.args.max_steps
         if beside is not None:
@@ -109,41 +112,37 @@ class Member:
 def take_together(
     jobs: Sequence[Job], notify: Callable[[Job], Notify | None], begun: Callable[[Job], None]
 ) -> Iterator[Record | Elsewhere]:
-    """Do the runs of a pack, and give what becomes of each as soon as it is known.
+    """Do the runs of a unit as a pack, and give what becomes of each as soon as it is known.
+
+    Where a stop is asked for, the runs that did not begin are given back by saying nothing of them.
 
     Args:
-        jobs: Of one base model, one kind of task and one method; see `lora_bench.pack.plan`.
+        jobs: Of one base model, one kind of task and one method; see `lora_bench.pack.plan`. As many as they say are at work at
+            once, and when one leaves, the next takes its place.
         notify: What is told of the steps of a job.
         begun: Told that a job begins.
 
     Raises:
         Apart: If something fails that is no member's own.
     """
-    with ExitStack() as stack:
-        members: list[Member] = []
-        for job in jobs:
-            claim = job.folder.try_claim()
-            if claim is None:
-                yield job.folder.record() or Elsewhere(job.run_id)
-                continue
-            stack.enter_context(claim)
-            begun(job)
-            reach("run.held")
-            facts = Facts(packed_with=tuple(sorted(other.run_id for other in jobs if other is not job)))
-            record = job.folder.record()
-            if record is not None:
-                yield record
-                continue
-            try:
-                ready = prepare(job, facts, notify(job), packed=True)
-                if not ready.is_trained():
+    waiting, most = deque(jobs), jobs[0].at_once or len(jobs)
+    members: list[Member] = []
+    # Members come and go in any order, and each Trainer puts back how loud libraries were when it came.
+    with quiet(), ExitStack() as stack:
+
+        def admitted() -> Iterator[Record | Elsewhere]:
+            while waiting and len(members) < most and not stop_requested():
+                job = waiting.popleft()
+                with ExitStack() as own:
                     beside = members[0].ready.model if members else None
-                    members.append(Member(ready, stack.enter_context(ready.trainer()), claim, beside))
-                    continue
-                attempt = partial(score, ready)
-            except Exception as error:
-                attempt = partial(_raise, error)
-            yield concluded(job, claim, facts, attempt)
+                    begins = _begin(job, own, beside, notify(job), begun)
+                    if isinstance(begins, Member):
+                        members.append(begins)
+                        begins.held = stack.enter_context(own.pop_all())
+                if not isinstance(begins, Member):
+                    yield begins
+
+        yield from admitted()
         for left in steps_together(members):
             answered: dict[str, Answered] = {}
             # Where they do not fit together, each is asked by itself.
@@ -152,24 +151,62 @@ def take_together(
             for member, reason in left:
                 ready = member.ready
                 attempt = partial(_raise, reason) if reason else partial(score, ready, answered.get(ready.job.run_id))
-                yield concluded(ready.job, member.claim, ready.facts, attempt)
+                with member.held:
+                    end = concluded(ready.job, member.claim, ready.facts, attempt)
+                yield end
+            yield from admitted()
 
 
-def steps_together(members: Sequence[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
+def _begin(
+    job: Job, held: ExitStack, beside: nn.Module | None, notify: Notify | None, begun: Callable[[Job], None]
+) -> Member | Record | Elsewhere:
+    """A run before its first step, or what becomes of one that takes none.
+
+    Args:
+        job: The run.
+        held: What it holds while it is at work: its claim, and its Trainer's folder.
+        beside: A model that is at work already.
+        notify: Told of its steps.
+        begun: Told that it begins.
+    """
+    claim = job.folder.try_claim()
+    if claim is None:
+        return job.folder.record() or Elsewhere(job.run_id)
+    held.enter_context(claim)
+    begun(job)
+    reach("run.held")
+    facts = Facts()
+    record = job.folder.record()
+    if record is not None:
+        return record
+    try:
+        ready = prepare(job, facts, notify, packed=True)
+        if not ready.is_trained():
+            return Member(ready, held.enter_context(ready.trainer()), claim, beside)
+        attempt = partial(score, ready)
+    except Exception as error:
+        attempt = partial(_raise, error)
+    return concluded(job, claim, facts, attempt)
+
+
+def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
     """Take the steps of all members; give those that leave, with what each ended by where it is not its budget.
+
+    Args:
+        members: Those at work. Who leaves is taken out; who is put in meanwhile takes part from the next step on.
 
     Raises:
         Apart: If a step of all of them fails.
     """
-    at_work = list(members)
     stack: Stack | None = None
-    while at_work:
+    while members:
         left: list[tuple[Member, Exception | None]] = []
-        going = [member for member in at_work if _own(member, member.begin, left)]
+        going = [member for member in members if _own(member, member.begin, left)]
         if going:
             try:
                 if stack is None or stack.members != [member.ready.model for member in going]:
                     stack, optimiser = _stacked(going)
+                    _introduce(going)
                 losses = _step(going, stack, optimiser)
             except Exception as error:
                 raise Apart(f"{type(error).__name__}: {error}") from error
@@ -177,7 +214,7 @@ def steps_together(members: Sequence[Member]) -> Iterator[list[tuple[Member, Exc
                 if _own(member, partial(member.end, loss), left) and member.is_done:
                     left.append((member, None))
         for member, _ in left:
-            at_work.remove(member)
+            members.remove(member)
             member.leave()
         if left:
             yield left
@@ -191,6 +228,14 @@ def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Except
         left.append((member, error))
         return False
     return True
+
+
+def _introduce(members: Sequence[Member]) -> None:
+    """Note who takes a step in whose company."""
+    ids = {member.ready.job.run_id for member in members}
+    for member in members:
+        facts = member.ready.facts
+        facts.packed_with = tuple(sorted({*facts.packed_with, *ids} - {member.ready.job.run_id}))
 
 
 def _stacked(members: Sequence[Member]) -> tuple[Stack, StackedAdamW]:

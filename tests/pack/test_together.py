@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from safetensors.torch import load_file
 
-from lora_bench import loop
+from lora_bench import execute, loop
 from lora_bench.execute import Silent, run_suite
 from lora_bench.pack import together
 from lora_bench.pack.plan import company_of, most_members, packs
@@ -89,13 +89,24 @@ def test_what_is_packed_with_what(tmp_path):
     assert len(set.union(*by_method.values())) == 4
 
     def sizes(workers, most):
-        return sorted(map(len, packs(jobs, workers, lambda job: most)))
+        """Of each unit, how many are at once at work of how many."""
+        return sorted((unit[0].at_once, len(unit)) for unit in packs(jobs, workers, lambda job: most))
 
-    assert sizes(1, 8) == [1, 1, 2, 2, 2, 4]
-    assert sizes(1, 3) == [1, 1, 1, 2, 2, 2, 3]
+    assert sizes(1, 8) == [(1, 1), (1, 1), (2, 2), (2, 2), (2, 2), (4, 4)]
+    assert sizes(1, 3) == [(1, 1), (1, 1), (2, 2), (2, 2), (2, 2), (3, 4)]
     # Two workers have something to do each.
-    assert sizes(2, 8) == [1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
-    assert sizes(1, 1) == [1] * 12
+    assert sizes(2, 8) == [*[(1, 1)] * 8, (2, 2), (2, 2)]
+    assert sizes(1, 1) == [(1, 1)] * 12
+
+
+def test_a_company_is_dealt_out_to_the_workers_the_longest_first(tmp_path):
+    """Of eight runs of 8, 7, ... 1 steps two workers that do two at once get 8 7 4 3 and 6 5 2 1."""
+    path = write_project(tmp_path / "project", SUITE.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]"))
+    jobs = [job for job in jobs_of(path, tmp_path / "runs") if job.spec.method.name == "lora"]
+    jobs = [with_training(job, steps=steps) for steps, job in enumerate(jobs, 1)]
+    units = packs(jobs, 2, lambda job: 2)
+    assert sorted([job.steps for job in unit] for unit in units) == [[6, 5, 2, 1], [8, 7, 4, 3]]
+    assert {job.at_once for unit in units for job in unit} == {2}
 
 
 def test_a_pack_is_as_large_as_its_device_can_use_and_its_memory_holds():
@@ -182,6 +193,86 @@ def test_a_pack_that_is_stopped_goes_on_from_every_member_s_checkpoint(tmp_path)
             [point.loss for point in whole[run_id].curve], abs=1e-5
         )
         assert record.scores == whole[run_id].scores
+
+
+SHORT = """\
+  - {method: lora, label: short, rank: 4, learning_rate: 3e-3}
+"""
+RECIPES = """\
+recipes:
+  - {methods: [short], train_examples: 16}
+"""
+LORA_ALONE = (
+    "  - bottleneck_adapter\n  - prefix_tuning\n  - bitfit\n  - full\n",
+    SHORT,
+)
+
+
+def test_when_a_member_leaves_another_takes_its_place(tmp_path, monkeypatch):
+    """Three at once: two runs of ten steps, and beside them two that diverge and two of two steps, one after the other."""
+    monkeypatch.setattr(execute, "most_members", lambda *given, **known: 3)
+    suite = SUITE.replace(*LORA_ALONE).replace("learning_rate: 1e-2", "learning_rate: 1e30") + RECIPES
+    suite = suite.replace("train_examples: 46", "train_examples: 78")
+    path = write_project(tmp_path / "project", suite)
+    order = []
+
+    class Note(Silent):
+        def event(self, event):
+            if event.step == 0:
+                order.append(event.run_id)
+
+    packed = records_of(path, tmp_path / "packed", workers=0, display=Note())
+    alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
+    label = {run_id: f"{record.spec.method.label}{record.spec.seed}" for run_id, record in packed.items()}
+    met = {label[run_id]: {label[other] for other in record.packed_with} for run_id, record in packed.items()}
+    # Those of ten steps begin; the first that diverges gives way to the other, and this to one short run after the other.
+    assert {label[one] for one in order[:3]} > {"lora0", "lora1"} and len(order) == 6
+    for name, others in met.items():
+        assert others == (set(met) - {name} if name in ("lora0", "lora1") else {"lora0", "lora1"})
+    for run_id, record in packed.items():
+        assert record.status == ("diverged" if label[run_id].startswith("wide") else "ok")
+        assert (record.status, record.reason) == (alone[run_id].status, alone[run_id].reason)
+        assert record.scores == alone[run_id].scores
+        assert [point.step for point in record.curve] == [point.step for point in alone[run_id].curve]
+        losses = ([point.loss for point in one.curve] for one in (record, alone[run_id]))
+        assert next(losses) == pytest.approx(next(losses), abs=1e-5)
+
+
+def test_a_stop_leaves_those_that_wait_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "most_members", lambda *given, **known: 2)
+    path = write_project(tmp_path / "project", SUITE.replace(*LORA_ALONE))
+    begun = set()
+
+    class Stop(Silent):
+        def event(self, event):
+            begun.add(event.run_id)
+            if event.step == 2:
+                loop.request_stop("SIGTERM")
+
+    run_suite(load_suite(path), runs=tmp_path / "runs", workers=0, display=Stop())
+    loop.request_stop(None)
+    assert len(begun) == 2
+    assert {folder.name for folder in (tmp_path / "runs" / "tickets").iterdir() if folder.is_dir()} == begun
+    again = records_of(path, tmp_path / "runs", workers=0)
+    assert {record.status for record in again.values()} == {"ok"} and len(again) == 6
+    assert {run_id for run_id, record in again.items() if record.resumed} == begun
+
+
+def test_of_a_pack_that_fails_as_a_whole_those_that_wait_go_on_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "most_members", lambda *given, **known: 2)
+    real, calls = together._step, []
+
+    def short_at_first(members, stack, optimiser):
+        calls.append([member.ready.job.run_id for member in members])
+        if len(calls) == 1:
+            raise MemoryError("too many of them")
+        return real(members, stack, optimiser)
+
+    monkeypatch.setattr(together, "_step", short_at_first)
+    path = write_project(tmp_path / "project", SUITE.replace(*LORA_ALONE))
+    records = records_of(path, tmp_path / "runs", workers=0)
+    assert {record.status for record in records.values()} == {"ok"} and len(records) == 6
+    assert {run_id for run_id, record in records.items() if not record.packed_with} == set(calls[0])
 
 
 def test_workers_do_packs_too(tmp_path):
