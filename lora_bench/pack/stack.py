@@ -129,6 +129,14 @@ class Stack:
         chassis.train(was_training)
         return found
 
+    def part(self, which: Sequence[int]) -> Stack:
+        """Some of the members, by their numbers, with a copy of their weights as they are now: what they are asked with."""
+        part = copy.copy(self)
+        part.members = [self.members[index] for index in which]
+        part.weights = {name: weight.detach()[list(which)] for name, weight in self.weights.items()}
+        part._factors = {name: factor[list(which)] for name, factor in self._factors.items()}
+        return part
+
     def _factors_on(self, device: torch.device) -> dict[str, Tensor]:
         dtype = next(iter(self.weights.values())).dtype
         return {name: factor.to(device, dtype) for name, factor in self._factors.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from transformers import Trainer
 
 from lora_bench.attempt import Facts
+from lora_bench.checkpoint import load_trained
 from lora_bench.claims import Claim, Elsewhere
 from lora_bench.copies import own_trained, share_frozen
 from lora_bench.dropout import key_of
@@ -82,13 +83,32 @@ class Member:
         self.ready.model.train()
         return dict(self.ready.at_hand.collate([dict(one) for one in self.ready.course.batch(self.step)]))
 
-    def end(self, loss: float) -> None:
+    def end(self) -> None:
         """The step is done."""
         trainer = self.trainer
         assert trainer.lr_scheduler is not None
         trainer.lr_scheduler.step()
         trainer.state.global_step += 1
         self._tell("on_step_end")
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether its weights are scored on the selection split after the step."""
+        selection = self.ready.selection
+        return selection is not None and selection.is_due(self.step, last=self.is_done)
+
+    def note(self, loss: float, answered: Answered | None) -> None:
+        """Note what the step came to.
+
+        Args:
+            loss: Of the step.
+            answered: What it answers to the selection split, where that is known.
+        """
+        selection = self.ready.selection
+        if selection is not None and self.is_chosen:
+            split = self.ready.job.spec.rules.choose_on
+            answers = answered.answers[split] if answered is not None else None
+            selection.take(self.step, self.ready.model, answers)
         # The Trainer divides what it logs by the steps since it last did, and a resumed one has not.
         self._tell("on_log", {"loss": loss / (self.step - self._logged)})
         self._logged = self.step
@@ -144,10 +164,7 @@ def take_together(
 
         yield from admitted()
         for left in steps_together(members):
-            answered: dict[str, Answered] = {}
-            # Where they do not fit together, each is asked by itself.
-            with contextlib.suppress(Exception):
-                answered = _answers_together([member.ready for member, reason in left if reason is None])
+            answered = _scored_together([member.ready for member, reason in left if reason is None])
             for member, reason in left:
                 ready = member.ready
                 attempt = partial(_raise, reason) if reason else partial(score, ready, answered.get(ready.job.run_id))
@@ -210,8 +227,15 @@ def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Excepti
                 losses = _step(going, stack, optimiser)
             except Exception as error:
                 raise Apart(f"{type(error).__name__}: {error}") from error
-            for member, loss in zip(going, losses, strict=True):
-                if _own(member, partial(member.end, loss), left) and member.is_done:
+            ended = [
+                (index, member, loss)
+                for index, (member, loss) in enumerate(zip(going, losses, strict=True))
+                if _own(member, member.end, left)
+            ]
+            answered = _chosen_together({index: member.ready for index, member, _ in ended if member.is_chosen}, stack)
+            for _, member, loss in ended:
+                note = partial(member.note, loss, answered.get(member.ready.job.run_id))
+                if _own(member, note, left) and member.is_done:
                     left.append((member, None))
         for member, _ in left:
             members.remove(member)
@@ -266,38 +290,78 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
     return list(losses.detach().tolist())
 
 
-def _answers_together(trained: Sequence[Ready]) -> dict[str, Answered]:
-    """What members that are done answer, by run id; nothing of those that are better asked by themselves."""
-    alike: dict[Any, list[Ready]] = {}
+def _chosen_together(due: Mapping[int, Ready], stack: Stack) -> dict[str, Answered]:
+    """What members answer to the selection split after a step, by run id.
+
+    Args:
+        due: Those that are asked, by their number in the stack.
+        stack: All that are at work.
+    """
+    numbers = {ready.job.run_id: number for number, ready in due.items()}
+
+    def part(group: Sequence[Ready]) -> Stack:
+        return stack.part([numbers[ready.job.run_id] for ready in group])
+
+    return _answers_together([*due.values()], lambda ready: [ready.job.spec.rules.choose_on], part)
+
+
+def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
+    """What members that are done answer to the splits that are scored, by run id."""
     for ready in trained:
-        if ready.best is None and isinstance(ready.at_hand, Labelling):
+        if ready.best is not None:
+            load_trained(ready.model, ready.best.weights)
+    found = _answers_together(trained, lambda ready: ready.scored, _stack)
+    for ready in trained:
+        own_trained(ready.model)
+    return found
+
+
+def _answers_together(
+    asked: Sequence[Ready], splits: Callable[[Ready], Sequence[str]], stack_of: Callable[[Sequence[Ready]], Stack]
+) -> dict[str, Answered]:
+    """What members answer, by run id; nothing of those that are better asked by themselves, or do not fit together.
+
+    Args:
+        asked: Who is asked.
+        splits: What each is asked.
+        stack_of: The weights of some of them.
+    """
+    alike: dict[Any, list[Ready]] = {}
+    for ready in asked:
+        if isinstance(ready.at_hand, Labelling):
             spec = ready.job.spec
-            of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, *ready.scored)
+            of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, *splits(ready))
             alike.setdefault(of, []).append(ready)
     found: dict[str, Answered] = {}
     for group in alike.values():
-        if len(group) == 1:
-            continue
-        began = time.perf_counter()
-        first = group[0]
-        at_hand = first.at_hand
-        assert isinstance(at_hand, Labelling)
-        stack = _stack(group)
-        # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
-        rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
-        answers: list[dict[str, list[Any]]] = [{} for _ in group]
-        for name in first.scored:
-            with autocast(first.model, first.job.spec):
-                logits = predict_in_order(stack.logits, first.questions[name], at_hand.collate, rows)
-            for own, given in zip(logits, answers, strict=True):
-                with contextlib.suppress(Diverged):  # it is asked again by itself, and says so then
-                    given[name] = at_hand.answers_in(own)
-        seconds = time.perf_counter() - began
-        for ready, given in zip(group, answers, strict=True):
-            own_trained(ready.model)
-            if len(given) == len(first.scored):
-                found[ready.job.run_id] = Answered(given, seconds)
+        if len(group) > 1:
+            # Where that fails, each is asked by itself, and says why it fails.
+            with contextlib.suppress(Exception):
+                found |= _answers_of(group, splits(group[0]), stack_of(group))
     return found
+
+
+def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> dict[str, Answered]:
+    """What members with the same questions answer, by run id; nothing of one whose outputs are not finite."""
+    began = time.perf_counter()
+    first = group[0]
+    at_hand = first.at_hand
+    assert isinstance(at_hand, Labelling)
+    # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
+    rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
+    answers: list[dict[str, list[Any]]] = [{} for _ in group]
+    for name in splits:
+        with autocast(first.model, first.job.spec):
+            logits = predict_in_order(stack.logits, first.questions[name], at_hand.collate, rows)
+        for own, given in zip(logits, answers, strict=True):
+            with contextlib.suppress(Diverged):
+                given[name] = at_hand.answers_in(own)
+    seconds = time.perf_counter() - began
+    return {
+        ready.job.run_id: Answered(given, seconds)
+        for ready, given in zip(group, answers, strict=True)
+        if len(given) == len(splits)
+    }
 
 
 def _raise(error: Exception) -> Record:

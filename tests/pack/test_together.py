@@ -12,7 +12,7 @@ from lora_bench.pack.plan import company_of, most_members, packs
 from lora_bench.plan import make_plan
 from lora_bench.store import RunFolder
 from lora_bench.suite import load_suite
-from tests.project import write_project
+from tests.project import write_data, write_project
 
 SUITE = """\
 suite: tickets
@@ -286,21 +286,59 @@ def test_workers_do_packs_too(tmp_path):
 def test_members_that_are_done_at_once_are_asked_together(tmp_path, monkeypatch):
     path = write_project(tmp_path / "project", SUITE)
     asked = []
-    real = together._answers_together
+    real = together._scored_together
 
     def counted(trained):
         found = real(trained)
         asked.append((len(trained), len(found)))
         return found
 
-    monkeypatch.setattr(together, "_answers_together", counted)
+    monkeypatch.setattr(together, "_scored_together", counted)
     records = records_of(path, tmp_path / "runs", workers=0)
     assert sorted(asked) == [(2, 2), (2, 2), (2, 2), (4, 4)]
     # Where that fails each is asked by itself, with the same answers.
-    monkeypatch.setattr(together, "_answers_together", lambda trained: 1 / 0)
+    monkeypatch.setattr(together, "_answers_of", lambda *given: 1 / 0)
     again = records_of(path, tmp_path / "again", workers=0)
     assert {run_id: record.predictions for run_id, record in again.items()} == {
         run_id: record.predictions for run_id, record in records.items()
+    }
+
+
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+def test_members_are_asked_together_on_the_selection_split_too(tmp_path, monkeypatch, family):
+    """Two tasks, each with two runs of six steps and one of two, and scores every two steps."""
+    suite = SUITE.replace(*LORA_ALONE).replace("keep_weights: last", "keep_weights: best\nselection_every: 2") + RECIPES
+    suite = suite.replace("seeds: [0, 1]", "seeds: [0]").replace(
+        "models:", "  - {task: again, data: again.csv, text: subject, label: queue}\nmodels:"
+    )
+    path = write_project(tmp_path / "project", suite, family)
+    write_data(path.with_name("again.csv"), rows=300)
+    asked, real = [], together._answers_of
+
+    def counted(group, splits, stack):
+        asked.append((len({ready.job.task.name for ready in group}), len(group), *splits))
+        return real(group, splits, stack)
+
+    monkeypatch.setattr(together, "_answers_of", counted)
+    packed = records_of(path, tmp_path / "packed", workers=0)
+    # After steps 2, 4 and 6, and at the end of the four that end together; the short ones are of two tasks.
+    selections = [(1, 3, "selection")] * 2 + [(1, 2, "selection")] * 4
+    assert asked == selections + [(1, 2, "test")] * 2
+    alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
+    assert len(packed) == 6 and {record.status for record in packed.values()} == {"ok"}
+    for run_id, record in packed.items():
+        same = alone[run_id]
+        steps = [2] if record.spec.method.label == "short" else [2, 4, 6]
+        assert [point.step for point in record.curve if point.scores] == steps
+        assert [(point.step, point.scores) for point in record.curve] == [
+            (point.step, point.scores) for point in same.curve
+        ]
+        assert record.scores == same.scores and record.weights.step == same.weights.step
+    # Where that fails each is asked by itself.
+    monkeypatch.setattr(together, "_answers_of", lambda *given: 1 / 0)
+    apart = records_of(path, tmp_path / "apart", workers=0)
+    assert {run_id: (record.scores, record.curve) for run_id, record in apart.items()} == {
+        run_id: (record.scores, record.curve) for run_id, record in packed.items()
     }
 
 
