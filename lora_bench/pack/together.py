@@ -22,15 +22,16 @@ from lora_bench.copies import own_trained, share_frozen
 from lora_bench.dropout import key_of
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
-from lora_bench.loop import Diverged, Notify, stop_requested
+from lora_bench.loop import Notify, stop_requested
 from lora_bench.models import writes_on
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
+from lora_bench.pack.writing import most_rows, writer
 from lora_bench.pipeline import Answered, Ready, device_of_runs, prepare, score
 from lora_bench.record import Record
 from lora_bench.run import concluded
-from lora_bench.scoring import EVALUATION_BATCH, Labelling, autocast, predict_in_order, quiet
+from lora_bench.scoring import EVALUATION_BATCH, Labelling, Writing, autocast, predict_in_order, quiet
 
 # What a family's attention makes of the rows' masks by itself.
 OWN_MASKS = ("deberta", "deberta-v2")
@@ -328,10 +329,9 @@ def _answers_together(
     """
     alike: dict[Any, list[Ready]] = {}
     for ready in asked:
-        if isinstance(ready.at_hand, Labelling):
-            spec = ready.job.spec
-            of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, *splits(ready))
-            alike.setdefault(of, []).append(ready)
+        spec = ready.job.spec
+        of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, str(spec.decoding), *splits(ready))
+        alike.setdefault(of, []).append(ready)
     found: dict[str, Answered] = {}
     for group in alike.values():
         if len(group) > 1:
@@ -344,24 +344,31 @@ def _answers_together(
 def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> dict[str, Answered]:
     """What members with the same questions answer, by run id; nothing of one whose outputs are not finite."""
     began = time.perf_counter()
-    first = group[0]
-    at_hand = first.at_hand
-    assert isinstance(at_hand, Labelling)
-    # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
-    rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
     answers: list[dict[str, list[Any]]] = [{} for _ in group]
     for name in splits:
-        with autocast(first.model, first.job.spec):
-            logits = predict_in_order(stack.logits, first.questions[name], at_hand.collate, rows)
-        for own, given in zip(logits, answers, strict=True):
-            with contextlib.suppress(Diverged):
-                given[name] = at_hand.answers_in(own)
+        for given, own in zip(answers, _asked(group, name, stack), strict=True):
+            if own is not None:
+                given[name] = own
     seconds = time.perf_counter() - began
     return {
         ready.job.run_id: Answered(given, seconds)
         for ready, given in zip(group, answers, strict=True)
         if len(given) == len(splits)
     }
+
+
+def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[list[Any] | None]:
+    """What each member answers to a split, or None where its outputs are not finite."""
+    first = group[0]
+    questions, at_hand = first.questions[split], first.at_hand
+    if isinstance(at_hand, Writing):
+        return at_hand.answers_of_each(writer(stack), questions, [ready.seed for ready in group], most_rows(stack))
+    assert isinstance(at_hand, Labelling)
+    # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
+    rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
+    with autocast(first.model, first.job.spec):
+        logits = predict_in_order(stack.logits, questions, at_hand.collate, rows)
+    return [at_hand.answers_in(own) if torch.isfinite(own).all() else None for own in logits]
 
 
 def _raise(error: Exception) -> Record:
