@@ -32,6 +32,7 @@ class Job:
         trial: Whether the run chooses a learning rate, and is no result.
         analysis: How the suite's scores are judged, for the record.
         rung: Of a trial of a halving, the number of its rung, for the record.
+        at_once: How many runs of its unit of work are a pack at once, and the others follow them; None for all.
     """
 
     spec: PlannedSpec
@@ -46,6 +47,7 @@ class Job:
     trial: bool = False
     analysis: Analysis | None = None
     rung: int | None = None
+    at_once: int | None = None
 
     @property
     def run_id(self) -> str:

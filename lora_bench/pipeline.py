@@ -130,7 +130,7 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
         job: The run.
         facts: Notes what is found.
         notify: Told of each step.
-        packed: Whether it takes its steps with others, which draw its masks.
+        packed: Whether it takes its steps with others: the pack draws its masks, and asks it on the selection split.
     """
     spec = job.spec
     torch.set_num_threads(spec.training.threads)
@@ -180,10 +180,12 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     selection = None
     if spec.selection_every is not None:
 
-        def score_on_selection(adapted: nn.Module) -> dict[str, float]:
+        def score_on_selection(adapted: nn.Module, answers: list[Any] | None) -> dict[str, float]:
             chosen_on = spec.rules.choose_on
             with facts.within("the evaluation on the selection split"):
-                return scores_of(job.task, data, {chosen_on: at_hand.answers(adapted, questions[chosen_on])})
+                if answers is None:
+                    answers = at_hand.answers(adapted, questions[chosen_on])
+                return scores_of(job.task, data, {chosen_on: answers})
 
         selection = SelectionScores(
             every=spec.selection_every,
@@ -197,7 +199,7 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection, checkpoint)
     callbacks = [NoteSteps(facts), _dropout(model, seed, job, alone=not packed), follow, keep, measure, watch]
     callbacks += _own_callbacks(method, course)
-    callbacks += [selection] if selection is not None else []
+    callbacks += [selection] if selection is not None and not packed else []
     facts.enter("preparing the training")
     reach("run.train")
     return Ready(

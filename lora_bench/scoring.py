@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -24,7 +24,7 @@ from lora_bench.job import Job
 from lora_bench.loop import Diverged
 from lora_bench.pulse import beat
 from lora_bench.record import Predictions, Weights
-from lora_bench.spec import PlannedSpec, content_hash
+from lora_bench.spec import Decoding, PlannedSpec, content_hash
 from lora_bench.store import COMPLETIONS, PREDICTIONS, write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
 
@@ -112,13 +112,30 @@ class Writing:
         """The text that the model writes for each input."""
         from lora_bench.generation.decode import complete
 
+        with self._writing(model) as decoding:
+            return list(complete(model, questions, self._tokenizer, decoding, self._seed))
+
+    def answers_of_each(self, model: Any, questions: list[Example], seeds: Sequence[int], rows: int) -> list[list[Any]]:
+        """The texts that each of several models writes; see `lora_bench.generation.decode.complete_each`.
+
+        Args:
+            model: All of them as one, whose rows have the weights of one or another.
+            questions: Inputs to go on from.
+            seeds: Of each of them.
+            rows: Of a batch at most.
+        """
+        from lora_bench.generation.decode import complete_each
+
+        with self._writing(model) as decoding:
+            each = complete_each(model, questions, self._tokenizer, decoding, seeds, batch_rows=rows)
+        return [list(texts) for texts in each]
+
+    @contextlib.contextmanager
+    def _writing(self, model: nn.Module) -> Iterator[Decoding]:
+        """Within this block the model writes, in this way."""
         assert self._spec.decoding is not None
-        was_training = model.training
-        model.eval()
         with quiet(), torch.no_grad(), autocast(model, self._spec):
-            texts = complete(model, questions, self._tokenizer, self._spec.decoding, self._seed)
-        model.train(was_training)
-        return list(texts)
+            yield self._spec.decoding
 
 
 def exercise(task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> Exercise:

@@ -24,13 +24,25 @@ class Best:
 
 
 class SelectionScores(TrainerCallback):
-    """Scores on the selection split every few steps, and keeps the best weights in memory where they are wanted."""
+    """Scores on the selection split every few steps, and keeps the best weights in memory where they are wanted.
+
+    As a callback it asks its run's model by itself; a pack asks its members together, and has it `take` the answers.
+
+    Args:
+        every: Steps between scores; the last step has some too.
+        score: The scores of a model, from its answers where they are known.
+        metric: The one that says which weights are the best.
+        higher_is_better: Whether more of it is better.
+        curve: Where the scores are noted.
+        keep_best: Whether the best weights are wanted.
+        measure: The clock, which leaves this out.
+    """
 
     def __init__(
         self,
         *,
         every: int,
-        score: Callable[[nn.Module], dict[str, float]],
+        score: Callable[[nn.Module, list[Any] | None], dict[str, float]],
         metric: str,
         higher_is_better: bool,
         curve: list[CurvePoint],
@@ -55,12 +67,19 @@ class SelectionScores(TrainerCallback):
         **inside: Any,
     ) -> None:
         """Score where it is time to."""
-        if model is None or (state.global_step % self.every and not control.should_training_stop):
-            return
+        if model is not None and self.is_due(state.global_step, last=control.should_training_stop):
+            self.take(state.global_step, model)
+
+    def is_due(self, step: int, *, last: bool) -> bool:
+        """Whether there are scores after a step."""
+        return step % self.every == 0 or last
+
+    def take(self, step: int, model: nn.Module, answers: list[Any] | None = None) -> None:
+        """Note the scores after a step, of answers where they are known, and keep the weights where they are the best."""
         with self.measure.left_out():
-            scores = self.score(model)
-            self.curve.append(CurvePoint(step=state.global_step, scores=scores))
+            scores = self.score(model, answers)
+            self.curve.append(CurvePoint(step=step, scores=scores))
             value = scores.get(self.metric)
             better = value is not None and (self.best is None or self.sign * (value - self.best.score) > 0)
             if self.keep_best and value is not None and better:
-                self.best = Best(state.global_step, value, trained_weights(model))
+                self.best = Best(step, value, trained_weights(model))

@@ -431,7 +431,7 @@ def test_an_end_text_may_be_spread_over_tokens(gpt2_mini):
 
 def test_draws_follow_the_probabilities():
     probabilities = torch.tensor([0.5, 0.3, 0.2, 0.0])
-    draw = Draw(0, [[number] for number in range(4000)], 1)
+    draw = Draw([0] * 4000, [[number] for number in range(4000)], 1)
     drawn = draw(torch.zeros(4000, 1), probabilities.log().expand(4000, -1)).argmax(-1)
     shares = drawn.bincount(minlength=4) / 4000
     assert shares[3] == 0

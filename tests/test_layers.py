@@ -128,7 +128,9 @@ MAY_IMPORT = {
     | STORE
     | {"attempt", "copies", "flops", "job", "loop", "metrics", "scoring", "selection", "warm"},
     "run": STORE | {"attempt", "job", "loop", "pipeline"},
-    "pack": STORE | MATERIAL | {"attempt", "copies", "job", "loop", "models", "pipeline", "run", "scoring", "dropout"},
+    "pack": STORE
+    | MATERIAL
+    | {"attempt", "checkpoint", "copies", "job", "loop", "models", "pipeline", "run", "scoring", "dropout"},
     "probe": STORE | PARTS | {"shapes"},
     "executors": STORE | PARTS | {"job", "loop", "run", "pack", "probe", "tuners", "metrics"},
     "stopping": set(),

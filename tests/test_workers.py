@@ -67,6 +67,43 @@ def test_a_worker_keeps_its_place_in_whatever_order_workers_report(tmp_path, mon
     assert said["first"] == "1" and sorted((said["second"], said["third"])) == ["0", "1"]
 
 
+def test_of_a_pack_that_a_worker_dies_of_those_at_work_are_done_alone_and_those_that_wait_together(
+    tmp_path, monkeypatch
+):
+    from lora_bench.executors.base import Event
+
+    importlib.import_module("lora_bench.loop")
+    units = tmp_path / "units"
+
+    def note(jobs):
+        with units.open("a") as file:
+            file.write(" ".join(job.run_id for job in jobs) + "\n")
+
+    def alone(job, connection):
+        note([job])
+        return Said(job.run_id, job.status, os.environ["PLACE"])
+
+    def together(jobs, connection):
+        note(jobs)
+        if len(jobs) == 5:
+            connection.send(Said(jobs[0].run_id, "ok", os.environ["PLACE"]))
+            for job in jobs[1:3]:
+                connection.send(Event(job.run_id, 0, None))
+            os._exit(1)
+        for job in jobs:
+            connection.send(Said(job.run_id, "ok", os.environ["PLACE"]))
+
+    monkeypatch.setattr(server, "_import_everything", lambda: None)
+    monkeypatch.setattr(server, "_do", alone)
+    monkeypatch.setattr(server, "_do_together", together)
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=ForkedServer, PIPE=-1))
+    jobs = [Toy(name, tmp_path) for name in ("done", "first", "second", "third", "fourth")]
+    pool = local.LocalWorkers(1, tmp_path / "workers.log", [{"PLACE": "0"}])
+    found = [record.run_id for record in pool([jobs], lambda event: None)]
+    assert found == ["done", "first", "second", "third", "fourth"]
+    assert units.read_text().splitlines() == ["done first second third fourth", "first", "second", "third fourth"]
+
+
 def test_a_process_that_the_kernel_ended_explains_no_later_end(tmp_path, monkeypatch):
     read, write = os.pipe()
     pool = local.LocalWorkers(1, tmp_path / "workers.log")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
 from lora_bench.claims import Elsewhere
@@ -21,17 +22,28 @@ def execute_inline(
     def told(job: Job) -> Notify:
         return lambda step, steps, loss: tell(Event(job.run_id, step, steps, loss))
 
-    for unit in units:
-        left = {job.run_id: job for job in unit}
+    waiting = deque(units)
+    while waiting:
+        unit = waiting.popleft()
+        alone = {job.run_id: job for job in unit}
         if len(unit) > 1 and not stop_requested():
             from lora_bench.pack.together import Apart, take_together
 
-            # Whoever has no record when a pack fails as a whole is done by itself.
+            rest, alone = alone, {}
+
+            def begun(job: Job, rest: dict[str, Job] = rest, alone: dict[str, Job] = alone) -> None:
+                alone[job.run_id] = rest.pop(job.run_id)
+                tell(Event(job.run_id, 0, job.steps))
+
+            # Whoever is at work when a pack fails as a whole is done by itself.
             with contextlib.suppress(Apart):
-                for record in take_together(unit, told, lambda job: tell(Event(job.run_id, 0, job.steps))):
-                    del left[record.run_id]
+                for record in take_together(unit, told, begun):
+                    rest.pop(record.run_id, None)
+                    alone.pop(record.run_id, None)
                     yield record
-        for job in left.values():
+            if rest:
+                waiting.appendleft([*rest.values()])
+        for job in alone.values():
             if stop_requested():
                 return
             tell(Event(job.run_id, 0, job.steps))

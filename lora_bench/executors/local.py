@@ -50,12 +50,23 @@ class _Worker(Generic[JobT]):
     # When it last said something, and how many of the means to end it were used since.
     heard: float = field(default_factory=time.monotonic)
     pressed: int = 0
-    # Whether it said anything of the unit that it is at.
-    begun: bool = False
+    # The jobs of the unit that it is at of which it said anything.
+    begun: set[str] = field(default_factory=set)
     # Whether it has several jobs at once, as a pack.
     together: bool = False
     # Whether any job of its failed.
     failed: bool = False
+
+    @property
+    def at_once(self) -> list[JobT]:
+        """The jobs that it is at now; the others of its unit wait."""
+        return [job for job in self.at if job.run_id in self.begun] or self.at[:1]
+
+    def given_back(self) -> list[list[JobT]]:
+        """Units of what is left of a pack that it died of: which member it died of is not known, so each is one by itself."""
+        waits = [job for job in self.at if self.begun and job.run_id not in self.begun]
+        alone = [[job] for job in self.at if job not in waits]
+        return [*alone, waits] if waits else alone
 
     @property
     def overdue(self) -> bool:
@@ -154,8 +165,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
                                 waiting.insert(0, workers[pid].at)
                                 workers[pid].at = []
                             if workers[pid].together:
-                                # Which of them it died of is not known: each is done again in a process of its own.
-                                waiting[:0] = [[job] for job in workers[pid].at]
+                                waiting[:0] = workers[pid].given_back()
                                 workers[pid].at = []
                             yield from (self._lost(workers[pid], job, reason, pid) for job in workers[pid].at)
                             free.append(workers.pop(pid).environment)
@@ -167,7 +177,8 @@ class LocalWorkers(Generic[JobT, DoneT]):
                         if not worker.at and not worker.spent and waiting and not self.stopping:
                             reach("workers.send")
                             worker.at = list(waiting.pop(0))
-                            worker.heard, worker.begun = time.monotonic(), False
+                            worker.heard = time.monotonic()
+                            worker.begun.clear()
                             worker.together = len(worker.at) > 1
                             # One that died while it waited for work is noticed by its end.
                             with contextlib.suppress(OSError):
@@ -198,7 +209,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
 
     def _patience(self, worker: _Worker[JobT]) -> float | None:
         """Seconds of silence that a worker is allowed; those at a pack take their steps in one another's time."""
-        each = [self.patience(job) for job in worker.at]
+        each = [self.patience(job) for job in worker.at_once]
         known = [one for one in each if one is not None]
         return sum(known) if known and len(known) == len(each) else None
 
@@ -217,7 +228,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
         except (EOFError, OSError):
             self._close(worker, selector)
             return
-        worker.begun = True
+        worker.begun.add(message.run_id)
         if not worker.overdue:
             worker.heard, worker.pressed = time.monotonic(), 0
         if isinstance(message, Event):
@@ -225,13 +236,16 @@ class LocalWorkers(Generic[JobT, DoneT]):
         if isinstance(message, Event | Alive):
             return
         (job,) = [job for job in worker.at if job.run_id == message.run_id]
+        got_on_late = worker.overdue and message.status == "interrupted"
+        if got_on_late and worker.together:
+            return  # which of them stood still is not known: it stays among those that are done again by themselves
         worker.at.remove(job)
         worker.failed |= message.status not in CLEAN
         if not worker.at and (self.fresh or worker.overdue or worker.failed):
             worker.spent = True
             self._close(worker, selector)
         # It got on in the end, and left a checkpoint when it was told to end.
-        yield self._lost(worker, job, "") if worker.overdue and message.status == "interrupted" else message
+        yield self._lost(worker, job, "") if got_on_late else message
 
     def _close(self, worker: _Worker[JobT], selector: selectors.BaseSelector) -> None:
         if not worker.connection.closed:

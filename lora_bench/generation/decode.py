@@ -60,20 +60,68 @@ def complete(
         UnsupportedPair: See `check_completes`.
     """
     check_completes(model)
+    return _complete(model, prompts, tokenizer, decoding, [seed], batch_tokens, batch_rows=None)[0]
+
+
+def complete_each(
+    model: Any,
+    prompts: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Decoding,
+    seeds: Sequence[int],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    batch_rows: int,
+) -> list[list[str]]:
+    """Have several models complete every prompt, as one model of which each row has the weights of one of them.
+
+    Args:
+        model: Takes `of`, the number of the model whose weights each row has, shape (rows,), beside what a causal model takes.
+        prompts: As for `complete`, as are the tokenizer, the decoding and the tokens of a batch.
+        tokenizer: Of all of them.
+        decoding: For all of them.
+        seeds: Of the sampling of each.
+        batch_tokens: Most tokens of a batch, over all models and beams.
+        batch_rows: Most rows of a batch, over all models and beams.
+
+    Returns:
+        What `complete` gives for each of them.
+    """
+    return _complete(model, prompts, tokenizer, decoding, seeds, batch_tokens, batch_rows)
+
+
+def _complete(
+    model: Any,
+    prompts: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Decoding,
+    seeds: Sequence[int],
+    batch_tokens: int,
+    batch_rows: int | None,
+) -> list[list[str]]:
+    """The texts of each of the models that *model* stands for; itself alone where there is no limit of rows."""
     if decoding.sample and decoding.beams > 1:
         raise LoraBenchError(f"decoding samples with {decoding.beams} beams: give beams: 1 or sample: false")
-    end = End(tokenizer, decoding.end, next(model.parameters()).device)
-    texts: dict[Tokens, str] = {}
+    device = next(model.parameters()).device
+    end = End(tokenizer, decoding.end, device)
+    texts: list[dict[Tokens, str]] = [{} for _ in seeds]
     was_training = model.training
     model.eval()
     with torch.no_grad(), _without_own_settings(model):
-        for batch in _batches([tuple(prompt["input_ids"]) for prompt in prompts], decoding, batch_tokens):
+        distinct = [tuple(prompt["input_ids"]) for prompt in prompts]
+        most = None if batch_rows is None else batch_rows // (decoding.beams * len(seeds))
+        for batch in _batches(distinct, decoding, batch_tokens // len(seeds), most):
             reach("run.evaluation")
             beat()
-            completions = _completions(model, batch, end, decoding, seed)
-            texts.update(zip(batch, map(end.text_of, completions), strict=True))
+            of = torch.arange(len(seeds), device=device).repeat_interleave(len(batch))
+            more = {} if batch_rows is None else {"of": of}
+            each = [seed for seed in seeds for _ in batch]
+            completions = _completions(model, batch * len(seeds), end, decoding, each, more)
+            for index, own in enumerate(texts):
+                part = completions[index * len(batch) : (index + 1) * len(batch)]
+                own.update(zip(batch, map(end.text_of, part), strict=True))
     model.train(was_training)
-    return [texts[tuple(prompt["input_ids"])] for prompt in prompts]
+    return [[own[tuple(prompt["input_ids"])] for prompt in prompts] for own in texts]
 
 
 def check_completes(model: Any) -> None:
@@ -95,12 +143,15 @@ def check_completes(model: Any) -> None:
         )
 
 
-def _batches(prompts: Sequence[Tokens], decoding: Decoding, batch_tokens: int) -> Iterator[list[Tokens]]:
+def _batches(
+    prompts: Sequence[Tokens], decoding: Decoding, batch_tokens: int, most: int | None
+) -> Iterator[list[Tokens]]:
     """The distinct prompts by length, the longest first: what does not fit into memory shows at once."""
     batch: list[Tokens] = []
     for prompt in sorted(set(prompts), key=lambda prompt: (-len(prompt), prompt)):
         longest = len((batch or [prompt])[0]) + decoding.max_new_tokens
-        if (len(batch) + 1) * decoding.beams * longest > batch_tokens and batch:
+        full = (len(batch) + 1) * decoding.beams * longest > batch_tokens or (most is not None and len(batch) >= most)
+        if full and batch:
             yield batch
             batch = []
         batch.append(prompt)
@@ -108,9 +159,11 @@ def _batches(prompts: Sequence[Tokens], decoding: Decoding, batch_tokens: int) -
         yield batch
 
 
-def _completions(model: Any, prompts: list[Tokens], end: End, decoding: Decoding, seed: int) -> list[list[int]]:
+def _completions(
+    model: Any, prompts: list[Tokens], end: End, decoding: Decoding, seeds: Sequence[int], more: dict[str, Tensor]
+) -> list[list[int]]:
     """The tokens that each prompt of one batch is completed with; what follows an end of text means nothing."""
-    inputs = _left_padded(prompts, end.token, next(model.parameters()).device)
+    inputs = _left_padded(prompts, end.token, next(model.parameters()).device) | more
     width = inputs["input_ids"].shape[1]
     no_repeat = NoRepeat(decoding.no_repeat_ngram, width) if decoding.no_repeat_ngram else None
     settings = GenerationConfig(
@@ -128,7 +181,7 @@ def _completions(model: Any, prompts: list[Tokens], end: End, decoding: Decoding
     if decoding.sample:
         rules.append(TemperatureLogitsWarper(decoding.temperature))
         rules += [TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else []
-        rules.append(Draw(seed, prompts, width))
+        rules.append(Draw(seeds, prompts, width))
     stop = [Stop(end, width)]
     rows = model.generate(**inputs, generation_config=settings, logits_processor=rules, stopping_criteria=stop)
     written: list[list[int]] = rows[:, width:].tolist()

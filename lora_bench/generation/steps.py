@@ -117,18 +117,18 @@ class NoRepeat(LogitsProcessor):
 
 
 class Draw(LogitsProcessor):
-    """Draws the next token of each row from (seed, its prompt, its step), and leaves it the only one with a finite score.
+    """Draws the next token of each row from (its seed, its prompt, its step), and leaves it the only one with a finite score.
 
     So the likeliest token of what it returns is a sample, the same in any batch.
 
     Args:
-        seed: The run's.
+        seeds: Of each row's run.
         prompts: The tokens of each row's prompt, without padding.
         prompt_tokens: Length of the longest.
     """
 
-    def __init__(self, seed: int, prompts: Sequence[Sequence[int]], prompt_tokens: int) -> None:
-        self.seeds = [seed_for("sample", seed, *prompt) for prompt in prompts]
+    def __init__(self, seeds: Sequence[int], prompts: Sequence[Sequence[int]], prompt_tokens: int) -> None:
+        self.seeds = [seed_for("sample", seed, *prompt) for seed, prompt in zip(seeds, prompts, strict=True)]
         self.prompt_tokens = prompt_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

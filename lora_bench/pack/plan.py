@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lora_bench.job import Job
@@ -45,11 +46,14 @@ def most_members(flops: float, memory_bytes: int, *, free_bytes: int | None) -> 
 
 
 def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list[list[Job]]:
-    """Units of work, in the order of their first jobs.
+    """Units of work, in the order of their first jobs: for each worker one of each company, however many jobs that has.
+
+    As many of a unit begin as a pack may have, and each of the others takes the place of one that leaves: a pack is full until
+    nobody of its unit is left to begin.
 
     Args:
         jobs: What is to be done, the longest first.
-        workers: How many units are done at once: packs are no larger than leaves all of them something to do.
+        workers: How many units are done at once: a pack is no larger than leaves all of them something to do.
         most: Members of a pack of such jobs at most.
     """
     alike: dict[str, list[Job]] = {}
@@ -60,7 +64,11 @@ def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list
         each = min(min(map(most, group)), -(-len(group) // max(1, workers)))
         # Members that are done together leave nobody alone, and a task's data is read once for those that follow each other.
         group.sort(key=lambda job: (-(job.steps or 0), job.spec.task.data_sha256))
-        units += [group[start : start + each] for start in range(0, len(group), each)]
+        group = [replace(job, at_once=each) for job in group]
+        parts = [group[start : start + each] for start in range(0, len(group), each)]
+        # Dealt out, so that every worker has as many of the long ones as any other.
+        count = min(len(parts), max(1, workers)) if each > 1 else len(parts)
+        units += [[job for part in parts[first::count] for job in part] for first in range(count)]
     place = {job.run_id: index for index, job in enumerate(jobs)}
     return sorted(units, key=lambda unit: min(place[job.run_id] for job in unit))
 

@@ -88,7 +88,7 @@ class Stack:
             key: Tensor | None,
         ) -> tuple[Tensor, Tensor]:
             nonlocal after
-            with _scaled_by(chassis, factors):
+            with scaled_by(chassis, factors):
                 if key is None:
                     logits = functional_call(chassis, weights, kwargs=inputs).logits
                 else:
@@ -98,7 +98,7 @@ class Stack:
             return loss(logits, labels), logits
 
         losses, logits = vmap(one, in_dims=(0, 0, 0, 0, None if keys is None else 0))(
-            self.weights, self._factors_on(labels.device), inputs, labels, keys
+            self.weights, self.factors_on(labels.device), inputs, labels, keys
         )
         return losses, logits, after
 
@@ -119,17 +119,26 @@ class Stack:
             inputs["attention_mask"] = whole_mask(inputs["attention_mask"], causal=self.causal)
 
         def one(weights: dict[str, Tensor], factors: dict[str, Tensor]) -> Tensor:
-            with _scaled_by(chassis, factors):
+            with scaled_by(chassis, factors):
                 found: Tensor = functional_call(chassis, weights, kwargs=inputs).logits
             return found
 
         was_training = chassis.training
         chassis.eval()
-        found: Tensor = vmap(one)(self.weights, self._factors_on(device))
+        found: Tensor = vmap(one)(self.weights, self.factors_on(device))
         chassis.train(was_training)
         return found
 
-    def _factors_on(self, device: torch.device) -> dict[str, Tensor]:
+    def part(self, which: Sequence[int]) -> Stack:
+        """Some of the members, by their numbers, with a copy of their weights as they are now: what they are asked with."""
+        part = copy.copy(self)
+        part.members = [self.members[index] for index in which]
+        part.weights = {name: weight.detach()[list(which)] for name, weight in self.weights.items()}
+        part._factors = {name: factor[list(which)] for name, factor in self._factors.items()}
+        return part
+
+    def factors_on(self, device: torch.device) -> dict[str, Tensor]:
+        """The factors that differ, by the names of their modules, each of shape (members,)."""
         dtype = next(iter(self.weights.values())).dtype
         return {name: factor.to(device, dtype) for name, factor in self._factors.items()}
 
@@ -207,7 +216,7 @@ def _adapter(names: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _scaled_by(model: nn.Module, factors: Mapping[str, Tensor]) -> Iterator[None]:
+def scaled_by(model: nn.Module, factors: Mapping[str, Tensor]) -> Iterator[None]:
     """Within this block the updates have these factors; each is one number, of the member at hand."""
     before: list[tuple[dict[str, Any], str, Any]] = []
     for name, factor in factors.items():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -15,20 +16,22 @@ from torch.optim import AdamW
 from transformers import Trainer
 
 from lora_bench.attempt import Facts
+from lora_bench.checkpoint import load_trained
 from lora_bench.claims import Claim, Elsewhere
 from lora_bench.copies import own_trained, share_frozen
 from lora_bench.dropout import key_of
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
-from lora_bench.loop import Diverged, Notify
+from lora_bench.loop import Notify, stop_requested
 from lora_bench.models import writes_on
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
+from lora_bench.pack.writing import most_rows, writer
 from lora_bench.pipeline import Answered, Ready, device_of_runs, prepare, score
 from lora_bench.record import Record
 from lora_bench.run import concluded
-from lora_bench.scoring import EVALUATION_BATCH, Labelling, autocast, predict_in_order
+from lora_bench.scoring import EVALUATION_BATCH, Labelling, Writing, autocast, predict_in_order, quiet
 
 # What a family's attention makes of the rows' masks by itself.
 OWN_MASKS = ("deberta", "deberta-v2")
@@ -52,6 +55,8 @@ class Member:
         self.ready = ready
         self.trainer = trainer
         self.claim = claim
+        # What is let go of when it is done.
+        self.held = ExitStack()
         self._logged = 0
         steps = trainer.args.max_steps
         if beside is not None:
@@ -79,13 +84,32 @@ class Member:
         self.ready.model.train()
         return dict(self.ready.at_hand.collate([dict(one) for one in self.ready.course.batch(self.step)]))
 
-    def end(self, loss: float) -> None:
+    def end(self) -> None:
         """The step is done."""
         trainer = self.trainer
         assert trainer.lr_scheduler is not None
         trainer.lr_scheduler.step()
         trainer.state.global_step += 1
         self._tell("on_step_end")
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether its weights are scored on the selection split after the step."""
+        selection = self.ready.selection
+        return selection is not None and selection.is_due(self.step, last=self.is_done)
+
+    def note(self, loss: float, answered: Answered | None) -> None:
+        """Note what the step came to.
+
+        Args:
+            loss: Of the step.
+            answered: What it answers to the selection split, where that is known.
+        """
+        selection = self.ready.selection
+        if selection is not None and self.is_chosen:
+            split = self.ready.job.spec.rules.choose_on
+            answers = answered.answers[split] if answered is not None else None
+            selection.take(self.step, self.ready.model, answers)
         # The Trainer divides what it logs by the steps since it last did, and a resumed one has not.
         self._tell("on_log", {"loss": loss / (self.step - self._logged)})
         self._logged = self.step
@@ -109,75 +133,113 @@ class Member:
 def take_together(
     jobs: Sequence[Job], notify: Callable[[Job], Notify | None], begun: Callable[[Job], None]
 ) -> Iterator[Record | Elsewhere]:
-    """Do the runs of a pack, and give what becomes of each as soon as it is known.
+    """Do the runs of a unit as a pack, and give what becomes of each as soon as it is known.
+
+    Where a stop is asked for, the runs that did not begin are given back by saying nothing of them.
 
     Args:
-        jobs: Of one base model, one kind of task and one method; see `lora_bench.pack.plan`.
+        jobs: Of one base model, one kind of task and one method; see `lora_bench.pack.plan`. As many as they say are at work at
+            once, and when one leaves, the next takes its place.
         notify: What is told of the steps of a job.
         begun: Told that a job begins.
 
     Raises:
         Apart: If something fails that is no member's own.
     """
-    with ExitStack() as stack:
-        members: list[Member] = []
-        for job in jobs:
-            claim = job.folder.try_claim()
-            if claim is None:
-                yield job.folder.record() or Elsewhere(job.run_id)
-                continue
-            stack.enter_context(claim)
-            begun(job)
-            reach("run.held")
-            facts = Facts(packed_with=tuple(sorted(other.run_id for other in jobs if other is not job)))
-            record = job.folder.record()
-            if record is not None:
-                yield record
-                continue
-            try:
-                ready = prepare(job, facts, notify(job), packed=True)
-                if not ready.is_trained():
+    waiting, most = deque(jobs), jobs[0].at_once or len(jobs)
+    members: list[Member] = []
+    # Members come and go in any order, and each Trainer puts back how loud libraries were when it came.
+    with quiet(), ExitStack() as stack:
+
+        def admitted() -> Iterator[Record | Elsewhere]:
+            while waiting and len(members) < most and not stop_requested():
+                job = waiting.popleft()
+                with ExitStack() as own:
                     beside = members[0].ready.model if members else None
-                    members.append(Member(ready, stack.enter_context(ready.trainer()), claim, beside))
-                    continue
-                attempt = partial(score, ready)
-            except Exception as error:
-                attempt = partial(_raise, error)
-            yield concluded(job, claim, facts, attempt)
+                    begins = _begin(job, own, beside, notify(job), begun)
+                    if isinstance(begins, Member):
+                        members.append(begins)
+                        begins.held = stack.enter_context(own.pop_all())
+                if not isinstance(begins, Member):
+                    yield begins
+
+        yield from admitted()
         for left in steps_together(members):
-            answered: dict[str, Answered] = {}
-            # Where they do not fit together, each is asked by itself.
-            with contextlib.suppress(Exception):
-                answered = _answers_together([member.ready for member, reason in left if reason is None])
+            answered = _scored_together([member.ready for member, reason in left if reason is None])
             for member, reason in left:
                 ready = member.ready
                 attempt = partial(_raise, reason) if reason else partial(score, ready, answered.get(ready.job.run_id))
-                yield concluded(ready.job, member.claim, ready.facts, attempt)
+                with member.held:
+                    end = concluded(ready.job, member.claim, ready.facts, attempt)
+                yield end
+            yield from admitted()
 
 
-def steps_together(members: Sequence[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
+def _begin(
+    job: Job, held: ExitStack, beside: nn.Module | None, notify: Notify | None, begun: Callable[[Job], None]
+) -> Member | Record | Elsewhere:
+    """A run before its first step, or what becomes of one that takes none.
+
+    Args:
+        job: The run.
+        held: What it holds while it is at work: its claim, and its Trainer's folder.
+        beside: A model that is at work already.
+        notify: Told of its steps.
+        begun: Told that it begins.
+    """
+    claim = job.folder.try_claim()
+    if claim is None:
+        return job.folder.record() or Elsewhere(job.run_id)
+    held.enter_context(claim)
+    begun(job)
+    reach("run.held")
+    facts = Facts()
+    record = job.folder.record()
+    if record is not None:
+        return record
+    try:
+        ready = prepare(job, facts, notify, packed=True)
+        if not ready.is_trained():
+            return Member(ready, held.enter_context(ready.trainer()), claim, beside)
+        attempt = partial(score, ready)
+    except Exception as error:
+        attempt = partial(_raise, error)
+    return concluded(job, claim, facts, attempt)
+
+
+def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
     """Take the steps of all members; give those that leave, with what each ended by where it is not its budget.
+
+    Args:
+        members: Those at work. Who leaves is taken out; who is put in meanwhile takes part from the next step on.
 
     Raises:
         Apart: If a step of all of them fails.
     """
-    at_work = list(members)
     stack: Stack | None = None
-    while at_work:
+    while members:
         left: list[tuple[Member, Exception | None]] = []
-        going = [member for member in at_work if _own(member, member.begin, left)]
+        going = [member for member in members if _own(member, member.begin, left)]
         if going:
             try:
                 if stack is None or stack.members != [member.ready.model for member in going]:
                     stack, optimiser = _stacked(going)
+                    _introduce(going)
                 losses = _step(going, stack, optimiser)
             except Exception as error:
                 raise Apart(f"{type(error).__name__}: {error}") from error
-            for member, loss in zip(going, losses, strict=True):
-                if _own(member, partial(member.end, loss), left) and member.is_done:
+            ended = [
+                (index, member, loss)
+                for index, (member, loss) in enumerate(zip(going, losses, strict=True))
+                if _own(member, member.end, left)
+            ]
+            answered = _chosen_together({index: member.ready for index, member, _ in ended if member.is_chosen}, stack)
+            for _, member, loss in ended:
+                note = partial(member.note, loss, answered.get(member.ready.job.run_id))
+                if _own(member, note, left) and member.is_done:
                     left.append((member, None))
         for member, _ in left:
-            at_work.remove(member)
+            members.remove(member)
             member.leave()
         if left:
             yield left
@@ -191,6 +253,14 @@ def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Except
         left.append((member, error))
         return False
     return True
+
+
+def _introduce(members: Sequence[Member]) -> None:
+    """Note who takes a step in whose company."""
+    ids = {member.ready.job.run_id for member in members}
+    for member in members:
+        facts = member.ready.facts
+        facts.packed_with = tuple(sorted({*facts.packed_with, *ids} - {member.ready.job.run_id}))
 
 
 def _stacked(members: Sequence[Member]) -> tuple[Stack, StackedAdamW]:
@@ -221,38 +291,84 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
     return list(losses.detach().tolist())
 
 
-def _answers_together(trained: Sequence[Ready]) -> dict[str, Answered]:
-    """What members that are done answer, by run id; nothing of those that are better asked by themselves."""
-    alike: dict[Any, list[Ready]] = {}
+def _chosen_together(due: Mapping[int, Ready], stack: Stack) -> dict[str, Answered]:
+    """What members answer to the selection split after a step, by run id.
+
+    Args:
+        due: Those that are asked, by their number in the stack.
+        stack: All that are at work.
+    """
+    numbers = {ready.job.run_id: number for number, ready in due.items()}
+
+    def part(group: Sequence[Ready]) -> Stack:
+        return stack.part([numbers[ready.job.run_id] for ready in group])
+
+    return _answers_together([*due.values()], lambda ready: [ready.job.spec.rules.choose_on], part)
+
+
+def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
+    """What members that are done answer to the splits that are scored, by run id."""
     for ready in trained:
-        if ready.best is None and isinstance(ready.at_hand, Labelling):
-            spec = ready.job.spec
-            of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, *ready.scored)
-            alike.setdefault(of, []).append(ready)
+        if ready.best is not None:
+            load_trained(ready.model, ready.best.weights)
+    found = _answers_together(trained, lambda ready: ready.scored, _stack)
+    for ready in trained:
+        own_trained(ready.model)
+    return found
+
+
+def _answers_together(
+    asked: Sequence[Ready], splits: Callable[[Ready], Sequence[str]], stack_of: Callable[[Sequence[Ready]], Stack]
+) -> dict[str, Answered]:
+    """What members answer, by run id; nothing of those that are better asked by themselves, or do not fit together.
+
+    Args:
+        asked: Who is asked.
+        splits: What each is asked.
+        stack_of: The weights of some of them.
+    """
+    alike: dict[Any, list[Ready]] = {}
+    for ready in asked:
+        spec = ready.job.spec
+        of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, str(spec.decoding), *splits(ready))
+        alike.setdefault(of, []).append(ready)
     found: dict[str, Answered] = {}
     for group in alike.values():
-        if len(group) == 1:
-            continue
-        began = time.perf_counter()
-        first = group[0]
-        at_hand = first.at_hand
-        assert isinstance(at_hand, Labelling)
-        stack = _stack(group)
-        # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
-        rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
-        answers: list[dict[str, list[Any]]] = [{} for _ in group]
-        for name in first.scored:
-            with autocast(first.model, first.job.spec):
-                logits = predict_in_order(stack.logits, first.questions[name], at_hand.collate, rows)
-            for own, given in zip(logits, answers, strict=True):
-                with contextlib.suppress(Diverged):  # it is asked again by itself, and says so then
-                    given[name] = at_hand.answers_in(own)
-        seconds = time.perf_counter() - began
-        for ready, given in zip(group, answers, strict=True):
-            own_trained(ready.model)
-            if len(given) == len(first.scored):
-                found[ready.job.run_id] = Answered(given, seconds)
+        if len(group) > 1:
+            # Where that fails, each is asked by itself, and says why it fails.
+            with contextlib.suppress(Exception):
+                found |= _answers_of(group, splits(group[0]), stack_of(group))
     return found
+
+
+def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> dict[str, Answered]:
+    """What members with the same questions answer, by run id; nothing of one whose outputs are not finite."""
+    began = time.perf_counter()
+    answers: list[dict[str, list[Any]]] = [{} for _ in group]
+    for name in splits:
+        for given, own in zip(answers, _asked(group, name, stack), strict=True):
+            if own is not None:
+                given[name] = own
+    seconds = time.perf_counter() - began
+    return {
+        ready.job.run_id: Answered(given, seconds)
+        for ready, given in zip(group, answers, strict=True)
+        if len(given) == len(splits)
+    }
+
+
+def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[list[Any] | None]:
+    """What each member answers to a split, or None where its outputs are not finite."""
+    first = group[0]
+    questions, at_hand = first.questions[split], first.at_hand
+    if isinstance(at_hand, Writing):
+        return at_hand.answers_of_each(writer(stack), questions, [ready.seed for ready in group], most_rows(stack))
+    assert isinstance(at_hand, Labelling)
+    # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
+    rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
+    with autocast(first.model, first.job.spec):
+        logits = predict_in_order(stack.logits, questions, at_hand.collate, rows)
+    return [at_hand.answers_in(own) if torch.isfinite(own).all() else None for own in logits]
 
 
 def _raise(error: Exception) -> Record:

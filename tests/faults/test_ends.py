@@ -16,6 +16,7 @@ from lora_bench.ends import is_attempt, is_disk_full, is_done_again, is_out_of_m
 from lora_bench.executors.processes import cause, memory_kills
 from lora_bench.store import read_records
 from tests.faults.store import content_of, half_written
+from tests.project import SUITE, write_project
 from tests.records import record
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +78,36 @@ def test_a_run_without_progress_is_ended_with_all_that_it_started(forge, project
     completes(forge, project, undisturbed, "--retry")
     again = next(one for one in read_records(project / "runs" / "tickets") if one.run_id == late.run_id)
     assert again.resumed and again.attempts == 2
+
+
+PACK = (
+    SUITE.replace(
+        "[full, lora, bottleneck_adapter, prefix_tuning]",
+        "[{method: lora, label: still, learning_rate: 1e-2}, {method: lora, learning_rate: 1e-3}]",
+    )
+    + "training: {masks: keyed}\n"
+)
+
+
+def test_a_pack_without_progress_costs_the_member_that_stands_still_alone(forge, tmp_path):
+    """Told to end, both leave a checkpoint in time; then each is done by itself, and one of the two stands still again."""
+    project = tmp_path / "project"
+    write_project(project, PACK)
+    command = forge.start(
+        project, *ONE, "--timeout", "10", hook="tests.faults.hooks:stands_still_until_told_to_end"
+    )  # fmt: skip
+    assert command.wait() == 3, command.output
+    log = (project / "runs" / "tickets" / "workers.log").read_text()
+    # The two of the pack were given the time of two.
+    assert [line.partition(" s in ")[0] for line in log.splitlines() if line.startswith("no progress")] == [
+        "no progress for 20", "no progress for 10",
+    ]  # fmt: skip
+    assert found(project) == {"still": "timeout", "lora": "ok"}
+    late = ended_badly(project)
+    assert late.reason == "no progress for 10 s; workers.log shows where it stood"
+    (done,) = [one for one in read_records(project / "runs" / "tickets") if one.status == "ok"]
+    assert done.resumed and done.packed_with == () and done.attempts == 2
+    assert not forge.left_behind()
 
 
 def test_a_slow_evaluation_is_no_hang(forge, project, undisturbed):

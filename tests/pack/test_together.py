@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 from safetensors.torch import load_file
 
-from lora_bench import loop
+from lora_bench import execute, loop
 from lora_bench.execute import Silent, run_suite
 from lora_bench.pack import together
 from lora_bench.pack.plan import company_of, most_members, packs
 from lora_bench.plan import make_plan
 from lora_bench.store import RunFolder
 from lora_bench.suite import load_suite
-from tests.project import write_project
+from tests.project import write_data, write_project
 
 SUITE = """\
 suite: tickets
@@ -89,13 +89,24 @@ def test_what_is_packed_with_what(tmp_path):
     assert len(set.union(*by_method.values())) == 4
 
     def sizes(workers, most):
-        return sorted(map(len, packs(jobs, workers, lambda job: most)))
+        """Of each unit, how many are at once at work of how many."""
+        return sorted((unit[0].at_once, len(unit)) for unit in packs(jobs, workers, lambda job: most))
 
-    assert sizes(1, 8) == [1, 1, 2, 2, 2, 4]
-    assert sizes(1, 3) == [1, 1, 1, 2, 2, 2, 3]
+    assert sizes(1, 8) == [(1, 1), (1, 1), (2, 2), (2, 2), (2, 2), (4, 4)]
+    assert sizes(1, 3) == [(1, 1), (1, 1), (2, 2), (2, 2), (2, 2), (3, 4)]
     # Two workers have something to do each.
-    assert sizes(2, 8) == [1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
-    assert sizes(1, 1) == [1] * 12
+    assert sizes(2, 8) == [*[(1, 1)] * 8, (2, 2), (2, 2)]
+    assert sizes(1, 1) == [(1, 1)] * 12
+
+
+def test_a_company_is_dealt_out_to_the_workers_the_longest_first(tmp_path):
+    """Of eight runs of 8, 7, ... 1 steps two workers that do two at once get 8 7 4 3 and 6 5 2 1."""
+    path = write_project(tmp_path / "project", SUITE.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]"))
+    jobs = [job for job in jobs_of(path, tmp_path / "runs") if job.spec.method.name == "lora"]
+    jobs = [with_training(job, steps=steps) for steps, job in enumerate(jobs, 1)]
+    units = packs(jobs, 2, lambda job: 2)
+    assert sorted([job.steps for job in unit] for unit in units) == [[6, 5, 2, 1], [8, 7, 4, 3]]
+    assert {job.at_once for unit in units for job in unit} == {2}
 
 
 def test_a_pack_is_as_large_as_its_device_can_use_and_its_memory_holds():
@@ -184,6 +195,86 @@ def test_a_pack_that_is_stopped_goes_on_from_every_member_s_checkpoint(tmp_path)
         assert record.scores == whole[run_id].scores
 
 
+SHORT = """\
+  - {method: lora, label: short, rank: 4, learning_rate: 3e-3}
+"""
+RECIPES = """\
+recipes:
+  - {methods: [short], train_examples: 16}
+"""
+LORA_ALONE = (
+    "  - bottleneck_adapter\n  - prefix_tuning\n  - bitfit\n  - full\n",
+    SHORT,
+)
+
+
+def test_when_a_member_leaves_another_takes_its_place(tmp_path, monkeypatch):
+    """Three at once: two runs of ten steps, and beside them two that diverge and two of two steps, one after the other."""
+    monkeypatch.setattr(execute, "most_members", lambda *given, **known: 3)
+    suite = SUITE.replace(*LORA_ALONE).replace("learning_rate: 1e-2", "learning_rate: 1e30") + RECIPES
+    suite = suite.replace("train_examples: 46", "train_examples: 78")
+    path = write_project(tmp_path / "project", suite)
+    order = []
+
+    class Note(Silent):
+        def event(self, event):
+            if event.step == 0:
+                order.append(event.run_id)
+
+    packed = records_of(path, tmp_path / "packed", workers=0, display=Note())
+    alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
+    label = {run_id: f"{record.spec.method.label}{record.spec.seed}" for run_id, record in packed.items()}
+    met = {label[run_id]: {label[other] for other in record.packed_with} for run_id, record in packed.items()}
+    # Those of ten steps begin; the first that diverges gives way to the other, and this to one short run after the other.
+    assert {label[one] for one in order[:3]} > {"lora0", "lora1"} and len(order) == 6
+    for name, others in met.items():
+        assert others == (set(met) - {name} if name in ("lora0", "lora1") else {"lora0", "lora1"})
+    for run_id, record in packed.items():
+        assert record.status == ("diverged" if label[run_id].startswith("wide") else "ok")
+        assert (record.status, record.reason) == (alone[run_id].status, alone[run_id].reason)
+        assert record.scores == alone[run_id].scores
+        assert [point.step for point in record.curve] == [point.step for point in alone[run_id].curve]
+        losses = ([point.loss for point in one.curve] for one in (record, alone[run_id]))
+        assert next(losses) == pytest.approx(next(losses), abs=1e-5)
+
+
+def test_a_stop_leaves_those_that_wait_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "most_members", lambda *given, **known: 2)
+    path = write_project(tmp_path / "project", SUITE.replace(*LORA_ALONE))
+    begun = set()
+
+    class Stop(Silent):
+        def event(self, event):
+            begun.add(event.run_id)
+            if event.step == 2:
+                loop.request_stop("SIGTERM")
+
+    run_suite(load_suite(path), runs=tmp_path / "runs", workers=0, display=Stop())
+    loop.request_stop(None)
+    assert len(begun) == 2
+    assert {folder.name for folder in (tmp_path / "runs" / "tickets").iterdir() if folder.is_dir()} == begun
+    again = records_of(path, tmp_path / "runs", workers=0)
+    assert {record.status for record in again.values()} == {"ok"} and len(again) == 6
+    assert {run_id for run_id, record in again.items() if record.resumed} == begun
+
+
+def test_of_a_pack_that_fails_as_a_whole_those_that_wait_go_on_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "most_members", lambda *given, **known: 2)
+    real, calls = together._step, []
+
+    def short_at_first(members, stack, optimiser):
+        calls.append([member.ready.job.run_id for member in members])
+        if len(calls) == 1:
+            raise MemoryError("too many of them")
+        return real(members, stack, optimiser)
+
+    monkeypatch.setattr(together, "_step", short_at_first)
+    path = write_project(tmp_path / "project", SUITE.replace(*LORA_ALONE))
+    records = records_of(path, tmp_path / "runs", workers=0)
+    assert {record.status for record in records.values()} == {"ok"} and len(records) == 6
+    assert {run_id for run_id, record in records.items() if not record.packed_with} == set(calls[0])
+
+
 def test_workers_do_packs_too(tmp_path):
     path = write_project(tmp_path / "project", SUITE.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]"))
     records = records_of(path, tmp_path / "runs", workers=2)
@@ -195,21 +286,59 @@ def test_workers_do_packs_too(tmp_path):
 def test_members_that_are_done_at_once_are_asked_together(tmp_path, monkeypatch):
     path = write_project(tmp_path / "project", SUITE)
     asked = []
-    real = together._answers_together
+    real = together._scored_together
 
     def counted(trained):
         found = real(trained)
         asked.append((len(trained), len(found)))
         return found
 
-    monkeypatch.setattr(together, "_answers_together", counted)
+    monkeypatch.setattr(together, "_scored_together", counted)
     records = records_of(path, tmp_path / "runs", workers=0)
     assert sorted(asked) == [(2, 2), (2, 2), (2, 2), (4, 4)]
     # Where that fails each is asked by itself, with the same answers.
-    monkeypatch.setattr(together, "_answers_together", lambda trained: 1 / 0)
+    monkeypatch.setattr(together, "_answers_of", lambda *given: 1 / 0)
     again = records_of(path, tmp_path / "again", workers=0)
     assert {run_id: record.predictions for run_id, record in again.items()} == {
         run_id: record.predictions for run_id, record in records.items()
+    }
+
+
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+def test_members_are_asked_together_on_the_selection_split_too(tmp_path, monkeypatch, family):
+    """Two tasks, each with two runs of six steps and one of two, and scores every two steps."""
+    suite = SUITE.replace(*LORA_ALONE).replace("keep_weights: last", "keep_weights: best\nselection_every: 2") + RECIPES
+    suite = suite.replace("seeds: [0, 1]", "seeds: [0]").replace(
+        "models:", "  - {task: again, data: again.csv, text: subject, label: queue}\nmodels:"
+    )
+    path = write_project(tmp_path / "project", suite, family)
+    write_data(path.with_name("again.csv"), rows=300)
+    asked, real = [], together._answers_of
+
+    def counted(group, splits, stack):
+        asked.append((len({ready.job.task.name for ready in group}), len(group), *splits))
+        return real(group, splits, stack)
+
+    monkeypatch.setattr(together, "_answers_of", counted)
+    packed = records_of(path, tmp_path / "packed", workers=0)
+    # After steps 2, 4 and 6, and at the end of the four that end together; the short ones are of two tasks.
+    selections = [(1, 3, "selection")] * 2 + [(1, 2, "selection")] * 4
+    assert asked == selections + [(1, 2, "test")] * 2
+    alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
+    assert len(packed) == 6 and {record.status for record in packed.values()} == {"ok"}
+    for run_id, record in packed.items():
+        same = alone[run_id]
+        steps = [2] if record.spec.method.label == "short" else [2, 4, 6]
+        assert [point.step for point in record.curve if point.scores] == steps
+        assert [(point.step, point.scores) for point in record.curve] == [
+            (point.step, point.scores) for point in same.curve
+        ]
+        assert record.scores == same.scores and record.weights.step == same.weights.step
+    # Where that fails each is asked by itself.
+    monkeypatch.setattr(together, "_answers_of", lambda *given: 1 / 0)
+    apart = records_of(path, tmp_path / "apart", workers=0)
+    assert {run_id: (record.scores, record.curve) for run_id, record in apart.items()} == {
+        run_id: (record.scores, record.curve) for run_id, record in packed.items()
     }
 
 
