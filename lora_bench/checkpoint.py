@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lora_bench.checkpoint_files import newest_checkpoint, write_checkpoint
+from lora_bench.sharded import in_parts_like, whole
 
 # Raised whenever an older lora_bench could not go on from what is written.
 FORMAT = 1
@@ -51,14 +52,22 @@ class Checkpoint:
     def restore(self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> None:
         """Put the state back into the objects of a fresh run."""
         load_trained(model, self.weights)
-        optimizer.load_state_dict(self.optimizer)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        state = {
+            index: {
+                key: in_parts_like(value, weights[index]) if isinstance(value, Tensor) else value
+                for key, value in values.items()
+            }
+            for index, values in self.optimizer["state"].items()
+        }
+        optimizer.load_state_dict({**self.optimizer, "state": state})
         schedule.load_state_dict(self.schedule)
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the weights that the optimiser updates, by name."""
     return {
-        name: weight.detach().cpu().clone().contiguous()
+        name: whole(weight.detach()).cpu().clone().contiguous()
         for name, weight in model.named_parameters()
         if weight.requires_grad
     }
@@ -71,11 +80,11 @@ def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
     if own.keys() != weights.keys():
         raise ValueError(f"weights of another model: {sorted(own.keys() ^ weights.keys())[:3]} differ")
     for name, weight in own.items():
-        weight.copy_(weights[name])
+        weight.copy_(in_parts_like(weights[name], weight))
 
 
 def save_checkpoint(
-    folder: Path,
+    folder: Path | None,
     step: int,
     model: nn.Module,
     optimizer: Optimizer,
@@ -84,16 +93,19 @@ def save_checkpoint(
     *,
     best: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint after *step*; the one before it is kept as well."""
+    """Write a checkpoint after *step*; the one before it is kept as well. Without a folder only the tensors come together."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
         for key, value in values.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()
+                tensors[f"{index}.{key}"] = whole(value.detach()).cpu().contiguous()
             else:
                 scalars.setdefault(str(index), {})[key] = value
+    weights = trained_weights(model)
+    if folder is None:
+        return
     rest = {
         "format": FORMAT,
         "step": step,
@@ -103,7 +115,7 @@ def save_checkpoint(
         "progress": progress,
     }
     files = {
-        WEIGHTS: save(trained_weights(model)),
+        WEIGHTS: save(weights),
         OPTIMIZER: save(tensors),
         STATE: json.dumps(rest, allow_nan=False).encode("utf-8"),
     }

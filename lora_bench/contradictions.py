@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import JsonValue
 
 from lora_bench.budget import HeldEqual
@@ -96,6 +98,9 @@ def _across(
     misfit = schedule_misfit(content.budget, content.training)
     if misfit is not None:
         faults.append(document.fault(("training", misfit[0]), misfit[1]))
+    misfit = ranks_misfit(content.budget, content.training, content.training_arguments)
+    if misfit is not None:
+        faults.append(document.fault(("training", misfit[0]), misfit[1]))
     faults += _own_arguments(document, ("training_arguments",), content.training_arguments)
     if content.budget.peak_memory_bytes is not None:
         given = [
@@ -154,6 +159,31 @@ def schedule_misfit(budget: HeldEqual, training: Training) -> tuple[str, str] | 
             f"'inverse_sqrt' falls with the number of steps, and a budget of {target} is used up by shares: "
             "take another, such as 'linear' or 'cosine'"
         )
+    return None
+
+
+def ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
+    """The key of a training that its number of processes does not go with, and why; None where all goes together."""
+    if training.processes == 1:
+        if training.parallelism == "fsdp":
+            return "parallelism", "'fsdp' divides a model among processes: give their number, such as `processes: 2`"
+        return None
+    caps = () if budget.caps is None else budget.caps.given
+    if "train_seconds" in (*budget.given, *caps):
+        return (
+            "processes",
+            "is for work that every process counts alike, and each has a clock of its own: train_seconds cannot end it",
+        )
+    if budget.peak_memory_bytes is not None:
+        return (
+            "processes",
+            "divides a step among devices, and budget.peak_memory_bytes is of one: leave one of the two out",
+        )
+    parts = arguments.get(_ACCUMULATION, 1)
+    rows, rest = divmod(training.batch_size, parts if isinstance(parts, int) and parts > 0 else 1)
+    if not rest and rows % training.processes:
+        part = f"{rows} examples of a part" if parts != 1 else f"batch of {rows}"
+        return "processes", f"must divide the {part}, which they share, got {training.processes}"
     return None
 
 

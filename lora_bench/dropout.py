@@ -36,7 +36,7 @@ def key_of(seed: int, step: int) -> tuple[int, int]:
     return _signed(whole), _signed(whole >> 32)
 
 
-def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float) -> Tensor:
+def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float, first_row: int = 0) -> Tensor:
     """Which elements a dropout keeps.
 
     Args:
@@ -44,13 +44,15 @@ def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float) -> 
         site: Number of the dropout in its step.
         shape: Of the tensor, of at most six dimensions.
         probability: That an element is lost, in [0, 1).
+        first_row: The place of the first along the first dimension.
 
     Returns:
         Shape *shape*, bool.
     """
     place = torch.zeros((), dtype=torch.int32, device=key.device)
     for back, length in enumerate(reversed(shape)):
-        along = torch.arange(length, dtype=torch.int32, device=key.device) * _signed(_STRIDES[back])
+        first = first_row if back == len(shape) - 1 else 0
+        along = torch.arange(first, first + length, dtype=torch.int32, device=key.device) * _signed(_STRIDES[back])
         place = place + along.view(length, *[1] * back)
     mixed = _mix(place ^ (key[0] + _signed(site * _SITE)))
     mixed = _mix(mixed + key[1])
@@ -77,16 +79,20 @@ class KeyedMasks(TorchFunctionMode):
     Args:
         key: Shape (2,), int32.
         site: Number of the first dropout: those of an accumulated batch's parts go on from one another.
+        share: The first row and the number of rows, where the model has a share of a batch at hand. What has another length
+            along its first dimension is no row's.
     """
 
-    def __init__(self, key: Tensor, site: int = 0) -> None:
+    def __init__(self, key: Tensor, site: int = 0, share: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
         self.key = key
         self.site = site
+        self.share = share
 
     def drop(self, x: Tensor, probability: float) -> Tensor:
         """*x* with some elements set to 0 and the others scaled up, so that its expectation stays."""
-        kept = keep_mask(self.key, self.site, x.shape, probability)
+        first_row, rows = self.share
+        kept = keep_mask(self.key, self.site, x.shape, probability, first_row if x.shape[0] == rows else 0)
         self.site += 1
         return x * (kept.to(x.dtype) / (1 - probability))
 
@@ -148,8 +154,12 @@ class StepMasks:
         seed: Of the run.
     """
 
+    share: tuple[int, int]
+    """As `KeyedMasks` has it, of the batch that comes next."""
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self.share = (0, 0)
         self._key = key_of(seed, 0)
         self._site = 0
 
@@ -160,7 +170,7 @@ class StepMasks:
     @contextmanager
     def drawn(self, device: torch.device) -> Iterator[None]:
         """Within this block a part of the step's batch goes through the model."""
-        with KeyedMasks(torch.tensor(self._key, dtype=torch.int32, device=device), self._site) as masks:
+        with KeyedMasks(torch.tensor(self._key, dtype=torch.int32, device=device), self._site, self.share) as masks:
             yield
         self._site = masks.site
 

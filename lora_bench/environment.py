@@ -16,6 +16,10 @@ from lora_bench.version import __version__
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "tokenizers")
 
 
+# The variable in which a worker finds the CUDA devices for the processes of its runs; it sees one of them itself.
+RANK_DEVICES = "LORA_BENCH_RANK_DEVICES"
+
+
 def describe_environment(device_type: str) -> Environment:
     """This machine and its packages.
 

@@ -71,12 +71,13 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
     if spec.decoding is not None:
         new = min(spec.decoding.max_new_tokens, written + 1)
         answered = asked + new * spec.decoding.beams * DECODED_TOKEN
-    flops = train_flops + 2 * shape.multiplied * answered * scored * evaluations
+    flops = train_flops / recipe.processes + 2 * shape.multiplied * answered * scored * evaluations
     per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
+    rows = recipe.batch_size // (recipe.accumulation * recipe.processes)
     memory = (
         BYTES_PER_WEIGHT * (parameters.total + parameters.adapter * (not is_full))
         + BYTES_PER_TRAINED_WEIGHT * parameters.trained
-        + per_token * shape.layers * shape.width * (recipe.batch_size // recipe.accumulation) * recipe.max_length
+        + per_token * shape.layers * shape.width * rows * recipe.max_length
     )
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
     return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
@@ -100,21 +101,22 @@ def _examples(recipe: PlannedTraining, of_example: Mapping[Axis, float]) -> floa
     return min(amount / of_example[axis] for axis, amount in amounts)
 
 
-def default_workers(costs: Sequence[Estimate], threads: int, *, timed: bool = False) -> int:
+def default_workers(costs: Sequence[Estimate], threads: int, *, timed: bool = False, processes: int = 1) -> int:
     """How many runs to do at once: one a device, or as many as the cores and the free memory carry.
 
     Args:
         costs: What each run is likely to cost.
         threads: CPU threads of each worker.
         timed: Whether a clock ends any of them, so that they must have the machine to themselves.
+        processes: Of a run, at most.
     """
     if timed:
         return 1
     devices = cuda_devices()
     if devices:
-        return max(1, min(len(devices), len(costs)))
+        return max(1, min(len(devices) // processes, len(costs)))
     import psutil
 
     largest = max((cost.memory_bytes for cost in costs), default=0)
-    by_memory = int(psutil.virtual_memory().available) // (largest + WORKER_BYTES)
-    return max(1, min(usable_cores() // threads, by_memory, len(costs)))
+    by_memory = int(psutil.virtual_memory().available) // (processes * (largest + WORKER_BYTES))
+    return max(1, min(usable_cores() // (threads * processes), by_memory, len(costs)))

@@ -267,15 +267,17 @@ def _publish(cell: Cell, status: Status, reason: str) -> Record:
 def _executor(cells: list[Cell], folder: Path, how: How) -> Chosen:
     """What does the runs."""
     threads = max(cell.job.spec.training.threads for cell in cells)
+    processes = max(cell.job.spec.training.processes for cell in cells)
     workers = how.workers
     if workers is None:
-        workers = default_workers([cell.estimate for cell in cells], threads, timed=bool(_timed(cells)))
+        costs, timed = [cell.estimate for cell in cells], bool(_timed(cells))
+        workers = default_workers(costs, threads, timed=timed, processes=processes)
     seconds = {cell.job.run_id: cell.estimate.seconds for cell in cells}
 
     def patience(job: Job) -> float | None:
         return (how.timeout or None) if how.timeout is not None else max(LEAST_PATIENCE_SECONDS, seconds[job.run_id])
 
-    return choose(min(workers, len(cells)), patience=patience, log=folder / "workers.log")
+    return choose(min(workers, len(cells)), patience=patience, log=folder / "workers.log", processes=processes)
 
 
 def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, *, pack: bool) -> str | None:

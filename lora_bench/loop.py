@@ -27,6 +27,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.failpoints import reach_with
 from lora_bench.meter import MeasureCallback
 from lora_bench.randomness import seed_for
+from lora_bench.ranks import Rank
 from lora_bench.recipe import rate_factor
 from lora_bench.record import CurvePoint
 from lora_bench.selection import Best, SelectionScores
@@ -54,16 +55,22 @@ class Notify(Protocol):
 
 
 class SeededDropout(TrainerCallback):
-    """Seeds torch's generators at each step from (seed, step), so that a resumed run draws the same dropout masks."""
+    """Seeds torch's generators at each step from (seed, step), so that a resumed run draws the same dropout masks.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: Of the run.
+        rank: Number of the process, where several share each batch: each draws masks of its own.
+    """
+
+    def __init__(self, seed: int, rank: int = 0) -> None:
         self.seed = seed
+        self.rank = (rank,) if rank else ()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
         """Seed the generators for the step that begins."""
-        torch.manual_seed(seed_for("dropout", self.seed, state.global_step))
+        torch.manual_seed(seed_for("dropout", self.seed, state.global_step, *self.rank))
 
 
 class KeyedDropout(TrainerCallback):
@@ -224,6 +231,7 @@ class KeepCheckpoints(TrainerCallback):
         measure: The clock, which a checkpoint carries too.
         selection: The scores on the selection split, whose best weights a checkpoint carries.
         resume_from: The checkpoint to go on from.
+        rank: Which of several processes this is: they do the same at the same step, and the first writes.
     """
 
     def __init__(
@@ -233,8 +241,10 @@ class KeepCheckpoints(TrainerCallback):
         measure: MeasureCallback,
         selection: SelectionScores | None,
         resume_from: Checkpoint | None,
+        rank: Rank | None = None,
     ) -> None:
         self.folder = folder
+        self.rank = rank
         self.watch = watch
         self.measure = measure
         self.selection = selection
@@ -276,8 +286,8 @@ class KeepCheckpoints(TrainerCallback):
 
         At the begin of the next step, when the loss of the last has been logged.
         """
-        stop = stop_requested()
-        if stop or time.monotonic() - self._last > CHECKPOINT_SECONDS:
+        stop, due = self._agreed(stop_requested())
+        if stop or due:
             self._save(state.global_step, self.measure.seconds_so_far(), **inside)
         if stop:
             raise Interrupted(f"stopped by {stop} after step {state.global_step}; the same command goes on from there")
@@ -286,7 +296,8 @@ class KeepCheckpoints(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
         """Keep what a kill during a long evaluation would lose."""
-        if time.monotonic() - self._last > CHECKPOINT_SECONDS:
+        _, due = self._agreed(None)
+        if due:
             self._save(state.global_step, self.measure.seconds_so_far(), **inside)
 
     def stop_evaluation(self, model: nn.Module) -> None:
@@ -296,6 +307,8 @@ class KeepCheckpoints(TrainerCallback):
             Interrupted: If it is.
         """
         stop = stop_requested()
+        if self.rank is not None and self.rank.shards:
+            stop, _ = self.rank.agreed(stop)
         if stop is None:
             return
         # Nothing is trained after this step, so nothing of the optimiser is wanted again.
@@ -305,6 +318,11 @@ class KeepCheckpoints(TrainerCallback):
         seconds = self.measure.train_seconds
         self._save(self.watch.follow.step, seconds, model=model, optimizer=optimizer, lr_scheduler=schedule)
         raise Interrupted(f"stopped by {stop} in the evaluation; the same command goes on from there")
+
+    def _agreed(self, stop: str | None) -> tuple[str | None, bool]:
+        """Whether to stop, and whether it is time for a checkpoint; of several processes all say the same."""
+        due = time.monotonic() - self._last > CHECKPOINT_SECONDS
+        return (stop, due) if self.rank is None else self.rank.agreed(stop, due)
 
     def _save(
         self,
@@ -316,6 +334,9 @@ class KeepCheckpoints(TrainerCallback):
         lr_scheduler: LRScheduler,
         **_: Any,
     ) -> None:
+        writes = self.rank is None or self.rank.first
+        if self.rank is not None and not (writes or self.rank.shards):
+            return
         best = self.selection.best if self.selection is not None else None
         progress = {
             "curve": [point.model_dump_json() for point in self.watch.curve],
@@ -326,7 +347,8 @@ class KeepCheckpoints(TrainerCallback):
         }
         weights = best.weights if best is not None else None
         with self.measure.left_out():
-            save_checkpoint(self.folder, step, model, optimizer, lr_scheduler, progress, best=weights)
+            folder = self.folder if writes else None
+            save_checkpoint(folder, step, model, optimizer, lr_scheduler, progress, best=weights)
         self._last = time.monotonic()
 
 

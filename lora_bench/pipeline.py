@@ -38,10 +38,12 @@ from lora_bench.metrics import metric
 from lora_bench.models import BaseModel, load_tokenizer
 from lora_bench.pulse import heard
 from lora_bench.randomness import adapters_drawn_from, draw_head, seed_for
+from lora_bench.ranks import Rank, Shares, collate_share, weigh_shares
 from lora_bench.recipe import training_arguments
 from lora_bench.record import DataSummary, Record
 from lora_bench.scoring import Example, Exercise, exercise, keep_answers, keep_weights, quiet, scored_splits, scores_of
 from lora_bench.selection import Best, SelectionScores
+from lora_bench.sharded import shard, whole_state
 from lora_bench.start import start_from
 from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
 from lora_bench.warm import WARM, load_for
@@ -54,6 +56,8 @@ class Ready:
     Args:
         selection: The scores on the selection split, where it is scored while it trains.
         checkpoint: What it goes on from.
+        rank: Which of several processes this is, where the run has several.
+        masks: What keys its dropout, where masks are keyed.
     """
 
     job: Job
@@ -73,6 +77,8 @@ class Ready:
     callbacks: list[Any]
     checkpoint: Checkpoint | None
     load_seconds: float
+    rank: Rank | None
+    masks: StepMasks | None
 
     @property
     def done(self) -> int:
@@ -104,17 +110,24 @@ class Ready:
         """What takes the steps that are left."""
         recipe = self.job.spec.training
         steps = self.course.steps if self.course.steps is not None else ENDLESS // recipe.batch_size
+        examples: Sequence[Any] = self.course.rest(self.done)
+        collate: Callable[[Any], Any] = self.at_hand.collate
+        if self.rank is not None:
+            examples = Shares(examples, recipe.batch_size // recipe.accumulation, recipe.processes)
+            collate = collate_share(collate)
         with tempfile.TemporaryDirectory() as nothing_is_written_here, quiet():
             trainer = Trainer(
                 model=self.model,
                 args=training_arguments(self.job.spec, nothing_is_written_here, steps),
-                train_dataset=self.course.rest(self.done),
-                data_collator=self.at_hand.collate,
+                train_dataset=examples,
+                data_collator=collate,
                 callbacks=self.callbacks,
             )
             trainer.remove_callback(PrinterCallback)
             # Else it takes the loss of a model with `**kwargs` for one that is already divided by the accumulation steps.
             trainer.model_accepts_loss_kwargs = False
+            if self.rank is not None:
+                weigh_shares(trainer, self.masks)
             yield trainer
 
 
@@ -123,7 +136,7 @@ def device_of_runs() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = False) -> Ready:
+def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = False, rank: Rank | None = None) -> Ready:
     """Everything before the first step.
 
     Args:
@@ -131,13 +144,17 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
         facts: Notes what is found.
         notify: Told of each step.
         packed: Whether it takes its steps with others: the pack draws its masks, and asks it on the selection split.
+        rank: Which of several processes this is, where the run has several.
     """
     spec = job.spec
     torch.set_num_threads(spec.training.threads)
     device = device_of_runs()
     seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
-    _warm_up()
-    measure = MeasureCallback(exclusive=job.exclusive and not packed and not others_at_work(job.folder.path.parent))
+    if rank is None:
+        _warm_up()
+    # What a rank measures is one of several processes, of which none has the machine to itself.
+    alone = not packed and rank is None and not others_at_work(job.folder.path.parent)
+    measure = MeasureCallback(exclusive=job.exclusive and alone)
     method = known_methods()[spec.method.name](**spec.method.options)
     if trains_base(method):
         WARM.without_base()
@@ -147,7 +164,8 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     reach("run.load")
     began = time.perf_counter()
     recipe = spec.training
-    model, head = load_for(job) if trains_base(method) else WARM.base(job)
+    # A rank does one run.
+    model, head = load_for(job) if trains_base(method) or rank is not None else WARM.base(job)
     tokenizer = load_tokenizer(job.base_model)
     # A causal model's head looks for the last token that is no padding, so both must mean the same token.
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -161,6 +179,11 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
         own_trained(model)
     facts.parameters = count_parameters(model, head=head, total=total)
     facts.watch(model)
+    masks = StepMasks(seed) if recipe.masks == "keyed" and not packed else None
+    if masks is not None:
+        with_keyed_masks(model, masks)
+    if rank is not None and rank.shards:
+        _shard(job, method, model, device)
     load_seconds = time.perf_counter() - began
 
     facts.enter("reading the data")
@@ -173,12 +196,13 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     flops = _flops(job, method, train) if recipe.uses("train_flops") else None
     course = plan_course(recipe, seed, train, flops)
 
-    checkpoint = latest_checkpoint(job.folder.checkpoints, facts.warnings.append)
+    find = partial(latest_checkpoint, job.folder.checkpoints, facts.warnings.append)
+    checkpoint = find() if rank is None else rank.after_first(find)
     facts.resumed = checkpoint is not None
     follow = FollowBudget(course, measure.seconds_so_far)
     watch = WatchLoss(follow, facts.curve, notify)
     selection = None
-    if spec.selection_every is not None:
+    if spec.selection_every is not None and (rank is None or rank.evaluates):
 
         def score_on_selection(adapted: nn.Module, answers: list[Any] | None) -> dict[str, float]:
             chosen_on = spec.rules.choose_on
@@ -196,8 +220,9 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
             keep_best=_keeps_best(job),
             measure=measure,
         )
-    keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection, checkpoint)
-    callbacks = [NoteSteps(facts), _dropout(model, seed, job, alone=not packed), follow, keep, measure, watch]
+    keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection, checkpoint, rank)
+    dropout = KeyedDropout(masks) if masks is not None else SeededDropout(seed, rank.number if rank is not None else 0)
+    callbacks: list[TrainerCallback] = [NoteSteps(facts), dropout, follow, keep, measure, watch]
     callbacks += _own_callbacks(method, course)
     callbacks += [selection] if selection is not None and not packed else []
     facts.enter("preparing the training")
@@ -205,7 +230,7 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     return Ready(
         job=job, facts=facts, model=model, tokenizer=tokenizer, data=data, at_hand=at_hand, questions=questions,
         course=course, flops=flops, seed=seed, measure=measure, follow=follow, keep=keep, selection=selection,
-        callbacks=callbacks, checkpoint=checkpoint, load_seconds=load_seconds,
+        callbacks=callbacks, checkpoint=checkpoint, load_seconds=load_seconds, rank=rank, masks=masks,
     )  # fmt: skip
 
 
@@ -243,9 +268,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     began = time.perf_counter()
     facts.enter("the evaluation")
     if answered is None:
-        with heard(lambda: ready.keep.stop_evaluation(model)):
-            answers = {name: ready.at_hand.answers(model, ready.questions[name]) for name in ready.scored}
-        answered = Answered(answers, time.perf_counter() - began)
+        answered = Answered(_answers(ready), time.perf_counter() - began)
     measure.take("evaluation")
     if measure.exclusive and others_at_work(job.folder.path.parent):
         measure.exclusive = False
@@ -273,17 +296,36 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     )
 
 
+def take_part(ready: Ready) -> None:
+    """What the other ranks do while the first scores a model that is in parts: they bring theirs."""
+    if ready.best is not None:
+        load_trained(ready.model, ready.best.weights)
+    _answers(ready)
+    if ready.job.spec.keep_weights != "none":
+        whole_state(ready.model)
+
+
+def _answers(ready: Ready) -> dict[str, list[Any]]:
+    """What the model answers to each split that is scored, until the run is asked to stop."""
+    with heard(lambda: ready.keep.stop_evaluation(ready.model)):
+        return {name: ready.at_hand.answers(ready.model, ready.questions[name]) for name in ready.scored}
+
+
 def _keeps_best(job: Job) -> bool:
     return job.spec.keep_weights == "best" or job.spec.rules.checkpoint == "best"
 
 
-def _dropout(model: nn.Module, seed: int, job: Job, *, alone: bool) -> TrainerCallback:
-    """What draws the dropout of a run; a pack draws that of its members itself."""
-    if job.spec.training.masks == "torch" or not alone:
-        return SeededDropout(seed)
-    masks = StepMasks(seed)
-    with_keyed_masks(model, masks)
-    return KeyedDropout(masks)
+def _shard(job: Job, method: Method, model: nn.Module, device: torch.device) -> None:
+    """Leave this process its part of the model.
+
+    Raises:
+        UnsupportedPair: If the method looks at whole weights or gradients on its way.
+    """
+    if own_callbacks(method):
+        raise UnsupportedPair(
+            f"{method.name} does something of its own at each step, and under fsdp no weight is whole then"
+        )
+    shard(model, job.base_model.model_type, device, bfloat16=job.spec.training.precision == "bfloat16")
 
 
 def _flops(job: Job, method: Method, train: list[Example]) -> Callable[[Sequence[Mapping[str, Any]]], int]:

@@ -6,7 +6,7 @@ import dataclasses
 
 from lora_bench.budget import ParameterAxis, amount_of
 from lora_bench.cell import Cell
-from lora_bench.contradictions import schedule_misfit, wanted_trials
+from lora_bench.contradictions import ranks_misfit, schedule_misfit, wanted_trials
 from lora_bench.entries import MethodEntry
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
 from lora_bench.halving import Rung
@@ -43,8 +43,10 @@ def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
 
 
 def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
-    """The schedule of a cell can follow the cell's budget, whatever gives it these."""
-    misfit = schedule_misfit(recipe.budget, recipe.training)
+    """The schedule and the processes of a cell go with its budget and batch, whatever gives it these."""
+    misfit = schedule_misfit(recipe.budget, recipe.training) or ranks_misfit(
+        recipe.budget, recipe.training, recipe.arguments
+    )
     if misfit is not None:
         where = f"{entry.label} on {base_model.name} for {task}: {misfit[0]}"
         raise BadInput([suite.document.fault(("recipes",), f"{where} {misfit[1]}")])

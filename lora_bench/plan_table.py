@@ -78,6 +78,8 @@ def _table(plan: Plan, task: str, card: str | None) -> Table:
 def _fit_on(card: str, cell: Cell) -> str:
     """What a training step of a run needs on a card, at its longest inputs, and whether the card has it."""
     spec = cell.job.spec
+    if spec.training.parallelism == "fsdp":
+        return "not known"  # what is held of a layer while another is at work depends on how they overlap
     method = known_methods()[spec.method.name](**spec.method.options)
     try:
         step = predicted_step(
@@ -85,7 +87,7 @@ def _fit_on(card: str, cell: Cell) -> str:
             method,
             kind=cell.job.task.kind,
             labels=max(1, len(spec.task.labels)),
-            batch_size=spec.training.batch_size // spec.training.accumulation,
+            batch_size=spec.training.batch_size // (spec.training.accumulation * spec.training.processes),
             length=spec.training.max_length,
             precision=spec.training.precision,
         )
@@ -140,6 +142,8 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "dropout": recipe.base_dropout,
         "head dropout": recipe.head_dropout,
         "dropout masks": recipe.masks if recipe.masks != "torch" else None,
+        "processes": recipe.processes if recipe.processes > 1 else None,
+        "parallelism": recipe.parallelism if recipe.processes > 1 else None,
         "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
         "precision": recipe.precision if recipe.precision != "float32" else None,
         "scored every": spec.selection_every,
@@ -181,7 +185,8 @@ def _totals(plan: Plan) -> str:
     target = f"{amounts} {axis.replace('_', ' ')} ± {budget.tolerance:.0%}, " if targets else ""
     threads = plan.suite.content.training.threads
     timed = any(cell.job.spec.training.uses("train_seconds") for cell in missing)
-    workers = default_workers([cell.estimate for cell in missing], threads, timed=timed)
+    processes = max((cell.job.spec.training.processes for cell in missing), default=1)
+    workers = default_workers([cell.estimate for cell in missing], threads, timed=timed, processes=processes)
     later = sum(waiting.runs for waiting in plan.waiting)
     seconds = (
         sum(cell.estimate.seconds for cell in missing) + sum(waiting.seconds for waiting in plan.waiting)

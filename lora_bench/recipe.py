@@ -30,7 +30,8 @@ def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> Tr
     ours: dict[str, Any] = {
         "output_dir": output_dir,
         "max_steps": recipe.steps if recipe.steps is not None else steps,
-        "per_device_train_batch_size": recipe.batch_size // recipe.accumulation,
+        # A rank takes its share of a batch as one thing; see `lora_bench.ranks`.
+        "per_device_train_batch_size": recipe.batch_size // recipe.accumulation if recipe.processes == 1 else 1,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.schedule,
         "warmup_steps": recipe.warmup_steps or 0,

@@ -59,7 +59,7 @@ class CountedParameters(Parameters):
 
 
 class Memory(Strict):
-    """Peaks of each phase in bytes, and the exact static part.
+    """Peaks of each phase in bytes, of the first process where there are several, and the exact static part.
 
     Args:
         kind: "allocated" is what the CUDA allocator handed out, "reserved" what it took from the device, "resident" the

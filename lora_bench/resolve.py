@@ -135,6 +135,8 @@ def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int
         base_dropout=given.base_dropout,
         head_dropout=given.head_dropout,
         masks=given.masks,
+        processes=given.processes,
+        parallelism=given.parallelism,
     )
 
 

@@ -13,8 +13,10 @@ from lora_bench.claims import Claim, Elsewhere
 from lora_bench.ends import DISK_FULL, is_disk_full
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
+from lora_bench.launch import over_ranks
 from lora_bench.loop import Notify
-from lora_bench.pipeline import prepare, score
+from lora_bench.pipeline import Ready, prepare, score, take_part
+from lora_bench.ranks import Rank
 from lora_bench.record import Record
 
 
@@ -88,9 +90,33 @@ def concluded(job: Job, claim: Claim, facts: Facts, attempt: Callable[[], Record
         return job.record("failed", DISK_FULL, **facts.known())
 
 
+def as_rank(job: Job, rank: Rank, facts: Facts, notify: Notify | None) -> Record | None:
+    """What one of several processes does of a run: the record, from the one that writes.
+
+    Args:
+        job: A run that the process which started this one is at.
+        rank: Which of them this is.
+        facts: Notes what is found.
+        notify: Told of each step, by the first.
+    """
+    ready = prepare(job, facts, notify if rank.first else None, rank=rank)
+    _train(ready)
+    if rank.first:
+        return score(ready)
+    if rank.shards:
+        take_part(ready)
+    return None
+
+
 def _trained_and_scored(job: Job, facts: Facts, notify: Notify | None) -> Record:
+    if job.spec.training.processes > 1:
+        return over_ranks(job, notify)
     ready = prepare(job, facts, notify)
+    _train(ready)
+    return score(ready)
+
+
+def _train(ready: Ready) -> None:
     if not ready.is_trained():
         with ready.trainer() as trainer:
             trainer.train()
-    return score(ready)

@@ -24,6 +24,7 @@ from lora_bench.job import Job
 from lora_bench.loop import Diverged
 from lora_bench.pulse import beat
 from lora_bench.record import Predictions, Weights
+from lora_bench.sharded import whole_state
 from lora_bench.spec import Decoding, PlannedSpec, content_hash
 from lora_bench.store import COMPLETIONS, PREDICTIONS, write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
@@ -246,8 +247,9 @@ def keep_weights(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase,
     labels = job.spec.task.labels
     base.config.id2label = dict(enumerate(labels)) or base.config.id2label
     base.config.label2id = {label: index for index, label in enumerate(labels)} or base.config.label2id
+    state = whole_state(model)
     with quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
         tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(job.spec, step), encoding="utf-8")
     sync_tree(folder)  # the record that names them is on the disk when they are

@@ -25,6 +25,7 @@ ScoreSplit = Literal["test", "selection"]
 Precision = Literal["float32", "bfloat16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 Masks = Literal["torch", "keyed"]
+Parallelism = Literal["ddp", "fsdp"]
 AnyPrecision = Literal["float32", "bfloat16", "float16"]
 KeepWeights = Literal["none", "best", "last"]
 
@@ -131,6 +132,8 @@ class TrainingSpec(RecordPart):
         caps: Amounts of work that end the run before, by axis.
         masks: Where dropout masks come from: torch's stream, seeded at each step, or `keyed` by their places
             (`lora_bench.dropout`), which are the same in a pack and on every device.
+        processes: Processes, each with a device of its own, that share every batch.
+        parallelism: What each of them holds: all weights (`ddp`), or a part of each (`fsdp`).
     """
 
     train_examples: int | None
@@ -154,6 +157,8 @@ class TrainingSpec(RecordPart):
     warmup: float | None = None
     caps: dict[Axis, float] = Field(default_factory=dict)
     masks: Masks = "torch"
+    processes: int = 1
+    parallelism: Parallelism = "ddp"
 
 
 class PlannedTraining(TrainingSpec):
@@ -305,6 +310,8 @@ LATER_IN_TRAINING: dict[str, JsonValue] = {
     "warmup": None,
     "caps": {},
     "masks": "torch",
+    "processes": 1,
+    "parallelism": "ddp",
 }
 
 # Keys of a task's definition that describe it and change no score; `data` enters by content.

@@ -16,7 +16,7 @@ from lora_bench.halving import Rung, rungs_of
 from lora_bench.hub import COMMIT
 from lora_bench.names import NAME as NAME
 from lora_bench.names import Name
-from lora_bench.spec import Attention, Decoding, KeepWeights, Masks, Precision, ScoreSplit
+from lora_bench.spec import Attention, Decoding, KeepWeights, Masks, Parallelism, Precision, ScoreSplit
 
 # What the harness itself decides; a suite that could change these would change what is measured, or lose it.
 OWN_ARGUMENTS = {
@@ -73,6 +73,8 @@ class Training(Strict):
         base_dropout: Dropout everywhere in the base model; its checkpoint's own by default.
         head_dropout: Dropout before the classifier; its checkpoint's own by default.
         masks: Where dropout masks come from: "torch", or "keyed" by their places, which lets runs with dropout be packed.
+        processes: Processes that share every batch, each with a device of its own; on a CPU with `threads` each.
+        parallelism: What each of them holds: "ddp" for all weights, "fsdp" for a part of each, for a model that is too large.
     """
 
     batch_size: Positive = 16
@@ -88,6 +90,8 @@ class Training(Strict):
     base_dropout: Share | None = None
     head_dropout: Share | None = None
     masks: Masks = "torch"
+    processes: Positive = 1
+    parallelism: Parallelism = "ddp"
 
 
 def _targets(given: Any) -> Any:
@@ -179,6 +183,8 @@ class Recipe(Work):
     base_dropout: Share | None = None
     head_dropout: Share | None = None
     masks: Masks | None = None
+    processes: Positive | None = None
+    parallelism: Parallelism | None = None
 
     def holds(self, task: str, model: str, label: str) -> bool:
         """Whether it is for this cell."""

@@ -38,6 +38,8 @@ PARTS = {
     "start",
     "course",
     "dropout",
+    "ranks",
+    "sharded",
 }
 SUITE = {"suite", "suite_file", "entries", "job", "resolve", "choose"}
 
@@ -52,6 +54,9 @@ MAY_IMPORT = {
     "randomness": set(),
     "dropout": {"randomness"},
     "relative_positions": set(),
+    "ranks": {"dropout"},
+    "sharded": {"families"},
+    "launch": STORE | {"job", "loop"},
     "copies": set(),
     "protocol": {"documents"},
     "spec": {"budget", "documents", "protocol"},
@@ -90,7 +95,7 @@ MAY_IMPORT = {
     "inferred": WORDS | {"measure"},
     "own_run": WORDS | {"history", "meter", "metrics", "store", "tokens"},
     "plug_in": STORE | {"history", "inferred", "measure", "meter", "own_run", "stopping", "tokens"},
-    "checkpoint": STORE,
+    "checkpoint": STORE | {"sharded"},
     "generation": WORDS | {"tasks"},
     "start": {"errors", "store"},
     "card": WORDS | {"models"},
@@ -127,12 +132,12 @@ MAY_IMPORT = {
     "pipeline": PARTS
     | STORE
     | {"attempt", "copies", "flops", "job", "loop", "metrics", "scoring", "selection", "warm"},
-    "run": STORE | {"attempt", "job", "loop", "pipeline"},
+    "run": STORE | {"attempt", "job", "launch", "loop", "pipeline", "ranks"},
     "pack": STORE
     | MATERIAL
     | {"attempt", "checkpoint", "copies", "job", "loop", "models", "pipeline", "run", "scoring", "dropout"},
     "probe": STORE | PARTS | {"shapes"},
-    "executors": STORE | PARTS | {"job", "loop", "run", "pack", "probe", "tuners", "metrics"},
+    "executors": STORE | PARTS | {"attempt", "job", "loop", "run", "pack", "probe", "tuners", "metrics"},
     "stopping": set(),
     "execute": STORE
     | SUITE

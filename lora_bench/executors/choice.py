@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_bench.claims import Elsewhere
-from lora_bench.environment import cuda_devices
+from lora_bench.environment import RANK_DEVICES, cuda_devices
 from lora_bench.executors.base import Event, Lost
 from lora_bench.job import Job
 from lora_bench.record import Record
@@ -33,13 +33,14 @@ class Chosen:
     stop: Callable[[str], None]
 
 
-def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path) -> Chosen:
+def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path, processes: int = 1) -> Chosen:
     """The executor that was asked for.
 
     Args:
         workers: Runs at once, at most; 0 does them in this process.
         patience: For how many seconds a job may give no sign of life before its worker is ended; None for ever.
         log: File that takes what workers print.
+        processes: Of a run, at most: on CUDA each has a device of its own.
     """
     if in_this_process(workers):
         from lora_bench.executors.inline import execute_inline
@@ -49,7 +50,9 @@ def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path) 
         return Chosen(workers, execute_inline, request_stop)
     from lora_bench.executors.local import LocalWorkers
 
-    pool: LocalWorkers[Job, Record | Elsewhere] = LocalWorkers(workers, log, _environments(workers), patience=patience)
+    pool: LocalWorkers[Job, Record | Elsewhere] = LocalWorkers(
+        workers, log, _environments(workers, processes), patience=patience
+    )
     return Chosen(workers, pool, pool.stop)
 
 
@@ -58,9 +61,15 @@ def in_this_process(workers: int | None) -> bool:
     return workers == 0 or sys.platform == "win32"
 
 
-def _environments(workers: int) -> list[dict[str, str]]:
-    """The environment of each worker: on CUDA each sees one device, in turn."""
+def _environments(workers: int, processes: int) -> list[dict[str, str]]:
+    """The environment of each worker: on CUDA each sees one device, in turn, and knows those of its runs' ranks."""
     devices = cuda_devices()
     if not devices:
         return [{} for _ in range(workers)]
-    return [{"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} for index in range(workers)]
+    if processes == 1:
+        return [{"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} for index in range(workers)]
+    groups = [devices[at : at + processes] for at in range(0, len(devices) - processes + 1, processes)] or [devices]
+    return [
+        {"CUDA_VISIBLE_DEVICES": group[0], RANK_DEVICES: ",".join(group)}
+        for group in (groups[index % len(groups)] for index in range(workers))
+    ]

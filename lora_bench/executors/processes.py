@@ -17,21 +17,22 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _PR_SET_PDEATHSIG = 1
 
 
-def cause(code: int, *, out_of_memory: bool = False) -> str:
+def cause(code: int, *, out_of_memory: bool = False, who: str | None = None) -> str:
     """Why a worker ended, from its exit code, which is the negative number of a signal if one ended it.
 
     Args:
         code: As `os.waitstatus_to_exitcode` gives it.
         out_of_memory: Whether the kernel ended a process for want of memory meanwhile.
+        who: What to call it.
     """
     if code >= 0:
-        return f"its worker ended with exit code {code}"
-    name = signal.Signals(-code).name
+        return f"{who or 'its worker'} ended with exit code {code}"
+    name, who = signal.Signals(-code).name, who or "the worker"
     if name != "SIGKILL":
-        return f"{SIGNAL} {name}: it ended the worker"
+        return f"{SIGNAL} {name}: it ended {who}"
     if out_of_memory:
-        return f"{SIGNAL} {name}: the kernel ended the worker, because the memory of its control group ran out"
-    return f"{SIGNAL} {name}: it ended the worker (the kernel ends processes so when memory runs out)"
+        return f"{SIGNAL} {name}: the kernel ended {who}, because the memory of its control group ran out"
+    return f"{SIGNAL} {name}: it ended {who} (the kernel ends processes so when memory runs out)"
 
 
 def memory_kills(membership: str | None = None, groups: Path = CONTROL_GROUPS) -> int | None:

@@ -53,7 +53,7 @@ def serve(address: str) -> None:
     # Until the imports are done it does not see that its standard input closes.
     end_with_parent()
     reach("server.import")
-    _import_everything()
+    import_everything()
     reach("server.ready")
     end_with_parent(really=False)
     wake_read, wake_write = os.pipe()
@@ -89,7 +89,8 @@ def serve(address: str) -> None:
     _bury(workers, wait=True)
 
 
-def _import_everything() -> None:
+def import_everything() -> None:
+    """What runs and probes import on their way."""
     import datasets  # noqa: F401
     import peft  # noqa: F401
     import transformers.models.deberta_v2.modeling_deberta_v2

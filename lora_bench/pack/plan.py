@@ -103,4 +103,5 @@ def _packs(model_type: str, spec: PlannedSpec) -> bool:
     # Time that is shared says nothing of the time of one.
     clocked = recipe.uses("train_seconds")
     drops = recipe.base_dropout != 0 or recipe.head_dropout != 0 or method.options.get("dropout", 0) != 0
-    return plain and not clocked and recipe.accumulation == 1 and (recipe.masks == "keyed" or not drops)
+    alone = recipe.accumulation == 1 and recipe.processes == 1
+    return plain and not clocked and alone and (recipe.masks == "keyed" or not drops)

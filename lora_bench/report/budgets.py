@@ -200,6 +200,11 @@ def _caps(setting: Setting) -> str:
     return ", ".join(amount_of(axis, amount) for axis, amount in setting.spec.training.caps.items()) or MISSING
 
 
+def _processes(setting: Setting) -> str:
+    recipe = setting.spec.training
+    return MISSING if recipe.processes == 1 else f"{recipe.processes}, by {recipe.parallelism}"
+
+
 def _peak(setting: Setting) -> str:
     peak = setting.budget.peak_memory_bytes if setting.budget is not None else None
     return MISSING if peak is None else f"{peak / text.MIB:,.1f}"
@@ -248,6 +253,7 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("largest gradient norm", lambda setting: _number(setting.spec.training.max_grad_norm)),
     ("precision", lambda setting: _code(setting.spec.training.precision)),
     ("threads", lambda setting: count(setting.spec.training.threads)),
+    ("processes that share a batch", _processes),
     ("protocol", lambda setting: _code(setting.spec.protocol)),
     ("passed on to TrainingArguments", _arguments),
     ("data, sha256", lambda setting: _code((setting.spec.task.data_sha256 or "")[:16])),
