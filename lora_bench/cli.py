@@ -86,7 +86,35 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--series", type=_name, metavar="LABEL", help="the label of a repeat")
     plan.add_argument("--device", metavar="CARD", help='say whether each run fits a card, such as "H100 80GB" or 24GB')
     _data_option(plan)
+    _prepare_option(plan)
     plan.set_defaults(command=commands.plan)
+
+    work = subcommands.add_parser(
+        "work",
+        help="do whatever run of a prepared folder nobody is at, beside any number of others, until none is left",
+    )
+    work.add_argument(
+        "runs",
+        metavar="RUNS",
+        type=Path,
+        help="a suite's folder of runs, as `lora-bench plan SUITE --prepare` leaves it",
+    )
+    work.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="runs at once (1); 0 does them in this process"
+    )
+    work.add_argument(
+        "--among",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="how many of these commands are at work, so that packs of runs leave each of them something to do (1)",
+    )
+    work.add_argument(
+        "--no-wait", dest="wait", action="store_false", help="end when nothing is left but the runs that others are at"
+    )
+    _pickle_option(work)
+    _how_options(work)
+    work.set_defaults(command=commands.work, resumes=True)
 
     probe = subcommands.add_parser(
         "probe", help="measure speed, memory, latency and storage of a suite's methods, each alone on its device"
@@ -118,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--protocol", metavar="NAME", help="another protocol than the table's: strict or paper")
     reproduce.add_argument("--plan", action="store_true", help="show every run with its recipe and cost; train nothing")
     reproduce.add_argument("--device", metavar="CARD", help="with --plan: say whether each run fits a card")
+    _prepare_option(reproduce)
     _running_options(reproduce)
     reproduce.set_defaults(command=commands.reproduce)
 
@@ -158,6 +187,15 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
         "--retry", action="store_true", help="do runs again that failed, timed out or ran out of memory"
     )
     parser.add_argument(
+        "--series", type=_name, metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
+    )
+    _data_option(parser)
+    parser.add_argument("--no-probes", action="store_true", help="leave the probes that the suite asks for unmeasured")
+    _how_options(parser)
+
+
+def _how_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--timeout",
         type=_count,
         metavar="SECONDS",
@@ -165,16 +203,11 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
         "at least half an hour",
     )
     parser.add_argument(
-        "--series", type=_name, metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
-    )
-    _data_option(parser)
-    parser.add_argument(
         "--no-pack",
         dest="pack",
         action="store_false",
         help="do every run by itself; by default runs that may share a base model take their steps together",
     )
-    parser.add_argument("--no-probes", action="store_true", help="leave the probes that the suite asks for unmeasured")
     parser.add_argument("--quiet", action="store_true", help="say only what failed")
 
 
@@ -186,7 +219,15 @@ def _runs_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="holds SUITE/RUN_ID (./runs)")
 
 
-def _data_option(parser: argparse.ArgumentParser) -> None:
+def _prepare_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="train nothing, and leave in the runs folder what `lora-bench work` needs",
+    )
+
+
+def _pickle_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-pickle",
         action="append",
@@ -195,6 +236,10 @@ def _data_option(parser: argparse.ArgumentParser) -> None:
         help="read this base model's weights although they are pickled: a file that can run code, so know who made it; may "
         "be repeated",
     )
+
+
+def _data_option(parser: argparse.ArgumentParser) -> None:
+    _pickle_option(parser)
     parser.add_argument(
         "--data-dir", type=Path, metavar="FOLDER", help="holds data sets as they circulate (FOLDER/CoLA/train.tsv, …)"
     )

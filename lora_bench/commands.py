@@ -20,7 +20,9 @@ from lora_bench.stopping import CODES
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lora_bench.execute import Outcome
     from lora_bench.plan import Plan
+    from lora_bench.prepared import Asked
     from lora_bench.probe_execute import ProbeOutcome
     from lora_bench.probe_record import ProbeRecord
     from lora_bench.probe_suite import ProbeSuite
@@ -97,8 +99,11 @@ def _run_and_report(
             if not arguments.quiet:
                 _show(console, outcome.records)
                 console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
-    if interrupted is not None:
-        return _stopped(console, interrupted)
+    return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome)
+
+
+def _ended(console: Console, outcome: Outcome) -> int:
+    """The exit code of work that nobody stopped."""
     if outcome.undone:
         left = f"{outcome.undone} of the runs taken up are not done; the same command goes on with them"
         console.print(left, markup=False, highlight=False)
@@ -136,23 +141,62 @@ def plan(arguments: argparse.Namespace) -> int:
     """Show every run of a suite with its size, counts and cost."""
     from lora_bench.suite import load_suite
 
-    return _make_and_show_plan(_allowed(load_suite(arguments.suite), arguments), arguments)
+    suite = _allowed(load_suite(arguments.suite), arguments)
+    return _make_and_show_plan(suite, arguments, arguments.suite if arguments.prepare else None)
 
 
-def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace) -> int:
+def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str | Asked | None = None) -> int:
+    """Show a suite's plan; where it is to be prepared for workers, *asked* is what the user asked for."""
     from lora_bench.execute import runs_folder
     from lora_bench.plan import make_plan
 
     console = _console()
+    folder = runs_folder(suite, arguments.runs, arguments.series)
     plan = make_plan(
         suite,
-        runs_folder(suite, arguments.runs, arguments.series),
+        folder,
         series=arguments.series,
         data_dir=arguments.data_dir,
         progress=lambda said: print(message(said), file=sys.stderr),
     )
     _show_plan(console, plan, arguments.device)
+    if asked is not None:
+        from lora_bench.prepared import prepare
+
+        prepare(folder, suite, asked, series=arguments.series, data_dir=arguments.data_dir)
+        said = f"prepared: any number of `lora-bench work {folder}` do these runs"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     return DONE
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """Do whatever run of a prepared folder has no record and is not claimed by somebody, until nothing is left."""
+    from lora_bench.execute import run_suite
+    from lora_bench.prepared import read_prepared
+    from lora_bench.progress import OwnLines
+
+    folder: Path = arguments.runs
+    todo = read_prepared(folder, arguments.allow_pickle)
+    console = _console()
+    shown = OwnLines(console, quiet=arguments.quiet)
+    outcome = run_suite(
+        todo.suite,
+        folder=folder,
+        workers=arguments.workers,
+        series=todo.series,
+        data_dir=todo.data_dir,
+        display=shown,
+        timeout=arguments.timeout,
+        pack=arguments.pack,
+        among=arguments.among,
+        wait=arguments.wait,
+    )
+    if outcome.interrupted is not None:
+        return _stopped(console, outcome.interrupted)
+    later = f", {outcome.later} are not known before others are done" if outcome.later else ""
+    left = f", {outcome.elsewhere} are left to the processes that are at them" if outcome.elsewhere else ""
+    shown.say(f"{len(shown.own)} runs done here; {len(outcome.records)} have their record{left}{later}")
+    return _ended(console, outcome)
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
@@ -170,8 +214,8 @@ def reproduce(arguments: argparse.Namespace) -> int:
         protocol=arguments.protocol,
     )
     suite = _allowed(made.suite, arguments)
-    if arguments.plan:
-        return _make_and_show_plan(suite, arguments)
+    if arguments.plan or arguments.prepare:
+        return _make_and_show_plan(suite, arguments, _asked_of_table(arguments) if arguments.prepare else None)
 
     def sections(records: Sequence[Record]) -> list[list[str]]:
         if not arguments.quiet:
@@ -179,6 +223,20 @@ def reproduce(arguments: argparse.Namespace) -> int:
         return [published_lines(made.table.name, records, arguments.role)]
 
     return _run_and_report(suite, arguments, sections)
+
+
+def _asked_of_table(arguments: argparse.Namespace) -> Asked:
+    from lora_bench.prepared import Asked
+
+    return Asked(
+        name=arguments.table,
+        model=arguments.model,
+        role=arguments.role,
+        tasks=tuple(arguments.tasks),
+        methods=tuple(arguments.methods),
+        seeds=arguments.seeds,
+        protocol=arguments.protocol,
+    )
 
 
 def probe(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ meets the budget) becomes a record with its reason at once. Two processes may wo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lora_bench.cell import Cell
-from lora_bench.claims import Elsewhere
+from lora_bench.claims import Elsewhere, Watch
 from lora_bench.company import others_at_work
 from lora_bench.disk import check_writable, remove_orphans
 from lora_bench.ends import DISK_FULL, at_work, is_attempt, is_done_again
@@ -84,12 +85,16 @@ class Outcome:
         done: How many runs were wanting and taken up, those that cannot run and those that were stopped among them.
         interrupted: What stopped the work, the name of a signal or `disk_full`, or None.
         undone: How many runs were taken up and have no record: the work was stopped, or a worker was told to stop alone.
+        elsewhere: How many were left to the processes that are at them, where nobody was to be waited for.
+        later: How many are not known before others are done.
     """
 
     records: tuple[Record, ...]
     done: int
     interrupted: str | None
     undone: int = 0
+    elsewhere: int = 0
+    later: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class How:
     workers: int | None
     timeout: float | None
     pack: bool
+    among: int = 1
+    wait: bool = True
 
 
 class Named(Protocol):
@@ -126,6 +133,9 @@ def run_suite(
     display: Display | None = None,
     timeout: float | None = None,
     pack: bool = True,
+    folder: Path | None = None,
+    among: int = 1,
+    wait: bool = True,
 ) -> Outcome:
     """Do every run of a suite that has no record yet.
 
@@ -140,6 +150,9 @@ def run_suite(
         display: Shown what happens.
         timeout: Seconds that a run may make no progress before it is ended; 0 for any time; None follows its estimate.
         pack: Whether runs that may share a base take their steps together; see `lora_bench.pack`.
+        folder: The folder of the suite's runs, where it is not `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
+        among: How many processes do this at once, so that packs leave each of them something to do.
+        wait: Whether to wait for runs that others are at, and to do what is known then.
 
     Raises:
         BadInput: With every fault of the suite, its data and its models, before anything is written.
@@ -147,7 +160,7 @@ def run_suite(
             this machine; or if runs that are done in this process are to be ended when they make no progress.
         WorkBroken: If a file or the system fails in the middle of the work.
     """
-    shown, how = display or Silent(), How(workers, timeout, pack)
+    shown, how = display or Silent(), How(workers, timeout, pack, among, wait)
     if timeout and in_this_process(workers):
         way = "leave --timeout out on Windows" if workers != 0 else "give --timeout with --workers 1 or more"
         raise LoraBenchError(f"a run without progress is ended with its process, and this one does the runs: {way}")
@@ -157,7 +170,7 @@ def run_suite(
         except ValueError as error:
             raise LoraBenchError(f"the series is no file's name: {error}") from None
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
-    folder = runs_folder(suite, Path(runs), series)
+    folder = folder or runs_folder(suite, Path(runs), series)
     taken: set[str] = set()
     interrupted = None
     for name, fault in broken_plug_ins().items():
@@ -181,9 +194,20 @@ def run_suite(
             # Trials choose what is run after them, and runs start from others: what waited for these is known now.
             if interrupted is not None or not wanted or not plan.waiting:
                 break
+    # Looked at before the records: whoever is done meanwhile leaves one first.
+    held = set() if wait or interrupted else _held(plan, taken)
     records = [record for cell in plan.cells if (record := cell.job.folder.record()) is not None]
     undone = taken - {record.run_id for record in records}
-    return Outcome(tuple(records), len(taken), interrupted, len(undone))
+    later = sum(waiting.runs for waiting in plan.waiting)
+    return Outcome(tuple(records), len(taken), interrupted, len(undone - held), len(undone & held), later)
+
+
+def _held(plan: Plan, taken: Collection[str]) -> set[str]:
+    """The ids of runs without a record that other processes are at."""
+    folders = {cell.job.run_id: cell.job.folder for cell in plan.cells if cell.job.run_id in taken}
+    return {
+        run_id for run_id, folder in folders.items() if folder.record() is None and not Watch().is_free(folder.path)
+    }
 
 
 def _round(plan: Plan, wanted: list[Cell], folder: Path, shown: Display, how: How) -> str | None:
@@ -208,7 +232,7 @@ def _round(plan: Plan, wanted: list[Cell], folder: Path, shown: Display, how: Ho
         return None
     executor = _executor(runnable, folder, how)
     shown.planned(plan, runnable, executor.workers)
-    return _do(runnable, executor, folder, shown, pack=how.pack)
+    return _do(runnable, executor, folder, shown, how)
 
 
 def _timed(cells: list[Cell]) -> list[PlannedSpec]:
@@ -280,14 +304,18 @@ def _executor(cells: list[Cell], folder: Path, how: How) -> Chosen:
     return choose(min(workers, len(cells)), patience=patience, log=folder / "workers.log", processes=processes)
 
 
-def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, *, pack: bool) -> str | None:
+def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, how: How) -> str | None:
     """Do the runs; what stopped them, the name of a signal or `disk_full`, or None."""
     by_id, workers = {cell.job.spec.run_id: cell for cell in cells}, executor.workers
     full = False
 
     def done(jobs: Sequence[Job]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
         alone = [replace(job, exclusive=workers <= 1) for job in jobs]
-        units = packs(alone, workers, most) if pack else [[job] for job in alone]
+        units = packs(alone, max(1, workers) * how.among, most) if how.pack else [[job] for job in alone]
+        if how.among > 1 and any(len(unit) > 1 for unit in units):
+            # Of a pack that all begin with, each would get a few members.
+            first = os.getpid() % len(units)
+            units = [*units[first:], *units[:first]]
         return executor.execute(units, shown.event)
 
     def most(job: Job) -> int:
@@ -302,7 +330,9 @@ def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, *, pa
     jobs = [cell.job for cell in cells]
     with (
         stopping_on_signals(executor.stop) as stopped,
-        closing(do_with_others(jobs, done, lambda: bool(stopped) or full, shown.say, publish_lost)) as results,
+        closing(
+            do_with_others(jobs, done, lambda: bool(stopped) or full, shown.say, publish_lost, wait=how.wait)
+        ) as results,
     ):
         for result in results:
             reach("suite.finished")

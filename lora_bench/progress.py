@@ -104,6 +104,35 @@ class Lines:
         return None
 
 
+class OwnLines(Lines):
+    """A line when a run begins here, and one when it ends: of the runs that others at the folder do, only of what failed."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        super().__init__(console, quiet=quiet)
+        self.names: dict[str, str] = {}
+        self.own: set[str] = set()
+
+    def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
+        """Say what is left to be done, by whomever."""
+        self.say(announcement(plan, cells, workers))
+        self.names |= {cell.job.run_id: run_name(cell.job.spec) for cell in cells}
+
+    def event(self, event: Event) -> None:
+        """Say that a run has begun: its first step is done. What comes before may have found that another process is at it."""
+        if event.step and event.run_id not in self.own:
+            self.own.add(event.run_id)
+            self.say(f"began {event.run_id} {self.names[event.run_id]}")
+
+    def finished(self, record: Record) -> None:
+        """Say what a run came to."""
+        if record.run_id not in self.own and record.status == "ok":
+            return
+        line = f"ended {record.run_id} {result_line(record)}"
+        if self.quiet and record.status not in ("ok", "interrupted"):
+            self.console.print(without_secrets(line), markup=False, highlight=False, soft_wrap=True)
+        self.say(line)
+
+
 class Bars:
     """A bar for the whole suite and one for each run that is being done, with step, loss and remaining time."""
 

@@ -30,6 +30,8 @@ def do_with_others(
     stopped: Callable[[], bool],
     say: Callable[[str], None],
     publish_lost: Callable[[Lost[JobT]], Record | None],
+    *,
+    wait: bool = True,
 ) -> Generator[Record, None, None]:
     """Yield what becomes of each job, whoever does it, until all are done or a stop is asked for.
 
@@ -40,6 +42,7 @@ def do_with_others(
         say: Told what is waited for.
         publish_lost: Publishes the record of a job whose worker died, and gives it, or None where it is to have none. Called
             while this process is at the run, so that it does not stand before the record of another who took the run over.
+        wait: Whether to wait for the runs that other processes are at; if not, it ends when nothing else is left.
     """
     watch = Watch()
     todo = list(jobs)
@@ -53,7 +56,7 @@ def do_with_others(
                     elsewhere.append(by_id[end.run_id])
                 elif end is not None:
                     yield end
-        if elsewhere and not stopped():
+        if elsewhere and wait and not stopped():
             say(f"waiting for {len(elsewhere)} runs that another process is at")
         todo = []
         while elsewhere and not todo and not stopped():
@@ -66,6 +69,8 @@ def do_with_others(
                     elsewhere.remove(job)
                     todo.append(job)
             if elsewhere and not todo:
+                if not wait:
+                    return
                 time.sleep(LOOK_SECONDS)
         todo += elsewhere
 

@@ -150,6 +150,7 @@ MAY_IMPORT = {
     "memory_model": STORE | PARTS | {"metrics", "probe"},
     "plan_table": STORE | {"cell", "plan", "estimate", "memory_model", "methods", "progress"},
     "reproduce": PARTS | STORE | SUITE | {"published", "report"},
+    "prepared": {"disk", "documents", "errors", "names", "reproduce", "sealed", "suite"},
     "listing": GROUND | {"methods", "models", "tasks", "assets"},
     "testing": MATERIAL | PARTS | STORE,
     "commands": {
@@ -169,6 +170,7 @@ MAY_IMPORT = {
         "export",
         "published",
         "reproduce",
+        "prepared",
         "probe_record",
         "probe_store",
         "probe_suite",

@@ -8,6 +8,7 @@ forge's own child, so an orphan cannot hide.
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -176,6 +177,8 @@ def _prepare() -> None:
     local.subprocess = type("Forked", (), {**vars(subprocess), "Popen": ForkedServer})
     loop.CHECKPOINT_SECONDS = 0.0
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    # A run looks for garbage twice, and among all that was imported there is none.
+    gc.freeze()
 
 
 def _serve() -> None:
