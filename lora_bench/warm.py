@@ -91,7 +91,8 @@ class Warm:
             self._base = _Kept(key, load_for(job))
             self._base_hash = _hash(self._base.made[0])
         model, head = self._base.made
-        return copy_sharing(model, head), head
+        # PEFT lengthens the list that it is given as `modules_to_save`.
+        return copy_sharing(model, head), list(head)
 
     def without_base(self) -> None:
         """Keep no base model: the next run trains all of its own."""

@@ -212,7 +212,7 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
 
 
 def _said_of(record: Record, rank: Rank) -> Record | str:
-    """What a rank says of an attempt that ended; of what ends it for all, as a stop does, the first one speaks when it is done."""
+    """What a rank says of an attempt that ended; of what ends it for all, as a stop does, the first speaks when it is done."""
     if rank.first:
         return record
     if record.status not in ("failed", "out_of_memory"):
