@@ -45,7 +45,7 @@ def test_help_loads_nothing_heavy():
 
 
 def test_every_command_has_help(capsys):
-    for command in ("run", "plan", "probe", "report", "list", "schema", "baseline"):
+    for command in ("run", "plan", "work", "probe", "report", "list", "schema", "baseline"):
         with pytest.raises(SystemExit) as done:
             main([command, "--help"])
         assert done.value.code == 0 and "usage: lora-bench" in capsys.readouterr().out

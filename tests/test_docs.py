@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_every_method_command_suite_and_task_is_named():
-    for name in [*known_methods(), *task_files(), *suite_files(), "run", "plan", "report", "list", "schema"]:
+    for name in [*known_methods(), *task_files(), *suite_files(), "run", "plan", "work", "report", "list", "schema"]:
         named = (f"`{name}`", f"lora-bench {name}", f"lora-bench run {name}", f"lora-bench probe {name}`")
         assert any(words in README for words in named), f"README does not name {name}"
 

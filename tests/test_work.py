@@ -270,7 +270,7 @@ def submit(tmp_path: Path, *arguments: str, tasks: int = 2):
     slurm = {"SLURM_NTASKS": str(tasks), "SLURM_CPUS_PER_TASK": "1", "SLURM_JOB_ID": "7", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["bash", str(SCRIPT), *arguments], cwd=tmp_path, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **slurm},
-        capture_output=True, text=True, check=False, timeout=500,
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
 
 
