@@ -27,21 +27,22 @@ ENDLESS = 2**40
 
 
 class InOrder(Sequence[Example]):
-    """Examples in the order in which they are seen, epoch after epoch without an end that anybody reaches.
+    """Examples in the order in which they are seen, epoch after epoch.
 
     Args:
         examples: Those of the training split.
         seed: Which the order of each epoch is drawn from.
         start: How many were seen before.
+        count: How many follow; by default without an end that anybody reaches.
     """
 
-    def __init__(self, examples: Sequence[Example], seed: int, start: int = 0) -> None:
-        self._examples, self._seed, self._start = examples, seed, start
+    def __init__(self, examples: Sequence[Example], seed: int, start: int = 0, count: int = ENDLESS) -> None:
+        self._examples, self._seed, self._start, self._count = examples, seed, start, count
         # Two epochs, since a batch may go on from one into the next.
         self._epoch = functools.lru_cache(2)(lambda epoch: epoch_order(seed, epoch, len(examples)))
 
     def __len__(self) -> int:
-        return ENDLESS
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -49,13 +50,15 @@ class InOrder(Sequence[Example]):
     def __getitem__(self, index: slice) -> list[Example]: ...
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(ENDLESS))]
+            return [self[one] for one in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(f"example {index} of {self._count}")
         epoch, place = divmod(self._start + index, len(self._examples))
         return self._examples[self._epoch(epoch)[place]]
 
-    def after(self, seen: int) -> InOrder:
-        """Those that come after so many were seen."""
-        return InOrder(self._examples, self._seed, self._start + seen)
+    def after(self, seen: int, count: int = ENDLESS) -> InOrder:
+        """Those that come after so many were seen, or the first so many of them."""
+        return InOrder(self._examples, self._seed, self._start + seen, count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,7 @@ class Course:
     def rest(self, step: int) -> Sequence[Example]:
         """The examples that come after a step, up to the target."""
         seen = self._seen_at(step)
-        return self.examples.after(seen) if self.steps is None else self.examples[seen : self._seen_at(self.steps)]
+        return self.examples.after(seen, ENDLESS if self.steps is None else self._seen_at(self.steps) - seen)
 
     def batches(self, steps: int) -> list[list[Example]]:
         """The examples of each of the first so many steps."""

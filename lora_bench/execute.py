@@ -179,16 +179,18 @@ def run_suite(
         while True:
             reach("suite.plan")
             plan = make_plan(suite, folder, series=series, data_dir=data_dir, only=only, progress=shown.say)
-            wanted = [cell for cell in _wanted(plan, only, retry) if cell.job.spec.run_id not in taken]
+            wanted = [cell for cell in _wanted(plan, only, retry) if cell.job.run_id not in taken]
             remove_orphans(folder)
-            damaged = [said for cell in plan.cells if (said := cell.job.folder.put_damage_aside()) is not None]
+            damaged = [
+                said for cell in plan.cells if (said := cell.job.folder.put_damage_aside(cell.record)) is not None
+            ]
             if damaged:
                 for said in damaged:
                     shown.say(f"warning: {said}")
                 continue
             if not taken:
                 _check_company(wanted, folder)
-            taken.update(cell.job.spec.run_id for cell in wanted)
+            taken.update(cell.job.run_id for cell in wanted)
             reach("suite.planned")
             interrupted = _round(plan, wanted, folder, shown, how)
             # Trials choose what is run after them, and runs start from others: what waited for these is known now.
@@ -196,7 +198,9 @@ def run_suite(
                 break
     # Looked at before the records: whoever is done meanwhile leaves one first.
     held = set() if wait or interrupted else _held(plan, taken)
-    records = [record for cell in plan.cells if (record := cell.job.folder.record()) is not None]
+    # Those that this command had no part in were read when the suite was planned.
+    found = [cell.job.folder.record() if cell.job.run_id in taken else cell.record for cell in plan.cells]
+    records = [record for record in found if record is not None]
     undone = taken - {record.run_id for record in records}
     later = sum(waiting.runs for waiting in plan.waiting)
     return Outcome(tuple(records), len(taken), interrupted, len(undone - held), len(undone & held), later)
@@ -258,7 +262,7 @@ def _check_company(cells: list[Cell], folder: Path) -> None:
 
 def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
     """The cells to do: those without a record or that somebody ended, and with *retry* those whose record says a failure."""
-    known = [cell.job.spec.run_id for cell in plan.cells]
+    known = dict.fromkeys(cell.job.run_id for cell in plan.cells)
     for run_id in only:
         if run_id not in known:
             later = sum(waiting.runs for waiting in plan.waiting)
@@ -271,7 +275,7 @@ def _wanted(plan: Plan, only: Collection[str], retry: bool) -> list[Cell]:
         for cell in plan.cells
         if cell.record is not None and (is_done_again(cell.record) or (retry and cell.record.status in RETRIED))
     ]
-    return [cell for cell in [*plan.missing, *again] if not only or cell.job.spec.run_id in only]
+    return [cell for cell in [*plan.missing, *again] if not only or cell.job.run_id in only]
 
 
 def _check_disk(cells: list[Cell], folder: Path) -> None:
@@ -306,7 +310,7 @@ def _executor(cells: list[Cell], folder: Path, how: How) -> Chosen:
 
 def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, how: How) -> str | None:
     """Do the runs; what stopped them, the name of a signal or `disk_full`, or None."""
-    by_id, workers = {cell.job.spec.run_id: cell for cell in cells}, executor.workers
+    by_id, workers = {cell.job.run_id: cell for cell in cells}, executor.workers
     full = False
 
     def done(jobs: Sequence[Job]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:

@@ -7,6 +7,7 @@ the method, the target and the versions of the libraries, and is kept in the cac
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -57,10 +58,20 @@ def fit_method(
     labels: int,
     budget: Budget,
     progress: Callable[[str], None] | None = None,
+    known: dict[str, MethodFit] | None = None,
 ) -> MethodFit:
     """Count a method on a base model, and find the size that meets the budget.
 
     A pair that does not work and a budget that no size meets give a fit with its reason, not an error.
+
+    Args:
+        method: Which.
+        base_model: On what.
+        kind: Of the task.
+        labels: Of the task.
+        budget: With the target, if it has one.
+        progress: Told of a counting, which takes a while.
+        known: Fits that whoever asks has had before: a further task of as many labels needs no other. This one is added.
     """
     key = content_hash(
         {
@@ -72,9 +83,30 @@ def fit_method(
             "target": budget.parameter_target if method.size is not None else None,
             "tolerance": budget.tolerance,
             "shape": 2,  # of what is kept
-            "versions": [__version__, version("transformers"), version("peft"), version("torch")],
+            "versions": _versions(),
         }
     )
+    known = {} if known is None else known
+    if key not in known:
+        known[key] = _kept_or_counted(key, method, base_model, kind, labels, budget, progress)
+    return known[key]
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    return __version__, version("transformers"), version("peft"), version("torch")
+
+
+def _kept_or_counted(
+    key: str,
+    method: Method,
+    base_model: BaseModel,
+    kind: Kind,
+    labels: int,
+    budget: Budget,
+    progress: Callable[[str], None] | None,
+) -> MethodFit:
+    """A fit from the cache, or one that is counted and kept there."""
     path = cache_folder("fits") / f"{key}.json"
     # A refusal is found again at once, and a method of somebody else's may change under the same versions.
     is_kept = type(method).__module__.startswith("lora_bench.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Job:
     rung: int | None = None
     at_once: int | None = None
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """The id of its spec."""
         return self.spec.run_id
@@ -69,7 +70,7 @@ class Job:
         """
         warnings = (*self.base_model.warnings, *found.pop("warnings", ()))
         return Record(
-            run_id=self.spec.run_id,
+            run_id=self.run_id,
             suite=self.suite,
             status=status,
             reason=reason,

@@ -125,6 +125,7 @@ def _status_bytes(key: str) -> int | None:
 
 def a_model_is_there() -> bool:
     """Whether this process has loaded or made a model already."""
+    gc.unfreeze()  # what a run of this process has set aside is none of the objects that are looked at
     # By type and not by isinstance: some objects answer for another, and load it when they are asked.
     return any(
         issubclass(type(one), nn.Module) and next(one.parameters(), None) is not None for one in gc.get_objects()

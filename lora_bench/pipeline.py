@@ -7,6 +7,7 @@ that share a base.
 
 from __future__ import annotations
 
+import gc
 import json
 import tempfile
 import time
@@ -35,7 +36,7 @@ from lora_bench.measure import count_parameters
 from lora_bench.meter import MeasureCallback
 from lora_bench.methods import Method, known_methods, own_callbacks, trains_base
 from lora_bench.metrics import metric
-from lora_bench.models import BaseModel, load_tokenizer
+from lora_bench.models import BaseModel
 from lora_bench.pulse import heard
 from lora_bench.randomness import adapters_drawn_from, draw_head, seed_for
 from lora_bench.ranks import Rank, Shares, collate_share, weigh_shares
@@ -166,7 +167,7 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     recipe = spec.training
     # A rank does one run.
     model, head = load_for(job) if trains_base(method) or rank is not None else WARM.base(job)
-    tokenizer = load_tokenizer(job.base_model)
+    tokenizer = WARM.tokenizer(job.base_model)
     # A causal model's head looks for the last token that is no padding, so both must mean the same token.
     model.config.pad_token_id = tokenizer.pad_token_id
     total = sum(weight.numel() for weight in model.parameters())
@@ -247,6 +248,29 @@ class Answered:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What a step saw.
+
+    Args:
+        examples: Of its batch.
+        tokens: Of these, without padding.
+        flops: That it took, 0 where they are not counted.
+    """
+
+    examples: int
+    tokens: int
+    flops: int
+
+    @classmethod
+    def of(
+        cls, batch: Sequence[Mapping[str, Any]], flops: Callable[[Sequence[Mapping[str, Any]]], int] | None
+    ) -> _Seen:
+        """What a batch comes to."""
+        tokens = sum(len(example["input_ids"]) for example in batch)
+        return cls(len(batch), tokens, 0 if flops is None else flops(batch))
+
+
 def score(ready: Ready, answered: Answered | None = None) -> Record:
     """Everything after the last step.
 
@@ -261,7 +285,8 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     assert ended_by is not None, "a run that is trained was ended by its budget"
     if ended_by != ready.course.target:
         facts.warnings.append(ready.course.said(step, ended_by, measure.train_seconds or 0.0))
-    done = ready.course.batches(step)
+    # One after the other: the examples of all of them may be more than memory holds.
+    done = [_Seen.of(ready.course.batch(before), ready.flops) for before in range(step)]
     if ready.best is not None:
         step = ready.best.step
         load_trained(model, ready.best.weights)
@@ -284,9 +309,9 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         capped_by=ended_by if ended_by != ready.course.target else None,
         memory=measure.memory(model),
         speed=measure.speed_of_batches(
-            step_examples=[len(batch) for batch in done],
-            step_tokens=[sum(len(example["input_ids"]) for example in batch) for batch in done],
-            train_flops=sum(map(ready.flops, done)) if ready.flops is not None else None,
+            step_examples=[batch.examples for batch in done],
+            step_tokens=[batch.tokens for batch in done],
+            train_flops=sum(batch.flops for batch in done) if ready.flops is not None else None,
             load_seconds=ready.load_seconds,
             evaluation_seconds=answered.seconds,
         ),
@@ -328,7 +353,7 @@ def _shard(job: Job, method: Method, model: nn.Module, device: torch.device) -> 
     shard(model, job.base_model.model_type, device, bfloat16=job.spec.training.precision == "bfloat16")
 
 
-def _flops(job: Job, method: Method, train: list[Example]) -> Callable[[Sequence[Mapping[str, Any]]], int]:
+def _flops(job: Job, method: Method, train: Sequence[Example]) -> Callable[[Sequence[Mapping[str, Any]]], int]:
     """What a batch of training examples takes."""
     recipe, labels = job.spec.training, max(1, len(job.spec.task.labels))
 
@@ -352,14 +377,14 @@ def _own_callbacks(method: Method, course: Course) -> list[Any]:
 
 def _examples(
     job: Job, data: TaskData, at_hand: Exercise, facts: Facts
-) -> tuple[list[Example], dict[str, list[Example]]]:
+) -> tuple[Sequence[Example], dict[str, list[Example]]]:
     """The examples to learn from, and by split those to be answered; notes the facts about them."""
     spec = job.spec
     asked = dict.fromkeys(scored_splits(spec, data))
     if spec.selection_every is not None:
         asked[spec.rules.choose_on] = None
     truncated: dict[str, float] = {}
-    train, truncated["train"] = WARM.encoded(job, "train", lambda: at_hand.lessons(data.splits["train"]))
+    train, truncated["train"] = WARM.lessons(job, lambda: at_hand.lessons(data.splits["train"]))
     questions: dict[str, list[Example]] = {}
     for name in asked:
         asked_of = partial(at_hand.questions, data.splits[name])
@@ -401,7 +426,11 @@ def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[s
 
 @cache
 def _warm_up() -> None:
-    """A step and a prediction of a tiny model: what the first run of a process would pay for, and a later one would not."""
+    """A step and a prediction of a tiny model: what the first run of a process would pay for, and a later one would not.
+
+    What the libraries made stays as long as the process does. Looking through their half a million objects for garbage takes a
+    quarter of a second, and a run does that twice, so they are set aside.
+    """
     import datasets  # noqa: F401  # the imports that a run makes on its way
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
@@ -420,3 +449,6 @@ def _warm_up() -> None:
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.predict(examples)
+    del model, trainer
+    gc.collect()
+    gc.freeze()

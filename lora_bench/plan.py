@@ -8,6 +8,7 @@ Data and base models are obtained here, so whatever is wrong with them is said b
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -169,6 +170,7 @@ class _Planner:
         self.progress = progress
         self.cells: list[Cell] = []
         self.waiting: list[Waiting] = []
+        self.fits: dict[str, MethodFit] = {}
 
     def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget) -> None:
         """Add the runs of a task, base model, method and budget: its trials and, where they are done, its reported runs."""
@@ -177,11 +179,20 @@ class _Planner:
         check_rates(suite, recipe, name, base_model, entry)
         check_schedule(suite, recipe, name, base_model, entry)
         fit = fit_method(
-            entry.method, base_model, loaded.task.kind, len(loaded.data.labels), recipe.budget, self.progress
+            entry.method, base_model, loaded.task.kind, len(loaded.data.labels), recipe.budget, self.progress, self.fits
         )
         method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
         if fit.reason is None:
             fit, recipe = _fitted_to_steps(fit, loaded, base_model, method, recipe)
+
+        # Runs that differ in their seed alone share every part of their specs, and cost the same.
+        @functools.cache
+        def of_any_seed(rate: float, rung: Rung | None) -> tuple[PlannedSpec, Estimate]:
+            spec = run_spec(
+                suite, loaded.task, loaded.data, base_model, entry, method, recipe, rate, 0,
+                trial=rung is not None, part=1 if rung is None else rung.part, start=None, series=self.series,
+            )  # fmt: skip
+            return spec, estimate_run(spec, fit, loaded.data)
 
         def cell(
             rate: float,
@@ -191,14 +202,13 @@ class _Planner:
             start: Start | None = None,
             blocked: str | None = None,
         ) -> Cell:
-            spec = run_spec(
-                suite, loaded.task, loaded.data, base_model, entry, method, recipe, rate, seed,
-                trial=rung is not None, part=1 if rung is None else rung.part, start=start, series=self.series,
-            )  # fmt: skip
+            spec, estimate = of_any_seed(rate, rung)
+            spec = spec.model_copy(update={"seed": seed, "start": start})
             if fit.reason is not None or blocked is not None:
                 several = len(suite.budgets(entry)) > 1
                 spec = _not_to_be_run(spec, fit.reason or blocked or "", budget if several else None)
-            folder = RunFolder(self.runs / spec.run_id)
+            run_id = spec.run_id
+            folder = RunFolder(self.runs / run_id)
             job = Job(
                 spec=spec,
                 suite=suite.name,
@@ -207,12 +217,12 @@ class _Planner:
                 task_base=loaded.base,
                 base_model=base_model,
                 folder=folder,
-                command=_command(suite, spec, self.series, self.data_dir),
+                command=_command(suite, spec.model.name, run_id, self.series, self.data_dir),
                 trial=rung is not None,
                 analysis=suite.analysis,
                 rung=rung.number if rung is not None and suite.content.rungs else None,
             )
-            return Cell(job, fit, folder.record(), estimate_run(spec, fit, loaded.data), blocked)
+            return Cell(job, fit, folder.record(), estimate, blocked)
 
         rates, seeds = recipe.rates, suite.content.seeds
         reported = [cell(rates[0], seed) for seed in seeds]
@@ -230,7 +240,7 @@ class _Planner:
             chosen = self._tune(cell, rates, loaded.task.higher_is_better)
             if chosen is None:
                 possible = [cell(rate, seed) for rate in rates for seed in seeds] if self.only else []
-                self.cells += [one for one in possible if one.job.spec.run_id in self.only]
+                self.cells += [one for one in possible if one.job.run_id in self.only]
                 self.waiting.append(
                     Waiting(tuple(reported), "the trials that choose their learning rate", recipe.start)
                 )
@@ -277,7 +287,7 @@ class _Planner:
             if best is None:
                 for waits in later:
                     possible = [cell(rate, seed, rung=waits) for rate in rates for seed in tuning.seeds]
-                    self.cells += [one for one in possible if one.job.spec.run_id in self.only]
+                    self.cells += [one for one in possible if one.job.run_id in self.only]
                     among = tuple(possible[: waits.trials * len(tuning.seeds)])
                     reason = "the shorter trials that choose which learning rates go on"
                     self.waiting.append(Waiting(among, reason, None))
@@ -328,13 +338,13 @@ def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> Pla
     return spec.model_copy(update={"method": spec.method.model_copy(update={"chosen": chosen})})
 
 
-def _command(suite: Suite, spec: PlannedSpec, series: str | None, data_dir: Path | None) -> str:
+def _command(suite: Suite, model: str, run_id: str, series: str | None, data_dir: Path | None) -> str:
     """What a user types to make the record again."""
     options = ["--series", series] if series is not None else []
     if data_dir is not None:
         options += ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
-    options += ["--allow-pickle", spec.model.name] if spec.model.name in suite.pickles else []
-    return shlex.join(["lora-bench", *suite.command, "--only", spec.run_id, *options])
+    options += ["--allow-pickle", model] if model in suite.pickles else []
+    return shlex.join(["lora-bench", *suite.command, "--only", run_id, *options])
 
 
 def _estimated_from_records(cells: list[Cell]) -> list[Cell]:

@@ -88,7 +88,7 @@ def refuse_twins(suite: Suite, cells: list[Cell]) -> None:
     first: dict[str, Cell] = {}
     faults: dict[Fault, None] = {}
     for cell in cells:
-        other = first.setdefault(cell.job.spec.run_id, cell)
+        other = first.setdefault(cell.job.run_id, cell)
         if other is cell:
             continue
         one, two = other.job.budget.parameter_target, cell.job.budget.parameter_target

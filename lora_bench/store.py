@@ -103,12 +103,16 @@ class RunFolder:
         except (DamagedRecord, MissingRecord):
             return None
 
-    def damage(self) -> str | None:
-        """What is wrong with the record, or with the predictions that it names, in a line; None where nothing is."""
+    def damage(self, known: Record | None = None) -> str | None:
+        """What is wrong with the record, or with the predictions that it names, in a line; None where nothing is.
+
+        Args:
+            known: The record, where it was just read and found whole.
+        """
         try:
-            if not (self.path / RECORD).is_file():
+            if known is None and not (self.path / RECORD).is_file():
                 return None
-            named = read_record(self.path / RECORD).predictions
+            named = (known or read_record(self.path / RECORD)).predictions
         except DamagedRecord as error:
             return str(error)
         except MissingRecord:
@@ -120,13 +124,16 @@ class RunFolder:
         changed = content is not None and hashlib.sha256(content).hexdigest() != named.sha256
         return f"{self.path / named.file} is not what its record says" if changed else None
 
-    def put_damage_aside(self) -> str | None:
+    def put_damage_aside(self, known: Record | None = None) -> str | None:
         """Move a damaged record, or damaged predictions, to the quarantine, so that the run is done again.
+
+        Args:
+            known: The record, where it was just read and found whole.
 
         Returns:
             What was wrong and where it lies now, or None where nothing is wrong or another process is at the run.
         """
-        claim = self.try_claim() if self.damage() is not None else None
+        claim = self.try_claim() if self.damage(known) is not None else None
         if claim is None:
             return None
         with claim:

@@ -1,4 +1,4 @@
-"""What a process keeps from one run to the next: the data, its tokens, and the base model, as they were before any run.
+"""What a process keeps from one run to the next: the data, its tokens, the tokenizer, and the base model before any run.
 
 A further run of the same task and base model reads and tokenises nothing again. What is kept is only lent: a run gets copies
 of modules over the weights of the kept model, and before the next one gets them their hash is taken again, so that a method
@@ -7,9 +7,10 @@ that did write into the base costs a reading of it and changes no score.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import xxhash
@@ -17,9 +18,16 @@ from torch import nn
 
 from lora_bench.copies import copy_sharing
 from lora_bench.job import Job
-from lora_bench.models import load_model
+from lora_bench.kept_tokens import LEAST_EXAMPLES, Example, shared_examples
+from lora_bench.models import BaseModel, load_model, load_tokenizer
 from lora_bench.relative_positions import cut_to_reach
-from lora_bench.tasks import TaskData, load_data
+from lora_bench.resources import cache_folder
+from lora_bench.spec import content_hash
+from lora_bench.tasks import TaskData, definition, load_data
+from lora_bench.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MadeT = TypeVar("MadeT")
 Loaded = tuple[Any, list[str]]
@@ -42,6 +50,7 @@ class Warm:
         self._encoded: dict[Any, Any] = {}
         self._base = _Kept()
         self._base_hash = ""
+        self._tokenizer = _Kept()
 
     def data(self, job: Job) -> TaskData:
         """The examples of a run's task."""
@@ -74,6 +83,26 @@ class Warm:
         found: MadeT = self._encoded[key]
         return found
 
+    def lessons(self, job: Job, make: Callable[[], tuple[list[Example], float]]) -> tuple[Sequence[Example], float]:
+        """The examples that a run learns from, as its model takes them; those of a large data set are shared by all workers.
+
+        Args:
+            job: The run.
+            make: Makes them.
+        """
+        data, spec = self._data.made, job.spec
+        if data is None or len(data.splits["train"].ids) < LEAST_EXAMPLES:
+            return self.encoded(job, "train", make)
+        of = {
+            "task": definition(job.task),
+            "data": spec.task.data_sha256,
+            "split": ["train", spec.rules.selection_from_train],
+            "model": spec.model.sha256,
+            "max_length": spec.training.max_length,
+            "versions": [__version__, version("tokenizers"), version("transformers")],
+        }
+        return self.encoded(job, "train", lambda: shared_examples(cache_folder("tokens"), content_hash(of), make))
+
     def base(self, job: Job) -> Loaded:
         """A copy of the base model that a run is to adapt, over the weights that are kept."""
         recipe = job.spec.training
@@ -93,6 +122,14 @@ class Warm:
         model, head = self._base.made
         # PEFT lengthens the list that it is given as `modules_to_save`.
         return copy_sharing(model, head), list(head)
+
+    def tokenizer(self, base_model: BaseModel) -> PreTrainedTokenizerBase:
+        """The tokenizer of a base model; nobody who gets it changes it."""
+        key = (base_model.sha256, base_model.folder)
+        if self._tokenizer.key != key:
+            self._tokenizer = _Kept(key, load_tokenizer(base_model))
+        found: PreTrainedTokenizerBase = self._tokenizer.made
+        return found
 
     def without_base(self) -> None:
         """Keep no base model: the next run trains all of its own."""

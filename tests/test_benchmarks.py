@@ -1,10 +1,10 @@
-"""The benchmark of what tuners cost runs, compares equal things and fills its tables; its times are nobody's test."""
+"""The benchmarks of what tuners and the harness cost compare equal things and fill their tables; their times are nobody's test."""
 
 import re
 
 import pytest
 
-from benchmarks import tuner_overhead
+from benchmarks import overhead, planning, tuner_overhead
 
 TINY = tuner_overhead.Shape(width=32, layers=1, heads=4, feed_forward=64, vocabulary=100, batch=2, tokens=8)
 
@@ -67,3 +67,19 @@ def test_states_of_full_fine_tuning_are_four_times_its_weights():
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     steps = 4 * len(list(model.parameters()))  # AdamW counts its steps in a float beside each weight
     assert runs["full"].state_bytes == 4 * 4 * weights + buffers + steps
+
+
+def test_planning_fits_a_method_once_whatever_the_number_of_runs(monkeypatch, capsys):
+    monkeypatch.setenv("LORA_BENCH_CACHE", "set by the benchmark")
+    planning.main(["--quick"])
+    (rows,) = tables(capsys.readouterr().out)
+    # Full fine-tuning, three scalings of LoRA, adapters and prefixes; learning rates and seeds ask for no other.
+    assert [row[:2] for row in rows] == [["10", "6"], ["20", "6"]]
+
+
+def test_the_overhead_of_a_run_is_told_by_its_parts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path))
+    overhead.main(["--quick"])
+    (rows,) = tables(capsys.readouterr().out)
+    assert {"claim", "base model", "method", "Trainer", "record", "predictions"} <= {row[0] for row in rows}
+    assert all(float(number) >= 0 for row in rows for number in row[1:])

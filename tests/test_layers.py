@@ -128,7 +128,8 @@ MAY_IMPORT = {
     "loop": PARTS | STORE | {"selection"},
     "attempt": STORE | {"job", "loop"},
     "scoring": PARTS | STORE | {"job", "loop"},
-    "warm": PARTS | STORE | {"copies", "job", "relative_positions"},
+    "kept_tokens": {"disk", "sealed"},
+    "warm": PARTS | STORE | {"copies", "job", "kept_tokens", "relative_positions"},
     "pipeline": PARTS
     | STORE
     | {"attempt", "copies", "flops", "job", "loop", "metrics", "scoring", "selection", "warm"},

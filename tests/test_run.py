@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_bench import loop
+from lora_bench import loop, warm
 from lora_bench.checkpoint import latest_checkpoint
 from lora_bench.execute import run_suite
 from lora_bench.plan import make_plan
@@ -55,6 +55,20 @@ def test_a_record_says_all_that_was_asked(tmp_path, family):
         predictions = json.loads((job.folder.path / record.predictions.file).read_text())
         hits = [one == other for one, other in zip(predictions["predictions"], predictions["references"], strict=True)]
         assert record.scores["accuracy"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_a_further_run_of_a_process_reads_no_tokenizer_and_no_data_again(tmp_path, monkeypatch):
+    read = []
+    for name in ("load_tokenizer", "load_data", "load_model"):
+        load = getattr(warm, name)
+        monkeypatch.setattr(warm, name, lambda *given, n=name, f=load, **named: read.append(n) or f(*given, **named))
+    ready = jobs(
+        tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora, bottleneck_adapter]")
+    )
+    run(ready["lora"])
+    assert sorted(read) == ["load_data", "load_model", "load_tokenizer"]
+    run(ready["bottleneck_adapter"])
+    assert len(read) == 3
 
 
 def test_the_same_spec_gives_the_same_answer(tmp_path):
