@@ -166,6 +166,11 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
     )
     _data_option(parser)
     parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="do the runs on a Ray cluster whose nodes see the same folders: HOST:PORT, auto, or local for one of this machine",
+    )
+    parser.add_argument(
         "--no-pack",
         dest="pack",
         action="store_false",
