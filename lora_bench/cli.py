@@ -191,6 +191,11 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
     )
     _data_option(parser)
     parser.add_argument("--no-probes", action="store_true", help="leave the probes that the suite asks for unmeasured")
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="do the runs on a Ray cluster whose nodes see the same folders: HOST:PORT, auto, or local for one of this machine",
+    )
     _how_options(parser)
 
 

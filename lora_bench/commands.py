@@ -81,6 +81,7 @@ def _run_and_report(
             display=shown,
             timeout=arguments.timeout,
             pack=arguments.pack,
+            ray=arguments.ray,
         )
     folder = runs_folder(suite, arguments.runs, arguments.series)
     interrupted = outcome.interrupted

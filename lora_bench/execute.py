@@ -11,18 +11,17 @@ from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lora_bench.cell import Cell
 from lora_bench.claims import Elsewhere, Watch
 from lora_bench.company import others_at_work
 from lora_bench.disk import check_writable, remove_orphans
 from lora_bench.ends import DISK_FULL, at_work, is_attempt, is_done_again
-from lora_bench.environment import cuda_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
-from lora_bench.estimate import default_workers
+from lora_bench.estimate import WORKER_BYTES, default_workers
 from lora_bench.executors.base import Event, Lost
-from lora_bench.executors.choice import Chosen, choose, in_this_process
+from lora_bench.executors.choice import Chosen, choose, connected_to, in_this_process, on_cluster
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
 from lora_bench.methods import broken_plug_ins
@@ -106,6 +105,7 @@ class How:
     pack: bool
     among: int = 1
     wait: bool = True
+    ray: Any = None
 
 
 class Named(Protocol):
@@ -136,6 +136,7 @@ def run_suite(
     folder: Path | None = None,
     among: int = 1,
     wait: bool = True,
+    ray: str | None = None,
 ) -> Outcome:
     """Do every run of a suite that has no record yet.
 
@@ -153,6 +154,8 @@ def run_suite(
         folder: The folder of the suite's runs, where it is not `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
         among: How many processes do this at once, so that packs leave each of them something to do.
         wait: Whether to wait for runs that others are at, and to do what is known then.
+        ray: Address of a Ray cluster that does the runs: HOST:PORT, "auto", or "local" for one of this machine that ends
+            with the work. Its nodes see *runs*, the data and the base models under the same paths.
 
     Raises:
         BadInput: With every fault of the suite, its data and its models, before anything is written.
@@ -160,8 +163,10 @@ def run_suite(
             this machine; or if runs that are done in this process are to be ended when they make no progress.
         WorkBroken: If a file or the system fails in the middle of the work.
     """
-    shown, how = display or Silent(), How(workers, timeout, pack, among, wait)
-    if timeout and in_this_process(workers):
+    shown = display or Silent()
+    if ray is not None and workers == 0:
+        raise LoraBenchError("--workers 0 does the runs in this process, and --ray on a cluster; leave one of them out")
+    if timeout and ray is None and in_this_process(workers):
         way = "leave --timeout out on Windows" if workers != 0 else "give --timeout with --workers 1 or more"
         raise LoraBenchError(f"a run without progress is ended with its process, and this one does the runs: {way}")
     if series is not None:
@@ -175,7 +180,8 @@ def run_suite(
     interrupted = None
     for name, fault in broken_plug_ins().items():
         shown.say(f"warning: the plug-in {name} cannot be imported, and its methods are not known: {fault}")
-    with at_work(lambda: bool(taken)):
+    with at_work(lambda: bool(taken)), connected_to(ray) as cluster:
+        how = How(workers, timeout, pack, among, wait, cluster)
         while True:
             reach("suite.plan")
             plan = make_plan(suite, folder, series=series, data_dir=data_dir, only=only, progress=shown.say)
@@ -297,15 +303,25 @@ def _executor(cells: list[Cell], folder: Path, how: How) -> Chosen:
     threads = max(cell.job.spec.training.threads for cell in cells)
     processes = max(cell.job.spec.training.processes for cell in cells)
     workers = how.workers
-    if workers is None:
-        costs, timed = [cell.estimate for cell in cells], bool(_timed(cells))
-        workers = default_workers(costs, threads, timed=timed, processes=processes)
     seconds = {cell.job.run_id: cell.estimate.seconds for cell in cells}
 
     def patience(job: Job) -> float | None:
         return (how.timeout or None) if how.timeout is not None else max(LEAST_PATIENCE_SECONDS, seconds[job.run_id])
 
-    return choose(min(workers, len(cells)), patience=patience, log=folder / "workers.log", processes=processes)
+    log, costs, timed = folder / "workers.log", [cell.estimate for cell in cells], bool(_timed(cells))
+    if how.ray is not None:
+        if processes > 1:
+            raise LoraBenchError(
+                f"a run over {processes} processes is done by the workers of one machine, and not by an actor of Ray; "
+                "leave --ray out, or set training.processes to 1"
+            )
+        needed = max(cost.memory_bytes for cost in costs) + WORKER_BYTES
+        asked = 1 if timed else workers
+        chosen = on_cluster(how.ray, asked, threads=threads, memory_bytes=needed, patience=patience, log=log)
+        return replace(chosen, workers=min(chosen.workers, len(cells)))
+    if workers is None:
+        workers = default_workers(costs, threads, timed=timed, processes=processes)
+    return choose(min(workers, len(cells)), patience=patience, log=log, processes=processes)
 
 
 def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, how: How) -> str | None:
@@ -323,7 +339,7 @@ def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, how: 
         return executor.execute(units, shown.event)
 
     def most(job: Job) -> int:
-        return _most_members(by_id[job.run_id], workers)
+        return _most_members(by_id[job.run_id], workers, on_gpu=executor.on_gpu)
 
     def publish_lost(lost: Lost[Job]) -> Record | None:
         # A worker that a stop caught before its first step had nothing to save.
@@ -348,7 +364,7 @@ def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, how: 
     return stopped[0] if stopped else DISK_FULL if full else None
 
 
-def _most_members(cell: Cell, workers: int) -> int:
+def _most_members(cell: Cell, workers: int, *, on_gpu: bool) -> int:
     """How many runs like this a pack has at most."""
     if cell.fit.shape is None:
         return 1
@@ -356,5 +372,5 @@ def _most_members(cell: Cell, workers: int) -> int:
 
     recipe = cell.job.spec.training
     flops = 4.0 * cell.fit.shape.multiplied * recipe.batch_size * recipe.max_length
-    free = None if cuda_devices() else int(psutil.virtual_memory().available) // max(1, workers)
+    free = None if on_gpu else int(psutil.virtual_memory().available) // max(1, workers)
     return most_members(flops, cell.estimate.memory_bytes, free_bytes=free)

@@ -1,4 +1,4 @@
-"""The benchmarks of what tuners and the harness cost compare equal things and fill their tables; their times are nobody's test."""
+"""The benchmarks of tuners and of the harness compare equal things and fill their tables; their times are nobody's test."""
 
 import re
 

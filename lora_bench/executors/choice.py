@@ -1,11 +1,13 @@
-"""Which executor does the runs of a suite: this process, or workers on this machine."""
+"""Which executor does the runs of a suite: this process, workers on this machine, or actors of a Ray cluster."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora_bench.claims import Elsewhere
 from lora_bench.environment import RANK_DEVICES, cuda_devices
@@ -26,11 +28,13 @@ class Chosen:
         workers: How many units of work at once; 0 for this process.
         execute: Does units, and gives what becomes of each job.
         stop: Asks for a stop, by the name of a signal.
+        on_gpu: Whether runs have a GPU.
     """
 
     workers: int
     execute: Execute
     stop: Callable[[str], None]
+    on_gpu: bool
 
 
 def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path, processes: int = 1) -> Chosen:
@@ -47,13 +51,38 @@ def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path, 
         from lora_bench.loop import request_stop
 
         request_stop(None)
-        return Chosen(workers, execute_inline, request_stop)
+        return Chosen(workers, execute_inline, request_stop, bool(cuda_devices()))
     from lora_bench.executors.local import LocalWorkers
 
     pool: LocalWorkers[Job, Record | Elsewhere] = LocalWorkers(
         workers, log, _environments(workers, processes), patience=patience
     )
-    return Chosen(workers, pool, pool.stop)
+    return Chosen(workers, pool, pool.stop, bool(cuda_devices()))
+
+
+def on_cluster(
+    ray: Any,
+    workers: int | None,
+    *,
+    threads: int,
+    memory_bytes: int,
+    patience: Callable[[Job], float | None],
+    log: Path,
+) -> Chosen:
+    """Actors of the Ray cluster to which Ray is connected; see `RayWorkers`."""
+    from lora_bench.executors.ray import RayWorkers
+
+    pool = RayWorkers(ray, workers, threads=threads, memory_bytes=memory_bytes, log=log, patience=patience)
+    return Chosen(pool.workers, pool, pool.stop, pool.on_gpu)
+
+
+def connected_to(address: str | None) -> AbstractContextManager[Any]:
+    """Ray, connected to the cluster at an address; None where there is no address."""
+    if address is None:
+        return nullcontext()
+    from lora_bench.executors.connection import connected
+
+    return connected(address)
 
 
 def in_this_process(workers: int | None) -> bool:

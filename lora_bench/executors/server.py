@@ -29,7 +29,7 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_bench.ends import DISK_FULL, is_disk_full
 from lora_bench.executors.base import Alive, Event
@@ -158,20 +158,31 @@ def _work(address: str, environment: dict[str, str]) -> None:
     connection.send((os.getpid(), environment))
     with contextlib.suppress(EOFError, ConnectionError):
         while not stop_requested():
-            unit = connection.recv()
-            if len(unit) > 1:
-                _do_together(unit, connection)
-                continue
-            for job in unit:
-                try:
-                    connection.send(_do(job, connection))
-                except Exception as error:
-                    if not is_disk_full(error):
-                        raise
-                    connection.send(job.record("failed", DISK_FULL))
+            do_unit(connection.recv(), connection)
 
 
-def _do(job: Any, connection: Connection[Any, Any]) -> Any:
+class Told(Protocol):
+    """Whoever asked for work: the other end of a connection, or what stands for one."""
+
+    def send(self, word: Any) -> None:
+        """Take a record, an event, or a sign of life."""
+
+
+def do_unit(unit: list[Any], connection: Told) -> None:
+    """Do the jobs of a unit and give their records. What it raises ends this process."""
+    if len(unit) > 1:
+        _do_together(unit, connection)
+        return
+    for job in unit:
+        try:
+            connection.send(_do(job, connection))
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            connection.send(job.record("failed", DISK_FULL))
+
+
+def _do(job: Any, connection: Told) -> Any:
     """The record of a job, whose progress is told on the way."""
     from lora_bench.probe.job import ProbeJob
     from lora_bench.probe.process import probe
@@ -189,7 +200,7 @@ def _do(job: Any, connection: Connection[Any, Any]) -> Any:
         return take(job, lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss)))
 
 
-def _do_together(jobs: list[Any], connection: Connection[Any, Any]) -> None:
+def _do_together(jobs: list[Any], connection: Told) -> None:
     """Give the record of each job of a pack. One that fails as a whole ends this process, and its jobs are done one by one."""
     from lora_bench.pack.together import take_together
     from lora_bench.pulse import heard
@@ -207,7 +218,7 @@ def _do_together(jobs: list[Any], connection: Connection[Any, Any]) -> None:
             connection.send(record)
 
 
-def _say_to(connection: Connection[Any, Any], word: Event | Alive) -> None:
+def _say_to(connection: Told, word: Event | Alive) -> None:
     """Tell whoever asked for the run. If they are gone, it did not fail: its checkpoint, if any, stays."""
     try:
         connection.send(word)
@@ -215,7 +226,7 @@ def _say_to(connection: Connection[Any, Any], word: Event | Alive) -> None:
         os._exit(1)
 
 
-def _alive(connection: Connection[Any, Any], word: Alive) -> Callable[[], None]:
+def _alive(connection: Told, word: Alive) -> Callable[[], None]:
     """What passes signs of life on, one in a second."""
     last = time.monotonic()
 
