@@ -18,6 +18,8 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfA
 class ReachedSelfAttention(DisentangledSelfAttention):
     """DeBERTa's attention with a table of relative positions that is cut to those its rows reach."""
 
+    pos_ebd_size: int
+
     def disentangled_attention_bias(
         self, query_layer: Tensor, key_layer: Tensor, relative_pos: Tensor, rel_embeddings: Tensor, scale_factor: int
     ) -> Tensor:
