@@ -2,6 +2,7 @@
 
     python benchmarks/packing.py                  about half an hour on two cores
     python benchmarks/packing.py --runs 20        fewer of ours
+    python benchmarks/packing.py --bfloat16       ours in bfloat16 too
     python benchmarks/packing.py --quick          a minute: shows that it runs, and no time in it means anything
 
 A run is 60 steps of 16 pairs of sentences on MiniLM-L6 in the RoBERTa class, or in DeBERTa's with --model; the pairs are made
@@ -13,8 +14,10 @@ after the other on the same machine:
 * a loop that starts a process for each run, as scripts around transformers' run_glue and PEFT's examples do: imports, the model
   from the disk, Trainer, every input padded to 128 tokens, an evaluation.
 
-Ours are timed by the clock on the wall, planning, report and all. The share of arithmetic holds them against what the same
-floating-point operations, on real tokens alone, would take at the speed of a large product of matrices on every core.
+Ours are timed by the clock on the wall, planning, report and all. Two shares say where that time goes. The first is that of
+steps and evaluations in the workers' time, by the records' own clocks; the rest is imports, loading, planning, reporting. The
+second is the suite's efficiency: what the same floating-point operations, on real tokens alone, would take at the speed of a
+large product of matrices on every core.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 STEPS, BATCH, LENGTH = 60, 16, 128
@@ -43,7 +47,7 @@ methods:
 {methods}
 seeds: {seeds}
 budget: {{train_examples: {examples}}}
-training: {{batch_size: {batch}, max_length: {length}, masks: keyed}}
+training: {{batch_size: {batch}, max_length: {length}, masks: keyed, precision: {precision}}}
 """
 
 LOOP = """\
@@ -96,18 +100,18 @@ def write_pairs(path: Path, rows: int) -> None:
             )
 
 
-def write_suite(folder: Path, model: str, runs: int) -> Path:
+def write_suite(folder: Path, model: str, runs: int, precision: str = "float32") -> Path:
     """A sweep of so many runs: five methods by rank and learning rate, as many seeds as it takes."""
     methods = [(2, 3e-4), (4, 1e-3), (8, 1e-3), (8, 3e-3), (16, 1e-3)][: max(1, min(5, runs))]
     lines = "\n".join(
         f"  - {{method: lora, label: lora-{rank}-{rate}, rank: {rank}, learning_rate: {rate}}}"
         for rank, rate in methods
     )
-    path = folder / "sweep.yaml"
+    path = folder / f"sweep-{precision}.yaml"
     path.write_text(
         SUITE.format(
             model=model, methods=lines, seeds=list(range(math.ceil(runs / len(methods)))), examples=STEPS * BATCH,
-            batch=BATCH, length=LENGTH,
+            batch=BATCH, length=LENGTH, precision=precision,
         ),
         encoding="utf-8",
     )  # fmt: skip
@@ -125,7 +129,7 @@ def timed(command: list[str], folder: Path) -> float:
     return seconds
 
 
-def ours(folder: Path, suite: Path, name: str, workers: int, *options: str) -> tuple[float, list[dict[str, object]]]:
+def ours(folder: Path, suite: Path, name: str, workers: int, *options: str) -> tuple[float, list[dict[str, Any]]]:
     """Seconds of `lora-bench run`, and the records that it leaves."""
     command = [sys.executable, "-m", "lora_bench.cli", "run", str(suite), "--runs", name, "--workers", str(workers)]
     seconds = timed([*command, *options, "--quiet"], folder)
@@ -134,6 +138,14 @@ def ours(folder: Path, suite: Path, name: str, workers: int, *options: str) -> t
     if failed:
         sys.exit(f"{len(failed)} runs failed, such as: {failed[0]}")
     return seconds, records
+
+
+def within(records: list[dict[str, Any]]) -> float:
+    """Seconds that workers spent in steps and evaluations; members of a pack share theirs."""
+    return sum(
+        (record["speed"]["train_seconds"] + record["speed"]["evaluation_seconds"]) / (1 + len(record["packed_with"]))
+        for record in records
+    )
 
 
 def flops_per_second() -> float:
@@ -154,12 +166,11 @@ def main() -> None:
     parser.add_argument("--loop", type=int, default=10, help="runs of the loop")
     parser.add_argument("--model", default="minilm-l6-roberta")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     if given.quick:
         given.runs, given.loop = 4, 1
-    from lora_bench.flops import step_flops
-    from lora_bench.methods import known_methods
     from lora_bench.models import find_model
 
     base = find_model(given.model, base=Path())
@@ -175,29 +186,41 @@ def main() -> None:
                 [sys.executable, "loop.py", str(base.folder), "pairs.csv", str(seed), str(STEPS), str(BATCH), str(LENGTH),
                  "out", targets], folder,
             )  # fmt: skip
-        packed, records = ours(folder, suite, "packed", given.workers)
-        plain, _ = ours(folder, suite, "plain", given.workers, "--no-pack")
-        method = known_methods()["lora"](rank=8)
-        needed = 0.0
-        for record in records:
-            tokens = record["speed"]["train_real_tokens"]
-            length = max(1, round(tokens / (STEPS * BATCH)))
-            step = step_flops(base, method, kind="classification", labels=2, rows=BATCH, length=length)
-            tested = record["predictions"]["count"]
-            # A forward pass is about a third of a step on full weights, and half of one that trains little.
-            needed += STEPS * step + tested / BATCH * step / 2
-        count = len(records)
-        ideal = needed / flops_per_second()
-        per_run = {"packed": packed / count, "not packed": plain / count, "a process a run": loop / given.loop}
+        ways = {"packed": ours(folder, suite, "packed", given.workers)}
+        ways["not packed"] = ours(folder, suite, "plain", given.workers, "--no-pack")
+        if given.bfloat16:
+            suite = write_suite(folder, given.model, given.runs, "bfloat16")
+            ways["packed, bfloat16"] = ours(folder, suite, "bfloat16", given.workers)
+        records = ways["packed"][1]
+        ideal = needed_flops(base, records) / flops_per_second()
+        loop /= given.loop
         sizes = sorted(len(record["packed_with"]) + 1 for record in records)
         print(
-            f"{given.model}, {STEPS} steps of {BATCH} pairs, {given.workers} workers, packs of {sizes[0]} to {sizes[-1]}\n"
+            f"{given.model}, {STEPS} steps of {BATCH} pairs, {given.workers} workers, packs of {sizes[0]} to {sizes[-1]}\n\n"
+            "| way | runs | seconds a run | ratio | in steps and evaluations | efficiency |\n"
+            "| :-- | --: | --: | --: | --: | --: |\n"
+            f"| a process a run | {given.loop} | {loop:.2f} | 1.00 | | {ideal / len(records) / loop:.0%} |"
         )
-        print("| way | runs | seconds a run | ratio |\n| :-- | --: | --: | --: |")
-        for way, seconds in per_run.items():
-            runs = given.loop if way == "a process a run" else count
-            print(f"| {way} | {runs} | {seconds:.2f} | {per_run['a process a run'] / seconds:.2f} |")
-        print(f"\nshare of arithmetic on real tokens: {ideal / packed:.0%} packed, {ideal / plain:.0%} not packed")
+        for way, (seconds, found) in ways.items():
+            print(
+                f"| {way} | {len(found)} | {seconds / len(found):.2f} | {loop * len(found) / seconds:.2f} "
+                f"| {within(found) / seconds / given.workers:.0%} | {ideal / seconds:.0%} |"
+            )
+
+
+def needed_flops(base: Any, records: list[dict[str, Any]]) -> float:
+    """Floating-point operations of all steps and evaluations, on real tokens."""
+    from lora_bench.flops import step_flops
+    from lora_bench.methods import known_methods
+
+    method = known_methods()["lora"](rank=8)
+    needed = 0.0
+    for record in records:
+        length = max(1, round(record["speed"]["train_real_tokens"] / (STEPS * BATCH)))
+        step = step_flops(base, method, kind="classification", labels=2, rows=BATCH, length=length)
+        # A forward pass is about a third of a step on full weights, and half of one that trains little.
+        needed += STEPS * step + record["predictions"]["count"] / BATCH * step / 2
+    return needed
 
 
 if __name__ == "__main__":
