@@ -59,8 +59,9 @@ class _Worker(Generic[JobT]):
 
     @property
     def at_once(self) -> list[JobT]:
-        """The jobs that it is at now; the others of its unit wait."""
-        return [job for job in self.at if job.run_id in self.begun] or self.at[:1]
+        """The jobs that it is at now, with the next of its unit, which it may be about to begin."""
+        begun = [job for job in self.at if job.run_id in self.begun]
+        return begun + [job for job in self.at if job.run_id not in self.begun][:1]
 
     def given_back(self) -> list[list[JobT]]:
         """Units of what is left of a pack that it died of: which member it died of is not known, so each is one by itself."""

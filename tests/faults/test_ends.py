@@ -94,17 +94,17 @@ def test_a_pack_without_progress_costs_the_member_that_stands_still_alone(forge,
     project = tmp_path / "project"
     write_project(project, PACK)
     command = forge.start(
-        project, *ONE, "--timeout", "10", hook="tests.faults.hooks:stands_still_until_told_to_end"
+        project, *ONE, "--timeout", "15", hook="tests.faults.hooks:stands_still_until_told_to_end"
     )  # fmt: skip
     assert command.wait() == 3, command.output
     log = (project / "runs" / "tickets" / "workers.log").read_text()
     # The two of the pack were given the time of two.
     assert [line.partition(" s in ")[0] for line in log.splitlines() if line.startswith("no progress")] == [
-        "no progress for 20", "no progress for 10",
+        "no progress for 30", "no progress for 15",
     ]  # fmt: skip
     assert found(project) == {"still": "timeout", "lora": "ok"}
     late = ended_badly(project)
-    assert late.reason == "no progress for 10 s; workers.log shows where it stood"
+    assert late.reason == "no progress for 15 s; workers.log shows where it stood"
     (done,) = [one for one in read_records(project / "runs" / "tickets") if one.status == "ok"]
     assert done.resumed and done.packed_with == () and done.attempts == 2
     assert not forge.left_behind()

@@ -316,7 +316,7 @@ def test_members_are_asked_together_on_the_selection_split_too(tmp_path, monkeyp
     asked, real = [], together._answers_of
 
     def counted(group, splits, stack):
-        asked.append((len({ready.job.task.name for ready in group}), len(group), *splits))
+        asked.append((len({ready.job.spec.task.name for ready in group}), len(group), *splits))
         return real(group, splits, stack)
 
     monkeypatch.setattr(together, "_answers_of", counted)
