@@ -8,7 +8,6 @@ that share a base.
 from __future__ import annotations
 
 import gc
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,17 +35,17 @@ from lora_bench.measure import count_parameters
 from lora_bench.meter import MeasureCallback
 from lora_bench.methods import Method, known_methods, own_callbacks, trains_base
 from lora_bench.metrics import metric
-from lora_bench.models import BaseModel
 from lora_bench.pulse import heard
 from lora_bench.randomness import adapters_drawn_from, draw_head, seed_for
 from lora_bench.ranks import Rank, Shares, collate_share, weigh_shares
 from lora_bench.recipe import training_arguments
-from lora_bench.record import DataSummary, Record
+from lora_bench.record import Record
+from lora_bench.run_examples import examples_of
 from lora_bench.scoring import Example, Exercise, exercise, keep_answers, keep_weights, quiet, scored_splits, scores_of
 from lora_bench.selection import Best, SelectionScores
 from lora_bench.sharded import shard, whole_state
 from lora_bench.start import start_from
-from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
+from lora_bench.tasks import TaskData
 from lora_bench.warm import WARM, load_for
 
 
@@ -193,7 +192,7 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     if data.sha256 != spec.task.data_sha256:
         raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
     at_hand = exercise(job.task, tokenizer, spec, seed)
-    train, questions = _examples(job, data, at_hand, facts)
+    train, questions = examples_of(job, data, at_hand, facts)
     flops = _flops(job, method, train) if recipe.uses("train_flops") else None
     course = plan_course(recipe, seed, train, flops)
 
@@ -373,55 +372,6 @@ def _own_callbacks(method: Method, course: Course) -> list[Any]:
     if course.steps is None and any(getattr(one, "needs_steps", False) for one in found):
         raise UnsupportedPair("its schedule is over the number of steps, which a budget of train_seconds does not tell")
     return found
-
-
-def _examples(
-    job: Job, data: TaskData, at_hand: Exercise, facts: Facts
-) -> tuple[Sequence[Example], dict[str, list[Example]]]:
-    """The examples to learn from, and by split those to be answered; notes the facts about them."""
-    spec = job.spec
-    asked = dict.fromkeys(scored_splits(spec, data))
-    if spec.selection_every is not None:
-        asked[spec.rules.choose_on] = None
-    truncated: dict[str, float] = {}
-    train, truncated["train"] = WARM.lessons(job, lambda: at_hand.lessons(data.splits["train"]))
-    questions: dict[str, list[Example]] = {}
-    for name in asked:
-        asked_of = partial(at_hand.questions, data.splits[name])
-        questions[name], truncated[name] = WARM.encoded(job, f"{name} to be answered", asked_of)
-    facts.warnings += [*data.warnings, *unavailable_metrics(job.task)]
-    for name, share in sorted(truncated.items()):
-        if share > 0:
-            facts.warnings.append(
-                f"{_share(share)} of the {name} inputs are longer than {spec.training.max_length} tokens and were cut"
-            )
-    facts.warnings += _label_order_warning(job.base_model, data.labels)
-    facts.data = DataSummary(
-        examples={name: len(split.labels) for name, split in data.splits.items()},
-        truncated_share=truncated,
-        majority_score=majority_score(job.task, data, spec.score_on),
-    )
-    return train, questions
-
-
-def _share(share: float) -> str:
-    """A share above 0 in per cent, which never reads as none."""
-    return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
-
-
-def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[str]:
-    """A warning where the checkpoint knows the same labels in another order."""
-    config = json.loads((base_model.folder / "config.json").read_text(encoding="utf-8"))
-    known = [
-        str(name).lower() for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
-    ]
-    ours = [label.lower() for label in labels]
-    if known != ours and sorted(known) == sorted(ours):
-        return [
-            f"the checkpoint of {base_model.name} orders the labels {known}, the task {ours}; "
-            "the head is new, so its order is the task's"
-        ]
-    return []
 
 
 @cache

@@ -249,6 +249,10 @@ def keep_weights(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase,
     base.config.label2id = {label: index for index, label in enumerate(labels)} or base.config.label2id
     state = whole_state(model)
     with quiet():
+        if tokenizer.is_fast:
+            # What it was last told to cut or to fill up is of a data set, and no part of it.
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
         model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
         tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(job.spec, step), encoding="utf-8")

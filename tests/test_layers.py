@@ -130,9 +130,10 @@ MAY_IMPORT = {
     "scoring": PARTS | STORE | {"job", "loop"},
     "kept_tokens": {"disk", "sealed"},
     "warm": PARTS | STORE | {"copies", "job", "kept_tokens", "relative_positions"},
+    "run_examples": PARTS | STORE | {"attempt", "job", "scoring", "warm"},
     "pipeline": PARTS
     | STORE
-    | {"attempt", "copies", "flops", "job", "loop", "metrics", "scoring", "selection", "warm"},
+    | {"attempt", "copies", "flops", "job", "loop", "metrics", "run_examples", "scoring", "selection", "warm"},
     "run": STORE | {"attempt", "job", "launch", "loop", "pipeline", "ranks"},
     "pack": STORE
     | MATERIAL
