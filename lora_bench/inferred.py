@@ -212,6 +212,8 @@ def training_of(args: TrainingArguments, state: TrainerState, model: nn.Module, 
         threads=torch.get_num_threads(),
         arguments=_arguments(args),
         label_smoothing=args.label_smoothing_factor,
+        processes=args.world_size,
+        parallelism="fsdp" if args.fsdp else "ddp" if args.deepspeed is None else None,
     )
 
 
@@ -243,7 +245,7 @@ def _arguments(args: TrainingArguments) -> dict[str, Any]:
             told = isinstance(value, bool | int | float) and value != _plain(_default(field))
         if told and field.name != "max_length":
             found[field.name] = value
-    return {**found, **({"world_size": args.world_size} if args.world_size > 1 else {})}
+    return found
 
 
 def head_of(model: nn.Module) -> list[str] | None:

@@ -108,7 +108,7 @@ def _devices(processes: int) -> list[str]:
 
 def _hear(server: _Server, job: Job, devices: list[str], notify: Notify | None) -> Record:
     """What becomes of a run; steps and signs of life are passed on."""
-    asked = False
+    asked = begun = False
     try:
         server.connection.send((job, devices))
         while True:
@@ -117,7 +117,10 @@ def _hear(server: _Server, job: Job, devices: list[str], notify: Notify | None) 
                 asked = True
                 server.connection.send(stop)
             if not server.connection.poll(LOOK_SECONDS):
+                if not begun:
+                    beat()  # it is at its imports
                 continue
+            begun = True
             said = server.connection.recv()
             if isinstance(said, Record):
                 return said

@@ -157,8 +157,8 @@ class TrainingSpec(RecordPart):
     warmup: float | None = None
     caps: dict[Axis, float] = Field(default_factory=dict)
     masks: Masks = "torch"
-    processes: int = 1
-    parallelism: Parallelism = "ddp"
+    processes: int | None = 1
+    parallelism: Parallelism | None = "ddp"
 
 
 class PlannedTraining(TrainingSpec):
@@ -175,6 +175,8 @@ class PlannedTraining(TrainingSpec):
     max_grad_norm: float
     precision: Precision
     threads: int
+    processes: int = 1
+    parallelism: Parallelism = "ddp"
 
     @property
     def target(self) -> tuple[Axis, float]:

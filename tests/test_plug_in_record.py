@@ -591,7 +591,7 @@ def test_two_processes_leave_one_record_with_the_work_of_both(tmp_path):
     assert done.returncode == 0, done.stderr
     found = only_record(tmp_path / "mine")
     # Each step has four rows in each of two processes; the second of an epoch has the last four rows, two to each.
-    assert found.spec.training.batch_size == 8 and found.spec.training.arguments["world_size"] == 2
+    assert (found.spec.training.batch_size, found.spec.training.processes) == (8, 2)
     assert found.speed.train_steps == found.spec.training.steps == 6
     # Accelerate fills the last batches up with rows from the beginning: 2 x 8 rows an epoch.
     assert found.speed.train_examples == 3 * 16

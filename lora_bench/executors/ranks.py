@@ -10,6 +10,7 @@ ranks are killed when it has its record, when one of them ends, and when whoever
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -74,7 +75,10 @@ def serve(connection: Connection[Any, Any]) -> None:
 
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            job, devices = connection.recv()
+            asked = connection.recv()
+            if isinstance(asked, str):
+                continue  # a stop, of a run that was done before it came
+            job, devices = asked
             with tempfile.TemporaryDirectory(prefix="lora_bench-") as folder:
                 _run(job, devices, Path(folder) / "ranks", connection)
 
@@ -90,7 +94,9 @@ def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any
             listened = [child for child in children if child.alive]
             for ready in wait([connection, *(child.link for child in listened)]):
                 if ready is connection:
-                    os.kill(children[0].pid, signal.Signals[connection.recv()])
+                    number = signal.Signals[connection.recv()]
+                    if children[0].alive:
+                        os.kill(children[0].pid, number)
                     continue
                 (child,) = [child for child in listened if child.link is ready]
                 said = _heard(child, kills)
@@ -184,7 +190,7 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
         torch.cuda.set_device(number)
     elif sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may lead nowhere
-    last = time.monotonic()
+    last = -math.inf
 
     def alive() -> None:
         nonlocal last
@@ -212,7 +218,7 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
 
 
 def _said_of(record: Record, rank: Rank) -> Record | str:
-    """What a rank says of an attempt that ended; of what ends it for all, as a stop does, the first speaks when it is done."""
+    """What a rank says of an attempt that ended; a stop, or what else ends it for all, the first rank tells of."""
     if rank.first:
         return record
     if record.status not in ("failed", "out_of_memory"):

@@ -202,7 +202,9 @@ def _caps(setting: Setting) -> str:
 
 def _processes(setting: Setting) -> str:
     recipe = setting.spec.training
-    return MISSING if recipe.processes == 1 else f"{recipe.processes}, by {recipe.parallelism}"
+    return (
+        MISSING if recipe.processes in (1, None) else f"{recipe.processes}, by {recipe.parallelism or 'means unknown'}"
+    )
 
 
 def _peak(setting: Setting) -> str:
