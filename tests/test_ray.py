@@ -47,12 +47,13 @@ def cluster():
     """A head that does no work, so that any node that does may be lost, and two nodes of one core."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": 80 * MIB, "include_dashboard": False},
-    )
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=80 * MIB)
+    small = {"object_store_memory": 80 * MIB, "include_dashboard": False}
+    # Else Ray's workers wait for whatever else the machine does.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, **small)
     try:
         yield cluster
     finally:

@@ -16,6 +16,8 @@ from lora_bench.errors import LoraBenchError
 # Where whoever listens is no head of a cluster, Ray tries 20 times, 40 s each; with these it is 16 s in all.
 IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
 CONNECT_SECONDS = 5.0
+# Ray lets its workers wait for all else on the machine, by a niceness of 15; those of this command are what it is there for.
+OF_ITS_OWN = {"RAY_worker_niceness": "0"}
 
 
 @contextmanager
@@ -29,7 +31,8 @@ def connected(address: str) -> Iterator[Any]:
     Raises:
         LoraBenchError: If Ray is not installed, or no cluster answers there.
     """
-    settings = {} if address == "local" else {name: text for name, text in IMPATIENT.items() if name not in os.environ}
+    wanted = OF_ITS_OWN if address == "local" else IMPATIENT
+    settings = {name: text for name, text in wanted.items() if name not in os.environ}
     term = signal.getsignal(signal.SIGTERM)
     os.environ.update(settings)
     try:

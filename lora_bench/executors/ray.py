@@ -60,6 +60,8 @@ class _Actor:
     # When it last got on, and whether it was ended because it did not.
     heard: float = field(default_factory=time.monotonic)
     overdue: bool = False
+    # Whether it ended without a word: it, or its node, is lost.
+    cut_off: bool = False
     told_to_stop: bool = False
 
 
@@ -187,6 +189,7 @@ class RayWorkers:
         except self._ray.exceptions.RayError as error:
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(f"an actor of the Ray cluster was lost: {error}\n")
+            actor.cut_off = True
             yield from self._published(actor)
             return type(error).__name__
         actor.word = None
@@ -229,16 +232,19 @@ class RayWorkers:
         """Have others do what a lost actor was at; give up what loses every actor."""
         if self._stopping is not None or not actor.unit:
             return
-        gone = any(node["NodeID"] == actor.node and not node["Alive"] for node in self._ray.nodes())
-        if actor.together and not gone:
-            # Which of them it was is not known: each is done in an actor that it has for itself.
-            waiting[:0] = [[job] for job in actor.unit]
-            return
-        again = []
         for job in actor.unit:
             step, times = self._losses.get(job.run_id, (-1, 0))
             furthest = self._furthest.get(job.run_id, 0)
             self._losses[job.run_id] = (furthest, times + 1 if furthest <= step else 1)
+        once = actor.cut_off and not actor.overdue and all(self._losses[job.run_id][1] == 1 for job in actor.unit)
+        if actor.together and not once:
+            # It failed as a whole, or is what loses actors. Which of them it was is not known: each is done by itself.
+            for job in actor.unit:
+                del self._losses[job.run_id]
+            waiting[:0] = [[job] for job in actor.unit]
+            return
+        again = []
+        for job in actor.unit:
             if actor.overdue:
                 self._given_up[job.run_id] = Lost(job, f"no progress for {self._patience(job):.0f} s", "timeout")
             elif self._losses[job.run_id][1] >= MOST_LOSSES:
