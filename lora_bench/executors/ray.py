@@ -53,6 +53,8 @@ class _Actor:
     word: Any
     node: str | None = None
     unit: list[Job] = field(default_factory=list)
+    # Those of the unit of which it said anything: the others wait until one of these leaves its pack.
+    begun: set[str] = field(default_factory=set)
     # Whether it has several jobs at once, as a pack.
     together: bool = False
     # Whether any job of its failed.
@@ -63,6 +65,11 @@ class _Actor:
     # Whether it ended without a word: it, or its node, is lost.
     cut_off: bool = False
     told_to_stop: bool = False
+
+    @property
+    def at_once(self) -> list[Job]:
+        """The jobs that it is at now."""
+        return [job for job in self.unit if job.run_id in self.begun] or self.unit
 
 
 class RayWorkers:
@@ -167,7 +174,7 @@ class RayWorkers:
     def _direct(self, actor: _Actor, waiting: list[list[Job]]) -> None:
         """Give an actor work that waits for it, tell it to stop, or end it, whichever is due."""
         if actor.word is None and waiting and self._stopping is None:
-            actor.unit = waiting.pop(0)
+            actor.unit, actor.begun = waiting.pop(0), set()
             actor.together, actor.heard = len(actor.unit) > 1, time.monotonic()
             actor.word = actor.handle.take.remote(list(actor.unit))
         elif actor.unit and self._stopping is not None and not actor.told_to_stop:
@@ -175,7 +182,7 @@ class RayWorkers:
             actor.handle.stop.remote(self._stopping)
         if actor.overdue:
             return
-        each = [self._patience(job) for job in actor.unit]
+        each = [self._patience(job) for job in actor.at_once]
         known = [one for one in each if one is not None]
         # Members of a pack take their steps in one another's time.
         if known and len(known) == len(each) and time.monotonic() - actor.heard > sum(known):
@@ -202,6 +209,7 @@ class RayWorkers:
         if said.words:
             actor.heard = time.monotonic()
         for word in said.words:
+            actor.begun.add(word.run_id)
             if isinstance(word, Event):
                 self._furthest[word.run_id] = max(word.step, self._furthest.get(word.run_id, 0))
                 tell(word)
@@ -232,19 +240,22 @@ class RayWorkers:
         """Have others do what a lost actor was at; give up what loses every actor."""
         if self._stopping is not None or not actor.unit:
             return
-        for job in actor.unit:
+        at_work = actor.at_once
+        if len(at_work) < len(actor.unit):
+            waiting.insert(0, [job for job in actor.unit if job not in at_work])
+        for job in at_work:
             step, times = self._losses.get(job.run_id, (-1, 0))
             furthest = self._furthest.get(job.run_id, 0)
             self._losses[job.run_id] = (furthest, times + 1 if furthest <= step else 1)
-        once = actor.cut_off and not actor.overdue and all(self._losses[job.run_id][1] == 1 for job in actor.unit)
+        once = actor.cut_off and not actor.overdue and all(self._losses[job.run_id][1] == 1 for job in at_work)
         if actor.together and not once:
             # It failed as a whole, or is what loses actors. Which of them it was is not known: each is done by itself.
-            for job in actor.unit:
+            for job in at_work:
                 del self._losses[job.run_id]
-            waiting[:0] = [[job] for job in actor.unit]
+            waiting[:0] = [[job] for job in at_work]
             return
         again = []
-        for job in actor.unit:
+        for job in at_work:
             if actor.overdue:
                 self._given_up[job.run_id] = Lost(job, f"no progress for {self._patience(job):.0f} s", "timeout")
             elif self._losses[job.run_id][1] >= MOST_LOSSES:
