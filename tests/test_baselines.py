@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
+from lora_bench.check.baseline import read_nights
 from lora_bench.environment import cuda_devices
 from lora_bench.execute import run_suite
 from lora_bench.plan import make_plan
@@ -164,6 +165,22 @@ def test_the_suite_still_means_the_same_runs(name, tmp_path, monkeypatch):
     plan = make_plan(load_suite(name), tmp_path, data_dir=data)
     assert not plan.missing and not plan.waiting
     assert {cell.job.spec.run_id for cell in plan.cells} == {record.run_id for record in records}
+
+
+@pytest.mark.assets
+def test_every_accepted_night_has_the_runs_of_its_suite_under_its_label(tmp_path, monkeypatch):
+    """Its nights are repeats that were run: an id is of the label, and so of the seeds that are drawn from it."""
+    monkeypatch.chdir(ROOT)
+    nights = read_nights(ROOT / "baselines" / "nightly")
+    assert len(nights) >= 8 and all(night.label.startswith("repeat-") for night in nights)
+    seen: set[str] = set()
+    for night in nights:
+        runs = [run for cell in night.cells for run in cell.runs]
+        plan = make_plan(load_suite("nightly"), tmp_path / night.label, series=night.label)
+        assert {run.run_id for run in runs} == {cell.job.run_id for cell in plan.cells}
+        assert all(run.status == "ok" and 0 < run.score < 1 for run in runs)
+        assert not seen & {run.run_id for run in runs}
+        seen |= {run.run_id for run in runs}
 
 
 @pytest.mark.assets
