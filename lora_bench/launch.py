@@ -17,6 +17,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
+from lora_bench.ends import SIGNAL
 from lora_bench.environment import RANK_DEVICES, cuda_devices
 from lora_bench.errors import LoraBenchError
 from lora_bench.job import Job
@@ -129,5 +130,16 @@ def _hear(server: _Server, job: Job, devices: list[str], notify: Notify | None) 
             beat()
             if said is not None and notify is not None:
                 notify(*said)
-    except (EOFError, ConnectionError):
-        raise RankLost("the process that forks ranks ended") from None
+    except (EOFError, OSError):
+        raise RankLost(_end_of(server)) from None
+
+
+def _end_of(server: _Server) -> str:
+    """How the process that forks ranks ended."""
+    try:
+        code = server.process.wait(10)
+    except subprocess.TimeoutExpired:
+        code = 0
+    if code >= 0:
+        return "the process that forks ranks ended"
+    return f"{SIGNAL} {signal.Signals(-code).name}: it ended the process that forks ranks"

@@ -9,7 +9,7 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -232,6 +232,7 @@ class KeepCheckpoints(TrainerCallback):
         selection: The scores on the selection split, whose best weights a checkpoint carries.
         resume_from: The checkpoint to go on from.
         rank: Which of several processes this is: they do the same at the same step, and the first writes.
+        company: The ids of the runs in whose company steps were taken, which a checkpoint carries.
     """
 
     def __init__(
@@ -242,7 +243,9 @@ class KeepCheckpoints(TrainerCallback):
         selection: SelectionScores | None,
         resume_from: Checkpoint | None,
         rank: Rank | None = None,
+        company: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        self.company = company
         self.folder = folder
         self.rank = rank
         self.watch = watch
@@ -343,6 +346,7 @@ class KeepCheckpoints(TrainerCallback):
             "losses": self.watch.losses,
             "train_seconds": train_seconds,
             "ended_by": self.watch.follow.ended_by,
+            "packed_with": list(self.company()),
             "best": {"step": best.step, "score": best.score} if best is not None else None,
         }
         weights = best.weights if best is not None else None

@@ -199,6 +199,9 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     find = partial(latest_checkpoint, job.folder.checkpoints, facts.warnings.append)
     checkpoint = find() if rank is None else rank.after_first(find)
     facts.resumed = checkpoint is not None
+    if checkpoint is not None:
+        # None where there was no company, and in what earlier releases wrote.
+        facts.packed_with = tuple(checkpoint.progress.get("packed_with", ()))
     follow = FollowBudget(course, measure.seconds_so_far)
     watch = WatchLoss(follow, facts.curve, notify)
     selection = None
@@ -220,7 +223,9 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
             keep_best=_keeps_best(job),
             measure=measure,
         )
-    keep = KeepCheckpoints(job.folder.checkpoints, watch, measure, selection, checkpoint, rank)
+    keep = KeepCheckpoints(
+        job.folder.checkpoints, watch, measure, selection, checkpoint, rank, lambda: facts.packed_with
+    )
     dropout = KeyedDropout(masks) if masks is not None else SeededDropout(seed, rank.number if rank is not None else 0)
     callbacks: list[TrainerCallback] = [NoteSteps(facts), dropout, follow, keep, measure, watch]
     callbacks += _own_callbacks(method, course)

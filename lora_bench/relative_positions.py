@@ -27,6 +27,8 @@ class ReachedSelfAttention(DisentangledSelfAttention):
         whole = self.pos_ebd_size
         longest = max(query_layer.size(-2), key_layer.size(-2))
         reach = min(whole, reached(longest, self.position_buckets, self.max_relative_positions))
+        if self.training and any(map(_drops, (self.query_proj, self.key_proj, *self._of_positions()))):
+            reach = whole  # what a method drops out of the table is drawn for all of it
         self.pos_ebd_size = reach
         try:
             return super().disentangled_attention_bias(
@@ -34,6 +36,14 @@ class ReachedSelfAttention(DisentangledSelfAttention):
             )
         finally:
             self.pos_ebd_size = whole
+
+    def _of_positions(self) -> list[nn.Module]:
+        """The projections that are of the table alone."""
+        return [getattr(self, name) for name in ("pos_key_proj", "pos_query_proj") if hasattr(self, name)]
+
+
+def _drops(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Dropout) and part.p > 0 for part in module.modules())
 
 
 @functools.cache

@@ -55,12 +55,15 @@ def test_logits_and_gradients_are_those_of_the_whole_table(shape, tokens):
         torch.testing.assert_close(cut_gradients[name], gradient, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["lora", "bottleneck_adapter", "prefix_tuning"])
-def test_they_are_with_dropout_and_a_method_too_since_the_same_masks_are_drawn(method):
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("lora", {}), ("lora", {"dropout": 0.3}), ("bottleneck_adapter", {}), ("prefix_tuning", {})],
+)
+def test_they_are_with_dropout_and_a_method_too_since_the_same_masks_are_drawn(method, options):
     models = []
     for model in both(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3):
         torch.manual_seed(1)
-        models.append(known_methods()[method]().apply(model, head=["pooler", "classifier"]).double())
+        models.append(known_methods()[method](**options).apply(model, head=["pooler", "classifier"]).double())
     models[1].load_state_dict(models[0].state_dict())
     plain, cut = (passed(model, rows_of(9), seed=5)[0] for model in models)
     torch.testing.assert_close(cut, plain, rtol=0, atol=1e-12)

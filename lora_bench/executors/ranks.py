@@ -117,7 +117,7 @@ def _heard(child: _Child, kills: int | None) -> Any:
     """What a rank says, or in a sentence how it ended."""
     try:
         return child.link.recv()
-    except EOFError:
+    except (EOFError, OSError):  # it ended, maybe in the middle of a word
         return child.ended(kills)
 
 

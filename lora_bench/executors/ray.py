@@ -69,7 +69,8 @@ class _Actor:
     @property
     def at_once(self) -> list[Job]:
         """The jobs that it is at now."""
-        return [job for job in self.unit if job.run_id in self.begun] or self.unit
+        begun = [job for job in self.unit if job.run_id in self.begun]
+        return begun or self.unit[: self.unit[0].at_once if self.unit else 0]
 
 
 class RayWorkers:

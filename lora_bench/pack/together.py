@@ -20,15 +20,17 @@ from lora_bench.checkpoint import load_trained
 from lora_bench.claims import Claim, Elsewhere
 from lora_bench.copies import own_trained, share_frozen
 from lora_bench.dropout import key_of
+from lora_bench.ends import DISK_FULL, is_disk_full, is_out_of_memory
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
-from lora_bench.loop import Notify, stop_requested
+from lora_bench.loop import Interrupted, Notify, stop_requested
 from lora_bench.models import writes_on
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
 from lora_bench.pack.writing import most_rows, writer
 from lora_bench.pipeline import Answered, Ready, device_of_runs, prepare, score
+from lora_bench.pulse import heard
 from lora_bench.record import Record
 from lora_bench.run import concluded
 from lora_bench.scoring import EVALUATION_BATCH, Labelling, Writing, autocast, predict_in_order, quiet
@@ -37,8 +39,11 @@ from lora_bench.scoring import EVALUATION_BATCH, Labelling, Writing, autocast, p
 OWN_MASKS = ("deberta", "deberta-v2")
 
 
-class Apart(Exception):
-    """The pack as a whole failed, which says nothing of any of its members: each is to be done by itself."""
+class Apart(BaseException):
+    """The pack as a whole failed, which says nothing of any of its members: each is to be done by itself.
+
+    It passes by what makes records of failures, since it is no run's failure.
+    """
 
 
 class Member:
@@ -168,7 +173,7 @@ def take_together(
             answered = _scored_together([member.ready for member, reason in left if reason is None])
             for member, reason in left:
                 ready = member.ready
-                attempt = partial(_raise, reason) if reason else partial(score, ready, answered.get(ready.job.run_id))
+                attempt = partial(_raise, reason) if reason else partial(_score, ready, answered.get(ready.job.run_id))
                 with member.held:
                     end = concluded(ready.job, member.claim, ready.facts, attempt)
                 yield end
@@ -187,7 +192,12 @@ def _begin(
         notify: Told of its steps.
         begun: Told that it begins.
     """
-    claim = job.folder.try_claim()
+    try:
+        claim = job.folder.try_claim()
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        return job.record("failed", DISK_FULL)
     if claim is None:
         return job.folder.record() or Elsewhere(job.run_id)
     held.enter_context(claim)
@@ -201,10 +211,29 @@ def _begin(
         ready = prepare(job, facts, notify, packed=True)
         if not ready.is_trained():
             return Member(ready, held.enter_context(ready.trainer()), claim, beside)
-        attempt = partial(score, ready)
+        attempt = partial(_score, ready)
     except Exception as error:
-        attempt = partial(_raise, error)
+        attempt = partial(_raise, _own_failure(error))
     return concluded(job, claim, facts, attempt)
+
+
+def _score(ready: Ready, answered: Answered | None = None) -> Record:
+    """The record of a member that is trained, while others may be at work."""
+    try:
+        return score(ready, answered)
+    except Exception as error:
+        raise _own_failure(error) from None
+
+
+def _own_failure(error: Exception) -> Exception:
+    """What one member ended by.
+
+    Raises:
+        Apart: If it is want of memory: its company had some of it.
+    """
+    if is_out_of_memory(error):
+        raise Apart(f"{type(error).__name__}: {error}") from error
+    return error
 
 
 def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
@@ -240,7 +269,10 @@ def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Excepti
                     left.append((member, None))
         for member, _ in left:
             members.remove(member)
-            member.leave()
+            try:
+                member.leave()
+            except Exception as error:
+                raise Apart(f"{type(error).__name__}: {error}") from error
         if left:
             yield left
 
@@ -250,7 +282,7 @@ def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Except
     try:
         do()
     except Exception as error:
-        left.append((member, error))
+        left.append((member, _own_failure(error)))
         return False
     return True
 
@@ -307,14 +339,24 @@ def _chosen_together(due: Mapping[int, Ready], stack: Stack) -> dict[str, Answer
 
 
 def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
-    """What members that are done answer to the splits that are scored, by run id."""
-    for ready in trained:
-        if ready.best is not None:
-            load_trained(ready.model, ready.best.weights)
-    found = _answers_together(trained, lambda ready: ready.scored, _stack)
-    for ready in trained:
-        own_trained(ready.model)
+    """What members that are done answer to the splits that are scored, by run id; of whom a stop came before, nothing."""
+    try:
+        for ready in trained:
+            if ready.best is not None:
+                load_trained(ready.model, ready.best.weights)
+        # Each is then asked by itself, and leaves a checkpoint before it answers anything.
+        with heard(_end_on_stop):
+            found = _answers_together(trained, lambda ready: ready.scored, _stack)
+        for ready in trained:
+            own_trained(ready.model)
+    except Exception as error:
+        raise Apart(f"{type(error).__name__}: {error}") from error
     return found
+
+
+def _end_on_stop() -> None:
+    if stop_requested():
+        raise Interrupted(f"stopped by {stop_requested()}")
 
 
 def _answers_together(
