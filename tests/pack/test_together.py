@@ -168,6 +168,41 @@ def test_a_pack_that_fails_as_a_whole_is_done_one_by_one(tmp_path, monkeypatch):
     assert {record.packed_with for record in records.values()} == {()}
 
 
+@pytest.mark.parametrize("part", ["prepare", "score"])
+def test_a_member_that_lacks_memory_in_company_is_done_by_itself(tmp_path, monkeypatch, part):
+    """Its company had some of the memory, so it says nothing of the run."""
+    real, calls = getattr(together, part), []
+
+    def short(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise MemoryError("too many of them")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(together, part, short)
+    path = write_project(tmp_path / "project", SUITE)
+    records = records_of(path, tmp_path / "runs", workers=0)
+    assert len(calls) >= 2
+    assert {record.status for record in records.values()} == {"ok"}
+
+
+def test_a_run_that_goes_on_by_itself_still_says_in_whose_company_it_began(tmp_path):
+    path = write_project(tmp_path / "project", SUITE.replace("  - full\n", ""))
+
+    class Stop(Silent):
+        def event(self, event):
+            if event.step == 3:
+                loop.request_stop("SIGTERM")
+
+    run_suite(load_suite(path), runs=tmp_path / "runs", workers=0, display=Stop())
+    loop.request_stop(None)
+    records = records_of(path, tmp_path / "runs", workers=0, pack=False)
+    begun = {run_id for run_id, record in records.items() if record.resumed}
+    assert len(begun) > 1
+    assert {run_id for run_id, record in records.items() if record.packed_with} == begun
+    assert all({*record.packed_with, run_id} == begun for run_id, record in records.items() if run_id in begun)
+
+
 def test_a_pack_that_is_stopped_goes_on_from_every_member_s_checkpoint(tmp_path):
     path = write_project(tmp_path / "project", SUITE.replace("  - full\n", ""))
     whole = records_of(path, tmp_path / "whole", workers=0)
