@@ -229,15 +229,18 @@ def reproduce(arguments: argparse.Namespace) -> int:
 def _asked_of_table(arguments: argparse.Namespace) -> Asked:
     from lora_bench.prepared import Asked
 
-    return Asked(
-        name=arguments.table,
-        model=arguments.model,
-        role=arguments.role,
-        tasks=tuple(arguments.tasks),
-        methods=tuple(arguments.methods),
-        seeds=arguments.seeds,
-        protocol=arguments.protocol,
-    )
+    try:
+        return Asked(
+            name=arguments.table,
+            model=arguments.model,
+            role=arguments.role,
+            tasks=tuple(arguments.tasks),
+            methods=tuple(arguments.methods),
+            seeds=arguments.seeds,
+            protocol=arguments.protocol,
+        )
+    except ValueError as error:
+        raise LoraBenchError(f"workers cannot be told that of {arguments.table}: {error}") from None
 
 
 def probe(arguments: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ def others_at_work(folder: Path) -> list[int]:
     quiet, found = _quiet.setdefault(folder, {}), set[int]()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # it went away meanwhile
+            with contextlib.suppress(OSError):  # it went away meanwhile, or is a link to itself
                 changed_ns = entry.stat().st_mtime_ns
                 if not entry.is_dir() or quiet.get(entry.name) == changed_ns:
                     continue

@@ -81,7 +81,7 @@ def shared_examples(
         try:
             _write(manifest, file, examples, cut)
         except OSError:
-            return examples, cut  # the cache's disk is full, which is no reason not to train
+            return examples, cut  # a cache that is full, or not ours to write, is no reason not to train
         return _read(manifest, file) or (examples, cut)
 
 
@@ -109,7 +109,14 @@ def _write(manifest: Path, file: Path, examples: list[Example], cut: float) -> N
 
 
 def _read(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
-    """What lies there, or None where nothing does that is whole."""
+    """What lies there, or None where nothing does that is whole, or that may be read."""
+    try:
+        return _mapped(manifest, file)
+    except OSError:
+        return None
+
+
+def _mapped(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
     said = kept(manifest)
     if said is None or not file.is_file():
         return None
@@ -125,9 +132,9 @@ def _read(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
 @contextlib.contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Within this block no other process is in one with the same lock, where the file system has locks."""
-    with lock.open("ab") as file:
-        with contextlib.suppress(ImportError, OSError):
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(ImportError, OSError):  # a cache of somebody else's may be read and not written
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(held.enter_context(lock.open("ab")), fcntl.LOCK_EX)
         yield

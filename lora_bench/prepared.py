@@ -24,7 +24,9 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.names import FileName
 from lora_bench.reproduce import reproduction
 from lora_bench.sealed import as_json
+from lora_bench.spec import content_hash
 from lora_bench.suite import Suite, check_pickles, load_suite
+from lora_bench.tasks.declaration import definition
 
 FILE = "work.json"
 SCHEMA = 1
@@ -104,7 +106,9 @@ def prepare(
         LoraBenchError: If the folder cannot be written.
     """
     check_writable(folder, "--runs")
-    is_file = isinstance(asked, str) and suite.file in (Path(asked), Path(asked, "suite.yaml"))
+    # One that is named is a file too where it is the user's own: workers may have another working folder.
+    own = suite.file.resolve().is_relative_to(Path("baselines").resolve())
+    is_file = isinstance(asked, str) and (own or suite.file in (Path(asked), Path(asked, "suite.yaml")))
     table = None if isinstance(asked, str) else asked
     model_folder = table is not None and table.model is not None and Path(table.model).is_dir()
     if table is not None and table.model is not None and model_folder:
@@ -177,13 +181,21 @@ def _how_to(folder: Path) -> str:
 
 
 def _hash_of(suite: Suite) -> str:
-    return hashlib.sha256(suite.file.read_bytes()).hexdigest()
+    """Of all that its runs are made of: a task that is named lies in a file of its own, and another folder may have another."""
+    written = hashlib.sha256(suite.file.read_bytes()).hexdigest()
+    return content_hash([written, [definition(task) for task, _ in suite.tasks]])
 
 
 def _seen_from(folder: Path, path: Path) -> str:
     """A path as seen from a runs folder, which may be a link, and may lie elsewhere on another machine with all around it."""
     # The last part may be a link to a file whose neighbours are not those of the link.
-    return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
+    whole = path.parent.resolve() / path.name
+    try:
+        return Path(os.path.relpath(whole, folder.resolve())).as_posix()
+    except ValueError:
+        raise LoraBenchError(
+            f"{whole} is on another drive than {folder}, so workers cannot be told where it is"
+        ) from None
 
 
 def _place(folder: Path, seen: str) -> Path:

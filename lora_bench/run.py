@@ -112,6 +112,9 @@ def _trained_and_scored(job: Job, facts: Facts, notify: Notify | None) -> Record
     if job.spec.training.processes > 1:
         return over_ranks(job, notify)
     ready = prepare(job, facts, notify)
+    if ready.done and notify is not None:
+        # It goes on here, even where no step is left and only the evaluation was stopped.
+        notify(ready.done, ready.course.steps or ready.done, None)
     _train(ready)
     return score(ready)
 

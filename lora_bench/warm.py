@@ -7,23 +7,27 @@ that did write into the base costs a reading of it and changes no score.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import xxhash
 from torch import nn
 
+from lora_bench import pieces
 from lora_bench.copies import copy_sharing
+from lora_bench.generation import encode
 from lora_bench.job import Job
 from lora_bench.kept_tokens import LEAST_EXAMPLES, Example, shared_examples
 from lora_bench.models import BaseModel, load_model, load_tokenizer
 from lora_bench.relative_positions import cut_to_reach
 from lora_bench.resources import cache_folder
 from lora_bench.spec import content_hash
-from lora_bench.tasks import TaskData, definition, load_data
+from lora_bench.tasks import TaskData, definition, load_data, scoring
 from lora_bench.version import __version__
 
 if TYPE_CHECKING:
@@ -93,7 +97,12 @@ class Warm:
         data, spec = self._data.made, job.spec
         if data is None or len(data.splits["train"].ids) < LEAST_EXAMPLES:
             return self.encoded(job, "train", make)
+        try:
+            folder = cache_folder("tokens")
+        except OSError:
+            return self.encoded(job, "train", make)
         of = {
+            "made_by": _encoders(),
             "task": definition(job.task),
             "data": spec.task.data_sha256,
             "split": ["train", spec.rules.selection_from_train],
@@ -101,7 +110,7 @@ class Warm:
             "max_length": spec.training.max_length,
             "versions": [__version__, version("tokenizers"), version("transformers")],
         }
-        return self.encoded(job, "train", lambda: shared_examples(cache_folder("tokens"), content_hash(of), make))
+        return self.encoded(job, "train", lambda: shared_examples(folder, content_hash(of), make))
 
     def base(self, job: Job) -> Loaded:
         """A copy of the base model that a run is to adapt, over the weights that are kept."""
@@ -134,6 +143,13 @@ class Warm:
     def without_base(self) -> None:
         """Keep no base model: the next run trains all of its own."""
         self._base = _Kept()
+
+
+@functools.cache
+def _encoders() -> str:
+    """A hash of the code that makes tokens: a checkout of another commit has the same version."""
+    sources = (scoring, encode, pieces)
+    return content_hash([Path(str(module.__file__)).read_text(encoding="utf-8") for module in sources])
 
 
 def load_for(job: Job) -> Loaded:

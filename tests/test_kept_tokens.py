@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lora_bench import kept_tokens, loop, pipeline, scoring, warm
+from lora_bench import kept_tokens, loop, pipeline, run_examples, scoring, warm
 from lora_bench.course import plan_course
 from lora_bench.kept_tokens import MappedExamples, shared_examples
 from lora_bench.plan import make_plan
@@ -99,7 +99,9 @@ def test_a_run_over_shared_tokens_has_the_record_of_one_without(tmp_path, monkey
     monkeypatch.setattr(scoring, "encode", lambda split, *how: encoded.append(len(split.ids)) or encode(split, *how))
 
     def record_of(runs):
-        monkeypatch.setattr(pipeline, "WARM", warm.Warm())  # as a worker that has just begun
+        begun = warm.Warm()  # of a worker that has just begun
+        for module in (pipeline, run_examples):
+            monkeypatch.setattr(module, "WARM", begun)
         (cell,) = make_plan(load_suite(path), tmp_path / runs).cells
         return run(cell.job)
 

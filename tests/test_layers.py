@@ -129,7 +129,7 @@ MAY_IMPORT = {
     "attempt": STORE | {"job", "loop"},
     "scoring": PARTS | STORE | {"job", "loop"},
     "kept_tokens": {"disk", "sealed"},
-    "warm": PARTS | STORE | {"copies", "job", "kept_tokens", "relative_positions"},
+    "warm": PARTS | STORE | {"copies", "job", "kept_tokens", "pieces", "relative_positions"},
     "run_examples": PARTS | STORE | {"attempt", "job", "scoring", "warm"},
     "pipeline": PARTS
     | STORE
@@ -152,7 +152,7 @@ MAY_IMPORT = {
     "memory_model": STORE | PARTS | {"metrics", "probe"},
     "plan_table": STORE | {"cell", "plan", "estimate", "memory_model", "methods", "progress"},
     "reproduce": PARTS | STORE | SUITE | {"published", "report"},
-    "prepared": {"disk", "documents", "errors", "names", "reproduce", "sealed", "suite"},
+    "prepared": {"disk", "documents", "errors", "names", "reproduce", "sealed", "spec", "suite", "tasks"},
     "listing": GROUND | {"methods", "models", "tasks", "assets"},
     "testing": MATERIAL | PARTS | STORE,
     "commands": {

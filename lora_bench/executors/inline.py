@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
@@ -22,29 +23,33 @@ def execute_inline(
     def told(job: Job) -> Notify:
         return lambda step, steps, loss: tell(Event(job.run_id, step, steps, loss))
 
-    waiting = deque(units)
-    while waiting:
-        unit = waiting.popleft()
-        alone = {job.run_id: job for job in unit}
-        if len(unit) > 1 and not stop_requested():
-            from lora_bench.pack.together import Apart, take_together
+    try:
+        waiting = deque(units)
+        while waiting:
+            unit = waiting.popleft()
+            alone = {job.run_id: job for job in unit}
+            if len(unit) > 1 and not stop_requested():
+                from lora_bench.pack.together import Apart, take_together
 
-            rest, alone = alone, {}
+                rest, alone = alone, {}
 
-            def begun(job: Job, rest: dict[str, Job] = rest, alone: dict[str, Job] = alone) -> None:
-                alone[job.run_id] = rest.pop(job.run_id)
+                def begun(job: Job, rest: dict[str, Job] = rest, alone: dict[str, Job] = alone) -> None:
+                    alone[job.run_id] = rest.pop(job.run_id)
+                    tell(Event(job.run_id, 0, job.steps))
+
+                # Whoever is at work when a pack fails as a whole is done by itself.
+                with contextlib.suppress(Apart):
+                    for record in take_together(unit, told, begun):
+                        rest.pop(record.run_id, None)
+                        alone.pop(record.run_id, None)
+                        yield record
+                if rest:
+                    waiting.appendleft([*rest.values()])
+            for job in alone.values():
+                if stop_requested():
+                    return
                 tell(Event(job.run_id, 0, job.steps))
-
-            # Whoever is at work when a pack fails as a whole is done by itself.
-            with contextlib.suppress(Apart):
-                for record in take_together(unit, told, begun):
-                    rest.pop(record.run_id, None)
-                    alone.pop(record.run_id, None)
-                    yield record
-            if rest:
-                waiting.appendleft([*rest.values()])
-        for job in alone.values():
-            if stop_requested():
-                return
-            tell(Event(job.run_id, 0, job.steps))
-            yield take(job, told(job))
+                yield take(job, told(job))
+    finally:
+        # What a run sets aside from the search for garbage is the caller's too.
+        gc.unfreeze()
