@@ -51,7 +51,7 @@ def test_a_worker_keeps_its_place_in_whatever_order_workers_report(tmp_path, mon
             time.sleep(0.01)
         work(*given)
 
-    monkeypatch.setattr(server, "_import_everything", lambda: None)
+    monkeypatch.setattr(server, "import_everything", lambda: None)
     monkeypatch.setattr(server, "_work", late)
     monkeypatch.setattr(server, "_do", _do)
     monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=ForkedServer, PIPE=-1))
@@ -93,7 +93,7 @@ def test_of_a_pack_that_a_worker_dies_of_those_at_work_are_done_alone_and_those_
         for job in jobs:
             connection.send(Said(job.run_id, "ok", os.environ["PLACE"]))
 
-    monkeypatch.setattr(server, "_import_everything", lambda: None)
+    monkeypatch.setattr(server, "import_everything", lambda: None)
     monkeypatch.setattr(server, "_do", alone)
     monkeypatch.setattr(server, "_do_together", together)
     monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=ForkedServer, PIPE=-1))

@@ -173,7 +173,7 @@ def _prepare() -> None:
     from lora_bench.executors import inline, local, server  # noqa: F401
 
     torch.set_num_threads(1)
-    server._import_everything()
+    server.import_everything()
     local.subprocess = type("Forked", (), {**vars(subprocess), "Popen": ForkedServer})
     loop.CHECKPOINT_SECONDS = 0.0
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
