@@ -10,17 +10,10 @@ import contextlib
 import dataclasses
 import json
 import os
-import time
 from pathlib import Path
 
 from lora_bench.processes import Process, is_alive
-
-# How coarse the times of a file system may be: what changed a moment ago may change again unseen.
-_SETTLED_SECONDS = 2.0
-
-# By the folder of a suite and the name of a run: when the run's folder last changed, where nobody else was at it then. Whoever
-# takes a run puts a new file into its folder, so one that is unchanged is not looked into again: a suite may have thousands.
-_quiet: dict[Path, dict[str, int]] = {}
+from lora_bench.store import RECORD
 
 
 def others_at_work(folder: Path) -> list[int]:
@@ -29,17 +22,13 @@ def others_at_work(folder: Path) -> list[int]:
     Args:
         folder: Of a suite's runs, `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
     """
-    quiet, found = _quiet.setdefault(folder, {}), set[int]()
+    found = set[int]()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(OSError):  # it went away meanwhile, or is a link to itself
-                changed_ns = entry.stat().st_mtime_ns
-                if not entry.is_dir() or quiet.get(entry.name) == changed_ns:
-                    continue
-                others = _others_in(Path(entry.path))
-                found |= others
-                if not others and time.time() - changed_ns / 1e9 > _SETTLED_SECONDS:
-                    quiet[entry.name] = changed_ns
+            # Nobody is at a run that is done, and a suite may have thousands: their claims are not read again and again.
+            # A record that is to be made again is moved away first.
+            if not Path(entry.path, RECORD).exists():
+                found |= _others_in(Path(entry.path))
     return sorted(found)
 
 

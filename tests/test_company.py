@@ -1,6 +1,5 @@
 """Who else is at runs of a suite is seen whenever it is asked, and finished runs are not looked into again and again."""
 
-import os
 import subprocess
 import sys
 
@@ -31,37 +30,37 @@ def holds():
         process.communicate()
 
 
-def long_ago(folder):
-    """Let a folder be as if nothing had been put into it for a while."""
-    os.utime(folder, (1e9, 1e9))
-
-
 def test_another_process_is_seen_at_a_run_that_was_quiet_before(tmp_path, holds):
     assert others_at_work(tmp_path / "suite") == []
     folder = tmp_path / "suite" / "0123"
     with try_claim(folder):
-        long_ago(folder)
         assert others_at_work(tmp_path / "suite") == []  # this process is none of the others
     first = holds(folder)
     assert others_at_work(tmp_path / "suite") == [first.pid]
     first.kill()
     first.wait()
-    long_ago(folder)
     assert others_at_work(tmp_path / "suite") == []
     second = holds(folder)
     assert others_at_work(tmp_path / "suite") == [second.pid]
 
 
-def test_the_claims_of_finished_runs_are_read_once(tmp_path, monkeypatch):
+def test_the_claims_of_finished_runs_are_not_read_and_those_of_runs_that_are_made_again_are(tmp_path, monkeypatch):
     read = []
     owner = company._owner
     monkeypatch.setattr(company, "_owner", lambda path: read.append(path.parent.name) or owner(path))
     for name in ("a", "b", "c"):
         with try_claim(tmp_path / name):
             pass
-        long_ago(tmp_path / name)
+    for name in ("a", "b"):
+        (tmp_path / name / "record.json").write_text("{}")
     others_at_work(tmp_path)
-    assert sorted(read) == ["a", "b", "c"]
-    with try_claim(tmp_path / "b"):
-        others_at_work(tmp_path)
-    assert sorted(read) == ["a", "b", "b", "c"]
+    assert read == ["c"]
+    (tmp_path / "b" / "record.json").unlink()
+    others_at_work(tmp_path)
+    assert sorted(read) == ["b", "c", "c"]
+
+
+def test_what_is_no_folder_of_a_run_is_passed_by(tmp_path):
+    (tmp_path / "report.md").write_text("")
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    assert others_at_work(tmp_path) == []

@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "disk": {"errors", "failpoints", "processes"},
     "sealed": {"disk", "spec"},
     "claims": {"disk", "processes"},
-    "company": {"processes"},
+    "company": {"processes", "store"},
     "checkpoint_files": {"disk", "failpoints"},
     "store": {"record", "checkpoint_files", "claims", "disk", "documents", "ends", "errors", "failpoints", "sealed"},
     "environment": {"record", "version"},
