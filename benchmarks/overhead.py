@@ -134,7 +134,7 @@ def watch_parts(watch: Stopwatch) -> None:
     watch.around(pipeline, "draw_head", "head")
     watch.around(pipeline, "count_parameters", "counting")
     watch.around(type(pipeline.WARM), "data", "data")
-    watch.around(pipeline, "_examples", "data")
+    watch.around(pipeline, "examples_of", "data")
     watch.around(pipeline, "plan_course", "course")
     watch.around(pipeline, "latest_checkpoint", "checkpoint")
     watch.around(pipeline, "training_arguments", "Trainer")
