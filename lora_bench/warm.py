@@ -127,6 +127,8 @@ class Warm:
         if self._base.key != key or _hash(self._base.made[0]) != self._base_hash:
             self._base = _Kept()
             self._base = _Kept(key, load_for(job))
+            # Where the table's projections are trained, rows that nobody reaches still change the last bit of a gradient.
+            cut_to_reach(self._base.made[0])
             self._base_hash = _hash(self._base.made[0])
         model, head = self._base.made
         # PEFT lengthens the list that it is given as `modules_to_save`.
@@ -155,15 +157,13 @@ def _encoders() -> str:
 def load_for(job: Job) -> Loaded:
     """The base model of a run from the disk, as its recipe has it."""
     recipe = job.spec.training
-    model, head = load_model(
+    return load_model(
         job.base_model,
         kind=job.task.kind,
         labels=len(job.spec.task.labels),
         base_dropout=recipe.base_dropout,
         head_dropout=recipe.head_dropout,
     )
-    cut_to_reach(model)
-    return model, head
 
 
 def _hash(model: nn.Module) -> str:
