@@ -177,15 +177,15 @@ def work(arguments: argparse.Namespace) -> int:
     from lora_bench.progress import OwnLines
 
     folder: Path = arguments.runs
-    todo = read_prepared(folder, arguments.allow_pickle)
+    prepared = read_prepared(folder, arguments.allow_pickle)
     console = _console()
     shown = OwnLines(console, quiet=arguments.quiet)
     outcome = run_suite(
-        todo.suite,
+        prepared.suite,
         folder=folder,
         workers=arguments.workers,
-        series=todo.series,
-        data_dir=todo.data_dir,
+        series=prepared.series,
+        data_dir=prepared.data_dir,
         display=shown,
         timeout=arguments.timeout,
         pack=arguments.pack,
