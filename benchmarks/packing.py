@@ -1,7 +1,8 @@
 """What a sweep of small LoRA runs takes from the command to the report: packed, not packed, and one process a run.
 
-    python benchmarks/packing.py                  about half an hour on two cores
+    python benchmarks/packing.py                  some eighty minutes on two cores
     python benchmarks/packing.py --runs 20        fewer of ours
+    python benchmarks/packing.py --out FILE       what it prints, as a page of Markdown too
     python benchmarks/packing.py --bfloat16       ours in bfloat16 too
     python benchmarks/packing.py --quick          a minute: shows that it runs, and no time in it means anything
 
@@ -17,7 +18,7 @@ after the other on the same machine:
 Ours are timed by the clock on the wall, planning, report and all. Two shares say where that time goes. The first is that of
 steps and evaluations in the workers' time, by the records' own clocks; the rest is imports, loading, planning, reporting. The
 second is the suite's efficiency: what the same floating-point operations, on real tokens alone, would take at the speed of a
-large product of matrices on every core.
+large product of matrices on every core or on the card, in the same precision, taken right before and after each way.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ import csv
 import json
 import math
 import os
+import platform
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +85,12 @@ print(trainer.evaluate())
 """
 
 
+WHAT = """\
+Seconds are the clock's, from the command to the report's end; *times as fast* is against a process a run, per run. *In steps
+and evaluations* is their share of the workers' time by the records' own clocks. *Efficiency* is what the same floating-point
+operations, on real tokens alone, take at the speed of a large product of matrices."""
+
+
 def write_pairs(path: Path, rows: int) -> None:
     """Pairs of film reviews, cut to the lengths of MRPC's sentences; the label says whether both praise or both blame."""
     from lora_bench.tasks import load_data, load_task
@@ -118,6 +128,30 @@ def write_suite(folder: Path, model: str, runs: int, precision: str = "float32")
     return path
 
 
+@dataclass(frozen=True)
+class Way:
+    """How one way went.
+
+    Args:
+        runs: How many.
+        seconds: From the command to its end, all runs together.
+        within: Of the workers' time, the share that was steps and evaluations; none for the loop, which has no such clock.
+        ideal: Seconds that the floating-point operations of these runs take at the speed of a large product.
+    """
+
+    runs: int
+    seconds: float
+    within: float | None
+    ideal: float
+
+    def row(self, name: str, loop: Way) -> str:
+        """A line of the table."""
+        each, of_loop = self.seconds / self.runs, loop.seconds / loop.runs
+        within = "" if self.within is None else f"{self.within:.0%}"
+        efficiency = f"{self.ideal / self.seconds:.0%}"
+        return f"| {name} | {self.runs} | {each:.2f} | {of_loop / each:.2f} | {within} | {efficiency} |"
+
+
 def timed(command: list[str], folder: Path) -> float:
     """Seconds that a command takes; its output is shown where it fails."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
@@ -148,16 +182,31 @@ def within(records: list[dict[str, Any]]) -> float:
     )
 
 
-def flops_per_second() -> float:
-    """Of a large product of matrices on every core."""
+def flops_per_second(precision: str) -> float:
+    """Of a large product of matrices on every core, or on the card."""
     import torch
 
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    a @ b
-    began = time.perf_counter()
-    for _ in range(20):
-        a @ b
-    return 20 * 2 * 2048**3 / (time.perf_counter() - began)
+    cuda = torch.cuda.is_available()
+    size, times = (8192, 50) if cuda else (2048, 20)
+    a, b = torch.randn(2, size, size, device="cuda" if cuda else "cpu", dtype=getattr(torch, precision))
+    for count in (3, times):
+        began = time.perf_counter()
+        for _ in range(count):
+            a @ b
+        if cuda:
+            torch.cuda.synchronize()
+    return times * 2 * size**3 / (time.perf_counter() - began)
+
+
+def hardware() -> str:
+    """The card, or the processor."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}"
 
 
 def main() -> None:
@@ -167,6 +216,7 @@ def main() -> None:
     parser.add_argument("--model", default="minilm-l6-roberta")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--out", type=Path, help="a file for the table")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     if given.quick:
@@ -178,34 +228,47 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_pairs(folder / "pairs.csv", 1500)
-        suite = write_suite(folder, given.model, given.runs)
         (folder / "loop.py").write_text(LOOP.format(threads=os.cpu_count()), encoding="utf-8")
-        peak, loop = flops_per_second(), 0.0
+        peak, loop = flops_per_second("float32"), 0.0
         for seed in range(given.loop):
             loop += timed(
                 [sys.executable, "loop.py", str(base.folder), "pairs.csv", str(seed), str(STEPS), str(BATCH), str(LENGTH),
                  "out", targets], folder,
             )  # fmt: skip
-        ways = {"packed": ours(folder, suite, "packed", given.workers)}
-        ways["not packed"] = ours(folder, suite, "plain", given.workers, "--no-pack")
+        peak = max(peak, flops_per_second("float32"))
+        print(f"a process a run: {loop / given.loop:.2f} s a run", file=sys.stderr)
+        wanted = [("`lora-bench run`", "float32", []), ("`lora-bench run --no-pack`", "float32", ["--no-pack"])]
         if given.bfloat16:
-            suite = write_suite(folder, given.model, given.runs, "bfloat16")
-            ways["packed, bfloat16"] = ours(folder, suite, "bfloat16", given.workers)
-        records = ways["packed"][1]
-        ideal = needed_flops(base, records) / max(peak, flops_per_second())
-        loop /= given.loop
-        sizes = sorted(len(record["packed_with"]) + 1 for record in records)
-        print(
-            f"{given.model}, {STEPS} steps of {BATCH} pairs, {given.workers} workers, packs of {sizes[0]} to {sizes[-1]}\n\n"
-            "| way | runs | seconds a run | ratio | in steps and evaluations | efficiency |\n"
-            "| :-- | --: | --: | --: | --: | --: |\n"
-            f"| a process a run | {given.loop} | {loop:.2f} | 1.00 | | {ideal / len(records) / loop:.0%} |"
-        )
-        for way, (seconds, found) in ways.items():
-            print(
-                f"| {way} | {len(found)} | {seconds / len(found):.2f} | {loop * len(found) / seconds:.2f} "
-                f"| {within(found) / seconds / given.workers:.0%} | {ideal / seconds:.0%} |"
-            )
+            wanted.append(("`lora-bench run`, in bfloat16", "bfloat16", []))
+        ways: dict[str, Way] = {}
+        for way, precision, options in wanted:
+            suite = write_suite(folder, given.model, given.runs, precision)
+            speed = flops_per_second(precision)
+            seconds, records = ours(folder, suite, f"runs-{len(ways)}", given.workers, *options)
+            speed = max(speed, flops_per_second(precision))
+            needed = needed_flops(base, records)
+            share = within(records) / seconds / given.workers
+            ways[way] = Way(len(records), seconds, share, needed / speed)
+            print(f"{way}: {seconds / len(records):.2f} s a run", file=sys.stderr)
+            if len(ways) == 1:
+                sizes = sorted(len(record["packed_with"]) + 1 for record in records)
+                of_loop = Way(given.loop, loop, None, needed / len(records) * given.loop / peak)
+    table = [of_loop.row("a process a run", of_loop), *(found.row(way, of_loop) for way, found in ways.items())]
+    lines = [
+        f"{given.model}, {STEPS} steps of {BATCH} pairs, {given.workers} workers, packs of {sizes[0]} to {sizes[-1]}; "
+        f"{hardware()}; float32 at {peak / 1e12:.2f} TFLOP/s in a large product",
+        "",
+        "| way | runs | seconds a run | times as fast | in steps and evaluations | efficiency |",
+        "| :-- | --: | --: | --: | --: | --: |",
+        *table,
+    ]
+    print(*lines, sep="\n")
+    if given.out is not None:
+        command = f"python benchmarks/packing.py --runs {given.runs} --loop {given.loop} --model {given.model}"
+        command += f" --workers {given.workers}" + " --bfloat16" * given.bfloat16
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "peft"))
+        page = ["# A sweep of small LoRA runs", "", *lines, "", f"`{command}`, with {versions}. {WHAT}"]
+        given.out.write_text("\n".join(page) + "\n", encoding="utf-8")
 
 
 def needed_flops(base: Any, records: list[dict[str, Any]]) -> float:
