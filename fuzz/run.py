@@ -11,6 +11,7 @@ our code fails is written to fuzz/crash-*.
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -52,10 +53,13 @@ def seeds(name: str) -> list[bytes]:
         "record": ["baselines/*/records/*[0-9a-f].json"],
         "probe": ["baselines/*/probes/*.json"],
         "published": ["baselines/*/published.csv"],
+        "work": [],
         "data": [],
     }
     files = [path for pattern in patterns[name] for path in sorted(root.glob(pattern))][:20]
     found = [path.read_bytes() for path in files]
+    if name == "work":
+        found = [prepared()]
     if name == "data":
         contents = (
             b"text,label\na,b\n",
@@ -65,6 +69,16 @@ def seeds(name: str) -> list[bytes]:
         )
         found = [bytes([number]) + content for number in range(8) for content in contents]
     return found
+
+
+def prepared() -> bytes:
+    """What a folder says that is prepared for a published table."""
+    from lora_bench.prepared import Asked, prepare
+    from lora_bench.reproduce import reproduction
+
+    asked = Asked(name="lora-table2", tasks=("mrpc",), methods=("lora",), seeds=1)
+    with tempfile.TemporaryDirectory() as folder:
+        return prepare(Path(folder), reproduction(**dict(asked)).suite, asked, series="second").read_bytes()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
+from lora_bench.prepared import FILE, read_prepared
 from lora_bench.probe_store import read_probe
 from lora_bench.probe_suite import load_probe_suite
 from lora_bench.published.reading import read_cells
@@ -107,6 +108,11 @@ def probe(raw: bytes) -> None:
     _in_a_file("probe.json", raw, read_probe)
 
 
+def work(raw: bytes) -> None:
+    """What a prepared folder says to its workers."""
+    _in_a_file(FILE, raw, lambda path: read_prepared(path.parent))
+
+
 def published(raw: bytes) -> None:
     """A published table's cells."""
     read_cells(raw.decode("utf-8", "replace"), "published.csv")
@@ -126,6 +132,7 @@ TARGETS: dict[str, Target] = {
     "task": task,
     "record": record,
     "probe": probe,
+    "work": work,
     "published": published,
     "data": data,
 }

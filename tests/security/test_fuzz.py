@@ -149,6 +149,7 @@ def originals(tmp_path_factory):
             made.model_dump(mode="json", by_alias=True) for made in (record(), record(status="failed", reason="x"))
         ],
         "probe": [probe_record("lora", 0).model_dump(mode="json", by_alias=True)],
+        "work": list(map(json.loads, run.seeds("work"))),
     }
     as_text = {name: run.seeds(name) or list(map(as_bytes, as_data.get(name, []))) for name in TARGETS}
     return as_data, as_text
@@ -166,7 +167,7 @@ def test_what_is_good_is_read(originals, name):
     assert any(read)
 
 
-@pytest.mark.parametrize("name", ["suite", "probe-suite", "task", "record", "probe"])
+@pytest.mark.parametrize("name", ["suite", "probe-suite", "task", "record", "probe", "work"])
 def test_changed_data_are_read_or_refused(originals, name):
     @fuzzed
     @given(changed(originals[0][name]).map(as_bytes))
