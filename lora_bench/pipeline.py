@@ -222,6 +222,7 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
             curve=facts.curve,
             keep_best=_keeps_best(job),
             measure=measure,
+            rank=rank if rank is not None and rank.shards else None,
         )
     keep = KeepCheckpoints(
         job.folder.checkpoints, watch, measure, selection, checkpoint, rank, lambda: facts.packed_with

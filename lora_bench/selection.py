@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lora_bench.checkpoint import trained_weights
 from lora_bench.meter import MeasureCallback
+from lora_bench.ranks import Rank
 from lora_bench.record import CurvePoint
 
 
@@ -36,6 +37,7 @@ class SelectionScores(TrainerCallback):
         curve: Where the scores are noted.
         keep_best: Whether the best weights are wanted.
         measure: The clock, which leaves this out.
+        rank: Which of several processes this is, where all of them score: the first says what is better.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SelectionScores(TrainerCallback):
         curve: list[CurvePoint],
         keep_best: bool,
         measure: MeasureCallback,
+        rank: Rank | None = None,
     ) -> None:
         self.every = every
         self.score = score
@@ -56,6 +59,7 @@ class SelectionScores(TrainerCallback):
         self.curve = curve
         self.keep_best = keep_best
         self.measure = measure
+        self.rank = rank
         self.best: Best | None = None
 
     def on_step_end(
@@ -81,5 +85,8 @@ class SelectionScores(TrainerCallback):
             self.curve.append(CurvePoint(step=step, scores=scores))
             value = scores.get(self.metric)
             better = value is not None and (self.best is None or self.sign * (value - self.best.score) > 0)
+            if self.rank is not None:
+                # Weights in parts come together only where every process asks for them.
+                _, better = self.rank.agreed(None, better)
             if self.keep_best and value is not None and better:
                 self.best = Best(step, value, trained_weights(model))
