@@ -184,9 +184,6 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=_count, metavar="N", help="runs at once; 0 does them in this process")
     parser.add_argument("--only", action="append", default=[], metavar="RUN_ID", help="do this run; may be repeated")
     parser.add_argument(
-        "--retry", action="store_true", help="do runs again that failed, timed out or ran out of memory"
-    )
-    parser.add_argument(
         "--series", type=_name, metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
     )
     _data_option(parser)
@@ -201,6 +198,9 @@ def _running_options(parser: argparse.ArgumentParser) -> None:
 
 def _how_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--retry", action="store_true", help="do runs again that failed, timed out or ran out of memory"
+    )
+    parser.add_argument(
         "--timeout",
         type=_count,
         metavar="SECONDS",
@@ -212,6 +212,12 @@ def _how_options(parser: argparse.ArgumentParser) -> None:
         dest="pack",
         action="store_false",
         help="do every run by itself; by default runs that may share a base model take their steps together",
+    )
+    parser.add_argument(
+        "--no-cut",
+        dest="cut",
+        action="store_false",
+        help="have DeBERTa project its whole table of relative positions at every step, not only what rows reach",
     )
     parser.add_argument("--quiet", action="store_true", help="say only what failed")
 

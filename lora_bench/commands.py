@@ -81,6 +81,7 @@ def _run_and_report(
             display=shown,
             timeout=arguments.timeout,
             pack=arguments.pack,
+            cut=arguments.cut,
             ray=arguments.ray,
         )
     folder = runs_folder(suite, arguments.runs, arguments.series)
@@ -184,11 +185,13 @@ def work(arguments: argparse.Namespace) -> int:
         prepared.suite,
         folder=folder,
         workers=arguments.workers,
+        retry=arguments.retry,
         series=prepared.series,
         data_dir=prepared.data_dir,
         display=shown,
         timeout=arguments.timeout,
         pack=arguments.pack,
+        cut=arguments.cut,
         among=arguments.among,
         wait=arguments.wait,
     )

@@ -103,6 +103,7 @@ class How:
     workers: int | None
     timeout: float | None
     pack: bool
+    cut: bool
     among: int = 1
     wait: bool = True
     ray: Any = None
@@ -133,6 +134,7 @@ def run_suite(
     display: Display | None = None,
     timeout: float | None = None,
     pack: bool = True,
+    cut: bool = True,
     folder: Path | None = None,
     among: int = 1,
     wait: bool = True,
@@ -151,6 +153,7 @@ def run_suite(
         display: Shown what happens.
         timeout: Seconds that a run may make no progress before it is ended; 0 for any time; None follows its estimate.
         pack: Whether runs that may share a base take their steps together; see `lora_bench.pack`.
+        cut: Whether DeBERTa's relative positions are cut to what rows reach; see `lora_bench.relative_positions`.
         folder: The folder of the suite's runs, where it is not `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
         among: How many processes do this at once, so that packs leave each of them something to do.
         wait: Whether to wait for runs that others are at, and to do what is known then.
@@ -181,7 +184,7 @@ def run_suite(
     for name, fault in broken_plug_ins().items():
         shown.say(f"warning: the plug-in {name} cannot be imported, and its methods are not known: {fault}")
     with at_work(lambda: bool(taken)), connected_to(ray) as cluster:
-        how = How(workers, timeout, pack, among, wait, cluster)
+        how = How(workers, timeout, pack, cut, among, wait, cluster)
         while True:
             reach("suite.plan")
             plan = make_plan(suite, folder, series=series, data_dir=data_dir, only=only, progress=shown.say)
@@ -330,7 +333,7 @@ def _do(cells: list[Cell], executor: Chosen, folder: Path, shown: Display, how: 
     full = False
 
     def done(jobs: Sequence[Job]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
-        alone = [replace(job, exclusive=workers <= 1) for job in jobs]
+        alone = [replace(job, exclusive=workers <= 1, cut=how.cut) for job in jobs]
         units = packs(alone, max(1, workers) * how.among, most) if how.pack else [[job] for job in alone]
         if how.among > 1 and any(len(unit) > 1 for unit in units):
             # Of a pack that all begin with, each would get a few members.

@@ -34,6 +34,7 @@ class Job:
         analysis: How the suite's scores are judged, for the record.
         rung: Of a trial of a halving, the number of its rung, for the record.
         at_once: How many runs of its unit of work are a pack at once, and the others follow them; None for all.
+        cut: Whether DeBERTa's relative positions are cut to what rows reach, where that changes no score.
     """
 
     spec: PlannedSpec
@@ -49,6 +50,7 @@ class Job:
     analysis: Analysis | None = None
     rung: int | None = None
     at_once: int | None = None
+    cut: bool = True
 
     @functools.cached_property
     def run_id(self) -> str:

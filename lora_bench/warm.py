@@ -123,12 +123,14 @@ class Warm:
             labels,
             recipe.base_dropout,
             recipe.head_dropout,
+            job.cut,
         )
         if self._base.key != key or _hash(self._base.made[0]) != self._base_hash:
             self._base = _Kept()
             self._base = _Kept(key, load_for(job))
             # Where the table's projections are trained, rows that nobody reaches still change the last bit of a gradient.
-            cut_to_reach(self._base.made[0])
+            if job.cut:
+                cut_to_reach(self._base.made[0])
             self._base_hash = _hash(self._base.made[0])
         model, head = self._base.made
         # PEFT lengthens the list that it is given as `modules_to_save`.

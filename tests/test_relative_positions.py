@@ -8,8 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention, build_relative_position
 
+from lora_bench.execute import run_suite
 from lora_bench.methods import known_methods
 from lora_bench.relative_positions import ReachedSelfAttention, cut_to_reach, reached
+from lora_bench.warm import WARM
+from tests.project import SUITE, write_project
 from tests.tiny import tiny_deberta_v2, tiny_roberta
 
 SHAPES = {
@@ -96,3 +99,22 @@ def test_a_model_that_was_cut_is_copied_and_pickled_as_it_is_and_others_are_left
     kinds = [type(module) for module in roberta.modules()]
     cut_to_reach(roberta)
     assert [type(module) for module in roberta.modules()] == kinds
+
+
+def test_runs_on_a_frozen_base_are_cut_unless_an_option_says_no_and_score_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    loads = []
+    monkeypatch.setattr("lora_bench.warm.cut_to_reach", lambda model: loads.append("cut") or cut_to_reach(model))
+    suite = write_project(
+        tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"), "deberta-v2"
+    )
+    found = {}
+    for cut in (True, False):
+        WARM.without_base()
+        (found[cut],) = run_suite(suite, runs=tmp_path / f"cut-{cut}", workers=0, cut=cut).records
+    assert loads == ["cut"]
+    assert found[True].run_id == found[False].run_id
+    assert [point.loss for point in found[True].curve] == pytest.approx(
+        [point.loss for point in found[False].curve], abs=1e-6
+    )
+    assert (found[True].scores, found[True].predictions) == (found[False].scores, found[False].predictions)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from lora_bench.cli import main
+from lora_bench.plan import make_plan
 from lora_bench.prepared import Asked, prepare, read_prepared
 from lora_bench.reproduce import reproduction
 from lora_bench.store import read_records
@@ -139,6 +140,19 @@ def test_sigterm_to_every_process_of_a_worker_leaves_a_checkpoint_and_the_same_c
     assert again.wait() == 0, again.output
     (record,) = read_records(tmp_path / "runs" / "tickets")
     assert (record.status, record.resumed, record.attempts) == ("ok", True, 2)
+
+
+def test_what_failed_is_done_again_where_a_worker_is_told_to(tmp_path, capsys):
+    suite = load_suite(write_project(tmp_path, SUITE.replace(FOUR, "[lora]")))
+    folder = tmp_path / "runs" / "tickets"
+    prepare(folder, suite, "tickets.yaml")
+    (cell,) = make_plan(suite, folder).cells
+    cell.job.folder.publish(cell.job.record("failed", "the disk was pulled out"))
+    assert main(["work", "runs/tickets", "--workers", "0"]) == 3
+    assert "0 runs done here; 1 have their record" in capsys.readouterr().out
+    assert main(["work", "runs/tickets", "--workers", "0", "--retry"]) == 0
+    (again,) = read_records(folder)
+    assert (again.status, again.attempts, again.run_id) == ("ok", 2, cell.job.run_id)
 
 
 def put(**changed):
