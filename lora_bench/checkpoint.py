@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lora_bench.checkpoint_files import newest_checkpoint, write_checkpoint
-from lora_bench.sharded import in_parts_like, whole
+from lora_bench.sharded import apart_again, in_parts_like, whole
 
 # Raised whenever an older lora_bench could not go on from what is written.
 FORMAT = 1
@@ -76,6 +76,7 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy weights that `trained_weights` gave back into a model of the same shape."""
+    apart_again(model)
     own = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if own.keys() != weights.keys():
         raise ValueError(f"weights of another model: {sorted(own.keys() ^ weights.keys())[:3]} differ")

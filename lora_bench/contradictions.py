@@ -13,6 +13,7 @@ from lora_bench.errors import Fault, LoraBenchError, did_you_mean
 from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, SuiteFile, Training
 
 _ACCUMULATION = "gradient_accumulation_steps"
+_CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 
 
 def repeated(document: Document, name: str, names: list[str]) -> list[Fault]:
@@ -113,11 +114,31 @@ def _across(
             for key, arguments in zip(given, of, strict=True)
             if _ACCUMULATION in arguments
         ]
+    faults += _masks_made_twice(document, content)
     accumulation = content.training_arguments.get("gradient_accumulation_steps", 1)
     if not isinstance(accumulation, int) or accumulation < 1 or content.training.batch_size % accumulation:
         message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"
         faults.append(document.fault(("training_arguments", "gradient_accumulation_steps"), message))
     return faults
+
+
+def _masks_made_twice(document: Document, content: SuiteFile) -> list[Fault]:
+    """Faults of arguments that have a step's parts made again, where their dropout would not be."""
+    if content.training.masks != "keyed":
+        return []
+    given: list[tuple[Key, Mapping[str, JsonValue]]] = [(("training_arguments",), content.training_arguments)]
+    given += [
+        (("recipes", index, "training_arguments"), recipe.training_arguments)
+        for index, recipe in enumerate(content.recipes)
+    ]
+    return [
+        document.fault(
+            (*key, name), "makes parts of a step again, and keyed masks only once: set training.masks to 'torch'"
+        )
+        for key, arguments in given
+        for name in _CHECKPOINTING
+        if arguments.get(name)
+    ]
 
 
 def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, int]) -> list[Fault]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -75,6 +76,17 @@ def cuda_devices() -> list[str]:
     import torch
 
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def too_few_devices(processes: int, devices: Sequence[str]) -> str | None:
+    """Why a run over several processes cannot be done on these CUDA devices, or None where it can, or is done on the CPU."""
+    if not devices or len(devices) >= processes:
+        return None
+    return f"a run over {processes} processes needs as many CUDA devices, and there {_are(len(devices))}"
+
+
+def _are(count: int) -> str:
+    return f"are {count}" if count > 1 else "is 1"
 
 
 def _device(device_type: str) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from lora_bench.claims import Elsewhere, Watch
 from lora_bench.company import others_at_work
 from lora_bench.disk import check_writable, remove_orphans
 from lora_bench.ends import DISK_FULL, at_work, is_attempt, is_done_again
+from lora_bench.environment import cuda_devices, too_few_devices
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.estimate import WORKER_BYTES, default_workers
 from lora_bench.executors.base import Event, Lost
@@ -228,6 +229,12 @@ def _round(plan: Plan, wanted: list[Cell], folder: Path, shown: Display, how: Ho
     if wanted:
         check_writable(folder, "--runs")
     _check_disk(wanted, folder)
+    # The longest first, so that no long run is left alone at the end.
+    runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
+    timed, workers = _timed(runnable), how.workers
+    if timed and workers is not None and workers > 1:
+        raise LoraBenchError(f"{workers} workers are asked for, and {_use_up(timed)}; take --workers 1")
+    executor = _executor(runnable, folder, how) if runnable else None
     for cell in wanted:
         # Another process may have done it again meanwhile.
         if cell.record is not None and cell.record == cell.job.folder.record():
@@ -235,15 +242,9 @@ def _round(plan: Plan, wanted: list[Cell], folder: Path, shown: Display, how: Ho
     for cell in wanted:
         if cell.reason is not None:
             shown.finished(_publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason))
-    # The longest first, so that no long run is left alone at the end.
-    runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
-    timed, workers = _timed(runnable), how.workers
-    if timed and workers is not None and workers > 1:
-        raise LoraBenchError(f"{workers} workers are asked for, and {_use_up(timed)}; take --workers 1")
-    if not runnable:
+    if executor is None:
         shown.planned(plan, runnable, 0)
         return None
-    executor = _executor(runnable, folder, how)
     shown.planned(plan, runnable, executor.workers)
     return _do(runnable, executor, folder, shown, how)
 
@@ -322,6 +323,9 @@ def _executor(cells: list[Cell], folder: Path, how: How) -> Chosen:
         asked = 1 if timed else workers
         chosen = on_cluster(how.ray, asked, threads=threads, memory_bytes=needed, patience=patience, log=log)
         return replace(chosen, workers=min(chosen.workers, len(cells)))
+    missing = too_few_devices(processes, cuda_devices()) if processes > 1 else None
+    if missing is not None:
+        raise LoraBenchError(f"{missing}; give this command more of them, or set training.processes to fewer")
     if workers is None:
         workers = default_workers(costs, threads, timed=timed, processes=processes)
     return choose(min(workers, len(cells)), patience=patience, log=log, processes=processes)

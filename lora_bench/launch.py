@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from lora_bench.ends import SIGNAL
-from lora_bench.environment import RANK_DEVICES, cuda_devices
+from lora_bench.environment import RANK_DEVICES, cuda_devices, too_few_devices
 from lora_bench.errors import LoraBenchError
 from lora_bench.job import Job
 from lora_bench.loop import Notify, stop_requested
@@ -102,8 +102,9 @@ def _devices(processes: int) -> list[str]:
         raise LoraBenchError(f"a run over {processes} processes forks them, which this system cannot")
     given = os.environ.get(RANK_DEVICES)
     found = given.split(",") if given else cuda_devices()
-    if found and len(found) < processes:
-        raise LoraBenchError(f"a run over {processes} processes needs as many CUDA devices, and there are {len(found)}")
+    missing = too_few_devices(processes, found)
+    if missing is not None:
+        raise LoraBenchError(missing)
     return found[:processes]
 
 

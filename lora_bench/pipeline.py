@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -105,6 +106,14 @@ class Ready:
         self.model.to(device_of_runs())
         return True
 
+    @property
+    def has_rows_of_nothing(self) -> bool:
+        """Whether a causal model is to classify a text without tokens: its tokenizer adds none of its own."""
+        if self.job.base_model.model_type != "gpt2" or self.job.task.kind == "generation":
+            return False
+        asked = chain(self.course.examples, *self.questions.values())
+        return any(not example["input_ids"] for example in asked)
+
     @contextmanager
     def trainer(self) -> Iterator[Trainer]:
         """What takes the steps that are left."""
@@ -173,10 +182,10 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     draw_head(model, head, seed)
     with adapters_drawn_from(seed):
         model = method.apply(model, head=head)
-    if spec.start is not None:
-        start_from(model, job.folder.of(spec.start.run_id), head)
     if not trains_base(method):
         own_trained(model)
+    if spec.start is not None:
+        start_from(model, job.folder.of(spec.start.run_id), head)
     facts.parameters = count_parameters(model, head=head, total=total)
     facts.watch(model)
     masks = StepMasks(seed) if recipe.masks == "keyed" and not packed else None
@@ -305,6 +314,9 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     if not measure.exclusive and spec.training.uses("train_seconds"):
         facts.warnings.append("another process worked beside it on this machine, and used up some of its train_seconds")
     scores = scores_of(job.task, ready.data, answered.answers)
+    there = job.folder.record()
+    if there is not None:  # who took the run over was faster, and what its record tells of is not to be written over
+        return there
     facts.enter("writing predictions and weights")
     reach("run.keep")
 

@@ -14,6 +14,9 @@ from lora_bench.spec import PlannedSpec, PlannedTraining
 # A schedule of transformers counts steps; one that follows a share counts its millionths.
 WHOLE = 1_000_000
 
+# How this process multiplies in float32 before any run has said otherwise; releases before 2.9 have no word for it.
+_FP32_PRECISION = getattr(torch.backends, "fp32_precision", None)
+
 
 def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> TrainingArguments:
     """The arguments of a run.
@@ -54,6 +57,9 @@ def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> Tr
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+    if _FP32_PRECISION is not None:
+        # `tf32` and `torch_compile` set it for the whole process, and the run before was another.
+        torch.backends.fp32_precision = _FP32_PRECISION
     return TrainingArguments(**{**ours, **recipe.arguments})
 
 

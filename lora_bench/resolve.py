@@ -53,6 +53,9 @@ def run_spec(
     """
     content, rules = suite.content, suite.rules
     training = _training(recipe, learning_rate, len(data.splits["train"].ids), part)
+    if task.kind == "regression":
+        # A number has no other labels that its probability could be spread over.
+        training = training.model_copy(update={"label_smoothing": 0.0})
     every = recipe.selection_every
     if every is None and rules.checkpoint == "best":
         # The papers evaluate after every epoch.

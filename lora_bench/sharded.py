@@ -60,6 +60,13 @@ def _under_autocast(model: nn.Module, device: torch.device) -> None:
     model.forward = convert_outputs_to_fp32(autocast)
 
 
+def apart_again(model: nn.Module) -> None:
+    """Take apart what stayed together after a question, before anything is written to weights: else it would be lost."""
+    for module in model.modules():
+        if hasattr(type(module), "reshard"):
+            module.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor as one process has it alone; of one in parts all processes ask together."""
     return tensor.full_tensor() if _in_parts(tensor) else tensor

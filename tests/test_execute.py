@@ -243,6 +243,18 @@ def test_a_mistake_beside_retry_costs_no_record(tmp_path, monkeypatch):
     assert not (failed.folder.path / "traceback.txt").exists()
 
 
+def test_a_refusal_beside_retry_costs_no_record(tmp_path, monkeypatch):
+    path = write_project(tmp_path, SUITE + "training: {processes: 2}\n")
+    plan = make_plan(load_suite(path), tmp_path / "runs" / "tickets")
+    (first, *_) = (cell.job for cell in plan.cells)
+    failed = first.folder.publish(first.record("failed", "nobody knows why"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(LoraBenchError, match="over 2 processes needs as many CUDA devices, and there is 1; give this"):
+        run_suite(path, runs=tmp_path / "runs", workers=1, retry=True)
+    assert [path.parent.name for path in (tmp_path / "runs").rglob("record.json")] == [first.run_id]
+    assert first.folder.record() == failed
+
+
 @pytest.mark.parametrize("series", ["../out", "", "a/b", "a b", "nul.1", "night."])
 def test_a_series_cannot_leave_its_folder(tmp_path, series):
     path = write_project(tmp_path / "project")

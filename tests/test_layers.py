@@ -139,7 +139,7 @@ MAY_IMPORT = {
     | MATERIAL
     | {"attempt", "checkpoint", "copies", "job", "loop", "models", "pipeline", "run", "scoring", "dropout"},
     "probe": STORE | PARTS | {"shapes"},
-    "executors": STORE | PARTS | {"attempt", "job", "loop", "run", "pack", "probe", "tuners", "metrics"},
+    "executors": STORE | PARTS | {"attempt", "job", "launch", "loop", "run", "pack", "probe", "tuners", "metrics"},
     "stopping": set(),
     "execute": STORE
     | SUITE

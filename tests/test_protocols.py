@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lora_bench import pipeline, warm
 from lora_bench.choose import chosen_rate, start_records
 from lora_bench.execute import run_suite, runs_folder
 from lora_bench.models import find_model, load_model
@@ -114,6 +115,18 @@ def test_a_recipe_changes_the_cells_it_names_and_no_others(tmp_path):
     assert (specs["full"].label_smoothing, specs["full"].base_dropout) == (0.0, None)
 
 
+def test_labels_that_are_numbers_are_not_smoothed(tmp_path):
+    training = "training: {label_smoothing: 0.1}\n"
+    assert specs_of(tmp_path / "a", LORA + training)["lora"].training.label_smoothing == 0.1
+    path = write_project(
+        tmp_path / "project", LORA.replace("label: queue", "label: queue\n    kind: regression") + training
+    )
+    text = (path.parent / "tickets.csv").read_text().replace(",praise", ",1.0").replace(",complaint", ",-1.0")
+    (path.parent / "tickets.csv").write_text(text)
+    (made,) = run_suite(path, runs=tmp_path / "runs", workers=0).records
+    assert (made.status, made.spec.training.label_smoothing) == ("ok", 0.0), made.reason
+
+
 def test_dropout_of_base_and_head_are_set_apart(tmp_path):
     write_project(tmp_path)
     base = find_model("base", base=tmp_path)
@@ -174,6 +187,18 @@ def test_the_papers_start_every_seed_from_the_best_run_and_we_from_that_of_the_s
     assert start_records([*runs, None], STRICT, [0]) is None
 
 
+def test_starting_from_another_run_leaves_the_base_that_is_kept_as_it_was(tmp_path, monkeypatch):
+    """BitFit trains biases of the base, and those that another run left are written into a run's own."""
+    methods = "methods: [{method: lora, learning_rate: 1e-2}, {method: full, learning_rate: 1e-3}]"
+    path = with_two_tasks(tmp_path, TWO_TASKS.replace(methods, "methods: [{method: bitfit, learning_rate: 1e-1}]"))
+    monkeypatch.setattr(warm, "WARM", warm.Warm())
+    monkeypatch.setattr(pipeline, "WARM", warm.WARM)
+    loads, load_for = [], warm.load_for
+    monkeypatch.setattr(warm, "load_for", lambda job: loads.append(job.spec.task.name) or load_for(job))
+    assert {made.status for made in run_suite(path, runs=tmp_path / "runs", workers=0).records} == {"ok"}
+    assert loads == ["urgency", "tickets"]
+
+
 @pytest.mark.parametrize("label", ["lora", "full"])
 def test_a_run_starts_from_the_weights_of_another_task_with_a_head_of_its_own(tmp_path, label):
     path = with_two_tasks(tmp_path, TWO_TASKS)
@@ -227,6 +252,14 @@ def test_a_run_whose_source_gave_no_score_is_a_row_with_the_reason(tmp_path):
         ("recipes: [{start: tickets}]", "needs `tasks` that do not contain the task to start from"),
         ("recipes: [{batch_size: 0}]", "greater than 0"),
         ("recipes: [{training_arguments: {seed: 3}}]", "is decided by the suite's own keys: use seeds"),
+        (
+            "training: {masks: keyed}\ntraining_arguments: {activation_checkpointing: true}",
+            "makes parts of a step again, and keyed masks only once: set training.masks to 'torch'",
+        ),
+        (
+            "training: {masks: keyed}\nrecipes: [{training_arguments: {gradient_checkpointing: true}}]",
+            "makes parts of a step again, and keyed masks only once: set training.masks to 'torch'",
+        ),
         ("protocol: {protocol: strict, chekpoint: best}", "did you mean 'checkpoint'?"),
         ("data: {ticket: here}", "'ticket' is none of this suite's tasks; did you mean 'tickets'?"),
         ("decoding: {beams: 0}", "greater than or equal to 1"),

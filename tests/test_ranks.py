@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lora_bench import launch, loop
 from lora_bench.dropout import StepMasks, with_keyed_masks
@@ -142,8 +143,6 @@ def test_two_processes_have_the_losses_and_scores_of_one(done, label, how):
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_the_weights_that_are_kept_are_whole(done, how):
-    from safetensors.torch import load_file
-
     for label in ("full", "lora"):
         (alone, _, job), (record, _, theirs) = done[1][label, "alone"], done[1][label, how]
         assert record.weights.stored_bytes == alone.weights.stored_bytes
@@ -159,44 +158,70 @@ def test_the_weights_that_are_kept_are_whole(done, how):
             assert [config["architectures"] for config in configs] == [["RobertaForSequenceClassification"]] * 2
 
 
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_two_processes_keep_the_weights_that_one_would(tmp_path, monkeypatch, how):
-    """Under FSDP each process scores, and they bring the best weights together at the same steps."""
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+def beside_one(folder, how, training, rest="", method="full"):
+    """A short run by one process and by two: its record, the losses and the job of each."""
     found = {}
     for way in ("alone", how):
         suite = PLAIN.replace("train_examples: 629", "train_examples: 160")
-        suite += f"training: {{{NO_DROPOUT}{HOW[way]}}}\nselection_every: 3\nkeep_weights: best\n"
-        (job, *_) = (
-            cell.job for cell in make_plan(load_suite(write_project(tmp_path / way, suite)), tmp_path / way).cells
-        )
-        found[way] = run(job)
-    launch.end_ranks()
-    alone, record = found["alone"], found[how]
-    assert (alone.status, record.status) == ("ok", "ok"), record.reason
-    scored = [[(point.step, point.scores) for point in each.curve if point.scores] for each in (alone, record)]
-    assert scored[0] == scored[1] and len(scored[0]) == 4
-    assert record.weights.step == alone.weights.step
-    assert (record.scores, record.predictions) == (alone.scores, alone.predictions)
-
-
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_two_processes_in_bfloat16_are_one_but_for_its_rounding(tmp_path, monkeypatch, how):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
-    losses = {}
-    for way in ("alone", how):
-        suite = PLAIN.replace("train_examples: 629", "train_examples: 160")
-        suite += f"training: {{{NO_DROPOUT}, precision: bfloat16{HOW[way]}}}\n"
-        (job, *_) = (
-            cell.job for cell in make_plan(load_suite(write_project(tmp_path / way, suite)), tmp_path / way).cells
-        )
-        losses[way] = []
-        record = run(job, lambda step, steps, loss, way=way: losses[way].append(loss))
+        suite += f"training: {{{training}{HOW[way]}}}\n{rest}"
+        plan = make_plan(load_suite(write_project(folder / way, suite)), folder / way / "runs")
+        (job,) = (cell.job for cell in plan.cells if cell.job.spec.method.label == method)
+        losses = []
+        record = run(job, lambda step, steps, loss, losses=losses: losses.append(loss))
         assert record.status == "ok", record.reason
+        found[way] = record, losses[1:], job
     launch.end_ranks()
+    return found["alone"], found[how]
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_two_processes_keep_the_weights_that_one_would(tmp_path, how):
+    """Under FSDP each process scores, and they bring the best weights together, and put them back, at the same steps."""
+    rest = "selection_every: 1\nkeep_weights: best\n"
+    (alone, _, job), (record, _, theirs) = beside_one(tmp_path, how, NO_DROPOUT, rest)
+    scored = [[(point.step, point.scores) for point in each.curve if point.scores] for each in (alone, record)]
+    assert scored[0] == scored[1] and len(scored[0]) == 10
+    # Weights of another step than the last were put back.
+    assert record.weights.step == alone.weights.step < 10
+    assert (record.scores, record.predictions) == (alone.scores, alone.predictions)
+    one, two = (load_file(each.folder.weights / "model.safetensors") for each in (job, theirs))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        if not name.endswith("key.bias"):
+            assert torch.allclose(weight, two[name], atol=1e-4), name
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    ("training", "rest"),
+    [
+        ("masks: keyed", ""),
+        (NO_DROPOUT, "training_arguments: {gradient_accumulation_steps: 2}\n"),
+        ("masks: keyed", "training_arguments: {gradient_accumulation_steps: 4}\n"),
+    ],
+)
+def test_two_processes_drop_and_accumulate_what_one_does(tmp_path, how, training, rest):
+    (_, want, _), (_, losses, _) = beside_one(tmp_path, how, training, rest, method="lora")
+    assert len(want) == 9 and losses == pytest.approx(want, abs=1e-6)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_two_processes_in_bfloat16_are_one_but_for_its_rounding(tmp_path, how):
+    (_, want, _), (_, losses, _) = beside_one(tmp_path / "bfloat16", how, f"{NO_DROPOUT}, precision: bfloat16")
+    (_, exact, _), _ = beside_one(tmp_path / "float32", how, NO_DROPOUT)
     # bfloat16 has 8 bits: a loss near 0.7 is off by some thousandths, and by more once steps were taken after it.
-    assert losses[how][1:] == pytest.approx(losses["alone"][1:], abs=0.02)
-    assert losses[how][1] == pytest.approx(losses["alone"][1], abs=0.005)
+    assert losses == pytest.approx(want, abs=0.02)
+    assert losses[0] == pytest.approx(want[0], abs=0.005)
+    # And float32 would be another to the sixth digit.
+    assert abs(losses[0] - exact[0]) > 1e-5
 
 
 @pytest.mark.parametrize(("label", "how"), [("lora", "ddp"), ("full", "fsdp")])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_bench import loop, warm
+from lora_bench import loop, pipeline, warm
 from lora_bench.checkpoint import latest_checkpoint
 from lora_bench.execute import run_suite
 from lora_bench.plan import make_plan
@@ -233,6 +233,49 @@ def test_running_out_of_memory_is_a_status_of_its_own(tmp_path, monkeypatch):
         "out_of_memory",
         "in loading the base model: CUDA out of memory. Tried to allocate 2 GiB",
     )
+
+
+def test_a_run_that_somebody_else_ended_meanwhile_writes_over_nothing(tmp_path, monkeypatch):
+    """The owner stood still, another process took the run over, and was faster."""
+    job = jobs(tmp_path)["lora"]
+    theirs = []
+
+    def scored(*arguments):
+        theirs.append(job.folder.publish(job.record("failed", "the other one's")))
+        (job.folder.path / "predictions.json").write_text("the other one's")
+        return scores_of(*arguments)
+
+    scores_of = pipeline.scores_of
+    monkeypatch.setattr(pipeline, "scores_of", scored)
+    assert [run(job)] == theirs == [job.folder.record()]
+    assert (job.folder.path / "predictions.json").read_text() == "the other one's"
+    assert not job.folder.weights.exists()
+
+
+def test_one_run_s_precision_of_products_is_not_the_next_one_s(tmp_path):
+    from lora_bench.recipe import training_arguments
+
+    job = jobs(tmp_path)["lora"]
+    before = torch.backends.fp32_precision
+    torch.backends.fp32_precision = "tf32"  # as transformers does for `tf32: true`, where there is a GPU
+    training_arguments(job.spec, str(tmp_path))
+    assert torch.backends.fp32_precision == before != "tf32"
+
+
+def test_a_base_that_a_run_wrote_into_is_read_anew(tmp_path, monkeypatch):
+    job = jobs(tmp_path)["lora"]
+    monkeypatch.setattr(warm, "WARM", warm.Warm())
+    (clean, head), (damaged, _) = warm.WARM.base(job), warm.WARM.base(job)
+    wanted = {name: weight.detach().clone() for name, weight in clean.named_parameters()}
+    assert clean.roberta.embeddings.word_embeddings.weight.data_ptr() == (
+        damaged.roberta.embeddings.word_embeddings.weight.data_ptr()
+    )
+    with torch.no_grad():
+        damaged.roberta.embeddings.word_embeddings.weight[3] += 1.0
+    found = dict(warm.WARM.base(job)[0].named_parameters())
+    of_base = [name for name in wanted if not name.startswith(tuple(head))]
+    assert found.keys() == wanted.keys() and of_base
+    assert all(torch.equal(found[name], wanted[name]) for name in of_base)
 
 
 def test_training_arguments_reach_the_trainer(tmp_path):

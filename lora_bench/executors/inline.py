@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from lora_bench.claims import Elsewhere
 from lora_bench.executors.base import Event, Lost
 from lora_bench.job import Job
+from lora_bench.launch import end_ranks
 from lora_bench.loop import Notify, stop_requested
 from lora_bench.record import Record
 from lora_bench.run import take
@@ -53,3 +54,4 @@ def execute_inline(
     finally:
         # What a run sets aside from the search for garbage is the caller's too.
         gc.unfreeze()
+        end_ranks()

@@ -79,6 +79,7 @@ def serve(connection: Connection[Any, Any]) -> None:
             if isinstance(asked, str):
                 continue  # a stop, of a run that was done before it came
             job, devices = asked
+            connection.send(None)  # its imports are done, and from here on it is watched
             with tempfile.TemporaryDirectory(prefix="lora_bench-") as folder:
                 _run(job, devices, Path(folder) / "ranks", connection)
 
@@ -187,7 +188,6 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
     }  # fmt: skip
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-        torch.cuda.set_device(number)
     elif sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may lead nowhere
     last = -math.inf
@@ -201,6 +201,8 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
     facts = Facts()
     try:
         with heard(alive):
+            if devices:
+                torch.cuda.set_device(number)
             # They meet at a file: no port of the machine can be taken already.
             torch.distributed.init_process_group(
                 "nccl" if devices else "gloo",

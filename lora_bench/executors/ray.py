@@ -157,6 +157,9 @@ class RayWorkers:
                             self._end(actor)
                             actors[actors.index(actor)] = self._begun(seen)
                             yield from self._put_back(actor, reason, waiting)
+                    # After what was heard: where it is this process that stood still, nobody was silent.
+                    for actor in actors:
+                        self._press(actor)
             finally:
                 for actor in actors:
                     self._end(actor)
@@ -173,7 +176,7 @@ class RayWorkers:
         self._ray.kill(actor.handle)
 
     def _direct(self, actor: _Actor, waiting: list[list[Job]]) -> None:
-        """Give an actor work that waits for it, tell it to stop, or end it, whichever is due."""
+        """Give an actor work that waits for it, or tell it to stop, whichever is due."""
         if actor.word is None and waiting and self._stopping is None:
             actor.unit, actor.begun = waiting.pop(0), set()
             actor.together, actor.heard = len(actor.unit) > 1, time.monotonic()
@@ -181,6 +184,9 @@ class RayWorkers:
         elif actor.unit and self._stopping is not None and not actor.told_to_stop:
             actor.told_to_stop = True
             actor.handle.stop.remote(self._stopping)
+
+    def _press(self, actor: _Actor) -> None:
+        """End an actor that has been silent for too long."""
         if actor.overdue:
             return
         each = [self._patience(job) for job in actor.at_once]
@@ -223,7 +229,8 @@ class RayWorkers:
             return None
         if said.failure is None and self._stopping is not None:
             actor.unit = []  # a stop came before these were begun
-        return said.failure or ("a run of its failed" if actor.failed or actor.unit else None)
+        # One that was ended for its silence may have said its last word before.
+        return said.failure or ("a run of its failed" if actor.failed or actor.unit or actor.overdue else None)
 
     def _published(self, actor: _Actor) -> Iterator[Record]:
         """What an actor did before it was lost."""

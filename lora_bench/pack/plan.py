@@ -21,6 +21,14 @@ SIZES: dict[str, tuple[str, ...]] = {
 }
 """The methods for which they are, and the options in which members of a pack may differ."""
 
+ARGUMENTS = frozenset(
+    {"adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "optim", "gradient_accumulation_steps"}
+)
+"""Of transformers' arguments those that a pack follows; with any other a run is done by the Trainer's own loop."""
+
+OPTIMISERS = ("adamw_torch", "adamw_torch_fused")
+"""The optimisers that it has, which are one."""
+
 FLOPS_ON_CUDA = 6e12
 """FLOPs of a step beyond which a data-centre GPU gains nothing by more members: some 16,000 tokens of a RoBERTa-base."""
 
@@ -83,6 +91,8 @@ def company_of(job: Job) -> str | None:
     common: dict[str, Any] = {
         "model": [spec.model.sha256, spec.model.name],
         "kind": [job.task.kind, len(spec.task.labels)],
+        # A prefix that another run trained is no longer made by a network.
+        "started": spec.start is not None,
         "method": [method.name, {name: value for name, value in method.options.items() if name not in differing}],
         "recipe": [
             recipe.batch_size, recipe.max_length, recipe.precision, recipe.threads, recipe.arguments,
@@ -104,4 +114,5 @@ def _packs(model_type: str, spec: PlannedSpec) -> bool:
     clocked = recipe.uses("train_seconds")
     drops = recipe.base_dropout != 0 or recipe.head_dropout != 0 or method.options.get("dropout", 0) != 0
     alone = recipe.accumulation == 1 and recipe.processes == 1
-    return plain and not clocked and alone and (recipe.masks == "keyed" or not drops)
+    usual = ARGUMENTS.issuperset(recipe.arguments) and recipe.arguments.get("optim", OPTIMISERS[0]) in OPTIMISERS
+    return plain and not clocked and alone and usual and (recipe.masks == "keyed" or not drops)

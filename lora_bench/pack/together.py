@@ -53,10 +53,9 @@ class Member:
         ready: What it is before its first step.
         trainer: Of the run: its schedule, its callbacks and its state, but never its loop.
         claim: By which this process is at the run.
-        beside: The model of another member, whose frozen weights on the device it uses too.
     """
 
-    def __init__(self, ready: Ready, trainer: Trainer, claim: Claim, beside: nn.Module | None = None) -> None:
+    def __init__(self, ready: Ready, trainer: Trainer, claim: Claim) -> None:
         self.ready = ready
         self.trainer = trainer
         self.claim = claim
@@ -64,8 +63,6 @@ class Member:
         self.held = ExitStack()
         self._logged = 0
         steps = trainer.args.max_steps
-        if beside is not None:
-            share_frozen(ready.model, beside)
         ready.model.to(device_of_runs()).train()
         trainer.create_optimizer_and_scheduler(steps)
         assert isinstance(trainer.optimizer, AdamW)
@@ -210,7 +207,11 @@ def _begin(
     try:
         ready = prepare(job, facts, notify, packed=True)
         if not ready.is_trained():
-            return Member(ready, held.enter_context(ready.trainer()), claim, beside)
+            if ready.has_rows_of_nothing:
+                raise Apart("a pack has an empty row look at itself, and by itself it looks at nothing")
+            if beside is not None:
+                share_frozen(ready.model, beside)  # before there is a Trainer, which takes all of a model to the device
+            return Member(ready, held.enter_context(ready.trainer()), claim)
         attempt = partial(_score, ready)
     except Exception as error:
         attempt = partial(_raise, _own_failure(error))

@@ -100,13 +100,13 @@ def made(family, name, options, recipes, seeds, dtype) -> list[Member]:
     return found
 
 
-def alone(member: Member) -> tuple[list[float], Tensor]:
+def alone(member: Member, steps: int = STEPS) -> tuple[list[float], Tensor]:
     """Losses of the member's steps and its logits after them, by transformers and torch alone."""
     model, optimizer, masks = member.model, member.optimizer(), StepMasks(member.seed)
     with_keyed_masks(model, masks)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     losses = []
-    for step in range(STEPS):
+    for step in range(steps):
         masks.begin(step)
         batch = member.batch(step)
         # DeBERTa's own loss, alone among them, is in float32 whatever the weights are.
@@ -213,6 +213,7 @@ def test_a_member_leaves_and_another_takes_its_place():
     steps = {id(member): 0 for member in packed}
     while steps[id(third)] < STEPS:
         if steps[id(second)] == 3 and stack.members[1] is second.model:
+            own_trained(second.model)
             stack.members[1] = third.model
             optimiser.optimizers[1] = optimizers[id(third)]
             stack.restack()
@@ -225,7 +226,9 @@ def test_a_member_leaves_and_another_takes_its_place():
         optimiser.step([member.max_norm for member in going])
         for member in going:
             steps[id(member)] += 1
-    alone(isolated[2])
-    ours, theirs = (dict(one.model.named_parameters()) for one in (third, isolated[2]))
-    for name, weight in ours.items():
-        torch.testing.assert_close(weight, theirs[name], atol=1e-11, rtol=1e-11)
+    assert [steps[id(member)] for member in packed] == [3 + STEPS, 3, STEPS]
+    for member, same in zip(packed, isolated, strict=True):
+        alone(same, steps[id(member)])
+        ours, theirs = (dict(one.model.named_parameters()) for one in (member, same))
+        for name, weight in ours.items():
+            torch.testing.assert_close(weight, theirs[name], atol=1e-11, rtol=1e-11)

@@ -1,6 +1,7 @@
 """Packed runs by the command's own path: real files, real workers, and records held against those of isolated runs."""
 
 import dataclasses
+import json
 
 import pytest
 from safetensors.torch import load_file
@@ -10,8 +11,10 @@ from lora_bench.execute import Silent, run_suite
 from lora_bench.pack import together
 from lora_bench.pack.plan import company_of, most_members, packs
 from lora_bench.plan import make_plan
+from lora_bench.spec import Start
 from lora_bench.store import RunFolder
 from lora_bench.suite import load_suite
+from lora_bench.warm import WARM, load_for
 from tests.project import write_data, write_project
 
 SUITE = """\
@@ -126,6 +129,9 @@ def test_a_pack_is_as_large_as_its_device_can_use_and_its_memory_holds():
         ({"masks": "torch", "base_dropout": 0.0, "head_dropout": 0.0}, True),
         ({"train_examples": None, "steps": None, "train_seconds": 60.0, "warmup": 0.1}, False),
         ({"arguments": {"gradient_accumulation_steps": 2}}, False),
+        ({"arguments": {"optim": "adafactor"}}, False),
+        ({"arguments": {"neftune_noise_alpha": 5.0}}, False),
+        ({"arguments": {"optim": "adamw_torch", "adam_beta2": 0.98}}, True),
         ({"learning_rate": 0.5}, True),
     ],
 )
@@ -136,6 +142,45 @@ def test_runs_that_a_pack_would_change_are_done_alone(tmp_path, change, packs_st
         if job.spec.method.name == "lora"
     )
     assert (company_of(with_training(job, **change)) is not None) == packs_still
+
+
+def test_whatever_the_trainer_is_told_a_run_in_a_suite_that_packs_is_as_alone(tmp_path):
+    few = SUITE.replace("  - bottleneck_adapter\n  - prefix_tuning\n  - bitfit\n  - full\n", "")
+    for number, told in enumerate(("optim: adafactor", "adam_beta2: 0.9, adam_epsilon: 1e-4")):
+        path = write_project(tmp_path / f"project-{number}", few + f"training_arguments: {{{told}}}\n")
+        packed = records_of(path, tmp_path / f"packed-{number}", workers=0)
+        alone = records_of(path, tmp_path / f"alone-{number}", workers=0, pack=False)
+        assert {bool(record.packed_with) for record in packed.values()} == {number == 1}
+        for run_id, record in packed.items():
+            assert record.status == "ok", record.reason
+            losses = [[point.loss for point in found[run_id].curve] for found in (packed, alone)]
+            assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_run_that_starts_from_another_keeps_company_with_those_that_do_too(tmp_path):
+    job = next(job for job in jobs_of(write_project(tmp_path / "project", SUITE), tmp_path / "runs"))
+    start = Start(task="tickets", run_id="0123456789abcdef")
+    started = dataclasses.replace(job, spec=job.spec.model_copy(update={"start": start}))
+    assert None is not company_of(started) != company_of(job)
+    assert company_of(started) == company_of(dataclasses.replace(started))
+
+
+def test_a_gpt2_that_is_shown_a_text_without_tokens_is_as_alone(tmp_path):
+    """By itself such a row looks at nothing, which a row of a pack cannot."""
+    suite = SUITE.replace("label: queue", "label: queue\n    empty_texts: keep").replace("examples: 46", "examples: 16")
+    path = write_project(tmp_path / "project", suite.replace("  - full\n", ""), "gpt2")
+    tokenizer = json.loads((path.parent / "base" / "tokenizer.json").read_text())
+    (path.parent / "base" / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
+    lines = (path.parent / "tickets.csv").read_text().splitlines()
+    kept = [",praise" if number % 5 == 0 else line for number, line in enumerate(lines[1:80])]
+    (path.parent / "tickets.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+    packed = records_of(path, tmp_path / "packed", workers=0)
+    alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
+    assert len(packed) == 10
+    for run_id, record in packed.items():
+        assert record.status == alone[run_id].status == "ok", record.reason
+        assert (record.packed_with, record.predictions) == ((), alone[run_id].predictions)
+        assert record.curve == alone[run_id].curve
 
 
 def with_training(job, **change):
@@ -379,6 +424,8 @@ def test_members_are_asked_together_on_the_selection_split_too(tmp_path, monkeyp
 
 def test_the_members_of_a_pack_have_one_base(tmp_path, monkeypatch):
     path = write_project(tmp_path / "project", SUITE)
+    # Of workers' own sharing there is none: each run has its base in memory of its own, as on a device.
+    monkeypatch.setattr(WARM, "base", load_for)
     places = []
     real = together.Member.begin
 
