@@ -28,6 +28,9 @@ from lora_bench.record import Record
 # How often a stop is looked for.
 LOOK_SECONDS = 0.2
 
+# The signal by which a process writes where it stands.
+STACKS = "SIGUSR1"
+
 
 class RankLost(LoraBenchError):
     """A rank, or what forks ranks, ended before the run had a record."""
@@ -53,6 +56,7 @@ class _Server:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self.connection: Connection[Any, Any] = Connection(ours.detach())
+        self.stacks_wanted = False
 
     def end(self) -> None:
         """End it, and with it whatever it forked."""
@@ -88,6 +92,12 @@ def over_ranks(job: Job, notify: Notify | None) -> Record:
         raise
 
 
+def ask_for_stacks() -> None:
+    """Have every rank of the run that this process is at write where it stands."""
+    if _server is not None:
+        _server.stacks_wanted = True
+
+
 def end_ranks() -> None:
     """End what this process keeps for further runs over several processes."""
     global _server
@@ -118,6 +128,9 @@ def _hear(server: _Server, job: Job, devices: list[str], notify: Notify | None) 
             if stop is not None and not asked:
                 asked = True
                 server.connection.send(stop)
+            if server.stacks_wanted:
+                server.stacks_wanted = False
+                server.connection.send(STACKS)
             if not server.connection.poll(LOOK_SECONDS):
                 if not begun:
                     beat()  # it is at its imports

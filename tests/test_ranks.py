@@ -19,7 +19,7 @@ from lora_bench.generation import CompletionCollator
 from lora_bench.plan import make_plan
 from lora_bench.ranks import Shares
 from lora_bench.run import run
-from lora_bench.store import RunFolder
+from lora_bench.store import RunFolder, read_records
 from lora_bench.suite import load_suite
 from tests.project import SUITE, write_project
 from tests.tiny import MODELS, PAD, VOCABULARY
@@ -274,6 +274,22 @@ def test_no_process_outlives_a_harness_that_is_killed(tmp_path):
         harness.send_signal(signal.SIGKILL)
         harness.wait()
     assert within(60, lambda: not processes_with(mark))
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_where_every_rank_stands_is_in_the_log_when_one_hangs(tmp_path):
+    (job, *_) = jobs(tmp_path, "ddp").values()
+    env = {
+        **os.environ, "LORA_BENCH_FAILPOINT": "run.step:hang@4", "LORA_BENCH_FAILPOINT_ONCE": str(tmp_path / "once"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "lora_bench.cli", "run", "tickets.yaml", "--runs", str(tmp_path / "runs")]
+    command += ["--only", job.run_id, "--workers", "1", "--timeout", "20"]
+    assert subprocess.run(command, cwd=tmp_path / "ddp", env=env, stdout=subprocess.DEVNULL).returncode == 3
+    (record,) = read_records(tmp_path / "runs")
+    assert record.status == "timeout" and "workers.log shows where it stood" in record.reason
+    (log,) = (tmp_path / "runs").rglob("workers.log")
+    # The worker waits for a word, one rank hangs, and the other waits for its gradients.
+    assert log.read_text().count("in _be_rank") == 2 and "in _hear" in log.read_text() and "in _hang" in log.read_text()
 
 
 def processes_with(mark):

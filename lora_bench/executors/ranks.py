@@ -2,14 +2,15 @@
 
     python -m lora_bench.executors.ranks DESCRIPTOR
 
-Over the connection comes a job with its devices, and while its ranks are at it the names of signals that ask for a stop. Back
-go the steps, None for a sign of life, and at last a record, or in a sentence how a rank ended. A run leaves no process: its
+Over the connection comes a job with its devices, and while its ranks are at it the names of signals: those that ask for a stop,
+and SIGUSR1, upon which each writes where it stands. Back go the steps, None for a sign of life, and at last a record, or in a sentence how a rank ended. A run leaves no process: its
 ranks are killed when it has its record, when one of them ends, and when whoever gave the job is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import math
 import os
 import signal
@@ -96,8 +97,10 @@ def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any
             for ready in wait([connection, *(child.link for child in listened)]):
                 if ready is connection:
                     number = signal.Signals[connection.recv()]
-                    if children[0].alive:
-                        os.kill(children[0].pid, number)
+                    # Where it stands is every rank's to say; the others stop when the first does.
+                    for child in children if number == signal.SIGUSR1 else children[:1]:
+                        if child.alive:
+                            os.kill(child.pid, number)
                     continue
                 (child,) = [child for child in listened if child.link is ready]
                 said = _heard(child, kills)
@@ -180,6 +183,7 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
         for one in STOPS:
             signal.signal(one, signal.SIG_IGN)  # they do what the first says
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     os.environ |= {
         "RANK": str(number), "LOCAL_RANK": str(number),
         "WORLD_SIZE": str(rank.processes), "LOCAL_WORLD_SIZE": str(rank.processes),

@@ -133,8 +133,11 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> i
         os.dup2(nothing, 0)
         os.dup2(2, 1)
         os.environ.update(environment)
+        from lora_bench.launch import ask_for_stacks
+
         # Written by the C library's handler, wherever the interpreter hangs.
-        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+        signal.signal(signal.SIGUSR1, lambda number, frame: ask_for_stacks())
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=True)
         reach("worker.begin")
         _work(address, environment)
         code = 0
