@@ -3,8 +3,9 @@
     python -m lora_bench.executors.ranks DESCRIPTOR
 
 Over the connection comes a job with its devices, and while its ranks are at it the names of signals: those that ask for a stop,
-and SIGUSR1, upon which each writes where it stands. Back go the steps, None for a sign of life, and at last a record, or in a sentence how a rank ended. A run leaves no process: its
-ranks are killed when it has its record, when one of them ends, and when whoever gave the job is gone.
+and SIGUSR1, upon which each writes where it stands. Back go the steps, None for a sign of life, and at last a record, or in a
+sentence how a rank ended. A run leaves no process: its ranks are killed when it has its record, when one of them ends, and when
+whoever gave the job is gone.
 """
 
 from __future__ import annotations
