@@ -22,6 +22,24 @@ def test_as_many_are_lost_as_is_asked_for_in_every_row_and_column(probability):
     assert (kept.mean(0) - (1 - probability)).abs().max() <= 4.5 * deviation / 400**0.5
 
 
+def test_a_mask_is_the_hash_of_its_place():
+    """By whole numbers of Python, 32 bits of each: the finaliser that the module names, twice, with a half of the key each time."""
+
+    def mixed(x):
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+            x = (x ^ x >> shift) * factor % 2**32
+        return x
+
+    low, high = (half % 2**32 for half in key_of(5, 2))
+    shape, site, first = torch.Size((3, 4, 5)), 6, 7
+    kept = keep_mask(key(5, 2), site, shape, 0.3, first_row=first)
+    for row, column, depth in ((0, 0, 0), (2, 3, 4), (1, 0, 3), (2, 1, 0)):
+        place = depth * 0x9E3779B1 + column * 0x85EBCA77 + (first + row) * 0xC2B2AE3D
+        number = mixed((mixed(place % 2**32 ^ (low + site * 0x632BE5AB) % 2**32) + high) % 2**32)
+        # As a signed number it lies in the upper 70 % of all.
+        assert kept[row, column, depth] == ((number + 2**31) % 2**32 >= int(0.3 * 2**32))
+
+
 @pytest.mark.parametrize("other", [("seed", 1, 0, 3), ("step", 0, 1, 3), ("site", 0, 0, 4)])
 def test_masks_of_other_seeds_steps_and_sites_have_nothing_to_do_with_it(other):
     _, seed, step, site = other
