@@ -23,7 +23,7 @@ def test_as_many_are_lost_as_is_asked_for_in_every_row_and_column(probability):
 
 
 def test_a_mask_is_the_hash_of_its_place():
-    """By whole numbers of Python, 32 bits of each: the finaliser that the module names, twice, with a half of the key each time."""
+    """By whole numbers of Python: the finaliser that the module names, twice, with a half of the key each time."""
 
     def mixed(x):
         for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -24,19 +22,15 @@ from lora_bench.ends import DISK_FULL, is_disk_full, is_out_of_memory
 from lora_bench.failpoints import reach
 from lora_bench.job import Job
 from lora_bench.loop import Interrupted, Notify, stop_requested
-from lora_bench.models import writes_on
+from lora_bench.pack.asking import answers_together, chosen_together, stack_of
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
-from lora_bench.pack.writing import most_rows, writer
 from lora_bench.pipeline import Answered, Ready, device_of_runs, prepare, score
 from lora_bench.pulse import heard
 from lora_bench.record import Record
 from lora_bench.run import concluded
-from lora_bench.scoring import EVALUATION_BATCH, Labelling, Writing, autocast, predict_in_order, quiet
-
-# What a family's attention makes of the rows' masks by itself.
-OWN_MASKS = ("deberta", "deberta-v2")
+from lora_bench.scoring import autocast, quiet
 
 
 class Apart(BaseException):
@@ -263,7 +257,7 @@ def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Excepti
                 for index, (member, loss) in enumerate(zip(going, losses, strict=True))
                 if _own(member, member.end, left)
             ]
-            answered = _chosen_together({index: member.ready for index, member, _ in ended if member.is_chosen}, stack)
+            answered = chosen_together({index: member.ready for index, member, _ in ended if member.is_chosen}, stack)
             for _, member, loss in ended:
                 note = partial(member.note, loss, answered.get(member.ready.job.run_id))
                 if _own(member, note, left) and member.is_done:
@@ -297,14 +291,8 @@ def _introduce(members: Sequence[Member]) -> None:
 
 
 def _stacked(members: Sequence[Member]) -> tuple[Stack, StackedAdamW]:
-    stack = _stack([member.ready for member in members])
+    stack = stack_of([member.ready for member in members])
     return stack, StackedAdamW(stack, [member.optimizer for member in members])
-
-
-def _stack(members: Sequence[Ready]) -> Stack:
-    kind = members[0].job.base_model.model_type
-    causal = None if kind in OWN_MASKS else writes_on(kind)
-    return Stack([member.model for member in members], causal=causal, pad=members[0].tokenizer.pad_token_id)
 
 
 def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> list[float]:
@@ -324,21 +312,6 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
     return list(losses.detach().tolist())
 
 
-def _chosen_together(due: Mapping[int, Ready], stack: Stack) -> dict[str, Answered]:
-    """What members answer to the selection split after a step, by run id.
-
-    Args:
-        due: Those that are asked, by their number in the stack.
-        stack: All that are at work.
-    """
-    numbers = {ready.job.run_id: number for number, ready in due.items()}
-
-    def part(group: Sequence[Ready]) -> Stack:
-        return stack.part([numbers[ready.job.run_id] for ready in group])
-
-    return _answers_together([*due.values()], lambda ready: [ready.job.spec.rules.choose_on], part)
-
-
 def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
     """What members that are done answer to the splits that are scored, by run id; of whom a stop came before, nothing."""
     try:
@@ -347,7 +320,7 @@ def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
                 load_trained(ready.model, ready.best.weights)
         # Each is then asked by itself, and leaves a checkpoint before it answers anything.
         with heard(_end_on_stop):
-            found = _answers_together(trained, lambda ready: ready.scored, _stack)
+            found = answers_together(trained, lambda ready: ready.scored, stack_of)
         for ready in trained:
             own_trained(ready.model)
     except Exception as error:
@@ -358,60 +331,6 @@ def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
 def _end_on_stop() -> None:
     if stop_requested():
         raise Interrupted(f"stopped by {stop_requested()}")
-
-
-def _answers_together(
-    asked: Sequence[Ready], splits: Callable[[Ready], Sequence[str]], stack_of: Callable[[Sequence[Ready]], Stack]
-) -> dict[str, Answered]:
-    """What members answer, by run id; nothing of those that are better asked by themselves, or do not fit together.
-
-    Args:
-        asked: Who is asked.
-        splits: What each is asked.
-        stack_of: The weights of some of them.
-    """
-    alike: dict[Any, list[Ready]] = {}
-    for ready in asked:
-        spec = ready.job.spec
-        of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, str(spec.decoding), *splits(ready))
-        alike.setdefault(of, []).append(ready)
-    found: dict[str, Answered] = {}
-    for group in alike.values():
-        if len(group) > 1:
-            # Where that fails, each is asked by itself, and says why it fails.
-            with contextlib.suppress(Exception):
-                found |= _answers_of(group, splits(group[0]), stack_of(group))
-    return found
-
-
-def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> dict[str, Answered]:
-    """What members with the same questions answer, by run id; nothing of one whose outputs are not finite."""
-    began = time.perf_counter()
-    answers: list[dict[str, list[Any]]] = [{} for _ in group]
-    for name in splits:
-        for given, own in zip(answers, _asked(group, name, stack), strict=True):
-            if own is not None:
-                given[name] = own
-    seconds = time.perf_counter() - began
-    return {
-        ready.job.run_id: Answered(given, seconds)
-        for ready, given in zip(group, answers, strict=True)
-        if len(given) == len(splits)
-    }
-
-
-def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[list[Any] | None]:
-    """What each member answers to a split, or None where its outputs are not finite."""
-    first = group[0]
-    questions, at_hand = first.questions[split], first.at_hand
-    if isinstance(at_hand, Writing):
-        return at_hand.answers_of_each(writer(stack), questions, [ready.seed for ready in group], most_rows(stack))
-    assert isinstance(at_hand, Labelling)
-    # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
-    rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
-    with autocast(first.model, first.job.spec):
-        logits = predict_in_order(stack.logits, questions, at_hand.collate, rows)
-    return [at_hand.answers_in(own) if torch.isfinite(own).all() else None for own in logits]
 
 
 def _raise(error: Exception) -> Record:

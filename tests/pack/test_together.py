@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from lora_bench import execute, loop
 from lora_bench.execute import Silent, run_suite
-from lora_bench.pack import together
+from lora_bench.pack import asking, together
 from lora_bench.pack.plan import company_of, most_members, packs
 from lora_bench.plan import make_plan
 from lora_bench.spec import Start
@@ -377,7 +377,7 @@ def test_members_that_are_done_at_once_are_asked_together(tmp_path, monkeypatch)
     records = records_of(path, tmp_path / "runs", workers=0)
     assert sorted(asked) == [(2, 2), (2, 2), (2, 2), (4, 4)]
     # Where that fails each is asked by itself, with the same answers.
-    monkeypatch.setattr(together, "_answers_of", lambda *given: 1 / 0)
+    monkeypatch.setattr(asking, "_answers_of", lambda *given: 1 / 0)
     again = records_of(path, tmp_path / "again", workers=0)
     assert {run_id: record.predictions for run_id, record in again.items()} == {
         run_id: record.predictions for run_id, record in records.items()
@@ -393,13 +393,13 @@ def test_members_are_asked_together_on_the_selection_split_too(tmp_path, monkeyp
     )
     path = write_project(tmp_path / "project", suite, family)
     write_data(path.with_name("again.csv"), rows=300)
-    asked, real = [], together._answers_of
+    asked, real = [], asking._answers_of
 
     def counted(group, splits, stack):
         asked.append((len({ready.job.spec.task.name for ready in group}), len(group), *splits))
         return real(group, splits, stack)
 
-    monkeypatch.setattr(together, "_answers_of", counted)
+    monkeypatch.setattr(asking, "_answers_of", counted)
     packed = records_of(path, tmp_path / "packed", workers=0)
     # After steps 2, 4 and 6, and at the end of the four that end together; the short ones are of two tasks.
     selections = [(1, 3, "selection")] * 2 + [(1, 2, "selection")] * 4
@@ -415,7 +415,7 @@ def test_members_are_asked_together_on_the_selection_split_too(tmp_path, monkeyp
         ]
         assert record.scores == same.scores and record.weights.step == same.weights.step
     # Where that fails each is asked by itself.
-    monkeypatch.setattr(together, "_answers_of", lambda *given: 1 / 0)
+    monkeypatch.setattr(asking, "_answers_of", lambda *given: 1 / 0)
     apart = records_of(path, tmp_path / "apart", workers=0)
     assert {run_id: (record.scores, record.curve) for run_id, record in apart.items()} == {
         run_id: (record.scores, record.curve) for run_id, record in packed.items()

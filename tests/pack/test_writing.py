@@ -11,7 +11,7 @@ from lora_bench.copies import copy_sharing, own_trained
 from lora_bench.execute import run_suite
 from lora_bench.generation.decode import complete, complete_each
 from lora_bench.methods import known_methods
-from lora_bench.pack import together
+from lora_bench.pack import asking
 from lora_bench.pack.stack import Stack
 from lora_bench.pack.writing import writer
 from lora_bench.spec import Decoding
@@ -132,8 +132,8 @@ decoding: {beams: 2, max_new_tokens: 6, no_repeat_ngram: 4}
 def test_runs_that_write_together_leave_the_texts_and_scores_of_isolated_ones(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
     path = write_project(tmp_path / "project", SUITE)
-    asked, real = [], together._answers_of
-    monkeypatch.setattr(together, "_answers_of", lambda *given: asked.append(len(given[0])) or real(*given))
+    asked, real = [], asking._answers_of
+    monkeypatch.setattr(asking, "_answers_of", lambda *given: asked.append(len(given[0])) or real(*given))
 
     def records(name, **options):
         made = run_suite(path, runs=tmp_path / name, workers=0, **options).records
