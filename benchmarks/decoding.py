@@ -34,7 +34,8 @@ from transformers import AutoModelForCausalLM
 from lora_bench.generation import CompletionCollator, encode_completions, encode_prompts
 from lora_bench.generation.decode import complete
 from lora_bench.generation.steps import End, NoRepeat
-from lora_bench.models import find_model, load_tokenizer
+from lora_bench.loading import load_tokenizer
+from lora_bench.models import find_model
 from lora_bench.spec import Decoding
 from lora_bench.tasks import Split
 

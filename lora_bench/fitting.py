@@ -15,9 +15,10 @@ from importlib.metadata import version
 from lora_bench.budget import Budget, fit_size
 from lora_bench.documents import Strict
 from lora_bench.errors import BudgetUnreachable, UnsupportedPair
+from lora_bench.loading import load_model
 from lora_bench.methods import Method, with_size
 from lora_bench.metrics import Kind
-from lora_bench.models import BaseModel, load_model
+from lora_bench.models import BaseModel
 from lora_bench.record import CountedParameters
 from lora_bench.resources import cache_folder
 from lora_bench.sealed import keep, kept_as

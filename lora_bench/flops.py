@@ -15,9 +15,10 @@ from importlib.metadata import version
 from typing import Any
 
 from lora_bench.errors import UnsupportedPair
+from lora_bench.loading import load_model
 from lora_bench.methods import Method
 from lora_bench.metrics import Kind
-from lora_bench.models import BaseModel, load_model
+from lora_bench.models import BaseModel
 from lora_bench.resources import cache_folder
 from lora_bench.sealed import keep, kept
 from lora_bench.spec import content_hash

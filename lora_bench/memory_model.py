@@ -10,9 +10,10 @@ import re
 from importlib.metadata import version
 
 from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.loading import load_model
 from lora_bench.methods import Method
 from lora_bench.metrics import Kind
-from lora_bench.models import BaseModel, load_model
+from lora_bench.models import BaseModel
 from lora_bench.probe_record import StepBytes
 from lora_bench.resources import cache_folder
 from lora_bench.sealed import keep, kept_as

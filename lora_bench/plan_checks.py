@@ -56,7 +56,7 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
     """Refuse, before any work, what only transformers can judge: its own arguments, and tokenizers."""
     from transformers import TrainingArguments
 
-    from lora_bench.models import load_tokenizer
+    from lora_bench.loading import load_tokenizer
     from lora_bench.recipe import training_arguments
 
     faults: list[Fault] = []

@@ -23,7 +23,8 @@ from lora_bench.copies import copy_sharing
 from lora_bench.generation import encode
 from lora_bench.job import Job
 from lora_bench.kept_tokens import LEAST_EXAMPLES, Example, shared_examples
-from lora_bench.models import BaseModel, load_model, load_tokenizer
+from lora_bench.loading import load_model, load_tokenizer
+from lora_bench.models import BaseModel
 from lora_bench.relative_positions import cut_to_reach
 from lora_bench.resources import cache_folder
 from lora_bench.spec import content_hash

@@ -48,7 +48,7 @@ def answer(record):
 
 def lengths(job):
     """Real tokens of each training example, straight from the tokenizer."""
-    from lora_bench.models import load_tokenizer
+    from lora_bench.loading import load_tokenizer
 
     data = load_data(job.task, job.task_base)
     examples, _ = encode(data.splits["train"], load_tokenizer(job.base_model), job.spec.training.max_length)

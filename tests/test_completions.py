@@ -16,8 +16,9 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.generation import CompletionCollator, encode_completions, encode_prompts
 from lora_bench.generation.decode import complete
 from lora_bench.generation.steps import Draw, End, NoRepeat
+from lora_bench.loading import load_tokenizer
 from lora_bench.methods import known_methods
-from lora_bench.models import find_model, load_tokenizer
+from lora_bench.models import find_model
 from lora_bench.spec import Decoding
 from lora_bench.tasks import Split
 from tests.project import GOOD, WORDS, write_tokenizer

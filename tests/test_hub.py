@@ -20,7 +20,8 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-from lora_bench.models import BaseModel, find_model, load_tokenizer
+from lora_bench.loading import load_tokenizer
+from lora_bench.models import BaseModel, find_model
 from lora_bench.pieces import normalise_as_trained
 from tests.hub import Hub, add_dataset, add_model, serve
 from tests.project import BAD, GOOD, WORDS, write_data, write_model

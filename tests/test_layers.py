@@ -29,6 +29,7 @@ PARTS = {
     "methods",
     "tasks",
     "models",
+    "loading",
     "measure",
     "meter",
     "checkpoint",
@@ -87,7 +88,8 @@ MAY_IMPORT = {
     "model_files": {"errors", "resources"},
     "pieces": set(),
     "tasks": MATERIAL | WORDS | {"hub"},
-    "models": MATERIAL | WORDS | {"hub", "model_files", "pieces"},
+    "models": MATERIAL | WORDS | {"hub", "model_files"},
+    "loading": MATERIAL | WORDS | {"models", "pieces"},
     "measure": WORDS | {"tuners"},
     "meter": WORDS | {"measure"},
     "tokens": set(),
@@ -137,7 +139,7 @@ MAY_IMPORT = {
     "run": STORE | {"attempt", "job", "launch", "loop", "pipeline", "ranks"},
     "pack": STORE
     | MATERIAL
-    | {"attempt", "checkpoint", "copies", "job", "loop", "models", "pipeline", "run", "scoring", "dropout"},
+    | {"attempt", "checkpoint", "copies", "job", "loading", "loop", "pipeline", "run", "scoring", "dropout"},
     "probe": STORE | PARTS | {"shapes"},
     "executors": STORE | PARTS | {"attempt", "job", "launch", "loop", "run", "pack", "probe", "tuners", "metrics"},
     "stopping": set(),

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.loading import head_modules, load_model
 from lora_bench.measure import count_parameters
-from lora_bench.models import find_model, head_modules, load_model
+from lora_bench.models import find_model
 from lora_bench.randomness import draw_head
 from tests.tiny import tiny_deberta_v2, tiny_gpt2, tiny_roberta
 

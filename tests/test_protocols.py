@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from lora_bench import pipeline, warm
 from lora_bench.choose import chosen_rate, start_records
 from lora_bench.execute import run_suite, runs_folder
-from lora_bench.models import find_model, load_model
+from lora_bench.loading import load_model
+from lora_bench.models import find_model
 from lora_bench.plan import make_plan
 from lora_bench.protocol import PROTOCOLS, STRICT
 from lora_bench.store import RunFolder

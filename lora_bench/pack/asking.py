@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lora_bench.models import writes_on
+from lora_bench.loading import writes_on
 from lora_bench.pack.stack import Stack
 from lora_bench.pack.writing import most_rows, writer
 from lora_bench.pipeline import Answered, Ready

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from lora_bench.ends import is_disk_full
 from lora_bench.environment import describe_environment
 from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.loading import load_model
 from lora_bench.measure import PeakMemory, count_parameters, return_freed_memory
 from lora_bench.methods import Method, known_methods
-from lora_bench.models import load_model
 from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, used_bytes
 from lora_bench.probe.inference import inference
 from lora_bench.probe.job import ProbeJob

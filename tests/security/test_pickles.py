@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
+from lora_bench.loading import load_model
 from lora_bench.methods.lora import Lora
-from lora_bench.models import find_model, load_model
+from lora_bench.models import find_model
 from lora_bench.plan import make_plan
 from lora_bench.run import run
 from lora_bench.start import start_from
