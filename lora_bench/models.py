@@ -13,7 +13,6 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lora_bench.assets import is_cached
 from lora_bench.errors import LoraBenchError, did_you_mean
@@ -30,9 +29,6 @@ from lora_bench.model_files import (
 from lora_bench.resources import PACKAGE
 from lora_bench.shapes import PREFIX, shape_folder
 from lora_bench.spec import content_hash
-
-if TYPE_CHECKING:
-    pass
 
 Progress = Callable[[str], None]
 

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from lora_bench.executors.base import patience_with
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
 
 if sys.platform != "win32":
@@ -121,6 +123,24 @@ def test_a_process_that_the_kernel_ended_explains_no_later_end(tmp_path, monkeyp
     os.close(read)
     os.close(write)
     assert short == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("each", "together"),
+    [
+        ([60.0], 60.0),
+        ([None], None),
+        ([60.0, None], None),
+        # Steps of three take thrice the time of one's.
+        ([60.0] * 3, 180.0),
+        # But 64 with half an hour each do not have a day and a half, and a longer run keeps its own time.
+        ([1800.0] * 64, 1800.0),
+        ([60.0] * 64, 1800.0),
+        ([1800.0, 7200.0], 7200.0),
+    ],
+)
+def test_a_pack_is_silent_no_longer_than_its_members_and_half_an_hour(each, together):
+    assert patience_with(each) == together
 
 
 def test_what_a_worker_dies_of_is_told_without_secrets(monkeypatch, capfd):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -32,6 +33,22 @@ class Done(Protocol):
 
 JobT = TypeVar("JobT", bound=Work)
 DoneT = TypeVar("DoneT", bound=Done)
+
+
+# So long is a pack silent at most, if none of its members is given longer.
+LONGEST_SILENCE_SECONDS = 1800.0
+
+
+def patience_with(each: Sequence[float | None]) -> float | None:
+    """Seconds of silence that are allowed to runs which take their steps in one another's time; None for any.
+
+    Args:
+        each: What is allowed to each of them by itself.
+    """
+    known = [one for one in each if one is not None]
+    if not known or len(known) < len(each):
+        return None
+    return min(sum(known), max(*known, LONGEST_SILENCE_SECONDS))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from lora_bench.errors import WorkersLost
-from lora_bench.executors.base import Alive, DoneT, Event, JobT, Lost
+from lora_bench.executors.base import Alive, DoneT, Event, JobT, Lost, patience_with
 from lora_bench.executors.processes import cause, ended_within, kill_session, memory_kills
 from lora_bench.failpoints import reach
 
@@ -210,9 +210,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
 
     def _patience(self, worker: _Worker[JobT]) -> float | None:
         """Seconds of silence that a worker is allowed; those at a pack take their steps in one another's time."""
-        each = [self.patience(job) for job in worker.at_once]
-        known = [one for one in each if one is not None]
-        return sum(known) if known and len(known) == len(each) else None
+        return patience_with([self.patience(job) for job in worker.at_once])
 
     def _lost(self, worker: _Worker[JobT], job: JobT, reason: str, pid: int | None = None) -> Lost[JobT]:
         if not worker.overdue:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lora_bench.disk import TEMPORARY, make_folder
 from lora_bench.errors import LoraBenchError, WorkersLost
 from lora_bench.executors.actor import Said, Worker
-from lora_bench.executors.base import Alive, Event, Lost
+from lora_bench.executors.base import Alive, Event, Lost, patience_with
 from lora_bench.executors.local import CLEAN
 from lora_bench.processes import this_process
 from lora_bench.version import __version__
@@ -189,10 +189,8 @@ class RayWorkers:
         """End an actor that has been silent for too long."""
         if actor.overdue:
             return
-        each = [self._patience(job) for job in actor.at_once]
-        known = [one for one in each if one is not None]
-        # Members of a pack take their steps in one another's time.
-        if known and len(known) == len(each) and time.monotonic() - actor.heard > sum(known):
+        patience = patience_with([self._patience(job) for job in actor.at_once])
+        if patience is not None and time.monotonic() - actor.heard > patience:
             actor.overdue = True
             self._end(actor)
 
