@@ -278,6 +278,29 @@ def test_a_base_that_a_run_wrote_into_is_read_anew(tmp_path, monkeypatch):
     assert all(torch.equal(found[name], wanted[name]) for name in of_base)
 
 
+@pytest.mark.parametrize(
+    "faster",
+    [
+        "{optim: adamw_torch}",  # by lists of weights, in place of fused
+        "{torch_compile: true, torch_compile_backend: aot_eager}",
+    ],
+)
+@pytest.mark.parametrize("masks", ["torch", "keyed"])
+def test_ways_to_make_a_step_faster_take_the_plain_step(tmp_path, masks, faster):
+    plain = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full, lora, prefix_tuning]")
+    plain += f"training: {{masks: {masks}, batch_size: 8}}\n"
+    found = {}
+    for name, suite in {"plain": plain, "faster": f"{plain}training_arguments: {faster}\n"}.items():
+        for label, job in jobs(tmp_path / name, suite).items():
+            found[name, label] = run(job)
+            assert found[name, label].status == "ok", found[name, label].reason
+    for label in ("full", "lora", "prefix_tuning"):
+        one, other = found["plain", label], found["faster", label]
+        assert [point.loss for point in other.curve] == pytest.approx([point.loss for point in one.curve], abs=1e-6)
+        assert (other.scores, other.predictions) == (one.scores, one.predictions)
+        assert other.run_id != one.run_id
+
+
 def test_training_arguments_reach_the_trainer(tmp_path):
     from lora_bench.recipe import training_arguments
 
