@@ -114,31 +114,14 @@ def _across(
             for key, arguments in zip(given, of, strict=True)
             if _ACCUMULATION in arguments
         ]
-    faults += _masks_made_twice(document, content)
+    misfit = masks_misfit(content.training, content.training_arguments)
+    if misfit is not None:
+        faults.append(document.fault(("training", misfit[0]), misfit[1]))
     accumulation = content.training_arguments.get("gradient_accumulation_steps", 1)
     if not isinstance(accumulation, int) or accumulation < 1 or content.training.batch_size % accumulation:
         message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"
         faults.append(document.fault(("training_arguments", "gradient_accumulation_steps"), message))
     return faults
-
-
-def _masks_made_twice(document: Document, content: SuiteFile) -> list[Fault]:
-    """Faults of arguments that have a step's parts made again, where their dropout would not be."""
-    if content.training.masks != "keyed":
-        return []
-    given: list[tuple[Key, Mapping[str, JsonValue]]] = [(("training_arguments",), content.training_arguments)]
-    given += [
-        (("recipes", index, "training_arguments"), recipe.training_arguments)
-        for index, recipe in enumerate(content.recipes)
-    ]
-    return [
-        document.fault(
-            (*key, name), "makes parts of a step again, and keyed masks only once: set training.masks to 'torch'"
-        )
-        for key, arguments in given
-        for name in _CHECKPOINTING
-        if arguments.get(name)
-    ]
 
 
 def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, int]) -> list[Fault]:
@@ -206,6 +189,17 @@ def ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, 
         part = f"{rows} examples of a part" if parts != 1 else f"batch of {rows}"
         return "processes", f"must divide the {part}, which they share, got {training.processes}"
     return None
+
+
+def masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
+    """The key of a training whose dropout does not go with what the Trainer is told, and why; None where it does."""
+    again = next((name for name in _CHECKPOINTING if arguments.get(name)), None)
+    if training.masks != "keyed" or again is None:
+        return None
+    return (
+        "masks",
+        f"'keyed' are of one pass through the model, and {again} has it make its parts a second time; take 'torch'",
+    )
 
 
 def _unknown_names(

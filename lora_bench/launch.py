@@ -120,7 +120,7 @@ def _devices(processes: int) -> list[str]:
 
 def _hear(server: _Server, job: Job, devices: list[str], notify: Notify | None) -> Record:
     """What becomes of a run; steps and signs of life are passed on."""
-    asked = begun = False
+    asked = begun = server.stacks_wanted = False
     try:
         server.connection.send((job, devices))
         while True:

@@ -102,6 +102,8 @@ class Ready:
             self.follow.ended_by or self.follow.end_after(self.checkpoint.step, self.measure.earlier_seconds)
         ):
             return False
+        # Nobody makes a Trainer now, and its arguments say how this process multiplies.
+        training_arguments(self.job.spec, "nowhere")
         load_trained(self.model, self.checkpoint.weights)
         self.model.to(device_of_runs())
         return True
@@ -111,7 +113,7 @@ class Ready:
         """Whether a causal model is to classify a text without tokens: its tokenizer adds none of its own."""
         if self.job.base_model.model_type != "gpt2" or self.job.task.kind == "generation":
             return False
-        asked = chain(self.course.examples, *self.questions.values())
+        asked = chain(self.course.rest(0), *self.questions.values())
         return any(not example["input_ids"] for example in asked)
 
     @contextmanager

@@ -6,7 +6,7 @@ import dataclasses
 
 from lora_bench.budget import ParameterAxis, amount_of
 from lora_bench.cell import Cell
-from lora_bench.contradictions import ranks_misfit, schedule_misfit, wanted_trials
+from lora_bench.contradictions import masks_misfit, ranks_misfit, schedule_misfit, wanted_trials
 from lora_bench.entries import MethodEntry
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
 from lora_bench.halving import Rung
@@ -43,9 +43,11 @@ def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
 
 
 def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
-    """The schedule and the processes of a cell go with its budget and batch, whatever gives it these."""
-    misfit = schedule_misfit(recipe.budget, recipe.training) or ranks_misfit(
-        recipe.budget, recipe.training, recipe.arguments
+    """The schedule, the processes and the masks of a cell go with its budget and batch, whatever gives it these."""
+    misfit = (
+        schedule_misfit(recipe.budget, recipe.training)
+        or ranks_misfit(recipe.budget, recipe.training, recipe.arguments)
+        or masks_misfit(recipe.training, recipe.arguments)
     )
     if misfit is not None:
         where = f"{entry.label} on {base_model.name} for {task}: {misfit[0]}"

@@ -14,8 +14,13 @@ from lora_bench.spec import PlannedSpec, PlannedTraining
 # A schedule of transformers counts steps; one that follows a share counts its millionths.
 WHOLE = 1_000_000
 
-# How this process multiplies in float32 before any run has said otherwise; releases before 2.9 have no word for it.
-_FP32_PRECISION = getattr(torch.backends, "fp32_precision", None)
+# How this process multiplies in float32 before any run has said otherwise; releases before 2.9 have two words for it.
+_WORDS: list[tuple[Any, str]] = (
+    [(torch.backends, "fp32_precision")]
+    if hasattr(torch.backends, "fp32_precision")
+    else [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32")]
+)
+_BEFORE_ANY_RUN = [getattr(place, name) for place, name in _WORDS]
 
 
 def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> TrainingArguments:
@@ -57,9 +62,9 @@ def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> Tr
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    if _FP32_PRECISION is not None:
-        # `tf32` and `torch_compile` set it for the whole process, and the run before was another.
-        torch.backends.fp32_precision = _FP32_PRECISION
+    # `tf32` and `torch_compile` set it for the whole process, and the run before was another.
+    for (place, name), value in zip(_WORDS, _BEFORE_ANY_RUN, strict=True):
+        setattr(place, name, value)
     return TrainingArguments(**{**ours, **recipe.arguments})
 
 

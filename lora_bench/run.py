@@ -58,7 +58,7 @@ def _held(job: Job, notify: Notify | None, claim: Claim) -> Record | Elsewhere:
     """The record of a run that this process is at."""
     facts = Facts()
     reach("run.held")
-    return concluded(job, claim, facts, lambda: _trained_and_scored(job, facts, notify))
+    return concluded(job, claim, facts, lambda: trained_and_scored(job, facts, notify))
 
 
 def concluded(job: Job, claim: Claim, facts: Facts, attempt: Callable[[], Record]) -> Record | Elsewhere:
@@ -108,7 +108,8 @@ def as_rank(job: Job, rank: Rank, facts: Facts, notify: Notify | None) -> Record
     return None
 
 
-def _trained_and_scored(job: Job, facts: Facts, notify: Notify | None) -> Record:
+def trained_and_scored(job: Job, facts: Facts, notify: Notify | None) -> Record:
+    """The record of a run, every step of which is taken here and by it alone."""
     if job.spec.training.processes > 1:
         return over_ranks(job, notify)
     ready = prepare(job, facts, notify)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -88,5 +89,5 @@ class SelectionScores(TrainerCallback):
             if self.rank is not None:
                 # Weights in parts come together only where every process asks for them.
                 _, better = self.rank.agreed(None, better)
-            if self.keep_best and value is not None and better:
-                self.best = Best(step, value, trained_weights(model))
+            if self.keep_best and better:
+                self.best = Best(step, math.nan if value is None else value, trained_weights(model))

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_bench import pipeline, warm
+from lora_bench import pipeline, run_examples, warm
 from lora_bench.choose import chosen_rate, start_records
+from lora_bench.errors import BadInput
 from lora_bench.execute import run_suite, runs_folder
 from lora_bench.loading import load_model
 from lora_bench.models import find_model
@@ -116,6 +117,27 @@ def test_a_recipe_changes_the_cells_it_names_and_no_others(tmp_path):
     assert (specs["full"].label_smoothing, specs["full"].base_dropout) == (0.0, None)
 
 
+@pytest.mark.parametrize(
+    ("rest", "refused"),
+    [
+        ("training: {masks: keyed}\ntraining_arguments: {activation_checkpointing: true}", True),
+        ("training: {masks: keyed}\nrecipes: [{training_arguments: {gradient_checkpointing: true}}]", True),
+        ("training_arguments: {gradient_checkpointing: true}\nrecipes: [{methods: lora, masks: keyed}]", True),
+        (
+            "training: {masks: keyed}\nrecipes: [{masks: torch, training_arguments: {gradient_checkpointing: true}}]",
+            False,
+        ),
+        ("training_arguments: {activation_checkpointing: true}", False),
+    ],
+)
+def test_masks_of_a_first_pass_are_refused_where_there_is_a_second(tmp_path, rest, refused):
+    if not refused:
+        assert len(plan_of(tmp_path, f"{LORA}{rest}\n").cells) == 1
+        return
+    with pytest.raises(BadInput, match=r"masks.*'keyed' are of one pass.*make its parts a second time; take 'torch'"):
+        plan_of(tmp_path, f"{LORA}{rest}\n")
+
+
 def test_labels_that_are_numbers_are_not_smoothed(tmp_path):
     training = "training: {label_smoothing: 0.1}\n"
     assert specs_of(tmp_path / "a", LORA + training)["lora"].training.label_smoothing == 0.1
@@ -192,8 +214,9 @@ def test_starting_from_another_run_leaves_the_base_that_is_kept_as_it_was(tmp_pa
     """BitFit trains biases of the base, and those that another run left are written into a run's own."""
     methods = "methods: [{method: lora, learning_rate: 1e-2}, {method: full, learning_rate: 1e-3}]"
     path = with_two_tasks(tmp_path, TWO_TASKS.replace(methods, "methods: [{method: bitfit, learning_rate: 1e-1}]"))
-    monkeypatch.setattr(warm, "WARM", warm.Warm())
-    monkeypatch.setattr(pipeline, "WARM", warm.WARM)
+    kept = warm.Warm()
+    for module in (pipeline, run_examples):
+        monkeypatch.setattr(module, "WARM", kept)
     loads, load_for = [], warm.load_for
     monkeypatch.setattr(warm, "load_for", lambda job: loads.append(job.spec.task.name) or load_for(job))
     assert {made.status for made in run_suite(path, runs=tmp_path / "runs", workers=0).records} == {"ok"}
@@ -253,14 +276,6 @@ def test_a_run_whose_source_gave_no_score_is_a_row_with_the_reason(tmp_path):
         ("recipes: [{start: tickets}]", "needs `tasks` that do not contain the task to start from"),
         ("recipes: [{batch_size: 0}]", "greater than 0"),
         ("recipes: [{training_arguments: {seed: 3}}]", "is decided by the suite's own keys: use seeds"),
-        (
-            "training: {masks: keyed}\ntraining_arguments: {activation_checkpointing: true}",
-            "makes parts of a step again, and keyed masks only once: set training.masks to 'torch'",
-        ),
-        (
-            "training: {masks: keyed}\nrecipes: [{training_arguments: {gradient_checkpointing: true}}]",
-            "makes parts of a step again, and keyed masks only once: set training.masks to 'torch'",
-        ),
         ("protocol: {protocol: strict, chekpoint: best}", "did you mean 'checkpoint'?"),
         ("data: {ticket: here}", "'ticket' is none of this suite's tasks; did you mean 'tickets'?"),
         ("decoding: {beams: 0}", "greater than or equal to 1"),

@@ -285,7 +285,7 @@ def test_where_every_rank_stands_is_in_the_log_when_one_hangs(tmp_path):
     command = [sys.executable, "-m", "lora_bench.cli", "run", "tickets.yaml", "--runs", str(tmp_path / "runs")]
     command += ["--only", job.run_id, "--workers", "1", "--timeout", "20"]
     assert subprocess.run(command, cwd=tmp_path / "ddp", env=env, stdout=subprocess.DEVNULL).returncode == 3
-    (record,) = read_records(tmp_path / "runs")
+    (record,) = read_records(tmp_path / "runs" / "tickets")
     assert record.status == "timeout" and "workers.log shows where it stood" in record.reason
     (log,) = (tmp_path / "runs").rglob("workers.log")
     # The worker waits for a word, one rank hangs, and the other waits for its gradients.

@@ -253,13 +253,16 @@ def test_a_run_that_somebody_else_ended_meanwhile_writes_over_nothing(tmp_path, 
 
 
 def test_one_run_s_precision_of_products_is_not_the_next_one_s(tmp_path):
+    from transformers.utils.import_utils import enable_tf32
+
     from lora_bench.recipe import training_arguments
 
     job = jobs(tmp_path)["lora"]
-    before = torch.backends.fp32_precision
-    torch.backends.fp32_precision = "tf32"  # as transformers does for `tf32: true`, where there is a GPU
+    enable_tf32(True)  # as transformers does for `tf32: true`, where there is a GPU
     training_arguments(job.spec, str(tmp_path))
-    assert torch.backends.fp32_precision == before != "tf32"
+    if hasattr(torch.backends, "fp32_precision"):
+        assert torch.backends.fp32_precision != "tf32"
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_a_base_that_a_run_wrote_into_is_read_anew(tmp_path, monkeypatch):

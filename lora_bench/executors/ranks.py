@@ -72,6 +72,8 @@ class _Child:
 def serve(connection: Connection[Any, Any]) -> None:
     """Do the runs that are asked for until nobody asks any more. SIGINT and SIGTERM are blocked by whoever starts this."""
     end_with_parent()
+    # Until a rank can write where it stands, it is not to die of being asked.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     import_everything()
     import evaluate  # noqa: F401  # brings scipy, and every rank scores something
 

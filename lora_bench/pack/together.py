@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,7 @@ from lora_bench.pack.stack import Stack
 from lora_bench.pipeline import Answered, Ready, device_of_runs, prepare, score
 from lora_bench.pulse import heard
 from lora_bench.record import Record
-from lora_bench.run import concluded
+from lora_bench.run import concluded, trained_and_scored
 from lora_bench.scoring import autocast, quiet
 
 
@@ -202,7 +203,9 @@ def _begin(
         ready = prepare(job, facts, notify, packed=True)
         if not ready.is_trained():
             if ready.has_rows_of_nothing:
-                raise Apart("a pack has an empty row look at itself, and by itself it looks at nothing")
+                # In a pack such a row looks at itself, and by itself at nothing: the others wait for it.
+                alone, facts = replace(job, exclusive=False), Facts()
+                return concluded(alone, claim, facts, partial(trained_and_scored, alone, facts, notify))
             if beside is not None:
                 share_frozen(ready.model, beside)  # before there is a Trainer, which takes all of a model to the device
             return Member(ready, held.enter_context(ready.trainer()), claim)

@@ -165,15 +165,18 @@ def test_a_run_that_starts_from_another_keeps_company_with_those_that_do_too(tmp
     assert company_of(started) == company_of(dataclasses.replace(started))
 
 
-def test_a_gpt2_that_is_shown_a_text_without_tokens_is_as_alone(tmp_path):
+@pytest.mark.parametrize("where", ["train", "test"])
+def test_a_gpt2_that_is_shown_a_text_without_tokens_is_as_alone(tmp_path, where):
     """By itself such a row looks at nothing, which a row of a pack cannot."""
-    suite = SUITE.replace("label: queue", "label: queue\n    empty_texts: keep").replace("examples: 46", "examples: 16")
-    path = write_project(tmp_path / "project", suite.replace("  - full\n", ""), "gpt2")
+    suite = SUITE.replace("label: queue", "label: queue\n    empty_texts: keep").replace("  - full\n", "")
+    suite = suite.replace("data: tickets.csv", "data: {train: train.csv, test: test.csv}")
+    path = write_project(tmp_path / "project", suite, "gpt2")
     tokenizer = json.loads((path.parent / "base" / "tokenizer.json").read_text())
     (path.parent / "base" / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
-    lines = (path.parent / "tickets.csv").read_text().splitlines()
-    kept = [",praise" if number % 5 == 0 else line for number, line in enumerate(lines[1:80])]
-    (path.parent / "tickets.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+    first, *lines = (path.parent / "tickets.csv").read_text().splitlines()
+    for name, rows in (("train", lines[:46]), ("test", lines[46:90])):
+        kept = [",praise" if name == where and number % 5 == 0 else line for number, line in enumerate(rows)]
+        (path.parent / f"{name}.csv").write_text("\n".join([first, *kept]) + "\n")
     packed = records_of(path, tmp_path / "packed", workers=0)
     alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
     assert len(packed) == 10
@@ -181,6 +184,7 @@ def test_a_gpt2_that_is_shown_a_text_without_tokens_is_as_alone(tmp_path):
         assert record.status == alone[run_id].status == "ok", record.reason
         assert (record.packed_with, record.predictions) == ((), alone[run_id].predictions)
         assert record.curve == alone[run_id].curve
+        assert not record.speed.exclusive
 
 
 def with_training(job, **change):
