@@ -86,9 +86,10 @@ print(trainer.evaluate())
 
 
 WHAT = """\
-Seconds are the clock's, from the command to the report's end; *times as fast* is against a process a run, per run. *In steps
-and evaluations* is their share of the workers' time by the records' own clocks. *Efficiency* is what the same floating-point
-operations, on real tokens alone, take at the speed of a large product of matrices."""
+Seconds are the clock's, from the command to the report's end; *times as fast* is
+against a process a run, per run. *In steps and evaluations* is their share of the workers' time by the records' own clocks.
+*Efficiency* is what the same floating-point operations, on real tokens alone, take at the speed of a large product of matrices.
+"""
 
 
 def write_pairs(path: Path, rows: int) -> None:
@@ -254,8 +255,9 @@ def main() -> None:
                 sizes = sorted(len(record["packed_with"]) + 1 for record in records)
                 of_loop = Way(given.loop, loop, None, needed / len(records) * given.loop / peak)
     table = [of_loop.row("a process a run", of_loop), *(found.row(way, of_loop) for way, found in ways.items())]
+    packs = f"packs of {sizes[0]} to {sizes[-1]}" if sizes[-1] > 1 else "none packed, since one fills a core"
     lines = [
-        f"{given.model}, {STEPS} steps of {BATCH} pairs, {given.workers} workers, packs of {sizes[0]} to {sizes[-1]}; "
+        f"{given.model}, {STEPS} steps of {BATCH} pairs, {given.workers} workers, {packs}; "
         f"{hardware()}; float32 at {peak / 1e12:.2f} TFLOP/s in a large product",
         "",
         "| way | runs | seconds a run | times as fast | in steps and evaluations | efficiency |",
@@ -267,8 +269,8 @@ def main() -> None:
         command = f"python benchmarks/packing.py --runs {given.runs} --loop {given.loop} --model {given.model}"
         command += f" --workers {given.workers}" + " --bfloat16" * given.bfloat16
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "peft"))
-        page = ["# A sweep of small LoRA runs", "", *lines, "", f"`{command}`, with {versions}. {WHAT}"]
-        given.out.write_text("\n".join(page) + "\n", encoding="utf-8")
+        page = ["# A sweep of small LoRA runs", "", *lines, "", f"`{command}`,", f"with {versions}. {WHAT}"]
+        given.out.write_text("\n".join(page), encoding="utf-8")
 
 
 def needed_flops(base: Any, records: list[dict[str, Any]]) -> float:
