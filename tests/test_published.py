@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_bench.cli import main
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.methods import known_methods
 from lora_bench.published import known_tables, load_table, read_cells, read_table
@@ -219,9 +220,17 @@ PAGE = (Path(__file__).parents[1] / "docs" / "published.md").read_text(encoding=
 
 
 def test_the_page_names_every_table_and_every_column_in_order():
-    names = re.findall(r"^\| `([^`]+)` \|", PAGE, flags=re.MULTILINE)
+    names = re.findall(r"^\| `(?!--)([^`]+)` \|", PAGE, flags=re.MULTILINE)
     assert set(names[: len(SHEETS)]) == set(SHEETS)
     assert tuple(names[len(SHEETS) :]) == COLUMNS
+
+
+def test_the_page_names_options_that_there_are(capsys):
+    named = re.findall(r"^\| (`--.*?) \|", PAGE, flags=re.MULTILINE)
+    with pytest.raises(SystemExit):
+        main(["reproduce", "--help"])
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert {"--model", "--as", "--tasks"} <= set(re.findall(r"--[a-z-]+", " ".join(named))) <= known
 
 
 def test_the_pages_example_uses_names_that_exist():

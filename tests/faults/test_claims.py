@@ -245,7 +245,7 @@ def test_one_who_stood_still_and_was_taken_over_publishes_a_score_and_no_failure
         os.close(descriptor)
         return record
 
-    monkeypatch.setattr(running, "_trained_and_scored", attempt)
+    monkeypatch.setattr(running, "trained_and_scored", attempt)
     found = running.take(job)
     if status == "ok":
         assert found == record == job.folder.record()
@@ -253,7 +253,7 @@ def test_one_who_stood_still_and_was_taken_over_publishes_a_score_and_no_failure
         assert found == claims.Elsewhere(job.run_id)
         assert job.folder.record() is None and job.folder.attempts() == 0
         # Whoever waits takes the run again, and is not taken over this time.
-        monkeypatch.setattr(running, "_trained_and_scored", lambda job, facts, notify: job.record)
+        monkeypatch.setattr(running, "trained_and_scored", lambda job, facts, notify: job.record)
         assert running.run(job) == job.record == job.folder.record()
 
 
