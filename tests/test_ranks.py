@@ -2,10 +2,12 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -139,6 +141,42 @@ def test_two_processes_have_the_losses_and_scores_of_one(done, label, how):
         assert getattr(record.speed, name) == getattr(alone.speed, name)
     # What is measured is the first process's, which has company.
     assert (record.speed.exclusive, record.memory.exclusive) == (False, False)
+
+
+RANK = """\
+import json, pickle
+from pathlib import Path
+import torch
+from lora_bench.attempt import Facts
+from lora_bench.ranks import Rank
+from lora_bench.run import as_rank
+torch.distributed.init_process_group("gloo")
+job, losses = pickle.loads(Path("job").read_bytes()), []
+rank = Rank(torch.distributed.get_rank(), torch.distributed.get_world_size(), shards=job.spec.training.parallelism == "fsdp")
+record = as_rank(job, rank, Facts(), lambda step, steps, loss: losses.append(loss))
+if rank.first:
+    Path("found").write_text(json.dumps([losses, record.scores]))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_ranks_that_torchrun_starts_have_the_losses_of_one_process(done, tmp_path, how):
+    folder, found = done
+    (tmp_path / "job").write_bytes(pickle.dumps(jobs(folder, how, runs="torchrun")["lora"]))
+    (tmp_path / "rank.py").write_text(RANK)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "rank.py"]
+    subprocess.run(command, cwd=tmp_path, env=env, check=True)
+    losses, scores = json.loads((tmp_path / "found").read_text())
+    alone, want, _ = found["lora", "alone"]
+    assert losses[1:] == pytest.approx(want, abs=1e-6) and len(want) == 39
+    assert scores == alone.scores
 
 
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
