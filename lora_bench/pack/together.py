@@ -165,7 +165,8 @@ def take_together(
             answered = _scored_together([member.ready for member, reason in left if reason is None])
             for member, reason in left:
                 ready = member.ready
-                attempt = partial(_raise, reason) if reason else partial(_score, ready, answered.get(ready.job.run_id))
+                scored = partial(score, ready, answered.get(ready.job.run_id))
+                attempt = partial(_raise, reason) if reason else partial(_in_company, scored)
                 with member.held:
                     end = concluded(ready.job, member.claim, ready.facts, attempt)
                 yield end
@@ -205,20 +206,21 @@ def _begin(
             if ready.has_rows_of_nothing:
                 # In a pack such a row looks at itself, and by itself at nothing: the others wait for it.
                 alone, facts = replace(job, exclusive=False), Facts()
-                return concluded(alone, claim, facts, partial(trained_and_scored, alone, facts, notify))
+                attempt = partial(_in_company, partial(trained_and_scored, alone, facts, notify))
+                return concluded(alone, claim, facts, attempt)
             if beside is not None:
                 share_frozen(ready.model, beside)  # before there is a Trainer, which takes all of a model to the device
             return Member(ready, held.enter_context(ready.trainer()), claim)
-        attempt = partial(_score, ready)
+        attempt = partial(_in_company, partial(score, ready))
     except Exception as error:
         attempt = partial(_raise, _own_failure(error))
     return concluded(job, claim, facts, attempt)
 
 
-def _score(ready: Ready, answered: Answered | None = None) -> Record:
-    """The record of a member that is trained, while others may be at work."""
+def _in_company(attempt: Callable[[], Record]) -> Record:
+    """The record that an attempt comes to while others may be at work."""
     try:
-        return score(ready, answered)
+        return attempt()
     except Exception as error:
         raise _own_failure(error) from None
 
