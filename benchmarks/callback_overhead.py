@@ -34,7 +34,7 @@ from transformers import (
 from transformers.utils import logging
 
 from lora_bench import BenchmarkCallback
-from lora_bench.tokens import TokenCounter
+from lora_bench.plugin.token_counter import TokenCounter
 
 BATCH, TOKENS, WARMUP = 8, 32, 20
 ORDER = (True, False, False, True)

@@ -34,7 +34,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from lora_bench.relative_positions import cut_to_reach
+from lora_bench.models.deberta_positions import cut_to_reach
 
 ROWS, SHORTEST, LONGEST, PADDED = 16, 24, 64, 128
 COMPARED_STEPS = 4

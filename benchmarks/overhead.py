@@ -120,7 +120,11 @@ class Stopwatch:
 
 def watch_parts(watch: Stopwatch) -> None:
     """Time the parts of a run that are neither training nor evaluation, and apart from these the CPU of both."""
-    from lora_bench import claims, methods, pipeline, scoring, store, warm
+    from lora_bench import methods
+    from lora_bench.records import run_lock as claims
+    from lora_bench.records import store
+    from lora_bench.training import pipeline, scoring
+    from lora_bench.training import process_cache as warm
 
     watch.around(store.RunFolder, "try_claim", "claim")
     watch.around(claims.Claim, "release", "claim")
@@ -185,9 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.quick:
         given.runs = 3
 
-    from lora_bench.plan import make_plan
-    from lora_bench.run import run
-    from lora_bench.suite import load_suite
+    from lora_bench.plan.make_plan import make_plan
+    from lora_bench.suite.load import load_suite
+    from lora_bench.training.run import run
 
     watch = Stopwatch()
     watch_parts(watch)

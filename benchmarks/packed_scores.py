@@ -29,7 +29,7 @@ training: {{batch_size: 16, max_length: 48, masks: keyed, precision: bfloat16}}
 
 def scores(suite: Path, runs: Path, *, pack: bool) -> tuple[dict[int, float], int]:
     """The accuracy of each seed, and how many runs had company."""
-    from lora_bench.execute import run_suite
+    from lora_bench.execute.run_suite import run_suite
 
     records = run_suite(suite, runs=runs, workers=0, pack=pack).records
     assert all(record.status == "ok" for record in records), [record.reason for record in records]
@@ -46,7 +46,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.runs, given.examples, given.members = 2, 32, 2
-    from lora_bench import execute
+    from lora_bench.execute import run_suite as execute
 
     execute.most_members = lambda *unused, **options: given.members
     with tempfile.TemporaryDirectory() as name:

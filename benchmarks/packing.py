@@ -222,7 +222,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.runs, given.loop = 4, 1
-    from lora_bench.models import find_model
+    from lora_bench.models.registry import find_model
 
     base = find_model(given.model, base=Path())
     targets = {"roberta": "query,value", "deberta-v2": "query_proj,value_proj", "gpt2": "c_attn"}[base.model_type]
@@ -275,8 +275,8 @@ def main() -> None:
 
 def needed_flops(base: Any, records: list[dict[str, Any]]) -> float:
     """Floating-point operations of all steps and evaluations, on real tokens."""
-    from lora_bench.flops import step_flops
     from lora_bench.methods import known_methods
+    from lora_bench.training.measure.flops import step_flops
 
     method = known_methods()["lora"](rank=8)
     needed = 0.0

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from lora_bench.plan import Plan
+    from lora_bench.plan.make_plan import Plan
 
 SIZES = (10, 100, 1_000, 10_000)
 METHODS = 10
@@ -70,7 +70,7 @@ def write_data(path: Path, rows: int = 400) -> None:
 
 def write_records(plan: Plan) -> None:
     """A record for every run of a plan, without the flushing that a run's own has."""
-    from lora_bench.store import RECORD, sealed
+    from lora_bench.records.store import RECORD, sealed
 
     for cell in plan.cells:
         record = cell.job.record("diverged", "the training loss is nan at step 3", parameters=cell.fit.parameters)
@@ -99,10 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     sizes = (10, 20) if given.quick else sorted(given.sizes)
 
-    import lora_bench.pipeline  # noqa: F401  # what planning imports on its way, and more
-    from lora_bench import fitting
-    from lora_bench.plan import make_plan
-    from lora_bench.suite import load_suite
+    import lora_bench.training.pipeline  # noqa: F401  # what planning imports on its way, and more
+    from lora_bench.plan import size_fitting as fitting
+    from lora_bench.plan.make_plan import make_plan
+    from lora_bench.suite.load import load_suite
 
     fits = 0
     count = fitting._count

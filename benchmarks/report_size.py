@@ -15,8 +15,8 @@ import resource
 import sys
 from pathlib import Path
 
-from lora_bench.record import Record
-from lora_bench.store import read_records
+from lora_bench.records.record import Record
+from lora_bench.records.store import read_records
 
 BASELINE = Path(__file__).parents[1] / "baselines" / "quickstart"
 

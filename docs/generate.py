@@ -23,16 +23,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lora_bench.analysis import Analysis
-from lora_bench.budget import Caps
 from lora_bench.documents import Strict
-from lora_bench.entries import Range, read_method
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import Method, known_methods
-from lora_bench.probe_suite import Cell, CellRecipe, ProbeFile, Size
-from lora_bench.protocol import PROTOCOLS, Protocol
-from lora_bench.spec import Decoding
-from lora_bench.suite_file import OWN_ARGUMENTS, ModelEntry, Probe, Recipe, SuiteBudget, SuiteFile, Training, Tuning
+from lora_bench.records.analysis import Analysis
+from lora_bench.records.budget import Caps
+from lora_bench.records.protocol import PROTOCOLS, Protocol
+from lora_bench.records.spec import Decoding
+from lora_bench.suite.entries import Range, read_method
+from lora_bench.suite.probe_suite import Cell, CellRecipe, ProbeFile, Size
+from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, Probe, Recipe, SuiteBudget, SuiteFile, Training, Tuning
 
 FOLDER = Path(__file__).parent
 

@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lora_bench.assets import find_asset
 from lora_bench.metrics import higher_is_better, known_metrics
-from lora_bench.resources import task_files
 from lora_bench.tasks import Task, load_task
 from lora_bench.tasks.declaration import Shares, Subsets
 from lora_bench.tasks.sources import Data, HubSplits, Label, Local, Part
+from lora_bench.util.paths import task_files
+from lora_bench.util.pip_assets import find_asset
 
 PAGE = Path(__file__).parent / "tasks.md"
 

@@ -73,8 +73,8 @@ def seeds(name: str) -> list[bytes]:
 
 def prepared() -> bytes:
     """What a folder says that is prepared for a published table."""
-    from lora_bench.prepared import Asked, prepare
-    from lora_bench.reproduce import reproduction
+    from lora_bench.execute.prepared_folder import Asked, prepare
+    from lora_bench.published.reproduce import reproduction
 
     asked = Asked(name="lora-table2", tasks=("mrpc",), methods=("lora",), seeds=1)
     with tempfile.TemporaryDirectory() as folder:

@@ -14,16 +14,16 @@ from pathlib import Path
 
 from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
-from lora_bench.prepared import FILE, read_prepared
-from lora_bench.probe_store import read_probe
-from lora_bench.probe_suite import load_probe_suite
+from lora_bench.execute.prepared_folder import FILE, read_prepared
 from lora_bench.published.reading import read_cells
-from lora_bench.record import Record
+from lora_bench.records.probe_store import read_probe
+from lora_bench.records.record import Record
+from lora_bench.records.store import read_record, to_json
 from lora_bench.report import render_files
-from lora_bench.report.frame import to_frame
+from lora_bench.report.frames.records import to_frame
 from lora_bench.report.terminal import terminal_table
-from lora_bench.store import read_record, to_json
-from lora_bench.suite import load_suite
+from lora_bench.suite.load import load_suite
+from lora_bench.suite.probe_suite import load_probe_suite
 from lora_bench.tasks import task_from_document
 from lora_bench.tasks.files import read_bytes
 from lora_bench.tasks.tables import FORMATS, Layout

@@ -21,17 +21,17 @@ from lora_bench.version import __version__
 if TYPE_CHECKING:
     import pandas
 
-    from lora_bench.execute import run_suite
-    from lora_bench.plan import make_plan
-    from lora_bench.plug_in import BenchmarkCallback
+    from lora_bench.execute.run_suite import run_suite
+    from lora_bench.plan.make_plan import make_plan
+    from lora_bench.plugin.benchmark_callback import BenchmarkCallback
     from lora_bench.report import write_report
-    from lora_bench.suite import load_suite
+    from lora_bench.suite.load import load_suite
 
 _WHERE = {
-    "BenchmarkCallback": "plug_in",
-    "load_suite": "suite",
-    "make_plan": "plan",
-    "run_suite": "execute",
+    "BenchmarkCallback": "plugin.benchmark_callback",
+    "load_suite": "suite.load",
+    "make_plan": "plan.make_plan",
+    "run_suite": "execute.run_suite",
     "write_report": "report",
 }
 
@@ -52,8 +52,8 @@ def read_records(path: str | Path) -> pandas.DataFrame:
     Raises:
         LoraBenchError: If there is no such path or no record in it.
     """
+    from lora_bench.records.store import read_records as read
     from lora_bench.report import to_frame
-    from lora_bench.store import read_records as read
 
     return to_frame(read(Path(path)))
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import family_of
-from lora_bench.measure import count_parameters
 from lora_bench.methods import Method, with_size
-from lora_bench.randomness import adapters_drawn_from
+from lora_bench.training.measure.counters import count_parameters
+from lora_bench.util.seeding import adapters_drawn_from
 
 LABELS, VOCABULARY, PAD, END = 3, 64, 0, 1
 

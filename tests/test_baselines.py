@@ -11,16 +11,16 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from lora_bench.check.baseline import read_nights
-from lora_bench.environment import cuda_devices
-from lora_bench.execute import run_suite
-from lora_bench.plan import make_plan
-from lora_bench.probe_plan import plan_probes
-from lora_bench.probe_store import probe_files, read_probes
-from lora_bench.probe_suite import load_probe_suite
+from lora_bench.execute.run_suite import run_suite
+from lora_bench.gate.baseline import read_nights
+from lora_bench.plan.make_plan import make_plan
+from lora_bench.plan.probe_plan import plan_probes
+from lora_bench.records.environment import cuda_devices
+from lora_bench.records.probe_store import probe_files, read_probes
+from lora_bench.records.store import answers_in, read_records, record_files, to_json
 from lora_bench.report import check_report
-from lora_bench.store import answers_in, read_records, record_files, to_json
-from lora_bench.suite import load_suite
+from lora_bench.suite.load import load_suite
+from lora_bench.suite.probe_suite import load_probe_suite
 from tests.shared import shared
 
 ROOT = Path(__file__).parents[1]

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 import lora_bench
-from lora_bench.budget import HeldEqual, fit_size
-from lora_bench.execute import run_suite
+from lora_bench.execute.run_suite import run_suite
 from lora_bench.methods import known_methods
-from lora_bench.resources import suite_files, task_files
+from lora_bench.records.budget import HeldEqual, fit_size
+from lora_bench.util.paths import suite_files, task_files
 from tests.project import write_data, write_model
 
 ROOT = Path(__file__).parents[1]

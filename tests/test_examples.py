@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench.store import read_records, to_json, write_atomic
-from tests.records import record
+from lora_bench.records.store import read_records, to_json, write_atomic
+from tests.sample_records import record
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "own_script.py"

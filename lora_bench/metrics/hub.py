@@ -106,7 +106,7 @@ def _load(path: str) -> evaluate.EvaluationModule:
 
 def _downloaded(name: str, commit: str) -> str:
     """The script of a metric on the hub, as its commit has it."""
-    from lora_bench.hub import snapshot
+    from lora_bench.util.hub import snapshot
 
     repository = name if "/" in name else f"{OWNER}/{name}"
     script = f"{repository.partition('/')[2]}.py"

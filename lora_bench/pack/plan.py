@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lora_bench.job import Job
-from lora_bench.spec import PlannedSpec
+from lora_bench.records.spec import PlannedSpec
+from lora_bench.training.job import Job
 
 FAMILIES = ("roberta", "deberta-v2", "gpt2")
 """Model types for which packed runs are tested against isolated ones."""

@@ -21,7 +21,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from lora_bench.dropout import KeyedMasks
+from lora_bench.training.keyed_dropout import KeyedMasks
 from lora_bench.tuners.fused_lora import FusedLoraLayer
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -2,5 +2,5 @@
 
     suite → probe_plan: a ProbePlan of ProbeJobs → probe_execute: one fresh process each → ProbeRecord → report
 
-`process.py` has the whole of it on one page; `lora_bench.probe_record` has the words as types, without torch.
+`process.py` has the whole of it on one page; `lora_bench.records.probe_record` has the words as types, without torch.
 """

@@ -13,8 +13,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lora_bench.probe.reasons import NO_MEMORY, is_out_of_memory, reason_of
-from lora_bench.probe.steps import Window, quantile, repeat, time_passes
-from lora_bench.probe_record import Inference, Latency, ProbeSpec, State
+from lora_bench.records.probe_record import Inference, Latency, ProbeSpec, State
+from lora_bench.training.measure.bare_step import Window, quantile, repeat, time_passes
 
 SECOND = "second"
 WARMUP_PASSES = 2

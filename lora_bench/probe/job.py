@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_bench.models import BaseModel
-from lora_bench.probe_record import ProbeRecord, ProbeSpec, probe_run_id
-from lora_bench.probe_store import ProbeFolder
-from lora_bench.record import Status
+from lora_bench.models.registry import BaseModel
+from lora_bench.records.probe_record import ProbeRecord, ProbeSpec, probe_run_id
+from lora_bench.records.probe_store import ProbeFolder
+from lora_bench.records.record import Status
 
 
 @dataclass(frozen=True)

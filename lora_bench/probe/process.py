@@ -19,22 +19,22 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from lora_bench.ends import is_disk_full
-from lora_bench.environment import describe_environment
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.loading import load_model
-from lora_bench.measure import PeakMemory, count_parameters, return_freed_memory
 from lora_bench.methods import Method, known_methods
+from lora_bench.models.loading import load_model
+from lora_bench.probe.checkpoint_size import checkpoint
 from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, used_bytes
 from lora_bench.probe.inference import inference
 from lora_bench.probe.job import ProbeJob
 from lora_bench.probe.reasons import NO_MEMORY, is_out_of_memory, reason_of
-from lora_bench.probe.step_bytes import optimizer_bytes as bytes_of_states
-from lora_bench.probe.step_bytes import predict_step, static_bytes, step_bytes
-from lora_bench.probe.steps import TrainingStep, Windows, step_speed, windows_for
-from lora_bench.probe.stored import checkpoint
-from lora_bench.probe_record import Energy, Flops, PhasePeaks, ProbeRecord, ProbeSpec, StepBytes
-from lora_bench.record import Status
+from lora_bench.records.environment import describe_environment
+from lora_bench.records.outcomes import is_disk_full
+from lora_bench.records.probe_record import Energy, Flops, PhasePeaks, ProbeRecord, ProbeSpec, StepBytes
+from lora_bench.records.record import Status
+from lora_bench.training.measure.bare_step import TrainingStep, Windows, step_speed, windows_for
+from lora_bench.training.measure.counters import PeakMemory, count_parameters, return_freed_memory
+from lora_bench.training.measure.step_bytes import optimizer_bytes as bytes_of_states
+from lora_bench.training.measure.step_bytes import predict_step, static_bytes, step_bytes
 
 SEED = 0
 

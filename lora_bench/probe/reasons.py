@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lora_bench.ends import is_out_of_memory as is_out_of_memory
 from lora_bench.errors import LoraBenchError
+from lora_bench.records.outcomes import is_out_of_memory as is_out_of_memory
 
 NO_MEMORY = "there is not the memory for it"
 

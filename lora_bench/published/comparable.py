@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_bench.published.table import PublishedCell
-from lora_bench.record import Record
-from lora_bench.spec import RunSpec, without_shown
+from lora_bench.records.record import Record
+from lora_bench.records.spec import RunSpec, without_shown
 
 # Names of the same repositories on the hub from before repositories had owners.
 SHORT_NAMES = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from lora_bench.documents import read_yaml, validate
 from lora_bench.errors import BadInput, Fault, did_you_mean, unknown
 from lora_bench.published.table import PublishedCell, PublishedTable, TableFile
-from lora_bench.resources import folders
+from lora_bench.util.paths import folders
 
 COLUMNS = (
     "row", "method", "model", "task", "score", "printed_metric", "value", "spread", "printed", "printed_spread", "percent",

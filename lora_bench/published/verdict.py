@@ -39,7 +39,7 @@ from typing import Literal
 
 from lora_bench.published.comparable import Differing, Expected, nearest, place_of, place_of_cell, unpublished
 from lora_bench.published.table import PublishedCell, PublishedTable
-from lora_bench.record import Record
+from lora_bench.records.record import Record
 
 MARGIN = 0.005
 RELATIVE_MARGIN = 0.01

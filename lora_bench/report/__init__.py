@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from lora_bench.probe_record import ProbeRecord
-from lora_bench.record import Record
-from lora_bench.report.comparison import Comparison, compare
-from lora_bench.report.figures import draw, plan_figures
-from lora_bench.report.frame import to_frame
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.record import Record
+from lora_bench.records.store import write_atomic
+from lora_bench.report.figures.draw import draw, plan_figures
+from lora_bench.report.frames.records import to_frame
+from lora_bench.report.html import render_page
 from lora_bench.report.markdown import render_markdown
-from lora_bench.report.page import render_page
-from lora_bench.report.probes import probe_lines, render_probes
-from lora_bench.report.scored import AnswersOf
+from lora_bench.report.model.comparison import Comparison, compare
+from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.report.probes.section import probe_lines, render_probes
 from lora_bench.report.terminal import terminal_table
-from lora_bench.store import write_atomic
 
 __all__ = [
     "Comparison",
@@ -51,8 +51,8 @@ def render_files(
         name: Of the page.
         sections: Further sections, as lines of Markdown, after the scores.
         probes: What was measured alone; a report may be of these and nothing else.
-        data: Files that lie beside the figures, by name: `lora_bench.export.data_files` makes them.
-        answers: Gives the predictions of a run, where they are stored: `lora_bench.store.answers_in`.
+        data: Files that lie beside the figures, by name: `lora_bench.exchange.data_files` makes them.
+        answers: Gives the predictions of a run, where they are stored: `lora_bench.records.store.answers_in`.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.

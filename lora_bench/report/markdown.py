@@ -11,22 +11,22 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.probe_record import ProbeRecord
-from lora_bench.record import Record
-from lora_bench.report import budgets, tables
-from lora_bench.report.answer import answer
-from lora_bench.report.beside import beside
-from lora_bench.report.comparison import Comparison, ModelTable, compare
-from lora_bench.report.environments import environment_lines
-from lora_bench.report.figures import FigurePlan, plan_figures
-from lora_bench.report.improving import improving_lines
-from lora_bench.report.judging import judge_comparison
-from lora_bench.report.scored import AnswersOf
-from lora_bench.report.scores import reference_note, scores_lines, task_lines, tuning_lines
-from lora_bench.report.sentences import introduction
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.record import Record
+from lora_bench.records.spec import ModelSpec
+from lora_bench.report.figures.draw import FigurePlan, plan_figures
+from lora_bench.report.model.comparison import Comparison, ModelTable, compare
+from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.report.model.side_costs import beside
+from lora_bench.report.model.verdicts import judge_comparison
+from lora_bench.report.sections import budgets, tables
+from lora_bench.report.sections.answer import answer
+from lora_bench.report.sections.environments import environment_lines
+from lora_bench.report.sections.improving import improving_lines
+from lora_bench.report.sections.introduction import introduction
+from lora_bench.report.sections.scores import reference_note, scores_lines, task_lines, tuning_lines
+from lora_bench.report.sections.verdicts import verdict_lines
 from lora_bench.report.text import code, count, fenced, folded, inert, listed, plural
-from lora_bench.report.verdicts import verdict_lines
-from lora_bench.spec import ModelSpec
 
 Lines = list[str]
 

@@ -13,11 +13,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lora_bench.record import Record
+from lora_bench.records.record import Record
 from lora_bench.report import text
-from lora_bench.report.comparison import ModelTable, Setting, compare
-from lora_bench.report.rows import Row, canonical
-from lora_bench.report.tables import REFERENCE, SHARED
+from lora_bench.report.model.comparison import ModelTable, Setting, compare
+from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.sections.tables import REFERENCE, SHARED
 from lora_bench.report.text import plain
 
 

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from lora_bench.shown import visible, without_secrets
+from lora_bench.util.redaction import visible, without_secrets
 
 MISSING = "–"
 MIB = 2**20

@@ -15,8 +15,6 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from lora_bench.documents import Document, Key, Strict, read_yaml, validate
 from lora_bench.errors import BadInput, LoraBenchError, unknown
 from lora_bench.metrics import higher_is_better
-from lora_bench.names import Name
-from lora_bench.resources import task_files
 from lora_bench.tasks.linearise import Linearise
 from lora_bench.tasks.sources import (
     Columns,
@@ -30,6 +28,8 @@ from lora_bench.tasks.sources import (
     names_as_text,
 )
 from lora_bench.tasks.tables import Format
+from lora_bench.util.filenames import Name
+from lora_bench.util.paths import task_files
 
 Kind = Literal["classification", "regression", "generation"]
 
@@ -213,7 +213,7 @@ def task_from_document(document: Document, key: Key = ()) -> Task:
     Raises:
         BadInput: With every fault.
     """
-    from lora_bench.tasks.contradictions import contradictions
+    from lora_bench.tasks.validate import contradictions
 
     task = validate(Task, document, key)
     faults = [document.fault((*key, *at), message) for at, message in contradictions(task)]

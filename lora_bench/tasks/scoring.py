@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.metrics import metric, unavailable
-from lora_bench.tasks.contradictions import ORDERED
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.examples import Split, TaskData
+from lora_bench.tasks.validate import ORDERED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

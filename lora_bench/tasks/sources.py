@@ -104,7 +104,7 @@ class Data(Strict):
 
     Args:
         file: One file, to be split; with `asset`, a path inside it.
-        asset: A named asset of `lora_bench.assets`.
+        asset: A named asset of `lora_bench.util.pip_assets`.
         train: File of the training split.
         selection: File of the selection split.
         test: File of the test split.

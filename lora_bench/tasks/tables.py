@@ -97,7 +97,7 @@ def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Col
     Raises:
         LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not have it.
     """
-    from lora_bench.hub import data_set
+    from lora_bench.util.hub import data_set
 
     builder = data_set(name, config, commit)
     try:
@@ -115,7 +115,7 @@ def hub_commit(name: str, revision: str) -> str:
     """
     if len(revision) == 40 and set(revision) <= set("0123456789abcdef"):
         return revision
-    from lora_bench.hub import snapshot
+    from lora_bench.util.hub import snapshot
 
     return snapshot("data set", name, revision, ["README.md"]).commit
 

@@ -123,7 +123,7 @@ class ForkedServer:
             os.close(orders)
             os.close(answers)
             os.environ.update(env)
-            _end_with(lambda: importlib.import_module("lora_bench.executors.server").serve(command[-1]))
+            _end_with(lambda: importlib.import_module("lora_bench.execute.executors.fork_server").serve(command[-1]))
         os.close(read_orders)
         os.close(write_answers)
         self.stdin = os.fdopen(orders, "wb", buffering=0)
@@ -169,8 +169,17 @@ def _command(argv, cwd, output, environment, hook) -> None:
 def _prepare() -> None:
     import torch
 
-    from lora_bench import cli, commands, execute, loop, plan, probe_execute, report  # noqa: F401
-    from lora_bench.executors import inline, local, server  # noqa: F401
+    from lora_bench import cli, report  # noqa: F401
+    from lora_bench.cli import commands  # noqa: F401
+    from lora_bench.execute import run_probes as probe_execute  # noqa: F401
+    from lora_bench.execute import run_suite as execute  # noqa: F401
+    from lora_bench.execute.executors import fork_server as server
+    from lora_bench.execute.executors import (
+        inline,  # noqa: F401
+        local,
+    )
+    from lora_bench.plan import make_plan as plan  # noqa: F401
+    from lora_bench.training import callbacks as loop
 
     torch.set_num_threads(1)
     server.import_everything()

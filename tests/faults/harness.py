@@ -17,13 +17,13 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from lora_bench import claims
-from lora_bench.claims import Elsewhere
-from lora_bench.executors.base import Lost
-from lora_bench.record import Record
-from lora_bench.sharing import do_with_others
-from lora_bench.store import RunFolder
-from tests.records import record as made
+from lora_bench.execute.executors.base import Lost
+from lora_bench.execute.shared_folder import do_with_others
+from lora_bench.records import run_lock as claims
+from lora_bench.records.record import Record
+from lora_bench.records.run_lock import Elsewhere
+from lora_bench.records.store import RunFolder
+from tests.sample_records import record as made
 
 BEAT_SECONDS = 0.05
 

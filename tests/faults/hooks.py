@@ -10,7 +10,7 @@ import time
 
 def note_sites() -> None:
     """Write each site that this process and what it forks get to into the file REACHED."""
-    from lora_bench import failpoints
+    from lora_bench.util import failpoints
 
     file = os.open(os.environ["REACHED"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.environ[failpoints.VARIABLE] = "run.step:sleep:0"
@@ -27,7 +27,7 @@ def note_sites() -> None:
 
 def stubborn_and_impatient() -> None:
     """Each run of LoRA starts a process that does not end when it is asked to; nobody waits long for a run to end."""
-    from lora_bench.executors import local
+    from lora_bench.execute.executors import local
     from lora_bench.methods.lora import Lora
 
     local.GRACE_SECONDS = 1.0
@@ -43,14 +43,15 @@ def stubborn_and_impatient() -> None:
 
 def impatient() -> None:
     """Nobody waits long for a run to end."""
-    from lora_bench.executors import local
+    from lora_bench.execute.executors import local
 
     local.GRACE_SECONDS = 1.0
 
 
 def stands_still_until_told_to_end() -> None:
     """The run with a learning rate of 0.01 stands still in its second step, wherever it is done, until it is told to end."""
-    from lora_bench import attempt, loop
+    from lora_bench.training import attempt
+    from lora_bench.training import callbacks as loop
 
     begin = attempt.NoteSteps.on_step_begin
 
@@ -77,6 +78,6 @@ def broken_plug_in() -> None:
 
 def few_checkpoints() -> None:
     """A checkpoint every minute, as users have it: the runs of a test have none."""
-    from lora_bench import loop
+    from lora_bench.training import callbacks as loop
 
     loop.CHECKPOINT_SECONDS = 60.0

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from lora_bench.store import read_records
+from lora_bench.records.store import read_records
 
 # When and where a run ran, and how often it was begun.
 VARIES = {"speed", "memory", "started_at", "attempts", "resumed", "environment"}

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench import claims, processes
-from lora_bench.claims import Watch, try_claim
-from lora_bench.executors.base import Lost
-from lora_bench.sharing import do_with_others
-from lora_bench.store import RunFolder, read_records
+from lora_bench.execute.executors.base import Lost
+from lora_bench.execute.shared_folder import do_with_others
+from lora_bench.records import run_lock as claims
+from lora_bench.records.run_lock import Watch, try_claim
+from lora_bench.records.store import RunFolder, read_records
+from lora_bench.util import process_identity as processes
 from tests.faults.harness import BEAT_SECONDS, jobs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="an owner is asked for in /proc")
@@ -233,7 +234,7 @@ def test_one_who_stood_still_and_was_taken_over_knows_it_and_writes_into_no_othe
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "diverged", "ok"])
 def test_one_who_stood_still_and_was_taken_over_publishes_a_score_and_no_failure(tmp_path, monkeypatch, status):
-    from lora_bench import run as running
+    from lora_bench.training import run as running
 
     monkeypatch.setattr(claims, "_locked", lambda folder: (folder / "lock").open("ab"))
     (job,) = jobs(tmp_path, 1)

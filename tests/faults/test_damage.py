@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lora_bench.store import read_records
+from lora_bench.records.store import read_records
 from tests.faults.store import content_of, half_written
 
 RUN = ("run", "tickets.yaml", "--workers")
@@ -118,7 +118,7 @@ def jump():
 def test_runs_that_a_later_lora_bench_made_are_left_to_it(forge, project):
     done(forge, project)
     path = sorted(project.glob("runs/tickets/*/record.json"))[0]
-    from lora_bench.sealed import seal, unseal
+    from lora_bench.util.sealed_json import seal, unseal
 
     content = seal({**unseal(path.read_bytes())[0], "schema": 2})
     path.write_bytes(content)

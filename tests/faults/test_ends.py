@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench.attempt import Facts
-from lora_bench.ends import is_attempt, is_disk_full, is_done_again, is_out_of_memory
-from lora_bench.executors.processes import cause, memory_kills
-from lora_bench.store import read_records
+from lora_bench.execute.executors.processes import cause, memory_kills
+from lora_bench.records.outcomes import is_attempt, is_disk_full, is_done_again, is_out_of_memory
+from lora_bench.records.store import read_records
+from lora_bench.training.attempt import Facts
 from tests.faults.store import content_of, half_written
 from tests.project import SUITE, write_project
-from tests.records import record
+from tests.sample_records import record
 
 ROOT = Path(__file__).parents[2]
 ONE = ("run", "tickets.yaml", "--workers", "1")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench import failpoints
 from lora_bench.errors import LoraBenchError
-from lora_bench.failpoints import SITES, parse
+from lora_bench.util import failpoints
+from lora_bench.util.failpoints import SITES, parse
 from tests.faults.store import content_of, half_written
 
 PACKAGE = Path(__file__).parents[2] / "lora_bench"

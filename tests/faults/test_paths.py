@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from lora_bench.cli import main
-from lora_bench.disk import check_writable, is_local, make_folder
 from lora_bench.errors import LoraBenchError
-from lora_bench.store import RunFolder, accept, read_records
+from lora_bench.records.store import RunFolder, accept, read_records
+from lora_bench.util.atomic_files import check_writable, is_local, make_folder
 from tests.faults.test_power_loss import ANSWERS, a_record
-from tests.records import sample_suite
+from tests.sample_records import sample_suite
 
 ROOT = Path(__file__).parents[2]
 

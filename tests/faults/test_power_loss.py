@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench import disk
-from lora_bench.checkpoint_files import newest_checkpoint, write_checkpoint
-from lora_bench.claims import Watch
-from lora_bench.disk import sync_folder, sync_tree, write_atomic, write_once
 from lora_bench.errors import LoraBenchError
-from lora_bench.probe_store import ProbeFolder, probe_files, read_probe, read_probes
-from lora_bench.record import Predictions, Weights
-from lora_bench.sealed import keep, kept
-from lora_bench.store import PREDICTIONS, RunFolder, accept, read_record, read_records, record_files
+from lora_bench.records.checkpoint_files import newest_checkpoint, write_checkpoint
+from lora_bench.records.probe_store import ProbeFolder, probe_files, read_probe, read_probes
+from lora_bench.records.record import Predictions, Weights
+from lora_bench.records.run_lock import Watch
+from lora_bench.records.store import PREDICTIONS, RunFolder, accept, read_record, read_records, record_files
+from lora_bench.util import atomic_files as disk
+from lora_bench.util.atomic_files import sync_folder, sync_tree, write_atomic, write_once
+from lora_bench.util.sealed_json import keep, kept
 from tests.faults.power import Acknowledged, Recorder, crashes, lay
-from tests.records import record as made
+from tests.sample_records import record as made
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders are not flushed there")
 
@@ -381,7 +381,7 @@ def write_in_place(path, content):
     "careless", [write_once_without_flushing_the_file, write_once_without_flushing_the_folder, write_in_place]
 )
 def test_the_model_finds_what_a_careless_writer_loses(trace, monkeypatch, careless):
-    monkeypatch.setattr("lora_bench.store.write_once", careless)
+    monkeypatch.setattr("lora_bench.records.store.write_once", careless)
     trace.begin()
     trace.publish(a_record())
     with pytest.raises((AssertionError, LoraBenchError)):

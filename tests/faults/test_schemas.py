@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lora_bench.errors import BadInput
-from lora_bench.probe_store import read_probe
-from lora_bench.sealed import seal, unseal
-from lora_bench.store import DamagedRecord, RunFolder, read_record, read_records, sealed, to_json
-from tests.records import record as made
+from lora_bench.records.probe_store import read_probe
+from lora_bench.records.store import DamagedRecord, RunFolder, read_record, read_records, sealed, to_json
+from lora_bench.util.sealed_json import seal, unseal
+from tests.sample_records import record as made
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "records"
 RECORDS, PROBES = sorted(GOLDEN.glob("record-*.json")), sorted(GOLDEN.glob("probe-*.json"))

@@ -3,9 +3,9 @@
 import pytest
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.measure import count_parameters
 from lora_bench.methods import known_methods, register, with_size
 from lora_bench.testing import check_method, tiny_models
+from lora_bench.training.measure.counters import count_parameters
 
 LAYERS, WIDTH = 2, 32
 

@@ -16,8 +16,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from lora_bench.measure import count_parameters
 from lora_bench.methods import known_methods
+from lora_bench.training.measure.counters import count_parameters
 from tests.tiny import CLASSIFIERS, HEAD_MODULES, HIDDEN, LAYERS, tiny_gpt2, tiny_roberta
 
 FEED_FORWARD = dict.fromkeys(CLASSIFIERS, 64) | {"gpt2": 4 * HIDDEN}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lora_bench.checkpoint import load_trained, trained_weights
 from lora_bench.errors import UnsupportedPair
 from lora_bench.methods import known_methods
 from lora_bench.testing import check_method, tiny_models
+from lora_bench.training.checkpoint import load_trained, trained_weights
 
 Lora = known_methods()["lora"]
 LAYERS, WIDTH, FEED_FORWARD, RANK = 2, 32, {"roberta": 48, "deberta-v2": 48, "gpt2": 128}, 4

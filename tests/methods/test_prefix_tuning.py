@@ -10,9 +10,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.measure import count_parameters
 from lora_bench.methods import known_methods
 from lora_bench.testing import check_method, tiny_models
+from lora_bench.training.measure.counters import count_parameters
 from lora_bench.tuners import prefix_from_words
 from tests.tiny import tiny_gpt2_classifier
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from lora_bench.copies import copy_sharing, own_trained
-from lora_bench.dropout import StepMasks, key_of, with_keyed_masks
 from lora_bench.methods import known_methods
+from lora_bench.models.shared_copy import copy_sharing, own_trained
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
 from lora_bench.testing import LABELS, PAD, VOCABULARY, tiny_model
+from lora_bench.training.keyed_dropout import StepMasks, key_of, with_keyed_masks
 
 FAMILIES = {"roberta": False, "deberta-v2": None, "gpt2": True}
 STEPS = 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_bench.probe_record import (
+from lora_bench.records.probe_record import (
     Checkpoint,
     Flops,
     Inference,
@@ -15,8 +15,8 @@ from lora_bench.probe_record import (
     StepBytes,
     StepSpeed,
 )
-from lora_bench.spec import MethodSpec, PlannedModel
-from tests.records import ENVIRONMENT, METHODS, MIB, PARAMETERS
+from lora_bench.records.spec import MethodSpec, PlannedModel
+from tests.sample_records import ENVIRONMENT, METHODS, MIB, PARAMETERS
 
 STEPS = {"full": 0.100, "lora": 0.060, "prefix_tuning": 0.080, "bottleneck_adapter": 0.070}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_bench.probe_plan import ProbePlan, plan_probes
-from lora_bench.probe_suite import load_probe_suite
+from lora_bench.plan.probe_plan import ProbePlan, plan_probes
+from lora_bench.suite.probe_suite import load_probe_suite
 from tests.project import write_model
 
 SUITE = """\

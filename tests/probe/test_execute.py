@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lora_bench.cli import main
-from lora_bench.probe_store import read_probes
+from lora_bench.records.probe_store import read_probes
 from tests.probe.suites import SUITE, write_suite
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")

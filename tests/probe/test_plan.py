@@ -9,9 +9,10 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.models import find_model
-from lora_bench.probe_plan import plan_probes
-from lora_bench.probe_record import (
+from lora_bench.models.registry import find_model
+from lora_bench.models.shapes import known_shapes
+from lora_bench.plan.probe_plan import plan_probes
+from lora_bench.records.probe_record import (
     Checkpoint,
     Energy,
     Flops,
@@ -22,11 +23,10 @@ from lora_bench.probe_record import (
     StepBytes,
     StepSpeed,
 )
-from lora_bench.probe_suite import Cell, ProbeSuite, load_probe_suite
-from lora_bench.shapes import known_shapes
-from lora_bench.spec import MethodSpec, PlannedModel
-from lora_bench.suite import load_suite
-from lora_bench.suite_file import Probe
+from lora_bench.records.spec import MethodSpec, PlannedModel
+from lora_bench.suite.load import load_suite
+from lora_bench.suite.probe_suite import Cell, ProbeSuite, load_probe_suite
+from lora_bench.suite.schema import Probe
 from tests.probe.suites import SUITE, plan, write_suite
 from tests.project import SUITE as TICKETS
 from tests.project import write_data, write_project

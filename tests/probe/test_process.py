@@ -9,14 +9,14 @@ import jsonschema
 import pytest
 import torch
 
-from lora_bench.models import find_model
+from lora_bench.models.registry import find_model
 from lora_bench.probe import process
 from lora_bench.probe.job import ProbeJob
 from lora_bench.probe.process import longest_input, make_model, probe, random_batch
 from lora_bench.probe.reasons import is_out_of_memory, reason_of
-from lora_bench.probe_record import ProbeRecord
-from lora_bench.probe_store import ProbeFolder, accept_probes, read_probe, read_probes
-from lora_bench.store import to_json
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.probe_store import ProbeFolder, accept_probes, read_probe, read_probes
+from lora_bench.records.store import to_json
 from tests.probe.suites import SUITE, plan
 from tests.tiny import MODELS, VOCABULARY
 

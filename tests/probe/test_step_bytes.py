@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lora_bench.loading import load_model
 from lora_bench.methods import known_methods
-from lora_bench.models import find_model
-from lora_bench.probe.step_bytes import Allocations, FusedAttention, predict_step, static_bytes, step_bytes
-from lora_bench.probe.steps import TrainingStep
+from lora_bench.models.loading import load_model
+from lora_bench.models.registry import find_model
+from lora_bench.training.measure.bare_step import TrainingStep
+from lora_bench.training.measure.step_bytes import Allocations, FusedAttention, predict_step, static_bytes, step_bytes
 from tests.tiny import HEAD_MODULES, HEADS, HIDDEN, LAYERS, MODELS, VOCABULARY, tiny_batch
 
 METHODS = ("full", "lora", "bottleneck_adapter", "prefix_tuning")

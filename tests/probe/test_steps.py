@@ -8,8 +8,17 @@ import pytest
 import torch
 
 from lora_bench.methods import known_methods
-from lora_bench.probe import steps
-from lora_bench.probe.steps import CPU_WINDOWS, CUDA_WINDOWS, TrainingStep, Window, Windows, covered, quantile, repeat
+from lora_bench.training.measure import bare_step as steps
+from lora_bench.training.measure.bare_step import (
+    CPU_WINDOWS,
+    CUDA_WINDOWS,
+    TrainingStep,
+    Window,
+    Windows,
+    covered,
+    quantile,
+    repeat,
+)
 from tests.tiny import tiny_batch, tiny_roberta
 
 CPU = torch.device("cpu")

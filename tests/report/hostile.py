@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 from typing import get_args
 
-from lora_bench.probe_record import ProbeRecord
-from lora_bench.protocol import PROTOCOLS
 from lora_bench.published import PublishedTable, Verdict, judge_table, load_table
-from lora_bench.published.claims import Claim, Claims, Quantity
-from lora_bench.record import Record
-from lora_bench.report.two_sets import RunSet, TwoSets, hold_against
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.protocol import PROTOCOLS
+from lora_bench.records.record import Record
+from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity
+from lora_bench.report.sections.compare_runs import RunSet, TwoSets, hold_against
 from tests.probe.records import probe_record
-from tests.records import ENVIRONMENT, METHODS, PARAMETERS, record
+from tests.sample_records import ENVIRONMENT, METHODS, PARAMETERS, record
 
 # No identifier, so it is shown as text and not as code; what is hostile is neither.
 WORDS = "words, and nothing else"

@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from lora_bench.analysis import Analysis
 from lora_bench.errors import LoraBenchError
-from lora_bench.protocol import PROTOCOLS
-from lora_bench.record import Weights
+from lora_bench.records.analysis import Analysis
+from lora_bench.records.protocol import PROTOCOLS
+from lora_bench.records.record import Weights
 from lora_bench.report.markdown import render_markdown
-from tests.records import BUDGET, ENVIRONMENT, record, sample_suite
 from tests.report.hostile import hostile_records
+from tests.sample_records import BUDGET, ENVIRONMENT, record, sample_suite
 
 
 def render(records) -> str:

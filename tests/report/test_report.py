@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from lora_bench.report import check_report, render_files, write_report
-from tests.records import record, sample_suite
+from tests.sample_records import record, sample_suite
 
 
 def test_a_report_is_markdown_with_the_figures_it_links_to_and_a_page_with_them_inside(tmp_path):
@@ -72,7 +72,7 @@ def test_importing_the_reports_loads_neither_torch_nor_a_plotting_library():
 
 def test_rendering_loads_no_torch(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tests.records import sample_suite; "
+        "import sys; from pathlib import Path; from tests.sample_records import sample_suite; "
         "from lora_bench.report import to_frame, write_report; "
         f"write_report(sample_suite(), Path({str(tmp_path)!r})); to_frame(sample_suite()); "
         "print(sorted({'torch', 'transformers', 'peft', 'matplotlib.pyplot'} & set(sys.modules)))"

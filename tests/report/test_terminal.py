@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from lora_bench.report.terminal import terminal_table
-from tests.records import record, sample_suite
 from tests.report.hostile import hostile_records
+from tests.sample_records import record, sample_suite
 
 
 def shown(records, **options) -> str:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from lora_bench.record import Environment, Memory, Parameters, Record, Speed
+from lora_bench.records.record import Environment, Memory, Parameters, Record, Speed
+from lora_bench.records.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
+from lora_bench.records.store import read_record, to_json
 from lora_bench.report import compare, render_files, terminal_table, to_frame
-from lora_bench.report.sentences import facts
-from lora_bench.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
-from lora_bench.store import read_record, to_json
-from tests.records import record
+from lora_bench.report.sections.introduction import facts
+from tests.sample_records import record
 
 NOTHING = dict.fromkeys(
     ("train_examples", "batch_size", "steps", "max_length", "learning_rate", "schedule", "warmup_steps", "weight_decay",

@@ -18,9 +18,9 @@ from lora_bench.documents import read_yaml
 from tests.probe.records import probe_record
 from tests.probe.suites import SUITE as PROBES
 from tests.project import SUITE
-from tests.records import record
 from tests.report.hostile import STRINGS
 from tests.report.test_hostile import LINKED, UNSEEN, blocks_and_inline, inert, pages, structure
+from tests.sample_records import record
 
 EXAMPLES = int(os.environ.get("LORA_BENCH_FUZZ_EXAMPLES", "60"))
 fuzzed = settings(

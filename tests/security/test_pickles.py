@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
-from lora_bench.loading import load_model
 from lora_bench.methods.lora import Lora
-from lora_bench.models import find_model
-from lora_bench.plan import make_plan
-from lora_bench.run import run
-from lora_bench.start import start_from
-from lora_bench.store import RunFolder
-from lora_bench.suite import load_suite
+from lora_bench.models.loading import load_model
+from lora_bench.models.registry import find_model
+from lora_bench.plan.make_plan import make_plan
+from lora_bench.records.store import RunFolder
+from lora_bench.suite.load import load_suite
+from lora_bench.training.run import run
+from lora_bench.training.warm_start import start_from
 from tests.project import SUITE, write_model, write_project
 from tests.security.bombs import pickle_bomb, torch_bomb
 from tests.tiny import tiny_roberta

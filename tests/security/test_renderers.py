@@ -7,14 +7,14 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from lora_bench.card import model_card
 from lora_bench.cli import main
-from lora_bench.listing import listing
-from lora_bench.plan import make_plan
-from lora_bench.plan_table import plan_tables
-from lora_bench.probe_execute import shown
-from lora_bench.progress import Bars, Lines, QuietOnBrokenPipe, result_line
-from lora_bench.suite import load_suite
+from lora_bench.cli.listing import listing
+from lora_bench.cli.plan_table import plan_tables
+from lora_bench.cli.progress import Bars, Lines, QuietOnBrokenPipe, result_line
+from lora_bench.execute.run_probes import shown
+from lora_bench.plan.make_plan import make_plan
+from lora_bench.suite.load import load_suite
+from lora_bench.training.model_card import model_card
 from tests.project import SUITE, write_project
 from tests.report.hostile import HOSTILE, STRINGS, WORDS, hostile_probes, hostile_records
 from tests.report.test_hostile import UNSEEN

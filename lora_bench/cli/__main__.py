@@ -1,0 +1,7 @@
+"""`python -m lora_bench.cli`."""
+
+import sys
+
+from lora_bench.cli.parser import main
+
+sys.exit(main())

@@ -1,0 +1,392 @@
+"""The commands, one function each: from parsed arguments to one library call, what is shown, and the exit code.
+
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
+from lora_bench.util.failpoints import reach
+from lora_bench.util.redaction import message, without_secrets
+from lora_bench.util.signals import CODES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lora_bench.execute.prepared_folder import Asked
+    from lora_bench.execute.run_probes import ProbeOutcome
+    from lora_bench.execute.run_suite import Outcome
+    from lora_bench.plan.make_plan import Plan
+    from lora_bench.records.probe_record import ProbeRecord
+    from lora_bench.records.record import Record
+    from lora_bench.suite.load import Suite
+    from lora_bench.suite.probe_suite import ProbeSuite
+
+SuiteT = TypeVar("SuiteT", "Suite", "ProbeSuite", "Suite | ProbeSuite")
+
+DONE, DIFFERS, BAD_INPUT, SOME_FAILED = 0, 1, 2, 3
+GOES_ON = "stopped; the same command goes on from here"
+FULL = "stopped, because the disk is full; make room, and the same command goes on from here"
+PLAIN_WIDTH = 120
+
+
+def _console() -> Console:
+    from lora_bench.cli.progress import QuietOnBrokenPipe
+
+    return QuietOnBrokenPipe() if sys.stdout.isatty() else QuietOnBrokenPipe(width=PLAIN_WIDTH)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do every run of a suite that has no record yet, and write its report."""
+    from lora_bench.suite.load import load_suite
+
+    return _run_and_report(_allowed(load_suite(arguments.suite), arguments), arguments, lambda records: [])
+
+
+def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
+    """A suite with the base models whose pickled weights the command line names."""
+    from lora_bench.suite.load import check_pickles
+
+    return replace(suite, pickles=check_pickles(arguments.allow_pickle, suite.models))
+
+
+def _run_and_report(
+    suite: Suite, arguments: argparse.Namespace, sections: Callable[[Sequence[Record]], list[list[str]]]
+) -> int:
+    """Do what is missing of a suite, write its report with further sections made of its records, and say how it ended."""
+    from lora_bench.cli.progress import display
+    from lora_bench.execute.run_suite import run_suite, runs_folder
+    from lora_bench.records.outcomes import at_work
+    from lora_bench.records.probe_store import read_probes
+    from lora_bench.records.store import answers_in
+    from lora_bench.report import write_report
+
+    console = _console()
+    with display(console, quiet=arguments.quiet) as shown:
+        outcome = run_suite(
+            suite,
+            runs=arguments.runs,
+            workers=arguments.workers,
+            only=arguments.only,
+            retry=arguments.retry,
+            series=arguments.series,
+            data_dir=arguments.data_dir,
+            display=shown,
+            timeout=arguments.timeout,
+            pack=arguments.pack,
+            cut=arguments.cut,
+            ray=arguments.ray,
+        )
+    folder = runs_folder(suite, arguments.runs, arguments.series)
+    interrupted = outcome.interrupted
+    with at_work():
+        if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
+            interrupted = _probe_after_runs(suite, folder, arguments, console)
+        reach("suite.report")
+        if outcome.records:
+            written = write_report(
+                outcome.records,
+                folder,
+                sections=sections(outcome.records),
+                probes=read_probes(folder),
+                answers=answers_in(folder, outcome.records),
+            )
+            if not arguments.quiet:
+                _show(console, outcome.records)
+                console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
+    return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome)
+
+
+def _ended(console: Console, outcome: Outcome) -> int:
+    """The exit code of work that nobody stopped."""
+    if outcome.undone:
+        left = f"{outcome.undone} of the runs taken up are not done; the same command goes on with them"
+        console.print(left, markup=False, highlight=False)
+    failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
+    return SOME_FAILED if failed or outcome.undone else DONE
+
+
+def _stopped(console: Console, by: str) -> int:
+    """Say that the work was stopped, by a signal of this name or by a full disk; the exit code."""
+    console.print(GOES_ON if by in CODES else FULL, markup=False, highlight=False)
+    return CODES.get(by, SOME_FAILED)
+
+
+def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace, console: Console) -> str | None:
+    """Measure what the suite's report needs, now that its runs keep the machine busy no longer; the signal that ended it."""
+    try:
+        return _measure(suite, folder, arguments, console, processes=None, share=False).interrupted
+    except (WorkersLost, WorkBroken):
+        raise
+    except LoraBenchError as error:
+        # The runs are done, and their scores need no probes.
+        console.print(without_secrets(f"not probed: {error}"), markup=False, highlight=False)
+        return None
+
+
+def _show(console: Console, records: Sequence[Record]) -> None:
+    from lora_bench.report import terminal_table
+
+    console.print(terminal_table(records))
+    for warning in dict.fromkeys(warning for record in records for warning in record.warnings):
+        console.print(f"warning: {warning}", markup=False, highlight=False)
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Show every run of a suite with its size, counts and cost."""
+    from lora_bench.suite.load import load_suite
+
+    suite = _allowed(load_suite(arguments.suite), arguments)
+    return _make_and_show_plan(suite, arguments, arguments.suite if arguments.prepare else None)
+
+
+def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str | Asked | None = None) -> int:
+    """Show a suite's plan; where it is to be prepared for workers, *asked* is what the user asked for."""
+    from lora_bench.execute.run_suite import runs_folder
+    from lora_bench.plan.make_plan import make_plan
+
+    console = _console()
+    folder = runs_folder(suite, arguments.runs, arguments.series)
+    plan = make_plan(
+        suite,
+        folder,
+        series=arguments.series,
+        data_dir=arguments.data_dir,
+        progress=lambda said: print(message(said), file=sys.stderr),
+    )
+    _show_plan(console, plan, arguments.device)
+    if asked is not None:
+        from lora_bench.execute.prepared_folder import prepare
+
+        prepare(folder, suite, asked, series=arguments.series, data_dir=arguments.data_dir)
+        said = f"prepared: any number of `lora-bench work {folder}` do these runs"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    return DONE
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """Do whatever run of a prepared folder has no record and is not claimed by somebody, until nothing is left."""
+    from lora_bench.cli.progress import OwnLines
+    from lora_bench.execute.prepared_folder import read_prepared
+    from lora_bench.execute.run_suite import run_suite
+
+    folder: Path = arguments.runs
+    prepared = read_prepared(folder, arguments.allow_pickle)
+    console = _console()
+    shown = OwnLines(console, quiet=arguments.quiet)
+    outcome = run_suite(
+        prepared.suite,
+        folder=folder,
+        workers=arguments.workers,
+        retry=arguments.retry,
+        series=prepared.series,
+        data_dir=prepared.data_dir,
+        display=shown,
+        timeout=arguments.timeout,
+        pack=arguments.pack,
+        cut=arguments.cut,
+        among=arguments.among,
+        wait=arguments.wait,
+    )
+    if outcome.interrupted is not None:
+        return _stopped(console, outcome.interrupted)
+    later = f", {outcome.later} are not known before others are done" if outcome.later else ""
+    left = f", {outcome.elsewhere} are left to the processes that are at them" if outcome.elsewhere else ""
+    shown.say(f"{len(shown.own)} runs done here; {len(outcome.records)} have their record{left}{later}")
+    return _ended(console, outcome)
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """Run a published table again, and hold its numbers against ours."""
+    from lora_bench.published.reproduce import published_lines, reproduction, verdicts
+    from lora_bench.published.terminal import verdicts_listing
+
+    made = reproduction(
+        arguments.table,
+        model=arguments.model,
+        role=arguments.role,
+        tasks=arguments.tasks,
+        methods=arguments.methods,
+        seeds=arguments.seeds,
+        protocol=arguments.protocol,
+    )
+    suite = _allowed(made.suite, arguments)
+    if arguments.plan or arguments.prepare:
+        return _make_and_show_plan(suite, arguments, _asked_of_table(arguments) if arguments.prepare else None)
+
+    def sections(records: Sequence[Record]) -> list[list[str]]:
+        if not arguments.quiet:
+            _console().print(verdicts_listing(verdicts(made.table, records, arguments.role)))
+        return [published_lines(made.table.name, records, arguments.role)]
+
+    return _run_and_report(suite, arguments, sections)
+
+
+def _asked_of_table(arguments: argparse.Namespace) -> Asked:
+    from lora_bench.execute.prepared_folder import Asked
+
+    try:
+        return Asked(
+            name=arguments.table,
+            model=arguments.model,
+            role=arguments.role,
+            tasks=tuple(arguments.tasks),
+            methods=tuple(arguments.methods),
+            seeds=arguments.seeds,
+            protocol=arguments.protocol,
+        )
+    except ValueError as error:
+        raise LoraBenchError(f"workers cannot be told that of {arguments.table}: {error}") from None
+
+
+def probe(arguments: argparse.Namespace) -> int:
+    """Measure speed, memory, latency and storage of a suite's methods."""
+    from lora_bench.execute.run_suite import runs_folder
+    from lora_bench.records.outcomes import at_work
+    from lora_bench.records.store import answers_in, read_records, record_files
+    from lora_bench.report import write_report
+    from lora_bench.suite.probe_suite import load_probe_suite
+
+    suite = _allowed(load_probe_suite(arguments.suite), arguments)
+    folder = runs_folder(suite, arguments.runs)
+    console = _console()
+    outcome = _measure(suite, folder, arguments, console, processes=arguments.processes, share=arguments.share)
+    if outcome.records:
+        with at_work():
+            records = read_records(folder) if record_files(folder) else []
+            written = write_report(records, folder, probes=outcome.records, answers=answers_in(folder, records))
+        if not arguments.quiet:
+            console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
+    if outcome.interrupted is not None:
+        return _stopped(console, outcome.interrupted)
+    return SOME_FAILED if any(record.status not in ("ok", "unsupported") for record in outcome.records) else DONE
+
+
+def _measure(
+    suite: Suite | ProbeSuite,
+    folder: Path,
+    arguments: argparse.Namespace,
+    console: Console,
+    *,
+    processes: int | None,
+    share: bool,
+) -> ProbeOutcome:
+    """Measure the probes of a suite that have no record yet, and say how each ends."""
+    from lora_bench.execute.run_probes import run_probes, shown
+    from lora_bench.plan.probe_plan import plan_probes
+    from lora_bench.records.outcomes import at_work
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            console.print(line, markup=False, highlight=False)
+
+    def tell(record: ProbeRecord, place: str) -> None:
+        if not arguments.quiet or record.status != "ok":
+            console.print(f"{place} {shown(record)}".lstrip(), markup=False, highlight=False)
+
+    plan = plan_probes(suite, folder, processes=processes, data_dir=arguments.data_dir, progress=say)
+    missing = len(plan.missing(retry=arguments.retry))
+    refused = f", {len(plan.refused)} cells cannot be measured" if plan.refused else ""
+    say(f"probes: {missing or 'none'} of {len(plan.jobs)} processes to do{refused}")
+    with at_work():
+        return run_probes(plan, share=share, retry=arguments.retry, tell=tell)
+
+
+def published(arguments: argparse.Namespace) -> int:
+    """List the published tables that are known, or the cells of one."""
+    from lora_bench.published import load_table
+    from lora_bench.published.terminal import cells_listing, tables_listing
+
+    shown = tables_listing() if arguments.table is None else cells_listing(load_table(arguments.table))
+    _console().print(shown, highlight=False)
+    return DONE
+
+
+def _show_plan(console: Console, plan: Plan, card: str | None) -> None:
+    from lora_bench.cli.plan_table import plan_tables
+
+    for part in plan_tables(plan, card):
+        console.print(part, highlight=False)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Render records as Markdown with figures, and as one page."""
+    from lora_bench.exchange import data_files
+    from lora_bench.records.probe_store import probe_files, read_probes
+    from lora_bench.records.store import answers_in, read_records, record_files
+    from lora_bench.report import check_report, write_report
+
+    def has_records(path: Path) -> bool:
+        return bool(record_files(path) or probe_files(path))
+
+    folder: Path = arguments.runs
+    sources: dict[str, Path] = {}
+    if folder.is_dir() and not has_records(folder):
+        # The baselines folder: one report for each baseline that has records.
+        sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and has_records(path)}
+    if not sources:
+        name = "report" if arguments.out is None else folder.resolve().name
+        sources = {name: folder}
+    differences: list[str] = []
+    for name, source in sources.items():
+        probes = read_probes(source)
+        records = read_records(source) if record_files(source) or not probes else []
+        out = arguments.out or source
+        sections = _published_sections(arguments, source, records)
+        data = data_files(records, probes, answers_in(source, records)) if arguments.data else None
+        if arguments.check:
+            differences += check_report(records, out, name, sections, probes, data, answers_in(source, records))
+        else:
+            written = write_report(records, out, name, sections, probes, data, answers_in(source, records))
+            print(*(path for path in written if path.suffix != ".svg"), sep="\n")
+    for difference in differences:
+        print(difference)
+    return DIFFERS if differences else DONE
+
+
+def _published_sections(arguments: argparse.Namespace, source: Path, records: Sequence[Record]) -> list[list[str]]:
+    """What a published table says beside the records: the one that is named, or that lies beside them."""
+    name = arguments.published or (source.resolve().name if (source / "published.csv").is_file() else None)
+    if name is None:
+        return []
+    from lora_bench.published.reproduce import published_lines
+
+    return [published_lines(name, records, arguments.role)]
+
+
+def list_names(arguments: argparse.Namespace) -> int:
+    """List what can be named in a suite."""
+    from lora_bench.cli.listing import listing
+
+    console = _console()
+    console.print(listing(arguments.what), highlight=False)
+    return DONE
+
+
+def print_schema(arguments: argparse.Namespace) -> int:
+    """Print the JSON Schema of a suite, a record, a task or what the gate has."""
+    import json
+
+    from pydantic import BaseModel
+
+    from lora_bench.gate import Answer, Night
+    from lora_bench.records.probe_record import ProbeRecord
+    from lora_bench.records.record import Record
+    from lora_bench.suite.probe_suite import ProbeFile
+    from lora_bench.suite.schema import SuiteFile
+    from lora_bench.tasks import Task
+
+    models: dict[str, type[BaseModel]] = {
+        "suite": SuiteFile, "probe-suite": ProbeFile, "record": Record, "probe": ProbeRecord, "task": Task,
+        "night": Night, "answer": Answer,
+    }  # fmt: skip
+    model = models[arguments.what]
+    print(json.dumps(model.model_json_schema(), indent=2, sort_keys=True))
+    return DONE

@@ -1,0 +1,421 @@
+"""The commands of the nightly gate: `check`, and the verbs of `baseline`, as the command line has them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.util.redaction import message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from lora_bench.gate import Answer, Night
+    from lora_bench.gate.rerun import Way
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DONE, BROKE_OFF, CANNOT_DECIDE = 0, 3, 4
+# To `git bisect run`, 2 would be a bad commit, and so would Python's 1 of a commit whose code is broken.
+ENDS_GIT_BISECT, SKIPPED_BY_GIT_BISECT = 128, 125
+
+
+def add_check(commands: Commands) -> None:
+    """Add the commands of the gate."""
+    check = commands.add_parser(
+        "check",
+        help="say whether tonight's runs of a suite regressed against the accepted nights of a baseline",
+        description="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing, 4 cannot decide.",
+    )
+    check.add_argument(
+        "runs", metavar="RUNS", type=Path, nargs="?", help="RUNS/SUITE of `run --series`, or one night in it"
+    )
+    check.add_argument("--baseline", required=True, metavar="NAME", help="a baseline with accepted nights")
+    _night_options(check)
+    check.add_argument(
+        "--suite", metavar="SUITE", help="what is run again where a series is suspect; the baseline's own"
+    )
+    check.add_argument("--no-confirm", action="store_true", help="run nothing again; what is suspect cannot be decided")
+    check.add_argument("--workers", type=int, metavar="N", help="runs at once where something is run again")
+    check.add_argument(
+        "--data-dir", type=Path, metavar="FOLDER", help="holds data sets as they circulate, for those runs"
+    )
+    check.add_argument(
+        "--allow-pickle",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="read this base model's pickled weights in those runs, as `run` does; may be repeated",
+    )
+    outputs = check.add_argument_group("outputs")
+    outputs.add_argument("--json", type=Path, metavar="FILE", help="the whole answer")
+    outputs.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML: a test case a series")
+    outputs.add_argument("--github", action="store_true", help="annotations, and a step summary, of a GitHub workflow")
+    outputs.add_argument("--badge", type=Path, metavar="FILE", help="JSON for the badge endpoint of shields.io")
+    outputs.add_argument("--plot", type=Path, metavar="FOLDER", help="gets a figure of the course of every series")
+    tests = check.add_argument_group("tests of the gate on your own accepted nights; RUNS is not needed")
+    tests.add_argument("--replay", action="store_true", help="how often the gate would have cried")
+    tests.add_argument("--inject", metavar="LOSS", help="whether it would have seen a loss of 5%%, or of 0.01")
+    search = check.add_argument_group("search for what made a cell fail")
+    search.add_argument(
+        "--bisect", metavar="WHAT", help="PACKAGE=OLD,...,NEW, or GOOD..BAD for commits; says first what it costs"
+    )
+    search.add_argument("--yes", action="store_true", help="do the search")
+    search.add_argument("--cell", metavar="SERIES", help="the failing series; the worst by default")
+    search.add_argument(
+        "--step",
+        action="store_true",
+        help="run the cell in this environment: 0 good, 1 bad, 125 neither (`git bisect run`)",
+    )
+    check.set_defaults(command=_check, resumes=True)
+    _add_baseline(commands)
+
+
+def _add_baseline(commands: Commands) -> None:
+    baseline = commands.add_parser("baseline", help="keep the records of runs as a baseline, or accept nights into one")
+    verbs = baseline.add_subparsers(title="verbs", required=True, metavar="VERB")
+    accept = verbs.add_parser(
+        "accept",
+        help="copy records into ./baselines/NAME/records, or with --reason accept a night into ./baselines/NAME/nights",
+    )
+    accept.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs")
+    accept.add_argument(
+        "--name", type=_name, metavar="NAME", help="of the baseline; the name of the runs' folder by default"
+    )
+    accept.add_argument("--reason", metavar="TEXT", help="why this night is accepted, for who reviews it")
+    _night_options(accept)
+    accept.add_argument(
+        "--change",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="SERIES,...",
+        help="series whose change is acknowledged, or `all`: their history begins with this night",
+    )
+    accept.set_defaults(command=_accept)
+    show = verbs.add_parser("show", help="list the accepted nights of a baseline")
+    show.add_argument("name", metavar="NAME")
+    show.set_defaults(command=_show)
+    diff = verbs.add_parser("diff", help="how two accepted nights of a baseline differ")
+    diff.add_argument("name", metavar="NAME")
+    diff.add_argument(
+        "nights", nargs="*", metavar="LABEL", help="two labels, or one and the last; the last two by default"
+    )
+    diff.set_defaults(command=_diff)
+
+
+def _night_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--series", type=_name, metavar="LABEL", help="the night; by default the one that is not accepted yet"
+    )
+    parser.add_argument(
+        "--margin",
+        type=_above_zero,
+        metavar="X",
+        help="the difference of scores that does not matter, in place of the suite's own",
+    )
+
+
+def _name(text: str) -> str:
+    from lora_bench.util.filenames import file_name
+
+    try:
+        return file_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(message(line))
+
+
+def _baseline(name: str) -> Path:
+    """The folder of a baseline: of the working folder, or as it came with the package; a path stands for itself.
+
+    Raises:
+        LoraBenchError: If there is none of that name.
+    """
+    from lora_bench.util.paths import folders
+
+    if os.sep in name or "/" in name:
+        if Path(name).is_dir():
+            return Path(name)
+        raise LoraBenchError(f"there is no baseline at {name}")
+    known = {path.name: path for folder in reversed(folders("baselines")) for path in folder.iterdir() if path.is_dir()}
+    if name not in known:
+        raise LoraBenchError(
+            f"there is no baseline {name!r}{did_you_mean(name, known)}; "
+            f"`lora-bench baseline accept RUNS --name {name} --reason TEXT` begins one"
+        )
+    return known[name]
+
+
+def _warn(text: str) -> None:
+    """Say something beside the answer; nobody there to read it is no answer."""
+    with contextlib.suppress(OSError):
+        print(message(f"lora-bench: {text}"), file=sys.stderr)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    try:
+        return _checked(arguments)
+    except (LoraBenchError, OSError) as error:
+        if not arguments.step:
+            raise
+        _warn(str(error))
+        return ENDS_GIT_BISECT
+    except Exception:
+        if not arguments.step:
+            raise
+        traceback.print_exc()
+        return SKIPPED_BY_GIT_BISECT
+
+
+def mistaken_code(argv: Sequence[str], code: int) -> int:
+    """The exit code of a command line that is none: `check --step` says nothing of a commit."""
+    # As argparse has it, an option may be cut short, and no other of `check` begins like this one.
+    asks = "check" in argv[:1] and any(argument.startswith("--st") for argument in argv)
+    return ENDS_GIT_BISECT if asks and code else code
+
+
+def _checked(arguments: argparse.Namespace) -> int:
+    from lora_bench.gate.baseline import read_nights
+
+    folder = _baseline(arguments.baseline)
+    accepted = read_nights(folder)
+    if arguments.replay or arguments.inject is not None:
+        return _self_tests(arguments, accepted)
+    if arguments.runs is None:
+        raise LoraBenchError("check takes RUNS, the folder of the suite's runs; only --replay and --inject go without")
+    if arguments.step or arguments.bisect is not None:
+        return _search(arguments, folder, accepted)
+    answer = _answer(arguments, folder, accepted, may_confirm=not arguments.no_confirm)
+    whole = _write(answer, arguments)
+    # An answer that is known stays what it is; only a pass without all that was asked for is none.
+    return answer.exit_code if whole or answer.exit_code != DONE else BROKE_OFF
+
+
+def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night], *, may_confirm: bool) -> Answer:
+    """What is to be said of tonight; what is suspect is run again where it may be."""
+    from lora_bench.gate import judge, read_night, tonight_in
+    from lora_bench.gate.baseline import before
+    from lora_bench.gate.rerun import confirm, read_confirmation
+
+    label, place = tonight_in(arguments.runs, accepted, arguments.series)
+    tonight = read_night(place, label)
+    earlier = before(accepted, tonight.label)
+    if any(night.label == tonight.label for night in accepted):
+        last = f"the last of which is {earlier[-1].label}" if earlier else "so against none"
+        _warn(f"{tonight.label} is accepted already; it is held against the {len(earlier)} nights before it, {last}")
+    again = read_confirmation(place, tonight.label)
+    answer = judge(tonight, earlier, folder.name, again, margin=arguments.margin)
+    if answer.suspects and may_confirm:
+        way = _way(arguments, folder)
+        if way is None:
+            _warn(
+                f"{len(answer.suspects)} series are suspect, and no suite is known to run them again: "
+                f"{folder / 'suite.yaml'} is not there; name it with --suite"
+            )
+            return answer
+        _warn(f"{len(answer.suspects)} series are suspect; they are run again with new seeds")
+        try:
+            again = confirm(place, tonight.label, tonight.suite, answer.suspects, way)
+        except LoraBenchError as error:
+            # The night has an answer all the same: what was not confirmed is not decided.
+            _warn(str(error))
+            return answer
+        answer = judge(tonight, earlier, folder.name, again, margin=arguments.margin)
+    return answer
+
+
+def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
+    """How runs are done again; None where no suite is known: a record's own command is nobody's word but its author's."""
+    from lora_bench.gate.rerun import Way
+
+    suite = arguments.suite or (str(folder / "suite.yaml") if (folder / "suite.yaml").is_file() else None)
+    if suite is None:
+        return None
+    options = [option for model in arguments.allow_pickle for option in ("--allow-pickle", model)]
+    if arguments.data_dir is not None:
+        options += ["--data-dir", str(arguments.data_dir)]
+    return Way(suite, tuple(options), workers=arguments.workers)
+
+
+def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
+    """What was asked for of an answer, the terminal's part last; whether all of it could be written."""
+    from lora_bench.gate import outputs
+    from lora_bench.records.store import write_atomic
+
+    broken = []
+
+    @contextlib.contextmanager
+    def output(what: object) -> Iterator[None]:
+        """What goes wrong with one output costs that one alone."""
+        try:
+            yield
+        except (OSError, LoraBenchError) as error:
+            broken.append(what)
+            _warn(f"{what} could not be written: {error}")
+
+    files = (
+        (arguments.json, outputs.to_answer_json),
+        (arguments.junit, outputs.to_junit),
+        (arguments.badge, outputs.to_badge),
+    )
+    for file, make in files:
+        if file is not None:
+            with output(file):
+                write_atomic(file, make(answer))
+    if arguments.plot is not None:
+        from lora_bench.gate.plot import plots
+
+        with output(arguments.plot):
+            for name, content in plots(answer).items():
+                write_atomic(arguments.plot / name, content)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY") if arguments.github else None
+    if summary:
+        from lora_bench.gate.summary import summary_lines
+
+        with output("the step summary"), Path(summary).open("a", encoding="utf-8") as opened:
+            opened.write("\n".join(summary_lines(answer)) + "\n")
+    # What nobody reads any more, as behind `| head`, is said to nobody; the exit code stays the answer's.
+    with output("standard output"), contextlib.suppress(BrokenPipeError):
+        _tell(answer, github=arguments.github)
+    return not broken
+
+
+def _tell(answer: Answer, *, github: bool) -> None:
+    from lora_bench.gate import outputs
+    from lora_bench.gate.summary import terminal_lines
+
+    if github:
+        print(*outputs.annotation_lines(answer), sep="\n")
+    _print(terminal_lines(answer))
+
+
+def _self_tests(arguments: argparse.Namespace, accepted: Sequence[Night]) -> int:
+    from lora_bench.gate.selftests import inject, inject_lines, replay, replay_lines
+
+    decided = True
+    if arguments.replay:
+        found = replay(accepted, arguments.baseline, arguments.margin)
+        _print(replay_lines(found))
+        decided = bool(found.answers)
+    if arguments.inject is not None:
+        relative = arguments.inject.endswith("%")
+        try:
+            loss = float(arguments.inject.removesuffix("%")) / (100 if relative else 1)
+        except ValueError:
+            raise LoraBenchError(f"--inject takes a loss such as 5% or 0.01, got {arguments.inject!r}") from None
+        seen = inject(accepted, loss, relative=relative, margin=arguments.margin)
+        _print(inject_lines(seen, arguments.inject))
+        decided = decided and bool(seen)
+    return DONE if decided else CANNOT_DECIDE
+
+
+def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night]) -> int:
+    """Search versions or commits for what made a cell fail, or try the cell in this environment."""
+    from lora_bench.gate import bisect
+    from lora_bench.gate.bisect_runs import Tries
+
+    answer = _answer(arguments, folder, accepted, may_confirm=False)
+    one = bisect.failing_cell(answer, arguments.cell)
+    way = _way(arguments, folder)
+    if way is None:
+        raise LoraBenchError(
+            f"the suite to run is not known: {folder / 'suite.yaml'} is not there; name it with --suite"
+        )
+    tries = Tries(one, answer, accepted, way, _tries_folder(arguments, accepted), arguments.margin)
+    if arguments.step:
+        result = tries.here()
+        print(bisect.SAID[result])
+        return bisect.EXIT_CODES[result]
+    found = bisect.candidates(arguments.bisect, Path())
+    _print(bisect.cost_lines(found, one))
+    if not arguments.yes:
+        print("the same with --yes does it")
+        return DONE
+    ended = bisect.search(len(found.names), lambda index: tries.at(found, index))
+    _print(bisect.found_lines(ended, found))
+    return DONE
+
+
+def _tries_folder(arguments: argparse.Namespace, accepted: Sequence[Night]) -> Path:
+    """Where a search has its runs: beside the night, so that the same command again does only what is missing."""
+    from lora_bench.gate import tonight_in
+
+    _, place = tonight_in(arguments.runs, accepted, arguments.series)
+    return place.resolve().parent / f"{place.resolve().name}-bisect"
+
+
+def _accept(arguments: argparse.Namespace) -> int:
+    """Keep the records of runs as a baseline, or a night among the accepted ones."""
+    if arguments.reason is not None:
+        return _accept_night(arguments)
+    from lora_bench.records.probe_store import PROBES, accept_probes, probe_files
+    from lora_bench.records.store import accept, record_files
+
+    folder: Path = arguments.runs
+    for option in ("series", "margin", "change"):
+        if getattr(arguments, option):
+            raise LoraBenchError(f"--{option} is for a night, which is accepted with a --reason")
+    target = Path("baselines") / (arguments.name or folder.resolve().name)
+    if record_files(folder) or not probe_files(folder):
+        print(f"{len(accept(folder, target))} records in {target / 'records'}")
+    if probe_files(folder):
+        print(f"{len(accept_probes(folder, target))} records in {target / PROBES}")
+    return DONE
+
+
+def _accept_night(arguments: argparse.Namespace) -> int:
+    from lora_bench.gate import judge, read_night, read_nights, tonight_in, write_night
+    from lora_bench.gate.accepting import accepted_night
+    from lora_bench.gate.rerun import read_confirmation
+    from lora_bench.util.filenames import file_name
+
+    # RUNS is named like its suite, or is a night in such a folder; which of its nights is new is asked of the baseline.
+    guess = Path("baselines") / (arguments.name or arguments.runs.resolve().name)
+    label, place = tonight_in(arguments.runs, read_nights(guess), arguments.series)
+    tonight = read_night(place, label)
+    try:
+        target = Path("baselines") / (arguments.name or file_name(tonight.suite))
+    except ValueError as error:
+        raise LoraBenchError(f"name the baseline with --name, as its suite is no name of a folder: {error}") from None
+    nights = read_nights(target)
+    answer = judge(tonight, nights, target.name, read_confirmation(place, tonight.label), margin=arguments.margin)
+    night = accepted_night(tonight, nights, answer, arguments.reason, arguments.change)
+    print(f"night {night.number} in {write_night(night, target)}")
+    return DONE
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from lora_bench.gate import read_nights
+    from lora_bench.gate.accepting import show_lines
+
+    nights = read_nights(_baseline(arguments.name))
+    _print(show_lines(nights))
+    return DONE if nights else CANNOT_DECIDE
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from lora_bench.gate import read_nights
+    from lora_bench.gate.accepting import diff_lines, two_nights
+
+    _print(diff_lines(*two_nights(read_nights(_baseline(arguments.name)), arguments.nights)))
+    return DONE

@@ -1,0 +1,53 @@
+"""What can be named in a suite, as tables for the terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from lora_bench.documents import read_yaml
+from lora_bench.methods import broken_plug_ins, known_methods
+from lora_bench.models.registry import known_models
+from lora_bench.util.paths import suite_files, task_files
+
+
+def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:
+    """A table of every method, model, task or suite that has a name."""
+    return {"methods": _methods, "models": _models, "tasks": _tasks, "suites": _suites}[what]()
+
+
+def _methods() -> Table:
+    broken = [f"the plug-in {entry} cannot be imported: {fault}" for entry, fault in broken_plug_ins().items()]
+    caption = Text("\n".join(broken)) if broken else None
+    table = Table("method", "size", "suggested learning rate", "what it is", caption=caption)
+    for name, method in known_methods().items():
+        about = (sys.modules[method.__module__].__doc__ or "").strip().splitlines()
+        table.add_row(Text(name), method.size or "–", f"{method.learning_rate:g}", Text(about[0] if about else ""))
+    return table
+
+
+def _models() -> Table:
+    table = Table("model", "here", "what it is", caption="or a folder in Hugging Face's layout, or a model on the hub")
+    for name, model in known_models().items():
+        table.add_row(name, "yes" if model.is_here else "to be obtained", model.about)
+    return table
+
+
+def _tasks() -> Table:
+    table = Table("task", "kind", "metric", "what it is", caption="or your own CSV, JSONL or Parquet file in a suite")
+    for name, file in task_files().items():
+        data = read_yaml(file).data
+        kind = str(data.get("kind", "classification"))
+        parts = (name, kind, str(data.get("metric", "")), " ".join(str(data.get("about", "")).split()))
+        table.add_row(*map(Text, parts))
+    return table
+
+
+def _suites() -> Table:
+    table = Table("suite", "what it is")
+    for name, file in suite_files().items():
+        table.add_row(Text(name), Text(" ".join(str(read_yaml(file).data.get("about", "")).split())))
+    return table

@@ -1,0 +1,224 @@
+"""A plan for the terminal: a row for each task, base model and method, then the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from lora_bench.cli.progress import duration
+from lora_bench.errors import LoraBenchError
+from lora_bench.methods import known_methods
+from lora_bench.plan.cell import Cell
+from lora_bench.plan.cost_estimate import default_workers
+from lora_bench.plan.make_plan import Plan
+from lora_bench.records.budget import amount_of
+from lora_bench.records.spec import PlannedSpec, PlannedTraining
+from lora_bench.training.measure.memory_model import card_bytes, needed_bytes, predicted_step
+
+
+def plan_tables(plan: Plan, card: str | None = None) -> list[Table | Text]:
+    """What a suite comes to: a table a task, the warnings about its data, and a line of totals.
+
+    Args:
+        plan: Of the suite.
+        card: A card by name: whether a training step of each run fits it is said in place of a rough estimate.
+
+    Raises:
+        LoraBenchError: If no card has the name.
+    """
+    if card is not None:
+        card_bytes(card)
+    parts: list[Table | Text] = []
+    for task in dict.fromkeys(cell.job.spec.task.name for cell in plan.cells):
+        parts.append(_table(plan, task, card))
+    parts += _reasons(plan)
+    if plan.suite.content.recipes:
+        parts.append(_recipes(plan))
+    for reason in dict.fromkeys(waiting.reason for waiting in plan.waiting):
+        runs = sum(waiting.runs for waiting in plan.waiting if waiting.reason == reason)
+        parts.append(Text(f"{runs} runs wait for {reason}"))
+    parts += [Text(f"warning: {warning}") for warning in plan.warnings]
+    parts.append(Text(_totals(plan)))
+    return parts
+
+
+def _table(plan: Plan, task: str, card: str | None) -> Table:
+    table = Table(title=Text(f"{plan.suite.name}: {task}"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    memory = "memory" if card is None else f"on {card}"
+    for header in ("size", "adapter", "head", "trained", "stored", "rate", "done", "time", memory):
+        table.add_column(header, justify="right", no_wrap=header != "rate")
+    shown = ""
+    for group in _groups(plan, task):
+        first = group[0]
+        spec, counts = first.job.spec, first.fit.parameters
+        if spec.model.shown != shown:
+            shown = spec.model.shown
+            table.add_row(Text(shown, style="bold"))
+        if counts is None:
+            table.add_row(Text(f"  {spec.method.label}"), "unsupported", end_section=False)
+            continue
+        done = sum(cell.record is not None for cell in group)
+        rung = f", rung {first.job.rung} of {first.job.budget.rungs}" if first.job.rung is not None else ""
+        table.add_row(
+            Text(f"  {spec.method.label}{rung}"),
+            f"{spec.method.options[spec.method.size]}" if spec.method.size else "–",
+            *(f"{count:,}" for count in (counts.adapter, counts.head, counts.trained, counts.stored)),
+            " ".join(dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)),
+            f"{done}/{len(group)}",
+            ("" if first.estimate.measured else "~") + duration(first.estimate.seconds),
+            f"~{first.estimate.memory_bytes / 2**20:,.0f} MiB" if card is None else _fit_on(card, first),
+        )
+    return table
+
+
+def _fit_on(card: str, cell: Cell) -> str:
+    """What a training step of a run needs on a card, at its longest inputs, and whether the card has it."""
+    spec = cell.job.spec
+    if spec.training.parallelism == "fsdp":
+        return "not known"  # what is held of a layer while another is at work depends on how they overlap
+    method = known_methods()[spec.method.name](**spec.method.options)
+    try:
+        step = predicted_step(
+            cell.job.base_model,
+            method,
+            kind=cell.job.task.kind,
+            labels=max(1, len(spec.task.labels)),
+            batch_size=spec.training.batch_size // (spec.training.accumulation * spec.training.processes),
+            length=spec.training.max_length,
+            precision=spec.training.precision,
+        )
+    except (LoraBenchError, RuntimeError):
+        return "not known"  # what the model computes depends on its numbers
+    needed = needed_bytes(step)
+    if needed is None:
+        return "not known"
+    return f"{needed / 2**30:,.1f} GiB: {'fits' if needed <= card_bytes(card) else 'too much'}"
+
+
+def _recipes(plan: Plan) -> Table:
+    """The exact recipe of each task, base model and method, where the suite has more than one."""
+    table = Table(title="recipes", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for header in ("task", "base model", "method", "rate", "work", "batch", "steps", "warm-up", "tokens", "and"):
+        table.add_column(header, justify="left" if header in ("task", "base model", "method", "and") else "right")
+    starts = {id(cell): waiting.start for waiting in plan.waiting for cell in waiting.cells}
+    cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in _whole(cells):
+        spec = cell.job.spec
+        groups.setdefault((spec.task.name, spec.model.name, spec.method.label), []).append(cell)
+    for (task, model, label), group in groups.items():
+        recipe, start = group[0].job.spec.training, starts.get(id(group[0]))
+        found = group[0].job.spec.start
+        rates = dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)
+        table.add_row(
+            Text(task), Text(model), Text(label), " ".join(rates), amount_of(*recipe.target), f"{recipe.batch_size}",
+            f"{recipe.steps:,}" if recipe.steps is not None else "–", _warmup(recipe), f"{recipe.max_length}",
+            Text(_more(group[0].job.spec, found.task if found is not None else start)),
+        )  # fmt: skip
+    return table
+
+
+def _whole(cells: Sequence[Cell]) -> list[Cell]:
+    """Those of some cells that have all of the work."""
+    return [cell for cell in cells if not cell.short]
+
+
+def _warmup(recipe: PlannedTraining) -> str:
+    return f"{recipe.warmup_steps:,}" if recipe.warmup_steps is not None else f"{recipe.warmup:.0%}"
+
+
+def _more(spec: PlannedSpec, start: str | None) -> str:
+    """What a recipe says beyond the usual columns, where it says anything."""
+    recipe = spec.training
+    said = {
+        "start": start,
+        "weight decay": recipe.weight_decay or None,
+        "schedule": recipe.schedule if recipe.schedule != "linear" else None,
+        "label smoothing": recipe.label_smoothing or None,
+        "dropout": recipe.base_dropout,
+        "head dropout": recipe.head_dropout,
+        "dropout masks": recipe.masks if recipe.masks != "torch" else None,
+        "processes": recipe.processes if recipe.processes > 1 else None,
+        "parallelism": recipe.parallelism if recipe.processes > 1 else None,
+        "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
+        "precision": recipe.precision if recipe.precision != "float32" else None,
+        "scored every": spec.selection_every,
+        "ends at": " or ".join(amount_of(axis, amount) for axis, amount in recipe.caps.items()) or None,
+        **recipe.arguments,
+    }
+    if spec.decoding is not None:
+        said["beams"] = spec.decoding.beams
+        said["length penalty"] = spec.decoding.length_penalty
+        said["no-repeat n-gram"] = spec.decoding.no_repeat_ngram or None
+    return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
+
+
+def _reasons(plan: Plan) -> list[Text]:
+    """Why some pairs cannot run, each once."""
+    reasons = {
+        f"{cell.job.spec.method.label} on {cell.job.spec.model.shown}: {cell.reason}": None
+        for cell in plan.cells
+        if cell.reason is not None
+    }
+    return [Text(reason, style="yellow") for reason in reasons]
+
+
+def _groups(plan: Plan, task: str) -> list[list[Cell]]:
+    groups: dict[object, list[Cell]] = {}
+    for cell in plan.cells:
+        spec = cell.job.spec
+        if spec.task.name == task:
+            key = (spec.model.name, spec.method.label, cell.job.budget.parameter_target, cell.job.rung)
+            groups.setdefault(key, []).append(cell)
+    return list(groups.values())
+
+
+def _totals(plan: Plan) -> str:
+    missing = [cell for cell in plan.missing if cell.reason is None]
+    budget = plan.suite.content.budget
+    axis, targets = budget.parameter_targets or ("", ())
+    amounts = " and ".join(f"{target:,}" for target in targets)
+    target = f"{amounts} {axis.replace('_', ' ')} ± {budget.tolerance:.0%}, " if targets else ""
+    threads = plan.suite.content.training.threads
+    timed = any(cell.job.spec.training.uses("train_seconds") for cell in missing)
+    processes = max((cell.job.spec.training.processes for cell in missing), default=1)
+    workers = default_workers([cell.estimate for cell in missing], threads, timed=timed, processes=processes)
+    later = sum(waiting.runs for waiting in plan.waiting)
+    seconds = (
+        sum(cell.estimate.seconds for cell in missing) + sum(waiting.seconds for waiting in plan.waiting)
+    ) / workers
+    disk = sum(cell.estimate.disk_bytes for cell in missing) / 2**20
+    return (
+        f"budget: {target}{_work(plan)}\n{_halving(plan)}"
+        f"{len(missing) + later} of {len(plan.cells) + later} runs to do, {workers} at once: about {duration(seconds)}, "
+        f"{disk:,.1f} MiB kept on disk (times and memory marked ~ are estimates)"
+    )
+
+
+def _work(plan: Plan) -> str:
+    """What the runs do, where all but the short trials of a halving do the same."""
+    cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
+    recipes = [cell.job.spec.training for cell in _whole(cells)]
+    if len({(recipe.target, recipe.batch_size) for recipe in recipes}) > 1:
+        amounts = sorted({recipe.target for recipe in recipes})
+        return f"{amount_of(*amounts[0])} to {amount_of(*amounts[-1])}, as each recipe says"
+    recipe = recipes[0]
+    steps = f"{recipe.steps:,} steps" if recipe.steps is not None else "batches"
+    ends = [f"at most {amount_of(axis, amount)}" for axis, amount in recipe.caps.items()]
+    return ", ".join([f"{amount_of(*recipe.target)} in {steps} of {recipe.batch_size}", *ends])
+
+
+def _halving(plan: Plan) -> str:
+    """How the work of the trials is spent where not every trial has all of it."""
+    content = plan.suite.content
+    if not content.rungs:
+        return ""
+    steps = [
+        f"{rung.trials} learning rates with {'all' if rung.part == 1 else f'1/{rung.part}'} of the work"
+        for rung in content.rungs
+    ]
+    return f"tuning of each method, for the work of {content.budget.trials} trials: {', then '.join(steps)}\n"

@@ -1,0 +1,118 @@
+"""Records in other people's formats: a table for spreadsheets and data frames, or the runs of an experiment tracker.
+
+Every number of a record goes along, under the names of the frame (`lora_bench.report.frames.records`), failures
+included. Nothing is computed and nothing is rounded, so an export says what the records say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lora_bench.errors import unknown
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.record import Record
+from lora_bench.report.model.seed_scores import AnswersOf
+
+Export = Callable[[Sequence[Record], Path, str | None], str]
+
+
+def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None = None) -> str:
+    """Write *records* in the format *to*; a sentence that says what was written and where.
+
+    Args:
+        records: What to write.
+        to: "csv", "parquet", "json", "mlflow" or "trackio".
+        beside: The folder that a file is written to where *out* does not say.
+        out: A file for "csv", "parquet" and "json"; a folder for "trackio"; a folder or tracking URI for "mlflow".
+
+    Raises:
+        LoraBenchError: If there is no such format, if the package it needs is not installed, or if a tracker refuses.
+    """
+    known = formats()
+    if to not in known:
+        raise unknown("format", to, known)
+    return known[to](records, beside, out)
+
+
+def formats() -> Mapping[str, Export]:
+    """What records can be exported to, by name."""
+    return {"csv": _csv, "parquet": _parquet, "json": _json, "mlflow": _mlflow, "trackio": _trackio}
+
+
+def data_files(
+    records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = lambda run_id: None
+) -> dict[str, bytes]:
+    """Every number behind a report, as the content of files by name: each table as CSV, Parquet and JSON.
+
+    The tables are `records` and `curves` (the points of their learning curves), `comparisons` and `over_tasks` (means, ranks
+    and verdicts of each method), and `probes` and `latencies` (their timed forward passes); what there is nothing of has no
+    file.
+
+    Args:
+        records: What the report is of.
+        probes: What was measured alone.
+        answers: Gives the predictions of a run, where they are stored: verdicts are made of them too.
+    """
+    from lora_bench.exchange.files import to_csv, to_json, to_parquet
+    from lora_bench.report.frames.probes import to_latency_frame, to_probe_frame
+    from lora_bench.report.frames.records import to_curves, to_frame
+    from lora_bench.report.frames.verdicts import to_comparison_frame, to_over_tasks_frame
+    from lora_bench.report.model.comparison import compare
+    from lora_bench.report.model.side_costs import beside
+    from lora_bench.report.model.verdicts import judge_comparison
+
+    tables = {}
+    if records:
+        comparison = compare(records)
+        judged = judge_comparison(comparison, records, answers)
+        tables = {
+            "records": to_frame(records),
+            "curves": to_curves(records),
+            "comparisons": to_comparison_frame(comparison, judged, beside(comparison, probes)),
+            "over_tasks": to_over_tasks_frame(judged),
+        }
+    if probes:
+        tables |= {"probes": to_probe_frame(probes), "latencies": to_latency_frame(probes)}
+    encoders = {"csv": to_csv, "parquet": to_parquet, "json": to_json}
+    return {
+        f"{name}.{suffix}": encode(table)
+        for name, table in tables.items()
+        if len(table)
+        for suffix, encode in encoders.items()
+    }
+
+
+def _csv(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.exchange.files import to_csv, write_tables
+
+    return write_tables(records, _file(beside, out, "records.csv"), to_csv)
+
+
+def _parquet(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.exchange.files import to_parquet, write_tables
+
+    return write_tables(records, _file(beside, out, "records.parquet"), to_parquet)
+
+
+def _json(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.exchange.files import to_json, write_tables
+
+    return write_tables(records, _file(beside, out, "records.json"), to_json)
+
+
+def _file(beside: Path, out: str | None, name: str) -> Path:
+    path = Path(out) if out is not None else beside
+    return path / name if path.is_dir() or (out is not None and out.endswith("/")) else path
+
+
+def _mlflow(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.exchange.to_mlflow import to_mlflow
+
+    return to_mlflow(records, out)
+
+
+def _trackio(records: Sequence[Record], beside: Path, out: str | None) -> str:
+    from lora_bench.exchange.to_trackio import to_trackio
+
+    return to_trackio(records, out)

@@ -1,0 +1,83 @@
+"""Records as CSV, Parquet or JSON: one file with a row a run, and a second one with the points of the learning curves.
+
+A record may come from anybody, and a spreadsheet runs a cell that starts like a formula. So every text of a CSV file that
+could start a cell with one gets an apostrophe before it, which spreadsheets hide or show as text. Numbers stay numbers.
+Parquet and JSON have types, and keep every text as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.records.record import Record
+from lora_bench.records.store import write_atomic
+from lora_bench.report.frames.probes import probe_columns
+from lora_bench.report.frames.records import COLUMNS, to_curves, to_frame
+
+if TYPE_CHECKING:
+    import pandas
+
+# What spreadsheets take for the start of a formula, full-width signs included, also behind blanks that they may drop.
+# Where another separator than the comma is set, a cell can also begin within a text: behind ";", a tab or a line's end.
+_FORMULA = re.compile(r"(?:\A|(?<=[;\t\r\n]))(?=[\s\x00-\x1f\u200b\ufeff]{0,20}[=+\-@＝＋－＠])|\A(?=[\t\r])")
+
+
+def write_tables(records: Sequence[Record], path: Path, encode: Callable[[pandas.DataFrame], bytes]) -> str:
+    """Write the runs to *path* and their learning curves beside it (`x.csv` and `x.curves.csv`), replacing what is there.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    runs, curves = to_frame(records), to_curves(records)
+    beside = path.with_name(f"{path.stem}.curves{path.suffix}")
+    write_atomic(path, encode(runs))
+    write_atomic(beside, encode(curves))
+    return f"{len(runs):,} runs in {path}, {len(curves):,} points of their learning curves in {beside}"
+
+
+def to_csv(frame: pandas.DataFrame) -> bytes:
+    """A frame as UTF-8 CSV: texts unable to act, numbers with all their digits, nothing where a value is missing."""
+    import pandas
+
+    shown = frame.rename(columns=harmless)
+    for name in shown.columns:
+        if isinstance(shown[name].dtype, pandas.StringDtype):
+            shown[name] = shown[name].map(harmless, na_action="ignore")
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+    writer.writerow(shown.columns)
+    for row in shown.astype(object).itertuples(index=False):
+        writer.writerow(["" if value is pandas.NA else value for value in row])
+    return text.getvalue().encode("utf-8")
+
+
+def to_parquet(frame: pandas.DataFrame) -> bytes:
+    """A frame as Parquet, with its types and every text as the records have it."""
+    content = io.BytesIO()
+    frame.to_parquet(content, index=False)
+    return content.getvalue()
+
+
+def to_json(frame: pandas.DataFrame) -> bytes:
+    """A frame as a JSON list with an object a row, each on its line: null where a value is missing, plain data as itself."""
+    import pandas
+
+    def value(name: str, cell: Any) -> Any:
+        return None if cell is pandas.NA else json.loads(cell) if name in nested else cell
+
+    nested = {name for name, column in {**COLUMNS, **probe_columns()}.items() if column.dtype == "json"}
+    rows = frame.astype(object).itertuples(index=False)
+    objects = ({name: value(name, cell) for name, cell in zip(frame.columns, row, strict=True)} for row in rows)
+    lines = (json.dumps(one, ensure_ascii=False, allow_nan=False) for one in objects)
+    return ("[" + ",".join(f"\n{line}" for line in lines) + "\n]\n").encode("utf-8")
+
+
+def harmless(text: str) -> str:
+    """*text* as a cell that no spreadsheet takes for a formula: an apostrophe stands before what could start one."""
+    return _FORMULA.sub("'", text)

@@ -1,0 +1,152 @@
+"""Records as MLflow runs: one experiment a suite, one run a record.
+
+A run's tag `run_id` says which record it is and its tag `record_sha256`, written last, that all of the record is there. So an
+export can be made again: what is there stays, a record that changed since (by a retry) replaces its run, and a run that an
+export was stopped at is made anew. MLflow's parameters cannot be changed, so replacing is deleting and writing; MLflow keeps
+deleted runs in its trash.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.exchange.facts import Count, Facts, by_suite, not_installed
+from lora_bench.records.record import Record
+
+# Limits of MLflow's API: on one call of log_batch, and on the length of a value.
+BATCH_METRICS, BATCH_PARAMS, BATCH_TAGS = 1000, 100, 100
+MAX_PARAM, MAX_TAG = 6000, 5000
+PAGE = 1000
+COMPLETE = "record_sha256"
+
+_NOT_IN_NAMES = re.compile(r"[^\w. :/-]", re.ASCII)
+
+
+def to_mlflow(records: Sequence[Record], out: str | None = None) -> str:
+    """Write *records* to an MLflow tracking store; a sentence that says what was done.
+
+    Args:
+        records: What to write.
+        out: A tracking URI, or a folder that holds or will hold `mlflow.db`; `MLFLOW_TRACKING_URI` and then MLflow's own
+            default where it is not given.
+
+    Raises:
+        LoraBenchError: If MLflow is not installed, or refuses.
+    """
+    # An export tells its numbers to the store it is given and to nobody else.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        from mlflow import get_tracking_uri
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+    except ImportError:
+        raise not_installed("mlflow") from None
+
+    uri = get_tracking_uri() if out is None else _uri(out)
+    count = Count()
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        for suite, facts in by_suite(records).items():
+            _export_suite(client, suite, facts, count)
+    except (MlflowException, ImportError, OSError) as error:
+        raise LoraBenchError(f"MLflow at {uri} refused: {error}") from error
+    return count.sentence(uri)
+
+
+def _uri(out: str) -> str:
+    """A tracking URI as it is; a folder as the URI of the store in it."""
+    if re.match(r"[a-z][a-z+]+:|databricks$", out):
+        return out
+    folder = Path(out).resolve()
+    if any(folder.glob("*/meta.yaml")):  # a store of files, as MLflow wrote them until 3.7
+        return folder.as_uri()
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def _export_suite(client: Any, suite: str, facts: Sequence[Facts], count: Count) -> None:
+    name = _name(suite)
+    experiment = client.get_experiment_by_name(name)
+    experiment_id = experiment.experiment_id if experiment is not None else client.create_experiment(name)
+    there = _runs(client, experiment_id)
+    for fact in facts:
+        runs = there.get(fact.run_id, [])
+        kept = [run for run in runs if run.data.tags.get(COMPLETE) == fact.sha256][:1]
+        for run in runs:
+            if run not in kept:
+                client.delete_run(run.info.run_id)
+        if kept:
+            count.unchanged += 1
+            continue
+        _write(client, experiment_id, fact)
+        if runs:
+            count.changed += 1
+        else:
+            count.new += 1
+
+
+def _runs(client: Any, experiment_id: str) -> dict[str, list[Any]]:
+    """The runs of an experiment that come from records, by the record's run id."""
+    found: dict[str, list[Any]] = {}
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], max_results=PAGE, page_token=token)
+        for run in page:
+            if "run_id" in run.data.tags:
+                found.setdefault(run.data.tags["run_id"], []).append(run)
+        token = page.token
+        if not token:
+            return found
+
+
+def _write(client: Any, experiment_id: str, fact: Facts) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    start = _milliseconds(fact.tags.get("started_at"))
+    tags = {_name(name): value[:MAX_TAG] for name, value in fact.tags.items()}
+    run = client.create_run(experiment_id, start_time=start, tags={"run_id": fact.run_id}, run_name=fact.name)
+    run_id = run.info.run_id
+    last = {_name(name): value for name, value in fact.results.items()}
+    metrics = [Metric(name, value, start, fact.last_step) for name, value in last.items()]
+    for step, values in fact.curve:
+        # The curve's scores are of the selection split, and those of the record of the split it says: two metrics.
+        metrics += [Metric(_name(f"curve_{name}"), value, start, step) for name, value in values.items()]
+    params = [Param(_name(name), str(value)[:MAX_PARAM]) for name, value in fact.conditions.items()]
+    for part in _parts(metrics, BATCH_METRICS):
+        client.log_batch(run_id, metrics=part)
+    for part in _parts(params, BATCH_PARAMS):
+        client.log_batch(run_id, params=part)
+    for part in _parts([RunTag(name, value) for name, value in tags.items()], BATCH_TAGS):
+        client.log_batch(run_id, tags=part)
+    client.set_terminated(run_id, status="FINISHED" if fact.ok else "FAILED", end_time=_end(start, fact.results))
+    client.set_tag(run_id, COMPLETE, fact.sha256)
+
+
+def _parts(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+def _name(name: str) -> str:
+    """*name* with nothing in it that MLflow does not take."""
+    return _NOT_IN_NAMES.sub("_", name)
+
+
+def _milliseconds(started_at: str | None) -> int:
+    """The time a record began; now where it does not say."""
+    try:
+        return int(datetime.fromisoformat(started_at or "").timestamp() * 1000)
+    except ValueError:
+        return int(time.time() * 1000)
+
+
+def _end(start: int, results: Mapping[str, float]) -> int:
+    """When a run that began at *start* had done all that its record has a clock for, in milliseconds."""
+    clocks = ("load_seconds", "train_seconds", "evaluation_seconds")
+    return start + int(1000 * sum(results.get(clock, 0.0) for clock in clocks))

@@ -1,0 +1,117 @@
+"""Records as runs of Trackio: one project a suite, one run a record, in Trackio's local store.
+
+A run's config has the record's `run_id`, and the `record_sha256` by which an export that is made again knows what is there:
+a record that changed since replaces its run. Trackio writes in the background and only warns of what it could not write, so
+every run is read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.exchange.facts import Count, Facts, by_suite, not_installed
+from lora_bench.records.record import Record
+
+COMPLETE = "record_sha256"
+ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+
+
+def to_trackio(records: Sequence[Record], out: str | None = None) -> str:
+    """Write *records* to Trackio's local store; a sentence that says what was done.
+
+    Args:
+        records: What to write.
+        out: The store's folder; `TRACKIO_DIR` and then Trackio's own default where it is not given.
+
+    Raises:
+        LoraBenchError: If Trackio is not installed, is told to log elsewhere, or did not keep a run.
+    """
+    for name in ELSEWHERE:
+        if os.environ.get(name):
+            raise LoraBenchError(
+                f"{name} is set, and an export goes to Trackio's local store; unset it, then `trackio sync`"
+            )
+    if out is not None:
+        os.environ["TRACKIO_DIR"] = str(Path(out).resolve())  # which Trackio reads once, when it is imported
+    try:
+        import trackio
+        from trackio.utils import TRACKIO_DIR
+    except ImportError:
+        raise not_installed("trackio") from None
+    if out is not None and Path(TRACKIO_DIR) != Path(out).resolve():
+        raise LoraBenchError(
+            f"this process uses Trackio's store in {TRACKIO_DIR} already; export to {out} from another one"
+        )
+
+    count = Count()
+    try:
+        for suite, facts in by_suite(records).items():
+            _export_suite(trackio, suite, facts, count)
+    except ValueError as error:
+        raise LoraBenchError(f"Trackio refused: {error}") from error
+    return count.sentence(str(TRACKIO_DIR))
+
+
+def _runs(trackio: Any, project: str) -> dict[str, list[Any]]:
+    """The runs of a project that come from records, by the record's run id."""
+    found: dict[str, list[Any]] = {}
+    try:
+        runs = list(trackio.Api().runs(project))
+    except ValueError:  # no such project yet
+        return found
+    for run in runs:
+        run_id = (run.config or {}).get("run_id")
+        if run_id is not None:
+            found.setdefault(str(run_id), []).append(run)
+    return found
+
+
+def _export_suite(trackio: Any, project: str, facts: Sequence[Facts], count: Count) -> None:
+    there = _runs(trackio, project)
+    said = io.StringIO()
+    for fact in facts:
+        runs = there.get(fact.run_id, [])
+        kept = [run for run in runs if _complete(run, fact)][:1]
+        for run in runs:
+            if run not in kept:
+                run.delete()
+        if kept:
+            count.unchanged += 1
+            continue
+        with contextlib.redirect_stdout(said):  # three lines a run
+            _write(trackio, project, fact)
+        if runs:
+            count.changed += 1
+        else:
+            count.new += 1
+    now = _runs(trackio, project)
+    lost = [fact.run_id for fact in facts if not any(_complete(run, fact) for run in now.get(fact.run_id, []))]
+    if lost:
+        raise LoraBenchError(f"Trackio did not keep {', '.join(lost)}; it said: {said.getvalue().strip()}")
+
+
+def _complete(run: Any, fact: Facts) -> bool:
+    return bool((run.config or {}).get(COMPLETE) == fact.sha256)
+
+
+def _write(trackio: Any, project: str, fact: Facts) -> None:
+    config = {**fact.conditions, **fact.tags, COMPLETE: fact.sha256}
+    run = trackio.init(
+        project=project,
+        name=fact.name,
+        config={name: value for name, value in config.items() if not name.startswith("_")},
+        # What this machine does now says nothing about the run.
+        auto_log_gpu=False,
+        auto_log_cpu=False,
+        embed=False,
+    )
+    for step, values in fact.curve:
+        run.log({f"curve_{name}": value for name, value in values.items()}, step=step)
+    run.log(dict(fact.results), step=fact.last_step)
+    trackio.finish()

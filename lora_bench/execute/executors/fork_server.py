@@ -1,0 +1,277 @@
+"""The process that workers are forked from: it has the imports done, and does nothing else.
+
+Importing torch, transformers and peft takes 6 to 8 s; a fork of a process that has imported them takes milliseconds. So
+that a fork is safe, the server runs no tensor operation, no tokenizer and no CUDA. It is a process of its own, and not a
+fork of the user's: the user's program may have threads and devices open, and may have no `if __name__ == "__main__"`.
+
+It reads commands from its standard input, a line each, and writes a line for each worker that ended:
+
+    fork {"CUDA_VISIBLE_DEVICES": "0"}   ->   started PID
+    stop SIGTERM                              sends every worker that signal, which asks it to stop
+    signal PID SIGTERM                        sends it to one worker and what it started; SIGUSR1, which has a worker write
+                                              where it stands, to the worker alone
+                                         ->   ended PID WAIT_STATUS
+
+When its standard input closes, whoever started it is gone: it kills its workers and ends. A worker is the first of a process
+group, which ends with it: what a run started does not outlive it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lora_bench.execute.executors.base import Alive, Event
+from lora_bench.execute.executors.processes import end_with_parent
+from lora_bench.records.outcomes import DISK_FULL, is_disk_full
+from lora_bench.util.failpoints import reach
+from lora_bench.util.redaction import without_secrets
+
+if TYPE_CHECKING:
+    from lora_bench.training.callbacks import Notify
+
+
+def serve(address: str) -> None:
+    """Fork workers on request until standard input closes.
+
+    Args:
+        address: The Unix socket on which workers report for work.
+    """
+    # Whoever started it tells it what to do; Ctrl-C and the like are their business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Until the imports are done it does not see that its standard input closes.
+    end_with_parent()
+    reach("server.import")
+    import_everything()
+    reach("server.ready")
+    end_with_parent(really=False)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    workers: set[int] = set()
+    _say("ready")
+    pending = b""
+    while True:
+        readable, _, _ = select.select([0, wake_read], [], [])
+        if wake_read in readable:
+            os.read(wake_read, 4096)
+            _bury(workers)
+        if 0 in readable:
+            chunk = os.read(0, 65536)
+            if not chunk:
+                break
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                command, _, rest = line.decode().partition(" ")
+                if command == "fork":
+                    workers.add(_fork(address, json.loads(rest), (wake_read, wake_write)))
+                elif command == "stop":
+                    for pid in workers:
+                        os.kill(pid, signal.Signals[rest])
+                elif command == "signal":
+                    number, name = rest.split()
+                    if int(number) in workers:
+                        (os.kill if name == "SIGUSR1" else _kill_group)(int(number), signal.Signals[name])
+    for pid in workers:
+        _kill_group(pid, signal.SIGKILL)
+    _bury(workers, wait=True)
+
+
+def import_everything() -> None:
+    """What runs and probes import on their way."""
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import transformers.models.deberta_v2.modeling_deberta_v2
+    import transformers.models.gpt2.modeling_gpt2
+    import transformers.models.roberta.modeling_roberta  # noqa: F401
+
+    import lora_bench.metrics
+    import lora_bench.pack.train
+    import lora_bench.probe.process
+    import lora_bench.training.run
+    import lora_bench.tuners  # noqa: F401
+    from lora_bench.methods import known_methods
+
+    known_methods()
+
+
+def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> int:
+    reach("server.fork")
+    server = os.getpid()
+    pid = os.fork()
+    if pid:
+        # Both do it, lest either is late.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        _say(f"started {pid}")
+        return pid
+    # The worker. Nothing may return from here into the server's loop.
+    code = 1
+    try:
+        with contextlib.suppress(OSError):
+            os.setpgid(0, 0)
+        end_with_parent()
+        if os.getppid() != server:
+            os._exit(code)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in wake:
+            os.close(descriptor)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(2, 1)
+        os.environ.update(environment)
+        from lora_bench.training.distributed.launch import ask_for_stacks
+
+        # Written by the C library's handler, wherever the interpreter hangs.
+        signal.signal(signal.SIGUSR1, lambda number, frame: ask_for_stacks())
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=True)
+        reach("worker.begin")
+        _work(address, environment)
+        code = 0
+    except BaseException:
+        import traceback
+
+        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _work(address: str, environment: dict[str, str]) -> None:
+    """Take units and give records until the other side closes the connection; begins by saying who it is, and where."""
+    from lora_bench.training.callbacks import stop_on_signals, stop_requested
+
+    stop_on_signals()
+    link = socket.socket(socket.AF_UNIX)
+    link.connect(address)
+    connection: Connection[Any, Any] = Connection(link.detach())
+    connection.send((os.getpid(), environment))
+    with contextlib.suppress(EOFError, ConnectionError):
+        while not stop_requested():
+            do_unit(connection.recv(), connection)
+
+
+class Told(Protocol):
+    """Whoever asked for work: the other end of a connection, or what stands for one."""
+
+    def send(self, word: Any) -> None:
+        """Take a record, an event, or a sign of life."""
+
+
+def do_unit(unit: list[Any], connection: Told) -> None:
+    """Do the jobs of a unit and give their records. What it raises ends this process."""
+    if len(unit) > 1:
+        _do_together(unit, connection)
+        return
+    for job in unit:
+        try:
+            connection.send(_do(job, connection))
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            connection.send(job.record("failed", DISK_FULL))
+
+
+def _do(job: Any, connection: Told) -> Any:
+    """The record of a job, whose progress is told on the way."""
+    from lora_bench.probe.job import ProbeJob
+    from lora_bench.probe.process import probe
+    from lora_bench.training.run import take
+    from lora_bench.util.heartbeat import heard
+
+    reach("worker.job")
+    connection.send(Event(job.run_id, 0, job.steps))
+    if isinstance(job, ProbeJob):
+        # It has nothing to save: a stop ends it at once, and it is measured again another time.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return probe(job)
+    with heard(_alive(connection, Alive(job.run_id))):
+        return take(job, lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss)))
+
+
+def _do_together(jobs: list[Any], connection: Told) -> None:
+    """Give the record of each job of a pack. One that fails as a whole ends this process, and its jobs are done one by one."""
+    from lora_bench.pack.train import take_together
+    from lora_bench.util.heartbeat import heard
+
+    reach("worker.job")
+
+    def begun(job: Any) -> None:
+        _say_to(connection, Event(job.run_id, 0, job.steps))
+
+    def told(job: Any) -> Notify:
+        return lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss))
+
+    with heard(_alive(connection, Alive(jobs[0].run_id))):
+        for record in take_together(jobs, told, begun):
+            connection.send(record)
+
+
+def _say_to(connection: Told, word: Event | Alive) -> None:
+    """Tell whoever asked for the run. If they are gone, it did not fail: its checkpoint, if any, stays."""
+    try:
+        connection.send(word)
+    except OSError:
+        os._exit(1)
+
+
+def _alive(connection: Told, word: Alive) -> Callable[[], None]:
+    """What passes signs of life on, one in a second."""
+    last = time.monotonic()
+
+    def pass_on() -> None:
+        nonlocal last
+        if time.monotonic() - last >= 1.0:
+            last = time.monotonic()
+            _say_to(connection, word)
+
+    return pass_on
+
+
+def _bury(workers: set[int], *, wait: bool = False) -> None:
+    """Tell of the workers that ended, and end what they started; *wait* until all have."""
+    how = 0 if wait else os.WNOHANG
+    while workers:
+        try:
+            if hasattr(os, "waitid"):
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | how)
+                if found is None:
+                    return
+                # Until it is waited for, no other process gets its number.
+                _kill_group(found.si_pid, signal.SIGKILL)
+            pid, status = os.waitpid(-1, how)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        reach("server.bury")
+        workers.discard(pid)
+        _say(f"ended {pid} {status}")
+
+
+def _kill_group(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

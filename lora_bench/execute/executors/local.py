@@ -1,0 +1,313 @@
+"""Worker processes on this machine, forked from a server that has the imports done.
+
+Each worker is long-lived and takes one unit after another; after a run that failed its worker is replaced, so that nothing
+of a failure reaches the next run. A worker that dies costs the job it was at, and nothing else. One whose run makes no
+progress is asked where it stands, then to end, and is then killed with all that it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Generic
+
+from lora_bench.errors import WorkersLost
+from lora_bench.execute.executors.base import Alive, DoneT, Event, JobT, Lost, patience_with
+from lora_bench.execute.executors.processes import cause, ended_within, kill_session, memory_kills
+from lora_bench.util.failpoints import reach
+
+# A worker may end while its first word is still on the way; after so many looks it has none.
+MOST_UNSEEN = 5
+
+# How long a worker that makes no progress has to write where it stands, and then to leave a checkpoint.
+STACK_SECONDS = 1.0
+GRACE_SECONDS = 15.0
+
+# After these a worker is as good as new.
+CLEAN = ("ok", "unsupported", "elsewhere")
+
+
+@dataclass
+class _Worker(Generic[JobT]):
+    """A worker process and what it is at."""
+
+    pid: int
+    connection: Connection[Any, Any]
+    environment: dict[str, str]
+    at: list[JobT] = field(default_factory=list)
+    spent: bool = False
+    # When it last said something, and how many of the means to end it were used since.
+    heard: float = field(default_factory=time.monotonic)
+    pressed: int = 0
+    # The jobs of the unit that it is at of which it said anything.
+    begun: set[str] = field(default_factory=set)
+    # Whether it has several jobs at once, as a pack.
+    together: bool = False
+    # Whether any job of its failed.
+    failed: bool = False
+
+    @property
+    def at_once(self) -> list[JobT]:
+        """The jobs that it is at now, with the next of its unit, which it may be about to begin."""
+        begun = [job for job in self.at if job.run_id in self.begun]
+        return begun + [job for job in self.at if job.run_id not in self.begun][:1]
+
+    def given_back(self) -> list[list[JobT]]:
+        """Units of what is left of a pack that it died of: which member it died of is not known, so each is one by itself."""
+        waits = [job for job in self.at if self.begun and job.run_id not in self.begun]
+        alone = [[job] for job in self.at if job not in waits]
+        return [*alone, waits] if waits else alone
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it was told to end because it made no progress."""
+        return self.pressed > 1
+
+
+class LocalWorkers(Generic[JobT, DoneT]):
+    """An executor: `workers` processes on this machine.
+
+    Args:
+        workers: How many.
+        environments: The environment of each worker, such as the CUDA device that it may see.
+        log: File that takes what workers and libraries print.
+        fresh: Whether every unit gets a process that has done nothing else.
+        patience: For how many seconds a job may give no sign of life before its worker is ended; None for ever.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        log: Path,
+        environments: Sequence[dict[str, str]] | None = None,
+        *,
+        fresh: bool = False,
+        patience: Callable[[JobT], float | None] = lambda job: None,
+    ) -> None:
+        self.fresh = fresh
+        self.patience = patience
+        self.environments = list(environments or [{} for _ in range(workers)])
+        self.log = log
+        self.stopping = False
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def stop(self, name: str) -> None:
+        """Ask every worker, by the signal of this name, to leave a checkpoint and end."""
+        self.stopping = True
+        if self._server is not None:
+            with contextlib.suppress(WorkersLost):
+                self._tell_server(f"stop {name}")
+
+    def __call__(
+        self, units: Sequence[Sequence[JobT]], tell: Callable[[Event], None]
+    ) -> Generator[DoneT | Lost[JobT], None, None]:
+        """Yield the record of each job as it is done."""
+        waiting = list(units)
+        self._kills = memory_kills()
+        with _short_folder() as folder, selectors.DefaultSelector() as selector:
+            address = str(Path(folder) / "workers")
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(address)
+            listener.listen()
+            reach("workers.start")
+            self._start_server(address)
+            assert self._server is not None and self._server.stdout is not None
+            selector.register(listener, selectors.EVENT_READ, "report")
+            selector.register(self._server.stdout, selectors.EVENT_READ, "server")
+            workers: dict[int, _Worker[JobT]] = {}
+            free = self.environments[: len(waiting)]
+            unreported: list[dict[str, str]] = []
+            dead: dict[int, str] = {}
+            unseen = 0
+            try:
+                while waiting or unreported or any(worker.at for worker in workers.values()):
+                    if self.stopping and not any(worker.at for worker in workers.values()):
+                        return
+                    while free and len(unreported) + sum(not worker.at for worker in workers.values()) < len(waiting):
+                        reach("workers.fork")
+                        unreported.append(free.pop(0))
+                        self._tell_server(f"fork {json.dumps(unreported[-1])}")
+                    for key, _ in selector.select(timeout=1.0):
+                        if key.data == "report":
+                            link, _ = listener.accept()
+                            connection: Connection[Any, Any] = Connection(link.detach())
+                            try:
+                                # Workers that were forked together report in any order.
+                                pid, environment = connection.recv()
+                            except (EOFError, OSError):  # it ended before its first word; the server says so
+                                connection.close()
+                                continue
+                            unreported.remove(environment)
+                            worker: _Worker[JobT] = _Worker(pid, connection, environment)
+                            workers[worker.pid] = worker
+                            selector.register(connection, selectors.EVENT_READ, worker)
+                        elif key.data == "server":
+                            dead |= self._ended()
+                        else:
+                            yield from self._hear(key.data, selector, tell)
+                    for pid, reason in list(dead.items()):
+                        # What it sent before its end is heard first.
+                        if pid in workers and not workers[pid].connection.closed:
+                            yield from self._hear(workers[pid], selector, tell)
+                        if pid in workers and workers[pid].connection.closed:
+                            if reason == cause(0) and not workers[pid].begun and workers[pid].at:
+                                # It was asked to end when it had done another unit, and never saw this one.
+                                waiting.insert(0, workers[pid].at)
+                                workers[pid].at = []
+                            if workers[pid].together:
+                                waiting[:0] = workers[pid].given_back()
+                                workers[pid].at = []
+                            yield from (self._lost(workers[pid], job, reason, pid) for job in workers[pid].at)
+                            free.append(workers.pop(pid).environment)
+                            del dead[pid]
+                        elif pid not in workers and (unseen := unseen + 1) > MOST_UNSEEN:
+                            raise WorkersLost(f"a worker ended before it took any work: {reason}; see {self.log}")
+                    self._press(workers)
+                    for worker in workers.values():
+                        if not worker.at and not worker.spent and waiting and not self.stopping:
+                            reach("workers.send")
+                            worker.at = list(waiting.pop(0))
+                            worker.heard = time.monotonic()
+                            worker.begun.clear()
+                            worker.together = len(worker.at) > 1
+                            # One that died while it waited for work is noticed by its end.
+                            with contextlib.suppress(OSError):
+                                worker.connection.send(worker.at)
+            finally:
+                listener.close()
+                self._end_server(at_once=not workers)
+                reach("workers.end")
+
+    def _press(self, workers: dict[int, _Worker[JobT]]) -> None:
+        """Use the next means on each worker that has been silent for too long."""
+        for pid, worker in workers.items():
+            patience = self._patience(worker)
+            if patience is None:
+                continue
+            silent = time.monotonic() - worker.heard - patience
+            means = (("SIGUSR1", 0.0), ("SIGTERM", STACK_SECONDS), ("SIGKILL", STACK_SECONDS + GRACE_SECONDS))
+            for name, after in means[worker.pressed :]:
+                if silent < after:
+                    break
+                worker.pressed += 1
+                if name == "SIGUSR1":
+                    with self.log.open("ab") as log:
+                        log.write(
+                            f"no progress for {patience:.0f} s in {worker.at[0].run_id}; it stands here:\n".encode()
+                        )
+                self._tell_server(f"signal {pid} {name}")
+
+    def _patience(self, worker: _Worker[JobT]) -> float | None:
+        """Seconds of silence that a worker is allowed; those at a pack take their steps in one another's time."""
+        return patience_with([self.patience(job) for job in worker.at_once])
+
+    def _lost(self, worker: _Worker[JobT], job: JobT, reason: str, pid: int | None = None) -> Lost[JobT]:
+        if not worker.overdue:
+            return Lost(job, reason, pid=pid)
+        patience = self.patience(job)
+        return Lost(job, f"no progress for {patience:.0f} s; {self.log.name} shows where it stood", "timeout", pid)
+
+    def _hear(
+        self, worker: _Worker[JobT], selector: selectors.BaseSelector, tell: Callable[[Event], None]
+    ) -> Iterator[DoneT | Lost[JobT]]:
+        """Pass on what a worker says; closes its connection where it says no more, or should do no more."""
+        try:
+            message = worker.connection.recv()
+        except (EOFError, OSError):
+            self._close(worker, selector)
+            return
+        worker.begun.add(message.run_id)
+        if not worker.overdue:
+            worker.heard, worker.pressed = time.monotonic(), 0
+        if isinstance(message, Event):
+            tell(message)
+        if isinstance(message, Event | Alive):
+            return
+        (job,) = [job for job in worker.at if job.run_id == message.run_id]
+        got_on_late = worker.overdue and message.status == "interrupted"
+        if got_on_late and worker.together:
+            return  # which of them stood still is not known: it stays among those that are done again by themselves
+        worker.at.remove(job)
+        worker.failed |= message.status not in CLEAN
+        if not worker.at and (self.fresh or worker.overdue or worker.failed):
+            worker.spent = True
+            self._close(worker, selector)
+        # It got on in the end, and left a checkpoint when it was told to end.
+        yield self._lost(worker, job, "") if got_on_late else message
+
+    def _close(self, worker: _Worker[JobT], selector: selectors.BaseSelector) -> None:
+        if not worker.connection.closed:
+            selector.unregister(worker.connection)
+            worker.connection.close()
+
+    def _start_server(self, address: str) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop.
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "lora_bench.execute.executors.fork_server", address],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                # A signal may come while a line is written, and its handler writes another.
+                bufsize=0,
+                start_new_session=True,
+                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore::FutureWarning"},
+            )
+
+    def _tell_server(self, line: str) -> None:
+        assert self._server is not None and self._server.stdin is not None
+        try:
+            self._server.stdin.write(f"{line}\n".encode())
+        except (OSError, ValueError):
+            raise WorkersLost(f"the process that forks workers is gone; {self.log} has its last words") from None
+
+    def _ended(self) -> dict[int, str]:
+        """The workers that ended, and of what.
+
+        Raises:
+            WorkersLost: If the server itself is gone.
+        """
+        assert self._server is not None and self._server.stdout is not None
+        chunk = os.read(self._server.stdout.fileno(), 65536)
+        if not chunk:
+            raise WorkersLost(f"the process that forks workers ended; {self.log} has its last words")
+        ended = {}
+        kills, before = memory_kills(), self._kills
+        for line in chunk.decode().splitlines():
+            word, *numbers = line.split()
+            if word == "ended":
+                pid, status = map(int, numbers)
+                short = None not in (kills, before) and kills != before
+                # What the kernel has ended so far explains no later end.
+                self._kills = kills
+                ended[pid] = cause(os.waitstatus_to_exitcode(status), out_of_memory=short)
+        return ended
+
+    def _end_server(self, *, at_once: bool) -> None:
+        """End the server, which ends its workers; *at_once* where it has none, since it may be deep in its imports."""
+        if self._server is None or self._server.stdin is None:
+            return
+        with contextlib.suppress(OSError):
+            self._server.stdin.close()
+        ended_within(self._server, 0 if at_once else 10)
+        # It is the first of a session of its own, with its workers and what they started.
+        kill_session(self._server.pid)
+        self._server.wait()
+
+
+def _short_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for the socket, whose path may be little over 100 bytes long."""
+    usual = tempfile.gettempdir()
+    return tempfile.TemporaryDirectory(prefix="lora_bench-", dir=usual if len(os.fsencode(usual)) < 60 else "/tmp")

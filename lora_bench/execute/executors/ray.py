@@ -1,0 +1,301 @@
+"""Runs on a Ray cluster: long-lived actors on as many GPUs and hosts as it has, each at one unit of work after another.
+
+The runs folder is on a file system that all nodes see, and it decides: an actor claims a run as any other process does, and
+what is published there is done, whoever did it. A node that is lost costs what its actors were at, back to their last
+checkpoints; others go on from these. Nothing of a run goes through Ray but its spec and, on the way back, its progress and
+its record.
+
+Nobody waits for one actor: an actor that has no place yet, such as the one that follows another whose node is gone, is given
+no work before it has said that it is there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.errors import LoraBenchError, WorkersLost
+from lora_bench.execute.executors.base import Alive, Event, Lost, patience_with
+from lora_bench.execute.executors.local import CLEAN
+from lora_bench.execute.executors.ray_actor import Said, Worker
+from lora_bench.util.atomic_files import TEMPORARY, make_folder
+from lora_bench.util.process_identity import this_process
+from lora_bench.version import __version__
+
+if TYPE_CHECKING:
+    from lora_bench.records.record import Record
+    from lora_bench.records.run_lock import Elsewhere
+    from lora_bench.training.job import Job
+
+# A run whose actor is lost so often without a step further is what loses it; and so many actors that cannot begin are enough.
+MOST_LOSSES = 3
+LOOK_SECONDS = 0.5
+
+# What an actor has of the command's environment, where the command has it: where files lie, and whether to ask the hub.
+HANDED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
+
+
+@dataclass(eq=False)
+class _Actor:
+    """An actor and what it is at.
+
+    Args:
+        handle: Ray's.
+        word: What it was asked for last and has not answered; None where it waits for work.
+    """
+
+    handle: Any
+    word: Any
+    node: str | None = None
+    unit: list[Job] = field(default_factory=list)
+    # Those of the unit of which it said anything: the others wait until one of these leaves its pack.
+    begun: set[str] = field(default_factory=set)
+    # Whether it has several jobs at once, as a pack.
+    together: bool = False
+    # Whether any job of its failed.
+    failed: bool = False
+    # When it last got on, and whether it was ended because it did not.
+    heard: float = field(default_factory=time.monotonic)
+    overdue: bool = False
+    # Whether it ended without a word: it, or its node, is lost.
+    cut_off: bool = False
+    told_to_stop: bool = False
+
+    @property
+    def at_once(self) -> list[Job]:
+        """The jobs that it is at now."""
+        begun = [job for job in self.unit if job.run_id in self.begun]
+        return begun or self.unit[: self.unit[0].at_once if self.unit else 0]
+
+
+class RayWorkers:
+    """An executor: actors of a Ray cluster.
+
+    Args:
+        ray: Ray, connected to it.
+        workers: How many actors, those that the cluster has no place for yet among them; None for as many as it has.
+        threads: CPU threads of each.
+        memory_bytes: That each needs, where it runs on a CPU.
+        log: File that takes what actors are lost by, in the folder of the runs.
+        patience: For how many seconds a job may give no sign of life before its actor is ended; None for ever.
+
+    Raises:
+        LoraBenchError: If the cluster has no place for any.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        workers: int | None,
+        *,
+        threads: int,
+        memory_bytes: int,
+        log: Path,
+        patience: Callable[[Job], float | None] = lambda job: None,
+    ) -> None:
+        self._ray = ray
+        self._log = log
+        self._patience = patience
+        self._stopping: str | None = None
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.on_gpu = any(node.get("GPU") for node in nodes)
+        self._needs = {"CPU": threads, "GPU": 1} if self.on_gpu else {"CPU": threads, "memory": memory_bytes}
+        self.workers = places(nodes, self._needs) if workers is None else workers
+        if not self.workers:
+            more = "a GPU" if self.on_gpu else f"{memory_bytes / 2**20:,.0f} MiB of memory"
+            raise LoraBenchError(
+                f"no node of the Ray cluster has {threads} CPUs and {more} for a run; "
+                "--workers N waits for nodes that come later"
+            )
+        # How far each run got, how far it was when it was lost last, and how often it was lost there.
+        self._furthest: dict[str, int] = {}
+        self._losses: dict[str, tuple[int, int]] = {}
+        self._given_up: dict[str, Lost[Job]] = {}
+        # Actors that were lost before they said that they are there, since the last that did, and how many end the work.
+        self._unborn, self._most_unborn = 0, MOST_LOSSES
+
+    def stop(self, name: str) -> None:
+        """Ask every actor to leave a checkpoint and end, at the next look: it is a signal's handler that calls this."""
+        self._stopping = name
+
+    def __call__(
+        self, units: Sequence[Sequence[Job]], tell: Callable[[Event], None]
+    ) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
+        """Yield the record of each job as it is done.
+
+        Raises:
+            WorkersLost: If actors cannot begin, or their nodes do not see the folders of the runs, base models and data.
+        """
+        # One that was given up comes again when whoever looks by its counter has found its owner dead.
+        yield from (self._given_up[job.run_id] for unit in units for job in unit if job.run_id in self._given_up)
+        left = [[_anywhere(job) for job in unit if job.run_id not in self._given_up] for unit in units]
+        waiting = [unit for unit in left if unit]
+        make_folder(self._log.parent)
+        prefix = f"{TEMPORARY}{this_process().tag}-"
+        with tempfile.NamedTemporaryFile(prefix=prefix, dir=self._log.parent.absolute()) as witness:
+            seen = {witness.name: str(self._log.parent)}
+            seen |= {str(path): str(path.parent) for unit in waiting for job in unit for path in _read(job)}
+            actors = [self._begun(seen) for _ in range(min(self.workers, len(waiting)))]
+            self._most_unborn = MOST_LOSSES * len(actors)
+            try:
+                while waiting or any(actor.unit for actor in actors):
+                    if self._stopping is not None and not any(actor.unit for actor in actors):
+                        return
+                    for actor in actors:
+                        self._direct(actor, waiting)
+                    words = {actor.word: actor for actor in actors if actor.word is not None}
+                    self._ray.wait(list(words), timeout=LOOK_SECONDS)
+                    ready, _ = self._ray.wait(list(words), num_returns=len(words), timeout=0)
+                    for actor in map(words.__getitem__, ready):
+                        reason = yield from self._heard(actor, tell)
+                        if reason is not None:
+                            self._end(actor)
+                            actors[actors.index(actor)] = self._begun(seen)
+                            yield from self._put_back(actor, reason, waiting)
+                    # After what was heard: where it is this process that stood still, nobody was silent.
+                    for actor in actors:
+                        self._press(actor)
+            finally:
+                for actor in actors:
+                    self._end(actor)
+
+    def _begun(self, seen: dict[str, str]) -> _Actor:
+        environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+        environment |= {name: text for name, text in os.environ.items() if name.startswith("LORA_BENCH_")}
+        named = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+        options = {named[name]: much for name, much in self._needs.items()}
+        handle = self._ray.remote(Worker).options(**options).remote(environment)
+        return _Actor(handle, handle.hello.remote(__version__, seen))
+
+    def _end(self, actor: _Actor) -> None:
+        self._ray.kill(actor.handle)
+
+    def _direct(self, actor: _Actor, waiting: list[list[Job]]) -> None:
+        """Give an actor work that waits for it, or tell it to stop, whichever is due."""
+        if actor.word is None and waiting and self._stopping is None:
+            actor.unit, actor.begun = waiting.pop(0), set()
+            actor.together, actor.heard = len(actor.unit) > 1, time.monotonic()
+            actor.word = actor.handle.take.remote(list(actor.unit))
+        elif actor.unit and self._stopping is not None and not actor.told_to_stop:
+            actor.told_to_stop = True
+            actor.handle.stop.remote(self._stopping)
+
+    def _press(self, actor: _Actor) -> None:
+        """End an actor that has been silent for too long."""
+        if actor.overdue:
+            return
+        patience = patience_with([self._patience(job) for job in actor.at_once])
+        if patience is not None and time.monotonic() - actor.heard > patience:
+            actor.overdue = True
+            self._end(actor)
+
+    def _heard(self, actor: _Actor, tell: Callable[[Event], None]) -> Generator[Record | Elsewhere, None, str | None]:
+        """Pass on what an actor says; why another is to take its place, or None."""
+        try:
+            said = self._ray.get(actor.word)
+        except self._ray.exceptions.RayError as error:
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"an actor of the Ray cluster was lost: {error}\n")
+            actor.cut_off = True
+            yield from self._published(actor)
+            return type(error).__name__
+        actor.word = None
+        if not isinstance(said, Said):
+            actor.node, fault = said
+            if fault is not None:
+                raise WorkersLost(f"the Ray cluster cannot be used: {fault}")
+            self._unborn = 0
+            return None
+        if said.words:
+            actor.heard = time.monotonic()
+        for word in said.words:
+            actor.begun.add(word.run_id)
+            if isinstance(word, Event):
+                self._furthest[word.run_id] = max(word.step, self._furthest.get(word.run_id, 0))
+                tell(word)
+            elif not isinstance(word, Alive):
+                actor.unit = [job for job in actor.unit if job.run_id != word.run_id]
+                actor.failed |= word.status not in CLEAN
+                yield word
+        if not said.ended:
+            actor.word = actor.handle.said.remote()
+            return None
+        if said.failure is None and self._stopping is not None:
+            actor.unit = []  # a stop came before these were begun
+        # One that was ended for its silence may have said its last word before.
+        return said.failure or ("a run of its failed" if actor.failed or actor.unit or actor.overdue else None)
+
+    def _published(self, actor: _Actor) -> Iterator[Record]:
+        """What an actor did before it was lost."""
+        if actor.node is None:
+            self._unborn += 1
+            if self._unborn >= self._most_unborn:
+                raise WorkersLost(f"no actor of the Ray cluster can begin; {self._log} has the reason")
+        for job in list(actor.unit):
+            record = job.folder.record()
+            if record is not None:
+                actor.unit.remove(job)
+                yield record
+
+    def _put_back(self, actor: _Actor, reason: str, waiting: list[list[Job]]) -> Iterator[Lost[Job]]:
+        """Have others do what a lost actor was at; give up what loses every actor."""
+        if self._stopping is not None or not actor.unit:
+            return
+        at_work = actor.at_once
+        if len(at_work) < len(actor.unit):
+            waiting.insert(0, [job for job in actor.unit if job not in at_work])
+        for job in at_work:
+            step, times = self._losses.get(job.run_id, (-1, 0))
+            furthest = self._furthest.get(job.run_id, 0)
+            self._losses[job.run_id] = (furthest, times + 1 if furthest <= step else 1)
+        once = actor.cut_off and not actor.overdue and all(self._losses[job.run_id][1] == 1 for job in at_work)
+        if actor.together and not once:
+            # It failed as a whole, or is what loses actors. Which of them it was is not known: each is done by itself.
+            for job in at_work:
+                del self._losses[job.run_id]
+            waiting[:0] = [[job] for job in at_work]
+            return
+        again = []
+        for job in at_work:
+            if actor.overdue:
+                self._given_up[job.run_id] = Lost(job, f"no progress for {self._patience(job):.0f} s", "timeout")
+            elif self._losses[job.run_id][1] >= MOST_LOSSES:
+                self._given_up[job.run_id] = Lost(job, f"its Ray actor was lost {MOST_LOSSES} times there: {reason}")
+            else:
+                again.append(job)
+                continue
+            yield self._given_up[job.run_id]
+        if again:
+            waiting.insert(0, again)
+
+
+def places(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
+    """How many actors find room at once, none of them on two nodes.
+
+    Args:
+        nodes: What each has, by Ray's names of resources.
+        needs: What an actor needs.
+    """
+    return sum(min(int(node.get(name, 0) // much) for name, much in needs.items()) for node in nodes)
+
+
+def _read(job: Job) -> list[Path]:
+    """Files and folders of the user that a run reads."""
+    data = job.task.data
+    own = () if data.asset is not None or data.hub is not None else data.files.values()
+    return [job.base_model.folder, *(job.task_base / Path(file).expanduser() for file in own)]
+
+
+def _anywhere(job: Job) -> Job:
+    """A job whose folders are found whatever the working folder is."""
+    return replace(
+        job,
+        task_base=job.task_base.absolute(),
+        base_model=replace(job.base_model, folder=job.base_model.folder.absolute()),
+        folder=replace(job.folder, path=job.folder.path.absolute()),
+    )

@@ -1,0 +1,115 @@
+"""From a suite to the records of its probes: one process after another, each alone on its device.
+
+The same command again measures only what is missing. A pair that does not work, and a cell that does not fit, is a record
+with its reason, and the other cells are measured.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.execute.executors.base import Lost
+from lora_bench.execute.executors.local import LocalWorkers
+from lora_bench.plan.probe_plan import ProbePlan
+from lora_bench.probe.device import company, used_bytes
+from lora_bench.probe.job import ProbeJob
+from lora_bench.records.outcomes import DISK_FULL
+from lora_bench.records.probe_record import DeviceType, ProbeRecord
+from lora_bench.records.probe_store import ProbeFolder
+from lora_bench.util.signals import stopping_on_signals
+
+# A process of a probe takes minutes, and says nothing meanwhile.
+PATIENCE_SECONDS = 3600.0
+
+
+class Tell(Protocol):
+    """Told of a process that is done: its record, and its place among those to do, such as `[2/12]`."""
+
+    def __call__(self, record: ProbeRecord, place: str) -> None:
+        """Hear of it."""
+
+
+def _tell_nobody(record: ProbeRecord, place: str) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class ProbeOutcome:
+    """What became of a suite's probes.
+
+    Args:
+        records: Every record, old and new, in the plan's order.
+        interrupted: What stopped the work, the name of a signal or `disk_full`, or None.
+    """
+
+    records: tuple[ProbeRecord, ...]
+    interrupted: str | None
+
+
+def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tell: Tell = _tell_nobody) -> ProbeOutcome:
+    """Measure what has no record yet.
+
+    Args:
+        plan: What to measure.
+        share: Measure although something else is at work on the device; the records then say that it was.
+        retry: Measure again what did not end `ok`.
+        tell: Told of each process that is done.
+
+    Raises:
+        LoraBenchError: If something else is at work on the device, with its name.
+        WorkersLost: If no process can be started.
+    """
+    folder = ProbeFolder(plan.folder)
+    for refused in plan.refused:
+        if folder.record(refused.run_id) is None:
+            tell(folder.publish(refused), "")
+    missing, interrupted = plan.missing(retry=retry), None
+    if missing:
+        idle = _idle_device(missing[0].spec.device, share)
+        for job in missing:
+            folder.retry(job.run_id)
+        pool: LocalWorkers[ProbeJob, ProbeRecord] = LocalWorkers(
+            1, plan.folder.parent / "workers.log", fresh=True, patience=lambda job: PATIENCE_SECONDS
+        )
+        units = [[replace(job, idle_bytes=idle)] for job in missing]
+        full = False
+        with stopping_on_signals(pool.stop) as stopped, closing(pool(units, lambda event: None)) as results:
+            for number, result in enumerate(results, start=1):
+                if isinstance(result, Lost):
+                    if stopped or full:
+                        continue  # the stop ended it; the same command measures it again
+                    result = result.job.publish(result.job.record(result.status, result.reason))
+                tell(result, f"[{number}/{len(missing)}]")
+                if result.reason == DISK_FULL:
+                    full = True
+                    pool.stop("SIGTERM")
+        interrupted = stopped[0] if stopped else DISK_FULL if full else None
+    records = [found for job in plan.jobs if (found := job.published()) is not None]
+    return ProbeOutcome((*plan.refused, *records), interrupted)
+
+
+def _idle_device(device: DeviceType, share: bool) -> int | None:
+    """Bytes used on a CUDA device before any work, or None.
+
+    Raises:
+        LoraBenchError: If something else is at work on the device, and that is not allowed.
+    """
+    others = company(device)
+    if others and not share:
+        raise LoraBenchError(
+            f"the {'GPU' if device == 'cuda' else 'CPU'} is in use by {', '.join(others)}: wait until it is free, or let "
+            "`lora-bench probe --share` measure all the same; what had company is then marked as not exclusive"
+        )
+    return used_bytes() if device == "cuda" else None
+
+
+def shown(record: ProbeRecord) -> str:
+    """A process of a probe in a line."""
+    spec = record.spec
+    cell = f"{spec.model.shown} · {spec.method.label} · process {record.repeat}{' (unchanged)' if record.twin else ''}"
+    if record.speed is None:
+        return f"{cell}: {record.status}{f': {record.reason}' if record.reason else ''}"
+    return f"{cell}: {record.speed.step_seconds_median * 1000:.1f} ms a step"

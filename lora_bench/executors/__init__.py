@@ -1,8 +1,0 @@
-"""Ways to get units of work done: in this process, or by worker processes on this machine.
-
-A unit is a list of jobs; an executor takes units and gives records, in whatever order they are done.
-"""
-
-from lora_bench.executors.base import Done, Event, Lost, Work
-
-__all__ = ["Done", "Event", "Lost", "Work"]

@@ -1,0 +1,153 @@
+"""Accepting a night into a baseline, and looking at what was accepted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lora_bench.errors import LoraBenchError, did_you_mean, unknown
+from lora_bench.gate.answer import Answer, SeriesAnswer
+from lora_bench.gate.environment_changes import environment_changes
+from lora_bench.gate.exact import COUNTS
+from lora_bench.gate.judge import mean_of
+from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
+from lora_bench.report.text import count, difference, plain, plural, score
+
+ALL = "all"
+MOST_REASON_CHARACTERS = 500
+
+
+def accepted_night(
+    tonight: Night, nights: Sequence[Night], answer: Answer, reason: str, change: Sequence[str] = ()
+) -> Night:
+    """A night as it stands in a baseline.
+
+    Args:
+        tonight: The night.
+        nights: Those that are accepted.
+        answer: What the gate says of it.
+        reason: Why it is accepted.
+        change: Ids of the series whose change is acknowledged, or "all".
+
+    Raises:
+        LoraBenchError: If there is no reason, the night is accepted already, a series is not there, or one changed and its
+            change is not acknowledged.
+    """
+    if not reason.strip() or len(reason) > MOST_REASON_CHARACTERS:
+        raise LoraBenchError(f"a night is accepted with a reason of at most {MOST_REASON_CHARACTERS} characters")
+    if any(night.label == tonight.label for night in nights):
+        raise LoraBenchError(f"{tonight.label} is accepted already")
+    known = [one.series for one in answer.series]
+    for series in change:
+        if series != ALL and series not in known:
+            raise LoraBenchError(f"{tonight.label} has no series {series!r}{did_you_mean(series, known)}")
+    acknowledged = known if ALL in change else [series for series in known if series in change]
+    open_ = [one for one in answer.series if _changed(one) and one.series not in acknowledged]
+    if open_:
+        shown = [f"  {one.series} {plain(' · '.join(one.name.words))}: {plain(one.findings[0].text)}" for one in open_]
+        raise LoraBenchError(
+            "\n".join(
+                [
+                    f"{plural(len(open_), 'change')} of {tonight.label} would become what later nights are held against:",
+                    *shown,
+                    "acknowledge them with --change SERIES,... or --change all",
+                ]
+            )
+        )
+    return tonight.model_copy(
+        update={
+            "number": max((night.number or 0 for night in nights), default=0) + 1,
+            "reason": reason.strip(),
+            "acknowledged": tuple(acknowledged),
+            "flaky": tuple(one.series for one in answer.of_status("flaky")),
+        }
+    )
+
+
+def _changed(one: SeriesAnswer) -> bool:
+    """Whether a series is not as it was, in whichever direction, has no score, or may not be and nobody knows."""
+    open_ = any(finding.status == "undecided" and finding.kind != "history" for finding in one.findings)
+    return one.status in ("regression", "failed", "improved") or one.suspect or open_
+
+
+def show_lines(nights: Sequence[Night]) -> list[str]:
+    """The accepted nights, for a terminal."""
+    lines = []
+    before: Night | None = None
+    for night in nights:
+        runs = sum(len(cell.runs) for cell in night.cells)
+        notes = []
+        if night.acknowledged:
+            notes.append(f"acknowledged: {', '.join(night.acknowledged)}")
+        if night.flaky:
+            notes.append(f"flaky: {', '.join(night.flaky)}")
+        if before is not None:
+            notes += [
+                f"{change.what}: {change.before or 'none'} → {change.after or 'none'}"
+                for change in environment_changes(before, night)
+            ]
+        lines.append(
+            plain(f"{night.number}. {night.label}: {len(night.cells)} series, {plural(runs, 'run')}; {night.reason}")
+        )
+        lines += [f"    {plain(note)}" for note in notes]
+        before = night
+    series = {series for night in nights for series in night.by_series()}
+    return [*lines, f"{plural(len(nights), 'accepted night')}, {len(series)} series"]
+
+
+def two_nights(nights: Sequence[Night], labels: Sequence[str]) -> tuple[Night, Night]:
+    """The nights to hold against each other: those named, one and the last, or the last two.
+
+    Raises:
+        LoraBenchError: If there are not two, or one of them is not accepted.
+    """
+    by_label = {night.label: night for night in nights}
+    for label in labels:
+        if label not in by_label:
+            raise unknown("night", label, by_label)
+    found = [by_label[label] for label in labels]
+    if len(labels) < 2:
+        found = [*found, *nights[-(2 - len(labels)) :]]
+    if len(found) != 2:
+        raise LoraBenchError(f"two nights are held against each other, and there are {len(found)}")
+    return found[0], found[1]
+
+
+def diff_lines(before: Night, after: Night) -> list[str]:
+    """How two nights differ, for a terminal."""
+    lines = [plain(f"{before.label} → {after.label}")]
+    lines += [
+        plain(f"{change.what}: {change.before or 'none'} → {change.after or 'none'}")
+        for change in environment_changes(before, after)
+    ]
+    names = dict.fromkeys([*(cell.name for cell in before.cells), *(cell.name for cell in after.cells)])
+    for name in names:
+        pairs = with_name(before, name), with_name(after, name)
+        shown = plain(" · ".join(name.words))
+        if not pairs[0] or not pairs[1]:
+            lines.append(f"{shown}: only in {plain(before.label if pairs[0] else after.label)}")
+            continue
+        lines += [f"{shown}: {plain(said)}" for said in _differences((before, pairs[0][0]), (after, pairs[1][0]))]
+    return lines
+
+
+def _differences(before: tuple[Night, NightCell], after: tuple[Night, NightCell]) -> list[str]:
+    (night, old), (other, new) = before, after
+    said = []
+    opened = changed_conditions((old.conditions, night.machine_of(old)), (new.conditions, other.machine_of(new)))
+    if opened:
+        said.append(f"another series: {'; '.join(opened)}")
+    else:
+        was, now = mean_of(old), mean_of(new)
+        if was is not None and now is not None:
+            linear = old.scale == "linear"
+            change = difference(now - was) if linear else f"{math.expm1(now - was):+.1%}"
+            said.append(
+                f"{score(was if linear else math.exp(was))} → {score(now if linear else math.exp(now))} ({change})"
+            )
+    counts = [*((field, words) for _, field, words in COUNTS), ("peak_allocated_bytes", "peak allocated, bytes")]
+    for field, words in counts:
+        first, second = getattr(old.counts, field), getattr(new.counts, field)
+        if first != second:
+            said.append(f"{words}: {count(first)} → {count(second)}")
+    return said

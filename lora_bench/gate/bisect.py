@@ -1,0 +1,208 @@
+"""Which version of a package, or which commit, made a series fail: a search by halves over environments.
+
+Every try runs the failing cell with the very seeds of the night and holds it against the same accepted nights, so that the
+environment is all that differs. An environment that cannot be built, or in which the cell gives no answer, is skipped.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.gate.answer import Answer, Kind, SeriesAnswer
+from lora_bench.report.text import plain, plural
+
+Tried = Literal["good", "bad", "skip"]
+# What `git bisect run` takes for "cannot be tested".
+EXIT_CODES: dict[Tried, int] = {"good": 0, "bad": 1, "skip": 125}
+
+# Making an environment, installing into it, and the imports of a process, beside the runs themselves.
+OVERHEAD_SECONDS = 60.0
+
+_VERSION = r"[A-Za-z0-9][A-Za-z0-9.+!_-]*"
+_VERSIONS = re.compile(rf"(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<versions>{_VERSION}(?:,{_VERSION})+)")
+_COMMITS = re.compile(r"(?P<good>[A-Za-z0-9][\w./~^-]*?)\.\.(?P<bad>[A-Za-z0-9][\w./~^-]*)")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is searched, from the good end to the bad one.
+
+    Args:
+        package: The package whose versions they are, or None for commits of the repository in the working folder.
+        names: Versions, or hashes of commits.
+    """
+
+    package: str | None
+    names: tuple[str, ...]
+
+    def requirement(self, name: str) -> str | None:
+        """What pip is asked for, or None where a checkout is installed."""
+        return None if self.package is None else f"{self.package}=={name}"
+
+
+def candidates(given: str, folder: Path) -> Candidates:
+    """What `--bisect` names: `PACKAGE=OLD,…,NEW`, or `GOOD..BAD` for the commits of a repository.
+
+    Args:
+        given: The option.
+        folder: In the repository.
+
+    Raises:
+        LoraBenchError: If it is neither, or git does not know the commits.
+    """
+    versions = _VERSIONS.fullmatch(given)
+    if versions is not None:
+        names = tuple(versions["versions"].split(","))
+        if len(set(names)) < len(names):
+            raise LoraBenchError(f"--bisect {given} names a version twice")
+        return Candidates(versions["package"], names)
+    commits = _COMMITS.fullmatch(given)
+    if commits is None:
+        raise LoraBenchError(
+            f"--bisect takes PACKAGE=OLD,...,NEW such as transformers=5.22.0,5.23.0,5.24.0, or GOOD..BAD for commits, "
+            f"got {given!r}"
+        )
+    good = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['good']}^{{commit}}").strip()
+    bad = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['bad']}^{{commit}}").strip()
+    listed = _git(folder, "rev-list", "--reverse", "--first-parent", f"{good}..{bad}", "--").split()
+    if not listed:
+        raise LoraBenchError(f"there is no commit in {given}; name the good one first")
+    if _git(folder, "rev-list", "--max-count=1", good, f"^{bad}", "--"):
+        raise LoraBenchError(f"{commits['good']} is not among what {commits['bad']} was made from; name one that is")
+    return Candidates(None, (good, *listed))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LoraBenchError(f"git {arguments[0]} failed: {plain(done.stderr)}")
+    return done.stdout
+
+
+def most_tries(count: int) -> int:
+    """Environments that are tried at most where none is skipped: both ends, and halves of what is between."""
+    return min(count, 2 + math.ceil(math.log2(max(1, count - 1))))
+
+
+def cost_lines(found: Candidates, one: SeriesAnswer) -> list[str]:
+    """What a search is likely to cost, before it is done."""
+    tries = most_tries(len(found.names))
+    what = f"versions of {found.package}" if found.package is not None else "commits"
+    known = one.seconds is not None
+    minutes = tries * ((one.seconds or 0.0) + OVERHEAD_SECONDS) / 60
+    runs = (
+        f"its {plural(len(one.run_ids), 'run')} took {one.seconds:,.0f} s"
+        if known
+        else "how long its runs take is not known"
+    )
+    return [
+        f"cell: {plain(' · '.join(one.name.words))} [{one.series}]",
+        f"{len(found.names)} {what}: at most {tries} environments, more where some cannot be tried, in each of which the "
+        f"cell is run ({runs})",
+        f"about {minutes:,.0f} min{'' if known else ' and the runs'}, and what has to be downloaded",
+    ]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a search ended: the last good place and the first bad one, and what could not be tried between them."""
+
+    good: int
+    bad: int
+    skipped: tuple[int, ...]
+
+
+def search(count: int, try_: Callable[[int], Tried]) -> Found:
+    """The first bad one of *count* candidates of which the first is good and the last is bad.
+
+    Args:
+        count: At least 2.
+        try_: Tries one, by its index.
+
+    Raises:
+        LoraBenchError: If the last is not bad or the first is not good: there is nothing between them to be found.
+    """
+    for index, wanted in ((count - 1, "bad"), (0, "good")):
+        result = try_(index)
+        if result != wanted:
+            end = "last" if index else "first"
+            raise LoraBenchError(f"the {end} of them is to be {wanted}, and it is {SAID[result]}; give other ends")
+    good, bad = 0, count - 1
+    skipped: set[int] = set()
+    while left := [index for index in range(good + 1, bad) if index not in skipped]:
+        middle = (good + bad) / 2
+        index = min(left, key=lambda one: (abs(one - middle), one))
+        result = try_(index)
+        if result == "skip":
+            skipped.add(index)
+        elif result == "bad":
+            bad = index
+        else:
+            good = index
+    return Found(good, bad, tuple(sorted(index for index in skipped if good < index < bad)))
+
+
+SAID: dict[Tried, str] = {"good": "good", "bad": "bad", "skip": "not to be tried"}
+
+
+def failing_cell(answer: Answer, series: str | None) -> SeriesAnswer:
+    """The cell to search for: the one named, or the worst.
+
+    Raises:
+        LoraBenchError: If there is no such series, or nothing is wrong with it.
+    """
+    failing = [one for one in answer.series if _wrong(one)]
+    if series is not None:
+        failing = [one for one in failing if one.series == series]
+        if not failing:
+            raise LoraBenchError(
+                f"nothing is wrong with a series {series!r} in {answer.label}; `lora-bench check` lists them"
+            )
+    if not failing:
+        raise LoraBenchError(f"nothing is wrong in {answer.label}, so there is nothing to search for")
+    if not failing[0].run_ids:
+        raise LoraBenchError(
+            f"{plain(' · '.join(failing[0].name.words))} has no runs in {answer.label} that could be done again"
+        )
+    if failing[0].name.task is None:
+        raise LoraBenchError(
+            "the cell is one of probes, which have no seeds to be run again with; name another with --cell"
+        )
+    return failing[0]
+
+
+def _wrong(one: SeriesAnswer) -> frozenset[Kind]:
+    """What is wrong with a series: kinds of findings that a search can look for."""
+    statuses = ("regression", "failed")
+    return frozenset(finding.kind for finding in one.findings if finding.status in statuses or finding.suspect)
+
+
+def tried(one: SeriesAnswer | None, looked_for: SeriesAnswer) -> Tried:
+    """What a try says: bad where the cell has what is looked for, good where nothing is wrong with it."""
+    if one is None:
+        return "skip"
+    wrong = _wrong(one)
+    # With the seeds of the night a drift or a flaky level shows as the level of that night.
+    wanted = _wrong(looked_for) or frozenset({"level"})
+    if wrong & wanted:
+        return "bad"
+    # Runs that give scores where they crashed need no history to be good; whether a score is, only a history tells.
+    undecided = not wanted <= {"crash", "unsupported"} and any(finding.kind == "history" for finding in one.findings)
+    return "skip" if wrong or undecided or one.observed is None else "good"
+
+
+def found_lines(found: Found, of: Candidates, results: Sequence[str] = ()) -> list[str]:
+    """Where a search ended, for a terminal."""
+    what = f"{of.package} " if of.package is not None else "commit "
+    lines = [*results, f"last good: {what}{of.names[found.good]}", f"first bad: {what}{of.names[found.bad]}"]
+    if found.skipped:
+        names = ", ".join(of.names[index] for index in found.skipped)
+        lines.append(f"could not be tried, so the first bad one may be among them: {names}")
+    return lines

@@ -1,0 +1,108 @@
+"""Environments of a search: one package, or one checkout, in front of everything that is installed here.
+
+A virtual environment costs a second, since it sees this one's packages through a path file: pip installs into it only what is
+to differ, and what that needs in another version. So nothing else differs, and nothing large is installed twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_bench.util.paths import PACKAGE
+
+# A variable of pip's own (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX) says where packages come from.
+PATH_FILE = "of_the_environment_that_searches.pth"
+
+
+@dataclass(frozen=True)
+class Place:
+    """An environment in which a cell can be run.
+
+    Args:
+        python: Its interpreter.
+        environment: Variables for a process in it.
+    """
+
+    python: str
+    environment: dict[str, str]
+
+
+@contextmanager
+def installed(folder: Path, requirement: str, log: Path) -> Iterator[Place | None]:
+    """A virtual environment with *requirement* in it, or None where that cannot be installed; gone after the block.
+
+    Args:
+        folder: Gets the environment; what a search left there that was killed goes first.
+        requirement: What pip installs: `PACKAGE==VERSION`, or a folder.
+        log: Gets what pip says.
+    """
+    try:
+        python = _made(folder)
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            str(python),
+            "install",
+            "--disable-pip-version-check",
+            requirement,
+        ]
+        with log.open("ab") as file:
+            done = subprocess.run(command, env=_variables(), stdout=file, stderr=subprocess.STDOUT, check=False)
+        yield Place(str(python), _variables()) if done.returncode == 0 else None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def checked_out(folder: Path, repository: Path, commit: str, log: Path) -> Iterator[Path | None]:
+    """A checkout of a commit beside the repository's own, or None where git cannot make it; gone after the block."""
+    # What a search left that was killed; git, which knows of it still, is told by --force.
+    shutil.rmtree(folder, ignore_errors=True)
+    git = ["git", "-C", str(repository), "worktree"]
+    with log.open("ab") as file:
+        done = subprocess.run(
+            [*git, "add", "--detach", "--force", str(folder.resolve()), commit],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    try:
+        yield folder if done.returncode == 0 else None
+    finally:
+        subprocess.run([*git, "remove", "--force", str(folder.resolve())], capture_output=True, check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(folder: Path) -> Path:
+    """The interpreter of a new virtual environment that sees the packages of this one behind its own."""
+    builder = venv.EnvBuilder(clear=True, with_pip=False, symlinks=os.name != "nt")
+    builder.create(folder)
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    site = sysconfig.get_path("purelib", scheme="venv", vars={"base": str(folder), "platbase": str(folder)})
+    given = [str(Path(path).absolute()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    # A user's own packages, and those of the system that this environment sees, are not where its own are.
+    seen = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    own = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    behind = dict.fromkeys([*given, *seen, *own, str(PACKAGE.parent)])
+    # `addsitedir` and not the bare path: packages that are installed for editing lie behind path files of their own.
+    lines = [f"import site; site.addsitedir({path!r})" for path in behind]
+    (Path(site) / PATH_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return python
+
+
+def _variables() -> dict[str, str]:
+    """This process's variables without what would come before the environment's own packages."""
+    without = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    # The working folder may be a checkout of what is searched.
+    return {**without, "PYTHONSAFEPATH": "1"}

@@ -1,0 +1,113 @@
+"""What needs no statistics: runs that crash or are missing, pairs that stopped working, counts that changed.
+
+Counts are compared with the last accepted night, on whatever machine, since they do not depend on one; the peak of memory
+only within a series, with the greatest of its accepted nights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_bench.gate.answer import Finding, Kind
+from lora_bench.gate.series import Night, NightCell, NightRun, same_bound, with_name
+from lora_bench.records.record import Status
+from lora_bench.report.text import count, plain, plural
+
+PEAK_TOLERANCE = 0.01
+CRASHES: tuple[Status, ...] = ("failed", "timeout", "out_of_memory", "interrupted")
+
+COUNTS: tuple[tuple[Kind, str, str], ...] = (
+    ("parameters", "total", "weights in all"),
+    ("parameters", "adapter", "adapter parameters"),
+    ("parameters", "head", "parameters of the head"),
+    ("parameters", "trained", "trained parameters"),
+    ("parameters", "stored", "stored parameters"),
+    ("checkpoint_bytes", "checkpoint_bytes", "bytes of a checkpoint"),
+    ("flops", "step_flops", "FLOPs of a step"),
+)
+
+
+def exact_findings(cell: NightCell, last: Night | None, history: Sequence[NightCell]) -> list[Finding]:
+    """What is wrong with a cell beyond doubt.
+
+    Args:
+        cell: Tonight's.
+        last: The last accepted night.
+        history: The same series in the accepted nights since its last acknowledged change.
+    """
+    known = with_name(last, cell.name) if last is not None else []
+    return [*_crashed(cell), *_unsupported(cell, known), *_counts(cell, known), *_peak(cell, history)]
+
+
+def diverged_more(cell: NightCell, history: Sequence[NightCell]) -> str | None:
+    """Whether more runs diverged than in any accepted night, in words; None where not, or where there is no such night."""
+    diverged = cell.with_status("diverged")
+    most = max((len(night.with_status("diverged")) for night in history), default=None)
+    if most is None or len(diverged) <= most:
+        return None
+    return (
+        f"{len(diverged)} of {plural(len(cell.runs), 'run')} diverged ({reasons(diverged)}), "
+        f"and {most or 'none'} in any accepted night"
+    )
+
+
+def missing_cells(tonight: Night, last: Night | None) -> list[tuple[NightCell, str]]:
+    """The cells of the last accepted night of which tonight has fewer runs, with what is missing in words."""
+    found = []
+    for name in dict.fromkeys(cell.name for cell in last.cells) if last is not None else ():
+        assert last is not None
+        expected = with_name(last, name)
+        wanted, there = _runs(expected), _runs(with_name(tonight, name))
+        if there < wanted:
+            found.append((expected[0], f"{there or 'none'} of {plural(wanted, 'run')} that {last.label} has are there"))
+    return found
+
+
+def _runs(cells: Sequence[NightCell]) -> int:
+    return sum(len(cell.runs) for cell in cells)
+
+
+def _crashed(cell: NightCell) -> list[Finding]:
+    crashed = [run for run in cell.runs if run.status in CRASHES]
+    if not crashed:
+        return []
+    said = f"{len(crashed)} of {plural(len(cell.runs), 'run')} gave no score: {reasons(crashed)}"
+    return [Finding(kind="crash", status="failed", text=said)]
+
+
+def _unsupported(cell: NightCell, known: Sequence[NightCell]) -> list[Finding]:
+    unsupported = cell.with_status("unsupported")
+    if not unsupported or not known or all(one.with_status("unsupported") for one in known):
+        return []
+    said = f"the pair does not work any more: {reasons(unsupported)}"
+    return [Finding(kind="unsupported", status="regression", text=said)]
+
+
+def _counts(cell: NightCell, known: Sequence[NightCell]) -> list[Finding]:
+    before = next(iter(same_bound(known, cell)), None)
+    if before is None:
+        return []
+    findings = []
+    for kind, field, words in COUNTS:
+        was, now = getattr(before.counts, field), getattr(cell.counts, field)
+        if was is not None and now is not None and was != now:
+            said = f"{words}: {count(was)} before, {count(now)} now"
+            findings.append(Finding(kind=kind, status="regression", text=said))
+        elif was is not None and now is None and not cell.with_status(*CRASHES, "unsupported", "diverged"):
+            findings.append(Finding(kind=kind, status="failed", text=f"{words}: {count(was)} before, not counted now"))
+    return findings
+
+
+def _peak(cell: NightCell, history: Sequence[NightCell]) -> list[Finding]:
+    before = [night.counts.peak_allocated_bytes for night in history]
+    greatest = max((peak for peak in before if peak is not None), default=None)
+    now = cell.counts.peak_allocated_bytes
+    if greatest is None or now is None or now <= greatest * (1 + PEAK_TOLERANCE):
+        return []
+    said = f"peak allocated: {count(now)} bytes, {now / greatest - 1:.1%} above the greatest of the accepted nights"
+    return [Finding(kind="peak", status="regression", text=said)]
+
+
+def reasons(runs: Sequence[NightRun]) -> str:
+    """Why runs have no score, each reason once, as one line of text."""
+    return plain("; ".join(dict.fromkeys(f"{run.status}: {run.reason}" if run.reason else run.status for run in runs)))

@@ -1,0 +1,356 @@
+"""The gate: a night against the accepted nights of a baseline, and what was suspect against a second set of seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.gate.answer import (
+    EXIT_CODES,
+    FLAKY_NIGHTS,
+    STATUSES,
+    Answer,
+    Finding,
+    Point,
+    SeriesAnswer,
+    Status,
+    verdict_of,
+    worst_status,
+)
+from lora_bench.gate.environment_changes import environment_changes
+from lora_bench.gate.exact import CRASHES, diverged_more, exact_findings, missing_cells, reasons
+from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
+from lora_bench.report.text import difference, plural, score
+from lora_bench.stats.gate import FEWEST_NIGHTS, MOST_NIGHTS, TRAILING_NIGHTS, History, Shift, confirm, judge_night
+from lora_bench.stats.gate import Finding as Judged
+
+# Drift is measured from the first accepted nights since the last acknowledged change, at most twenty of them, none of which is
+# among the last five.
+DRIFT_NIGHTS = FEWEST_NIGHTS + TRAILING_NIGHTS - 1
+# The least spread that is believed, as a share of the margin; of the mean where there is no margin.
+FLOOR_SHARE, FLOOR_WITHOUT_MARGIN = 0.25, 1e-4
+
+
+@dataclass(frozen=True)
+class Past:
+    """What accepted nights say of a series since its last acknowledged change, on the scale of its tests.
+
+    Args:
+        cells: Of those nights, oldest first.
+        labels: Labels of the nights whose runs all have scores.
+        means: Their means.
+        history: What the tests take.
+    """
+
+    cells: tuple[NightCell, ...]
+    labels: tuple[str, ...]
+    means: tuple[float, ...]
+    history: History
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A night with its cells by the ids of their series, which are hashes: a history asks for each of them many times."""
+
+    night: Night
+    cells: Mapping[str, NightCell]
+
+
+def indexed(nights: Sequence[Night]) -> list[Indexed]:
+    """These nights with their cells by series."""
+    return [Indexed(night, night.by_series()) for night in nights]
+
+
+def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: float | None) -> Past:
+    """What accepted nights say of a series.
+
+    Args:
+        series: Its id.
+        cell: Tonight's, for its direction and margin.
+        nights: Accepted, oldest first.
+        margin: In place of the cell's own where that is one of scores; times keep theirs.
+    """
+    begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
+    found = [(one.night.label, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
+    scored = [(label, mean) for label, one in found if (mean := mean_of(one)) is not None]
+    means = tuple(mean for _, mean in scored)
+    held = margin if margin is not None and cell.scale == "linear" else cell.margin or 0.0
+    level = abs(statistics.fmean(means)) if means else 1.0
+    history = History(
+        nights=means,
+        higher_is_better=cell.higher_is_better,
+        margin=held,
+        floor=held * FLOOR_SHARE or max(level, 1.0) * FLOOR_WITHOUT_MARGIN,
+        anchor=means[: min(MOST_NIGHTS, len(means) + 1 - TRAILING_NIGHTS)] if len(means) >= DRIFT_NIGHTS else None,
+    )
+    return Past(tuple(one for _, one in found), tuple(label for label, _ in scored), means, history)
+
+
+def mean_of(cell: NightCell) -> float | None:
+    """The mean over a night's runs on the scale of the tests; None where one of them has no score."""
+    if not cell.runs or len(cell.scores) < len(cell.runs):
+        return None
+    if cell.scale == "linear":
+        return statistics.fmean(cell.scores)
+    return statistics.fmean(math.log(value) for value in cell.scores) if min(cell.scores) > 0 else None
+
+
+def judge(
+    tonight: Night, accepted: Sequence[Night], baseline: str, again: Night | None = None, *, margin: float | None = None
+) -> Answer:
+    """What a night shows, held against accepted nights.
+
+    Args:
+        tonight: The night.
+        accepted: Nights before it, oldest first.
+        baseline: The name of their baseline.
+        again: The runs that were done again with new seeds, or None while there are none.
+        margin: In place of the margins that the suite declared.
+
+    Raises:
+        LoraBenchError: If the night is of another suite than the baseline.
+    """
+    return judge_indexed(Indexed(tonight, tonight.by_series()), indexed(accepted), baseline, again, margin)
+
+
+def judge_indexed(
+    one: Indexed, nights: Sequence[Indexed], baseline: str, again: Night | None = None, margin: float | None = None
+) -> Answer:
+    """What `judge` says, of nights whose series are known already.
+
+    Raises:
+        LoraBenchError: If the night is of another suite than the baseline.
+    """
+    tonight, cells = one.night, one.cells
+    accepted = [earlier.night for earlier in nights]
+    last = accepted[-1] if accepted else None
+    if last is not None and last.suite != tonight.suite:
+        raise LoraBenchError(
+            f"{tonight.label} is a night of the suite {tonight.suite!r}, and the baseline {baseline!r} of {last.suite!r}"
+        )
+    pasts = {series: past_of(series, cell, nights, margin) for series, cell in cells.items()}
+    means = {series: mean for series, cell in cells.items() if (mean := mean_of(cell)) is not None}
+    judged = judge_night(means, {series: past.history for series, past in pasts.items()})
+    second = again.by_series() if again is not None else {}
+    answers = [
+        _Series(series, cell, pasts[series], judged.get(series), second.get(series), tonight, accepted).answer()
+        for series, cell in cells.items()
+    ]
+    answers = _with_missing(answers, tonight, last)
+    ordered = tuple(sorted(answers, key=lambda one: (STATUSES.index(one.status), _size(one), one.name.words)))
+    verdict = verdict_of(ordered)
+    return Answer(
+        verdict=verdict,
+        exit_code=EXIT_CODES[verdict],
+        suite=tonight.suite,
+        baseline=baseline,
+        label=tonight.label,
+        confirmed_by=again.label if again is not None else None,
+        nights=len(accepted),
+        last=last.label if last is not None else None,
+        environment_changes=tuple(environment_changes(last, tonight)) if last is not None else (),
+        series=ordered,
+    )
+
+
+def _is_unsupported(cell: NightCell) -> bool:
+    return len(cell.with_status("unsupported")) == len(cell.runs)
+
+
+def _size(one: SeriesAnswer) -> float:
+    """Sorts the greatest loss first, in shares of what was expected."""
+    if one.observed is None or not one.expected:
+        return 0.0
+    change = (one.observed - one.expected) / abs(one.expected)
+    return change if one.higher_is_better else -change
+
+
+def _with_missing(answers: list[SeriesAnswer], tonight: Night, last: Night | None) -> list[SeriesAnswer]:
+    """The answers with those of cells of which tonight has fewer runs than the last accepted night."""
+    for expected, said in missing_cells(tonight, last):
+        assert last is not None
+        finding = Finding(kind="missing", status="failed", text=said)
+        there = next((index for index, one in enumerate(answers) if one.name == expected.name), None)
+        if there is not None:
+            findings = (*answers[there].findings, finding)
+            answers[there] = answers[there].model_copy(
+                update={"findings": findings, "status": worst_status(findings), "suspect": False}
+            )
+            continue
+        absent = SeriesAnswer(
+            series=last.series_of(expected),
+            name=expected.name,
+            status="failed",
+            findings=(finding,),
+            higher_is_better=expected.higher_is_better,
+        )
+        answers.append(absent)
+    return answers
+
+
+@dataclass(frozen=True)
+class _Series:
+    """One series of tonight, with all that its answer is made of."""
+
+    series: str
+    cell: NightCell
+    past: Past
+    judged: Judged | None
+    again: NightCell | None
+    tonight: Night
+    accepted: Sequence[Night]
+
+    def answer(self) -> SeriesAnswer:
+        """What tonight says of it."""
+        last = self.accepted[-1] if self.accepted else None
+        opened = self._opened()
+        findings = (
+            *exact_findings(self.cell, last, self.past.cells),
+            *self._diverged(),
+            *self._level(),
+            *self._drift(),
+            *self._no_history(opened),
+        )
+        findings = findings or self._not_judged()
+        level = self.judged.level if self.judged is not None else None
+        status = worst_status(findings)
+        flaky = sum(self.series in night.flaky for night in self.accepted[-(FLAKY_NIGHTS - 1) :])
+        means = mean_of(self.cell)
+        return SeriesAnswer(
+            series=self.series,
+            name=self.cell.name,
+            status=status,
+            findings=findings,
+            higher_is_better=self.cell.higher_is_better,
+            scores=tuple(self.cell.scores),
+            observed=None if means is None else self._own(means),
+            expected=None if level is None else self._own(level.expected),
+            worst=None if level is None else self._own(level.worst),
+            best=None if level is None else self._own(level.best),
+            margin=self._margin(),
+            suspect=any(one.suspect for one in findings),
+            confirmation=None if self.again is None else tuple(self.again.scores),
+            history=tuple(
+                Point(label=label, mean=self._own(mean))
+                for label, mean in zip(self.past.labels, self.past.means, strict=True)
+            ),
+            opened=opened,
+            run_ids=tuple(run.run_id for run in self.cell.runs),
+            commands=tuple(dict.fromkeys(run.command for run in self.cell.runs if run.command is not None)),
+            seconds=sum(run.seconds for run in self.cell.runs if run.seconds is not None) or None,
+            flaky_nights=flaky + any(one.status == "flaky" for one in findings),
+        )
+
+    def _own(self, value: float) -> float:
+        """A value of the tests in the unit of the metric."""
+        return value if self.cell.scale == "linear" else math.exp(value)
+
+    def _margin(self) -> float | None:
+        held = self.past.history.margin or None
+        return held if held is None or self.cell.scale == "linear" else math.expm1(held)
+
+    def _opened(self) -> tuple[str, ...]:
+        """What makes this another series than that of the last accepted night that has the cell; nothing where it is not."""
+        if self.past.cells:
+            return ()
+        for night in reversed(self.accepted):
+            for cell in with_name(night, self.cell.name):
+                before = (cell.conditions, night.machine_of(cell))
+                return tuple(changed_conditions(before, (self.cell.conditions, self.tonight.machine_of(self.cell))))
+        return ("a cell that no accepted night has",) if self.accepted else ()
+
+    def _no_history(self, opened: tuple[str, ...]) -> list[Finding]:
+        if self.cell.with_status("unsupported"):
+            said = None if self.past.cells else "an unsupported pair that no accepted night has"
+        elif not self.cell.scores:
+            said = None  # another finding says what became of its runs
+        elif opened:
+            said = f"a new series: {'; '.join(opened)}"
+        else:
+            said = self.judged.reason if self.judged is not None else None
+        return [] if said is None else [Finding(kind="history", status="undecided", text=said)]
+
+    def _not_judged(self) -> tuple[Finding, ...]:
+        """What keeps a series from passing of which nothing could be held against anything."""
+        before = self.past.cells[-1:]
+        if mean_of(self.cell) is not None or (before and _is_unsupported(before[0]) and _is_unsupported(self.cell)):
+            return ()
+        without = [run for run in self.cell.runs if run.score is None]
+        why = f" ({reasons(without)})" if without else ""
+        said = f"{len(without)} of {plural(len(self.cell.runs), 'run')} gave no score{why}, so nothing was judged"
+        return (Finding(kind="diverged", status="undecided", text=said),)
+
+    def _diverged(self) -> list[Finding]:
+        said = diverged_more(self.cell, self.past.cells)
+        if said is None:
+            return []
+        if self.again is None:
+            return [Finding(kind="diverged", status="undecided", text=f"{said}; {UNCONFIRMED}", suspect=True)]
+        once_more = diverged_more(self.again, self.past.cells)
+        if once_more is not None:
+            return [Finding(kind="diverged", status="regression", text=f"{said}; again with new seeds: {once_more}")]
+        if crashed := self.again.with_status(*CRASHES, "unsupported"):
+            said = f"{said}; runs with new seeds gave no scores: {reasons(crashed)}"
+            return [Finding(kind="diverged", status="undecided", text=said)]
+        mean = mean_of(self.again)
+        enough = len(self.past.history.nights) >= FEWEST_NIGHTS
+        if mean is not None and enough and confirm(self.past.history, mean).answer == "regression":
+            # Tonight has no mean that could have been suspect, so these seeds are the first that say anything of the level.
+            lower = (
+                f"{said}; not so with new seeds, which give {score(self._own(mean))}, beyond the bound of one series"
+            )
+            return [Finding(kind="diverged", status="regression", text=lower)]
+        return [Finding(kind="diverged", status="flaky", text=f"{said}; not so with new seeds")]
+
+    def _level(self) -> list[Finding]:
+        level = self.judged.level if self.judged is not None else None
+        if level is None or level.direction is None:
+            return []
+        worse = level.direction == "worse"
+        said = self._said(level, f"{plural(level.nights, 'night')}")
+        if self.again is None:
+            status: Status = "undecided" if worse else "improved"
+            return [Finding(kind="level", status=status, text=f"{said}; {UNCONFIRMED}", suspect=True)]
+        mean = mean_of(self.again)
+        if mean is None:
+            without = [run for run in self.again.runs if run.score is None]
+            said = f"{said}; runs with new seeds gave no scores: {reasons(without)}"
+            return [Finding(kind="level", status="undecided", text=said)]
+        confirmed = confirm(self.past.history, mean, direction=level.direction)
+        second = score(self._own(mean))
+        if confirmed.answer == "flaky":
+            return [
+                Finding(kind="level", status="flaky", text=f"{said}; {second} with new seeds, which is as expected")
+            ]
+        return [
+            Finding(
+                kind="level", status=confirmed.answer, text=f"{said}; confirmed with new seeds, which give {second}"
+            )
+        ]
+
+    def _drift(self) -> list[Finding]:
+        drift = self.judged.drift if self.judged is not None else None
+        level = self.judged.level if self.judged is not None else None
+        if drift is None or drift.direction is None or level is None:
+            return []
+        if level.direction is not None:
+            return []  # one night far away moves the mean of five: new seeds say whether it counts
+        said = (
+            f"drift: {self._said(drift, f'the first {drift.nights} accepted nights')}, "
+            f"as the mean of the last {TRAILING_NIGHTS} nights"
+        )
+        return [Finding(kind="drift", status="regression" if drift.direction == "worse" else "improved", text=said)]
+
+    def _said(self, shift: Shift, nights: str) -> str:
+        observed, expected = self._own(shift.observed), self._own(shift.expected)
+        change = difference(observed - expected) if self.cell.scale == "linear" else f"{observed / expected - 1:+.1%}"
+        return (
+            f"{score(observed)} where {nights} give {score(expected)} ({change}); "
+            f"the bound is {score(self._own(shift.worst if shift.direction == 'worse' else shift.best))}"
+        )
+
+
+UNCONFIRMED = "not confirmed with new seeds"

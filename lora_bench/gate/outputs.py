@@ -1,0 +1,106 @@
+"""An answer for machines: JUnit XML, annotations of a GitHub workflow, a badge, JSON.
+
+Each has rules of its own for what a string may hold, and every string here may come from somebody else's record.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+from lora_bench.gate.answer import SAID, Answer, SeriesAnswer, Status, Verdict
+from lora_bench.gate.summary import headline, named
+from lora_bench.records.store import to_json
+from lora_bench.report.text import plain
+
+# GitHub shows ten annotations of a kind and step, and drops the others without a word.
+MOST_ANNOTATIONS = 10
+COLOURS: dict[Verdict, str] = {"pass": "brightgreen", "regression": "red", "failed": "orange", "undecided": "lightgrey"}
+_LEVELS: dict[Status, str] = {
+    "regression": "error", "failed": "error", "undecided": "warning", "flaky": "warning", "improved": "notice",
+}  # fmt: skip
+# What XML 1.0 has no way to write; `plain` has taken the control characters away.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def to_answer_json(answer: Answer) -> bytes:
+    """The answer as JSON; `lora-bench schema answer` prints its schema."""
+    return to_json(answer)
+
+
+def to_junit(answer: Answer) -> bytes:
+    """The answer as JUnit XML: a test case a series.
+
+    A regression is a failure, runs that crashed or are missing are an error, and what cannot be decided is skipped.
+    """
+    tags: dict[Status, str] = {"regression": "failure", "failed": "error", "undecided": "skipped"}
+    numbers = {
+        "tests": len(answer.series),
+        "failures": len(answer.of_status("regression")),
+        "errors": len(answer.of_status("failed")),
+        "skipped": len(answer.of_status("undecided")),
+    }
+    attributes = {name: str(number) for name, number in numbers.items()}
+    root = ElementTree.Element("testsuites", {"name": "lora-bench check", **attributes})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(f"{answer.suite} {answer.label}"), **attributes})
+    for one in answer.series:
+        seconds = {} if one.seconds is None else {"time": f"{one.seconds:.3f}"}
+        group = _xml(f"{answer.suite}.{one.name.task or 'probe'}")
+        # Two series of a cell on two machines have the same words; the id keeps the cases apart.
+        name = _xml(f"{named(one)} [{one.series}]")
+        case = ElementTree.SubElement(suite, "testcase", {"classname": group, "name": name, **seconds})
+        said = [_xml(finding.text, 600) for finding in one.findings]
+        if (tag := tags.get(one.status)) is not None:
+            found = ElementTree.SubElement(case, tag, {"message": said[0] if said else one.status})
+            if tag != "skipped":
+                found.set("type", one.findings[0].kind if one.findings else one.status)
+                found.text = "\n".join([*said, *(_xml(f"again: {command}", 600) for command in one.commands)])
+        elif said:
+            ElementTree.SubElement(case, "system-out").text = "\n".join(said)
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
+
+
+def _xml(text: str, limit: int = 300) -> str:
+    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", plain(text, limit))
+
+
+def to_badge(answer: Answer) -> bytes:
+    """The answer as JSON for the badge endpoint of shields.io."""
+    content = {
+        "schemaVersion": 1,
+        "label": plain(answer.baseline, 40),
+        "message": SAID[answer.verdict],
+        "color": COLOURS[answer.verdict],
+    }
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def annotation_lines(answer: Answer) -> list[str]:
+    """Workflow commands that make annotations of GitHub: at most ten, the worst first, and what was left out in the last."""
+    found = [one for one in answer.series if one.status in _LEVELS]
+    shown = found if len(found) <= MOST_ANNOTATIONS else found[: MOST_ANNOTATIONS - 1]
+    lines = [_annotation(_LEVELS[one.status], f"{one.status}: {named(one)}", _message(one)) for one in shown]
+    if len(shown) < len(found):
+        lines.append(
+            _annotation("warning", "more series", f"{len(found) - len(shown)} more series; {headline(answer)}")
+        )
+    return lines
+
+
+def _message(one: SeriesAnswer) -> str:
+    texts = [plain(finding.text, 600) for finding in one.findings]
+    return "\n".join([*texts, *(plain(f"again: {command}", 600) for command in one.commands[:1])])
+
+
+def _annotation(level: str, title: str, message: str) -> str:
+    return f"::{level} title={_escaped(title, ':,')}::{_escaped(message)}"
+
+
+def _escaped(text: str, also: str = "") -> str:
+    """*text* as a workflow command may have it: in a property, `:` and `,` end it too."""
+    for character in f"%\r\n{also}":
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text

@@ -1,0 +1,66 @@
+"""The course of a series as a figure: accepted nights, tonight, and the bounds it was held to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_bench.gate.answer import Answer, SeriesAnswer
+from lora_bench.gate.summary import STATUS_SAID, named
+from lora_bench.report.figures.draw import COLOURS, REFERENCE_COLOUR, settings, to_svg
+from lora_bench.report.text import plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, RED, GREEN = COLOURS[:3]
+MOST_LABELS = 12
+
+
+def plots(answer: Answer) -> dict[str, bytes]:
+    """An SVG for every series with scores, by file name: the same to the byte whenever it is drawn from the same answer."""
+    drawn = (one for one in answer.series if one.observed is not None or one.history)
+    return {f"{one.series}.svg": draw(one, answer.label) for one in drawn}
+
+
+def draw(one: SeriesAnswer, label: str) -> bytes:
+    """The course of a series as SVG.
+
+    Args:
+        one: What the gate says of it.
+        label: Of the night.
+    """
+    title = f"{named(one)}: {STATUS_SAID[one.status]}"
+    with settings():
+        return to_svg(_figure(one, label, title), title)
+
+
+def _figure(one: SeriesAnswer, label: str, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    axes = figure.add_subplot()
+    nights = range(len(one.history))
+    means = [point.mean for point in one.history]
+    axes.plot(nights, means, color=BLUE, marker="o", markersize=3.5, linewidth=1.2, label="accepted nights")
+    if one.expected is not None:
+        axes.axhline(one.expected, color=REFERENCE_COLOUR, linewidth=0.9, label="expected")
+    for bound, colour, said in ((one.worst, RED, "worse beyond"), (one.best, GREEN, "better beyond")):
+        if bound is not None:
+            axes.axhline(bound, color=colour, linewidth=0.9, linestyle=(0, (4, 2)), label=said)
+    tonight = len(means)
+    axes.plot([tonight] * len(one.scores), one.scores, color=RED, marker="_", linestyle="none", label="its seeds")
+    if one.observed is not None:
+        axes.plot([tonight], [one.observed], color=RED, marker="D", markersize=5, linestyle="none", label="tonight")
+    if one.confirmation:
+        again = [tonight + 0.4] * len(one.confirmation)
+        axes.plot(again, one.confirmation, color=RED, marker="x", linestyle="none", label="new seeds")
+    labels = [*(point.label for point in one.history), label]
+    # Counted from tonight backwards, so that it is always named.
+    places = range(len(labels) - 1, -1, -max(1, -(-len(labels) // MOST_LABELS)))
+    axes.set_xticks(list(places), [plain(labels[place], 24) for place in places], rotation=45, ha="right", fontsize=7)
+    axes.set_xlim(-0.5, tonight + 0.9)
+    axes.set_ylabel(plain(one.name.metric, 40))
+    axes.set_title(plain(title, 90), loc="left")
+    axes.grid(visible=False, axis="x")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=7)
+    return figure

@@ -1,0 +1,184 @@
+"""Runs that the gate has done by child processes: the suspect ones again with new seeds, or a failing cell elsewhere.
+
+What is run is a suite that the user names, or the one that lies beside the baseline; never what a record says.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.gate.answer import SeriesAnswer
+from lora_bench.gate.baseline import CONFIRMATION
+from lora_bench.gate.read_night import night_of
+from lora_bench.gate.series import Night
+from lora_bench.records.outcomes import at_work
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.probe_store import probe_files, read_probes
+from lora_bench.records.record import Record
+from lora_bench.records.store import read_records, record_files
+from lora_bench.util.paths import PACKAGE
+from lora_bench.util.signals import CODES, Stopped, stopping_on_signals
+
+NAMES = {code: name for name, code in CODES.items()}
+
+# How long a child that is told to end at once has for it; its workers take up to ten seconds.
+INSIST_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """How runs are done again.
+
+    Args:
+        suite: The suite, by name or file.
+        options: Further options of `lora-bench run` and `probe`, such as `--data-dir FOLDER`.
+        workers: Runs at once; probes are measured one by one.
+        python: The interpreter; this one by default.
+        environment: Variables of the child.
+    """
+
+    suite: str
+    options: tuple[str, ...] = ()
+    python: str = sys.executable
+    environment: dict[str, str] | None = None
+    workers: int | None = None
+
+    def command(self, verb: str, runs: Path, *arguments: str) -> list[str]:
+        """A command that does runs into *runs*."""
+        workers = ["--workers", str(self.workers)] if self.workers is not None and verb == "run" else []
+        given = ["--runs", str(runs), *arguments, *self.options, *workers, "--quiet"]
+        return [self.python, "-m", "lora_bench.cli", verb, self.suite, *given]
+
+    @at_work()
+    def do(self, verb: str, runs: Path, *arguments: str, log: Path | None = None) -> int:
+        """Do the runs; the exit code.
+
+        Args:
+            verb: `run` or `probe`.
+            runs: The folder that gets `SUITE/...`.
+            arguments: Further ones.
+            log: A file that gets what is said; the terminal by default.
+
+        Raises:
+            Stopped: If a signal ended them: what they had is saved.
+            WorkBroken: If they cannot be begun.
+        """
+        command = self.command(verb, runs, *arguments)
+        environment = self.environment or own_environment()
+        with ExitStack() as stack:
+            file = None if log is None else stack.enter_context(log.open("ab"))
+            # In a session of its own, so that a signal of the terminal reaches it once, through us: a second one insists.
+            child = subprocess.Popen(
+                command,
+                env=environment,
+                start_new_session=True,
+                stdout=file,
+                stderr=None if file is None else subprocess.STDOUT,
+            )
+            try:
+                with stopping_on_signals(lambda name: child.send_signal(signal.Signals[name])) as stopped:
+                    code = child.wait()
+            except Stopped as stop:
+                _insist(child, stop.name)
+                raise
+        if stopped or code in NAMES:
+            raise Stopped(stopped[0] if stopped else NAMES[code])
+        return code
+
+
+def _insist(child: subprocess.Popen[bytes], name: str) -> None:
+    """Pass on a signal that insists, and leave nothing of a child that does not end by it."""
+    try:
+        child.send_signal(signal.Signals[name])
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(INSIST_SECONDS)
+    finally:
+        # Also where a third signal came meanwhile.
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
+            child.wait()
+
+
+def own_environment() -> dict[str, str]:
+    """This process's variables, with this very lora_bench importable by a child."""
+    path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # `-m` puts the working folder first, which may be a checkout of what is installed; the script `lora-bench` does not.
+    alike = {} if {"", str(Path.cwd())} & set(sys.path) else {"PYTHONSAFEPATH": "1"}
+    return {**os.environ, "PYTHONPATH": path, **alike}
+
+
+def confirmation_of(folder: Path, label: str) -> Path:
+    """Where the runs of a night lie that were done again: the series LABEL-confirm beside it."""
+    # Resolved, as the night may be named by `.`, which has no parent of its own.
+    return folder.resolve().parent / f"{label}{CONFIRMATION}"
+
+
+def read_confirmation(folder: Path, label: str) -> Night | None:
+    """The runs of a night that were done again, or None where none were."""
+    place = confirmation_of(folder, label)
+    records = read_records(place) if record_files(place) else []
+    probes: list[ProbeRecord] = []
+    for probed in _probed(place):
+        probes += read_probes(probed)
+    return night_of(records, f"{label}{CONFIRMATION}", probes) if records or probes else None
+
+
+def _probed(place: Path) -> list[Path]:
+    return [folder for folder in sorted(place.glob(f"{AGAIN}/*")) if probe_files(folder)]
+
+
+AGAIN = "probed-again"
+
+
+def confirm(folder: Path, label: str, suite_name: str, suspects: Sequence[SeriesAnswer], way: Way) -> Night | None:
+    """Do the runs of suspect series again, in a fresh process and with new seeds.
+
+    Args:
+        folder: Of the night, `RUNS/SUITE/LABEL`.
+        label: Of the night.
+        suite_name: The name of its suite.
+        suspects: The series to run again.
+        way: How.
+
+    Returns:
+        The night of these runs, or None where there is none.
+
+    Raises:
+        LoraBenchError: If the night lies where a second series cannot lie beside it.
+        Stopped: If a signal ended the runs.
+    """
+    resolved = folder.resolve()
+    if resolved.parent.name != suite_name:
+        raise LoraBenchError(
+            f"{folder} is not RUNS/{suite_name}/LABEL, so what is suspect cannot be run again beside it; "
+            "run the suite with --series LABEL, or leave it undecided with --no-confirm"
+        )
+    records = {record.run_id: record for record in read_records(folder)} if record_files(folder) else {}
+    again = [records[run_id] for one in suspects for run_id in one.run_ids if run_id in records]
+    if again:
+        series = f"{label}{CONFIRMATION}"
+        _checked(way.do("run", resolved.parents[1], "--series", series, "--no-probes", *_only(again, series)))
+    if any(one.name.task is None for one in suspects):
+        _checked(way.do("probe", confirmation_of(resolved, label) / AGAIN))
+    return read_confirmation(folder, label)
+
+
+def _only(records: Sequence[Record], series: str) -> list[str]:
+    """Options that name the runs of *records* in another series, whose ids follow from their specs."""
+    if any(record.spec.start is not None for record in records):
+        return []  # what they start from has other ids in another series too: the whole suite is run
+    ids = (record.spec.model_copy(update={"series": series}).run_id for record in records)
+    return [option for run_id in ids for option in ("--only", run_id)]
+
+
+def _checked(code: int) -> None:
+    if code not in (0, 3):
+        raise LoraBenchError(f"what is suspect could not be run again: the child ended with exit code {code}")

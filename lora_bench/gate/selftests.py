@@ -1,0 +1,156 @@
+"""What a gate would have done on one's own accepted nights: how often it would have cried, and what it would have seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.gate.answer import Answer, SeriesAnswer
+from lora_bench.gate.judge import indexed, judge_indexed, mean_of, past_of
+from lora_bench.gate.series import CellName, Night
+from lora_bench.report.text import plain, plural, score
+from lora_bench.stats.gate import judge_night
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The gate on every accepted night, held against the nights before it.
+
+    Args:
+        answers: One for each night that has a series with enough history, oldest first; without second seeds.
+        acknowledged: Series whose change was acknowledged with a night, by its label.
+    """
+
+    answers: tuple[Answer, ...]
+    acknowledged: dict[str, frozenset[str]]
+
+    def cried(self, answer: Answer) -> list[SeriesAnswer]:
+        """The series for which the gate would have cried in a night, those whose change was acknowledged left out."""
+        known = self.acknowledged.get(answer.label, frozenset())
+        alarms = ("regression", "failed")
+        return [one for one in answer.series if (one.status in alarms or one.suspect) and one.series not in known]
+
+
+def replay(nights: Sequence[Night], baseline: str, margin: float | None = None) -> Replay:
+    """Hold every accepted night against those before it."""
+    answers = []
+    known = indexed(nights)
+    for index, night in enumerate(known):
+        answer = judge_indexed(night, known[:index], baseline, margin=margin)
+        if any(one.expected is not None for one in answer.series):
+            answers.append(answer)
+    return Replay(tuple(answers), {night.label: frozenset(night.acknowledged) for night in nights})
+
+
+def replay_lines(found: Replay) -> list[str]:
+    """What a replay shows, for a terminal."""
+    if not found.answers:
+        return ["cannot decide: no accepted night has enough nights before it"]
+    cried = {answer.label: alarms for answer in found.answers if (alarms := found.cried(answer))}
+    lines = [f"{label}: {plain('; '.join(_alarm(one) for one in alarms), 1000)}" for label, alarms in cried.items()]
+    judged = sum(one.expected is not None for answer in found.answers for one in answer.series)
+    share = len(cried) / len(found.answers)
+    said = (
+        f"{len(cried)} of {plural(len(found.answers), 'night')} with enough history would have cried ({share:.1%}), over "
+        f"{judged:,} means held against their history; before suspects are run again with new seeds"
+    )
+    return [*lines, said]
+
+
+def _alarm(one: SeriesAnswer) -> str:
+    return f"{' · '.join(one.name.words)}: {one.findings[0].text}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How often a loss that is put into a series would have been seen.
+
+    Args:
+        nights: Nights that it was put into, one at a time.
+        seen: In how many of them it is suspect in the same night.
+        smallest: The loss that would have been seen in half of them, in the unit of the tests.
+        scale: Of the tests.
+    """
+
+    series: str
+    name: CellName
+    nights: int
+    seen: int
+    smallest: float
+    scale: str
+
+
+def inject(nights: Sequence[Night], loss: float, *, relative: bool, margin: float | None = None) -> list[Seen]:
+    """Put a loss into every accepted night that has enough history, series by series.
+
+    Args:
+        nights: Accepted, oldest first.
+        loss: Above 0: a share of the night's mean where *relative*, else in the unit of the metric.
+        relative: Which of the two.
+        margin: In place of the margins that the suite declared.
+
+    Raises:
+        LoraBenchError: If the loss is not above 0, or, of a time, not relative.
+    """
+    if not loss > 0:
+        raise LoraBenchError(f"a loss to inject is above 0, such as 5%, got {loss:g}")
+    tries: dict[str, list[tuple[bool, float]]] = {}
+    cells = {}
+    known = indexed(nights)
+    for index, night in enumerate(known):
+        of_night = night.cells
+        means = {series: mean for series, cell in of_night.items() if (mean := mean_of(cell)) is not None}
+        pasts = {series: past_of(series, of_night[series], known[:index], margin).history for series in means}
+        for series, mean in means.items():
+            cell = of_night[series]
+            shifted = _shifted(mean, loss, relative, cell.scale, cell.higher_is_better)
+            level = judge_night({**means, series: shifted}, pasts)[series].level
+            if level is not None:
+                tries.setdefault(series, []).append((level.direction == "worse", abs(level.worst - level.expected)))
+                cells[series] = cell
+    found = []
+    for series, tried in tries.items():
+        reaches = sorted(reach for _, reach in tried)
+        found.append(
+            Seen(
+                series=series,
+                name=cells[series].name,
+                nights=len(tried),
+                seen=sum(seen for seen, _ in tried),
+                smallest=reaches[len(reaches) // 2],
+                scale=cells[series].scale,
+            )
+        )
+    return sorted(found, key=lambda one: (one.seen / one.nights, one.name.words))
+
+
+def _shifted(mean: float, loss: float, relative: bool, scale: str, higher_is_better: bool) -> float:
+    sign = -1 if higher_is_better else 1
+    if scale == "log":
+        if not relative:
+            raise LoraBenchError("a loss of a time is given as a share, such as 5%")
+        return mean + sign * math.log1p(loss)
+    return mean + sign * (abs(mean) * loss if relative else loss)
+
+
+def inject_lines(found: Sequence[Seen], said: str) -> list[str]:
+    """What injecting shows, for a terminal, the least seen first.
+
+    Args:
+        found: One for each series.
+        said: The loss as the user gave it.
+    """
+    if not found:
+        return ["cannot decide: no accepted night has enough nights before it"]
+    lines = [
+        f"{one.seen} of {plural(one.nights, 'night')}: {plain(' · '.join(one.name.words))}; it takes "
+        f"{score(one.smallest) if one.scale == 'linear' else f'{one.smallest:.1%}'} in half of them"
+        for one in found
+    ]
+    seen, tried = sum(one.seen for one in found), sum(one.nights for one in found)
+    return [
+        *lines,
+        f"a loss of {said} would have been suspect in the same night in {seen / tried:.1%} of {tried:,} tries",
+    ]

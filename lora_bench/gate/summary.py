@@ -1,0 +1,155 @@
+"""An answer in words: Markdown for a step summary, worst first and within GitHub's limit, and lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_bench.gate.answer import SAID, STATUSES, Answer, SeriesAnswer, Status
+from lora_bench.report.text import MISSING, code, fenced, inert, plain, plural, score, table
+
+# GitHub refuses a step summary of more than 1 MiB, whole.
+MAX_BYTES = 1_000_000
+BARS = "▁▂▃▄▅▆▇█"
+MOST_NIGHTS_DRAWN = 20
+
+STATUS_SAID: dict[Status, str] = {
+    "regression": "regression",
+    "failed": "failed",
+    "undecided": "cannot decide",
+    "flaky": "flaky",
+    "improved": "improved",
+    "pass": "pass",
+}
+COLUMNS = ("series", "status", "tonight", "expected", "bound", "margin", "nights", "course")
+
+
+def named(one: SeriesAnswer) -> str:
+    """The name of a series as one line of plain text."""
+    return plain(" · ".join(one.name.words))
+
+
+def counted(answer: Answer) -> str:
+    """How many series have which status: "1 regression, 11 pass"."""
+    numbers = ((len(answer.of_status(status)), STATUS_SAID[status]) for status in STATUSES)
+    return ", ".join(f"{number} {said}" for number, said in numbers if number) or "no series"
+
+
+def headline(answer: Answer) -> str:
+    """The answer in a sentence of plain text."""
+    against = plural(answer.nights, "accepted night")
+    return plain(
+        f"{SAID[answer.verdict]}: {answer.label} of {answer.suite} against {against} of {answer.baseline} ({counted(answer)})"
+    )
+
+
+def terminal_lines(answer: Answer) -> list[str]:
+    """What a terminal shows: every series that is not as it was, and how to do it again."""
+    lines = []
+    for one in answer.series:
+        if not one.findings:
+            continue
+        lines.append(f"{STATUS_SAID[one.status]}: {named(one)} [{one.series}]")
+        lines += [f"    {plain(finding.text, 600)}" for finding in one.findings]
+        if one.status in ("regression", "failed"):
+            lines += [f"    again: {plain(command)}" for command in one.commands]
+    for change in answer.environment_changes:
+        lines.append(
+            plain(f"changed since {answer.last}: {change.what}: {change.before or 'none'} → {change.after or 'none'}")
+        )
+    for one in answer.flaky_warnings:
+        lines.append(f"warning: {named(one)} was flaky in {one.flaky_nights} of the last nights")
+    return [*lines, headline(answer)]
+
+
+def summary_lines(answer: Answer, limit: int = MAX_BYTES) -> list[str]:
+    """The answer as Markdown, of at most *limit* bytes: series that do not fit any more are left out, and counted."""
+    changes = _changes(answer)
+    head = [f"# {inert(answer.baseline)}: {SAID[answer.verdict]}", "", f"{inert(headline(answer))}.", "", *changes]
+    header = table(COLUMNS, [], numbers_from=2)
+    details = {one.series: _details(one) for one in answer.series if one.findings}
+    room = limit - _bytes([*head, *header]) - 1_000  # for what is said of the rest
+    rows: list[str] = []
+    for one in answer.series:
+        row = table(COLUMNS, [_row(one)], numbers_from=2)[-1]
+        if _bytes([row]) > room:
+            break
+        room -= _bytes([row])
+        rows.append(row)
+    sections: list[str] = []
+    told = 0
+    for one in answer.series[: len(rows)]:
+        section = details.get(one.series, [])
+        if _bytes(section) > room:
+            break
+        room -= _bytes(section)
+        sections += section
+        told += bool(section)
+    rest = []
+    if len(rows) < len(answer.series):
+        rest.append(f"{len(answer.series) - len(rows):,} of {len(answer.series):,} series are not shown.")
+    if told < len(details):
+        rest.append(f"What was found is not shown for {len(details) - told:,} of {len(details):,} series.")
+    flaky = [f"- {inert(named(one))}: flaky in {one.flaky_nights} of the last nights" for one in answer.flaky_warnings]
+    warned = ["", "## Flaky", "", *flaky[:50]] if flaky else []
+    return [*head, *header, *rows, *(["", " ".join(rest)] if rest else []), *sections, *warned]
+
+
+def _bytes(lines: Sequence[str]) -> int:
+    return sum(len(line.encode("utf-8")) + 1 for line in lines)
+
+
+def _row(one: SeriesAnswer) -> list[str]:
+    margin = MISSING if one.margin is None else f"{one.margin:.3g}"
+    bound = one.worst if one.observed is None or one.expected is None else _bound(one)
+    return [
+        inert(named(one)),
+        STATUS_SAID[one.status],
+        score(one.observed),
+        score(one.expected),
+        score(bound),
+        margin,
+        str(len(one.history)),
+        course(one) or MISSING,
+    ]
+
+
+def _bound(one: SeriesAnswer) -> float | None:
+    """The bound on the side to which tonight moved."""
+    assert one.observed is not None and one.expected is not None
+    worse = one.observed <= one.expected if one.higher_is_better else one.observed >= one.expected
+    return one.worst if worse else one.best
+
+
+def course(one: SeriesAnswer) -> str:
+    """The last nights and tonight as bars, the lowest and the highest of them between them."""
+    values = [point.mean for point in one.history[-MOST_NIGHTS_DRAWN:]]
+    values += [] if one.observed is None else [one.observed]
+    if len(values) < 2:
+        return ""
+    low, high = min(values), max(values)
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return "".join(BARS[round((value - low) / step)] for value in values)
+
+
+def _details(one: SeriesAnswer) -> list[str]:
+    lines = ["", f"## {STATUS_SAID[one.status]}: {inert(named(one))}", "", f"Series {code(one.series)}."]
+    if one.scores:
+        lines[-1] += f" Tonight's seeds: {', '.join(map(score, one.scores))}."
+    if one.confirmation:
+        lines[-1] += f" New seeds: {', '.join(map(score, one.confirmation))}."
+    lines += ["", *(f"- {inert(finding.text, 600)}" for finding in one.findings)]
+    if one.commands and one.status in ("regression", "failed", "undecided"):
+        lines += ["", "Again:", "", *fenced(one.commands)]
+    return lines
+
+
+def _changes(answer: Answer) -> list[str]:
+    """What is different from the last accepted night's environment, as a table."""
+    if not answer.environment_changes:
+        return []
+    header = ("environment", f"{inert(answer.last or '')}", f"{inert(answer.label)}")
+    rows = [
+        [inert(change.what), code(change.before or "none"), code(change.after or "none")]
+        for change in answer.environment_changes[:200]
+    ]
+    return [*table(header, rows, numbers_from=3), ""]

@@ -1,0 +1,1 @@
+"""Base models: find them, load them, check their files, and rewrite them where a family needs it."""

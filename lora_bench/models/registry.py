@@ -1,0 +1,288 @@
+"""Base models: found by name, on the disk or on the hub, and known by a hash of what they are made of.
+
+A name is one that lora_bench ships or rewrites (`known_models`), a folder in Hugging Face's layout, or a model on the hub;
+all three end as a folder, and from there on nothing differs. Weights are read from safetensors only, and no code of a model's
+is run: see `lora_bench.models.safety` for the two exceptions that a user can make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.models.safety import (
+    PICKLED_INDEX,
+    PICKLED_WEIGHTS,
+    as_safetensors,
+    check_code,
+    check_weights,
+    pickles,
+    read_config,
+)
+from lora_bench.models.shapes import PREFIX, shape_folder
+from lora_bench.records.spec import content_hash
+from lora_bench.util.hub import COMMIT
+from lora_bench.util.paths import PACKAGE
+from lora_bench.util.pip_assets import is_cached
+
+Progress = Callable[[str], None]
+
+# What a model is made of; the rest of a folder (cards, logs, other formats) does not change it.
+MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
+               "*.model", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model on this machine.
+
+    Args:
+        name: As the user named it.
+        shown: As a reader should see it.
+        folder: Where its files are.
+        sha256: Hash of its content.
+        revision: Commit on the hub, where it came from there.
+        model_type: transformers' name of its family, such as "roberta".
+        has_weights: Whether its folder has them; a shape's are drawn at random.
+        remote_code: Whether code that comes with it is run.
+        warnings: What a record of it has to say.
+    """
+
+    name: str
+    shown: str
+    folder: Path
+    sha256: str
+    revision: str | None
+    model_type: str
+    has_weights: bool = True
+    remote_code: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that lora_bench ships or rewrites from a named asset.
+
+    Args:
+        shown: What reports call it.
+        about: One line for `lora-bench list models`.
+        asset: The asset it is made from, or None where it comes with the package.
+        folder: Gives its folder, obtaining what is missing.
+    """
+
+    shown: str
+    about: str
+    asset: str | None
+    folder: Callable[[Progress | None], Path]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can be had without the network."""
+        return self.asset is None or is_cached(self.asset)
+
+
+def known_models() -> dict[str, KnownModel]:
+    """The models that need no hub, by name."""
+
+    def roberta(progress: Progress | None) -> Path:
+        from lora_bench.models.minilm import roberta_folder
+
+        return roberta_folder(progress)
+
+    def deberta(progress: Progress | None) -> Path:
+        from lora_bench.models.minilm import deberta_folder
+
+        # 32 buckets tell apart what inputs of some 64 tokens can hold; DeBERTa-v3's 256 would make a step cost half again
+        # as much, and the relative terms start at zero either way.
+        return deberta_folder(progress, position_buckets=32)
+
+    return {
+        "minilm-l6-roberta": KnownModel(
+            shown="MiniLM-L6 in the RoBERTa class",
+            about="all-MiniLM-L6-v2 (22.7 M weights) rewritten exactly as a RoBERTa",
+            asset="minilm-l6",
+            folder=roberta,
+        ),
+        "minilm-l6-deberta": KnownModel(
+            shown="MiniLM-L6 in the DeBERTa-v2 class",
+            about="all-MiniLM-L6-v2 rewritten exactly as a DeBERTa-v2 with disentangled attention",
+            asset="minilm-l6",
+            folder=deberta,
+        ),
+        "gpt2-mini": KnownModel(
+            shown="gpt2-mini (5.4 M weights)",
+            about="a GPT-2 of 5.4 M weights pretrained for lora_bench; comes with the package",
+            asset=None,
+            folder=lambda progress: PACKAGE / "data" / "gpt2-mini",
+        ),
+    }
+
+
+def find_model(
+    name: str,
+    *,
+    base: Path,
+    revision: str | None = None,
+    shown: str | None = None,
+    progress: Progress | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> BaseModel:
+    """The base model that *name* stands for: a known one, a folder (seen from *base*), a shape, or one on the hub.
+
+    Args:
+        name: Which.
+        base: The folder that a folder's name is seen from.
+        revision: Commit, tag or branch on the hub.
+        shown: What reports call it.
+        progress: Told what takes a while.
+        trust_remote_code: Whether code of its repository is run; *revision* must then be a commit.
+        allow_pickle: Whether weights that lie in a pickle alone are read; see `model_files`.
+
+    Raises:
+        LoraBenchError: If nothing answers to the name, its weights are not in safetensors, or it needs code that is not
+            trusted.
+        AssetUnavailable: If a known model's asset is neither cached nor to be had.
+    """
+    if name.startswith(PREFIX):
+        config = shape_folder(name) / "config.json"
+        return BaseModel(
+            name=name,
+            shown=shown or f"{name.removeprefix(PREFIX)} (random weights)",
+            folder=config.parent,
+            sha256=_hash_of_files(config.parent),
+            revision=None,
+            model_type=json.loads(config.read_text(encoding="utf-8"))["model_type"],
+            has_weights=False,
+        )
+    known = known_models().get(name)
+    if known is not None:
+        folder = known.folder(progress)
+        return _base_model(name, shown or known.shown, folder)
+    found = _folder(name, base)
+    if found is not None:
+        if trust_remote_code:
+            raise LoraBenchError(
+                f"model {name!r} is a folder, whose code no commit pins: trust_remote_code is for a model on the hub"
+            )
+        return _base_model(name, shown or Path(name).name, found, allow_pickle=allow_pickle)
+    if trust_remote_code and (revision is None or not COMMIT.fullmatch(revision)):
+        raise LoraBenchError(f"model {name!r}: trust_remote_code needs a revision of all 40 digits, got {revision!r}")
+    folder, commit = _from_hub(name, revision, progress, code=trust_remote_code, pickled=allow_pickle)
+    pinned = {"hub": name, "commit": commit, **({"code": True} if trust_remote_code else {})}
+    return _base_model(
+        name,
+        shown or name,
+        folder,
+        sha256=content_hash(pinned),
+        revision=commit,
+        trusted=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+
+
+def _folder(name: str, base: Path) -> Path | None:
+    """The folder that a name stands for, or None where there is none."""
+    try:
+        folder = base / Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError):  # a name longer than any path, or the home of a user that does not exist
+        return None
+
+
+def _base_model(
+    name: str,
+    shown: str,
+    folder: Path,
+    *,
+    sha256: str | None = None,
+    revision: str | None = None,
+    trusted: bool = False,
+    allow_pickle: bool = False,
+) -> BaseModel:
+    """Check a model's folder; its files are hashed where no hash is given."""
+    if not (folder / "config.json").is_file():
+        raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is no Hugging Face model")
+    config = read_config(name, folder)
+    check_code(name, folder, config, trusted=trusted)
+    check_weights(name, folder, config)
+    warnings: tuple[str, ...] = ()
+    if trusted:
+        warnings += (f"{name} ran code of its repository at commit {revision}, as its suite says",)
+    if not any(folder.glob("*.safetensors")):
+        found = pickles(folder)
+        if not allow_pickle:
+            danger = f" ({', '.join(found)} can run code when read)" if found else ""
+            raise LoraBenchError(
+                f"model {name!r} has no weights in safetensors{danger}; name a revision that has them, or, if you trust "
+                f"whoever made it, --allow-pickle {shlex.quote(name)}"
+            )
+        folder = as_safetensors(name, folder)
+        warnings += (f"the weights of {name} were read from a pickle, which --allow-pickle named",)
+    if not isinstance(config.get("model_type"), str) or not config["model_type"]:
+        raise LoraBenchError(f"model {name!r}: its config.json does not say its model_type")
+    return BaseModel(
+        name=name,
+        shown=shown,
+        folder=folder,
+        sha256=sha256 or _hash_of_files(folder),
+        revision=revision,
+        model_type=config["model_type"],
+        remote_code=trusted,
+        warnings=warnings,
+    )
+
+
+def _hash_of_files(folder: Path) -> str:
+    """Hash of what a model is made of, the same whatever version of transformers wrote its configuration."""
+    hashes: dict[str, str] = {}
+    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
+        if path.suffix == ".json" and path.name == "config.json":
+            config = json.loads(path.read_text(encoding="utf-8"))
+            hashes[path.name] = content_hash(
+                {key: value for key, value in config.items() if key not in ("transformers_version", "_name_or_path")}
+            )
+        else:
+            with path.open("rb") as file:
+                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return content_hash(hashes)
+
+
+def _from_hub(
+    name: str, revision: str | None, progress: Progress | None, *, code: bool, pickled: bool
+) -> tuple[Path, str]:
+    """The folder and the commit of a model on the hub; of its weights only safetensors are downloaded.
+
+    Args:
+        name: Which.
+        revision: Of it.
+        progress: Told what takes a while.
+        code: Whether its code is downloaded too.
+        pickled: Whether pickled weights are, where it has no others.
+
+    Raises:
+        LoraBenchError: If it is not to be had, or has no weights in safetensors.
+    """
+    from lora_bench.util.hub import snapshot
+
+    if progress is not None:
+        progress(f"looking for {name} on the Hugging Face hub")
+    hint = f"{did_you_mean(name, known_models())} (without the hub: {', '.join(known_models())}, or a folder)"
+    # Folders of a repository hold other formats of the same model, such as onnx/.
+    files = (*MODEL_FILES, "*.py") if code else MODEL_FILES
+    found = snapshot("model", name, revision, files, leave=("*/*",), hint=hint)
+    if (found.folder / "config.json").is_file() and not any(found.folder.glob("*.safetensors")):
+        if pickled:
+            found = snapshot("model", name, found.commit, (*files, PICKLED_WEIGHTS, PICKLED_INDEX), leave=("*/*",))
+            return found.folder, found.commit
+        raise LoraBenchError(
+            f"model {name!r} has no weights in safetensors on the hub at revision {revision or 'main'}, and others can run "
+            "code when read: name a `revision:` that has them (the hub's converter often offers one as refs/pr/N), or, if "
+            f"you trust whoever made it, --allow-pickle {shlex.quote(name)}"
+        )
+    return found.folder, found.commit

@@ -1,0 +1,213 @@
+"""What in a base model's folder can run code on this machine, and what is done about it.
+
+A pickle runs code when it is read, so weights come from safetensors. A pickle that the user names on the command line is read
+once, by torch's restricted reader, which makes tensors and nothing else of it, and kept as safetensors. Code that comes with a
+model is run for a suite that names the model and its commit, and only code of that commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.util.paths import cache_folder
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# What a user may name: the form in which transformers wrote weights before safetensors, and its parts.
+PICKLED_WEIGHTS, PICKLED_INDEX = "pytorch_model*.bin", "pytorch_model.bin.index.json"
+# Before this release torch's restricted reader could be made to write outside of its buffers (CVE-2026-24747).
+SAFE_TORCH = (2, 10)
+
+
+def pickles(folder: Path) -> list[str]:
+    """The files of a folder that can run code when they are read."""
+    return sorted({path.name for pattern in PICKLES for path in folder.glob(pattern)})
+
+
+def read_config(name: str, folder: Path) -> dict[str, Any]:
+    """A model's configuration.
+
+    Raises:
+        LoraBenchError: If it cannot be read, or would bring an adapter or code from elsewhere with it.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoraBenchError(f"model {name!r}: its config.json cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise LoraBenchError(f"model {name!r}: its config.json must be an object, got {type(config).__name__}")
+    if (folder / "adapter_config.json").exists():
+        # transformers would load the base that it names, from wherever that is, and a pickled adapter on top.
+        raise LoraBenchError(
+            f"model {name!r} is an adapter on another model (it has an adapter_config.json): merge it with PEFT's "
+            "merge_and_unload(), save the result with save_pretrained(FOLDER), and name FOLDER"
+        )
+    kernel = next((value for key, value in _texts(config) if key.endswith("_implementation") and "/" in value), None)
+    if kernel is not None:
+        raise LoraBenchError(
+            f"model {name!r}: its config.json asks for code from {kernel!r} on the hub, which is not run"
+        )
+    return config
+
+
+def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a model's folder that would have transformers read another file for its weights than safetensors.
+
+    Args:
+        name: As the user named it.
+        folder: Where it lies.
+        config: Its configuration.
+
+    Raises:
+        LoraBenchError: If its configuration names a file of weights, or an index of safetensors a file that is none of them.
+    """
+    if config.get("transformers_weights") is not None:
+        raise LoraBenchError(
+            f"model {name!r}: its config.json names its file of weights ({config['transformers_weights']!r}), which may be a "
+            "pickle; take out transformers_weights, and call the file model.safetensors"
+        )
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        try:
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            raise LoraBenchError(f"model {name!r}: {index.name} is no index of weights") from None
+        for shard in shards:
+            plain = isinstance(shard, str) and shard.endswith(".safetensors") and not set(shard) & {"/", "\\", "\0"}
+            if not plain or not (folder / shard).is_file():
+                raise LoraBenchError(
+                    f"model {name!r}: {index.name} names {shard!r}, and may only name files beside it that end in .safetensors"
+                )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a configuration, with the key that it is under."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for inner, part in value.items():
+            yield from _texts(part, key if key.endswith("_implementation") else str(inner))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part, key)
+
+
+def check_code(name: str, folder: Path, config: dict[str, Any], *, trusted: bool) -> None:
+    """Refuse a model that needs code which its suite does not name.
+
+    Args:
+        name: As the user named it.
+        folder: Where it lies.
+        config: Its configuration.
+        trusted: Whether its suite names it with a commit and says `trust_remote_code: true`.
+
+    Raises:
+        LoraBenchError: If it cannot be loaded without code of its own, or if the code lies in another repository.
+    """
+    named = [value for key, value in _code(config)]
+    if not trusted:
+        if named and not _is_known(str(config.get("model_type"))):
+            raise LoraBenchError(
+                f"model {name!r} comes with code of its own ({', '.join(dict.fromkeys(named))}), which is not run; if you "
+                "have read and trust it, name it in the suite as {model: …, revision: COMMIT, trust_remote_code: true}, "
+                "with all 40 digits of the commit"
+            )
+        return
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        named += [value for key, value in _code(_object(tokenizer))]
+    elsewhere = [value for value in named if "--" in value]
+    if elsewhere:
+        raise LoraBenchError(
+            f"model {name!r} runs code of another repository ({elsewhere[0]}), which the suite's revision does not pin"
+        )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _code(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """The classes that a configuration takes from files beside it."""
+    return [(key, value) for name in ("auto_map", "custom_pipelines") for key, value in _texts(config.get(name), name)]
+
+
+def _is_known(model_type: str) -> bool:
+    """Whether transformers has a class for it, and so needs no code."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
+
+
+def as_safetensors(name: str, folder: Path) -> Path:
+    """A copy of a model's folder whose pickled weights are rewritten as safetensors; one that was made before is used again.
+
+    Args:
+        name: As the user named it.
+        folder: Where it lies.
+
+    Raises:
+        LoraBenchError: If the pickle holds anything but tensors, or torch is too old to read one safely.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    parts = sorted(folder.glob(PICKLED_WEIGHTS))
+    if not parts:
+        raise LoraBenchError(
+            f"model {name!r} has no weights in safetensors and none in {PICKLED_WEIGHTS}, the only pickles that are read"
+        )
+    release = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if release < SAFE_TORCH:
+        raise LoraBenchError(
+            f"model {name!r} has pickled weights, and torch {torch.__version__} does not read a pickle safely "
+            f"(CVE-2026-24747); use torch {'.'.join(map(str, SAFE_TORCH))} or later"
+        )
+    digest = hashlib.sha256()
+    beside = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt", ".model")]
+    for path in [*parts, *beside]:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    made = cache_folder("unpickled") / digest.hexdigest()[:32]
+    if made.is_dir():
+        return made
+    weights: dict[str, torch.Tensor] = {}
+    for path in parts:
+        weights |= _tensors(name, path)
+    with tempfile.TemporaryDirectory(prefix=".unpickled-", dir=made.parent) as temporary:
+        target = Path(temporary, "model")
+        target.mkdir()
+        for path in beside:
+            if path.name != PICKLED_INDEX:
+                shutil.copyfile(path, target / path.name)
+        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+        try:
+            target.rename(made)
+        except OSError:
+            if not made.is_dir():  # another process was faster
+                raise
+    return made
+
+
+def _tensors(name: str, path: Path) -> dict[str, Any]:
+    """The tensors of a pickle, each with memory of its own."""
+    import torch
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the reader meets in a file that may be anything
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise LoraBenchError(f"model {name!r}: {path.name} is not read: {first}") from None
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise LoraBenchError(f"model {name!r}: {path.name} holds other things than tensors by name")
+    return {str(key): value.detach().clone().contiguous() for key, value in found.items()}

@@ -1,0 +1,34 @@
+"""Shapes of well-known models: their public configurations, without their weights.
+
+Speed, memory and counts depend on a model's shape and not on what its weights are, so a probe of `shape:roberta-base` needs
+no download: its weights are drawn at random.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_bench.errors import unknown
+from lora_bench.util.paths import PACKAGE
+
+PREFIX = "shape:"
+
+
+def known_shapes() -> dict[str, Path]:
+    """The folder of each shape's configuration, by the name of its model."""
+    return {path.parent.name: path.parent for path in sorted((PACKAGE / "data" / "shapes").glob("*/config.json"))}
+
+
+def shape_folder(name: str) -> Path:
+    """The folder of a shape's configuration.
+
+    Args:
+        name: With its prefix: `shape:roberta-base`.
+
+    Raises:
+        LoraBenchError: If no shape has the name.
+    """
+    known = {f"{PREFIX}{shape}": folder for shape, folder in known_shapes().items()}
+    if name not in known:
+        raise unknown("shape", name, known)
+    return known[name]

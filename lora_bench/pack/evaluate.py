@@ -1,0 +1,95 @@
+"""What members of a pack answer: those with the same questions are asked together, on the selection split and at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from lora_bench.models.loading import writes_on
+from lora_bench.pack.generate import most_rows, writer
+from lora_bench.pack.stack import Stack
+from lora_bench.training.pipeline import Answered, Ready
+from lora_bench.training.scoring import EVALUATION_BATCH, Labelling, Writing, autocast, predict_in_order
+
+# What a family's attention makes of the rows' masks by itself.
+OWN_MASKS = ("deberta", "deberta-v2")
+
+
+def stack_of(members: Sequence[Ready]) -> Stack:
+    """The weights of members, side by side."""
+    kind = members[0].job.base_model.model_type
+    causal = None if kind in OWN_MASKS else writes_on(kind)
+    return Stack([member.model for member in members], causal=causal, pad=members[0].tokenizer.pad_token_id)
+
+
+def chosen_together(due: Mapping[int, Ready], stack: Stack) -> dict[str, Answered]:
+    """What members answer to the selection split after a step, by run id.
+
+    Args:
+        due: Those that are asked, by their number in the stack.
+        stack: All that are at work.
+    """
+    numbers = {ready.job.run_id: number for number, ready in due.items()}
+
+    def part(group: Sequence[Ready]) -> Stack:
+        return stack.part([numbers[ready.job.run_id] for ready in group])
+
+    return answers_together([*due.values()], lambda ready: [ready.job.spec.rules.choose_on], part)
+
+
+def answers_together(
+    asked: Sequence[Ready], splits: Callable[[Ready], Sequence[str]], stacked: Callable[[Sequence[Ready]], Stack]
+) -> dict[str, Answered]:
+    """What members answer, by run id; nothing of those that are better asked by themselves, or do not fit together.
+
+    Args:
+        asked: Who is asked.
+        splits: What each is asked.
+        stacked: The weights of some of them.
+    """
+    alike: dict[Any, list[Ready]] = {}
+    for ready in asked:
+        spec = ready.job.spec
+        of = (spec.task.data_sha256, spec.task.name, spec.training.max_length, str(spec.decoding), *splits(ready))
+        alike.setdefault(of, []).append(ready)
+    found: dict[str, Answered] = {}
+    for group in alike.values():
+        if len(group) > 1:
+            # Where that fails, each is asked by itself, and says why it fails.
+            with contextlib.suppress(Exception):
+                found |= _answers_of(group, splits(group[0]), stacked(group))
+    return found
+
+
+def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> dict[str, Answered]:
+    """What members with the same questions answer, by run id; nothing of one whose outputs are not finite."""
+    began = time.perf_counter()
+    answers: list[dict[str, list[Any]]] = [{} for _ in group]
+    for name in splits:
+        for given, own in zip(answers, _asked(group, name, stack), strict=True):
+            if own is not None:
+                given[name] = own
+    seconds = time.perf_counter() - began
+    return {
+        ready.job.run_id: Answered(given, seconds)
+        for ready, given in zip(group, answers, strict=True)
+        if len(given) == len(splits)
+    }
+
+
+def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[list[Any] | None]:
+    """What each member answers to a split, or None where its outputs are not finite."""
+    first = group[0]
+    questions, at_hand = first.questions[split], first.at_hand
+    if isinstance(at_hand, Writing):
+        return at_hand.answers_of_each(writer(stack), questions, [ready.seed for ready in group], most_rows(stack))
+    assert isinstance(at_hand, Labelling)
+    # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
+    rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
+    with autocast(first.model, first.job.spec):
+        logits = predict_in_order(stack.logits, questions, at_hand.collate, rows)
+    return [at_hand.answers_in(own) if torch.isfinite(own).all() else None for own in logits]

@@ -1,0 +1,342 @@
+"""Runs that take their steps together: each has what a run alone has (callbacks, checkpoints, a record), and ends like one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from transformers import Trainer
+
+from lora_bench.models.shared_copy import own_trained, share_frozen
+from lora_bench.pack.evaluate import answers_together, chosen_together, stack_of
+from lora_bench.pack.losses import loss_for
+from lora_bench.pack.optimiser import StackedAdamW
+from lora_bench.pack.stack import Stack
+from lora_bench.records.outcomes import DISK_FULL, is_disk_full, is_out_of_memory
+from lora_bench.records.record import Record
+from lora_bench.records.run_lock import Claim, Elsewhere
+from lora_bench.training.attempt import Facts
+from lora_bench.training.callbacks import Interrupted, Notify, stop_requested
+from lora_bench.training.checkpoint import load_trained
+from lora_bench.training.job import Job
+from lora_bench.training.keyed_dropout import key_of
+from lora_bench.training.pipeline import Answered, Ready, device_of_runs, prepare, score
+from lora_bench.training.run import concluded, trained_and_scored
+from lora_bench.training.scoring import autocast, quiet
+from lora_bench.util.failpoints import reach
+from lora_bench.util.heartbeat import heard
+
+
+class Apart(BaseException):
+    """The pack as a whole failed, which says nothing of any of its members: each is to be done by itself.
+
+    It passes by what makes records of failures, since it is no run's failure.
+    """
+
+
+class Member:
+    """One run among those that take their steps together.
+
+    Args:
+        ready: What it is before its first step.
+        trainer: Of the run: its schedule, its callbacks and its state, but never its loop.
+        claim: By which this process is at the run.
+    """
+
+    def __init__(self, ready: Ready, trainer: Trainer, claim: Claim) -> None:
+        self.ready = ready
+        self.trainer = trainer
+        self.claim = claim
+        # What is let go of when it is done.
+        self.held = ExitStack()
+        self._logged = 0
+        steps = trainer.args.max_steps
+        ready.model.to(device_of_runs()).train()
+        trainer.create_optimizer_and_scheduler(steps)
+        assert isinstance(trainer.optimizer, AdamW)
+        self.optimizer: AdamW = trainer.optimizer
+        trainer.state.max_steps, trainer.state.logging_steps = steps, 1
+        handler = trainer.callback_handler
+        handler.optimizer, handler.lr_scheduler = trainer.optimizer, trainer.lr_scheduler
+        self._tell("on_train_begin")
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return int(self.trainer.state.global_step)
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._tell("on_step_begin")
+
+    def batch(self) -> dict[str, Any]:
+        """What the step is to learn from."""
+        self.ready.model.train()
+        return dict(self.ready.at_hand.collate([dict(one) for one in self.ready.course.batch(self.step)]))
+
+    def end(self) -> None:
+        """The step is done."""
+        trainer = self.trainer
+        assert trainer.lr_scheduler is not None
+        trainer.lr_scheduler.step()
+        trainer.state.global_step += 1
+        self._tell("on_step_end")
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether its weights are scored on the selection split after the step."""
+        selection = self.ready.selection
+        return selection is not None and selection.is_due(self.step, last=self.is_done)
+
+    def note(self, loss: float, answered: Answered | None) -> None:
+        """Note what the step came to.
+
+        Args:
+            loss: Of the step.
+            answered: What it answers to the selection split, where that is known.
+        """
+        selection = self.ready.selection
+        if selection is not None and self.is_chosen:
+            split = self.ready.job.spec.rules.choose_on
+            answers = answered.answers[split] if answered is not None else None
+            selection.take(self.step, self.ready.model, answers)
+        # The Trainer divides what it logs by the steps since it last did, and a resumed one has not.
+        self._tell("on_log", {"loss": loss / (self.step - self._logged)})
+        self._logged = self.step
+        if self.is_done:
+            self._tell("on_train_end")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether that was the last step."""
+        return bool(self.trainer.control.should_training_stop)
+
+    def leave(self) -> None:
+        """Take the weights out of the company of others."""
+        own_trained(self.ready.model)
+
+    def _tell(self, what: str, *more: Any) -> None:
+        trainer = self.trainer
+        trainer.control = getattr(trainer.callback_handler, what)(trainer.args, trainer.state, trainer.control, *more)
+
+
+def take_together(
+    jobs: Sequence[Job], notify: Callable[[Job], Notify | None], begun: Callable[[Job], None]
+) -> Iterator[Record | Elsewhere]:
+    """Do the runs of a unit as a pack, and give what becomes of each as soon as it is known.
+
+    Where a stop is asked for, the runs that did not begin are given back by saying nothing of them.
+
+    Args:
+        jobs: Of one base model, one kind of task and one method; see `lora_bench.pack.plan`. As many as they say are at work at
+            once, and when one leaves, the next takes its place.
+        notify: What is told of the steps of a job.
+        begun: Told that a job begins.
+
+    Raises:
+        Apart: If something fails that is no member's own.
+    """
+    waiting, most = deque(jobs), jobs[0].at_once or len(jobs)
+    members: list[Member] = []
+    # Members come and go in any order, and each Trainer puts back how loud libraries were when it came.
+    with quiet(), ExitStack() as stack:
+
+        def admitted() -> Iterator[Record | Elsewhere]:
+            while waiting and len(members) < most and not stop_requested():
+                job = waiting.popleft()
+                with ExitStack() as own:
+                    beside = members[0].ready.model if members else None
+                    begins = _begin(job, own, beside, notify(job), begun)
+                    if isinstance(begins, Member):
+                        members.append(begins)
+                        begins.held = stack.enter_context(own.pop_all())
+                if not isinstance(begins, Member):
+                    yield begins
+
+        yield from admitted()
+        for left in steps_together(members):
+            answered = _scored_together([member.ready for member, reason in left if reason is None])
+            for member, reason in left:
+                ready = member.ready
+                scored = partial(score, ready, answered.get(ready.job.run_id))
+                attempt = partial(_raise, reason) if reason else partial(_in_company, scored)
+                with member.held:
+                    end = concluded(ready.job, member.claim, ready.facts, attempt)
+                yield end
+            yield from admitted()
+
+
+def _begin(
+    job: Job, held: ExitStack, beside: nn.Module | None, notify: Notify | None, begun: Callable[[Job], None]
+) -> Member | Record | Elsewhere:
+    """A run before its first step, or what becomes of one that takes none.
+
+    Args:
+        job: The run.
+        held: What it holds while it is at work: its claim, and its Trainer's folder.
+        beside: A model that is at work already.
+        notify: Told of its steps.
+        begun: Told that it begins.
+    """
+    try:
+        claim = job.folder.try_claim()
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        return job.record("failed", DISK_FULL)
+    if claim is None:
+        return job.folder.record() or Elsewhere(job.run_id)
+    held.enter_context(claim)
+    begun(job)
+    reach("run.held")
+    facts = Facts()
+    record = job.folder.record()
+    if record is not None:
+        return record
+    try:
+        ready = prepare(job, facts, notify, packed=True)
+        if not ready.is_trained():
+            if ready.has_rows_of_nothing:
+                # In a pack such a row looks at itself, and by itself at nothing: the others wait for it.
+                alone, facts = replace(job, exclusive=False), Facts()
+                attempt = partial(_in_company, partial(trained_and_scored, alone, facts, notify))
+                return concluded(alone, claim, facts, attempt)
+            if beside is not None:
+                share_frozen(ready.model, beside)  # before there is a Trainer, which takes all of a model to the device
+            return Member(ready, held.enter_context(ready.trainer()), claim)
+        attempt = partial(_in_company, partial(score, ready))
+    except Exception as error:
+        attempt = partial(_raise, _own_failure(error))
+    return concluded(job, claim, facts, attempt)
+
+
+def _in_company(attempt: Callable[[], Record]) -> Record:
+    """The record that an attempt comes to while others may be at work."""
+    try:
+        return attempt()
+    except Exception as error:
+        raise _own_failure(error) from None
+
+
+def _own_failure(error: Exception) -> Exception:
+    """What one member ended by.
+
+    Raises:
+        Apart: If it is want of memory: its company had some of it.
+    """
+    if is_out_of_memory(error):
+        raise Apart(f"{type(error).__name__}: {error}") from error
+    return error
+
+
+def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
+    """Take the steps of all members; give those that leave, with what each ended by where it is not its budget.
+
+    Args:
+        members: Those at work. Who leaves is taken out; who is put in meanwhile takes part from the next step on.
+
+    Raises:
+        Apart: If a step of all of them fails.
+    """
+    stack: Stack | None = None
+    while members:
+        left: list[tuple[Member, Exception | None]] = []
+        going = [member for member in members if _own(member, member.begin, left)]
+        if going:
+            try:
+                if stack is None or stack.members != [member.ready.model for member in going]:
+                    stack, optimiser = _stacked(going)
+                    _introduce(going)
+                losses = _step(going, stack, optimiser)
+            except Exception as error:
+                raise Apart(f"{type(error).__name__}: {error}") from error
+            ended = [
+                (index, member, loss)
+                for index, (member, loss) in enumerate(zip(going, losses, strict=True))
+                if _own(member, member.end, left)
+            ]
+            answered = chosen_together({index: member.ready for index, member, _ in ended if member.is_chosen}, stack)
+            for _, member, loss in ended:
+                note = partial(member.note, loss, answered.get(member.ready.job.run_id))
+                if _own(member, note, left) and member.is_done:
+                    left.append((member, None))
+        for member, _ in left:
+            members.remove(member)
+            try:
+                member.leave()
+            except Exception as error:
+                raise Apart(f"{type(error).__name__}: {error}") from error
+        if left:
+            yield left
+
+
+def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Exception | None]]) -> bool:
+    """Have one member do something; it leaves where that fails, and the others do not notice."""
+    try:
+        do()
+    except Exception as error:
+        left.append((member, _own_failure(error)))
+        return False
+    return True
+
+
+def _introduce(members: Sequence[Member]) -> None:
+    """Note who takes a step in whose company."""
+    ids = {member.ready.job.run_id for member in members}
+    for member in members:
+        facts = member.ready.facts
+        facts.packed_with = tuple(sorted({*facts.packed_with, *ids} - {member.ready.job.run_id}))
+
+
+def _stacked(members: Sequence[Member]) -> tuple[Stack, StackedAdamW]:
+    stack = stack_of([member.ready for member in members])
+    return stack, StackedAdamW(stack, [member.optimizer for member in members])
+
+
+def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> list[float]:
+    """One step of all members; the loss of each."""
+    first = members[0].ready.job
+    recipe = first.spec.training
+    keys = None
+    if recipe.masks == "keyed":
+        own = [key_of(member.ready.seed, member.step) for member in members]
+        keys = torch.tensor(own, dtype=torch.int32, device=device_of_runs())
+    with autocast(members[0].ready.model, first.spec):
+        losses, _, _ = stack(
+            [member.batch() for member in members], keys, loss_for(first.task.kind, recipe.label_smoothing)
+        )
+    losses.sum().backward()
+    optimiser.step([member.ready.job.spec.training.max_grad_norm for member in members])
+    return list(losses.detach().tolist())
+
+
+def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
+    """What members that are done answer to the splits that are scored, by run id; of whom a stop came before, nothing."""
+    try:
+        for ready in trained:
+            if ready.best is not None:
+                load_trained(ready.model, ready.best.weights)
+        # Each is then asked by itself, and leaves a checkpoint before it answers anything.
+        with heard(_end_on_stop):
+            found = answers_together(trained, lambda ready: ready.scored, stack_of)
+        for ready in trained:
+            own_trained(ready.model)
+    except Exception as error:
+        raise Apart(f"{type(error).__name__}: {error}") from error
+    return found
+
+
+def _end_on_stop() -> None:
+    if stop_requested():
+        raise Interrupted(f"stopped by {stop_requested()}")
+
+
+def _raise(error: Exception) -> Record:
+    raise error

@@ -1,0 +1,122 @@
+"""What a run is likely to cost, before it is done: from arithmetic, until this machine has a record of the same cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lora_bench.plan.size_fitting import MethodFit
+from lora_bench.records.budget import Axis
+from lora_bench.records.environment import cuda_devices, usable_cores
+from lora_bench.records.spec import PlannedSpec, PlannedTraining
+from lora_bench.tasks import TaskData
+
+# Rough numbers for machines that have no record of the same cell yet; a plan says "about".
+CPU_FLOPS_PER_THREAD = 50e9
+CUDA_FLOPS = 40e12
+BYTES_PER_WEIGHT = 4
+# Gradient and AdamW's two moments.
+BYTES_PER_TRAINED_WEIGHT = 12
+# Saved activations of one token in one layer, per unit of width, in float32: a frozen layer keeps fewer.
+ACTIVATION_BYTES_FULL = 64
+ACTIVATION_BYTES_FROZEN = 44
+WORDS_TO_TOKENS = 1.3
+# A step of decoding multiplies few rows at a time, which costs a token some three times as much as in a batch of whole texts.
+DECODED_TOKEN = 3
+# The libraries and the data of one worker.
+WORKER_BYTES = 700_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is likely to cost. From a record of the same cell where this machine has one, else from arithmetic."""
+
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    measured: bool
+
+
+def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
+    """The cost of a run from arithmetic; nothing where the method does not fit."""
+    if fit.parameters is None or fit.shape is None:
+        return Estimate(0.0, 0, 0, measured=False)
+    recipe, shape, parameters = spec.training, fit.shape, fit.parameters
+    is_full = spec.method.size is None and parameters.adapter + parameters.head == parameters.total
+    asked = _mean_tokens(data.splits["train"].texts)
+    written = (
+        0.0
+        if spec.decoding is None
+        else _mean_tokens([label for label in data.splits["train"].labels if isinstance(label, tuple)])
+    )
+    tokens = min(recipe.max_length, asked + written + 2)
+    # A forward pass multiplies twice a weight and token, a backward pass once more for inputs and once for weights.
+    rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
+    of_example = (6 if is_full else 4) * shape.multiplied * tokens
+    examples = _examples(
+        recipe,
+        {
+            "train_examples": 1.0,
+            "train_tokens": tokens,
+            "train_flops": of_example,
+            "train_seconds": of_example / rate,
+        },
+    )
+    train_flops = of_example * examples
+    scored = len(data.splits[spec.score_on].ids)
+    steps = math.ceil(examples / recipe.batch_size)
+    evaluations = 1 + (steps // spec.selection_every if spec.selection_every else 0)
+    answered = tokens
+    if spec.decoding is not None:
+        new = min(spec.decoding.max_new_tokens, written + 1)
+        answered = asked + new * spec.decoding.beams * DECODED_TOKEN
+    flops = train_flops / recipe.processes + 2 * shape.multiplied * answered * scored * evaluations
+    per_token = ACTIVATION_BYTES_FULL if is_full else ACTIVATION_BYTES_FROZEN
+    rows = recipe.batch_size // (recipe.accumulation * recipe.processes)
+    memory = (
+        BYTES_PER_WEIGHT * (parameters.total + parameters.adapter * (not is_full))
+        + BYTES_PER_TRAINED_WEIGHT * parameters.trained
+        + per_token * shape.layers * shape.width * rows * recipe.max_length
+    )
+    kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
+    return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
+
+
+def _mean_tokens(texts: Sequence[tuple[str, ...]]) -> float:
+    """Tokens that an example is likely to have, from the words of the first thousand."""
+    texts = texts[:1000]
+    words = sum(len(part.split()) for text in texts for part in text)
+    return words / max(1, len(texts)) * WORDS_TO_TOKENS
+
+
+def _examples(recipe: PlannedTraining, of_example: Mapping[Axis, float]) -> float:
+    """Examples that a run is likely to see before its target or a cap ends it.
+
+    Args:
+        recipe: Its work.
+        of_example: What an example comes to on each axis of work.
+    """
+    amounts = [recipe.target, *recipe.caps.items()]
+    return min(amount / of_example[axis] for axis, amount in amounts)
+
+
+def default_workers(costs: Sequence[Estimate], threads: int, *, timed: bool = False, processes: int = 1) -> int:
+    """How many runs to do at once: one a device, or as many as the cores and the free memory carry.
+
+    Args:
+        costs: What each run is likely to cost.
+        threads: CPU threads of each worker.
+        timed: Whether a clock ends any of them, so that they must have the machine to themselves.
+        processes: Of a run, at most.
+    """
+    if timed:
+        return 1
+    devices = cuda_devices()
+    if devices:
+        return max(1, min(len(devices) // processes, len(costs)))
+    import psutil
+
+    largest = max((cost.memory_bytes for cost in costs), default=0)
+    by_memory = int(psutil.virtual_memory().available) // (processes * (largest + WORKER_BYTES))
+    return max(1, min(usable_cores() // (threads * processes), by_memory, len(costs)))

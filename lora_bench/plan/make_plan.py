@@ -1,0 +1,374 @@
+"""What a suite comes to, before any training: every run with its fitted size, exact counts, and estimated cost.
+
+    Suite → data, base models, fits → [Cell], each a job or a row that cannot run, with its reason
+
+Data and base models are obtained here, so whatever is wrong with them is said before the first step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from lora_bench.errors import BudgetUnreachable, UnsupportedPair
+from lora_bench.methods import Method, with_size
+from lora_bench.models.registry import BaseModel
+from lora_bench.plan.cell import Cell
+from lora_bench.plan.checks import (
+    check_first_rung,
+    check_rates,
+    check_recipe,
+    check_schedule,
+    refuse_twins,
+    refuse_unreachable,
+)
+from lora_bench.plan.cost_estimate import Estimate, estimate_run
+from lora_bench.plan.inputs import LoadedTask, Progress, obtain
+from lora_bench.plan.micro_batch import micro_batch
+from lora_bench.plan.resolve import run_spec
+from lora_bench.plan.selection import best_rates, start_records
+from lora_bench.plan.size_fitting import MethodFit, fit_method
+from lora_bench.records.budget import Budget
+from lora_bench.records.spec import PlannedSpec, Start
+from lora_bench.records.store import RunFolder
+from lora_bench.suite.entries import MethodEntry
+from lora_bench.suite.halving import Rung
+from lora_bench.suite.load import CellRecipe, Suite
+from lora_bench.training.job import Job
+from lora_bench.training.measure.flops import step_flops
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Runs whose spec depends on records that are not there yet.
+
+    Args:
+        cells: The runs as they would be without these records: with the first learning rate, and from the pretrained model.
+        reason: What they wait for.
+        start: The task from whose run they start, or None.
+    """
+
+    cells: tuple[Cell, ...]
+    reason: str
+    start: str | None
+
+    @property
+    def runs(self) -> int:
+        """Their number."""
+        return len(self.cells)
+
+    @property
+    def seconds(self) -> float:
+        """What they are likely to cost together."""
+        return sum(cell.estimate.seconds for cell in self.cells)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every run of a suite, in the suite's order, and what was noticed about the data.
+
+    Args:
+        cells: The runs that are known.
+        waiting: Those that become known when others are done.
+    """
+
+    suite: Suite
+    cells: tuple[Cell, ...]
+    runs: Path
+    warnings: tuple[str, ...]
+    waiting: tuple[Waiting, ...] = ()
+
+    @property
+    def missing(self) -> list[Cell]:
+        """The runs that are still to be done: those that can be and have no record."""
+        return [cell for cell in self.cells if cell.record is None]
+
+
+def make_plan(
+    suite: Suite,
+    runs: Path,
+    *,
+    series: str | None = None,
+    data_dir: Path | None = None,
+    only: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Plan:
+    """Resolve a suite to its runs.
+
+    Args:
+        suite: What to run.
+        runs: The folder of this suite's runs; read, not written.
+        series: Label of a repeat, which gives runs of its own.
+        data_dir: Folder that holds data sets in the layout in which they circulate, for every task that has one.
+        only: Run ids that are asked for by name: a learning rate that is in one of them need not be chosen by trials.
+        progress: Told what takes a while.
+
+    Raises:
+        BadInput: With every fault of the data and the base models, or where no method but `full` can meet the budget.
+    """
+    tasks, models = obtain(suite, data_dir, progress)
+    planner = _Planner(suite, runs, series, data_dir, only, progress)
+    # A run that starts from another task's needs that task's runs to be known.
+    started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
+    for loaded in sorted(tasks, key=lambda loaded: loaded.task.task in started):
+        for base_model in models:
+            for entry in suite.methods:
+                if entry.is_for(loaded.task.task, base_model.name):
+                    for budget in suite.budgets(entry):
+                        planner.add(loaded, base_model, entry, budget)
+    order = {loaded.task.task: index for index, loaded in enumerate(tasks)}
+    cells = sorted(_estimated_from_records(planner.cells), key=lambda cell: order[cell.job.spec.task.name])
+    refuse_twins(suite, cells)
+    refuse_unreachable(suite, cells)
+    if any(cell.record is None for cell in cells):
+        check_recipe(suite, cells, models)
+    warnings = [warning for model in models for warning in model.warnings]
+    warnings += [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
+    return Plan(suite, tuple(cells), runs, tuple(warnings), tuple(planner.waiting))
+
+
+class MakeCell(Protocol):
+    """Makes a run of a task, base model, method and budget."""
+
+    def __call__(self, rate: float, seed: int, *, rung: Rung | None = None) -> Cell:
+        """The run with a learning rate and a seed; with a rung, the trial that it is."""
+
+
+class _Planner:
+    """Makes the runs of one task, base model and method after another.
+
+    Args:
+        suite: What to run.
+        runs: The folder of this suite's runs.
+        series: Label of a repeat.
+        data_dir: Folder that holds data sets.
+        only: Run ids that are asked for by name.
+        progress: Told what takes a while.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        runs: Path,
+        series: str | None,
+        data_dir: Path | None,
+        only: Collection[str],
+        progress: Progress | None,
+    ) -> None:
+        self.suite = suite
+        self.runs = runs
+        self.series = series
+        self.data_dir = data_dir
+        self.only = only
+        self.progress = progress
+        self.cells: list[Cell] = []
+        self.waiting: list[Waiting] = []
+        self.fits: dict[str, MethodFit] = {}
+
+    def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget) -> None:
+        """Add the runs of a task, base model, method and budget: its trials and, where they are done, its reported runs."""
+        suite, name = self.suite, loaded.task.task
+        recipe = suite.recipe(name, base_model.name, entry, budget)
+        check_rates(suite, recipe, name, base_model, entry)
+        check_schedule(suite, recipe, name, base_model, entry)
+        fit = fit_method(
+            entry.method, base_model, loaded.task.kind, len(loaded.data.labels), recipe.budget, self.progress, self.fits
+        )
+        method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
+        if fit.reason is None:
+            fit, recipe = _fitted_to_steps(fit, loaded, base_model, method, recipe)
+
+        # Runs that differ in their seed alone share every part of their specs, and cost the same.
+        @functools.cache
+        def of_any_seed(rate: float, rung: Rung | None) -> tuple[PlannedSpec, Estimate]:
+            spec = run_spec(
+                suite, loaded.task, loaded.data, base_model, entry, method, recipe, rate, 0,
+                trial=rung is not None, part=1 if rung is None else rung.part, start=None, series=self.series,
+            )  # fmt: skip
+            return spec, estimate_run(spec, fit, loaded.data)
+
+        def cell(
+            rate: float,
+            seed: int,
+            *,
+            rung: Rung | None = None,
+            start: Start | None = None,
+            blocked: str | None = None,
+        ) -> Cell:
+            spec, estimate = of_any_seed(rate, rung)
+            spec = spec.model_copy(update={"seed": seed, "start": start})
+            if fit.reason is not None or blocked is not None:
+                several = len(suite.budgets(entry)) > 1
+                spec = _not_to_be_run(spec, fit.reason or blocked or "", budget if several else None)
+            run_id = spec.run_id
+            folder = RunFolder(self.runs / run_id)
+            job = Job(
+                spec=spec,
+                suite=suite.name,
+                budget=recipe.budget,
+                task=loaded.task,
+                task_base=loaded.base,
+                base_model=base_model,
+                folder=folder,
+                command=_command(suite, spec.model.name, run_id, self.series, self.data_dir),
+                trial=rung is not None,
+                analysis=suite.analysis,
+                rung=rung.number if rung is not None and suite.content.rungs else None,
+            )
+            return Cell(job, fit, folder.record(), estimate, blocked)
+
+        rates, seeds = recipe.rates, suite.content.seeds
+        reported = [cell(rates[0], seed) for seed in seeds]
+        tuned = suite.content.tuning is not None and len(rates) > 1
+        if fit.reason is not None or not (tuned or recipe.start is not None):
+            # A search reports every rate; a pair that does not work is one row, whatever its rates.
+            more = (
+                [cell(rate, seed) for rate in rates[1:] for seed in seeds] if fit.reason is None and not tuned else []
+            )
+            self.cells += [*reported, *more]
+            return
+
+        rate = rates[0]
+        if tuned:
+            chosen = self._tune(cell, rates, loaded.task.higher_is_better)
+            if chosen is None:
+                possible = [cell(rate, seed) for rate in rates for seed in seeds] if self.only else []
+                self.cells += [one for one in possible if one.job.run_id in self.only]
+                self.waiting.append(
+                    Waiting(tuple(reported), "the trials that choose their learning rate", recipe.start)
+                )
+                return
+            rate = chosen
+        if recipe.start is None:
+            self.cells += [cell(rate, seed) for seed in seeds]
+            return
+        sources = [
+            one
+            for one in self.cells
+            if not one.trial and _is_at(one, recipe.start, base_model.name, entry.label, budget)
+        ]
+        found = start_records([one.record for one in sources], suite.rules, seeds)
+        if found is None or not sources:
+            reason = f"the runs of {recipe.start}, from which they start"
+            self.waiting.append(Waiting(tuple(reported), reason, recipe.start))
+            return
+        for seed in seeds:
+            if seed in found:
+                self.cells.append(cell(rate, seed, start=Start(task=recipe.start, run_id=found[seed])))
+            else:
+                self.cells.append(
+                    cell(rate, seed, blocked=f"the run of {recipe.start} from which it starts gave no score")
+                )
+
+    def _tune(self, cell: MakeCell, rates: Sequence[float], higher_is_better: bool) -> float | None:
+        """Add the trials of a method as far as they are known, rung after rung, and those that wait for them.
+
+        Returns:
+            The learning rate that they choose, or None while a record of them is missing.
+        """
+        tuning = self.suite.content.tuning
+        assert tuning is not None, "several rates without tuning are a search"
+        rungs = self.suite.content.rungs or (Rung(1, len(rates), 1),)
+        going = tuple(rates)
+        for index, rung in enumerate(rungs):
+            trials = [cell(rate, seed, rung=rung) for rate in going for seed in tuning.seeds]
+            if rung.part > 1:
+                check_first_rung(self.suite, trials[0].job.spec, rung)
+            self.cells += trials
+            later = rungs[index + 1 :]
+            best = best_rates([one.record for one in trials], higher_is_better, later[0].trials if later else 1)
+            if best is None:
+                for waits in later:
+                    possible = [cell(rate, seed, rung=waits) for rate in rates for seed in tuning.seeds]
+                    self.cells += [one for one in possible if one.job.run_id in self.only]
+                    among = tuple(possible[: waits.trials * len(tuning.seeds)])
+                    reason = "the shorter trials that choose which learning rates go on"
+                    self.waiting.append(Waiting(among, reason, None))
+                return None
+            going = best
+        return going[0]
+
+
+def _fitted_to_steps(
+    fit: MethodFit, loaded: LoadedTask, base_model: BaseModel, method: Method, recipe: CellRecipe
+) -> tuple[MethodFit, CellRecipe]:
+    """The fit and the recipe with what the budget asks of single steps: a peak that they keep, and FLOPs that can be counted.
+
+    Where they cannot, the fit has the reason.
+    """
+    budget, training = recipe.budget, recipe.training
+    kind, labels = loaded.task.kind, max(1, len(loaded.data.labels))
+    try:
+        if budget.peak_memory_bytes is not None:
+            rows = micro_batch(base_model, method, training, budget.peak_memory_bytes, kind=kind, labels=labels)
+            if rows < training.batch_size:
+                parts: dict[str, JsonValue] = {"gradient_accumulation_steps": training.batch_size // rows}
+                recipe = dataclasses.replace(recipe, arguments={**recipe.arguments, **parts})
+        if budget.uses("train_flops"):
+            accumulation = int(recipe.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]  # checked
+            rows = training.batch_size // accumulation
+            step_flops(base_model, method, kind=kind, labels=labels, rows=rows, length=training.max_length)
+    except (UnsupportedPair, BudgetUnreachable) as reason:
+        fit = fit.model_copy(update={"reason": str(reason), "parameters": None, "shape": None})
+    return fit, recipe
+
+
+def _is_at(cell: Cell, task: str, model: str, label: str, budget: Budget) -> bool:
+    spec = cell.job.spec
+    at = (spec.task.name, cell.job.base_model.name, spec.method.label, cell.job.budget.parameter_target)
+    return at == (task, model, label, budget.parameter_target)
+
+
+def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> PlannedSpec:
+    """A spec whose id says why it cannot run: should the reason go away, its record does not stand in the way.
+
+    With *budget* it names the target too, of which a suite has several: the reason may be the same at each.
+    """
+    chosen = {**spec.method.chosen, "unsupported": reason}
+    if budget is not None and budget.parameter_target is not None:
+        axis, target = budget.parameter_target
+        chosen[axis] = target
+    return spec.model_copy(update={"method": spec.method.model_copy(update={"chosen": chosen})})
+
+
+def _command(suite: Suite, model: str, run_id: str, series: str | None, data_dir: Path | None) -> str:
+    """What a user types to make the record again."""
+    options = ["--series", series] if series is not None else []
+    if data_dir is not None:
+        options += ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
+    options += ["--allow-pickle", model] if model in suite.pickles else []
+    return shlex.join(["lora-bench", *suite.command, "--only", run_id, *options])
+
+
+def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
+    """The cells, with seconds from a record of the same cell (whatever its seed) where there is one."""
+    seconds: dict[tuple[object, ...], float] = {}
+    for cell in cells:
+        record = cell.record
+        if record is not None and record.speed is not None:
+            speed = record.speed
+            parts = (speed.load_seconds, speed.train_seconds, speed.evaluation_seconds)
+            seconds[_kind(cell)] = sum(part for part in parts if part is not None)
+    return [
+        Cell(
+            cell.job,
+            cell.fit,
+            cell.record,
+            Estimate(seconds[_kind(cell)], cell.estimate.memory_bytes, cell.estimate.disk_bytes, measured=True),
+        )
+        if _kind(cell) in seconds
+        else cell
+        for cell in cells
+    ]
+
+
+def _kind(cell: Cell) -> tuple[object, ...]:
+    spec = cell.job.spec
+    return spec.task.name, spec.model.name, spec.method.label, cell.job.budget.parameter_target, spec.training.target

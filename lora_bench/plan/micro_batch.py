@@ -1,0 +1,100 @@
+"""The micro-batch of a run: the largest part of a batch whose step keeps a peak of memory.
+
+The batch that is learned from stays the same and is taken in equal parts, whose gradients add up. What a part holds is
+predicted from shapes alone (see `lora_bench.training.measure.memory_model`). From the second part on, the gradients of
+the first are held beside it, so a batch that is taken in parts needs room for all gradients beside the peak of a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair
+from lora_bench.methods import Method
+from lora_bench.metrics import Kind
+from lora_bench.models.registry import BaseModel
+from lora_bench.records.environment import cuda_devices
+from lora_bench.records.probe_record import StepBytes
+from lora_bench.suite.schema import Training
+from lora_bench.training.measure.memory_model import predicted_step
+
+
+def micro_batch(
+    base_model: BaseModel, method: Method, training: Training, peak_memory_bytes: int, *, kind: Kind, labels: int
+) -> int:
+    """Examples of the largest part of a batch whose step keeps a peak, at inputs of the full length.
+
+    Args:
+        base_model: Its configuration is read, and no weight.
+        method: With its size.
+        training: The batch, the length and the precision.
+        peak_memory_bytes: What the tensors of a step may hold.
+        kind: What the model is made for.
+        labels: Number of classes.
+
+    Raises:
+        BudgetUnreachable: If a single example takes more, with what it takes.
+        UnsupportedPair: If what a step holds cannot be predicted.
+    """
+
+    def step(rows: int) -> StepBytes:
+        try:
+            return predicted_step(
+                base_model,
+                method,
+                kind=kind,
+                labels=labels,
+                batch_size=rows,
+                length=training.max_length,
+                precision=training.precision,
+                cuda=bool(cuda_devices()),
+            )
+        except UnsupportedPair:
+            raise
+        except (LoraBenchError, RuntimeError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise UnsupportedPair(f"what a step holds cannot be predicted from shapes: {reason}") from error
+
+    return largest_part(
+        lambda rows: peak_of(step(rows), parts=training.batch_size // rows), training.batch_size, peak_memory_bytes
+    )
+
+
+def peak_of(step: StepBytes, *, parts: int) -> int:
+    """Bytes that tensors hold at the peak of a batch that is taken in so many parts.
+
+    Raises:
+        UnsupportedPair: If the peak of a part is not known.
+    """
+    if step.peak_bytes is None:
+        raise UnsupportedPair("what a step holds cannot be predicted from shapes")
+    return step.peak_bytes + (step.gradient_bytes if parts > 1 else 0)
+
+
+def largest_part(peak: Callable[[int], int], batch_size: int, peak_memory_bytes: int) -> int:
+    """The largest divisor of a batch whose peak is kept.
+
+    Args:
+        peak: Bytes for a part of so many examples; grows with them, but for the whole batch, which holds no gradients before.
+        batch_size: Examples of the batch.
+        peak_memory_bytes: What may be held.
+
+    Raises:
+        BudgetUnreachable: If a single example takes more, with what it takes.
+    """
+    if peak(batch_size) <= peak_memory_bytes:
+        return batch_size
+    parts = [rows for rows in range(1, batch_size) if batch_size % rows == 0]
+    low, high = 0, len(parts)
+    while low < high:
+        middle = (low + high) // 2
+        if peak(parts[middle]) <= peak_memory_bytes:
+            low = middle + 1
+        else:
+            high = middle
+    if low == 0:
+        least = min(peak(rows) for rows in {1, batch_size})
+        raise BudgetUnreachable(
+            f"no part of a batch keeps a peak of {peak_memory_bytes:,} bytes: the least that a step takes is {least:,}"
+        )
+    return parts[low - 1]

@@ -1,0 +1,218 @@
+"""What a suite comes to as probes: every cell with its fitted size, and a job for each of its processes.
+
+The cells of a suite depend on model, method, size and shapes, and neither on seeds nor on learning rates, so a suite has fewer
+of them than runs. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.methods import with_size
+from lora_bench.models.registry import BaseModel, find_model
+from lora_bench.plan.make_plan import make_plan
+from lora_bench.plan.resolve import method_spec, model_spec
+from lora_bench.plan.size_fitting import MethodFit, fit_method
+from lora_bench.probe.job import ProbeJob
+from lora_bench.records.budget import Budget
+from lora_bench.records.environment import cuda_devices, usable_cores
+from lora_bench.records.probe_record import DeviceType, ProbeRecord, ProbeSpec
+from lora_bench.records.probe_store import PROBES
+from lora_bench.records.spec import MethodSpec
+from lora_bench.suite.entries import MethodEntry
+from lora_bench.suite.load import Suite
+from lora_bench.suite.probe_suite import Cell, ProbeSuite
+from lora_bench.suite.schema import Probe
+
+Progress = Callable[[str], None]
+
+PROCESSES: dict[DeviceType, int] = {"cpu": 3, "cuda": 5}
+
+
+@dataclass(frozen=True)
+class ProbeCell:
+    """One cell of a plan.
+
+    Args:
+        spec: What is measured.
+        base_model: On this machine.
+        fit: The method's size and counts.
+        twin: Whether it is measured a second time unchanged.
+        processes: How many.
+    """
+
+    spec: ProbeSpec
+    base_model: BaseModel
+    fit: MethodFit
+    twin: bool
+    processes: int
+
+
+@dataclass(frozen=True)
+class ProbePlan:
+    """Every process of a suite's probes, in the order in which they are to run.
+
+    Args:
+        name: Of the suite.
+        folder: Where the records lie.
+        cells: In the suite's order.
+        jobs: A round of all cells after another, every second one backwards, so that a drift falls on all alike.
+        refused: The records of the cells that cannot be measured, with their reason.
+    """
+
+    name: str
+    folder: Path
+    cells: tuple[ProbeCell, ...]
+    jobs: tuple[ProbeJob, ...]
+    refused: tuple[ProbeRecord, ...]
+
+    def missing(self, *, retry: bool = False) -> list[ProbeJob]:
+        """The processes that have no record yet; with *retry* those too whose record says that they did not end `ok`."""
+        records = [(job, job.published()) for job in self.jobs]
+        return [job for job, record in records if record is None or (retry and record.status != "ok")]
+
+
+def plan_probes(
+    suite: Suite | ProbeSuite,
+    runs: Path,
+    *,
+    processes: int | None = None,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> ProbePlan:
+    """Resolve a suite to its probes.
+
+    Args:
+        suite: An ordinary suite, whose runs say what is measured, or a suite of probes.
+        runs: The folder of this suite's runs, which its probes lie in; read, not written.
+        processes: For each cell; as the suite or the device has it by default.
+        data_dir: As for `make_plan`.
+        progress: Told what takes a while.
+
+    Raises:
+        BadInput: With every fault of models and data.
+    """
+    device: DeviceType = "cuda" if cuda_devices() else "cpu"
+    found = _of_suite(suite, runs, data_dir, progress) if isinstance(suite, Suite) else _of_probes(suite, progress)
+    cells: dict[str, ProbeCell] = {}
+    twins: set[str] = set()
+    for base_model, entry, fit, cell, probe in found:
+        spec = ProbeSpec(
+            model=model_spec(base_model),
+            random_weights=not base_model.has_weights,
+            kind=cell.kind,
+            labels=cell.labels if cell.kind == "classification" else 1,
+            method=_method_spec(entry, fit),
+            batch_size=cell.batch_size,
+            length=cell.length,
+            precision=cell.precision,
+            attention=probe.attention,
+            threads=cell.threads or usable_cores(),
+            device=device,
+            latency_shapes=probe.latency,
+            wide_tokens=probe.wide_tokens,
+            seconds=probe.seconds,
+        )
+        same = cells.get(spec.probe_id)
+        if same is not None:
+            if isinstance(suite, ProbeSuite):
+                message = f"{same.spec.method.label!r} and {entry.label!r} are the same cell under two names"
+                raise BadInput([suite.document.fault(("methods",), message)])
+            continue  # tasks may be alike in all that is measured
+        # The first cell of every model is its twin, unless another method is named.
+        twin = fit.reason is None and base_model.name not in twins and probe.twin in (None, entry.label)
+        if twin:
+            twins.add(base_model.name)
+        count = processes or probe.processes or PROCESSES[device]
+        cells[spec.probe_id] = ProbeCell(spec, base_model, fit, twin, count)
+    options = [] if data_dir is None else ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
+    command = shlex.join(["lora-bench", "probe", suite.command[1], *options])
+    folder = runs / PROBES
+    planned = tuple(cells.values())
+
+    def job(cell: ProbeCell, repeat: int, twin: bool) -> ProbeJob:
+        return ProbeJob(cell.spec, suite.name, cell.base_model, repeat, twin, folder, command)
+
+    jobs = []
+    able = [cell for cell in planned if cell.fit.reason is None]
+    for repeat in range(max((cell.processes for cell in able), default=0)):
+        round_of = [job(cell, repeat, False) for cell in able if repeat < cell.processes]
+        round_of += [job(cell, repeat, True) for cell in able if cell.twin and repeat < cell.processes]
+        jobs += round_of if repeat % 2 == 0 else round_of[::-1]
+    refused = [
+        job(cell, 0, False).record("unsupported", cell.fit.reason) for cell in planned if cell.fit.reason is not None
+    ]
+    return ProbePlan(suite.name, folder, planned, tuple(jobs), tuple(refused))
+
+
+def _method_spec(entry: MethodEntry, fit: MethodFit) -> MethodSpec:
+    """What the spec says of a method; of one that cannot be measured the reason too, so that it goes with the reason."""
+    spec = method_spec(entry.label, with_size(entry.method, fit.size) if fit.size is not None else entry.method)
+    return (
+        spec if fit.reason is None else spec.model_copy(update={"chosen": {**spec.chosen, "unsupported": fit.reason}})
+    )
+
+
+Found = tuple[BaseModel, MethodEntry, MethodFit, Cell, Probe]
+
+
+def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
+    """The cells of a suite of probes."""
+    models: list[BaseModel] = []
+    faults: list[Fault] = []
+    for index, one in enumerate(suite.models):
+        try:
+            models.append(
+                find_model(
+                    one.model,
+                    base=suite.file.parent,
+                    revision=one.revision,
+                    shown=one.shown,
+                    progress=progress,
+                    trust_remote_code=one.trust_remote_code,
+                    allow_pickle=one.model in suite.pickles,
+                )
+            )
+        except LoraBenchError as error:
+            faults.append(suite.document.fault(("models", index), str(error)))
+    if faults:
+        raise BadInput(faults)
+    size = suite.content.budget
+    budget = Budget(
+        adapter_parameters=size.adapter_parameters if size is not None else None,
+        tolerance=size.tolerance if size is not None else 0.05,
+        train_examples=1,  # a probe's work is its window
+    )
+    for base_model in models:
+        for entry in suite.methods:
+            if entry.is_for("", base_model.name):
+                cell, probe = suite.cell(base_model.name, entry.label)
+                yield (
+                    base_model,
+                    entry,
+                    fit_method(entry.method, base_model, cell.kind, cell.labels, budget, progress),
+                    cell,
+                    probe,
+                )
+
+
+def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progress | None) -> Iterator[Found]:
+    """The cells of an ordinary suite: what its runs are made of."""
+    plan = make_plan(suite, runs, data_dir=data_dir, progress=progress)
+    entries = {entry.label: entry for entry in suite.methods}
+    known = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
+    for cell in known:
+        spec = cell.job.spec
+        shape = Cell(
+            kind=cell.job.task.kind,
+            labels=max(1, len(spec.task.labels)),
+            batch_size=spec.training.batch_size,
+            length=spec.training.max_length,
+            precision=spec.training.precision,
+            threads=spec.training.threads,
+        )
+        yield cell.job.base_model, entries[spec.method.label], cell.fit, shape, suite.content.probe or Probe()

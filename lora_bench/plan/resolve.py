@@ -1,0 +1,196 @@
+"""From a cell of a suite to its run spec: every name, default and fraction becomes a value."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from pydantic import JsonValue
+from pydantic.fields import FieldInfo
+
+from lora_bench.methods import Method
+from lora_bench.models.registry import BaseModel
+from lora_bench.records.budget import Axis, Work
+from lora_bench.records.spec import (
+    KeepWeights,
+    MethodSpec,
+    PlannedModel,
+    PlannedSpec,
+    PlannedTask,
+    PlannedTraining,
+    Start,
+)
+from lora_bench.suite.entries import MethodEntry
+from lora_bench.suite.load import CellRecipe, Suite
+from lora_bench.suite.schema import Training
+from lora_bench.tasks import Task, TaskData, definition
+
+
+def run_spec(
+    suite: Suite,
+    task: Task,
+    data: TaskData,
+    base_model: BaseModel,
+    entry: MethodEntry,
+    method: Method,
+    recipe: CellRecipe,
+    learning_rate: float,
+    seed: int,
+    *,
+    trial: bool,
+    part: int = 1,
+    start: Start | None,
+    series: str | None,
+) -> PlannedSpec:
+    """The run spec of a cell of a suite.
+
+    Args:
+        suite: Whose cell it is.
+        task: Its task.
+        data: The task's examples.
+        base_model: Its base model.
+        entry: Its method as the suite has it.
+        method: The same with the size that meets the budget.
+        recipe: How the cell is done.
+        learning_rate: One of the recipe's rates.
+        seed: Of the run.
+        trial: Whether the run chooses a learning rate: it is scored where choices are made.
+        part: By which its work is divided, as in the first rungs of a halving; its schedule is of its own length.
+        start: The run it starts from.
+        series: The label of a repeat.
+    """
+    content, rules = suite.content, suite.rules
+    training = _training(recipe, learning_rate, len(data.splits["train"].ids), part)
+    if task.kind == "regression":
+        # A number has no other labels that its probability could be spread over.
+        training = training.model_copy(update={"label_smoothing": 0.0})
+    every = recipe.selection_every
+    if every is None and rules.checkpoint == "best":
+        # The papers evaluate after every epoch.
+        every = math.ceil(len(data.splits["train"].ids) / training.batch_size)
+    return PlannedSpec(
+        task=PlannedTask(
+            name=task.task,
+            definition=definition(task),
+            data_sha256=data.sha256,
+            labels=data.labels,
+            metric=task.metric,
+            higher_is_better=task.higher_is_better,
+        ),
+        model=model_spec(base_model),
+        method=method_spec(entry.label, method),
+        training=training,
+        seed=seed,
+        protocol=suite.protocol,
+        score_on=rules.choose_on if trial else content.score_on,
+        selection_every=None if trial and rules.checkpoint == "last" else every,
+        keep_weights="none" if trial else _kept(suite, task.task),
+        series=series,
+        rules=rules,
+        decoding=recipe.decoding if task.kind == "generation" else None,
+        start=start,
+    )
+
+
+def model_spec(base_model: BaseModel) -> PlannedModel:
+    """What a spec says of a base model."""
+    return PlannedModel(
+        name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
+        shown=base_model.shown,
+        sha256=base_model.sha256,
+        revision=base_model.revision,
+        model_type=base_model.model_type,
+    )
+
+
+def method_spec(label: str, method: Method) -> MethodSpec:
+    """What a spec says of a method, the size that meets the budget among its options."""
+    return MethodSpec(
+        name=method.name,
+        label=label,
+        size=method.size,
+        options=method.model_dump(mode="json"),
+        chosen=_chosen(method),
+    )
+
+
+def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int) -> PlannedTraining:
+    given: Training = recipe.training
+    work = recipe.budget
+    examples = _whole_part(_examples(work, in_split), part)
+    steps = None if examples is None else math.ceil(examples / given.batch_size)
+    warmup_steps = given.warmup_steps
+    if warmup_steps is None and steps is not None:
+        warmup_steps = round(given.warmup * steps)
+    elif warmup_steps is not None:
+        warmup_steps = round(warmup_steps / part)
+    return PlannedTraining(
+        train_examples=examples,
+        train_tokens=_whole_part(work.train_tokens, part),
+        train_flops=_part(work.train_flops, part),
+        train_seconds=_part(work.train_seconds, part),
+        caps=_amounts(work.caps, in_split, part),
+        batch_size=given.batch_size,
+        steps=steps,
+        max_length=given.max_length,
+        learning_rate=learning_rate,
+        schedule=given.schedule,
+        warmup_steps=warmup_steps,
+        warmup=given.warmup if steps is None else None,
+        weight_decay=given.weight_decay,
+        max_grad_norm=given.max_grad_norm,
+        precision=given.precision,
+        threads=given.threads,
+        arguments=recipe.arguments,
+        label_smoothing=given.label_smoothing,
+        base_dropout=given.base_dropout,
+        head_dropout=given.head_dropout,
+        masks=given.masks,
+        processes=given.processes,
+        parallelism=given.parallelism,
+    )
+
+
+def _examples(work: Work, in_split: int) -> int | None:
+    """Examples that an amount of work comes to, or None where it is not one of examples."""
+    return work.train_examples if work.epochs is None else max(1, round(work.epochs * in_split))
+
+
+def _amounts(work: Work | None, in_split: int, part: int) -> dict[Axis, float]:
+    """Amounts of work by axis, divided by *part*, epochs as the examples that they come to."""
+    if work is None:
+        return {}
+    amounts: dict[Axis, float | None] = {
+        "train_examples": _whole_part(_examples(work, in_split), part),
+        "train_tokens": _whole_part(work.train_tokens, part),
+        "train_flops": _part(work.train_flops, part),
+        "train_seconds": _part(work.train_seconds, part),
+    }
+    return {axis: amount for axis, amount in amounts.items() if amount is not None}
+
+
+def _whole_part(amount: int | None, part: int) -> int | None:
+    """A part of what is counted; rounded down, so that all parts together are no more than the whole."""
+    return None if amount is None else amount // part
+
+
+def _part(amount: float | None, part: int) -> float | None:
+    return None if amount is None else amount / part
+
+
+def _kept(suite: Suite, task: str) -> KeepWeights:
+    """Which weights a run keeps: those the suite asks for, and those that another run starts from."""
+    wanted = suite.content.keep_weights
+    if wanted == "none" and any(recipe.start == task for recipe in suite.content.recipes):
+        return "best" if suite.rules.checkpoint == "best" else "last"
+    return wanted
+
+
+def _chosen(method: Method) -> dict[str, JsonValue]:
+    """The size, and the options that differ from their defaults."""
+    fields: dict[str, FieldInfo] = type(method).model_fields  # type: ignore[attr-defined]  # a Strict model
+    return {
+        name: value
+        for name, value in method.model_dump(mode="json").items()
+        if name == method.size or getattr(method, name) != fields[name].get_default(call_default_factory=True)
+    }

@@ -1,0 +1,166 @@
+"""How large each method is on a base model, found by counting on the meta device.
+
+The base model is built with shapes and without weights, the method applied, and what is trainable counted; a budget's
+target is met by bisection on the method's size (0.2 to 0.4 s a method for base-size models). A fit depends on the model,
+the method, the target and the versions of the libraries, and is kept in the cache under the hash of these.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+
+from lora_bench.documents import Strict
+from lora_bench.errors import BudgetUnreachable, UnsupportedPair
+from lora_bench.methods import Method, with_size
+from lora_bench.metrics import Kind
+from lora_bench.models.loading import load_model
+from lora_bench.models.registry import BaseModel
+from lora_bench.records.budget import Budget, fit_size
+from lora_bench.records.record import CountedParameters
+from lora_bench.records.spec import content_hash
+from lora_bench.util.paths import cache_folder
+from lora_bench.util.sealed_json import keep, kept_as
+from lora_bench.version import __version__
+
+
+class ModelShape(Strict):
+    """What estimates need to know of a base model: weights that multiply every token, layers and width.
+
+    Among those weights is a vocabulary that a causal model writes with, whether or not it also looks tokens up in it.
+    """
+
+    multiplied: int
+    layers: int
+    width: int
+
+
+class MethodFit(Strict):
+    """A method on a base model.
+
+    Args:
+        size: The fitted size, or None where the method has none or the budget fixes none.
+        parameters: Counts, or None where the pair is unsupported.
+        reason: Why the pair is unsupported, or why no size meets the budget; else None.
+    """
+
+    size: int | None
+    parameters: CountedParameters | None
+    shape: ModelShape | None
+    reason: str | None
+
+
+def fit_method(
+    method: Method,
+    base_model: BaseModel,
+    kind: Kind,
+    labels: int,
+    budget: Budget,
+    progress: Callable[[str], None] | None = None,
+    known: dict[str, MethodFit] | None = None,
+) -> MethodFit:
+    """Count a method on a base model, and find the size that meets the budget.
+
+    A pair that does not work and a budget that no size meets give a fit with its reason, not an error.
+
+    Args:
+        method: Which.
+        base_model: On what.
+        kind: Of the task.
+        labels: Of the task.
+        budget: With the target, if it has one.
+        progress: Told of a counting, which takes a while.
+        known: Fits that whoever asks has had before: a further task of as many labels needs no other. This one is added.
+    """
+    key = content_hash(
+        {
+            "model": base_model.sha256,
+            "labels": labels,
+            "kind": kind,
+            "method": method.name,
+            "options": method.model_dump(),
+            "target": budget.parameter_target if method.size is not None else None,
+            "tolerance": budget.tolerance,
+            "shape": 2,  # of what is kept
+            "versions": _versions(),
+        }
+    )
+    known = {} if known is None else known
+    if key not in known:
+        known[key] = _kept_or_counted(key, method, base_model, kind, labels, budget, progress)
+    return known[key]
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    return __version__, version("transformers"), version("peft"), version("torch")
+
+
+def _kept_or_counted(
+    key: str,
+    method: Method,
+    base_model: BaseModel,
+    kind: Kind,
+    labels: int,
+    budget: Budget,
+    progress: Callable[[str], None] | None,
+) -> MethodFit:
+    """A fit from the cache, or one that is counted and kept there."""
+    path = cache_folder("fits") / f"{key}.json"
+    # A refusal is found again at once, and a method of somebody else's may change under the same versions.
+    is_kept = type(method).__module__.startswith("lora_bench.")
+    found = kept_as(path, MethodFit) if is_kept else None
+    if found is not None:
+        return found
+    if progress is not None:
+        progress(f"counting {method.name} on {base_model.name}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between the libraries themselves
+        fit = _count(method, base_model, kind, labels, budget)
+    if is_kept and fit.reason is None:
+        keep(path, fit.model_dump(mode="json"))
+    return fit
+
+
+def _count(method: Method, base_model: BaseModel, kind: Kind, labels: int, budget: Budget) -> MethodFit:
+    from lora_bench.training.measure.counters import count_parameters
+
+    def counted(candidate: Method) -> CountedParameters:
+        model, head = load_model(base_model, kind=kind, labels=labels, on_meta=True)
+        total = sum(weight.numel() for weight in model.parameters())
+        return count_parameters(candidate.apply(model, head=head), head=head, total=total)
+
+    size: int | None = None
+    try:
+        if method.size is not None and budget.parameter_target is not None:
+            axis, target = budget.parameter_target
+            size = fit_size(
+                lambda candidate: counted(with_size(method, candidate)).on(axis), target, budget.tolerance, axis
+            ).size
+            method = with_size(method, size)
+        return MethodFit(size=size, parameters=counted(method), shape=_shape(base_model, kind, labels), reason=None)
+    except (UnsupportedPair, BudgetUnreachable) as reason:
+        return MethodFit(size=None, parameters=None, shape=None, reason=str(reason))
+
+
+def _shape(base_model: BaseModel, kind: Kind, labels: int) -> ModelShape:
+    from torch import nn
+
+    model, _ = load_model(base_model, kind=kind, labels=labels, on_meta=True)
+    looked_up = sum(
+        weight.numel()
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for weight in module.parameters(recurse=False)
+    )
+    vocabulary = model.get_output_embeddings()
+    if vocabulary is not None and vocabulary.weight is model.get_input_embeddings().weight:
+        looked_up -= vocabulary.weight.numel()
+    config = model.config
+    return ModelShape(
+        multiplied=sum(weight.numel() for weight in model.parameters()) - looked_up,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+    )

@@ -1,0 +1,1 @@
+"""`BenchmarkCallback`: the record of any script on transformers.Trainer."""

@@ -1,0 +1,299 @@
+"""What the objects of somebody's own script say of its run: the method in our words, the recipe, the numbers of weights.
+
+A model, its PEFT config and `TrainingArguments` say much and not all. What they do not say stays null: which data it was, of
+which split the scores are, by which rules they were made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
+
+from lora_bench.records.record import Parameters
+from lora_bench.records.spec import AnyPrecision, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
+from lora_bench.training.measure.counters import is_in, stored_weights
+
+OWN_SCRIPT = "own script"
+PARTLY_FROZEN = "partly_frozen"
+
+# PEFT's methods that have a name and a size in our words; any other is `peft` with its type.
+_OURS = {
+    "LORA": ("lora", "rank"),
+    "LORA_BENCH_FUSED_LORA": ("lora", "rank"),
+    "BOTTLENECK_ADAPTER": ("bottleneck_adapter", "bottleneck_size"),
+    "PREFIX_TUNING": ("prefix_tuning", "num_virtual_tokens"),
+    "LORA_BENCH_PREFIX": ("prefix_tuning", "num_virtual_tokens"),
+    "LORA_BENCH_PREFIX_LAYER": ("prefix_layer", "num_virtual_tokens"),
+    "LORA_BENCH_PREFIX_EMBEDDING": ("prefix_embedding", "num_virtual_tokens"),
+}
+
+# Of a PEFT config, what says where it came from and nothing about the method.
+_PROVENANCE = {
+    "auto_mapping", "base_model_name_or_path", "inference_mode", "modules_to_save", "peft_type", "peft_version", "revision",
+    "runtime_config", "task_type", "tokenizer_name_or_path",
+}  # fmt: skip
+
+# Arguments of the Trainer that change an answer or its cost, and have no field of their own in a recipe.
+_TELLING = (
+    "adam_beta1", "adam_beta2", "adam_epsilon", "auto_find_batch_size", "average_tokens_across_devices", "bf16", "data_seed",
+    "dataloader_drop_last", "fp16", "full_determinism", "gradient_accumulation_steps", "gradient_checkpointing",
+    "group_by_length", "ignore_data_skip", "load_best_model_at_end", "lr_scheduler_kwargs", "metric_for_best_model",
+    "neftune_noise_alpha", "optim", "optim_args", "tf32", "torch_compile", "torch_compile_backend", "torch_compile_mode",
+    "train_sampling_strategy", "use_liger_kernel",
+)  # fmt: skip
+
+
+def script_sha256() -> str | None:
+    """Hash of the script that runs and of its arguments, or None where there is no file, as in a notebook."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file is None or not Path(file).is_file():
+        return None
+    return hashlib.sha256(Path(file).read_bytes() + json.dumps(sys.argv[1:]).encode("utf-8")).hexdigest()
+
+
+def script_command() -> str | None:
+    """How the script was started, without folders and without its arguments, which may hold a password."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if file is None:
+        return None
+    return f"python {PurePath(file).name}{' …' if len(sys.argv) > 1 else ''}"
+
+
+def spec_of(
+    args: TrainingArguments,
+    state: TrainerState,
+    model: nn.Module,
+    in_split: int | None,
+    *,
+    task: str,
+    label: str | None,
+) -> RunSpec:
+    """The run spec of a training that begins, without the metric, which the first evaluation tells.
+
+    Args:
+        args: The Trainer's.
+        state: The Trainer's, which knows the number of steps.
+        model: The model that trains.
+        in_split: Examples of the training split, where it has a length.
+        task: What its author calls the task.
+        label: What its author calls the method; the method's name where None.
+    """
+    return RunSpec(
+        task=TaskSpec(name=task, definition=None, data_sha256=None, labels=None, metric=None, higher_is_better=None),
+        model=model_of(model),
+        method=method_of(model, label),
+        training=training_of(args, state, model, in_split),
+        seed=args.seed,
+        protocol=None,
+        score_on=None,
+        selection_every=int(state.eval_steps) if _plain(args.eval_strategy) == "steps" else None,
+        keep_weights=None,
+        rules=None,
+        source=OWN_SCRIPT,
+        source_sha256=script_sha256(),
+    )
+
+
+def method_of(model: nn.Module, label: str | None) -> MethodSpec:
+    """The method by which a model is made trainable.
+
+    Args:
+        model: The model that trains.
+        label: What its author calls it; the method's name where None.
+    """
+    if not isinstance(model, PeftModel):
+        whole = all(weight.requires_grad for weight in model.parameters())
+        name = "full" if whole else PARTLY_FROZEN
+        return MethodSpec(name=name, label=label or name, size=None, options={}, chosen={})
+    config = model.peft_config[model.active_adapter]
+    peft_type = str(getattr(config.peft_type, "value", config.peft_type))
+    told = _told(config)
+    if peft_type not in _OURS:
+        options: dict[str, Any] = {"type": peft_type, "options": told}
+        return MethodSpec(name="peft", label=label or peft_type.lower(), size=None, options=options, chosen=options)
+    name, size = _OURS[peft_type]
+    if size == "rank":
+        in_ours = {"r", "lora_alpha", "lora_dropout"}
+        options = {key: value for key, value in told.items() if key not in in_ours}
+        scaling = config.lora_alpha if config.use_rslora else config.lora_alpha / config.r
+        options |= {"rank": config.r, "scaling": float(scaling), "dropout": float(config.lora_dropout)}
+    else:
+        options = {**told, size: getattr(config, size)}
+    return MethodSpec(name=name, label=label or name, size=size, options=options, chosen=options)
+
+
+def _told(config: PeftConfig) -> dict[str, Any]:
+    """The settings of a PEFT config that are not its defaults."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value = _plain(getattr(config, field.name))
+        if field.name not in _PROVENANCE and value != _plain(_default(field)):
+            found[field.name] = value
+    return found
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _plain(value: Any) -> Any:
+    """A setting as plain data in one order; what is none is named by its class."""
+    value = getattr(value, "value", value)  # of an enum
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(item) for item in value), key=str)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The model that a PEFT model adapts, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def model_of(model: nn.Module) -> ModelSpec:
+    """The base model: its name without the folders of this machine, and its commit where it came from the hub."""
+    base = base_of(model)
+    config = getattr(base, "config", None)
+    source = str(getattr(config, "_name_or_path", "") or "")
+    name = (PurePath(source).name if Path(source).exists() else source) or type(base).__name__
+    return ModelSpec(
+        name=name,
+        shown=name,
+        sha256=None,
+        revision=getattr(config, "_commit_hash", None),
+        model_type=getattr(config, "model_type", None),
+    )
+
+
+def training_of(args: TrainingArguments, state: TrainerState, model: nn.Module, in_split: int | None) -> TrainingSpec:
+    """The recipe of a run that begins.
+
+    Args:
+        args: The Trainer's.
+        state: The Trainer's, which knows the number of steps.
+        model: The model that trains.
+        in_split: Examples of the training split, where it has a length.
+    """
+    batch = (state.train_batch_size or args.train_batch_size) * args.gradient_accumulation_steps * args.world_size
+    examples = state.max_steps * batch
+    if args.max_steps <= 0 and in_split is not None:
+        # The last batch of an epoch may be a smaller one.
+        examples = min(examples, round(args.num_train_epochs * in_split))
+    longest = getattr(args, "max_length", None)
+    return TrainingSpec(
+        train_examples=examples,
+        batch_size=batch,
+        steps=state.max_steps,
+        max_length=longest if isinstance(longest, int) else None,
+        learning_rate=args.learning_rate,
+        schedule=str(_plain(args.lr_scheduler_type)),
+        warmup_steps=args.get_warmup_steps(state.max_steps),
+        weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        precision=_precision(args, model),
+        threads=torch.get_num_threads(),
+        arguments=_arguments(args),
+        label_smoothing=args.label_smoothing_factor,
+        processes=args.world_size,
+        parallelism="fsdp" if args.fsdp else "ddp" if args.deepspeed is None else None,
+    )
+
+
+def _precision(args: TrainingArguments, model: nn.Module) -> AnyPrecision | None:
+    """What matrices are multiplied in: by autocast, or as most weights are."""
+    if args.bf16 or args.fp16:
+        return "bfloat16" if args.bf16 else "float16"
+    counts: Counter[torch.dtype] = Counter()
+    for weight in model.parameters():
+        counts[weight.dtype] += weight.numel()
+    known: dict[torch.dtype, AnyPrecision] = {
+        torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16",
+    }  # fmt: skip
+    return known.get(counts.most_common(1)[0][0])
+
+
+def _arguments(args: TrainingArguments) -> dict[str, Any]:
+    """The telling arguments that are not the Trainer's defaults, and numbers and switches that a trainer of its own adds."""
+    plain = {field.name: field for field in dataclasses.fields(TrainingArguments)}
+    found = {}
+    for field in dataclasses.fields(args):
+        value = _plain(getattr(args, field.name))
+        if field.name in plain:
+            default = _plain(_default(plain[field.name]))
+            # Some switches are None until the arguments are made, and off from then on.
+            told = field.name in _TELLING and value != default and (value, default) != (False, None)
+        else:
+            # Not texts: they may be paths, or secrets.
+            told = isinstance(value, bool | int | float) and value != _plain(_default(field))
+        if told and field.name != "max_length":
+            found[field.name] = value
+    return found
+
+
+def head_of(model: nn.Module) -> list[str] | None:
+    """Names of the modules on top of the base model, or None where the model does not say where it ends.
+
+    A language model's output layer comes with its checkpoint and is no head.
+    """
+    base = base_of(model)
+    if isinstance(base, PreTrainedModel) and base.get_output_embeddings() is not None:
+        return []
+    if not isinstance(base, PreTrainedModel) or not hasattr(base, base.base_model_prefix):
+        return None
+    named = base.named_children()
+    return [name for name, child in named if name != base.base_model_prefix and any(True for _ in child.parameters())]
+
+
+def parameters_of(model: nn.Module, warnings: list[str]) -> Parameters:
+    """Count the weights of a model that is about to train; null and a warning for what cannot be counted."""
+    trained = {name: _count(weight) for name, weight in model.named_parameters() if weight.requires_grad}
+    everything, head = sum(trained.values()), head_of(model)
+    in_head = None if head is None else sum(count for name, count in trained.items() if is_in(name, head))
+    stored: int | None = everything
+    if isinstance(model, PeftModel):
+        try:
+            stored = stored_weights(model)
+        except Exception as error:  # sharded and exotic models; training must not stop over a count
+            stored = None
+            warnings.append(f"what saving would write could not be counted: {type(error).__name__}")
+    return Parameters(
+        total=_total(model),
+        adapter=None if in_head is None else everything - in_head,
+        head=in_head,
+        trained=everything,
+        stored=stored,
+    )
+
+
+def _total(model: nn.Module) -> int:
+    """Weights of the base model with its head, without what PEFT added."""
+    added = ["prompt_encoder.", "modules_to_save."]
+    if isinstance(model, PeftModel):
+        prefix = getattr(model.base_model, "prefix", None)
+        added += [prefix] if prefix else []
+    weights = ((f".{name}", weight) for name, weight in model.named_parameters())
+    return sum(_count(weight) for name, weight in weights if not any(f".{part}" in name for part in added))
+
+
+def _count(weight: nn.Parameter) -> int:
+    """Numbers in a weight: also where DeepSpeed has it in parts, or bitsandbytes two in a byte."""
+    count = int(getattr(weight, "ds_numel", None) or weight.numel())
+    return 2 * count * weight.element_size() if type(weight).__name__ == "Params4bit" else count

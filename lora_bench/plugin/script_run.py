@@ -1,0 +1,232 @@
+"""One training of somebody's own script: what is known of it, and how it came out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainingArguments
+
+from lora_bench.metrics import higher_is_better as known_direction
+from lora_bench.metrics import known_metrics
+from lora_bench.plugin.token_counter import TokenCounter
+from lora_bench.plugin.trainer_log import Evaluation, evaluations, not_finite
+from lora_bench.records.record import Parameters, Record, Status
+from lora_bench.records.spec import RunSpec
+from lora_bench.records.store import RunFolder
+from lora_bench.training.measure.measure_callback import Work
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a training that came to its end came out."""
+
+    status: Status
+    reason: str | None
+    spec: RunSpec
+    scores: dict[str, float] | None
+    evaluation_seconds: float | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class OwnRun:
+    """What is known of one training.
+
+    Args:
+        spec: As far as anybody knows before the first evaluation.
+        model: What trains; not kept alive, lest an exception leave a device full.
+        writes: Whether this is the process that writes the record.
+        counter: Counts examples and tokens, or None where they cannot be counted.
+        examples: Sizes of the splits that are known.
+        earlier: Seconds, examples and tokens before the checkpoint that the run goes on from; None where nobody noted them.
+        first_step: The number of the first step of this process.
+        command: How the script was started.
+        warmup: The counts of the steps that are not timed.
+        done: The counts of all steps of this process, and after `add_up` of all processes.
+        ended_at: Length of the log history when training ended, or None while it has not.
+        predicted: Scores of predictions after training, which the Trainer does not log.
+    """
+
+    spec: RunSpec
+    parameters: Parameters
+    model: weakref.ref[nn.Module]
+    device: torch.device
+    processes: int
+    writes: bool
+    counter: TokenCounter | None
+    history: list[dict[str, Any]]
+    examples: dict[str, int]
+    warnings: list[str]
+    earlier: Mapping[str, float | None] | None
+    first_step: int
+    command: str | None
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    warmup: Tensor | None = None
+    done: Tensor | None = None
+    stopped: bool = False
+    best_step: int | None = None
+    ended_at: int | None = None
+    predicted: list[Evaluation] = field(default_factory=list)
+    attempts: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether training came to its end."""
+        return self.ended_at is not None
+
+    def end_warmup(self) -> None:
+        """From now on steps are timed."""
+        if self.counter is not None:
+            self.warmup = self.counter.now().numbers()
+
+    def stop(self) -> None:
+        """Stop counting."""
+        self.stopped = True
+        if self.counter is not None:
+            self.counter.stop()
+            self.done = self.counter.now().numbers()
+            self.warmup = self.done if self.warmup is None else self.warmup
+
+    def add_up(self) -> None:
+        """Add up the counts of all processes; every one of them is here, since training has ended for all."""
+        if self.processes > 1 and self.done is not None and self.warmup is not None:
+            both = torch.stack([self.done, self.warmup])
+            torch.distributed.all_reduce(both)
+            self.done, self.warmup = both.unbind()
+
+    def work_so_far(self) -> Work:
+        """Examples and tokens until now; a process that is not alone does not know those of the others."""
+        counted = self.counter.now().numbers() if self.counter is not None and self.processes == 1 else None
+        return self._with_earlier(counted)
+
+    def work_done(self) -> Work:
+        """Examples and tokens of the whole run."""
+        return self._with_earlier(self._known(self.done))
+
+    def work_timed(self) -> Work:
+        """Examples and tokens of the steps after the warm-up."""
+        done, warmup = self._known(self.done), self._known(self.warmup)
+        if done is None or warmup is None:
+            return Work(None, None)
+        examples, tokens = (done - warmup)[:2].tolist()
+        flattened, no_tokens = done[2:].tolist()
+        return Work(None if flattened else examples, None if no_tokens else tokens)
+
+    def _known(self, counted: Tensor | None) -> Tensor | None:
+        return counted if self.processes == 1 or self.ended else None
+
+    def _with_earlier(self, counted: Tensor | None) -> Work:
+        earlier = self.earlier or {}
+        before_examples, before_tokens = earlier.get("examples"), earlier.get("tokens")
+        if counted is None:
+            return Work(None, None)
+        examples, tokens, flattened, no_tokens = counted.tolist()
+        return Work(
+            examples=None if before_examples is None or flattened else int(before_examples) + examples,
+            tokens=None if before_tokens is None or no_tokens else int(before_tokens) + tokens,
+        )
+
+    def outcome(
+        self, args: TrainingArguments, last_step: int, metric: str | None, higher_is_better: bool | None
+    ) -> Outcome:
+        """How training came out.
+
+        The scores are those of the last evaluation in training, or of the one of the best weights where these are loaded at
+        the end, and of every evaluation and prediction after training.
+
+        Args:
+            args: The Trainer's.
+            last_step: The last step done.
+            metric: What the script's author says that the run is about, or None.
+            higher_is_better: And its direction, or None.
+        """
+        during = [
+            one
+            for one in evaluations(self.history[: self.ended_at])
+            if self.best_step in (None, one.step) and one.scores
+        ]
+        after = [*evaluations(self.history[self.ended_at :]), *self.predicted]
+        chosen = [*during[-1:], *after]
+        scores = {name: value for one in chosen for name, value in one.scores.items()}
+        warnings = list(self.warnings)
+        steps = self.spec.training.steps
+        if steps is not None and last_step < steps:
+            warnings.append(f"training stopped after step {last_step} of {steps}")
+        if self.best_step is None and not after and during and during[-1].step < last_step:
+            warnings.append(f"the scores are of the weights after step {during[-1].step} of {last_step}")
+        name = _metric(metric, scores, args)
+        if scores and name is not None and name not in scores:
+            warnings.append(f"no evaluation gave the score {name}; there are {', '.join(sorted(scores))}")
+        direction = _direction(name, higher_is_better, args)
+        task = self.spec.task.model_copy(update={"metric": name, "higher_is_better": direction})
+        diverged = not_finite(self.history[: self.ended_at])
+        return Outcome(
+            status="ok" if diverged is None else "diverged",
+            reason=diverged,
+            spec=self.spec.model_copy(update={"task": task}),
+            scores=scores if scores and diverged is None else None,
+            evaluation_seconds=chosen[-1].seconds if chosen else None,
+            warnings=tuple(warnings),
+        )
+
+    def write(self, folder: Path, record: Record) -> None:
+        """Put the record of this run into its folder; a full disk is no reason to lose a trained model."""
+        of_run = RunFolder(folder / record.run_id)
+        try:
+            if self.attempts is None:
+                of_run.retry()
+                self.attempts = of_run.attempts() + 1
+                of_run.publish(record.model_copy(update={"attempts": self.attempts}))
+            else:
+                of_run.renew(record.model_copy(update={"attempts": self.attempts}))
+        except OSError as error:
+            logger.warning("lora_bench could not write its record to %s: %s", of_run.path, error)
+
+
+def _metric(told: str | None, scores: Sequence[str] | Mapping[str, float], args: TrainingArguments) -> str | None:
+    """What the author says, what the Trainer chooses the best weights by, or the first score that is no loss."""
+    if told is not None:
+        return told
+    best_by = (args.metric_for_best_model or "").removeprefix("eval_")
+    named = [best_by] if best_by in scores else []
+    return next((name for name in (*named, *scores) if "loss" not in name), None)
+
+
+def _direction(metric: str | None, told: bool | None, args: TrainingArguments) -> bool | None:
+    if told is not None or metric is None:
+        return told
+    if (args.metric_for_best_model or "").removeprefix("eval_") == metric and args.greater_is_better is not None:
+        return bool(args.greater_is_better)
+    if metric.split("_")[-1] == "loss":
+        return False
+    return known_direction(metric) if metric in known_metrics() else None
+
+
+def why_training_ended() -> BaseException | None:
+    """The exception that left `Trainer.train()`: the one being handled, or the one that ended this process."""
+    error = sys.exc_info()[1] or getattr(sys, "last_value", None)
+    trace = error.__traceback__ if error is not None else None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "_inner_training_loop":
+            return error
+        trace = trace.tb_next
+    return None
+
+
+def said(error: BaseException) -> str:
+    """An exception in a line, without the folders of this machine."""
+    message = next(iter(str(error).strip().splitlines()), "")
+    for folder, name in ((Path.cwd(), "."), (Path.home(), "~")):
+        message = message.replace(str(folder), name)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -1,0 +1,102 @@
+"""What must be kept of an adapted model to restore it on the public base, and how long a change of task takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from torch import nn
+
+from lora_bench.probe.reasons import reason_of
+from lora_bench.records.probe_record import Checkpoint
+from lora_bench.training.measure.bare_step import time_passes
+from lora_bench.training.measure.counters import is_in
+
+SECOND = "second"
+
+
+def checkpoint(
+    model: nn.Module,
+    head: list[str],
+    folder: Path,
+    base: Callable[[], nn.Module],
+    device: torch.device,
+    saved: Callable[[], None],
+    unmeasured: dict[str, str],
+) -> Checkpoint:
+    """Save an adapted model, measure its files, and time the ways back to it.
+
+    Args:
+        model: The adapted model.
+        head: Names of the head's modules in the base model.
+        folder: Takes the files.
+        base: Gives the base model anew.
+        device: Where the model is.
+        saved: Called once the adapted model is saved.
+        unmeasured: Takes the reasons for what is null.
+
+    Files are read right after they were written, so times are those of a warm cache.
+    """
+    adapted, whole = folder / "adapted", folder / "base"
+    model.save_pretrained(adapted)
+    saved()
+    files = [path for path in sorted(adapted.rglob("*")) if path.is_file() and path.suffix != ".md"]
+    of_method, of_head = _weight_bytes(files, head)
+
+    fresh = base()
+    fresh.save_pretrained(whole)
+    load = type(fresh).from_pretrained
+    del fresh
+    loading = time_passes(lambda: load(whole).to(device), device)
+    restoring = switching = None
+    if isinstance(model, PeftModel):
+        try:
+            restoring, switching = _second_adapter(model, adapted, device)
+        except Exception as error:  # a method may have room for one adapter only
+            unmeasured |= dict.fromkeys(("checkpoint.restore_seconds", "checkpoint.switch_seconds"), reason_of(error))
+    else:
+        restoring = time_passes(lambda: load(adapted).to(device), device)
+        unmeasured["checkpoint.switch_seconds"] = "there is no adapter to switch to"
+    return Checkpoint(
+        stored_bytes=sum(path.stat().st_size for path in files),
+        adapter_bytes=of_method,
+        head_bytes=of_head,
+        restore_seconds=restoring,
+        switch_seconds=switching,
+        model_load_seconds=loading,
+    )
+
+
+def _second_adapter(model: PeftModel, stored: Path, device: torch.device) -> tuple[float, float]:
+    """Seconds of loading a stored adapter beside the first and turning to it, and of turning back."""
+    first = model.active_adapter
+
+    def restore() -> None:
+        model.load_adapter(stored, SECOND, torch_device=str(device))
+        model.set_adapter(SECOND)
+
+    restoring = time_passes(restore, device)
+    switching = time_passes(lambda: model.set_adapter(first), device)
+    model.delete_adapter(SECOND)
+    model.set_adapter(first)
+    return restoring, switching
+
+
+def _weight_bytes(files: list[Path], head: list[str]) -> tuple[int, int]:
+    """Bytes of the stored weights: those of the method, and those of the head."""
+    of_method = of_head = 0
+    for file in files:
+        if file.suffix != ".safetensors":
+            continue
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  # it is no mapping
+                tensor = weights.get_tensor(name)
+                size = tensor.numel() * tensor.element_size()
+                if is_in(name, head):
+                    of_head += size
+                else:
+                    of_method += size
+    return of_method, of_head

@@ -1,0 +1,286 @@
+"""A published table run again: its own suite, narrowed to what is asked for, and its printed numbers beside ours.
+
+    table → its suite, narrowed → runs as of any suite → records → a verdict for every printed number
+
+What a cell was to be is asked of the table's suite again when the verdicts are made, so they follow from the records alone,
+and a report of them can be rendered anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.methods import with_size
+from lora_bench.models.registry import BaseModel
+from lora_bench.plan.resolve import run_spec
+from lora_bench.published import PublishedTable, Verdict, expected_from, judge_table, load_table
+from lora_bench.published.comparable import place_of
+from lora_bench.published.section import published_section
+from lora_bench.records.protocol import PROTOCOLS
+from lora_bench.records.record import Record
+from lora_bench.records.spec import PlannedSpec, RunSpec, Start
+from lora_bench.suite.entries import MethodEntry
+from lora_bench.suite.load import Suite, load_suite
+from lora_bench.suite.schema import ModelEntry, Recipe
+from lora_bench.tasks import Split, Task, TaskData, as_laid_out, task_from_definition
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """A published table and the suite that repeats a part of it.
+
+    Args:
+        table: The table.
+        suite: Its suite, narrowed.
+    """
+
+    table: PublishedTable
+    suite: Suite
+
+
+def table_suite(name: str) -> tuple[PublishedTable, Suite]:
+    """A published table and its own suite.
+
+    Raises:
+        LoraBenchError: If there is no such table, or nothing here repeats it.
+    """
+    table = load_table(name)
+    if table.no_suite is not None:
+        raise LoraBenchError(f"the table {name!r} cannot be reproduced here: {table.no_suite}")
+    suite = load_suite(table.folder / "suite.yaml")
+    return table, dataclasses.replace(suite, command=("reproduce", name))
+
+
+def reproduction(
+    name: str,
+    *,
+    model: str | None = None,
+    role: str | None = None,
+    tasks: Collection[str] = (),
+    methods: Collection[str] = (),
+    seeds: int | None = None,
+    protocol: str | None = None,
+) -> Reproduction:
+    """The part of a published table that is to be run.
+
+    Args:
+        name: Of the table.
+        model: A base model of the table, with or without the owner of its repository, or any other that stands in for one.
+        role: The base model that a stand-in is run in the stead of; the table's first by default.
+        tasks: Names of tasks; all by default. Those that they start from come along.
+        methods: Labels of methods; all by default.
+        seeds: Their number, from 0 on; the table's own by default.
+        protocol: Name of another protocol than the table's; no cell is comparable then.
+
+    Raises:
+        LoraBenchError: If a name is none of the table's.
+    """
+    table, suite = table_suite(name)
+    known = {entry.model: entry for entry in suite.models}
+    stand_ins: dict[str, str] = {}
+    if model is not None:
+        own = _own_model(model, known)
+        if own is None:
+            replaced = _own_model(role, known) if role is not None else next(iter(known))
+            if replaced is None:
+                raise unknown("base model of the table", str(role), known)
+            # A folder is seen from where the user is and not from the table's own folder.
+            stand_ins = {replaced: str(Path(model).absolute()) if Path(model).is_dir() else model}
+            own = replaced
+        suite = _renamed(_with_models(suite, [known[own]]), stand_ins)
+    elif role is not None:
+        raise LoraBenchError(f"--as {role} says for which base model another stands in: name that one with --model")
+    suite = _with_tasks(suite, tasks)
+    suite = _with_methods(suite, methods)
+    if seeds is not None:
+        suite = _with_content(suite, seeds=tuple(range(seeds)))
+    if protocol is not None:
+        if protocol not in PROTOCOLS:
+            raise unknown("protocol", protocol, PROTOCOLS)
+        suite = dataclasses.replace(suite, protocol=protocol, rules=PROTOCOLS[protocol])
+    shown = Path(model).name if model is not None and Path(model).is_absolute() else model
+    options = {"--model": shown, "--as": role, "--protocol": protocol, "--seeds": None if seeds is None else str(seeds)}
+    options |= {"--tasks": ",".join(tasks) or None, "--methods": ",".join(methods) or None}
+    words = [word for option, value in options.items() if value is not None for word in (option, value)]
+    return Reproduction(table, dataclasses.replace(suite, command=(*suite.command, *words)))
+
+
+def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None = None) -> tuple[Verdict, ...]:
+    """A verdict for every printed number of a table, from records alone.
+
+    Args:
+        table: The table.
+        records: Any.
+        role: The base model of the table that another one in the records stands in for; the first by default.
+
+    Raises:
+        LoraBenchError: If the role is none of the table's base models, or several models would play it.
+    """
+    stand_ins = _stand_ins(table, records, role)
+    _, suite = table_suite(table.name)
+    asked = _asked_for(_renamed(suite, stand_ins), records)
+    return judge_table(table, records, expected_from(asked, stand_ins), stand_ins)
+
+
+def published_lines(name: str, records: Sequence[Record], role: str | None = None) -> list[str]:
+    """The section of a Markdown report that holds records against a published table."""
+    table = load_table(name)
+    return published_section(table, verdicts(table, records, role))
+
+
+def _stand_ins(table: PublishedTable, records: Sequence[Record], role: str | None) -> dict[str, str]:
+    """The base model of the table that another one in the records stands in for, with the name of that one."""
+    others = sorted(
+        {record.spec.model.name for record in records if not _own_model(record.spec.model.name, table.models)}
+    )
+    if not others:
+        return {}
+    if len(others) > 1:
+        raise LoraBenchError(
+            f"the records are of {len(others)} base models that are not in the table {table.name!r} "
+            f"({', '.join(others)}); only one can stand in, so report them apart"
+        )
+    replaced = _own_model(role, table.models) if role is not None else table.models[0]
+    if replaced is None:
+        raise unknown("base model of the table", str(role), table.models)
+    return {replaced: others[0]}
+
+
+def _asked_for(suite: Suite, records: Sequence[Record]) -> list[RunSpec]:
+    """What a table's suite asks for where there are records: their data and base model, and else the suite's own recipe."""
+    asked: dict[tuple[str, str, str], RunSpec] = {}
+    for record in records:
+        place = place_of(record.spec)
+        # Of a run that no suite planned, too little is known to ask for the same.
+        if place in asked or record.data is None or record.spec.source is not None:
+            continue
+        entry = _entry(suite, record.spec)
+        if entry is not None:
+            asked[place] = _asked_spec(suite, entry, record)
+    return list(asked.values())
+
+
+def _entry(suite: Suite, spec: RunSpec) -> MethodEntry | None:
+    found = [entry for entry in suite.methods if entry.label == spec.method.label]
+    return found[0] if found and found[0].is_for(spec.task.name, spec.model.name) else None
+
+
+def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
+    """The spec that the suite gives a run on the data and base model of a record."""
+    spec = PlannedSpec.model_validate_json(record.spec.model_dump_json())
+    assert record.data is not None
+    recipe = suite.recipe(spec.task.name, spec.model.name, entry)
+    count = record.data.examples.get("train", 0)
+    if spec.rules.selection_from_train and not suite.rules.selection_from_train:
+        count += record.data.examples.get("selection", 0)
+    train = Split([""] * count, [("",)] * count, [0] * count)
+    method = entry.method
+    if recipe.budget.parameter_target is not None and spec.method.size is not None:
+        method = with_size(method, int(str(spec.method.options[spec.method.size])))
+    rate = spec.training.learning_rate
+    return run_spec(
+        suite,
+        _asked_task(suite, spec),
+        TaskData({"train": train}, spec.task.labels, spec.task.data_sha256, ()),
+        BaseModel(
+            name=spec.model.name,
+            shown=spec.model.shown,
+            folder=Path(),
+            sha256=spec.model.sha256,
+            revision=spec.model.revision,
+            model_type=spec.model.model_type,
+        ),
+        entry,
+        method,
+        recipe,
+        rate if rate in recipe.rates else recipe.rates[0],
+        spec.seed,
+        trial=False,
+        start=Start(task=recipe.start, run_id="") if recipe.start is not None else None,
+        series=spec.series,
+    )
+
+
+def _asked_task(suite: Suite, spec: PlannedSpec) -> Task:
+    """The suite's own task, with its data where the record has it: on the hub, or in a folder of its layout."""
+    (own,) = (task for task, _ in suite.tasks if task.task == spec.task.name)
+    data = task_from_definition(spec.task.definition).data
+    in_a_folder = data.hub is None and own.local is not None
+    return (as_laid_out(own) if in_a_folder else own).model_copy(update={"data": data})
+
+
+def _own_model(name: str | None, known: Collection[str]) -> str | None:
+    """The base model of the table that a name is of, with or without the owner of its repository."""
+    return next((one for one in known if name in (one, one.rsplit("/", 1)[-1])), None)
+
+
+def _with_content(suite: Suite, **changed: object) -> Suite:
+    return dataclasses.replace(suite, content=suite.content.model_copy(update=changed))
+
+
+def _with_models(suite: Suite, models: list[ModelEntry]) -> Suite:
+    """The suite on some of its base models, with the methods that are for them."""
+    names = {entry.model for entry in models}
+    methods = tuple(entry for entry in suite.methods if not entry.models or names.intersection(entry.models))
+    return dataclasses.replace(suite, models=tuple(models), methods=methods)
+
+
+def _renamed(suite: Suite, stand_ins: dict[str, str]) -> Suite:
+    """The suite with other base models in the stead of its own, wherever they are named."""
+
+    def renamed(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(stand_ins.get(name, name) for name in names)
+
+    if not stand_ins:
+        return suite
+    recipes = tuple(recipe.model_copy(update={"models": renamed(recipe.models)}) for recipe in suite.content.recipes)
+    models = tuple(
+        ModelEntry(model=stand_ins[entry.model]) if entry.model in stand_ins else entry for entry in suite.models
+    )
+    methods = tuple(
+        dataclasses.replace(
+            entry,
+            models=renamed(entry.models),
+            learning_rates={
+                name if name is None else stand_ins.get(name, name): rates
+                for name, rates in entry.learning_rates.items()
+            },
+        )
+        for entry in suite.methods
+    )
+    return dataclasses.replace(_with_content(suite, recipes=recipes), models=models, methods=methods)
+
+
+def _with_tasks(suite: Suite, tasks: Collection[str]) -> Suite:
+    """The suite on some of its tasks, and on those that they start from."""
+    known = [task.task for task, _ in suite.tasks]
+    for name in tasks:
+        if name not in known:
+            raise unknown("task of the table", name, known)
+    if not tasks:
+        return suite
+    wanted = {*tasks, *_sources(suite.content.recipes, tasks)}
+    recipes = tuple(
+        recipe.model_copy(update={"tasks": tuple(name for name in recipe.tasks if name in wanted)})
+        for recipe in suite.content.recipes
+        if not recipe.tasks or wanted.intersection(recipe.tasks)
+    )
+    chosen = tuple((task, base) for task, base in suite.tasks if task.task in wanted)
+    return dataclasses.replace(_with_content(suite, recipes=recipes), tasks=chosen)
+
+
+def _sources(recipes: Sequence[Recipe], tasks: Collection[str]) -> set[str]:
+    return {recipe.start for recipe in recipes if recipe.start is not None and set(tasks).intersection(recipe.tasks)}
+
+
+def _with_methods(suite: Suite, methods: Collection[str]) -> Suite:
+    known = [entry.label for entry in suite.methods]
+    for label in methods:
+        if label not in known:
+            raise unknown("row of the table", label, known)
+    if not methods:
+        return suite
+    return dataclasses.replace(suite, methods=tuple(entry for entry in suite.methods if entry.label in methods))

@@ -1,0 +1,72 @@
+"""Published tables on a terminal: which there are, what one has, and the verdicts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from lora_bench.published import PublishedTable, Verdict, known_tables, load_table
+from lora_bench.published.section import published_statistic, published_value, summary, verdict_text
+from lora_bench.report import text
+from lora_bench.report.text import MISSING, plain
+
+
+def tables_listing() -> Table:
+    """Every published table by name: what it shows, its size, and whether it can be repeated here.
+
+    Raises:
+        BadInput: With every fault of the first table that has any.
+    """
+    table = Table("table", "what it shows", "cells", "models", "tasks", "can be repeated", box=SIMPLE_HEAD)
+    for name in sorted(known_tables(), key=text.natural):
+        found = load_table(name)
+        cells = [Text(plain(part)) for part in (name, found.title)]
+        models, tasks = (", ".join(names) for names in (map(_short, found.models), found.tasks))
+        table.add_row(*cells, str(len(found.cells)), Text(plain(models)), Text(plain(tasks)), Text(_repeatable(found)))
+    return table
+
+
+def cells_listing(found: PublishedTable) -> Table:
+    """Every cell of a table, with the recipe's gaps and whose number it is."""
+    table = Table(
+        "base model", "row", "task", "score", "published", "statistic", "copied from", "repeated by",
+        title=Text(plain(found.title)), caption=Text(plain(found.source, 600)), title_justify="left",
+        caption_justify="left", box=SIMPLE_HEAD,
+    )  # fmt: skip
+    for cell in found.cells:
+        how = cell.method or ("the cells it is over" if cell.derived else f"nothing: {cell.no_run}")
+        parts = [_short(cell.model), cell.row, cell.task, cell.score, published_value(cell), published_statistic(cell)]
+        table.add_row(*(Text(plain(part) or MISSING) for part in (*parts, cell.copied or "", how)))
+    return table
+
+
+def verdicts_listing(verdicts: Sequence[Verdict]) -> Table:
+    """The cells that were run, with their verdicts; the others are counted below."""
+    table = Table(
+        "base model", "row", "task", "score", "published", "measured", "n", "difference", "verdict",
+        caption=Text(summary(verdicts)), caption_justify="left", box=SIMPLE_HEAD,
+    )  # fmt: skip
+    for verdict in verdicts:
+        cell, measured = verdict.cell, verdict.measured
+        if verdict.verdict == "not run" and measured is None:
+            continue
+        parts = [_short(cell.model), cell.row, cell.task, cell.score, published_value(cell)]
+        parts += [text.score(measured.value if measured else None), str(measured.n if measured else 0)]
+        parts += [text.difference(verdict.difference), verdict_text(verdict)]
+        table.add_row(*(Text(plain(part)) for part in parts))
+    return table
+
+
+def _repeatable(found: PublishedTable) -> str:
+    if found.no_suite is not None:
+        return plain(f"no: {found.no_suite}")
+    without = sum(cell.no_run is not None and not cell.derived for cell in found.cells)
+    return "yes" if not without else f"all but {text.plural(without, 'cell')}"
+
+
+def _short(model: str) -> str:
+    """A base model without the owner of its repository."""
+    return model.rsplit("/", 1)[-1]

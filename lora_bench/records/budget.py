@@ -1,0 +1,176 @@
+"""What all methods of a suite are held equal to.
+
+One axis of parameters holds methods equal in number: what a method adds or frees, the head apart, or what must be saved
+of it, the head included; `full` is exempt from it and marked as the reference line. A method's size is found by
+counting, never by formula: see `lora_bench.plan.size_fitting`. One axis of work stops a run: examples (or epochs), real
+tokens, FLOPs or seconds; the others may cap it. `docs/budgets.md` says what each means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pydantic import Field, model_validator
+
+from lora_bench.documents import Strict
+from lora_bench.errors import BudgetUnreachable
+
+MAX_SIZE = 1 << 20
+
+Axis = Literal["train_examples", "train_tokens", "train_flops", "train_seconds"]
+AXES: tuple[Axis, ...] = get_args(Axis)
+ParameterAxis = Literal["adapter_parameters", "stored_parameters"]
+PARAMETER_AXES: tuple[ParameterAxis, ...] = get_args(ParameterAxis)
+
+_SAID: dict[Axis, str] = {
+    "train_examples": "{:,.0f} examples",
+    "train_tokens": "{:,.0f} real tokens",
+    "train_flops": "{:.4g} FLOPs",
+    "train_seconds": "{:,g} s of training",
+}
+
+
+def amount_of(axis: Axis, amount: float) -> str:
+    """An amount of work as readers should see it, such as "48,000 real tokens"."""
+    return _SAID[axis].format(amount)
+
+
+class Work(Strict):
+    """Amounts of training work, by axis.
+
+    Args:
+        train_examples: Examples seen, counting an example again each time it comes round.
+        epochs: Passes over the training split, in place of `train_examples`.
+        train_tokens: Real tokens seen, without padding.
+        train_flops: Operations of the matrix products of forward and backward passes, padding included.
+        train_seconds: Wall time of training, without evaluations and checkpoints.
+    """
+
+    train_examples: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    train_tokens: int | None = Field(default=None, gt=0)
+    train_flops: float | None = Field(default=None, gt=0)
+    train_seconds: float | None = Field(default=None, gt=0)
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the amounts that are given."""
+        return [name for name in Work.model_fields if getattr(self, name) is not None]
+
+
+class Caps(Work):
+    """Amounts of work, each of which ends a run that reaches it before the target.
+
+    Those of `Work`; a run ends with the step that reaches one of them.
+    """
+
+    @model_validator(mode="after")
+    def _one_number_of_examples(self) -> Caps:
+        if self.train_examples is not None and self.epochs is not None:
+            raise ValueError("give at most one of train_examples and epochs")
+        return self
+
+
+class HeldEqual(Work):
+    """What a budget holds equal beside the number of parameters.
+
+    Args:
+        tolerance: Share of the target by which a method may miss it.
+        caps: Amounts of work that end a run before its target.
+        peak_memory_bytes: What the tensors of a training step may hold, as predicted from its shapes: a batch is taken in as
+            few parts as keep it.
+        trials: Learning rates tried by every method, or None where the suite does not say.
+
+    One of the amounts of `Work` is the target: it stops a run, and the learning rate follows the share of it that is used.
+    """
+
+    tolerance: float = Field(default=0.05, ge=0, lt=1)
+    caps: Caps | None = None
+    peak_memory_bytes: int | None = Field(default=None, gt=0)
+    trials: int | None = Field(default=None, gt=0)
+
+    def uses(self, axis: Axis) -> bool:
+        """Whether an axis of work stops a run or may end it before."""
+        return any(work is not None and getattr(work, axis) is not None for work in (self, self.caps))
+
+    @model_validator(mode="after")
+    def _one_measure_of_work(self) -> HeldEqual:
+        if len(self.given) != 1:
+            names = [*Work.model_fields]
+            raise ValueError(f"give exactly one of {', '.join(names[:-1])} and {names[-1]}")
+        return self
+
+
+class Budget(HeldEqual):
+    """What all methods are held equal to.
+
+    Args:
+        adapter_parameters: Trainable parameters without the head, or None to take every method as it is given.
+        stored_parameters: Parameters that must be saved to restore the result on the public base model, head included, in
+            place of `adapter_parameters`.
+        halving: Factor by which the work of the trials was spent on more and shorter ones, or None where each had all of it.
+        rungs: Into how many steps it was divided then.
+
+    The others are those of `HeldEqual` and `Work`.
+    """
+
+    adapter_parameters: int | None = Field(default=None, gt=0)
+    stored_parameters: int | None = Field(default=None, gt=0)
+    halving: int | None = None
+    rungs: int | None = None
+
+    @property
+    def parameter_target(self) -> tuple[ParameterAxis, int] | None:
+        """The axis of parameters that sizes are fitted to, and its target; None where methods are taken as they are given."""
+        amounts = ((axis, getattr(self, axis)) for axis in PARAMETER_AXES)
+        return next(((axis, amount) for axis, amount in amounts if amount is not None), None)
+
+    def within(self, count: int) -> bool:
+        """Whether a method that comes to *count* on the axis of its parameters keeps the budget."""
+        found = self.parameter_target
+        return found is None or abs(count - found[1]) <= self.tolerance * found[1]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A size, and the parameters that it gives."""
+
+    size: int
+    count: int
+
+
+def fit_size(
+    count: Callable[[int], int], target: int, tolerance: float, axis: ParameterAxis = "adapter_parameters"
+) -> Fit:
+    """The size whose count is nearest to *target*; the smaller of two equally near ones.
+
+    Args:
+        count: Parameters for a size of at least 1; must grow with it.
+        target: Parameters wanted.
+        tolerance: Share of the target by which the nearest may miss it.
+        axis: Which parameters they are.
+
+    Raises:
+        BudgetUnreachable: If the nearest count misses the target by more than the tolerance.
+    """
+    high = 1
+    while count(high) < target and high < MAX_SIZE:
+        high *= 2
+    low = max(1, high // 2)
+    while low < high:
+        middle = (low + high) // 2
+        if count(middle) < target:
+            low = middle + 1
+        else:
+            high = middle
+    # `low` is the first size at or above the target: the nearest is it or the one below.
+    fits = [Fit(size, count(size)) for size in (low - 1, low) if size >= 1]
+    nearest = min(fits, key=lambda fit: abs(fit.count - target))
+    if abs(nearest.count - target) > tolerance * target:
+        raise BudgetUnreachable(
+            f"no size meets {target:,} {axis.replace('_', ' ')} within {tolerance:.0%}: "
+            f"the nearest is size {nearest.size} with {nearest.count:,}"
+        )
+    return nearest

@@ -1,0 +1,140 @@
+"""The files of checkpoints: whole or passed over, and at any moment one whole checkpoint behind the newest.
+
+    checkpoint/step-<step>[-<n>]/…             the files of a checkpoint, each flushed to the disk
+                                 manifest.json their hashes, written last
+
+Two whole checkpoints are kept, so that one which a disk has damaged costs a minute of work and not the run. A folder without a
+manifest is of a writer that was cut off. A second checkpoint after the same step is written beside the first: at no moment
+is the only one there is taken away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from lora_bench.util.atomic_files import QUARANTINE, make_folder, quarantine, remove_tree, sync_folder, write_atomic
+from lora_bench.util.failpoints import reach
+
+MANIFEST = "manifest.json"
+KEPT = 2
+_NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
+
+
+def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Path:
+    """Write the files of a checkpoint after *step*, and remove those that are two or more behind it.
+
+    Args:
+        folder: Where checkpoints lie.
+        step: The last step that was done.
+        files: What it consists of, by name.
+
+    Returns:
+        Its folder, whole and on the disk.
+    """
+    reach("checkpoint.begin")
+    make_folder(folder)
+    target = _new_folder(folder, step)
+    try:
+        for name, content in files.items():
+            with (target / name).open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_folder(target)
+        sync_folder(folder)
+        manifest = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        reach("checkpoint.manifest")
+        write_atomic(target / MANIFEST, json.dumps(manifest).encode("utf-8"))
+    except BaseException:
+        remove_tree(target)  # what the disk had no room for takes none
+        raise
+    reach("checkpoint.written")
+    for older in [path for path in _newest_first(folder) if (path / MANIFEST).is_file()][KEPT:]:
+        _remove(older)
+    return target
+
+
+def newest_checkpoint(
+    folder: Path, say: Callable[[str], None], needed: Collection[str] = ()
+) -> tuple[Path, dict[str, bytes]] | None:
+    """The folder and the files of the newest checkpoint that is what its manifest says, or None.
+
+    What a writer left that was cut off is removed; a damaged checkpoint is moved to the quarantine beside *folder*.
+
+    Args:
+        folder: Where checkpoints lie.
+        say: Told of each that is damaged.
+        needed: Files without which it is none of ours, whatever its manifest says.
+    """
+    for path in _newest_first(folder):
+        if not (path / MANIFEST).is_file():
+            remove_tree(path)
+            continue
+        files, damage = _read(path, needed)
+        if damage is None:
+            return path, files
+        place = quarantine(path, f"{path.name}: {damage}", folder.parent / QUARANTINE)
+        where = f"{QUARANTINE}/{place.parent.name}" if place is not None else QUARANTINE
+        say(
+            f"the checkpoint {path.name} was damaged ({damage}) and lies in {where}; the run went on from the one before"
+        )
+    return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove every checkpoint of a run that is done, with the folder."""
+    for path in _newest_first(folder):
+        _remove(path)
+    remove_tree(folder)
+
+
+def _new_folder(folder: Path, step: int) -> Path:
+    """A folder for a checkpoint, above all others of the same step."""
+    number = 1
+    while True:
+        target = folder / (f"step-{step:08d}" if number == 1 else f"step-{step:08d}-{number}")
+        try:
+            target.mkdir()
+            return target
+        except FileExistsError:
+            number += 1
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """The folders of checkpoints, whole or not, the newest first."""
+    found = {path: match for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))}
+    return sorted(found, key=lambda path: (int(found[path][1]), int(found[path][2] or 1)), reverse=True)
+
+
+def _read(path: Path, needed: Collection[str]) -> tuple[dict[str, bytes], str | None]:
+    """The files of a checkpoint, and what is wrong with it or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        hashes = {str(name): str(sha256) for name, sha256 in manifest.items()}
+    except (ValueError, AttributeError):
+        hashes = {}
+    if not hashes:
+        return {}, f"{MANIFEST} cannot be read"
+    if missing := sorted(set(needed) - hashes.keys()):
+        return {}, f"{MANIFEST} does not name {missing[0]}"
+    files = {}
+    for name, sha256 in hashes.items():
+        inside = path / name
+        if Path(name).name != name or not inside.is_file():
+            return {}, f"{name!r} is missing"
+        files[name] = inside.read_bytes()
+        if hashlib.sha256(files[name]).hexdigest() != sha256:
+            return {}, f"{name} is not what {MANIFEST} says"
+    return files, None
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint: first what makes it one, so that half of it is never taken for a damaged one."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    sync_folder(path)
+    remove_tree(path)

@@ -1,0 +1,113 @@
+"""Where a run ran: enough to repeat it, and nothing that names a person, a host or a folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from lora_bench.records.record import Environment
+from lora_bench.version import __version__
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "tokenizers")
+
+
+# The variable in which a worker finds the CUDA devices for the processes of its runs; it sees one of them itself.
+RANK_DEVICES = "LORA_BENCH_RANK_DEVICES"
+
+
+def describe_environment(device_type: str) -> Environment:
+    """This machine and its packages.
+
+    Args:
+        device_type: "cuda" or "cpu": what trains.
+    """
+    device, count = _device(device_type)
+    return Environment(
+        device=device,
+        device_count=count,
+        cpu=_cpu(),
+        cores=usable_cores(),
+        memory_bytes=psutil.virtual_memory().total,
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        packages={"lora_bench": __version__, **{name: _version(name) for name in PACKAGES}},
+        driver=driver_version() if device_type == "cuda" else None,
+    )
+
+
+def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of NVIDIA's driver, or None where it does not say.
+
+    Args:
+        file: Where the driver says it, such as "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 …".
+    """
+    try:
+        first = file.read_text(encoding="utf-8").partition("\n")[0]
+    except OSError:
+        return None
+    found = re.search(r"(?<![\w.])\d{3,}\.\d+(?:\.\d+)?(?![\w.])", first)
+    return found[0] if found else None
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cuda_devices() -> list[str]:
+    """The CUDA devices that may be used, as `CUDA_VISIBLE_DEVICES` names them; none where there is none.
+
+    Where the user has set that variable, its entries are handed out and no others. The driver's files are asked before
+    torch is, whose import a second look at a finished suite need not wait for.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [entry.strip() for entry in chosen.split(",") if entry.strip() not in ("", "-1")]
+    if not Path("/proc/driver/nvidia/gpus").is_dir():
+        return []
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def too_few_devices(processes: int, devices: Sequence[str]) -> str | None:
+    """Why a run over several processes cannot be done on these CUDA devices, or None where it can, or is done on the CPU."""
+    if not devices or len(devices) >= processes:
+        return None
+    return f"a run over {processes} processes needs as many CUDA devices, and there {_are(len(devices))}"
+
+
+def _are(count: int) -> str:
+    return f"are {count}" if count > 1 else "is 1"
+
+
+def _device(device_type: str) -> tuple[str, int]:
+    if device_type != "cuda":
+        return "cpu", 0
+    import torch
+
+    return torch.cuda.get_device_name(), torch.cuda.device_count()
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

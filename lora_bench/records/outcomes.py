@@ -1,0 +1,105 @@
+"""How runs end in other ways than `ok`, and what the same command does about it the next time.
+
+| end | record | the same command |
+| --- | --- | --- |
+| asked to stop | an attempt | goes on from its checkpoint |
+| disk full | an attempt; the suite stops | goes on from its checkpoint, once there is room |
+| ended by somebody else's signal | `failed`, its reason begins with `signal` | goes on from its checkpoint, once |
+| no progress | `timeout` | leaves it; `--retry` goes on from its checkpoint |
+| crashed (`signal SIGSEGV`), out of memory, an exception | `out_of_memory` or `failed` | leaves it; `--retry` |
+| diverged, unsupported | kept for good | leaves it |
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lora_bench.errors import WorkBroken
+from lora_bench.records.record import Record
+
+DISK_FULL = "disk_full"
+SIGNAL = "signal"
+
+# Nothing in a run sends these: a person, a scheduler or the kernel does.
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What libraries say that write without Python's files, such as safetensors.
+_SAID_FULL = (*(f"os error {number}" for number in _FULL), "StorageFull", "No space left on device")
+# What PyTorch raises as a plain RuntimeError.
+_SAID_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what led to it, is that there is no room on the disk, or none that one may use."""
+    return any(
+        one.errno in _FULL if isinstance(one, OSError) else any(words in str(one) for words in _SAID_FULL)
+        for one in _chain(error)
+    )
+
+
+@contextmanager
+def at_work(began: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Within this block an error of the system is none of what the user gave: work is lost, or was done and is kept.
+
+    A full disk, and a reader who has seen enough of what is printed, stay what they are.
+
+    Args:
+        began: Whether the work has begun when the error comes.
+
+    Raises:
+        WorkBroken: In the place of another `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not began() or isinstance(error, BrokenPipeError) or is_disk_full(error):
+            raise
+        raise WorkBroken(str(error)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, of the device or the machine."""
+    # By name, so that this needs no torch.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _said_no_memory(error)
+
+
+def _said_no_memory(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_NO_MEMORY)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def is_attempt(record: Record) -> bool:
+    """Whether the run is not done: it was stopped, and the same command goes on with it."""
+    return record.status == "interrupted" or (record.status == "failed" and record.reason == DISK_FULL)
+
+
+def goes_on(record: Record) -> bool:
+    """Whether the run, done again, goes on from its checkpoint: it was cut off, and did not go wrong by itself."""
+    return is_attempt(record) or record.status == "timeout" or is_done_again(record)
+
+
+def is_done_again(record: Record) -> bool:
+    """Whether the same command does the run again although it has a record: somebody else ended it."""
+    return record.status == "failed" and _signal(record) in _FROM_OUTSIDE
+
+
+def _signal(record: Record) -> str:
+    """The signal that ended a run's process, such as `SIGKILL`, or nothing."""
+    word, _, rest = (record.reason or "").partition(" ")
+    return rest.partition(":")[0] if word == SIGNAL else ""

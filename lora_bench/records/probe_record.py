@@ -1,0 +1,272 @@
+"""What a probe measures, and the JSON that each of its processes leaves.
+
+A probe has several processes, since the steps of one are alike in a way that those of the next are not: the process is the
+unit of replication. What was not measured is null, and `unmeasured` says why. Units are in the names.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from lora_bench.documents import Strict
+from lora_bench.records.record import Environment, Parameters, Said, Status
+from lora_bench.records.spec import Attention, MethodSpec, ModelSpec, Precision, content_hash, with_seal
+
+SCHEMA = 1
+
+DeviceType = Literal["cpu", "cuda"]
+State = Literal["unadapted", "adapted", "merged"]
+
+PROBE_ID_LENGTH = 16
+
+
+class ProbeSpec(Strict):
+    """One cell of a probe: all that its speed and memory depend on.
+
+    Args:
+        model: The base model.
+        random_weights: Whether it was built from its shape with weights drawn at random.
+        kind: What the model is made for: "classification", "regression" or "generation".
+        labels: Number of classes.
+        batch_size: Examples in one step.
+        length: Tokens of each example; none of them is padding.
+        precision: "float32", or "bfloat16" by autocast.
+        attention: The kernel path of attention, or None for the model's own choice.
+        threads: CPU threads of the process.
+        device: What trains.
+        latency_shapes: (batch size, length) of the forward passes that are timed.
+        wide_tokens: Tokens of a second, compute-bound step, or None for no such step.
+        seconds: After which timing ends, or None for as long as the device needs.
+    """
+
+    model: ModelSpec
+    random_weights: bool
+    kind: Literal["classification", "regression", "generation"]
+    labels: int
+    method: MethodSpec
+    batch_size: int
+    length: int
+    precision: Precision
+    attention: Attention | None
+    threads: int
+    device: DeviceType
+    latency_shapes: tuple[tuple[int, int], ...]
+    wide_tokens: int | None
+    seconds: float | None = None
+    spec_version: int = Field(default=1, description="raised whenever the same spec would measure something else")
+
+    @property
+    def probe_id(self) -> str:
+        """The first 16 hexadecimal digits of the hash of everything that is measured; names that are shown are left out."""
+        content = self.model_dump(mode="json")
+        for part, shown in (("method", "label"), ("method", "options"), ("model", "shown"), ("model", "name")):
+            del content[part][shown]
+        if self.seconds is None:
+            del content["seconds"]
+        return content_hash(content)[:PROBE_ID_LENGTH]
+
+
+class StepSpeed(Strict):
+    """How fast the training steps of one process were.
+
+    Args:
+        batch_size: Examples in one step.
+        warmup_steps: Steps that were not timed, beside the very first, in which the optimiser allocates its states.
+        timed_steps: Steps that were.
+        step_seconds_median: Median over the timed steps (p50).
+        step_seconds_p90: Their 90th percentile.
+        forward_seconds: Median of the forward pass with its loss.
+        backward_seconds: Median of the backward pass.
+        optimizer_seconds: Median of clipping, the optimiser's step, and letting the gradients go.
+        examples_per_second: All timed examples over all timed seconds.
+        real_tokens_per_second: All timed tokens over all timed seconds.
+        host_bound_share: Share of a step in which the device waited for Python; null where host and device are one.
+    """
+
+    batch_size: int
+    warmup_steps: int
+    timed_steps: int
+    step_seconds_median: float
+    step_seconds_p90: float
+    forward_seconds: float
+    backward_seconds: float
+    optimizer_seconds: float
+    examples_per_second: float
+    real_tokens_per_second: float
+    host_bound_share: float | None
+
+
+class StepBytes(Strict):
+    """What a training step holds, in bytes.
+
+    Args:
+        weight_bytes: All weights and buffers of the adapted model, a shared one counted once.
+        gradient_bytes: Gradients of the trained weights.
+        optimizer_bytes: States of the optimiser.
+        activation_bytes: What the forward pass leaves for the backward pass.
+        peak_bytes: The most that is held at one time: weights, optimiser, and whatever of the rest lives together.
+    """
+
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int | None
+    peak_bytes: int | None
+
+
+class PhasePeaks(Strict):
+    """Peaks of memory in bytes by phase.
+
+    Args:
+        kind: "allocated" is what the CUDA allocator handed out, "resident" the resident set of the process.
+        start_bytes: Held before the base model was loaded.
+        load_bytes: While it was loaded and adapted.
+        first_step_bytes: In the first step, in which the optimiser allocates its states.
+        steady_bytes: In later steps.
+        evaluation_bytes: In a forward pass without gradients, the optimiser's states still held.
+        saving_bytes: While a checkpoint was written.
+        reserved_bytes: Held by the CUDA allocator in all, what it keeps unused included.
+        device_bytes: Used on the device as its driver sees it, less what was used before the process began.
+        tree_bytes: Resident set of the process and its children after the steps.
+    """
+
+    kind: Literal["allocated", "resident"]
+    start_bytes: int | None
+    load_bytes: int | None
+    first_step_bytes: int | None
+    steady_bytes: int | None
+    evaluation_bytes: int | None
+    saving_bytes: int | None
+    reserved_bytes: int | None
+    device_bytes: int | None
+    tree_bytes: int | None
+
+
+class Latency(Strict):
+    """Forward passes without gradients at one shape, in one state of the model.
+
+    Args:
+        state: "unadapted" is the base model, "adapted" has the method's modules, "merged" has them folded into the weights.
+        passes: How many were timed.
+        seconds_median: Their median (p50).
+        seconds_p90: Their 90th percentile.
+    """
+
+    batch_size: int
+    length: int
+    state: State
+    passes: int
+    seconds_median: float
+    seconds_p90: float
+
+
+class Inference(Strict):
+    """What adapting costs when the model is used.
+
+    Args:
+        latencies: By shape and state; a state that the method has not is not among them.
+        merged_difference: Greatest difference of an output between the merged and the adapted model.
+        adapters_in_batch: Adapters that one batch was divided between.
+        mixed_batch_seconds: Median of a forward pass of such a batch, at the first shape with a row for each adapter.
+        one_adapter_seconds: Median of the same batch with one adapter.
+    """
+
+    latencies: tuple[Latency, ...]
+    merged_difference: float | None
+    adapters_in_batch: int | None
+    mixed_batch_seconds: float | None
+    one_adapter_seconds: float | None
+
+
+class Checkpoint(Strict):
+    """What must be kept to restore the result on the public base, and what a change of task takes.
+
+    Args:
+        stored_bytes: The files as they lie on the disk.
+        adapter_bytes: Of the weights in them, those of the method.
+        head_bytes: Those of the head.
+        restore_seconds: Putting what was stored onto a loaded base model: the way from one task to the next.
+        switch_seconds: Going to another adapter that is loaded already; null where there is no such thing.
+        model_load_seconds: Loading the base model from its files.
+    """
+
+    stored_bytes: int
+    adapter_bytes: int
+    head_bytes: int
+    restore_seconds: float | None
+    switch_seconds: float | None
+    model_load_seconds: float | None
+
+
+class Flops(Strict):
+    """Floating-point operations of the matrix products of a step, an addition and a multiplication counted apart.
+
+    Args:
+        forward: Of the forward pass.
+        step: Of the forward and the backward pass.
+    """
+
+    forward: int
+    step: int
+
+
+class Energy(Strict):
+    """What the device drew from the first timed step to the last, idle draw included."""
+
+    joules: float
+    joules_per_step: float
+
+
+class ProbeRecord(Strict):
+    """What one process of a probe leaves.
+
+    Args:
+        repeat: Number of the process, from 0.
+        twin: Whether it belongs to the cell that is measured a second time unchanged, which shows the noise.
+        unmeasured: By the path of a field, such as `speed.host_bound_share`, why it is null; of a part that is null as a whole
+            by its name. A state that `inference.latencies` lacks is there as `inference.merged`, and a shape as
+            `inference.16x256`.
+        exclusive: Whether nothing else was seen at work on the device meanwhile; null where the system does not tell.
+        settings: What else numbers may depend on, such as `float32_matmul_precision`.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, populate_by_name=True, json_schema_extra=with_seal
+    )
+
+    schema_version: int = Field(alias="schema", default=SCHEMA)
+    probe_id: str
+    repeat: int
+    twin: bool
+    suite: str
+    status: Status
+    reason: Said | None = None
+    spec: ProbeSpec
+    parameters: Parameters | None = None
+    speed: StepSpeed | None = None
+    wide: StepSpeed | None = None
+    phases: PhasePeaks | None = None
+    measured: StepBytes | None = None
+    predicted: StepBytes | None = None
+    inference: Inference | None = None
+    checkpoint: Checkpoint | None = None
+    flops: Flops | None = None
+    energy: Energy | None = None
+    unmeasured: dict[str, Said] = Field(default_factory=dict)
+    exclusive: bool | None = None
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    command: Said
+    started_at: str | None = Field(default=None, description="UTC, ISO 8601")
+    environment: Environment | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The name of this process among all: of its file, too."""
+        return probe_run_id(self.probe_id, self.repeat, self.twin)
+
+
+def probe_run_id(probe_id: str, repeat: int, twin: bool) -> str:
+    """The name of one process of a probe, such as `0123456789abcdef-0` or `0123456789abcdef-0-twin`."""
+    return f"{probe_id}-{repeat}{'-twin' if twin else ''}"

@@ -1,0 +1,102 @@
+"""Where the records of probes lie: `probes/<probe_id>-<repeat>.json` beside the runs of their suite, or in a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_bench.errors import BadInput, Fault
+from lora_bench.records.probe_record import SCHEMA, ProbeRecord
+from lora_bench.records.store import DamagedRecord, MissingRecord, read_sealed, sealed, to_json
+from lora_bench.util.atomic_files import (
+    QUARANTINE,
+    make_folder,
+    quarantine,
+    remove_orphans,
+    sync_folder,
+    write_atomic,
+    write_once,
+)
+
+PROBES = "probes"
+
+
+@dataclass(frozen=True)
+class ProbeFolder:
+    """The probes of a suite."""
+
+    path: Path
+
+    def record(self, run_id: str) -> ProbeRecord | None:
+        """The record of one process, or None while there is none that is whole: it is to be measured then."""
+        file = self.path / f"{run_id}.json"
+        try:
+            return read_probe(file) if file.is_file() else None
+        except (DamagedRecord, MissingRecord):
+            return None
+
+    def publish(self, record: ProbeRecord) -> ProbeRecord:
+        """Write the record, unless there is one; the record that stands there afterwards."""
+        file = self.path / f"{record.run_id}.json"
+        remove_orphans(self.path)
+        while not write_once(file, sealed(record)):
+            try:
+                return read_probe(file)
+            except DamagedRecord as error:
+                quarantine(file, str(error), self.path / QUARANTINE)
+            except MissingRecord:
+                continue  # another process put it aside
+        return record
+
+    def retry(self, run_id: str) -> None:
+        """Put a record aside under `attempts/`, so that its process is run again."""
+        file, aside = self.path / f"{run_id}.json", self.path / "attempts"
+        if file.is_file():
+            make_folder(aside)
+            file.rename(aside / f"{run_id}.{len(list(aside.glob(f'{run_id}.*.json'))) + 1}.json")
+            for changed in (aside, self.path):
+                sync_folder(changed)
+
+
+def probe_files(folder: Path) -> list[Path]:
+    """The probe records of a runs folder or a baseline."""
+    return sorted((folder / PROBES).glob("*.json"))
+
+
+def read_probes(folder: Path) -> list[ProbeRecord]:
+    """Every probe record of a runs folder or a baseline, in the order of their names.
+
+    Raises:
+        BadInput: With every record that cannot be read.
+    """
+    records: list[ProbeRecord] = []
+    faults: list[Fault] = []
+    for file in probe_files(folder):
+        try:
+            records.append(read_probe(file))
+        except BadInput as error:
+            faults += error.faults
+    if faults:
+        raise BadInput(faults)
+    return records
+
+
+def accept_probes(runs: Path, baseline: Path) -> list[ProbeRecord]:
+    """Copy the probe records of a runs folder into a baseline; what it held before is replaced."""
+    records = read_probes(runs)
+    for record in records:
+        write_atomic(baseline / PROBES / f"{record.run_id}.json", to_json(record))
+    kept = {f"{record.run_id}.json" for record in records}
+    for path in probe_files(baseline):
+        if path.name not in kept:
+            path.unlink()
+    return records
+
+
+def read_probe(file: Path) -> ProbeRecord:
+    """One probe record.
+
+    Raises:
+        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged.
+    """
+    return read_sealed(file, ProbeRecord, SCHEMA, "probe record")

@@ -1,0 +1,244 @@
+"""A record: the JSON that a run leaves, and the only thing a report is made of.
+
+What was not measured, or what nobody knows, is null, never zero. A status other than `ok` carries its reason, and such a
+record is a row of every report like any other. Units are in the names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from lora_bench.documents import Strict
+from lora_bench.records.analysis import Analysis
+from lora_bench.records.budget import Axis, Budget, ParameterAxis
+from lora_bench.records.spec import RecordPart, RunSpec, with_seal
+from lora_bench.util.filenames import FileName
+from lora_bench.util.redaction import without_secrets
+
+SCHEMA = 1
+
+Status = Literal["ok", "unsupported", "out_of_memory", "diverged", "timeout", "failed", "interrupted"]
+
+
+class Parameters(RecordPart):
+    """Numbers of weights; null where a run's source does not tell them.
+
+    Args:
+        total: The base model with its head, before the method is applied.
+        adapter: What the method adds or frees, without the head.
+        head: Every weight that the checkpoint does not contain.
+        trained: What the optimiser updates.
+        stored: What must be saved to restore the result on the public base.
+    """
+
+    total: int | None
+    adapter: int | None
+    head: int | None
+    trained: int | None
+    stored: int | None
+
+    def on(self, axis: ParameterAxis) -> int | None:
+        """Those that a budget may hold equal on an axis."""
+        return self.adapter if axis == "adapter_parameters" else self.stored
+
+
+class CountedParameters(Parameters):
+    """Numbers of weights, counted on the model itself."""
+
+    total: int
+    adapter: int
+    head: int
+    trained: int
+    stored: int
+
+    def on(self, axis: ParameterAxis) -> int:
+        """Those that a budget may hold equal on an axis."""
+        return self.adapter if axis == "adapter_parameters" else self.stored
+
+
+class Memory(Strict):
+    """Peaks of each phase in bytes, of the first process where there are several, and the exact static part.
+
+    Args:
+        kind: "allocated" is what the CUDA allocator handed out, "reserved" what it took from the device, "resident" the
+            resident set of the process.
+        exclusive: Whether nothing else ran on the device or machine meanwhile; null where nobody said.
+        start_bytes: Before the base model was loaded.
+        load_bytes: Peak while the base model was loaded and adapted.
+        first_step_bytes: Peak of the first step, in which the optimiser allocates its states.
+        steady_bytes: Peak of the later steps.
+        evaluation_bytes: Peak of evaluation.
+        save_bytes: Peak of saving, where it was measured apart.
+        weight_bytes: All weights of the adapted model, exactly.
+        gradient_bytes: Gradients of the trained weights, exactly.
+        optimizer_bytes: States of the optimiser, exactly.
+    """
+
+    kind: Literal["allocated", "reserved", "resident"]
+    exclusive: bool | None
+    start_bytes: int | None
+    load_bytes: int | None
+    first_step_bytes: int | None
+    steady_bytes: int | None
+    evaluation_bytes: int | None
+    weight_bytes: int | None
+    gradient_bytes: int | None
+    optimizer_bytes: int | None
+    save_bytes: int | None = None
+
+    @property
+    def train_peak_bytes(self) -> int | None:
+        """Peak of training above what the process held before the base model was loaded, or null."""
+        peaks = [peak for peak in (self.first_step_bytes, self.steady_bytes) if peak is not None]
+        if not peaks or self.start_bytes is None:
+            return None
+        return max(peaks) - self.start_bytes
+
+
+class Speed(Strict):
+    """How fast a run was. Steps are timed from the end of the warm-up on; tokens are real ones, without padding.
+
+    Args:
+        exclusive: Whether nothing else ran on the device or machine meanwhile; null where nobody said.
+        warmup_steps: Steps that were not timed.
+        timed_steps: Steps that were.
+        step_seconds_median: Median over the timed steps, None where there is none.
+        step_seconds_p90: Their 90th percentile.
+        train_real_tokens: Of all steps.
+        train_seconds: From the first step to the last, all steps.
+        evaluation_seconds: Scoring the split the record's scores are of.
+        load_seconds: Loading the base model and applying the method.
+        train_steps: Optimiser steps done; null in records of runs that do all their steps or none.
+        train_examples: Examples seen in them.
+        train_flops: Operations of the matrix products of their forward and backward passes, where they were counted.
+    """
+
+    exclusive: bool | None
+    warmup_steps: int | None
+    timed_steps: int | None
+    step_seconds_median: float | None
+    step_seconds_p90: float | None
+    examples_per_second: float | None
+    real_tokens_per_second: float | None
+    train_real_tokens: int | None
+    train_seconds: float | None
+    evaluation_seconds: float | None
+    load_seconds: float | None
+    train_steps: int | None = None
+    train_examples: int | None = None
+    train_flops: int | None = None
+
+
+class Predictions(Strict):
+    """Where the prediction for each scored example lies: beside the record, without any text of the data.
+
+    Args:
+        file: File name beside the record.
+        sha256: Of that file.
+        count: Number of examples.
+        ids_sha256: Hash of the example ids in order, so that two runs can be paired.
+    """
+
+    file: str
+    sha256: str
+    count: int
+    ids_sha256: str
+
+
+class Weights(Strict):
+    """The trained weights that a run left: their folder beside the record if they are there, bytes, and after which step."""
+
+    folder: str | None
+    stored_bytes: int
+    step: int
+
+
+class CurvePoint(Strict):
+    """One point of a learning curve: the training loss, or the scores on the selection split, after a step."""
+
+    step: int
+    loss: float | None = None
+    scores: dict[str, float] | None = None
+
+
+class DataSummary(Strict):
+    """Sizes of the splits, the share of inputs that were cut, and what the majority class (or the mean) scores."""
+
+    examples: dict[str, int]
+    truncated_share: dict[str, float] | None
+    majority_score: float | None
+
+
+class Environment(Strict):
+    """Where a run ran: enough to repeat it, and nothing that names a person, a host or a folder.
+
+    Args:
+        driver: Version of the device's driver; null on a CPU, and where nobody recorded it.
+    """
+
+    device: str | None
+    device_count: int | None
+    cpu: str | None
+    cores: int | None
+    memory_bytes: int | None
+    system: str | None
+    python: str | None
+    packages: dict[str, str]
+    driver: str | None = None
+
+
+# Whatever ends up in it, a record of ours holds no password and no token.
+Said = Annotated[str, AfterValidator(without_secrets)]
+
+
+class Record(Strict):
+    """What a run leaves.
+
+    Args:
+        suite: The suite it is of, or the name of what its report is to be headed with.
+        budget: What its suite held it to, or None for a run that no suite planned.
+        analysis: How its suite declared that scores are judged, before the run; None where nothing was declared.
+        capped_by: The axis of work whose cap ended the run before its target; None where the target was reached, or the run
+            did not get so far.
+        command: What makes the record again, or None where only the run's author knows.
+        rung: Of a trial of a successive halving, which of its rungs it is of, from 1 on; None for all other runs.
+        packed_with: The ids of the runs in whose company it took its steps, over one frozen base; empty for a run by itself.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, populate_by_name=True, json_schema_extra=with_seal
+    )
+
+    schema_version: int = Field(alias="schema", default=SCHEMA)
+    run_id: FileName
+    suite: str
+    status: Status
+    reason: Said | None = None
+    spec: RunSpec
+    budget: Budget | None
+    analysis: Analysis | None = None
+    parameters: Parameters | None = None
+    memory: Memory | None = None
+    speed: Speed | None = None
+    capped_by: Axis | None = None
+    scores: dict[str, float] | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    data: DataSummary | None = None
+    predictions: Predictions | None = None
+    weights: Weights | None = None
+    warnings: tuple[Said, ...] = ()
+    attempts: int = 1
+    resumed: bool = False
+    command: Said | None
+    started_at: str | None = Field(default=None, description="UTC, ISO 8601")
+    environment: Environment | None = None
+    rung: int | None = None
+    packed_with: tuple[FileName, ...] = ()
+
+    @property
+    def score(self) -> float | None:
+        """The value of the task's metric, or None where the run has no score."""
+        metric = self.spec.task.metric
+        return self.scores.get(metric) if self.scores is not None and metric is not None else None

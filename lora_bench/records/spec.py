@@ -1,0 +1,344 @@
+"""A run spec: one fully resolved cell of a suite, and the id that its content gives it.
+
+Everything that changes the answer is in the spec and in the hash: the data and the base model by content, the method with
+its fitted size, the recipe, the seed, and the number of threads (another number adds floats in another order). Names that
+are only shown are in the spec and not in the hash.
+
+A record may be of a run that no suite planned: somebody's own script, or another project's results. What nobody knows of
+such a run is null in its `RunSpec`, and null is never taken to equal anything. A `PlannedSpec` is one in which everything is
+known; the harness runs no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from lora_bench.documents import Strict
+from lora_bench.records.budget import AXES, Axis
+from lora_bench.records.protocol import STRICT, Protocol
+
+ScoreSplit = Literal["test", "selection"]
+Precision = Literal["float32", "bfloat16"]
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
+Masks = Literal["torch", "keyed"]
+Parallelism = Literal["ddp", "fsdp"]
+AnyPrecision = Literal["float32", "bfloat16", "float16"]
+KeepWeights = Literal["none", "best", "last"]
+
+RUN_ID_LENGTH = 16
+
+
+class RecordPart(Strict):
+    """A part of a record that a plan narrows to what is known: an instance of the narrower class is read as this one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, revalidate_instances="subclass-instances")
+
+
+class TaskSpec(RecordPart):
+    """The task of a run.
+
+    Args:
+        name: Its name.
+        definition: The task's YAML as plain data, with every default written out and paths as the user gave them.
+        data_sha256: Hash of the data's content (or, for a hub data set, of its name and commit).
+        labels: Class names in the order of their indexes; empty for regression.
+    """
+
+    name: str
+    definition: dict[str, JsonValue] | None
+    data_sha256: str | None
+    labels: tuple[str, ...] | None
+    metric: str | None
+    higher_is_better: bool | None
+
+
+class PlannedTask(TaskSpec):
+    """The task of a run that a suite plans."""
+
+    definition: dict[str, JsonValue]
+    data_sha256: str
+    labels: tuple[str, ...]
+    metric: str
+    higher_is_better: bool
+
+
+class ModelSpec(RecordPart):
+    """The base model of a run.
+
+    Args:
+        name: As the suite names it.
+        shown: As a reader should see it, such as "MiniLM-L6 in the RoBERTa class".
+        sha256: Hash of its weights, configuration and tokenizer.
+        revision: Commit on the hub, where it came from there.
+        model_type: The class family in transformers, such as "roberta".
+    """
+
+    name: str
+    shown: str
+    sha256: str | None
+    revision: str | None
+    model_type: str | None
+
+
+class PlannedModel(ModelSpec):
+    """The base model of a run that a suite plans."""
+
+    sha256: str
+    model_type: str
+
+
+class MethodSpec(Strict):
+    """The method of a run.
+
+    Args:
+        name: Its name.
+        label: What the suite calls it.
+        size: The name of the option that a budget may turn, or None.
+        options: All its options, the size among them.
+        chosen: The options that enter the id: the size, and those that differ from the method's defaults. So a method may
+            gain an option without giving every run another id; a default itself is never changed.
+    """
+
+    name: str
+    label: str
+    size: str | None
+    options: dict[str, JsonValue]
+    chosen: dict[str, JsonValue]
+
+
+class TrainingSpec(RecordPart):
+    """The recipe of a run: what `transformers.TrainingArguments` is made of.
+
+    Args:
+        train_examples: Examples seen, counting an example again each time it comes round; null where another amount of work
+            stops the run, as the next is.
+        batch_size: Examples in one optimiser step, over all devices and accumulation steps.
+        steps: Optimiser steps: `train_examples / batch_size`, rounded up.
+        max_length: Tokens after which an input is cut.
+        warmup_steps: Steps over which the learning rate rises from 0; null where `warmup` says it.
+        threads: CPU threads of the process that trains.
+        arguments: What the suite passes through to `TrainingArguments`, the same for all methods.
+        label_smoothing: Share of the target's probability that is spread over all labels.
+        base_dropout: Dropout of the base model, or None for the checkpoint's own.
+        head_dropout: Dropout before the classifier, or None for the checkpoint's own.
+        train_tokens: Real tokens that stop the run: it ends with the step that reaches them.
+        train_flops: FLOPs that do, in their place.
+        train_seconds: Seconds of training that do.
+        warmup: Share of that amount of work over which the learning rate rises from 0.
+        caps: Amounts of work that end the run before, by axis.
+        masks: Where dropout masks come from: torch's stream, seeded at each step, or `keyed` by their places
+            (`lora_bench.training.keyed_dropout`), which are the same in a pack and on every device.
+        processes: Processes, each with a device of its own, that share every batch.
+        parallelism: What each of them holds: all weights (`ddp`), or a part of each (`fsdp`).
+    """
+
+    train_examples: int | None
+    batch_size: int | None
+    steps: int | None
+    max_length: int | None
+    learning_rate: float | None
+    schedule: str | None
+    warmup_steps: int | None
+    weight_decay: float | None
+    max_grad_norm: float | None
+    precision: AnyPrecision | None
+    threads: int | None
+    arguments: dict[str, JsonValue]
+    label_smoothing: float = 0.0
+    base_dropout: float | None = None
+    head_dropout: float | None = None
+    train_tokens: int | None = None
+    train_flops: float | None = None
+    train_seconds: float | None = None
+    warmup: float | None = None
+    caps: dict[Axis, float] = Field(default_factory=dict)
+    masks: Masks = "torch"
+    processes: int | None = 1
+    parallelism: Parallelism | None = "ddp"
+
+
+class PlannedTraining(TrainingSpec):
+    """The recipe of a run that a suite plans.
+
+    Its work is either `train_examples`, with `steps` and `warmup_steps`, or another amount, with `warmup`.
+    """
+
+    batch_size: int
+    max_length: int
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    max_grad_norm: float
+    precision: Precision
+    threads: int
+    processes: int = 1
+    parallelism: Parallelism = "ddp"
+
+    @property
+    def target(self) -> tuple[Axis, float]:
+        """The axis of work that stops the run, and how much of it."""
+        return next((axis, amount) for axis in AXES if (amount := getattr(self, axis)) is not None)
+
+    @property
+    def accumulation(self) -> int:
+        """In how many parts a batch is taken."""
+        return int(self.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]  # a suite checks it
+
+    def uses(self, axis: Axis) -> bool:
+        """Whether an axis of work stops the run or may end it before."""
+        return axis == self.target[0] or axis in self.caps
+
+
+class Decoding(Strict):
+    """How a causal model writes its completions.
+
+    Args:
+        beams: Hypotheses kept side by side; 1 is greedy.
+        length_penalty: Exponent p in (sum of log probabilities) / length**p, by which finished hypotheses are compared.
+        no_repeat_ngram: Length of n-grams that a completion never repeats, 0 for no such rule; the prompt is not counted.
+        max_new_tokens: Tokens after which a completion is cut.
+        sample: Draw tokens in place of taking the likeliest, from (seed, example).
+        temperature: Divisor of the logits while sampling.
+        top_p: Sampling keeps the likeliest tokens that together have this probability.
+        end: Texts at which a completion ends, beside the tokenizer's end-of-text token.
+    """
+
+    beams: int = Field(default=1, ge=1)
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = Field(default=0, ge=0)
+    max_new_tokens: int = Field(default=64, ge=1)
+    sample: bool = False
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    end: tuple[str, ...] = ()
+
+
+class Start(Strict):
+    """The run whose trained weights a run starts from, its head left out.
+
+    Args:
+        task: The task of that run.
+        run_id: Its id.
+    """
+
+    task: str
+    run_id: str
+
+
+class RunSpec(RecordPart):
+    """What a run was: one fully resolved cell of a suite, or what is known of a run that no suite planned.
+
+    Args:
+        score_on: The split that the scores are of.
+        selection_every: Steps between evaluations on the selection split, or None for no such evaluation.
+        keep_weights: Which trained weights stay after the run.
+        series: The label of a repeat, which enters the id, the seeds and the folder.
+        rules: The protocol in full, or None where nobody said by which rules the scores were made.
+        decoding: How completions are written, for generation only.
+        start: The run it starts from, or None for the pretrained checkpoint.
+        source: The program whose run this is where no suite planned it, such as "own script": what that program did
+            beyond this spec is its author's word.
+        source_sha256: Hash of that program, or of the results it wrote, so that another one is another run.
+    """
+
+    task: TaskSpec
+    model: ModelSpec
+    method: MethodSpec
+    training: TrainingSpec
+    seed: int | None
+    protocol: str | None = "strict"
+    score_on: ScoreSplit | None = "test"
+    selection_every: int | None = None
+    keep_weights: KeepWeights | None = "none"
+    series: str | None = None
+    spec_version: int = Field(default=1, description="raised whenever the same spec would give another answer")
+    rules: Protocol | None = STRICT
+    decoding: Decoding | None = None
+    start: Start | None = None
+    source: str | None = None
+    source_sha256: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The first 16 hexadecimal digits of the hash of everything that changes the answer."""
+        content = self.model_dump(mode="json")
+        for part, fields in ((content, LATER), (content["training"], LATER_IN_TRAINING)):
+            for name, unset in fields.items():
+                if part[name] == unset:
+                    del part[name]
+        del content["method"]["options"], content["model"]["shown"]
+        if self.source is None:
+            del content["method"]["label"], content["task"]["name"], content["model"]["name"]
+        else:
+            # Of a run that no suite planned, names are often all that tells it from others; which of its scores is looked
+            # at, which may be known only when they are there, is no part of it.
+            del content["task"]["metric"], content["task"]["higher_is_better"], content["task"]["labels"]
+        content["task"]["definition"] = without_shown(self.task.definition)
+        return content_hash(content)[:RUN_ID_LENGTH]
+
+
+class PlannedSpec(RunSpec):
+    """One fully resolved cell of a suite."""
+
+    task: PlannedTask
+    model: PlannedModel
+    training: PlannedTraining
+    seed: int
+    protocol: str = "strict"
+    score_on: ScoreSplit = "test"
+    keep_weights: KeepWeights = "none"
+    rules: Protocol = STRICT
+
+
+# Fields that came after the first records, with the value that means what was always done: at it they leave the id alone.
+LATER: dict[str, JsonValue] = {
+    "rules": STRICT.model_dump(mode="json"),
+    "decoding": None,
+    "start": None,
+    "source": None,
+    "source_sha256": None,
+}
+LATER_IN_TRAINING: dict[str, JsonValue] = {
+    "label_smoothing": 0.0,
+    "base_dropout": None,
+    "head_dropout": None,
+    "train_tokens": None,
+    "train_flops": None,
+    "train_seconds": None,
+    "warmup": None,
+    "caps": {},
+    "masks": "torch",
+    "processes": 1,
+    "parallelism": "ddp",
+}
+
+# Keys of a task's definition that describe it and change no score; `data` enters by content.
+SHOWN_ONLY = {"task", "about", "licence", "citation", "data", "local"}
+
+
+def without_shown(definition: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    """A task's definition without what changes no score."""
+    return definition and {key: value for key, value in definition.items() if key not in SHOWN_ONLY}
+
+
+# Where a record in a runs folder carries the hash of its own content; see `lora_bench.util.sealed_json`.
+SEAL = "sha256"
+
+
+def with_seal(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema of a record that it may carry a seal, which is of the file and no field of the record."""
+    schema["properties"][SEAL] = {
+        "description": "Of the rest of this file, as canonical JSON: it tells whether the file changed on the disk",
+        "title": "Sha256",
+        "type": "string",
+    }
+
+
+def content_hash(content: Any) -> str:
+    """The sha256 of plain data, written as canonical JSON: sorted keys, no spaces, no NaN."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,396 @@
+"""Where records lie, and how they get there whole.
+
+A runs folder has one folder a run, named by the run id. Its `record.json` is written once, for a final status only: to a
+temporary file, flushed to the disk, then linked to its name, so that a reader sees the whole record or none and a second
+writer never replaces the first. It carries a hash of itself, and what lies beside it (predictions, weights) is there before
+the record names it. What is damaged is moved to `quarantine/` and never deleted.
+
+    runs/<suite>/<run_id>/record.json         the record
+                          predictions.json    one prediction an example, or completions.json with the texts written
+                          weights/            the trained weights, where the suite keeps them
+                          attempts/<n>.json   attempts that ended without a final record, and retried records
+                          checkpoint/         while the run is not done
+                          claim-<n>.json      who is at the run, or that nobody is; see `lora_bench.records.run_lock`
+                          quarantine/<n>/     what was damaged, with the reason
+
+A baseline folder holds the same records as `records/<run_id>.json`, with predictions in `records/<run_id>.predictions.json`.
+Texts that a model wrote stay in the runs folder: they repeat the data set, whose licence may forbid to pass it on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from lora_bench.documents import dotted
+from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.records.checkpoint_files import remove_checkpoints
+from lora_bench.records.outcomes import goes_on, is_attempt
+from lora_bench.records.record import SCHEMA, Record
+from lora_bench.records.run_lock import LOOK_SECONDS, Claim, Watch, try_claim
+from lora_bench.util.atomic_files import QUARANTINE, quarantine, remove_orphans, sync_folder
+from lora_bench.util.atomic_files import free_bytes as free_bytes
+from lora_bench.util.atomic_files import write_atomic as write_atomic
+from lora_bench.util.atomic_files import write_once as write_once
+from lora_bench.util.failpoints import reach
+from lora_bench.util.sealed_json import DamagedContent, as_json, is_seal, seal, unseal
+
+RECORD = "record.json"
+PREDICTIONS = "predictions.json"
+COMPLETIONS = "completions.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie while the run is not done."""
+        return self.path / "checkpoint"
+
+    @property
+    def weights(self) -> Path:
+        """Where the trained weights are kept."""
+        return self.path / "weights"
+
+    def of(self, run_id: str) -> RunFolder:
+        """The folder of another run of the same suite."""
+        return RunFolder(self.path.parent / run_id)
+
+    def try_claim(self, reaped: int | None = None) -> Claim | None:
+        """Take this run for this process, or None where another process is at it; does not wait.
+
+        What a process that was killed has left half written here is removed.
+
+        Args:
+            reaped: The number of a process of this machine that is known to have ended.
+        """
+        claim = try_claim(self.path, reaped)
+        if claim is not None:
+            remove_orphans(self.path)
+        return claim
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Claim]:
+        """Within this block no other process is at this run; waits for one that is, until it is done or dead."""
+        watch = Watch()
+        while (claim := self.try_claim()) is None:
+            while not watch.is_free(self.path):
+                time.sleep(LOOK_SECONDS)
+        with claim:
+            yield claim
+
+    def record(self) -> Record | None:
+        """The record, or None while there is none that is whole: the run is to be done then.
+
+        Raises:
+            BadInput: If a newer lora_bench wrote it, or it may not be read.
+        """
+        path = self.path / RECORD
+        try:
+            return read_record(path) if path.is_file() else None
+        except (DamagedRecord, MissingRecord):
+            return None
+
+    def damage(self, known: Record | None = None) -> str | None:
+        """What is wrong with the record, or with the predictions that it names, in a line; None where nothing is.
+
+        Args:
+            known: The record, where it was just read and found whole.
+        """
+        try:
+            if known is None and not (self.path / RECORD).is_file():
+                return None
+            named = (known or read_record(self.path / RECORD)).predictions
+        except DamagedRecord as error:
+            return str(error)
+        except MissingRecord:
+            return None
+        # A record may be somebody else's, and name whatever file it likes.
+        if named is None or named.file not in (PREDICTIONS, COMPLETIONS):
+            return None
+        content = _content(self.path / named.file)
+        changed = content is not None and hashlib.sha256(content).hexdigest() != named.sha256
+        return f"{self.path / named.file} is not what its record says" if changed else None
+
+    def put_damage_aside(self, known: Record | None = None) -> str | None:
+        """Move a damaged record, or damaged predictions, to the quarantine, so that the run is done again.
+
+        Args:
+            known: The record, where it was just read and found whole.
+
+        Returns:
+            What was wrong and where it lies now, or None where nothing is wrong or another process is at the run.
+        """
+        claim = self.try_claim() if self.damage(known) is not None else None
+        if claim is None:
+            return None
+        with claim:
+            damage = self.damage()
+            if damage is None:
+                return None
+            record = self.record()
+            damaged = RECORD if record is None or record.predictions is None else record.predictions.file
+            if damaged != RECORD:
+                # First of all: a record whose damaged predictions are gone would be taken for whole.
+                self.retry()
+            place = quarantine(self.path / damaged, damage, self.path / QUARANTINE)
+            return f"{damage}; it lies in {place} now, and the run is done again" if place is not None else None
+
+    def attempts(self) -> int:
+        """Number of attempts that left no final record, and of records that a retry put aside."""
+        return len(list((self.path / "attempts").glob("*.json")))
+
+    def publish(self, record: Record) -> Record:
+        """Write the record, or the attempt where its status is not final; the record that stands there afterwards."""
+        if is_attempt(record):
+            self._put_aside(sealed(record))
+            return record
+        path = self.path / RECORD
+        while not write_once(path, sealed(record)):
+            try:
+                return read_record(path)
+            except DamagedRecord as error:
+                quarantine(path, str(error), self.path / QUARANTINE)
+            except MissingRecord:
+                continue  # another process put it aside
+        reach("publish.clean")
+        if not goes_on(record):
+            remove_checkpoints(self.checkpoints)
+        return record
+
+    def renew(self, record: Record) -> None:
+        """Write the record anew, where the process that wrote it has come to know more: a score after training."""
+        write_atomic(self.path / RECORD, sealed(record))
+
+    def retry(self, seen: Record | None = None) -> None:
+        """Put the record aside as an attempt, so that the run is done again.
+
+        Args:
+            seen: The record that is to be put aside: nothing happens where there is another one now, or where another process
+                is at the run. None for whatever there is, by the process that is at the run.
+        """
+        if seen is not None:
+            claim = self.try_claim()
+            if claim is not None:
+                with claim:
+                    if self.record() == seen:
+                        self.retry()
+            return
+        path = self.path / RECORD
+        content = _content(path)
+        if content is not None:
+            self._put_aside(content)
+            path.unlink(missing_ok=True)
+            (self.path / "traceback.txt").unlink(missing_ok=True)
+            sync_folder(self.path)
+
+    def _put_aside(self, content: bytes) -> None:
+        number = self.attempts() + 1
+        while not write_once(self.path / "attempts" / f"{number}.json", content):
+            number += 1
+
+
+class DamagedRecord(BadInput):
+    """A file that was a record and can be read no more."""
+
+
+class MissingRecord(BadInput):
+    """There is no such file, or no more."""
+
+
+def _content(path: Path) -> bytes | None:
+    """What is in a file, or None where there is none, or none any more."""
+    try:
+        return path.read_bytes() if path.is_file() else None
+    except FileNotFoundError:
+        return None
+
+
+def read_records(path: Path) -> list[Record]:
+    """Every record at *path*, in the order of their run ids: a runs folder, a baseline, or one record.
+
+    Raises:
+        LoraBenchError: If there is no such path or no record in it.
+        BadInput: With every record that cannot be read.
+    """
+    if not path.exists():
+        raise LoraBenchError(f"{path} is not there; `lora-bench run SUITE` writes records to runs/SUITE")
+    files = [path] if path.is_file() else record_files(path)
+    if not files:
+        raise LoraBenchError(f"{path} has no records: neither RUN_ID/record.json nor records/RUN_ID.json")
+    records: list[Record] = []
+    faults: list[Fault] = []
+    for file in files:
+        try:
+            records.append(read_record(file))
+        except MissingRecord:
+            continue  # another process put it aside
+        except BadInput as error:
+            faults += error.faults
+    if faults:
+        raise BadInput(faults)
+    return sorted(records, key=lambda record: record.run_id)
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The record files of a runs folder or a baseline."""
+    runs = folder.glob(f"*/{RECORD}")
+    baseline = (path for path in folder.glob("records/*.json") if not path.name.endswith(f".{PREDICTIONS}"))
+    return sorted([*runs, *baseline])
+
+
+def accept(runs: Path, baseline: Path) -> list[Record]:
+    """Copy the records of a runs folder, with their predictions, into a baseline; what it held before is replaced.
+
+    Cut off at any moment, the baseline has whole records, old and new; the same command again completes it.
+
+    Raises:
+        LoraBenchError: If there are no records, or a record's predictions are missing or not what it says.
+    """
+    records = read_records(runs)
+    predictions = {record.run_id: _predictions(runs / record.run_id, record) for record in records}
+    target = baseline / "records"
+    written: set[str] = set()
+    for record in records:
+        content = predictions[record.run_id]
+        beside = {f"{record.run_id}.{PREDICTIONS}": content} if content is not None else {}
+        for name, file in {**beside, f"{record.run_id}.json": to_json(record)}.items():
+            write_atomic(target / name, file)
+            written.add(name)
+    for path in sorted(target.iterdir()):
+        if path.name not in written and path.is_file():
+            path.unlink()
+    sync_folder(target)
+    return records
+
+
+def _predictions(folder: Path, record: Record) -> bytes | None:
+    if record.predictions is None or record.predictions.file != PREDICTIONS:
+        return None
+    path = folder / record.predictions.file
+    content = _content(path) or b""
+    if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
+        raise LoraBenchError(f"{path} is not there or not what its record says; run {record.run_id} again")
+    return content
+
+
+class Answers(NamedTuple):
+    """What a run predicted for each scored example, and what is right, in the order of the examples."""
+
+    predictions: list[Any]
+    references: list[Any]
+
+
+def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers | None]:
+    """What reads, by run id, the predictions that lie beside *records* in a runs folder or a baseline.
+
+    What it gives is None where there are none: the run left none, or they are not there, or not what its record says.
+    """
+    by_id = {record.run_id: record for record in records}
+
+    def read(run_id: str) -> Answers | None:
+        record = by_id.get(run_id)
+        if record is None or record.predictions is None or record.predictions.file != PREDICTIONS:
+            return None
+        for file in (path / run_id / PREDICTIONS, path / "records" / f"{run_id}.{PREDICTIONS}"):
+            content = _content(file) or b""
+            if hashlib.sha256(content).hexdigest() == record.predictions.sha256:
+                found = json.loads(content)
+                return Answers(found["predictions"], found["references"])
+        return None
+
+    return read
+
+
+def read_record(path: Path) -> Record:
+    """One record.
+
+    Raises:
+        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged, and `MissingRecord`
+            if it is not there.
+    """
+    return read_sealed(path, Record, SCHEMA, "record")
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+# Fields that records had once, with the value that says nothing.
+_GONE: dict[str, Any] = {"extra": {}}
+
+
+def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> ModelT:
+    """A record of some kind, as `sealed` wrote it, or without a seal.
+
+    Args:
+        path: Its file.
+        model: What it is an instance of.
+        newest: The newest schema that is known.
+        kind: What to call it.
+
+    Raises:
+        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged, and `MissingRecord`
+            if it is not there.
+    """
+
+    def fault(message: str) -> list[Fault]:
+        return [Fault(message, file=str(path))]
+
+    try:
+        data, has_seal = unseal(path.read_bytes())
+    except OSError as error:
+        kind_of_fault = MissingRecord if isinstance(error, FileNotFoundError) else BadInput
+        raise kind_of_fault(fault(f"is no {kind}: {error.strerror}")) from None
+    except DamagedContent as error:
+        raise DamagedRecord(fault(f"is no {kind}: {error}")) from None
+    version = data.get("schema")
+    if isinstance(version, int) and version > newest:
+        schema = f"{kind.removesuffix(' record')} schema {version}"
+        newer = f"was written with {schema}, and this lora_bench reads up to {newest}; upgrade it"
+        raise BadInput(fault(newer))
+    for name, nothing in _GONE.items():
+        if data.get(name) == nothing:
+            del data[name]
+    try:
+        # JSON mode lets a list stand for a tuple while every other type stays strict.
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        unread = [dotted(one["loc"]) for one in error.errors() if one["type"] == "extra_forbidden"]
+        all_unread = len(unread) == error.error_count()
+        if not has_seal and (not all_unread or any(is_seal(data, name) for name in unread)):
+            raise DamagedRecord(fault(f"is no {kind}: {first_fault(error)}")) from None
+        # Its own version of lora_bench sealed it, or handed it on without a seal, so all of it is meant.
+        said = f"it has {', '.join(unread[:3])}" if all_unread else first_fault(error)
+        newer = f"is no {kind} that this lora_bench knows: {said}, which a newer one may have written; upgrade it"
+        raise BadInput(fault(newer)) from None
+    except ValueError as error:
+        raise DamagedRecord(fault(f"is no {kind}: {error}")) from None
+
+
+def first_fault(error: Exception) -> str:
+    """What is wrong with a file that could not be read, in a line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{dotted(first['loc'])}: {first['msg']} (of {error.error_count()} faults)"
+
+
+def to_json(record: BaseModel) -> bytes:
+    """A record as it is handed on: sorted keys, two spaces, no NaN, a newline at the end."""
+    return as_json(record.model_dump(mode="json", by_alias=True))
+
+
+def sealed(record: BaseModel) -> bytes:
+    """A record as it lies in a runs folder: with a hash of itself."""
+    return seal(record.model_dump(mode="json", by_alias=True))

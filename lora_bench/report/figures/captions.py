@@ -1,0 +1,93 @@
+"""What stands below each figure: how to read it, and what it does not say. Only what a figure has is explained.
+
+Captions have words of ours alone and none of a record, so they are inert wherever they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lora_bench.records.record import CurvePoint
+from lora_bench.report.figures.curves import scores_of
+from lora_bench.report.figures.pareto import Cost, front_of, several_bases
+from lora_bench.report.model.comparison import ModelTable, Setting
+from lora_bench.report.model.rows import Row
+from lora_bench.report.text import listed
+
+if TYPE_CHECKING:
+    from lora_bench.report.figures.draw import Kind
+
+LEAVES = "An arrowhead is an interval that leaves the panel."
+
+_NAMES = {
+    "adapter parameters": "adapter parameters (without the head)",
+    "stored parameters": "stored parameters (with the head)",
+    "peak memory above the start, MiB": "the peak memory of training",
+    "training step, ms": "the time of a training step",
+}
+
+
+def caption(
+    kind: Kind,
+    settings: Sequence[Setting],
+    tables: Sequence[ModelTable],
+    costs: Sequence[Cost],
+    curves: Mapping[str, Sequence[CurvePoint]],
+) -> str:
+    """What a figure of a kind shows."""
+    if kind == "trade_offs":
+        return " ".join(_trade_offs(settings, tables, costs))
+    if kind == "learning_curves":
+        return " ".join(_learning_curves(settings, tables, curves))
+    if kind == "learning_rates":
+        return "Score against the learning rate: lines through the means, and seeds as small points where there are several."
+    each = "each method at each target" if len(settings) > 1 else "each method"
+    return f"Seeds (small points), their mean and its 95 % interval for {each}. {LEAVES}"
+
+
+def _trade_offs(settings: Sequence[Setting], tables: Sequence[ModelTable], costs: Sequence[Cost]) -> list[str]:
+    rows = [row for table in tables for row in table.rows]
+    counted = [cost for cost in costs if not cost.measured]
+    measured = [cost for cost in costs if cost.measured]
+    names = listed([_NAMES[cost.label] for cost in costs])
+    said = [f"Score against {names}: seeds (small points), their mean and its 95 % interval."]
+    better = settings[0].spec.task.higher_is_better
+    if any(front_of(table.rows, cost, better) for table in tables for cost in costs):
+        said.append(
+            "The dotted steps are the Pareto front: they join the rows that no other row of the panel dominates in mean score "
+            "and cost. It is of means alone: rows whose intervals overlap it may cross it with other seeds. Where one row "
+            "dominates all others, there is none."
+        )
+    if any(several_bases(table.rows, cost) for table in tables for cost in measured):
+        said.append("Measurements of several machines, or of several kinds of memory, have no front.")
+    if counted and any(row.reference and row.score is not None for row in rows):
+        said.append("The dashed line is the mean of the reference, which has no place among the parameters.")
+    if counted and any(setting.parameter_target is not None for setting in settings):
+        said.append("Counts in a grey band keep the budget.")
+    if len(settings) > 1:
+        said.append("Thin lines join the targets of a method.")
+    if any(not_alone(row, cost) for row in rows for cost in measured):
+        said.append("A hollow mark was not measured alone, or nobody said that it was.")
+    if counted:
+        said.append("Rows with about the same count are set side by side around it.")
+    return [*said, LEAVES]
+
+
+def _learning_curves(
+    settings: Sequence[Setting], tables: Sequence[ModelTable], curves: Mapping[str, Sequence[CurvePoint]]
+) -> list[str]:
+    evaluated = any(scores_of(curve, settings[0].spec.task.metric) for curve in curves.values())
+    what = "Training loss, and below it the score of evaluations while training," if evaluated else "Training loss"
+    said = [
+        f"{what} against the step: each seed as a thin line, and their mean as a thick one for as long as all of them last. "
+        "A point of the loss is a mean over the steps since the one before."
+    ]
+    if any(row.failures and any(run in curves for run in row.run_ids) for table in tables for row in table.rows):
+        said.append("Runs that did not end ok are no part of a mean.")
+    return said
+
+
+def not_alone(row: Row, cost: Cost) -> bool:
+    """Whether a row has a measured cost that other work on the machine may have changed."""
+    return cost.measured and row.score is not None and cost.of(row) is not None and not row.exclusive

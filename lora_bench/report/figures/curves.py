@@ -1,0 +1,51 @@
+"""Learning curves as lines: pairs of step and value, made from the points that records have."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+
+from lora_bench.records.record import CurvePoint
+
+Line = list[tuple[float, float]]
+
+
+def losses_of(curve: Sequence[CurvePoint]) -> Line:
+    """Step and training loss of the points that have a finite one."""
+    return [(point.step, point.loss) for point in curve if point.loss is not None and math.isfinite(point.loss)]
+
+
+def scores_of(curve: Sequence[CurvePoint], metric: str | None) -> Line:
+    """Step and score of the evaluations that have one in *metric*; none where a task has no metric."""
+    if metric is None:
+        return []
+    found = [(point.step, (point.scores or {}).get(metric)) for point in curve]
+    return [(step, score) for step, score in found if score is not None and math.isfinite(score)]
+
+
+def thinned(line: Line, most: int) -> Line:
+    """A line with at most so many points: means of as many neighbours each, at the last of their steps."""
+    window = max(1, -(-len(line) // most))
+    groups = [line[start : start + window] for start in range(0, len(line), window)]
+    return [(group[-1][0], math.fsum(value for _, value in group) / len(group)) for group in groups]
+
+
+def mean_line(lines: Sequence[Line]) -> Line:
+    """The mean of lines over the steps that all of them span, each going straight from point to point."""
+    lines = [line for line in lines if line]
+    if not lines:
+        return []
+    first, last = max(line[0][0] for line in lines), min(line[-1][0] for line in lines)
+    steps = sorted({step for line in lines for step, _ in line if first <= step <= last})
+    return [(step, math.fsum(_at(line, step) for line in lines) / len(lines)) for step in steps]
+
+
+def _at(line: Line, step: float) -> float:
+    """The value of a line at a step between its ends."""
+    index = bisect.bisect_left(line, step, key=lambda point: point[0])
+    (after, value) = line[index]
+    if after == step:
+        return value
+    before, earlier = line[index - 1]
+    return earlier + (value - earlier) * (step - before) / (after - before)

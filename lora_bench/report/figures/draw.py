@@ -1,0 +1,215 @@
+"""Figures of a report: SVG that is the same to the byte whenever it is drawn from the same records.
+
+`plan_figures` says which figures a comparison has, what their files are called and what they show; `draw` makes one. A figure
+is of one task: its settings that differ in nothing but their target for parameters share one. Each has a panel a base model,
+the seeds as small points, and the mean with its 95 % interval. Intervals of few seeds are so wide that they would squeeze
+everything else: they stretch an axis by half the span of the seeds at most, and an arrowhead shows where one leaves it.
+
+Nothing here touches pyplot or the user's matplotlib settings. Text stays text, to be read aloud, searched and selected.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lora_bench.records.record import CurvePoint, Record
+from lora_bench.report.figures.captions import caption
+from lora_bench.report.figures.curves import losses_of
+from lora_bench.report.figures.pareto import Cost, costs_of
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.rows import Row
+from lora_bench.report.model.targets import over_targets
+from lora_bench.report.text import natural, plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Kind = Literal["scores", "trade_offs", "learning_curves", "learning_rates"]
+
+# Okabe and Ito's blue, vermilion and green, and three that keep apart from them and from the reference for colour-blind readers
+# too, all with a contrast of 3 to 1 on white. The page's sheet has another of each for dark pages, found in the same way.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#993279", "#6C5828", "#8C87B8")
+MARKERS = ("s", "^", "D", "v", "P", "X", "p")
+REFERENCE_COLOUR, REFERENCE_MARKERS = "#333333", ("o", "*", "h", "d")
+
+SETTINGS = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#8c8c8c",
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 9,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.facecolor": "white",  # a panel of its own, readable on a dark page too
+    "font.family": ["DejaVu Sans", "sans-serif"],  # the first is matplotlib's own: the layout needs no other
+    "font.size": 9,
+    "grid.color": "#e6e6e6",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lora_bench",
+    "text.parse_math": False,  # a label with two dollar signs is a label
+    "xtick.color": "#404040",
+    "ytick.color": "#404040",
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks in every figure."""
+
+    colour: str
+    marker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigurePlan:
+    """One figure: what it shows, of what, and the name of its file.
+
+    Args:
+        settings: What it is of: settings of one task that differ in nothing but their target, the smallest first.
+        tables: The rows of each base model over these settings, the reference once.
+        costs: The axes of a trade-off.
+        curves: The learning curve of each run, by run id.
+        styles: The look of each method, by label.
+    """
+
+    kind: Kind
+    settings: tuple[Setting, ...]
+    tables: tuple[ModelTable, ...]
+    costs: tuple[Cost, ...]
+    curves: Mapping[str, Sequence[CurvePoint]]
+    styles: Mapping[str, Style]
+    file: str
+    caption: str
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all its base models."""
+        return [row for table in self.tables for row in table.rows]
+
+
+def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[FigurePlan]:
+    """The figures that the data can fill, in the order of the report.
+
+    Args:
+        comparison: Of *records*.
+        records: Those, for their learning curves.
+    """
+    plans = []
+    curves = {record.run_id: record.curve for record in records}
+    stems: set[str] = set()
+    for settings in over_targets(comparison):
+        slug = re.sub(r"[^a-z0-9]+", "-", plain(settings[0].spec.task.name, 40).lower()).strip("-") or "task"
+        numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
+        stem = next(name for name in numbered if name not in stems)
+        stems.add(stem)
+        tables = _over_targets_by_model(settings)
+        costs = tuple(costs_of(settings, comparison.environments))
+        of_rows = {run: curves[run] for table in tables for row in table.rows for run in row.run_ids if curves.get(run)}
+        for kind in _kinds(settings, costs, of_rows):
+            plans.append(
+                FigurePlan(
+                    kind=kind,
+                    settings=tuple(settings),
+                    tables=tables,
+                    costs=costs,
+                    curves=of_rows,
+                    styles=styles(comparison),
+                    file=f"{stem}-{kind.replace('_', '-')}.svg",
+                    caption=caption(kind, settings, tables, costs, of_rows),
+                )
+            )
+    return plans
+
+
+def _kinds(
+    settings: Sequence[Setting], costs: Sequence[Cost], curves: Mapping[str, Sequence[CurvePoint]]
+) -> list[Kind]:
+    scored = any(row.score is not None for setting in settings for row in setting.rows)
+    if settings[0].search:
+        return ["learning_rates"] if scored else []
+    kinds: list[Kind] = ["scores"] if scored else []
+    if costs:
+        kinds.append("trade_offs")
+    if any(len(losses_of(curve)) > 1 for curve in curves.values()):
+        kinds.append("learning_curves")
+    return kinds
+
+
+def _over_targets_by_model(settings: Sequence[Setting]) -> tuple[ModelTable, ...]:
+    """The rows of each base model over several targets, a method's together; the reference, which stands at each, once."""
+    found: dict[tuple[str, ...], list[ModelTable]] = {}
+    for setting in settings:
+        for table in setting.tables:
+            model = table.model
+            found.setdefault((model.shown, model.name, model.sha256 or "", model.revision or ""), []).append(table)
+    merged = []
+    for _, tables in sorted(found.items()):
+        rows = {row.run_ids: row for table in tables for row in table.rows}
+        ordered = sorted(rows.values(), key=lambda row: (not row.reference, natural(row.label)))
+        ambiguous = any(table.ambiguous for table in tables)
+        merged.append(ModelTable(model=tables[0].model, ambiguous=ambiguous, rows=tuple(ordered)))
+    return tuple(merged)
+
+
+def draw(plan: FigurePlan) -> bytes:
+    """The figure as SVG."""
+    with settings():
+        return to_svg(make_figure(plan), f"{plain(plan.settings[0].spec.task.name, 60)}: {plan.caption}")
+
+
+def to_svg(figure: Figure, title: str) -> bytes:
+    """A figure that was made under `settings`, as SVG: the same to the byte whenever it is drawn."""
+    buffer = io.BytesIO()
+    # Date and creator would change from day to day and from version to version.
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", metadata={"Title": title, **nothing})
+    # matplotlib ends some lines of paths with a space, which tools that tidy a repository would take away.
+    return b"\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + b"\n"
+
+
+def make_figure(plan: FigurePlan) -> Figure:
+    """The figure, to be drawn under this module's settings."""
+    from lora_bench.report.figures import learning_curves, panels, trade_offs
+
+    paint = {
+        "scores": panels.scores,
+        "trade_offs": trade_offs.trade_offs,
+        "learning_curves": learning_curves.learning_curves,
+        "learning_rates": panels.learning_rates,
+    }
+    return paint[plan.kind](plan)
+
+
+def styles(comparison: Comparison) -> dict[str, Style]:
+    """Colour and marker of each method label; the same in every figure of a comparison."""
+    rows = [row for setting in comparison.settings for row in setting.rows]
+    references = sorted({row.label for row in rows if row.reference}, key=natural)
+    labels = sorted({row.label for row in rows}.difference(references), key=natural)
+    looks = zip(labels, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+    of_references = zip(references, itertools.cycle(REFERENCE_MARKERS), strict=False)
+    return {
+        **{label: Style(colour, marker) for label, colour, marker in looks},
+        **{label: Style(REFERENCE_COLOUR, marker) for label, marker in of_references},
+    }
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """Matplotlib with our settings on top of its own defaults, whatever the user's are."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # The viewer's font has the glyph even where the one that measures does not.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        yield

@@ -1,0 +1,296 @@
+"""What the panels of every figure are made of, and the figures of scores alone.
+
+Imported only when a figure is drawn, since it needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
+
+from lora_bench.report.figures.draw import FigurePlan, Style
+from lora_bench.report.model.comparison import ModelTable, Setting
+from lora_bench.report.model.rows import Row
+from lora_bench.report.text import learning_rate, natural, plain
+
+COLUMNS = 3
+
+# Inches. The first panel of a figure, with the names on its left, is as wide as a phone: further ones are scrolled to.
+WIDTHS = {1: 5.6, 2: 7.2, 3: 9.0}
+PHONE_INCHES = 3.7
+
+DASHES = (0, (4, 2))
+QUIET = "#8c8c8c"
+
+Limits = tuple[float, float]
+
+
+def scores(plan: FigurePlan) -> Figure:
+    """A line a method and target: seeds, mean and interval along the score axis; failures as words."""
+    targets = _targets(plan)
+    ordered = sorted(plan.rows, key=lambda row: not row.reference)
+    names = list(dict.fromkeys(_line_name(row, targets) for row in ordered))
+    figure, panels = make_panels([model_name(table) for table in plan.tables], height=0.55 + 0.34 * len(names))
+    limits = score_limits(plan.rows)
+    for panel, table in zip(panels, plan.tables, strict=True):
+        panel.set_xlim(limits)
+        panel.set_ylim(len(names) - 0.4, -0.6)
+        panel.set_yticks(range(len(names)), names)
+        panel.grid(visible=False, axis="y")
+        panel.tick_params(axis="y", length=0)
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        for row in table.rows:
+            line = names.index(_line_name(row, targets))
+            draw_value(panel, row, plan.styles[row.label], line, limits, across=True)
+            _failed(panel, row, line)
+    label_below(panels, _wrapped(score_name(plan), inches=2.7))
+    return figure
+
+
+def learning_rates(plan: FigurePlan) -> Figure:
+    """Score against the learning rate, a line a method; a panel a base model and target."""
+    shown = by_setting(plan)
+    figure, panels = make_panels([title for title, _ in shown], height=2.5)
+    limits = score_limits(plan.rows)
+    rates = [row.learning_rate for row in plan.rows if row.learning_rate is not None]
+    for panel, (_, table) in zip(panels, shown, strict=True):
+        panel.set_ylim(limits)
+        logarithmic(panel, (min(rates) / 1.6, max(rates) * 1.6), FuncFormatter(lambda value, _: learning_rate(value)))
+        for label in dict.fromkeys(row.label for row in table.rows):
+            points = [
+                (row.learning_rate, row)
+                for row in table.rows
+                if row.label == label and row.score is not None and row.learning_rate is not None
+            ]
+            means = [row.score.mean for _, row in points if row.score is not None]
+            panel.plot([rate for rate, _ in points], means, color=plan.styles[label].colour, linewidth=1.2)
+            for rate, row in points:
+                draw_value(panel, row, plan.styles[label], rate, limits, interval=False)
+    label_below(panels, "learning rate")
+    label_side(figure, score_name(plan), inches=2.5)
+    legend(figure, plan, [row for row in plan.rows if row.score is not None])
+    return figure
+
+
+def by_setting(plan: FigurePlan) -> list[tuple[str, ModelTable]]:
+    """The tables of every setting of a figure, with their titles."""
+    several = len(plan.settings) > 1
+    return [
+        (model_name(table) + (f"\n{_target(setting)}" if several else ""), table)
+        for setting in plan.settings
+        for table in setting.tables
+    ]
+
+
+def make_panels(
+    titles: Sequence[str], *, height: float, blocks: int = 1, columns: int | None = None
+) -> tuple[Figure, list[Any]]:
+    """A figure with titled panels, three beside each other, at the width of a page.
+
+    Args:
+        titles: Of the panels of a block.
+        height: Of a panel, in inches.
+        blocks: How many times to have these panels, one block below the other.
+        columns: How many to have beside each other, in place of three.
+
+    Returns:
+        The figure, and the panels of all blocks.
+    """
+    columns = columns or min(COLUMNS, len(titles))
+    lines = -(-len(titles) // columns)
+    figure = Figure(figsize=(WIDTHS[columns], 0.8 + blocks * lines * height), layout="constrained")
+    grid = figure.subplots(blocks * lines, columns, squeeze=False)
+    panels = []
+    for block in range(blocks):
+        of_block = grid[block * lines : (block + 1) * lines].flatten().tolist()
+        for index, panel in enumerate(of_block):
+            if index >= len(titles):
+                panel.remove()
+                continue
+            panel.set_title(titles[index])
+            lowest = index + columns >= len(titles) and block == blocks - 1
+            panel.tick_params(labelleft=index % columns == 0, labelbottom=lowest)
+            panels.append(panel)
+    return figure, panels
+
+
+def draw_value(
+    panel: Any,
+    row: Row,
+    style: Style,
+    place: float,
+    limits: Limits,
+    *,
+    across: bool = False,
+    interval: bool = True,
+    hollow: bool = False,
+) -> None:
+    """Seeds, mean and interval of a row at *place*: upwards, or *across* where the score axis is the horizontal one."""
+
+    def plot(places: Sequence[float], values: Sequence[float], **look: Any) -> None:
+        panel.plot(*((values, places) if across else (places, values)), **{"color": style.colour, **look})
+
+    if row.score is None:
+        return
+    if interval and row.score.interval is not None:
+        ends = row.score.interval
+        low, high = max(ends.low, limits[0]), min(ends.high, limits[1])
+        plot([place, place], [low, high], linewidth=1.4, alpha=0.5, solid_capstyle="butt")
+        if ends.low < limits[0]:
+            plot([place], [limits[0]], marker=CARETLEFT if across else CARETDOWN, markersize=5, clip_on=False)
+        if ends.high > limits[1]:
+            plot([place], [limits[1]], marker=CARETRIGHT if across else CARETUP, markersize=5, clip_on=False)
+    if row.score.n > 1:
+        # Beside the interval, where neither it nor the mean covers them.
+        shift = ScaledTranslation(0 if across else 6 / 72, -6 / 72 if across else 0, panel.figure.dpi_scale_trans)
+        look = {"markersize": 3.2, "markeredgewidth": 0, "transform": panel.transData + shift}
+        plot([place] * row.score.n, [score.value for score in row.scores], linestyle="none", marker="o", **look)
+    plot([place], [row.score.mean], **mark(style, hollow=hollow))
+
+
+def mark(style: Style, *, hollow: bool = False) -> dict[str, Any]:
+    """The mark of a mean."""
+    look: dict[str, Any] = {"marker": style.marker, "linestyle": "none", "color": style.colour, "zorder": 3}
+    if hollow:
+        return {**look, "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 1.5}
+    return {**look, "markersize": 7.5, "markeredgecolor": "white", "markeredgewidth": 0.9}
+
+
+def _failed(panel: Any, row: Row, line: int) -> None:
+    """Say on a method's line how many of its runs ended otherwise."""
+    ended = [f"{number} {status.replace('_', ' ')}" for status, number in row.statuses.items() if status != "ok"]
+    if ended:
+        text = f"{', '.join(ended)} of {len(row.run_ids)}"
+        place, side = (0.99, "right") if row.score is not None else (0.5, "center")
+        lift = -0.28 if row.score is not None else 0.0
+        panel.text(
+            place, line + lift, text, transform=panel.get_yaxis_transform(), ha=side, va="center", fontsize=8,
+            color="#595959", style="italic",
+        )  # fmt: skip
+
+
+def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Sequence[tuple[Any, str]] = ()) -> None:
+    """One legend below all panels, where it covers nothing, and on the left, where a phone shows it.
+
+    Args:
+        figure: Where it goes.
+        plan: Of the figure.
+        rows: Those that are in it.
+        further: Handles of what is no method, with their names.
+    """
+    reference = {row.label: row.reference for row in rows}
+    handles, labels = [], []
+    for label in sorted(reference, key=lambda name: (not reference[name], natural(name))):
+        style = plan.styles[label]
+        handles.append(Line2D([], [], color=style.colour, linestyle="none", marker=style.marker, markersize=7))
+        labels.append(short(label, 28) + (" (reference)" if reference[label] else ""))
+    handles += [handle for handle, _ in further]
+    labels += [name for _, name in further]
+    widest = 0.5 + 0.065 * max(map(len, labels))
+    columns = max(1, min(4, int(PHONE_INCHES / widest)))
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False)
+
+
+def score_limits(rows: Iterable[Row]) -> Limits:
+    """Limits around all seeds, and around intervals as far as they reach half the span of the seeds further out."""
+    rows = list(rows)
+    seeds = [score.value for row in rows for score in row.scores]
+    low, high = min(seeds), max(seeds)
+    room = (high - low) / 2
+    intervals = [row.score.interval for row in rows if row.score is not None and row.score.interval is not None]
+    ends = [end for interval in intervals for end in (interval.low, interval.high)]
+    return padded(max(min([low, *ends]), low - room), min(max([high, *ends]), high + room), share=0.06)
+
+
+def padded(low: float, high: float, share: float) -> Limits:
+    """Limits a share of their span further out, and some way apart where they are equal."""
+    span = (high - low) or abs(high) * 0.1 or 1.0
+    return low - share * span, high + share * span
+
+
+def logarithmic(panel: Any, limits: Limits, formatter: FuncFormatter, *, upwards: bool = False) -> None:
+    """A logarithmic axis whose ticks have room for their labels."""
+    decades = math.log10(limits[1] / limits[0])
+    between = (1.0, 2.0, 5.0) if decades < 1.3 else (1.0, 3.0) if decades < 2.3 else (1.0,)
+    if upwards:
+        panel.set_yscale("log")
+        panel.set_ylim(limits)
+    else:
+        panel.set_xscale("log")
+        panel.set_xlim(limits)
+    axis = panel.yaxis if upwards else panel.xaxis
+    axis.set_major_locator(LogLocator(subs=between, numticks=7))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(formatter)
+
+
+def label_below(panels: Sequence[Any], text: str) -> None:
+    """Name the horizontal axis of the lowest panels."""
+    for panel in panels:
+        if panel.xaxis.get_tick_params()["labelbottom"]:
+            panel.set_xlabel(text)
+
+
+def label_beside(panels: Sequence[Any], text: str, inches: float) -> None:
+    """Name the vertical axis of the panels on the left, over several lines where they are not so many inches high."""
+    for panel in panels:
+        if panel.yaxis.get_tick_params()["labelleft"]:
+            panel.set_ylabel(_wrapped(text, inches - 0.5))
+
+
+def label_side(figure: Figure, text: str, inches: float) -> None:
+    """Name the vertical axis of all panels, over several lines where they are not so many inches high."""
+    figure.supylabel(_wrapped(text, inches), fontsize=9)
+
+
+def score_name(plan: FigurePlan) -> str:
+    """What the score is, of what, and which way is better where it is not upwards."""
+    spec = plan.settings[0].spec
+    better = " (lower is better)" if spec.task.higher_is_better is False else ""
+    where = f"on the {spec.score_on} split of" if spec.score_on is not None else "on"
+    return f"{short(spec.task.metric or 'score', 40)} {where} {short(spec.task.name, 40)}{better}"
+
+
+def _wrapped(text: str, inches: float) -> str:
+    # Thirteen characters of 9 points are an inch.
+    return textwrap.fill(text, int(13 * inches))
+
+
+def _targets(plan: FigurePlan) -> dict[tuple[str, ...], str]:
+    """The target of every row that has one, by run ids, where the figure has several."""
+    if len(plan.settings) == 1:
+        return {}
+    return {
+        row.run_ids: f"{setting.parameter_target[1]:,}"
+        for setting in plan.settings
+        if setting.parameter_target is not None
+        for row in setting.rows
+        if not row.reference
+    }
+
+
+def _target(setting: Setting) -> str:
+    return "no target" if setting.parameter_target is None else f"target {setting.parameter_target[1]:,}"
+
+
+def _line_name(row: Row, targets: dict[tuple[str, ...], str]) -> str:
+    target = targets.get(row.run_ids)
+    return short(row.label, 28) + (" (reference)" if row.reference else "") + (f" ({target})" if target else "")
+
+
+def model_name(table: ModelTable) -> str:
+    """How a base model is called over its panels."""
+    return short(table.model.shown, 36) + (f" ({table.weights})" if table.ambiguous else "")
+
+
+def short(text: str, limit: int) -> str:
+    """A name from a record as one short line."""
+    return plain(text, limit) or "?"

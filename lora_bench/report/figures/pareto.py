@@ -1,0 +1,123 @@
+"""What a score costs: the axes of a trade-off, and the Pareto front of the rows on each.
+
+A row dominates another if it is at least as good in both score and cost, and better in one of them. The front is of means and
+of costs as they were recorded, and knows nothing of how sure either is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from lora_bench.records.budget import ParameterAxis
+from lora_bench.records.record import Environment
+from lora_bench.report.model.comparison import Setting
+from lora_bench.report.model.rows import Row
+from lora_bench.report.text import MIB
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One axis of a trade-off.
+
+    Args:
+        label: With its unit.
+        measured: Whether the cost was measured, and not counted: other work on the machine changes it.
+        of: Where a row stands, or None where nobody knows or it has no place here.
+        basis: What the costs of rows must share to be held against each other.
+    """
+
+    label: str
+    measured: bool
+    of: Callable[[Row], float | None]
+    basis: Callable[[Row], Hashable]
+
+
+def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -> list[Cost]:
+    """Parameters, peak memory and step time, as far as a row with a score has them.
+
+    Parameters are those that the settings have a target for. The reference has no place among them: it trains some hundred
+    times as many. Measurements share a basis where they are of one machine and one kind of memory.
+    """
+    axis = parameter_axis(settings)
+    machines = [(found.device, found.device_count, found.cpu, found.cores) for found in environments]
+
+    def measured_on(row: Row) -> Hashable:
+        return row.memory_kind, frozenset(machines[index] for index in row.environments)
+
+    every = [
+        Cost(
+            label=axis.replace("_", " "),
+            measured=False,
+            # Nothing has no place on a logarithmic axis.
+            of=lambda row: None if row.reference or row.parameters is None else row.parameters.on(axis) or None,
+            basis=lambda row: None,
+        ),
+        Cost(
+            label="peak memory above the start, MiB",
+            measured=True,
+            of=lambda row: None if row.train_peak_bytes is None else row.train_peak_bytes / MIB,
+            basis=measured_on,
+        ),
+        Cost(
+            label="training step, ms",
+            measured=True,
+            of=lambda row: None if row.step_seconds is None else row.step_seconds * 1000,
+            basis=measured_on,
+        ),
+    ]
+    scored = [row for setting in settings for row in setting.rows if row.score is not None]
+    return [cost for cost in every if any(cost.of(row) is not None for row in scored)]
+
+
+def parameter_axis(settings: Sequence[Setting]) -> ParameterAxis:
+    """The parameters that settings have a target for: adapter parameters, unless all that have one hold what is stored."""
+    held = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
+    return "stored_parameters" if held == {"stored_parameters"} else "adapter_parameters"
+
+
+def front_of(rows: Sequence[Row], cost: Cost, higher_is_better: bool | None) -> list[Row]:
+    """The rows on the front of mean score and *cost*, the cheapest first.
+
+    Empty where fewer than two rows are on it, nobody says which scores are better, or costs are not of one basis.
+    """
+    if higher_is_better is None or several_bases(rows, cost):
+        return []
+    placed = [row for row in rows if row.score is not None and cost.of(row) is not None]
+    points = [(cost.of(row), row.score.mean if row.score is not None else None) for row in placed]
+    front = pareto_front(points, higher_is_better=higher_is_better)
+    return [placed[index] for index in front] if len(front) > 1 else []
+
+
+def several_bases(rows: Sequence[Row], cost: Cost) -> bool:
+    """Whether the costs of rows cannot all be held against each other."""
+    return len({cost.basis(row) for row in rows if row.score is not None and cost.of(row) is not None}) > 1
+
+
+def pareto_front(points: Sequence[tuple[float | None, float | None]], *, higher_is_better: bool) -> list[int]:
+    """The points that no other dominates, the cheapest first. Equal points do not dominate each other.
+
+    Args:
+        points: Cost and score of each; one that lacks either is left out. A lower cost is better.
+        higher_is_better: Of scores.
+
+    Returns:
+        Indexes into *points*.
+    """
+    sign = 1 if higher_is_better else -1
+    known = [
+        (cost, sign * score, index)
+        for index, (cost, score) in enumerate(points)
+        if cost is not None and score is not None
+    ]
+    front: list[int] = []
+    best: float | None = None
+    for _, of_cost in itertools.groupby(sorted(known), key=itemgetter(0)):
+        members = list(of_cost)
+        top = max(score for _, score, _ in members)
+        if best is None or top > best:
+            best = top
+            front += [index for _, score, index in members if score == top]
+    return front

@@ -1,0 +1,1 @@
+"""Records, probes and verdicts as pandas frames."""

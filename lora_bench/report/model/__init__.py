@@ -1,0 +1,1 @@
+"""What a report compares, before any of it is text."""

@@ -1,0 +1,325 @@
+"""Records side by side: what every renderer of a report starts from.
+
+    records → Comparison → [Setting: one task, everything but the methods equal] → [ModelTable] → [Row]
+
+A row is one method with its options and learning rate on one base model, over its seeds. Runs stand in one table only
+where all that is not the method, its learning rate, the base model or the seed is equal, the budget included; others
+make a setting of their own that names the fields in which it differs. A method without a size is exempt from the target
+for parameters: its runs stand beside those of every target that are equal in all else. Failed runs stay in their row with
+status and reason. Rows are in alphabetical order, the reference line first, so that a table suggests no winner.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.records.budget import PARAMETER_AXES, Budget, ParameterAxis
+from lora_bench.records.record import Environment, Record, Status
+from lora_bench.records.spec import ModelSpec, RunSpec, without_shown
+from lora_bench.report.model.rows import (
+    Row,
+    alike,
+    canonical,
+    environment_index,
+    in_order,
+    make_row,
+    row_key,
+    statuses,
+    unique,
+)
+from lora_bench.report.text import natural
+
+# What every suite settles, and a run that no suite planned may not tell.
+ALWAYS_PLANNED = (
+    "task.data_sha256", "task.metric", "task.higher_is_better", "score_on", "rules", "training.train_examples",
+    "training.batch_size", "training.steps", "training.max_length", "training.schedule", "training.warmup_steps",
+    "training.weight_decay", "training.max_grad_norm", "training.precision", "training.threads",
+)  # fmt: skip
+
+
+# What of a budget holds the number of parameters, by dotted name.
+TARGETS = (*(f"budget.{axis}" for axis in PARAMETER_AXES), "budget.tolerance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTable:
+    """The rows of one base model; *ambiguous* where another of the setting has the same name and other weights."""
+
+    model: ModelSpec
+    ambiguous: bool
+    rows: tuple[Row, ...]
+
+    @property
+    def weights(self) -> str:
+        """The first digits of the hash of its weights."""
+        return self.model.sha256[:8] if self.model.sha256 is not None else "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The runs of one task that shared everything but method, learning rate, base model and seed, references but the target.
+
+    Args:
+        spec: The spec of one of its runs, for what they share.
+        differs: What sets it apart from the other settings of its task, by dotted name.
+        search: Whether a method was run with several learning rates on one base model.
+        examples: Sizes of the splits, where all its runs that know them agree.
+        rung: Of the trials of a successive halving, which of its rungs they are; None for all other runs.
+    """
+
+    spec: RunSpec
+    budget: Budget | None
+    differs: dict[str, JsonValue]
+    search: bool
+    examples: dict[str, int] | None
+    tables: tuple[ModelTable, ...]
+    rung: int | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all its base models."""
+        return [row for table in self.tables for row in table.rows]
+
+    @property
+    def by_median(self) -> bool:
+        """Whether its protocol takes the median over seeds, and not the mean."""
+        return self.spec.rules is not None and self.spec.rules.aggregation == "median"
+
+    @property
+    def target(self) -> int | None:
+        """Adapter parameters that its runs were held to, or None."""
+        return self.budget.adapter_parameters if self.budget is not None else None
+
+    @property
+    def parameter_target(self) -> tuple[ParameterAxis, int] | None:
+        """The axis of parameters that its runs were held equal on, and the target, or None."""
+        return self.budget.parameter_target if self.budget is not None else None
+
+    @property
+    def trials(self) -> bool:
+        """Whether its scores are of the split that choices are made on: they choose, and are no results."""
+        return self.spec.score_on == "selection"
+
+    @property
+    def unknown(self) -> list[str]:
+        """What its runs need to share and no record says, by dotted name: empty for runs that a suite planned."""
+        if self.spec.source is None:
+            return []
+        shared = conditions_of(self.spec, self.budget)
+        weights = [] if all(table.model.sha256 for table in self.tables) else ["model.sha256"]
+        return weights + [name for name in ALWAYS_PLANNED if shared.get(name, "") is None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything a report shows, as plain data."""
+
+    suites: tuple[str, ...]
+    statuses: dict[Status, int]
+    settings: tuple[Setting, ...]
+    environments: tuple[Environment, ...]
+    warnings: dict[str, int]
+    commands: tuple[str, ...]
+
+    @property
+    def runs(self) -> int:
+        """Number of records."""
+        return sum(self.statuses.values())
+
+    @property
+    def results(self) -> list[Setting]:
+        """The settings that are no trials; all where there is nothing else."""
+        return [setting for setting in self.settings if not setting.trials] or [*self.settings]
+
+    def kin_of(self, setting: Setting) -> list[Setting]:
+        """The settings of its task that are results as it is, or trials of the same rung; itself among them."""
+
+        def kind(of: Setting) -> tuple[str, bool, int | None]:
+            return of.spec.task.name, of.trials, of.rung
+
+        return [other for other in self.settings if kind(other) == kind(setting)]
+
+    def differs_from_kin(self, setting: Setting) -> dict[str, JsonValue]:
+        """What sets it apart from the other settings of its task and kind, by dotted name."""
+        kin = self.kin_of(setting)
+        return {
+            name: value
+            for name, value in setting.differs.items()
+            if len({canonical(other.differs.get(name)) for other in kin}) > 1
+        }
+
+
+def compare(records: Sequence[Record]) -> Comparison:
+    """Put records side by side.
+
+    Raises:
+        LoraBenchError: If two different records have the same run id.
+    """
+    records = _each_once(records)
+    environments = _environments(records)
+    by_task: dict[str, list[Setting]] = {}
+    for task, of_task in _grouped(records, lambda record: record.spec.task.name):
+        groups = _settings(of_task)
+        differing = _differing([conditions(_held(group)) for group in groups])
+        by_task[task] = [
+            _setting(group, differs, environments) for group, differs in zip(groups, differing, strict=True)
+        ]
+    return Comparison(
+        suites=tuple(sorted({record.suite for record in records})),
+        statuses=statuses(records),
+        settings=tuple(setting for settings in by_task.values() for setting in settings),
+        environments=environments,
+        warnings=dict(sorted(Counter(text for record in records for text in record.warnings).items())),
+        commands=tuple(
+            sorted(
+                {
+                    record.command.replace(f" --only {record.run_id}", "")
+                    for record in records
+                    if record.command is not None
+                }
+            )
+        ),
+    )
+
+
+def conditions(record: Record) -> dict[str, JsonValue]:
+    """What runs must share to stand in one table, by dotted name."""
+    return conditions_of(record.spec, record.budget)
+
+
+def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
+    """What runs must share to stand in one table with a run of this spec and budget, by dotted name."""
+    spec = of.model_dump(mode="json")
+    del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
+    del spec["source_sha256"]  # one's own scripts are there to be compared
+    if budget is not None and budget.peak_memory_bytes is not None:
+        # Each method takes the same batch in as many parts as keep the peak.
+        spec["training"]["arguments"].pop("gradient_accumulation_steps", None)
+    if spec["start"] is not None:
+        spec["start"] = spec["start"]["task"]  # its run is another one for each method and seed
+    spec["task"]["definition"] = without_shown(of.task.definition)
+    held_to = None if budget is None else budget.model_dump(mode="json")
+    return dict(sorted(_flat({**spec, "budget": held_to}).items()))
+
+
+def _settings(records: Sequence[Record]) -> list[list[Record]]:
+    """The records of each setting of a task; results come before the searches that chose their learning rates.
+
+    A setting has the records that share their conditions, and the exempt ones that share all but the target.
+    """
+    shared = {record.run_id: conditions(record) for record in records}
+    held = {canonical(shared[record.run_id]) for record in records if not exempt(record)}
+    beside: dict[str, list[str]] = {}
+    for key in held:
+        beside.setdefault(canonical(_without_target(json.loads(key))), []).append(key)
+
+    groups: dict[tuple[bool, int, str], list[Record]] = {}
+    for record in records:
+        own = shared[record.run_id]
+        found = beside.get(canonical(_without_target(own)), []) if exempt(record) else []
+        for key in found or [canonical(own)]:
+            groups.setdefault((record.spec.score_on != "test", record.rung or 0, key), []).append(record)
+    return [groups[key] for key in sorted(groups)]
+
+
+def exempt(record: Record) -> bool:
+    """Whether a run was held to no target for parameters, since its method has no size to turn."""
+    return record.spec.method.size is None and record.budget is not None
+
+
+def _held(records: Sequence[Record]) -> Record:
+    """One of the records of a setting that says its target."""
+    return next((record for record in records if not exempt(record)), records[0])
+
+
+def _without_target(shared: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    return {name: value for name, value in shared.items() if name not in TARGETS}
+
+
+def _each_once(records: Sequence[Record]) -> list[Record]:
+    """Records in a fixed order, without copies."""
+    kept: dict[str, Record] = {}
+    for record in records:
+        if kept.setdefault(record.run_id, record) != record:
+            raise LoraBenchError(
+                f"two different records have the run id {record.run_id}; report them apart or give them a series"
+            )
+    return sorted(kept.values(), key=lambda record: (record.spec.task.name, *in_order(record.spec.seed), record.run_id))
+
+
+def _setting(records: list[Record], differs: dict[str, JsonValue], environments: Sequence[Environment]) -> Setting:
+    models = _grouped(
+        records,
+        lambda record: (
+            record.spec.model.shown,
+            record.spec.model.name,
+            record.spec.model.sha256 or "",
+            record.spec.model.revision or "",
+        ),
+    )
+    shown = Counter(key[0] for key, _ in models)
+    tables = []
+    for (name, *_), of_model in models:
+        groups = _grouped(of_model, row_key)
+        rows = [make_row(group, environments) for _, group in groups]
+        rows.sort(
+            key=lambda row: (not row.reference, natural(row.label), in_order(row.learning_rate), canonical(row.options))
+        )
+        tables.append(ModelTable(model=of_model[0].spec.model, ambiguous=shown[name] > 1, rows=tuple(rows)))
+    search = any(
+        count > 1
+        for table in tables
+        for count in Counter((row.label, canonical(row.options)) for row in table.rows).values()
+    )
+    first = records[0]
+    return Setting(
+        spec=first.spec,
+        budget=_held(records).budget,
+        differs=differs,
+        search=search,
+        examples=unique(record.data.examples for record in records if record.data is not None),
+        tables=tuple(tables),
+        rung=unique(record.rung for record in records),
+    )
+
+
+def _environments(records: Sequence[Record]) -> tuple[Environment, ...]:
+    """Every environment once, that of the most records first."""
+    found: list[Environment] = []
+    for record in records:
+        if record.environment is not None and not any(alike(record.environment, other) for other in found):
+            found.append(record.environment)
+    numbers = Counter(environment_index(record, found) for record in records)
+    return tuple(found[index] for index in sorted(range(len(found)), key=lambda index: -numbers[index]))
+
+
+def _differing(of_groups: list[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
+    """For each group, its values in the fields that are not the same in all groups."""
+    names = sorted({name for group in of_groups for name in group})
+    apart = [name for name in names if len({canonical(group.get(name)) for group in of_groups}) > 1]
+    return [{name: group.get(name) for name in apart} for group in of_groups]
+
+
+def _flat(data: dict[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:
+    flat: dict[str, JsonValue] = {}
+    for key, value in data.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value})
+    return flat
+
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+
+
+def _grouped(records: Iterable[Record], key: Callable[[Record], KeyT]) -> list[tuple[KeyT, list[Record]]]:
+    """Records by *key*, in the order of the keys."""
+    groups: dict[KeyT, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key(record), []).append(record)
+    return sorted(groups.items(), key=lambda item: item[0])  # type: ignore[arg-type, return-value]

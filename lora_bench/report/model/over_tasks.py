@@ -1,0 +1,241 @@
+"""Methods over the tasks of a base model: macro means, and each method held against the reference on all tasks at once.
+
+    Comparison + verdicts on each task → [OverTasks: base model, target] → [Across: a method]
+
+A mean over tasks is of these tasks, each of which counts alike in points of its score. Only metrics that are shares or
+correlations enter, and of each task the one setting that was run with the target; a method that lacks a score on one of the
+tasks has no macro mean beside those of the others, and is not ranked.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lora_bench.records.analysis import DEFAULT_MARGIN, SHARES, Analysis
+from lora_bench.report.model.comparison import ModelTable, Setting
+from lora_bench.report.model.ranking import Contest, Places, Rank, other_pairs, rank_all
+from lora_bench.report.model.rows import Row
+from lora_bench.report.model.seed_scores import DRAWS, Scored, items_of
+from lora_bench.stats import MacroDifference, Summary, Verdict, judge, macro_difference, seed_from, summarise
+from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Across:
+    """A method over the tasks of a base model.
+
+    Args:
+        rows: Its row of each task, by the task's name.
+        mean: Of the macro means of the seeds that all tasks have; None where it lacks a task or there is no such seed.
+        difference: Method less reference, over the tasks on which both have scores; None for the reference.
+        verdict: On that difference.
+        shown: On how many tasks it has which verdict against the reference.
+        rank: Among the methods that have all tasks; None where it has none.
+    """
+
+    label: str
+    rows: Mapping[str, Row]
+    mean: Summary | None
+    difference: MacroDifference | None
+    verdict: Verdict | None
+    shown: Mapping[VerdictName, int]
+    rank: Rank | None
+
+    @property
+    def runs(self) -> int:
+        """Number of its runs on these tasks."""
+        return sum(len(row.run_ids) for row in self.rows.values())
+
+    @property
+    def failed(self) -> int:
+        """Those that ended in another way than `ok`."""
+        return sum(len(row.failures) for row in self.rows.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverTasks:
+    """The methods of a base model with one target, over tasks; the reference first.
+
+    Args:
+        table: Of the base model, on one of the tasks.
+        settings: Of each task, by its name.
+    """
+
+    table: ModelTable
+    settings: Mapping[str, Setting]
+    methods: tuple[Across, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What enters of one task: the scores of every row of a base model, and the verdicts on them."""
+
+    setting: Setting
+    table: ModelTable
+    reference: Row
+    scored: Sequence[Scored]
+    verdicts: Sequence[Verdict | None]
+
+
+def judge_over_tasks(cells: Sequence[Cell], analysis: Analysis) -> tuple[OverTasks, ...]:
+    """Every base model and target that has several tasks; the differences to the reference are one family."""
+    groups = [group for group in _groups(cells) if len(group) > 1]
+    differences: dict[tuple[int, str], MacroDifference] = {}
+    for number, group in enumerate(groups):
+        for label in _labels(group):
+            found = _against_reference(group, label, analysis.reference)
+            if found is not None:
+                differences[number, label] = found
+    if not differences:
+        return ()
+    margin = analysis.margin if isinstance(analysis.margin, float) else DEFAULT_MARGIN
+    verdicts = judge(differences, margin=margin, alpha=analysis.alpha)
+    ranks = _ranks(groups, verdicts, analysis)
+    return tuple(
+        OverTasks(
+            table=next(iter(group.values())).table,
+            settings={task: cell.setting for task, cell in group.items()},
+            methods=tuple(
+                _across(group, label, differences.get((number, label)), verdicts.get((number, label)), ranks[number])
+                for label in (analysis.reference, *_labels(group))
+                if label == analysis.reference or (number, label) in differences
+            ),
+        )
+        for number, group in enumerate(groups)
+        if any(key[0] == number for key in differences)
+    )
+
+
+def _groups(cells: Sequence[Cell]) -> list[dict[str, Cell]]:
+    """The cells of each base model and target by task; a task with several settings has no one score, and stays out."""
+    groups: dict[tuple[object, ...], dict[str, list[Cell]]] = {}
+    for cell in cells:
+        if cell.setting.spec.task.metric in SHARES:
+            key = (cell.table.model.shown, cell.table.weights, cell.setting.parameter_target)
+            groups.setdefault(key, {}).setdefault(cell.setting.spec.task.name, []).append(cell)
+    return [{task: found[0] for task, found in group.items() if len(found) == 1} for group in groups.values()]
+
+
+def _labels(group: Mapping[str, Cell]) -> list[str]:
+    """The methods but the reference, in the order of the tables; those that stand twice in one are left out."""
+    counts = [Counter(one.row.label for one in cell.scored) for cell in group.values()]
+    found = dict.fromkeys(
+        one.row.label for cell in group.values() for one in cell.scored if one.row is not cell.reference
+    )
+    return [label for label in found if all(count[label] < 2 for count in counts)]
+
+
+def _of(cell: Cell, label: str) -> Scored | None:
+    """The one row of a method on a task, or the reference's."""
+    rows = [one for one in cell.scored if one.row.label == label]
+    if label == cell.reference.label:
+        rows = [one for one in rows if one.row is cell.reference]
+    return rows[0] if rows else None
+
+
+def _against_reference(group: Mapping[str, Cell], label: str, reference: str) -> MacroDifference | None:
+    """The difference over the tasks on which both have scores, or None where that is one task or no seed is in all."""
+    found = {task: (_of(cell, label), _of(cell, reference)) for task, cell in group.items()}
+    pairs = {
+        task: (one, other) for task, (one, other) in found.items() if one and other and one.scores.keys() & other.scores
+    }
+    return _macro_difference(pairs, draws=DRAWS) if len(pairs) > 1 else None
+
+
+def _macro_difference(pairs: Mapping[str, tuple[Scored, Scored]], *, draws: int) -> MacroDifference | None:
+    """The first of each pair less the second; without test items where nothing is to be drawn."""
+    everywhere = [set(side.scores) for pair in pairs.values() for side in pair]
+    if not set.intersection(*everywhere):
+        return None
+    items = {task: found for task, pair in pairs.items() if (found := items_of(*pair)) is not None} if draws else {}
+    return macro_difference(
+        {task: one.scores for task, (one, _) in pairs.items()},
+        {task: other.scores for task, (_, other) in pairs.items()},
+        draw_seed=seed_from(*sorted(run_id for one, _ in pairs.values() for run_id in one.row.run_ids)),
+        items=items,
+        draws=draws,
+    )
+
+
+def _mean(group: Mapping[str, Cell], label: str) -> Summary | None:
+    rows = [_of(cell, label) for cell in group.values()]
+    scores = [row.scores for row in rows if row is not None and row.scores]
+    seeds = sorted(set.intersection(*map(set, scores))) if len(scores) == len(group) else []
+    if not seeds:
+        return None
+    return summarise([statistics.fmean(of_task[seed] for of_task in scores) for seed in seeds])
+
+
+def _ranks(
+    groups: Sequence[Mapping[str, Cell]], verdicts: Mapping[tuple[int, str], Verdict], analysis: Analysis
+) -> list[dict[str, Rank]]:
+    """The ranks of the methods of each group that have all its tasks."""
+    entered: list[list[str]] = []
+    contests = []
+    for number, group in enumerate(groups):
+        labels = [
+            label
+            for label in (analysis.reference, *_labels(group))
+            if _mean(group, label) is not None and (label == analysis.reference or (number, label) in verdicts)
+        ]
+        entered.append(labels)
+        against: dict[Places, tuple[float, float | None]] = {}
+        for place, label in enumerate(labels):
+            if place > 0:
+                verdict = verdicts[number, label]
+                against[0, place] = (-verdict.difference, verdict.adjusted_p)
+        others = {
+            pair: _gain_and_p(group, labels[pair[0]], labels[pair[1]], analysis.alpha)
+            for pair in other_pairs(len(labels))
+        }
+        means = [found.mean if (found := _mean(group, label)) is not None else 0.0 for label in labels]
+        contests.append(Contest(means=means, against_reference=against, others=others))
+    return [
+        dict(zip(labels, ranks, strict=True)) if ranks is not None and len(labels) > 1 else {}
+        for labels, ranks in zip(entered, rank_all(contests, analysis.alpha), strict=True)
+    ]
+
+
+def _gain_and_p(group: Mapping[str, Cell], one: str, other: str, alpha: float) -> tuple[float, float | None]:
+    """As `scored.gain_and_p`, over tasks."""
+    pairs = {
+        task: (first, second)
+        for task, cell in group.items()
+        if (first := _of(cell, one)) is not None and (second := _of(cell, other)) is not None
+    }
+    found = _macro_difference(pairs, draws=0)
+    if found is None:
+        return 0.0, None
+    p_value = found.estimate.p_value()
+    if p_value is None or p_value <= alpha:
+        with_test_items = _macro_difference(pairs, draws=DRAWS)
+        p_value = with_test_items.estimate.p_value() if with_test_items is not None else None
+    return found.estimate.value, p_value if found.pairs >= FEWEST_PAIRS else None
+
+
+def _across(
+    group: Mapping[str, Cell],
+    label: str,
+    difference: MacroDifference | None,
+    verdict: Verdict | None,
+    ranks: Mapping[str, Rank],
+) -> Across:
+    rows = {task: found.row for task, cell in group.items() if (found := _of(cell, label)) is not None}
+    shown = Counter(
+        of_row.verdict
+        for task, cell in group.items()
+        for one, of_row in zip(cell.scored, cell.verdicts, strict=True)
+        if one.row is rows.get(task) and of_row is not None
+    )
+    return Across(
+        label=label,
+        rows=rows,
+        mean=_mean(group, label),
+        difference=difference,
+        verdict=verdict,
+        shown=shown,
+        rank=ranks.get(label),
+    )

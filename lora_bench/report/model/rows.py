@@ -1,0 +1,231 @@
+"""One row of a comparison: a method with one learning rate on one base model, over its seeds.
+
+A score's interval is the 95 % t-interval of the mean over seeds. It covers the spread between seeds and not the choice
+of the scored examples, which all runs of a table share; scores that are all the same have no spread and no interval. Speed
+and memory are medians over seeds. Runs that ended in another way than `ok` stay in the row with status and reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from lora_bench.records.record import Environment, Memory, Parameters, Record, Status
+from lora_bench.report.text import GIB
+from lora_bench.stats import Summary, summarise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The score of one run."""
+
+    run_id: str
+    seed: int | None
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A run that ended in another way than `ok`."""
+
+    run_id: str
+    seed: int | None
+    status: Status
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method with one learning rate on one base model, over its seeds. Measurements are medians over seeds.
+
+    Args:
+        reference: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
+        parameters: None where no run counted, or where runs counted differently.
+        within_budget: None for the reference, without a target, and without counts.
+        checkpoint_bytes: Of the files that the runs left to restore their result.
+        resumed: Number of runs that were cut off and went on from a checkpoint: no measurement is of them, totals of time
+            apart.
+        exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured or said.
+        environments: Indexes into the comparison's environments.
+    """
+
+    label: str
+    method: str
+    options: dict[str, JsonValue]
+    size: str | None
+    size_value: JsonValue
+    reference: bool
+    learning_rate: float | None
+    run_ids: tuple[str, ...]
+    seeds: tuple[int | None, ...]
+    statuses: dict[Status, int]
+    scores: tuple[Score, ...]
+    score: Summary | None
+    failures: tuple[Failure, ...]
+    parameters: Parameters | None
+    within_budget: bool | None
+    memory_kind: str | None
+    exclusive: bool | None
+    train_peak_bytes: float | None
+    step_seconds: float | None
+    examples_per_second: float | None
+    real_tokens_per_second: float | None
+    train_seconds: float | None
+    train_seconds_total: float | None
+    evaluation_seconds: float | None
+    evaluation_seconds_total: float | None
+    majority_score: float | None
+    checkpoint_bytes: float | None
+    environments: tuple[int, ...]
+    resumed: int = 0
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is any number of speed or memory."""
+        return any(value is not None for value in (self.train_peak_bytes, self.step_seconds, self.train_seconds))
+
+    @property
+    def ok(self) -> int:
+        """Number of runs that ended `ok`."""
+        return self.statuses.get("ok", 0)
+
+    @property
+    def above_majority(self) -> float | None:
+        """Mean score less what the majority class (or the mean) scores."""
+        return None if self.score is None or self.majority_score is None else self.score.mean - self.majority_score
+
+
+def row_key(record: Record) -> tuple[str, str, str, str]:
+    """What the records of one row share within a setting and a base model."""
+    method = record.spec.method
+    return method.label, method.name, canonical(method.options), canonical(record.spec.training.learning_rate)
+
+
+def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
+    """The row of *records*, at least one, which differ in their seeds only."""
+    first = records[0]
+    method = first.spec.method
+    scores = [
+        Score(run_id=record.run_id, seed=record.spec.seed, value=record.score)
+        for record in records
+        if record.status == "ok" and record.score is not None
+    ]
+    # What was begun twice has memory and time of its second part, or of both with a pause between.
+    whole = [record for record in records if not record.resumed]
+    memories = [record.memory for record in whole if record.memory is not None]
+    speeds = [record.speed for record in whole if record.speed is not None]
+    alone = [memory.exclusive for memory in memories] + [speed.exclusive for speed in speeds]
+    parameters = unique(record.parameters for record in records)
+    target = first.budget.parameter_target if first.budget is not None else None
+    counted = parameters.on(target[0]) if parameters is not None and target is not None else None
+    within = first.budget.within(counted) if first.budget is not None and counted is not None else None
+    return Row(
+        label=method.label,
+        method=method.name,
+        options=method.options,
+        size=method.size,
+        size_value=method.options.get(method.size) if method.size is not None else None,
+        reference=method.size is None and first.budget is not None,
+        learning_rate=first.spec.training.learning_rate,
+        run_ids=tuple(record.run_id for record in records),
+        seeds=tuple(record.spec.seed for record in records),
+        statuses=statuses(records),
+        scores=tuple(scores),
+        score=summarise([score.value for score in scores]) if scores else None,
+        failures=tuple(_failure(record) for record in records if record.status != "ok"),
+        parameters=parameters,
+        within_budget=within if method.size is not None and target is not None else None,
+        memory_kind=unique(memory.kind for memory in memories),
+        exclusive=False if False in alone else None if None in alone or not alone else True,
+        train_peak_bytes=_train_peak(memories),
+        step_seconds=median_of(speed.step_seconds_median for speed in speeds),
+        examples_per_second=median_of(speed.examples_per_second for speed in speeds),
+        real_tokens_per_second=median_of(speed.real_tokens_per_second for speed in speeds),
+        train_seconds=median_of(speed.train_seconds for speed in speeds),
+        train_seconds_total=_total(record.speed.train_seconds for record in records if record.speed is not None),
+        evaluation_seconds=median_of(speed.evaluation_seconds for speed in speeds),
+        evaluation_seconds_total=_total(
+            record.speed.evaluation_seconds for record in records if record.speed is not None
+        ),
+        majority_score=unique(record.data.majority_score for record in records if record.data is not None),
+        checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
+        resumed=sum(record.resumed for record in records),
+        environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
+    )
+
+
+def _train_peak(memories: Sequence[Memory]) -> float | None:
+    # Bytes of an allocator and of a process are different things: no median is taken over both.
+    same = len({memory.kind for memory in memories}) == 1
+    return median_of(memory.train_peak_bytes for memory in memories) if same else None
+
+
+def _failure(record: Record) -> Failure:
+    return Failure(
+        run_id=record.run_id,
+        seed=record.spec.seed,
+        status=record.status,
+        reason=record.reason or "no reason was recorded",
+        attempts=record.attempts,
+    )
+
+
+def environment_index(record: Record, environments: Sequence[Environment]) -> int:
+    """Which of *environments* a record's is; -1 where the record has none."""
+    mine = record.environment
+    matches = (index for index, other in enumerate(environments) if mine is not None and alike(mine, other))
+    return next(matches, -1)
+
+
+def alike(one: Environment, other: Environment) -> bool:
+    """Whether two environments are the same but for some MiB of memory, which change from boot to boot."""
+    without_memory = [environment.model_copy(update={"memory_bytes": None}) for environment in (one, other)]
+    memories = [environment.memory_bytes for environment in (one, other)]
+    in_gib = [None if memory is None else round(memory / GIB) for memory in memories]
+    return without_memory[0] == without_memory[1] and in_gib[0] == in_gib[1]
+
+
+def statuses(records: Iterable[Record]) -> dict[Status, int]:
+    """How many records ended in each way."""
+    return dict(sorted(Counter(record.status for record in records).items()))
+
+
+def in_order(value: float | None) -> tuple[bool, float]:
+    """A key that sorts numbers, and those that nobody knows after them."""
+    return value is None, value or 0.0
+
+
+def canonical(value: object) -> str:
+    """Plain data as text that is the same whatever the order of its keys."""
+    return json.dumps(value, sort_keys=True)
+
+
+ValueT = TypeVar("ValueT")
+
+
+def unique(values: Iterable[ValueT | None]) -> ValueT | None:
+    """The one value that is there, or None where there is none or they differ."""
+    found: list[ValueT] = []
+    for value in values:
+        if value is not None and value not in found:
+            found.append(value)
+    return found[0] if len(found) == 1 else None
+
+
+def median_of(values: Iterable[float | None]) -> float | None:
+    """The median of what is known, or None where nothing is."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return math.fsum(present) if present else None

@@ -1,0 +1,155 @@
+"""The scores of a row by seed, the test items behind them, and the difference of two rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_bench.records.store import Answers
+from lora_bench.report.model.comparison import Setting
+from lora_bench.report.model.rows import Row
+from lora_bench.stats import (
+    METRICS,
+    Items,
+    ItemScores,
+    PairedDifference,
+    crossed_bootstrap,
+    item_difference,
+    item_metric,
+    paired_difference,
+    seed_from,
+    with_failures_at_floor,
+)
+from lora_bench.stats.crossed import with_items
+from lora_bench.stats.verdict import FEWEST_PAIRS
+
+# Resamples of test items, for a metric that is no mean over them.
+DRAWS = 2_000
+
+AnswersOf = Callable[[str], Answers | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A row with its scores.
+
+    Args:
+        scores: By seed; runs whose seed nobody knows have no partner and are left out.
+        items: The same as functions of the test items, where the predictions of all runs are stored and the metric has that
+            form.
+        expected: The references of these items, which two rows must share.
+    """
+
+    row: Row
+    scores: dict[int, float]
+    items: Items | None
+    expected: Sequence[Any] | None
+
+
+def scored(row: Row, setting: Setting, answers: AnswersOf) -> Scored:
+    """The scores of a row of *setting*, with their items where *answers* has them."""
+    by_seed = {score.seed: score.value for score in row.scores if score.seed is not None}
+    found = _items(row, setting, answers)
+    return Scored(row, by_seed, *(found or (None, None)))
+
+
+def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Sequence[Any]] | None:
+    metric = setting.spec.task.metric
+    if metric not in METRICS:
+        return None
+    predictions: dict[int, Sequence[Any]] = {}
+    expected: list[Any] | None = None
+    for score in row.scores:
+        found = answers(score.run_id)
+        if found is None or score.seed is None:
+            return None
+        expected = found.references if expected is None else expected
+        if found.references != expected:
+            return None
+        predictions[score.seed] = found.predictions
+    if not expected or isinstance(expected[0], str | list):
+        return None
+    return item_metric(metric, expected, predictions, classes=len(setting.spec.task.labels or ()) or None), expected
+
+
+def items_of(one: Scored, other: Scored) -> tuple[Items, Items] | None:
+    """The items of two rows, where both have them and they are the same."""
+    if one.items is None or other.items is None or one.expected != other.expected:
+        return None
+    return one.items, other.items
+
+
+def difference_of(one: Scored, other: Scored) -> tuple[PairedDifference, tuple[Items, Items] | None] | str:
+    """The first row less the second and the items that enter, or why they cannot be compared."""
+    for side in (one, other):
+        if not side.scores:
+            return f"no run of {side.row.label} has a score"
+    if not one.scores.keys() & other.scores.keys():
+        return "they share no seed"
+    items = items_of(one, other)
+    difference = paired_difference(
+        one.scores, other.scores, draw_seed=_draw_seed(one, other), items=items, draws=_draws(items)
+    )
+    return difference, items
+
+
+def row_difference(
+    row: Row, reference: Row, setting: Setting, answers: tuple[AnswersOf, AnswersOf]
+) -> tuple[PairedDifference, tuple[Items, Items] | None] | str:
+    """A row less its reference and the items that enter, or why they cannot be compared.
+
+    Args:
+        row: What is judged.
+        reference: What it is held against, on the same task and base model.
+        setting: Of the row.
+        answers: Gives the predictions of the row's runs, and of the reference's.
+    """
+    return difference_of(scored(row, setting, answers[0]), scored(reference, setting, answers[1]))
+
+
+def gain_and_p(one: Scored, other: Scored, *, higher_is_better: bool, alpha: float) -> tuple[float, float | None]:
+    """How much better the first row is than the second, and the p-value of no difference: what ranks are made of.
+
+    As for verdicts the p-value is the larger of that over seeds and that over seeds and test items, and there is none for
+    fewer than 3 pairs of seeds. Items are resampled only where seeds alone do not settle that nothing is shown at *alpha*.
+    """
+    seeds = sorted(one.scores.keys() & other.scores.keys())
+    if not seeds:
+        return 0.0, None
+    values = np.array([one.scores[seed] - other.scores[seed] for seed in seeds])
+    size = max(abs(side.scores[seed]) for side in (one, other) for seed in seeds)
+    estimate = with_items(values, None, size)
+    p_value, items = estimate.p_value(), items_of(one, other)
+    if items is not None and (p_value is None or p_value <= alpha):
+        difference = item_difference(*items, seeds)
+        crossed = crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
+        p_value = with_items(values, crossed, size).p_value()
+    gain = estimate.value if higher_is_better else -estimate.value
+    return gain, p_value if len(seeds) >= FEWEST_PAIRS else None
+
+
+def at_floor(row: Row, reference: Row) -> float | None:
+    """The mean difference where runs that failed count at the majority's score; None where none failed or nobody knows it."""
+    floor = row.majority_score if row.majority_score is not None else reference.majority_score
+    if floor is None or not (row.failures or reference.failures):
+        return None
+    means = []
+    for one in (row, reference):
+        failed = [failure.seed for failure in one.failures if failure.seed is not None]
+        by_seed = {score.seed: score.value for score in one.scores if score.seed is not None}
+        values = with_failures_at_floor(by_seed, failed, floor)
+        means.append(sum(values.values()) / len(values))
+    return means[0] - means[1]
+
+
+def _draw_seed(one: Scored, other: Scored) -> int:
+    return seed_from(*sorted(one.row.run_ids), *sorted(other.row.run_ids))
+
+
+def _draws(items: tuple[Items, Items] | None) -> int:
+    # A mean over items needs no draws for its variance, and 2,000 give that of another metric to 2 %.
+    means = items is not None and all(isinstance(one, ItemScores) for one in items)
+    return 0 if means else DRAWS

@@ -1,0 +1,55 @@
+"""Scores against the number of parameters: the settings of a task that differ in nothing but their target, side by side."""
+
+from __future__ import annotations
+
+from lora_bench.report import text
+from lora_bench.report.model.comparison import TARGETS, Comparison, Setting
+from lora_bench.report.model.rows import Row, canonical, in_order
+from lora_bench.report.sections import tables
+from lora_bench.report.text import MISSING, code
+
+
+def score_curves(comparison: Comparison) -> list[str]:
+    """For each task with several targets a table: a line a method and base model, a column a target; else no lines."""
+    lines: list[str] = []
+    for settings in over_targets(comparison):
+        first = settings[0]
+        if len(settings) < 2 or first.search:
+            continue
+        what = f"{'Median' if first.by_median else 'Mean'} {tables.metric_name(first)} {tables.on_split(first)}"
+        lines += ["", f"{what} of {code(first.spec.task.name)} at each target, over n seeds:", "", *_table(settings)]
+    return ["", "### Scores at each target", *lines] if lines else []
+
+
+def over_targets(comparison: Comparison) -> list[list[Setting]]:
+    """Every setting, beside those of its kind that differ from it in nothing but their target; the smallest target first."""
+    groups: dict[tuple[str, bool, str], list[Setting]] = {}
+    for setting in comparison.settings:
+        rest = {name: value for name, value in setting.differs.items() if name not in TARGETS}
+        groups.setdefault((setting.spec.task.name, setting.search, canonical(rest)), []).append(setting)
+    return [sorted(group, key=_in_order) for group in groups.values()]
+
+
+def _in_order(setting: Setting) -> tuple[object, ...]:
+    axis, amount = setting.parameter_target or ("", None)
+    return axis, in_order(amount)
+
+
+def _table(settings: list[Setting]) -> list[str]:
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for column, setting in enumerate(settings):
+        for table in setting.tables:
+            for row in table.rows:
+                name = (tables.model_name(table), tables.method_name(row))
+                cells.setdefault(name, {})[column] = _cell(row, setting)
+    header = ["base model", "method", *map(tables.target_name, settings)]
+    lines = [[*name, *(found.get(column, MISSING) for column in range(len(settings)))] for name, found in cells.items()]
+    return text.table(header, lines, numbers_from=2)
+
+
+def _cell(row: Row, setting: Setting) -> str:
+    if row.score is None:
+        return ", ".join(code(status) for status in row.statuses) or MISSING
+    if setting.by_median:
+        return f"{text.score(row.score.median)} (n {row.score.n})"
+    return f"{tables.mean_and_sd(row.score)} (n {row.score.n})"

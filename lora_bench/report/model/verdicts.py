@@ -1,0 +1,253 @@
+"""From the rows of a comparison to verdicts: each method against the reference, on each task and base model.
+
+    Comparison + declaration → family of paired differences → [Held: a row, its reference, the verdict]
+
+All comparisons of a report are one family, over which the error level holds; those of means over tasks are another, and so
+are, for ranks alone, the differences between methods of which none is the reference. Only runs that nobody could have chosen
+by their own scores are judged: searches, and protocols that choose on the reported split, are left out and said to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from lora_bench.records.analysis import Analysis, default_analysis
+from lora_bench.records.record import Record
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.over_tasks import Cell, OverTasks, judge_over_tasks
+from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
+from lora_bench.report.model.rows import Row
+from lora_bench.report.model.seed_scores import AnswersOf, Scored, at_floor, difference_of, gain_and_p, scored
+from lora_bench.stats import Items, PairedDifference, Verdict, judge
+
+Declared = Literal["before", "changed", "never"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A row held against the reference.
+
+    Args:
+        difference: Row less reference, as the metric has it.
+        items: Both scores as functions of the test items, where predictions are stored and the metric has that form.
+        at_floor: The difference where every run that failed counts as the majority class; None where none failed.
+    """
+
+    setting: Setting
+    table: ModelTable
+    row: Row
+    reference: Row
+    difference: PairedDifference
+    items: tuple[Items, Items] | None
+    at_floor: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The verdicts of a report.
+
+    Args:
+        comparison: What was judged.
+        analysis: The declaration that they follow.
+        declared: Whether the records carry it, and nothing else: "before" their runs. "changed" where they carry another one
+            or several, "never" where they carry none.
+        held: Every comparison.
+        ranks: Of every row that was held and of the references, among the rows of its table.
+        over_tasks: Every base model and target over tasks, where there are several: a family of its own.
+        left_out: What is not judged, with the reason.
+    """
+
+    comparison: Comparison
+    analysis: Analysis
+    declared: Declared
+    held: tuple[Held, ...]
+    ranks: tuple[tuple[Row, Rank], ...]
+    over_tasks: tuple[OverTasks, ...]
+    left_out: tuple[str, ...]
+
+    def of(self, row: Row) -> Held | None:
+        """The comparison of a row, or None for the reference and what is not judged."""
+        return next((held for held in self.held if held.row is row), None)
+
+    def rank_of(self, row: Row) -> Rank | None:
+        """The rank of a row in its table, or None where it has none."""
+        return next((rank for ranked, rank in self.ranks if ranked is row), None)
+
+
+class _Table(NamedTuple):
+    """A table of one base model: the scores of its rows, and those that can be held against the reference, by place."""
+
+    setting: Setting
+    table: ModelTable
+    scored: list[Scored]
+    reference: int
+    found: dict[int, tuple[PairedDifference, tuple[Items, Items] | None]]
+
+
+# A comparison by the number of its table and the place of its row.
+_Key = tuple[int, int]
+
+
+def judge_comparison(
+    comparison: Comparison,
+    records: Sequence[Record],
+    answers: AnswersOf = lambda run_id: None,
+    analysis: Analysis | None = None,
+) -> Judged | None:
+    """The verdicts on a comparison, or None where there is nothing to hold against anything.
+
+    Args:
+        comparison: Of *records*.
+        records: What it was made of; they carry the declarations.
+        answers: Gives the predictions of a run, where they are stored.
+        analysis: A declaration in place of the records' own.
+    """
+    carried = {record.analysis.sha256: record.analysis for record in records if record.analysis is not None}
+    chosen = analysis or _declaration(carried, records)
+    if chosen is None:
+        return None
+    left_out: dict[str, None] = {}
+    tables = _tables(comparison, chosen, answers, left_out)
+    if not any(table.found for table in tables):
+        return None
+    verdicts = _verdicts(tables, chosen)
+    everyone = all(record.analysis is not None for record in records if record.spec.score_on == "test")
+    declared: Declared = (
+        "never" if not carried else "before" if everyone and set(carried) == {chosen.sha256} else "changed"
+    )
+    return Judged(
+        comparison=comparison,
+        analysis=chosen,
+        declared=declared,
+        held=tuple(_held(tables[key[0]], key[1], verdict) for key, verdict in verdicts.items()),
+        ranks=tuple(_ranks(tables, verdicts, chosen)),
+        over_tasks=judge_over_tasks([_cell(number, table, verdicts) for number, table in enumerate(tables)], chosen),
+        left_out=tuple(left_out),
+    )
+
+
+def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> Analysis | None:
+    """What the records carry; where they carry several the one of the most, and where none, the defaults."""
+    if carried:
+        number = {key: sum(r.analysis is not None and r.analysis.sha256 == key for r in records) for key in carried}
+        return carried[max(sorted(carried), key=lambda key: number[key])]
+    return default_analysis(sorted({record.spec.method.label for record in records}))
+
+
+def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left_out: dict[str, None]) -> list[_Table]:
+    """The tables in which the reference was run; what is not judged goes to *left_out* with its reason."""
+    found = []
+    for setting in comparison.settings:
+        if setting.search or setting.trials:
+            continue  # trials, which choose and are no results
+        if reason := _not_judged(setting):
+            left_out[f"{setting.spec.task.name}: {reason}"] = None
+            continue
+        for table in setting.tables:
+            place = next((place for place, row in enumerate(table.rows) if row.label == analysis.reference), None)
+            where = f"on {table.model.shown}, {setting.spec.task.name}"
+            if place is None:
+                missing = (f"{row.label} {where}: {analysis.reference} was not run there" for row in table.rows)
+                left_out.update(dict.fromkeys(missing))
+                continue
+            found.append(_compared(setting, table, place, answers, left_out, where))
+    return found
+
+
+def _compared(
+    setting: Setting, table: ModelTable, reference: int, answers: AnswersOf, left_out: dict[str, None], where: str
+) -> _Table:
+    """A table with the difference of each of its rows to the reference."""
+    rows = [scored(row, setting, answers) for row in table.rows]
+    differences = {}
+    for place, one in enumerate(rows):
+        if place == reference:
+            continue
+        difference = difference_of(one, rows[reference])
+        if isinstance(difference, str):
+            left_out[f"{one.row.label} {where}: {difference}"] = None
+        else:
+            differences[place] = difference
+    return _Table(setting, table, rows, reference, differences)
+
+
+def _not_judged(setting: Setting) -> str | None:
+    """Why the scores of a setting are not judged, or None where they are."""
+    rules = setting.spec.rules
+    if rules is not None and rules.choose_on != "selection":
+        return "its protocol chooses on the split that it reports"
+    if setting.spec.task.higher_is_better is None:
+        return "nobody says whether a higher or a lower score is better"
+    return None
+
+
+def _verdicts(tables: Sequence[_Table], analysis: Analysis) -> dict[_Key, Verdict]:
+    """Verdicts over the whole family: comparisons with a margin and those without are judged with one error level."""
+    margins, directions, differences = {}, {}, {}
+    for number, table in enumerate(tables):
+        task = table.setting.spec.task
+        for place, (difference, _) in table.found.items():
+            margins[number, place] = analysis.margin_of(task.name, task.metric)
+            directions[number, place] = bool(task.higher_is_better)
+            differences[number, place] = difference
+    return judge(differences, margin=margins, alpha=analysis.alpha, higher_is_better=directions)
+
+
+def _held(table: _Table, place: int, verdict: Verdict) -> Held:
+    row, reference = table.scored[place].row, table.scored[table.reference].row
+    difference, items = table.found[place]
+    return Held(
+        setting=table.setting,
+        table=table.table,
+        row=row,
+        reference=reference,
+        difference=difference,
+        items=items,
+        at_floor=at_floor(row, reference),
+        verdict=verdict,
+    )
+
+
+def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis: Analysis) -> list[tuple[Row, Rank]]:
+    """The ranks of the rows that were held and of the references, each among those of its table."""
+    contests, entered = [], []
+    for number, table in enumerate(tables):
+        better = bool(table.setting.spec.task.higher_is_better)
+        sign = 1 if better else -1
+        # The reference has the place 0 of every contest.
+        rows = [table.scored[place] for place in (table.reference, *table.found)]
+        entered.append(rows)
+        held = [verdicts[number, place] for place in table.found]
+        contests.append(
+            Contest(
+                means=[sign * one.row.score.mean if one.row.score is not None else 0.0 for one in rows],
+                against_reference={
+                    (0, place): (-sign * verdict.difference, verdict.adjusted_p)
+                    for place, verdict in enumerate(held, start=1)
+                },
+                others={
+                    pair: gain_and_p(rows[pair[0]], rows[pair[1]], higher_is_better=better, alpha=analysis.alpha)
+                    for pair in other_pairs(len(rows))
+                },
+            )
+        )
+    ranked = zip(entered, rank_all(contests, analysis.alpha), strict=True)
+    return [
+        (one.row, rank)
+        for rows, ranks in ranked
+        if ranks is not None and len(rows) > 1
+        for one, rank in zip(rows, ranks, strict=True)
+    ]
+
+
+def _cell(number: int, table: _Table, verdicts: Mapping[_Key, Verdict]) -> Cell:
+    return Cell(
+        setting=table.setting,
+        table=table.table,
+        reference=table.scored[table.reference].row,
+        scored=table.scored,
+        verdicts=[verdicts.get((number, place)) for place in range(len(table.scored))],
+    )

@@ -1,0 +1,119 @@
+"""The cells of probe records, and how far two measurements of an unchanged cell may differ.
+
+The process is the unit of replication. A cell's step time is the geometric mean over its processes, each of which gave the
+median of its steps, so that the noise floor is of the very numbers that are shown; every other number is a median over the
+processes.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
+from lora_bench.report import text
+
+REFERENCE = "full"
+STEP = "speed.step_seconds_median"
+WIDE = "wide.step_seconds_median"
+
+Value = str | Callable[[ProbeRecord], float | None]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A cell with the records of its processes.
+
+    Args:
+        records: Those that are `ok`.
+        twins: Those of the same cell measured a second time unchanged.
+        failures: Those with another status.
+    """
+
+    spec: ProbeSpec
+    records: tuple[ProbeRecord, ...]
+    twins: tuple[ProbeRecord, ...]
+    failures: tuple[ProbeRecord, ...]
+
+    def value(self, of: Value) -> float | None:
+        """A field by its path, or what is computed from a record, over the processes that have it: see the module."""
+        known = values(self.records, of)
+        if not known:
+            return None
+        return statistics.geometric_mean(known) if of in (STEP, WIDE) else statistics.median(known)
+
+
+def values(records: Sequence[ProbeRecord], of: Value) -> list[float]:
+    """A field by its path, or what is computed from a record, of each record that has it."""
+    found = [_field(record, of) if isinstance(of, str) else of(record) for record in records]
+    return [one for one in found if one is not None]
+
+
+def _field(record: ProbeRecord, path: str) -> float | None:
+    """A field of a part of a record, such as `speed.forward_seconds`; null where the part is."""
+    part, name = path.split(".")
+    found = getattr(record, part)
+    value: float | None = getattr(found, name) if found is not None else None
+    return value
+
+
+def probed_cells(records: Sequence[ProbeRecord]) -> list[Probed]:
+    """The cells of probe records, in the order of their models and methods, whatever the order of the records."""
+    by_id: dict[str, list[ProbeRecord]] = {}
+    for record in sorted(records, key=lambda record: record.run_id):
+        by_id.setdefault(record.probe_id, []).append(record)
+    cells = []
+    for group in by_id.values():
+        ok = [record for record in group if record.status == "ok"]
+        cells.append(
+            Probed(
+                spec=group[0].spec,
+                records=tuple(record for record in ok if not record.twin),
+                twins=tuple(record for record in ok if record.twin),
+                failures=tuple(record for record in group if record.status != "ok"),
+            )
+        )
+    return sorted(cells, key=_order)
+
+
+def _order(cell: Probed) -> tuple[object, ...]:
+    spec = cell.spec
+    return (
+        text.natural(spec.model.shown), spec.kind, spec.batch_size, spec.length, spec.precision,
+        spec.method.name != REFERENCE, text.natural(spec.method.label), spec.probe_id,
+    )  # fmt: skip
+
+
+def noise_floor(cells: Sequence[Probed]) -> float | None:
+    """How much the step times of an unchanged cell may differ, as a share: 19 of 20 such pairs differ by less.
+
+    With the logarithms y of the steps of the n processes of each measurement, twins being measurements of their own, and
+    their pooled variance
+
+        s² = Σ (y − mean of its measurement)² / f,    f = Σ (n − 1),
+
+    the difference of two means of n is within t(0.975, f) s √(2 / n) in 95 % of cases; this is its exponential less 1. Where
+    n differs, its harmonic mean is taken. Null where no measurement has two processes.
+    """
+    # Only here, so that what merely has reports at hand loads no scipy.
+    from scipy.stats import t as student
+
+    measurements = [values(records, STEP) for cell in cells for records in (cell.records, cell.twins)]
+    logs = [[math.log(seconds) for seconds in steps] for steps in measurements if len(steps) > 1]
+    freedom = sum(len(one) - 1 for one in logs)
+    if not freedom:
+        return None
+    squares = sum((value - statistics.fmean(one)) ** 2 for one in logs for value in one)
+    processes = statistics.harmonic_mean([len(one) for one in logs])
+    width = float(student.ppf(0.975, freedom)) * math.sqrt(squares / freedom) * math.sqrt(2 / processes)
+    return math.expm1(width)
+
+
+def unchanged_difference(cell: Probed) -> float | None:
+    """How much the step of a cell's second, unchanged measurement differs from the first, as a share with its sign."""
+    first, again = values(cell.records, STEP), values(cell.twins, STEP)
+    if not first or not again:
+        return None
+    return statistics.geometric_mean(again) / statistics.geometric_mean(first) - 1

@@ -1,0 +1,55 @@
+"""A paper's claims about parameters, memory, speed, latency and storage, each beside what the probes of a suite found.
+
+The claims are facts in a file beside the suite. Nothing is said of a number that was not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.report.probes import claims_of_training, claims_of_use
+from lora_bench.report.probes.cells import Probed, probed_cells
+from lora_bench.report.probes.claim_pairs import CLAIMED, Pair, whole_of
+from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity
+from lora_bench.report.text import inert
+
+
+def claims_lines(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
+    """The section that holds *claims* against *records*, as lines of Markdown; empty where nothing was measured."""
+    cells = [cell for cell in probed_cells(records) if cell.records]
+    if not cells:
+        return []
+    pairs = [
+        Pair(whole, cell)
+        for cell in cells
+        if cell.spec.method.name == CLAIMED and (whole := whole_of(cell, cells)) is not None
+    ]
+    lines = ["## The paper's claims", "", f"Claims of {inert(claims.paper)}, each beside what was measured here.", ""]
+    by_quantity: dict[Quantity, list[Claim]] = {}
+    for claim in claims.claims:
+        by_quantity.setdefault(claim.quantity, []).append(claim)
+    for quantity, of_it in by_quantity.items():
+        title, made = _SECTIONS[quantity]
+        lines += [f"### {title}", ""]
+        if quantity != "adapted_latency":
+            lines += [
+                f"* Claimed: {inert(claim.printed)} ({inert(claim.where)}; {inert(claim.of)})." for claim in of_it
+            ]
+            lines.append("")
+        lines += [*made(of_it, cells, pairs), ""]
+    return lines
+
+
+_SECTIONS: dict[
+    Quantity, tuple[str, Callable[[Sequence[Claim], Sequence[Probed], Sequence[Pair]], list[str]]]
+] = {
+    "trained_weights": ("Fewer trained weights", claims_of_training.trained_weights),
+    "step_memory": ("Less memory in training", claims_of_training.step_memory),
+    "stored_weights": ("Smaller checkpoints", claims_of_training.stored_weights),
+    "step_speed": ("Faster training", claims_of_training.step_speed),
+    "merged_latency": ("No latency when merged", claims_of_use.merged_latency),
+    "adapted_latency": ("The latency of adapters", claims_of_use.adapted_latency),
+    "task_switch": ("Quick switches between tasks", claims_of_use.task_switch),
+    "hundred_tasks": ("A hundred tasks", claims_of_training.hundred_tasks),
+}  # fmt: skip

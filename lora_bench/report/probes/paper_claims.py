@@ -1,0 +1,71 @@
+"""A paper's claims about what methods cost, as facts in a file beside the suite that measures it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lora_bench.documents import Strict, read_yaml, validate
+from lora_bench.util.paths import folders
+
+FILE = "claims.yaml"
+
+Quantity = Literal[
+    "trained_weights", "step_memory", "stored_weights", "step_speed", "merged_latency", "adapted_latency", "task_switch",
+    "hundred_tasks",
+]  # fmt: skip
+
+
+class Claim(Strict):
+    """What a paper claims.
+
+    Args:
+        quantity: What is claimed to be small, or large.
+        where: In the paper.
+        of: What it was measured on.
+        printed: The claim in the paper's numbers.
+        model: Name of the base model that it is of, where it is held against one alone.
+        method: Label of the method, likewise.
+        shape: Batch size and length of a forward pass, likewise.
+    """
+
+    quantity: Quantity
+    where: str
+    of: str
+    printed: str
+    model: str | None = None
+    method: str | None = None
+    shape: tuple[int, int] | None = None
+
+
+class Claims(Strict):
+    """The claims of a paper.
+
+    Args:
+        paper: Which.
+        claims: In the order of the report.
+    """
+
+    paper: str
+    claims: tuple[Claim, ...] = Field(min_length=1)
+
+
+def known_claims(suite: str) -> Claims | None:
+    """The claims that the baseline of a suite's name is there to be held against, or None.
+
+    Raises:
+        BadInput: With every fault of their file.
+    """
+    files = [folder / suite / FILE for folder in folders("baselines") if (folder / suite / FILE).is_file()]
+    return read_claims(files[0]) if files else None
+
+
+def read_claims(file: Path) -> Claims:
+    """The claims in a file.
+
+    Raises:
+        BadInput: With every fault of the file.
+    """
+    return validate(Claims, read_yaml(file))

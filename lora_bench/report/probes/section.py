@@ -1,0 +1,179 @@
+"""What the probes of a suite found, as lines of Markdown: speed, memory, use and storage, and how far to trust them.
+
+Every number is one of `lora_bench.report.probes.cells`, and what a second, unchanged measurement of a cell shows stands
+before any difference. What was not measured is a dash, and its reason is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
+from lora_bench.report import text
+from lora_bench.report.probes.cells import Probed, noise_floor, probed_cells, unchanged_difference
+from lora_bench.report.probes.claims import claims_lines
+from lora_bench.report.probes.paper_claims import known_claims
+from lora_bench.report.probes.tables import (
+    mebibytes,
+    memory_table,
+    percent,
+    share_of,
+    speed_table,
+    stored_table,
+    use_table,
+)
+from lora_bench.report.text import code, inert
+
+
+def render_probes(records: Sequence[ProbeRecord]) -> str:
+    """A report of probes alone, as GitHub Markdown."""
+    suites = text.listed([inert(suite) for suite in sorted({record.suite for record in records})])
+    return "\n".join([f"# {suites}", "", *probe_lines(records)]) + "\n"
+
+
+def probe_lines(records: Sequence[ProbeRecord]) -> list[str]:
+    """The section of a report that says what the methods cost, as lines of Markdown; empty where nothing was probed."""
+    if not records:
+        return []
+    cells = probed_cells(records)
+    lines = ["## What each method costs", "", *_introduction(cells), ""]
+    for group in _groups(cells):
+        lines += [f"### {_group_name(group[0].spec)}", ""]
+        measured = [cell for cell in group if cell.records]
+        if measured:
+            for title, made in (
+                ("Training speed", speed_table(measured)),
+                ("Memory of a training step, MiB", memory_table(measured)),
+                ("Stored", stored_table(measured)),
+                ("Forward passes, ms", use_table(measured)),
+            ):
+                if made:
+                    lines += [f"**{title}**", "", *made, ""]
+        lines += _failures(group)
+    return [*lines, *_unmeasured(cells), *_claims(records), *_commands(records)]
+
+
+def _claims(records: Sequence[ProbeRecord]) -> list[str]:
+    """What a paper claims, for suites that are there to be held against it."""
+    lines = []
+    for suite in sorted({record.suite for record in records}):
+        claims = known_claims(suite)
+        if claims is not None:
+            lines += claims_lines(claims, [record for record in records if record.suite == suite])
+    return lines
+
+
+def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:
+    """Cells that may be held against each other: one base model at one shape."""
+    groups: dict[tuple[object, ...], list[Probed]] = {}
+    for cell in cells:
+        spec = cell.spec
+        key = (
+            spec.model.sha256, spec.model.shown, spec.kind, spec.labels, spec.batch_size, spec.length, spec.precision,
+            spec.attention, spec.threads, spec.device,
+        )  # fmt: skip
+        groups.setdefault(key, []).append(cell)
+    return list(groups.values())
+
+
+def _group_name(spec: ProbeSpec) -> str:
+    kind = f"classification into {spec.labels}" if spec.kind == "classification" else spec.kind
+    shape = f"{spec.batch_size} × {spec.length} tokens"
+    parts = [inert(spec.model.shown), kind, shape, spec.precision]
+    parts.append("CUDA" if spec.device == "cuda" else text.plural(spec.threads, "thread"))
+    if spec.attention is not None:
+        parts.append(f"{spec.attention} attention")
+    return ", ".join(parts)
+
+
+def _introduction(cells: Sequence[Probed]) -> list[str]:
+    records = [record for cell in cells for record in (*cell.records, *cell.twins)]
+    if not records:
+        return ["No cell could be measured."]
+    counts = sorted({len(cell.records) for cell in cells if cell.records} or {0})
+    span = "" if len(counts) == 1 else f"{counts[0]} to "
+    devices = sorted({_device(record) for record in records})
+    lines = [
+        f"Every cell was measured in {span}{counts[-1]} fresh process{'es' if counts[-1] != 1 else ''} "
+        f"on {text.listed(devices)}, {_company(records)}: fixed shapes, random tokens without padding, a bare loop with no "
+        "data loading, evaluation or "
+        "saving between steps, the methods in turn. A step time is the geometric mean over the processes, each of which "
+        "gives the median of its steps; every other number is a median over the processes.",
+        "",
+        _noise(cells),
+    ]
+    return lines
+
+
+def _company(records: Sequence[ProbeRecord]) -> str:
+    """Whether the processes were alone on their device."""
+    shared = sum(record.exclusive is False for record in records)
+    if shared:
+        return f"**{shared} of {len(records)} with other work going on beside it**, so times are rough"
+    if any(record.exclusive is None for record in records):
+        return "where nobody could tell whether other work was going on"
+    return "each alone on its device"
+
+
+def _noise(cells: Sequence[Probed]) -> str:
+    """How far to trust a difference of step times."""
+    floor = noise_floor(cells)
+    if floor is None:
+        sentence = (
+            "**Noise floor: not known**, since it takes two processes of a cell: no difference can be told from noise."
+        )
+    else:
+        sentence = f"**Noise floor: {share_of(floor)}.** Step times that differ by less are not told apart here."
+    pairs = [
+        f"by {percent(change)} ({code(cell.spec.method.label)} on {inert(cell.spec.model.shown)})"
+        for cell in cells
+        if (change := unchanged_difference(cell)) is not None
+    ]
+    return (
+        f"{sentence} Measured a second time unchanged, the step differed {text.listed(pairs)}." if pairs else sentence
+    )
+
+
+def _device(record: ProbeRecord) -> str:
+    environment = record.environment
+    if environment is None:
+        return record.spec.device
+    if environment.device is not None and environment.device != "cpu":
+        return inert(environment.device)
+    return f"{inert(environment.cpu or 'a CPU')} ({text.plural(record.spec.threads, 'thread')})"
+
+
+def _failures(cells: Sequence[Probed]) -> list[str]:
+    lines: dict[str, None] = {}
+    for cell in cells:
+        for record in cell.failures:
+            reason = f": {inert(record.reason)}" if record.reason else ""
+            peak = record.predicted.peak_bytes if record.predicted is not None else None
+            held = f"; its step was to hold {mebibytes(peak)} MiB" if peak is not None else ""
+            lines[f"* {code(cell.spec.method.label)}: **{record.status.replace('_', ' ')}**{reason}{held}"] = None
+    return [*lines, ""] if lines else []
+
+
+def _unmeasured(cells: Sequence[Probed]) -> list[str]:
+    """What is missing, and why: a line for each reason, with the fields and the methods that it is of."""
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
+    for cell in cells:
+        for record in (*cell.records, *cell.twins):
+            for name, reason in record.unmeasured.items():
+                reasons.setdefault((reason, name), {})[cell.spec.method.label] = None
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (reason, name), labels in sorted(reasons.items()):
+        together.setdefault((reason, tuple(labels)), []).append(name)
+    if not together:
+        return []
+    everywhere = {cell.spec.method.label for cell in cells if cell.records or cell.twins}
+    lines = ["### Not measured", ""]
+    for (reason, methods), names in together.items():
+        whose = "" if set(methods) == everywhere else f" of {text.listed([code(label) for label in methods])}"
+        lines.append(f"* {text.listed([code(name) for name in names])}{whose}: {inert(reason)}")
+    return [*lines, ""]
+
+
+def _commands(records: Sequence[ProbeRecord]) -> list[str]:
+    commands = sorted({record.command for record in records})
+    return ["Made by:", "", *text.fenced(commands)]

@@ -1,0 +1,211 @@
+"""The answer at the top of a report, in three sentences: what was judged and how, how it came out, and how far that carries.
+
+The sentences count verdicts and name what they are of; they say nothing that a row of a table below does not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from lora_bench.records.analysis import SHARES
+from lora_bench.report import text
+from lora_bench.report.model.verdicts import Held, Judged
+from lora_bench.report.sections.verdicts import DECIDED, counted
+from lora_bench.report.text import code, listed, plural
+from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
+
+# The share of runs without a score, or with one that says nothing, from which on the answer says so.
+MANY = 0.1
+
+_GRADES: dict[Grade, str] = {
+    "recommendation": "carry a recommendation for these tasks and base models",
+    "indicative": "are indicative: worth a repeat with ten seeds",
+    "exploratory": "are exploratory: a hint where to look, and no ground to choose a method",
+}
+
+
+def answer(judged: Judged) -> list[str]:
+    """The answer, as lines of Markdown."""
+    return [
+        "## The answer", "", _what_was_judged(judged), "", _how_it_came_out(judged), "", _how_far_it_carries(judged),
+    ]  # fmt: skip
+
+
+def _what_was_judged(judged: Judged) -> str:
+    labels: dict[str, str] = {}
+    for held in judged.held:
+        free = held.row.reference and held.setting.parameter_target is not None
+        labels[held.row.label] = code(held.row.label) + (" (which no target for parameters holds)" if free else "")
+    tasks = {held.setting.spec.task.name for held in judged.held}
+    models = {(held.table.model.shown, held.table.weights) for held in judged.held}
+    targets = {held.setting.parameter_target for held in judged.held}
+    exempt = any(held.reference.reference and held.setting.parameter_target is not None for held in judged.held)
+    reference = code(judged.analysis.reference) + (", which no target for parameters holds," if exempt else "")
+    where = f"on {plural(len(tasks), 'task')} and {plural(len(models), 'base model')}"
+    if len(targets) > 1:
+        where += f" at {len(targets)} targets for parameters"
+    number = len(judged.held)
+    level = f"an error level of {judged.analysis.alpha:g}"
+    family = f"{number} comparisons with {level} over them all (Holm)" if number > 1 else f"one comparison with {level}"
+    declared = {
+        "before": "by rules declared before the runs",
+        "changed": "by rules that were changed after some of the runs",
+        "never": "by default rules, since none were declared before the runs",
+    }
+    return (
+        f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} held against {reference} {where}, seed by seed: "
+        f"{family} and {margin_words(judged.held)}, {declared[judged.declared]}."
+    )
+
+
+def margin_words(held: Sequence[Held]) -> str:
+    """The margins of some comparisons, with their unit."""
+    margins = dict.fromkeys(one.verdict.margin for one in held)
+    known = sorted(margin for margin in margins if margin is not None)
+    if not known:
+        return "no margin"
+    shares = all(one.setting.spec.task.metric in SHARES for one in held if one.verdict.margin is not None)
+    values = listed([f"{margin:g}" for margin in known])
+    points = [f"{100 * margin:g}" for margin in known]
+    of_100 = f"{listed(points)} {'point' if points == ['1'] else 'points'} of 100"
+    unit = of_100 if shares else "in the unit of the score"
+    some = "" if None not in margins else ", and none where no margin was declared"
+    return f"{'a margin' if len(known) == 1 else 'margins'} of {values} ({unit}{some})"
+
+
+def _how_it_came_out(judged: Judged) -> str:
+    further = [*_over_tasks(judged), *_without_result(judged)]
+    return "; ".join([_decided(judged), *further]) + "."
+
+
+def _decided(judged: Judged) -> str:
+    if not any(held.verdict.verdict in DECIDED for held in judged.held):
+        several = len(judged.held) > 1
+        not_one = "Not one of them is decided" if several else "It is not decided"
+        most = max(held.difference.pairs for held in judged.held)
+        if most < FEWEST_PAIRS:
+            return (
+                f"{not_one}: {plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few for a verdict"
+            )
+        shown = "judged together they show neither a difference" if several else "neither a difference is shown,"
+        return f"{not_one}: {shown} nor that one is too small to matter"
+    by_label: dict[str, list[Held]] = {}
+    for held in judged.held:
+        by_label.setdefault(held.row.label, []).append(held)
+    said = [f"{code(label)} is {_counts(found)}" for label, found in by_label.items()]
+    return f"Against {code(judged.analysis.reference)}, {'; '.join(said)}"
+
+
+def _counts(held: Sequence[Held]) -> str:
+    """How often a method has which verdict, and how large the differences are that were found."""
+    words = []
+
+    def times(number: int) -> str:
+        if len(held) == 1:
+            return ""
+        if number < len(held):
+            return f" in {number} of {len(held)}"
+        return " in both" if number == 2 else f" in all {number}"
+
+    for word in DECIDED:
+        found = [one.verdict for one in held if one.verdict.verdict == word]
+        sizes = sorted(abs(verdict.difference) for verdict in found)
+        by = f" (by {' to '.join(dict.fromkeys(text.score(size) for size in (sizes[0], sizes[-1])))})" if sizes else ""
+        if found:
+            words.append(f"{word}{times(len(found))}{by if word in ('better', 'worse') else ''}")
+    open_ones = sum(one.verdict.verdict == "inconclusive" for one in held)
+    return listed([*words, *([f"undecided{times(open_ones)}"] if open_ones else [])])
+
+
+def _over_tasks(judged: Judged) -> list[str]:
+    """What the means over tasks show, where there are any."""
+    by_label: dict[str, Counter[str]] = {}
+    for group in judged.over_tasks:
+        for one in group.methods:
+            if one.verdict is not None:
+                by_label.setdefault(one.label, Counter())[one.verdict.verdict] += 1
+    if not by_label:
+        return []
+    number = sum(counts.total() for counts in by_label.values())
+    said = [
+        f"{code(label)} is {listed([f'{word} in {counts[word]}' for word in DECIDED if counts[word]])} of {counts.total()}"
+        if counts.total() > 1
+        else f"{code(label)} is {next(iter(counts))}"
+        for label, counts in by_label.items()
+        if any(counts[word] for word in DECIDED)
+    ]
+    if said:
+        return [f"in means over tasks, {listed(said)}"]
+    return [f"of {plural(number, 'difference')} of means over tasks none is decided"]
+
+
+def _without_result(judged: Judged) -> list[str]:
+    """What a reader must know before any verdict: that many runs failed, or learned nothing that the majority does not say."""
+    found = counted(judged).values()
+    runs, failed, fallen = (sum(getattr(one, name) for one in found) for name in ("runs", "failed", "fallen"))
+    said = []
+    if failed >= MANY * runs:
+        said.append(f"{failed} of {runs} runs ended without a score")
+    if fallen >= MANY * runs:
+        said.append(f"{fallen} of {runs} runs scored no better than the majority class (or the mean)")
+    return said
+
+
+def _how_far_it_carries(judged: Judged) -> str:
+    return f"{_grades(judged.held)}; {_scope(judged.held)}{_needed(judged.held)}."
+
+
+def _grades(held: Sequence[Held]) -> str:
+    """How many seeds the verdicts rest on, and what that is good for; comparisons may have different numbers of them."""
+    grades = {grade: [one for one in held if one.verdict.grade == grade] for grade in _GRADES}
+    found = {grade: of for grade, of in grades.items() if of}
+    if len(found) == 1:
+        (grade,) = found
+        if grade == "recommendation" and not any(one.verdict.verdict in DECIDED for one in held):
+            return f"With {_seeds(held)} a method verdicts would carry a recommendation, and none was reached"
+        return f"With {_seeds(held)} a method these verdicts {_GRADES[grade]}"
+    said = [
+        f"{len(of)} ({sum(one.verdict.verdict in DECIDED for one in of)} decided) rest on {_seeds(of)} a method and "
+        f"{_GRADES[grade]}"
+        for grade, of in found.items()
+    ]
+    return f"Of these verdicts {'; '.join(said)}"
+
+
+def _seeds(held: Sequence[Held]) -> str:
+    pairs = sorted({one.difference.pairs for one in held})
+    return plural(pairs[0], "seed") if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]} seeds"
+
+
+def _scope(held: Sequence[Held]) -> str:
+    """What the intervals cover, and what they do not."""
+    with_items = sum(one.difference.crossed is not None for one in held)
+    if with_items == len(held):
+        of = "of other seeds and other test items like these"
+    elif with_items:
+        of = f"of other seeds, and in {with_items} of {len(held)} of other test items like these"
+    else:
+        of = "of other seeds on these very test items"
+    return f"they speak {of}, and not of other data sets, base models or learning rates"
+
+
+def _needed(held: Sequence[Held]) -> str:
+    """With how many seeds the undecided would be decided, as far as that can be estimated."""
+    open_ones = [one for one in held if one.verdict.verdict == "inconclusive"]
+    needed = sorted(one.verdict.needed.seeds for one in open_ones if one.verdict.needed is not None)
+    if not needed:
+        return ""
+    if len(open_ones) == 1:
+        return f"; {needed[0]} seeds would likely decide the one that is not, were the difference seen the true one"
+    if len(needed) == 1:
+        return (
+            f"; of the {len(open_ones)} undecided, one has an estimate of the seeds that would decide, {needed[0]}, were the "
+            "difference seen the true one"
+        )
+    middle = needed[(len(needed) - 1) // 2]
+    have = "all" if len(needed) == len(open_ones) else f"{len(needed)}"
+    return (
+        f"; of the {len(open_ones)} undecided, {have} have an estimate of the seeds that would decide, at most {middle} for "
+        "half of these, were the differences seen the true ones"
+    )

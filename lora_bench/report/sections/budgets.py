@@ -1,0 +1,271 @@
+"""What the section on the budget shows: what runs were held to, what methods came to, and what runs used of their work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from lora_bench.records.budget import AXES, Axis, ParameterAxis, amount_of
+from lora_bench.records.protocol import Protocol
+from lora_bench.records.record import Record
+from lora_bench.report import text
+from lora_bench.report.model.comparison import Comparison, Setting
+from lora_bench.report.model.rows import Row, in_order, median_of
+from lora_bench.report.sections.tables import REFERENCE, each_row, method_name, model_name, setting_name, size
+from lora_bench.report.text import MISSING, code, count, inert
+
+
+def recipe(comparison: Comparison) -> list[str]:
+    """What all runs of a setting were held equal to, a column a setting; its trials are lines of it."""
+    settings = comparison.results
+    lines = [[name, *(value(setting) for setting in settings)] for name, value in _RECIPE]
+    lines += [[name, *(value(_trials_of(setting, comparison)) for setting in settings)] for name, value in _OF_TRIALS]
+    header = ["", *(setting_name(setting, comparison) for setting in settings)]
+    kept = [line for line in lines if any(value != MISSING for value in line[1:])]
+    return text.table(header, kept, numbers_from=len(header))
+
+
+def protocols(comparison: Comparison) -> list[str]:
+    """What the protocols of the runs mean, a line each."""
+    named = dict.fromkeys((setting.spec.protocol, setting.spec.rules) for setting in comparison.settings)
+    said = [f"- Protocol {code(name)}: {_rules(rules)}." for name, rules in named if name and rules is not None]
+    return ["", *said] if said else []
+
+
+def _rules(rules: Protocol) -> str:
+    weights = "the last weights" if rules.checkpoint == "last" else "the best weights of those evaluated on the way"
+    reported = ", **which is the one that is reported**" if rules.choose_on == "test" else ""
+    split = (
+        "set aside from the training data where the data has none" if rules.selection_from_train else "the data's own"
+    )
+    selection = f" ({split})" if rules.choose_on == "selection" else ""
+    return (
+        f"{weights} are scored, choices are made on the {rules.choose_on} split{selection}{reported}, and the "
+        f"{rules.aggregation} stands for several seeds"
+    )
+
+
+def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
+    """The trials of a setting's task and target, where the report has results too."""
+    return [
+        other
+        for other in comparison.settings
+        if other not in comparison.results
+        and other.spec.task.name == setting.spec.task.name
+        and other.parameter_target == setting.parameter_target
+    ]
+
+
+def counts(comparison: Comparison) -> list[str]:
+    """What each method came to on each base model: size, adapter parameters, share of the target, and learning rates."""
+    rates: dict[tuple[str, ...], set[float | None]] = {}
+    stores = any(held_to_stored(setting) for setting in comparison.settings)
+    for setting in comparison.results:
+        for table in setting.tables:
+            for row in table.rows:
+                adapter = row.parameters.adapter if row.parameters is not None else None
+                stored = [count(row.parameters.stored if row.parameters is not None else None)] if stores else []
+                held = _held_to(row, setting)
+                cells = (model_name(table), method_name(row), size(row), count(adapter), *stored, held)
+                rates.setdefault(cells, set()).add(row.learning_rate)
+    header = ["base model", "method", "size", "adapter parameters"]
+    header += ["stored parameters", "of the target"] if stores else ["of the target"]
+    lines = [[*cells, ", ".join(map(text.learning_rate, sorted(of, key=in_order)))] for cells, of in rates.items()]
+    return text.table([*header, "learning rates"], lines, numbers_from=3)
+
+
+def work(comparison: Comparison, records: Sequence[Record]) -> list[str]:
+    """What the runs of each method used on every axis of work; nothing where all work is a number of examples, uncapped."""
+    by_id = {record.run_id: record for record in records}
+    if all(_plain(setting) for setting in comparison.settings):
+        return []
+    parts = any(_takes_parts(setting) for setting in comparison.settings)
+    lines = []
+    for where, _, table, row in each_row(comparison):
+        runs = [by_id[run_id] for run_id in row.run_ids if by_id[run_id].speed is not None]
+        if not runs:
+            continue
+        named = [where, model_name(table), method_name(row)] + ([_parts(runs)] if parts else [])
+        amounts = [median_of(used(run, axis) for run in runs) for axis in AXES]
+        steps = median_of(run.speed.train_steps for run in runs if run.speed is not None)
+        cells = [_whole(amounts[0]), _whole(steps), _whole(amounts[1]), _short(amounts[2]), text.rate(amounts[3])]
+        lines.append([*named, *cells, _share(runs), _ends(runs)])
+    header = ["task", "base model", "method", *(["parts of a batch"] if parts else [])]
+    header += ["examples", "steps", "real tokens", "FLOPs", "training, s", "of the work", "ended by"]
+    return text.table(header, lines, numbers_from=3) if lines else []
+
+
+def used(record: Record, axis: Axis) -> float | None:
+    """What a run used on an axis of work, or None where it was not counted."""
+    speed = record.speed
+    if speed is None:
+        return None
+    amounts: dict[Axis, float | None] = {
+        "train_examples": speed.train_examples,
+        "train_tokens": speed.train_real_tokens,
+        "train_flops": speed.train_flops,
+        "train_seconds": speed.train_seconds,
+    }
+    return amounts[axis]
+
+
+def held_to_stored(setting: Setting) -> bool:
+    """Whether the target of a setting is for the parameters that must be saved."""
+    return setting.parameter_target is not None and setting.parameter_target[0] == "stored_parameters"
+
+
+def _target_of(record: Record) -> tuple[Axis, float] | None:
+    """The axis of work that stopped a run, and how much of it was wanted."""
+    amounts = ((axis, getattr(record.spec.training, axis)) for axis in AXES)
+    return next(((axis, amount) for axis, amount in amounts if amount is not None), None)
+
+
+def _plain(setting: Setting) -> bool:
+    """Whether all runs of a setting do the same number of examples, whole batches at a time."""
+    training = setting.spec.training
+    of_examples = all(getattr(training, axis) is None for axis in AXES if axis != "train_examples")
+    return of_examples and not training.caps and not _takes_parts(setting)
+
+
+def _takes_parts(setting: Setting) -> bool:
+    return setting.budget is not None and setting.budget.peak_memory_bytes is not None
+
+
+def _parts(runs: Sequence[Record]) -> str:
+    parts = {run.spec.training.arguments.get("gradient_accumulation_steps", 1) for run in runs}
+    return ", ".join(sorted(map(str, parts)))
+
+
+def _share(runs: Sequence[Record]) -> str:
+    """The share of the target that was used, from the least to the most over runs."""
+    shares = []
+    for run in runs:
+        target = _target_of(run)
+        amount = used(run, target[0]) if target is not None else None
+        if target is not None and amount is not None:
+            shares.append(amount / target[1])
+    if not shares:
+        return MISSING
+    return " to ".join(dict.fromkeys(f"{share:.1%}".replace("%", " %") for share in (min(shares), max(shares))))
+
+
+def _ends(runs: Sequence[Record]) -> str:
+    ends = Counter("the target" if run.capped_by is None else f"cap of {code(run.capped_by)}" for run in runs)
+    return ", ".join(end if len(ends) == 1 else f"{end} ({number})" for end, number in sorted(ends.items()))
+
+
+def _whole(value: float | None) -> str:
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+def _short(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4g}"
+
+
+def _held_to(row: Row, setting: Setting) -> str:
+    if setting.parameter_target is None:
+        return "no target"
+    axis, target = setting.parameter_target
+    if row.reference:
+        return f"exempt{REFERENCE}"
+    counted = row.parameters.on(axis) if row.parameters is not None else None
+    if counted is None:
+        return MISSING
+    share = f"{counted / target:.1%}".replace("%", " %")
+    return share if row.within_budget else f"{share}, outside the tolerance"
+
+
+def _arguments(setting: Setting) -> str:
+    given = dict(setting.spec.training.arguments)
+    if setting.budget is not None and setting.budget.peak_memory_bytes is not None:
+        given.pop("gradient_accumulation_steps", None)  # a method's own
+    return ", ".join(f"{code(name)}: {text.json_value(value)}" for name, value in sorted(given.items())) or MISSING
+
+
+def _splits(setting: Setting) -> str:
+    if setting.examples is None:
+        return MISSING
+    return ", ".join(f"{inert(name)} {count(size)}" for name, size in sorted(setting.examples.items()))
+
+
+def _target(setting: Setting, axis: ParameterAxis) -> str:
+    budget = setting.budget
+    if budget is None or budget.parameter_target is None:
+        return "none: methods as they are given" if axis == "adapter_parameters" else MISSING
+    held, amount = budget.parameter_target
+    return f"{count(amount)} ± {budget.tolerance * 100:g} %" if held == axis else MISSING
+
+
+def _caps(setting: Setting) -> str:
+    return ", ".join(amount_of(axis, amount) for axis, amount in setting.spec.training.caps.items()) or MISSING
+
+
+def _processes(setting: Setting) -> str:
+    recipe = setting.spec.training
+    return (
+        MISSING if recipe.processes in (1, None) else f"{recipe.processes}, by {recipe.parallelism or 'means unknown'}"
+    )
+
+
+def _peak(setting: Setting) -> str:
+    peak = setting.budget.peak_memory_bytes if setting.budget is not None else None
+    return MISSING if peak is None else f"{peak / text.MIB:,.1f}"
+
+
+def _scored_on(setting: Setting) -> str:
+    return f"the {setting.spec.score_on} split" if setting.spec.score_on is not None else MISSING
+
+
+def _tried(setting: Setting) -> str:
+    budget = setting.budget
+    if budget is None or budget.halving is None:
+        return count(budget.trials if budget is not None else None)
+    return f"for the work of {count(budget.trials)}, halved by {budget.halving} in {budget.rungs} rungs"
+
+
+def _seeds(setting: Setting) -> str:
+    return ", ".join(map(text.seed, sorted({seed for row in setting.rows for seed in row.seeds}, key=in_order)))
+
+
+def _code(value: str | None) -> str:
+    return code(value) if value else MISSING
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:g}"
+
+
+_RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
+    ("target for adapter parameters", lambda setting: _target(setting, "adapter_parameters")),
+    ("target for stored parameters", lambda setting: _target(setting, "stored_parameters")),
+    ("examples seen by every run", lambda setting: count(setting.spec.training.train_examples)),
+    ("real tokens seen by every run", lambda setting: count(setting.spec.training.train_tokens)),
+    ("FLOPs done by every run", lambda setting: _number(setting.spec.training.train_flops)),
+    ("seconds of training of every run", lambda setting: _number(setting.spec.training.train_seconds)),
+    ("caps, which end a run before", _caps),
+    ("largest peak of a step, MiB", _peak),
+    ("batch size", lambda setting: count(setting.spec.training.batch_size)),
+    ("optimiser steps", lambda setting: count(setting.spec.training.steps)),
+    ("tokens after which an input is cut", lambda setting: count(setting.spec.training.max_length)),
+    ("learning rates tried by every method", lambda setting: _tried(setting)),
+    ("schedule", lambda setting: _code(setting.spec.training.schedule)),
+    ("warm-up steps", lambda setting: count(setting.spec.training.warmup_steps)),
+    ("warm-up, as a share of the work", lambda setting: _number(setting.spec.training.warmup)),
+    ("weight decay", lambda setting: _number(setting.spec.training.weight_decay)),
+    ("largest gradient norm", lambda setting: _number(setting.spec.training.max_grad_norm)),
+    ("precision", lambda setting: _code(setting.spec.training.precision)),
+    ("threads", lambda setting: count(setting.spec.training.threads)),
+    ("processes that share a batch", _processes),
+    ("protocol", lambda setting: _code(setting.spec.protocol)),
+    ("passed on to TrainingArguments", _arguments),
+    ("data, sha256", lambda setting: _code((setting.spec.task.data_sha256 or "")[:16])),
+    ("scored on", _scored_on),
+    ("examples in the splits", _splits),
+    ("seeds", lambda setting: _seeds(setting)),
+)
+
+
+_OF_TRIALS: tuple[tuple[str, Callable[[Sequence[Setting]], str]], ...] = (
+    ("trials scored on", lambda trials: ", ".join(dict.fromkeys(_scored_on(setting) for setting in trials)) or MISSING),
+    ("seeds of the trials", lambda trials: ", ".join(dict.fromkeys(_seeds(setting) for setting in trials)) or MISSING),
+)

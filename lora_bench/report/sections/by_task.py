@@ -1,0 +1,175 @@
+"""Tables of a report of several tasks: each method over all of them, and the score of each method on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lora_bench.report import text
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.over_tasks import Across, OverTasks
+from lora_bench.report.model.rows import Row, unique
+from lora_bench.report.model.side_costs import Beside
+from lora_bench.report.model.verdicts import Judged
+from lora_bench.report.sections import tables
+from lora_bench.report.sections.verdicts import numbers, rank_words
+from lora_bench.report.text import MISSING, code, inert, listed
+
+Lines = list[str]
+
+
+def over_tasks_lines(judged: Judged, beside: Beside) -> Lines:
+    """Each method over the tasks of a base model, as lines of Markdown; empty where no base model has several."""
+    if not judged.over_tasks:
+        return []
+    reference = code(judged.analysis.reference)
+    metrics = {setting.spec.task.metric for group in judged.over_tasks for setting in group.settings.values()}
+    mixed = f" These are of {len(metrics)} metrics, whose points are not worth the same." if len(metrics) > 1 else ""
+    lines = [
+        "### Over tasks",
+        "",
+        f"Each task counts alike, in points of its score.{mixed} What is said is of these tasks and no others. Differences to "
+        f"{reference} are a family of their own, with an error level of {judged.analysis.alpha:g} (Holm).",
+        "",
+        "- *mean*: over tasks, and then over the seeds that all tasks have, with the t-interval over these seeds.",
+        f"- *difference*: the method less {reference}, on the tasks that both have; its interval and *p* as for the verdicts.",
+        f"- *tasks*: on how many the method is shown to be better than {reference}, on how many to be worse, and on how many "
+        "neither is shown.",
+        "- *peak memory*: the largest of the tasks; times are of all runs on them, and *tuning* is of the trials.",
+    ]
+    for group in judged.over_tasks:
+        lines += ["", f"#### {_group_name(group, judged.comparison)}", "", *_over_tasks(group, judged, beside)]
+    return lines
+
+
+def _group_name(group: OverTasks, comparison: Comparison) -> str:
+    setting = next(iter(group.settings.values()))
+    targets = {other.parameter_target for other in comparison.results}
+    target = f", {tables.target_name(setting)}" if len(targets) > 1 else ""
+    return f"{tables.model_name(group.table)}{target}, {text.plural(len(group.settings), 'task')}"
+
+
+def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> Lines:
+    of_middle_half = any(one.difference is not None and one.difference.interquartile_mean for one in group.methods)
+    tuned = [_tuning(one, group, beside) for one in group.methods]
+    header = [
+        "method", "mean", "95 % interval", "seeds", "ranks", f"against {code(judged.analysis.reference)}", "difference",
+        "interval", "covers", "p", "would decide", "tasks: better / worse / neither", "failed", "adapter parameters",
+        "peak memory, MiB", "training, s",
+    ]  # fmt: skip
+    if of_middle_half:
+        header.insert(header.index("covers"), "interquartile mean of differences")
+    if any(cell != MISSING for cell in tuned):
+        header.append("tuning, s")
+    lines = []
+    for one, tuning in zip(group.methods, tuned, strict=True):
+        line = [*_mean(one), rank_words(one.rank), *_against(one, group), *_costs(one)]
+        if of_middle_half:
+            line.insert(header.index("covers"), _interquartile_mean(one))
+        lines.append([*line, *([tuning] if header[-1] == "tuning, s" else [])])
+    return text.table(header, lines)
+
+
+def _mean(one: Across) -> list[str]:
+    reference = next(iter(one.rows.values())).reference
+    name = code(one.label) + (tables.REFERENCE if reference else "")
+    if one.mean is None:
+        return [name, MISSING, MISSING, MISSING]
+    ends = one.mean.interval
+    interval = MISSING if ends is None else f"{text.score(ends.low)} to {text.score(ends.high)}"
+    return [name, text.score(one.mean.mean), interval, str(one.mean.n)]
+
+
+def _against(one: Across, group: OverTasks) -> list[str]:
+    if one.difference is None or one.verdict is None:
+        return [MISSING] * 7
+    some = len(one.difference.tasks) < len(group.settings)
+    on = f" ({len(one.difference.tasks)} of {len(group.settings)} tasks)" if some else ""
+    covers = "seeds, items" if one.difference.crossed is not None else "seeds"
+    difference, interval, covers, verdict, p_value, needed = numbers(one.verdict, covers)
+    better, worse = one.shown.get("better", 0), one.shown.get("worse", 0)
+    tasks = f"{better} / {worse} / {sum(one.shown.values()) - better - worse}"
+    return [verdict + on, difference, interval, covers, p_value, needed, tasks]
+
+
+def _interquartile_mean(one: Across) -> str:
+    found = one.difference.interquartile_mean if one.difference is not None else None
+    if found is None:
+        return MISSING
+    ends = found.interval
+    interval = "" if ends is None else f" ({text.difference(ends.low)} to {text.difference(ends.high)})"
+    return text.difference(found.value) + interval
+
+
+def _costs(one: Across) -> list[str]:
+    rows = [*one.rows.values()]
+    peaks = [row.train_peak_bytes for row in rows if row.train_peak_bytes is not None]
+    alike = len({row.memory_kind for row in rows if row.memory_kind is not None}) == 1
+    mark = tables.SHARED if any(row.exclusive is False for row in rows) else ""
+    peak = text.mebibytes(max(peaks)) + mark if peaks and alike else MISSING
+    adapter = unique(row.parameters.adapter for row in rows if row.parameters is not None)
+    seconds = _sum(row.train_seconds_total for row in rows)
+    training = text.rate(seconds) + mark if seconds is not None else MISSING
+    return [f"{one.failed} of {one.runs}", text.count(adapter), peak, training]
+
+
+def _tuning(one: Across, group: OverTasks, beside: Beside) -> str:
+    return text.rate(_sum(beside.tuning(row, group.table, group.settings[task]) for task, row in one.rows.items()))
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def scores_by_task(comparison: Comparison, judged: Judged | None) -> Lines:
+    """A table of each base model and target: a line a method, a column a task, as lines of Markdown."""
+    groups: dict[tuple[object, ...], list[tuple[Setting, ModelTable]]] = {}
+    for setting in comparison.results:
+        for table in setting.tables:
+            key = (tables.model_name(table), table.weights, setting.parameter_target)
+            groups.setdefault(key, []).append((setting, table))
+    lines = ["### Scores by task", "", _MATRIX_NOTE if judged is not None else f"{_CELLS}."]
+    for (name, *_), found in groups.items():
+        targets = {setting.parameter_target for setting in comparison.results}
+        target = f", {tables.target_name(found[0][0])}" if len(targets) > 1 else ""
+        lines += ["", f"#### {name}{target}", "", *_matrix(found, comparison, judged)]
+    return lines
+
+
+_CELLS = "The mean (or the median, where the protocol takes it) with its 95 % interval over seeds"
+
+_MATRIX_NOTE = (
+    f"{_CELLS}. In bold: the methods of a task of which none is shown to be worse than any other, where any two are told "
+    "apart; those in bold are not shown to be equal."
+)
+
+
+def _matrix(found: Sequence[tuple[Setting, ModelTable]], comparison: Comparison, judged: Judged | None) -> Lines:
+    rows: dict[str, dict[int, Row]] = {}
+    for column, (_, table) in enumerate(found):
+        for row in table.rows:
+            rows.setdefault(tables.method_name(row), {})[column] = row
+    header = ["method", *(f"{_task(setting, comparison)}, {tables.metric_name(setting)}" for setting, _ in found)]
+    lines = [
+        [name, *(_cell(of.get(column), setting, judged) for column, (setting, _) in enumerate(found))]
+        for name, of in rows.items()
+    ]
+    return text.table(header, lines)
+
+
+def _task(setting: Setting, comparison: Comparison) -> str:
+    alone = sum(other.parameter_target == setting.parameter_target for other in comparison.kin_of(setting)) == 1
+    return code(setting.spec.task.name) if alone else tables.setting_name(setting, comparison)
+
+
+def _cell(row: Row | None, setting: Setting, judged: Judged | None) -> str:
+    if row is None:
+        return MISSING
+    if row.score is None:
+        return listed([code(status) for status in row.statuses]) or MISSING
+    value = text.score(row.score.median if setting.by_median else row.score.mean)
+    rank = judged.rank_of(row) if judged is not None else None
+    shown = f"**{value}**" if rank is not None and rank.apart and rank.best == 1 else value
+    interval = tables.interval(row)
+    failed = f", {inert(str(len(row.failures)))} failed" if row.failures else ""
+    return shown + (f" ({interval}{failed})" if interval != MISSING or failed else "")

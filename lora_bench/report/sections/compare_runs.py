@@ -1,0 +1,260 @@
+"""Two sets of runs side by side: the same methods on the same tasks and base models, before and after, or here and there.
+
+    runs A, runs B → pairs of rows, what differs between them → one family of verdicts → Markdown
+
+Scores that are of other data, another metric or another split are not held against each other. Whatever else differs between
+two rows is named beside their verdict: it is what the verdict is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.records.analysis import Analysis
+from lora_bench.records.record import Record
+from lora_bench.report import text
+from lora_bench.report.model.comparison import ModelTable, Setting, compare, conditions_of
+from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.model.seed_scores import AnswersOf, row_difference
+from lora_bench.report.sections.verdicts import LEGEND, numbers
+from lora_bench.report.text import MISSING, code, inert, listed, plural
+from lora_bench.stats import PairedDifference, Verdict, judge
+
+# What makes two scores scores of the same thing.
+SAME_SCORE = ("task.data_sha256", "task.metric", "task.higher_is_better", "score_on")
+
+# The place of the verdict among the cells of `numbers`.
+VERDICT = 3
+
+Place = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class RunSet:
+    """A set of runs.
+
+    Args:
+        name: As a reader should see it.
+        records: Its records.
+        answers: Gives the predictions of a run of it.
+    """
+
+    name: str
+    records: Sequence[Record]
+    answers: AnswersOf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One row of both sets: second less first."""
+
+    place: Place
+    first: Row
+    second: Row
+    differs: tuple[str, ...]
+    difference: PairedDifference
+    by_items: bool
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoSets:
+    """Two sets held against each other.
+
+    Args:
+        pairs: The rows that both have, and that can be held against each other.
+        apart: Rows that both have and cannot, with the reason.
+        only_first: Rows of the first alone, as (task, base model, method).
+        only_second: Rows of the second alone.
+    """
+
+    first: RunSet
+    second: RunSet
+    pairs: tuple[Pair, ...]
+    apart: tuple[str, ...]
+    only_first: tuple[Place, ...]
+    only_second: tuple[Place, ...]
+
+
+class _Found(NamedTuple):
+    setting: Setting
+    table: ModelTable
+    row: Row
+
+
+def hold_against(first: RunSet, second: RunSet, *, margin: float | None = None, alpha: float = 0.05) -> TwoSets:
+    """Hold every row of *second* against that of *first* with the same task, base model and label.
+
+    Args:
+        first: What was there.
+        second: What is held against it.
+        margin: The difference that does not matter, in the unit of the metrics; by default as for a suite.
+        alpha: Error level over all comparisons.
+
+    Raises:
+        LoraBenchError: If the sets have no row in common.
+    """
+    rows, others = _rows(first.records), _rows(second.records)
+    shared = [place for place in rows if place in others]
+    if not shared:
+        raise LoraBenchError(
+            f"{first.name} and {second.name} share no task, base model and method; "
+            f"the first has {_places(rows)}, the second {_places(others)}"
+        )
+    rules = Analysis(reference=first.name, margin=margin, alpha=alpha)
+    found: dict[Place, tuple[PairedDifference, bool, tuple[str, ...]]] = {}
+    apart: list[str] = []
+    for place in shared:
+        differs = _differing(rows[place], others[place])
+        if unlike := [name for name in SAME_SCORE if name in differs]:
+            apart.append(f"{' · '.join(place)}: they differ in {listed(unlike)}")
+            continue
+        difference = row_difference(
+            others[place].row, rows[place].row, others[place].setting, (second.answers, first.answers)
+        )
+        if isinstance(difference, str):
+            apart.append(f"{' · '.join(place)}: {difference}")
+        else:
+            found[place] = (difference[0], difference[1] is not None, differs)
+    tasks = {place: rows[place].setting.spec.task for place in found}
+    verdicts = judge(
+        {place: difference for place, (difference, *_) in found.items()},
+        margin={place: rules.margin_of(task.name, task.metric) for place, task in tasks.items()},
+        alpha=alpha,
+        higher_is_better={place: bool(task.higher_is_better) for place, task in tasks.items()},
+    )
+    return TwoSets(
+        first=first,
+        second=second,
+        pairs=tuple(
+            Pair(
+                place=place, first=rows[place].row, second=others[place].row, differs=differs, difference=difference,
+                by_items=by_items, verdict=verdicts[place],
+            )
+            for place, (difference, by_items, differs) in found.items()
+        ),
+        apart=tuple(apart),
+        only_first=tuple(place for place in rows if place not in others),
+        only_second=tuple(place for place in others if place not in rows),
+    )  # fmt: skip
+
+
+def two_sets_lines(sets: TwoSets) -> list[str]:
+    """The page, as lines of Markdown."""
+    names = f"{inert(sets.second.name)} against {inert(sets.first.name)}"
+    counts = [
+        f"{word} in {number}"
+        for word in ("better", "worse", "equivalent", "non-inferior", "inconclusive")
+        if (number := sum(pair.verdict.verdict == word for pair in sets.pairs))
+    ]
+    said = (
+        f"Of {plural(len(sets.pairs), 'comparison')}, {inert(sets.second.name)} is {listed(counts)}."
+        if sets.pairs
+        else "No two rows can be held against each other."
+    )
+    lines = [f"# {names}", "", said]
+    if sets.pairs:
+        lines += ["", *LEGEND, "", *_table(sets), "", *_changes(sets)]
+    for title, reasons in (
+        ("Not held against each other", [inert(reason) for reason in sets.apart]),
+        (f"Only in {inert(sets.first.name)}", [" · ".join(map(inert, place)) for place in sets.only_first]),
+        (f"Only in {inert(sets.second.name)}", [" · ".join(map(inert, place)) for place in sets.only_second]),
+    ):
+        if reasons:
+            lines += ["", f"## {title}", "", *(f"- {reason}" for reason in reasons)]
+    return lines
+
+
+def _table(sets: TwoSets) -> list[str]:
+    rows = []
+    for pair in sets.pairs:
+        task, model, label = pair.place
+        rows.append(
+            [
+                code(task), inert(model, 80), code(label), str(pair.difference.pairs), _mean(pair.first), _mean(pair.second),
+                *_numbers(pair),
+                _change(pair.first.step_seconds, pair.second.step_seconds),
+                _change(pair.first.train_peak_bytes, pair.second.train_peak_bytes),
+            ]
+        )  # fmt: skip
+    header = [
+        "task", "base model", "method", "seeds", inert(sets.first.name, 40), inert(sets.second.name, 40), "difference",
+        "interval", "covers", "verdict", "p", "would decide", "step time", "peak memory",
+    ]  # fmt: skip
+    return text.table(header, rows, numbers_from=3)
+
+
+def _numbers(pair: Pair) -> list[str]:
+    cells = numbers(pair.verdict, "seeds, items" if pair.by_items else "seeds")
+    if not any(pair.difference.differences):
+        cells[VERDICT] = "the same, run by run"
+    return cells
+
+
+def _mean(row: Row) -> str:
+    return text.score(row.score.mean if row.score is not None else None)
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if not before or after is None:
+        return MISSING
+    share = after / before - 1
+    return f"{'+' if share >= 0 else '−'}{abs(share):.1%}".replace("%", " %")
+
+
+def _changes(sets: TwoSets) -> list[str]:
+    """What differs between the rows of the two sets, beside their scores."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for pair in sets.pairs:
+        found.setdefault(pair.differs, []).append(" · ".join(map(inert, pair.place)))
+    lines = ["## What differs", ""]
+    for differs, places in found.items():
+        what = listed([code(name) for name in differs]) if differs else "nothing that a spec tells"
+        where = "every pair" if len(places) == len(sets.pairs) else "; ".join(places)
+        lines.append(f"- {where}: {what}.")
+    environments = [
+        {canonical(record.environment.packages) for record in one.records if record.environment is not None}
+        for one in (sets.first, sets.second)
+    ]
+    if environments[0] != environments[1]:
+        lines.append("- The versions of packages: see the records.")
+    return lines
+
+
+def _rows(records: Sequence[Record]) -> dict[Place, _Found]:
+    """Every row that is a result, by task, base model and label; none of several that share them: which is meant?"""
+    found: dict[Place, list[_Found]] = {}
+    for setting in compare(records).settings:
+        if setting.search or setting.spec.score_on == "selection":
+            continue
+        for table in setting.tables:
+            for row in table.rows:
+                found.setdefault((setting.spec.task.name, table.model.shown, row.label), []).append(
+                    _Found(setting, table, row)
+                )
+    return {place: rows[0] for place, rows in found.items() if len(rows) == 1}
+
+
+def _differing(first: _Found, second: _Found) -> tuple[str, ...]:
+    """The fields in which two rows differ, by dotted name."""
+    sides: list[dict[str, JsonValue]] = [
+        {
+            **conditions_of(one.setting.spec, one.setting.budget),
+            **{f"method.{name}": value for name, value in one.row.options.items()},
+            "training.learning_rate": one.row.learning_rate,
+            "model.sha256": one.table.model.sha256,
+        }
+        for one in (first, second)
+    ]
+    names = sorted(sides[0].keys() | sides[1].keys())
+    return tuple(name for name in names if canonical(sides[0].get(name)) != canonical(sides[1].get(name)))
+
+
+def _places(rows: dict[Place, _Found]) -> str:
+    named = [" · ".join(place) for place in rows]
+    return listed([*named[:3], *([f"{len(named) - 3} more"] if len(named) > 3 else [])]) or "no results"

@@ -1,0 +1,107 @@
+"""Runs that were still improving when their budget ended: with more of it, they may have scored otherwise.
+
+The rule looks at the points of a learning curve: the scores on the selection split where there are at least four of them, else
+the training loss, whose points are first put together to ten means of neighbours. A run was still improving where its last
+point is its best, each of the last two steps was an improvement, and both together come to more than twice the curve's noise.
+The noise is the median, over all points between two others, of the distance between a point and the middle of the two beside
+it: nothing on a straight line, and about 0.8 standard deviations of independent errors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_bench.records.record import Record
+from lora_bench.report.model.comparison import Comparison
+from lora_bench.report.sections import tables
+from lora_bench.report.text import inert, plural, score
+
+POINTS = 4
+LOSS_POINTS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Improving:
+    """How a run was still improving.
+
+    Args:
+        metric: Of the scores on the selection split, or None where it is the training loss.
+        before: The point two before the last.
+        last: The last point.
+        noise: Of the curve.
+    """
+
+    metric: str | None
+    before: float
+    last: float
+    noise: float
+
+
+def still_improving(record: Record) -> Improving | None:
+    """How a run was still improving at the end of its budget, or None where it was not or its curve is too short to tell."""
+    values, metric = _points(record)
+    if len(values) < POINTS:
+        return None
+    return _improving(values, metric, 1 if metric is not None and record.spec.task.higher_is_better else -1)
+
+
+def improving_lines(records: Sequence[Record], comparison: Comparison) -> list[str]:
+    """A line of Markdown for each method of which a run was still improving, searches left out; nothing where there is none."""
+    ended = {record.run_id: record for record in records if record.status == "ok"}
+    lines: list[str] = []
+    short = 0
+    for where, setting, table, row in tables.each_row(comparison):
+        if setting.search or setting.spec.score_on == "selection":
+            continue
+        runs = [ended[run_id] for run_id in row.run_ids if run_id in ended]
+        short += sum(len(_points(run)[0]) < POINTS for run in runs)
+        found = [one for run in runs if (one := still_improving(run)) is not None]
+        if found:
+            last = found[0]
+            of = "the training loss" if last.metric is None else f"{inert(last.metric)} on the selection split"
+            of_runs = f"{len(found)} of {plural(len(runs), 'run')}"
+            lines.append(
+                f"- {tables.method_name(row)} on {tables.model_name(table)}, {where}: {of_runs}, "
+                f"by {of} ({score(last.before)} to {score(last.last)} in the last two steps of the curve"
+                f"{' of the first' if len(found) > 1 else ''})."
+            )
+    if not lines:
+        return []
+    more = [f"Of {plural(short, 'run')} the curve is too short to tell.", ""] if short else []
+    return [
+        "Still improving when the budget ended: the last point of the curve is the best, and the last two steps to it are both",
+        "improvements that together exceed twice the curve's noise. With more work these might have scored otherwise.",
+        "",
+        *more,
+        *lines,
+    ]
+
+
+def _points(record: Record) -> tuple[list[float], str | None]:
+    """The curve that tells most: scores on the selection split with their metric, or means of the training loss."""
+    metric, higher = record.spec.task.metric, record.spec.task.higher_is_better
+    scores = [point.scores[metric] for point in record.curve if point.scores is not None and metric in point.scores]
+    if metric is not None and higher is not None and len(scores) >= POINTS:
+        return scores, metric
+    losses = [point.loss for point in record.curve if point.loss is not None]
+    return (_means(losses) if len(losses) >= LOSS_POINTS else []), None
+
+
+def _improving(values: Sequence[float], metric: str | None, sign: int) -> Improving | None:
+    up = [sign * value for value in values]
+    noise = statistics.median(
+        abs(here - (before + after) / 2) for before, here, after in zip(up, up[1:], up[2:], strict=False)
+    )
+    rises = up[-1] > up[-2] > up[-3] and up[-1] > max(up[:-1])
+    if not rises or up[-1] - up[-3] <= 2 * noise:
+        return None
+    return Improving(metric=metric, before=values[-3], last=values[-1], noise=noise)
+
+
+def _means(values: Sequence[float]) -> list[float]:
+    """Ten means, each over about as many neighbours."""
+    cuts = [index * len(values) // LOSS_POINTS for index in range(LOSS_POINTS + 1)]
+    return [statistics.fmean(values[start:end]) for start, end in itertools.pairwise(cuts)]

@@ -1,0 +1,211 @@
+"""The sections with the scores: the comparison of methods, task by task where there are several, and the trials.
+
+A report of one task has its tables in the first. One of several has there what is over tasks, if verdicts are drawn, and the
+tables of each task in a section of their own, after the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_bench.report import text
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.rows import in_order
+from lora_bench.report.model.side_costs import Beside
+from lora_bench.report.model.targets import score_curves
+from lora_bench.report.model.verdicts import Judged
+from lora_bench.report.sections import tables
+from lora_bench.report.sections.by_task import over_tasks_lines, scores_by_task
+from lora_bench.report.sections.introduction import facts
+from lora_bench.report.sections.tables import Column
+from lora_bench.report.sections.tuning import edge_lines, rungs_of_search, trial_lines
+from lora_bench.report.sections.verdicts import rank_note, rank_words, verdict_cell
+from lora_bench.report.text import code, inert, json_value, listed, seed
+
+Lines = list[str]
+
+
+def scores_lines(comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
+    """What the methods scored and what that cost."""
+    lines = ["## Scores", "", *_legend(comparison, judged, beside)]
+    if judged is None and (found := facts(comparison)):
+        lines += ["", *found]
+    if judged is not None and judged.over_tasks:
+        lines += ["", *over_tasks_lines(judged, beside)]
+    lines += score_curves(comparison)
+    if not _apart(judged):
+        if _several_tasks(comparison):
+            lines += ["", *scores_by_task(comparison, judged)]
+        lines += _of_settings(comparison.results, comparison, judged, beside)
+    return [*lines, *_notes(comparison.results)]
+
+
+def task_lines(comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
+    """The tables of each task, where means over several stand before them; else no lines."""
+    if not _apart(judged):
+        return []
+    lines = ["## Task by task", "", *scores_by_task(comparison, judged)]
+    return [*lines, *_of_settings(comparison.results, comparison, judged, beside), *_notes(comparison.results)]
+
+
+def tuning_lines(comparison: Comparison, beside: Beside) -> Lines:
+    """The trials of a report that has results too; else no lines."""
+    trials = [setting for setting in comparison.settings if setting not in comparison.results]
+    if not trials:
+        return []
+    lines = ["## Tuning", "", "Trials choose learning rates, and their scores are no results."]
+    return [*lines, *_of_settings(trials, comparison, None, beside), *_notes(trials)]
+
+
+def _apart(judged: Judged | None) -> bool:
+    """Whether the tables of tasks stand apart from what is over them."""
+    return judged is not None and bool(judged.over_tasks)
+
+
+def _several_tasks(comparison: Comparison) -> bool:
+    return len({setting.spec.task.name for setting in comparison.results if not setting.search}) > 1
+
+
+def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
+    lines = ["Rows are in alphabetical order.", "", *_LEGEND]
+    if judged is not None and judged.ranks:
+        lines.append(rank_note(judged))
+    lines += _COSTS
+    cells = [(row, table, setting) for setting in comparison.results for table in setting.tables for row in table.rows]
+    if any(beside.tuning(*cell) is not None for cell in cells):
+        lines.append("- *tuning*: of the trials that chose its learning rate, seconds of training in all.")
+    if any(beside.checkpoint_bytes(*cell) is not None for cell in cells):
+        lines.append("- *checkpoint*: the files that must be kept to restore the result on the public base model.")
+    if any(setting.by_median for setting in comparison.settings):
+        lines.append("- *median*: over the same n runs; where it stands, the protocol takes it in place of the mean.")
+    return lines
+
+
+_LEGEND = """\
+- *mean ± SD*: over the n runs with a score, with the sample standard deviation; runs without one are left out, and counted
+  as *failed*.
+- *95 % interval*: the t-interval of the mean over seeds. With 2 seeds it reaches 12.7 standard errors to each side. It
+  does not cover the choice of the scored examples, and scores that are all the same have none.
+- *less majority*: the mean less what always answering the majority class (or the mean) scores.""".splitlines()
+
+_COSTS = """\
+- *adapter parameters* leave out the head; *trained* is what the optimiser updates and *stored* what must be saved,
+  both with the head.
+- *peak memory*: of training, above what was held before the base model was loaded. It, *step* and *examples/s* are
+  medians over seeds.""".splitlines()
+
+
+def _notes(settings: Sequence[Setting]) -> Lines:
+    rows = [row for setting in settings for row in setting.rows]
+    lines = []
+    if any(row.reference for row in rows):
+        lines += ["", reference_note(settings)]
+    if any(row.exclusive is False for row in rows):
+        lines += ["", _SHARED_NOTE]
+    if any(len(row.environments) > 1 for row in rows):
+        lines += ["", f"{tables.SEVERAL} The runs of this row ran in several environments: see below."]
+    return lines
+
+
+_SHARED_NOTE = (
+    f"{tables.SHARED} Measured while other work ran on the same device or machine, "
+    "so it says little about speed or memory."
+)
+
+
+def reference_note(settings: Sequence[Setting]) -> str:
+    """What the mark of the reference line says."""
+    axes = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
+    return (
+        f"{tables.REFERENCE} The reference line: it has no size to turn, so it is exempt from the target for "
+        f"{'stored' if 'stored_parameters' in axes else 'adapter'} parameters and held to everything else."
+    )
+
+
+def _of_settings(settings: Sequence[Setting], comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
+    """The tables of some settings, each under its name."""
+    lines: Lines = []
+    for setting in settings:
+        lines += ["", f"### {tables.setting_name(setting, comparison)}", *_apart_from_kin(setting, comparison)]
+        lines += _own_word(setting)
+        lines += _search(setting, comparison) if setting.search else _model_tables(setting, judged, beside)
+    return lines
+
+
+def _apart_from_kin(setting: Setting, comparison: Comparison) -> Lines:
+    """In what a setting differs from the others of its task, with which it must not be ranked."""
+    differs = comparison.differs_from_kin(setting)
+    if not differs:
+        return []
+    # Of runs that no suite planned, what is null is said below.
+    said = {name: value for name, value in differs.items() if value is not None or not setting.unknown}
+    fields = listed([f"{code(name)} is {json_value(value)}" for name, value in said.items()])
+    here = f" Here {fields}." if said else " Here less is recorded."
+    return ["", f"Not to be ranked against the other settings of this task.{here}"]
+
+
+def _own_word(setting: Setting) -> Lines:
+    """What a table of runs that no suite planned leaves to its readers to know."""
+    if setting.spec.source is None:
+        return []
+    said = f"These runs were not planned by a suite; their records come from: {inert(setting.spec.source)}."
+    if setting.unknown:
+        said += (
+            f" That they share what is not recorded is their author's word: {listed([*map(code, setting.unknown)])}."
+        )
+    return ["", said]
+
+
+def _model_tables(setting: Setting, judged: Judged | None, beside: Beside) -> Lines:
+    lines: Lines = []
+    for table in setting.tables:
+        verdicts, costs = _judged(setting, judged), _beside(table, setting, beside)
+        shown = tables.comparison_table(table, setting, verdicts, costs)
+        lines += ["", f"#### {tables.model_name(table)}", "", *shown, *_seeds_note(table)]
+    return lines
+
+
+def _judged(setting: Setting, judged: Judged | None) -> list[Column]:
+    """The columns of ranks and verdicts, where a setting was judged."""
+    if judged is None or not any(held.setting is setting for held in judged.held):
+        return []
+    return [
+        Column("ranks", lambda row: rank_words(judged.rank_of(row))),
+        Column(f"against {code(judged.analysis.reference)}", lambda row: verdict_cell(judged.of(row))),
+    ]
+
+
+def _beside(table: ModelTable, setting: Setting, beside: Beside) -> list[Column]:
+    """The columns of what rows cost beside their runs, where it is known of any."""
+    columns = (
+        Column("tuning, s", lambda row: text.rate(beside.tuning(row, table, setting))),
+        Column("checkpoint, MiB", lambda row: text.mebibytes(beside.checkpoint_bytes(row, table, setting))),
+    )
+    return [column for column in columns if any(column.cell(row) != text.MISSING for row in table.rows)]
+
+
+def _seeds_note(table: ModelTable) -> Lines:
+    """A warning where methods were not run with the same seeds."""
+    if len({tuple(sorted(row.seeds, key=in_order)) for row in table.rows}) == 1:
+        return []
+    seeds = [f"{tables.method_name(row)} {', '.join(map(seed, sorted(row.seeds, key=in_order)))}" for row in table.rows]
+    return ["", f"The methods were not run with the same seeds: {'; '.join(seeds)}."]
+
+
+def _search(setting: Setting, comparison: Comparison) -> Lines:
+    rungs = rungs_of_search(setting, comparison)
+    lines = [
+        "",
+        "#### Learning rates",
+        "",
+        f"Mean {tables.metric_name(setting)} {tables.on_split(setting)} over n seeds. The best of a line "
+        "is in bold: a choice, and no verdict.",
+        "",
+        *tables.learning_rate_table(setting),
+        *edge_lines(setting, rungs),
+        *trial_lines(setting, rungs),
+        "",
+    ]
+    every = [line for table in setting.tables for line in ("", f"#### {tables.model_name(table)}", "",
+             *tables.comparison_table(table, setting))]  # fmt: skip
+    return [*lines, *text.folded("Every learning rate with its costs", every[1:])]

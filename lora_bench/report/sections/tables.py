@@ -1,0 +1,289 @@
+"""The tables of a Markdown report: a comparison's rows as lines of text, with the marks that the footnotes explain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_bench.report import text
+from lora_bench.report.model.comparison import TARGETS, Comparison, ModelTable, Setting
+from lora_bench.report.model.rows import Failure, Row, in_order
+from lora_bench.report.text import MISSING, code, count, inert
+from lora_bench.stats import Summary
+
+REFERENCE, SHARED, SEVERAL = "†", "‡", "§"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of scores.
+
+    Args:
+        heading: Its name.
+        cell: What stands in it for a row.
+        of: Whether that is of the "method", and so stands beside a failure too, or of its "runs".
+    """
+
+    heading: str
+    cell: Callable[[Row], str]
+    of: Literal["method", "runs"] = "runs"
+
+
+def comparison_table(
+    table: ModelTable, setting: Setting, judged: Sequence[Column] = (), costs: Sequence[Column] = ()
+) -> list[str]:
+    """The rows of one base model: what each method scored and what it cost. Failures are rows too.
+
+    Args:
+        table: Of one base model.
+        setting: Of the table.
+        judged: What stands beside the scores.
+        costs: What stands beside parameters, memory and speed.
+    """
+    columns = [*_own(setting), *_scores(setting), *judged, *_measured(table), *costs, _FAILED]
+    place = next(index for index, column in enumerate(columns) if column.of == "runs")
+    lines = []
+    for row in table.rows:
+        if row.ok:
+            lines.append([column.cell(row) for column in columns])
+        beside_failure = [column.cell(row) if column.of == "method" else MISSING for column in columns]
+        for reason in failure_cells(row.failures):
+            lines.append([*beside_failure[:place], reason, *beside_failure[place + 1 :]])
+    return text.table([column.heading for column in columns], lines, numbers_from=1)
+
+
+def _own(setting: Setting) -> list[Column]:
+    rate = Column("learning rate", lambda row: text.learning_rate(row.learning_rate), "method")
+    return [Column("method", method_name, "method"), *([rate] if setting.search else [])]
+
+
+def _scores(setting: Setting) -> list[Column]:
+    def of_score(shown: Callable[[Summary], str]) -> Callable[[Row], str]:
+        return lambda row: MISSING if row.score is None else shown(row.score)
+
+    median = Column("median", of_score(lambda score: text.score(score.median)))
+    return [
+        *([median] if setting.by_median else []),
+        Column(f"{metric_name(setting)}, mean ± SD", of_score(mean_and_sd)),
+        Column("95 % interval", interval),
+        Column("n", _scored_of_all),
+        Column("less majority", lambda row: text.difference(row.above_majority)),
+    ]
+
+
+def _measured(table: ModelTable) -> list[Column]:
+    kinds = {row.memory_kind for row in table.rows if row.memory_kind is not None}
+    kind = f" ({', '.join(kinds)})" if len(kinds) == 1 else ""
+
+    def peak(row: Row) -> str:
+        shown = text.mebibytes(row.train_peak_bytes)
+        return f"{shown} {row.memory_kind}" if len(kinds) > 1 and row.memory_kind is not None else shown
+
+    def marked(shown: Callable[[Row], str]) -> Callable[[Row], str]:
+        return lambda row: found if (found := shown(row)).startswith(MISSING) else found + _mark(row)
+
+    def counted(of: str) -> Callable[[Row], str]:
+        return lambda row: count(getattr(row.parameters, of) if row.parameters is not None else None)
+
+    return [
+        Column("size", size, "method"),
+        *(Column(name, counted(of), "method") for name, of in _PARAMETERS),
+        Column(f"peak memory, MiB{kind}", marked(peak)),
+        Column("step, ms", marked(lambda row: text.milliseconds(row.step_seconds))),
+        Column("examples/s", marked(lambda row: text.rate(row.examples_per_second))),
+    ]
+
+
+_PARAMETERS = (("adapter parameters", "adapter"), ("trained", "trained"), ("stored", "stored"), ("head", "head"))
+
+_FAILED = Column("failed", lambda row: str(len(row.failures)))
+
+
+def learning_rate_table(setting: Setting) -> list[str]:
+    """Mean scores of a search: a line a method and base model, a column a learning rate, the best of a line in bold."""
+    rates = sorted({row.learning_rate for row in setting.rows}, key=in_order)
+    lines = []
+    for table in setting.tables:
+        for label in dict.fromkeys((row.label, size(row)) for row in table.rows):
+            of_label = [row for row in table.rows if (row.label, size(row)) == label]
+            best = best_rates(of_label, setting.spec.task.higher_is_better)
+            cells = [_rate_cell([row for row in of_label if row.learning_rate == rate], best) for rate in rates]
+            lines.append([model_name(table), method_name(of_label[0]), *cells])
+    return text.table(["base model", "method", *map(text.learning_rate, rates)], lines, numbers_from=2)
+
+
+def best_rates(rows: Iterable[Row], higher_is_better: bool | None) -> list[float]:
+    """The learning rates with the best mean score; several where means are equal, none where nobody says what is better."""
+    if higher_is_better is None:
+        return []
+    means = {
+        row.learning_rate: row.score.mean for row in rows if row.score is not None and row.learning_rate is not None
+    }
+    best = (max if higher_is_better else min)(means.values(), default=None)
+    return [rate for rate, mean in means.items() if mean == best]
+
+
+def each_row(comparison: Comparison) -> Iterator[tuple[str, Setting, ModelTable, Row]]:
+    """Every row once with the names of its settings: a reference stands in the table of every target, and is run once."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    first: list[tuple[Setting, ModelTable, Row]] = []
+    for setting in comparison.settings:
+        for table in setting.tables:
+            for row in table.rows:
+                if row.run_ids not in names:
+                    first.append((setting, table, row))
+                names.setdefault(row.run_ids, []).append(setting_name(setting, comparison))
+    for setting, table, row in first:
+        yield text.listed(names[row.run_ids]), setting, table, row
+
+
+def costs(comparison: Comparison) -> list[str]:
+    """Seconds of training and of evaluation, a run and in all."""
+    lines = []
+    totals: list[list[float]] = [[], []]
+    for where, setting, table, row in each_row(comparison):
+        if row.train_seconds_total is None:
+            continue
+        totals[0].append(row.train_seconds_total)
+        totals[1].append(row.evaluation_seconds_total or 0.0)
+        mark = _mark(row)
+        of_run = [text.rate(row.train_seconds) + mark, text.rate(row.evaluation_seconds) + mark]
+        in_all = [text.rate(row.train_seconds_total), text.rate(row.evaluation_seconds_total)]
+        tokens = text.rate(row.real_tokens_per_second) + mark
+        name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
+        lines.append([where, model_name(table), name, count(row.ok), *of_run, tokens, *in_all])
+    if not lines:
+        return []
+    header = [
+        "task", "base model", "method", "runs", "training, s a run", "evaluation, s a run", "tokens/s",
+        "training, s in all", "evaluation, s in all",
+    ]  # fmt: skip
+    runs = sum(row.ok for _, _, _, row in each_row(comparison))
+    total = ["all", "", "", count(runs), "", "", "", *(text.rate(math.fsum(seconds)) for seconds in totals)]
+    return text.table(header, [*lines, total], numbers_from=3)
+
+
+def failures(comparison: Comparison) -> list[str]:
+    """Every run that ended in another way than `ok`, with its reason."""
+    lines = [
+        [
+            where, model_name(table), method_name(row), text.seed(failure.seed),
+            code(failure.status), inert(failure.reason, limit=600), str(failure.attempts), code(failure.run_id),
+        ]
+        for where, _, table, row in each_row(comparison)
+        for failure in row.failures
+    ]  # fmt: skip
+    header = ["task", "base model", "method", "seed", "status", "reason", "attempts", "run id"]
+    return text.table(header, lines, numbers_from=len(header)) if lines else []
+
+
+def provenance(comparison: Comparison) -> list[str]:
+    """The run behind every number: its id, seed, status and score."""
+    lines = []
+    words = {status: code(status) for status in (*comparison.statuses, "ok")}
+    for where, _, table, row in each_row(comparison):
+        scored = {score.run_id: score.value for score in row.scores}
+        ended = {failure.run_id: failure.status for failure in row.failures}
+        # Once for all runs of a row: a report may be of ten thousand.
+        named = [where, model_name(table), method_name(row), text.learning_rate(row.learning_rate)]
+        for run_id, seed in zip(row.run_ids, row.seeds, strict=True):
+            status = words[ended.get(run_id, "ok")]
+            lines.append([code(run_id), *named, text.seed(seed), status, text.score(scored.get(run_id))])
+    header = ["run id", "task", "base model", "method", "learning rate", "seed", "status", "score"]
+    return text.table(header, lines, numbers_from=4)
+
+
+def failure_cells(failed: Sequence[Failure]) -> list[str]:
+    """What stands where the score would: status and reason, once for all seeds that share them."""
+    seeds: dict[tuple[str, str], list[int | None]] = {}
+    for failure in failed:
+        seeds.setdefault((failure.status, failure.reason), []).append(failure.seed)
+    return [
+        f"{code(status)} ({'seed' if len(which) == 1 else 'seeds'} {', '.join(map(text.seed, which))}): {inert(reason, 160)}"
+        for (status, reason), which in seeds.items()
+    ]
+
+
+def setting_name(setting: Setting, comparison: Comparison) -> str:
+    """The task, and where it has several settings what tells them apart: trials, the target, or a number and the target."""
+    task, kin = setting.spec.task.name, comparison.kin_of(setting)
+    said = ["trials"] if setting.trials and any(
+        other.spec.task.name == task and not other.trials for other in comparison.settings
+    ) else []  # fmt: skip
+    if setting.rung is not None:
+        said.append(f"rung {setting.rung} of a halving")
+    if set(comparison.differs_from_kin(setting)) - set(TARGETS):
+        said.append(f"setting {next(index for index, other in enumerate(kin, start=1) if other is setting)}")
+    if len({other.parameter_target for other in kin}) > 1:
+        said.append(target_name(setting))
+    return f"{code(task)} ({', '.join(said)})" if said else code(task)
+
+
+def target_name(setting: Setting) -> str:
+    """The target for parameters of a setting in a few words."""
+    if setting.parameter_target is None:
+        return "no target"
+    axis, amount = setting.parameter_target
+    return f"{count(amount)} {axis.replace('_', ' ')}"
+
+
+def model_name(table: ModelTable) -> str:
+    """The base model as readers should see it."""
+    return inert(table.model.shown, 80) + (f" (weights {code(table.weights)})" if table.ambiguous else "")
+
+
+def metric_name(setting: Setting) -> str:
+    """The metric of a setting's scores."""
+    return inert(setting.spec.task.metric) if setting.spec.task.metric is not None else "score"
+
+
+def on_split(setting: Setting) -> str:
+    """Where the scores of a setting are from, to follow the name of a metric."""
+    return f"on the {setting.spec.score_on} split" if setting.spec.score_on is not None else "on a split not recorded"
+
+
+def method_name(row: Row) -> str:
+    """The label of a method, with the mark of the reference."""
+    return code(row.label) + (REFERENCE if row.reference else "")
+
+
+def size(row: Row) -> str:
+    """The option that a budget may turn, with its value; a pair that does not work was given none."""
+    if row.size is None or (row.parameters is None and not row.ok):
+        return MISSING
+    return f"{inert(row.size.replace('_', ' '))} {inert(str(row.size_value))}"
+
+
+def mean_and_sd(score: Summary) -> str:
+    """The mean, and the sample standard deviation where there is one."""
+    return text.score(score.mean) + (f" ± {text.score(score.sd)}" if score.sd is not None else "")
+
+
+def _scored_of_all(row: Row) -> str:
+    scored, runs = len(row.scores), len(row.run_ids)
+    return count(scored) if scored == runs else f"{scored} of {runs}"
+
+
+def interval(row: Row) -> str:
+    """The 95 % interval of a row's mean."""
+    if row.score is None or row.score.interval is None:
+        return MISSING
+    return f"{text.score(row.score.interval.low)} to {text.score(row.score.interval.high)}"
+
+
+def _mark(row: Row) -> str:
+    return (SHARED if row.exclusive is False else "") + (SEVERAL if len(row.environments) > 1 else "")
+
+
+def _rate_cell(rows: Sequence[Row], best: Sequence[float]) -> str:
+    if not rows:
+        return MISSING
+    row = rows[0]
+    ended = ", ".join(f"{number} {code(status)}" for status, number in row.statuses.items() if status != "ok")
+    if row.score is None:
+        return ended or MISSING
+    mean = text.score(row.score.mean)
+    shown = f"**{mean}**" if row.learning_rate in best else mean
+    return f"{shown} (n {row.score.n}{', ' + ended if ended else ''})"

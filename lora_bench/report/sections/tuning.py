@@ -1,0 +1,197 @@
+"""What tuning came to: how good the best of fewer trials would have been, and what all of them cost.
+
+A method that is tried more often looks better. So the expected best of k trials stands beside the best of all, for every method
+at the same k (Dodge et al. 2019, in the unbiased form of Tang et al. 2020). It is of trials with the same work that were drawn
+without regard to their scores. Of a successive halving only the first rung is that: what comes after it are the best of it, and
+any k of them are better than k drawn ones. So later rungs have none, and what a halving cost is shown rung by rung.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from pydantic import JsonValue
+
+from lora_bench.records.budget import AXES, Axis, amount_of
+from lora_bench.report import text
+from lora_bench.report.model.comparison import Comparison, Setting, conditions_of
+from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.sections.tables import best_rates, method_name, metric_name, model_name, size
+from lora_bench.report.text import MISSING
+from lora_bench.stats import expected_best
+
+Name = tuple[str, str, str]
+
+
+def rungs_of_search(setting: Setting, comparison: Comparison) -> tuple[Setting, ...]:
+    """The settings of the halving that a setting is a rung of, the first rung first; itself where it is of none."""
+    if setting.rung is None:
+        return (setting,)
+    task, shared = setting.spec.task.name, _all_but_work(setting)
+    of_task = (other for other in comparison.settings if other.rung is not None and other.spec.task.name == task)
+    return tuple(sorted((other for other in of_task if _all_but_work(other) == shared), key=lambda one: one.rung or 0))
+
+
+def edge_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
+    """Where the best learning rate is the smallest or the largest tried, so that a better one may lie beyond.
+
+    Args:
+        setting: A search; of a halving, its last rung is looked at, and all rates of the first are those that were tried.
+        rungs: Those of its halving, or the search alone.
+    """
+    if setting is not rungs[-1]:
+        return []
+    begun = {canonical(table.model.model_dump()): table.rows for table in rungs[0].tables}
+    found = []
+    for table in setting.tables:
+        of_model = begun.get(canonical(table.model.model_dump()), table.rows)
+        for label in dict.fromkeys(row.label for row in table.rows):
+            rows = [row for row in table.rows if row.label == label]
+            tried = sorted(
+                {row.learning_rate for row in of_model if row.label == label and row.learning_rate is not None}
+            )
+            best = best_rates(rows, setting.spec.task.higher_is_better)
+            if len(tried) > 1 and len(best) == 1 and best[0] in (tried[0], tried[-1]):
+                end = "smallest" if best[0] == tried[0] else "largest"
+                where = f"{method_name(rows[0])} on {model_name(table)}"
+                found.append(f"- {where}: {text.learning_rate(best[0])} is the {end} tried.")
+    return ["", "A better learning rate may lie outside of what was tried:", "", *found] if found else []
+
+
+def trial_lines(setting: Setting, rungs: Sequence[Setting] = ()) -> list[str]:
+    """The expected best of a search, and at the end of a halving what its rungs cost, as lines of Markdown.
+
+    Args:
+        setting: The search, or a rung of it.
+        rungs: Those of its halving.
+
+    Returns:
+        Nothing where no method was tried more than once.
+    """
+    if setting.rung is None:
+        return _expected(setting, _DRAWN)
+    last = bool(rungs) and setting is rungs[-1]
+    expected = _expected(setting, _DRAWN_SHORT) if setting.rung == 1 else ["", _CHOSEN]
+    return [*_went_on(setting, rungs), *expected, *(_costs(rungs) if last else [])]
+
+
+_DRAWN = (
+    "drawn without regard to their scores; a trial is the mean over its seeds, and one that failed counts as the majority "
+    "class. The last column is what they cost."
+)
+_DRAWN_SHORT = (
+    f"{_DRAWN} All of them are short: this is no score to expect of runs with all of the work, and methods that learn slowly "
+    "are further from theirs."
+)
+_CHOSEN = (
+    "These learning rates are the best of the rung before, and no draw from the range: any few of them are better than as many "
+    "drawn ones, so there is no expected best of fewer trials."
+)
+
+
+def _expected(setting: Setting, how: str) -> list[str]:
+    better = setting.spec.task.higher_is_better
+    found = _by_method(setting)
+    most = max((len(rows) for rows in found.values()), default=0)
+    if better is None or most < 2:
+        return []
+    lines = []
+    for name, rows in found.items():
+        scores = _at_each_rate(rows)
+        expected: Sequence[float] = expected_best(scores, higher_is_better=better) if scores else ()
+        cells = [text.score(value) for value in expected]
+        lines.append([*name[:2], *cells, *[MISSING] * (most - len(cells)), text.rate(_seconds(rows))])
+    header = [
+        "base model",
+        "method",
+        *(text.plural(number, "trial") for number in range(1, most + 1)),
+        "training, s in all",
+    ]
+    return [
+        "",
+        f"The expected best {metric_name(setting)} of so many of these trials, {how}",
+        "",
+        *text.table(header, lines, numbers_from=2),
+    ]
+
+
+def _went_on(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
+    """How many learning rates of a rung went on to the next one."""
+    later = next((rung for rung in rungs if (rung.rung or 0) > (setting.rung or 0)), None)
+    if later is None:
+        return []
+    most = max(len(rows) for rows in _by_method(later).values())
+    target = _target(later)
+    work = f" with {amount_of(*target)}" if target is not None else ""
+    return ["", f"The best {most} of each method went on to runs{work}."]
+
+
+def _costs(rungs: Sequence[Setting]) -> list[str]:
+    """What each rung of a halving cost, and all together."""
+    found = [_by_method(rung) for rung in rungs]
+    lines = []
+    for name in dict.fromkeys(name for rung in found for name in rung):
+        cells: list[str] = []
+        seconds: list[float] = []
+        for rung in found:
+            rows = rung.get(name, [])
+            spent = _seconds(rows)
+            cells += [text.count(len(rows)), text.count(sum(len(row.run_ids) for row in rows)), text.rate(spent)]
+            seconds += [spent] if spent is not None else []
+        lines.append([*name[:2], *cells, text.rate(math.fsum(seconds) if seconds else None)])
+    columns = ("learning rates", "runs", "training, s")
+    header = ["base model", "method", *(f"rung {rung.rung}: {column}" for rung in rungs for column in columns)]
+    return [
+        "",
+        f"What the tuning of each method cost, rung by rung. {_runs_of(rungs)}",
+        "",
+        *text.table([*header, "training, s in all"], lines, numbers_from=2),
+    ]
+
+
+def _runs_of(rungs: Sequence[Setting]) -> str:
+    """The work of a run of each rung, and what all rungs were to spend together."""
+    amounts = [f"{amount_of(*target)} in rung {rung.rung}" for rung in rungs if (target := _target(rung)) is not None]
+    budget = rungs[-1].budget
+    trials = text.count(budget.trials if budget is not None else None)
+    return f"A run has {text.listed(amounts)}; together a seed has at most the work of {trials} runs with all of it."
+
+
+def _by_method(setting: Setting) -> dict[Name, list[Row]]:
+    """The rows of each base model, method and size."""
+    found: dict[Name, list[Row]] = {}
+    for table in setting.tables:
+        for row in table.rows:
+            found.setdefault((model_name(table), method_name(row), size(row)), []).append(row)
+    return found
+
+
+def _all_but_work(setting: Setting) -> str:
+    """What the rungs of a halving share: everything but the amount of work and the steps that it comes to."""
+    parts = {*AXES, "steps", "warmup_steps", "caps"}
+    shared: Iterable[tuple[str, JsonValue]] = conditions_of(setting.spec, setting.budget).items()
+    return canonical(
+        {name: value for name, value in shared if not (name.startswith("training.") and name.split(".")[1] in parts)}
+    )
+
+
+def _target(setting: Setting) -> tuple[Axis, float] | None:
+    amounts = ((axis, getattr(setting.spec.training, axis)) for axis in AXES)
+    return next(((axis, amount) for axis, amount in amounts if amount is not None), None)
+
+
+def _at_each_rate(rows: Sequence[Row]) -> list[float]:
+    """The mean score of each trial, at the floor where a run of it failed; empty where the floor of one is not known."""
+    scores = []
+    for row in rows:
+        value = row.majority_score if row.failures or row.score is None else row.score.mean
+        if value is None:
+            return []
+        scores.append(value)
+    return scores
+
+
+def _seconds(rows: Sequence[Row]) -> float | None:
+    known = [row.train_seconds_total for row in rows if row.train_seconds_total is not None]
+    return math.fsum(known) if known else None

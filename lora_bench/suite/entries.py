@@ -1,0 +1,227 @@
+"""The entries of a suite's lists, each read on its own: tasks, base models, and methods with their learning rates."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from lora_bench.documents import Document, Key, Strict, validate
+from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.methods import Method, known_methods, unknown_method
+from lora_bench.suite.halving import rungs_of
+from lora_bench.suite.schema import ModelEntry, Tuning
+from lora_bench.tasks import Task, load_task, task_from_document
+from lora_bench.util.paths import task_files
+
+
+class Range(Strict):
+    """Learning rates between two, of which `budget: {trials: N}` are drawn: one in each of N slices of equal factors.
+
+    With `tuning: {halving: F}` as many are drawn as its first rung tries.
+
+    Few trials that are drawn without slices often lie close together, and leave most of a range untried.
+
+    Args:
+        low: The least.
+        high: The greatest.
+    """
+
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}; low must be the smaller one")
+        return self
+
+    @property
+    def width(self) -> float:
+        """The factor from the least to the greatest."""
+        return self.high / self.low
+
+    def draw(self, number: int, seed: int) -> tuple[float, ...]:
+        """So many rates by random search, ascending; every range is drawn at the same places.
+
+        They have three digits, and more where two of them would be the same.
+        """
+        places = random.Random(f"learning rates {seed}")
+        shares = [(index + places.random()) / number for index in range(number)]
+        rates: tuple[float, ...] = ()
+        for digits in range(3, 18):
+            rates = tuple(float(f"{self.low * self.width**share:.{digits}g}") for share in shares)
+            if len(set(rates)) == number:
+                break
+        return rates
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method of a suite.
+
+    Args:
+        label: What reports call it; the method's name by default.
+        method: The method with its options.
+        learning_rates: Those to run by base model; `None` is every other model. Several make a search.
+        ranges: The ranges that they were drawn from, where they were.
+        tasks: Names of the tasks it is for; all where empty.
+        models: Names of the base models it is for; all where empty.
+    """
+
+    label: str
+    method: Method
+    learning_rates: dict[str | None, tuple[float, ...]]
+    tasks: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    ranges: tuple[Range, ...] = ()
+
+    def is_for(self, task: str, model: str) -> bool:
+        """Whether the suite runs it on this task and base model."""
+        return (not self.tasks or task in self.tasks) and (not self.models or model in self.models)
+
+    def rates(self, model: str) -> tuple[float, ...]:
+        """The learning rates to run on a base model."""
+        if model in self.learning_rates:
+            return self.learning_rates[model]
+        return self.learning_rates.get(None, (type(self.method).learning_rate,))
+
+
+PartT = TypeVar("PartT")
+
+
+def read_each(document: Document, name: str, faults: list[Fault], read: Callable[[Key, Any], PartT]) -> list[PartT]:
+    """Read every entry of a list that can be read, and note the faults of the others."""
+    entries = document.data.get(name)
+    parts: list[PartT] = []
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        key: Key = (name, index)
+        if not isinstance(entry, str | dict):
+            continue  # the file's own model says so
+        try:
+            parts.append(read(key, entry))
+        except BadInput as error:
+            faults += error.faults
+        except LoraBenchError as error:
+            faults.append(document.fault(key, str(error)))
+    return parts
+
+
+def read_task(document: Document, key: Key, entry: Any, base: Path) -> tuple[Task, Path]:
+    """A task by name or written out, and the folder that its paths are seen from."""
+    if isinstance(entry, str):
+        return load_task(entry), task_files()[entry].parent
+    return task_from_document(document, key), base
+
+
+def read_model(document: Document, key: Key, entry: Any) -> ModelEntry:
+    """A base model by name, or a mapping with `model`."""
+    return ModelEntry(model=entry) if isinstance(entry, str) else validate(ModelEntry, document, key)
+
+
+def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
+    """A method by name, or a mapping with `method`, its options, and what the entry says beside them.
+
+    Keys:
+        method: Its name.
+        label: What reports call it; its name by default. Two entries of one method need labels of their own.
+        learning_rate: A number, a list of them to try, or a range to draw from; or a mapping from base models to one of
+            these, in which `default` is for every other one. By default the one that the method suggests.
+        tasks: Names of the tasks it is for; all by default.
+        models: Names of the base models it is for; all by default.
+
+    Raises:
+        BadInput: With every fault of the entry.
+        LoraBenchError: If no method has the name, or it needs options.
+    """
+    known = known_methods()
+    if isinstance(entry, str):
+        if entry not in known:
+            raise unknown_method(entry)
+        try:
+            return MethodEntry(entry, known[entry](), {})
+        except ValidationError as error:
+            needed = ", ".join(str(detail["loc"][0]) for detail in error.errors())
+            raise LoraBenchError(f"method {entry!r} needs {needed}: write {{method: {entry}, {needed}: …}}") from None
+    name = entry.get("method")
+    if not isinstance(name, str):
+        raise BadInput([document.fault(key, "a method must be a name, or a mapping with the key 'method'")])
+    if name not in known:
+        raise BadInput([document.fault((*key, "method"), str(unknown_method(name)))])
+    label = entry.get("label", name)
+    faults = []
+    if not isinstance(label, str) or not label:
+        faults.append(document.fault((*key, "label"), f"must be text, got {label!r}"))
+    only: dict[str, tuple[str, ...]] = {}
+    for part in ("tasks", "models"):
+        names = entry.get(part, [])
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            faults.append(document.fault((*key, part), f"must be a name or a list of names, got {names!r}"))
+        else:
+            only[part] = tuple(names)
+    rates: dict[str | None, tuple[float, ...]] = {}
+    ranges: list[Range] = []
+    try:
+        if "learning_rate" in entry:
+            rates = _rates(document, (*key, "learning_rate"), entry["learning_rate"], ranges)
+    except BadInput as error:
+        faults += error.faults
+    try:
+        method = validate(known[name], document, key, without=("method", "label", "learning_rate", "tasks", "models"))  # type: ignore[type-var]
+    except BadInput as error:
+        raise BadInput([*error.faults, *faults]) from None
+    if faults:
+        raise BadInput(faults)
+    return MethodEntry(label, method, rates, **only, ranges=tuple(ranges))
+
+
+def _rates(document: Document, key: Key, given: Any, ranges: list[Range]) -> dict[str | None, tuple[float, ...]]:
+    """Learning rates: a number, a list of numbers, a range, or a mapping from base models to one of these.
+
+    The ranges that rates were drawn from are added to *ranges*.
+    """
+    if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
+        rates: dict[str | None, tuple[float, ...]] = {}
+        for model, value in given.items():
+            rates[None if model == "default" else model] = _rate_list(document, (*key, model), value, ranges)
+        return rates
+    return {None: _rate_list(document, key, given, ranges)}
+
+
+def _rate_list(document: Document, key: Key, given: Any, ranges: list[Range]) -> tuple[float, ...]:
+    if isinstance(given, dict):
+        ranges.append(validate(Range, document, key))
+        trials, seed = (_said(document, *where) for where in (("budget", "trials"), ("tuning", "search_seed")))
+        if not isinstance(trials, int) or trials < 1:
+            raise BadInput(
+                [document.fault(key, "is a range, from which `budget: {trials: N}` rates are drawn; give their number")]
+            )
+        return ranges[-1].draw(_begun(document, trials), seed if isinstance(seed, int) else 0)
+    values = given if isinstance(given, list) else [given]
+    if not values or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
+    ):
+        raise BadInput([document.fault(key, f"must be a positive number or a list of them, got {given!r}")])
+    return tuple(float(value) for value in values)
+
+
+def _begun(document: Document, trials: int) -> int:
+    """How many rates are tried at first: one a trial, or as many as the first rung of a halving has."""
+    if not isinstance(document.data.get("tuning"), dict):
+        return trials
+    try:
+        tuning = validate(Tuning, document, ("tuning",))
+        return trials if tuning.halving is None else rungs_of(trials, tuning.halving, tuning.rungs)[0].trials
+    except LoraBenchError:
+        return trials  # what is wrong with it is said once, and not of every range
+
+
+def _said(document: Document, part: str, name: str) -> Any:
+    """A key of a part of the suite, which may not be valid yet."""
+    found = document.data.get(part)
+    return found.get(name) if isinstance(found, dict) else None

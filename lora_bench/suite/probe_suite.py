@@ -1,0 +1,205 @@
+"""A suite of probes as people write it: shapes × base models × methods, and nothing to train on.
+
+An ordinary suite can be probed too: its runs say models, methods, batch and length, and its `probe` block, if any, the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue
+
+from lora_bench.documents import Document, Key, Strict, validate
+from lora_bench.errors import BadInput, Fault, did_you_mean
+from lora_bench.records.spec import Precision
+from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model
+from lora_bench.suite.load import Suite, find_suite, is_probe_suite, load_suite
+from lora_bench.suite.schema import ModelEntry, Names, Positive, Probe, Shape
+from lora_bench.suite.validate import repeated
+from lora_bench.util.filenames import Name
+
+
+class Cell(Strict):
+    """The step that is measured.
+
+    Args:
+        kind: What the model is made for.
+        labels: Number of classes, for classification.
+        batch_size: Examples in one step.
+        length: Tokens of each; none is padding.
+        precision: "float32", or "bfloat16" by autocast.
+        threads: CPU threads; all cores by default.
+    """
+
+    kind: Literal["classification", "regression", "generation"] = "classification"
+    labels: Positive = 2
+    batch_size: Positive = 16
+    length: Positive = 128
+    precision: Precision = "float32"
+    threads: Positive | None = None
+
+
+class CellRecipe(Strict):
+    """What the cells of some models and methods are in another way; the other keys are those of `cell` and `probe`.
+
+    Args:
+        models: Names of base models; all by default.
+        methods: Labels of methods; all by default.
+    """
+
+    models: Names = ()
+    methods: Names = ()
+    kind: Literal["classification", "regression", "generation"] | None = None
+    labels: Positive | None = None
+    batch_size: Positive | None = None
+    length: Positive | None = None
+    precision: Precision | None = None
+    latency: tuple[Shape, ...] | None = None
+    wide_tokens: Positive | None = None
+
+
+class Size(Strict):
+    """The parameter axis of a budget: see `lora_bench.records.budget.Budget`.
+
+    Args:
+        adapter_parameters: Trainable parameters without the head, to which sizes are fitted.
+        tolerance: Share of the target by which a method may miss it.
+    """
+
+    adapter_parameters: Positive
+    tolerance: float = Field(default=0.05, ge=0, lt=1)
+
+
+class ProbeFile(Strict):
+    """A suite of probes as people write it.
+
+    Args:
+        suite: Its name.
+        about: What it is for, in a sentence.
+        probe: What is measured beside the step.
+        cell: The step that is measured.
+        models: Names of base models or of shapes (`shape:roberta-base`), or mappings with `model`.
+        methods: Names of methods, or mappings with `method` and its options.
+        budget: Adapter parameters that sizes are fitted to; methods are taken as they are given by default.
+        recipes: What some cells are in another way; of two, the later one holds.
+    """
+
+    suite: Name
+    about: str = ""
+    probe: Probe = Probe()
+    cell: Cell = Cell()
+    models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
+    methods: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
+    budget: Size | None = None
+    recipes: tuple[CellRecipe, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProbeSuite:
+    """A suite of probes with every name resolved.
+
+    Args:
+        file: The file it came from.
+        document: The file as read.
+        command: What a user types after `lora-bench`.
+        pickles: The base models whose pickled weights may be read.
+    """
+
+    file: Path
+    document: Document
+    command: tuple[str, ...]
+    models: tuple[ModelEntry, ...]
+    methods: tuple[MethodEntry, ...]
+    content: ProbeFile
+    pickles: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.content.suite
+
+    def cell(self, model: str, label: str) -> tuple[Cell, Probe]:
+        """What is measured for a base model and a method."""
+        cell, probe = self.content.cell, self.content.probe
+        for recipe in self.content.recipes:
+            if (not recipe.models or model in recipe.models) and (not recipe.methods or label in recipe.methods):
+                given: dict[str, Any] = {name: getattr(recipe, name) for name in recipe.model_fields_set}
+                cell = cell.model_copy(update={name: given[name] for name in given if name in Cell.model_fields})
+                probe = probe.model_copy(update={name: given[name] for name in given if name in Probe.model_fields})
+        return cell, probe
+
+
+def load_probe_suite(name_or_file: str | Path) -> Suite | ProbeSuite:
+    """Read what is to be probed: an ordinary suite, or a suite of probes, by name or from a file.
+
+    Raises:
+        LoraBenchError: If nothing answers to the name.
+        BadInput: With every fault of the file.
+    """
+    file, document, argument = find_suite(name_or_file)
+    # A suite of probes may leave `cell` out; what has any key of training is none.
+    if is_probe_suite(document) or not {"tasks", "seeds", "training"} & document.data.keys():
+        return read_probe_suite(file, document, argument)
+    return load_suite(name_or_file)
+
+
+def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuite:
+    """Resolve a suite of probes.
+
+    Args:
+        file: Where it lies.
+        document: The file as read.
+        argument: What the user called it.
+
+    Raises:
+        BadInput: With every fault of the file.
+    """
+    faults: list[Fault] = []
+    # Parts are read even where the whole does not validate, so that all faults come at once.
+    models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))
+    methods = read_each(document, "methods", faults, lambda key, entry: read_method(document, key, entry))
+    content: ProbeFile | None = None
+    try:
+        content = validate(ProbeFile, document)
+    except BadInput as error:
+        faults += error.faults
+    faults += repeated(document, "models", [entry.model for entry in models])
+    faults += repeated(document, "methods", [entry.label for entry in methods])
+    if content is not None:
+        faults += _contradictions(document, content, models, methods)
+    if faults or content is None:
+        raise BadInput(faults)
+    return ProbeSuite(file, document, ("probe", argument), tuple(models), tuple(methods), content)
+
+
+def _contradictions(
+    document: Document, content: ProbeFile, models: list[ModelEntry], methods: list[MethodEntry]
+) -> list[Fault]:
+    """Names that nothing in the suite has, and keys that nothing in it reads."""
+    known = {"models": [entry.model for entry in models], "methods": [entry.label for entry in methods]}
+    named: list[tuple[Key, str, str]] = []
+    faults = []
+    if content.probe.twin is not None:
+        named.append((("probe", "twin"), "methods", content.probe.twin))
+    for index, recipe in enumerate(content.recipes):
+        key: Key = ("recipes", index)
+        named += [((*key, part), part, name) for part in known for name in getattr(recipe, part)]
+        # Null is a value of `wide_tokens` alone: no such step.
+        empty = [name for name in recipe.model_fields_set if name != "wide_tokens" and getattr(recipe, name) is None]
+        faults += [document.fault((*key, name), "must not be null; leave the key out") for name in sorted(empty)]
+    for index, entry in enumerate(content.methods):
+        key = ("methods", index)
+        given = entry if isinstance(entry, dict) else {}
+        unread = [name for name in ("tasks", "learning_rate") if name in given]
+        faults += [
+            document.fault((*key, name), "is not read in a suite of probes: it trains on no task") for name in unread
+        ]
+    for place, method in enumerate(methods):
+        named += [(("methods", place, "models"), "models", name) for name in method.models]
+    return faults + [
+        document.fault(key, f"{name!r} is none of this suite's {part}{did_you_mean(name, known[part])}")
+        for key, part, name in named
+        if name not in known[part]
+    ]

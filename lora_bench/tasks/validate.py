@@ -1,0 +1,205 @@
+"""What each key of a task allows alone and the keys together do not.
+
+Every fault comes with the path of its key, so that the caller can add file and line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from lora_bench.documents import Key
+from lora_bench.errors import LoraBenchError, did_you_mean, unknown
+from lora_bench.metrics import kind_of, known_metrics, unpinned
+from lora_bench.tasks.declaration import Task, with_part
+from lora_bench.tasks.folders import as_laid_out
+from lora_bench.tasks.linearise import INPUT_COLUMNS
+from lora_bench.tasks.sources import Data, Part
+from lora_bench.tasks.tables import FORMATS, SEPARATED, format_of
+from lora_bench.util.filenames import NAME
+from lora_bench.util.pip_assets import known_assets
+
+# F1 is that of the second class, so a task that asks for it must say the order of its classes.
+ORDERED = ("f1", "accuracy_f1_mean")
+TAKEN = ("train", "selection", "test", "all")
+
+
+def contradictions(task: Task) -> Iterator[tuple[Key, str]]:
+    """Every fault of a task whose keys are right one by one."""
+    found = dict.fromkeys(_faults(task))
+    yield from found
+    if task.local is not None:
+        known = {message for _, message in found}
+        for key, message in _faults(as_laid_out(task)):
+            if message not in known:
+                inside = key if key[0] in task.local.model_fields_set else key[1:] if key[0] == "data" else ()
+                yield ("local", *inside), message
+
+
+def _faults(task: Task) -> Iterator[tuple[Key, str]]:
+    yield from _faults_of_data(task.data)
+    yield from _faults_of_metrics(task)
+    yield from _faults_of_labels(task)
+    yield from _faults_of_split(task)
+    yield from _faults_of_text(task)
+    yield from _faults_of_subsets(task)
+    yield from _faults_of_format(task)
+
+
+def _faults_of_data(data: Data) -> Iterator[tuple[Key, str]]:
+    given = data.model_fields_set
+    ways = {
+        "file": {"file", "asset"},
+        "train": {"train", "selection", "test", "also"},
+        "hub": {"hub", "name", "revision", "splits"},
+    }
+    used = [way for way, keys in ways.items() if given & keys]
+    if len(used) != 1:
+        yield (
+            ("data",),
+            "must be a file, an asset with a file in it, files for train and test, or a hub data set"
+            + (f"; got {', '.join(sorted(given))}" if given else ""),
+        )
+    elif used == ["file"]:
+        if data.file is None:
+            yield ("data",), "must say which `file` of the asset"
+        if data.asset is not None and data.asset not in known_assets():
+            yield ("data", "asset"), str(unknown("asset", data.asset, known_assets()))
+    elif used == ["train"]:
+        for split in ("train", "test"):
+            if getattr(data, split) is None:
+                yield ("data",), f"{split} is missing; to split one file, write `data: FILE`"
+    else:
+        for key in ("hub", "revision", "splits"):
+            if getattr(data, key) is None:
+                yield ("data", key), "is missing, and a hub data set needs it"
+    yield from _faults_of_further(data.also, ("data", "also"))
+    if data.splits is not None:
+        yield from _faults_of_further(data.splits.also, ("data", "splits", "also"))
+
+
+def _faults_of_further(also: dict[str, str] | dict[str, str | Part], key: Key) -> Iterator[tuple[Key, str]]:
+    for name in also:
+        if name in TAKEN:
+            yield (*key, name), f"must go: {name!r} is the name of another split"
+        elif not re.fullmatch(NAME, name):
+            yield (*key, name), f"must be a name of letters, digits, '.', '_' and '-', got {name!r}"
+
+
+def _faults_of_metrics(task: Task) -> Iterator[tuple[Key, str]]:
+    named: list[tuple[Key, str]] = [(("metric",), task.metric)]
+    named += [(("metrics", index), name) for index, name in enumerate(task.metrics)]
+    for key, name in named:
+        try:
+            kind = kind_of(name)
+        except LoraBenchError as error:
+            yield key, str(error)
+            continue
+        if kind is not None and kind != task.kind:
+            fitting = ", ".join(name for name, kind in known_metrics().items() if kind == task.kind)
+            yield key, f"{name!r} is for {kind}, and the task's kind is {task.kind} ({fitting})"
+        if (reason := unpinned(name)) is not None:
+            yield key, f"{name!r} {reason}"
+    for index, name in enumerate(task.metrics):
+        if name in task.all_metrics[: index + 1]:
+            yield ("metrics", index), f"names {name!r} a second time"
+
+
+def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
+    if task.label.where and task.kind != "generation":
+        yield ("label", "where"), f"is only for generation; the kind is {task.kind}"
+    if task.kind != "classification":
+        for key in ("labels", "label_names"):
+            if getattr(task, key):
+                yield (key,), f"is only for classification; the kind is {task.kind}"
+        if task.label.rule is not None:
+            yield ("label", "rule"), f"makes classes, but the kind is {task.kind}"
+        return
+    if task.label_names and task.label.rule is not None:
+        yield ("label_names",), f"must go: the rule {task.label.rule!r} names the classes"
+    if task.labels is not None:
+        if len(set(task.labels)) < max(2, len(task.labels)):
+            yield ("labels",), f"must be at least two different class names, got {list(task.labels)}"
+        elif task.label.rule == "sign" and len(task.labels) != 2:
+            yield ("labels",), f"must be two, the negative one first, for the rule 'sign'; got {len(task.labels)}"
+        for given, name in task.label_names.items():
+            if name not in task.labels:
+                hint = did_you_mean(name, task.labels)
+                yield (
+                    ("label_names", given),
+                    f"must be one of the classes {', '.join(task.labels)}, got {name!r}{hint}",
+                )
+    elif task.label.rule is None:
+        for name in task.all_metrics:
+            if name in ORDERED:
+                yield ("labels",), f"is missing: {name} is that of the second class, so the order must be said"
+
+
+def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:
+    if task.split is None:
+        return
+    given = task.split.model_fields_set
+    if task.split.before is not None and task.split.by is None:
+        yield ("split", "before"), "needs `by`, the column in whose values it stands"
+    if task.data.has_splits and task.data.has_selection:
+        yield ("split",), "must go: the data already comes in three splits"
+    elif task.data.has_splits:
+        for share in sorted(given & {"train", "test"}):
+            yield ("split", share), "must go: the data has a test split, and `selection` is taken from train"
+    elif not math.isclose(task.split.train + task.split.selection + task.split.test, 1):
+        shares = f"{task.split.train:g} + {task.split.selection:g} + {task.split.test:g}"
+        yield ("split",), f"must add up to 1, got {shares} (train + selection + test)"
+
+
+def _faults_of_text(task: Task) -> Iterator[tuple[Key, str]]:
+    if task.linearise is not None and task.kind != "generation":
+        yield ("linearise",), f"is only for generation; the kind is {task.kind}"
+    elif task.linearise is not None:
+        needed = INPUT_COLUMNS[task.linearise]
+        if len(task.text) != len(needed):
+            columns = "the column" if len(needed) == 1 else f"{len(needed)} columns"
+            yield ("text",), f"must be {columns} of {' and '.join(needed)} for {task.linearise!r}, got {len(task.text)}"
+    elif task.kind == "generation" and len(task.text) != 1:
+        yield ("text",), f"must be one column for generation, got {len(task.text)}"
+    elif not 1 <= len(task.text) <= 2 or len(set(task.text)) < len(task.text):
+        yield ("text",), "must be one column, or a list of two"
+
+
+def _faults_of_subsets(task: Task) -> Iterator[tuple[Key, str]]:
+    if task.subsets is None:
+        return
+    names = [*task.subsets.parts, *([task.subsets.rest] if task.subsets.rest is not None else [])]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1 or name in TAKEN or name in task.data.further:
+            yield ("subsets",), f"must have names of their own, and {name!r} is taken"
+    first: dict[str, str] = {}
+    for name, values in task.subsets.parts.items():
+        for value in values:
+            if first.setdefault(value, name) != name:
+                yield ("subsets", "parts", name), f"has the value {value!r}, which {first[value]!r} has too"
+
+
+def _faults_of_format(task: Task) -> Iterator[tuple[Key, str]]:
+    files = {"all": task.data.file} if task.data.asset is not None else task.data.files
+    if task.format is None and task.data.hub is None:
+        for file in files.values():
+            if file is not None and format_of(file) is None:
+                known = ", ".join(FORMATS[1:])
+                yield (
+                    ("data",),
+                    f"{file!r} has no suffix that tells its format; say `format: {FORMATS[0]}`, {known}",
+                )
+    formats = {task.format} if task.format else {format_of(file) for file in files.values() if file is not None}
+    if task.data.hub is not None or formats - {*SEPARATED, None}:
+        for key in ("columns", "quoting", "uneven_rows"):
+            if key in task.model_fields_set:
+                yield (key,), "is only for csv and tsv"
+    if task.columns is not None:
+        for name in sorted(task.wanted - set(task.columns)):
+            yield ("columns",), f"does not name {name!r}, which the task uses{did_you_mean(name, task.columns)}"
+    for part, own in task.data.also.items():
+        if isinstance(own, Part) and own.columns is not None:
+            for name in sorted(with_part(task, own).wanted - set(own.columns)):
+                hint = did_you_mean(name, own.columns)
+                yield ("data", "also", part, "columns"), f"does not name {name!r}, which the task uses{hint}"

@@ -1,0 +1,1 @@
+"""One run on transformers.Trainer: pipeline, callbacks, checkpoints, scoring."""

@@ -1,0 +1,141 @@
+"""An attempt at a run: what is known of it so far, where it is, and the record of an end that is not `ok`."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.records.environment import describe_environment
+from lora_bench.records.outcomes import DISK_FULL, is_disk_full, is_out_of_memory
+from lora_bench.records.record import CurvePoint, DataSummary, Parameters, Record, Status
+from lora_bench.training.callbacks import Diverged, Interrupted
+from lora_bench.training.job import Job
+from lora_bench.util.failpoints import reach
+from lora_bench.util.heartbeat import beat
+from lora_bench.util.redaction import without_secrets
+
+
+@dataclass
+class Facts:
+    """What is known of a run so far; a run that fails leaves what it had.
+
+    Args:
+        phase: What it is at, such as "loading the base model" or "step 12".
+        batch: Rows and tokens of the last batch that its model saw.
+        packed_with: The ids of the runs in whose company it takes its steps.
+    """
+
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    parameters: Parameters | None = None
+    data: DataSummary | None = None
+    curve: list[CurvePoint] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    resumed: bool = False
+    phase: str = "starting"
+    batch: tuple[int, int] | None = None
+    packed_with: tuple[str, ...] = ()
+
+    def known(self) -> dict[str, Any]:
+        """As fields of a record."""
+        return {
+            "started_at": self.started_at,
+            "parameters": self.parameters,
+            "data": self.data,
+            "curve": tuple(self.curve),
+            "warnings": tuple(self.warnings),
+            "resumed": self.resumed,
+            "packed_with": self.packed_with,
+            "environment": describe_environment("cuda" if torch.cuda.is_available() else "cpu"),
+        }
+
+    def enter(self, phase: str) -> None:
+        """Note that the run is at something else now."""
+        self.phase = phase
+        beat()
+
+    @contextmanager
+    def within(self, phase: str) -> Iterator[None]:
+        """Note that the run is at something else within this block."""
+        before = self.phase
+        self.enter(phase)
+        yield
+        self.enter(before)
+
+    def watch(self, model: nn.Module) -> None:
+        """Note the shape of each batch that *model* sees."""
+
+        def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            ids = named.get("input_ids", inputs[0] if inputs else None)
+            if isinstance(ids, torch.Tensor) and ids.ndim == 2:
+                self.batch = (ids.shape[0], ids.shape[1])
+            reach("run.forward")
+
+        model.register_forward_pre_hook(note, with_kwargs=True)
+
+    @property
+    def place(self) -> str:
+        """Where the run is, with the batch that its model has at hand."""
+        shape = f", on a batch of {self.batch[0]} rows of {self.batch[1]} tokens" if self.batch is not None else ""
+        return f"in {self.phase}{shape}"
+
+
+class NoteSteps(TrainerCallback):
+    """Notes the step that a run is in."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.first = True
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """A step begins. The first of a process is told from the rest: in it the optimiser takes its memory."""
+        self.facts.phase = "the first step" if self.first else f"step {state.global_step + 1}"
+        self.first = False
+        reach("run.step")
+
+
+def ended(job: Job, facts: Facts, error: Exception) -> Record:
+    """The record of an attempt that ended by an error."""
+    status: Status = "failed"
+    if isinstance(error, Interrupted):
+        status, reason = "interrupted", str(error)
+    elif isinstance(error, Diverged):
+        status, reason = "diverged", str(error)
+    elif isinstance(error, UnsupportedPair):
+        status, reason = "unsupported", str(error)
+    elif is_disk_full(error):
+        reason = DISK_FULL
+    elif is_out_of_memory(error):
+        said = next(iter(str(error).strip().splitlines()), "") or "the machine has no memory left"
+        status, reason = "out_of_memory", f"{facts.place}: {said}"
+    else:
+        # A bug in a method or a library is a row of the report, and its traceback is kept.
+        reason = _reason(error, job)
+        _keep_traceback(job, error)
+    return job.record(status, reason, **facts.known())
+
+
+def _reason(error: Exception, job: Job) -> str:
+    """The error in a line, without the folders of this machine."""
+    message = next(iter(str(error).strip().splitlines()), "")
+    for folder, name in ((job.folder.path, "RUN"), (job.base_model.folder, "MODEL"), (job.task_base, "SUITE")):
+        message = message.replace(str(folder.absolute()), name).replace(str(folder), name)
+    if isinstance(error, LoraBenchError):
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _keep_traceback(job: Job, error: Exception) -> None:
+    job.folder.path.mkdir(parents=True, exist_ok=True)
+    text = without_secrets("".join(traceback.format_exception(error)))
+    (job.folder.path / "traceback.txt").write_text(text, encoding="utf-8")

@@ -1,0 +1,376 @@
+"""What happens at the steps of a run: callbacks for the Trainer.
+
+Each does one thing: draw dropout from (seed, step), end the run where its budget does, watch the loss, keep checkpoints.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.records.budget import Axis
+from lora_bench.records.record import CurvePoint
+from lora_bench.training.best_weights import Best, SelectionScores
+from lora_bench.training.checkpoint import Checkpoint, save_checkpoint
+from lora_bench.training.distributed.ranks import Rank
+from lora_bench.training.keyed_dropout import StepMasks
+from lora_bench.training.measure.measure_callback import MeasureCallback
+from lora_bench.training.step_plan import Course
+from lora_bench.training.trainer_arguments import rate_factor
+from lora_bench.util.failpoints import reach_with
+from lora_bench.util.seeding import seed_for
+
+# How much work a killed run may lose; a checkpoint of a small adapter takes milliseconds.
+CHECKPOINT_SECONDS = 60.0
+
+# Points of a learning curve, about.
+CURVE_POINTS = 50
+
+
+class Diverged(LoraBenchError):
+    """The loss or the outputs are no longer finite."""
+
+
+class Interrupted(LoraBenchError):
+    """The run was asked to stop, and left a checkpoint."""
+
+
+class Notify(Protocol):
+    """Told of a step of a run: its number, of how many, and the latest training loss."""
+
+    def __call__(self, step: int, steps: int, loss: float | None) -> None:
+        """Hear of a step."""
+
+
+class SeededDropout(TrainerCallback):
+    """Seeds torch's generators at each step from (seed, step), so that a resumed run draws the same dropout masks.
+
+    Args:
+        seed: Of the run.
+        rank: Number of the process, where several share each batch: each draws masks of its own.
+    """
+
+    def __init__(self, seed: int, rank: int = 0) -> None:
+        self.seed = seed
+        self.rank = (rank,) if rank else ()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Seed the generators for the step that begins."""
+        torch.manual_seed(seed_for("dropout", self.seed, state.global_step, *self.rank))
+
+
+class KeyedDropout(TrainerCallback):
+    """Tells keyed masks which step begins."""
+
+    def __init__(self, masks: StepMasks) -> None:
+        self.masks = masks
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """A step begins."""
+        self.masks.begin(state.global_step)
+
+
+class FollowBudget(TrainerCallback):
+    """Ends the run with the step that uses its budget up, and lets the learning rate follow the share that is used.
+
+    It stands before the callbacks that restore the schedule, and before those that do something at the last step.
+
+    Args:
+        course: The steps of the run.
+        clock: Seconds of training until now, with those of the run that this one goes on from.
+    """
+
+    def __init__(self, course: Course, clock: Callable[[], float]) -> None:
+        self.course = course
+        self.clock = clock
+        # The last step that was done, and what ended the run with it.
+        self.step = 0
+        self.ended_by: Axis | None = None
+
+    def end_after(self, step: int, seconds: float) -> bool:
+        """Note that a step was done after so many seconds; whether the run ends with it."""
+        self.step, self.ended_by = step, self.course.ended_by(step, seconds)
+        return self.ended_by is not None
+
+    @property
+    def progress(self) -> float:
+        """How far the run has come, from 0 to 1."""
+        return self.course.progress(self.step, self.clock()) if self.ended_by is None else 1.0
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Optimizer | None = None,
+        lr_scheduler: LRScheduler | None = None,
+        **inside: Any,
+    ) -> None:
+        """Put the share of the target in the place of the number of steps in the Trainer's own schedule."""
+        recipe = self.course.recipe
+        if recipe.warmup is None:
+            return
+        assert optimizer is not None and isinstance(lr_scheduler, LambdaLR)
+        factor = rate_factor(recipe, args)
+
+        # Asked once for each group of weights, which have one rate.
+        @functools.lru_cache(1)
+        def at_step(step: int) -> float:
+            return factor(self._share(step))
+
+        lr_scheduler.lr_lambdas = [lambda step: at_step(step) for _ in lr_scheduler.lr_lambdas]
+        # The rate of the first step was set when the schedule was made.
+        rates = [rate * at_step(0) for rate in lr_scheduler.base_lrs]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        lr_scheduler._last_lr = rates
+
+    def _share(self, step: int) -> float:
+        """The share of the target that is used after a step, which is the last if a clock tells."""
+        if self.course.shares is not None:
+            return self.course.shares[step]
+        return min(1.0, self.clock() / self.course.recipe.target[1]) if step else 0.0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+        """End the run where it is time to."""
+        if self.end_after(state.global_step, self.clock()):
+            control.should_training_stop = True
+
+
+class WatchLoss(TrainerCallback):
+    """Notes the training loss, tells of each step, and stops a run whose loss is not finite.
+
+    Args:
+        follow: How far the run has come; it hears of a step before this.
+        curve: Where the losses are noted: some fifty means, each over the steps since the one before.
+        notify: Told of each step.
+    """
+
+    def __init__(self, follow: FollowBudget, curve: list[CurvePoint], notify: Notify | None) -> None:
+        self.follow = follow
+        self.curve = curve
+        self.notify = notify
+        # Since the last point of the curve.
+        self.losses: list[float] = []
+        self.resumed_at = 0
+        self.loss: float | None = None
+        self._points = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Find out which part of the curve the run is in."""
+        self._points = int(CURVE_POINTS * self.follow.course.progress(self.resumed_at, self.follow.clock()))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **inside: Any,
+    ) -> None:
+        """Note the loss; the Trainer logs at every step."""
+        if not logs or "loss" not in logs:
+            return
+        self.loss = reach_with("run.loss", float(logs["loss"]))
+        if self.resumed_at:
+            # The Trainer divides the first loss of a resumed run by all the steps since 0.
+            self.loss *= state.global_step / (state.global_step - self.resumed_at)
+            self.resumed_at = 0
+        if not math.isfinite(self.loss):
+            raise Diverged(f"the training loss is {self.loss} at step {state.global_step}")
+        self.losses.append(self.loss)
+        if self._is_due(state.global_step) or control.should_training_stop:
+            mean = sum(self.losses) / len(self.losses)
+            self.curve.append(CurvePoint(step=state.global_step, loss=round(mean, 6)))
+            self.losses.clear()
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a point of the curve is due: after so many steps, or where a clock may end the run, after such a share."""
+        course = self.follow.course
+        if course.seconds is None and course.last_step is not None:
+            return step % max(1, course.last_step // CURVE_POINTS) == 0
+        points, self._points = self._points, int(CURVE_POINTS * self.follow.progress)
+        return self._points > points
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+        """Tell of the step."""
+        if self.notify is None:
+            return
+        steps = self.follow.course.last_step
+        if self.follow.course.seconds is not None:
+            steps = max(state.global_step, round(state.global_step / max(self.follow.progress, 1e-9)))
+        self.notify(state.global_step, steps or state.global_step, self.loss)
+
+
+class KeepCheckpoints(TrainerCallback):
+    """Writes a checkpoint every minute and when the run is asked to stop, and goes on from one.
+
+    It stands before the callback that measures, which starts the clock of a step after it.
+
+    Args:
+        folder: Where checkpoints lie.
+        watch: The losses and the learning curve, which a checkpoint carries.
+        measure: The clock, which a checkpoint carries too.
+        selection: The scores on the selection split, whose best weights a checkpoint carries.
+        resume_from: The checkpoint to go on from.
+        rank: Which of several processes this is: they do the same at the same step, and the first writes.
+        company: The ids of the runs in whose company steps were taken, which a checkpoint carries.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        watch: WatchLoss,
+        measure: MeasureCallback,
+        selection: SelectionScores | None,
+        resume_from: Checkpoint | None,
+        rank: Rank | None = None,
+        company: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self.company = company
+        self.folder = folder
+        self.rank = rank
+        self.watch = watch
+        self.measure = measure
+        self.selection = selection
+        self.resume_from = resume_from
+        self._last = time.monotonic()
+        if resume_from is not None:
+            progress = resume_from.progress
+            watch.resumed_at = resume_from.step
+            watch.losses = progress["losses"]
+            watch.curve[:] = [CurvePoint.model_validate_json(point) for point in progress["curve"]]
+            measure.train_seconds = measure.earlier_seconds = progress["train_seconds"]
+            # None where the run goes on, and in what earlier releases wrote.
+            watch.follow.step, watch.follow.ended_by = resume_from.step, progress.get("ended_by")
+            if selection is not None and resume_from.best is not None:
+                selection.best = Best(**progress["best"], weights=resume_from.best)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
+        lr_scheduler: LRScheduler | None = None,
+        **inside: Any,
+    ) -> None:
+        """Put the state of the checkpoint back."""
+        self._last = time.monotonic()
+        if self.resume_from is None:
+            return
+        assert model is not None and optimizer is not None and lr_scheduler is not None
+        self.resume_from.restore(model, optimizer, lr_scheduler)
+        state.global_step = self.resume_from.step
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Write a checkpoint where it is time to, or where the run is asked to stop.
+
+        At the begin of the next step, when the loss of the last has been logged.
+        """
+        stop, due = self._agreed(stop_requested())
+        if stop or due:
+            self._save(state.global_step, self.measure.seconds_so_far(), **inside)
+        if stop:
+            raise Interrupted(f"stopped by {stop} after step {state.global_step}; the same command goes on from there")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Keep what a kill during a long evaluation would lose."""
+        _, due = self._agreed(None)
+        if due:
+            self._save(state.global_step, self.measure.seconds_so_far(), **inside)
+
+    def stop_evaluation(self, model: nn.Module) -> None:
+        """End the evaluation of a trained model where the run is asked to stop; what was learned is kept.
+
+        Raises:
+            Interrupted: If it is.
+        """
+        stop = stop_requested()
+        if self.rank is not None and self.rank.shards:
+            stop, _ = self.rank.agreed(stop)
+        if stop is None:
+            return
+        # Nothing is trained after this step, so nothing of the optimiser is wanted again.
+        optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.0)
+        schedule = LambdaLR(optimizer, lambda step: 1.0)
+        # The clock of training goes on in an evaluation, and never began where a resumed run had nothing left to train.
+        seconds = self.measure.train_seconds
+        self._save(self.watch.follow.step, seconds, model=model, optimizer=optimizer, lr_scheduler=schedule)
+        raise Interrupted(f"stopped by {stop} in the evaluation; the same command goes on from there")
+
+    def _agreed(self, stop: str | None) -> tuple[str | None, bool]:
+        """Whether to stop, and whether it is time for a checkpoint; of several processes all say the same."""
+        due = time.monotonic() - self._last > CHECKPOINT_SECONDS
+        return (stop, due) if self.rank is None else self.rank.agreed(stop, due)
+
+    def _save(
+        self,
+        step: int,
+        train_seconds: float | None,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        **_: Any,
+    ) -> None:
+        writes = self.rank is None or self.rank.first
+        if self.rank is not None and not (writes or self.rank.shards):
+            return
+        best = self.selection.best if self.selection is not None else None
+        progress = {
+            "curve": [point.model_dump_json() for point in self.watch.curve],
+            "losses": self.watch.losses,
+            "train_seconds": train_seconds,
+            "ended_by": self.watch.follow.ended_by,
+            "packed_with": list(self.company()),
+            "best": {"step": best.step, "score": best.score} if best is not None else None,
+        }
+        weights = best.weights if best is not None else None
+        with self.measure.left_out():
+            folder = self.folder if writes else None
+            save_checkpoint(folder, step, model, optimizer, lr_scheduler, progress, best=weights)
+        self._last = time.monotonic()
+
+
+_stop: str | None = None
+
+
+def stop_requested() -> str | None:
+    """The name of the signal that asked this process to stop, or None."""
+    return _stop
+
+
+def request_stop(reason: str | None) -> None:
+    """Ask the run of this process to stop after the step it is in; None takes the request back."""
+    global _stop
+    _stop = reason
+
+
+def stop_on_signals() -> None:
+    """From now on, SIGINT and SIGTERM ask the run of this process to stop after the step it is in."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: request_stop(signal.Signals(number).name))

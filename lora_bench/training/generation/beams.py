@@ -1,0 +1,116 @@
+"""Beam search as the LoRA paper's code does it, many prompts at a time.
+
+At every step each prompt keeps the likeliest continuations of its hypotheses, as many as there are beams. One that ends
+leaves the beam with the score
+
+    (sum of the log probabilities of its tokens) / (number of its tokens) ** length_penalty
+
+and what still runs at the last step counts as ended there. The best score wins. transformers' search is another: it refills
+the beam from twice as many continuations, does not renormalise after an n-gram was forbidden, and stops by a heuristic.
+
+A prompt is done as soon as none of its hypotheses can win any more: a sum of log probabilities only falls, so the sum so
+far at the best length is a bound. That changes no text, and a prompt that is done leaves the batch, its cache included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_bench.records.spec import Decoding
+from lora_bench.training.generation.steps import End, NoRepeat
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    """What `generate(custom_generate=...)` calls; keys, values, positions and masks are kept by transformers.
+
+    Args:
+        decoding: Number of beams, length penalty and length.
+        end: Where a completion ends.
+        no_repeat: What a completion may not say again, or None.
+    """
+
+    decoding: Decoding
+    end: End
+    no_repeat: NoRepeat | None
+
+    def __call__(self, model: Any, input_ids: Tensor, generation_config: Any, **state: Any) -> list[list[int]]:
+        """The tokens of the best completion of each row of *input_ids*, shape (prompts, tokens), padded on the left."""
+        for name in _OF_OTHER_LOOPS & set(state):
+            del state[name]
+        length_penalty, last = self.decoding.length_penalty, self.decoding.max_new_tokens
+        best = _Best(len(input_ids), input_ids.device)
+        prompts = torch.arange(len(input_ids), device=input_ids.device)  # those that are not done
+        completions = input_ids.new_empty(len(prompts), 1, 0)
+        sums = torch.zeros(len(prompts), 1, device=input_ids.device)
+        inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **state)
+        for length in range(1, last + 1):
+            outputs = model(**inputs, return_dict=True)
+            state = model._update_model_kwargs_for_generation(outputs, state)
+            sums, completions, rows = self._extended(sums, completions, outputs.logits[:, -1].float())
+            ended = self.end.reached(completions.flatten(0, 1)).view_as(sums) | (length == last)
+            best.take(prompts, completions, torch.where(ended, sums / length**length_penalty, -torch.inf))
+            sums = sums.masked_fill(ended, -torch.inf)
+            # A sum is at most 0, so the best length for it is the last if the penalty is positive, and else the next.
+            bounds = sums.amax(1) / (last if length_penalty > 0 else length + 1) ** length_penalty
+            going = bounds > best.scores[prompts]
+            if not going.any():
+                break
+            prompts, completions, sums, rows = (part[going] for part in (prompts, completions, sums, rows))
+            _select(state, rows.flatten())
+            inputs = model.prepare_inputs_for_generation(completions[:, :, -1:].flatten(0, 1), **state)
+        return best.completions
+
+    def _extended(self, sums: Tensor, completions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The likeliest continuations of each prompt's hypotheses.
+
+        Args:
+            sums: Of the log probabilities of each hypothesis, shape (prompts, hypotheses).
+            completions: Their tokens, shape (prompts, hypotheses, tokens).
+            logits: Of their next token, shape (prompts * hypotheses, vocabulary).
+
+        Returns:
+            The same two with the next token, shapes (prompts, beams) and (prompts, beams, tokens + 1), and the row of the
+            logits that each of them continues, shape (prompts, beams).
+        """
+        if self.no_repeat is not None:
+            logits = self.no_repeat.forbid(completions.flatten(0, 1), logits)
+        vocabulary = logits.shape[-1]
+        candidates = (logits.log_softmax(-1).view(*sums.shape, vocabulary) + sums[..., None]).flatten(1)
+        sums_now, chosen = candidates.topk(min(self.decoding.beams, candidates.shape[1]))
+        parents, tokens = chosen // vocabulary, chosen % vocabulary
+        prompts = torch.arange(len(sums), device=sums.device)[:, None]
+        extended = torch.cat([completions[prompts, parents], tokens[..., None]], dim=-1)
+        return sums_now, extended, prompts * sums.shape[1] + parents
+
+
+# What generate() hands to transformers' own loops, which have other rules.
+_OF_OTHER_LOOPS = {"logits_processor", "stopping_criteria", "synced_gpus", "streamer", "tokenizer"}
+
+
+class _Best:
+    """The best completion of each prompt so far; none where no sum of log probabilities is a number."""
+
+    def __init__(self, prompts: int, device: torch.device) -> None:
+        self.scores = torch.full((prompts,), -torch.inf, device=device)
+        self.completions: list[list[int]] = [[] for _ in range(prompts)]
+
+    def take(self, prompts: Tensor, completions: Tensor, scores: Tensor) -> None:
+        """Keep what is better, with -inf as the *scores*, shape (prompts, hypotheses), of what has not ended."""
+        highest, place = scores.max(1)
+        for row in (highest > self.scores[prompts]).nonzero().flatten().tolist():
+            self.scores[prompts[row]] = highest[row]
+            self.completions[int(prompts[row])] = completions[row, place[row]].tolist()
+
+
+def _select(state: dict[str, Any], rows: Tensor) -> None:
+    """Continue with these *rows* of the cache, the mask and the positions."""
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            state[name] = value.index_select(0, rows)
+        elif hasattr(value, "reorder_cache"):
+            value.reorder_cache(rows)

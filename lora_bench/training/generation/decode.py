@@ -1,0 +1,208 @@
+"""Texts that a causal model completes its prompts with.
+
+Each distinct prompt is completed once, in batches of prompts of like length, and the size of a batch changes no text: the
+padding of a prompt is on its left, where positions and masks leave it out, and a sample depends on the run's seed and on
+its prompt alone. `transformers`' generate() drives the model, so everything that works there works here: PEFT's methods,
+caches, autocast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig, TemperatureLogitsWarper, TopPLogitsWarper
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.records.spec import Decoding
+from lora_bench.training.generation.beams import BeamSearch
+from lora_bench.training.generation.encode import Example
+from lora_bench.training.generation.steps import Draw, End, NoRepeat, Stop
+from lora_bench.util.failpoints import reach
+from lora_bench.util.heartbeat import beat
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+BATCH_TOKENS = 16_384
+"""Tokens of a batch, over all beams: in float32, the keys and values of so many are 3.2 GB in GPT-2 medium."""
+
+Tokens = tuple[int, ...]
+
+
+def complete(
+    model: nn.Module,
+    prompts: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Decoding,
+    seed: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[str]:
+    """Complete every prompt.
+
+    Args:
+        model: A causal model, adapted or not. Its own generation settings are left out of account.
+        prompts: Their `input_ids`, as `encode_prompts` gives them.
+        tokenizer: Of the model, with an end-of-text token.
+        decoding: How tokens are chosen and where a completion ends.
+        seed: Of sampling.
+        batch_tokens: Most tokens of a batch, over all beams; a prompt that needs more is alone in its batch.
+
+    Returns:
+        A text for each prompt in order, without what ended it and without spaces around it.
+
+    Raises:
+        LoraBenchError: If the decoding both samples and searches.
+        UnsupportedPair: See `check_completes`.
+    """
+    check_completes(model)
+    return _complete(model, prompts, tokenizer, decoding, [seed], batch_tokens, batch_rows=None)[0]
+
+
+def complete_each(
+    model: Any,
+    prompts: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Decoding,
+    seeds: Sequence[int],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    batch_rows: int,
+) -> list[list[str]]:
+    """Have several models complete every prompt, as one model of which each row has the weights of one of them.
+
+    Args:
+        model: Takes `of`, the number of the model whose weights each row has, shape (rows,), beside what a causal model takes.
+        prompts: As for `complete`, as are the tokenizer, the decoding and the tokens of a batch.
+        tokenizer: Of all of them.
+        decoding: For all of them.
+        seeds: Of the sampling of each.
+        batch_tokens: Most tokens of a batch, over all models and beams.
+        batch_rows: Most rows of a batch, over all models and beams.
+
+    Returns:
+        What `complete` gives for each of them.
+    """
+    return _complete(model, prompts, tokenizer, decoding, seeds, batch_tokens, batch_rows)
+
+
+def _complete(
+    model: Any,
+    prompts: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Decoding,
+    seeds: Sequence[int],
+    batch_tokens: int,
+    batch_rows: int | None,
+) -> list[list[str]]:
+    """The texts of each of the models that *model* stands for; itself alone where there is no limit of rows."""
+    if decoding.sample and decoding.beams > 1:
+        raise LoraBenchError(f"decoding samples with {decoding.beams} beams: give beams: 1 or sample: false")
+    device = next(model.parameters()).device
+    end = End(tokenizer, decoding.end, device)
+    texts: list[dict[Tokens, str]] = [{} for _ in seeds]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), _without_own_settings(model):
+        distinct = [tuple(prompt["input_ids"]) for prompt in prompts]
+        most = None if batch_rows is None else batch_rows // (decoding.beams * len(seeds))
+        for batch in _batches(distinct, decoding, batch_tokens // len(seeds), most):
+            reach("run.evaluation")
+            beat()
+            of = torch.arange(len(seeds), device=device).repeat_interleave(len(batch))
+            more = {} if batch_rows is None else {"of": of}
+            each = [seed for seed in seeds for _ in batch]
+            completions = _completions(model, batch * len(seeds), end, decoding, each, more)
+            for index, own in enumerate(texts):
+                part = completions[index * len(batch) : (index + 1) * len(batch)]
+                own.update(zip(batch, map(end.text_of, part), strict=True))
+    model.train(was_training)
+    return [[own[tuple(prompt["input_ids"])] for prompt in prompts] for own in texts]
+
+
+def check_completes(model: Any) -> None:
+    """Refuse a model that does not write texts, which is known before it is trained.
+
+    Raises:
+        UnsupportedPair: If it is no causal model, or has virtual tokens of PEFT's own.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not getattr(base, "can_generate", lambda: False)():
+        raise UnsupportedPair(f"{type(base).__name__} does not write texts: generation needs a causal language model")
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning:
+        # Seen with peft 0.21 and transformers 5.24: with them, generate() continues a prompt in another way than the
+        # forward pass on the same tokens, padded or not.
+        raise UnsupportedPair(
+            f"PEFT's {config.peft_type.value} does not generate what it was trained to: its virtual tokens shift the "
+            "positions; prefix_tuning and prefix_layer of lora_bench do"
+        )
+
+
+def _batches(
+    prompts: Sequence[Tokens], decoding: Decoding, batch_tokens: int, most: int | None
+) -> Iterator[list[Tokens]]:
+    """The distinct prompts by length, the longest first: what does not fit into memory shows at once."""
+    batch: list[Tokens] = []
+    for prompt in sorted(set(prompts), key=lambda prompt: (-len(prompt), prompt)):
+        longest = len((batch or [prompt])[0]) + decoding.max_new_tokens
+        full = (len(batch) + 1) * decoding.beams * longest > batch_tokens or (most is not None and len(batch) >= most)
+        if full and batch:
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
+
+
+def _completions(
+    model: Any, prompts: list[Tokens], end: End, decoding: Decoding, seeds: Sequence[int], more: dict[str, Tensor]
+) -> list[list[int]]:
+    """The tokens that each prompt of one batch is completed with; what follows an end of text means nothing."""
+    inputs = _left_padded(prompts, end.token, next(model.parameters()).device) | more
+    width = inputs["input_ids"].shape[1]
+    no_repeat = NoRepeat(decoding.no_repeat_ngram, width) if decoding.no_repeat_ngram else None
+    settings = GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        do_sample=False,  # ours draws: see `Draw`
+        use_cache=True,
+        eos_token_id=end.token,
+        pad_token_id=end.token,
+    )
+    if decoding.beams > 1:
+        search = BeamSearch(decoding, end, no_repeat)
+        found: list[list[int]] = model.generate(**inputs, generation_config=settings, custom_generate=search)
+        return found
+    rules: list[Any] = [no_repeat] if no_repeat is not None else []
+    if decoding.sample:
+        rules.append(TemperatureLogitsWarper(decoding.temperature))
+        rules += [TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1 else []
+        rules.append(Draw(seeds, prompts, width))
+    stop = [Stop(end, width)]
+    rows = model.generate(**inputs, generation_config=settings, logits_processor=rules, stopping_criteria=stop)
+    written: list[list[int]] = rows[:, width:].tolist()
+    return written
+
+
+def _left_padded(prompts: Sequence[Tokens], filler: int, device: torch.device) -> dict[str, Tensor]:
+    """The prompts and their mask, each of shape (prompts, longest)."""
+    longest = max(len(prompt) for prompt in prompts)
+    rows = [[filler] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return {"input_ids": torch.tensor(rows, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+@contextlib.contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """Take no setting from the checkpoint's generation_config.json, which no run spec knows."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = base.generation_config
+    base.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        base.generation_config = own

@@ -1,0 +1,189 @@
+"""Dropout masks as a pure function of (seed, step, site, place in the tensor).
+
+torch draws masks one after another from one stream, so that what a row loses depends on all that was drawn before it, on how
+far its batch is padded, and on the device. Here a mask is a hash of where it is: a run has the same masks alone, in the company
+of others, after a resumption, and on every device. The sites of a step are numbered in the order in which the model comes by
+them; a place is the index of an element along each dimension, so padding on the right changes nothing before it.
+
+The hash is a multiply-xorshift finaliser of 32 bits (https://github.com/skeeto/hash-prospector), twice, with half of the key
+before each.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from lora_bench.util.seeding import seed_for
+
+# One for each dimension, counted from the last, and one for the sites: odd, and no small multiples of each other.
+_STRIDES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D)
+_SITE = 0x632BE5AB
+
+_LOW = 0x9E3779B97F4A7C15  # keeps the two halves of a key apart where a seed is small
+
+
+def key_of(seed: int, step: int) -> tuple[int, int]:
+    """The key of a step's masks: two numbers of 32 bits, signed."""
+    whole = seed_for("masks", seed, step) ^ _LOW
+    return _signed(whole), _signed(whole >> 32)
+
+
+def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float, first_row: int = 0) -> Tensor:
+    """Which elements a dropout keeps.
+
+    Args:
+        key: Shape (2,), int32, of `key_of`.
+        site: Number of the dropout in its step.
+        shape: Of the tensor, of at most six dimensions.
+        probability: That an element is lost, in [0, 1).
+        first_row: The place of the first along the first dimension.
+
+    Returns:
+        Shape *shape*, bool.
+    """
+    place = torch.zeros((), dtype=torch.int32, device=key.device)
+    for back, length in enumerate(reversed(shape)):
+        first = first_row if back == len(shape) - 1 else 0
+        along = torch.arange(first, first + length, dtype=torch.int32, device=key.device) * _signed(_STRIDES[back])
+        place = place + along.view(length, *[1] * back)
+    mixed = place ^ (key[0] + _signed(site * _SITE))
+    _mix(mixed)
+    _mix(mixed.add_(key[1]))
+    return mixed >= int(probability * 2**32) - 2**31
+
+
+def _mix(x: Tensor) -> None:
+    """Mix the bits of each number, in place: on a CPU it is memory that takes the time."""
+    for shift, low, factor in ((16, 0xFFFF, 0x7FEB352D), (15, 0x1FFFF, _signed(0x846CA68B)), (16, 0xFFFF, 1)):
+        x.bitwise_xor_((x >> shift).bitwise_and_(low))
+        if factor != 1:
+            x.mul_(factor)
+
+
+def _signed(number: int) -> int:
+    """The low 32 bits as a signed number, which is what torch's int32 holds; its products wrap."""
+    low = number & 0xFFFFFFFF
+    return low - 2**32 if low >= 2**31 else low
+
+
+class KeyedMasks(TorchFunctionMode):
+    """Within it, every dropout of a model in training takes its mask from the key.
+
+    Args:
+        key: Shape (2,), int32.
+        site: Number of the first dropout: those of an accumulated batch's parts go on from one another.
+        share: The first row and the number of rows, where the model has a share of a batch at hand. What has another length
+            along its first dimension is no row's.
+    """
+
+    def __init__(self, key: Tensor, site: int = 0, share: tuple[int, int] = (0, 0)) -> None:
+        super().__init__()
+        self.key = key
+        self.site = site
+        self.share = share
+
+    def drop(self, x: Tensor, probability: float) -> Tensor:
+        """*x* with some elements set to 0 and the others scaled up, so that its expectation stays."""
+        first_row, rows = self.share
+        kept = keep_mask(self.key, self.site, x.shape, probability, first_row if x.shape[0] == rows else 0)
+        self.site += 1
+        return x * kept.to(x.dtype).div_(1 - probability)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func is F.dropout:
+            return self._dropout(*args, **given)
+        if func is F.scaled_dot_product_attention:
+            return self._attention(func, *args, **given)
+        if func in _OTHERS:
+            raise NotImplementedError(f"{func.__name__} has no keyed masks")
+        return func(*args, **given)
+
+    def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or p == 0:
+            return input
+        dropped = self.drop(input, p)
+        return input.copy_(dropped) if inplace else dropped
+
+    def _attention(
+        self,
+        func: Callable[..., Tensor],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Attention written out where it has a dropout: a fused kernel draws its masks itself."""
+        if not dropout_p:
+            return func(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
+        if enable_gqa:
+            key, value = (one.repeat_interleave(query.shape[-3] // one.shape[-3], -3) for one in (key, value))
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        return self.drop(scores.softmax(-1), dropout_p) @ value
+
+
+_OTHERS = (
+    F.alpha_dropout, F.feature_alpha_dropout, F.dropout1d, F.dropout2d, F.dropout3d, torch.dropout, torch.dropout_,
+    torch.feature_dropout, torch.native_dropout,
+)  # fmt: skip
+
+
+class StepMasks:
+    """Keyed masks of one model that is trained alone.
+
+    Args:
+        seed: Of the run.
+    """
+
+    share: tuple[int, int]
+    """As `KeyedMasks` has it, of the batch that comes next."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.share = (0, 0)
+        self._key = key_of(seed, 0)
+        self._site = 0
+
+    def begin(self, step: int) -> None:
+        """The step after so many others begins."""
+        self._key, self._site = key_of(self.seed, step), 0
+
+    @contextmanager
+    def drawn(self, device: torch.device) -> Iterator[None]:
+        """Within this block a part of the step's batch goes through the model."""
+        with KeyedMasks(torch.tensor(self._key, dtype=torch.int32, device=device), self._site, self.share) as masks:
+            yield
+        self._site = masks.site
+
+
+def with_keyed_masks(model: nn.Module, masks: StepMasks) -> None:
+    """Have *model* take its masks from *masks* whenever it is called."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def masked(*args: Any, **kwargs: Any) -> Any:
+        device = next(model.parameters()).device
+        with masks.drawn(device):
+            return forward(*args, **kwargs)
+
+    model.forward = masked

@@ -1,0 +1,1 @@
+"""What a step and a run cost: FLOPs, bytes, seconds, tokens."""

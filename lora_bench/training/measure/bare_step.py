@@ -1,0 +1,263 @@
+"""A training step with fixed shapes, and how long its parts take.
+
+The loop is bare: no Trainer, no data loading, no logging. So a step is what a method costs, and nothing that a harness adds;
+what the Trainer adds is alike for all methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lora_bench.records.probe_record import StepSpeed
+from lora_bench.records.spec import Precision
+
+LEARNING_RATE = 1e-5
+MAX_GRAD_NORM = 1.0
+# A share of the wall time is measured over so many profiled steps.
+PROFILED_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Window:
+    """How long something is repeated.
+
+    Args:
+        at_least: Repeats that are always made.
+        enough: Repeats after which it ends.
+        seconds: Seconds after which it ends.
+        both: Whether it takes both to end it, or either.
+    """
+
+    at_least: int
+    enough: int
+    seconds: float
+    both: bool = False
+
+    def is_over(self, repeats: int, seconds: float) -> bool:
+        """Whether to stop after so many repeats in so many seconds."""
+        reached = (repeats >= self.enough, seconds >= self.seconds)
+        return repeats >= self.at_least and (all(reached) if self.both else any(reached))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How long a probe's process warms up, times steps, and times forward passes."""
+
+    warmup: Window
+    timed: Window
+    passes: Window
+
+
+# Short enough for a laptop, and long enough for the median of a step.
+CPU_WINDOWS = Windows(warmup=Window(2, 2, 0.0, both=True), timed=Window(5, 50, 10.0), passes=Window(3, 50, 2.0))
+# A device needs seconds to reach its clock, and small steps vary more.
+CUDA_WINDOWS = Windows(warmup=Window(20, 20, 3.0, both=True), timed=Window(5, 100, 20.0), passes=Window(20, 100, 5.0))
+
+
+def windows_for(device: torch.device, seconds: float | None = None) -> Windows:
+    """How long to measure on a device.
+
+    Args:
+        device: What trains.
+        seconds: After which timing ends, in place of the device's own; forward passes are never given more time than steps.
+    """
+    windows = CUDA_WINDOWS if device.type == "cuda" else CPU_WINDOWS
+    if seconds is None:
+        return windows
+    passes = replace(windows.passes, seconds=min(seconds, windows.passes.seconds))
+    return replace(windows, timed=replace(windows.timed, seconds=seconds), passes=passes)
+
+
+class TrainingStep:
+    """The parts of one optimiser step of a model on one batch.
+
+    Args:
+        model: In training mode from here on.
+        batch: What its forward pass takes, labels among it.
+        precision: "float32", or "bfloat16" by autocast.
+    """
+
+    def __init__(self, model: nn.Module, batch: dict[str, Tensor], precision: Precision) -> None:
+        self.model = model.train()
+        self.batch = batch
+        self.precision = precision
+        self.trained = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=LEARNING_RATE, fused=True)
+
+    def forward(self) -> Tensor:
+        """The loss."""
+        device = next(iter(self.batch.values())).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            loss: Tensor = self.model(**self.batch).loss
+        return loss
+
+    def update(self) -> None:
+        """Clip the gradients, change the weights, and let the gradients go."""
+        nn.utils.clip_grad_norm_(self.trained, MAX_GRAD_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def whole(self) -> None:
+        """One step."""
+        self.forward().backward()
+        self.update()
+
+
+class _Marks:
+    """Points in time on a device, taken without making Python wait for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.points: list[Any] = []
+
+    def take(self) -> None:
+        """Note the time at which the device gets to here."""
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.points.append(event)
+        else:
+            self.points.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """Seconds between each point and the next, once the device has got to the last."""
+        pairs = itertools.pairwise(self.points)
+        if not self.cuda:
+            return [later - earlier for earlier, later in pairs]
+        torch.cuda.synchronize()
+        return [earlier.elapsed_time(later) / 1000 for earlier, later in pairs]
+
+
+def repeat(do: Callable[[], None], window: Window) -> int:
+    """Do something until a window is over; how often it was done."""
+    began, repeats = time.perf_counter(), 0
+    while not window.is_over(repeats, time.perf_counter() - began):
+        do()
+        repeats += 1
+    return repeats
+
+
+def time_passes(do: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, its work on the device included."""
+    _wait_for(device)
+    began = time.perf_counter()
+    do()
+    _wait_for(device)
+    return time.perf_counter() - began
+
+
+def step_speed(
+    step: TrainingStep,
+    device: torch.device,
+    windows: Windows,
+    meanwhile: contextlib.AbstractContextManager[object] | None = None,
+) -> StepSpeed:
+    """Warm up, then time steps and their parts.
+
+    A step lasts from its begin to that of the next, so the time in which the device waits for Python is in it.
+
+    Args:
+        step: What is timed.
+        device: Where it is.
+        windows: How long.
+        meanwhile: Entered when the first timed step begins, and left when the device is done with the last.
+    """
+    warmup = repeat(step.whole, windows.warmup)
+    _wait_for(device)
+    marks = _Marks(device)
+
+    def marked() -> None:
+        marks.take()
+        loss = step.forward()
+        marks.take()
+        loss.backward()
+        del loss
+        marks.take()
+        step.update()
+
+    with _no_collection(), meanwhile or contextlib.nullcontext():
+        timed = repeat(marked, windows.timed)
+        marks.take()
+        seconds = marks.seconds()
+    parts = [seconds[part::3] for part in range(3)]
+    steps = [sum(parts) for parts in zip(*parts, strict=True)]
+    rows, length = step.batch["input_ids"].shape
+    median = statistics.median(steps)
+    return StepSpeed(
+        batch_size=rows,
+        warmup_steps=warmup,
+        timed_steps=timed,
+        step_seconds_median=median,
+        step_seconds_p90=quantile(steps, 0.9),
+        forward_seconds=statistics.median(parts[0]),
+        backward_seconds=statistics.median(parts[1]),
+        optimizer_seconds=statistics.median(parts[2]),
+        examples_per_second=rows * timed / sum(steps),
+        real_tokens_per_second=rows * length * timed / sum(steps),
+        host_bound_share=_host_bound_share(step, median) if device.type == "cuda" else None,
+    )
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The smallest value that at least *share* of the values do not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _host_bound_share(step: TrainingStep, step_seconds: float) -> float:
+    """Share of a step in which no kernel ran: one less the profiled kernels' time over the unprofiled step's.
+
+    A profiled step is slower on the host, and its kernels are not, so kernels are held against the step as it was timed.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(PROFILED_STEPS):
+            step.whole()
+        torch.cuda.synchronize()
+    # A named range, such as the optimiser's step, is on the device's timeline too: it is no kernel, and spans the gaps.
+    kernels = [
+        (event.time_range.start, event.time_range.end)
+        for event in profiled.events() or ()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
+    ]
+    busy = covered(kernels) / 1e6 / PROFILED_STEPS
+    return min(1.0, max(0.0, 1.0 - busy / step_seconds))
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """Length of the union of spans: kernels on several streams may overlap."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Within this block Python's collector does not run: it would fall on some steps and not on others."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

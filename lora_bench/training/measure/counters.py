@@ -1,0 +1,141 @@
+"""What a model and a process come to: numbers of weights, and peaks of memory.
+
+Memory is a peak: on a CUDA device of what the allocator handed out, on a CPU of the resident set of the process. What the
+system does not tell is None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from lora_bench.records.record import CountedParameters
+
+
+def count_parameters(model: nn.Module, *, head: list[str], total: int) -> CountedParameters:
+    """Count the weights of an adapted model.
+
+    Args:
+        model: The model after the method was applied.
+        head: Names of the head's modules in the base model.
+        total: Weights of the base model with its head, counted before the method was applied.
+    """
+    trained = {name: weight.numel() for name, weight in model.named_parameters() if weight.requires_grad}
+    in_head = sum(count for name, count in trained.items() if is_in(name, head))
+    everything = sum(trained.values())
+    return CountedParameters(
+        total=total,
+        adapter=everything - in_head,
+        head=in_head,
+        trained=everything,
+        stored=stored_weights(model) if isinstance(model, PeftModel) else everything,
+    )
+
+
+def stored_weights(model: PeftModel) -> int:
+    """Weights in the files that `save_pretrained` writes.
+
+    Not what is trained: a reparameterised prefix is folded into less, and VeRA's frozen projections are saved too.
+    """
+    count = 0
+    for name, config in model.peft_config.items():
+        # PEFT would look this name up on the hub, to see whether the vocabulary was extended, which no run does.
+        base_model, config.base_model_name_or_path = config.base_model_name_or_path, None
+        try:
+            with _LeaveOnMeta():
+                saved = get_peft_model_state_dict(model, adapter_name=name)
+        finally:
+            config.base_model_name_or_path = base_model
+        count += sum(weight.numel() for weight in saved.values())
+    return count
+
+
+class _LeaveOnMeta(TorchFunctionMode):
+    """Leaves on the meta device what PEFT would bring to the CPU: prompts have shapes there, and no numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.cpu and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def is_in(name: str, head: list[str]) -> bool:
+    """Whether a weight of an adapted model belongs to the head.
+
+    PEFT puts its own names around the base model's: `base_model.model.classifier.modules_to_save.default.dense.weight`.
+    """
+    dotted = f".{name}"
+    return any(f".{module}." in dotted for module in head)
+
+
+class PeakMemory:
+    """The peak of memory since it was last asked, on the device that trains."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.kind: Literal["allocated", "resident"] = "allocated" if device.type == "cuda" else "resident"
+
+    def now(self) -> int | None:
+        """Bytes held at this moment."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.memory_allocated(self.device))
+        return _status_bytes("VmRSS")
+
+    def take(self) -> int | None:
+        """The peak in bytes since the last call, or None where the system does not tell."""
+        if self.device.type == "cuda":
+            # The allocator counts on the host, when memory is handed out: there is no need to wait for the device.
+            peak: int | None = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return peak
+        peak = _status_bytes("VmHWM")
+        try:
+            # Linux sets the peak of the resident set back to its present size.
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return None
+        return peak
+
+
+def return_freed_memory() -> None:
+    """Give what earlier runs of this process freed back to the system, lest a peak hide in it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status_bytes(key: str) -> int | None:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    line = next((line for line in status.splitlines() if line.startswith(f"{key}:")), None)
+    return int(line.split()[1]) * 1024 if line else None
+
+
+def a_model_is_there() -> bool:
+    """Whether this process has loaded or made a model already."""
+    gc.unfreeze()  # what a run of this process has set aside is none of the objects that are looked at
+    # By type and not by isinstance: some objects answer for another, and load it when they are asked.
+    return any(
+        issubclass(type(one), nn.Module) and next(one.parameters(), None) is not None for one in gc.get_objects()
+    )
+
+
+def allocated_beside(model: nn.Module, device: torch.device) -> int:
+    """Bytes that a CUDA device's allocator has handed out for anything but *model*."""
+    storages = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers()) if one.is_cuda}
+    # Asked of the allocator: a block may be up to a MiB larger than the tensor in it.
+    segments = [segment for segment in torch.cuda.memory_snapshot() if segment["device"] == (device.index or 0)]
+    blocks = [block for segment in segments for block in segment["blocks"] if block["state"] == "active_allocated"]
+    return int(sum(block["size"] for block in blocks if block["address"] not in storages))

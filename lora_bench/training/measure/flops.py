@@ -1,0 +1,136 @@
+"""FLOPs of the training steps of a run, counted and not estimated.
+
+A step is done on fake tensors of each padded shape, and the operations of its matrix products are added up, forward and
+backward. Attention is counted as the matrix products that it is, whatever kernel computes it. A run has as many shapes as its
+batches have lengths; in between, a count is interpolated where five counts lie on one parabola: at a given batch size a step
+consists of parts that do not depend on the length, parts that grow with it, and attention, which grows with its square.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from importlib.metadata import version
+from typing import Any
+
+from lora_bench.errors import UnsupportedPair
+from lora_bench.methods import Method
+from lora_bench.metrics import Kind
+from lora_bench.models.loading import load_model
+from lora_bench.models.registry import BaseModel
+from lora_bench.records.spec import content_hash
+from lora_bench.util.paths import cache_folder
+from lora_bench.util.sealed_json import keep, kept
+from lora_bench.version import __version__
+
+Example = Mapping[str, Any]
+
+
+def batch_flops(
+    count: Callable[[int, int], int], examples: Sequence[Example], batch_size: int, accumulation: int
+) -> Callable[[Sequence[Example]], int]:
+    """What a batch of examples takes, as a function.
+
+    Args:
+        count: FLOPs for a batch of so many rows, padded to so many tokens.
+        examples: All that batches are made of, each of its own length.
+        batch_size: Examples of a full batch.
+        accumulation: In how many parts, each padded to its own longest example, a batch is taken.
+    """
+    part = batch_size // accumulation
+    lengths = sorted({len(example["input_ids"]) for example in examples})
+    full = at_lengths(lambda length: count(part, length), lengths)
+
+    def of_part(rows: Sequence[Example]) -> int:
+        longest = max(len(row["input_ids"]) for row in rows)
+        return full[longest] if len(rows) == part else count(len(rows), longest)
+
+    return lambda batch: sum(of_part(batch[start : start + part]) for start in range(0, len(batch), part))
+
+
+def at_lengths(count: Callable[[int], int], lengths: Sequence[int]) -> dict[int, int]:
+    """A count at each of *lengths*, in rising order; interpolated where five counts lie on one parabola.
+
+    Where a part of a model ends to grow (DeBERTa's relative positions), two parabolas meet. One through three counts does not
+    hold on both sides of the place, so the other two miss it, and each half is looked at on its own.
+    """
+    count = functools.cache(count)
+    last = len(lengths) - 1
+    if last < 5:
+        return {length: count(length) for length in lengths}
+    seen = [lengths[quarter * last // 4] for quarter in range(5)]
+    parabola = _parabola([(length, count(length)) for length in seen[::2]])
+    if all(parabola(length) == count(length) for length in seen[1::2]):
+        values = {length: parabola(length) for length in lengths}
+        if all(value.denominator == 1 for value in values.values()):
+            return {length: int(value) for length, value in values.items()}
+    middle = last // 2
+    return {**at_lengths(count, lengths[: middle + 1]), **at_lengths(count, lengths[middle:])}
+
+
+def _parabola(points: Sequence[tuple[int, int]]) -> Callable[[int], Fraction]:
+    """The polynomial of the second degree through three points, in exact arithmetic."""
+
+    def at(x: int) -> Fraction:
+        total = Fraction(0)
+        for index, (own, value) in enumerate(points):
+            others = [other for place, (other, _) in enumerate(points) if place != index]
+            total += value * Fraction((x - others[0]) * (x - others[1]), (own - others[0]) * (own - others[1]))
+        return total
+
+    return at
+
+
+def step_flops(base_model: BaseModel, method: Method, *, kind: Kind, labels: int, rows: int, length: int) -> int:
+    """FLOPs of the forward and backward passes of a batch, from its shape alone; kept in the cache.
+
+    Args:
+        base_model: Its configuration is read, and no weight.
+        method: With its size.
+        kind: What the model is made for.
+        labels: Number of classes.
+        rows: Examples of the batch.
+        length: Tokens that each is padded to.
+
+    Raises:
+        UnsupportedPair: If the method cannot adapt the base model, or what it computes depends on its numbers.
+    """
+    asked = {
+        "model": base_model.sha256, "method": method.name, "options": method.model_dump(), "kind": kind, "labels": labels,
+        "rows": rows, "length": length,
+        "versions": [__version__, version("transformers"), version("peft"), version("torch")],
+    }  # fmt: skip
+    path = cache_folder("flops") / f"{content_hash(asked)}.json"
+    # A method of somebody else's may change under the same versions.
+    is_kept = type(method).__module__.startswith("lora_bench.")
+    found = kept(path) if is_kept else None
+    if found is not None:
+        return int(found["flops"])
+    flops = _counted(base_model, method, kind, labels, rows, length)
+    if is_kept:
+        keep(path, {"flops": flops})
+    return flops
+
+
+def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, rows: int, length: int) -> int:
+    from lora_bench.training.measure.step_bytes import predict_step
+
+    # A fused kernel hides its matrix products from the counter.
+    model, head = load_model(base_model, kind=kind, labels=labels, attention="eager", on_meta=True)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = 0
+    shape = (rows, length)
+    target: tuple[int, ...] = shape if kind == "generation" else shape[:1]
+    try:
+        _, flops = predict_step(
+            method.apply(model, head=head),
+            {"input_ids": shape, "attention_mask": shape, "labels": target},
+            "float32",
+            fused_attention=False,
+            real=("labels",) if kind == "regression" else (),
+        )
+    except RuntimeError as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UnsupportedPair(f"the FLOPs of a step cannot be counted from shapes: {reason}") from error
+    return flops.step

@@ -1,0 +1,343 @@
+"""How much training cost, inside a `transformers.Trainer`: seconds of steps, and peaks of memory for each phase.
+
+`MeasureCallback` is the measuring core. The harness has it in its runs, and
+`lora_bench.plugin.benchmark_callback.BenchmarkCallback` makes records of other people's runs with it.
+
+A step is timed from its begin to its end, after a warm-up, so loading, evaluating and saving are not in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lora_bench.records.record import Memory, Speed
+from lora_bench.training.measure.counters import PeakMemory, return_freed_memory
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+Phase = Literal["load", "first_step", "steady", "evaluation", "save"]
+
+# The first steps pay for lazy allocation and the first use of each kernel.
+WARMUP_STEPS = 3
+
+# Steps whose CUDA events are kept before those that the device is through with are read.
+EVENTS_KEPT = 256
+
+
+class StepClock:
+    """Seconds of steps, without making a CUDA device wait.
+
+    On CUDA an event is put into the stream at both ends of a step, and the device notes when it comes by: what is between
+    two of them is the step as the device lived it, its waiting for the host included. To synchronise there would keep the
+    host from running ahead, which is a cost of its own: in short steps more than the measurement may cost. On a CPU the
+    host's clock says it all; any other device is waited for.
+
+    Args:
+        device: What trains.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds = array("d")
+        # Events of steps that the device may not be through with.
+        self._under_way: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._event: torch.cuda.Event | None = None
+        self._began = 0.0
+
+    def __len__(self) -> int:
+        return len(self._seconds) + len(self._under_way)
+
+    def begin(self) -> None:
+        """A step begins."""
+        if self._device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record()
+        else:
+            self._wait()
+            self._began = time.perf_counter()
+
+    def end(self) -> None:
+        """The step is done."""
+        if self._event is None:
+            self._wait()
+            self._seconds.append(time.perf_counter() - self._began)
+            return
+        end = torch.cuda.Event(enable_timing=True)
+        end.record()
+        self._under_way.append((self._event, end))
+        if len(self._under_way) >= EVENTS_KEPT and self._under_way[EVENTS_KEPT // 2][1].query():
+            self._read(EVENTS_KEPT // 2)
+
+    def seconds(self) -> array[float]:
+        """Of each step so far, the first step first."""
+        if self._under_way:
+            torch.cuda.synchronize(self._device)
+            self._read(len(self._under_way))
+        return self._seconds
+
+    def _read(self, count: int) -> None:
+        self._seconds.extend(begin.elapsed_time(end) / 1000 for begin, end in self._under_way[:count])
+        del self._under_way[:count]
+
+    def _wait(self) -> None:
+        if self._device.type not in ("cpu", "cuda"):
+            torch.accelerator.synchronize(self._device)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Examples, and real tokens in them (without padding), where they can be counted."""
+
+    examples: int | None
+    tokens: int | None
+
+
+class MeasureCallback(TrainerCallback):
+    """Times steps and takes memory peaks inside a `transformers.Trainer`.
+
+    Evaluations and checkpoints of the Trainer are phases of their own and no part of training: their begin is read off the
+    Trainer's control, which says after a step what comes next.
+
+    Args:
+        exclusive: Whether nothing else runs on the device or machine meanwhile, or None where nobody knows.
+        warmup_steps: Steps that are not timed.
+    """
+
+    def __init__(self, *, exclusive: bool | None = True, warmup_steps: int = WARMUP_STEPS) -> None:
+        self.exclusive = exclusive
+        self.warmup_steps = warmup_steps
+        self.train_seconds: float | None = 0.0
+        self.earlier_seconds = 0.0
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Forget what was measured."""
+        self.peaks: dict[Phase, int | None] = {}
+        self.start_bytes: int | None = None
+        self.optimizer_bytes: int | None = None
+        self.clock = StepClock(torch.device("cpu"))
+        self.first_step: int | None = None
+        self._memory: PeakMemory | None = None
+        self._in_training = False
+        self._train_began = 0.0
+        self._last_step_ended = 0.0
+
+    def begin(self, device: torch.device) -> None:
+        """Begin to measure, before the base model is loaded."""
+        return_freed_memory()
+        self._memory = PeakMemory(device)
+        self._memory.take()
+        self.start_bytes = self._memory.now()
+
+    @contextlib.contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Within this block nothing counts as training: neither its time nor its memory."""
+        self.take("steady")
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._train_began += time.perf_counter() - began
+            if self._memory is not None:
+                self._memory.take()
+
+    def take(self, phase: Phase) -> None:
+        """Note the peak since the last one was taken as that of *phase*, where it is the highest of that phase."""
+        if self._memory is None:
+            return
+        peak, before = self._memory.take(), self.peaks.get(phase)
+        self.peaks[phase] = peak if before is None else before if peak is None else max(before, peak)
+
+    def seconds_so_far(self) -> float:
+        """Seconds of training until now, with those of the run that this one goes on from."""
+        return self.earlier_seconds + time.perf_counter() - self._train_began
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Start the clock of training."""
+        if self._memory is None:
+            self.begin(args.device)
+        self.take("load")
+        self.clock = StepClock(args.device)
+        self._train_began = self._last_step_ended = time.perf_counter()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Start the clock of a step."""
+        if not self._in_training:
+            if self._memory is not None:
+                self._memory.take()
+            self._in_training = True
+        self.clock.begin()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Optimizer | None = None,
+        **inside: Any,
+    ) -> None:
+        """Stop the clock of a step, and training where something else comes next."""
+        self.clock.end()
+        self._last_step_ended = time.perf_counter()
+        if self.first_step is None:
+            self.first_step = state.global_step
+            self.take("first_step")
+            # The states exist from the first step on.
+            self.optimizer_bytes = _state_bytes(optimizer) if optimizer is not None else None
+        self._pause(control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Stop training where an evaluation or a checkpoint comes next."""
+        self._pause(control)
+
+    def _pause(self, control: TrainerControl) -> None:
+        if self._in_training and (control.should_evaluate or control.should_save):
+            if len(self.clock) > 1:
+                self.take("steady")
+            self._in_training = False
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+        """An evaluation is over."""
+        self._left("evaluation")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
+        """A checkpoint is written."""
+        self._left("save")
+
+    def _left(self, phase: Phase) -> None:
+        """Leave out what was done since the last step.
+
+        Where another callback asked for it after `_pause`, its peak cannot be told from that of the steps before, and is
+        that of *phase*: an evaluation never sets the peak of training.
+        """
+        self.take(phase)
+        self._in_training = False
+        now = time.perf_counter()
+        self._train_began += now - self._last_step_ended
+        self._last_step_ended = now
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
+    ) -> None:
+        """Stop the clock of training."""
+        self.train_seconds = self.seconds_so_far()
+        self.take("steady")
+
+    def memory(self, model: nn.Module | None) -> Memory:
+        """The peaks of each phase, and the exact static part where *model* is there to be looked at."""
+        kind = self._memory.kind if self._memory is not None else "resident"
+        weights = None if model is None else [*model.parameters()]
+        return Memory(
+            kind=kind,
+            exclusive=self.exclusive,
+            start_bytes=self.start_bytes,
+            load_bytes=self.peaks.get("load"),
+            first_step_bytes=self.peaks.get("first_step"),
+            steady_bytes=self.peaks.get("steady") if len(self.clock) > 1 else None,
+            evaluation_bytes=self.peaks.get("evaluation"),
+            save_bytes=self.peaks.get("save"),
+            weight_bytes=None if weights is None else sum(map(_bytes, weights)),
+            gradient_bytes=None if weights is None else sum(_bytes(one) for one in weights if one.requires_grad),
+            optimizer_bytes=self.optimizer_bytes,
+        )
+
+    def speed_of_batches(
+        self,
+        *,
+        step_examples: list[int],
+        step_tokens: list[int],
+        load_seconds: float,
+        evaluation_seconds: float | None,
+        train_flops: int | None = None,
+    ) -> Speed:
+        """How fast the steps of a run were whose batches are known.
+
+        Args:
+            step_examples: Examples of each step, the first step first.
+            step_tokens: Real tokens of each step, without padding.
+            load_seconds: Time to load the base model and apply the method.
+            evaluation_seconds: Time to score, or None where nothing was scored.
+            train_flops: FLOPs of all steps, where they were counted.
+        """
+        first = (self.first_step or 1) + self.warmup_steps - 1
+        timed = slice(first, first + max(0, len(self.clock) - self.warmup_steps))
+        return self.speed(
+            done=Work(sum(step_examples), sum(step_tokens)),
+            timed=Work(sum(step_examples[timed]), sum(step_tokens[timed])),
+            steps=len(step_examples),
+            load_seconds=load_seconds,
+            evaluation_seconds=evaluation_seconds,
+        ).model_copy(update={"train_flops": train_flops})
+
+    def speed(
+        self, *, done: Work, timed: Work, steps: int, load_seconds: float | None, evaluation_seconds: float | None
+    ) -> Speed:
+        """How fast the steps were.
+
+        Args:
+            done: In all steps.
+            timed: In the steps after the warm-up.
+            steps: Optimiser steps done.
+            load_seconds: Time to load the base model and apply the method, or None where it is not known.
+            evaluation_seconds: Time to score, or None where nothing was scored.
+        """
+        seconds = list(self.clock.seconds()[self.warmup_steps :])
+        whole = sum(seconds)
+
+        def rate(amount: int | None) -> float | None:
+            return amount / whole if amount is not None and whole else None
+
+        return Speed(
+            exclusive=self.exclusive,
+            warmup_steps=min(self.warmup_steps, len(self.clock)),
+            timed_steps=len(seconds),
+            step_seconds_median=statistics.median(seconds) if seconds else None,
+            step_seconds_p90=_quantile(seconds, 0.9),
+            examples_per_second=rate(timed.examples),
+            real_tokens_per_second=rate(timed.tokens),
+            train_real_tokens=done.tokens,
+            train_seconds=self.train_seconds,
+            evaluation_seconds=evaluation_seconds,
+            load_seconds=load_seconds,
+            train_steps=steps,
+            train_examples=done.examples,
+        )
+
+
+def _bytes(weight: nn.Parameter) -> int:
+    return int(weight.numel() * weight.element_size())
+
+
+def _state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of the optimiser's state tensors."""
+    return sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+
+
+def _quantile(values: list[float], share: float) -> float | None:
+    """The smallest value that at least *share* of the values do not exceed."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]

@@ -1,0 +1,125 @@
+"""Whether a training step fits a card, before any weight is loaded.
+
+The step is done on fake tensors, which have shapes and no numbers: what it holds at its peak is counted and not
+estimated (see `lora_bench.training.measure.step_bytes`). Beside that a process needs room for the CUDA context and for
+the allocator's gaps.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+
+from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.methods import Method
+from lora_bench.metrics import Kind
+from lora_bench.models.loading import load_model
+from lora_bench.models.registry import BaseModel
+from lora_bench.records.probe_record import StepBytes
+from lora_bench.records.spec import Precision, content_hash
+from lora_bench.util.paths import cache_folder
+from lora_bench.util.sealed_json import keep, kept_as
+from lora_bench.version import __version__
+
+# Memory of well-known cards, in GB as their makers print it: 2**30 bytes each.
+CARDS = {
+    "T4 16GB": 16,
+    "V100 16GB": 16,
+    "V100 32GB": 32,
+    "RTX 3090 24GB": 24,
+    "RTX 4090 24GB": 24,
+    "RTX 5090 32GB": 32,
+    "RTX 8000 48GB": 48,
+    "L4 24GB": 24,
+    "A10 24GB": 24,
+    "L40S 48GB": 48,
+    "A100 40GB": 40,
+    "A100 80GB": 80,
+    "H100 80GB": 80,
+    "H200 141GB": 141,
+    "B200 180GB": 180,
+}
+
+# The context of a process with its kernels loaded, and the share of the allocator's memory that lies in gaps.
+CONTEXT_BYTES = 700 * 2**20
+GAPS = 0.05
+
+
+def card_bytes(name: str) -> int:
+    """The memory of a card: a known one, or any by its size, such as "24GB" or "my card 24 GB".
+
+    Raises:
+        LoraBenchError: If the name is not known and gives no size.
+    """
+    known = {card.lower(): size for card, size in CARDS.items()}
+    size = known.get(name.strip().lower())
+    if size is None:
+        given = re.search(r"(\d+)\s*GB\b", name, re.IGNORECASE)
+        if given is None:
+            raise LoraBenchError(
+                f"unknown device {name!r}{did_you_mean(name, CARDS)}: name one of {', '.join(CARDS)}, or a size such as 24GB"
+            )
+        size = int(given[1])
+    return size * 2**30
+
+
+def needed_bytes(step: StepBytes) -> int | None:
+    """What a process needs on a card for a step, or None where its peak is not known."""
+    return None if step.peak_bytes is None else int(step.peak_bytes * (1 + GAPS)) + CONTEXT_BYTES
+
+
+def predicted_step(
+    base_model: BaseModel,
+    method: Method,
+    *,
+    kind: Kind,
+    labels: int,
+    batch_size: int,
+    length: int,
+    precision: Precision,
+    attention: str | None = None,
+    cuda: bool = True,
+) -> StepBytes:
+    """What a training step of a method will hold at its peak, from shapes alone; kept in the cache.
+
+    Args:
+        base_model: Its configuration is read, and no weight.
+        method: With its size.
+        kind: What the model is made for.
+        labels: Number of classes.
+        batch_size: Examples that are on the device at one time.
+        length: Tokens of each.
+        precision: "float32", or "bfloat16" by autocast.
+        attention: Kernel path of attention, or None for the model's own choice.
+        cuda: Whether attention is one fused kernel where the model's choice allows it, as on a CUDA device.
+
+    Raises:
+        UnsupportedPair: If the method cannot adapt the base model.
+    """
+    asked = {
+        "model": base_model.sha256, "method": method.name, "options": method.model_dump(), "kind": kind, "labels": labels,
+        "batch_size": batch_size, "length": length, "precision": precision, "attention": attention, "cuda": cuda,
+        "versions": [__version__, version("transformers"), version("peft"), version("torch")],
+    }  # fmt: skip
+    path = cache_folder("steps") / f"{content_hash(asked)}.json"
+    before = kept_as(path, StepBytes)
+    if before is not None:
+        return before
+    # Only here, so that looking a prediction up loads no torch.
+    from lora_bench.training.measure.step_bytes import predict_step
+
+    model, head = load_model(base_model, kind=kind, labels=labels, attention=attention, on_meta=True)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = 0
+    shape = (batch_size, length)
+    target: tuple[int, ...] = shape if kind == "generation" else shape[:1]
+    batch = {"input_ids": shape, "attention_mask": shape, "labels": target}
+    found, _ = predict_step(
+        method.apply(model, head=head),
+        batch,
+        precision,
+        fused_attention=cuda and attention != "eager",
+        real=("labels",) if kind == "regression" else (),
+    )
+    keep(path, found.model_dump(mode="json"))
+    return found

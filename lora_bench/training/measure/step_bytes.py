@@ -1,0 +1,192 @@
+"""What a training step holds: measured on a model, and predicted from its shapes.
+
+Both are one computation. Every storage that an operation makes is counted from then on until nothing holds it any more, on
+real tensors or on fake ones, which have shapes and no numbers. So a prediction needs no weights and no device, and takes
+seconds for the largest models. FLOPs come from the same pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from lora_bench.records.probe_record import Flops, StepBytes
+from lora_bench.records.spec import Precision
+from lora_bench.training.measure.bare_step import TrainingStep
+
+
+class Allocations(TorchDispatchMode):
+    """Within this mode, the bytes of every storage that operations make and that is still held.
+
+    What the inside of a kernel takes and gives back is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inside = {storage._cdata for storage in _storages(tree_leaves((args, kwargs)))}
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(tree_leaves(result)):
+            key = storage._cdata
+            # A tensor that Python makes of numbers is first seen as the argument of `lift_fresh`.
+            if key not in self._known and (key not in inside or func is torch.ops.aten.lift_fresh.default):
+                self._known.add(key)
+                self.held += storage.nbytes()
+                self.peak = max(self.peak, self.held)
+                weakref.finalize(storage, self._let_go, key, storage.nbytes())
+        return result
+
+    def _let_go(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.held -= size
+
+
+def _storages(values: Iterable[Any]) -> Iterable[torch.UntypedStorage]:
+    return (value.untyped_storage() for value in values if isinstance(value, Tensor))
+
+
+def static_bytes(model: nn.Module) -> tuple[int, int]:
+    """Bytes of the weights and buffers, one that is shared counted once, and of the trained weights' gradients."""
+    held = {
+        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
+        for tensor in (*model.parameters(), *model.buffers())
+    }
+    gradients = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    return sum(held.values()), gradients
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of the optimiser's states."""
+    return sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )
+
+
+def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
+    """What a step holds, and the operations of its matrix products; the optimiser's states exist afterwards.
+
+    The step is done under observation, which slows it: never time it. Its activations are what the graph saved for the backward
+    pass and the loss itself.
+    """
+    if not step.optimizer.state:
+        step.whole()
+    step.optimizer.zero_grad(set_to_none=True)
+    weights, gradients = static_bytes(step.model)
+    states = optimizer_bytes(step.optimizer)
+    counter = FlopCounterMode(display=False)
+    with Allocations() as held, counter:
+        loss = step.forward()
+        activations, forward = held.held, counter.get_total_flops()
+        loss.backward()
+        flops = Flops(forward=int(forward), step=int(counter.get_total_flops()))
+        del loss
+        step.update()
+    found = StepBytes(
+        weight_bytes=weights,
+        gradient_bytes=gradients,
+        optimizer_bytes=states,
+        activation_bytes=activations,
+        peak_bytes=weights + states + held.peak,
+    )
+    return found, flops
+
+
+class FusedAttention(TorchFunctionMode):
+    """Lets attention hold what a fused CUDA kernel does: its inputs, its output and a sum a row, and no probabilities.
+
+    Under autocast its inputs are cast to the lower precision first, as torch does, where they are not in it already.
+    On fake CPU tensors with dropout torch would take the path that writes all probabilities out.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.scaled_dot_product_attention:
+            return _Fused.apply(*_attention_inputs(*args, **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+def _attention_inputs(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **options: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    if torch.is_autocast_enabled(query.device.type):
+        query, key, value = (one.to(torch.get_autocast_dtype(query.device.type)) for one in (query, key, value))
+    return query, key, value, attn_mask
+
+
+class _Fused(torch.autograd.Function):
+    """Attention with the shapes and the saved tensors of a fused kernel, and no values that mean anything."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        *outer, heads, rows, _ = query.shape
+        # Kernels write the heads of a token side by side, so that the layer behind needs no copy.
+        output = query.new_empty((*outer, rows, heads, value.shape[-1])).transpose(-3, -2)
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, mask, output, sums)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, *_ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+
+
+def predict_step(
+    model: nn.Module,
+    batch: dict[str, tuple[int, ...]],
+    precision: Precision,
+    *,
+    fused_attention: bool,
+    real: Collection[str] = (),
+) -> tuple[StepBytes, Flops]:
+    """What a step will hold, and its operations, from shapes alone.
+
+    Nobody can see that a mask of fake numbers hides nothing, so a model that leaves such a mask away is predicted with it.
+
+    Args:
+        model: The adapted model on the meta device; it is turned into one of fake tensors.
+        batch: The shape of each of its inputs.
+        precision: As for `TrainingStep`.
+        fused_attention: Whether attention will be one fused kernel, as on a CUDA device. Its operations are then not seen.
+        real: Names of the inputs that are real numbers, such as the labels of a regression; the others are whole ones.
+
+    Raises:
+        RuntimeError: Where what is computed depends on numbers, which fake tensors have not.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _to_fake(model)
+        inputs = {
+            name: torch.zeros(shape, dtype=torch.float32 if name in real else torch.long)
+            for name, shape in batch.items()
+        }
+        with FusedAttention() if fused_attention else contextlib.nullcontext():
+            return step_bytes(TrainingStep(model, inputs, precision))
+
+
+def _to_fake(model: nn.Module) -> None:
+    """Put fake CPU tensors in the place of a model's own, a shared weight staying shared."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                made.setdefault(id(weight), nn.Parameter(torch.empty_like(weight, device="cpu"), weight.requires_grad))
+                module._parameters[name] = made[id(weight)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")

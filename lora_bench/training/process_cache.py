@@ -1,0 +1,181 @@
+"""What a process keeps from one run to the next: the data, its tokens, the tokenizer, and the base model before any run.
+
+A further run of the same task and base model reads and tokenises nothing again. What is kept is only lent: a run gets copies
+of modules over the weights of the kept model, and before the next one gets them their hash is taken again, so that a method
+that did write into the base costs a reading of it and changes no score.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import xxhash
+from torch import nn
+
+from lora_bench.models import sentencepiece as pieces
+from lora_bench.models.deberta_positions import cut_to_reach
+from lora_bench.models.loading import load_model, load_tokenizer
+from lora_bench.models.registry import BaseModel
+from lora_bench.models.shared_copy import copy_sharing
+from lora_bench.records.spec import content_hash
+from lora_bench.tasks import TaskData, definition, load_data, scoring
+from lora_bench.training.generation import encode
+from lora_bench.training.job import Job
+from lora_bench.training.token_cache import LEAST_EXAMPLES, Example, shared_examples
+from lora_bench.util.paths import cache_folder
+from lora_bench.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MadeT = TypeVar("MadeT")
+Loaded = tuple[Any, list[str]]
+"""A base model with what its kind of task needs, and the names of its head's modules."""
+
+
+@dataclass
+class _Kept:
+    """One thing that was made, by what it was made of."""
+
+    key: Any = None
+    made: Any = None
+
+
+class Warm:
+    """What this process keeps. One data set and one base model: runs of others are not likely to come next."""
+
+    def __init__(self) -> None:
+        self._data = _Kept()
+        self._encoded: dict[Any, Any] = {}
+        self._base = _Kept()
+        self._base_hash = ""
+        self._tokenizer = _Kept()
+
+    def data(self, job: Job) -> TaskData:
+        """The examples of a run's task."""
+        whole_train = not job.spec.rules.selection_from_train
+        key = (job.task.model_dump_json(), job.task_base, whole_train, job.spec.task.data_sha256)
+        if self._data.key != key:
+            self._data, self._encoded = _Kept(), {}
+            made = load_data(job.task, job.task_base, whole_train=whole_train)
+            if made.sha256 != job.spec.task.data_sha256:
+                return made  # the run refuses it, and the next one is to look again
+            self._data = _Kept(key, made)
+        found: TaskData = self._data.made
+        return found
+
+    def encoded(self, job: Job, what: str, make: Callable[[], MadeT]) -> MadeT:
+        """Examples of the kept data as the run's model takes them.
+
+        Args:
+            job: The run.
+            what: Which of them, and for what.
+            make: Makes them.
+        """
+        spec = job.spec
+        decoding = spec.decoding.max_new_tokens if spec.decoding is not None else None
+        key = (what, spec.model.sha256, spec.training.max_length, decoding, self._data.key)
+        if self._data.key is None:
+            return make()
+        if key not in self._encoded:
+            self._encoded[key] = make()
+        found: MadeT = self._encoded[key]
+        return found
+
+    def lessons(self, job: Job, make: Callable[[], tuple[list[Example], float]]) -> tuple[Sequence[Example], float]:
+        """The examples that a run learns from, as its model takes them; those of a large data set are shared by all workers.
+
+        Args:
+            job: The run.
+            make: Makes them.
+        """
+        data, spec = self._data.made, job.spec
+        if data is None or len(data.splits["train"].ids) < LEAST_EXAMPLES:
+            return self.encoded(job, "train", make)
+        try:
+            folder = cache_folder("tokens")
+        except OSError:
+            return self.encoded(job, "train", make)
+        of = {
+            "made_by": _encoders(),
+            "task": definition(job.task),
+            "data": spec.task.data_sha256,
+            "split": ["train", spec.rules.selection_from_train],
+            "model": spec.model.sha256,
+            "max_length": spec.training.max_length,
+            "versions": [__version__, version("tokenizers"), version("transformers")],
+        }
+        return self.encoded(job, "train", lambda: shared_examples(folder, content_hash(of), make))
+
+    def base(self, job: Job) -> Loaded:
+        """A copy of the base model that a run is to adapt, over the weights that are kept."""
+        recipe = job.spec.training
+        labels = len(job.spec.task.labels)
+        key = (
+            job.spec.model.sha256,
+            job.base_model.folder,
+            job.task.kind,
+            labels,
+            recipe.base_dropout,
+            recipe.head_dropout,
+            job.cut,
+        )
+        if self._base.key != key or _hash(self._base.made[0]) != self._base_hash:
+            self._base = _Kept()
+            self._base = _Kept(key, load_for(job))
+            # Where the table's projections are trained, rows that nobody reaches still change the last bit of a gradient.
+            if job.cut:
+                cut_to_reach(self._base.made[0])
+            self._base_hash = _hash(self._base.made[0])
+        model, head = self._base.made
+        # PEFT lengthens the list that it is given as `modules_to_save`.
+        return copy_sharing(model, head), list(head)
+
+    def tokenizer(self, base_model: BaseModel) -> PreTrainedTokenizerBase:
+        """The tokenizer of a base model; nobody who gets it changes it."""
+        key = (base_model.sha256, base_model.folder)
+        if self._tokenizer.key != key:
+            self._tokenizer = _Kept(key, load_tokenizer(base_model))
+        found: PreTrainedTokenizerBase = self._tokenizer.made
+        return found
+
+    def without_base(self) -> None:
+        """Keep no base model: the next run trains all of its own."""
+        self._base = _Kept()
+
+
+@functools.cache
+def _encoders() -> str:
+    """A hash of the code that makes tokens: a checkout of another commit has the same version."""
+    sources = (scoring, encode, pieces)
+    return content_hash([Path(str(module.__file__)).read_text(encoding="utf-8") for module in sources])
+
+
+def load_for(job: Job) -> Loaded:
+    """The base model of a run from the disk, as its recipe has it."""
+    recipe = job.spec.training
+    return load_model(
+        job.base_model,
+        kind=job.task.kind,
+        labels=len(job.spec.task.labels),
+        base_dropout=recipe.base_dropout,
+        head_dropout=recipe.head_dropout,
+    )
+
+
+def _hash(model: nn.Module) -> str:
+    """Of every weight and buffer as they lie in memory."""
+    found = xxhash.xxh3_128()
+    for tensor in (*model.parameters(), *model.buffers()):
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return str(found.hexdigest())
+
+
+WARM = Warm()
+"""Of this process."""

@@ -1,0 +1,277 @@
+"""From a trained model to scores, and what is kept of it: predictions beside the record, and weights where they are wanted.
+
+An `Exercise` is what a kind of task means to a model: how its examples are encoded, batched, and answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+from transformers import DataCollatorWithPadding
+
+from lora_bench.records.record import Predictions, Weights
+from lora_bench.records.spec import Decoding, PlannedSpec, content_hash
+from lora_bench.records.store import COMPLETIONS, PREDICTIONS, write_atomic
+from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
+from lora_bench.training.callbacks import Diverged
+from lora_bench.training.distributed.fsdp import whole_state
+from lora_bench.training.generation import CompletionCollator, encode_completions, encode_prompts
+from lora_bench.training.job import Job
+from lora_bench.training.model_card import model_card
+from lora_bench.util.atomic_files import sync_tree
+from lora_bench.util.failpoints import reach
+from lora_bench.util.heartbeat import beat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Example = dict[str, Any]
+
+# Padding changes no logit by more than 1e-6 in float32, so the size of an evaluation batch is no part of the spec.
+EVALUATION_BATCH = 64
+
+
+class Exercise(Protocol):
+    """What a kind of task means to a model."""
+
+    @property
+    def collate(self) -> Callable[[list[Example]], Mapping[str, torch.Tensor]]:
+        """Makes a batch of examples."""
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """The examples of a split to learn from, each of its own length, and the share that was cut."""
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """The examples of a split to be answered, and the share that was cut."""
+
+    def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
+        """The model's answer to each question: a class index, a number, or a text.
+
+        Raises:
+            Diverged: If the model's outputs are not finite.
+        """
+
+
+class Labelling:
+    """Classification and regression: an answer is a class index or a number."""
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec) -> None:
+        self.collate = DataCollatorWithPadding(tokenizer)
+        self._task, self._tokenizer, self._spec = task, tokenizer, spec
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """Token ids with their label."""
+        examples, cut = encode(split, self._tokenizer, self._spec.training.max_length)
+        return [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)], cut
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """Token ids."""
+        return encode(split, self._tokenizer, self._spec.training.max_length)
+
+    def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
+        """The likeliest class of each question, or its number."""
+        return self.answers_in(predict(model, questions, self.collate, self._spec))
+
+    def answers_in(self, logits: torch.Tensor) -> list[Any]:
+        """The answers that logits come to, shape (examples, labels).
+
+        Raises:
+            Diverged: If they are not finite.
+        """
+        if not torch.isfinite(logits).all():
+            raise Diverged("the trained model's outputs are not finite")
+        if self._task.kind == "regression":
+            return [round(value, 6) for value in logits.squeeze(-1).tolist()]
+        return list(logits.argmax(-1).tolist())
+
+
+class Writing:
+    """Generation: an answer is the text with which a causal model goes on."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> None:
+        self.collate = CompletionCollator(tokenizer)
+        self._tokenizer, self._spec, self._seed = tokenizer, spec, seed
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """Input and completion, with a loss on the completion."""
+        return encode_completions(split, self._tokenizer, self._spec.training.max_length)
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """Inputs to go on from."""
+        assert self._spec.decoding is not None
+        new = self._spec.decoding.max_new_tokens
+        return encode_prompts(split, self._tokenizer, self._spec.training.max_length, new)
+
+    def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
+        """The text that the model writes for each input."""
+        from lora_bench.training.generation.decode import complete
+
+        with self._writing(model) as decoding:
+            return list(complete(model, questions, self._tokenizer, decoding, self._seed))
+
+    def answers_of_each(self, model: Any, questions: list[Example], seeds: Sequence[int], rows: int) -> list[list[Any]]:
+        """The texts that each of several models writes; see `lora_bench.training.generation.decode.complete_each`.
+
+        Args:
+            model: All of them as one, whose rows have the weights of one or another.
+            questions: Inputs to go on from.
+            seeds: Of each of them.
+            rows: Of a batch at most.
+        """
+        from lora_bench.training.generation.decode import complete_each
+
+        with self._writing(model) as decoding:
+            each = complete_each(model, questions, self._tokenizer, decoding, seeds, batch_rows=rows)
+        return [list(texts) for texts in each]
+
+    @contextlib.contextmanager
+    def _writing(self, model: nn.Module) -> Iterator[Decoding]:
+        """Within this block the model writes, in this way."""
+        assert self._spec.decoding is not None
+        with quiet(), torch.no_grad(), autocast(model, self._spec):
+            yield self._spec.decoding
+
+
+def exercise(task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> Exercise:
+    """What the kind of a task means to a model."""
+    return Writing(tokenizer, spec, seed) if task.kind == "generation" else Labelling(task, tokenizer, spec)
+
+
+def autocast(model: nn.Module, spec: PlannedSpec) -> contextlib.AbstractContextManager[Any]:
+    """The precision of a run's forward passes."""
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.training.precision == "bfloat16")  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    examples: list[Example],
+    collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
+    spec: PlannedSpec,
+) -> torch.Tensor:
+    """The logits of every example in order, shape (examples, labels), in float32 on the CPU."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+
+    def logits_of(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        found: torch.Tensor = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+        return found
+
+    with autocast(model, spec):
+        found = predict_in_order(logits_of, examples, collate, EVALUATION_BATCH)
+    model.train(was_training)
+    return found
+
+
+def predict_in_order(
+    logits_of: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
+    examples: list[Example],
+    collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
+    rows: int,
+) -> torch.Tensor:
+    """Logits of every example in order, in float32 on the CPU.
+
+    Args:
+        logits_of: Makes those of a batch, shape (..., examples, labels).
+        examples: All of them.
+        collate: Makes a batch.
+        rows: Of a batch.
+
+    Returns:
+        Shape (..., examples, labels).
+    """
+    # Batches of like lengths hold little padding.
+    by_length = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
+    found: list[torch.Tensor] = []
+    with quiet():
+        for start in range(0, len(by_length), rows):
+            reach("run.evaluation")
+            beat()
+            found.append(
+                logits_of(collate([examples[index] for index in by_length[start : start + rows]])).float().cpu()
+            )
+    joined = torch.cat(found, dim=-2)
+    in_order = torch.empty_like(joined)
+    in_order[..., torch.tensor(by_length), :] = joined
+    return in_order
+
+
+def scored_splits(spec: PlannedSpec, data: TaskData) -> list[str]:
+    """The splits that the scores of a run are of: the one they are named by, then those that stand beside the test split."""
+    beside = [name for name in data.splits if name not in SPLITS] if spec.score_on == "test" else []
+    return [spec.score_on, *beside]
+
+
+def scores_of(task: Task, data: TaskData, answers: Mapping[str, list[Any]]) -> dict[str, float]:
+    """The scores of a model from its answers to each split, the split that names them first."""
+    scores: dict[str, float] = {}
+    for index, (name, given) in enumerate(answers.items()):
+        scores.update(split_scores(task, data.splits[name], given, prefix=f"{name}/" if index else ""))
+    return scores
+
+
+def keep_answers(job: Job, split: Split, answers: list[Any]) -> Predictions:
+    """Write the answers beside the record: numbers and a hash of the ids without any text of the data, or written texts."""
+    ids_sha256 = content_hash(list(split.ids))
+    if job.task.kind == "generation":
+        file, content = COMPLETIONS, {"ids_sha256": ids_sha256, "completions": answers}
+    else:
+        file, content = (
+            PREDICTIONS,
+            {
+                "ids_sha256": ids_sha256,
+                "predictions": answers,
+                "references": list(split.labels),
+            },
+        )
+    raw = (json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n").encode("utf-8")
+    write_atomic(job.folder.path / file, raw)
+    return Predictions(file=file, sha256=hashlib.sha256(raw).hexdigest(), count=len(split.ids), ids_sha256=ids_sha256)
+
+
+def keep_weights(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, step: int) -> Weights | None:
+    """Leave the trained weights in PEFT's format (or transformers', for a whole model), with a model card."""
+    if job.spec.keep_weights == "none":
+        return None
+    folder = job.folder.weights
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    labels = job.spec.task.labels
+    base.config.id2label = dict(enumerate(labels)) or base.config.id2label
+    base.config.label2id = {label: index for index, label in enumerate(labels)} or base.config.label2id
+    state = whole_state(model)
+    with quiet():
+        if tokenizer.is_fast:
+            # What it was last told to cut or to fill up is of a data set, and no part of it.
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+        model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
+        tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(model_card(job.spec, step), encoding="utf-8")
+    sync_tree(folder)  # the record that names them is on the disk when they are
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return Weights(folder=folder.name, stored_bytes=stored, step=step)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' advice off the screen: our own log says what a reader needs."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

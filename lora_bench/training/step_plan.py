@@ -1,0 +1,203 @@
+"""The course of a run: which examples each step sees, and when its budget is used up.
+
+Batches and their order are a pure function of (seed, epoch), so what a step costs in examples, tokens and FLOPs is known before
+the first one; only seconds are known when they are over. A run ends with the step that reaches the target of its budget, or one
+of its caps. Where the target is not a number of examples, the learning rate follows the share of it that is used, and not the
+number of steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.records.budget import Axis, amount_of
+from lora_bench.records.spec import PlannedTraining
+from lora_bench.util.seeding import epoch_order
+
+Example = Mapping[str, Any]
+Batch = Sequence[Example]
+
+# More examples than anybody reaches.
+ENDLESS = 2**40
+
+
+class InOrder(Sequence[Example]):
+    """Examples in the order in which they are seen, epoch after epoch.
+
+    Args:
+        examples: Those of the training split.
+        seed: Which the order of each epoch is drawn from.
+        start: How many were seen before.
+        count: How many follow; by default without an end that anybody reaches.
+    """
+
+    def __init__(self, examples: Sequence[Example], seed: int, start: int = 0, count: int = ENDLESS) -> None:
+        self._examples, self._seed, self._start, self._count = examples, seed, start, count
+        # Two epochs, since a batch may go on from one into the next.
+        self._epoch = functools.lru_cache(2)(lambda epoch: epoch_order(seed, epoch, len(examples)))
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(f"example {index} of {self._count}")
+        epoch, place = divmod(self._start + index, len(self._examples))
+        return self._examples[self._epoch(epoch)[place]]
+
+    def after(self, seen: int, count: int = ENDLESS) -> InOrder:
+        """Those that come after so many were seen, or the first so many of them."""
+        return InOrder(self._examples, self._seed, self._start + seen, count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """The steps of a run.
+
+    Args:
+        recipe: Its work and the size of its batches.
+        examples: Those that it sees, in order.
+        ends: For the target and each cap, the step that reaches it; without seconds.
+        shares: The share of the target that is used after so many steps, from 0 on; None where the learning rate follows the
+            number of steps, or the clock.
+        flops: What a batch takes, where it is counted.
+    """
+
+    recipe: PlannedTraining
+    examples: InOrder
+    ends: Mapping[Axis, int]
+    shares: tuple[float, ...] | None
+    flops: Callable[[Batch], int] | None
+
+    @property
+    def target(self) -> Axis:
+        """The axis of work that stops the run."""
+        return self.recipe.target[0]
+
+    @property
+    def steps(self) -> int | None:
+        """Steps up to the target, or None where a clock says when it is reached."""
+        return self.ends.get(self.target)
+
+    @property
+    def last_step(self) -> int | None:
+        """The step with which the run ends at the latest, or None where only a clock ends it."""
+        return min(self.ends.values(), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training after which it ends at the latest, or None for any number."""
+        limits = [amount for axis, amount in (self.recipe.target, *self.recipe.caps.items()) if axis == "train_seconds"]
+        return min(limits, default=None)
+
+    def ended_by(self, step: int, seconds: float) -> Axis | None:
+        """The axis whose target or cap ends the run after a step, the target first; None where it goes on.
+
+        Args:
+            step: The number of the step.
+            seconds: Seconds of training until then.
+        """
+        reached: list[Axis] = [axis for axis, end in self.ends.items() if step >= end]
+        if self.seconds is not None and seconds >= self.seconds:
+            reached.append("train_seconds")
+        return next(iter(sorted(reached, key=lambda axis: axis != self.target)), None)
+
+    def progress(self, step: int, seconds: float) -> float:
+        """How far the run has come after a step, from 0 to 1: the share of whatever will end it first."""
+        shares = [] if self.last_step is None else [step / self.last_step]
+        shares += [] if self.seconds is None else [seconds / self.seconds]
+        return min(1.0, max(shares))
+
+    def rest(self, step: int) -> Sequence[Example]:
+        """The examples that come after a step, up to the target."""
+        seen = self._seen_at(step)
+        return self.examples.after(seen, ENDLESS if self.steps is None else self._seen_at(self.steps) - seen)
+
+    def batches(self, steps: int) -> list[list[Example]]:
+        """The examples of each of the first so many steps."""
+        return [self.batch(step) for step in range(steps)]
+
+    def batch(self, step: int) -> list[Example]:
+        """The examples of the step that comes after *step* others."""
+        return self.examples[self._seen_at(step) : self._seen_at(step + 1)]
+
+    def said(self, step: int, axis: Axis, seconds: float) -> str:
+        """That a cap ended the run after a step."""
+        target, amount = self.recipe.target
+        used = self.shares[step] if self.shares is not None else seconds / amount
+        if target == "train_examples":
+            used = self._seen_at(step) / amount
+        cap = amount_of(axis, self.recipe.caps[axis])
+        return (
+            f"its cap of {cap} ended the run after step {step:,}, with {used:.0%} of {amount_of(target, amount)} used"
+        )
+
+    def _seen_at(self, step: int) -> int:
+        seen = step * self.recipe.batch_size
+        return seen if self.recipe.train_examples is None else min(seen, self.recipe.train_examples)
+
+
+def plan_course(
+    recipe: PlannedTraining,
+    seed: int,
+    examples: Sequence[Example],
+    flops: Callable[[Batch], int] | None = None,
+) -> Course:
+    """The course of a run.
+
+    Args:
+        recipe: Its work and the size of its batches.
+        seed: Which the order is drawn from.
+        examples: Those of the training split, encoded, each of its own length.
+        flops: What a batch takes; needed where the recipe's work or a cap is a number of FLOPs.
+
+    Raises:
+        LoraBenchError: If the examples have no token, so that no number of steps reaches an amount of tokens.
+    """
+    if recipe.train_examples is None and not any(map(_tokens, examples)):
+        raise LoraBenchError("the training examples have no tokens, so no amount of work is ever reached")
+    course = Course(recipe=recipe, examples=InOrder(examples, seed), ends={}, shares=None, flops=flops)
+    costs: dict[Axis, Callable[[Batch], int]] = {
+        "train_examples": len,
+        "train_tokens": lambda batch: sum(map(_tokens, batch)),
+    }
+    if flops is not None:
+        costs["train_flops"] = flops
+    target, amount = recipe.target
+    ends: dict[Axis, int] = {}
+    shares: tuple[float, ...] | None = None
+    if target != "train_seconds":
+        used = _used(course, costs[target], amount)
+        ends[target] = len(used) - 1
+        if target != "train_examples":
+            shares = tuple(one / amount for one in used)
+    steps = ends.get(target)
+    for axis, cap in recipe.caps.items():
+        if axis != "train_seconds":
+            used = _used(course, costs[axis], cap, at_most=steps)
+            if used[-1] >= cap:
+                ends[axis] = min(len(used) - 1, ends.get(axis, len(used)))
+    return dataclasses.replace(course, ends=ends, shares=shares)
+
+
+def _used(course: Course, cost: Callable[[Batch], int], amount: float, at_most: int | None = None) -> list[int]:
+    """What is used after so many steps, from 0 on, until an amount is reached or *at_most* steps are done."""
+    used = [0]
+    while used[-1] < amount and len(used) - 1 != at_most:
+        used.append(used[-1] + cost(course.batch(len(used) - 1)))
+    return used
+
+
+def _tokens(example: Example) -> int:
+    return len(example["input_ids"])

@@ -1,0 +1,140 @@
+"""Tokens of a large data set, made once on a machine: files in the cache that every worker maps into its memory.
+
+    tokens/<key>.npy     how many tokens each example has, then those of all examples, column after column: int32
+          <key>.json     the names of the columns, what has one value an example, and the hash of the file; written last
+
+A worker of its own would tokenise MNLI's 393,000 pairs again, and hold them as a gigabyte of Python's numbers. Mapped tokens
+are in memory once for all workers, and only while they are read. One worker makes them, and the others wait for it. Files that
+are not what they say are moved to `quarantine/` beside them, and made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from lora_bench.util.atomic_files import QUARANTINE, quarantine, write_atomic
+from lora_bench.util.sealed_json import keep, kept
+
+Example = dict[str, Any]
+
+# Fewer are tokenised in a second or two, and take some ten MiB.
+LEAST_EXAMPLES = 20_000
+
+
+class MappedExamples(Sequence[Example]):
+    """Examples whose tokens lie in a file; each is made when it is asked for.
+
+    Args:
+        numbers: What the file has, shape (examples + columns * tokens,).
+        columns: Names of what has a value a token.
+        single: By name, what has one value an example.
+        count: Examples.
+    """
+
+    def __init__(
+        self, numbers: np.ndarray[Any, Any], columns: Sequence[str], single: dict[str, list[Any]], count: int
+    ) -> None:
+        self._ends = np.cumsum(numbers[:count], dtype=np.int64)
+        self._tokens = numbers[count:].reshape(len(columns), -1)
+        self._columns, self._single = tuple(columns), single
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        begin, end = self._ends[index - 1] if index else 0, self._ends[index]
+        tokens = {name: self._tokens[row, begin:end].tolist() for row, name in enumerate(self._columns)}
+        return {**tokens, **{name: values[index] for name, values in self._single.items()}}
+
+
+def shared_examples(
+    folder: Path, key: str, make: Callable[[], tuple[list[Example], float]]
+) -> tuple[Sequence[Example], float]:
+    """Examples as *make* gives them, made once for all processes of this machine, and the share that was cut.
+
+    Args:
+        folder: Where they lie.
+        key: Tells these from all others.
+        make: Makes them; each has the same keys, and lists of integers of one length, or single numbers.
+    """
+    manifest, file = folder / f"{key}.json", folder / f"{key}.npy"
+    with _alone(folder / f"{key}.lock"):
+        found = _read(manifest, file)
+        if found is not None:
+            return found
+        examples, cut = make()
+        try:
+            _write(manifest, file, examples, cut)
+        except OSError:
+            return examples, cut  # a cache that is full, or not ours to write, is no reason not to train
+        return _read(manifest, file) or (examples, cut)
+
+
+def _write(manifest: Path, file: Path, examples: list[Example], cut: float) -> None:
+    columns = [name for name, value in examples[0].items() if isinstance(value, list)]
+    single = [name for name in examples[0] if name not in columns]
+    lengths = [len(example[columns[0]]) for example in examples]
+    numbers = np.empty(len(lengths) + len(columns) * sum(lengths), dtype=np.int32)
+    numbers[: len(lengths)] = lengths
+    tokens = numbers[len(lengths) :].reshape(len(columns), -1)
+    for row, name in enumerate(columns):
+        tokens[row] = np.fromiter(itertools.chain.from_iterable(one[name] for one in examples), np.int32, sum(lengths))
+    content = io.BytesIO()
+    np.save(content, numbers, allow_pickle=False)
+    raw = content.getvalue()
+    write_atomic(file, raw)
+    said = {
+        "examples": len(examples),
+        "columns": columns,
+        "single": {name: [example[name] for example in examples] for name in single},
+        "cut": cut,
+        "sha256_of_tokens": hashlib.sha256(raw).hexdigest(),
+    }
+    keep(manifest, said)
+
+
+def _read(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
+    """What lies there, or None where nothing does that is whole, or that may be read."""
+    try:
+        return _mapped(manifest, file)
+    except OSError:
+        return None
+
+
+def _mapped(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
+    said = kept(manifest)
+    if said is None or not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != said["sha256_of_tokens"]:
+        quarantine(file, f"{file.name} is not what {manifest.name} says", file.parent / QUARANTINE)
+        return None
+    numbers = np.load(file, mmap_mode="r", allow_pickle=False)
+    return MappedExamples(numbers, said["columns"], said["single"], said["examples"]), said["cut"]
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Within this block no other process is in one with the same lock, where the file system has locks."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(ImportError, OSError):  # a cache of somebody else's may be read and not written
+            import fcntl
+
+            fcntl.flock(held.enter_context(lock.open("ab")), fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,87 @@
+"""What the recipe of a run spec means to the Trainer: one place where its words become `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainingArguments, get_scheduler
+
+from lora_bench.records.spec import PlannedSpec, PlannedTraining
+
+# A schedule of transformers counts steps; one that follows a share counts its millionths.
+WHOLE = 1_000_000
+
+# How this process multiplies in float32 before any run has said otherwise; releases before 2.9 have two words for it.
+_WORDS: list[tuple[Any, str]] = (
+    [(torch.backends, "fp32_precision")]
+    if hasattr(torch.backends, "fp32_precision")
+    else [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32")]
+)
+_BEFORE_ANY_RUN = [getattr(place, name) for place, name in _WORDS]
+
+
+def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> TrainingArguments:
+    """The arguments of a run.
+
+    Args:
+        spec: Of the run.
+        output_dir: Where the Trainer may write.
+        steps: Optimiser steps up to the target of the budget, where the spec does not say them.
+
+    Raises:
+        ValueError: If transformers refuses what the suite passes through.
+    """
+    recipe = spec.training
+    ours: dict[str, Any] = {
+        "output_dir": output_dir,
+        "max_steps": recipe.steps if recipe.steps is not None else steps,
+        # A rank takes its share of a batch as one thing; see `lora_bench.training.distributed.ranks`.
+        "per_device_train_batch_size": recipe.batch_size // recipe.accumulation if recipe.processes == 1 else 1,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.schedule,
+        "warmup_steps": recipe.warmup_steps or 0,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "label_smoothing_factor": recipe.label_smoothing,
+        "optim": "adamw_torch_fused",
+        "bf16": recipe.precision == "bfloat16",
+        "seed": spec.seed,
+        # The examples are already in the order in which they are to be seen.
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    # `tf32` and `torch_compile` set it for the whole process, and the run before was another.
+    for (place, name), value in zip(_WORDS, _BEFORE_ANY_RUN, strict=True):
+        setattr(place, name, value)
+    return TrainingArguments(**{**ours, **recipe.arguments})
+
+
+def rate_factor(recipe: PlannedTraining, arguments: TrainingArguments) -> Callable[[float], float]:
+    """What the learning rate is multiplied by at a share of the budget that is used, from 0 to 1 and a step beyond.
+
+    It is transformers' own schedule of that name, with the share in the place of the steps.
+    """
+    assert recipe.warmup is not None, "a recipe whose work is no number of examples says its warm-up as a share"
+    # Some schedules need to know the learning rate.
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=recipe.learning_rate)
+    schedule = get_scheduler(
+        recipe.schedule,
+        optimizer,
+        num_warmup_steps=round(recipe.warmup * WHOLE),
+        num_training_steps=WHOLE,
+        scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
+    )
+    (at_step,) = schedule.lr_lambdas
+    return lambda share: float(at_step(share * WHOLE))

@@ -1,0 +1,1 @@
+"""Files, signals, hashing, seeding, redaction, and what is fetched: nothing here knows of fine-tuning."""

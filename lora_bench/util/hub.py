@@ -1,0 +1,270 @@
+"""Files from the Hugging Face hub that are what their commit says, or one sentence on why they are not to be had.
+
+huggingface_hub checks how long a file is, and trusts what is in its cache. Here every file is held to the hash by which its
+commit knows it, whenever it is used: it costs what hashing a local folder costs, and a file that arrived damaged is taken
+out of the cache instead of being used, so that the same command downloads it again.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import hashlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.util.redaction import without_secrets
+
+Kind = Literal["model", "data set", "metric"]
+
+REPOSITORY_TYPES: dict[Kind, str] = {"model": "model", "data set": "dataset", "metric": "space"}
+# A name in the cache is the file's hash: git's for small files, plain sha256 for large ones.
+GIT_DIGITS, SHA256_DIGITS = 40, 64
+COMMIT = re.compile(rf"[0-9a-f]{{{GIT_DIGITS}}}")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Files of a repository at one commit.
+
+    Args:
+        folder: Where they are, in the cache of huggingface_hub.
+        commit: All 40 digits.
+    """
+
+    folder: Path
+    commit: str
+
+
+def snapshot(
+    kind: Kind, name: str, revision: str | None, files: Sequence[str], *, leave: Sequence[str] = (), hint: str = ""
+) -> Snapshot:
+    """Some files of a repository, downloaded where the cache lacks them.
+
+    Args:
+        kind: What the repository holds.
+        name: Its name on the hub.
+        revision: A commit, branch or tag; the main branch by default.
+        files: Patterns of the files.
+        leave: Patterns of files that are not wanted although they match.
+        hint: Added where there is no such repository.
+
+    Raises:
+        LoraBenchError: If they are not to be had, with the reason and what to do.
+    """
+    from huggingface_hub import snapshot_download
+
+    with quiet():
+        try:
+            folder = Path(
+                snapshot_download(
+                    name,
+                    repo_type=REPOSITORY_TYPES[kind],
+                    revision=revision,
+                    allow_patterns=list(files),
+                    ignore_patterns=list(leave),
+                )
+            )
+        except Exception as error:  # the hub's, the network's and the disk's errors have no class in common
+            raise LoraBenchError(f"{kind} {name!r} {why_not(kind, name, revision, error, hint)}") from None
+    here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    damaged = [
+        path for path in sorted(here) if _matches(path, files) and not _matches(path, leave) and _is_damaged(here[path])
+    ]
+    for path in damaged:
+        (folder / path).resolve().unlink(missing_ok=True)
+        (folder / path).unlink()
+    if damaged:
+        raise LoraBenchError(
+            f"{kind} {name!r} arrived damaged: {', '.join(damaged)} is not what its commit says; the same command "
+            "downloads it again"
+        )
+    return Snapshot(folder, folder.name)
+
+
+def data_set(name: str, config: str | None, commit: str) -> Any:
+    """The builder of a data set at a commit, with its splits prepared; one that has been prepared needs no network.
+
+    Args:
+        name: Its name on the hub.
+        config: Its configuration, or None for the one that the repository makes the default.
+        commit: All 40 digits.
+
+    Raises:
+        LoraBenchError: If it is not to be had, with the reason and what to do.
+    """
+    import datasets
+
+    with quiet(), _quiet_datasets():
+        builder = None if config is None else _prepared(name, config, commit)
+        if builder is None:
+            card = snapshot("data set", name, commit, ["README.md"]).folder / "README.md"
+            try:
+                config = config or _default_configuration(name, card)
+                builder = _prepared(name, config, commit) or datasets.load_dataset_builder(
+                    name, config, revision=commit
+                )
+            except LoraBenchError:
+                raise
+            except Exception as error:  # of the hub, the network and the repository's configurations
+                if f"BuilderConfig '{config}' not found" in str(error):
+                    known = datasets.get_dataset_config_names(name, revision=commit)
+                    raise LoraBenchError(f"data set {name!r}: {unknown('configuration', str(config), known)}") from None
+                raise LoraBenchError(f"data set {name!r} {why_not('data set', name, commit, error)}") from None
+            # Without the hub, `datasets` gives what it prepared last, of whatever commit.
+            if builder.hash != commit:
+                raise LoraBenchError(
+                    f"data set {name!r} is in the cache at another commit than {commit}, and the hub "
+                    "could not be asked; the same command tries again"
+                )
+            urls = [url for files in (builder.config.data_files or {}).values() for url in files]
+            snapshot("data set", name, commit, [glob.escape(url.partition(f"@{commit}/")[2]) for url in urls])
+        try:
+            builder.download_and_prepare()
+        except Exception as error:  # whatever the readers of csv, json and parquet raise
+            reason = next(iter(str(list(_chain(error))[-1]).strip().splitlines()), type(error).__name__)
+            reason = without_secrets(reason)
+            raise LoraBenchError(f"data set {name!r} cannot be read: {reason}") from None
+    return builder
+
+
+def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, hint: str = "") -> str:
+    """What to tell a user who did not get a repository: goes on from "model 'owner/name' …"."""
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx
+
+    chain = list(_chain(error))
+
+    def first(*classes: type[BaseException]) -> Any:
+        return next((link for link in chain if isinstance(link, classes)), None)
+
+    nowhere = "is no folder here, and" if kind == "model" else "is"  # a model may be meant as a folder
+    if first(errors.HFValidationError):
+        return f"{nowhere} no name that the hub could have (owner/name){hint}"
+    if first(errors.GatedRepoError):
+        page = f"{_endpoint()}/{'' if kind == 'model' else f'{REPOSITORY_TYPES[kind]}s/'}{name}"
+        return f"is gated: ask for access at {page}, then log in with `hf auth login`, or set HF_TOKEN"
+    if first(errors.RevisionNotFoundError):
+        return f"has no revision {revision!r} on the hub: give a branch, a tag or a full commit of 40 digits"
+    if first(errors.RepositoryNotFoundError):
+        return f"{nowhere} not on the hub, or private: check the name, or log in with `hf auth login`{hint}"
+    if answer := first(errors.HfHubHTTPError):
+        status = answer.response.status_code
+        if status == httpx.codes.UNAUTHORIZED:
+            return "was refused: the hub does not accept the token of `hf auth login` or HF_TOKEN"
+        later = "; try again later" if status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS else ""
+        return f"is not to be had: the hub ({_endpoint()}) answered {status} {answer.response.reason_phrase}{later}"
+    if first(errors.OfflineModeIsEnabled):
+        return f"is not in the cache, or not all of it, and HF_HUB_OFFLINE forbids to download it{hint}"
+    if first(httpx.ConnectError, httpx.TimeoutException):
+        return f"is not in the cache, and the hub ({_endpoint()}) could not be reached{hint}"
+    if first(httpx.TransportError) or "Consistency check failed" in str(error):
+        return "did not arrive whole: the connection broke off; the same command tries again"
+    first_line = without_secrets(next(iter(str(error).strip().splitlines()), "no message"))
+    return f"is not to be had: {type(error).__name__}: {first_line}"
+
+
+def _endpoint() -> str:
+    """The hub's address as it can be shown: a mirror's may hold a password."""
+    from huggingface_hub import constants
+
+    return without_secrets(constants.ENDPOINT)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the hub's library from warning of what is said here, and from drawing bars into a file."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    without_bars = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if without_bars:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if without_bars:
+            enable_progress_bars()
+
+
+def _default_configuration(name: str, card: Path) -> str:
+    """The configuration that a data set has where none is named, as its README says."""
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard
+
+    if not card.is_file():
+        return "default"
+    configurations = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
+    if not configurations:
+        return "default"
+    chosen = configurations.get_default_config_name()
+    if chosen is None:
+        raise LoraBenchError(
+            f"data set {name!r} has several configurations: say its `name:`, one of {', '.join(configurations)}"
+        )
+    return str(chosen)
+
+
+def _prepared(name: str, config: str, commit: str) -> Any | None:
+    """The builder of a data set that `datasets` has prepared at this commit, as its folders in the cache say."""
+    import datasets
+    from datasets.naming import camelcase_to_snakecase
+    from datasets.packaged_modules.cache.cache import Cache
+
+    owner, slash, last = name.rpartition("/")
+    folder = Path(datasets.config.HF_DATASETS_CACHE, owner + slash.replace("/", "___") + camelcase_to_snakecase(last))
+    found = sorted(folder.glob(f"{glob.escape(config)}/*/{commit}"))
+    if not found:
+        return None
+    config_name, version, commit = found[-1].parts[-3:]
+    return Cache(repo_id=name, dataset_name=last, config_name=config_name, version=version, hash=commit)
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    from datasets.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file of a snapshot differs from what its commit says; without links in the cache nothing says it."""
+    if not path.is_symlink():
+        return False
+    said = path.readlink().name
+    if not path.exists() or len(said) not in (GIT_DIGITS, SHA256_DIGITS):
+        return not path.exists()
+    digest = hashlib.sha256() if len(said) == SHA256_DIGITS else hashlib.sha1(usedforsecurity=False)
+    if len(said) == GIT_DIGITS:
+        digest.update(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest() != said
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that led to it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

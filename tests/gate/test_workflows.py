@@ -1,0 +1,115 @@
+"""The workflows in examples/ are what a shell and our command line take, and end as the gate ended."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lora_bench.cli.parser import _parser
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+GITHUB = yaml.safe_load((EXAMPLES / "nightly.github.yml").read_text(encoding="utf-8"))
+GITLAB = yaml.safe_load((EXAMPLES / "nightly.gitlab-ci.yml").read_text(encoding="utf-8"))
+STEPS = {step.get("name", step.get("run", step.get("uses"))): step for step in GITHUB["jobs"]["gate"]["steps"]}
+
+# Says what it was asked to do, and ends as the test has it end.
+STAND_IN = """#!/bin/bash
+echo "$@" >> "$TOLD"
+if [ "$1" = baseline ]; then printf 'lora-bench: 100%% of it\n  is new\n' >&2; fi
+case "$1" in run) exit "$RUN_CODE";; check) exit "$CHECK_CODE";; *) exit "$ACCEPT_CODE";; esac
+"""
+
+
+def scripts():
+    return [*(step["run"] for step in STEPS.values() if "run" in step), "\n".join(GITLAB["nightly-gate"]["script"])]
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Runs a script as the service does, with a stand-in for lora-bench."""
+    (tmp_path / "bin").mkdir()
+    git = '#!/bin/bash\necho "git-$1" >> "$TOLD"\n'
+    for name, stand_in in (("lora-bench", STAND_IN), ("git", git), ("pip", "#!/bin/bash\n")):
+        (tmp_path / "bin" / name).write_text(stand_in)
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def run(script, run_code=0, check_code=0, accept_code=0, code=""):
+        variables = {
+            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "TOLD": str(tmp_path / "told"),
+            "RUN_CODE": str(run_code), "CHECK_CODE": str(check_code), "ACCEPT_CODE": str(accept_code),
+            "BASELINE": "nightly", "LABEL": "night-7-1", "CODE": code, "GITHUB_OUTPUT": str(tmp_path / "output"),
+        }  # fmt: skip
+        command = ["bash", "-e", "-c", script]
+        done = subprocess.run(command, env=variables, cwd=tmp_path, check=False, capture_output=True, text=True)
+        run.said = done.stdout
+        told = (tmp_path / "told").read_text().splitlines() if (tmp_path / "told").exists() else []
+        return done.returncode, [line.split()[0] for line in told]
+
+    return run
+
+
+def test_every_command_of_ours_is_one_that_the_command_line_takes():
+    found = 0
+    for script in scripts():
+        joined = (
+            script.replace("\\\n", " ")
+            .replace("$BASELINE", "nightly")
+            .replace("$LABEL", "night-7-1")
+            .replace(" 2>&1)", "")
+        )
+        for command in re.findall(r"lora-bench (run|check|baseline)\b([^\n;|]*)", joined):
+            arguments = shlex.split("".join(command))
+            _parser().parse_args(arguments)
+            found += 1
+    assert found == 6
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 0), (2, 1), (130, 1)])
+def test_runs_that_fail_are_left_to_the_gate_and_bad_input_is_not(shell, code, ends):
+    assert shell(STEPS["Run the suite"]["run"], run_code=code)[0] == ends
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 0)])
+def test_the_github_job_ends_as_the_gate_and_hands_its_code_on(shell, tmp_path, code, ends):
+    assert shell(STEPS["Check"]["run"], check_code=code)[0] == ends
+    assert (tmp_path / "output").read_text() == f"code={code}\n"
+
+
+@pytest.mark.parametrize("accept_code", [0, 2])
+def test_a_night_that_is_not_accepted_is_a_warning_and_no_failure(shell, accept_code):
+    step = STEPS["Accept a night that passed, or that begins the history"]
+    ended, told = shell(step["run"], accept_code=accept_code, code="0")
+    assert ended == 0
+    pushed = [] if accept_code else ["git-config", "git-config", "git-add", "git-commit", "git-push"]
+    assert told == ["git-pull", "baseline", *pushed]
+    warnings = [line for line in shell.said.splitlines() if line.startswith("::")]
+    refused = ["::warning::night-7-1 was not accepted: lora-bench: 100%25 of it%0A  is new"]
+    assert warnings == (refused if accept_code else [])
+
+
+def test_the_github_job_works_on_the_branch_as_it_is_and_needs_no_file_of_requirements():
+    steps = GITHUB["jobs"]["gate"]["steps"]
+    assert steps[0]["with"] == {"ref": "${{ github.ref_name }}"}
+    assert "cache" not in steps[1]["with"]
+    assert "run_number" not in STEPS["Name the night"]["run"]
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)])
+def test_the_gitlab_job_ends_as_the_gate(shell, code, ends):
+    script = "\n".join(GITLAB["nightly-gate"]["script"])
+    ended, told = shell(script, check_code=code)
+    assert ended == ends
+    assert told == ["run", "check", *(["baseline"] if code in (0, 4) else [])]
+    assert "WARNING" not in shell.said
+    refused, _ = shell(script, check_code=code, accept_code=2)
+    assert refused == (4 if code == 0 else ends)
+    assert ("WARNING: night-7-1 was not accepted" in shell.said) == (code in (0, 4))
+    assert GITLAB["nightly-gate"]["allow_failure"] == {"exit_codes": 4}
+
+
+def test_the_gitlab_job_leaves_the_runs_that_fail_to_the_gate(shell):
+    assert shell("\n".join(GITLAB["nightly-gate"]["script"]), run_code=3, check_code=3) == (3, ["run", "check"])

@@ -1,0 +1,211 @@
+"""A published table from download to verdict, through a server that speaks the hub's protocol, with stand-in weights."""
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.published.reproduce import reproduction, table_suite, verdicts
+from lora_bench.records.store import read_records
+from tests.hub import add_dataset, add_model, serve
+from tests.project import BAD, GOOD, WORDS, write_model
+
+ROOT = Path(__file__).parents[2]
+ROBERTA = "FacebookAI/roberta-base"
+GLUE_COMMIT = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+LABELS = {
+    "mnli": ["entailment", "neutral", "contradiction"],
+    "mrpc": ["not_equivalent", "equivalent"],
+    "rte": ["entailment", "not_entailment"],
+}
+TEXTS = {
+    "mnli": ("premise", "hypothesis"),
+    "mrpc": ("sentence1", "sentence2"),
+    "rte": ("sentence1", "sentence2"),
+}
+
+
+def parquet(task, rows, seed):
+    """Made rows in the layout of GLUE on the hub: two texts, a label with names, a number."""
+    import datasets
+
+    draw = random.Random(seed)
+    columns = {TEXTS[task][0]: [], TEXTS[task][1]: [], "label": [], "idx": list(range(rows))}
+    for _ in range(rows):
+        label = draw.randrange(len(LABELS[task]))
+        columns[TEXTS[task][0]].append(" ".join(draw.choices(WORDS, k=4)))
+        columns[TEXTS[task][1]].append(" ".join([*draw.choices(WORDS, k=3), [*GOOD, *BAD][label * 2]]))
+        columns["label"].append(label)
+    features = datasets.Features(
+        {name: datasets.Value("string") for name in TEXTS[task]}
+        | {"label": datasets.ClassLabel(names=LABELS[task]), "idx": datasets.Value("int32")}
+    )
+    buffer = io.BytesIO()
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(buffer)
+    return buffer.getvalue()
+
+
+def glue():
+    """Three tasks of GLUE as a repository of the hub."""
+    splits = {
+        "mnli": ["train", "validation_matched", "validation_mismatched"],
+        "mrpc": ["train", "validation"],
+        "rte": ["train", "validation"],
+    }
+    files, configs = {}, ["---", "configs:"]
+    for task, names in splits.items():
+        configs += [f"- config_name: {task}", "  data_files:"]
+        for index, split in enumerate(names):
+            path = f"{task}/{split}-00000-of-00001.parquet"
+            files[path] = parquet(task, 48, index)
+            configs += [f"  - split: {split}", f"    path: {task}/{split}-*"]
+    return {**files, "README.md": "\n".join([*configs, "---", ""])}
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """The folder in which `lora-bench reproduce lora-table2` was run, its output, and its records."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    write_model(folder / "weights")
+    files = {path.name: path.read_bytes() for path in (folder / "weights").iterdir()}
+    add_model(folder / "hub", ROBERTA, files, also="roberta-base")
+    commit = add_dataset(folder / "hub", "nyu-mll/glue", glue())
+    tasks = folder / "tasks"
+    tasks.mkdir()
+    for name in ("mnli", "mrpc", "rte"):
+        # The server's commit is another than the hub's, and the diagnostic set is not on it.
+        text = (table_suite("lora-table2")[1].tasks[0][1] / f"{name}.yaml").read_text(encoding="utf-8")
+        (tasks / f"{name}.yaml").write_text(text.replace(GLUE_COMMIT, commit), encoding="utf-8")
+    with serve(folder / "hub") as hub:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "LORA_BENCH_"))}
+        environment |= {
+            "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1",
+            "LORA_BENCH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+        }  # fmt: skip
+        command = [sys.executable, "-W", "ignore", "-m", "lora_bench.cli", "reproduce", "lora-table2", "--model",
+                   "roberta-base", "--tasks", "mrpc,rte", "--methods", "lora", "--seeds", "3"]  # fmt: skip
+        plan = subprocess.run([*command, "--plan"], cwd=folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, "--workers", "0"], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+        )
+    return folder, plan, done
+
+
+def test_the_plan_says_every_recipe_before_anything_is_run(reproduced):
+    _, plan, _ = reproduced
+    assert plan.returncode == 0, plan.stderr
+    lines = [" ".join(line.split()) for line in plan.stdout.splitlines()]
+    # RTE: 80 epochs of 48 examples, 5e-4, from MNLI's weights.
+    assert any(line.startswith("rte FacebookAI/roberta-base lora 0.0005 3,840 examples 256") for line in lines)
+    assert any("start mnli" in line for line in lines)
+    assert "6 runs wait for the runs of mnli, from which they start" in lines
+
+
+def test_it_ends_in_a_verdict_for_every_cell(reproduced):
+    folder, _, done = reproduced
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = (folder / "runs" / "lora-table2" / "report.md").read_text(encoding="utf-8")
+    assert "## Published: GLUE, RoBERTa-base" in report
+    table, _ = table_suite("lora-table2")
+    records = read_records(folder / "runs" / "lora-table2")
+    assert {(record.spec.task.name, record.status) for record in records} == {
+        ("mnli", "ok"), ("mrpc", "ok"), ("rte", "ok"),
+    }  # fmt: skip
+    found = {verdict.cell.key: verdict for verdict in verdicts(table, records)}
+    assert len(found) == len(table.cells)
+    (rte,) = (
+        verdict for key, verdict in found.items()
+        if key[1:] == (ROBERTA, "rte", "accuracy") and verdict.cell.method == "lora"
+    )  # fmt: skip
+    # The recipe is the table's; the weights are no RoBERTa-base's, which their number tells.
+    assert rte.verdict == "not comparable" and [one.field for one in rte.differs] == ["adapter parameters"]
+    assert rte.cell.value == 0.866 and rte.measured.n == 3
+    others = [verdict for key, verdict in found.items() if key[1] != ROBERTA]
+    assert {verdict.verdict for verdict in others} == {"not run"}
+
+
+def test_the_runs_do_what_the_paper_did(reproduced):
+    folder, _, _ = reproduced
+    records = read_records(folder / "runs" / "lora-table2")
+    mnli = [record for record in records if record.spec.task.name == "mnli"]
+    best = max(mnli, key=lambda record: (record.score, -record.spec.seed))
+    for record in records:
+        assert record.spec.protocol == "paper" and record.spec.rules.aggregation == "median"
+        assert record.spec.method.options["rank"] == 8
+        scores = [point.scores["accuracy"] for point in record.curve if point.scores]
+        assert record.score == max(scores)
+        start = record.spec.start
+        assert start is None if record in mnli else start.run_id == best.run_id
+    assert "mismatched/accuracy" in best.scores
+
+
+def test_another_protocol_makes_no_cell_comparable(reproduced):
+    table, _ = table_suite("lora-table2")
+    made = reproduction("lora-table2", model="roberta-base", tasks=["rte"], methods=["lora"], protocol="strict")
+    assert made.suite.rules.aggregation == "mean" and made.suite.command[4:6] == ("--protocol", "strict")
+    records = [record for record in read_records(reproduced[0] / "runs" / "lora-table2")]
+    strict = [
+        record.model_copy(update={"spec": record.spec.model_copy(update={"rules": made.suite.rules})})
+        for record in records
+    ]
+    judged = [verdict for verdict in verdicts(table, strict) if verdict.measured is not None]
+    assert judged and {verdict.verdict for verdict in judged} == {"not comparable"}
+    assert all("rules.aggregation" in {one.field for one in verdict.differs} for verdict in judged)
+
+
+def test_a_task_that_was_changed_is_not_comparable(reproduced):
+    table, _ = table_suite("lora-table2")
+    changed = []
+    for record in read_records(reproduced[0] / "runs" / "lora-table2"):
+        task = record.spec.task
+        task = task.model_copy(update={"definition": {**task.definition, "text": task.definition["text"][:1]}})
+        changed.append(record.model_copy(update={"spec": record.spec.model_copy(update={"task": task})}))
+    judged = [verdict for verdict in verdicts(table, changed) if verdict.measured is not None]
+    assert judged and {verdict.verdict for verdict in judged} == {"not comparable"}
+    assert all("task.definition.text" in {one.field for one in verdict.differs} for verdict in judged)
+
+
+def test_a_stand_in_is_named_in_every_cell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "mine")
+    made = reproduction("lora-table2", model="./mine", role="roberta-large", tasks=["rte"])
+    assert [entry.model for entry in made.suite.models] == [str(tmp_path / "mine")]
+    # RoBERTa-large's methods and recipes, with the task that it starts from.
+    assert {entry.label for entry in made.suite.methods} >= {"lora", "lora_restricted", "adapter_p_3M"}
+    assert [task.task for task, _ in made.suite.tasks] == ["mnli", "rte"]
+    lora = next(entry for entry in made.suite.methods if entry.label == "lora")
+    recipe = made.suite.recipe("rte", str(tmp_path / "mine"), lora)
+    assert (recipe.rates, recipe.budget.epochs, recipe.start) == ((4e-4,), 20, "mnli")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"name": "lora-tabel2"}, "did you mean 'lora-table2'?"),
+        ({"name": "lora-table4"}, "cannot be reproduced here"),
+        ({"name": "lora-table2", "tasks": ["rta"]}, "did you mean 'rte'?"),
+        ({"name": "lora-table2", "methods": ["lroa"]}, "did you mean 'lora'?"),
+        ({"name": "lora-table2", "protocol": "papre"}, "did you mean 'paper'?"),
+        ({"name": "lora-table2", "model": "./x", "role": "roberta-bse"}, "roberta-base"),
+        ({"name": "lora-table2", "role": "roberta-base"}, "name that one with --model"),
+    ],
+)
+def test_mistakes_name_the_nearest_choice(asked, message):
+    with pytest.raises(LoraBenchError) as caught:
+        reproduction(asked.pop("name"), **asked)
+    assert message in str(caught.value)
+
+
+def test_the_records_tell_the_command_that_makes_them_again(reproduced):
+    folder, _, _ = reproduced
+    record = json.loads(next((folder / "runs" / "lora-table2").glob("*/record.json")).read_text())
+    assert record["command"] == (
+        "lora-bench reproduce lora-table2 --model roberta-base --seeds 3 --tasks mrpc,rte --methods lora "
+        f"--only {record['run_id']}"
+    )

@@ -1,0 +1,181 @@
+"""The published section and the listings say what the table and the records say, whatever strings these have."""
+
+import dataclasses
+import re
+
+import pytest
+from rich.console import Console
+
+from lora_bench.published import PublishedTable, fields, judge_table, load_table
+from lora_bench.published.section import published_section, published_value, summary, verdict_text
+from lora_bench.published.terminal import cells_listing, tables_listing, verdicts_listing
+from lora_bench.records.protocol import PROTOCOLS
+from tests.sample_records import PARAMETERS, record
+
+MODEL = "FacebookAI/roberta-base"
+
+
+def runs(task, *scores, model=MODEL, **more):
+    spec = {"protocol": "paper", "rules": PROTOCOLS["paper"]}
+    counted = PARAMETERS["lora"].model_copy(update={"adapter": 294_912})
+    made = [
+        record("lora", task=task, score=score, seed=seed, model=model, spec=spec, parameters=counted, **more)
+        for seed, score in enumerate(scores)
+    ]
+    hub = {one.run_id: one.spec.model.model_copy(update={"revision": "0" * 40}) for one in made}
+    return [one.model_copy(update={"spec": one.spec.model_copy(update={"model": hub[one.run_id]})}) for one in made]
+
+
+@pytest.fixture(scope="module")
+def lora_row() -> PublishedTable:
+    """LoRA on RoBERTa-base of Table 2: eight tasks and their average."""
+    table = load_table("lora-table2")
+    cells = tuple(cell for cell in table.cells if cell.model == MODEL and cell.row == "LoRA")
+    assert len(cells) == 9
+    return dataclasses.replace(table, cells=cells)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return [
+        *runs("rte", 0.86, 0.866, 0.87),  # printed is 0.866 ± 0.007
+        *runs("mrpc", 0.80, 0.801, 0.802),  # 0.897 ± 0.007
+        *runs("sst2", 0.95, 0.951, 0.952, training={"train_examples": 64}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def verdicts(lora_row, records):
+    asked = {one.spec.task.name: fields(one.spec) for one in runs("rte", 0.5) + runs("mrpc", 0.5) + runs("sst2", 0.5)}
+    return judge_table(lora_row, records, lambda cell: asked[cell.task])
+
+
+def tables(lines) -> list[list[list[str]]]:
+    found: list[list[list[str]]] = [[]]
+    for line in lines:
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]])
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def test_a_line_has_the_published_and_the_measured_number_and_the_verdict(lora_row, verdicts):
+    lines = published_section(lora_row, verdicts)
+    rows = {(row[1], row[2]): row for row in tables(lines)[0][2:]}
+    assert rows["`rte`", "`accuracy`"][:5] == ["LoRA", "`rte`", "`accuracy`", "0.866 ± 0.007 (median of 5)", "0.8660"]
+    assert rows["`rte`", "`accuracy`"][6:9] == ["3", "+0.0000", "reproduced"]
+    assert rows["`mrpc`", "`accuracy`"][7:9] == ["−0.0960", "not reproduced (lower)"]
+    assert rows["`sst2`", "`accuracy`"][8] == "not comparable: training.train\\_examples"
+    assert rows["`cola`", "`matthews_correlation`"][4:9] == ["–", "–", "–", "–", "not run"]
+    assert rows["`glue`", "`average`"][3] == "0.872 (mean over tasks)"
+
+
+def test_what_differs_stands_once_with_both_values(lora_row, verdicts):
+    lines = published_section(lora_row, verdicts)
+    header, _, *rows = tables(lines)[1]
+    assert header == ["field", "the published number is of", "the runs are of", "cells"]
+    assert rows == [["`training.train_examples`", "`3200`", "`64`", "LoRA, sst2"]]
+
+
+def test_the_counts_add_up(verdicts):
+    assert summary(verdicts) == "9 cells: 1 reproduced, 1 not reproduced, 1 not comparable, 6 not run."
+
+
+def test_notes_are_said_once_and_numbered_in_the_order_of_the_lines(lora_row, verdicts):
+    lines = published_section(lora_row, verdicts)
+    notes = lines[lines.index("### Notes") + 2 :]
+    assert [note.split(". ")[0] for note in notes] == [str(number) for number in range(1, len(notes) + 1)]
+    assert sum("Alpha is 8 in the paper and 16 in the scripts" in note for note in notes) == 1
+    alpha = next(note.split(".")[0] for note in notes if "Alpha is 8" in note)
+    cited = [row[9].split(", ") for row in tables(lines)[0][2:]]
+    assert all(alpha in numbers for numbers in cited[:8])
+    assert {number for numbers in cited for number in numbers} == {note.split(".")[0] for note in notes}
+
+
+def test_cells_without_a_run_can_be_left_to_the_counts(lora_row, verdicts):
+    lines = published_section(lora_row, verdicts, with_not_run=False)
+    assert [row[1] for row in tables(lines)[0][2:]] == ["`sst2`", "`mrpc`", "`rte`"]
+    assert "6 not run" in "\n".join(lines)
+    assert "### What was not run, and why" not in lines
+
+
+def test_a_table_without_any_run_says_so_and_has_no_other_tables():
+    table = load_table("lora-table4")
+    found = judge_table(table, [], lambda cell: None)
+    lines = published_section(table, found, with_not_run=False)
+    assert tables(lines) == []
+    assert "40 cells: 0 reproduced, 0 not reproduced, 0 not comparable, 40 not run." in lines
+    reasons = published_section(table, found)
+    assert "- The weights of GPT-3 are not public: 40 cells." in reasons
+
+
+def test_digits_are_those_that_were_printed():
+    found = {cell.key: cell for cell in load_table("lora-table18").cells}
+    rank = "LoRA, rank 4", "openai-community/gpt2-medium", "e2e"
+    assert published_value(found[(*rank, "bleu")]) == "0.7038"
+    assert published_value(found[(*rank, "nist")]) == "8.8439"
+    spread = next(cell for cell in load_table("lora-table3").cells if cell.printed_spread == "0.02")
+    assert published_value(spread) == "8.85 ± 0.02"
+
+
+def test_many_fields_are_counted_and_not_all_named(lora_row):
+    other = runs(
+        "rte",
+        0.5,
+        0.5,
+        0.5,
+        model="./tiny",
+        learning_rate=2e-3,
+        training={"max_length": 9, "steps": 1, "batch_size": 2},
+    )
+    cell = next(cell for cell in lora_row.cells if cell.task == "rte")
+    (found,) = judge_table(
+        dataclasses.replace(lora_row, cells=(cell,)),
+        other,
+        lambda _: fields(runs("rte", 0.5)[0].spec),
+        {MODEL: "./tiny"},
+    )
+    assert verdict_text(found) == "not comparable: model, training.batch_size, training.steps and 2 more"
+
+
+def shown(listing) -> str:
+    console = Console(width=300)
+    with console.capture() as captured:
+        console.print(listing)
+    return captured.get()
+
+
+def test_the_listing_has_every_table_and_whether_it_can_be_repeated():
+    lines = shown(tables_listing()).splitlines()
+    (gpt3,) = (line for line in lines if "lora-table4" in line)
+    assert "no: the weights of GPT-3 are not public" in gpt3
+    (glue,) = (line for line in lines if "lora-table2" in line)
+    assert "126" in glue and "roberta-base, roberta-large, deberta-v2-xxlarge" in glue and "all but 16 cells" in glue
+    names = [line.split()[0] for line in lines if "-table" in line]
+    assert names.index("lora-table3") < names.index("lora-table13")
+
+
+def test_a_tables_listing_has_every_cell(lora_row):
+    lines = shown(cells_listing(lora_row)).splitlines()
+    (rte,) = (line for line in lines if " rte " in line)
+    assert rte.split() == [
+        "roberta-base",
+        "LoRA",
+        "rte",
+        "accuracy",
+        "0.866",
+        "±",
+        "0.007",
+        "median",
+        "of",
+        "5",
+        "–",
+        "lora",
+    ]
+
+
+def test_the_listing_of_verdicts_leaves_out_what_was_not_run(verdicts):
+    said = shown(verdicts_listing(verdicts))
+    assert "not reproduced (lower)" in said and "cola" not in said
+    assert "9 cells: 1 reproduced, 1 not reproduced, 1 not comparable, 6 not run." in said

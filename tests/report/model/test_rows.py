@@ -1,0 +1,28 @@
+"""One row of a comparison: what of its runs is in which number."""
+
+from lora_bench.report import render_markdown
+from lora_bench.report.model.rows import make_row
+from tests.sample_records import ENVIRONMENT, MIB, record
+
+WHOLE = record("lora", seed=0, score=0.7, peak_mib=300, step_seconds=0.05)
+RESUMED = record("lora", seed=1, score=0.8, peak_mib=900, step_seconds=5.0, changes={"resumed": True})
+
+
+def test_a_run_that_went_on_from_a_checkpoint_is_scored_and_not_measured():
+    row = make_row([WHOLE, RESUMED], [ENVIRONMENT])
+    assert (row.score.n, row.resumed) == (2, 1)
+    assert row.step_seconds == 0.05 and row.train_peak_bytes == 300 * MIB
+    assert row.train_seconds == WHOLE.speed.train_seconds
+    # What the suite took is another question.
+    assert row.train_seconds_total == WHOLE.speed.train_seconds + RESUMED.speed.train_seconds
+
+
+def test_a_row_of_such_runs_alone_has_no_measurement():
+    row = make_row([RESUMED], [ENVIRONMENT])
+    assert row.score.n == 1 and not row.measured and row.exclusive is None
+
+
+def test_a_page_says_how_many_went_on():
+    said = "1 run went on from a checkpoint after a stop: no speed or memory number is of it."
+    assert said in render_markdown([WHOLE, RESUMED, record("full")], "report")
+    assert "went on from a checkpoint" not in render_markdown([WHOLE, record("full")], "report")

@@ -1,0 +1,512 @@
+"""Verdicts of a report: from records to comparisons, and to sentences that say no more than the table."""
+
+import math
+import re
+import statistics
+
+import pytest
+import scipy.stats
+from markdown_it import MarkdownIt
+
+from lora_bench.records.analysis import Analysis, default_analysis
+from lora_bench.records.protocol import PROTOCOLS
+from lora_bench.records.record import Predictions
+from lora_bench.records.store import Answers, answers_in, to_json
+from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.side_costs import beside
+from lora_bench.report.model.verdicts import judge_comparison
+from lora_bench.report.sections.answer import answer
+from lora_bench.report.sections.by_task import over_tasks_lines
+from lora_bench.report.sections.verdicts import verdict_lines, verdict_words
+from lora_bench.stats import holm
+from tests.report.test_markdown import tables
+from tests.sample_records import BUDGET, record
+
+RULES = Analysis(reference="full", margin=0.005)
+FULL = (0.80, 0.81, 0.79, 0.80, 0.82, 0.78, 0.80, 0.81, 0.79, 0.80)
+
+
+def runs(method: str, scores, rules: Analysis | None = RULES, **given):
+    """One run for each score, with seeds from 0; None is a run that diverged."""
+    return [
+        record(
+            method, seed=seed, score=score, changes={"analysis": rules},
+            **({"status": "diverged", "reason": "the loss was nan"} if score is None else {}), **given,
+        )
+        for seed, score in enumerate(scores)
+    ]  # fmt: skip
+
+
+def shifted(by, scores=FULL):
+    """Scores that differ by *by*, or by each of several in turn."""
+    each = by if isinstance(by, tuple) else (by,)
+    return [score + each[index % len(each)] for index, score in enumerate(scores)]
+
+
+def judged(records, **given):
+    return judge_comparison(compare(records), records, **given)
+
+
+def said_of(records, **given):
+    """The three sentences."""
+    return " ".join(sentences(records, **given))
+
+
+def sentences(records, **given):
+    lines = answer(judged(records, **given))
+    assert (lines[0], lines[1::2]) == ("## The answer", [""] * 3)
+    return lines[2::2]
+
+
+def verdict_on(by, **given):
+    records = runs("full", FULL, **given) + runs("lora", shifted(by), **given)
+    return judged(records).held[0].verdict
+
+
+def test_the_difference_and_its_interval_by_hand():
+    records = runs("full", (0.8, 0.8, 0.8)) + runs("lora", (0.81, 0.82, 0.83))
+    (held,) = judged(records).held
+    # Differences .01, .02 and .03: mean .02, standard deviation .01, and t(.975; 2) = 4.3027.
+    assert held.verdict.difference == pytest.approx(0.02)
+    half = 4.3027 * 0.01 / math.sqrt(3)
+    assert held.verdict.interval.low == pytest.approx(0.02 - half, abs=1e-5)
+    assert held.verdict.p_value == pytest.approx(scipy.stats.ttest_rel((0.81, 0.82, 0.83), (0.8,) * 3).pvalue)
+    assert held.verdict.verdict == "non-inferior"
+    assert held.verdict.grade == "exploratory"
+
+
+def test_each_verdict_by_what_it_takes():
+    assert verdict_on((0.019, 0.021)).verdict == "better"
+    assert verdict_on((0.019, 0.021)).beyond_margin
+    assert verdict_on((-0.019, -0.021)).verdict == "worse"
+    assert verdict_on((0.001, -0.001)).verdict == "equivalent"
+    assert verdict_on((0.001, -0.001)).small_but_real is None
+    # A tenth of a point at every seed, give or take a fiftieth: real, and of no matter.
+    small = verdict_on((0.0008, 0.0012))
+    assert (small.verdict, small.small_but_real) == ("equivalent", "better")
+    assert verdict_words(small) == "**equivalent**, and slightly better"
+    assert verdict_on((0.06, -0.05)).verdict == "inconclusive"
+    assert verdict_on((0.03, -0.004)).verdict in ("better", "non-inferior")
+
+
+def test_lower_is_better_turns_better_into_worse_and_the_difference_stays():
+    verdict = verdict_on((0.019, 0.021), metric="ter", higher_is_better=False)
+    assert (verdict.verdict, round(verdict.difference, 3)) == ("worse", 0.02)
+
+
+def test_all_comparisons_of_a_report_are_one_family():
+    records = runs("full", FULL) + runs("lora", shifted((0.004, 0.0, 0.01)))
+    alone = judged(records).held[0].verdict
+    more = records + runs("bottleneck_adapter", shifted((0.02, -0.02)))
+    more += [
+        one for name in ("full", "lora", "bottleneck_adapter")
+        for one in runs(name, FULL if name == "full" else shifted((0.0, 0.01, -0.02)), task="other")
+    ]  # fmt: skip
+    held = judged(more).held
+    assert len(held) == 4
+    assert {one.verdict.family for one in held} == {4}
+    raw = [one.verdict.p_value for one in held]
+    assert [one.verdict.adjusted_p for one in held] == [one.p_value for one in holm(raw, 0.05)]
+    same = next(one for one in held if one.row.label == "lora" and one.setting.spec.task.name == "vader_film")
+    assert same.verdict.p_value == alone.p_value
+    assert same.verdict.adjusted_p >= alone.adjusted_p
+
+
+def test_rules_are_those_that_the_records_carry():
+    records = runs("full", FULL) + runs("lora", shifted(0.01))
+    assert judged(records).declared == "before"
+    bare = runs("full", FULL, rules=None) + runs("lora", shifted(0.01), rules=None)
+    assert judged(bare).declared == "never"
+    assert judged(bare).analysis == Analysis(reference="full")
+
+
+def test_rules_that_were_changed_are_said_to_be():
+    other = Analysis(reference="full", margin=0.05)
+    mixed = runs("full", FULL) + runs("lora", shifted(0.01), rules=other)
+    found = judged(mixed)
+    assert found.declared == "changed"
+    assert "changed afterwards" in "\n".join(verdict_lines(found))
+    assert "rules that were changed after some of the runs" in said_of(mixed)
+    asked = judged(runs("full", FULL) + runs("lora", shifted(0.01)), analysis=other)
+    assert (asked.declared, asked.analysis) == ("changed", other)
+
+
+def test_the_reference_may_be_another_method():
+    rules = Analysis(reference="lora")
+    records = runs("full", FULL, rules=rules) + runs("lora", shifted((0.019, 0.021)), rules=rules)
+    (held,) = judged(records).held
+    assert (held.row.label, held.verdict.verdict) == ("full", "worse")
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        (
+            [
+                one
+                for name in ("full", "lora")
+                for one in runs(name, FULL, spec={"rules": PROTOCOLS["paper"], "protocol": "paper"})
+            ],
+            "chooses on the split that it reports",
+        ),
+        (runs("bottleneck_adapter", FULL) + runs("lora", FULL), "full was not run there"),
+        ([*runs("full", FULL[:2]), record("lora", seed=7, changes={"analysis": RULES})], "they share no seed"),
+        (runs("full", FULL) + runs("lora", (None, None)), "no run of lora has a score"),
+    ],
+)
+def test_what_is_not_judged_is_named_with_its_reason(records, said):
+    judgeable = runs("full", FULL, task="other") + runs("lora", shifted(0.01), task="other")
+    found = judged([*records, *judgeable])
+    assert [one.setting.spec.task.name for one in found.held] == ["other"]
+    assert any(said in reason for reason in found.left_out)
+    assert judged(records) is None  # nothing else to say, so no section
+
+
+def test_a_failure_counts_at_the_floor_in_a_column_of_its_own():
+    records = runs("full", (0.8, 0.8, 0.8)) + runs("lora", (0.8, 0.83, None), majority=0.5)
+    (held,) = judged(records).held
+    assert held.difference.pairs == 2
+    # (.80 + .83 + .50) / 3 less .80.
+    assert held.at_floor == pytest.approx(0.71 - 0.8)
+    page = "\n".join(verdict_lines(judged(records)))
+    assert "failures at the floor" in page and "−0.0900" in page
+    assert "| `lora` | 3 | 1 (1 % to 91 %) |" in page  # Clopper-Pearson: scipy's binomtest(1, 3) has .0084 and .9057
+
+
+def test_two_seeds_are_too_few_for_a_verdict():
+    (held,) = judged(runs("full", (0.5, 0.6)) + runs("lora", (0.9, 0.91))).held
+    assert held.verdict.verdict == "inconclusive"
+    assert "fewer than the 3" in held.verdict.reason
+
+
+# Test items.
+
+
+def answers_of(right: dict[str, list[int]], items: int):
+    """Predictions of runs that are right on the items listed, of references that are all 1."""
+    return lambda run_id: Answers([int(item in right[run_id]) for item in range(items)], [1] * items)
+
+
+def test_few_test_items_widen_the_interval():
+    """Scores hardly move from seed to seed, but there are only 20 items: others would give other scores."""
+    full = [[*range(12)], [*range(12)], [*range(13)]]
+    lora = [[*range(6, 20)], [*range(6, 20)], [*range(6, 20)]]
+    records = runs("full", [len(one) / 20 for one in full]) + runs("lora", [len(one) / 20 for one in lora])
+    right = dict(zip([one.run_id for one in records], full + lora, strict=True))
+    (bare,), (held,) = judged(records).held, judged(records, answers=answers_of(right, 20)).held
+    assert (bare.items, held.items is not None) == (None, True)
+    assert (bare.verdict.interval.source, held.verdict.interval.source) == ("t", "bootstrap")
+    widths = [one.verdict.interval.high - one.verdict.interval.low for one in (bare, held)]
+    assert widths[1] > widths[0]
+    assert bare.verdict.difference == held.verdict.difference
+
+
+def test_items_enter_only_where_all_runs_have_the_same(tmp_path):
+    records = runs("full", (0.5, 0.5, 0.75)) + runs("lora", (0.75, 0.75, 0.5))
+    right = {one.run_id: [*range(round(one.score * 4))] for one in records}
+    whole = answers_of(right, 4)
+
+    def one_lacks(run_id):
+        return None if run_id == records[0].run_id else whole(run_id)
+
+    def one_has_others(run_id):
+        return Answers([1], [1]) if run_id == records[0].run_id else whole(run_id)
+
+    assert judged(records, answers=whole).held[0].items is not None
+    assert judged(records, answers=one_lacks).held[0].items is None
+    assert judged(records, answers=one_has_others).held[0].items is None
+
+
+def test_stored_predictions_are_read_from_runs_and_baselines_and_only_as_recorded(tmp_path):
+    import hashlib
+
+    content = b'{"ids_sha256": "x", "predictions": [1, 0], "references": [1, 1]}'
+    said = Predictions(file="predictions.json", sha256=hashlib.sha256(content).hexdigest(), count=2, ids_sha256="x")
+    one = record("lora", changes={"predictions": said})
+    for folder, file in (
+        ("runs", f"{one.run_id}/predictions.json"),
+        ("baseline", f"records/{one.run_id}.predictions.json"),
+    ):
+        path = tmp_path / folder / file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        read = answers_in(tmp_path / folder, [one])
+        assert read(one.run_id) == Answers([1, 0], [1, 1])
+        path.write_bytes(content.replace(b"[1, 0]", b"[1, 1]"))
+        assert read(one.run_id) is None
+    assert answers_in(tmp_path / "nowhere", [one])(one.run_id) is None
+    assert answers_in(tmp_path, [record("full")])("unknown") is None
+
+
+# Over tasks.
+
+
+def over_two_tasks():
+    return [
+        one
+        for task, by in (("vader_film", (0.02, 0.021)), ("other", (0.01, 0.012)))
+        for one in (*runs("full", FULL, task=task), *runs("lora", shifted(by), task=task))
+    ]
+
+
+def test_tasks_count_alike():
+    (group,) = judged(over_two_tasks()).over_tasks
+    reference, lora = group.methods
+    # Mean of .0205 and .011.
+    assert lora.verdict.difference == pytest.approx(0.01575)
+    assert (lora.difference.wins, lora.verdict.verdict, dict(lora.shown)) == (2, "better", {"better": 2})
+    # Both tasks have the scores of FULL, whose mean is .8 and whose standard deviation over seeds is .0115.
+    half = scipy.stats.t.ppf(0.975, 9) * statistics.stdev(FULL) / math.sqrt(10)
+    assert (reference.label, reference.mean.mean, reference.mean.n) == ("full", pytest.approx(0.8), 10)
+    assert reference.mean.interval.high == pytest.approx(0.8 + half)
+    assert lora.mean.mean == pytest.approx(0.81575)
+    assert [(one.rank.best, one.rank.worst) for one in group.methods] == [(2, 2), (1, 1)]
+    assert judged(runs("full", FULL) + runs("lora", FULL)).over_tasks == ()
+
+
+def test_each_target_has_a_mean_over_tasks_and_the_reference_is_in_both():
+    small, large = (BUDGET.model_copy(update={"adapter_parameters": target}) for target in (7_680, 15_360))
+    records = [
+        one for task in ("vader_film", "other")
+        for one in (
+            *runs("full", FULL, task=task, budget=small),
+            *runs("lora", shifted((0.02, 0.021)), task=task, budget=small),
+            *runs("bottleneck_adapter", shifted((0.03, 0.031)), task=task, budget=large),
+        )
+    ]  # fmt: skip
+    found = judged(records).over_tasks
+    targets = [next(iter(group.settings.values())).parameter_target[1] for group in found]
+    assert dict(zip(targets, [[one.label for one in group.methods] for group in found], strict=True)) == {
+        7_680: ["full", "lora"], 15_360: ["full", "bottleneck_adapter"],
+    }  # fmt: skip
+
+
+def test_a_method_that_lacks_a_task_has_no_mean_and_no_rank_beside_those_that_have_all():
+    records = over_two_tasks() + runs("prefix_tuning", shifted(0.01), task="other")
+    records += runs("prefix_tuning", [None] * 3)
+    (group,) = judged(records).over_tasks
+    assert [one.label for one in group.methods] == ["full", "lora"]  # one task is no mean over tasks
+    third = [*runs("full", FULL, task="third"), *runs("lora", shifted((0.02, 0.021)), task="third")]
+    (group,) = judged(records + third + runs("prefix_tuning", shifted(0.01), task="third")).over_tasks
+    prefix = group.methods[-1]
+    assert (prefix.label, prefix.mean, prefix.rank, len(prefix.difference.tasks)) == ("prefix_tuning", None, None, 2)
+    assert (prefix.failed, prefix.runs) == (3, 23)
+    lines = over_tasks_lines(judged(records + third), beside(compare(records + third)))
+    cells = next(line for line in tables("\n".join(lines))[0] if "`lora`" in line[0])
+    assert "3 / 0 / 0" in cells and "0 of 30" in cells
+
+
+def test_a_metric_that_is_no_share_enters_no_mean_over_tasks_and_has_no_margin():
+    records = over_two_tasks()
+    records += runs("full", FULL, task="e2e", metric="nist") + runs(
+        "lora", shifted((0.5, 0.6)), task="e2e", metric="nist"
+    )
+    found = judged(records, analysis=Analysis(reference="full"))
+    assert len(found.held) == 3
+    assert [*found.over_tasks[0].settings] == ["other", "vader_film"]
+    nist = next(one for one in found.held if one.setting.spec.task.name == "e2e")
+    assert (nist.verdict.margin, nist.verdict.verdict) == (None, "better")
+    assert "a margin of 0.005 (0.5 points of 100, and none where no margin was declared)" in answer(found)[2]
+
+
+# Ranks.
+
+
+def ranks(records, task="vader_film"):
+    """The ranks and letters of the methods of a task, in alphabetical order, the reference first."""
+    found = judged(records)
+    return {
+        row.label: (rank.best, rank.worst, rank.letters)
+        for setting in found.comparison.settings if setting.spec.task.name == task
+        for row in setting.rows if (rank := found.rank_of(row)) is not None
+    }  # fmt: skip
+
+
+def test_ranks_are_what_the_shown_differences_leave_and_overlap():
+    """Full and lora are alike, lora and prefix tuning are alike, and full is better than prefix tuning."""
+    records = runs("full", FULL)
+    records += runs("lora", shifted((0.02, -0.03)))  # -.005 ± .026: nothing is shown
+    records += runs("prefix_tuning", shifted((-0.015, -0.016)))  # to lora .0105, with the spread of lora's
+    assert ranks(records) == {"full": (1, 2, "a"), "lora": (1, 3, "ab"), "prefix_tuning": (2, 3, "b")}
+
+
+def test_with_two_seeds_nothing_is_told_apart():
+    records = runs("full", (0.5, 0.51)) + runs("lora", (0.8, 0.82)) + runs("prefix_tuning", (0.1, 0.11))
+    assert set(ranks(records).values()) == {(1, 3, "a")}
+
+
+def test_ranks_never_contradict_a_verdict():
+    """Many comparisons take a difference from the verdicts that one table alone would show: ranks do not show it either."""
+    noisy = (0.012, -0.004, 0.02, -0.002, 0.01)
+    alone = runs("full", FULL) + runs("lora", shifted(noisy))
+    assert ranks(alone) == {"full": (2, 2, "b"), "lora": (1, 1, "a")}
+    more = [
+        one for number in range(40)
+        for one in (*runs("full", FULL, task=f"t{number}"), *runs("lora", shifted((0.06, -0.05)), task=f"t{number}"))
+    ]  # fmt: skip
+    (held,) = [one for one in judged(alone + more).held if one.setting.spec.task.name == "vader_film"]
+    assert held.verdict.adjusted_p > 0.05 > held.verdict.p_value
+    assert ranks(alone + more) == {"full": (1, 2, "a"), "lora": (1, 2, "a")}
+
+
+def test_of_a_metric_with_the_other_direction_the_lowest_mean_ranks_first():
+    records = runs("full", FULL, metric="ter", higher_is_better=False)
+    records += runs("lora", shifted((0.019, 0.021)), metric="ter", higher_is_better=False)
+    assert ranks(records) == {"full": (1, 1, "a"), "lora": (2, 2, "b")}
+
+
+def test_where_seeds_that_failed_turn_the_order_there_is_no_rank():
+    """At the seeds of both lora is better by .02; its mean of all its seeds is the lower one."""
+    records = runs("full", [*FULL[:5], None, None, None]) + runs("lora", [*shifted((0.019, 0.021))[:5], 0.1, 0.1, 0.1])
+    (held,) = judged(records).held
+    assert held.verdict.verdict == "better"
+    assert ranks(records) == {}
+
+
+def test_test_items_can_keep_methods_together_that_seeds_alone_would_tell_apart():
+    """Two methods of which neither is the reference, each the same at every seed but for one item of twenty."""
+    right = {"full": [*range(10)], "lora": [*range(12)], "prefix_tuning": [*range(8, 17)]}
+    records, of_run = [], {}
+    for method, items in right.items():
+        of_seeds = [[*items, 19 - seed % 2] for seed in range(6)]
+        made = runs(method, [len(one) / 20 for one in of_seeds])
+        records += made
+        of_run.update({run.run_id: one for run, one in zip(made, of_seeds, strict=True)})
+    found = judged(records, answers=answers_of(of_run, 20))
+    assert all(held.verdict.interval.source == "bootstrap" for held in found.held)
+    assert {rank.letters for _, rank in found.ranks} == {"a"}
+
+
+# In words.
+
+
+def test_three_sentences_count_what_the_table_has():
+    records = over_two_tasks() + runs("prefix_tuning", shifted((0.06, -0.05)), task="other")
+    found = judged(records)
+    text = said_of(records)
+    assert len(re.findall(r"\.(?= [A-Z`]|$)", text)) == 3
+    # The mean differences are .0205 and .011.
+    assert "`lora` is better in both (by 0.0110 to 0.0205)" in text
+    assert "`prefix_tuning` is undecided" in text
+    assert "in means over tasks, `lora` is better" in text
+    assert "With 10 seeds a method these verdicts carry a recommendation for these tasks and base models" in text
+    lines = tables("\n".join(verdict_lines(found)))[0][2:]
+    words = [line[7] for line in lines]
+    assert sum("better" in word for word in words) == 2
+    assert sum("inconclusive" in word for word in words) == 1
+
+
+def test_the_first_sentence_names_the_family_its_level_the_margin_and_its_unit():
+    (first, *_) = sentences(over_two_tasks())
+    assert first == (
+        "`lora` was held against `full`, which no target for parameters holds, on 2 tasks and 1 base model, seed by seed: "
+        "2 comparisons with an error level of 0.05 over them all (Holm) and a margin of 0.005 (0.5 points of 100), by rules "
+        "declared before the runs."
+    )
+    wide = Analysis(reference="full", margin={"vader_film": 0.01, "other": 0.02}, alpha=0.1)
+    assert "error level of 0.1 over them all (Holm) and margins of 0.01 and 0.02 (1 and 2 points of 100)" in said_of(
+        over_two_tasks(), analysis=wide
+    )
+
+
+def test_the_last_sentence_says_what_the_intervals_cover_and_what_they_do_not():
+    full = [[*range(12)], [*range(12)], [*range(13)]]
+    lora = [[*range(6, 20)], [*range(6, 20)], [*range(6, 19)]]
+    records = runs("full", [len(one) / 20 for one in full]) + runs("lora", [len(one) / 20 for one in lora])
+    right = dict(zip([one.run_id for one in records], full + lora, strict=True))
+    not_of = ", and not of other data sets, base models or learning rates"
+    assert f"they speak of other seeds on these very test items{not_of}" in said_of(records)
+    assert f"they speak of other seeds and other test items like these{not_of}" in said_of(
+        records, answers=answers_of(right, 20)
+    )
+
+
+def test_comparisons_of_few_seeds_are_counted_apart_from_those_of_many():
+    few = runs("full", FULL[:3], task="other") + runs("lora", shifted((0.06, -0.05), FULL[:3]), task="other")
+    last = sentences(runs("full", FULL) + runs("lora", shifted((0.019, 0.021))) + few)[2]
+    assert last.startswith(
+        "Of these verdicts 1 (1 decided) rest on 10 seeds a method and carry a recommendation for these tasks and base models; "
+        "1 (0 decided) rest on 3 seeds a method and are exploratory: a hint where to look, and no ground to choose a method; "
+    )
+
+
+def test_ten_seeds_that_decide_nothing_recommend_nothing():
+    text = said_of(runs("full", FULL) + runs("lora", shifted((0.06, -0.05))))
+    assert "With 10 seeds a method verdicts would carry a recommendation, and none was reached" in text
+
+
+def test_runs_that_learned_nothing_or_failed_are_in_the_answer():
+    text = said_of(runs("full", (0.5, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81)))
+    assert "; 1 of 6 runs scored no better than the majority class (or the mean)." in text
+    assert len(re.findall(r"\.(?= [A-Z`]|$)", text)) == 3
+    assert "majority" not in said_of(runs("full", (0.7, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81)))
+    failed = said_of(runs("full", (0.7, 0.8, 0.8, 0.8)) + runs("lora", (0.8, 0.8, 0.81, None)))
+    assert "; 1 of 8 runs ended without a score." in failed
+
+
+def test_a_search_is_no_result_and_needs_no_word():
+    trials = runs("full", FULL[:2], spec={"score_on": "selection"}, task="other")
+    found = judged(runs("full", FULL) + runs("lora", shifted(0.01)) + trials)
+    assert (len(found.held), found.left_out) == (1, ())
+
+
+def test_what_it_would_take_is_said_of_no_more_than_what_has_an_estimate():
+    full = runs("full", FULL[:3]) + runs("full", FULL[:3], task="other")
+    hopeful = runs("lora", shifted((0.06, -0.02, 0.02), FULL[:3]), task="other")
+    same = runs("lora", FULL[:3])  # no spread, so no estimate
+    (needed,) = (one.verdict.needed.seeds for one in judged(full + hopeful).held)
+    assert (
+        f"; {needed} seeds would likely decide the one that is not, were the difference seen the true one."
+        in said_of(full + hopeful)
+    )
+    both = full + hopeful + same
+    (needed,) = (one.verdict.needed.seeds for one in judged(both).held if one.verdict.needed is not None)
+    assert f"; of the 2 undecided, one has an estimate of the seeds that would decide, {needed}, were the" in said_of(
+        both
+    )
+
+
+def test_where_nothing_is_decided_no_method_is_named_a_winner():
+    text = said_of(runs("full", FULL[:3]) + runs("lora", shifted((0.06, -0.05), FULL[:3])))
+    assert "It is not decided" in text and "better in" not in text
+    assert "exploratory" in text
+    text = said_of(runs("full", FULL[:2]) + runs("lora", (0.9, 0.95)))
+    assert "It is not decided: 2 seeds of each method are too few for a verdict." in text
+
+
+def test_hostile_names_are_text():
+    hostile = "<script>alert(1)</script> | [x](http://example.com) @someone"
+    method = record("lora").spec.method.model_copy(update={"label": hostile})
+    records = runs("full", FULL, task=hostile, model=hostile) + runs(method, shifted(0.01), task=hostile, model=hostile)
+    page = "\n".join([*answer(judged(records)), *verdict_lines(judged(records))])
+    rendered = MarkdownIt("commonmark").enable("table").render(page)
+    assert "alert(1)" in rendered
+    assert "<script" not in rendered and "<a " not in rendered
+
+
+# The declaration.
+
+
+def test_defaults_hold_methods_against_full_and_else_lora():
+    assert default_analysis(["lora", "full"]).reference == "full"
+    assert default_analysis(["prefix_tuning", "lora"]).reference == "lora"
+    assert default_analysis(["ia3", "vera"]).reference == "ia3"
+    assert default_analysis(["lora"]) is None
+
+
+def test_margins_are_half_a_point_of_shares_and_what_a_suite_says():
+    assert Analysis(reference="full").margin_of("rte", "accuracy") == 0.005
+    assert Analysis(reference="full").margin_of("mnli", "mismatched/accuracy") == 0.005
+    assert Analysis(reference="full").margin_of("e2e", "nist") is None
+    assert Analysis(reference="full", margin={"rte": 0.02}).margin_of("rte", "accuracy") == 0.02
+    assert Analysis(reference="full", margin={"rte": 0.02}).margin_of("cola", "matthews_correlation") == 0.005
+    assert Analysis(reference="full", margin=0.01).margin_of("e2e", "nist") == 0.01
+
+
+def test_a_record_carries_its_declaration_and_its_hash_moves_with_it():
+    one = record("lora", changes={"analysis": RULES})
+    assert b'"reference": "full"' in to_json(one)
+    assert RULES.sha256 != Analysis(reference="full", margin=0.006).sha256
+    assert RULES.sha256 == Analysis(reference="full", margin=0.005).sha256
+    # The declaration is no part of what is run.
+    assert one.run_id == record("lora").run_id

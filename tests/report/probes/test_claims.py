@@ -1,0 +1,214 @@
+"""A paper's claims beside what probes found: every number by hand from made records, and files that say what was printed."""
+
+import csv
+from collections import Counter
+from typing import get_args
+
+import pytest
+from markdown_it import MarkdownIt
+
+from lora_bench.errors import BadInput
+from lora_bench.records.probe_record import Flops, Inference, Latency
+from lora_bench.records.spec import MethodSpec
+from lora_bench.report.probes.claims import claims_lines
+from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity, known_claims, read_claims
+from lora_bench.report.probes.section import render_probes
+from lora_bench.suite.probe_suite import load_probe_suite
+from tests.probe.records import probe_record
+from tests.report.test_markdown import tables
+from tests.shared import shared
+
+SUITES = ("system-claims", "system-claims-gpu")
+MODEL = "shape:gpt2-medium"
+ADAPTER = MethodSpec(
+    name="bottleneck_adapter", label="adapter_h", size="bottleneck_size", options={"bottleneck_size": 2}, chosen={}
+)
+
+
+def passes(base: float, adapted: float, merged: float | None = None) -> Inference:
+    states = {"unadapted": base, "adapted": adapted, "merged": merged}
+    return Inference(
+        latencies=tuple(
+            Latency(batch_size=1, length=128, state=state, passes=9, seconds_median=seconds, seconds_p90=seconds)
+            for state, seconds in states.items()
+            if seconds is not None
+        ),
+        merged_difference=None if merged is None else 2.5e-7,
+        adapters_in_batch=None,
+        mixed_batch_seconds=None,
+        one_adapter_seconds=None,
+    )
+
+
+def measured():
+    """Two processes of three methods on one model; an adapter's pass takes 10 and 20 % longer, a merged one −1 and +2 %."""
+    records = []
+    for repeat in range(2):
+        records += [
+            probe_record("full", repeat, model=MODEL, inference=passes(0.1, 0.1)),
+            probe_record("lora", repeat, model=MODEL, inference=passes(0.1, 0.11, (0.099, 0.102)[repeat])),
+            probe_record(
+                ADAPTER, repeat, model=MODEL, inference=passes(0.1, (0.11, 0.12)[repeat]),
+                flops=Flops(forward=103 * 10**9, step=2 * 10**11),
+            ),
+        ]  # fmt: skip
+    return records
+
+
+def claims(*quantities: str, **narrowed) -> Claims:
+    made = [
+        Claim(quantity=quantity, where="abstract", of="GPT-3", printed="much less", **narrowed)
+        for quantity in quantities
+    ]
+    return Claims(paper="A paper", claims=tuple(made))
+
+
+def row(quantity: str, records=None, **narrowed) -> dict[str, list[str]]:
+    """The cells of a section's only row, by column; columns of one name are in order."""
+    header, _, line = tables("\n".join(claims_lines(claims(quantity, **narrowed), records or measured())))[0]
+    found: dict[str, list[str]] = {}
+    for name, cell in zip(header, line, strict=True):
+        found.setdefault(name, []).append(cell)
+    return found
+
+
+def test_counts_are_of_adapters_without_heads():
+    cells = row("trained_weights")
+    whole, adapted = (int(cells[name][0].replace(",", "")) for name in ("all weights", "trained"))
+    found = {record.spec.method.name: record.parameters.adapter for record in measured()}
+    assert (whole, adapted) == (found["full"], found["lora"])
+    assert float(cells["times fewer"][0].replace(",", "")) == pytest.approx(whole / adapted, rel=0.01)
+
+
+def test_memory_with_and_without_activations():
+    # Peaks of 480 and 300 MiB; 90 + 90 + 180 MiB of weights, gradients and states against 90 MiB and 1.8 MB.
+    cells = row("step_memory")
+    assert cells["times less"] == ["1.6", "3.93"]
+    assert cells["activations, MiB, of all weights"] == ["200"]
+    page = "\n".join(claims_lines(claims("step_memory"), measured()))
+    assert "67 % of an adapted step's peak, and leave 1.6 times" in page  # 200 of 300 MiB
+
+
+def test_checkpoints_by_weights_and_by_files():
+    # 90 MiB against 30,720 bytes; with the head's 596,000 bytes and the files' own, 91 MiB against 700,000.
+    assert row("stored_weights")["times smaller"] == ["3,072", "136"]
+
+
+def test_speed_both_ways_and_where_it_comes_from():
+    # 100 ms and 60 ms; the parts are .4, .5 and .1 of each.
+    cells = row("step_speed")
+    assert cells["time"] == ["−40.0 %"]
+    assert cells["tokens/s"] == ["+66.7 %"]
+    assert cells["operations"] == ["−33.3 %"]  # 3e11 and 2e11
+    page = "\n".join(claims_lines(claims("step_speed"), measured()))
+    assert (
+        "* gpt2-medium: 40.0 ms less a step: forward pass 16.0 ms less, backward pass 20.0 ms less and optimiser "
+        "4.00 ms less." in page
+    )
+
+
+def test_latency_of_merged_models_is_paired_within_processes():
+    cells = row("merged_latency")
+    assert cells["merged"] == ["+0.5 %"]
+    assert cells["processes"] == ["−1.0 % to +2.0 %"]
+    assert cells["outputs differ by"] == ["2.5e−07"]
+
+
+def test_latency_of_an_adapter_is_held_against_its_own_claim():
+    narrowed = {"model": MODEL, "method": "adapter_h", "shape": (1, 128)}
+    cells = row("adapted_latency", **narrowed)
+    assert cells["here"] == ["+15.0 %"]
+    assert cells["processes"] == ["+10.0 % to +20.0 %"]
+    assert cells["claimed"] == ["much less"]
+    assert cells["operations"] == ["+3.0 %"]  # 1.03e11 of 1e11
+    # What was not measured is a dash, and the claim stays.
+    other = row("adapted_latency", **{**narrowed, "method": "adapter_l"})
+    assert (other["here"], other["claimed"]) == (["–"], ["much less"])
+
+
+def test_a_switch_of_tasks():
+    page = "\n".join(claims_lines(claims("task_switch"), measured()))
+    lora = next(line for line in tables(page)[0] if line[1] == "`lora`")
+    # 500 ms to load the base model, 200 ms from files, 0.2 ms in memory.
+    assert lora[2:] == ["500", "200", "2.5", "0.20", "2,500"]
+
+
+def test_storage_of_a_hundred_tasks():
+    # 100 × 91 MiB against 90 MiB and 100 × 700,000 bytes.
+    assert float(row("hundred_tasks")["times less"][0]) == pytest.approx(9100 * 2**20 / (90 * 2**20 + 7e7), rel=0.01)
+
+
+@pytest.mark.parametrize("quantity", get_args(Quantity))
+def test_what_nobody_measured_is_said_to_be_so(quantity):
+    bare = [
+        probe_record(method, model=MODEL, parameters=None, speed=None, measured=None, inference=None, checkpoint=None)
+        for method in ("full", "lora")
+    ]
+    lines = claims_lines(claims(quantity), bare)
+    assert "Not measured here." in lines or "–" in "\n".join(lines)
+    assert claims_lines(claims(quantity), [probe_record(status="failed", reason="it ended")]) == []
+
+
+def test_cells_are_held_against_the_same_step_alone():
+    other = [probe_record("full", model=MODEL, spec={"batch_size": 4}), probe_record("lora", model=MODEL)]
+    assert "Not measured here." in claims_lines(claims("step_speed"), other)
+
+
+def test_a_hostile_file_is_text_and_nothing_else():
+    hostile = "<script>alert(1)</script> | [x](http://example.com)"
+    made = Claim(quantity="task_switch", where=hostile, of=hostile, printed=hostile)
+    page = "\n".join(claims_lines(Claims(paper=hostile, claims=(made,)), measured()))
+    rendered = MarkdownIt("commonmark").enable("table").render(page)
+    assert "alert(1)" in rendered
+    assert "<script" not in rendered
+    assert "<a " not in rendered
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("paper: A\nclaims: []\n", "claims.yaml:2"),
+        ("paper: A\nclaims:\n  - {quantity: step_memroy, where: a, of: b, printed: c}\n", "step_memory"),
+        ("paper: A\nclaim: []\n", "claims"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_its_place(tmp_path, content, fault):
+    file = tmp_path / "claims.yaml"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(BadInput, match=fault):
+        read_claims(file)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_claims_name_what_their_suite_measures(name):
+    suite, held = load_probe_suite(name), known_claims(name)
+    assert {claim.quantity for claim in held.claims} == set(get_args(Quantity))
+    labels = {entry.label for entry in suite.methods}
+    for claim in held.claims:
+        if claim.quantity == "adapted_latency":
+            assert claim.method in labels
+            assert claim.model in {entry.model for entry in suite.models}
+            assert claim.shape in suite.content.probe.latency
+
+
+def test_the_suite_of_a_cpu_claims_what_that_of_a_gpu_does():
+    small, large = ({claim.model_dump_json() for claim in known_claims(name).claims} for name in SUITES)
+    assert small < large
+
+
+def test_latencies_are_those_that_the_paper_printed():
+    file = shared("published") / "lora_table01_gpt2m_inference_latency.csv"
+    with file.open(encoding="utf-8", newline="") as lines:
+        printed = [line for line in csv.DictReader(lines) if line["metric"] == "slowdown_pct_vs_no_adapter"]
+    expected = Counter(f"+{line['value']} % {line['method_variant']} {line['method']}" for line in printed)
+    held = [claim for claim in known_claims("system-claims-gpu").claims if claim.quantity == "adapted_latency"]
+    found = Counter(
+        f"{claim.printed} bs{claim.shape[0]}_len{claim.shape[1]} {claim.method.removesuffix('_0.5M')}" for claim in held
+    )
+    assert found == expected
+
+
+def test_the_report_of_such_a_suite_has_the_claims_and_that_of_another_has_not():
+    records = [record.model_copy(update={"suite": "system-claims"}) for record in measured()]
+    assert "## The paper's claims" in render_probes(records)
+    assert "## The paper's claims" not in render_probes(measured())

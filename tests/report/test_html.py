@@ -1,0 +1,320 @@
+"""The page says what the Markdown says; in a browser it sorts, fits a phone, and asks nobody for anything."""
+
+import re
+import shutil
+
+import html5lib
+import pytest
+from markdown_it import MarkdownIt
+
+from lora_bench.report import render_files
+from lora_bench.report.figures.draw import COLOURS, REFERENCE_COLOUR
+from lora_bench.report.html import ASSETS, render_page
+from lora_bench.report.text import folded, table
+from tests.probe.records import sample_probes
+from tests.sample_records import record, sample_suite
+
+XHTML = "{http://www.w3.org/1999/xhtml}"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def files():
+    """A report with figures, folds, failures, trials in two settings, and probes."""
+    trials = [
+        record(learning_rate=rate, training={"batch_size": size}, spec={"score_on": "selection"})
+        for rate in (1e-4, 3e-4)
+        for size in (16, 32)
+    ]
+    return {
+        name: content.decode("utf-8")
+        for name, content in render_files([*sample_suite(), *trials], "sample", probes=sample_probes()).items()
+    }
+
+
+def said(html):
+    """The words of a page in their order, without the contents, the drawings and invisible spaces."""
+    body = html5lib.parse(html).find(f"{XHTML}body")
+    for parent in [*body.iter()]:
+        for child in [*parent]:
+            if child.tag in (f"{XHTML}nav", f"{XHTML}script", "{http://www.w3.org/2000/svg}svg"):
+                parent.remove(child)
+    return "".join(body.itertext()).replace("\u200b", "").split()
+
+
+def test_the_page_says_word_for_word_what_the_markdown_says(files):
+    github = MarkdownIt("commonmark", {"html": True}).enable("table").render(files["sample.md"])
+    assert said(files["sample.html"]) == said(github)
+    assert len(said(github)) > 1000
+
+
+def test_the_title_is_that_of_the_report_and_its_sections_are_in_the_contents(files):
+    page = html5lib.parse(files["sample.html"], namespaceHTMLElements=False)
+    assert page.find("head/title").text == "quickstart"
+    links = [(link.get("href"), link.text) for link in page.find("body/main/nav").iter("a")]
+    headings = [
+        (f"#{one.get('id')}", "".join(one.itertext()), one.tag) for one in page.iter() if one.tag in ("h2", "h3")
+    ]
+    assert [link for link in links if link in [(*one[:2],) for one in headings if one[2] == "h2"]] == [
+        (target, text) for target, text, level in headings if level == "h2"
+    ]
+    # Tuning has two settings; Verdicts has one part alone.
+    texts = [text for _, text in links]
+    assert "vader_film (trials, setting 1)" in texts and "vader_film (trials, setting 2)" in texts
+    assert "Runs that came to nothing" not in texts
+    assert [level for level in ("h1", "h2", "h3", "h4") if page.find(f".//{level}") is None] == []
+
+
+def test_a_table_names_its_lines_and_keeps_a_total_below_them():
+    lines = table(["method", "runs", "seconds"], [["`lora`", "2", "1.5"], ["`full`", "1", "9"], ["all", "3", ""]])
+    page = html5lib.parse(render_page("\n".join(["# t", "", *lines, ""]), {}), namespaceHTMLElements=False)
+    assert [cell.get("scope") for cell in page.find(".//thead/tr")] == ["col"] * 3
+    assert ["".join(row.find("th[@scope='row']").itertext()) for row in page.find(".//tbody")] == ["lora", "full"]
+    assert ["".join(cell.itertext()) for cell in page.find(".//tfoot/tr")] == ["all", "3", ""]
+    assert [cell.get("class") for cell in page.find(".//tfoot/tr")] == [None, "number", "number"]
+
+
+def test_html_that_no_renderer_of_ours_writes_is_text():
+    lines = [
+        *folded("2 records", ["inside"]),
+        "",
+        "<details><summary><b>x</b></summary>",
+        "",
+        "</details>",
+        "",
+        "</main>",
+    ]
+    page = html5lib.parse(render_page("\n".join(["# t", "", *lines, ""]), {}), namespaceHTMLElements=False)
+    (fold,) = page.iter("details")
+    assert fold.find("summary").text == "2 records" and fold.find("p").text == "inside"
+    shown = [paragraph.text for paragraph in page.find("body/main").findall("p")]
+    assert shown == ["<details><summary><b>x</b></summary>", "</details>", "</main>"]
+
+
+def test_a_figure_that_is_not_given_is_no_page():
+    with pytest.raises(KeyError, match=r"other\.svg"):
+        render_page("# t\n\n![x](other.svg)\n\nA caption.\n", {})
+
+
+@pytest.mark.parametrize(
+    ("inside", "fault"),
+    [
+        ("<script>alert(1)</script>", "script"),
+        ('<image href="https://evil.example/i.png"/>', "image"),
+        ('<path onclick="alert(1)"/>', "onclick"),
+        ('<use xmlns:xlink="http://www.w3.org/1999/xlink" xlink:href="https://evil.example/x.svg#y"/>', "outside"),
+        ('<path clip-path="url(https://evil.example/x)"/>', "outside"),
+        ('<path style="fill: url(https://evil.example/x)"/>', "style"),
+        ('<path style="fill: red} body {display: none"/>', "style"),
+    ],
+)  # fmt: skip
+def test_a_figure_with_more_than_a_drawing_is_refused(inside, fault):
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="9pt" height="9pt">{inside}</svg>'
+    with pytest.raises(ValueError, match=fault):
+        render_page("# t\n\n![x](a.svg)\n\nA caption.\n", {"a.svg": svg.encode()})
+
+
+# Colours.
+
+
+def luminance(colour):
+    """Relative luminance as WCAG 2 has it."""
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def palettes():
+    css = (ASSETS / "page.css").read_text(encoding="utf-8")
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\n *\}", css, re.S)[:2]
+    )
+    return {"light": light, "dark": dark}
+
+
+def test_contrast_by_hand():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_the_contrast_that_wcag_asks_for(scheme):
+    palette = palettes()[scheme]
+    for behind in ("page", "raised"):
+        for colour in ("text", "muted", "accent"):
+            assert contrast(palette[colour], palette[behind]) >= 4.5, (colour, behind)
+
+
+def test_figures_are_readable_on_a_dark_page(files):
+    dark = palettes()["dark"]
+    background, grid = {"ffffff"}, {"e6e6e6"}
+    used = set(re.findall(r"var\(--figure-(\w{6}),", files["sample.html"]))
+    used |= {colour[1:].lower() for colour in (*COLOURS, REFERENCE_COLOUR)}
+    assert background | grid <= used
+    for colour in used - background - grid:
+        shown = dark.get(f"figure-{colour}", f"#{colour}")
+        # Words and ticks are text; 3 to 1 is asked of what is drawn.
+        least = 4.5 if len(set(colour)) <= 2 else 3
+        assert contrast(shown, dark["page"]) >= least, colour
+    assert dark["figure-ffffff"] == dark["page"]
+
+
+# In a browser.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium here to open the page with: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path):
+    """Opens a page from the disk; when the test is over, nothing was complained of and nothing else was asked for."""
+    complaints, asked, contexts = [], [], []
+
+    def opened(html, viewport=DESK, scheme="light"):
+        file = tmp_path / "report.html"
+        file.write_text(html, encoding="utf-8")
+        contexts.append(browser.new_context(viewport=viewport, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(file.as_uri())
+        return page
+
+    yield opened
+    assert complaints == []
+    assert asked == [(tmp_path / "report.html").as_uri()] * len(contexts)
+    for context in contexts:
+        context.close()
+
+
+# A column as it is reported, and as it is shown after one and after two clicks.
+COLUMNS = {
+    "method": (
+        ["`r2`", "`r16`", "`r1`", "`full`†", "`r8`", "`r4`"],
+        ["full†", "r1", "r2", "r4", "r8", "r16"],
+        ["r16", "r8", "r4", "r2", "r1", "full†"],
+    ),
+    "score": (
+        ["0.7415 ± 0.0405", "–", "0.683 ± 0.012", "−0.5000", "`diverged` (seed 1)", "1,024.50‡"],
+        ["−0.5000", "0.683 ± 0.012", "0.7415 ± 0.0405", "1,024.50‡", "diverged (seed 1)", "–"],
+        ["1,024.50‡", "0.7415 ± 0.0405", "0.683 ± 0.012", "−0.5000", "diverged (seed 1)", "–"],
+    ),
+    "memory": (
+        ["1.2 GiB", "300 MiB", "–", "2 KiB", "1 TiB", "0.9 GiB"],
+        ["2 KiB", "300 MiB", "0.9 GiB", "1.2 GiB", "1 TiB", "–"],
+        ["1 TiB", "1.2 GiB", "0.9 GiB", "300 MiB", "2 KiB", "–"],
+    ),
+    "share": (
+        ["12.3 %", "exempt†", "100.0 %", "9.8 %", "97.0 %†", "–"],
+        ["9.8 %", "12.3 %", "97.0 %†", "100.0 %", "exempt†", "–"],
+        ["100.0 %", "97.0 %†", "12.3 %", "9.8 %", "exempt†", "–"],
+    ),
+    "rate": (
+        ["3e-4", "1e-2", "2.5e−07", "–", "1e-1", "3e-3"],
+        ["2.5e−07", "3e-4", "3e-3", "1e-2", "1e-1", "–"],
+        ["1e-1", "1e-2", "3e-3", "3e-4", "2.5e−07", "–"],
+    ),
+    "run id": (
+        ["`00ab`", "`9f3c`", "`1e55aa`", "`0b`", "`7d`", "`12c`"],
+        ["00ab", "0b", "1e55aa", "7d", "9f3c", "12c"],
+        ["12c", "9f3c", "7d", "1e55aa", "0b", "00ab"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def one_table():
+    rows = [*zip(*(reported for reported, _, _ in COLUMNS.values()), strict=True), ("all", "6", "", "", "", "")]
+    return render_page("\n".join(["# t", "", *table([*COLUMNS], rows), ""]), {})
+
+
+def column(page, number):
+    return page.locator(f"tbody tr > :nth-child({number})").all_inner_texts()
+
+
+def test_a_click_on_a_header_sorts_up_then_down_then_as_it_was(open_page, one_table):
+    page = open_page(one_table)
+    for number, (name, (_, up, down)) in enumerate(COLUMNS.items(), start=1):
+        before = column(page, number)
+        header = page.locator("thead th", has_text=name)
+        for expected, direction in ((up, "ascending"), (down, "descending"), (before, None)):
+            header.get_by_role("button").click()
+            assert column(page, number) == expected
+            assert header.get_attribute("aria-sort") == direction
+            assert page.locator("[aria-sort]").count() == (direction is not None)
+    assert page.locator("tfoot").inner_text().split() == ["all", "6"]
+
+
+def test_a_header_sorts_by_keys_alone(open_page, one_table):
+    page = open_page(one_table)
+    for _ in range(3):  # the box that scrolls, the first header, the second
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "score"
+    page.keyboard.press("Enter")
+    assert column(page, 2) == COLUMNS["score"][1]
+    page.keyboard.press("Space")
+    assert column(page, 2) == COLUMNS["score"][2]
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    assert column(page, 1) == COLUMNS["method"][1]
+    assert page.locator("[aria-sort]").all_inner_texts() == ["method"]
+
+
+def test_a_table_of_properties_and_a_single_line_do_not_sort(open_page, files):
+    page = open_page(files["sample.html"])
+    recipe = page.locator("table").first
+    assert recipe.locator("tbody tr").count() > 5 and recipe.get_by_role("button").count() == 0
+    assert page.locator("table").nth(1).get_by_role("button").count() == 6
+
+
+def test_a_dark_system_gets_a_dark_page_with_figures_to_match(open_page, files):
+    colours = """() => {
+        const of = (selector, property) => getComputedStyle(document.querySelector(selector))[property];
+        return [of("body", "backgroundColor"), of("body", "color"), of("svg > path", "fill"), of("svg text", "fill")];
+    }"""
+    light, dark = (open_page(files["sample.html"], scheme=scheme).evaluate(colours) for scheme in ("light", "dark"))
+    assert light[0] == light[2] == "rgb(255, 255, 255)"
+    assert dark[0] == dark[2] == "rgb(21, 24, 28)"
+    assert light[1] != dark[1] and light[3] != dark[3]
+
+
+def test_a_phone_scrolls_tables_and_figures_sideways_and_not_the_page(open_page, files):
+    page = open_page(files["sample.html"], viewport=PHONE)
+    for fold in page.locator("summary").all():
+        fold.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    wider = page.eval_on_selector_all(
+        ".wide", "boxes => boxes.filter((box) => box.scrollWidth > box.clientWidth).length"
+    )
+    assert wider > page.locator("svg").count() >= 3
+    scores = page.locator(".wide", has_text="95 % interval").first
+    scores.evaluate("box => { box.scrollLeft = 200; }")
+    assert scores.evaluate("box => box.scrollLeft") == 200
+    # The names of the lines stay in sight.
+    line = scores.locator("tbody th").first.bounding_box()
+    assert line["x"] == pytest.approx(scores.bounding_box()["x"], abs=1)
+
+
+def test_every_figure_is_drawn_in_the_colours_of_its_methods(open_page, files):
+    page = open_page(files["sample.html"])
+    fills = page.eval_on_selector_all("svg *", "all => [...new Set(all.map((one) => getComputedStyle(one).fill))]")
+    assert {"rgb(0, 114, 178)", "rgb(213, 94, 0)", "rgb(0, 158, 115)", "rgb(51, 51, 51)"} <= set(fills)
+    heights = page.eval_on_selector_all("svg", "all => all.map((one) => one.getBoundingClientRect().height)")
+    assert len(heights) == files["sample.md"].count("![") and min(heights) > 150

@@ -1,0 +1,190 @@
+"""The measuring core: numbers that can be counted by hand, on a real Trainer."""
+
+import time
+
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from lora_bench.training.measure.counters import PeakMemory, allocated_beside
+from lora_bench.training.measure.measure_callback import MeasureCallback, StepClock, Work
+from tests.tiny import tiny_batch, tiny_roberta
+
+LENGTHS = (9, 6, 7, 9, 4, 8, 5, 3, 9, 9, 8, 7)
+MIB = 2**20
+
+
+def rows(lengths=LENGTHS):
+    """Examples of these lengths, padded to the longest."""
+    batch = tiny_batch(lengths, labels=True)
+    return [{key: values[row] for key, values in batch.items()} for row in range(len(lengths))]
+
+
+def trained(folder, measure, *callbacks, **arguments):
+    """A Trainer that has trained a tiny RoBERTa on twelve rows, four a step."""
+    given = {"max_steps": 6, "per_device_train_batch_size": 4, "report_to": "none", "save_strategy": "no"}
+    settings = TrainingArguments(folder, use_cpu=True, disable_tqdm=True, **{**given, **arguments})
+    trainer = Trainer(
+        tiny_roberta(), args=settings, train_dataset=rows(), eval_dataset=rows(), callbacks=[measure, *callbacks]
+    )
+    trainer.train()
+    return trainer
+
+
+class Waste(TrainerCallback):
+    """Touches this much memory, and gives it back, whenever it is called at one of these events."""
+
+    def __init__(self, mib, *events):
+        for event in events:
+            setattr(self, event, lambda *_, **__: self._touch(mib))
+
+    def _touch(self, mib):
+        bytearray(mib * MIB)[::4096] = bytes(len(range(0, mib * MIB, 4096)))
+
+
+def test_every_step_has_a_time_and_the_first_are_left_out_of_the_speed(tmp_path):
+    measure = MeasureCallback(warmup_steps=2)
+    trained(tmp_path, measure)
+    seconds = list(measure.clock.seconds())
+    assert len(seconds) == 6 and all(one > 0 for one in seconds)
+    speed = measure.speed(done=Work(24, 168), timed=Work(16, 112), steps=6, load_seconds=None, evaluation_seconds=None)
+    assert (speed.warmup_steps, speed.timed_steps) == (2, 4)
+    assert speed.examples_per_second == pytest.approx(16 / sum(seconds[2:]))
+    assert speed.real_tokens_per_second == pytest.approx(112 / sum(seconds[2:]))
+    assert speed.step_seconds_median == pytest.approx(sum(sorted(seconds[2:])[1:3]) / 2)
+
+
+def test_a_run_shorter_than_its_warm_up_has_no_speed_and_all_its_work(tmp_path):
+    measure = MeasureCallback(warmup_steps=3)
+    trained(tmp_path, measure, max_steps=2)
+    speed = measure.speed_of_batches(
+        step_examples=[4, 4], step_tokens=[31, 20], load_seconds=0.0, evaluation_seconds=None
+    )
+    assert (speed.warmup_steps, speed.timed_steps, speed.examples_per_second) == (2, 0, None)
+    assert (speed.train_steps, speed.train_examples, speed.train_real_tokens) == (2, 8, 51)
+
+
+def test_known_batches_are_counted_from_the_step_at_which_timing_begins(tmp_path):
+    measure = MeasureCallback(warmup_steps=2)
+    trained(tmp_path, measure)
+    measure.first_step = 11  # as after a checkpoint of ten steps
+    seconds = sum(measure.clock.seconds()[2:])
+    speed = measure.speed_of_batches(
+        step_examples=[1] * 12 + [8] * 4, step_tokens=[0] * 16, load_seconds=0.0, evaluation_seconds=None
+    )
+    assert speed.examples_per_second == pytest.approx(4 * 8 / seconds)
+
+
+def test_neither_an_evaluation_nor_a_checkpoint_is_in_the_time_of_training(tmp_path):
+    class Slow(TrainerCallback):
+        def on_prediction_step(self, *_, **__):
+            time.sleep(0.2)
+
+        def on_save(self, *_, **__):
+            time.sleep(0.2)
+
+    measure = MeasureCallback()
+    # Before the callback that measures, so that it is done with when that one hears of it.
+    settings = TrainingArguments(
+        tmp_path, use_cpu=True, disable_tqdm=True, max_steps=4, per_device_train_batch_size=4, report_to="none",
+        eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=2, per_device_eval_batch_size=12,
+    )  # fmt: skip
+    trainer = Trainer(
+        tiny_roberta(), args=settings, train_dataset=rows(), eval_dataset=rows(), callbacks=[Slow(), measure]
+    )
+    began = time.perf_counter()
+    trainer.train()
+    whole = time.perf_counter() - began
+    slept = 4 * 0.2 + 2 * 0.2
+    assert whole > slept > 1.1
+    assert measure.train_seconds < whole - slept
+    assert measure.clock.seconds()[0] < whole
+
+
+@pytest.mark.skipif(PeakMemory(torch.device("cpu")).take() is None, reason="this system tells no peak")
+@pytest.mark.parametrize(
+    ("event", "phase"), [("on_prediction_step", "evaluation"), ("on_evaluate", "evaluation"), ("on_save", "save")]
+)
+def test_what_an_evaluation_or_a_checkpoint_needs_is_its_own_peak_and_not_that_of_training(tmp_path, event, phase):
+    measure = MeasureCallback()
+    settings = TrainingArguments(
+        tmp_path, use_cpu=True, disable_tqdm=True, max_steps=6, per_device_train_batch_size=4, report_to="none",
+        eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+    )  # fmt: skip
+    callbacks = [Waste(200, event), measure]
+    Trainer(tiny_roberta(), args=settings, train_dataset=rows(), eval_dataset=rows(), callbacks=callbacks).train()
+    memory = measure.memory(None)
+    highest = {"evaluation": memory.evaluation_bytes, "save": memory.save_bytes}[phase]
+    assert highest - memory.steady_bytes > 150 * MIB
+    assert memory.steady_bytes - memory.first_step_bytes < 50 * MIB
+
+
+@pytest.mark.skipif(PeakMemory(torch.device("cpu")).take() is None, reason="this system tells no peak")
+def test_an_evaluation_that_another_callback_asks_for_late_does_not_raise_the_peak_of_training(tmp_path):
+    class Late(TrainerCallback):
+        def on_step_end(self, args, state, control, **inside):
+            control.should_evaluate = state.global_step == 3
+            return control
+
+    measure = MeasureCallback()
+    trained(tmp_path, measure, Late(), Waste(200, "on_prediction_step"))
+    memory = measure.memory(None)
+    assert memory.evaluation_bytes - memory.steady_bytes > 150 * MIB
+
+
+@pytest.mark.skipif(PeakMemory(torch.device("cpu")).take() is None, reason="this system tells no peak")
+def test_a_steady_step_that_needs_more_is_the_peak_of_training(tmp_path):
+    measure = MeasureCallback()
+    measure.begin(torch.device("cpu"))
+    trained(tmp_path, measure, Waste(200, "on_pre_optimizer_step"))
+    memory = measure.memory(tiny_roberta())
+    assert memory.train_peak_bytes > 150 * MIB
+    # 23,619 weights of 4 bytes, all of them trained
+    assert memory.weight_bytes == memory.gradient_bytes == 4 * 23_619
+    assert memory.evaluation_bytes is None and memory.save_bytes is None
+
+
+def test_a_clock_of_a_cpu_takes_the_time_between_both_ends():
+    clock = StepClock(torch.device("cpu"))
+    for pause in (0.02, 0.05):
+        clock.begin()
+        time.sleep(pause)
+        clock.end()
+    assert len(clock) == 2
+    assert clock.seconds()[0] == pytest.approx(0.02, abs=0.015) and clock.seconds()[1] >= 0.05
+
+
+@pytest.mark.gpu
+def test_a_clock_of_a_cuda_device_takes_the_devices_time_and_not_that_of_launching():
+    device = torch.device("cuda")
+    matrix = torch.randn(4096, 4096, device=device)
+    clock = StepClock(device)
+    launched = []
+    for _ in range(600):  # more than the events that are kept
+        clock.begin()
+        began = time.perf_counter()
+        matrix @ matrix
+        launched.append(time.perf_counter() - began)
+        clock.end()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(100):
+        matrix @ matrix
+    torch.cuda.synchronize()
+    alone = (time.perf_counter() - began) / 100
+    seconds = list(clock.seconds())
+    assert len(clock) == len(seconds) == 600
+    assert sorted(seconds)[300] == pytest.approx(alone, rel=0.3)
+
+
+@pytest.mark.gpu
+def test_what_a_device_holds_beside_a_model_is_all_but_the_model():
+    device = torch.device("cuda")
+    before = torch.cuda.memory_allocated(device)
+    other = torch.zeros(1000, 1000, device=device)
+    beside = torch.cuda.memory_allocated(device)
+    model = tiny_roberta().to(device)
+    assert beside >= before + 4_000_000
+    assert torch.cuda.memory_allocated(device) > beside
+    assert allocated_beside(model, device) == beside
+    del other, model

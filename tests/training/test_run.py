@@ -1,0 +1,366 @@
+"""One run, from a run spec to a record, with real models and real files."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_bench.execute.run_suite import run_suite
+from lora_bench.plan.make_plan import make_plan
+from lora_bench.records.store import RunFolder
+from lora_bench.suite.load import load_suite
+from lora_bench.training import callbacks as loop
+from lora_bench.training import pipeline
+from lora_bench.training import process_cache as warm
+from lora_bench.training.checkpoint import latest_checkpoint
+from lora_bench.training.run import run
+from tests.project import SUITE, write_project
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    loop.request_stop(None)
+
+
+def jobs(tmp_path, suite=SUITE, family="roberta", runs="runs"):
+    path = write_project(tmp_path / "project", suite, family)
+    return {cell.job.spec.method.label: cell.job for cell in make_plan(load_suite(path), tmp_path / runs).cells}
+
+
+SAME = {"speed", "memory", "started_at", "attempts", "resumed", "environment"}
+
+
+def answer(record):
+    """What a record says that must not depend on when and where it ran."""
+    return record.model_dump(exclude=SAME)
+
+
+@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+def test_a_record_says_all_that_was_asked(tmp_path, family):
+    for label, job in jobs(tmp_path, family=family).items():
+        record = run(job)
+        assert record.status == "ok", f"{label}: {record.reason}"
+        assert record.run_id == job.spec.run_id == job.folder.path.name
+        assert set(record.scores) == {"accuracy"}
+        assert (record.speed.warmup_steps, record.speed.timed_steps) == (3, 0)
+        assert record.speed.train_real_tokens > 0
+        assert record.memory.gradient_bytes == 4 * record.parameters.trained
+        # AdamW keeps two moments and a step count for each trained tensor.
+        assert record.memory.optimizer_bytes >= 8 * record.parameters.trained
+        assert sum(record.data.examples.values()) == 400 and record.predictions.count == record.data.examples["test"]
+        predictions = json.loads((job.folder.path / record.predictions.file).read_text())
+        hits = [one == other for one, other in zip(predictions["predictions"], predictions["references"], strict=True)]
+        assert record.scores["accuracy"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_a_further_run_of_a_process_reads_no_tokenizer_and_no_data_again(tmp_path, monkeypatch):
+    read = []
+    for name in ("load_tokenizer", "load_data", "load_model"):
+        load = getattr(warm, name)
+        monkeypatch.setattr(warm, name, lambda *given, n=name, f=load, **named: read.append(n) or f(*given, **named))
+    ready = jobs(
+        tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora, bottleneck_adapter]")
+    )
+    run(ready["lora"])
+    assert sorted(read) == ["load_data", "load_model", "load_tokenizer"]
+    run(ready["bottleneck_adapter"])
+    assert len(read) == 3
+
+
+def test_the_same_spec_gives_the_same_answer(tmp_path):
+    first = {label: run(job) for label, job in jobs(tmp_path, runs="first").items()}
+    again = {label: run(job) for label, job in jobs(tmp_path, runs="again").items()}
+    for label, record in first.items():
+        assert answer(record) == answer(again[label])
+
+
+def test_a_task_that_can_be_learned_is_learned(tmp_path):
+    suite = SUITE.replace("train_examples: 48", "train_examples: 1_600").replace(
+        "[full, lora, bottleneck_adapter, prefix_tuning]", "[{method: full, learning_rate: 3e-3}]"
+    )
+    record = run(jobs(tmp_path, suite)["full"])
+    assert record.score > 0.95 > record.data.majority_score
+
+
+@pytest.mark.parametrize("label", ["full", "lora", "bottleneck_adapter", "prefix_tuning"])
+def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, label):
+    suite = SUITE.replace("train_examples: 48", "train_examples: 160") + "selection_every: 4\nkeep_weights: best\n"
+    whole = run(jobs(tmp_path, suite, runs="whole")[label])
+    job = jobs(tmp_path, suite, runs="stopped")[label]
+
+    def stop_after_five(step, steps, loss):
+        if step == 5:
+            loop.request_stop("SIGTERM")
+
+    stopped = run(job, stop_after_five)
+    assert stopped.status == "interrupted" and "after step 5" in stopped.reason
+    assert job.folder.record() is None and latest_checkpoint(job.folder.checkpoints).step == 5
+    loop.request_stop(None)
+    resumed = run(job)
+    assert resumed.resumed and resumed.attempts == 2 and not whole.resumed
+    assert answer(resumed) == answer(whole)
+
+
+def test_the_curve_of_a_resumed_run_is_whole_where_a_point_is_a_mean_of_several_steps(tmp_path):
+    suite = SUITE.replace("train_examples: 48", "train_examples: 2_400")
+    whole = run(jobs(tmp_path, suite, runs="whole")["lora"])
+    assert [point.step for point in whole.curve] == list(range(3, 151, 3))
+    job = jobs(tmp_path, suite, runs="stopped")["lora"]
+    run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 100 else None)
+    loop.request_stop(None)
+    resumed = run(job)
+    assert resumed.resumed and answer(resumed) == answer(whole)
+
+
+def test_accumulating_gradients_changes_no_loss(tmp_path):
+    """Four quarters of a batch, added up, are the batch; dropout, drawn for each quarter, is switched off."""
+    plain = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full]").replace("48", "80")
+    curves = []
+    for number, extra in enumerate(("", "training_arguments: {gradient_accumulation_steps: 4}\n")):
+        path = write_project(tmp_path / f"project{number}", plain + extra)
+        config = path.parent / "base" / "config.json"
+        settings = json.loads(config.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config.write_text(json.dumps(settings))
+        (cell,) = make_plan(load_suite(path), tmp_path / f"runs{number}").cells
+        curves.append([point.loss for point in run(cell.job).curve])
+    assert curves[0] == pytest.approx(curves[1], abs=2e-5)
+
+
+def test_neither_an_evaluation_nor_a_checkpoint_counts_as_training(tmp_path, monkeypatch):
+    suite = SUITE.replace("train_examples: 48", "train_examples: 160") + "selection_every: 2\n"
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    plain_save = loop.save_checkpoint
+
+    def save(*arguments, **options):
+        time.sleep(0.3)
+        plain_save(*arguments, **options)
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    record = run(jobs(tmp_path, suite)["lora"])
+    # Ten steps of some milliseconds, and nine checkpoints of 0.3 s.
+    assert record.speed.step_seconds_median < 0.15 and record.speed.train_seconds < 1.5
+
+
+def test_the_first_run_of_a_process_does_not_pay_for_what_later_ones_have(tmp_path):
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]").replace("[0]", "[0, 1, 2]")
+    path = write_project(tmp_path / "project", suite)
+    code = (
+        "import sys; from lora_bench.execute.run_suite import run_suite; from pathlib import Path\n"
+        "for r in run_suite(sys.argv[1], runs=sys.argv[2], workers=0).records: print(r.memory.train_peak_bytes)"
+    )
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "runs")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    peaks = [int(line) for line in done.stdout.split()]
+    assert max(peaks) - min(peaks) < 30 * 2**20, peaks
+
+
+def test_data_that_changes_after_the_plan_is_not_run_under_the_old_hash(tmp_path):
+    job = jobs(tmp_path)["lora"]
+    data = tmp_path / "project" / "tickets.csv"
+    data.write_text("".join(data.read_text().splitlines(keepends=True)[:200]))
+    record = run(job)
+    assert record.status == "failed" and "the data changed after the suite was planned" in record.reason
+
+
+def test_a_checkpoints_own_classifier_is_drawn_anew(tmp_path):
+    from tests.tiny import tiny_roberta
+
+    path = write_project(tmp_path / "project")
+    for labels in (2, 3):
+        tiny_roberta(num_labels=labels).save_pretrained(tmp_path / "project" / "base")
+        cells = {
+            cell.job.spec.method.label: cell for cell in make_plan(load_suite(path), tmp_path / f"runs{labels}").cells
+        }
+        assert cells["lora"].fit.parameters.head == 32 * 32 + 32 + 2 * 32 + 2
+        assert run(cells["lora"].job).status == "ok"
+
+
+@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+def test_kept_weights_give_the_recorded_predictions_in_a_fresh_model(tmp_path, family):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    suite = SUITE + "keep_weights: last\n"
+    for label, job in jobs(tmp_path, suite, family).items():
+        record = run(job)
+        folder = job.folder.path / record.weights.folder
+        assert "import lora_bench.tuners" in (folder / "README.md").read_text() or label == "full"
+        if label == "full":
+            model = AutoModelForSequenceClassification.from_pretrained(folder)
+            assert model.config.id2label == {0: "complaint", 1: "praise"}
+        else:
+            base = AutoModelForSequenceClassification.from_pretrained(job.base_model.folder, num_labels=2)
+            model = PeftModel.from_pretrained(base, folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model.config.pad_token_id = tokenizer.pad_token_id
+        from lora_bench.tasks import load_data
+
+        texts = [text for (text,) in load_data(job.task, job.task_base).splits["test"].texts]
+        batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            found = model.eval()(**batch).logits.argmax(-1).tolist()
+        assert found == json.loads((job.folder.path / "predictions.json").read_text())["predictions"]
+
+
+def test_a_loss_that_is_not_finite_is_a_row_with_its_step(tmp_path):
+    suite = SUITE.replace("[full,", "[{method: full, learning_rate: 1e30},")
+    record = run(jobs(tmp_path, suite)["full"])
+    assert record.status == "diverged" and "step" in record.reason
+    assert record.scores is None and record.parameters is not None
+
+
+def test_a_bug_is_a_row_with_its_reason_and_its_traceback(tmp_path, monkeypatch):
+    job = jobs(tmp_path)["lora"]
+    monkeypatch.setattr("lora_bench.methods.lora.Lora.apply", lambda *_, **__: 1 / 0)
+    record = run(job)
+    assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
+    assert "ZeroDivisionError" in (job.folder.path / "traceback.txt").read_text()
+
+
+def test_running_out_of_memory_is_a_status_of_its_own(tmp_path, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+
+    job = jobs(tmp_path)["bottleneck_adapter"]
+    monkeypatch.setattr("lora_bench.methods.bottleneck_adapter.BottleneckAdapter.apply", out_of_memory)
+    record = run(job)
+    assert (record.status, record.reason) == (
+        "out_of_memory",
+        "in loading the base model: CUDA out of memory. Tried to allocate 2 GiB",
+    )
+
+
+def test_a_run_that_somebody_else_ended_meanwhile_writes_over_nothing(tmp_path, monkeypatch):
+    """The owner stood still, another process took the run over, and was faster."""
+    job = jobs(tmp_path)["lora"]
+    theirs = []
+
+    def scored(*arguments):
+        theirs.append(job.folder.publish(job.record("failed", "the other one's")))
+        (job.folder.path / "predictions.json").write_text("the other one's")
+        return scores_of(*arguments)
+
+    scores_of = pipeline.scores_of
+    monkeypatch.setattr(pipeline, "scores_of", scored)
+    assert [run(job)] == theirs == [job.folder.record()]
+    assert (job.folder.path / "predictions.json").read_text() == "the other one's"
+    assert not job.folder.weights.exists()
+
+
+def test_one_run_s_precision_of_products_is_not_the_next_one_s(tmp_path):
+    from transformers.utils.import_utils import enable_tf32
+
+    from lora_bench.training.trainer_arguments import training_arguments
+
+    job = jobs(tmp_path)["lora"]
+    enable_tf32(True)  # as transformers does for `tf32: true`, where there is a GPU
+    training_arguments(job.spec, str(tmp_path))
+    if hasattr(torch.backends, "fp32_precision"):
+        assert torch.backends.fp32_precision != "tf32"
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_a_base_that_a_run_wrote_into_is_read_anew(tmp_path, monkeypatch):
+    job = jobs(tmp_path)["lora"]
+    monkeypatch.setattr(warm, "WARM", warm.Warm())
+    (clean, head), (damaged, _) = warm.WARM.base(job), warm.WARM.base(job)
+    wanted = {name: weight.detach().clone() for name, weight in clean.named_parameters()}
+    assert clean.roberta.embeddings.word_embeddings.weight.data_ptr() == (
+        damaged.roberta.embeddings.word_embeddings.weight.data_ptr()
+    )
+    with torch.no_grad():
+        damaged.roberta.embeddings.word_embeddings.weight[3] += 1.0
+    found = dict(warm.WARM.base(job)[0].named_parameters())
+    of_base = [name for name in wanted if not name.startswith(tuple(head))]
+    assert found.keys() == wanted.keys() and of_base
+    assert all(torch.equal(found[name], wanted[name]) for name in of_base)
+
+
+@pytest.mark.parametrize(
+    "faster",
+    [
+        "{optim: adamw_torch}",  # by lists of weights, in place of fused
+        "{torch_compile: true, torch_compile_backend: aot_eager}",
+    ],
+)
+@pytest.mark.parametrize("masks", ["torch", "keyed"])
+def test_ways_to_make_a_step_faster_take_the_plain_step(tmp_path, masks, faster):
+    plain = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full, lora, prefix_tuning]")
+    plain += f"training: {{masks: {masks}, batch_size: 8}}\n"
+    found = {}
+    for name, suite in {"plain": plain, "faster": f"{plain}training_arguments: {faster}\n"}.items():
+        for label, job in jobs(tmp_path / name, suite).items():
+            found[name, label] = run(job)
+            assert found[name, label].status == "ok", found[name, label].reason
+    for label in ("full", "lora", "prefix_tuning"):
+        one, other = found["plain", label], found["faster", label]
+        assert [point.loss for point in other.curve] == pytest.approx([point.loss for point in one.curve], abs=1e-6)
+        assert (other.scores, other.predictions) == (one.scores, one.predictions)
+        assert other.run_id != one.run_id
+
+
+def test_training_arguments_reach_the_trainer(tmp_path):
+    from lora_bench.training.trainer_arguments import training_arguments
+
+    suite = SUITE + "training_arguments: {adam_beta2: 0.95, gradient_accumulation_steps: 4}\n"
+    for job in jobs(tmp_path, suite).values():
+        arguments = training_arguments(job.spec, str(tmp_path))
+        assert arguments.adam_beta2 == 0.95
+        assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == 16
+
+
+def test_inputs_that_are_cut_are_counted_and_said(tmp_path):
+    suite = SUITE + "training: {max_length: 6}\n"
+    record = run(jobs(tmp_path, suite)["lora"])
+    share = record.data.truncated_share["train"]
+    assert 0.5 < share < 1
+    assert any(f"{share:.1%} of the train inputs are longer than 6 tokens" in warning for warning in record.warnings)
+
+
+def test_the_id_covers_what_changes_the_answer_and_nothing_that_is_only_shown(tmp_path):
+    spec = jobs(tmp_path)["lora"].spec
+    shown = spec.model_copy(
+        update={
+            "method": spec.method.model_copy(update={"label": "mine"}),
+            "model": spec.model.model_copy(update={"shown": "x", "name": "y"}),
+        }
+    )
+    assert shown.run_id == spec.run_id
+    assert spec.method.chosen == {"rank": 8} and spec.method.options["scaling"] == 2.0
+    for changed in (
+        {"seed": 1},
+        {"series": "monday"},
+        {"score_on": "selection"},
+        {"training": spec.training.model_copy(update={"threads": 2})},
+        {"training": spec.training.model_copy(update={"learning_rate": 1e-5})},
+        {"method": spec.method.model_copy(update={"chosen": {"rank": 9}})},
+        {"model": spec.model.model_copy(update={"sha256": "0" * 64})},
+        {"task": spec.task.model_copy(update={"data_sha256": "0" * 64})},
+    ):
+        assert spec.model_copy(update=changed).run_id != spec.run_id
+
+
+def test_records_lie_where_their_id_says(tmp_path):
+    path = write_project(
+        tmp_path / "project", SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
+    )
+    outcome = run_suite(path, runs=tmp_path / "runs", workers=0)
+    (record,) = outcome.records
+    assert RunFolder(tmp_path / "runs" / "tickets" / record.run_id).record() == record
+
+
+def test_a_checkpoint_that_orders_the_same_labels_otherwise_is_said(tmp_path):
+    path = write_project(tmp_path / "project")
+    config = tmp_path / "project" / "base" / "config.json"
+    names = {"id2label": {"0": "PRAISE", "1": "COMPLAINT"}, "label2id": {"PRAISE": 0, "COMPLAINT": 1}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | names))
+    cells = make_plan(load_suite(path), tmp_path / "runs").cells
+    record = run({cell.job.spec.method.label: cell.job for cell in cells}["lora"])
+    assert any("orders the labels ['praise', 'complaint']" in warning for warning in record.warnings)
