@@ -121,13 +121,12 @@ class Stopwatch:
 def watch_parts(watch: Stopwatch) -> None:
     """Time the parts of a run that are neither training nor evaluation, and apart from these the CPU of both."""
     from lora_bench import methods
-    from lora_bench.records import run_lock as claims
-    from lora_bench.records import store
+    from lora_bench.records import run_lock, store
     from lora_bench.training import pipeline, scoring
     from lora_bench.training import process_cache as warm
 
-    watch.around(store.RunFolder, "try_claim", "claim")
-    watch.around(claims.Claim, "release", "claim")
+    watch.around(store.RunFolder, "try_lock", "lock")
+    watch.around(run_lock.RunLock, "release", "lock")
     watch.around(pipeline, "others_at_work", "company")
     watch.around(pipeline.MeasureCallback, "begin", "freed memory returned")
     watch.around(type(pipeline.WARM), "base", "base model")

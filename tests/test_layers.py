@@ -1,223 +1,113 @@
-"""The layers of lora_bench, as a table: each part and the parts it may import. An import goes down, never up."""
+"""The rooms of the package: what each may import, that no module imports itself by a detour, and what the design page shows."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "lora_bench"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lora_bench"
 
-GROUND = {"names", "shown", "documents", "errors", "failpoints", "pulse", "resources", "randomness", "version"}
-WORDS = {"record", "spec", "budget", "protocol", "analysis", "halving"} | GROUND
-STORE = {
-    "ends",
-    "disk",
-    "processes",
-    "sealed",
-    "claims",
-    "company",
-    "checkpoint_files",
-    "store",
-    "environment",
-    "probe_record",
-    "probe_store",
-} | WORDS
-MATERIAL = {"tuners", "families", "metrics", "assets", "minilm", "shapes"}
-PARTS = {
-    "methods",
-    "tasks",
-    "models",
-    "loading",
-    "measure",
-    "meter",
-    "checkpoint",
-    "card",
-    "recipe",
-    "generation",
-    "start",
-    "course",
-    "dropout",
-    "ranks",
-    "sharded",
-}
-SUITE = {"suite", "suite_file", "entries", "job", "resolve", "choose"}
-
-MAY_IMPORT = {
-    "version": set(),
-    "errors": set(),
-    "resources": set(),
-    "documents": {"errors"},
-    "failpoints": {"errors"},
-    "pulse": set(),
-    "ends": {"errors", "record"},
-    "randomness": set(),
-    "dropout": {"randomness"},
-    "relative_positions": set(),
-    "ranks": {"dropout"},
-    "sharded": {"families"},
-    "launch": STORE | {"job", "loop"},
-    "copies": set(),
-    "protocol": {"documents"},
-    "spec": {"budget", "documents", "protocol"},
-    "budget": {"documents", "errors"},
-    "halving": {"errors"},
-    "analysis": {"documents"},
-    "record": {"analysis", "budget", "documents", "spec", "names", "shown"},
-    "processes": set(),
-    "disk": {"errors", "failpoints", "processes"},
-    "sealed": {"disk", "spec"},
-    "claims": {"disk", "processes"},
-    "company": {"processes", "store"},
-    "checkpoint_files": {"disk", "failpoints"},
-    "store": {"record", "checkpoint_files", "claims", "disk", "documents", "ends", "errors", "failpoints", "sealed"},
-    "environment": {"record", "version"},
-    "probe_record": WORDS,
-    "probe_store": {"probe_record", "disk", "errors", "store"},
-    "families": {"errors"},
-    "tuners": {"families", "errors"},
-    "metrics": {"errors", "hub"},
-    "assets": {"errors", "resources"},
-    "minilm": {"assets", "disk", "errors", "resources", "sealed"},
-    "shapes": {"errors", "resources"},
-    "methods": MATERIAL | GROUND,
-    "hub": {"errors", "shown"},
-    "names": set(),
-    "shown": set(),
-    "model_files": {"errors", "resources"},
-    "pieces": set(),
-    "tasks": MATERIAL | WORDS | {"hub"},
-    "models": MATERIAL | WORDS | {"hub", "model_files"},
-    "loading": MATERIAL | WORDS | {"models", "pieces"},
-    "measure": WORDS | {"tuners"},
-    "meter": WORDS | {"measure"},
-    "tokens": set(),
-    "history": {"record"},
-    "inferred": WORDS | {"measure"},
-    "own_run": WORDS | {"history", "meter", "metrics", "store", "tokens"},
-    "plug_in": STORE | {"history", "inferred", "measure", "meter", "own_run", "stopping", "tokens"},
-    "checkpoint": STORE | {"sharded"},
-    "generation": WORDS | {"tasks"},
-    "start": {"errors", "store"},
-    "card": WORDS | {"models"},
-    "recipe": WORDS,
-    "course": WORDS,
-    "flops": PARTS | STORE | {"metrics", "probe"},
-    "job": PARTS | STORE,
-    "suite_file": WORDS | {"hub"},
-    "entries": PARTS | STORE | {"suite_file"},
-    "contradictions": WORDS | {"suite_file", "entries"},
-    "suite": PARTS | STORE | {"suite_file", "entries", "contradictions"},
-    "choose": {"protocol", "record"},
-    "resolve": PARTS | STORE | {"suite", "suite_file", "entries"},
-    "stats": {"errors"},
-    "report": STORE | {"published", "stats"},
-    "export": STORE | {"report"},
-    "peft_results": STORE,
-    "exchange": {"errors", "store", "export", "peft_results", "report"},
-    "check": STORE | {"report", "stats", "stopping"},
-    "gate": STORE | {"check"},
-    "published": WORDS | {"store"},
-    "fitting": PARTS | STORE | SUITE | {"metrics"},
-    "estimate": PARTS | STORE | {"fitting"},
-    "obtain": PARTS | STORE | {"suite"},
-    "cell": STORE | {"estimate", "fitting", "job"},
-    "plan_checks": PARTS | STORE | SUITE | {"cell", "contradictions"},
-    "micro_batch": PARTS | STORE | {"memory_model", "metrics", "suite_file"},
-    "plan": PARTS | STORE | SUITE | {"flops", "micro_batch", "cell", "fitting", "estimate", "obtain", "plan_checks"},
-    "selection": PARTS | STORE,
-    "loop": PARTS | STORE | {"selection"},
-    "attempt": STORE | {"job", "loop"},
-    "scoring": PARTS | STORE | {"job", "loop"},
-    "kept_tokens": {"disk", "sealed"},
-    "warm": PARTS | STORE | {"copies", "job", "kept_tokens", "pieces", "relative_positions"},
-    "run_examples": PARTS | STORE | {"attempt", "job", "scoring", "warm"},
-    "pipeline": PARTS
-    | STORE
-    | {"attempt", "copies", "flops", "job", "loop", "metrics", "run_examples", "scoring", "selection", "warm"},
-    "run": STORE | {"attempt", "job", "launch", "loop", "pipeline", "ranks"},
-    "pack": STORE
-    | MATERIAL
-    | {"attempt", "checkpoint", "copies", "job", "loading", "loop", "pipeline", "run", "scoring", "dropout"},
-    "probe": STORE | PARTS | {"shapes"},
-    "executors": STORE | PARTS | {"attempt", "job", "launch", "loop", "run", "pack", "probe", "tuners", "metrics"},
-    "stopping": set(),
-    "execute": STORE
-    | SUITE
-    | {"cell", "plan", "estimate", "fitting", "executors", "loop", "methods", "pack", "sharing", "stopping"},
-    "sharing": STORE | {"executors"},
-    "probe_suite": STORE | SUITE | {"contradictions"},
-    "probe_plan": STORE | PARTS | SUITE | {"fitting", "plan", "probe", "probe_suite"},
-    "probe_execute": STORE | {"executors", "probe", "probe_plan", "stopping"},
-    "progress": STORE | {"cell", "plan", "executors"},
-    "memory_model": STORE | PARTS | {"metrics", "probe"},
-    "plan_table": STORE | {"cell", "plan", "estimate", "memory_model", "methods", "progress"},
-    "reproduce": PARTS | STORE | SUITE | {"published", "report"},
-    "prepared": {"disk", "documents", "errors", "names", "reproduce", "sealed", "spec", "suite", "tasks"},
-    "listing": GROUND | {"methods", "models", "tasks", "assets"},
-    "testing": MATERIAL | PARTS | STORE,
-    "commands": {
-        *WORDS,
-        "check",
-        "ends",
-        "store",
-        "suite",
-        "suite_file",
-        "tasks",
-        "plan",
-        "execute",
-        "progress",
-        "plan_table",
-        "listing",
-        "report",
-        "export",
-        "published",
-        "reproduce",
-        "prepared",
-        "probe_record",
-        "probe_store",
-        "probe_suite",
-        "probe_plan",
-        "probe_execute",
-        "stopping",
-    },
-    "cli": {"commands", "ends", "errors", "exchange", "gate", "names", "shown", "stopping", "version"},
-    "__init__": {"version", "plug_in", "plan", "execute", "suite", "report", "store"},
-}
+# From the top to the ground: a room imports from the rows below its own, and never from beside or above.
+LEVELS = [
+    ["cli", "__init__"],
+    ["execute"],
+    ["published"],
+    ["plan"],
+    ["probe", "plugin", "pack", "testing"],
+    ["gate", "exchange", "suite", "training"],
+    ["report", "methods", "models", "tasks"],
+    ["records", "tuners", "metrics"],
+    ["families", "stats", "documents", "util"],
+    ["errors", "version"],
+]
+LEVEL = {room: len(LEVELS) - index for index, rooms in enumerate(LEVELS) for room in rooms}
+LOOSE = {"families", "documents", "errors", "testing", "version"}
+DATA = {"assets", "data", "schemas"}
 
 
-def parts() -> set[str]:
-    """Every module and sub-package of the package."""
-    modules = {path.stem for path in PACKAGE.glob("*.py")}
-    return modules | {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-def imported_parts(path: Path) -> set[str]:
-    """Names of the parts that a file imports, inside functions too, e.g. {"errors", "budget"}."""
+MODULES = modules()
+
+
+def imports(path: Path, *, inside_functions: bool) -> set[str]:
+    """The modules of the package that a file imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module == "lora_bench":
-            names = [f"lora_bench.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if inside_functions else at_import(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            of_names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in of_names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("lora_bench.")}
-    return found & parts()
+            found |= {alias.name for alias in node.names}
+    return found & MODULES.keys()
 
 
-def test_the_table_names_every_part():
-    assert parts() - set(MAY_IMPORT) == set()
+def at_import(node: ast.AST):
+    """The nodes that run when a module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from at_import(child)
 
 
-@pytest.mark.parametrize("part", sorted(parts()))
-def test_part_imports_only_what_the_table_allows(part):
-    module = PACKAGE / f"{part}.py"
-    for file in [module] if module.exists() else sorted((PACKAGE / part).glob("*.py")):
-        extra = imported_parts(file) - MAY_IMPORT[part] - {part}
-        assert not extra, f"{file.name} imports {', '.join(sorted(extra))}; see MAY_IMPORT"
+def room_of(module: str) -> str:
+    """The first part of a module's name below the package."""
+    return (module.split(".") + ["__init__"])[1]
+
+
+def test_every_room_has_a_level():
+    assert {room_of(name) for name in MODULES} == set(LEVEL)
+
+
+def test_at_most_six_modules_are_in_no_room():
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == LOOSE
+    assert len(LOOSE) <= 6
+
+
+@pytest.mark.parametrize("room", sorted(LEVEL))
+def test_a_room_imports_only_from_below(room):
+    wrong = [
+        f"{module} imports {other}"
+        for module, path in MODULES.items()
+        if room_of(module) == room
+        for other in imports(path, inside_functions=True)
+        if room_of(other) not in (room, "__init__") and LEVEL[room_of(other)] >= LEVEL[room]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_imports_itself_by_a_detour():
+    graph = {name: imports(path, inside_functions=False) - {name} for name, path in MODULES.items()}
+    # A module whose imports are all done can be put aside; what is left at the end imports in a circle.
+    left = dict(graph)
+    while done := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in done:
+            del left[name]
+    assert not left, f"modules that import each other, or what does: {', '.join(sorted(left))}"
+
+
+def test_the_design_page_shows_the_rooms_that_there_are():
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    tree = page.split("lora_bench/\n", 1)[1].split("```", 1)[0]
+    shown = set(re.findall(r"\b([a-z_]+)/", tree)) | {f"{name}.py" for name in re.findall(r"\b([a-z_]+)\.py", tree)}
+    folders = {path.parent for path in MODULES.values()} - {PACKAGE}
+    there = {folder.name for folder in folders} | DATA | {f"{name}.py" for name in LOOSE}
+    assert shown == there
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,11 @@ from pydantic import Field, model_validator
 from lora_bench.documents import Strict, read_yaml, validate
 from lora_bench.errors import LoraBenchError
 from lora_bench.published.reproduce import reproduction
-from lora_bench.records.spec import content_hash
 from lora_bench.suite.load import Suite, check_pickles, load_suite
 from lora_bench.tasks.declaration import definition
 from lora_bench.util.atomic_files import check_writable, write_atomic
 from lora_bench.util.filenames import FileName
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.sealed_json import as_json
 
 FILE = "work.json"

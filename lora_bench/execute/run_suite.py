@@ -22,11 +22,10 @@ from lora_bench.pack.plan import most_members, packs
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.cost_estimate import WORKER_BYTES, default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
-from lora_bench.records.company import others_at_work
 from lora_bench.records.environment import cuda_devices, too_few_devices
 from lora_bench.records.outcomes import DISK_FULL, at_work, is_attempt, is_done_again
 from lora_bench.records.record import Record, Status
-from lora_bench.records.run_lock import Elsewhere, Watch
+from lora_bench.records.run_lock import Elsewhere, Watch, others_at_work
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import free_bytes
 from lora_bench.suite.load import Suite, load_suite

@@ -13,7 +13,7 @@ from lora_bench.records.run_lock import LOOK_SECONDS, Elsewhere, Watch
 from lora_bench.records.store import RunFolder
 
 
-class Claimable(Work, Protocol):
+class Lockable(Work, Protocol):
     """A job with a run's folder."""
 
     @property
@@ -21,7 +21,7 @@ class Claimable(Work, Protocol):
         """Where its record is to be."""
 
 
-JobT = TypeVar("JobT", bound=Claimable)
+JobT = TypeVar("JobT", bound=Lockable)
 
 
 def do_with_others(
@@ -77,8 +77,8 @@ def do_with_others(
 
 def _end_of(lost: Lost[JobT], publish_lost: Callable[[Lost[JobT]], Record | None]) -> Record | Elsewhere | None:
     """What becomes of a job that was lost here: another process may have taken its run over already, or done it."""
-    claim = lost.job.folder.try_claim(reaped=lost.pid)
-    if claim is None:
+    lock = lost.job.folder.try_lock(reaped=lost.pid)
+    if lock is None:
         return Elsewhere(lost.job.run_id)
-    with claim:
+    with lock:
         return lost.job.folder.record() or publish_lost(lost)

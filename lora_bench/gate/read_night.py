@@ -26,10 +26,11 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.probe_store import probe_files, read_probes
 from lora_bench.records.record import Environment, Record
-from lora_bench.records.spec import MethodSpec, RunSpec, Start, content_hash
+from lora_bench.records.spec import MethodSpec, RunSpec, Start
 from lora_bench.records.store import read_records, record_files
 from lora_bench.report.text import plain
 from lora_bench.util.filenames import file_name
+from lora_bench.util.hashing import content_hash
 
 # Steps that are 3 % slower are slower: less is within what a machine does from one night to the next.
 STEP_SECONDS_MARGIN = math.log(1.03)

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from lora_bench.documents import Strict
 from lora_bench.records.record import Environment, Status
-from lora_bench.records.spec import content_hash
 from lora_bench.util.filenames import FileName
+from lora_bench.util.hashing import content_hash
 
 ID_LENGTH = 12
 

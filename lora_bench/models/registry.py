@@ -25,7 +25,7 @@ from lora_bench.models.safety import (
     read_config,
 )
 from lora_bench.models.shapes import PREFIX, shape_folder
-from lora_bench.records.spec import content_hash
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.hub import COMMIT
 from lora_bench.util.paths import PACKAGE
 from lora_bench.util.pip_assets import is_cached

@@ -21,7 +21,7 @@ from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full, is_out_of_memory
 from lora_bench.records.record import Record
-from lora_bench.records.run_lock import Claim, Elsewhere
+from lora_bench.records.run_lock import Elsewhere, RunLock
 from lora_bench.training.attempt import Facts
 from lora_bench.training.callbacks import Interrupted, Notify, stop_requested
 from lora_bench.training.checkpoint import load_trained
@@ -47,13 +47,13 @@ class Member:
     Args:
         ready: What it is before its first step.
         trainer: Of the run: its schedule, its callbacks and its state, but never its loop.
-        claim: By which this process is at the run.
+        lock: By which this process is at the run.
     """
 
-    def __init__(self, ready: Ready, trainer: Trainer, claim: Claim) -> None:
+    def __init__(self, ready: Ready, trainer: Trainer, lock: RunLock) -> None:
         self.ready = ready
         self.trainer = trainer
-        self.claim = claim
+        self.lock = lock
         # What is let go of when it is done.
         self.held = ExitStack()
         self._logged = 0
@@ -168,7 +168,7 @@ def take_together(
                 scored = partial(score, ready, answered.get(ready.job.run_id))
                 attempt = partial(_raise, reason) if reason else partial(_in_company, scored)
                 with member.held:
-                    end = concluded(ready.job, member.claim, ready.facts, attempt)
+                    end = concluded(ready.job, member.lock, ready.facts, attempt)
                 yield end
             yield from admitted()
 
@@ -180,20 +180,20 @@ def _begin(
 
     Args:
         job: The run.
-        held: What it holds while it is at work: its claim, and its Trainer's folder.
+        held: What it holds while it is at work: its lock, and its Trainer's folder.
         beside: A model that is at work already.
         notify: Told of its steps.
         begun: Told that it begins.
     """
     try:
-        claim = job.folder.try_claim()
+        lock = job.folder.try_lock()
     except OSError as error:
         if not is_disk_full(error):
             raise
         return job.record("failed", DISK_FULL)
-    if claim is None:
+    if lock is None:
         return job.folder.record() or Elsewhere(job.run_id)
-    held.enter_context(claim)
+    held.enter_context(lock)
     begun(job)
     reach("run.held")
     facts = Facts()
@@ -207,14 +207,14 @@ def _begin(
                 # In a pack such a row looks at itself, and by itself at nothing: the others wait for it.
                 alone, facts = replace(job, exclusive=False), Facts()
                 attempt = partial(_in_company, partial(trained_and_scored, alone, facts, notify))
-                return concluded(alone, claim, facts, attempt)
+                return concluded(alone, lock, facts, attempt)
             if beside is not None:
                 share_frozen(ready.model, beside)  # before there is a Trainer, which takes all of a model to the device
-            return Member(ready, held.enter_context(ready.trainer()), claim)
+            return Member(ready, held.enter_context(ready.trainer()), lock)
         attempt = partial(_in_company, partial(score, ready))
     except Exception as error:
         attempt = partial(_raise, _own_failure(error))
-    return concluded(job, claim, facts, attempt)
+    return concluded(job, lock, facts, attempt)
 
 
 def _in_company(attempt: Callable[[], Record]) -> Record:

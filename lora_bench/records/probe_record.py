@@ -12,7 +12,9 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from lora_bench.documents import Strict
 from lora_bench.records.record import Environment, Parameters, Said, Status
-from lora_bench.records.spec import Attention, MethodSpec, ModelSpec, Precision, content_hash, with_seal
+from lora_bench.records.spec import Attention, MethodSpec, ModelSpec, Precision
+from lora_bench.util.hashing import content_hash
+from lora_bench.util.sealed_json import with_seal
 
 SCHEMA = 1
 

@@ -13,9 +13,10 @@ from pydantic import AfterValidator, ConfigDict, Field
 from lora_bench.documents import Strict
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.budget import Axis, Budget, ParameterAxis
-from lora_bench.records.spec import RecordPart, RunSpec, with_seal
+from lora_bench.records.spec import RecordPart, RunSpec
 from lora_bench.util.filenames import FileName
 from lora_bench.util.redaction import without_secrets
+from lora_bench.util.sealed_json import with_seal
 
 SCHEMA = 1
 

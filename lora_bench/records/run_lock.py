@@ -3,7 +3,7 @@
     runs/<suite>/<run_id>/claim-<n>.json    who is at the run, and a number that grows while it is
                           lock              locked by the same process, where the file system has locks
 
-The claim with the highest number counts. Claim n + 1 is put beside a claim n that is free, or whose owner is dead, by a link
+The claim with the highest number counts. RunLock n + 1 is put beside a claim n that is free, or whose owner is dead, by a link
 that fails where somebody was faster: of any number of processes exactly one gets it. The highest claim is never removed, so
 a slow process cannot take for free what was taken meanwhile; a claim that is given back says so and stays.
 
@@ -29,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal
 
+from lora_bench.records.layout import RECORD
 from lora_bench.util.atomic_files import TEMPORARY, is_local, let_others_read, link_once, make_folder
 from lora_bench.util.process_identity import Process, is_alive, is_before_this_start, this_process
 
@@ -55,7 +56,7 @@ class Elsewhere:
     status: str = "elsewhere"
 
 
-class Claim:
+class RunLock:
     """This process is at a run, until `release` or its end.
 
     Args:
@@ -92,7 +93,7 @@ class Claim:
         os.close(self._descriptor)
         self._lock.close()
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> RunLock:
         return self
 
     def __exit__(
@@ -116,7 +117,7 @@ class Claim:
             return
 
 
-def try_claim(folder: Path, reaped: int | None = None) -> Claim | None:
+def try_lock(folder: Path, reaped: int | None = None) -> RunLock | None:
     """Take a run, or None where another process is at it; does not wait.
 
     Args:
@@ -137,7 +138,7 @@ def try_claim(folder: Path, reaped: int | None = None) -> Claim | None:
     finally:
         if descriptor is None:
             lock.close()
-    return None if descriptor is None else Claim(folder, number, descriptor, lock)
+    return None if descriptor is None else RunLock(folder, number, descriptor, lock)
 
 
 class Watch:
@@ -262,3 +263,36 @@ def _put(folder: Path, number: int, content: bytes) -> int | None:
 
 def _path(folder: Path, number: int) -> Path:
     return folder / f"claim-{number}.json"
+
+
+def others_at_work(folder: Path) -> list[int]:
+    """Return the numbers of the other processes of this machine that hold runs of a suite, in order.
+
+    Not seen are runs of another suite, of another runs folder or container, and a process between two runs.
+
+    Args:
+        folder: Of a suite's runs, `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
+    """
+    found = set[int]()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            # A finished run is held by no process, and a suite may have thousands of them. A record that is to be made
+            # again is moved away first.
+            if not Path(entry.path, RECORD).exists():
+                found |= _others_in(Path(entry.path))
+    return sorted(found)
+
+
+def _others_in(folder: Path) -> set[int]:
+    """The numbers of the other processes that are at one run."""
+    owners = [owner for path in folder.glob("claim-*.json") if (owner := _owner(path)) is not None]
+    return {owner.pid for owner in owners if owner.pid != os.getpid() and is_alive(owner)}
+
+
+def _owner(path: Path) -> Process | None:
+    """Whose a claim is; None for one that was given back, or is gone or half written."""
+    try:
+        data = json.loads(path.read_bytes())
+        return Process(**{field.name: data[field.name] for field in dataclasses.fields(Process)})
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

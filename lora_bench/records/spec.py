@@ -11,15 +11,14 @@ known; the harness runs no other.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
 from lora_bench.documents import Strict
 from lora_bench.records.budget import AXES, Axis
 from lora_bench.records.protocol import STRICT, Protocol
+from lora_bench.util.hashing import content_hash
 
 ScoreSplit = Literal["test", "selection"]
 Precision = Literal["float32", "bfloat16"]
@@ -323,22 +322,3 @@ SHOWN_ONLY = {"task", "about", "licence", "citation", "data", "local"}
 def without_shown(definition: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
     """A task's definition without what changes no score."""
     return definition and {key: value for key, value in definition.items() if key not in SHOWN_ONLY}
-
-
-# Where a record in a runs folder carries the hash of its own content; see `lora_bench.util.sealed_json`.
-SEAL = "sha256"
-
-
-def with_seal(schema: dict[str, Any]) -> None:
-    """Say in the JSON Schema of a record that it may carry a seal, which is of the file and no field of the record."""
-    schema["properties"][SEAL] = {
-        "description": "Of the rest of this file, as canonical JSON: it tells whether the file changed on the disk",
-        "title": "Sha256",
-        "type": "string",
-    }
-
-
-def content_hash(content: Any) -> str:
-    """The sha256 of plain data, written as canonical JSON: sorted keys, no spaces, no NaN."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -33,19 +33,16 @@ from pydantic import BaseModel, ValidationError
 from lora_bench.documents import dotted
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.records.checkpoint_files import remove_checkpoints
+from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, RECORD
 from lora_bench.records.outcomes import goes_on, is_attempt
 from lora_bench.records.record import SCHEMA, Record
-from lora_bench.records.run_lock import LOOK_SECONDS, Claim, Watch, try_claim
+from lora_bench.records.run_lock import LOOK_SECONDS, RunLock, Watch, try_lock
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, remove_orphans, sync_folder
 from lora_bench.util.atomic_files import free_bytes as free_bytes
 from lora_bench.util.atomic_files import write_atomic as write_atomic
 from lora_bench.util.atomic_files import write_once as write_once
 from lora_bench.util.failpoints import reach
 from lora_bench.util.sealed_json import DamagedContent, as_json, is_seal, seal, unseal
-
-RECORD = "record.json"
-PREDICTIONS = "predictions.json"
-COMPLETIONS = "completions.json"
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class RunFolder:
         """The folder of another run of the same suite."""
         return RunFolder(self.path.parent / run_id)
 
-    def try_claim(self, reaped: int | None = None) -> Claim | None:
+    def try_lock(self, reaped: int | None = None) -> RunLock | None:
         """Take this run for this process, or None where another process is at it; does not wait.
 
         What a process that was killed has left half written here is removed.
@@ -76,20 +73,20 @@ class RunFolder:
         Args:
             reaped: The number of a process of this machine that is known to have ended.
         """
-        claim = try_claim(self.path, reaped)
-        if claim is not None:
+        lock = try_lock(self.path, reaped)
+        if lock is not None:
             remove_orphans(self.path)
-        return claim
+        return lock
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[Claim]:
+    def held(self) -> Iterator[RunLock]:
         """Within this block no other process is at this run; waits for one that is, until it is done or dead."""
         watch = Watch()
-        while (claim := self.try_claim()) is None:
+        while (lock := self.try_lock()) is None:
             while not watch.is_free(self.path):
                 time.sleep(LOOK_SECONDS)
-        with claim:
-            yield claim
+        with lock:
+            yield lock
 
     def record(self) -> Record | None:
         """The record, or None while there is none that is whole: the run is to be done then.
@@ -133,10 +130,10 @@ class RunFolder:
         Returns:
             What was wrong and where it lies now, or None where nothing is wrong or another process is at the run.
         """
-        claim = self.try_claim() if self.damage(known) is not None else None
-        if claim is None:
+        lock = self.try_lock() if self.damage(known) is not None else None
+        if lock is None:
             return None
-        with claim:
+        with lock:
             damage = self.damage()
             if damage is None:
                 return None
@@ -182,9 +179,9 @@ class RunFolder:
                 is at the run. None for whatever there is, by the process that is at the run.
         """
         if seen is not None:
-            claim = self.try_claim()
-            if claim is not None:
-                with claim:
+            lock = self.try_lock()
+            if lock is not None:
+                with lock:
                     if self.record() == seen:
                         self.retry()
             return

@@ -14,7 +14,8 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.records.spec import ModelSpec
-from lora_bench.report.figures.draw import FigurePlan, plan_figures
+from lora_bench.report.figures.draw import plan_figures
+from lora_bench.report.figures.plan import FigurePlan
 from lora_bench.report.model.comparison import Comparison, ModelTable, compare
 from lora_bench.report.model.seed_scores import AnswersOf
 from lora_bench.report.model.side_costs import beside

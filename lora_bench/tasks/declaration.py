@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from lora_bench.documents import Document, Key, Strict, read_yaml, validate
-from lora_bench.errors import BadInput, LoraBenchError, unknown
+from lora_bench.documents import Strict
+from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import higher_is_better
 from lora_bench.tasks.linearise import Linearise
 from lora_bench.tasks.sources import (
@@ -29,7 +29,6 @@ from lora_bench.tasks.sources import (
 )
 from lora_bench.tasks.tables import Format
 from lora_bench.util.filenames import Name
-from lora_bench.util.paths import task_files
 
 Kind = Literal["classification", "regression", "generation"]
 
@@ -188,38 +187,6 @@ def with_part(task: Task, part: Part) -> Task:
             "split": None,
         }
     )
-
-
-def load_task(name: str) -> Task:
-    """The task that has a name; its paths are seen from the folder of its file (`resources.task_files`).
-
-    Raises:
-        LoraBenchError: If there is none, with the nearest name.
-        BadInput: With every fault of its file.
-    """
-    files = task_files()
-    if name not in files:
-        raise unknown("task", name, files)
-    document = read_yaml(files[name])
-    task = task_from_document(document)
-    if task.task != name:
-        raise BadInput([document.fault(("task",), f"must be {name!r} like the file, got {task.task!r}")])
-    return task
-
-
-def task_from_document(document: Document, key: Key = ()) -> Task:
-    """The task at *key* of a YAML file; the whole file by default.
-
-    Raises:
-        BadInput: With every fault.
-    """
-    from lora_bench.tasks.validate import contradictions
-
-    task = validate(Task, document, key)
-    faults = [document.fault((*key, *at), message) for at, message in contradictions(task)]
-    if faults:
-        raise BadInput(faults)
-    return task
 
 
 def task_from_definition(definition: Mapping[str, JsonValue]) -> Task:

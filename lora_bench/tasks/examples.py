@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import BadInput, Fault, did_you_mean
-from lora_bench.records.spec import content_hash
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.files import read_bytes, read_file
 from lora_bench.tasks.folders import as_laid_out, unlabelled_file
@@ -34,6 +33,7 @@ from lora_bench.tasks.rows import (
     wanted_of,
 )
 from lora_bench.tasks.tables import Layout, Table, format_of, hub_commit, read_hub
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.pip_assets import find_asset, members
 
 Progress = Callable[[str], None]

@@ -25,8 +25,8 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import Method, known_methods, own_callbacks, trains_base
 from lora_bench.metrics import metric
 from lora_bench.models.shared_copy import own_trained
-from lora_bench.records.company import others_at_work
 from lora_bench.records.record import Record
+from lora_bench.records.run_lock import others_at_work
 from lora_bench.tasks import TaskData
 from lora_bench.training.attempt import Facts, NoteSteps
 from lora_bench.training.best_weights import Best, SelectionScores

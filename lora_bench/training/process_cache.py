@@ -23,11 +23,11 @@ from lora_bench.models.deberta_positions import cut_to_reach
 from lora_bench.models.loading import load_model, load_tokenizer
 from lora_bench.models.registry import BaseModel
 from lora_bench.models.shared_copy import copy_sharing
-from lora_bench.records.spec import content_hash
 from lora_bench.tasks import TaskData, definition, load_data, scoring
 from lora_bench.training.generation import encode
 from lora_bench.training.job import Job
 from lora_bench.training.token_cache import LEAST_EXAMPLES, Example, shared_examples
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
 from lora_bench.version import __version__
 

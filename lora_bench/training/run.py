@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full
 from lora_bench.records.record import Record
-from lora_bench.records.run_lock import Claim, Elsewhere
+from lora_bench.records.run_lock import Elsewhere, RunLock
 from lora_bench.training.attempt import Facts, ended
 from lora_bench.training.callbacks import Notify
 from lora_bench.training.distributed.launch import over_ranks
@@ -31,8 +31,8 @@ def run(job: Job, notify: Notify | None = None) -> Record:
         The record that stands in the run's folder afterwards; one that is only an attempt (`ends.is_attempt`) may not.
     """
     while True:
-        with job.folder.held() as claim:
-            record = _held(job, notify, claim)
+        with job.folder.held() as lock:
+            record = _held(job, notify, lock)
         if not isinstance(record, Elsewhere):
             return record
 
@@ -43,30 +43,30 @@ def take(job: Job, notify: Notify | None = None) -> Record | Elsewhere:
     if record is not None:
         return record
     try:
-        claim = job.folder.try_claim()
+        lock = job.folder.try_lock()
     except OSError as error:
         if not is_disk_full(error):
             raise
         return job.record("failed", DISK_FULL)
-    if claim is None:
+    if lock is None:
         return job.folder.record() or Elsewhere(job.run_id)
-    with claim:
-        return _held(job, notify, claim)
+    with lock:
+        return _held(job, notify, lock)
 
 
-def _held(job: Job, notify: Notify | None, claim: Claim) -> Record | Elsewhere:
+def _held(job: Job, notify: Notify | None, lock: RunLock) -> Record | Elsewhere:
     """The record of a run that this process is at."""
     facts = Facts()
     reach("run.held")
-    return concluded(job, claim, facts, lambda: trained_and_scored(job, facts, notify))
+    return concluded(job, lock, facts, lambda: trained_and_scored(job, facts, notify))
 
 
-def concluded(job: Job, claim: Claim, facts: Facts, attempt: Callable[[], Record]) -> Record | Elsewhere:
+def concluded(job: Job, lock: RunLock, facts: Facts, attempt: Callable[[], Record]) -> Record | Elsewhere:
     """What an attempt comes to, published, unless another process took the run over meanwhile and this one has no score.
 
     Args:
         job: A run that this process is at.
-        claim: By which it is.
+        lock: By which it is.
         facts: What is known of the attempt.
         attempt: Makes the record, or raises what the attempt ended by.
     """
@@ -82,7 +82,7 @@ def concluded(job: Job, claim: Claim, facts: Facts, attempt: Callable[[], Record
         facts.enter("publishing the record")
         reach("run.publish")
         # A failure of one that stood still for too long would stand before the score of who took the run over.
-        return Elsewhere(job.run_id) if record.status != "ok" and claim.lost else job.folder.publish(record)
+        return Elsewhere(job.run_id) if record.status != "ok" and lock.lost else job.folder.publish(record)
     except OSError as error:
         if not is_disk_full(error):
             raise

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithPadding
 
+from lora_bench.records.layout import COMPLETIONS, PREDICTIONS
 from lora_bench.records.record import Predictions, Weights
-from lora_bench.records.spec import Decoding, PlannedSpec, content_hash
-from lora_bench.records.store import COMPLETIONS, PREDICTIONS, write_atomic
+from lora_bench.records.spec import Decoding, PlannedSpec
+from lora_bench.records.store import write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
 from lora_bench.training.callbacks import Diverged
 from lora_bench.training.distributed.fsdp import whole_state
@@ -27,6 +28,7 @@ from lora_bench.training.job import Job
 from lora_bench.training.model_card import model_card
 from lora_bench.util.atomic_files import sync_tree
 from lora_bench.util.failpoints import reach
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.heartbeat import beat
 
 if TYPE_CHECKING:

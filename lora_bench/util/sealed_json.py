@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from lora_bench.records.spec import SEAL, content_hash
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, remove_orphans, write_atomic
+from lora_bench.util.hashing import content_hash
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+SEAL = "sha256"
+"""The key that carries the hash of the rest of a file."""
 
 
 class DamagedContent(ValueError):
@@ -25,6 +28,15 @@ class DamagedContent(ValueError):
 def seal(content: dict[str, Any]) -> bytes:
     """Plain data with the hash of it, as it is stored: sorted keys, two spaces, no NaN, a newline at the end."""
     return as_json({**content, SEAL: content_hash(content)})
+
+
+def with_seal(schema: dict[str, Any]) -> None:
+    """Add the seal to the JSON Schema of a record: it belongs to the file and is no field of the record."""
+    schema["properties"][SEAL] = {
+        "description": "Of the rest of this file, as canonical JSON: it tells whether the file changed on the disk",
+        "title": "Sha256",
+        "type": "string",
+    }
 
 
 def as_json(content: dict[str, Any]) -> bytes:

@@ -77,7 +77,7 @@ def main(runs: Path, log: Path, number: int, seed: int, quirks: Sequence[str]) -
 
     def execute(some: Sequence[ToyJob]) -> Generator[Record | Elsewhere | Lost[ToyJob], None, None]:
         for job in some:
-            claim = job.folder.try_claim()
+            claim = job.folder.try_lock()
             if claim is None:
                 yield Elsewhere(job.run_id)
                 continue

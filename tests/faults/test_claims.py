@@ -20,7 +20,7 @@ import pytest
 from lora_bench.execute.executors.base import Lost
 from lora_bench.execute.shared_folder import do_with_others
 from lora_bench.records import run_lock as claims
-from lora_bench.records.run_lock import Watch, try_claim
+from lora_bench.records.run_lock import Watch, try_lock
 from lora_bench.records.store import RunFolder, read_records
 from lora_bench.util import process_identity as processes
 from tests.faults.harness import BEAT_SECONDS, jobs
@@ -118,27 +118,27 @@ def test_harnesses_that_are_killed_at_random_lose_nothing_and_do_nothing_twice(t
 
 
 def test_a_claim_says_whose_it_is(tmp_path):
-    with try_claim(tmp_path / "run"):
+    with try_lock(tmp_path / "run"):
         found = json.loads((tmp_path / "run" / "claim-1.json").read_text())
         assert found["pid"] == os.getpid()
         assert found["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         assert set(found) == {"host", "boot_id", "pid_namespace", "pid", "start_ticks", "beats"}
-        assert try_claim(tmp_path / "run") is None
+        assert try_lock(tmp_path / "run") is None
         assert not Watch().is_free(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "claim-1.json").read_text()) == {"free": True}
-    with try_claim(tmp_path / "run") as claim:
+    with try_lock(tmp_path / "run") as claim:
         assert claim.number == 2
 
 
 def test_a_number_given_again_is_another_process(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_locked", lambda folder: (folder / "lock").open("ab"))
-    claim = try_claim(tmp_path / "run")
+    claim = try_lock(tmp_path / "run")
     path = tmp_path / "run" / "claim-1.json"
     content = path.read_text()
-    assert try_claim(tmp_path / "run") is None
+    assert try_lock(tmp_path / "run") is None
     # The same number, on the same machine since the same start, but begun at another time.
     path.write_text(re.sub(r'"start_ticks": \d+', '"start_ticks": 1', content))
-    with try_claim(tmp_path / "run") as taken:
+    with try_lock(tmp_path / "run") as taken:
         assert taken.number == 2 and claim.lost and not taken.lost
     claim.release()
     assert json.loads((tmp_path / "run" / "claim-2.json").read_text()) == {"free": True}
@@ -156,13 +156,13 @@ def holder(tmp_path, *quirks):
 def test_a_dead_owner_of_this_machine_is_known_at_once(tmp_path):
     process, folder = holder(tmp_path)
     watch = Watch()
-    assert try_claim(folder) is None and not watch.is_free(folder)
+    assert try_lock(folder) is None and not watch.is_free(folder)
     os.kill(process.pid, signal.SIGSTOP)  # stands still, and lives
-    assert try_claim(folder) is None and not watch.is_free(folder)
+    assert try_lock(folder) is None and not watch.is_free(folder)
     process.kill()
     process.communicate()
     assert watch.is_free(folder)
-    with try_claim(folder) as claim:
+    with try_lock(folder) as claim:
         assert claim.number == 2
 
 
@@ -196,10 +196,10 @@ def test_an_owner_on_another_machine_lives_while_its_counter_moves(tmp_path, mon
     process.kill()
     process.communicate()
     began = time.monotonic()
-    assert not watch.is_free(folder) and try_claim(folder) is None
+    assert not watch.is_free(folder) and try_lock(folder) is None
     assert looks(watch, folder, 10 * SILENCE)
     assert time.monotonic() - began > 0.8 * SILENCE
-    with try_claim(folder) as claim:
+    with try_lock(folder) as claim:
         assert claim.number == 3  # the observer's word that 1 is dead is 2
 
 
@@ -222,7 +222,7 @@ def test_one_who_stood_still_and_was_taken_over_knows_it_and_writes_into_no_othe
     as_seen_from_another_machine(monkeypatch, locks=False)
     os.kill(process.pid, signal.SIGSTOP)
     assert looks(Watch(), folder, 10 * SILENCE)
-    with try_claim(folder) as claim:
+    with try_lock(folder) as claim:
         mine = folder / f"claim-{claim.number}.json"
         os.kill(process.pid, signal.SIGCONT)
         time.sleep(4 * BEAT_SECONDS)
@@ -272,7 +272,7 @@ def test_on_a_file_system_of_this_machine_an_owner_from_before_its_start_is_gone
     process, folder = holder(tmp_path, "stranger")
     process.kill()
     process.communicate()
-    with try_claim(folder) as claim:
+    with try_lock(folder) as claim:
         assert claim.number == 2
 
 
@@ -292,22 +292,22 @@ def test_a_disk_in_this_machine_says_nothing_of_the_owners_on_others(tmp_path, m
         folder = tmp_path / str(number)
         claim_of(folder, **owner)
         watch = Watch()
-        assert try_claim(folder) is None and not watch.is_free(folder)
+        assert try_lock(folder) is None and not watch.is_free(folder)
         assert looks(watch, folder, 10 * SILENCE)
     claim_of(tmp_path / "before", boot_id="of an earlier start")
-    with try_claim(tmp_path / "before") as claim:
+    with try_lock(tmp_path / "before") as claim:
         assert claim.number == 2
 
 
 def test_where_the_system_says_nothing_of_an_owner_its_reaper_knows(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "is_local", lambda folder: False)
     owner = claim_of(tmp_path / "run", boot_id=None, pid_namespace=None, start_ticks=None, pid=4194305)
-    assert try_claim(tmp_path / "run") is None
-    assert try_claim(tmp_path / "run", reaped=owner.pid + 1) is None
-    with try_claim(tmp_path / "run", reaped=owner.pid) as claim:
+    assert try_lock(tmp_path / "run") is None
+    assert try_lock(tmp_path / "run", reaped=owner.pid + 1) is None
+    with try_lock(tmp_path / "run", reaped=owner.pid) as claim:
         assert claim.number == 2
     claim_of(tmp_path / "other", host="node7", boot_id=None, pid=4194305)
-    assert try_claim(tmp_path / "other", reaped=4194305) is None
+    assert try_lock(tmp_path / "other", reaped=4194305) is None
 
 
 def lose(job, publish, **found):
@@ -322,11 +322,11 @@ def test_the_record_of_a_worker_that_died_is_published_by_one_who_is_at_the_run(
 
     def publish(lost):
         # Another harness looks in this moment: it cannot take the run, and so has no record that this one stands before.
-        assert try_claim(job.folder.path) is None and not Watch().is_free(job.folder.path)
+        assert try_lock(job.folder.path) is None and not Watch().is_free(job.folder.path)
         return job.folder.publish(failed)
 
     assert lose(job, publish) == [failed] == [job.folder.record()]
-    with try_claim(job.folder.path) as claim:
+    with try_lock(job.folder.path) as claim:
         assert claim.number == 2, "it was given back"
 
 
@@ -373,7 +373,7 @@ def test_no_name_of_a_claim_is_removed_while_its_file_is_open(tmp_path, monkeypa
 
     monkeypatch.setattr(Path, "unlink", refuse)
     for number in (1, 2):
-        with try_claim(tmp_path) as claim:
+        with try_lock(tmp_path) as claim:
             assert claim.number == number and json.loads((tmp_path / f"claim-{number}.json").read_text())["beats"] == 0
             assert (tmp_path / f"claim-{number}.json").stat().st_mode & 0o777 == 0o644
 
@@ -383,16 +383,16 @@ def test_half_a_claim_is_waited_for_as_one_that_does_not_move(tmp_path, monkeypa
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", BEAT_SECONDS)
     (tmp_path / "claim-4.json").write_bytes(content)
     watch = Watch()
-    assert try_claim(tmp_path) is None and not watch.is_free(tmp_path)
+    assert try_lock(tmp_path) is None and not watch.is_free(tmp_path)
     assert looks(watch, tmp_path, 10 * SILENCE)
-    with try_claim(tmp_path) as claim:
+    with try_lock(tmp_path) as claim:
         assert claim.number == 6
 
 
 def test_a_slow_process_cannot_take_a_number_below_one_that_counts(tmp_path):
     """It looked, was stopped, and goes on when the run was taken, done and given back several times."""
     for _ in range(3):
-        with try_claim(tmp_path):
+        with try_lock(tmp_path):
             pass
     assert claims._put(tmp_path, 2, claims._claim_of(claims.this_process())) is None
     assert [path.name for path in tmp_path.glob("claim-*")] == ["claim-3.json"]
@@ -407,6 +407,6 @@ def test_a_retry_of_what_another_process_did_again_puts_nothing_aside(tmp_path):
     fresh = folder.publish(job.record)
     folder.retry(failed)
     assert folder.record() == fresh and folder.attempts() == 1
-    with try_claim(folder.path):
+    with try_lock(folder.path):
         folder.retry(fresh)
     assert folder.record() == fresh

@@ -37,7 +37,7 @@ def fill(runs: Path) -> list:
     records = [a_record(seed) for seed in range(2)]
     for record in records:
         folder = RunFolder(runs / record.run_id)
-        with folder.try_claim():
+        with folder.try_lock():
             (folder.path / "predictions.json").write_bytes(ANSWERS)
             folder.publish(record.model_copy(update={"status": "interrupted", "reason": "stopped"}))
             folder.publish(record)

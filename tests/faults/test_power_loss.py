@@ -16,10 +16,11 @@ import pytest
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.checkpoint_files import newest_checkpoint, write_checkpoint
+from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.probe_store import ProbeFolder, probe_files, read_probe, read_probes
 from lora_bench.records.record import Predictions, Weights
 from lora_bench.records.run_lock import Watch
-from lora_bench.records.store import PREDICTIONS, RunFolder, accept, read_record, read_records, record_files
+from lora_bench.records.store import RunFolder, accept, read_record, read_records, record_files
 from lora_bench.util import atomic_files as disk
 from lora_bench.util.atomic_files import sync_folder, sync_tree, write_atomic, write_once
 from lora_bench.util.sealed_json import keep, kept
@@ -171,9 +172,9 @@ def trace(tmp_path, monkeypatch):
 
 def test_a_record_is_there_whole_from_the_moment_it_is_acknowledged(trace):
     trace.begin()
-    with trace.folder(a_record()).try_claim():
+    with trace.folder(a_record()).try_lock():
         trace.publish(a_record())
-    with trace.folder(a_record(1)).try_claim():
+    with trace.folder(a_record(1)).try_lock():
         trace.publish(a_record(1))
     trace.judge()
 

@@ -12,9 +12,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import known_methods, with_size
-from lora_bench.records.spec import content_hash
 from lora_bench.testing import check_method, tiny_models
 from lora_bench.training.checkpoint import load_trained, trained_weights
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.seeding import adapters_drawn_from
 from tests.tiny import HEAD_MODULES, tiny_batch, tiny_deberta_v2, tiny_gpt2_classifier, tiny_roberta
 

@@ -11,7 +11,6 @@ import pytest
 
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.records.record import Predictions
-from lora_bench.records.spec import content_hash
 from lora_bench.records.store import (
     RunFolder,
     accept,
@@ -23,6 +22,7 @@ from lora_bench.records.store import (
     write_once,
 )
 from lora_bench.util.atomic_files import TEMPORARY, check_writable, remove_orphans
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.process_identity import this_process
 from lora_bench.util.sealed_json import SEAL, keep, kept, seal, unseal
 from tests.sample_records import record as made
@@ -185,7 +185,7 @@ def test_a_damaged_record_does_not_stand_in_the_way_of_one_that_is_published(tmp
 
 def test_a_damaged_record_is_left_to_the_process_that_is_at_the_run(tmp_path):
     folder, _ = damaged_run(tmp_path, b"damaged")
-    with folder.try_claim():
+    with folder.try_lock():
         assert folder.put_damage_aside() is None
     assert folder.put_damage_aside() is not None
 
@@ -333,7 +333,7 @@ disk.write_once(Path(sys.argv[1]) / "record.json", b"whole")
     assert done.returncode == -9
     (left,) = folder.path.iterdir()
     assert left.name.startswith(TEMPORARY) and left.read_bytes() == b"whole"
-    with folder.try_claim():
+    with folder.try_lock():
         assert not left.exists()
 
 

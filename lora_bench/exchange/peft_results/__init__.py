@@ -17,8 +17,9 @@ from lora_bench.documents import dotted
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.exchange.peft_results.layout import Result, plain_data
 from lora_bench.exchange.peft_results.mapping import record_of
+from lora_bench.records.layout import RECORD
 from lora_bench.records.record import Record
-from lora_bench.records.store import RECORD, read_record, to_json, write_atomic
+from lora_bench.records.store import read_record, to_json, write_atomic
 
 FOLDERS = ("results", "cancelled_results")
 MAX_BYTES = 50_000_000

@@ -20,7 +20,8 @@ from lora_bench.exchange.peft_results.layout import (
     text_in,
 )
 from lora_bench.records.record import CurvePoint, Environment, Memory, Parameters, Record, Speed, Status, Weights
-from lora_bench.records.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec, content_hash
+from lora_bench.records.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
+from lora_bench.util.hashing import content_hash
 
 SOURCE = "PEFT's method_comparison"
 MAX_OPTION = 1000

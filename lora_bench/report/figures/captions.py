@@ -16,7 +16,7 @@ from lora_bench.report.model.rows import Row
 from lora_bench.report.text import listed
 
 if TYPE_CHECKING:
-    from lora_bench.report.figures.draw import Kind
+    from lora_bench.report.figures.plan import Kind
 
 LEAVES = "An arrowhead is an interval that leaves the panel."
 

@@ -16,22 +16,19 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lora_bench.records.record import CurvePoint, Record
 from lora_bench.report.figures.captions import caption
 from lora_bench.report.figures.curves import losses_of
 from lora_bench.report.figures.pareto import Cost, costs_of
+from lora_bench.report.figures.plan import FigurePlan, Kind, Style
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
-from lora_bench.report.model.rows import Row
 from lora_bench.report.model.targets import over_targets
 from lora_bench.report.text import natural, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Kind = Literal["scores", "trade_offs", "learning_curves", "learning_rates"]
 
 # Okabe and Ito's blue, vermilion and green, and three that keep apart from them and from the reference for colour-blind readers
 # too, all with a contrast of 3 to 1 on white. The page's sheet has another of each for dark pages, found in the same way.
@@ -59,41 +56,6 @@ SETTINGS = {
     "xtick.color": "#404040",
     "ytick.color": "#404040",
 }
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a method looks in every figure."""
-
-    colour: str
-    marker: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class FigurePlan:
-    """One figure: what it shows, of what, and the name of its file.
-
-    Args:
-        settings: What it is of: settings of one task that differ in nothing but their target, the smallest first.
-        tables: The rows of each base model over these settings, the reference once.
-        costs: The axes of a trade-off.
-        curves: The learning curve of each run, by run id.
-        styles: The look of each method, by label.
-    """
-
-    kind: Kind
-    settings: tuple[Setting, ...]
-    tables: tuple[ModelTable, ...]
-    costs: tuple[Cost, ...]
-    curves: Mapping[str, Sequence[CurvePoint]]
-    styles: Mapping[str, Style]
-    file: str
-    caption: str
-
-    @property
-    def rows(self) -> list[Row]:
-        """The rows of all its base models."""
-        return [row for table in self.tables for row in table.rows]
 
 
 def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[FigurePlan]:

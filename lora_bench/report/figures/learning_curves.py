@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lora_bench.report.figures.curves import Line, losses_of, mean_line, scores_of, thinned
-from lora_bench.report.figures.draw import FigurePlan
 from lora_bench.report.figures.panels import (
     by_setting,
     label_below,
@@ -22,6 +21,7 @@ from lora_bench.report.figures.panels import (
     padded,
     short,
 )
+from lora_bench.report.figures.plan import FigurePlan
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
 

@@ -16,7 +16,7 @@ from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from lora_bench.report.figures.draw import FigurePlan, Style
+from lora_bench.report.figures.plan import FigurePlan, Style
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.text import learning_rate, natural, plain

@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lora_bench.report.figures.captions import not_alone
-from lora_bench.report.figures.draw import FigurePlan, Style
 from lora_bench.report.figures.panels import (
     DASHES,
     QUIET,
@@ -29,6 +28,7 @@ from lora_bench.report.figures.panels import (
     score_name,
 )
 from lora_bench.report.figures.pareto import Cost, front_of
+from lora_bench.report.figures.plan import FigurePlan, Style
 from lora_bench.report.model.comparison import ModelTable
 from lora_bench.report.model.rows import Row
 

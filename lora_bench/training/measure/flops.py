@@ -19,7 +19,7 @@ from lora_bench.methods import Method
 from lora_bench.metrics import Kind
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
-from lora_bench.records.spec import content_hash
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.sealed_json import keep, kept
 from lora_bench.version import __version__

@@ -5,13 +5,12 @@ import sys
 
 import pytest
 
-from lora_bench.records import company
-from lora_bench.records.company import others_at_work
-from lora_bench.records.run_lock import try_claim
+from lora_bench.records import run_lock
+from lora_bench.records.run_lock import others_at_work, try_lock
 
 HOLD = (
-    "import sys; from pathlib import Path; from lora_bench.records.run_lock import try_claim; "
-    "c = try_claim(Path(sys.argv[1]))"
+    "import sys; from pathlib import Path; from lora_bench.records.run_lock import try_lock; "
+    "c = try_lock(Path(sys.argv[1]))"
 )
 
 
@@ -36,7 +35,7 @@ def holds():
 def test_another_process_is_seen_at_a_run_that_was_quiet_before(tmp_path, holds):
     assert others_at_work(tmp_path / "suite") == []
     folder = tmp_path / "suite" / "0123"
-    with try_claim(folder):
+    with try_lock(folder):
         assert others_at_work(tmp_path / "suite") == []  # this process is none of the others
     first = holds(folder)
     assert others_at_work(tmp_path / "suite") == [first.pid]
@@ -49,10 +48,10 @@ def test_another_process_is_seen_at_a_run_that_was_quiet_before(tmp_path, holds)
 
 def test_the_claims_of_finished_runs_are_not_read_and_those_of_runs_that_are_made_again_are(tmp_path, monkeypatch):
     read = []
-    owner = company._owner
-    monkeypatch.setattr(company, "_owner", lambda path: read.append(path.parent.name) or owner(path))
+    owner = run_lock._owner
+    monkeypatch.setattr(run_lock, "_owner", lambda path: read.append(path.parent.name) or owner(path))
     for name in ("a", "b", "c"):
-        with try_claim(tmp_path / name):
+        with try_lock(tmp_path / name):
             pass
     for name in ("a", "b"):
         (tmp_path / name / "record.json").write_text("{}")

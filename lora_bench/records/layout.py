@@ -1,0 +1,5 @@
+"""The names of the files in a run's folder."""
+
+RECORD = "record.json"
+PREDICTIONS = "predictions.json"
+COMPLETIONS = "completions.json"

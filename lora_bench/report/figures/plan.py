@@ -1,0 +1,49 @@
+"""What a figure is to show, before it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_bench.records.record import CurvePoint
+from lora_bench.report.figures.pareto import Cost
+from lora_bench.report.model.comparison import ModelTable, Setting
+from lora_bench.report.model.rows import Row
+
+Kind = Literal["scores", "trade_offs", "learning_curves", "learning_rates"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method looks in every figure."""
+
+    colour: str
+    marker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigurePlan:
+    """One figure: what it shows, of what, and the name of its file.
+
+    Args:
+        settings: What it is of: settings of one task that differ in nothing but their target, the smallest first.
+        tables: The rows of each base model over these settings, the reference once.
+        costs: The axes of a trade-off.
+        curves: The learning curve of each run, by run id.
+        styles: The look of each method, by label.
+    """
+
+    kind: Kind
+    settings: tuple[Setting, ...]
+    tables: tuple[ModelTable, ...]
+    costs: tuple[Cost, ...]
+    curves: Mapping[str, Sequence[CurvePoint]]
+    styles: Mapping[str, Style]
+    file: str
+    caption: str
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all its base models."""
+        return [row for table in self.tables for row in table.rows]
