@@ -81,5 +81,5 @@ def test_the_overhead_of_a_run_is_told_by_its_parts(tmp_path, monkeypatch, capsy
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path))
     overhead.main(["--quick"])
     (rows,) = tables(capsys.readouterr().out)
-    assert {"claim", "base model", "method", "Trainer", "record", "predictions"} <= {row[0] for row in rows}
+    assert {"lock", "base model", "method", "Trainer", "record", "predictions"} <= {row[0] for row in rows}
     assert all(float(number) >= 0 for row in rows for number in row[1:])
