@@ -67,7 +67,7 @@ def at_import(node: ast.AST):
 
 def room_of(module: str) -> str:
     """The first part of a module's name below the package."""
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 def test_every_room_has_a_level():

@@ -286,6 +286,7 @@ class BenchmarkCallback(MeasureCallback):
         if self._in_training and len(self.clock) > 1:
             self.take("steady")
         self._in_training = False
+        run.finite = weights_are_finite(run.model())
         run.stop()
 
     def _speed(self, run: OwnRun, evaluation_seconds: float | None = None) -> Speed:
@@ -348,6 +349,17 @@ def _earlier(state: TrainerState) -> dict[str, float | None] | None:
     """What the callback of an earlier process noted at the step of the checkpoint, or None where there was none."""
     noted: dict[str, float | None] | None = (state.stateful_callbacks or {}).get(NOTE)
     return noted if noted is not None and noted["step"] == state.global_step else None
+
+
+def weights_are_finite(model: nn.Module | None) -> bool | None:
+    """Return whether every trained weight is a finite number, or None where that cannot be looked at."""
+    if model is None:
+        return None
+    try:
+        trained = [weight for weight in model.parameters() if weight.requires_grad and weight.is_floating_point()]
+        return all(bool(torch.isfinite(weight.detach()).all()) for weight in trained)
+    except (RuntimeError, NotImplementedError):  # weights in shards, or of a type of their own
+        return None
 
 
 def _handler() -> CallbackHandler | None:

@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 from lora_bench.metrics import higher_is_better as known_direction
 from lora_bench.metrics import known_metrics
 from lora_bench.plugin.token_counter import TokenCounter
-from lora_bench.plugin.trainer_log import Evaluation, evaluations, not_finite
+from lora_bench.plugin.trainer_log import Evaluation, evaluations, why_diverged
 from lora_bench.records.record import Parameters, Record, Status
 from lora_bench.records.spec import RunSpec
 from lora_bench.records.store import RunFolder
@@ -54,6 +54,8 @@ class OwnRun:
         command: How the script was started.
         warmup: The counts of the steps that are not timed.
         done: The counts of all steps of this process, and after `add_up` of all processes.
+        finite: Whether every trained weight was a finite number after the last step; None where that is not known.
+        written: The record that this training wrote last.
         ended_at: Length of the log history when training ended, or None while it has not.
         predicted: Scores of predictions after training, which the Trainer does not log.
     """
@@ -75,10 +77,11 @@ class OwnRun:
     warmup: Tensor | None = None
     done: Tensor | None = None
     stopped: bool = False
+    finite: bool | None = None
     best_step: int | None = None
+    written: Record | None = None
     ended_at: int | None = None
     predicted: list[Evaluation] = field(default_factory=list)
-    attempts: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -170,7 +173,9 @@ class OwnRun:
             warnings.append(f"no evaluation gave the score {name}; there are {', '.join(sorted(scores))}")
         direction = _direction(name, higher_is_better, args)
         task = self.spec.task.model_copy(update={"metric": name, "higher_is_better": direction})
-        diverged = not_finite(self.history[: self.ended_at])
+        diverged = why_diverged(self.history[: self.ended_at], scaled=bool(args.fp16))
+        if diverged is None and self.finite is False:
+            diverged = f"trained weights are not finite after step {last_step}"
         return Outcome(
             status="ok" if diverged is None else "diverged",
             reason=diverged,
@@ -181,15 +186,25 @@ class OwnRun:
         )
 
     def write(self, folder: Path, record: Record) -> None:
-        """Put the record of this run into its folder; a full disk is no reason to lose a trained model."""
+        """Publish the record of this training; an error of the disk is logged and never ends the script.
+
+        A finished training takes the place of the record that stands in the folder, which stays as an attempt. One that was
+        cut off never does: it is kept as an attempt itself.
+        """
         of_run = RunFolder(folder / record.run_id)
         try:
-            if self.attempts is None:
+            standing = of_run.record()
+            if self.written is not None and standing == self.written:
+                self.written = record.model_copy(update={"attempts": self.written.attempts})
+                of_run.renew(self.written)
+                return
+            if self.ended:
                 of_run.retry()
-                self.attempts = of_run.attempts() + 1
-                of_run.publish(record.model_copy(update={"attempts": self.attempts}))
+            self.written = record.model_copy(update={"attempts": of_run.attempts() + 1})
+            if self.ended or standing is None:
+                of_run.publish(self.written)
             else:
-                of_run.renew(record.model_copy(update={"attempts": self.attempts}))
+                of_run.put_aside(self.written)
         except OSError as error:
             logger.warning("lora_bench could not write its record to %s: %s", of_run.path, error)
 

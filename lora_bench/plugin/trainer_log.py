@@ -63,8 +63,15 @@ def evaluations(history: Iterable[Mapping[str, Any]]) -> list[Evaluation]:
 
 
 def curve_of(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
-    """The learning curve: some fifty losses, and the scores of every evaluation."""
-    losses = [(int(entry["step"]), float(entry["loss"])) for entry in history if _is_number(entry.get("loss"))]
+    """Return the learning curve: some fifty losses, and the scores of every evaluation.
+
+    A loss logged with gradients that are NaN is left out: the Trainer's filter puts another number in its place.
+    """
+    losses = [
+        (int(entry["step"]), float(entry["loss"]))
+        for entry in history
+        if _is_number(entry.get("loss")) and not _is_nan(entry.get("grad_norm"))
+    ]
     window = max(1, -(-len(losses) // CURVE_POINTS))
     groups = [losses[start : start + window] for start in range(0, len(losses), window)]
     points = [
@@ -74,14 +81,32 @@ def curve_of(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
     return tuple(sorted(points, key=lambda point: (point.step, point.loss is None)))
 
 
-def not_finite(history: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a run diverged, or None where its last losses are numbers."""
-    for entry in reversed(history):
-        for name in ("train_loss", "loss"):
-            value = entry.get(name)
-            if isinstance(value, int | float):
-                return None if math.isfinite(value) else f"the training loss is {value} at step {entry.get('step')}"
+def why_diverged(history: Sequence[Mapping[str, Any]], *, scaled: bool) -> str | None:
+    """Return why training diverged, or None where the log shows no sign of it.
+
+    The Trainer logs a NaN loss as a number (`logging_nan_inf_filter`), so the norm of the gradients is looked at too.
+
+    Args:
+        history: The Trainer's log.
+        scaled: Whether losses are scaled for float16: single steps then overflow by design, and are skipped.
+    """
+    losses = [
+        (entry[name], entry.get("step"))
+        for entry in history
+        for name in ("loss", "train_loss")
+        if isinstance(entry.get(name), int | float)
+    ]
+    if losses and not math.isfinite(losses[-1][0]):
+        return f"the training loss is {losses[-1][0]} at step {losses[-1][1]}"
+    for entry in history:
+        norm = entry.get("grad_norm")
+        if isinstance(norm, int | float) and not math.isfinite(norm) and not scaled:
+            return f"the gradients are {norm} at step {entry.get('step')}"
     return None
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -152,7 +152,7 @@ class RunFolder:
     def publish(self, record: Record) -> Record:
         """Write the record, or the attempt where its status is not final; the record that stands there afterwards."""
         if is_attempt(record):
-            self._put_aside(sealed(record))
+            self.put_aside(record)
             return record
         path = self.path / RECORD
         while not write_once(path, sealed(record)):
@@ -170,6 +170,10 @@ class RunFolder:
     def renew(self, record: Record) -> None:
         """Write the record anew, where the process that wrote it has come to know more: a score after training."""
         write_atomic(self.path / RECORD, sealed(record))
+
+    def put_aside(self, record: Record) -> None:
+        """Keep a record as an attempt, beside the one that stands."""
+        self._put_aside(sealed(record))
 
     def retry(self, seen: Record | None = None) -> None:
         """Put the record aside as an attempt, so that the run is done again.

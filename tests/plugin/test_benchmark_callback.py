@@ -436,6 +436,31 @@ def test_a_loss_that_is_no_number_is_a_run_that_diverged(tmp_path):
     assert found.status == "diverged" and "training loss is nan" in found.reason and found.scores is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "the gradients are nan"),
+        ({"logging_steps": 500}, "the gradients are nan"),  # logged at the end alone
+        ({"logging_strategy": "no"}, "trained weights are not finite after step 9"),
+        ({"load_best_model_at_end": True, "save_strategy": "epoch", "eval_strategy": "epoch"}, "the gradients are nan"),
+    ],
+)
+def test_a_loss_that_the_trainer_filters_is_seen_all_the_same(tmp_path, arguments, said):
+    # By default the Trainer logs a loss that is NaN as the mean of those before it, and of the first as 0.
+    callback = BenchmarkCallback(tmp_path / "mine")
+    trainer = trainer_of(tmp_path, tiny_roberta(), callback, learning_rate=1e30, max_grad_norm=0.0, **arguments)
+    trainer.train()
+    found = only_record(tmp_path / "mine")
+    assert found.status == "diverged" and found.scores is None
+    assert said in found.reason or "trained weights are not finite" in found.reason
+    assert all(point.loss != 0.0 for point in found.curve)
+
+
+def test_a_training_whose_weights_stay_finite_did_not_diverge(tmp_path):
+    trainer_of(tmp_path, lora(), BenchmarkCallback(tmp_path / "mine"), learning_rate=1e-2).train()
+    assert only_record(tmp_path / "mine").status == "ok"
+
+
 def test_a_folder_that_cannot_be_written_to_loses_no_training(tmp_path, caplog, monkeypatch):
     trainer = trainer_of(tmp_path, lora(), BenchmarkCallback(tmp_path / "mine"))
 
@@ -457,6 +482,48 @@ class Fail(TrainerCallback):
     def on_step_end(self, args, state, control, **inside):
         if state.global_step == self.step:
             raise self.error
+
+
+RESUMED = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from lora_bench import BenchmarkCallback
+from tests.plugin.test_benchmark_callback import Fail, lora, trainer_of
+
+here = Path({here!r})
+first = BenchmarkCallback(here / "mine")
+try:
+    trainer_of(here, lora(), first, Fail(5, ValueError("away")), save_strategy="steps", save_steps=4).train()
+except ValueError:
+    pass
+second = trainer_of(here, lora(), BenchmarkCallback(here / "mine"), save_strategy="steps", save_steps=4)
+second.train(resume_from_checkpoint=True)
+second.evaluate()
+{last}
+"""
+
+
+@pytest.mark.parametrize("last", ["", "first.close()"])
+def test_a_run_that_a_new_trainer_resumed_in_the_same_process_keeps_its_record(tmp_path, last):
+    script = tmp_path / "script.py"
+    script.write_text(RESUMED.format(root=str(ROOT), here=str(tmp_path), last=last))
+    subprocess.run([sys.executable, str(script)], check=True, capture_output=True)
+    found = only_record(tmp_path / "mine")
+    assert (found.status, found.resumed, found.speed.train_steps) == ("ok", True, 9)
+    assert "accuracy" in found.scores
+    (attempt,) = attempts(tmp_path / "mine")
+    assert attempt.status == "interrupted" and attempt.run_id == found.run_id
+
+
+def test_of_two_trainers_of_one_run_that_are_alive_at_once_both_leave_what_they_found(tmp_path):
+    one, other = (trainer_of(tmp_path, lora(), BenchmarkCallback(tmp_path / "mine")) for _ in range(2))
+    one.train()
+    other.train()
+    one.evaluate()  # brings the record of the first back, with its new score
+    found = only_record(tmp_path / "mine")
+    assert found.scores is not None and "accuracy" in found.scores
+    assert [kept.scores for kept in attempts(tmp_path / "mine")] == [None, None]
 
 
 def attempts(folder):
