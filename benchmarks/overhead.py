@@ -122,7 +122,7 @@ def watch_parts(watch: Stopwatch) -> None:
     """Time the parts of a run that are neither training nor evaluation, and apart from these the CPU of both."""
     from lora_bench import methods
     from lora_bench.records import run_lock, store
-    from lora_bench.training import pipeline, scoring
+    from lora_bench.training import adapted_model, lessons, pipeline, scoring
     from lora_bench.training import process_cache as warm
 
     watch.around(store.RunFolder, "try_lock", "lock")
@@ -130,15 +130,15 @@ def watch_parts(watch: Stopwatch) -> None:
     watch.around(pipeline, "others_at_work", "company")
     watch.around(pipeline.MeasureCallback, "begin", "freed memory returned")
     watch.around(type(pipeline.WARM), "base", "base model")
-    watch.around(pipeline, "load_for", "base model")
+    watch.around(adapted_model, "load_for", "base model")
     watch.around(warm, "load_tokenizer", "tokenizer")
     for method in set(methods.known_methods().values()):
         watch.around(method, "apply", "method")
-    watch.around(pipeline, "draw_head", "head")
-    watch.around(pipeline, "count_parameters", "counting")
+    watch.around(adapted_model, "draw_head", "head")
+    watch.around(adapted_model, "count_parameters", "counting")
     watch.around(type(pipeline.WARM), "data", "data")
-    watch.around(pipeline, "examples_of", "data")
-    watch.around(pipeline, "plan_course", "course")
+    watch.around(lessons, "examples_of", "data")
+    watch.around(lessons, "plan_course", "course")
     watch.around(pipeline, "latest_checkpoint", "checkpoint")
     watch.around(pipeline, "training_arguments", "Trainer")
     watch.around(pipeline.Trainer, "__init__", "Trainer")
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from lora_bench.plan.make_plan import make_plan
     from lora_bench.suite.load import load_suite
-    from lora_bench.training.run import run
+    from lora_bench.training.run import run_job
 
     watch = Stopwatch()
     watch_parts(watch)
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for cell in cells:
             watch.clock, watch.cpu = Counter(), Counter()
             began, used = time.perf_counter(), time.process_time()
-            record = run(cell.job)
+            record = run_job(cell.job)
             clock, cpu = time.perf_counter() - began, time.process_time() - used
             if record.status != "ok" or record.speed is None:
                 raise SystemExit(f"a run failed: {record.reason}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +20,7 @@ from lora_bench.util.signals import CODES
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lora_bench.execute.options import RunOptions
     from lora_bench.execute.prepared_folder import Asked
     from lora_bench.execute.run_probes import ProbeOutcome
     from lora_bench.execute.run_suite import Outcome
@@ -45,9 +46,22 @@ def _console() -> Console:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do every run of a suite that has no record yet, and write its report."""
+    from lora_bench.cli.progress import display
+    from lora_bench.execute.run_suite import run_suite
     from lora_bench.suite.load import load_suite
 
-    return _run_and_report(_allowed(load_suite(arguments.suite), arguments), arguments, lambda records: [])
+    suite, console = _allowed(load_suite(arguments.suite), arguments), _console()
+    with display(console, quiet=arguments.quiet) as shown:
+        outcome = run_suite(suite, _options(arguments), display=shown)
+    return _report(suite, outcome, arguments, console, lambda records: [])
+
+
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    """Return what the command line says of how runs are done."""
+    from lora_bench.execute.options import RunOptions
+
+    given = vars(arguments)
+    return RunOptions(**{field.name: given[field.name] for field in fields(RunOptions) if field.name in given})
 
 
 def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
@@ -57,33 +71,20 @@ def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
     return replace(suite, pickles=check_pickles(arguments.allow_pickle, suite.models))
 
 
-def _run_and_report(
-    suite: Suite, arguments: argparse.Namespace, sections: Callable[[Sequence[Record]], list[list[str]]]
+def _report(
+    suite: Suite,
+    outcome: Outcome,
+    arguments: argparse.Namespace,
+    console: Console,
+    sections: Callable[[Sequence[Record]], list[list[str]]],
 ) -> int:
-    """Do what is missing of a suite, write its report with further sections made of its records, and say how it ended."""
-    from lora_bench.cli.progress import display
-    from lora_bench.execute.run_suite import run_suite, runs_folder
+    """Write the report of a suite, with further sections made of its records, and say how the work ended."""
+    from lora_bench.execute.run_suite import runs_folder
     from lora_bench.records.outcomes import at_work
     from lora_bench.records.probe_store import read_probes
     from lora_bench.records.store import answers_in
     from lora_bench.report import write_report
 
-    console = _console()
-    with display(console, quiet=arguments.quiet) as shown:
-        outcome = run_suite(
-            suite,
-            runs=arguments.runs,
-            workers=arguments.workers,
-            only=arguments.only,
-            retry=arguments.retry,
-            series=arguments.series,
-            data_dir=arguments.data_dir,
-            display=shown,
-            timeout=arguments.timeout,
-            pack=arguments.pack,
-            cut=arguments.cut,
-            ray=arguments.ray,
-        )
     folder = runs_folder(suite, arguments.runs, arguments.series)
     interrupted = outcome.interrupted
     with at_work():
@@ -181,20 +182,8 @@ def work(arguments: argparse.Namespace) -> int:
     prepared = read_prepared(folder, arguments.allow_pickle)
     console = _console()
     shown = OwnLines(console, quiet=arguments.quiet)
-    outcome = run_suite(
-        prepared.suite,
-        folder=folder,
-        workers=arguments.workers,
-        retry=arguments.retry,
-        series=prepared.series,
-        data_dir=prepared.data_dir,
-        display=shown,
-        timeout=arguments.timeout,
-        pack=arguments.pack,
-        cut=arguments.cut,
-        among=arguments.among,
-        wait=arguments.wait,
-    )
+    options = replace(_options(arguments), folder=folder, series=prepared.series, data_dir=prepared.data_dir)
+    outcome = run_suite(prepared.suite, options, display=shown)
     if outcome.interrupted is not None:
         return _stopped(console, outcome.interrupted)
     later = f", {outcome.later} are not known before others are done" if outcome.later else ""
@@ -205,6 +194,8 @@ def work(arguments: argparse.Namespace) -> int:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Run a published table again, and hold its numbers against ours."""
+    from lora_bench.cli.progress import display
+    from lora_bench.execute.run_suite import run_suite
     from lora_bench.published.reproduce import published_lines, reproduction, verdicts
     from lora_bench.published.terminal import verdicts_listing
 
@@ -226,7 +217,10 @@ def reproduce(arguments: argparse.Namespace) -> int:
             _console().print(verdicts_listing(verdicts(made.table, records, arguments.role)))
         return [published_lines(made.table.name, records, arguments.role)]
 
-    return _run_and_report(suite, arguments, sections)
+    console = _console()
+    with display(console, quiet=arguments.quiet) as shown:
+        outcome = run_suite(suite, _options(arguments), display=shown)
+    return _report(suite, outcome, arguments, console, sections)
 
 
 def _asked_of_table(arguments: argparse.Namespace) -> Asked:

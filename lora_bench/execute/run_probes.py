@@ -76,7 +76,8 @@ def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tel
         )
         units = [[replace(job, idle_bytes=idle)] for job in missing]
         full = False
-        with stopping_on_signals(pool.stop) as stopped, closing(pool(units, lambda event: None)) as results:
+        pool.submit(units)
+        with stopping_on_signals(pool.stop) as stopped, closing(pool.results(lambda event: None)) as results:
             for number, result in enumerate(results, start=1):
                 if isinstance(result, Lost):
                     if stopped or full:

@@ -23,7 +23,7 @@ def stack_of(members: Sequence[Ready]) -> Stack:
     """The weights of members, side by side."""
     kind = members[0].job.base_model.model_type
     causal = None if kind in OWN_MASKS else writes_on(kind)
-    return Stack([member.model for member in members], causal=causal, pad=members[0].tokenizer.pad_token_id)
+    return Stack([member.model for member in members], causal=causal, pad=members[0].adapted.tokenizer.pad_token_id)
 
 
 def chosen_together(due: Mapping[int, Ready], stack: Stack) -> dict[str, Answered]:
@@ -84,9 +84,11 @@ def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> 
 def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[list[Any] | None]:
     """What each member answers to a split, or None where its outputs are not finite."""
     first = group[0]
-    questions, at_hand = first.questions[split], first.at_hand
+    questions, at_hand = first.lessons.questions[split], first.lessons.exercise
     if isinstance(at_hand, Writing):
-        return at_hand.answers_of_each(writer(stack), questions, [ready.seed for ready in group], most_rows(stack))
+        return at_hand.answers_of_each(
+            writer(stack), questions, [ready.setup.seed for ready in group], most_rows(stack)
+        )
     assert isinstance(at_hand, Labelling)
     # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
     rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))

@@ -19,26 +19,18 @@ from lora_bench.pack.evaluate import answers_together, chosen_together, stack_of
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
-from lora_bench.records.outcomes import DISK_FULL, is_disk_full, is_out_of_memory
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere, RunLock
-from lora_bench.training.attempt import Facts
+from lora_bench.training.adapted_model import device_of_runs
+from lora_bench.training.attempt import Apart, Facts, ended
 from lora_bench.training.callbacks import Interrupted, Notify, stop_requested
 from lora_bench.training.checkpoint import load_trained
 from lora_bench.training.job import Job
 from lora_bench.training.keyed_dropout import key_of
-from lora_bench.training.pipeline import Answered, Ready, device_of_runs, prepare, score
-from lora_bench.training.run import concluded, trained_and_scored
+from lora_bench.training.pipeline import Answered, Ready, prepare, score
+from lora_bench.training.run import lock_run, publish, run_job
 from lora_bench.training.scoring import autocast, quiet
-from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import heard
-
-
-class Apart(BaseException):
-    """The pack as a whole failed, which says nothing of any of its members: each is to be done by itself.
-
-    It passes by what makes records of failures, since it is no run's failure.
-    """
 
 
 class Member:
@@ -79,7 +71,8 @@ class Member:
     def batch(self) -> dict[str, Any]:
         """What the step is to learn from."""
         self.ready.model.train()
-        return dict(self.ready.at_hand.collate([dict(one) for one in self.ready.course.batch(self.step)]))
+        lessons = self.ready.lessons
+        return dict(lessons.exercise.collate([dict(one) for one in lessons.course.batch(self.step)]))
 
     def end(self) -> None:
         """The step is done."""
@@ -92,7 +85,7 @@ class Member:
     @property
     def is_chosen(self) -> bool:
         """Whether its weights are scored on the selection split after the step."""
-        selection = self.ready.selection
+        selection = self.ready.hooks.selection
         return selection is not None and selection.is_due(self.step, last=self.is_done)
 
     def note(self, loss: float, answered: Answered | None) -> None:
@@ -102,7 +95,7 @@ class Member:
             loss: Of the step.
             answered: What it answers to the selection split, where that is known.
         """
-        selection = self.ready.selection
+        selection = self.ready.hooks.selection
         if selection is not None and self.is_chosen:
             split = self.ready.job.spec.rules.choose_on
             answers = answered.answers[split] if answered is not None else None
@@ -164,11 +157,8 @@ def take_together(
         for left in steps_together(members):
             answered = _scored_together([member.ready for member, reason in left if reason is None])
             for member, reason in left:
-                ready = member.ready
-                scored = partial(score, ready, answered.get(ready.job.run_id))
-                attempt = partial(_raise, reason) if reason else partial(_in_company, scored)
                 with member.held:
-                    end = concluded(ready.job, member.lock, ready.facts, attempt)
+                    end = _end(member, reason, answered.get(member.ready.job.run_id))
                 yield end
             yield from admitted()
 
@@ -185,55 +175,46 @@ def _begin(
         notify: Told of its steps.
         begun: Told that it begins.
     """
-    try:
-        lock = job.folder.try_lock()
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        return job.record("failed", DISK_FULL)
-    if lock is None:
-        return job.folder.record() or Elsewhere(job.run_id)
+    lock = lock_run(job)
+    if not isinstance(lock, RunLock):
+        return lock
     held.enter_context(lock)
     begun(job)
-    reach("run.held")
-    facts = Facts()
-    record = job.folder.record()
-    if record is not None:
-        return record
+    facts = Facts(in_company=True)
     try:
         ready = prepare(job, facts, notify, packed=True)
-        if not ready.is_trained():
-            if ready.has_rows_of_nothing:
-                # In a pack such a row looks at itself, and by itself at nothing: the others wait for it.
-                alone, facts = replace(job, exclusive=False), Facts()
-                attempt = partial(_in_company, partial(trained_and_scored, alone, facts, notify))
-                return concluded(alone, lock, facts, attempt)
+        trained = ready.is_trained()
+        by_itself = not trained and ready.has_rows_of_nothing
+        if not trained and not by_itself:
             if beside is not None:
                 share_frozen(ready.model, beside)  # before there is a Trainer, which takes all of a model to the device
             return Member(ready, held.enter_context(ready.trainer()), lock)
-        attempt = partial(_in_company, partial(score, ready))
+        record = score(ready) if trained else None
     except Exception as error:
-        attempt = partial(_raise, _own_failure(error))
-    return concluded(job, lock, facts, attempt)
+        record = ended(job, facts, error)
+    if record is not None:
+        return publish(job, lock, facts, record)
+    # In a pack a row without tokens looks at itself, and by itself at nothing: the others wait for this run.
+    held.close()
+    return run_job(replace(job, exclusive=False), notify, in_company=True)
 
 
-def _in_company(attempt: Callable[[], Record]) -> Record:
-    """The record that an attempt comes to while others may be at work."""
-    try:
-        return attempt()
-    except Exception as error:
-        raise _own_failure(error) from None
+def _end(member: Member, reason: Exception | None, answered: Answered | None) -> Record | Elsewhere:
+    """Score and publish a member that has left.
 
-
-def _own_failure(error: Exception) -> Exception:
-    """What one member ended by.
-
-    Raises:
-        Apart: If it is want of memory: its company had some of it.
+    Args:
+        member: The run.
+        reason: The error that ended it, where its budget did not.
+        answered: What its last weights answer, where that is known.
     """
-    if is_out_of_memory(error):
-        raise Apart(f"{type(error).__name__}: {error}") from error
-    return error
+    ready = member.ready
+    try:
+        if reason is not None:
+            raise reason
+        record = score(ready, answered)
+    except Exception as error:
+        record = ended(ready.job, ready.facts, error)
+    return publish(ready.job, member.lock, ready.facts, record)
 
 
 def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
@@ -282,7 +263,7 @@ def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Except
     try:
         do()
     except Exception as error:
-        left.append((member, _own_failure(error)))
+        left.append((member, error))
         return False
     return True
 
@@ -306,7 +287,7 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
     recipe = first.spec.training
     keys = None
     if recipe.masks == "keyed":
-        own = [key_of(member.ready.seed, member.step) for member in members]
+        own = [key_of(member.ready.setup.seed, member.step) for member in members]
         keys = torch.tensor(own, dtype=torch.int32, device=device_of_runs())
     with autocast(members[0].ready.model, first.spec):
         losses, _, _ = stack(
@@ -336,7 +317,3 @@ def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
 def _end_on_stop() -> None:
     if stop_requested():
         raise Interrupted(f"stopped by {stop_requested()}")
-
-
-def _raise(error: Exception) -> Record:
-    raise error

@@ -24,6 +24,13 @@ from lora_bench.util.heartbeat import beat
 from lora_bench.util.redaction import without_secrets
 
 
+class Apart(BaseException):
+    """Something failed that several runs share, which says nothing of any of them: each is to be done by itself.
+
+    It passes by the code that makes records of failures, since it is no run's failure.
+    """
+
+
 @dataclass
 class Facts:
     """What is known of a run so far; a run that fails leaves what it had.
@@ -32,6 +39,7 @@ class Facts:
         phase: What it is at, such as "loading the base model" or "step 12".
         batch: Rows and tokens of the last batch that its model saw.
         packed_with: The ids of the runs in whose company it takes its steps.
+        in_company: Whether other runs hold memory of this process.
     """
 
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -43,6 +51,7 @@ class Facts:
     phase: str = "starting"
     batch: tuple[int, int] | None = None
     packed_with: tuple[str, ...] = ()
+    in_company: bool = False
 
     def known(self) -> dict[str, Any]:
         """As fields of a record."""
@@ -105,7 +114,13 @@ class NoteSteps(TrainerCallback):
 
 
 def ended(job: Job, facts: Facts, error: Exception) -> Record:
-    """The record of an attempt that ended by an error."""
+    """Return the record of an attempt that ended by an error.
+
+    Raises:
+        Apart: If memory ran out in the company of other runs, which had some of it.
+    """
+    if facts.in_company and is_out_of_memory(error):
+        raise Apart(f"{type(error).__name__}: {error}") from error
     status: Status = "failed"
     if isinstance(error, Interrupted):
         status, reason = "interrupted", str(error)
@@ -121,7 +136,12 @@ def ended(job: Job, facts: Facts, error: Exception) -> Record:
     else:
         # A bug in a method or a library is a row of the report, and its traceback is kept.
         reason = _reason(error, job)
-        _keep_traceback(job, error)
+        try:
+            _keep_traceback(job, error)
+        except OSError as full:
+            if not is_disk_full(full):
+                raise
+            reason = DISK_FULL
     return job.record(status, reason, **facts.known())
 
 

@@ -1,12 +1,12 @@
-"""One run, from a run spec to a record.
+"""One run, from a job to a record: lock, prepare, train, score, publish.
 
-`pipeline.prepare` makes all that the steps need, `transformers.Trainer` takes them, hooked by callbacks and never subclassed,
-and `pipeline.score` makes the record. A run that ends in another way than `ok` leaves a record too, with its status and reason.
+Every executor calls `run_job`, in whatever process. A pack takes the steps of its members together, and does all else with
+them by the functions of this module. A run that ends in another way than `ok` leaves a record too, with its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack
 
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full
 from lora_bench.records.record import Record
@@ -20,25 +20,39 @@ from lora_bench.training.pipeline import Ready, prepare, score, take_part
 from lora_bench.util.failpoints import reach
 
 
-def run(job: Job, notify: Notify | None = None) -> Record:
-    """Train and score one cell of a suite, and publish its record; waits for another process that is at it.
+def run_job(job: Job, notify: Notify | None = None, *, in_company: bool = False) -> Record | Elsewhere:
+    """Train and score one cell of a suite and publish its record, unless another process is at it.
 
     Args:
         job: What to run and where.
         notify: Told of each step: its number and the latest loss.
+        in_company: Whether other runs hold memory of this process meanwhile.
 
     Returns:
-        The record that stands in the run's folder afterwards; one that is only an attempt (`ends.is_attempt`) may not.
+        The record that stands in the run's folder afterwards, or that of an attempt (`outcomes.is_attempt`).
+
+    Raises:
+        Apart: If memory runs out in company.
     """
-    while True:
-        with job.folder.held() as lock:
-            record = _held(job, notify, lock)
-        if not isinstance(record, Elsewhere):
-            return record
+    lock = lock_run(job)
+    if not isinstance(lock, RunLock):
+        return lock
+    facts = Facts(in_company=in_company)
+    with lock:
+        try:
+            if job.spec.training.processes > 1:
+                record = over_ranks(job, notify)
+            else:
+                ready = prepare(job, facts, notify)
+                train(ready)
+                record = score(ready)
+        except Exception as error:
+            record = ended(job, facts, error)
+        return publish(job, lock, facts, record)
 
 
-def take(job: Job, notify: Notify | None = None) -> Record | Elsewhere:
-    """As `run`, unless another process is at it: that is said at once."""
+def lock_run(job: Job) -> RunLock | Record | Elsewhere:
+    """Lock a run for this process; or return its record where it is done, or that another process is at it."""
     record = job.folder.record()
     if record is not None:
         return record
@@ -50,38 +64,40 @@ def take(job: Job, notify: Notify | None = None) -> Record | Elsewhere:
         return job.record("failed", DISK_FULL)
     if lock is None:
         return job.folder.record() or Elsewhere(job.run_id)
-    with lock:
-        return _held(job, notify, lock)
-
-
-def _held(job: Job, notify: Notify | None, lock: RunLock) -> Record | Elsewhere:
-    """The record of a run that this process is at."""
-    facts = Facts()
-    reach("run.held")
-    return concluded(job, lock, facts, lambda: trained_and_scored(job, facts, notify))
-
-
-def concluded(job: Job, lock: RunLock, facts: Facts, attempt: Callable[[], Record]) -> Record | Elsewhere:
-    """What an attempt comes to, published, unless another process took the run over meanwhile and this one has no score.
-
-    Args:
-        job: A run that this process is at.
-        lock: By which it is.
-        facts: What is known of the attempt.
-        attempt: Makes the record, or raises what the attempt ended by.
-    """
-    try:
-        # Another process may have done it before.
+    with ExitStack() as held:
+        held.enter_context(lock)
+        reach("run.held")
+        # Another process may have done it before this one had the lock.
         record = job.folder.record()
         if record is not None:
             return record
-        try:
-            record = attempt()
-        except Exception as error:
-            record = ended(job, facts, error)
-        facts.enter("publishing the record")
+        held.pop_all()
+    return lock
+
+
+def train(ready: Ready) -> None:
+    """Take the steps that are left."""
+    if ready.done and ready.setup.notify is not None:
+        # It goes on here, even where no step is left and only the evaluation was stopped.
+        ready.setup.notify(ready.done, ready.lessons.course.steps or ready.done, None)
+    if not ready.is_trained():
+        with ready.trainer() as trainer:
+            trainer.train()
+
+
+def publish(job: Job, lock: RunLock, facts: Facts, record: Record) -> Record | Elsewhere:
+    """Publish a record, unless another process took the run over meanwhile and this one has no score.
+
+    Args:
+        job: A run that this process is at.
+        lock: Its lock.
+        facts: What is known of the attempt.
+        record: What the attempt came to.
+    """
+    facts.enter("publishing the record")
+    try:
         reach("run.publish")
-        # A failure of one that stood still for too long would stand before the score of who took the run over.
+        # A failure of a process that stood still for too long would stand before the score of the one that took over.
         return Elsewhere(job.run_id) if record.status != "ok" and lock.lost else job.folder.publish(record)
     except OSError as error:
         if not is_disk_full(error):
@@ -91,7 +107,7 @@ def concluded(job: Job, lock: RunLock, facts: Facts, attempt: Callable[[], Recor
 
 
 def as_rank(job: Job, rank: Rank, facts: Facts, notify: Notify | None) -> Record | None:
-    """What one of several processes does of a run: the record, from the one that writes.
+    """Do the part of one of several processes of a run; return the record in the process that writes.
 
     Args:
         job: A run that the process which started this one is at.
@@ -100,27 +116,9 @@ def as_rank(job: Job, rank: Rank, facts: Facts, notify: Notify | None) -> Record
         notify: Told of each step, by the first.
     """
     ready = prepare(job, facts, notify if rank.first else None, rank=rank)
-    _train(ready)
+    train(ready)
     if rank.first:
         return score(ready)
     if rank.shards:
         take_part(ready)
     return None
-
-
-def trained_and_scored(job: Job, facts: Facts, notify: Notify | None) -> Record:
-    """The record of a run, every step of which is taken here and by it alone."""
-    if job.spec.training.processes > 1:
-        return over_ranks(job, notify)
-    ready = prepare(job, facts, notify)
-    if ready.done and notify is not None:
-        # It goes on here, even where no step is left and only the evaluation was stopped.
-        notify(ready.done, ready.course.steps or ready.done, None)
-    _train(ready)
-    return score(ready)
-
-
-def _train(ready: Ready) -> None:
-    if not ready.is_trained():
-        with ready.trainer() as trainer:
-            trainer.train()

@@ -21,7 +21,8 @@ from lora_bench.training import pipeline
 from lora_bench.training import process_cache as warm
 from lora_bench.training.checkpoint import latest_checkpoint
 from lora_bench.training.measure.measure_callback import MeasureCallback
-from lora_bench.training.run import run
+from lora_bench.training.run import run_job
+from lora_bench.training.warm_up import warm_up
 from tests.project import SUITE, write_project
 
 ONE = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
@@ -71,7 +72,7 @@ class Rates(TrainerCallback):
 @pytest.fixture
 def rates(monkeypatch):
     noted = Rates()
-    monkeypatch.setattr("lora_bench.training.pipeline.own_callbacks", lambda method: [noted])
+    monkeypatch.setattr("lora_bench.training.hooks.own_callbacks", lambda method: [noted])
     return noted.rates
 
 
@@ -80,7 +81,7 @@ def test_a_run_sees_its_tokens_and_its_learning_rate_follows_the_share_of_them(t
 
     job = job_of(tmp_path, TOKENS + "training: {warmup: 0.2}\n")
     assert (job.spec.training.steps, job.spec.training.train_examples, job.steps) == (None, None, None)
-    record = run(job)
+    record = run_job(job)
     of_example = lengths(job)
     order = example_order(0, len(of_example), 2_000)
     seen, expected = 0, []
@@ -100,14 +101,14 @@ def test_a_run_sees_its_tokens_and_its_learning_rate_follows_the_share_of_them(t
 @pytest.mark.parametrize("work", ["train_tokens: 900", "train_flops: 4e8"])
 def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, rates, work):
     suite = ONE.replace("train_examples: 48", work) + "selection_every: 2\nkeep_weights: best\n"
-    whole = run(job_of(tmp_path, suite, runs="whole"))
+    whole = run_job(job_of(tmp_path, suite, runs="whole"))
     once = [*rates]
     rates.clear()
     job = job_of(tmp_path, suite, runs="stopped")
-    stopped = run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
+    stopped = run_job(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
     assert stopped.status == "interrupted" and latest_checkpoint(job.folder.checkpoints).step == 3
     loop.request_stop(None)
-    resumed = run(job)
+    resumed = run_job(job)
     assert resumed.resumed and answer(resumed) == answer(whole)
     assert resumed.speed.train_real_tokens == whole.speed.train_real_tokens
     assert resumed.speed.train_flops == whole.speed.train_flops and len(once) > 4
@@ -116,10 +117,12 @@ def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, rat
 
 def test_a_cap_ends_a_run_on_the_way_and_leaves_the_steps_before_it_alone(tmp_path, rates):
     long = ONE.replace("train_examples: 48", "train_examples: 160")
-    whole = run(job_of(tmp_path, long, runs="whole"))
+    whole = run_job(job_of(tmp_path, long, runs="whole"))
     once = [*rates]
     rates.clear()
-    capped = run(job_of(tmp_path, long.replace("160}", "160, caps: {train_tokens: 300}}") + "selection_every: 100\n"))
+    capped = run_job(
+        job_of(tmp_path, long.replace("160}", "160, caps: {train_tokens: 300}}") + "selection_every: 100\n")
+    )
     done = capped.speed.train_steps
     assert 1 < done < 10 and capped.capped_by == "train_tokens" and whole.capped_by is None
     assert capped.speed.train_real_tokens >= 300
@@ -136,7 +139,7 @@ def test_flops_are_those_of_the_steps_that_were_done(tmp_path, monkeypatch, rate
     """The counter of torch, around the real training, sees what was counted from shapes before the first step."""
     counter = FlopCounterMode(display=False)
     train = Trainer.train
-    pipeline._warm_up()  # it trains too, once a process
+    warm_up()  # it trains too, once a process
 
     def watched(trainer):
         with counter:
@@ -146,7 +149,7 @@ def test_flops_are_those_of_the_steps_that_were_done(tmp_path, monkeypatch, rate
     # A fused kernel hides its matrix products from the counter.
     monkeypatch.setattr(warm, "load_model", functools.partial(warm.load_model, attention="eager"))
     suite = ONE.replace("train_examples: 48", "train_flops: 2.5e8") + "training: {schedule: cosine, warmup: 0.0}\n"
-    record = run(job_of(tmp_path, suite + f"training_arguments: {{gradient_accumulation_steps: {accumulation}}}\n"))
+    record = run_job(job_of(tmp_path, suite + f"training_arguments: {{gradient_accumulation_steps: {accumulation}}}\n"))
     assert record.status == "ok", record.reason
     assert record.speed.train_flops == counter.get_total_flops() >= 2.5e8
     assert record.speed.train_steps == len(rates) > 3
@@ -180,7 +183,7 @@ SECONDS = ONE.replace("train_examples: 48", "train_seconds: 2.0") + "training: {
 def test_a_clock_ends_a_run_and_drives_its_learning_rate(tmp_path, rates, monkeypatch):
     monkeypatch.setattr(MeasureCallback, "seconds_so_far", FakeClock())
     told = []
-    record = run(job_of(tmp_path, SECONDS + "selection_every: 100\n"), lambda *event: told.append(event[:2]))
+    record = run_job(job_of(tmp_path, SECONDS + "selection_every: 100\n"), lambda *event: told.append(event[:2]))
     # While the fifth step ends, four are told to have ended: 2 s. A rate is set when the one before is in the same state.
     assert (record.speed.train_steps, record.speed.train_examples, record.capped_by) == (5, 80, None)
     assert rates == pytest.approx([1e-3 * factor for factor in (0.0, 0.0, 1.0, 2 / 3, 1 / 3)])
@@ -192,14 +195,14 @@ def test_a_clock_ends_a_run_and_drives_its_learning_rate(tmp_path, rates, monkey
 
 def test_a_clock_goes_on_from_the_time_already_used(tmp_path, rates, monkeypatch):
     monkeypatch.setattr(MeasureCallback, "seconds_so_far", FakeClock())
-    whole = run(job_of(tmp_path, SECONDS, runs="whole"))
+    whole = run_job(job_of(tmp_path, SECONDS, runs="whole"))
     once = [*rates]
     rates.clear()
     job = job_of(tmp_path, SECONDS, runs="stopped")
-    run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
+    run_job(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
     assert latest_checkpoint(job.folder.checkpoints).progress["train_seconds"] == 1.5
     loop.request_stop(None)
-    resumed = run(job)
+    resumed = run_job(job)
     assert resumed.resumed and answer(resumed) == answer(whole)
     assert rates == once and resumed.speed.train_seconds == 2.5
 
@@ -208,12 +211,12 @@ def test_a_run_that_is_stopped_twice_in_its_evaluation_took_as_long_as_its_train
     job = job_of(tmp_path, ONE)
     kept = []
     for _ in range(2):
-        stopped = run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
+        stopped = run_job(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
         assert stopped.status == "interrupted" and "in the evaluation" in stopped.reason
         kept.append(latest_checkpoint(job.folder.checkpoints).progress["train_seconds"])
     loop.request_stop(None)
     began = time.perf_counter()
-    record = run(job)
+    record = run_job(job)
     assert record.status == "ok" and record.resumed
     assert kept == [record.speed.train_seconds] * 2 and 0 < record.speed.train_seconds < began
 
@@ -227,9 +230,9 @@ def test_a_checkpoint_that_does_not_say_what_ended_its_run_is_gone_on_from(tmp_p
 
     monkeypatch.setattr(loop, "save_checkpoint", save_as_before)
     job = job_of(tmp_path, ONE)
-    run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
+    run_job(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
     loop.request_stop(None)
-    record = run(job)
+    record = run_job(job)
     assert record.status == "ok" and record.resumed and record.capped_by is None
 
 
@@ -239,10 +242,10 @@ def test_what_ended_a_run_is_still_known_after_stops_in_its_evaluation(tmp_path,
     monkeypatch.setattr(MeasureCallback, "seconds_so_far", FakeClock())
     job = job_of(tmp_path, ONE.replace("train_examples: 48", "train_seconds: 2.0, caps: {train_examples: 64}"))
     for _ in range(stops):
-        stopped = run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 4 else None)
+        stopped = run_job(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 4 else None)
         assert stopped.status == "interrupted" and "in the evaluation" in stopped.reason
     loop.request_stop(None)
-    record = run(job)
+    record = run_job(job)
     assert (record.capped_by, record.speed.train_steps, record.speed.train_seconds) == ("train_examples", 4, 2.0)
     assert "its cap of 64 examples ended the run after step 4, with 100% of 2 s of training used" in record.warnings
 
@@ -251,7 +254,7 @@ def test_a_real_clock_leaves_evaluations_out(tmp_path, monkeypatch):
     slow = pipeline.scores_of
     monkeypatch.setattr(pipeline, "scores_of", lambda *of: time.sleep(0.05) or slow(*of))
     began = time.perf_counter()
-    record = run(job_of(tmp_path, ONE.replace("train_examples: 48", "train_seconds: 1.0") + "selection_every: 1\n"))
+    record = run_job(job_of(tmp_path, ONE.replace("train_examples: 48", "train_seconds: 1.0") + "selection_every: 1\n"))
     took = time.perf_counter() - began
     assert record.status == "ok" and record.speed.train_steps > 3
     # It ends with the step in which the second is over, and what was slept beside it is not in it.
@@ -262,7 +265,7 @@ def test_a_real_clock_leaves_evaluations_out(tmp_path, monkeypatch):
 def test_seconds_may_be_a_cap(tmp_path, rates, monkeypatch):
     monkeypatch.setattr(MeasureCallback, "seconds_so_far", FakeClock())
     long = ONE.replace("train_examples: 48", "train_examples: 160, caps: {train_seconds: 1}")
-    record = run(job_of(tmp_path, long))
+    record = run_job(job_of(tmp_path, long))
     assert (record.capped_by, record.speed.train_steps) == ("train_seconds", 3)
     said = "its cap of 1 s of training ended the run after step 3, with 30% of 160 examples used"
     assert said in record.warnings
@@ -304,7 +307,7 @@ def test_runs_that_a_clock_ends_are_not_done_beside_others(tmp_path):
 
 def test_a_method_that_must_know_the_number_of_steps_cannot_follow_a_clock(tmp_path):
     suite = SECONDS.replace("[lora]", "[{method: peft, type: ADALORA, label: adalora}]")
-    record = run(job_of(tmp_path, suite))
+    record = run_job(job_of(tmp_path, suite))
     assert record.status == "unsupported" and "a budget of train_seconds does not tell" in record.reason
 
 

@@ -61,7 +61,8 @@ def test_a_worker_keeps_its_place_in_whatever_order_workers_report(tmp_path, mon
     jobs = [Toy("first", tmp_path, "failed"), Toy("second", tmp_path / "end"), Toy("third", tmp_path)]
     pool = local.LocalWorkers(2, tmp_path / "workers.log", [{"PLACE": "0"}, {"PLACE": "1"}])
     said = {}
-    for record in pool([[job] for job in jobs], lambda event: None):
+    pool.submit([[job] for job in jobs])
+    for record in pool.results(lambda event: None):
         said[record.run_id] = record.place
         # The worker that was forked first reports when the run of the other has failed, which is to be replaced.
         (tmp_path / "failed").touch()
@@ -102,7 +103,8 @@ def test_of_a_pack_that_a_worker_dies_of_those_at_work_are_done_alone_and_those_
     monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=ForkedServer, PIPE=-1))
     jobs = [Toy(name, tmp_path) for name in ("done", "first", "second", "third", "fourth")]
     pool = local.LocalWorkers(1, tmp_path / "workers.log", [{"PLACE": "0"}])
-    found = [record.run_id for record in pool([jobs], lambda event: None)]
+    pool.submit([jobs])
+    found = [record.run_id for record in pool.results(lambda event: None)]
     assert found == ["done", "first", "second", "third", "fourth"]
     assert units.read_text().splitlines() == ["done first second third fourth", "first", "second", "third fourth"]
 

@@ -118,11 +118,13 @@ def test_a_run_that_loses_every_actor_is_given_up_for_good(tmp_path, cluster, mo
     (cell,) = make_plan(suite, tmp_path / "runs").cells
     with connected(cluster.address) as ray:
         pool = RayWorkers(ray, None, threads=1, memory_bytes=MIB, log=tmp_path / "runs" / "workers.log")
-        (lost,) = pool([[cell.job]], lambda event: None)
+        pool.submit([[cell.job]])
+        (lost,) = pool.results(lambda event: None)
         assert isinstance(lost, Lost) and lost.reason == "its Ray actor was lost 3 times there: ActorDiedError"
         # Its owner on another machine is found dead by its counter, two minutes later, and then the job comes again.
         monkeypatch.delenv("LORA_BENCH_FAILPOINT")
-        assert list(pool([[cell.job]], lambda event: None)) == [lost]
+        pool.submit([[cell.job]])
+        assert list(pool.results(lambda event: None)) == [lost]
 
 
 @needs_ray

@@ -16,7 +16,7 @@ from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import read_records, record_files
 from lora_bench.suite.load import load_suite
-from lora_bench.training.run import run
+from lora_bench.training.run import run_job
 from lora_bench.util.process_identity import start_ticks, this_process
 from tests.project import SUITE, write_project
 
@@ -233,7 +233,7 @@ def test_a_mistake_beside_retry_costs_no_record(tmp_path, monkeypatch):
     failed = {cell.job.spec.method.label: cell.job for cell in plan.cells}["lora"]
     with monkeypatch.context() as broken:
         broken.setattr("lora_bench.methods.lora.Lora.apply", lambda *_, **__: 1 / 0)
-        assert run(failed).status == "failed"
+        assert run_job(failed).status == "failed"
     before = failed.folder.record()
     with pytest.raises(LoraBenchError, match="has no run 'typo'"):
         run_suite(path, runs=tmp_path / "runs", workers=0, retry=True, only=[failed.spec.run_id, "typo"])
@@ -288,7 +288,9 @@ def test_a_run_beside_another_harness_of_this_machine_is_not_exclusive(tmp_path,
     elif meets == "nobody":
         with subprocess.Popen(["true"]) as ended:
             claim_of(other, ended.pid)
-    record = run(cell.job, lambda step, *_: claim_of(other, os.getppid()) if step == 3 and meets[0] == "o" else None)
+    record = run_job(
+        cell.job, lambda step, *_: claim_of(other, os.getppid()) if step == 3 and meets[0] == "o" else None
+    )
     assert record.speed.exclusive == record.memory.exclusive == (meets == "nobody")
     assert record.status == "ok" and record.warnings == ()
 
@@ -302,7 +304,7 @@ def test_runs_that_a_clock_ends_are_not_begun_beside_another_harness(tmp_path):
         run_suite(path, runs=tmp_path / "runs", workers=0)
     (cell,) = make_plan(load_suite(path), tmp_path / "runs" / "tickets").cells
     # One that came later, or at the same moment, is told in the record.
-    assert run(cell.job).warnings == (
+    assert run_job(cell.job).warnings == (
         "another process worked beside it on this machine, and used up some of its train_seconds",
     )
 

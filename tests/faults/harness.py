@@ -14,11 +14,11 @@ import os
 import random
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from lora_bench.execute.executors.base import Lost
-from lora_bench.execute.shared_folder import do_with_others
+from lora_bench.execute.executors.base import Event, Lost
+from lora_bench.execute.scheduler import Scheduler
 from lora_bench.records import run_lock as claims
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere
@@ -42,6 +42,59 @@ class ToyJob:
     @property
     def steps(self) -> int | None:
         return None
+
+
+Result = Record | Elsewhere | Lost[ToyJob]
+
+
+class ToyExecutor:
+    """An executor that does jobs by a function, and keeps the records it is shown.
+
+    Args:
+        do: Does jobs.
+        say: Told what is waited for.
+    """
+
+    workers = 1
+    on_gpu = False
+
+    def __init__(
+        self,
+        do: Callable[[Sequence[ToyJob]], Generator[Result, None, None]],
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.do = do
+        self.say = say
+        self.found: list[Record] = []
+        self.jobs: list[ToyJob] = []
+
+    def submit(self, units: Sequence[Sequence[ToyJob]]) -> None:
+        self.jobs = [job for unit in units for job in unit]
+
+    def results(self, tell: Callable[[Event], None]) -> Generator[Result, None, None]:
+        yield from self.do(self.jobs)
+
+    def stop(self, name: str) -> None:
+        raise AssertionError(f"nothing asks for a stop, and {name} came")
+
+    def event(self, event: Event) -> None:
+        return
+
+    def finished(self, record: Record) -> None:
+        self.found.append(record)
+
+
+def schedule(
+    todo: Sequence[ToyJob],
+    executor: ToyExecutor,
+    publish_lost: Callable[[Lost[ToyJob]], Record],
+) -> list[Record]:
+    """Do jobs beside other processes; what becomes of each."""
+    scheduler = Scheduler(
+        todo, executor, executor, units=lambda jobs: [[job] for job in jobs], publish_lost=publish_lost
+    )
+    assert scheduler.run() is None
+    return executor.found
 
 
 def jobs(runs: Path, number: int) -> list[ToyJob]:
@@ -90,7 +143,7 @@ def main(runs: Path, log: Path, number: int, seed: int, quirks: Sequence[str]) -
                     note(log, f"done {job.run_id} {os.getpid()}")
             yield record
 
-    found = list(do_with_others(todo, execute, lambda: False, lambda message: note(log, message), lambda lost: None))
+    found = schedule(todo, ToyExecutor(execute, lambda message: note(log, message)), lambda lost: lost.job.record)
     assert sorted(record.run_id for record in found) == sorted(job.run_id for job in todo)
 
 

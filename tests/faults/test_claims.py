@@ -14,16 +14,16 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lora_bench.execute.executors.base import Lost
-from lora_bench.execute.shared_folder import do_with_others
 from lora_bench.records import run_lock as claims
 from lora_bench.records.run_lock import Watch, try_lock
 from lora_bench.records.store import RunFolder, read_records
 from lora_bench.util import process_identity as processes
-from tests.faults.harness import BEAT_SECONDS, jobs
+from tests.faults.harness import BEAT_SECONDS, ToyExecutor, ToyJob, jobs, schedule
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="an owner is asked for in /proc")
 
@@ -241,21 +241,25 @@ def test_one_who_stood_still_and_was_taken_over_publishes_a_score_and_no_failure
     failure = {"status": status, "reason": "why", "scores": None}
     record = job.record if status == "ok" else job.record.model_copy(update=failure)
 
-    def attempt(job, facts, notify):
+    def score(ready):
         descriptor = claims._put(job.folder.path, 2, b'{"free": true}\n')
         os.close(descriptor)
         return record
 
-    monkeypatch.setattr(running, "trained_and_scored", attempt)
-    found = running.take(job)
+    # The job has no model and no data.
+    monkeypatch.setattr(ToyJob, "spec", SimpleNamespace(training=SimpleNamespace(processes=1)), raising=False)
+    monkeypatch.setattr(running, "prepare", lambda job, facts, notify: job)
+    monkeypatch.setattr(running, "train", lambda ready: None)
+    monkeypatch.setattr(running, "score", score)
+    found = running.run_job(job)
     if status == "ok":
         assert found == record == job.folder.record()
     else:
         assert found == claims.Elsewhere(job.run_id)
         assert job.folder.record() is None and job.folder.attempts() == 0
-        # Whoever waits takes the run again, and is not taken over this time.
-        monkeypatch.setattr(running, "trained_and_scored", lambda job, facts, notify: job.record)
-        assert running.run(job) == job.record == job.folder.record()
+        # A process that waits takes the run again, and is not taken over this time.
+        monkeypatch.setattr(running, "score", lambda ready: ready.record)
+        assert running.run_job(job) == job.record == job.folder.record()
 
 
 def test_a_lock_that_is_held_keeps_a_run_whatever_the_claim_says(tmp_path, monkeypatch):
@@ -313,7 +317,7 @@ def test_where_the_system_says_nothing_of_an_owner_its_reaper_knows(tmp_path, mo
 def lose(job, publish, **found):
     """What becomes of a job whose worker died, by a harness that has no other."""
     results = iter([[Lost(job, "signal SIGKILL", **found)]])
-    return list(do_with_others([job], lambda jobs: (yield from next(results)), lambda: False, print, publish))
+    return schedule([job], ToyExecutor(lambda jobs: (yield from next(results))), publish)
 
 
 def test_the_record_of_a_worker_that_died_is_published_by_one_who_is_at_the_run(tmp_path):

@@ -18,7 +18,7 @@ from lora_bench.models.registry import find_model
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.load import load_suite
-from lora_bench.training.run import run
+from lora_bench.training.run import run_job
 from lora_bench.training.warm_start import start_from
 from tests.project import SUITE, write_model, write_project
 from tests.security.bombs import pickle_bomb, torch_bomb
@@ -206,7 +206,7 @@ def test_checkpoints_of_others_are_passed_over_and_not_read(tmp_path, sign):
     files = {name: torch_bomb(ours / name, sign) for name in ("optimizer.pt", "weights.bin")}
     manifest = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     (ours / "manifest.json").write_text(json.dumps(manifest))
-    record = run(cell.job)
+    record = run_job(cell.job)
     assert (record.status, record.resumed) == ("ok", False)
     assert record.speed.train_steps == cell.job.steps
     assert not sign.exists()
@@ -215,7 +215,7 @@ def test_checkpoints_of_others_are_passed_over_and_not_read(tmp_path, sign):
 def test_what_is_kept_of_a_run_has_no_pickle(tmp_path):
     suite = load_suite(write_project(tmp_path, ONE + "keep_weights: last\n"))
     (cell,) = make_plan(suite, tmp_path / "runs").cells
-    assert run(cell.job).status == "ok"
+    assert run_job(cell.job).status == "ok"
     suffixes = {path.suffix for path in cell.job.folder.path.rglob("*") if path.is_file()}
     assert suffixes & {".bin", ".pt", ".pth", ".pkl"} == set() and ".safetensors" in suffixes
     shutil.rmtree(cell.job.folder.path)

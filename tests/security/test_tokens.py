@@ -17,7 +17,7 @@ from lora_bench.records.record import Record
 from lora_bench.records.store import to_json
 from lora_bench.report import render_files, terminal_table
 from lora_bench.suite.load import load_suite
-from lora_bench.training.run import run
+from lora_bench.training.run import run_job
 from lora_bench.util.redaction import message, without_secrets
 from tests.hub import serve
 from tests.project import SUITE, write_project
@@ -89,7 +89,7 @@ def test_a_run_that_fails_with_a_secret_in_its_exception_leaves_none(tmp_path, m
     suite = write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
     (cell,) = make_plan(load_suite(suite), tmp_path / "runs" / "tickets").cells
     monkeypatch.setattr("lora_bench.training.process_cache.load_model", fails)
-    record = run(cell.job)
+    record = run_job(cell.job)
     assert record.status == "failed" and record.reason.startswith(
         "RuntimeError: Client error for https://***@host/x?token=***"
     )

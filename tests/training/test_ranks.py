@@ -23,7 +23,7 @@ from lora_bench.training.distributed import launch
 from lora_bench.training.distributed.ranks import Shares
 from lora_bench.training.generation import CompletionCollator
 from lora_bench.training.keyed_dropout import StepMasks, with_keyed_masks
-from lora_bench.training.run import run
+from lora_bench.training.run import run_job
 from tests.project import SUITE, write_project
 from tests.tiny import MODELS, PAD, VOCABULARY
 
@@ -120,7 +120,7 @@ def done(tmp_path_factory):
         for how in HOW:
             for label, job in jobs(folder, how).items():
                 losses = []
-                record = run(job, lambda step, steps, loss, losses=losses: losses.append(loss))
+                record = run_job(job, lambda step, steps, loss, losses=losses: losses.append(loss))
                 found[label, how] = (record, losses[1:], job)
         yield folder, found
         launch.end_ranks()
@@ -206,7 +206,7 @@ def beside_one(folder, how, training, rest="", method="full"):
         plan = make_plan(load_suite(write_project(folder / way, suite)), folder / way / "runs")
         (job,) = (cell.job for cell in plan.cells if cell.job.spec.method.label == method)
         losses = []
-        record = run(job, lambda step, steps, loss, losses=losses: losses.append(loss))
+        record = run_job(job, lambda step, steps, loss, losses=losses: losses.append(loss))
         assert record.status == "ok", record.reason
         found[way] = record, losses[1:], job
     launch.end_ranks()
@@ -271,10 +271,10 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(done, label, how):
         if step == 5:
             loop.request_stop("SIGTERM")
 
-    stopped = run(job, stop_at_five)
+    stopped = run_job(job, stop_at_five)
     loop.request_stop(None)
     assert stopped.status == "interrupted" and stopped.reason.startswith("stopped by SIGTERM after step")
-    record, undisturbed = run(job), found[label, how][0]
+    record, undisturbed = run_job(job), found[label, how][0]
     assert record.status == "ok" and record.resumed and not undisturbed.resumed
     assert (record.curve, record.scores) == (undisturbed.curve, undisturbed.scores)
     assert record.predictions == undisturbed.predictions
@@ -286,7 +286,7 @@ def test_a_rank_that_is_killed_is_the_runs_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_FAILPOINT_ONCE", str(tmp_path / "once"))
     launch.end_ranks()
     others = psutil.Process().children(recursive=True)
-    record = run(jobs(tmp_path, "ddp")["lora"])
+    record = run_job(jobs(tmp_path, "ddp")["lora"])
     assert record.status == "failed" and record.reason.startswith("signal SIGKILL: it ended rank ")
     assert record.reason.split(": ")[1].startswith(("it ended rank 0 of 2", "it ended rank 1 of 2"))
     assert [child for child in psutil.Process().children(recursive=True) if child not in others] == []

@@ -18,7 +18,7 @@ from lora_bench.training import callbacks as loop
 from lora_bench.training import pipeline
 from lora_bench.training import process_cache as warm
 from lora_bench.training.checkpoint import latest_checkpoint
-from lora_bench.training.run import run
+from lora_bench.training.run import run_job
 from tests.project import SUITE, write_project
 
 
@@ -44,7 +44,7 @@ def answer(record):
 @pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
 def test_a_record_says_all_that_was_asked(tmp_path, family):
     for label, job in jobs(tmp_path, family=family).items():
-        record = run(job)
+        record = run_job(job)
         assert record.status == "ok", f"{label}: {record.reason}"
         assert record.run_id == job.spec.run_id == job.folder.path.name
         assert set(record.scores) == {"accuracy"}
@@ -67,15 +67,15 @@ def test_a_further_run_of_a_process_reads_no_tokenizer_and_no_data_again(tmp_pat
     ready = jobs(
         tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora, bottleneck_adapter]")
     )
-    run(ready["lora"])
+    run_job(ready["lora"])
     assert sorted(read) == ["load_data", "load_model", "load_tokenizer"]
-    run(ready["bottleneck_adapter"])
+    run_job(ready["bottleneck_adapter"])
     assert len(read) == 3
 
 
 def test_the_same_spec_gives_the_same_answer(tmp_path):
-    first = {label: run(job) for label, job in jobs(tmp_path, runs="first").items()}
-    again = {label: run(job) for label, job in jobs(tmp_path, runs="again").items()}
+    first = {label: run_job(job) for label, job in jobs(tmp_path, runs="first").items()}
+    again = {label: run_job(job) for label, job in jobs(tmp_path, runs="again").items()}
     for label, record in first.items():
         assert answer(record) == answer(again[label])
 
@@ -84,37 +84,37 @@ def test_a_task_that_can_be_learned_is_learned(tmp_path):
     suite = SUITE.replace("train_examples: 48", "train_examples: 1_600").replace(
         "[full, lora, bottleneck_adapter, prefix_tuning]", "[{method: full, learning_rate: 3e-3}]"
     )
-    record = run(jobs(tmp_path, suite)["full"])
+    record = run_job(jobs(tmp_path, suite)["full"])
     assert record.score > 0.95 > record.data.majority_score
 
 
 @pytest.mark.parametrize("label", ["full", "lora", "bottleneck_adapter", "prefix_tuning"])
 def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, label):
     suite = SUITE.replace("train_examples: 48", "train_examples: 160") + "selection_every: 4\nkeep_weights: best\n"
-    whole = run(jobs(tmp_path, suite, runs="whole")[label])
+    whole = run_job(jobs(tmp_path, suite, runs="whole")[label])
     job = jobs(tmp_path, suite, runs="stopped")[label]
 
     def stop_after_five(step, steps, loss):
         if step == 5:
             loop.request_stop("SIGTERM")
 
-    stopped = run(job, stop_after_five)
+    stopped = run_job(job, stop_after_five)
     assert stopped.status == "interrupted" and "after step 5" in stopped.reason
     assert job.folder.record() is None and latest_checkpoint(job.folder.checkpoints).step == 5
     loop.request_stop(None)
-    resumed = run(job)
+    resumed = run_job(job)
     assert resumed.resumed and resumed.attempts == 2 and not whole.resumed
     assert answer(resumed) == answer(whole)
 
 
 def test_the_curve_of_a_resumed_run_is_whole_where_a_point_is_a_mean_of_several_steps(tmp_path):
     suite = SUITE.replace("train_examples: 48", "train_examples: 2_400")
-    whole = run(jobs(tmp_path, suite, runs="whole")["lora"])
+    whole = run_job(jobs(tmp_path, suite, runs="whole")["lora"])
     assert [point.step for point in whole.curve] == list(range(3, 151, 3))
     job = jobs(tmp_path, suite, runs="stopped")["lora"]
-    run(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 100 else None)
+    run_job(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 100 else None)
     loop.request_stop(None)
-    resumed = run(job)
+    resumed = run_job(job)
     assert resumed.resumed and answer(resumed) == answer(whole)
 
 
@@ -128,7 +128,7 @@ def test_accumulating_gradients_changes_no_loss(tmp_path):
         settings = json.loads(config.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         config.write_text(json.dumps(settings))
         (cell,) = make_plan(load_suite(path), tmp_path / f"runs{number}").cells
-        curves.append([point.loss for point in run(cell.job).curve])
+        curves.append([point.loss for point in run_job(cell.job).curve])
     assert curves[0] == pytest.approx(curves[1], abs=2e-5)
 
 
@@ -142,7 +142,7 @@ def test_neither_an_evaluation_nor_a_checkpoint_counts_as_training(tmp_path, mon
         plain_save(*arguments, **options)
 
     monkeypatch.setattr(loop, "save_checkpoint", save)
-    record = run(jobs(tmp_path, suite)["lora"])
+    record = run_job(jobs(tmp_path, suite)["lora"])
     # Ten steps of some milliseconds, and nine checkpoints of 0.3 s.
     assert record.speed.step_seconds_median < 0.15 and record.speed.train_seconds < 1.5
 
@@ -165,7 +165,7 @@ def test_data_that_changes_after_the_plan_is_not_run_under_the_old_hash(tmp_path
     job = jobs(tmp_path)["lora"]
     data = tmp_path / "project" / "tickets.csv"
     data.write_text("".join(data.read_text().splitlines(keepends=True)[:200]))
-    record = run(job)
+    record = run_job(job)
     assert record.status == "failed" and "the data changed after the suite was planned" in record.reason
 
 
@@ -179,7 +179,7 @@ def test_a_checkpoints_own_classifier_is_drawn_anew(tmp_path):
             cell.job.spec.method.label: cell for cell in make_plan(load_suite(path), tmp_path / f"runs{labels}").cells
         }
         assert cells["lora"].fit.parameters.head == 32 * 32 + 32 + 2 * 32 + 2
-        assert run(cells["lora"].job).status == "ok"
+        assert run_job(cells["lora"].job).status == "ok"
 
 
 @pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
@@ -189,7 +189,7 @@ def test_kept_weights_give_the_recorded_predictions_in_a_fresh_model(tmp_path, f
 
     suite = SUITE + "keep_weights: last\n"
     for label, job in jobs(tmp_path, suite, family).items():
-        record = run(job)
+        record = run_job(job)
         folder = job.folder.path / record.weights.folder
         assert "import lora_bench.tuners" in (folder / "README.md").read_text() or label == "full"
         if label == "full":
@@ -211,7 +211,7 @@ def test_kept_weights_give_the_recorded_predictions_in_a_fresh_model(tmp_path, f
 
 def test_a_loss_that_is_not_finite_is_a_row_with_its_step(tmp_path):
     suite = SUITE.replace("[full,", "[{method: full, learning_rate: 1e30},")
-    record = run(jobs(tmp_path, suite)["full"])
+    record = run_job(jobs(tmp_path, suite)["full"])
     assert record.status == "diverged" and "step" in record.reason
     assert record.scores is None and record.parameters is not None
 
@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_is_a_row_with_its_step(tmp_path):
 def test_a_bug_is_a_row_with_its_reason_and_its_traceback(tmp_path, monkeypatch):
     job = jobs(tmp_path)["lora"]
     monkeypatch.setattr("lora_bench.methods.lora.Lora.apply", lambda *_, **__: 1 / 0)
-    record = run(job)
+    record = run_job(job)
     assert (record.status, record.reason) == ("failed", "ZeroDivisionError: division by zero")
     assert "ZeroDivisionError" in (job.folder.path / "traceback.txt").read_text()
 
@@ -230,7 +230,7 @@ def test_running_out_of_memory_is_a_status_of_its_own(tmp_path, monkeypatch):
 
     job = jobs(tmp_path)["bottleneck_adapter"]
     monkeypatch.setattr("lora_bench.methods.bottleneck_adapter.BottleneckAdapter.apply", out_of_memory)
-    record = run(job)
+    record = run_job(job)
     assert (record.status, record.reason) == (
         "out_of_memory",
         "in loading the base model: CUDA out of memory. Tried to allocate 2 GiB",
@@ -249,7 +249,7 @@ def test_a_run_that_somebody_else_ended_meanwhile_writes_over_nothing(tmp_path, 
 
     scores_of = pipeline.scores_of
     monkeypatch.setattr(pipeline, "scores_of", scored)
-    assert [run(job)] == theirs == [job.folder.record()]
+    assert [run_job(job)] == theirs == [job.folder.record()]
     assert (job.folder.path / "predictions.json").read_text() == "the other one's"
     assert not job.folder.weights.exists()
 
@@ -297,7 +297,7 @@ def test_ways_to_make_a_step_faster_take_the_plain_step(tmp_path, masks, faster)
     found = {}
     for name, suite in {"plain": plain, "faster": f"{plain}training_arguments: {faster}\n"}.items():
         for label, job in jobs(tmp_path / name, suite).items():
-            found[name, label] = run(job)
+            found[name, label] = run_job(job)
             assert found[name, label].status == "ok", found[name, label].reason
     for label in ("full", "lora", "prefix_tuning"):
         one, other = found["plain", label], found["faster", label]
@@ -318,7 +318,7 @@ def test_training_arguments_reach_the_trainer(tmp_path):
 
 def test_inputs_that_are_cut_are_counted_and_said(tmp_path):
     suite = SUITE + "training: {max_length: 6}\n"
-    record = run(jobs(tmp_path, suite)["lora"])
+    record = run_job(jobs(tmp_path, suite)["lora"])
     share = record.data.truncated_share["train"]
     assert 0.5 < share < 1
     assert any(f"{share:.1%} of the train inputs are longer than 6 tokens" in warning for warning in record.warnings)
@@ -362,5 +362,5 @@ def test_a_checkpoint_that_orders_the_same_labels_otherwise_is_said(tmp_path):
     names = {"id2label": {"0": "PRAISE", "1": "COMPLAINT"}, "label2id": {"PRAISE": 0, "COMPLAINT": 1}}
     config.write_text(json.dumps(json.loads(config.read_text()) | names))
     cells = make_plan(load_suite(path), tmp_path / "runs").cells
-    record = run({cell.job.spec.method.label: cell.job for cell in cells}["lora"])
+    record = run_job({cell.job.spec.method.label: cell.job for cell in cells}["lora"])
     assert any("orders the labels ['praise', 'complaint']" in warning for warning in record.warnings)

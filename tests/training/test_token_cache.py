@@ -12,7 +12,7 @@ from lora_bench.training import examples as run_examples
 from lora_bench.training import pipeline, scoring
 from lora_bench.training import process_cache as warm
 from lora_bench.training import token_cache as kept_tokens
-from lora_bench.training.run import run
+from lora_bench.training.run import run_job
 from lora_bench.training.step_plan import plan_course
 from lora_bench.training.token_cache import MappedExamples, shared_examples
 from tests.project import SUITE, write_project
@@ -107,7 +107,7 @@ def test_a_run_over_shared_tokens_has_the_record_of_one_without(tmp_path, monkey
         for module in (pipeline, run_examples):
             monkeypatch.setattr(module, "WARM", begun)
         (cell,) = make_plan(load_suite(path), tmp_path / runs).cells
-        return run(cell.job)
+        return run_job(cell.job)
 
     alone = record_of("alone")
     assert alone.status == "ok" and not (tmp_path / "cache" / "tokens").exists()

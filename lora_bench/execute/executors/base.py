@@ -1,8 +1,8 @@
-"""What an executor is."""
+"""An executor takes units of work, gives what becomes of each job in whatever order they end, and can be told to stop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -33,6 +33,7 @@ class Done(Protocol):
 
 JobT = TypeVar("JobT", bound=Work)
 DoneT = TypeVar("DoneT", bound=Done)
+DoneT_co = TypeVar("DoneT_co", bound=Done, covariant=True)
 
 
 # So long is a pack silent at most, if none of its members is given longer.
@@ -83,3 +84,24 @@ class Lost(Generic[JobT]):
     reason: str
     status: Literal["failed", "timeout"] = "failed"
     pid: int | None = None
+
+
+class Executor(Protocol[JobT, DoneT_co]):
+    """Does units of work, each a list of jobs that may take their steps together."""
+
+    @property
+    def workers(self) -> int:
+        """Units at once; 0 where this process does them."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether jobs have a GPU."""
+
+    def submit(self, units: Sequence[Sequence[JobT]]) -> None:
+        """Take units of work, for the next call of `results`."""
+
+    def results(self, tell: Callable[[Event], None]) -> Generator[DoneT_co | Lost[JobT], None, None]:
+        """Do the units; yield what becomes of each job, and pass on what happens meanwhile."""
+
+    def stop(self, name: str) -> None:
+        """Ask all jobs to leave a checkpoint and end, by the name of a signal."""

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_bench.execute.executors.base import Event, Lost
+from lora_bench.execute.executors.base import Executor
 from lora_bench.records.environment import RANK_DEVICES, cuda_devices
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere
 from lora_bench.training.job import Job
 
-Execute = Callable[
-    [Sequence[Sequence[Job]], Callable[[Event], None]], Generator[Record | Elsewhere | Lost[Job], None, None]
-]
+SuiteExecutor = Executor[Job, Record | Elsewhere]
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """What does runs.
-
-    Args:
-        workers: How many units of work at once; 0 for this process.
-        execute: Does units, and gives what becomes of each job.
-        stop: Asks for a stop, by the name of a signal.
-        on_gpu: Whether runs have a GPU.
-    """
-
-    workers: int
-    execute: Execute
-    stop: Callable[[str], None]
-    on_gpu: bool
-
-
-def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path, processes: int = 1) -> Chosen:
+def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path, processes: int = 1) -> SuiteExecutor:
     """The executor that was asked for.
 
     Args:
@@ -47,33 +27,30 @@ def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path, 
         processes: Of a run, at most: on CUDA each has a device of its own.
     """
     if in_this_process(workers):
-        from lora_bench.execute.executors.inline import execute_inline
-        from lora_bench.training.callbacks import request_stop
+        from lora_bench.execute.executors.inline import ThisProcess
 
-        request_stop(None)
-        return Chosen(workers, execute_inline, request_stop, bool(cuda_devices()))
+        return ThisProcess()
     from lora_bench.execute.executors.local import LocalWorkers
 
-    pool: LocalWorkers[Job, Record | Elsewhere] = LocalWorkers(
-        workers, log, _environments(workers, processes), patience=patience
-    )
-    return Chosen(workers, pool, pool.stop, bool(cuda_devices()))
+    return LocalWorkers(workers, log, _environments(workers, processes), patience=patience)
 
 
 def on_cluster(
     ray: Any,
     workers: int | None,
     *,
+    jobs: int,
     threads: int,
     memory_bytes: int,
     patience: Callable[[Job], float | None],
     log: Path,
-) -> Chosen:
+) -> SuiteExecutor:
     """Actors of the Ray cluster to which Ray is connected; see `RayWorkers`."""
     from lora_bench.execute.executors.ray import RayWorkers
 
     pool = RayWorkers(ray, workers, threads=threads, memory_bytes=memory_bytes, log=log, patience=patience)
-    return Chosen(pool.workers, pool, pool.stop, pool.on_gpu)
+    pool.workers = min(pool.workers, jobs)
+    return pool
 
 
 def connected_to(address: str | None) -> AbstractContextManager[Any]:

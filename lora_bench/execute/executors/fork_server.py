@@ -189,7 +189,7 @@ def _do(job: Any, connection: Told) -> Any:
     """The record of a job, whose progress is told on the way."""
     from lora_bench.probe.job import ProbeJob
     from lora_bench.probe.process import probe
-    from lora_bench.training.run import take
+    from lora_bench.training.run import run_job
     from lora_bench.util.heartbeat import heard
 
     reach("worker.job")
@@ -200,7 +200,7 @@ def _do(job: Any, connection: Told) -> Any:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return probe(job)
     with heard(_alive(connection, Alive(job.run_id))):
-        return take(job, lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss)))
+        return run_job(job, lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss)))
 
 
 def _do_together(jobs: list[Any], connection: Told) -> None:

@@ -2,56 +2,79 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
 from lora_bench.execute.executors.base import Event, Lost
+from lora_bench.records.environment import cuda_devices
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere
-from lora_bench.training.callbacks import Notify, stop_requested
+from lora_bench.training.attempt import Apart
+from lora_bench.training.callbacks import Notify, request_stop, stop_requested
 from lora_bench.training.distributed.launch import end_ranks
 from lora_bench.training.job import Job
-from lora_bench.training.run import take
+from lora_bench.training.run import run_job
+
+Result = Record | Elsewhere | Lost[Job]
 
 
-def execute_inline(
-    units: Sequence[Sequence[Job]], tell: Callable[[Event], None]
-) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
-    """Yield the record of each job in order, or that another process is at its run, until a stop is requested."""
+class ThisProcess:
+    """An executor: this process."""
 
-    def told(job: Job) -> Notify:
-        return lambda step, steps, loss: tell(Event(job.run_id, step, steps, loss))
+    workers = 0
 
-    try:
-        waiting = deque(units)
-        while waiting:
-            unit = waiting.popleft()
-            alone = {job.run_id: job for job in unit}
-            if len(unit) > 1 and not stop_requested():
-                from lora_bench.pack.train import Apart, take_together
+    def __init__(self) -> None:
+        request_stop(None)
+        self.on_gpu = bool(cuda_devices())
+        self._waiting: deque[list[Job]] = deque()
 
-                rest, alone = alone, {}
+    def submit(self, units: Sequence[Sequence[Job]]) -> None:
+        """Take units of work."""
+        self._waiting = deque([*unit] for unit in units)
 
-                def begun(job: Job, rest: dict[str, Job] = rest, alone: dict[str, Job] = alone) -> None:
-                    alone[job.run_id] = rest.pop(job.run_id)
+    def results(self, tell: Callable[[Event], None]) -> Generator[Result, None, None]:
+        """Yield what becomes of each job, in order, until a stop is requested."""
+        try:
+            while self._waiting and not stop_requested():
+                unit = self._waiting.popleft()
+                if len(unit) > 1:
+                    yield from self._together(unit, tell)
+                    continue
+                for job in unit:
                     tell(Event(job.run_id, 0, job.steps))
+                    yield run_job(job, _notify(job, tell))
+        finally:
+            # What a run sets aside from the search for garbage is the caller's too.
+            gc.unfreeze()
+            end_ranks()
 
-                # Whoever is at work when a pack fails as a whole is done by itself.
-                with contextlib.suppress(Apart):
-                    for record in take_together(unit, told, begun):
-                        rest.pop(record.run_id, None)
-                        alone.pop(record.run_id, None)
-                        yield record
-                if rest:
-                    waiting.appendleft([*rest.values()])
-            for job in alone.values():
-                if stop_requested():
-                    return
-                tell(Event(job.run_id, 0, job.steps))
-                yield take(job, told(job))
-    finally:
-        # What a run sets aside from the search for garbage is the caller's too.
-        gc.unfreeze()
-        end_ranks()
+    def stop(self, name: str) -> None:
+        """Ask the run to leave a checkpoint and end."""
+        request_stop(name)
+
+    def _together(self, unit: list[Job], tell: Callable[[Event], None]) -> Generator[Result, None, None]:
+        """Yield what becomes of each job of a pack; those that it leaves undone wait again."""
+        from lora_bench.pack.train import take_together
+
+        waiting = {job.run_id: job for job in unit}
+        at_work: dict[str, Job] = {}
+
+        def begun(job: Job) -> None:
+            at_work[job.run_id] = waiting.pop(job.run_id)
+            tell(Event(job.run_id, 0, job.steps))
+
+        try:
+            for record in take_together(unit, lambda job: _notify(job, tell), begun):
+                waiting.pop(record.run_id, None)
+                at_work.pop(record.run_id, None)
+                yield record
+        except Apart:
+            pass  # each that was at work is done by itself
+        if waiting:
+            self._waiting.appendleft([*waiting.values()])
+        self._waiting.extendleft([job] for job in reversed(at_work.values()))
+
+
+def _notify(job: Job, tell: Callable[[Event], None]) -> Notify:
+    return lambda step, steps, loss: tell(Event(job.run_id, step, steps, loss))

@@ -99,7 +99,10 @@ class LocalWorkers(Generic[JobT, DoneT]):
         self.patience = patience
         self.environments = list(environments or [{} for _ in range(workers)])
         self.log = log
+        self.workers = len(self.environments)
+        self.on_gpu = any("CUDA_VISIBLE_DEVICES" in environment for environment in self.environments)
         self.stopping = False
+        self._units: list[list[JobT]] = []
         self._server: subprocess.Popen[bytes] | None = None
 
     def stop(self, name: str) -> None:
@@ -109,11 +112,13 @@ class LocalWorkers(Generic[JobT, DoneT]):
             with contextlib.suppress(WorkersLost):
                 self._tell_server(f"stop {name}")
 
-    def __call__(
-        self, units: Sequence[Sequence[JobT]], tell: Callable[[Event], None]
-    ) -> Generator[DoneT | Lost[JobT], None, None]:
+    def submit(self, units: Sequence[Sequence[JobT]]) -> None:
+        """Take units of work."""
+        self._units = [list(unit) for unit in units]
+
+    def results(self, tell: Callable[[Event], None]) -> Generator[DoneT | Lost[JobT], None, None]:
         """Yield the record of each job as it is done."""
-        waiting = list(units)
+        waiting, self._units = self._units, []
         self._kills = memory_kills()
         with _short_folder() as folder, selectors.DefaultSelector() as selector:
             address = str(Path(folder) / "workers")

@@ -112,6 +112,7 @@ class RayWorkers:
                 f"no node of the Ray cluster has {threads} CPUs and {more} for a run; "
                 "--workers N waits for nodes that come later"
             )
+        self._units: list[list[Job]] = []
         # How far each run got, how far it was when it was lost last, and how often it was lost there.
         self._furthest: dict[str, int] = {}
         self._losses: dict[str, tuple[int, int]] = {}
@@ -123,14 +124,17 @@ class RayWorkers:
         """Ask every actor to leave a checkpoint and end, at the next look: it is a signal's handler that calls this."""
         self._stopping = name
 
-    def __call__(
-        self, units: Sequence[Sequence[Job]], tell: Callable[[Event], None]
-    ) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
+    def submit(self, units: Sequence[Sequence[Job]]) -> None:
+        """Take units of work."""
+        self._units = [list(unit) for unit in units]
+
+    def results(self, tell: Callable[[Event], None]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
         """Yield the record of each job as it is done.
 
         Raises:
             WorkersLost: If actors cannot begin, or their nodes do not see the folders of the runs, base models and data.
         """
+        units, self._units = self._units, []
         # One that was given up comes again when whoever looks by its counter has found its owner dead.
         yield from (self._given_up[job.run_id] for unit in units for job in unit if job.run_id in self._given_up)
         left = [[_anywhere(job) for job in unit if job.run_id not in self._given_up] for unit in units]

@@ -1,0 +1,144 @@
+"""Do jobs beside other processes: runs that another process is at come last, and are waited for when nothing else is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Generic, Protocol, TypeVar
+
+from lora_bench.execute.executors.base import Event, Executor, Lost, Work
+from lora_bench.records.outcomes import DISK_FULL, is_attempt
+from lora_bench.records.record import Record
+from lora_bench.records.run_lock import LOOK_SECONDS, Elsewhere, Watch
+from lora_bench.records.store import RunFolder
+from lora_bench.util.failpoints import reach
+from lora_bench.util.signals import stopping_on_signals
+
+
+class Lockable(Work, Protocol):
+    """A job with a run's folder."""
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where its record is to be."""
+
+
+class Progress(Protocol):
+    """Shown what happens to jobs."""
+
+    def say(self, message: str) -> None:
+        """A line for the reader."""
+
+    def event(self, event: Event) -> None:
+        """A run began, or did a step."""
+
+    def finished(self, record: Record) -> None:
+        """A run ended."""
+
+
+JobT = TypeVar("JobT", bound=Lockable)
+
+
+class Scheduler(Generic[JobT]):
+    """Has an executor do jobs until all are done, here or by other processes, or a stop is asked for.
+
+    Args:
+        jobs: The jobs.
+        executor: Does them.
+        display: Shown what happens.
+        units: Makes units of work of the jobs that are left.
+        publish_lost: Publishes and returns the record of a job whose worker died.
+        wait: Whether to wait for the runs that other processes are at; if not, the work ends when nothing else is left.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[JobT],
+        executor: Executor[JobT, Record | Elsewhere],
+        display: Progress,
+        *,
+        units: Callable[[Sequence[JobT]], Sequence[Sequence[JobT]]],
+        publish_lost: Callable[[Lost[JobT]], Record],
+        wait: bool = True,
+    ) -> None:
+        self._jobs = {job.run_id: job for job in jobs}
+        self._executor = executor
+        self._display = display
+        self._units = units
+        self._publish_lost = publish_lost
+        self._wait = wait
+        self._watch = Watch()
+        self._elsewhere: list[JobT] = []
+        self._signals: list[str] = []
+        self._disk_full = False
+
+    @property
+    def stopped_by(self) -> str | None:
+        """What stopped the work: the name of a signal, `disk_full`, or None."""
+        return self._signals[0] if self._signals else DISK_FULL if self._disk_full else None
+
+    def run(self) -> str | None:
+        """Do the jobs; return what stopped the work, or None."""
+        todo = list(self._jobs.values())
+        with stopping_on_signals(self._executor.stop) as self._signals:
+            while todo and self.stopped_by is None:
+                self._executor.submit(self._units(todo))
+                with closing(self._executor.results(self._display.event)) as results:
+                    for result in results:
+                        self._note(result)
+                todo = self._taken_over()
+        return self.stopped_by
+
+    def _note(self, result: Record | Elsewhere | Lost[JobT]) -> None:
+        """Take in what became of a job."""
+        end = self._end_of(result) if isinstance(result, Lost) else result
+        if isinstance(end, Elsewhere):
+            self._elsewhere.append(self._jobs[end.run_id])
+        elif end is not None:
+            self._finish(end)
+
+    def _end_of(self, lost: Lost[JobT]) -> Record | Elsewhere | None:
+        """Return what becomes of a job that was lost here: another process may have taken its run over, or done it.
+
+        None where it is to have no record: a worker that a stop caught before its first step had nothing to save.
+        """
+        lock = lost.job.folder.try_lock(reaped=lost.pid)
+        if lock is None:
+            return Elsewhere(lost.job.run_id)
+        # Published under the lock, so that it does not stand before the record of a process that took the run over.
+        with lock:
+            record = lost.job.folder.record()
+            if record is None and (lost.status == "timeout" or self.stopped_by is None):
+                record = self._publish_lost(lost)
+            return record
+
+    def _finish(self, record: Record) -> None:
+        """Show a record; where the disk is full, stop the others, which would fail too and leave what they can."""
+        reach("suite.finished")
+        self._display.finished(record)
+        if not self._disk_full and record.status == "failed" and is_attempt(record):
+            self._disk_full = True
+            self._executor.stop("SIGTERM")
+
+    def _taken_over(self) -> list[JobT]:
+        """Wait for the runs that other processes are at; return those that are free again and have no record."""
+        if self._elsewhere and self._wait and self.stopped_by is None:
+            self._display.say(f"waiting for {len(self._elsewhere)} runs that another process is at")
+        free: list[JobT] = []
+        while self._elsewhere and self.stopped_by is None:
+            for job in list(self._elsewhere):
+                record = job.folder.record()
+                if record is None and not self._watch.is_free(job.folder.path):
+                    continue
+                self._elsewhere.remove(job)
+                if record is not None:
+                    self._finish(record)
+                else:
+                    free.append(job)
+            if free or not self._elsewhere or not self._wait:
+                break
+            time.sleep(LOOK_SECONDS)
+        # Those that are still taken are asked for again by whoever does the free ones.
+        left, self._elsewhere = (self._elsewhere if free else []), []
+        return [*free, *left]

@@ -1,0 +1,88 @@
+"""The model of a run: the base model with a new head, and the method applied to it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_bench.errors import UnsupportedPair
+from lora_bench.methods import Method, own_callbacks, trains_base
+from lora_bench.models.shared_copy import own_trained
+from lora_bench.training.distributed.fsdp import shard
+from lora_bench.training.job import Job
+from lora_bench.training.keyed_dropout import StepMasks, with_keyed_masks
+from lora_bench.training.measure.counters import count_parameters
+from lora_bench.training.process_cache import WARM, load_for
+from lora_bench.training.setup import Setup
+from lora_bench.training.warm_start import start_from
+from lora_bench.util.failpoints import reach
+from lora_bench.util.seeding import adapters_drawn_from, draw_head
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """A base model that a method has made trainable.
+
+    Args:
+        network: The model.
+        tokenizer: Of the base model.
+        masks: The keys of its dropout masks, where masks are keyed and no pack draws them.
+        load_seconds: Time that it took to make.
+    """
+
+    network: nn.Module
+    tokenizer: Any
+    masks: StepMasks | None
+    load_seconds: float
+
+
+def adapt(setup: Setup) -> AdaptedModel:
+    """Load the base model of a run, draw its head and apply its method; notes the number of parameters."""
+    job, facts, method, seed, rank = setup.job, setup.facts, setup.method, setup.seed, setup.rank
+    facts.enter("loading the base model")
+    reach("run.load")
+    began = time.perf_counter()
+    spec = job.spec
+    # A rank does one run.
+    model, head = load_for(job) if trains_base(method) or rank is not None else WARM.base(job)
+    tokenizer = WARM.tokenizer(job.base_model)
+    # A causal model's head looks for the last token that is no padding, so both must mean the same token.
+    model.config.pad_token_id = tokenizer.pad_token_id
+    total = sum(weight.numel() for weight in model.parameters())
+    draw_head(model, head, seed)
+    with adapters_drawn_from(seed):
+        model = method.apply(model, head=head)
+    if not trains_base(method):
+        own_trained(model)
+    if spec.start is not None:
+        start_from(model, job.folder.of(spec.start.run_id), head)
+    facts.parameters = count_parameters(model, head=head, total=total)
+    facts.watch(model)
+    masks = StepMasks(seed) if spec.training.masks == "keyed" and not setup.packed else None
+    if masks is not None:
+        with_keyed_masks(model, masks)
+    if rank is not None and rank.shards:
+        _shard(job, method, model)
+    return AdaptedModel(model, tokenizer, masks, time.perf_counter() - began)
+
+
+def device_of_runs() -> torch.device:
+    """Return the device that runs of this process train on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _shard(job: Job, method: Method, model: nn.Module) -> None:
+    """Leave this process its part of the model.
+
+    Raises:
+        UnsupportedPair: If the method looks at whole weights or gradients on its way.
+    """
+    if own_callbacks(method):
+        raise UnsupportedPair(
+            f"{method.name} does something of its own at each step, and under fsdp no weight is whole then"
+        )
+    shard(model, job.base_model.model_type, device_of_runs(), bfloat16=job.spec.training.precision == "bfloat16")

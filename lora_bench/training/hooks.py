@@ -1,0 +1,117 @@
+"""The callbacks of a run: they end it, measure it, save it, and score it on the selection split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from lora_bench.errors import UnsupportedPair
+from lora_bench.methods import Method, own_callbacks
+from lora_bench.training.adapted_model import AdaptedModel
+from lora_bench.training.attempt import NoteSteps
+from lora_bench.training.best_weights import SelectionScores
+from lora_bench.training.callbacks import FollowBudget, KeepCheckpoints, KeyedDropout, SeededDropout, WatchLoss
+from lora_bench.training.checkpoint import Checkpoint
+from lora_bench.training.job import Job
+from lora_bench.training.lessons import Lessons
+from lora_bench.training.measure.measure_callback import MeasureCallback
+from lora_bench.training.scoring import scores_of
+from lora_bench.training.setup import Setup
+from lora_bench.training.step_plan import Course
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The callbacks of a run.
+
+    Args:
+        all: Every callback, in the order in which the Trainer calls them.
+        measure: Measures time and memory.
+        follow: Ends the run when its budget is used up.
+        keep: Writes checkpoints.
+        selection: Scores the run on the selection split while it trains, where it is asked to.
+    """
+
+    all: list[TrainerCallback]
+    measure: MeasureCallback
+    follow: FollowBudget
+    keep: KeepCheckpoints
+    selection: SelectionScores | None
+
+
+def keeps_best(job: Job) -> bool:
+    """Whether the best weights of a run are the ones that are scored, and not the last ones."""
+    return job.spec.keep_weights == "best" or job.spec.rules.checkpoint == "best"
+
+
+def hooks_of(
+    setup: Setup, adapted: AdaptedModel, lessons: Lessons, measure: MeasureCallback, checkpoint: Checkpoint | None
+) -> Hooks:
+    """Make the callbacks of a run.
+
+    Args:
+        setup: The run.
+        adapted: Its model.
+        lessons: Its examples.
+        measure: Has measured since before the model was loaded.
+        checkpoint: The one that the run goes on from.
+
+    Raises:
+        UnsupportedPair: If its method cannot work under its budget.
+    """
+    job, facts, rank = setup.job, setup.facts, setup.rank
+    course, masks = lessons.course, adapted.masks
+    follow = FollowBudget(course, measure.seconds_so_far)
+    watch = WatchLoss(follow, facts.curve, setup.notify)
+    selection = None
+    if job.spec.selection_every is not None and (rank is None or rank.evaluates):
+        selection = _selection(setup, lessons, measure)
+    keep = KeepCheckpoints(
+        job.folder.checkpoints, watch, measure, selection, checkpoint, rank, lambda: facts.packed_with
+    )
+    dropout = (
+        KeyedDropout(masks) if masks is not None else SeededDropout(setup.seed, rank.number if rank is not None else 0)
+    )
+    callbacks: list[TrainerCallback] = [NoteSteps(facts), dropout, follow, keep, measure, watch]
+    callbacks += _own_callbacks(setup.method, course)
+    callbacks += [selection] if selection is not None and not setup.packed else []
+    return Hooks(callbacks, measure, follow, keep, selection)
+
+
+def _selection(setup: Setup, lessons: Lessons, measure: MeasureCallback) -> SelectionScores:
+    job, facts, rank = setup.job, setup.facts, setup.rank
+    spec = job.spec
+    assert spec.selection_every is not None, "asked for before"
+
+    def score(adapted: nn.Module, answers: list[Any] | None) -> dict[str, float]:
+        chosen_on = spec.rules.choose_on
+        with facts.within("the evaluation on the selection split"):
+            if answers is None:
+                answers = lessons.exercise.answers(adapted, lessons.questions[chosen_on])
+            return scores_of(job.task, lessons.data, {chosen_on: answers})
+
+    return SelectionScores(
+        every=spec.selection_every,
+        score=score,
+        metric=spec.task.metric,
+        higher_is_better=spec.task.higher_is_better,
+        curve=facts.curve,
+        keep_best=keeps_best(job),
+        measure=measure,
+        rank=rank if rank is not None and rank.shards else None,
+    )
+
+
+def _own_callbacks(method: Method, course: Course) -> list[Any]:
+    """Return what a method does at the steps of a run.
+
+    Raises:
+        UnsupportedPair: If it has to know their number, and a clock ends the run.
+    """
+    found = own_callbacks(method)
+    if course.steps is None and any(getattr(one, "needs_steps", False) for one in found):
+        raise UnsupportedPair("its schedule is over the number of steps, which a budget of train_seconds does not tell")
+    return found

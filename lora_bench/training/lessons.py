@@ -1,0 +1,75 @@
+"""The data of a run: its examples as its model takes them, and the order and number of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.methods import Method
+from lora_bench.tasks import TaskData
+from lora_bench.training.examples import examples_of
+from lora_bench.training.job import Job
+from lora_bench.training.measure.flops import batch_flops, step_flops
+from lora_bench.training.process_cache import WARM
+from lora_bench.training.scoring import Example, Exercise, exercise
+from lora_bench.training.setup import Setup
+from lora_bench.training.step_plan import Course, plan_course
+from lora_bench.util.failpoints import reach
+
+BatchFlops = Callable[[Sequence[Mapping[str, Any]]], int]
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The examples of a run.
+
+    Args:
+        data: The examples of its task.
+        exercise: Makes batches of examples and answers of outputs.
+        questions: By split, the examples to be answered.
+        course: The batches to learn from, in order, and the amount of work that ends them.
+        flops: Counts the FLOPs of a batch, where the budget needs them.
+    """
+
+    data: TaskData
+    exercise: Exercise
+    questions: dict[str, list[Example]]
+    course: Course
+    flops: BatchFlops | None
+
+    @property
+    def has_rows_of_nothing(self) -> bool:
+        """Whether an example has no tokens."""
+        return any(not example["input_ids"] for example in chain(self.course.rest(0), *self.questions.values()))
+
+
+def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
+    """Read the examples of a run and plan its steps; notes the numbers of examples.
+
+    Raises:
+        LoraBenchError: If the data is not what was planned with.
+    """
+    job, facts, seed = setup.job, setup.facts, setup.seed
+    facts.enter("reading the data")
+    reach("run.data")
+    data = WARM.data(job)
+    if data.sha256 != job.spec.task.data_sha256:
+        raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
+    made = exercise(job.task, tokenizer, job.spec, seed)
+    train, questions = examples_of(job, data, made, facts)
+    recipe = job.spec.training
+    flops = _flops(job, setup.method, train) if recipe.uses("train_flops") else None
+    return Lessons(data, made, questions, plan_course(recipe, seed, train, flops), flops)
+
+
+def _flops(job: Job, method: Method, train: Sequence[Example]) -> BatchFlops:
+    """Return a function that counts the FLOPs of a batch of training examples."""
+    recipe, labels = job.spec.training, max(1, len(job.spec.task.labels))
+
+    def count(rows: int, length: int) -> int:
+        return step_flops(job.base_model, method, kind=job.task.kind, labels=labels, rows=rows, length=length)
+
+    return batch_flops(count, train, recipe.batch_size, recipe.accumulation)
