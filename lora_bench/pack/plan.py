@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from lora_bench.records.spec import PlannedSpec
+from lora_bench.training.in_common import MAY_DIFFER, in_common
 from lora_bench.training.job import Job
 
 FAMILIES = ("roberta", "deberta-v2", "gpt2")
@@ -82,24 +81,13 @@ def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list
 
 
 def company_of(job: Job) -> str | None:
-    """What runs of one pack have in common, or None for a run that is done by itself."""
+    """Return what runs must have in common to share a pack, or None for a run that is done by itself."""
     spec = job.spec
     if not _packs(job.base_model.model_type, spec):
         return None
-    method, recipe = spec.method, spec.training
-    differing = SIZES[method.name]
-    common: dict[str, Any] = {
-        "model": [spec.model.sha256, spec.model.name],
-        "kind": [job.task.kind, len(spec.task.labels)],
-        # A prefix that another run trained is no longer made by a network.
-        "started": spec.start is not None,
-        "method": [method.name, {name: value for name, value in method.options.items() if name not in differing}],
-        "recipe": [
-            recipe.batch_size, recipe.max_length, recipe.precision, recipe.threads, recipe.arguments,
-            recipe.label_smoothing, recipe.base_dropout, recipe.head_dropout, recipe.masks,
-        ],
-    }  # fmt: skip
-    return json.dumps(common, sort_keys=True)
+    method = {**MAY_DIFFER["method"], "options": dict.fromkeys(SIZES[spec.method.name], True)}
+    # A prefix that another run trained is no longer made by a network.
+    return in_common(job, {**MAY_DIFFER, "method": method}) + str(spec.start is not None)
 
 
 def _packs(model_type: str, spec: PlannedSpec) -> bool:

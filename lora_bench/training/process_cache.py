@@ -25,6 +25,7 @@ from lora_bench.models.registry import BaseModel
 from lora_bench.models.shared_copy import copy_sharing
 from lora_bench.tasks import TaskData, definition, load_data, scoring
 from lora_bench.training.generation import encode
+from lora_bench.training.in_common import MAY_DIFFER, Fields, in_common
 from lora_bench.training.job import Job
 from lora_bench.training.token_cache import LEAST_EXAMPLES, Example, shared_examples
 from lora_bench.util.hashing import content_hash
@@ -37,6 +38,17 @@ if TYPE_CHECKING:
 MadeT = TypeVar("MadeT")
 Loaded = tuple[Any, list[str]]
 """A base model with what its kind of task needs, and the names of its head's modules."""
+
+BASE_MAY_DIFFER: Fields = {
+    **MAY_DIFFER,
+    "method": True,
+    "training": {
+        **MAY_DIFFER["training"],
+        "train_seconds": True, "batch_size": True, "max_length": True, "precision": True, "threads": True,
+        "arguments": True, "label_smoothing": True, "masks": True, "processes": True, "parallelism": True,
+    },
+}  # fmt: skip
+"""In what runs of one base model may differ: a model is loaded before any method or step."""
 
 
 @dataclass
@@ -115,17 +127,7 @@ class Warm:
 
     def base(self, job: Job) -> Loaded:
         """A copy of the base model that a run is to adapt, over the weights that are kept."""
-        recipe = job.spec.training
-        labels = len(job.spec.task.labels)
-        key = (
-            job.spec.model.sha256,
-            job.base_model.folder,
-            job.task.kind,
-            labels,
-            recipe.base_dropout,
-            recipe.head_dropout,
-            job.cut,
-        )
+        key = (job.base_model, in_common(job, BASE_MAY_DIFFER))
         if self._base.key != key or _hash(self._base.made[0]) != self._base_hash:
             self._base = _Kept()
             self._base = _Kept(key, load_for(job))

@@ -12,11 +12,13 @@ from lora_bench.pack import evaluate as asking
 from lora_bench.pack import train as together
 from lora_bench.pack.plan import company_of, most_members, packs
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.records.spec import Start
+from lora_bench.records.spec import PlannedSpec, PlannedTraining, Start
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.load import load_suite
 from lora_bench.training import callbacks as loop
-from lora_bench.training.process_cache import WARM, load_for
+from lora_bench.training import process_cache
+from lora_bench.training.in_common import MAY_DIFFER
+from lora_bench.training.process_cache import BASE_MAY_DIFFER, WARM, Warm, load_for
 from tests.project import write_data, write_project
 
 SUITE = """\
@@ -448,3 +450,44 @@ def test_the_members_of_a_pack_have_one_base(tmp_path, monkeypatch):
     records_of(path, tmp_path / "runs", workers=0)
     assert len({method for method, _ in places}) == 4
     assert len(set(places)) == 4, "one place for every weight in all members and steps of a method"
+
+
+class RecipeOfTomorrow(PlannedTraining):
+    """The recipe with a field that no line of the package mentions."""
+
+    curriculum: str = "none"
+
+
+class SpecOfTomorrow(PlannedSpec):
+    training: RecipeOfTomorrow
+
+
+def test_runs_that_differ_in_a_field_nobody_has_heard_of_share_neither_a_pack_nor_a_base(tmp_path, monkeypatch):
+    path = write_project(tmp_path / "project", SUITE)
+    first, second = (job for job in jobs_of(path, tmp_path / "runs") if job.spec.method.label == "lora")
+
+    def with_curriculum(job, curriculum):
+        training = RecipeOfTomorrow(**dict(job.spec.training), curriculum=curriculum)
+        return dataclasses.replace(job, spec=SpecOfTomorrow(**{**dict(job.spec), "training": training}))
+
+    alike = [with_curriculum(job, "none") for job in (first, second)]
+    other = with_curriculum(second, "short texts first")
+    assert None is not company_of(alike[0]) == company_of(alike[1]) != company_of(other)
+    assert [len(unit) for unit in packs([*alike, other], 1, lambda job: 8)] == [2, 1]
+
+    loads = []
+    monkeypatch.setattr(process_cache, "load_for", lambda job: loads.append(job) or load_for(job))
+    warm = Warm()
+    for job in (*alike, other):
+        warm.base(job)
+    assert loads == [alike[0], other]
+
+
+@pytest.mark.parametrize("part", ["task", "model", "method", "training"])
+def test_a_field_that_may_differ_exists(tmp_path, part):
+    """A name on a list that no spec has would be a word without effect."""
+    fields = PlannedSpec.model_fields
+    for listed in (MAY_DIFFER, BASE_MAY_DIFFER):
+        assert listed.keys() <= fields.keys()
+        inside = listed.get(part, True)
+        assert inside is True or inside.keys() <= fields[part].annotation.model_fields.keys()
