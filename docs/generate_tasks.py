@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lora_bench.metrics import higher_is_better, known_metrics
+from lora_bench.metrics import known_metrics
 from lora_bench.tasks import Task, load_task
 from lora_bench.tasks.declaration import Shares, Subsets
 from lora_bench.tasks.sources import Data, HubSplits, Label, Local, Part
@@ -53,13 +53,8 @@ COUNTS: dict[str, dict[str, str]] = {
     "tweets": {"all": "4,200"},
 }
 
-LIBRARIES = {
-    "sklearn": "scikit-learn",
-    "scipy": "scipy",
-    "sacrebleu": "sacrebleu",
-    "pycocoevalcap": "pycocoevalcap",
-    "rouge_score": "rouge-score",
-}
+# The libraries under metrics whose package has another name than their module.
+PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}
 
 HEADER = """# Tasks and metrics
 
@@ -271,12 +266,9 @@ def metrics_part() -> str:
     for name, kind in known_metrics().items():
         module = importlib.import_module(f"lora_bench.metrics.{name}")
         title, _, text = inspect.cleandoc(module.__doc__ or "").partition("\n")
-        (metric,) = (
-            found for _, found in inspect.getmembers(module, inspect.isclass)
-            if found.__module__ == module.__name__ and hasattr(found, "_compute")
-        )  # fmt: skip
-        better = "higher" if higher_is_better(name) else "lower"
-        rows.append(f"| [`{name}`](#{name}) | {kind} | {better} | {inspect.getdoc(metric)} | {sources(name)} |\n")
+        better = "higher" if module.METRIC.higher_is_better else "lower"
+        what = inspect.getdoc(module.METRIC.value)
+        rows.append(f"| [`{name}`](#{name}) | {kind} | {better} | {what} | {sources(name)} |\n")
         cards.append(f"### {name}\n\n{title}\n{text}".rstrip() + "\n\n")
     return f"{METRICS_HEADER}{''.join(rows)}\n{''.join(cards)}".rstrip() + "\n"
 
@@ -292,15 +284,14 @@ record. A value that is undefined is left out too, and never a number that stand
 
 
 def sources(name: str) -> str:
-    """The libraries that a metric's module imports, itself or through the metrics it is made of."""
-    source = inspect.getsource(importlib.import_module(f"lora_bench.metrics.{name}"))
-    found = re.findall(rf"(?:from|import) ({'|'.join(LIBRARIES)})\b", source)
-    found += ["rouge_score"] if "mean_rouge(" in source else []
-    found += ["pycocoevalcap"] if "metrics.java import" in source else []
-    libraries = [LIBRARIES[library] for library in found]
+    """The libraries that a metric rests on, itself or through the metrics it is made of."""
+    module = importlib.import_module(f"lora_bench.metrics.{name}")
+    source = inspect.getsource(module)
+    found = [*re.findall(r"from (sklearn|scipy)\b", source), module.METRIC.library]
+    libraries = [PACKAGES.get(library, library) for library in found if library is not None]
     for other in re.findall(r"from lora_bench\.metrics\.(\w+) import", source):
         libraries += sources(other).split(", ") if other in known_metrics() else []
-    libraries += ["Java"] if "metrics.java import" in source else []
+    libraries += ["Java"] if module.METRIC.java else []
     if "sacrebleu.tokenizers" in source or not libraries:
         libraries = ["written here", *(f"words by {library}" for library in libraries)]
     return ", ".join(dict.fromkeys(libraries))

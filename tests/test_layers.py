@@ -20,7 +20,8 @@ LEVELS = [
     ["probe", "plugin", "pack", "testing"],
     ["gate", "exchange", "suite", "training"],
     ["report", "methods", "models", "tasks"],
-    ["records", "tuners", "metrics"],
+    ["records", "tuners"],
+    ["metrics"],
     ["families", "stats", "documents", "util"],
     ["errors", "version"],
 ]

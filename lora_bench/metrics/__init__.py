@@ -1,75 +1,65 @@
-"""Metrics that need no network: `evaluate.Metric` classes over scikit-learn, scipy, sacrebleu and others.
+"""Metrics that need no network, over scikit-learn, scipy, sacrebleu and others.
 
-`evaluate.load("accuracy")` fetches a script from a hub and runs it; these come with the package and give the same
-numbers. One file a metric, named like it. A value that is undefined, such as the correlation with a constant, is None
-and never NaN. Asking which metrics there are imports nothing. Anything else is reached as ``hub:NAME@COMMIT``.
+`evaluate.load("accuracy")` downloads a script and runs it. These come with the package, give the same numbers, and have the
+form of `evaluate.Metric`. Every module of this folder is one metric: its name is the metric's, `METRIC` its facts. What the
+metrics share is in `support`. A value that is undefined, such as the correlation with a constant, is None and never NaN.
+Asking for facts imports no library of metrics. Metrics of others are reached as ``hub:NAME@COMMIT``.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import pkgutil
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import typing
+from functools import cache
+from typing import TYPE_CHECKING
 
 from lora_bench.errors import unknown
+from lora_bench.metrics.support.declaration import HALF_A_POINT, Kind, Metric
 
 if TYPE_CHECKING:
     import evaluate
 
-    from lora_bench.metrics.hub import HubMetric
+    from lora_bench.metrics.support.hub import HubMetric
 
-Kind = Literal["classification", "regression", "generation"]
+__all__ = [
+    "HALF_A_POINT", "HUB", "Kind", "Metric", "declared", "default_margin", "find", "higher_is_better", "kind_of",
+    "known_metrics", "metric", "unavailable", "unpinned",
+]  # fmt: skip
 
 HUB = "hub:"
 
 
-@dataclass(frozen=True)
-class _Metric:
-    """What is known of a metric before its module is imported.
-
-    Args:
-        kind: The kind of task that it scores.
-        class_name: Its class, in the module named like the metric.
-        higher_is_better: Its direction.
-        library: The module of the extra `nlg` that it rests on, or None.
-        java: Whether that library runs Java.
-    """
-
-    kind: Kind
-    class_name: str
-    higher_is_better: bool = True
-    library: str | None = None
-    java: bool = False
-
-
-_METRICS = {
-    "accuracy": _Metric("classification", "Accuracy"),
-    "f1": _Metric("classification", "F1"),
-    "accuracy_f1_mean": _Metric("classification", "AccuracyF1Mean"),
-    "matthews_correlation": _Metric("classification", "MatthewsCorrelation"),
-    "pearson": _Metric("regression", "Pearson"),
-    "spearman": _Metric("regression", "Spearman"),
-    "pearson_spearman_mean": _Metric("regression", "PearsonSpearmanMean"),
-    "exact_match": _Metric("generation", "ExactMatch"),
-    "bleu": _Metric("generation", "Bleu", library="sacrebleu"),
-    "bleu_webnlg": _Metric("generation", "BleuWebnlg", library="sacrebleu"),
-    "nist": _Metric("generation", "Nist", library="sacrebleu"),
-    "ter": _Metric("generation", "Ter", higher_is_better=False, library="sacrebleu"),
-    "chrf": _Metric("generation", "Chrf", library="sacrebleu"),
-    "rouge_l": _Metric("generation", "RougeL", library="pycocoevalcap", java=True),
-    "cider": _Metric("generation", "Cider", library="pycocoevalcap", java=True),
-    "meteor": _Metric("generation", "Meteor", library="pycocoevalcap", java=True),
-    "rouge_1": _Metric("generation", "Rouge1", library="rouge_score"),
-    "rouge_2": _Metric("generation", "Rouge2", library="rouge_score"),
-    "rouge_l_summary": _Metric("generation", "RougeLSummary", library="rouge_score"),
-}
-
-
 def known_metrics() -> dict[str, Kind]:
-    """Every metric of this package by name, with the kind of task it scores."""
-    return {name: entry.kind for name, entry in _METRICS.items()}
+    """Every metric of this package by name, with the kind of task it scores; kind by kind, then by name."""
+    kinds = {name: _read(name).kind for name in sorted(_names())}
+    return {name: kind for each in typing.get_args(Kind) for name, kind in kinds.items() if kind == each}
+
+
+def find(name: str | None) -> Metric | None:
+    """The facts of a metric of this package; None for every other name."""
+    return _read(name) if name is not None and name in _names() else None
+
+
+def declared(name: str) -> Metric | None:
+    """The facts of a metric of this package; None for one from the hub.
+
+    Raises:
+        LoraBenchError: If there is no such metric, with the nearest name.
+    """
+    if name.startswith(HUB) and len(name) > len(HUB):
+        return None
+    if name not in _names():
+        raise unknown("metric", name, [*known_metrics(), f"{HUB}NAME"])
+    return _read(name)
+
+
+def default_margin(name: str | None) -> float | None:
+    """The difference that is disregarded where a suite declares none; None for no such default."""
+    found = find(name)
+    return None if found is None else found.margin
 
 
 def kind_of(name: str) -> Kind | None:
@@ -78,8 +68,8 @@ def kind_of(name: str) -> Kind | None:
     Raises:
         LoraBenchError: If there is no such metric, with the nearest name.
     """
-    entry = _entry(name)
-    return entry.kind if entry is not None else None
+    found = declared(name)
+    return found.kind if found is not None else None
 
 
 def higher_is_better(name: str) -> bool | None:
@@ -88,8 +78,8 @@ def higher_is_better(name: str) -> bool | None:
     Raises:
         LoraBenchError: If there is no such metric, with the nearest name.
     """
-    entry = _entry(name)
-    return entry.higher_is_better if entry is not None else None
+    found = declared(name)
+    return found.higher_is_better if found is not None else None
 
 
 def unavailable(name: str) -> str | None:
@@ -98,13 +88,13 @@ def unavailable(name: str) -> str | None:
     Raises:
         LoraBenchError: If there is no such metric, with the nearest name.
     """
-    entry = _entry(name)
-    if entry is None or entry.library is None:
+    found = declared(name)
+    if found is None or found.library is None:
         return None
-    if importlib.util.find_spec(entry.library) is None:
-        return f"metric {name!r} needs the package {entry.library!r}, which is not installed; install lora_bench[nlg]"
-    if entry.java:
-        from lora_bench.metrics.java import missing_java
+    if importlib.util.find_spec(found.library) is None:
+        return f"metric {name!r} needs the package {found.library!r}, which is not installed; install lora_bench[nlg]"
+    if found.java:
+        from lora_bench.metrics.support.java import missing_java
 
         reason = missing_java()
         return f"metric {name!r} {reason}" if reason is not None else None
@@ -132,25 +122,25 @@ def metric(name: str) -> evaluate.Metric | HubMetric:
     """A metric by name, ready for `compute(references=..., predictions=...)`.
 
     For generation, predictions are texts and references lists of one or more texts. Where the metric is unavailable,
-    it is `compute` that raises the reason.
+    `compute` raises the reason.
 
     Raises:
         LoraBenchError: If there is none, with the nearest name; if one from the hub cannot be loaded.
     """
-    entry = _entry(name)
-    if entry is None:
-        from lora_bench.metrics.hub import HubMetric
+    if declared(name) is None:
+        from lora_bench.metrics.support.hub import HubMetric
 
         return HubMetric(name)
-    module = importlib.import_module(f"{__name__}.{name}")
-    # In memory: evaluate otherwise writes every prediction to a file in the user's cache, and locks it.
-    return getattr(module, entry.class_name)(keep_in_memory=True)
+    from lora_bench.metrics.support.as_evaluate import PackageMetric
+
+    return PackageMetric(name)
 
 
-def _entry(name: str) -> _Metric | None:
-    """What is known of a metric; None for one from the hub."""
-    if name.startswith(HUB) and len(name) > len(HUB):
-        return None
-    if name not in _METRICS:
-        raise unknown("metric", name, [*_METRICS, f"{HUB}NAME"])
-    return _METRICS[name]
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+
+
+def _read(name: str) -> Metric:
+    found: Metric = importlib.import_module(f"{__name__}.{name}").METRIC
+    return found

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import evaluate
+from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
 
-from lora_bench.metrics.base import info
+if TYPE_CHECKING:
+    from lora_bench.stats.items import Floats
 
 
-class Accuracy(evaluate.Metric):
+def accuracy(predictions: Sequence[int], references: Sequence[int]) -> float:
     """The share of right predictions, in [0, 1]."""
+    from sklearn.metrics import accuracy_score
 
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__, "int64")
+    return float(accuracy_score(references, predictions))
 
-    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float | None]:
-        from sklearn.metrics import accuracy_score
 
-        return {"accuracy": float(accuracy_score(references, predictions)) if len(references) else None}
+def right_items(*, references: Floats, predictions: Floats) -> Floats:
+    """1 for each right prediction and else 0. Shapes (items,) and (seeds, items)."""
+    import numpy as np
+
+    return np.asarray(predictions == references, dtype=np.float64)
+
+
+METRIC = Metric(accuracy, kind="classification", margin=HALF_A_POINT, item_scores=right_items)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import evaluate
+from lora_bench.metrics.accuracy import accuracy, right_items
+from lora_bench.metrics.f1 import f1, weighted_f1
+from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
 
-from lora_bench.metrics.accuracy import Accuracy
-from lora_bench.metrics.base import info
-from lora_bench.metrics.f1 import F1
+if TYPE_CHECKING:
+    from lora_bench.stats.items import Floats, Weighted
 
 
-class AccuracyF1Mean(evaluate.Metric):
+def accuracy_f1_mean(predictions: Sequence[int], references: Sequence[int], classes: int = 2) -> float | None:
     """The mean of accuracy and F1, in [0, 1]."""
+    other = f1(predictions, references, classes)
+    return None if other is None else (accuracy(predictions, references) + other) / 2
 
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__, "int64")
 
-    def _compute(
-        self, predictions: Sequence[int], references: Sequence[int], classes: int = 2
-    ) -> dict[str, float | None]:
-        accuracy = Accuracy(keep_in_memory=True)._compute(predictions, references)["accuracy"]
-        f1 = F1(keep_in_memory=True)._compute(predictions, references, classes)["f1"]
-        if accuracy is None or f1 is None:
-            return {"accuracy_f1_mean": None}
-        return {"accuracy_f1_mean": (accuracy + f1) / 2}
+def weighted_mean(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
+    """The mean as a function of item weights."""
+    right = right_items(references=references, predictions=predictions).T
+    other = weighted_f1(references=references, predictions=predictions, classes=classes)
+    return lambda weights: (weights @ right / weights.sum(axis=1, keepdims=True) + other(weights)) / 2
+
+
+METRIC = Metric(
+    accuracy_f1_mean, kind="classification", takes_classes=True, margin=HALF_A_POINT, weighted=weighted_mean
+)

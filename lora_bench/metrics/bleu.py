@@ -6,17 +6,16 @@ where not one run of four words is right. sacrebleu's `-lc -tok 13a -s none`, as
 
 from __future__ import annotations
 
-from lora_bench.metrics.base import TextMetric, columns
+from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.texts import columns
 
 
-class Bleu(TextMetric):
+def bleu(predictions: list[str], references: list[list[str]]) -> float:
     """Precision of runs of one to four words, less where predictions are short; in [0, 1]."""
+    from sacrebleu.metrics import BLEU
 
-    key = "bleu"
+    scorer = BLEU(tokenize="13a", lowercase=True, smooth_method="none", force=True)
+    return float(scorer.corpus_score(predictions, columns(references)).score) / 100
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float:
-        """BLEU of all predictions together."""
-        from sacrebleu.metrics import BLEU
 
-        scorer = BLEU(tokenize="13a", lowercase=True, smooth_method="none", force=True)
-        return float(scorer.corpus_score(predictions, columns(references)).score) / 100
+METRIC = Metric(bleu, kind="generation", library="sacrebleu")

@@ -10,25 +10,21 @@ from __future__ import annotations
 
 import re
 
-from lora_bench.metrics.base import TextMetric, columns
+from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.texts import columns
 
 COUNTED_REFERENCES = 6
 
 SIGN = re.compile(r"(\W)")
 
 
-class BleuWebnlg(TextMetric):
+def bleu_webnlg(predictions: list[str], references: list[list[str]]) -> float:
     """Precision of runs of one to four words, less where predictions are short; in [0, 1]."""
+    from sacrebleu.metrics import BLEU
 
-    key = "bleu_webnlg"
-
-    def value(self, predictions: list[str], references: list[list[str]]) -> float:
-        """BLEU of all predictions together."""
-        from sacrebleu.metrics import BLEU
-
-        scorer = BLEU(tokenize="13a", smooth_method="none", force=True)
-        split = [[split_at_signs(text) for text in each[:COUNTED_REFERENCES]] for each in references]
-        return float(scorer.corpus_score([split_at_signs(text) for text in predictions], columns(split)).score) / 100
+    scorer = BLEU(tokenize="13a", smooth_method="none", force=True)
+    split = [[split_at_signs(text) for text in each[:COUNTED_REFERENCES]] for each in references]
+    return float(scorer.corpus_score([split_at_signs(text) for text in predictions], columns(split)).score) / 100
 
 
 def split_at_signs(text: str) -> str:
@@ -38,3 +34,6 @@ def split_at_signs(text: str) -> str:
     "a_b ' s cost : 3 . 5"
     """
     return " ".join(" ".join(SIGN.split(text.lower())).split())
+
+
+METRIC = Metric(bleu_webnlg, kind="generation", library="sacrebleu")

@@ -6,16 +6,15 @@ of an input the one with the greatest score counts, and of equals the first.
 
 from __future__ import annotations
 
-from lora_bench.metrics.base import TextMetric, columns
+from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.texts import columns
 
 
-class Chrf(TextMetric):
+def chrf(predictions: list[str], references: list[list[str]]) -> float:
     """F-score of runs of characters, in [0, 1]."""
+    from sacrebleu.metrics import CHRF
 
-    key = "chrf"
+    return float(CHRF().corpus_score(predictions, columns(references)).score) / 100
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float:
-        """chrF2 of all predictions together."""
-        from sacrebleu.metrics import CHRF
 
-        return float(CHRF().corpus_score(predictions, columns(references)).score) / 100
+METRIC = Metric(chrf, kind="generation", library="sacrebleu")

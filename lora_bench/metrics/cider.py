@@ -7,20 +7,18 @@ those of the Penn Treebank tokenizer (Java), in lower case, without signs.
 
 from __future__ import annotations
 
-from lora_bench.metrics.base import TextMetric
-from lora_bench.metrics.java import split_all
+from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.java import split_all
 
 
-class Cider(TextMetric):
+def cider(predictions: list[str], references: list[list[str]]) -> float | None:
     """Mean similarity of weighted runs of words, in [0, 10]."""
+    from pycocoevalcap.cider.cider import Cider
 
-    key = "cider"
+    made, right = split_all(predictions, references)
+    if len(predictions) < 2 or not any(text for each in right.values() for text in each):
+        return None
+    return float(Cider().compute_score(right, made)[0])
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float | None:
-        """The mean over predictions; None where it is undefined."""
-        from pycocoevalcap.cider.cider import Cider as Scorer
 
-        made, right = split_all(predictions, references)
-        if len(predictions) < 2 or not any(text for each in right.values() for text in each):
-            return None
-        return float(Scorer().compute_score(right, made)[0])
+METRIC = Metric(cider, kind="generation", points=False, library="pycocoevalcap", java=True)

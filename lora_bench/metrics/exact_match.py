@@ -5,15 +5,13 @@ White space at both ends does not count; everything else does, case too.
 
 from __future__ import annotations
 
-from lora_bench.metrics.base import TextMetric
+from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
 
 
-class ExactMatch(TextMetric):
+def exact_match(predictions: list[str], references: list[list[str]]) -> float:
     """The share of predictions equal to a reference, in [0, 1]."""
+    pairs = zip(predictions, references, strict=True)
+    return sum(text.strip() in {each.strip() for each in right} for text, right in pairs) / len(predictions)
 
-    key = "exact_match"
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float:
-        """The share of predictions that equal one of their references."""
-        pairs = zip(predictions, references, strict=True)
-        return sum(text.strip() in {each.strip() for each in right} for text, right in pairs) / len(predictions)
+METRIC = Metric(exact_match, kind="generation", margin=HALF_A_POINT)

@@ -6,20 +6,49 @@ Always predicting one class gives 0, the convention of scikit-learn and of GLUE'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import evaluate
+from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
 
-from lora_bench.metrics.base import info
+if TYPE_CHECKING:
+    from lora_bench.stats.items import Floats, Weighted
 
 
-class MatthewsCorrelation(evaluate.Metric):
+def matthews_correlation(predictions: Sequence[int], references: Sequence[int]) -> float:
     """Agreement beyond chance, in [-1, 1]."""
+    from sklearn.metrics import matthews_corrcoef
 
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__, "int64")
+    return float(matthews_corrcoef(references, predictions))
 
-    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float | None]:
-        from sklearn.metrics import matthews_corrcoef
 
-        value = float(matthews_corrcoef(references, predictions)) if len(references) else None
-        return {"matthews_correlation": value}
+def weighted_matthews(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
+    """Matthews correlation for any number of classes; 0 where all predictions or references are of one class.
+
+    Gorodkin 2004, https://doi.org/10.1016/j.compbiolchem.2004.09.006
+
+    Args:
+        references: Class of each item, shape (items,).
+        predictions: Shape (seeds, items).
+        classes: At least 2.
+    """
+    import numpy as np
+
+    right = (predictions == references).astype(np.float64).T
+    are = [(references == label).astype(np.float64) for label in range(classes)]
+    said = [(predictions == label).astype(np.float64).T for label in range(classes)]
+
+    def metric(weights: Floats) -> Floats:
+        n = weights.sum(axis=1, keepdims=True)
+        covariance = n * (weights @ right)
+        of_truth, of_answers = n**2, n**2 + np.zeros_like(covariance)
+        for truth, answer in zip(are, said, strict=True):
+            true, named = (weights @ truth)[:, None], weights @ answer
+            covariance = covariance - true * named
+            of_truth, of_answers = of_truth - true**2, of_answers - named**2
+        both = of_truth * of_answers
+        return np.asarray(np.divide(covariance, np.sqrt(both), out=np.zeros_like(covariance), where=both > 0))
+
+    return metric
+
+
+METRIC = Metric(matthews_correlation, kind="classification", margin=HALF_A_POINT, weighted=weighted_matthews)

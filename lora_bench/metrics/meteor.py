@@ -8,16 +8,14 @@ tables of WebNLG and DART splits by nltk: numbers near theirs, not theirs.
 
 from __future__ import annotations
 
-from lora_bench.metrics.base import TextMetric
-from lora_bench.metrics.java import meteor, split_all
+from lora_bench.metrics.support import java
+from lora_bench.metrics.support.declaration import Metric
 
 
-class Meteor(TextMetric):
+def meteor(predictions: list[str], references: list[list[str]]) -> float:
     """F-score of matched words, in [0, 1]."""
+    made, right = java.split_all(predictions, references)
+    return java.meteor([text for (text,) in made.values()], list(right.values()))
 
-    key = "meteor"
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float:
-        """METEOR of all predictions together."""
-        made, right = split_all(predictions, references)
-        return meteor([text for (text,) in made.values()], list(right.values()))
+METRIC = Metric(meteor, kind="generation", library="pycocoevalcap", java=True)

@@ -20,7 +20,7 @@ from collections import Counter
 from functools import reduce
 from operator import or_
 
-from lora_bench.metrics.base import TextMetric
+from lora_bench.metrics.support.declaration import Metric
 
 LONGEST = 5
 
@@ -29,24 +29,19 @@ PENALTY = math.log(2) / math.log(3 / 2) ** 2
 Words = tuple[str, ...]
 
 
-class Nist(TextMetric):
+def nist(predictions: list[str], references: list[list[str]]) -> float | None:
     """Information of the right runs of words, at least 0; there is no greatest value."""
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-    key = "nist"
+    tokenize = Tokenizer13a()
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float | None:
-        """NIST of all predictions together; None where no reference has a word."""
-        from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+    def words(text: str) -> Words:
+        return tuple(tokenize(text.lower()).split())
 
-        tokenize = Tokenizer13a()
-
-        def words(text: str) -> Words:
-            return tuple(tokenize(text.lower()).split())
-
-        return nist([words(text) for text in predictions], [[words(text) for text in each] for each in references])
+    return nist_of_words([words(text) for text in predictions], [[words(text) for text in each] for each in references])
 
 
-def nist(predictions: list[Words], references: list[list[Words]]) -> float | None:
+def nist_of_words(predictions: list[Words], references: list[list[Words]]) -> float | None:
     """NIST of predictions and their references, all split into words; None where no reference has a word."""
     reference_words = sum(len(words) for each in references for words in each)
     if not reference_words:
@@ -84,3 +79,6 @@ def length_penalty(ratio: float) -> float:
     if ratio >= 1:
         return 1.0
     return math.exp(-PENALTY * math.log(ratio) ** 2) if ratio > 0 else 0.0
+
+
+METRIC = Metric(nist, kind="generation", points=False, library="sacrebleu")

@@ -7,22 +7,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import evaluate
+from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
 
-from lora_bench.metrics.base import info
+if TYPE_CHECKING:
+    from lora_bench.stats.items import Floats, Weighted
 
 
-class Pearson(evaluate.Metric):
+def pearson(predictions: Sequence[float], references: Sequence[float]) -> float | None:
     """Linear correlation, in [-1, 1]."""
+    from scipy.stats import pearsonr
 
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__, "float64")
+    if len(set(predictions)) < 2 or len(set(references)) < 2 or not all(map(math.isfinite, predictions)):
+        return None
+    return float(pearsonr(references, predictions)[0])
 
-    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float | None]:
-        from scipy.stats import pearsonr
 
-        if len(set(predictions)) < 2 or len(set(references)) < 2 or not all(map(math.isfinite, predictions)):
-            return {"pearson": None}
-        value = float(pearsonr(references, predictions)[0])
-        return {"pearson": value if math.isfinite(value) else None}
+def weighted_pearson(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
+    """Pearson's correlation as a function of item weights; NaN where either is constant.
+
+    Args:
+        references: Shape (items,).
+        predictions: Shape (seeds, items).
+        classes: Not needed.
+    """
+    from lora_bench.metrics.support.items import correlation
+
+    # Centred, so that squares do not drown the differences of numbers far from zero.
+    x, y = references - references.mean(), (predictions - predictions.mean(axis=1, keepdims=True)).T
+
+    def metric(weights: Floats) -> Floats:
+        n = weights.sum(axis=1, keepdims=True)
+        mean_x, mean_y = (weights @ x)[:, None] / n, weights @ y / n
+        variance_x = (weights @ x**2)[:, None] / n - mean_x**2
+        variance_y = weights @ y**2 / n - mean_y**2
+        return correlation(
+            weights @ (x[:, None] * y) / n - mean_x * mean_y, variance_x, variance_y, (x**2).mean(), (y**2).mean(axis=0)
+        )
+
+    return metric
+
+
+METRIC = Metric(pearson, kind="regression", margin=HALF_A_POINT, weighted=weighted_pearson)

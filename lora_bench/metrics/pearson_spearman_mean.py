@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import evaluate
+from lora_bench.metrics.pearson import pearson, weighted_pearson
+from lora_bench.metrics.spearman import spearman, weighted_spearman
+from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
 
-from lora_bench.metrics.base import info
-from lora_bench.metrics.pearson import Pearson
-from lora_bench.metrics.spearman import Spearman
+if TYPE_CHECKING:
+    from lora_bench.stats.items import Floats, Weighted
 
 
-class PearsonSpearmanMean(evaluate.Metric):
+def pearson_spearman_mean(predictions: Sequence[float], references: Sequence[float]) -> float | None:
     """The mean of the linear and the rank correlation, in [-1, 1]."""
+    linear, ranks = pearson(predictions, references), spearman(predictions, references)
+    return None if linear is None or ranks is None else (linear + ranks) / 2
 
-    def _info(self) -> evaluate.MetricInfo:
-        return info(__doc__, "float64")
 
-    def _compute(self, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float | None]:
-        pearson = Pearson(keep_in_memory=True)._compute(predictions, references)["pearson"]
-        spearman = Spearman(keep_in_memory=True)._compute(predictions, references)["spearman"]
-        if pearson is None or spearman is None:
-            return {"pearson_spearman_mean": None}
-        return {"pearson_spearman_mean": (pearson + spearman) / 2}
+def weighted_mean(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
+    """The mean as a function of item weights."""
+    linear = weighted_pearson(references=references, predictions=predictions)
+    ranks = weighted_spearman(references=references, predictions=predictions)
+    return lambda weights: (linear(weights) + ranks(weights)) / 2
+
+
+METRIC = Metric(pearson_spearman_mean, kind="regression", margin=HALF_A_POINT, weighted=weighted_mean)

@@ -6,14 +6,13 @@ lower case and stemmed, as the rouge-score library counts them.
 
 from __future__ import annotations
 
-from lora_bench.metrics.base import TextMetric, mean_rouge
+from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.texts import mean_rouge
 
 
-class Rouge1(TextMetric):
+def rouge_1(predictions: list[str], references: list[list[str]]) -> float:
     """F-score of single words, in [0, 1]."""
+    return mean_rouge("rouge1", predictions, references)
 
-    key = "rouge_1"
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float:
-        """The mean over predictions."""
-        return mean_rouge("rouge1", predictions, references)
+METRIC = Metric(rouge_1, kind="generation", library="rouge_score")

@@ -7,18 +7,16 @@ tokenizer (Java), in lower case, without signs. `rouge_l_summary` is another def
 
 from __future__ import annotations
 
-from lora_bench.metrics.base import TextMetric
-from lora_bench.metrics.java import split_all
+from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.java import split_all
 
 
-class RougeL(TextMetric):
+def rouge_l(predictions: list[str], references: list[list[str]]) -> float:
     """F-score of the longest common subsequence, in [0, 1]."""
+    from pycocoevalcap.rouge.rouge import Rouge
 
-    key = "rouge_l"
+    made, right = split_all(predictions, references)
+    return float(Rouge().compute_score(right, made)[0])
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float:
-        """The mean over predictions."""
-        from pycocoevalcap.rouge.rouge import Rouge
 
-        made, right = split_all(predictions, references)
-        return float(Rouge().compute_score(right, made)[0])
+METRIC = Metric(rouge_l, kind="generation", library="pycocoevalcap", java=True)

@@ -7,14 +7,13 @@ the rouge-score library counts them (its rougeLsum). `rouge_l` is another defini
 
 from __future__ import annotations
 
-from lora_bench.metrics.base import TextMetric, mean_rouge
+from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.texts import mean_rouge
 
 
-class RougeLSummary(TextMetric):
+def rouge_l_summary(predictions: list[str], references: list[list[str]]) -> float:
     """F-score of longest common subsequences, in [0, 1]."""
+    return mean_rouge("rougeLsum", predictions, references)
 
-    key = "rouge_l_summary"
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float:
-        """The mean over predictions."""
-        return mean_rouge("rougeLsum", predictions, references)
+METRIC = Metric(rouge_l_summary, kind="generation", library="rouge_score")

@@ -7,16 +7,15 @@ The script behind LoRA's tables takes pyter's, on nltk's words and as a mean ove
 
 from __future__ import annotations
 
-from lora_bench.metrics.base import TextMetric, columns
+from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.texts import columns
 
 
-class Ter(TextMetric):
+def ter(predictions: list[str], references: list[list[str]]) -> float:
     """Edits a word of the reference, at least 0; lower is better."""
+    from sacrebleu.metrics import TER
 
-    key = "ter"
+    return float(TER().corpus_score(predictions, columns(references)).score) / 100
 
-    def value(self, predictions: list[str], references: list[list[str]]) -> float:
-        """Edits of all predictions over the mean length of their references."""
-        from sacrebleu.metrics import TER
 
-        return float(TER().corpus_score(predictions, columns(references)).score) / 100
+METRIC = Metric(ter, kind="generation", higher_is_better=False, library="sacrebleu")

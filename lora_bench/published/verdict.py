@@ -13,8 +13,8 @@ difference d = T − P, the number is *reproduced* where
   a median. m is 1 where the source does not say it.
 - s is the standard deviation over our seeds, pooled with the published spread where one is printed with its number of seeds
   (degrees of freedom n − 1, or n + m − 2); t is Student's quantile for them. A printed ± is read as a standard deviation.
-- The margin is the difference that nobody should care about: half a point (0.005), or 1 % of P for NIST and CIDEr, which are
-  no shares.
+- The margin is the difference that nobody should care about: half a point (0.005), or 1 % of P for NIST and CIDEr, whose
+  unit is no point.
 
 Else it is *not reproduced*, with the direction of d: our value is lower or higher. Half of the runs or more that diverge are
 no reproduction either.
@@ -37,13 +37,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lora_bench.metrics import find
 from lora_bench.published.comparable import Differing, Expected, nearest, place_of, place_of_cell, unpublished
 from lora_bench.published.table import PublishedCell, PublishedTable
 from lora_bench.records.record import Record
 
 MARGIN = 0.005
 RELATIVE_MARGIN = 0.01
-NO_SHARES = ("nist", "cider")
 FEWEST_RUNS = 3
 WIDEST_MARGINS = 10
 CONFIDENCE = 0.95
@@ -216,7 +216,9 @@ def _decide(
         hard: Fields in which the runs differ from what was asked for.
         soft: Fields that the source does not publish.
     """
-    margin = RELATIVE_MARGIN * abs(cell.value) if cell.score in NO_SHARES else MARGIN
+    metric = find(cell.score.rpartition("/")[2])
+    in_points = metric is None or metric.points
+    margin = MARGIN if in_points else RELATIVE_MARGIN * abs(cell.value)
     width = measured.width or 0.0
     tolerance = max(margin, width) + cell.step
     difference = measured.value - cell.value

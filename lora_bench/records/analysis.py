@@ -10,19 +10,10 @@ from typing import Annotated
 from pydantic import Field
 
 from lora_bench.documents import Strict
+from lora_bench.metrics import default_margin
 
 # Where nobody names a reference: what most readers ask first, and else the method that is known best.
 REFERENCES = ("full", "lora")
-
-# Half a point: what published tables print as a difference. Of metrics that are shares or correlations; others have no margin
-# unless a suite gives one.
-DEFAULT_MARGIN = 0.005
-SHARES = frozenset(
-    {
-        "accuracy", "f1", "accuracy_f1_mean", "matthews_correlation", "pearson", "spearman", "pearson_spearman_mean",
-        "exact_match",
-    }
-)  # fmt: skip
 
 
 Margin = Annotated[float, Field(gt=0)]
@@ -34,7 +25,7 @@ class Analysis(Strict):
     Args:
         reference: Label of the method that all others are held against.
         margin: The difference that nobody should care about, in the unit of the metric; by task where it is a mapping. None:
-            half a point of a metric that is a share or a correlation, and else no margin.
+            the metric's own default, and no margin of a metric without one.
         alpha: Probability that any verdict of better or worse is false, over all comparisons of a report.
     """
 
@@ -50,7 +41,7 @@ class Analysis(Strict):
                 return given
         elif self.margin is not None:
             return self.margin
-        return DEFAULT_MARGIN if metric is not None and metric.rpartition("/")[2] in SHARES else None
+        return default_margin(metric.rpartition("/")[2]) if metric is not None else None
 
     @property
     def sha256(self) -> str:

@@ -28,10 +28,8 @@ from lora_bench.stats.paired import (
 from lora_bench.stats.power import Needed, minimum_detectable_effect, seeds_needed
 from lora_bench.stats.trials import expected_best
 from lora_bench.stats.verdict import Verdict, grade, judge
-from lora_bench.stats.weighted import METRICS, item_metric
 
 __all__ = [
-    "METRICS",
     "Adjusted",
     "Confirmation",
     "Crossed",
@@ -66,7 +64,6 @@ __all__ = [
     "holm",
     "interquartile_mean",
     "item_difference",
-    "item_metric",
     "judge",
     "judge_night",
     "macro_difference",

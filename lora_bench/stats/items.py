@@ -17,6 +17,7 @@ from lora_bench.errors import LoraBenchError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Weighted = Callable[[Floats], Floats]
 
 
 class Drawable(Protocol):
@@ -113,13 +114,13 @@ class ItemMetric:
         seeds: One for each column of what *metric* returns, without repetition.
         items: Number of test items.
         metric: From weights of shape (draws, items), whole numbers that add up to *items* in each row, to scores of
-            shape (draws, seeds); NaN where the metric is undefined. `lora_bench.stats.weighted` has those of the
-            package's metrics; `by_index` and `one_at_a_time` make one of other functions.
+            shape (draws, seeds); NaN where the metric is undefined. The package's metrics state theirs
+            as `weighted`; `by_index` and `one_at_a_time` make one of other functions.
     """
 
     seeds: tuple[int, ...]
     items: int
-    metric: Callable[[Floats], Floats]
+    metric: Weighted
 
     def __post_init__(self) -> None:
         _refuse_repetition(self.seeds)

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.metrics import metric, unavailable
+from lora_bench.metrics import find, metric, unavailable
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.examples import Split, TaskData
-from lora_bench.tasks.validate import ORDERED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +56,8 @@ def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> 
     for name in task.all_metrics:
         if unavailable(name) is not None:
             continue
-        options = {"classes": len(task.labels)} if name in ORDERED and task.labels else {}
+        declared = find(name)
+        options = {} if declared is None else declared.options(len(task.labels or ()))
         values = metric(name).compute(references=list(references), predictions=list(predictions), **options) or {}
         found |= {name: float(value) for name, value in values.items() if value is not None}
     return found

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from lora_bench.documents import Key
 from lora_bench.errors import LoraBenchError, did_you_mean, unknown
-from lora_bench.metrics import kind_of, known_metrics, unpinned
+from lora_bench.metrics import find, kind_of, known_metrics, unpinned
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.folders import as_laid_out
 from lora_bench.tasks.linearise import INPUT_COLUMNS
@@ -20,8 +20,6 @@ from lora_bench.tasks.tables import FORMATS, SEPARATED, format_of
 from lora_bench.util.filenames import NAME
 from lora_bench.util.pip_assets import known_assets
 
-# F1 is that of the second class, so a task that asks for it must say the order of its classes.
-ORDERED = ("f1", "accuracy_f1_mean")
 TAKEN = ("train", "selection", "test", "all")
 
 
@@ -132,7 +130,7 @@ def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
                 )
     elif task.label.rule is None:
         for name in task.all_metrics:
-            if name in ORDERED:
+            if (found := find(name)) is not None and found.takes_classes:
                 yield ("labels",), f"is missing: {name} is that of the second class, so the order must be said"
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.metrics import java, metric, unavailable
+from lora_bench.metrics import metric, unavailable
+from lora_bench.metrics.support import java
 
 needs_java = pytest.mark.skipif(java.missing_java() is not None, reason="needs Java 8 or newer")
 

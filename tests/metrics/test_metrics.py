@@ -8,7 +8,16 @@ import pytest
 
 from lora_bench import metrics
 from lora_bench.errors import LoraBenchError
-from lora_bench.metrics import higher_is_better, kind_of, known_metrics, metric, unavailable
+from lora_bench.metrics import (
+    declared,
+    default_margin,
+    find,
+    higher_is_better,
+    kind_of,
+    known_metrics,
+    metric,
+    unavailable,
+)
 
 
 def value(name: str, references: list, predictions: list, **options: int) -> float | None:
@@ -152,3 +161,19 @@ def test_asking_about_metrics_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_facts_of_a_metric_are_in_its_module():
+    f1 = declared("f1")
+    assert (f1.kind, f1.takes_classes, f1.margin, f1.points) == ("classification", True, 0.005, True)
+    assert f1.options(3) == {"classes": 3} and declared("accuracy").options(3) == {}
+    assert find("hub:rouge") is None and find("support") is None and find(None) is None
+    assert [name for name in known_metrics() if not find(name).points] == ["cider", "nist"]
+
+
+def test_a_default_margin_is_of_shares_and_correlations():
+    assert [name for name in known_metrics() if default_margin(name) is not None] == [
+        "accuracy", "accuracy_f1_mean", "f1", "matthews_correlation", "pearson", "pearson_spearman_mean", "spearman",
+        "exact_match",
+    ]  # fmt: skip
+    assert default_margin("bleu") is None and default_margin("loss") is None

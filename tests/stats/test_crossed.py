@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.stats import ItemMetric, ItemScores, crossed_bootstrap, item_difference, item_metric, seed_from
+from lora_bench.metrics.support.items import item_metric
+from lora_bench.stats import ItemMetric, ItemScores, crossed_bootstrap, item_difference, seed_from
 
 SEEDS, ITEMS = 4, 30
 

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_bench.records.analysis import DEFAULT_MARGIN, SHARES, Analysis
+from lora_bench.metrics import HALF_A_POINT, default_margin
+from lora_bench.records.analysis import Analysis
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.ranking import Contest, Places, Rank, other_pairs, rank_all
 from lora_bench.report.model.rows import Row
@@ -91,7 +92,7 @@ def judge_over_tasks(cells: Sequence[Cell], analysis: Analysis) -> tuple[OverTas
                 differences[number, label] = found
     if not differences:
         return ()
-    margin = analysis.margin if isinstance(analysis.margin, float) else DEFAULT_MARGIN
+    margin = analysis.margin if isinstance(analysis.margin, float) else HALF_A_POINT
     verdicts = judge(differences, margin=margin, alpha=analysis.alpha)
     ranks = _ranks(groups, verdicts, analysis)
     return tuple(
@@ -113,7 +114,7 @@ def _groups(cells: Sequence[Cell]) -> list[dict[str, Cell]]:
     """The cells of each base model and target by task; a task with several settings has no one score, and stays out."""
     groups: dict[tuple[object, ...], dict[str, list[Cell]]] = {}
     for cell in cells:
-        if cell.setting.spec.task.metric in SHARES:
+        if default_margin(cell.setting.spec.task.metric) is not None:
             key = (cell.table.model.shown, cell.table.weights, cell.setting.parameter_target)
             groups.setdefault(key, {}).setdefault(cell.setting.spec.task.name, []).append(cell)
     return [{task: found[0] for task, found in group.items() if len(found) == 1} for group in groups.values()]

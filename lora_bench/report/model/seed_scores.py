@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from lora_bench.metrics import find
+from lora_bench.metrics.support.items import item_metric
 from lora_bench.records.store import Answers
 from lora_bench.report.model.comparison import Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.stats import (
-    METRICS,
     Items,
     ItemScores,
     PairedDifference,
     crossed_bootstrap,
     item_difference,
-    item_metric,
     paired_difference,
     seed_from,
     with_failures_at_floor,
@@ -58,7 +58,8 @@ def scored(row: Row, setting: Setting, answers: AnswersOf) -> Scored:
 
 def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Sequence[Any]] | None:
     metric = setting.spec.task.metric
-    if metric not in METRICS:
+    declared = find(metric)
+    if metric is None or declared is None or not declared.of_items:
         return None
     predictions: dict[int, Sequence[Any]] = {}
     expected: list[Any] | None = None

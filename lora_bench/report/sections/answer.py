@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from lora_bench.records.analysis import SHARES
+from lora_bench.metrics import default_margin
 from lora_bench.report import text
 from lora_bench.report.model.verdicts import Held, Judged
 from lora_bench.report.sections.verdicts import DECIDED, counted
@@ -65,7 +65,8 @@ def margin_words(held: Sequence[Held]) -> str:
     known = sorted(margin for margin in margins if margin is not None)
     if not known:
         return "no margin"
-    shares = all(one.setting.spec.task.metric in SHARES for one in held if one.verdict.margin is not None)
+    judged = [one.setting.spec.task.metric for one in held if one.verdict.margin is not None]
+    shares = all(default_margin(metric) is not None for metric in judged)
     values = listed([f"{margin:g}" for margin in known])
     points = [f"{100 * margin:g}" for margin in known]
     of_100 = f"{listed(points)} {'point' if points == ['1'] else 'points'} of 100"

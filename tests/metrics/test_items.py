@@ -9,7 +9,8 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import metric
-from lora_bench.stats import METRICS, ItemMetric, ItemScores, by_index, item_metric, one_at_a_time
+from lora_bench.metrics.support.items import item_metric, metrics_of_items
+from lora_bench.stats import ItemMetric, ItemScores, by_index, one_at_a_time
 from lora_bench.stats.items import draw_weights
 
 SEEDS = (3, 1, 4)
@@ -53,7 +54,7 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metrics_of_items())
 def test_a_weighted_metric_is_the_metric_of_the_resampled_data(name):
     generator = np.random.default_rng(0)
     right, given = numbers(generator, 60) if "pearson" in name or "spearman" in name else classes(generator, 60, 2)
@@ -79,7 +80,7 @@ def test_so_it_is_with_three_classes(name):
     assert found == pytest.approx(expected, rel=1e-11)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", metrics_of_items())
 def test_on_all_items_it_is_the_score_that_a_record_has(name):
     generator = np.random.default_rng(3)
     right, given = numbers(generator, 50) if "pearson" in name or "spearman" in name else classes(generator, 50, 2)

@@ -1,0 +1,1 @@
+"""What the metrics share: their declaration, the form that `evaluate` gives them, and the libraries under them."""

@@ -1,0 +1,69 @@
+"""The package's metrics as functions of item weights: their value on data in which items stand several times.
+
+A resample of N items from N leaves some out and repeats others. A metric needs to know how often each stands, not in which
+order. Written with weights, thousands of resamples are a few matrix products. Each agrees with scikit-learn or scipy on the
+resampled data itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.metrics import find, known_metrics
+from lora_bench.stats.estimate import refuse_no_numbers
+from lora_bench.stats.items import Floats, ItemMetric, Items, ItemScores
+
+
+def item_metric(
+    metric: str,
+    references: Sequence[float],
+    predictions: Mapping[int, Sequence[float]],
+    *,
+    classes: int | None = None,
+) -> Items:
+    """A metric of the package as a function of the test items.
+
+    Args:
+        metric: Its name, such as `matthews_correlation`: one that is `of_items`.
+        references: Right class, or number, of each item.
+        predictions: For each seed, the predicted ones, in the order of *references*.
+        classes: Number of classes of the task; of those that occur where it is not given.
+
+    Raises:
+        LoraBenchError: If the metric is not known, the numbers of predictions differ, or one is no finite number.
+    """
+    found = find(metric)
+    if found is None or not found.of_items:
+        raise unknown("metric of single items", metric, metrics_of_items())
+    for seed, answers in predictions.items():
+        if len(answers) != len(references):
+            raise LoraBenchError(
+                f"seed {seed} has {len(answers)} predictions for {len(references)} items; expected one for each"
+            )
+        refuse_no_numbers(enumerate(answers), f"seed {seed}: the prediction of item")
+    seeds = tuple(predictions)
+    right = np.asarray(references, dtype=np.float64)
+    given = np.array([predictions[seed] for seed in seeds], dtype=np.float64).reshape(len(seeds), len(right))
+    if found.item_scores is not None:
+        return ItemScores(seeds, found.item_scores(references=right, predictions=given))
+    assert found.weighted is not None
+    if classes is None:
+        classes = int(max(right.max(initial=0), given.max(initial=0))) + 1
+    return ItemMetric(seeds, len(right), found.weighted(references=right, predictions=given, classes=max(classes, 2)))
+
+
+def metrics_of_items() -> list[str]:
+    """The metrics that `item_metric` takes."""
+    return [name for name in known_metrics() if (found := find(name)) is not None and found.of_items]
+
+
+def correlation(
+    covariance: Floats, variance_x: Floats, variance_y: Floats, size_x: float, size_y: Floats | float
+) -> Floats:
+    """The correlation, NaN where a variance is nothing but rounding errors of numbers of a mean square of *size*."""
+    defined = (variance_x > 1e-14 * size_x) & (variance_y > 1e-14 * size_y)
+    product = np.where(defined, variance_x * variance_y, 1.0)
+    return np.where(defined, np.clip(covariance / np.sqrt(product), -1.0, 1.0), np.nan)
