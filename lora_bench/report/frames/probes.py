@@ -6,22 +6,19 @@ has in `frame`, for joining the two; what was measured is named by its part, suc
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Iterator, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from lora_bench.records.probe_record import Latency, ProbeRecord
-from lora_bench.report.frames.records import Column, array, at
+from lora_bench.report.frames.columns import Column, array, at, fields_of
 
 if TYPE_CHECKING:
     import pandas
 
-_DTYPES: dict[Any, str] = {bool: "boolean", int: "Int64", float: "Float64", str: "string"}
 _NAMES = {
     "model_name": "model", "method_name": "method", "method_label": "label", "method_size": "size", "schema_version": "schema",
 }  # fmt: skip
@@ -48,34 +45,17 @@ def to_latency_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
         for latency in record.inference.latencies
     ]
     columns = {"run_id": pandas.array([run_id for run_id, _ in of], dtype="string")}
-    for name, column in _columns(Latency, ""):
+    for name, column in _columns(Latency):
         columns[name] = array([column.of(latency) for _, latency in of], column)
     return pandas.DataFrame(columns)
 
 
 def probe_columns() -> dict[str, Column]:
     """Every column of `to_probe_frame` but the run id."""
-    return dict(_columns(ProbeRecord, ""))
+    return dict(_columns(ProbeRecord))
 
 
-def _columns(model: type[BaseModel], above: str) -> Iterator[tuple[str, Column]]:
-    for name, field in model.model_fields.items():
-        path = f"{above}{name}"
-        kind = _without_none(field.annotation)
-        if path in _LISTS:
-            continue
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _columns(kind, f"{path}.")
-            continue
-        origin = typing.get_origin(kind)
-        dtype = "string" if origin is typing.Literal else _DTYPES.get(kind, "json")
-        shown = path.removeprefix("spec.").replace(".", "_")
-        yield _NAMES.get(shown, shown), Column(dtype, partial(at, path=path))
-
-
-def _without_none(annotation: Any) -> Any:
-    """The type of a field without `None`, and without what validates it."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        others = [part for part in typing.get_args(annotation) if part is not type(None)]
-        annotation = others[0] if len(others) == 1 else annotation
-    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+def _columns(model: type[BaseModel]) -> Iterator[tuple[str, Column]]:
+    for path, dtype in fields_of(model, _LISTS):
+        name = path.removeprefix("spec.").replace(".", "_")
+        yield _NAMES.get(name, name), Column(dtype, partial(at, path=path))

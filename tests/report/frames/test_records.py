@@ -3,6 +3,9 @@
 import pandas
 import pytest
 
+from lora_bench.records.record import Record
+from lora_bench.report.frames import records
+from lora_bench.report.frames.columns import fields_of
 from lora_bench.report.frames.records import to_frame
 from tests.sample_records import MIB, record, sample_suite
 
@@ -44,3 +47,17 @@ def test_no_records_give_the_same_columns():
     empty = to_frame([])
     assert len(empty) == 0
     assert list(empty.columns) == list(to_frame([record()]).columns)[: len(empty.columns)]
+
+
+def test_every_field_of_a_record_has_a_column_of_its_own_name():
+    fields = [path for path, _ in fields_of(Record, records._LEFT_OUT)]
+    assert {"speed.train_seconds", "environment.driver", "spec.training.masks"} <= set(fields)
+    names = [records._name(path) for path in fields]
+    assert len(set(names)) == len(names)
+    assert set(names) <= set(to_frame([]).columns)
+
+
+def test_what_is_left_out_or_renamed_is_a_field():
+    fields = {path for path, _ in fields_of(Record)}
+    assert records._LEFT_OUT | records._NAMES.keys() <= fields
+    assert {*records._FIRST, *records._LAST} <= fields
