@@ -2,8 +2,8 @@
 
 It is made from the very text of the Markdown report, so the two cannot say different things. Only the Markdown that our
 renderers write is understood, and HTML in it is text: the one construct that Markdown lacks, a part that folds away, is a
-rule of our own for the lines that `text.folded` writes. So no string of a record can become an element. What is left to the
-browser, its policy forbids: every style and script but the page's own, and every request.
+rule of our own for the lines that `text.folded` writes. So no string of a record can become an element. Figures are images,
+in which a browser runs nothing. The page's policy forbids every style and script but its own, and every request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from lora_bench.report.figures.inline_svg import Inliner
+from lora_bench.report.figures.embed import data_address
 from lora_bench.report.text import FOLD, FOLD_END
 
 if TYPE_CHECKING:
@@ -57,13 +57,12 @@ def render_page(markdown: str, figures: Mapping[str, bytes]) -> str:
     Raises:
         KeyError: If it links to a figure that is not given.
     """
-    inliner = Inliner()
-    parser = _parser(inliner, figures)
+    parser = _parser(figures)
     tokens = parser.parse(markdown)
     headings = _name_headings(tokens)
     tokens = _arranged(tokens)
     title, body = (parser.renderer.render(part, parser.options, {}) for part in (tokens[:3], tokens[3:]))
-    style = (ASSETS / "page.css").read_text(encoding="utf-8") + inliner.sheet
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return f"""\
 <!DOCTYPE html>
@@ -87,13 +86,14 @@ def render_page(markdown: str, figures: Mapping[str, bytes]) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """What a browser may do for the page: use its own style and script, and nothing else."""
+    """What a browser may do for the page: use its own style, script and figures, and nothing else."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
     style_hash, script_hash = (f"'sha256-{found}'" for found in hashes)
-    return f"default-src 'none'; style-src {style_hash}; script-src {script_hash}; base-uri 'none'; form-action 'none'"
+    allowed = f"style-src {style_hash}; script-src {script_hash}; img-src data:"
+    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
-def _parser(inliner: Inliner, figures: Mapping[str, bytes]) -> MarkdownIt:
+def _parser(figures: Mapping[str, bytes]) -> MarkdownIt:
     """A parser of what our renderers write and of nothing else, with our way to show some of it."""
     from markdown_it import MarkdownIt
 
@@ -102,7 +102,8 @@ def _parser(inliner: Inliner, figures: Mapping[str, bytes]) -> MarkdownIt:
         return escape(tokens[index].content.replace("\N{ZERO WIDTH SPACE}", ""), quote=False)
 
     def image(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
-        return inliner.draw(figures[unquote(str(tokens[index].attrs["src"]))], label=_text(tokens[index]))
+        svg = figures[unquote(str(tokens[index].attrs["src"]))]
+        return f'<img src="{data_address(svg)}" alt="{escape(_text(tokens[index]))}">'
 
     def fold_open(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
         return f"<details><summary>{escape(tokens[index].content)}</summary>\n"

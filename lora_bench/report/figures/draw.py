@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's blue, vermilion and green, and three that keep apart from them and from the reference for colour-blind readers
-# too, all with a contrast of 3 to 1 on white. The page's sheet has another of each for dark pages, found in the same way.
+# too, all with a contrast of 3 to 1 on white. `embed.DARK` has another of each for dark pages, found in the same way.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#993279", "#6C5828", "#8C87B8")
 MARKERS = ("s", "^", "D", "v", "P", "X", "p")
 REFERENCE_COLOUR, REFERENCE_MARKERS = "#333333", ("o", "*", "h", "d")

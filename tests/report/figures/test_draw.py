@@ -11,9 +11,9 @@ import pytest
 from lora_bench.records.budget import Budget
 from lora_bench.records.record import CurvePoint
 from lora_bench.report.figures.draw import COLOURS, REFERENCE_COLOUR, draw, make_figure, plan_figures, styles
+from lora_bench.report.figures.embed import DARK
 from lora_bench.report.figures.panels import score_limits
 from lora_bench.report.figures.trade_offs import spread
-from lora_bench.report.html import ASSETS
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.comparison import compare
 from tests.report.hostile import hostile_records
@@ -208,8 +208,7 @@ def oklab(colour, sight):
 @pytest.mark.parametrize("sight", SIGHT)
 @pytest.mark.parametrize("page", ["light", "dark"])
 def test_colours_keep_apart_on_either_page_and_for_colour_blind_readers(page, sight):
-    dark = dict(re.findall(r"--figure-(\w{6}): (#\w{6});", (ASSETS / "page.css").read_text(encoding="utf-8")))
-    colours = [colour if page == "light" else dark[colour[1:].lower()] for colour in (*COLOURS, REFERENCE_COLOUR)]
+    colours = [colour if page == "light" else DARK[colour.lower()] for colour in (*COLOURS, REFERENCE_COLOUR)]
     # 0.02 is about the least difference that is seen in colours side by side.
     assert min(itertools.starmap(math.dist, itertools.combinations([oklab(c, sight) for c in colours], 2))) > 0.08
 
