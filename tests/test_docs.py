@@ -31,19 +31,19 @@ def test_every_method_command_suite_and_task_is_named():
         assert any(words in README for words in named), f"README does not name {name}"
 
 
-def test_the_suite_of_ten_lines_runs_on_a_users_own_file_and_model(tmp_path, monkeypatch):
+def test_the_first_own_suite_tunes_every_method_and_runs_on_a_users_own_file_and_model(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
     (example,) = blocks("yaml")
-    assert len(example.splitlines()) == 10
-    # Its second model is on the hub and its budget is for base models; the rest is as it stands.
-    here = (
-        example.replace("[minilm-l6-roberta, roberta-base]", "[base]").replace("300_000", "2_304").replace("960", "64")
-    )
+    rates = [entry["learning_rate"] for entry in yaml.safe_load(example)["methods"]]
+    assert [len(each) for each in rates] == [3, 3, 3, 3]
+    # Its budget is for base models; the rest is as it stands.
+    here = example.replace("[minilm-l6-roberta]", "[base]").replace("300_000", "2_304").replace("960", "64")
     (tmp_path / "tickets.yaml").write_text(here)
     write_model(tmp_path / "base")
     write_data(tmp_path / "tickets.csv")
     outcome = run_suite(tmp_path / "tickets.yaml", runs=tmp_path / "runs", workers=0)
-    assert [record.status for record in outcome.records] == ["ok"] * 12
+    # Of four methods: three trials with one seed, and the best of them with three.
+    assert [record.status for record in outcome.records] == ["ok"] * 4 * (3 * 1 + 3)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/probes.md"])
