@@ -92,10 +92,9 @@ def _add_baseline(commands: Commands) -> None:
     _night_options(accept)
     accept.add_argument(
         "--change",
-        type=lambda text: tuple(text.split(",")),
-        default=(),
-        metavar="SERIES,...",
-        help="series whose change is acknowledged, or `all`: their history begins with this night",
+        default="",
+        metavar="WHY",
+        help="why what changed is accepted, in words; or SERIES,... or `all`, whose history begins with this night",
     )
     accept.set_defaults(command=_accept)
     show = verbs.add_parser("show", help="list the accepted nights of a baseline")
@@ -117,7 +116,8 @@ def _night_options(parser: argparse.ArgumentParser) -> None:
         "--margin",
         type=_above_zero,
         metavar="X",
-        help="the difference of scores that does not matter, in place of the suite's own",
+        help="the difference of scores that does not matter, declared in place of the suite's own; what the accepted "
+        "nights hold stands above it",
     )
 
 
@@ -385,7 +385,7 @@ def _accept(arguments: argparse.Namespace) -> int:
 
 def _accept_night(arguments: argparse.Namespace) -> int:
     from lora_bench.gate import judge, read_night, read_nights, tonight_in, write_night
-    from lora_bench.gate.accepting import accepted_night
+    from lora_bench.gate.accepting import accepted_night, series_or_why
     from lora_bench.gate.rerun import read_confirmation
     from lora_bench.util.filenames import file_name
 
@@ -399,7 +399,8 @@ def _accept_night(arguments: argparse.Namespace) -> int:
         raise LoraBenchError(f"name the baseline with --name, as its suite is no name of a folder: {error}") from None
     nights = read_nights(target)
     answer = judge(tonight, nights, target.name, read_confirmation(place, tonight.label), margin=arguments.margin)
-    night = accepted_night(tonight, nights, answer, arguments.reason, arguments.change)
+    series, why = series_or_why(arguments.change) if arguments.change else ((), None)
+    night = accepted_night(tonight, nights, answer, arguments.reason, series, why=why, margin=arguments.margin)
     print(f"night {night.number} in {write_night(night, target)}")
     return DONE
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from lora_bench.errors import LoraBenchError, did_you_mean, unknown
-from lora_bench.gate.answer import Answer, SeriesAnswer
+from lora_bench.gate.answer import Answer, Finding, SeriesAnswer
 from lora_bench.gate.environment_changes import environment_changes
 from lora_bench.gate.exact import COUNTS
-from lora_bench.gate.judge import mean_of
-from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
+from lora_bench.gate.past import mean_of
+from lora_bench.gate.rules import declared
+from lora_bench.gate.series import ID_LENGTH, Night, NightCell, changed_conditions, with_name
 from lora_bench.report.text import count, difference, plain, plural, score
 
 ALL = "all"
@@ -18,7 +20,14 @@ MOST_REASON_CHARACTERS = 500
 
 
 def accepted_night(
-    tonight: Night, nights: Sequence[Night], answer: Answer, reason: str, change: Sequence[str] = ()
+    tonight: Night,
+    nights: Sequence[Night],
+    answer: Answer,
+    reason: str,
+    change: Sequence[str] = (),
+    *,
+    why: str | None = None,
+    margin: float | None = None,
 ) -> Night:
     """A night as it stands in a baseline.
 
@@ -28,46 +37,85 @@ def accepted_night(
         answer: What the gate says of it.
         reason: Why it is accepted.
         change: Ids of the series whose change is acknowledged, or "all".
+        why: Why everything that changed is accepted, in place of *change*.
+        margin: Of scores, from this night on; what the suite declared by default.
 
     Raises:
         LoraBenchError: If there is no reason, the night is accepted already, a series is not there, or one changed and its
             change is not acknowledged.
     """
-    if not reason.strip() or len(reason) > MOST_REASON_CHARACTERS:
-        raise LoraBenchError(f"a night is accepted with a reason of at most {MOST_REASON_CHARACTERS} characters")
+    for text in (reason, why):
+        if text is not None and not 0 < len(text.strip()) <= MOST_REASON_CHARACTERS:
+            raise LoraBenchError(f"a night is accepted with a reason of at most {MOST_REASON_CHARACTERS} characters")
     if any(night.label == tonight.label for night in nights):
         raise LoraBenchError(f"{tonight.label} is accepted already")
     known = [one.series for one in answer.series]
     for series in change:
         if series != ALL and series not in known:
-            raise LoraBenchError(f"{tonight.label} has no series {series!r}{did_you_mean(series, known)}")
+            hint = did_you_mean(series, known) or "; to say why, use more than one word"
+            raise LoraBenchError(f"{tonight.label} has no series {series!r}{hint}")
+    changed = [one for one in answer.series if open_findings(one)]
+    if why is not None:
+        change = [one.series for one in changed]
     acknowledged = known if ALL in change else [series for series in known if series in change]
-    open_ = [one for one in answer.series if _changed(one) and one.series not in acknowledged]
-    if open_:
-        shown = [f"  {one.series} {plain(' · '.join(one.name.words))}: {plain(one.findings[0].text)}" for one in open_]
-        raise LoraBenchError(
-            "\n".join(
-                [
-                    f"{plural(len(open_), 'change')} of {tonight.label} would become what later nights are held against:",
-                    *shown,
-                    "acknowledge them with --change SERIES,... or --change all",
-                ]
-            )
-        )
+    _refuse(tonight, [one for one in changed if one.series not in acknowledged])
+    # Other rules leave the scores comparable: the history goes on.
+    kept = {one.series for one in changed if all(finding.kind == "rules" for finding in open_findings(one))}
+    cells = declared({str(number): cell for number, cell in enumerate(tonight.cells)}, margin)
     return tonight.model_copy(
         update={
             "number": max((night.number or 0 for night in nights), default=0) + 1,
             "reason": reason.strip(),
-            "acknowledged": tuple(acknowledged),
+            "change": why.strip() if why is not None else None,
+            "changed": tuple(_said(one) for one in changed),
+            "acknowledged": tuple(series for series in acknowledged if series not in kept),
             "flaky": tuple(one.series for one in answer.of_status("flaky")),
+            "cells": tuple(cells.values()),
         }
     )
 
 
-def _changed(one: SeriesAnswer) -> bool:
-    """Whether a series is not as it was, in whichever direction, has no score, or may not be and nobody knows."""
-    open_ = any(finding.status == "undecided" and finding.kind != "history" for finding in one.findings)
-    return one.status in ("regression", "failed", "improved") or one.suspect or open_
+def series_or_why(text: str) -> tuple[tuple[str, ...], str | None]:
+    """Tell apart what `--change` takes: ids of series or "all", and words that say why everything is accepted.
+
+    Returns:
+        The ids, and no words; or no ids, and the words.
+    """
+    parts = tuple(part for part in re.split(r"[,\s]+", text) if part)
+    if len(text.split()) == 1 or _ID.fullmatch(parts[0]):
+        return parts, None
+    return (), text
+
+
+_ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
+
+
+def open_findings(of: SeriesAnswer) -> list[Finding]:
+    """Findings of a series that a person has to acknowledge before its night is accepted."""
+    statuses = ("regression", "failed", "improved", "undecided")
+    return [one for one in of.findings if one.suspect or (one.status in statuses and one.kind != "history")]
+
+
+def _refuse(tonight: Night, unacknowledged: Sequence[SeriesAnswer]) -> None:
+    if not unacknowledged:
+        return
+    shown = [f"  {_said(one)}" for one in unacknowledged]
+    raise LoraBenchError(
+        "\n".join(
+            [
+                f"{plural(len(unacknowledged), 'change')} of {tonight.label} would become what later nights are held "
+                "against:",
+                *shown,
+                'acknowledge them with --change "why", or one by one with --change SERIES,...',
+            ]
+        )
+    )
+
+
+def _said(one: SeriesAnswer) -> str:
+    """A series that changed and how, as one line."""
+    texts = dict.fromkeys(plain(finding.text) for finding in open_findings(one))
+    return f"{one.series} {plain(' · '.join(one.name.words))}: {'; '.join(texts)}"
 
 
 def show_lines(nights: Sequence[Night]) -> list[str]:
@@ -77,6 +125,9 @@ def show_lines(nights: Sequence[Night]) -> list[str]:
     for night in nights:
         runs = sum(len(cell.runs) for cell in night.cells)
         notes = []
+        if night.change:
+            notes.append(f"change: {night.change}")
+        notes += [f"changed: {line}" for line in night.changed]
         if night.acknowledged:
             notes.append(f"acknowledged: {', '.join(night.acknowledged)}")
         if night.flaky:

@@ -33,7 +33,7 @@ FLAKY_NIGHTS, FLAKY_WARNING = 14, 3
 
 Kind = Literal[
     "crash", "missing", "unsupported", "diverged", "parameters", "checkpoint_bytes", "flops", "peak", "level", "drift",
-    "history",
+    "history", "loss", "rules",
 ]  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,80 +21,13 @@ from lora_bench.gate.answer import (
 )
 from lora_bench.gate.environment_changes import environment_changes
 from lora_bench.gate.exact import CRASHES, diverged_more, exact_findings, missing_cells, reasons
+from lora_bench.gate.past import Indexed, Past, indexed, mean_of, past_of
+from lora_bench.gate.rules import under_rules
 from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
+from lora_bench.gate.young import young_losses
 from lora_bench.report.text import difference, plural, score
-from lora_bench.stats.gate import FEWEST_NIGHTS, MOST_NIGHTS, TRAILING_NIGHTS, History, Shift, confirm, judge_night
+from lora_bench.stats.gate import FEWEST_NIGHTS, TRAILING_NIGHTS, Shift, confirm, judge_night
 from lora_bench.stats.gate import Finding as Judged
-
-# Drift is measured from the first accepted nights since the last acknowledged change, at most twenty of them, none of which is
-# among the last five.
-DRIFT_NIGHTS = FEWEST_NIGHTS + TRAILING_NIGHTS - 1
-# The least spread that is believed, as a share of the margin; of the mean where there is no margin.
-FLOOR_SHARE, FLOOR_WITHOUT_MARGIN = 0.25, 1e-4
-
-
-@dataclass(frozen=True)
-class Past:
-    """What accepted nights say of a series since its last acknowledged change, on the scale of its tests.
-
-    Args:
-        cells: Of those nights, oldest first.
-        labels: Labels of the nights whose runs all have scores.
-        means: Their means.
-        history: What the tests take.
-    """
-
-    cells: tuple[NightCell, ...]
-    labels: tuple[str, ...]
-    means: tuple[float, ...]
-    history: History
-
-
-@dataclass(frozen=True)
-class Indexed:
-    """A night with its cells by the ids of their series, which are hashes: a history asks for each of them many times."""
-
-    night: Night
-    cells: Mapping[str, NightCell]
-
-
-def indexed(nights: Sequence[Night]) -> list[Indexed]:
-    """These nights with their cells by series."""
-    return [Indexed(night, night.by_series()) for night in nights]
-
-
-def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: float | None) -> Past:
-    """What accepted nights say of a series.
-
-    Args:
-        series: Its id.
-        cell: Tonight's, for its direction and margin.
-        nights: Accepted, oldest first.
-        margin: In place of the cell's own where that is one of scores; times keep theirs.
-    """
-    begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
-    found = [(one.night.label, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
-    scored = [(label, mean) for label, one in found if (mean := mean_of(one)) is not None]
-    means = tuple(mean for _, mean in scored)
-    held = margin if margin is not None and cell.scale == "linear" else cell.margin or 0.0
-    level = abs(statistics.fmean(means)) if means else 1.0
-    history = History(
-        nights=means,
-        higher_is_better=cell.higher_is_better,
-        margin=held,
-        floor=held * FLOOR_SHARE or max(level, 1.0) * FLOOR_WITHOUT_MARGIN,
-        anchor=means[: min(MOST_NIGHTS, len(means) + 1 - TRAILING_NIGHTS)] if len(means) >= DRIFT_NIGHTS else None,
-    )
-    return Past(tuple(one for _, one in found), tuple(label for label, _ in scored), means, history)
-
-
-def mean_of(cell: NightCell) -> float | None:
-    """The mean over a night's runs on the scale of the tests; None where one of them has no score."""
-    if not cell.runs or len(cell.scores) < len(cell.runs):
-        return None
-    if cell.scale == "linear":
-        return statistics.fmean(cell.scores)
-    return statistics.fmean(math.log(value) for value in cell.scores) if min(cell.scores) > 0 else None
 
 
 def judge(
@@ -108,18 +40,33 @@ def judge(
         accepted: Nights before it, oldest first.
         baseline: The name of their baseline.
         again: The runs that were done again with new seeds, or None while there are none.
-        margin: In place of the margins that the suite declared.
+        margin: Declared for tonight in place of its suite's own. Margins of the accepted nights stand above either.
 
     Raises:
         LoraBenchError: If the night is of another suite than the baseline.
     """
-    return judge_indexed(Indexed(tonight, tonight.by_series()), indexed(accepted), baseline, again, margin)
+    ruled = under_rules(tonight.by_series(), accepted, margin)
+    return judge_indexed(Indexed(tonight, ruled.cells), indexed(accepted), baseline, again, rules=ruled.findings)
 
 
 def judge_indexed(
-    one: Indexed, nights: Sequence[Indexed], baseline: str, again: Night | None = None, margin: float | None = None
+    one: Indexed,
+    nights: Sequence[Indexed],
+    baseline: str,
+    again: Night | None = None,
+    *,
+    margin: float | None = None,
+    rules: Mapping[str, Finding] | None = None,
 ) -> Answer:
     """What `judge` says, of nights whose series are known already.
+
+    Args:
+        one: The night, its cells under the rules that they are judged by.
+        nights: Those before it, oldest first.
+        baseline: The name of their baseline.
+        again: The runs that were done again with new seeds.
+        margin: In place of all margins of scores, to try what it would do.
+        rules: Findings on rules that the night declares differently, by series.
 
     Raises:
         LoraBenchError: If the night is of another suite than the baseline.
@@ -135,8 +82,18 @@ def judge_indexed(
     means = {series: mean for series, cell in cells.items() if (mean := mean_of(cell)) is not None}
     judged = judge_night(means, {series: past.history for series, past in pasts.items()})
     second = again.by_series() if again is not None else {}
+    young = young_losses(cells, pasts, nights)
     answers = [
-        _Series(series, cell, pasts[series], judged.get(series), second.get(series), tonight, accepted).answer()
+        _Series(
+            series,
+            cell,
+            pasts[series],
+            judged.get(series),
+            second.get(series),
+            tonight,
+            accepted,
+            tuple(found[series] for found in (young, rules or {}) if series in found),
+        ).answer()
         for series, cell in cells.items()
     ]
     answers = _with_missing(answers, tonight, last)
@@ -202,6 +159,7 @@ class _Series:
     again: NightCell | None
     tonight: Night
     accepted: Sequence[Night]
+    other: tuple[Finding, ...]
 
     def answer(self) -> SeriesAnswer:
         """What tonight says of it."""
@@ -214,7 +172,7 @@ class _Series:
             *self._drift(),
             *self._no_history(opened),
         )
-        findings = findings or self._not_judged()
+        findings = (*(findings or self._not_judged()), *self.other)
         level = self.judged.level if self.judged is not None else None
         status = worst_status(findings)
         flaky = sum(self.series in night.flaky for night in self.accepted[-(FLAKY_NIGHTS - 1) :])

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.gate.answer import Answer, SeriesAnswer
-from lora_bench.gate.judge import indexed, judge_indexed, mean_of, past_of
+from lora_bench.gate.judge import judge_indexed
+from lora_bench.gate.past import Indexed, indexed, mean_of, past_of
+from lora_bench.gate.rules import under_rules
 from lora_bench.gate.series import CellName, Night
 from lora_bench.report.text import plain, plural, score
 from lora_bench.stats.gate import judge_night
@@ -37,8 +39,9 @@ def replay(nights: Sequence[Night], baseline: str, margin: float | None = None) 
     """Hold every accepted night against those before it."""
     answers = []
     known = indexed(nights)
-    for index, night in enumerate(known):
-        answer = judge_indexed(night, known[:index], baseline, margin=margin)
+    for index, one in enumerate(known):
+        ruled = Indexed(one.night, under_rules(one.cells, nights[:index]).cells)
+        answer = judge_indexed(ruled, known[:index], baseline, margin=margin)
         if any(one.expected is not None for one in answer.series):
             answers.append(answer)
     return Replay(tuple(answers), {night.label: frozenset(night.acknowledged) for night in nights})

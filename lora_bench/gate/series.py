@@ -147,6 +147,8 @@ class Night(Strict):
         label: The label.
         number: Its place among the accepted nights of a baseline, from 1; None while it is not accepted.
         reason: Why it was accepted, in the words of who did.
+        change: Why what changed was accepted with it, where `--change` says so in words.
+        changed: What changed, a line for each series that was not accepted without an acknowledgement.
         acknowledged: Ids of the series whose change was acknowledged with it: their history begins here.
         flaky: Ids of the series that were suspected in this night, and not when they were run again.
     """
@@ -158,6 +160,8 @@ class Night(Strict):
     label: FileName
     number: int | None = None
     reason: str | None = None
+    change: str | None = None
+    changed: tuple[str, ...] = ()
     acknowledged: tuple[str, ...] = ()
     flaky: tuple[str, ...] = ()
     environments: tuple[Environment, ...]

@@ -5,7 +5,8 @@ import pytest
 from lora_bench.errors import LoraBenchError
 from lora_bench.gate import judge, night_of
 from lora_bench.gate.accepting import accepted_night
-from lora_bench.gate.judge import DRIFT_NIGHTS
+from lora_bench.gate.past import DRIFT_NIGHTS
+from lora_bench.records.analysis import Analysis
 from lora_bench.records.probe_record import StepBytes
 from tests.gate.histories import LEVEL, accepted, changed, more_parameters, night, night_records, number_of
 from tests.probe.records import probe_record
@@ -81,7 +82,9 @@ def test_a_significant_loss_within_the_margin_passes():
     # A spread of a ten-thousandth makes .004 a surprise; the margin of accuracy is half a point.
     tonight = night("tonight", shift={"lora": -0.004}, sd=1e-4)
     assert judge(tonight, accepted(20, sd=1e-4), "nightly").verdict == "pass"
-    assert judge(tonight, accepted(20, sd=1e-4), "nightly", margin=0.001).suspects
+    narrow = {"changes": {"analysis": Analysis(reference="full", margin=0.001)}}
+    tonight = night("tonight", shift={"lora": -0.004}, sd=1e-4, **narrow)
+    assert judge(tonight, accepted(20, sd=1e-4, **narrow), "nightly").suspects
 
 
 @pytest.mark.parametrize(("nights", "verdict"), [(0, "undecided"), (7, "undecided"), (8, "pass")])

@@ -1,0 +1,81 @@
+"""What accepted nights say of a series: its cells since the last acknowledged change, their means, and what the tests take."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lora_bench.gate.series import Night, NightCell
+from lora_bench.stats.gate import FEWEST_NIGHTS, MOST_NIGHTS, TRAILING_NIGHTS, History
+
+# Drift is measured from the first accepted nights since the last acknowledged change, at most twenty of them, none of which is
+# among the last five.
+DRIFT_NIGHTS = FEWEST_NIGHTS + TRAILING_NIGHTS - 1
+# The least spread that is believed, as a share of the margin; of the mean where there is no margin.
+FLOOR_SHARE, FLOOR_WITHOUT_MARGIN = 0.25, 1e-4
+
+
+@dataclass(frozen=True)
+class Past:
+    """What accepted nights say of a series since its last acknowledged change, on the scale of its tests.
+
+    Args:
+        cells: Of those nights, oldest first.
+        labels: Labels of the nights whose runs all have scores.
+        means: Their means.
+        history: What the tests take.
+    """
+
+    cells: tuple[NightCell, ...]
+    labels: tuple[str, ...]
+    means: tuple[float, ...]
+    history: History
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A night with its cells by the ids of their series, which are hashes: a history asks for each of them many times."""
+
+    night: Night
+    cells: Mapping[str, NightCell]
+
+
+def indexed(nights: Sequence[Night]) -> list[Indexed]:
+    """These nights with their cells by series."""
+    return [Indexed(night, night.by_series()) for night in nights]
+
+
+def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: float | None) -> Past:
+    """What accepted nights say of a series.
+
+    Args:
+        series: Its id.
+        cell: Tonight's, for its direction and margin.
+        nights: Accepted, oldest first.
+        margin: In place of the cell's own where that is one of scores; times keep theirs.
+    """
+    begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
+    found = [(one.night.label, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
+    scored = [(label, mean) for label, one in found if (mean := mean_of(one)) is not None]
+    means = tuple(mean for _, mean in scored)
+    held = margin if margin is not None and cell.scale == "linear" else cell.margin or 0.0
+    level = abs(statistics.fmean(means)) if means else 1.0
+    history = History(
+        nights=means,
+        higher_is_better=cell.higher_is_better,
+        margin=held,
+        floor=held * FLOOR_SHARE or max(level, 1.0) * FLOOR_WITHOUT_MARGIN,
+        anchor=means[: min(MOST_NIGHTS, len(means) + 1 - TRAILING_NIGHTS)] if len(means) >= DRIFT_NIGHTS else None,
+    )
+    return Past(tuple(one for _, one in found), tuple(label for label, _ in scored), means, history)
+
+
+def mean_of(cell: NightCell) -> float | None:
+    """The mean over a night's runs on the scale of the tests; None where one of them has no score."""
+    if not cell.runs or len(cell.scores) < len(cell.runs):
+        return None
+    if cell.scale == "linear":
+        return statistics.fmean(cell.scores)
+    return statistics.fmean(math.log(value) for value in cell.scores) if min(cell.scores) > 0 else None

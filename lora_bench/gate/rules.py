@@ -1,0 +1,80 @@
+"""The rules a night is judged by: the margin and the direction of each cell, as the accepted nights have them.
+
+A night's own records say what its suite declares. Were that applied, a suite could lower the bar for itself on the night it
+falls. So the accepted nights decide, and another declaration is a change that `baseline accept` takes only with `--change`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lora_bench.gate.answer import Finding
+from lora_bench.gate.series import Night, NightCell, with_name
+
+STATED = "the accepted nights hold"
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """A night's cells under the accepted rules.
+
+    Args:
+        cells: By series, with the margin and the direction of the accepted nights.
+        findings: By series, for those that declare other rules.
+    """
+
+    cells: dict[str, NightCell]
+    findings: dict[str, Finding]
+
+
+def under_rules(cells: Mapping[str, NightCell], accepted: Sequence[Night], margin: float | None = None) -> Ruled:
+    """Put *cells* under the rules of the accepted nights.
+
+    Args:
+        cells: Tonight's, by series.
+        accepted: Oldest first.
+        margin: Declared for tonight in place of its suite's own, for scores.
+    """
+    ruled: dict[str, NightCell] = {}
+    findings: dict[str, Finding] = {}
+    for series, own in declared(cells, margin).items():
+        rule = _rule_of(own, accepted) or own
+        ruled[series] = own.model_copy(update={"margin": rule.margin, "higher_is_better": rule.higher_is_better})
+        if changes := _changes(rule, own):
+            text = f"other rules: {'; '.join(changes)}"
+            findings[series] = Finding(kind="rules", status="undecided", text=text)
+    return Ruled(ruled, findings)
+
+
+def declared(cells: Mapping[str, NightCell], margin: float | None) -> dict[str, NightCell]:
+    """The cells with *margin* in place of what their suite declared; steps of probes keep theirs."""
+    return {
+        series: cell if margin is None or cell.scale == "log" else cell.model_copy(update={"margin": margin})
+        for series, cell in cells.items()
+    }
+
+
+def _rule_of(cell: NightCell, accepted: Sequence[Night]) -> NightCell | None:
+    """The last accepted cell of that name; of a new one, the last of its task and metric."""
+    for night in reversed(accepted):
+        if found := with_name(night, cell.name):
+            return found[0]
+    what = cell.name.task, cell.name.metric
+    cells = (other for night in reversed(accepted) for other in night.cells)
+    return next((other for other in cells if (other.name.task, other.name.metric) == what), None)
+
+
+def _changes(rule: NightCell, own: NightCell) -> list[str]:
+    """What *own* declares differently, in words."""
+    changes = []
+    if own.margin != rule.margin:
+        changes.append(f"{STATED} a margin of {_margin(rule)}, tonight declares {_margin(own)}")
+    if own.higher_is_better != rule.higher_is_better:
+        better = "higher" if rule.higher_is_better else "lower"
+        changes.append(f"{STATED} {better} scores to be better, tonight declares the opposite")
+    return changes
+
+
+def _margin(cell: NightCell) -> str:
+    return "none" if cell.margin is None else f"{cell.margin:.4g}"
