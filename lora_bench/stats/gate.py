@@ -200,7 +200,12 @@ def judge_night(
 
 
 def confirm(
-    history: History, second: float, *, direction: Direction = "worse", alpha: float = CONFIRM_ALPHA
+    history: History,
+    second: float,
+    *,
+    direction: Direction = "worse",
+    alpha: float = CONFIRM_ALPHA,
+    first: Shift | None = None,
 ) -> Confirmation:
     """Whether a second set of seeds moved the way the first did.
 
@@ -209,6 +214,8 @@ def confirm(
         second: Mean over as many new seeds as a night has.
         direction: Of the first: `worse` for a `suspect`, `better` for an `improved`.
         alpha: One-sided error level of this test alone.
+        first: What the first set of seeds showed. Where few series are judged together its bound is nearer than that of
+            *alpha*, and a second mean beyond it confirms too: two readings below a bound are no chance.
 
     Raises:
         LoraBenchError: If the mean is not finite, there are too few nights, or the level is not in (0, 0.5).
@@ -218,9 +225,15 @@ def confirm(
     if isinstance(means, str):
         raise LoraBenchError(f"{means}, so nothing was suspect and there is nothing to confirm")
     shift = _shifts({None: means}, _level(alpha, "alpha"))[None]
-    if shift.direction != direction:
+    if shift.direction != direction and not (first is not None and _beyond(first, second, direction)):
         return Confirmation(answer="flaky", shift=shift)
     return Confirmation(answer="regression" if direction == "worse" else "improved", shift=shift)
+
+
+def _beyond(first: Shift, second: float, direction: Direction) -> bool:
+    """Whether *second* lies beyond the bound that the first mean was held to, on the same side."""
+    bound = first.worst if direction == "worse" else first.best
+    return (second - bound) * (bound - first.expected) > 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,6 +175,20 @@ def test_a_slower_step_on_another_machine_is_acknowledged():
     assert "(+50" in answer.series[0].findings[-1].text and answer.series[0].findings[-1].kind == "loss"
 
 
+def test_two_readings_below_the_bound_are_a_regression():
+    """Of one series the bound is that of .03, and the confirmation's own level of .005 lies farther away."""
+    history = accepted(12, methods=["lora"])
+    tonight = night("tonight", methods=["lora"], shift={"lora": -0.011})
+    level = judge(tonight, history, "nightly").series[0]
+    again = night("again", methods=["lora"], shift={"lora": -0.011})
+    second = of_method(judge(again, history, "nightly"))
+    assert level.observed < level.worst and second.observed < second.worst == level.worst
+    answer = judge(tonight, history, "nightly", again)
+    assert (answer.verdict, of_method(answer).status) == ("regression", "regression")
+    with pytest.raises(LoraBenchError, match="--change"):
+        accepted_night(tonight, history, answer, "passed")
+
+
 @pytest.mark.parametrize(
     ("text", "ids", "why"),
     [
