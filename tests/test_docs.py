@@ -85,10 +85,22 @@ def test_the_cards_of_the_methods_are_those_of_the_modules():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_link_to_a_file_leads_to_it():
+def anchors(page: Path) -> set[str]:
+    """The names that links to a page's headings have on GitHub."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_to_a_file_and_to_a_heading_in_it():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name} links to {target}"
+            assert not heading or heading in anchors(file), f"{page.name} links to {target}#{heading}"
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 1500
 
 
 @pytest.mark.parametrize("file", sorted([*task_files().values()]), ids=lambda file: file.stem)
