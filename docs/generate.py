@@ -17,6 +17,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pydantic import BaseModel
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError
+from lora_bench.families import FAMILIES
 from lora_bench.methods import Method, known_methods
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.budget import Caps
@@ -365,7 +367,7 @@ def small_models() -> dict[str, Callable[[], tuple[Any, list[str]]]]:
         return lambda: (model_class(small_config(config_class(**size, num_labels=2, **options))), head)
 
     relative = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
-    return {
+    made = {
         "RoBERTa": make("Roberta", ["classifier"]),
         "XLM-RoBERTa": make("XLMRoberta", ["classifier"]),
         "BERT": make("Bert", ["classifier"]),
@@ -374,10 +376,8 @@ def small_models() -> dict[str, Callable[[], tuple[Any, list[str]]]]:
             "DebertaV2", ["pooler", "classifier"], **relative, share_att_key=True, position_buckets=8
         ),
         "GPT-2": make("GPT2", ["score"]),
-        "Llama": lambda: tiny_model("llama"),
-        "ModernBERT": lambda: tiny_model("modernbert"),
-        "T5 encoder": lambda: tiny_model("t5"),
     }
+    return made | {one.shown: partial(tiny_model, one.name) for one in FAMILIES if one.shown not in made}
 
 
 def support_page() -> str:

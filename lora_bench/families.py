@@ -88,6 +88,14 @@ class Family:
         hidden_size_key: Config key of the width of hidden states.
         num_heads_key: Config key of the number of attention heads.
         num_layers_key: Config key of the number of layers.
+        shown: What tables call it.
+        causal: Whether a token attends to those before it alone, so that the model can write text.
+        own_masks: Whether attention builds its mask from the mask of the rows, and takes no ready one.
+        packed_types: Those of *model_types* for which packed runs are tested against isolated ones.
+        hub_names: Repositories of its models on the hub, by a name from before repositories had owners.
+        classes: Beginning of the names of its classes in transformers, such as "Roberta" of "RobertaConfig".
+        tiny: Config of its tiny model beside width, heads, layers and vocabulary; see `lora_bench.testing.tiny_model`.
+        in_every_check: Whether `check_method` tries a method on it where no families are named.
     """
 
     name: str
@@ -110,6 +118,14 @@ class Family:
     hidden_size_key: str = "hidden_size"
     num_heads_key: str = "num_attention_heads"
     num_layers_key: str = "num_hidden_layers"
+    shown: str
+    causal: bool = False
+    own_masks: bool = False
+    packed_types: tuple[str, ...] = ()
+    hub_names: Mapping[str, str] = field(default_factory=dict)
+    classes: str
+    tiny: Mapping[str, Any]
+    in_every_check: bool = False
 
     @property
     def fused(self) -> bool:
@@ -170,6 +186,11 @@ class Family:
         return [child for child in children if child in self.heads]
 
 
+# Dropout would hide what a step moves and what loading restores, so no tiny model has any.
+_TINY_SIZES = {"intermediate_size": 48, "max_position_embeddings": 40}
+_TINY_ENCODER = {**_TINY_SIZES, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_TINY_ENDS = {"bos_token_id": 1, "eos_token_id": 1}
+
 # Encoders of the BERT line agree on everything but the inside of attention. Their layers are post-norm: each half
 # ends in LayerNorm(dropout(dense(x)) + residual) in a module called `output`.
 _ENCODER = r"(?:.*\.)?encoder"
@@ -196,6 +217,12 @@ ROBERTA = Family(
     prefix_kind="cache",
     bottleneck_sites=_POST_NORM_SITES,
     heads=("classifier", "qa_outputs"),
+    shown="RoBERTa",
+    packed_types=("roberta",),
+    hub_names={"roberta-base": "FacebookAI/roberta-base", "roberta-large": "FacebookAI/roberta-large"},
+    classes="Roberta",
+    tiny=_TINY_ENCODER,
+    in_every_check=True,
 )
 
 DEBERTA = Family(
@@ -214,6 +241,10 @@ DEBERTA = Family(
     prefix_kind="deberta",
     bottleneck_sites=_POST_NORM_SITES,
     heads=("pooler", "classifier", "qa_outputs"),
+    shown="DeBERTa",
+    own_masks=True,
+    classes="Deberta",
+    tiny={**_TINY_ENCODER, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
 )
 
 DEBERTA_V2 = Family(
@@ -231,6 +262,18 @@ DEBERTA_V2 = Family(
     prefix_kind="deberta_v2",
     bottleneck_sites=_POST_NORM_SITES,
     heads=("pooler", "classifier", "qa_outputs"),
+    shown="DeBERTa-v2/v3",
+    own_masks=True,
+    packed_types=("deberta-v2",),
+    classes="DebertaV2",
+    tiny={
+        **_TINY_ENCODER,
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "share_att_key": True,
+        "position_buckets": 8,
+    },
+    in_every_check=True,
 )
 
 # GPT-2's layers are pre-norm: x + attn(ln_1(x)), then x + mlp(ln_2(x)). Pfeiffer's adapter has no LayerNorm to sit
@@ -259,6 +302,13 @@ GPT2 = Family(
     hidden_size_key="n_embd",
     num_heads_key="n_head",
     num_layers_key="n_layer",
+    shown="GPT-2",
+    causal=True,
+    packed_types=("gpt2",),
+    hub_names={"gpt2-medium": "openai-community/gpt2-medium", "gpt2-large": "openai-community/gpt2-large"},
+    classes="GPT2",
+    tiny={"n_positions": 40, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **_TINY_ENDS},
+    in_every_check=True,
 )
 
 
@@ -285,6 +335,10 @@ LLAMA = Family(
         "lin": Site(modules=("",), placement="after"),
     },
     heads=("score", "qa_outputs"),
+    shown="Llama",
+    causal=True,
+    classes="Llama",
+    tiny={**_TINY_SIZES, **_TINY_ENDS, "num_key_value_heads": 2},
 )
 
 # Pre-norm, with query, key and value in one weight and the gate of the feed-forward block in its first projection. Its
@@ -308,6 +362,9 @@ MODERNBERT = Family(
         "parallel": Site(modules=("mlp",), placement="beside"),
     },
     heads=("classifier",),
+    shown="ModernBERT",
+    classes="ModernBert",
+    tiny={**_TINY_SIZES, **_TINY_ENDS, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2},
 )
 
 # Only T5's encoder is adapted: where a model has a decoder too, it stays frozen. Pre-norm, without biases; the feed-forward
@@ -336,6 +393,16 @@ T5 = Family(
     hidden_size_key="d_model",
     num_heads_key="num_heads",
     num_layers_key="num_layers",
+    shown="T5 encoder",
+    classes="T5",
+    tiny={
+        "d_kv": 8,
+        "d_ff": 48,
+        "feed_forward_proj": "gated-gelu",
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        "dropout_rate": 0.0,
+    },
 )
 
 
@@ -371,3 +438,8 @@ def family_of(model_type: str) -> Family:
     if model_type not in by_model_type:
         raise UnsupportedPair(str(unknown("model type", model_type, by_model_type)))
     return by_model_type[model_type]
+
+
+def hub_name(model: str) -> str:
+    """The name under which the hub has a base model today, for one from before repositories had owners."""
+    return next((family.hub_names[model] for family in FAMILIES if model in family.hub_names), model)

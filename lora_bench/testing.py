@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lora_bench.errors import UnsupportedPair
+from lora_bench.families import FAMILIES as ALL_FAMILIES
 from lora_bench.families import family_of
 from lora_bench.methods import Method, with_size
 from lora_bench.training.measure.counters import count_parameters
@@ -29,53 +29,21 @@ from lora_bench.util.seeding import adapters_drawn_from
 LABELS, VOCABULARY, PAD, END = 3, 64, 0, 1
 
 
-FAMILIES = ("roberta", "deberta-v2", "gpt2")
+FAMILIES = tuple(family.name for family in ALL_FAMILIES if family.in_every_check)
 """What a method is held to where no families are named."""
 
 
 def tiny_model(family: str) -> tuple[nn.Module, list[str]]:
-    """A tiny classifier of one of `FAMILIES`, llama, modernbert or t5, with the names of its head's modules."""
+    """A tiny classifier of a family of `lora_bench.families`, by its name, with the names of its head's modules."""
     import transformers
 
-    common: dict[str, Any] = {
-        "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": PAD, "num_labels": LABELS,
-    }  # fmt: skip
-    # Dropout would hide what a step moves and what loading restores.
-    encoder = {**common, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    ends = {"bos_token_id": END, "eos_token_id": END}
-    options: dict[str, dict[str, Any]] = {
-        "roberta": encoder,
-        "deberta-v2": {
-            **encoder, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "share_att_key": True,
-            "position_buckets": 8,
-        },
-        "gpt2": {
-            "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40, "pad_token_id": PAD,
-            "num_labels": LABELS, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **ends,
-        },
-        "llama": {**common, "num_key_value_heads": 2, **ends},
-        "modernbert": {**common, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2, **ends},
-        "t5": {
-            "vocab_size": VOCABULARY, "d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48,
-            "feed_forward_proj": "gated-gelu", "pad_token_id": PAD, "eos_token_id": END, "decoder_start_token_id": PAD,
-            "num_labels": LABELS, "dropout_rate": 0.0,
-        },
-    }  # fmt: skip
-    names = {
-        "roberta": "Roberta",
-        "deberta-v2": "DebertaV2",
-        "gpt2": "GPT2",
-        "llama": "Llama",
-        "modernbert": "ModernBert",
-        "t5": "T5",
-    }
-    config = getattr(transformers, f"{names[family]}Config")(**options[family])
+    known = family_of(family)
+    sizes = {known.hidden_size_key: 32, known.num_layers_key: 2, known.num_heads_key: 4, "vocab_size": VOCABULARY}
+    config = getattr(transformers, f"{known.classes}Config")(**sizes, pad_token_id=PAD, num_labels=LABELS, **known.tiny)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: nn.Module = getattr(transformers, f"{names[family]}ForSequenceClassification")(config)
-    head = [name for name, _ in model.named_children() if name in family_of(config.model_type).heads]
-    return model, head
+        model: nn.Module = getattr(transformers, f"{known.classes}ForSequenceClassification")(config)
+    return model, known.head_modules(name for name, _ in model.named_children())
 
 
 def tiny_models() -> dict[str, tuple[nn.Module, list[str]]]:
@@ -132,6 +100,7 @@ def _check_on(method: Method, family: str) -> None:
 
 def _check_steps(model: nn.Module, batch: dict[str, Tensor], family: str) -> None:
     """Steps move every trainable weight and no frozen one. Where one factor starts at zero the other needs a second."""
+    known = family_of(family)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.0)
@@ -145,7 +114,7 @@ def _check_steps(model: nn.Module, batch: dict[str, Tensor], family: str) -> Non
     for name, weight in model.named_parameters():
         moved = not torch.equal(weight, before[name])
         # The bias of a key adds the same to every score of a query, which softmax does not see.
-        unseen = name.endswith("key.bias") or name.endswith("key_proj.bias")
+        unseen = not known.fused and name.endswith(f"{known.key}.bias")
         assert moved or not weight.requires_grad or unseen, f"{family}: {name} is trainable and does not move"
         assert not moved or weight.requires_grad, f"{family}: {name} is frozen and moves"
 

@@ -5,10 +5,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from transformers import AutoModel, T5Config, T5ForSequenceClassification, T5ForTokenClassification
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.families import FAMILIES, Family, family_of, parts_of, roles_in_order
+from lora_bench.families import FAMILIES, Family, family_of, hub_name, parts_of, roles_in_order
+from lora_bench.models.loading import writes_on
+from lora_bench.testing import tiny_model
 from tests.tiny import CLASSIFIERS, HEAD_MODULES, HEADS, HIDDEN, LAYERS, MODELS, tiny_gpt2, tiny_roberta
 
 PARTS = ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out")
@@ -129,6 +136,28 @@ def test_parts_of_t5_lie_in_its_encoder_in_both_versions_and_with_and_without_a_
 
 def test_a_language_model_has_no_head_of_its_own():
     assert family_of("gpt2").head_modules(child for child, _ in tiny_gpt2().named_children()) == []
+
+
+@pytest.mark.parametrize("model_type", [model_type for known in FAMILIES for model_type in known.model_types])
+def test_a_causal_family_is_one_that_transformers_has_write_and_not_fill_gaps(model_type):
+    causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    assert family_of(model_type).causal == causal == writes_on(model_type)
+
+
+@pytest.mark.parametrize("known", FAMILIES, ids=lambda known: known.name)
+def test_the_tiny_model_of_a_family_is_of_its_type_and_size_without_dropout(known):
+    model, head = tiny_model(known.name)
+    config = model.config.to_dict()
+    assert config["model_type"] == known.name and head and set(head) <= set(known.heads)
+    assert [config[key] for key in (known.hidden_size_key, known.num_heads_key, known.num_layers_key)] == [32, 4, 2]
+    assert all(module.p == 0 for module in model.modules() if isinstance(module, torch.nn.Dropout))
+    assert set(known.packed_types) <= set(known.model_types)
+
+
+def test_a_name_from_before_repositories_had_owners_is_that_of_today():
+    assert hub_name("roberta-base") == "FacebookAI/roberta-base"
+    assert hub_name("gpt2-large") == "openai-community/gpt2-large"
+    assert hub_name("my/own") == "my/own"
 
 
 def test_no_two_families_claim_a_model_type():

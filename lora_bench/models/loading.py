@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.families import family_of
+from lora_bench.families import FAMILIES, family_of
 from lora_bench.metrics import Kind
 from lora_bench.models.registry import BaseModel
 
@@ -122,6 +122,9 @@ def _refuse_encoder(base_model: BaseModel) -> None:
 
 def writes_on(model_type: str) -> bool:
     """Whether a model of this type writes text from left to right: each token sees those before it alone."""
+    known = next((family for family in FAMILIES if model_type in family.model_types), None)
+    if known is not None:
+        return known.causal
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,

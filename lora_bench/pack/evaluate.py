@@ -9,20 +9,17 @@ from typing import Any
 
 import torch
 
-from lora_bench.models.loading import writes_on
+from lora_bench.families import family_of
 from lora_bench.pack.generate import most_rows, writer
 from lora_bench.pack.stack import Stack
 from lora_bench.training.pipeline import Answered, Ready
 from lora_bench.training.scoring import EVALUATION_BATCH, Labelling, Writing, autocast, predict_in_order
 
-# What a family's attention makes of the rows' masks by itself.
-OWN_MASKS = ("deberta", "deberta-v2")
-
 
 def stack_of(members: Sequence[Ready]) -> Stack:
     """The weights of members, side by side."""
-    kind = members[0].job.base_model.model_type
-    causal = None if kind in OWN_MASKS else writes_on(kind)
+    family = family_of(members[0].job.base_model.model_type)
+    causal = None if family.own_masks else family.causal
     return Stack([member.model for member in members], causal=causal, pad=members[0].adapted.tokenizer.pad_token_id)
 
 

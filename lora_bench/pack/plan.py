@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from lora_bench.families import FAMILIES
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.in_common import MAY_DIFFER, in_common
 from lora_bench.training.job import Job
-
-FAMILIES = ("roberta", "deberta-v2", "gpt2")
-"""Model types for which packed runs are tested against isolated ones."""
 
 SIZES: dict[str, tuple[str, ...]] = {
     "lora": ("rank", "scaling"),
@@ -18,7 +16,7 @@ SIZES: dict[str, tuple[str, ...]] = {
     "prefix_tuning": (),
     "bitfit": (),
 }
-"""The methods for which they are, and the options in which members of a pack may differ."""
+"""Methods whose packed runs are tested against isolated ones, and the options in which members of a pack may differ."""
 
 ARGUMENTS = frozenset(
     {"adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "optim", "gradient_accumulation_steps"}
@@ -92,7 +90,7 @@ def company_of(job: Job) -> str | None:
 
 def _packs(model_type: str, spec: PlannedSpec) -> bool:
     method, recipe = spec.method, spec.training
-    if method.name not in SIZES or model_type not in FAMILIES:
+    if method.name not in SIZES or not any(model_type in family.packed_types for family in FAMILIES):
         return False
     # DoRA divides by lengths of rows, which padded ranks leave alone but nobody has tested; the others change the base.
     plain = not method.options.get("use_dora") and method.options.get("initialisation", "kaiming") in (

@@ -6,17 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_bench.families import hub_name
 from lora_bench.published.table import PublishedCell
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec, without_shown
-
-# Names of the same repositories on the hub from before repositories had owners.
-SHORT_NAMES = {
-    "roberta-base": "FacebookAI/roberta-base",
-    "roberta-large": "FacebookAI/roberta-large",
-    "gpt2-medium": "openai-community/gpt2-medium",
-    "gpt2-large": "openai-community/gpt2-large",
-}
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ Expected = Mapping[str, Any] | None
 
 def place_of(spec: RunSpec) -> tuple[str, str, str]:
     """The method, base model and task of a run, by which it finds its published cells."""
-    return spec.method.label, SHORT_NAMES.get(spec.model.name, spec.model.name), spec.task.name
+    return spec.method.label, hub_name(spec.model.name), spec.task.name
 
 
 def place_of_cell(cell: PublishedCell, stand_ins: Mapping[str, str] | None = None) -> tuple[str, str, str]:
@@ -77,7 +70,7 @@ def place_of_cell(cell: PublishedCell, stand_ins: Mapping[str, str] | None = Non
         stand_ins: For a base model of the table, the name of the one that was run in its stead.
     """
     model = (stand_ins or {}).get(cell.model, cell.model)
-    return cell.method or "", SHORT_NAMES.get(model, model), cell.task
+    return cell.method or "", hub_name(model), cell.task
 
 
 def expected_from(
@@ -109,7 +102,7 @@ def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expecte
     spec = records[0].spec
     found: dict[str, Differing] = {}
     # Only the hub gives a base model a revision: a folder may have any name and hold any weights.
-    if spec.model.revision is None or SHORT_NAMES.get(spec.model.name, spec.model.name) != cell.model:
+    if spec.model.revision is None or hub_name(spec.model.name) != cell.model:
         found["model"] = Differing("model", cell.model, spec.model.shown)
     counted = [record.parameters.adapter for record in records if record.parameters is not None]
     counts = {count for count in counted if count is not None}

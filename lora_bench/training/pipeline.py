@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer
 
+from lora_bench.families import family_of
 from lora_bench.methods import known_methods, trains_base
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import others_at_work
@@ -109,7 +110,7 @@ class Ready:
     @property
     def has_rows_of_nothing(self) -> bool:
         """Whether a causal model is to classify a text without tokens: its tokenizer adds none of its own."""
-        if self.job.base_model.model_type != "gpt2" or self.job.task.kind == "generation":
+        if not family_of(self.job.base_model.model_type).causal or self.job.task.kind == "generation":
             return False
         return self.lessons.has_rows_of_nothing
 

@@ -4,24 +4,24 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from lora_bench.families import FAMILIES, family_of
 from lora_bench.testing import tiny_model
 from lora_bench.tuners.trial import LAYERS, deep_model, small_model
 from tests.tiny import tiny_deberta_v2
 
-FAMILIES = ("roberta", "deberta-v2", "gpt2", "llama", "modernbert", "t5")
 DEPTH = 6
 
 
 def model_and_config(family):
     model, _ = tiny_model(family)
     config = model.config
-    key = {"gpt2": "n_layer", "t5": "num_layers"}.get(family, "num_hidden_layers")
+    key = family_of(family).num_layers_key
     # ModernBERT's layers are of two kinds, so its depth is given when the config is made.
     config = type(config)(**{**config.to_diff_dict(), key: DEPTH, "num_labels": 3, "layer_types": None})
     return type(model), config
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family.name for family in FAMILIES])
 def test_a_deep_model_has_every_layer_in_the_memory_of_two_and_answers(family):
     model_class, config = model_and_config(family)
     shallow, deep = small_model(model_class, config), deep_model(model_class, config)
