@@ -7,7 +7,7 @@ import dataclasses
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
-from lora_bench.records.budget import ParameterAxis, amount_of
+from lora_bench.records.budget import WORK, ParameterAxis, amount_of
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
@@ -34,7 +34,7 @@ def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
     """The shortest runs of a halving do at least a whole batch, where the work says so before the data do."""
     training = spec.training
     axis, amount = training.target
-    if axis in ("train_examples", "train_tokens") and amount < training.batch_size:
+    if WORK[axis].whole and amount < training.batch_size:
         message = (
             f"begins with runs of {amount_of(axis, amount)} for {spec.method.label} on {spec.model.name} for {spec.task.name}, "
             f"less than a batch of {training.batch_size}: take fewer rungs, or {axis}: {training.batch_size * rung.part}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_bench.plan.size_fitting import MethodFit
-from lora_bench.records.budget import Axis
+from lora_bench.records.budget import WORK, OneExample
 from lora_bench.records.environment import cuda_devices, usable_cores
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
 from lora_bench.tasks import TaskData
@@ -54,15 +54,7 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
     # A forward pass multiplies twice a weight and token, a backward pass once more for inputs and once for weights.
     rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
     of_example = (6 if is_full else 4) * shape.multiplied * tokens
-    examples = _examples(
-        recipe,
-        {
-            "train_examples": 1.0,
-            "train_tokens": tokens,
-            "train_flops": of_example,
-            "train_seconds": of_example / rate,
-        },
-    )
+    examples = _examples(recipe, OneExample(tokens=tokens, flops=of_example, seconds=of_example / rate))
     train_flops = of_example * examples
     scored = len(data.splits[spec.score_on].ids)
     steps = math.ceil(examples / recipe.batch_size)
@@ -90,15 +82,10 @@ def _mean_tokens(texts: Sequence[tuple[str, ...]]) -> float:
     return words / max(1, len(texts)) * WORDS_TO_TOKENS
 
 
-def _examples(recipe: PlannedTraining, of_example: Mapping[Axis, float]) -> float:
-    """Examples that a run is likely to see before its target or a cap ends it.
-
-    Args:
-        recipe: Its work.
-        of_example: What an example comes to on each axis of work.
-    """
+def _examples(recipe: PlannedTraining, example: OneExample) -> float:
+    """Examples that a run is likely to see before its target or a cap ends it."""
     amounts = [recipe.target, *recipe.caps.items()]
-    return min(amount / of_example[axis] for axis, amount in amounts)
+    return min(amount / WORK[axis].of_example(example) for axis, amount in amounts)
 
 
 def default_workers(costs: Sequence[Estimate], threads: int, *, timed: bool = False, processes: int = 1) -> int:

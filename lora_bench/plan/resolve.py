@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from lora_bench.methods import Method
 from lora_bench.models.registry import BaseModel
-from lora_bench.records.budget import Axis, Work
+from lora_bench.records.budget import AXES, WORK, Axis, Work
 from lora_bench.records.spec import (
     KeepWeights,
     MethodSpec,
@@ -117,7 +118,8 @@ def method_spec(label: str, method: Method) -> MethodSpec:
 def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int) -> PlannedTraining:
     given: Training = recipe.training
     work = recipe.budget
-    examples = _whole_part(_examples(work, in_split), part)
+    amounts = _amounts(work, in_split, part)
+    examples = amounts.pop("train_examples", None)
     steps = None if examples is None else math.ceil(examples / given.batch_size)
     warmup_steps = given.warmup_steps
     if warmup_steps is None and steps is not None:
@@ -126,9 +128,7 @@ def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int
         warmup_steps = round(warmup_steps / part)
     return PlannedTraining(
         train_examples=examples,
-        train_tokens=_whole_part(work.train_tokens, part),
-        train_flops=_part(work.train_flops, part),
-        train_seconds=_part(work.train_seconds, part),
+        **amounts,
         caps=_amounts(work.caps, in_split, part),
         batch_size=given.batch_size,
         steps=steps,
@@ -151,31 +151,17 @@ def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int
     )
 
 
-def _examples(work: Work, in_split: int) -> int | None:
-    """Examples that an amount of work comes to, or None where it is not one of examples."""
-    return work.train_examples if work.epochs is None else max(1, round(work.epochs * in_split))
+def _amounts(work: Work | None, in_split: int, part: int) -> dict[Axis, Any]:
+    """The amounts of work that are given, by axis, divided by *part*; epochs as the examples that they come to.
 
-
-def _amounts(work: Work | None, in_split: int, part: int) -> dict[Axis, float]:
-    """Amounts of work by axis, divided by *part*, epochs as the examples that they come to."""
+    Whole numbers are rounded down, so that all parts together are no more than the whole.
+    """
     if work is None:
         return {}
-    amounts: dict[Axis, float | None] = {
-        "train_examples": _whole_part(_examples(work, in_split), part),
-        "train_tokens": _whole_part(work.train_tokens, part),
-        "train_flops": _part(work.train_flops, part),
-        "train_seconds": _part(work.train_seconds, part),
-    }
-    return {axis: amount for axis, amount in amounts.items() if amount is not None}
-
-
-def _whole_part(amount: int | None, part: int) -> int | None:
-    """A part of what is counted; rounded down, so that all parts together are no more than the whole."""
-    return None if amount is None else amount // part
-
-
-def _part(amount: float | None, part: int) -> float | None:
-    return None if amount is None else amount / part
+    given = {axis: amount for axis in AXES if (amount := getattr(work, axis)) is not None}
+    if work.epochs is not None:
+        given["train_examples"] = max(1, round(work.epochs * in_split))
+    return {axis: given[axis] // part if WORK[axis].whole else given[axis] / part for axis in AXES if axis in given}
 
 
 def _kept(suite: Suite, task: str) -> KeepWeights:

@@ -3,14 +3,14 @@
 One axis of parameters holds methods equal in number: what a method adds or frees, the head apart, or what must be saved
 of it, the head included; `full` is exempt from it and marked as the reference line. A method's size is found by
 counting, never by formula: see `lora_bench.plan.size_fitting`. One axis of work stops a run: examples (or epochs), real
-tokens, FLOPs or seconds; the others may cap it. `docs/budgets.md` says what each means.
+tokens, FLOPs or seconds; the others may cap it. `WORK` states the facts of each. `docs/budgets.md` says what they mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -19,22 +19,93 @@ from lora_bench.errors import BudgetUnreachable
 
 MAX_SIZE = 1 << 20
 
-Axis = Literal["train_examples", "train_tokens", "train_flops", "train_seconds"]
-AXES: tuple[Axis, ...] = get_args(Axis)
+# Named after the field of a record's `parameters` that they hold equal. A method without a size is exempt from both.
 ParameterAxis = Literal["adapter_parameters", "stored_parameters"]
 PARAMETER_AXES: tuple[ParameterAxis, ...] = get_args(ParameterAxis)
 
-_SAID: dict[Axis, str] = {
-    "train_examples": "{:,.0f} examples",
-    "train_tokens": "{:,.0f} real tokens",
-    "train_flops": "{:.4g} FLOPs",
-    "train_seconds": "{:,g} s of training",
+Batch = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneExample:
+    """The likely cost of an example: tokens, FLOPs of its training, and seconds of them."""
+
+    tokens: float
+    flops: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkAxis:
+    """An amount of training work that may stop a run. `Work` and the training of a run spec have a field of its name.
+
+    Args:
+        said: An amount as readers see it, such as "48,000 real tokens".
+        column: Head of its column in a report, beside what runs used.
+        wanted: Its line in a report, beside what every run was held to.
+        used: The field of a record's `speed` with what the run used.
+        of_batch: The cost of a batch, from its examples and a counter of the FLOPs of a batch; None where only a clock tells.
+        of_example: The likely cost of an example.
+        whole: Whether it is counted in whole numbers, at least 1 for an example.
+    """
+
+    said: str
+    column: str
+    wanted: str
+    used: str
+    of_batch: Callable[[Batch, Callable[[Batch], int]], int] | None
+    of_example: Callable[[OneExample], float]
+    whole: bool = False
+
+
+Axis = Literal["train_examples", "train_tokens", "train_flops", "train_seconds"]
+WORK: dict[Axis, WorkAxis] = {
+    "train_examples": WorkAxis(
+        said="{:,.0f} examples",
+        column="examples",
+        wanted="examples seen by every run",
+        used="train_examples",
+        of_batch=lambda batch, flops: len(batch),
+        of_example=lambda example: 1.0,
+        whole=True,
+    ),
+    "train_tokens": WorkAxis(
+        said="{:,.0f} real tokens",
+        column="real tokens",
+        wanted="real tokens seen by every run",
+        used="train_real_tokens",
+        of_batch=lambda batch, flops: sum(map(tokens_of, batch)),
+        of_example=lambda example: example.tokens,
+        whole=True,
+    ),
+    "train_flops": WorkAxis(
+        said="{:.4g} FLOPs",
+        column="FLOPs",
+        wanted="FLOPs done by every run",
+        used="train_flops",
+        of_batch=lambda batch, flops: flops(batch),
+        of_example=lambda example: example.flops,
+    ),
+    "train_seconds": WorkAxis(
+        said="{:,g} s of training",
+        column="training, s",
+        wanted="seconds of training of every run",
+        used="train_seconds",
+        of_batch=None,
+        of_example=lambda example: example.seconds,
+    ),
 }
+AXES: tuple[Axis, ...] = tuple(WORK)
+
+
+def tokens_of(example: Mapping[str, Any]) -> int:
+    """The number of tokens of an encoded example."""
+    return len(example["input_ids"])
 
 
 def amount_of(axis: Axis, amount: float) -> str:
     """An amount of work as readers should see it, such as "48,000 real tokens"."""
-    return _SAID[axis].format(amount)
+    return WORK[axis].said.format(amount)
 
 
 class Work(Strict):

@@ -42,7 +42,8 @@ class Parameters(RecordPart):
 
     def on(self, axis: ParameterAxis) -> int | None:
         """Those that a budget may hold equal on an axis."""
-        return self.adapter if axis == "adapter_parameters" else self.stored
+        found: int | None = getattr(self, axis.removesuffix("_parameters"))
+        return found
 
 
 class CountedParameters(Parameters):
@@ -56,7 +57,8 @@ class CountedParameters(Parameters):
 
     def on(self, axis: ParameterAxis) -> int:
         """Those that a budget may hold equal on an axis."""
-        return self.adapter if axis == "adapter_parameters" else self.stored
+        found: int = getattr(self, axis.removesuffix("_parameters"))
+        return found
 
 
 class Memory(Strict):

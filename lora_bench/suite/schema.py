@@ -129,8 +129,8 @@ class SuiteBudget(HeldEqual):
 
     @model_validator(mode="after")
     def _one_axis_of_parameters(self) -> SuiteBudget:
-        if self.adapter_parameters is not None and self.stored_parameters is not None:
-            raise ValueError("give at most one of adapter_parameters and stored_parameters")
+        if sum(getattr(self, axis) is not None for axis in PARAMETER_AXES) > 1:
+            raise ValueError(f"give at most one of {' and '.join(PARAMETER_AXES)}")
         return self
 
     def budgets(self, *, sized: bool) -> tuple[Budget, ...]:

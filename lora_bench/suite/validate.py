@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from lora_bench.documents import Document, Key
 from lora_bench.errors import Fault, LoraBenchError, did_you_mean
-from lora_bench.records.budget import HeldEqual
+from lora_bench.records.budget import AXES, WORK, HeldEqual
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, SuiteFile, Training
 
@@ -173,10 +173,11 @@ def ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, 
             return "parallelism", "'fsdp' divides a model among processes: give their number, such as `processes: 2`"
         return None
     caps = () if budget.caps is None else budget.caps.given
-    if "train_seconds" in (*budget.given, *caps):
+    clocked = [axis for axis in AXES if WORK[axis].of_batch is None and axis in (*budget.given, *caps)]
+    if clocked:
         return (
             "processes",
-            "is for work that every process counts alike, and each has a clock of its own: train_seconds cannot end it",
+            f"is for work that every process counts alike, and each has a clock of its own: {clocked[0]} cannot end it",
         )
     if budget.peak_memory_bytes is not None:
         return (

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.records.budget import Axis, amount_of
+from lora_bench.records.budget import WORK, Axis, Batch, amount_of, tokens_of
 from lora_bench.records.spec import PlannedTraining
 from lora_bench.util.seeding import epoch_order
 
 Example = Mapping[str, Any]
-Batch = Sequence[Example]
 
 # More examples than anybody reaches.
 ENDLESS = 2**40
@@ -98,7 +97,9 @@ class Course:
     @property
     def seconds(self) -> float | None:
         """Seconds of training after which it ends at the latest, or None for any number."""
-        limits = [amount for axis, amount in (self.recipe.target, *self.recipe.caps.items()) if axis == "train_seconds"]
+        limits = [
+            amount for axis, amount in (self.recipe.target, *self.recipe.caps.items()) if WORK[axis].of_batch is None
+        ]
         return min(limits, default=None)
 
     def ended_by(self, step: int, seconds: float) -> Axis | None:
@@ -165,39 +166,38 @@ def plan_course(
     Raises:
         LoraBenchError: If the examples have no token, so that no number of steps reaches an amount of tokens.
     """
-    if recipe.train_examples is None and not any(map(_tokens, examples)):
+    if recipe.train_examples is None and not any(map(tokens_of, examples)):
         raise LoraBenchError("the training examples have no tokens, so no amount of work is ever reached")
     course = Course(recipe=recipe, examples=InOrder(examples, seed), ends={}, shares=None, flops=flops)
-    costs: dict[Axis, Callable[[Batch], int]] = {
-        "train_examples": len,
-        "train_tokens": lambda batch: sum(map(_tokens, batch)),
-    }
-    if flops is not None:
-        costs["train_flops"] = flops
     target, amount = recipe.target
     ends: dict[Axis, int] = {}
     shares: tuple[float, ...] | None = None
-    if target != "train_seconds":
-        used = _used(course, costs[target], amount)
+    used = _used(course, target, amount)
+    if used is not None:
         ends[target] = len(used) - 1
         if target != "train_examples":
             shares = tuple(one / amount for one in used)
     steps = ends.get(target)
     for axis, cap in recipe.caps.items():
-        if axis != "train_seconds":
-            used = _used(course, costs[axis], cap, at_most=steps)
-            if used[-1] >= cap:
-                ends[axis] = min(len(used) - 1, ends.get(axis, len(used)))
+        used = _used(course, axis, cap, at_most=steps)
+        if used is not None and used[-1] >= cap:
+            ends[axis] = min(len(used) - 1, ends.get(axis, len(used)))
     return dataclasses.replace(course, ends=ends, shares=shares)
 
 
-def _used(course: Course, cost: Callable[[Batch], int], amount: float, at_most: int | None = None) -> list[int]:
-    """What is used after so many steps, from 0 on, until an amount is reached or *at_most* steps are done."""
+def _used(course: Course, axis: Axis, amount: float, at_most: int | None = None) -> list[int] | None:
+    """The work used after so many steps, from 0 on, until an amount is reached or *at_most* steps are done.
+
+    None where only a clock tells.
+    """
+    of_batch = WORK[axis].of_batch
+    if of_batch is None:
+        return None
     used = [0]
     while used[-1] < amount and len(used) - 1 != at_most:
-        used.append(used[-1] + cost(course.batch(len(used) - 1)))
+        used.append(used[-1] + of_batch(course.batch(len(used) - 1), course.flops or _uncounted))
     return used
 
 
-def _tokens(example: Example) -> int:
-    return len(example["input_ids"])
+def _uncounted(batch: Batch) -> int:
+    raise AssertionError("a run whose work is a number of FLOPs counts them")

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lora_bench.errors import BudgetUnreachable
-from lora_bench.records.budget import AXES, PARAMETER_AXES, Budget, Fit, fit_size
+from lora_bench.records.budget import AXES, PARAMETER_AXES, WORK, Axis, Budget, Fit, Work, fit_size
+from lora_bench.records.record import CountedParameters, Speed
+from lora_bench.records.spec import TrainingSpec
 from lora_bench.suite.schema import SuiteBudget
 
 
@@ -69,3 +72,19 @@ def test_the_example_of_the_page_on_budgets_is_one():
     assert budget.budgets(sized=False) == (only,)
     for axis in (*AXES, *PARAMETER_AXES):
         assert f"`{axis}`" in page
+
+
+def test_every_axis_is_a_field_of_all_that_has_work_or_parameters():
+    assert get_args(Axis) == AXES
+    for axis in AXES:
+        assert axis in Work.model_fields and axis in TrainingSpec.model_fields
+        assert WORK[axis].used in Speed.model_fields
+    for axis in PARAMETER_AXES:
+        assert axis in Budget.model_fields and axis in SuiteBudget.model_fields
+    assert CountedParameters(total=9, adapter=1, head=2, trained=3, stored=4).on("stored_parameters") == 4
+
+
+def test_the_cost_of_a_batch_is_counted_by_its_axis():
+    batch = [{"input_ids": [1, 2, 3]}, {"input_ids": [4]}]
+    costs = {axis: WORK[axis].of_batch(batch, lambda _: 700) for axis in AXES if WORK[axis].of_batch is not None}
+    assert costs == {"train_examples": 2, "train_tokens": 4, "train_flops": 700}

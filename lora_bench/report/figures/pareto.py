@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from lora_bench.records.budget import ParameterAxis
+from lora_bench.records.budget import PARAMETER_AXES, ParameterAxis
 from lora_bench.records.record import Environment
 from lora_bench.report.model.comparison import Setting
 from lora_bench.report.model.rows import Row
@@ -73,9 +73,9 @@ def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -
 
 
 def parameter_axis(settings: Sequence[Setting]) -> ParameterAxis:
-    """The parameters that settings have a target for: adapter parameters, unless all that have one hold what is stored."""
+    """The parameters that all settings with a target hold equal; adapter parameters where they differ or none has one."""
     held = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
-    return "stored_parameters" if held == {"stored_parameters"} else "adapter_parameters"
+    return held.pop() if len(held) == 1 else PARAMETER_AXES[0]
 
 
 def front_of(rows: Sequence[Row], cost: Cost, higher_is_better: bool | None) -> list[Row]:

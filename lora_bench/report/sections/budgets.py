@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from lora_bench.records.budget import AXES, Axis, ParameterAxis, amount_of
+from lora_bench.records.budget import AXES, PARAMETER_AXES, WORK, Axis, ParameterAxis, amount_of
 from lora_bench.records.protocol import Protocol
 from lora_bench.records.record import Record
 from lora_bench.report import text
@@ -57,19 +58,17 @@ def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
 
 
 def counts(comparison: Comparison) -> list[str]:
-    """What each method came to on each base model: size, adapter parameters, share of the target, and learning rates."""
+    """What each method came to on each base model: size, numbers of parameters, share of the target, and learning rates."""
     rates: dict[tuple[str, ...], set[float | None]] = {}
-    stores = any(held_to_stored(setting) for setting in comparison.settings)
+    held = {setting.parameter_target[0] for setting in comparison.settings if setting.parameter_target is not None}
+    axes = [axis for axis in PARAMETER_AXES if axis == PARAMETER_AXES[0] or axis in held]
     for setting in comparison.results:
         for table in setting.tables:
             for row in table.rows:
-                adapter = row.parameters.adapter if row.parameters is not None else None
-                stored = [count(row.parameters.stored if row.parameters is not None else None)] if stores else []
-                held = _held_to(row, setting)
-                cells = (model_name(table), method_name(row), size(row), count(adapter), *stored, held)
+                counted = [count(row.parameters.on(axis) if row.parameters is not None else None) for axis in axes]
+                cells = (model_name(table), method_name(row), size(row), *counted, _held_to(row, setting))
                 rates.setdefault(cells, set()).add(row.learning_rate)
-    header = ["base model", "method", "size", "adapter parameters"]
-    header += ["stored parameters", "of the target"] if stores else ["of the target"]
+    header = ["base model", "method", "size", *(axis.replace("_", " ") for axis in axes), "of the target"]
     lines = [[*cells, ", ".join(map(text.learning_rate, sorted(of, key=in_order)))] for cells, of in rates.items()]
     return text.table([*header, "learning rates"], lines, numbers_from=3)
 
@@ -86,32 +85,19 @@ def work(comparison: Comparison, records: Sequence[Record]) -> list[str]:
         if not runs:
             continue
         named = [where, model_name(table), method_name(row)] + ([_parts(runs)] if parts else [])
-        amounts = [median_of(used(run, axis) for run in runs) for axis in AXES]
+        examples, *others = (_amount(axis, median_of(used(run, axis) for run in runs)) for axis in AXES)
         steps = median_of(run.speed.train_steps for run in runs if run.speed is not None)
-        cells = [_whole(amounts[0]), _whole(steps), _whole(amounts[1]), _short(amounts[2]), text.rate(amounts[3])]
-        lines.append([*named, *cells, _share(runs), _ends(runs)])
+        lines.append([*named, examples, _whole(steps), *others, _share(runs), _ends(runs)])
     header = ["task", "base model", "method", *(["parts of a batch"] if parts else [])]
-    header += ["examples", "steps", "real tokens", "FLOPs", "training, s", "of the work", "ended by"]
+    examples, *others = (WORK[axis].column for axis in AXES)
+    header += [examples, "steps", *others, "of the work", "ended by"]
     return text.table(header, lines, numbers_from=3) if lines else []
 
 
 def used(record: Record, axis: Axis) -> float | None:
     """What a run used on an axis of work, or None where it was not counted."""
-    speed = record.speed
-    if speed is None:
-        return None
-    amounts: dict[Axis, float | None] = {
-        "train_examples": speed.train_examples,
-        "train_tokens": speed.train_real_tokens,
-        "train_flops": speed.train_flops,
-        "train_seconds": speed.train_seconds,
-    }
-    return amounts[axis]
-
-
-def held_to_stored(setting: Setting) -> bool:
-    """Whether the target of a setting is for the parameters that must be saved."""
-    return setting.parameter_target is not None and setting.parameter_target[0] == "stored_parameters"
+    amount: float | None = None if record.speed is None else getattr(record.speed, WORK[axis].used)
+    return amount
 
 
 def _target_of(record: Record) -> tuple[Axis, float] | None:
@@ -154,6 +140,12 @@ def _ends(runs: Sequence[Record]) -> str:
     return ", ".join(end if len(ends) == 1 else f"{end} ({number})" for end, number in sorted(ends.items()))
 
 
+def _amount(axis: Axis, value: float | None) -> str:
+    if WORK[axis].of_batch is None:
+        return text.rate(value)
+    return _whole(value) if WORK[axis].whole else _short(value)
+
+
 def _whole(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
@@ -191,9 +183,14 @@ def _splits(setting: Setting) -> str:
 def _target(setting: Setting, axis: ParameterAxis) -> str:
     budget = setting.budget
     if budget is None or budget.parameter_target is None:
-        return "none: methods as they are given" if axis == "adapter_parameters" else MISSING
+        return "none: methods as they are given" if axis == PARAMETER_AXES[0] else MISSING
     held, amount = budget.parameter_target
     return f"{count(amount)} ± {budget.tolerance * 100:g} %" if held == axis else MISSING
+
+
+def _wanted(setting: Setting, axis: Axis) -> str:
+    amount = getattr(setting.spec.training, axis)
+    return count(amount) if WORK[axis].whole else _number(amount)
 
 
 def _caps(setting: Setting) -> str:
@@ -236,12 +233,8 @@ def _number(value: float | None) -> str:
 
 
 _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
-    ("target for adapter parameters", lambda setting: _target(setting, "adapter_parameters")),
-    ("target for stored parameters", lambda setting: _target(setting, "stored_parameters")),
-    ("examples seen by every run", lambda setting: count(setting.spec.training.train_examples)),
-    ("real tokens seen by every run", lambda setting: count(setting.spec.training.train_tokens)),
-    ("FLOPs done by every run", lambda setting: _number(setting.spec.training.train_flops)),
-    ("seconds of training of every run", lambda setting: _number(setting.spec.training.train_seconds)),
+    *((f"target for {axis.replace('_', ' ')}", partial(_target, axis=axis)) for axis in PARAMETER_AXES),
+    *((WORK[axis].wanted, partial(_wanted, axis=axis)) for axis in AXES),
     ("caps, which end a run before", _caps),
     ("largest peak of a step, MiB", _peak),
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lora_bench.records.budget import PARAMETER_AXES
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import in_order
@@ -116,9 +117,10 @@ _SHARED_NOTE = (
 def reference_note(settings: Sequence[Setting]) -> str:
     """What the mark of the reference line says."""
     axes = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
+    axis = max(axes, key=PARAMETER_AXES.index, default=PARAMETER_AXES[0])
     return (
         f"{tables.REFERENCE} The reference line: it has no size to turn, so it is exempt from the target for "
-        f"{'stored' if 'stored_parameters' in axes else 'adapter'} parameters and held to everything else."
+        f"{axis.replace('_', ' ')} and held to everything else."
     )
 
 
