@@ -1,4 +1,4 @@
-"""The tables of what probes measured: speed, memory, storage and use, a line a method.
+"""The tables of what probes measured: speed, memory, storage and use, a line a method and an entry here for each column.
 
 Each number is one of `lora_bench.report.probes.cells`; what was not measured is a dash.
 """
@@ -13,103 +13,54 @@ from lora_bench.report import text
 from lora_bench.report.probes.cells import REFERENCE, STEP, WIDE, Probed, Value, values
 from lora_bench.report.text import MISSING, code
 
-
-def _reference(cells: Sequence[Probed]) -> Probed:
-    return next((cell for cell in cells if cell.spec.method.name == REFERENCE), cells[0])
-
-
-def _against(cell: Probed, reference: Probed, value: Value) -> str:
-    """A value as a multiple of the reference's."""
-    own, other = cell.value(value), reference.value(value)
-    if cell is reference:
-        return "1"
-    return MISSING if own is None or not other else f"{own / other:.3g}"
+# The head of a column and its text for a cell.
+Column = tuple[str, Callable[[Probed], str]]
 
 
 def speed_table(cells: Sequence[Probed]) -> list[str]:
     """Steps, their parts and their operations."""
     reference = _reference(cells)
-    name = code(reference.spec.method.label)
-    wide = any(record.wide is not None for cell in cells for record in cell.records)
-    header = [
-        "method", "trained", "step, ms", "quartiles", f"of {name}", "forward, ms", "backward, ms", "optimiser, ms",
-        "tokens/s", "host-bound", "GFLOP", f"of {name}",
-    ]  # fmt: skip
-    if wide:
-        header += ["wide step, ms", f"of {name}", "tokens/s"]
-    rows = []
-    for cell in cells:
-        seconds = values(cell.records, STEP)
-        quartiles = (
-            " to ".join(text.milliseconds(_quartile(seconds, number)) for number in (1, 3))
-            if len(seconds) > 2
-            else MISSING
-        )
-        share = cell.value("speed.host_bound_share")
-        flops = cell.value("flops.step")
-        row = [
-            code(cell.spec.method.label),
-            text.count(cell.records[0].parameters.trained if cell.records[0].parameters is not None else None),
-            text.milliseconds(cell.value(STEP)),
-            quartiles,
-            _against(cell, reference, STEP),
-            text.milliseconds(cell.value("speed.forward_seconds")),
-            text.milliseconds(cell.value("speed.backward_seconds")),
-            text.milliseconds(cell.value("speed.optimizer_seconds")),
-            text.rate(cell.value("speed.real_tokens_per_second")),
-            MISSING if share is None else f"{share:.0%}",
-            _figures(None if flops is None else flops / 1e9),
-            _against(cell, reference, "flops.step"),
+    columns: list[Column] = [
+        ("trained", _trained),
+        ("step, ms", _shown(STEP, text.milliseconds)),
+        ("quartiles", _quartiles),
+        _against(reference, STEP),
+        ("forward, ms", _shown("speed.forward_seconds", text.milliseconds)),
+        ("backward, ms", _shown("speed.backward_seconds", text.milliseconds)),
+        ("optimiser, ms", _shown("speed.optimizer_seconds", text.milliseconds)),
+        ("tokens/s", _shown("speed.real_tokens_per_second", text.rate)),
+        ("host-bound", _shown("speed.host_bound_share", _whole_percent)),
+        ("GFLOP", _shown("flops.step", lambda flops: _figures(None if flops is None else flops / 1e9))),
+        _against(reference, "flops.step"),
+    ]
+    if any(record.wide is not None for cell in cells for record in cell.records):
+        columns += [
+            ("wide step, ms", _shown(WIDE, text.milliseconds)),
+            _against(reference, WIDE),
+            ("tokens/s", _shown("wide.real_tokens_per_second", text.rate)),
         ]
-        if wide:
-            row += [
-                text.milliseconds(cell.value(WIDE)),
-                _against(cell, reference, WIDE),
-                text.rate(cell.value("wide.real_tokens_per_second")),
-            ]
-        rows.append(row)
-    return text.table(header, rows)
-
-
-def _quartile(values: Sequence[float], number: int) -> float:
-    return statistics.quantiles(values, n=4, method="inclusive")[number - 1]
+    return _table(cells, columns)
 
 
 def memory_table(cells: Sequence[Probed]) -> list[str]:
     """What a training step holds, and the peaks of each phase, in MiB."""
-    reference = _reference(cells)
     kind = next((record.phases.kind for cell in cells for record in cell.records if record.phases is not None), "")
-    header = [
-        "method", "weights", "gradients", "optimiser", "activations", "peak", "predicted",
-        f"of {code(reference.spec.method.label)}", f"{kind} peak", "first step", "evaluation", "saving",
-    ]  # fmt: skip
-
-    def above_start(phase: str) -> Callable[[ProbeRecord], float | None]:
-        def value(record: ProbeRecord) -> float | None:
-            phases = record.phases
-            peak = getattr(phases, phase) if phases is not None else None
-            return None if phases is None or peak is None or phases.start_bytes is None else peak - phases.start_bytes
-
-        return value
-
-    rows = [
+    return _table(
+        cells,
         [
-            code(cell.spec.method.label),
-            mebibytes(cell.value("measured.weight_bytes")),
-            mebibytes(cell.value("measured.gradient_bytes")),
-            mebibytes(cell.value("measured.optimizer_bytes")),
-            mebibytes(cell.value("measured.activation_bytes")),
-            mebibytes(cell.value("measured.peak_bytes")),
-            mebibytes(cell.value("predicted.peak_bytes")),
-            _against(cell, reference, "measured.peak_bytes"),
-            mebibytes(cell.value(above_start("steady_bytes"))),
-            mebibytes(cell.value(above_start("first_step_bytes"))),
-            mebibytes(cell.value(above_start("evaluation_bytes"))),
-            mebibytes(cell.value(above_start("saving_bytes"))),
-        ]
-        for cell in cells
-    ]
-    return text.table(header, rows)
+            ("weights", _shown("measured.weight_bytes", mebibytes)),
+            ("gradients", _shown("measured.gradient_bytes", mebibytes)),
+            ("optimiser", _shown("measured.optimizer_bytes", mebibytes)),
+            ("activations", _shown("measured.activation_bytes", mebibytes)),
+            ("peak", _shown("measured.peak_bytes", mebibytes)),
+            ("predicted", _shown("predicted.peak_bytes", mebibytes)),
+            _against(_reference(cells), "measured.peak_bytes"),
+            (f"{kind} peak", _shown(_above_start("steady_bytes"), mebibytes)),
+            ("first step", _shown(_above_start("first_step_bytes"), mebibytes)),
+            ("evaluation", _shown(_above_start("evaluation_bytes"), mebibytes)),
+            ("saving", _shown(_above_start("saving_bytes"), mebibytes)),
+        ],
+    )
 
 
 def stored_table(cells: Sequence[Probed]) -> list[str]:
@@ -118,26 +69,77 @@ def stored_table(cells: Sequence[Probed]) -> list[str]:
     if not kept:
         return []
     reference = _reference(kept)
-    name = code(reference.spec.method.label)
-    header = ["method", "stored, MiB", f"{name} is", "adapter, MiB", "head, MiB", "restored, ms", "switched, ms",
-              "base model loaded, ms"]  # fmt: skip
+    whole = reference.value("checkpoint.stored_bytes")
 
-    rows = []
-    for cell in kept:
-        own, whole = cell.value("checkpoint.stored_bytes"), reference.value("checkpoint.stored_bytes")
-        rows.append(
-            [
-                code(cell.spec.method.label),
-                mebibytes(own),
-                MISSING if not own or whole is None else f"{text.rate(whole / own)} times as large",
-                mebibytes(cell.value("checkpoint.adapter_bytes")),
-                mebibytes(cell.value("checkpoint.head_bytes")),
-                text.milliseconds(cell.value("checkpoint.restore_seconds")),
-                text.milliseconds(cell.value("checkpoint.switch_seconds")),
-                text.milliseconds(cell.value("checkpoint.model_load_seconds")),
-            ]
-        )
-    return text.table(header, rows)
+    def times_as_large(own: float | None) -> str:
+        return MISSING if not own or whole is None else f"{text.rate(whole / own)} times as large"
+
+    return _table(
+        kept,
+        [
+            ("stored, MiB", _shown("checkpoint.stored_bytes", mebibytes)),
+            (f"{code(reference.spec.method.label)} is", _shown("checkpoint.stored_bytes", times_as_large)),
+            ("adapter, MiB", _shown("checkpoint.adapter_bytes", mebibytes)),
+            ("head, MiB", _shown("checkpoint.head_bytes", mebibytes)),
+            ("restored, ms", _shown("checkpoint.restore_seconds", text.milliseconds)),
+            ("switched, ms", _shown("checkpoint.switch_seconds", text.milliseconds)),
+            ("base model loaded, ms", _shown("checkpoint.model_load_seconds", text.milliseconds)),
+        ],
+    )
+
+
+def _table(cells: Sequence[Probed], columns: Sequence[Column]) -> list[str]:
+    rows = [[code(cell.spec.method.label), *(shown(cell) for _, shown in columns)] for cell in cells]
+    return text.table(["method", *(name for name, _ in columns)], rows)
+
+
+def _shown(value: Value, form: Callable[[float | None], str]) -> Callable[[Probed], str]:
+    """A value of a cell in a form."""
+    return lambda cell: form(cell.value(value))
+
+
+def _reference(cells: Sequence[Probed]) -> Probed:
+    return next((cell for cell in cells if cell.spec.method.name == REFERENCE), cells[0])
+
+
+def _against(reference: Probed, value: Value) -> Column:
+    """The column of a value as a multiple of the reference's."""
+
+    def shown(cell: Probed) -> str:
+        own, other = cell.value(value), reference.value(value)
+        if cell is reference:
+            return "1"
+        return MISSING if own is None or not other else f"{own / other:.3g}"
+
+    return f"of {code(reference.spec.method.label)}", shown
+
+
+def _trained(cell: Probed) -> str:
+    parameters = cell.records[0].parameters
+    return text.count(parameters.trained if parameters is not None else None)
+
+
+def _quartiles(cell: Probed) -> str:
+    seconds = values(cell.records, STEP)
+    if len(seconds) < 3:
+        return MISSING
+    first, _, third = statistics.quantiles(seconds, n=4, method="inclusive")
+    return f"{text.milliseconds(first)} to {text.milliseconds(third)}"
+
+
+def _above_start(phase: str) -> Callable[[ProbeRecord], float | None]:
+    """The peak of a phase above what was held before the base model was loaded."""
+
+    def value(record: ProbeRecord) -> float | None:
+        phases = record.phases
+        peak = getattr(phases, phase) if phases is not None else None
+        return None if phases is None or peak is None or phases.start_bytes is None else peak - phases.start_bytes
+
+    return value
+
+
+def _whole_percent(share: float | None) -> str:
+    return MISSING if share is None else f"{share:.0%}"
 
 
 def _figures(value: float | None) -> str:
