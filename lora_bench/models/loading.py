@@ -137,11 +137,12 @@ def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
     """The tokenizer, with a padding token (the end-of-text token where it has none of its own)."""
     from transformers import AutoTokenizer
 
-    from lora_bench.models.sentencepiece import normalise_as_trained
+    from lora_bench.models.sentencepiece import check_readable, normalise_as_trained
 
     # From a folder that has none, transformers makes an empty one of the model's class.
     if not any(path for pattern in TOKENIZER_FILES for path in base_model.folder.glob(pattern)):
         raise LoraBenchError(f"model {base_model.name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
+    check_readable(base_model.name, base_model.folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code)
     except (ValueError, OSError, KeyError, TypeError) as error:

@@ -10,6 +10,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lora_bench.errors import LoraBenchError
+
+
+def check_readable(model: str, folder: Path) -> None:
+    """Check that a tokenizer which only a SentencePiece file holds can be read.
+
+    Args:
+        model: Its name, for the message.
+        folder: Holds the tokenizer.
+
+    Raises:
+        LoraBenchError: If the packages that read such files are not installed.
+    """
+    pieces = sorted(folder.glob("*.model"))
+    if not pieces or (folder / "tokenizer.json").is_file():
+        return
+    try:
+        import google.protobuf  # noqa: F401  # transformers reads by both
+        import sentencepiece  # noqa: F401
+    except ImportError:
+        raise LoraBenchError(
+            f"the tokenizer of model {model!r} is {pieces[0].name}, which needs SentencePiece: "
+            "pip install 'lora_bench[sentencepiece]'"
+        ) from None
+
 
 def normalise_as_trained(tokenizer: Any, folder: Path) -> None:
     """Give a DeBERTa tokenizer the normalisation of its files; any other tokenizer stays as it is.

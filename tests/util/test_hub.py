@@ -20,6 +20,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.models.loading import load_tokenizer
 from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.models.sentencepiece import normalise_as_trained
@@ -493,6 +494,15 @@ def test_a_deberta_tokenizer_gives_the_ids_of_the_sentencepiece_library(deberta,
     cls, sep = pieces.piece_to_id(["[CLS]", "[SEP]"])
     assert tokenizer(text)["input_ids"] == [cls, *pieces.encode(text), sep]
     assert tokenizer(text, "the end")["input_ids"] == [cls, *pieces.encode(text), sep, *pieces.encode("the end"), sep]
+
+
+@pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
+def test_a_tokenizer_that_only_sentencepiece_reads_names_the_extra_that_is_missing(deberta, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        LoraBenchError, match=r"is spm\.model, which needs SentencePiece: pip install .*\[sentencepiece\]"
+    ):
+        load_tokenizer(_found(deberta))
 
 
 def test_a_deberta_tokenizer_normalises_alike_from_its_saved_json(deberta, tmp_path):
