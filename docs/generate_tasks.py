@@ -1,83 +1,55 @@
 """Write docs/tasks.md from the shipped tasks and the metrics, or check that it is up to date.
 
     python docs/generate_tasks.py            writes docs/tasks.md
-    python docs/generate_tasks.py --check    exits with 1 where it would change
+    python docs/generate_tasks.py --check    exits with 1 if it would change
 
-A task's card is its YAML, a metric's is its module's docstring, and the keys of a task are the fields of its class, so none
-of them can go stale. The counts of rows are written here: a test holds them against the real files.
+A task's card is its YAML, a metric's is its module's docstring, and the keys of a task are the fields of its class.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import re
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from lora_bench.metrics import known_metrics
+from docstrings import arguments, merged
+from metric_cards import metrics_part
+from pydantic import BaseModel
+from task_counts import COUNTS
+
 from lora_bench.tasks import Task, load_task
 from lora_bench.tasks.declaration import Shares, Subsets
-from lora_bench.tasks.sources import Data, HubSplits, Label, Local, Part
+from lora_bench.tasks.sources import Data, Label, Local, Part
 from lora_bench.util.paths import task_files
 from lora_bench.util.pip_assets import find_asset
 
 PAGE = Path(__file__).parent / "tasks.md"
 
-# Rows that are read of each split. For generation, texts, and in brackets the distinct inputs where the files were at hand.
-COUNTS: dict[str, dict[str, str]] = {
-    "cola": {"train": "8,551", "test": "1,043"},
-    "sst2": {"train": "67,349", "test": "872"},
-    "mrpc": {"train": "3,668", "test": "408"},
-    "stsb": {"train": "5,749", "test": "1,500"},
-    "qqp": {"train": "363,846", "test": "40,430"},
-    "mnli": {"train": "392,702", "test": "9,815", "mismatched": "9,832", "diagnostic": "1,104"},
-    "qnli": {"train": "104,743", "test": "5,463"},
-    "rte": {"train": "2,490", "test": "277"},
-    "wnli": {"train": "635", "test": "71"},
-    "e2e": {"train": "42,061", "selection": "4,672 (547)", "test": "4,693 (630)"},
-    "webnlg": {
-        "train": "18,025",
-        "selection": "2,258 (870)",
-        "test": "4,928 (1,862)",
-        "seen": "2,495 (971)",
-        "unseen": "2,433 (891)",
-    },
-    "dart": {"train": "62,659", "selection": "6,980 (2,721)", "test": "12,551 (4,159)"},
-    "samsum": {"train": "14,732", "selection": "818", "test": "819"},
-    "wikisql": {"train": "56,355", "test": "8,421"},
-    "movie_reviews": {"all": "10,568"},
-    "editorials": {"all": "5,190"},
-    "product_reviews": {"all": "3,708"},
-    "tweets": {"all": "4,200"},
-}
-
-# The libraries under metrics whose package has another name than their module.
-PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}
-
 HEADER = """# Tasks and metrics
 
-A page made by `docs/generate_tasks.py` from `tasks/*.yaml` and the modules in `lora_bench/metrics/`.
+Made by `docs/generate_tasks.py` from `tasks/*.yaml` and `lora_bench/metrics/`.
 
-A suite names tasks: `tasks: [cola, mrpc]`. Their rows come from the Hugging Face hub at a pinned commit, or from files that you
-have: `lora-bench run SUITE --data-dir glue_data` finds the folder of each task by its names, and `data: {cola: my/CoLA}` in the
-suite says which one. Files may be gzipped. `webnlg` and `wikisql` name `refs/convert/parquet`, the hub's own conversion, which
-may move: the record says which commit it was, and another commit is another run. Rated texts (`movie_reviews`, `editorials`,
-`product_reviews`, `tweets`) come from the package index, with a pinned hash.
+A suite names tasks: `tasks: [cola, mrpc]`. Rows come from the Hugging Face hub at a pinned commit, the package index with a
+pinned hash, or your files, plain or gzipped. `--data-dir glue_data` finds each task's folder by name; `data: {cola: my/CoLA}`
+in the suite names one.
 
-Where a set has no selection split, a share of the training rows is set aside for it by a hash of their text; the protocol
-`paper` sets nothing aside. GLUE keeps the labels of its test files secret: its dev split is what is scored, as in the
-published tables. `lora_bench.tasks.load_unlabelled` reads the inputs of the secret files, GLUE's diagnostic set among them.
+- Without a selection split, a share of the training rows is set aside by a hash of their text; the protocol `paper` sets none
+  aside.
+- GLUE's test labels are secret: its dev split is scored, as in published tables. `lora_bench.tasks.load_unlabelled` reads the
+  unlabelled files.
+- `webnlg` and `wikisql` name `refs/convert/parquet`, the hub's own conversion, which may move; `e2e` and `dart` name a commit
+  of it. A record names the commit; another commit is another run.
+- Loading the generation tasks from the hub is untested.
 
 """
 
 OWN = """## A task of your own
 
-A file `tasks/NAME.yaml` in the working folder, or the same lines inside a suite's `tasks:`. `lora-bench schema task` is its
-JSON Schema. A faulty file or data set is refused before any work, with every fault and its line.
+Write `tasks/NAME.yaml` in the working folder, or the same lines in a suite's `tasks:`. `lora-bench schema task` prints the JSON
+Schema. Faults of file and data are reported with their lines before any work.
 
-One CSV file, one text a row. The rows are dealt out by a hash of their text, so equal texts never stand in two splits.
+One CSV file, split by a hash of the text, so that equal texts stay together:
 
 ```yaml
 task: tickets
@@ -86,7 +58,7 @@ text: subject
 label: queue
 ```
 
-Pairs of texts in JSON Lines, in three files. F1 is that of the second class, so the classes are named in order.
+Pairs of texts in three JSON Lines files; F1 is of the second class:
 
 ```yaml
 task: duplicates
@@ -98,7 +70,7 @@ metric: f1
 metrics: [accuracy, matthews_correlation]
 ```
 
-Numbers in a Parquet file, with all rows of an author in one split.
+Numbers in a Parquet file, with all rows of an author in one split:
 
 ```yaml
 task: stars
@@ -110,8 +82,8 @@ split: {train: 0.7, selection: 0.1, test: 0.2, by: author}
 metric: spearman
 ```
 
-Texts to write, one or several for an input: the label's column holds a text or a list of texts, and inputs that stand in
-several rows are one input with all their texts where they are scored. In training each text is an example.
+Texts to write, one or a list for each row. Rows with equal inputs are scored as one input with all their texts; in training
+each text is an example.
 
 ```yaml
 task: facts
@@ -123,7 +95,7 @@ metric: bleu
 metrics: [chrf, "hub:./coverage"]
 ```
 
-A data set on the hub. A record names the commit that a branch stood for; a task that others are to repeat gives the commit.
+A data set on the hub. A record names the branch's commit; name it yourself if others should repeat the task.
 
 ```yaml
 task: emotion
@@ -137,9 +109,8 @@ label: label
 metric: accuracy
 ```
 
-`metric: hub:./FOLDER` is a script of yours in the way of `evaluate`, and `hub:NAME@COMMIT` one of the hub at a commit of 40
-digits: both run on your machine. Of several numbers that it returns, `hub:NAME@COMMIT:NUMBER` is the one that is compared;
-give `higher_is_better: false` where less is better, since a script does not say.
+`metric: hub:./FOLDER` is your own `evaluate` script, and `hub:NAME@COMMIT` one on the hub at a commit of 40 digits; both run on
+your machine. `hub:NAME@COMMIT:NUMBER` picks one of several numbers; `higher_is_better: false` says that less is better.
 
 """
 
@@ -152,169 +123,157 @@ def main() -> int:
         return 0
     if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == made:
         return 0
-    print(f"{PAGE.name} differs from what the code says; run python docs/generate_tasks.py")
+    print(f"{PAGE.name} differs from the code; run python docs/generate_tasks.py")
     return 1
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     tasks = [load_task(name) for name in COUNTS]
-    assert sorted(COUNTS) == sorted(task_files()), "every shipped task has its counts here"
+    assert sorted(COUNTS) == sorted(task_files()), "every shipped task has its counts"
     return "".join(
         [
             HEADER,
             "## The tasks\n\n",
             *overview(tasks),
-            *map(card, tasks),
+            *cards(tasks),
             OWN,
             "### Every key of a task\n\n",
-            *map(keys, (Task, Data, HubSplits, Label, Shares, Subsets, Local, Part)),
+            keys(Task),
+            *(keys(part) for part in WHERE),
             metrics_part(),
         ]
     )
 
 
 def overview(tasks: list[Task]) -> list[str]:
-    """A row a task."""
-    rows = [
-        "| task | kind | input | metric | beside it | to learn from | scored |\n",
-        f"|{' --- |' * 7}\n",
-    ]
-    for task in tasks:
-        counts = dict(COUNTS[task.task])
-        learned = counts.pop("train", None) or counts["all"]
-        scored = counts.get("test", "a tenth of them")
-        texts = "pair" if len(task.text) == 2 and task.kind != "generation" else "text"
-        beside = ", ".join(f"`{name}`" for name in task.metrics) or "–"
-        rows.append(
-            f"| [`{task.task}`](#{task.task}) | {task.kind} | {texts} | `{task.metric}` | {beside} | {learned} | {scored} |\n"
-        )
-    return [*rows, "\n"]
+    """Return a list of the tasks of each kind."""
+    found = [OVERVIEW]
+    for kind in dict.fromkeys(task.kind for task in tasks):
+        found.append(f"{kind.capitalize()}:\n\n")
+        for task in tasks:
+            pair = " (pairs)" if len(task.text) == 2 and kind != "generation" else ""
+            metrics = ", ".join(f"`{name}`" for name in task.all_metrics)
+            if task.kind == kind:
+                found.append(f"- [`{task.task}`](#{task.task}){pair}: {metrics}; {'; '.join(counts(task))}\n")
+        found.append("\n")
+    return found
 
 
-def card(task: Task) -> str:
-    """Markdown for one task: what it is, and a table of where it comes from."""
-    what = {"all": "in one file", "train": "to learn from", "selection": "to choose by", "test": "scored"}
-    counts = "; ".join(f"{number} {what.get(name, name)}" for name, number in COUNTS[task.task].items())
-    name = f", `{task.data.name}`," if task.data.name else ""
-    asset = find_asset(task.data.asset).requirement if task.data.asset else ""
-    unlabelled = task.local.unlabelled if task.local is not None else {}
-    rows = {
-        "texts (distinct inputs)" if task.kind == "generation" else "rows": counts,
-        "set aside": set_aside(task),
-        "classes": ", ".join(task.labels or ()),
-        "hub": f"`{task.data.hub}`{name} at `{task.data.revision}`" if task.data.hub else "",
-        "package index": f"`{asset}`" if asset else "",
-        "folder": layout(task.local) if task.local is not None else "",
-        "without labels": ", ".join(f"{split}: `{file_of(part)}`" for split, part in unlabelled.items()),
-        "licence": task.licence,
-        "credit": task.citation,
-    }
-    table = "".join(f"| {name} | {_inert(text)} |\n" for name, text in rows.items() if text)
-    return f"### {task.task}\n\n{task.about}\n\n| | |\n| --- | --- |\n{table}\n"
-
-
-def set_aside(task: Task) -> str:
-    """How the splits that the data lacks are made."""
-    shares = task.shares
-    if shares is None:
-        return ""
-    by = "the text" if shares.by is None else f"`{shares.by}`" + (f" before `{shares.before}`" if shares.before else "")
-    if task.data.has_splits:
-        return f"{shares.selection:.0%} of the training rows for selection, by a hash of {by}"
-    return f"{shares.train:.0%} to learn from, {shares.selection:.0%} to choose by, {shares.test:.0%} scored, by a hash of {by}"
-
-
-def layout(local: Local) -> str:
-    """The names of a task's folder and files."""
-    files = [local.train, *([local.selection] if local.selection else []), local.test]
-    named = [" or ".join(f"`{name}`" for name in names) for names in files]
-    for part in local.also.values():
-        optional = not isinstance(part, str) and part.optional
-        named.append(f"`{file_of(part)}`{' (optional)' if optional else ''}")
-    return f"{' or '.join(f'`{name}`' for name in local.folders)}, with {', '.join(named)}"
-
-
-def file_of(part: str | Part) -> str:
-    """The file of a further split."""
-    return part if isinstance(part, str) else part.file
-
-
-def keys(part: Any) -> str:
-    """A table of the keys of a part of a task, from its class."""
-    about = _arguments(part.__doc__ or "")
-    title = "" if part is Task else f"`{WHERE[part.__name__]}`: {(part.__doc__ or '').partition(chr(10))[0]}\n\n"
-    rows = "".join(f"| `{name}` | {_inert(about[name])} |\n" for name in part.model_fields)
-    return f"{title}| key | |\n| --- | --- |\n{rows}\n"
-
-
-WHERE = {
-    "Data": "data",
-    "HubSplits": "data.splits",
-    "Label": "label",
-    "Shares": "split",
-    "Subsets": "subsets",
-    "Local": "local",
-    "Part": "also.NAME",
-}
-
-
-def metrics_part() -> str:
-    """A table of all metrics, and what each one is."""
-    rows = ["| metric | for | better is | what it is | from |\n", "| --- | --- | --- | --- | --- |\n"]
-    cards = []
-    for name, kind in known_metrics().items():
-        module = importlib.import_module(f"lora_bench.metrics.{name}")
-        title, _, text = inspect.cleandoc(module.__doc__ or "").partition("\n")
-        better = "higher" if module.METRIC.higher_is_better else "lower"
-        what = inspect.getdoc(module.METRIC.value)
-        rows.append(f"| [`{name}`](#{name}) | {kind} | {better} | {what} | {sources(name)} |\n")
-        cards.append(f"### {name}\n\n{title}\n{text}".rstrip() + "\n\n")
-    return f"{METRICS_HEADER}{''.join(rows)}\n{''.join(cards)}".rstrip() + "\n"
-
-
-METRICS_HEADER = """## The metrics
-
-All are fractions, not percent, and `evaluate.Metric` modules that need no network:
-`lora_bench.metrics.metric("bleu").compute(predictions=["a b"], references=[["a b", "b a"]])`. Those of texts need the extra
-`lora_bench[nlg]`, and some of them Java 8 or newer; a run leaves out what its machine cannot compute, and says so in its
-record. A value that is undefined is left out too, and never a number that stands for nothing.
+OVERVIEW = """Each has metrics, of which the first compares runs, and rows of train, selection and test: a number, or a share of
+the training rows or the file. For generation: texts, with distinct inputs in brackets. Full references: `tasks/NAME.yaml`.
 
 """
 
 
-def sources(name: str) -> str:
-    """The libraries that a metric rests on, itself or through the metrics it is made of."""
-    module = importlib.import_module(f"lora_bench.metrics.{name}")
-    source = inspect.getsource(module)
-    found = [*re.findall(r"from (sklearn|scipy)\b", source), module.METRIC.library]
-    libraries = [PACKAGES.get(library, library) for library in found if library is not None]
-    for other in re.findall(r"from lora_bench\.metrics\.(\w+) import", source):
-        libraries += sources(other).split(", ") if other in known_metrics() else []
-    libraries += ["Java"] if module.METRIC.java else []
-    if "sacrebleu.tokenizers" in source or not libraries:
-        libraries = ["written here", *(f"words by {library}" for library in libraries)]
-    return ", ".join(dict.fromkeys(libraries))
+def counts(task: Task) -> tuple[str, str, str]:
+    """Return the rows of train, selection and test."""
+    rows, shares = COUNTS[task.task], task.shares
+    if shares is None:
+        return rows["train"], rows["selection"], rows["test"]
+    if "all" in rows:
+        return f"{shares.train:.0%} of {rows['all']}", f"{shares.selection:.0%}", f"{shares.test:.0%}"
+    return rows["train"], f"{shares.selection:.0%}", rows["test"]
 
 
-def _arguments(docstring: str) -> dict[str, str]:
-    """The descriptions under `Args:` of a Google docstring, by argument."""
-    _, _, after = inspect.cleandoc(docstring).partition("Args:\n")
-    found: dict[str, str] = {}
-    name = ""
-    for line in after.splitlines():
-        if not line.startswith("    "):
-            break
-        if line.startswith("     ") and name:
-            found[name] += f" {line.strip()}"
-        else:
-            name, _, text = line.strip().partition(": ")
-            found[name] = text
+def cards(tasks: list[Task]) -> list[str]:
+    """Return Markdown for each task; facts that most tasks of one source share stand once, before the first of them."""
+    groups: dict[str | None, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.data.hub or task.data.asset, []).append(task)
+    found = []
+    for group in groups.values():
+        of_each = [facts(task) for task in group]
+        several = Counter(fact for own in of_each for fact in own)
+        shared = [fact for fact, times in several.items() if len(group) > 1 and 2 * times > len(group)]
+        if shared:
+            names = f"`{group[0].task}` to `{group[-1].task}`"
+            found.append(f"Unless their cards differ, {names} share:\n\n{listed(shared)}\n")
+        for task, facts_of in zip(group, of_each, strict=True):
+            own = listed([fact for fact in facts_of if fact not in shared])
+            found.append(
+                "\n\n".join([f"### {task.task}", task.about, *([own] if own else [""])]) + ("\n" if own else "")
+            )
     return found
 
 
-def _inert(text: str) -> str:
-    return text.replace("|", "\\|")
+def listed(lines: list[tuple[str, str]]) -> str:
+    """Return named facts as a Markdown list; facts of one name share a line."""
+    by_name: dict[str, list[str]] = {}
+    for name, text in lines:
+        by_name.setdefault(name, []).append(text)
+    return "".join(f"- {name}: {'; '.join(texts)}\n" for name, texts in by_name.items())
+
+
+def facts(task: Task) -> list[tuple[str, str]]:
+    """Return where a task comes from and what else its YAML says of its data, as names and texts."""
+    data, local, by = task.data, task.local, task.shares.by if task.shares is not None else None
+    before = f" before `{task.shares.before}`" if task.shares is not None and task.shares.before else ""
+    further = {
+        name: rows for name, rows in COUNTS[task.task].items() if name not in ("train", "selection", "test", "all")
+    }
+    name = f", configuration `{data.name}`," if data.name not in (None, task.task) else ""
+    found = [
+        ("classes", ", ".join(task.labels or ())),
+        ("also scored", ", ".join(f"{name} {rows}" for name, rows in further.items())),
+        ("split", f"by a hash of `{by}`{before}" if by is not None else ""),
+        ("hub", f"`{data.hub}`{name} at `{data.revision}`" if data.hub else ""),
+        ("package", f"`{find_asset(data.asset).requirement}`" if data.asset else ""),
+        ("folder", ", ".join(f"`{name}`" for name in local.folders) if local is not None else ""),
+        ("files", files(local) if local is not None else ""),
+        (
+            "unlabelled",
+            ", ".join(f"`{file_of(part)}`" for part in local.unlabelled.values()) if local is not None else "",
+        ),
+        ("licence", task.licence),
+        *(("credit", short(reference)) for reference in re.split(r"(?<=\.) (?=[A-Z][\w-]+, [A-Z]\.)", task.citation)),
+    ]
+    return [(name, text) for name, text in found if text]
+
+
+def short(reference: str) -> str:
+    """Return a reference's first author, year and venue, or its title if it names no venue."""
+    authors, year, rest = re.split(r" \((\d{4})\)\. ", reference.removesuffix("."))
+    first = authors.partition(",")[0] + (" et al." if " and " in authors or "et al." in authors else "")
+    where = rest.rpartition(". ")[2]
+    return f"{first}, {where}" if where.endswith(year) else f"{first} {year}, {where}"
+
+
+def files(local: Local) -> str:
+    """Return the names of a task's files."""
+    splits = [local.train, *([local.selection] if local.selection else []), local.test]
+    named = [" or ".join(f"`{name}`" for name in names) for names in splits]
+    for part in local.also.values():
+        optional = not isinstance(part, str) and part.optional
+        named.append(f"`{file_of(part)}`{' (optional)' if optional else ''}")
+    return ", ".join(named)
+
+
+def file_of(part: str | Part) -> str:
+    """Return the file of a further split."""
+    return part if isinstance(part, str) else part.file
+
+
+# Where the keys of a class stand in a task, and the class whose keys mean the same.
+WHERE: dict[type[BaseModel], tuple[str, type[BaseModel] | None]] = {
+    Data: ("data", None),
+    Label: ("label", None),
+    Shares: ("split", None),
+    Subsets: ("subsets", None),
+    Local: ("local", Task),
+    Part: ("also.NAME", Task),
+}
+
+
+def keys(part: type[BaseModel]) -> str:
+    """Return a list of the keys of a class; those that mean the same in a task are only named."""
+    where, same = WHERE.get(part, ("", None))
+    about, like = arguments(part.__doc__), arguments(same.__doc__) if same is not None else {}
+    title = f"In `{where}`:\n\n" if where else ""
+    own = merged(about, (name for name in part.model_fields if name not in like))
+    rows = "".join(f"- {names}: {text}\n" for names, text in own)
+    others = ", ".join(f"`{name}`" for name in part.model_fields if name in like)
+    return f"{title}{rows}{f'- {others}: as for the task.{chr(10)}' if others else ''}\n"
 
 
 if __name__ == "__main__":

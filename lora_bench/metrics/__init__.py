@@ -1,9 +1,9 @@
 """Metrics that need no network, over scikit-learn, scipy, sacrebleu and others.
 
-`evaluate.load("accuracy")` downloads a script and runs it. These come with the package, give the same numbers, and have the
-form of `evaluate.Metric`. Every module of this folder is one metric: its name is the metric's, `METRIC` its facts. What the
-metrics share is in `support`. A value that is undefined, such as the correlation with a constant, is None and never NaN.
-Asking for facts imports no library of metrics. Metrics of others are reached as ``hub:NAME@COMMIT``.
+`evaluate.load("accuracy")` downloads a script and runs it. These ship with the package, give the same numbers, and have the
+form of `evaluate.Metric`. Each module of this folder is one metric: its name is the metric's, `METRIC` its facts. `support`
+holds what metrics share. An undefined value, such as the correlation with a constant, is None and never NaN. Reading facts
+imports no library of metrics. ``hub:NAME@COMMIT`` reaches any other metric.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ HUB = "hub:"
 
 
 def known_metrics() -> dict[str, Kind]:
-    """Every metric of this package by name, with the kind of task it scores; kind by kind, then by name."""
+    """Return every metric of this package with the kind of task it scores, kind by kind and then by name."""
     kinds = {name: _read(name).kind for name in sorted(_names())}
     return {name: kind for each in typing.get_args(Kind) for name, kind in kinds.items() if kind == each}
 
 
 def find(name: str | None) -> Metric | None:
-    """The facts of a metric of this package; None for every other name."""
+    """Return the facts of a metric of this package; None for any other name."""
     return _read(name) if name is not None and name in _names() else None
 
 
 def declared(name: str) -> Metric | None:
-    """The facts of a metric of this package; None for one from the hub.
+    """Return the facts of a metric of this package; None for a metric from the hub.
 
     Raises:
-        LoraBenchError: If there is no such metric, with the nearest name.
+        LoraBenchError: If no metric has this name, with the nearest one.
     """
     if name.startswith(HUB) and len(name) > len(HUB):
         return None
@@ -57,36 +57,36 @@ def declared(name: str) -> Metric | None:
 
 
 def default_margin(name: str | None) -> float | None:
-    """The difference that is disregarded where a suite declares none; None for no such default."""
+    """Return the margin for suites that declare none; None if the metric has none."""
     found = find(name)
     return None if found is None else found.margin
 
 
 def kind_of(name: str) -> Kind | None:
-    """The kind of task that a metric scores; None for one from the hub, which may fit any.
+    """Return the kind of task that a metric scores; None for a metric from the hub.
 
     Raises:
-        LoraBenchError: If there is no such metric, with the nearest name.
+        LoraBenchError: If no metric has this name, with the nearest one.
     """
     found = declared(name)
     return found.kind if found is not None else None
 
 
 def higher_is_better(name: str) -> bool | None:
-    """The direction of a metric; None for one from the hub, which does not tell.
+    """Return the direction of a metric; None for a metric from the hub.
 
     Raises:
-        LoraBenchError: If there is no such metric, with the nearest name.
+        LoraBenchError: If no metric has this name, with the nearest one.
     """
     found = declared(name)
     return found.higher_is_better if found is not None else None
 
 
 def unavailable(name: str) -> str | None:
-    """Why a metric cannot be computed on this machine, with what to do; None if it can, or if only trying would tell.
+    """Return why this machine cannot compute a metric, and what to do; None if it can, or if only trying would tell.
 
     Raises:
-        LoraBenchError: If there is no such metric, with the nearest name.
+        LoraBenchError: If no metric has this name, with the nearest one.
     """
     found = declared(name)
     if found is None or found.library is None:
@@ -102,9 +102,9 @@ def unavailable(name: str) -> str | None:
 
 
 def unpinned(name: str) -> str | None:
-    """Why a metric's script is not run: it is somebody else's, and nothing says which one was meant. None where it may be.
+    """Return why a metric's script is refused: it is downloaded code without a pinned commit. None if it may run.
 
-    The package's own metrics and scripts in a folder of the user's may be, and those of the hub at a commit.
+    The package's own metrics, scripts in a local folder, and hub scripts at a commit may run.
     """
     path = name.removeprefix(HUB)
     if not name.startswith(HUB) or path.startswith((".", "/", "~", "\\")) or re.match(r"[A-Za-z]:[\\/]", path):
@@ -119,13 +119,13 @@ def unpinned(name: str) -> str | None:
 
 
 def metric(name: str) -> evaluate.Metric | HubMetric:
-    """A metric by name, ready for `compute(references=..., predictions=...)`.
+    """Return a metric, ready for `compute(references=..., predictions=...)`.
 
-    For generation, predictions are texts and references lists of one or more texts. Where the metric is unavailable,
-    `compute` raises the reason.
+    For generation, predictions are texts and references are lists of texts. `compute` raises the reason if the metric is
+    unavailable.
 
     Raises:
-        LoraBenchError: If there is none, with the nearest name; if one from the hub cannot be loaded.
+        LoraBenchError: If no metric has this name, with the nearest one, or one from the hub cannot be loaded.
     """
     if declared(name) is None:
         from lora_bench.metrics.support.hub import HubMetric

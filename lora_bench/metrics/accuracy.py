@@ -1,4 +1,4 @@
-"""Accuracy: the share of predictions that are the right class. Undefined without examples."""
+"""Accuracy: the share of predictions that are the right class, in [0, 1]. Undefined without examples."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def accuracy(predictions: Sequence[int], references: Sequence[int]) -> float:
-    """The share of right predictions, in [0, 1]."""
+    """Return the share of right predictions, in [0, 1]."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(references, predictions))
 
 
 def right_items(*, references: Floats, predictions: Floats) -> Floats:
-    """1 for each right prediction and else 0. Shapes (items,) and (seeds, items)."""
+    """Return 1 for each right prediction and 0 for the others, from shapes (items,) and (seeds, items)."""
     import numpy as np
 
     return np.asarray(predictions == references, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The mean of accuracy and F1, one number where a table gives MRPC or QQP both. Undefined where F1 is."""
+"""The mean of accuracy and F1, for tables that give one number for MRPC or QQP. Undefined where F1 is."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def accuracy_f1_mean(predictions: Sequence[int], references: Sequence[int], classes: int = 2) -> float | None:
-    """The mean of accuracy and F1, in [0, 1]."""
+    """Return the mean of accuracy and F1, in [0, 1]."""
     other = f1(predictions, references, classes)
     return None if other is None else (accuracy(predictions, references) + other) / 2
 
 
 def weighted_mean(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """The mean as a function of item weights."""
+    """Return the mean as a function of item weights."""
     right = right_items(references=references, predictions=predictions).T
     other = weighted_f1(references=references, predictions=predictions, classes=classes)
     return lambda weights: (weights @ right / weights.sum(axis=1, keepdims=True) + other(weights)) / 2

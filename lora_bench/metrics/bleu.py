@@ -1,7 +1,7 @@
-"""BLEU: how many of the prediction's runs of one to four words the references have, as E2E's official scorer counts them.
+"""BLEU: precision of 1- to 4-grams with a penalty for short predictions, in [0, 1], as E2E's official scorer counts.
 
-The words are those of mteval-v13a, in lower case, counted over all predictions together, and nothing is smoothed: 0
-where not one run of four words is right. sacrebleu's `-lc -tok 13a -s none`, as a fraction and not in percent.
+Words are those of mteval-v13a in lower case, counted over all predictions together without smoothing: 0 if no 4-gram is
+right. sacrebleu's `-lc -tok 13a -s none`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from lora_bench.metrics.support.texts import columns
 
 
 def bleu(predictions: list[str], references: list[list[str]]) -> float:
-    """Precision of runs of one to four words, less where predictions are short; in [0, 1]."""
+    """Return BLEU of all predictions together, in [0, 1]."""
     from sacrebleu.metrics import BLEU
 
     scorer = BLEU(tokenize="13a", lowercase=True, smooth_method="none", force=True)

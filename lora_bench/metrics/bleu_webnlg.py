@@ -1,9 +1,9 @@
-r"""BLEU as it was taken on WebNLG and DART for LoRA's tables.
+r"""BLEU as computed for WebNLG and DART in LoRA's tables, in [0, 1].
 
-Texts are put in lower case and split at every character that is no letter, digit or underscore (`re.split(r"(\W)", text)`),
-and Moses' multi-bleu-detok.perl counts what is left: the words of mteval-v13a, not smoothed. The first six references of
-an input count (`--ref_num 6`); the files for Moses repeat the first one where there are fewer, which changes no count.
-Differs from `bleu` where letters and signs meet: "don't" is three words here and one there.
+Lower-cased texts are split at every character but letters, digits and underscores (`re.split(r"(\W)", text)`). Then Moses'
+multi-bleu-detok.perl counts: words of mteval-v13a, no smoothing. The first six references of an input count (`--ref_num 6`);
+files for Moses repeat the first of fewer, which changes no count. Differs from `bleu` where letters meet punctuation: "don't"
+is three words here and one there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIGN = re.compile(r"(\W)")
 
 
 def bleu_webnlg(predictions: list[str], references: list[list[str]]) -> float:
-    """Precision of runs of one to four words, less where predictions are short; in [0, 1]."""
+    """Return BLEU of all predictions together, in [0, 1]."""
     from sacrebleu.metrics import BLEU
 
     scorer = BLEU(tokenize="13a", smooth_method="none", force=True)
@@ -28,7 +28,7 @@ def bleu_webnlg(predictions: list[str], references: list[list[str]]) -> float:
 
 
 def split_at_signs(text: str) -> str:
-    """A text in lower case with one space around every sign.
+    """Return a text in lower case with one space around every sign.
 
     >>> split_at_signs("A_b's  cost: 3.5")
     "a_b ' s cost : 3 . 5"

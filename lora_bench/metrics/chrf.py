@@ -1,7 +1,7 @@
-"""chrF: how many runs of one to six characters prediction and reference share, recall counting twice as much.
+"""chrF: F-score of character 1- to 6-grams, with recall counted twice, in [0, 1].
 
-sacrebleu's chrF2 with its defaults (case counts, white space does not), as a fraction and not in percent. Of the references
-of an input the one with the greatest score counts, and of equals the first.
+sacrebleu's chrF2 with its defaults (case counts, white space does not). The best reference of an input counts; of equals, the
+first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from lora_bench.metrics.support.texts import columns
 
 
 def chrf(predictions: list[str], references: list[list[str]]) -> float:
-    """F-score of runs of characters, in [0, 1]."""
+    """Return chrF2 of all predictions together, in [0, 1]."""
     from sacrebleu.metrics import CHRF
 
     return float(CHRF().corpus_score(predictions, columns(references)).score) / 100

@@ -1,8 +1,7 @@
-"""CIDEr: how much of what sets an input's references apart from those of other inputs the prediction has.
+"""CIDEr: mean similarity to the references by weighted 1- to 4-grams, in [0, 10].
 
-Runs of one to four words weigh by how few inputs have them in a reference (CIDEr-D, as in E2E's official scorer, times
-10). Undefined with fewer than two inputs, since nothing then sets one apart, and where no reference has a word. Words are
-those of the Penn Treebank tokenizer (Java), in lower case, without signs.
+An n-gram weighs more if fewer inputs have it in a reference (CIDEr-D times 10, as in E2E's official scorer). Undefined with
+fewer than two inputs, or without a word in any reference. Words are those of `rouge_l`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from lora_bench.metrics.support.java import split_all
 
 
 def cider(predictions: list[str], references: list[list[str]]) -> float | None:
-    """Mean similarity of weighted runs of words, in [0, 10]."""
+    """Return the mean similarity of weighted n-grams, in [0, 10]; None if it is undefined."""
     from pycocoevalcap.cider.cider import Cider
 
     made, right = split_all(predictions, references)

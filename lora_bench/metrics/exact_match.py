@@ -1,6 +1,6 @@
-"""Exact match: the share of predictions that are one of their references, character by character.
+"""Exact match: the share of predictions equal to one of their references, in [0, 1].
 
-White space at both ends does not count; everything else does, case too.
+White space at both ends is ignored; case counts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
 
 
 def exact_match(predictions: list[str], references: list[list[str]]) -> float:
-    """The share of predictions equal to a reference, in [0, 1]."""
+    """Return the share of predictions equal to one of their references, in [0, 1]."""
     pairs = zip(predictions, references, strict=True)
     return sum(text.strip() in {each.strip() for each in right} for text, right in pairs) / len(predictions)
 

@@ -1,7 +1,7 @@
-"""F1: the harmonic mean of precision and recall.
+"""F1: the harmonic mean of precision and recall, in [0, 1].
 
-With two classes it is the F1 of the second one, as in GLUE; with more, the mean over the classes, each counting
-alike, and a class that is neither predicted nor right anywhere is left out. Undefined where that leaves no class.
+With two classes, F1 of the second, as in GLUE. With more, the unweighted mean over classes that are predicted or right
+anywhere. Undefined if none is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def f1(predictions: Sequence[int], references: Sequence[int], classes: int = 2) -> float | None:
-    """The harmonic mean of precision and recall, in [0, 1]."""
+    """Return the harmonic mean of precision and recall, in [0, 1]; None if it is undefined."""
     from sklearn.metrics import f1_score
 
     counted = [1] if classes == 2 else list(range(classes))
@@ -28,7 +28,7 @@ def f1(predictions: Sequence[int], references: Sequence[int], classes: int = 2) 
 
 
 def weighted_f1(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """F1 as a function of item weights.
+    """Return F1 as a function of item weights.
 
     Args:
         references: Class of each item, shape (items,).

@@ -1,6 +1,6 @@
-"""Matthews correlation: how far predicted and right classes agree beyond chance.
+"""Matthews correlation: agreement of predicted and right classes beyond chance, in [-1, 1].
 
-Always predicting one class gives 0, the convention of scikit-learn and of GLUE's tables. Undefined without examples.
+A constant prediction gives 0, as in scikit-learn and GLUE's tables. Undefined without examples.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def matthews_correlation(predictions: Sequence[int], references: Sequence[int]) -> float:
-    """Agreement beyond chance, in [-1, 1]."""
+    """Return the agreement beyond chance, in [-1, 1]."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(references, predictions))
 
 
 def weighted_matthews(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """Matthews correlation for any number of classes; 0 where all predictions or references are of one class.
+    """Return Matthews correlation for any number of classes; 0 if all predictions or references are of one class.
 
     Gorodkin 2004, https://doi.org/10.1016/j.compbiolchem.2004.09.006
 

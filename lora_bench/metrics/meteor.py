@@ -1,9 +1,8 @@
-"""METEOR 1.5: words matched by form, stem, synonym or paraphrase, less for every break in their order.
+"""METEOR 1.5: F-score of words matched by form, stem, synonym or paraphrase, lower for breaks in their order, in [0, 1].
 
-The English weights with `-norm`, counted over all predictions together, through the jar that pycocoevalcap ships (Java,
-which needs some 2 GB of memory and ten seconds to read its paraphrases). Its texts are split by the Penn Treebank
-tokenizer first, as E2E's official scorer does. That scorer's own jar is another build, and the script behind LoRA's
-tables of WebNLG and DART splits by nltk: numbers near theirs, not theirs.
+English weights with `-norm`, over all predictions together, by pycocoevalcap's jar; Java needs about 2 GB of memory, and ten
+seconds to read paraphrases. Words are those of the Penn Treebank tokenizer, as in E2E's official scorer. That scorer uses
+another build of the jar, and LoRA's WebNLG and DART tables nltk's words: numbers are near theirs, not equal.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from lora_bench.metrics.support.declaration import Metric
 
 
 def meteor(predictions: list[str], references: list[list[str]]) -> float:
-    """F-score of matched words, in [0, 1]."""
+    """Return METEOR of all predictions together, in [0, 1]."""
     made, right = java.split_all(predictions, references)
     return java.meteor([text for (text,) in made.values()], list(right.values()))
 

@@ -1,16 +1,9 @@
-"""NIST: like BLEU, but a run of words counts for as much as it tells, as mteval-v13a and E2E's official scorer count.
+"""NIST: information-weighted precision of 1- to 5-grams, from 0 without limit, as mteval-v13a and E2E's official scorer count.
 
-The information of a run w1..wn is log2(count of w1..wn-1 / count of w1..wn) over all references of all inputs; that of
-a single word is log2(number of words / count of the word). For each length n from 1 to 5, the information of the
-prediction's runs that a reference has is summed (a run counts at most as often as in the reference that has it most)
-and divided by the number of runs in the predictions. The sum over n is multiplied with a penalty for short predictions:
-exp(-b * log(r)^2) with r = words in the predictions / (words in the references / mean number of references), where b is
-such that two thirds of the length halve the score. Words are those of mteval-v13a, in lower case.
-
-The scorer's Python port takes the mean length of the references input by input, and subtracts n - 1 runs also from
-predictions that are shorter; with a varying number of references its numbers differ in the second digit. The Perl puts
-only A to Z in lower case, and this every letter.
-Doddington 2002, https://dl.acm.org/doi/10.5555/1289189.1289273
+An n-gram weighs its information, and short predictions get a penalty; `lora_bench/metrics/nist.py` has the formula. Words are
+those of `bleu`. The scorer's Python port averages reference lengths by input, and subtracts n - 1 n-grams even from shorter
+predictions: with a varying number of references, numbers differ in the second digit. The Perl lower-cases only A to Z, this
+every letter. Doddington 2002, https://dl.acm.org/doi/10.5555/1289189.1289273
 """
 
 from __future__ import annotations
@@ -30,7 +23,7 @@ Words = tuple[str, ...]
 
 
 def nist(predictions: list[str], references: list[list[str]]) -> float | None:
-    """Information of the right runs of words, at least 0; there is no greatest value."""
+    """Return NIST of all predictions together, from 0 without limit; None if no reference has a word."""
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     tokenize = Tokenizer13a()
@@ -42,7 +35,13 @@ def nist(predictions: list[str], references: list[list[str]]) -> float | None:
 
 
 def nist_of_words(predictions: list[Words], references: list[list[Words]]) -> float | None:
-    """NIST of predictions and their references, all split into words; None where no reference has a word."""
+    """Return NIST of predictions and their references, all split into words; None if no reference has a word.
+
+    The information of w1..wn is log2(count of w1..wn-1 / count of w1..wn) over all references; of one word, log2(number of
+    words / count of the word). For each n, the information of predicted n-grams that a reference has is summed, each at most
+    as often as in the reference that has it most, and divided by the number of predicted n-grams. The sum over n is
+    multiplied by `length_penalty` of r = predicted words / (reference words / mean number of references).
+    """
     reference_words = sum(len(words) for each in references for words in each)
     if not reference_words:
         return None
@@ -68,14 +67,17 @@ def nist_of_words(predictions: list[Words], references: list[list[Words]]) -> fl
 
 
 def runs(words: Words) -> Counter[Words]:
-    """How often each run of one to five words occurs in a text."""
+    """Return the count of each 1- to 5-gram in a text."""
     return Counter(
         words[start : start + length] for length in range(1, LONGEST + 1) for start in range(len(words) - length + 1)
     )
 
 
 def length_penalty(ratio: float) -> float:
-    """The factor for predictions of *ratio* times the length of the references: 1 from 1 on, 1/2 at 2/3, 0 at 0."""
+    """Return the factor exp(-b log(ratio)^2) for predictions of *ratio* times the references' length.
+
+    It is 1 from a ratio of 1 on, 1/2 at 2/3, and 0 at 0.
+    """
     if ratio >= 1:
         return 1.0
     return math.exp(-PENALTY * math.log(ratio) ** 2) if ratio > 0 else 0.0

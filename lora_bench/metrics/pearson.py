@@ -1,6 +1,6 @@
-"""Pearson correlation: how near predictions and references lie to one straight line.
+"""Pearson correlation: linear correlation of predictions and references, in [-1, 1].
 
-Undefined where either is constant, where there are fewer than two examples, or where a prediction is no number.
+Undefined if either is constant, with fewer than two examples, or if a prediction is not finite.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def pearson(predictions: Sequence[float], references: Sequence[float]) -> float | None:
-    """Linear correlation, in [-1, 1]."""
+    """Return the linear correlation, in [-1, 1]; None if it is undefined."""
     from scipy.stats import pearsonr
 
     if len(set(predictions)) < 2 or len(set(references)) < 2 or not all(map(math.isfinite, predictions)):
@@ -25,7 +25,7 @@ def pearson(predictions: Sequence[float], references: Sequence[float]) -> float 
 
 
 def weighted_pearson(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """Pearson's correlation as a function of item weights; NaN where either is constant.
+    """Return Pearson's correlation as a function of item weights; NaN if either is constant.
 
     Args:
         references: Shape (items,).

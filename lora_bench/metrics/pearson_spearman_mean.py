@@ -1,4 +1,4 @@
-"""The mean of the Pearson and the Spearman correlation, one number where a table gives STS-B both. Undefined where they are."""
+"""The mean of Pearson and Spearman correlation, for tables that give one number for STS-B. Undefined where they are."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def pearson_spearman_mean(predictions: Sequence[float], references: Sequence[float]) -> float | None:
-    """The mean of the linear and the rank correlation, in [-1, 1]."""
+    """Return the mean of linear and rank correlation, in [-1, 1]; None if either is undefined."""
     linear, ranks = pearson(predictions, references), spearman(predictions, references)
     return None if linear is None or ranks is None else (linear + ranks) / 2
 
 
 def weighted_mean(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """The mean as a function of item weights."""
+    """Return the mean as a function of item weights."""
     linear = weighted_pearson(references=references, predictions=predictions)
     ranks = weighted_spearman(references=references, predictions=predictions)
     return lambda weights: (linear(weights) + ranks(weights)) / 2

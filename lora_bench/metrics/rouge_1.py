@@ -1,7 +1,6 @@
-"""ROUGE-1: the single words that a summary shares with its reference.
+"""ROUGE-1: F-score of single words of a summary and its best reference, averaged over inputs, in [0, 1].
 
-The F-score against the reference that gives the greatest, averaged over inputs; words of letters and digits only, in
-lower case and stemmed, as the rouge-score library counts them.
+Words are letters and digits only, in lower case and stemmed, as in rouge-score.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from lora_bench.metrics.support.texts import mean_rouge
 
 
 def rouge_1(predictions: list[str], references: list[list[str]]) -> float:
-    """F-score of single words, in [0, 1]."""
+    """Return the mean F-score of single words, in [0, 1]."""
     return mean_rouge("rouge1", predictions, references)
 
 

@@ -1,8 +1,4 @@
-"""ROUGE-2: the pairs of neighbouring words that a summary shares with its reference.
-
-The F-score against the reference that gives the greatest, averaged over inputs; words of letters and digits only, in
-lower case and stemmed, as the rouge-score library counts them.
-"""
+"""ROUGE-2: like `rouge_1`, on pairs of neighbouring words."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from lora_bench.metrics.support.texts import mean_rouge
 
 
 def rouge_2(predictions: list[str], references: list[list[str]]) -> float:
-    """F-score of pairs of neighbouring words, in [0, 1]."""
+    """Return the mean F-score of pairs of neighbouring words, in [0, 1]."""
     return mean_rouge("rouge2", predictions, references)
 
 

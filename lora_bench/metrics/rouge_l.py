@@ -1,8 +1,7 @@
-"""ROUGE-L: the longest common subsequence of prediction and reference, as E2E's official scorer takes it.
+"""ROUGE-L: F-score of the longest common subsequence, in [0, 1], as E2E's official scorer counts.
 
-Of the references of an input, the best precision and the best recall are taken apart from each other, and joined in an
-F-score that weighs recall 1.2 squared times as much; the mean over inputs. Words are those of the Penn Treebank
-tokenizer (Java), in lower case, without signs. `rouge_l_summary` is another definition, with other numbers.
+Joins the best precision and the best recall over an input's references, recall weighing 1.2 squared times as much; the mean
+over inputs. Words are those of the Penn Treebank tokenizer, in lower case, without punctuation. `rouge_l_summary` differs.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from lora_bench.metrics.support.java import split_all
 
 
 def rouge_l(predictions: list[str], references: list[list[str]]) -> float:
-    """F-score of the longest common subsequence, in [0, 1]."""
+    """Return the mean F-score of the longest common subsequence, in [0, 1]."""
     from pycocoevalcap.rouge.rouge import Rouge
 
     made, right = split_all(predictions, references)

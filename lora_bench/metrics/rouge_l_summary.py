@@ -1,8 +1,6 @@
-"""ROUGE-L of summaries: the longest common subsequences of the sentences of a summary and of its reference.
+"""ROUGE-L of summaries: like `rouge_1`, on longest common subsequences of sentences.
 
-Each sentence on a line of its own; of one line, the longest common subsequence of the whole. The F-score against the
-reference that gives the greatest, averaged over inputs; words of letters and digits only, in lower case and stemmed, as
-the rouge-score library counts them (its rougeLsum). `rouge_l` is another definition, with other numbers.
+Each line is a sentence (rouge-score's rougeLsum). `rouge_l` differs.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from lora_bench.metrics.support.texts import mean_rouge
 
 
 def rouge_l_summary(predictions: list[str], references: list[list[str]]) -> float:
-    """F-score of longest common subsequences, in [0, 1]."""
+    """Return the mean F-score of the longest common subsequences of sentences, in [0, 1]."""
     return mean_rouge("rougeLsum", predictions, references)
 
 

@@ -1,6 +1,6 @@
-"""Spearman correlation: how far predictions and references agree in their order; ties take their mean rank.
+"""Spearman correlation: rank correlation of predictions and references, in [-1, 1]. Undefined where `pearson` is.
 
-Undefined where either is constant, where there are fewer than two examples, or where a prediction is no number.
+Ties get their mean rank.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def spearman(predictions: Sequence[float], references: Sequence[float]) -> float | None:
-    """Rank correlation, in [-1, 1]."""
+    """Return the rank correlation, in [-1, 1]; None if it is undefined."""
     from scipy.stats import spearmanr
 
     if len(set(predictions)) < 2 or len(set(references)) < 2 or not all(map(math.isfinite, predictions)):
@@ -25,9 +25,9 @@ def spearman(predictions: Sequence[float], references: Sequence[float]) -> float
 
 
 def weighted_spearman(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
-    """Spearman's correlation as a function of item weights, ties at their mean rank; NaN where either is constant.
+    """Return Spearman's correlation as a function of item weights; NaN if either is constant. Ties get their mean rank.
 
-    In the resampled data a value that stands w times, with c items below it, has the mean rank c + (w + 1) / 2.
+    In the resampled data a value that occurs w times, with c items below it, has the mean rank c + (w + 1) / 2.
 
     Args:
         references: Shape (items,).
@@ -58,7 +58,7 @@ def weighted_spearman(*, references: Floats, predictions: Floats, classes: int =
 
 
 def _ranker(values: Floats) -> Weighted:
-    """From weights (draws, items) to the mean rank of each item's value, shape (draws, items)."""
+    """Return a function from weights (draws, items) to the mean rank of each item's value, shape (draws, items)."""
     import numpy as np
 
     _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)

@@ -1,8 +1,7 @@
-"""TER: how many edits make a prediction into the nearest of its references, a word of the reference.
+"""TER: edits from a prediction to its nearest reference, per word of the reference; at least 0, lower is better.
 
-An edit inserts, deletes or replaces a word, or moves a run of words. sacrebleu's TER with its defaults (in lower case,
-words between white space), as a number of edits a word and not in percent. Lower is better; it can exceed 1.
-The script behind LoRA's tables takes pyter's, on nltk's words and as a mean over inputs, which is another number.
+An edit inserts, deletes or replaces a word, or moves a run of words. sacrebleu's TER with its defaults (lower case, words
+between white space); it can exceed 1. LoRA's tables use pyter on nltk's words, averaged over inputs: another number.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from lora_bench.metrics.support.texts import columns
 
 
 def ter(predictions: list[str], references: list[list[str]]) -> float:
-    """Edits a word of the reference, at least 0; lower is better."""
+    """Return edits per word of the references, over all predictions, at least 0; lower is better."""
     from sacrebleu.metrics import TER
 
     return float(TER().corpus_score(predictions, columns(references)).score) / 100

@@ -1,7 +1,7 @@
-"""A task as people write it: a data set at a pinned revision, its columns, and the metric.
+"""The declaration of a task: a data set at a pinned revision, its columns, and the metric.
 
-One YAML file in `tasks/`, or a few lines in a suite. Each key is checked by its type, then the keys against each
-other (`contradictions`), and every fault is reported with its line. Where the rows come from is in `sources`.
+A task is one YAML file in `tasks/`, or a few lines in a suite. The type of each key is checked here, keys against each other
+in `validate`, and every fault has its line. `sources` declares where the rows come from.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _LATER_KEYS: tuple[tuple[str, ...], ...] = (
 
 
 class Shares(Strict):
-    """How rows are dealt out where the data does not come in three splits.
+    """Shares of the splits, for data that does not come in three.
 
     Args:
-        train: Share of the training split.
-        selection: Share of the selection split.
-        test: Share of the test split.
-        by: Column whose value decides, so that rows of equal value stay together; the text by default.
-        before: Only what stands before this in the value counts: "_" for the document in ids like `12_3`.
+        train: Share of this split.
+        selection: Share of this split.
+        test: Share of this split.
+        by: Column whose equal values stay together; the text by default.
+        before: Use the value up to this: "_" gives the document in ids like `12_3`.
     """
 
     train: float = Field(default=0.8, gt=0, lt=1)
@@ -68,12 +68,12 @@ class Shares(Strict):
 
 
 class Subsets(Strict):
-    """Parts of the test split that are scored apart too.
+    """Subsets of the test split to score apart too.
 
     Args:
-        column: Whose value tells the part.
-        parts: The values of each part, by its name.
-        rest: Name of the part with all other values; by default they are in none.
+        column: Column that gives the subset.
+        parts: Values of each subset, by its name.
+        rest: Name of the subset of all other values; none by default.
     """
 
     column: str
@@ -82,33 +82,34 @@ class Subsets(Strict):
 
 
 class Task(Strict):
-    """A task as people write it.
+    """A task.
 
     Args:
-        task: Its name.
+        task: Name of the task.
         version: Raised when the same data would give other examples.
-        about: What it is, in a sentence or two.
+        about: Description, in a sentence or two.
         kind: "classification", "regression" or "generation".
-        data: Where the rows are; a plain string is a file.
-        local: The layout in which the set circulates as files, for `--data-dir`.
-        format: Format of the files where their suffix does not tell.
-        columns: Names of the columns of csv and tsv files without a header.
-        quoting: Whether quotation marks enclose values in csv and tsv.
-        uneven_rows: What happens to rows of csv and tsv with too few or too many values: "refuse" or "leave_out".
-        empty_texts: Whether rows of local files without a text are kept: "refuse" or "keep".
-        text: The text's column, or two columns for a pair of texts; `a.b` is the value b inside column a.
-        linearise: How a structured value becomes the input text; only for generation.
-        label: The label's column, or a rule that makes a label of it; for generation the text to write.
+        data: Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`. A string is a
+            file.
+        local: Layout of the set's files, for `--data-dir`; missing keys are the task's own.
+        format: Format of the files, if their suffix does not give it.
+        columns: Column names of csv and tsv files without a header.
+        quoting: False if quotation marks in csv and tsv belong to the text.
+        uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
+        empty_texts: Rows of local files without a text: "refuse" or "keep".
+        text: Column of the text, or two for a pair; `a.b` is the value b inside column a.
+        linearise: Rule that makes the input of a structured value, for generation.
+        label: Column of the label or of the text to write, or a rule.
         labels: Class names in the order of their indexes; by default the sorted values of the training rows.
-        label_names: The class names of what stands in the label's column, where that is something else.
-        id: Column of example ids, by which runs are paired; by default the number of the row.
-        metric: What is compared between runs; accuracy, pearson or bleu by default.
-        metrics: What is computed beside it.
-        higher_is_better: Its direction; the metric's own by default.
-        split: How rows are dealt out where the data does not come in three splits.
-        subsets: Parts of the test split that are scored apart too.
-        licence: Of the data.
-        citation: Whom to credit.
+        label_names: Class name of each value of the label, if they differ.
+        id: Column of example ids, by which runs are paired; the row number by default.
+        metric: Metric to compare runs by; accuracy, pearson or bleu by default.
+        metrics: Further metrics.
+        higher_is_better: Direction of the metric; its own by default.
+        split: Shares of the splits, for data that does not come in three.
+        subsets: Subsets of the test split to score apart too.
+        licence: Licence of the data.
+        citation: Reference to credit.
     """
 
     task: Name
@@ -139,7 +140,7 @@ class Task(Strict):
     @model_validator(mode="before")
     @classmethod
     def _usual_metric(cls, given: Any) -> Any:
-        """The kind tells the metric, and the metric its direction, where they are not said."""
+        """Fill in the metric by the kind, and the direction by the metric, if they are missing."""
         if not isinstance(given, dict):
             return given
         metric = given.get("metric", USUAL_METRIC.get(str(given.get("kind")), "accuracy"))
@@ -151,25 +152,25 @@ class Task(Strict):
 
     @property
     def all_metrics(self) -> tuple[str, ...]:
-        """The metric and those beside it."""
+        """The metric and the further metrics."""
         return (self.metric, *self.metrics)
 
     @property
     def shares(self) -> Shares | None:
-        """How rows are dealt out, or None where the data comes in three splits."""
+        """The shares of the splits; None if the data comes in three splits."""
         if self.data.has_splits and self.data.has_selection:
             return None
         return self.split or Shares()
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The columns that are read of every part."""
+        """The columns to read of every part."""
         by = self.shares.by if self.shares is not None else None
         named = (*self.text, self.label.column, *self.label.where, self.id, by)
         return frozenset(name for name in named if name is not None)
 
     def of_part(self, part: str) -> Task:
-        """The task as it is for one file: with that file's own columns where it has some."""
+        """Return the task for one file, with that file's own columns if it has any."""
         own = self.data.also.get(part)
         if own is None or isinstance(own, str):
             return self
@@ -177,7 +178,7 @@ class Task(Strict):
 
 
 def with_part(task: Task, part: Part) -> Task:
-    """The task with the columns of a file that describes itself; such a file is not split, and names its classes."""
+    """Return the task with the columns of a self-describing file, which is not split and names its classes."""
     return task.model_copy(
         update={
             "columns": part.columns,
@@ -190,14 +191,14 @@ def with_part(task: Task, part: Part) -> Task:
 
 
 def task_from_definition(definition: Mapping[str, JsonValue]) -> Task:
-    """The task that `definition` wrote down."""
+    """Return the task that `definition` wrote."""
     return Task.model_validate_json(json.dumps(definition))
 
 
 def definition(task: Task) -> dict[str, JsonValue]:
-    """A task as plain data, with every default written out but those of later keys.
+    """Return a task as plain data, with every default written out but those of later keys.
 
-    The layout of its files is left out: once it is used, its values are the task's own (`in_folder`).
+    The layout of its files is left out: once used, its values are the task's own (`in_folder`).
     """
     content: dict[str, JsonValue] = task.model_dump(mode="json", exclude={"local"})
     said: dict[str, JsonValue] = task.model_dump(mode="json", exclude_defaults=True)

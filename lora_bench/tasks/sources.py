@@ -1,4 +1,4 @@
-"""Where the rows of a task are: files, an asset or the hub, and the layout in which a set circulates as files."""
+"""Sources of a task's rows: files, an asset or the hub, and the layout in which a set is distributed as files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UnevenRows = Literal["refuse", "leave_out"]
 
 
 def file_as_data(given: Any) -> Any:
-    """A plain string is a file."""
+    """Return a string as the `data` of one file."""
     return {"file": given} if isinstance(given, str) else given
 
 
@@ -22,7 +22,7 @@ def _column_as_label(given: Any) -> Any:
 
 
 def one_or_more(given: Any) -> Any:
-    """A plain string is a list of one."""
+    """Return a string as a tuple of one."""
     return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
 
 
@@ -33,19 +33,19 @@ def _at_least_one(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def names_as_text(given: Any) -> Any:
-    """Class names; `labels: [0, 1]` means the text that the data has."""
+    """Return class names as text; `labels: [0, 1]` means the text in the data."""
     if not isinstance(given, list | tuple):
         return given
     return tuple(str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in given)
 
 
 class Label(Strict):
-    """Where a row's label is.
+    """The label of a row.
 
     Args:
-        column: Its column; for generation that of the text to write, or of a list of such texts.
-        rule: "sign" makes two classes of a number, negative and positive, and drops rows with zero.
-        where: Of a list of texts to write, only those at whose places the lists of these columns have these values.
+        column: Column of the label, or of one text to write or several.
+        rule: "sign" gives the classes negative and positive of a number, and drops zeros.
+        where: Keep texts at whose index the lists in these columns have these values.
     """
 
     column: str
@@ -64,15 +64,15 @@ Files = Annotated[
 
 
 class Part(Strict):
-    """One file that describes itself, because its columns are not those of the task's other files.
+    """A file whose columns differ from those of the task's other files.
 
     Args:
-        file: The file.
-        columns: Names of its columns where it is csv or tsv without a header.
-        text: Its text columns; the task's by default.
-        label: Its label's column; the task's by default.
-        id: Its column of example ids; by default the number of the row.
-        optional: Whether the task does without it where it is not there.
+        file: Path of the file.
+        columns: Column names, for csv or tsv without a header.
+        text: Text columns; the task's by default.
+        label: Column of the label; the task's by default.
+        id: Column of example ids; the row number by default.
+        optional: True if the file may be missing.
     """
 
     file: str
@@ -84,13 +84,13 @@ class Part(Strict):
 
 
 class HubSplits(Strict):
-    """The hub's names for the splits; without `selection`, a part of `train` is set aside for it.
+    """Names of the splits on the hub; without `selection`, a share of `train` is set aside.
 
     Args:
-        train: To learn from.
-        selection: To choose by.
-        test: To report.
-        also: Further splits that are scored, by the name they have here.
+        train: Name of this split.
+        selection: Name of this split.
+        test: Name of this split.
+        also: Further splits to score, by their name here.
     """
 
     train: str
@@ -100,19 +100,20 @@ class HubSplits(Strict):
 
 
 class Data(Strict):
-    """Where the rows are: one of `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`.
+    """Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`.
 
     Args:
-        file: One file, to be split; with `asset`, a path inside it.
-        asset: A named asset of `lora_bench.util.pip_assets`.
-        train: File of the training split.
-        selection: File of the selection split.
-        test: File of the test split.
-        also: Files of further splits that are scored, by name; a mapping where a file has columns of its own.
-        hub: A data set on the Hugging Face hub, as `owner/name`.
-        name: Its configuration.
-        revision: Its commit, or a branch or tag, which may mean other data tomorrow.
-        splits: The hub's names for the splits.
+        file: File to split; with `asset`, a path inside it.
+        asset: Named asset of `lora_bench.util.pip_assets`.
+        train: File of this split.
+        selection: File of this split.
+        test: File of this split.
+        also: Files of further splits to score, by name; a mapping for a file with other columns.
+        hub: Data set on the Hugging Face hub, as `owner/name`.
+        name: Configuration of the data set.
+        revision: Commit; or a branch or tag, whose data may change.
+        splits: Names on the hub of `train`, `test`, maybe `selection` (else set aside from `train`), and in `also` of further
+            splits to score.
     """
 
     file: str | None = None
@@ -128,17 +129,17 @@ class Data(Strict):
 
     @property
     def has_splits(self) -> bool:
-        """Whether train and test are given apart."""
+        """True if training and test split are separate."""
         return self.hub is not None or self.file is None
 
     @property
     def has_selection(self) -> bool:
-        """Whether the selection split is given."""
+        """True if the data has a selection split."""
         return self.selection is not None or (self.splits is not None and self.splits.selection is not None)
 
     @property
     def files(self) -> dict[str, str]:
-        """Local files by what they hold: a split, or "all" for one that is to be split."""
+        """Local files by split; "all" for one that is to be split."""
         if self.asset is not None or self.hub is not None:
             return {}
         if self.file is not None:
@@ -149,27 +150,27 @@ class Data(Strict):
 
     @property
     def further(self) -> tuple[str, ...]:
-        """The names of the further splits."""
+        """Names of the further splits."""
         return tuple(self.also) or (tuple(self.splits.also) if self.splits is not None else ())
 
 
 class Local(Strict):
-    """The layout in which a set circulates as files. What is not said is the task's own.
+    """Layout in which a set is distributed as files; missing keys are the task's own.
 
     Args:
-        folders: Names that its folder may have inside a data directory.
-        train: File (or folder) of the training split, or several names that it may have.
-        selection: Of the selection split.
-        test: Of the test split.
-        also: Files of further splits that are scored, by name.
-        unlabelled: Files whose labels are kept secret, by name: no run reads them, `load_unlabelled` does.
-        format: Format of the files where their suffix does not tell.
-        columns: Names of the columns of csv and tsv files without a header.
-        quoting: Whether quotation marks enclose values in csv and tsv.
-        uneven_rows: What happens to rows of csv and tsv with too few or too many values.
-        text: The text's column, or two columns for a pair of texts.
-        label: The label's column, or a rule that makes a label of it.
-        label_names: The class names of what stands in the label's column, where that is something else.
+        folders: Names of the folder inside a data directory.
+        train: File or folder of this split, or its possible names.
+        selection: File or folder of this split, or its possible names.
+        test: File or folder of this split, or its possible names.
+        also: Files of further splits to score, by name.
+        unlabelled: Files with secret labels, by name; only `load_unlabelled` reads them.
+        format: Format of the files, if their suffix does not give it.
+        columns: Column names of csv and tsv files without a header.
+        quoting: False if quotation marks in csv and tsv belong to the text.
+        uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
+        text: Column of the text, or two for a pair.
+        label: Column of the label, or a rule.
+        label_names: Class name of each value of the label, if they differ.
         id: Column of example ids.
     """
 

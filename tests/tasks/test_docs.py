@@ -27,7 +27,7 @@ EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
 
 def counts() -> dict[str, dict[str, str]]:
     """The counts that the page is made with."""
-    spec = importlib.util.spec_from_file_location("generate_tasks", ROOT / "docs" / "generate_tasks.py")
+    spec = importlib.util.spec_from_file_location("task_counts", ROOT / "docs" / "task_counts.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,1 +1,1 @@
-"""What the metrics share: their declaration, the form that `evaluate` gives them, and the libraries under them."""
+"""Shared parts of the metrics: their declaration, their form for `evaluate`, and the libraries they use."""

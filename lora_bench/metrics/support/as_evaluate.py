@@ -21,7 +21,7 @@ _INPUTS = {
 
 
 class PackageMetric(evaluate.Metric):
-    """The metric of a name. A value that is undefined, as without predictions, is None and never NaN."""
+    """A metric by its name. An undefined value, as without predictions, is None and never NaN."""
 
     def __init__(self, called: str) -> None:
         found = declared(called)

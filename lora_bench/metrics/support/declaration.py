@@ -1,4 +1,4 @@
-"""The facts of a metric, which its module states once as `METRIC`. Reading them imports no library of metrics."""
+"""The facts of a metric, stated once in its module as `METRIC`. Reading them imports no library of metrics."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ HALF_A_POINT = 0.005
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. Its name is that of its module; its module's docstring is its card.
+    """A metric. Its module gives its name, and its module's docstring is its card.
 
     Args:
-        value: From predictions and references, at least one of each, to the value; None or NaN where it is undefined. The
-            docstring says in a line what it is and in which range.
-        kind: The kind of task that it scores. Predictions are class indexes, numbers or texts; the references of a text
-            are a list of one or more texts.
-        higher_is_better: Its direction.
-        takes_classes: Whether `value` takes the number of `classes`. With two it is then that of the second class, so a
-            task must give its classes in order.
-        points: Whether a hundredth of it is a point, as papers print it. Other metrics have a unit of their own.
-        margin: The difference that a suite disregards where it declares no margin, or None for no default.
-        library: The module of the extra `nlg` that it rests on, or None.
-        java: Whether that library runs Java.
-        item_scores: For a mean over items, from `references` (items,) and `predictions` (seeds, items) to the score of each
-            item, shape (seeds, items).
-        weighted: For another metric of items, from the same and `classes` to a function of how often each item was drawn.
+        value: Function from predictions and references, at least one of each, to the value; None or NaN if it is undefined.
+            Its docstring says in a line what it returns, and in which range.
+        kind: Kind of task that it scores. Predictions are class indexes, numbers or texts; references of a text are a list
+            of texts.
+        higher_is_better: Direction.
+        takes_classes: True if `value` takes the number of `classes`. With two, it is then of the second class, so a task must
+            give its classes in order.
+        points: True if a hundredth of it is a point, as papers print it. Other metrics have a unit of their own.
+        margin: Difference that a suite disregards if it declares no margin; None for no default.
+        library: Module of the extra `nlg` that it needs.
+        java: True if that library runs Java.
+        item_scores: For a mean over items, function from `references` (items,) and `predictions` (seeds, items) to the score
+            of each item, shape (seeds, items).
+        weighted: For another metric of items, function from the same and `classes` to a function of how often each item was
+            drawn.
     """
 
     value: Callable[..., float | None]
@@ -49,9 +50,9 @@ class Metric:
 
     @property
     def of_items(self) -> bool:
-        """Whether it can be computed on resampled test items."""
+        """True if it can be computed on resampled test items."""
         return self.item_scores is not None or self.weighted is not None
 
     def options(self, classes: int | None) -> dict[str, Any]:
-        """The arguments of `value` besides predictions and references, for a task of so many classes."""
+        """Return the further arguments of `value` for a task of so many classes."""
         return {"classes": classes} if self.takes_classes and classes else {}

@@ -1,9 +1,9 @@
-"""Metrics that this package does not have: ``hub:NAME`` is a script in the way of `evaluate`, which runs on this machine.
+"""Metrics from elsewhere: ``hub:NAME`` is an `evaluate` script that runs on this machine.
 
-NAME is a metric on the Hugging Face hub at a commit of 40 digits (`rouge@COMMIT`, `owner/name@COMMIT`), so that what runs is
-what was read, or a local folder (`./mine`, holding `mine.py`). The values are the numbers that it returns, by name; a number
-that is not finite is None, and what is no number (lists, texts) is left out. The metric's own value, kept under its full name
-too, is its only number, or the one called like the metric; of several others, ``hub:NAME:NUMBER`` says which.
+NAME is a metric on the Hugging Face hub at a commit of 40 digits (`rouge@COMMIT`, `owner/name@COMMIT`), or a local folder
+(`./mine` with `mine.py`). Values are the numbers that the script returns, by name. A number that is not finite is None; lists
+and texts are left out. The metric's own value, also kept under its full name, is its only number or the one named like the
+metric. Of several others, ``hub:NAME:NUMBER`` picks one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class HubMetric:
     """A metric from the hub, with the `compute` of the others.
 
     Args:
-        name: ``hub:NAME`` or ``hub:NAME:NUMBER``, where NAME is a folder's or ends in a commit.
+        name: ``hub:NAME`` or ``hub:NAME:NUMBER``; NAME is a folder or ends in a commit.
 
     Raises:
         LoraBenchError: If it cannot be loaded.
@@ -49,10 +49,10 @@ class HubMetric:
     def compute(
         self, *, predictions: Sequence[Any], references: Sequence[Any], **options: Any
     ) -> dict[str, float | None]:
-        """Its numbers by name, and its own value under its full name.
+        """Return its numbers by name, and its own value under its full name.
 
         Raises:
-            LoraBenchError: If it takes one reference and there are more, or returns several numbers and none was named.
+            LoraBenchError: If it takes one reference and gets more, or returns several numbers and none was named.
         """
         if not _takes_lists(self.module):
             references = self._single(references)
@@ -65,14 +65,14 @@ class HubMetric:
         return {**values, self.name: values[self._own(values)]}
 
     def _single(self, references: Sequence[Any]) -> list[Any]:
-        """References that are lists of one as what is in them."""
+        """Return the single reference of each list."""
         most = max((len(each) for each in references if isinstance(each, list | tuple)), default=1)
         if most > 1:
             raise LoraBenchError(f"metric {self.name!r} takes one reference for a prediction, got up to {most}")
         return [each[0] if isinstance(each, list | tuple) and each else each for each in references]
 
     def _own(self, values: Mapping[str, float | None]) -> str:
-        """Which of the numbers is the metric's own."""
+        """Return the name of the metric's own number."""
         if self.number is not None:
             if self.number not in values:
                 raise unknown(f"number of metric {HUB}{self.path}:", self.number, values)
@@ -105,7 +105,7 @@ def _load(path: str) -> evaluate.EvaluationModule:
 
 
 def _downloaded(name: str, commit: str) -> str:
-    """The script of a metric on the hub, as its commit has it."""
+    """Return the path of a hub metric's script at its commit."""
     from lora_bench.util.hub import snapshot
 
     repository = name if "/" in name else f"{OWNER}/{name}"
@@ -117,6 +117,6 @@ def _downloaded(name: str, commit: str) -> str:
 
 
 def _takes_lists(module: evaluate.EvaluationModule) -> bool:
-    """Whether it takes several references for a prediction."""
+    """Return True if the metric takes several references for a prediction."""
     ways = module.features if isinstance(module.features, list) else [module.features]
     return any(not isinstance(way.get("references"), datasets.Value) for way in ways)

@@ -1,8 +1,7 @@
-"""The package's metrics as functions of item weights: their value on data in which items stand several times.
+"""Metrics as functions of item weights: their value on data in which items repeat.
 
-A resample of N items from N leaves some out and repeats others. A metric needs to know how often each stands, not in which
-order. Written with weights, thousands of resamples are a few matrix products. Each agrees with scikit-learn or scipy on the
-resampled data itself.
+A resample of N items from N leaves some out and repeats others. A metric needs the count of each item, not the order. With
+weights, thousands of resamples are a few matrix products. Each metric agrees with scikit-learn or scipy on the resampled data.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ def item_metric(
     *,
     classes: int | None = None,
 ) -> Items:
-    """A metric of the package as a function of the test items.
+    """Return a metric of the package as a function of the test items.
 
     Args:
-        metric: Its name, such as `matthews_correlation`: one that is `of_items`.
+        metric: Name of a metric that is `of_items`, such as `matthews_correlation`.
         references: Right class, or number, of each item.
-        predictions: For each seed, the predicted ones, in the order of *references*.
-        classes: Number of classes of the task; of those that occur where it is not given.
+        predictions: Predictions of each seed, in the order of *references*.
+        classes: Number of classes of the task; by default that of the classes that occur.
 
     Raises:
-        LoraBenchError: If the metric is not known, the numbers of predictions differ, or one is no finite number.
+        LoraBenchError: If the metric is unknown, the numbers of predictions differ, or a prediction is not finite.
     """
     found = find(metric)
     if found is None or not found.of_items:
@@ -56,14 +55,14 @@ def item_metric(
 
 
 def metrics_of_items() -> list[str]:
-    """The metrics that `item_metric` takes."""
+    """Return the metrics that `item_metric` takes."""
     return [name for name in known_metrics() if (found := find(name)) is not None and found.of_items]
 
 
 def correlation(
     covariance: Floats, variance_x: Floats, variance_y: Floats, size_x: float, size_y: Floats | float
 ) -> Floats:
-    """The correlation, NaN where a variance is nothing but rounding errors of numbers of a mean square of *size*."""
+    """Return the correlation; NaN if a variance is only the rounding error of numbers with a mean square of *size*."""
     defined = (variance_x > 1e-14 * size_x) & (variance_y > 1e-14 * size_y)
     product = np.where(defined, variance_x * variance_y, 1.0)
     return np.where(defined, np.clip(covariance / np.sqrt(product), -1.0, 1.0), np.nan)

@@ -1,7 +1,7 @@
-"""The Java programs under ROUGE-L, CIDEr and METEOR: the Penn Treebank tokenizer, and METEOR 1.5 itself.
+"""Java programs for ROUGE-L, CIDEr and METEOR: the Penn Treebank tokenizer, and METEOR 1.5.
 
-Both jars come with pycocoevalcap. Its own wrappers are not used: they write into the installed package, read the
-texts in whatever encoding the machine has, and wait without end for a Java that died.
+pycocoevalcap ships both jars. Its wrappers are not used: they write into the installed package, read texts in the machine's
+encoding, and wait without end for a Java process that died.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UTF8 = "-Dfile.encoding=UTF-8"
 
 
 def missing_java() -> str | None:
-    """What is wrong with this machine's Java, and what to do; None if it runs."""
+    """Return what is wrong with this machine's Java, and what to do; None if it runs."""
     path = shutil.which("java")
     if path is None:
         return "needs Java 8 or newer, and no `java` is on the PATH; install one"
@@ -44,10 +44,10 @@ def _runs(path: str) -> bool:
 # ROUGE-L, CIDEr and METEOR of the same texts, or of the same references again, start Java once.
 @lru_cache(maxsize=4)
 def words_of(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Texts in lower case as the Penn Treebank splits them, words joined by one space, without signs.
+    """Return texts in lower case as the Penn Treebank tokenizer splits them, joined by single spaces, without punctuation.
 
-    The texts go through the tokenizer together and in order, as the COCO captions' scorer has it: the tokenizer looks
-    past the end of a line, as from "etc." to a capital letter.
+    The texts pass the tokenizer together and in order, as in the COCO captions' scorer: it looks past the end of a line, as
+    from "etc." to a capital letter.
     """
     # One line a text: to Java, a form feed or a line separator inside one would begin another.
     lines = "".join(" ".join(text.split()) + "\n" for text in texts)
@@ -65,14 +65,14 @@ def words_of(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def split_all(predictions: list[str], references: list[list[str]]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """Predictions and references as pycocoevalcap takes them: by number, each a list of texts split into words."""
+    """Return predictions and references for pycocoevalcap: by number, each a list of texts split into words."""
     split = iter(words_of(tuple(text for each in references for text in each)))
     right = {number: [next(split) for _ in each] for number, each in enumerate(references)}
     return {number: [text] for number, text in enumerate(words_of(tuple(predictions)))}, right
 
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """METEOR 1.5 of predictions all together, all texts split into words, with the English paraphrases and weights."""
+    """Return METEOR 1.5 of all predictions together, from texts split into words, with English paraphrases and weights."""
     jar = _jar("meteor", "meteor-*.jar")
     command = ["java", UTF8, "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
     answers: list[str] = []
@@ -91,7 +91,7 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> f
 
 
 def _answer(process: subprocess.Popen[bytes], parts: Iterable[str]) -> str:
-    """What METEOR says to a line, whose parts are separated by bars and hold none."""
+    """Return METEOR's answer to a line of parts, which are joined by bars and contain none."""
     assert process.stdin is not None
     line = " ||| ".join(" ".join(part.replace("|||", " ").split()) for part in parts)
     process.stdin.write(line.encode("utf-8", "replace") + b"\n")
@@ -105,7 +105,7 @@ def _line(process: subprocess.Popen[bytes]) -> str:
 
 
 def _jar(folder: str, pattern: str) -> Path:
-    """A jar of the installed pycocoevalcap."""
+    """Return a jar of the installed pycocoevalcap."""
     spec = importlib.util.find_spec("pycocoevalcap")
     places = spec.submodule_search_locations if spec is not None else None
     found = [jar for place in places or () for jar in Path(place, folder).glob(pattern)]
@@ -115,6 +115,6 @@ def _jar(folder: str, pattern: str) -> Path:
 
 
 def _failed(program: str, errors: bytes, otherwise: str) -> LoraBenchError:
-    """The error for a Java program that did not do its work: the last line it complained with."""
+    """Return the error for a Java program that failed, with the last line of its complaint."""
     complaints = errors.decode("utf-8", "replace").strip().splitlines()
     return LoraBenchError(f"{program} failed in Java: {complaints[-1] if complaints else otherwise}")

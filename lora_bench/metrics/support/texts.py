@@ -1,4 +1,4 @@
-"""What metrics of texts share: the form that a library wants its references in, and its scorer."""
+"""Shared parts of text metrics: references in sacrebleu's layout, and rouge-score's mean."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 
 
 def columns(references: list[list[str]]) -> list[list[str | None]]:
-    """References as sacrebleu takes them: the first of every prediction, the second, and so on; None where one is missing."""
+    """Return references in sacrebleu's layout: the first of every prediction, the second, and so on; None for a missing one."""
     most = max(map(len, references))
     return [[each[index] if index < len(each) else None for each in references] for index in range(most)]
 
 
 def mean_rouge(kind: str, predictions: list[str], references: list[list[str]]) -> float:
-    """The mean F-score of one of rouge-score's kinds, each prediction against the reference that gives the greatest."""
+    """Return the mean F-score of one of rouge-score's kinds, each prediction against its best reference."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer([kind], use_stemmer=True)
