@@ -1,4 +1,4 @@
-"""The methods: one file each, found by listing this folder and by the entry-point group `lora_bench.methods`."""
+"""Methods, one file each, found in this folder and by the entry-point group `lora_bench.methods`."""
 
 from lora_bench.methods.base import (
     Method,

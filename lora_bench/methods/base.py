@@ -1,9 +1,10 @@
-"""What a method is, and how methods are found.
+"""The contract of a method, and the registry of methods.
 
-A method is a frozen `Strict` model: its fields are its options, checked when a suite is read. It names the one option
-that a budget may turn (its *size*), suggests a learning rate, and can make a base model trainable. Nothing else is asked
-of it; one with something to do at the steps of a run may offer `callbacks()`, a list of transformers' `TrainerCallback`,
-and one that trains most of the base says `trains_base = True`, so that no frozen copy of it is kept beside.
+A method is a frozen `Strict` model. Its fields are its options, checked when a suite is read. It names the option that a
+budget may turn (its *size*), suggests a learning rate, and makes a base model trainable.
+
+Two things are optional. `callbacks()` returns transformers' `TrainerCallback` objects for the steps of a run.
+`trains_base = True` says that the method trains most of the base, so that no frozen copy is kept.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ class Method(Protocol):
     """A way to make a base model trainable."""
 
     name: ClassVar[str]
-    """PEFT's own name where PEFT has one."""
+    """Name of the method; PEFT's own where PEFT has one."""
     size: ClassVar[str | None]
-    """The option that a budget may turn, an integer of at least 1; None for a method that has no size."""
+    """Option that a budget may turn, an integer of at least 1; None if the method has no size."""
     learning_rate: ClassVar[float]
-    """The suggested learning rate, used where a suite gives none."""
+    """Learning rate used if a suite gives none."""
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with the method's weights and the modules named in *head* trainable, and no others.
@@ -41,17 +42,17 @@ class Method(Protocol):
         """
 
     def model_dump(self, *, mode: str = "python") -> dict[str, Any]:
-        """The options as plain data."""
+        """Return the options as plain data."""
 
 
 def own_callbacks(method: Method) -> list[TrainerCallback]:
-    """What a method wants to happen at the steps of a run: its optional `callbacks()`, such as AdaLoRA's allocation."""
+    """Return the callbacks that a method adds to a run, such as AdaLoRA's allocation; empty if it has no `callbacks()`."""
     make = getattr(method, "callbacks", None)
     return list(make()) if make is not None else []
 
 
 def trains_base(method: Method) -> bool:
-    """Whether a method trains most weights of the base model; it may say so by a class variable of this name."""
+    """Return whether a method trains most weights of the base model, as its class variable `trains_base` says."""
     return bool(getattr(method, "trains_base", False))
 
 
@@ -63,10 +64,10 @@ MethodT = TypeVar("MethodT", bound=Method)
 
 
 def register(method: type[MethodT]) -> type[MethodT]:
-    """Make a method known by its name.
+    """Register a method under its name.
 
     Raises:
-        LoraBenchError: If another method has this name, with the place of the first.
+        LoraBenchError: If another method has this name; the message says where that one is.
     """
     first = _METHODS.get(method.name)
     if first is not None and (first.__module__, first.__qualname__) != (method.__module__, method.__qualname__):
@@ -95,25 +96,25 @@ def _import_all() -> None:
 
 
 def known_methods() -> dict[str, type[Method]]:
-    """Every method by name: the built-in ones and those that installed packages add."""
+    """Return every method by name: built-in methods and those of installed packages."""
     _import_all()
     return dict(sorted(_METHODS.items()))
 
 
 def broken_plug_ins() -> dict[str, str]:
-    """The entry points of methods that could not be imported, such as `vera (vera_plug_in)`, with the error in a line."""
+    """Return the entry points that failed to import, such as `vera (vera_plug_in)`, each with one line of its error."""
     _import_all()
     return dict(_BROKEN)
 
 
 def unknown_method(name: str) -> LoraBenchError:
-    """The error for a method that nothing answers to, with the plug-ins that might have."""
+    """Return the error for an unknown method name, with the nearest name and the plug-ins that failed to import."""
     broken = "".join(f"; the plug-in {entry} cannot be imported: {fault}" for entry, fault in broken_plug_ins().items())
     return LoraBenchError(f"{unknown('method', name, known_methods())}{broken}")
 
 
 def with_size(method: Method, size: int) -> Method:
-    """The same method with another size."""
+    """Return a copy of *method* with another size."""
     assert method.size is not None, f"{method.name} has no size"
     options: dict[str, Any] = {**method.model_dump(), method.size: size}
     return type(method)(**options)

@@ -1,16 +1,14 @@
-"""BitFit: only the biases are trained.
+"""BitFit: train only the biases.
 
     y = W x + b
 
-with b free and W frozen, in every layer of the base model, the biases of LayerNorms and embeddings included: about 0.1 %
-of the weights, 102,144 in RoBERTa-base. It has no size, so a parameter budget cannot turn it.
+Trains every b of the base model, those of LayerNorms and embeddings too: about 0.1 % of the weights, 102,144 in RoBERTa-base.
+It has no size, so a parameter budget cannot fit it.
 
-Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199
+Paper: Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199. Learning rates: 1e-4 to 4e-3.
 
-Suggested values: a learning rate of 1e-4 to 4e-3.
-
-What it cannot do: be switched off, or share its base in memory: the biases are changed in place. Only they are stored.
-A family without biases (Llama) has nothing to train.
+Limits: biases change in place, so it cannot be switched off or share its base in memory; only biases are stored. Families
+without biases (Llama, ModernBERT, T5) have nothing to train.
 """
 
 from __future__ import annotations
@@ -28,14 +26,18 @@ if TYPE_CHECKING:
 
 @register
 class BitFit(Strict):
-    """Every bias of the base model is trained."""
+    """BitFit on every bias of the base model."""
 
     name: ClassVar[str] = "bitfit"
     size: ClassVar[str | None] = None
     learning_rate: ClassVar[float] = 1e-3
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the biases and the head trainable."""
+        """Return *model* with only the biases and the head trainable.
+
+        Raises:
+            UnsupportedPair: If the model has no biases outside its head.
+        """
         from peft import get_peft_model
 
         from lora_bench.tuners import SelectedConfig

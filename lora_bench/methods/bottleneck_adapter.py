@@ -1,27 +1,23 @@
-"""Bottleneck adapters: two small layers with a non-linearity between them, added inside every block.
+"""Bottleneck adapters: add two small layers with a non-linearity between them inside every block.
 
     f(x) = scaling * (W_up g(W_down x + b_down) + b_up)
 
-with W_down of shape (bottleneck_size, width) and W_up of shape (width, bottleneck_size). W_up starts at zero, so the
-adapted model starts as the base model. Where f is added is the variant:
+W_down has shape (bottleneck_size, width), W_up (width, bottleneck_size). W_up starts at zero, so training starts from the base
+model. The variant says where f is added, and gives L layers of width d with bottleneck_size b these weights:
 
-| variant    | what it computes                                                                 | weights in L layers |
-| ---------- | -------------------------------------------------------------------------------- | ------------------- |
-| `houlsby`  | y + f(y) after attention and after the feed-forward block, before their residuals | 2 L (2 d b + b + d) |
-| `pfeiffer` | after the feed-forward block only; in encoders f reads LayerNorm(y + residual)   | L (2 d b + b + d)   |
-| `parallel` | f reads what the feed-forward block reads, and is added to its output            | L (2 d b + b + d)   |
-| `lin`      | y + f(LayerNorm(y)) after the whole layer, the LayerNorm trained                 | L (2 d b + b + 3 d) |
+- `houlsby`: 2L(2db + b + d). y + f(y) after attention and after the feed-forward block, before their residuals. Houlsby et al.
+  2019, https://arxiv.org/abs/1902.00751, with gelu; later comparisons use silu.
+- `pfeiffer`: L(2db + b + d). After the feed-forward block only; in encoders f reads LayerNorm(y + residual). Pfeiffer et al.
+  2020, https://arxiv.org/abs/2005.00052, with relu.
+- `parallel`: L(2db + b + d). f reads the feed-forward block's input and adds to its output. He et al. 2021,
+  https://arxiv.org/abs/2110.04366, with relu and a scaling of 4.
+- `lin`: L(2db + b + 3d). y + f(LayerNorm(y)) after the layer, LayerNorm trained. Lin et al. 2020,
+  https://arxiv.org/abs/2004.03829, with relu; AdapterL of the LoRA paper.
 
-with d the width and b the bottleneck_size.
+Learning rates: 3e-4 to 3e-3.
 
-Houlsby et al. 2019, https://arxiv.org/abs/1902.00751; Pfeiffer et al. 2020, https://arxiv.org/abs/2005.00052; He et al.
-2021, https://arxiv.org/abs/2110.04366; Lin et al. 2020, https://arxiv.org/abs/2004.03829 (AdapterL of the LoRA paper).
-
-Suggested values: a learning rate of 3e-4 to 3e-3. `pfeiffer`, `parallel` and `lin` are published with relu, `parallel`
-with a scaling of 4; `houlsby` with gelu, in later comparisons with silu.
-
-What it cannot do: be merged into the base weights, since it is not linear; it adds latency. LayerNorms of the base model
-stay frozen in every variant, as in the comparisons of the LoRA paper.
+Limits: not linear, so it cannot be merged and adds latency. The base model's LayerNorms stay frozen, as in the LoRA paper's
+comparisons.
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ Layer = Annotated[int, Field(strict=True, ge=0)]
 
 
 def _in_order(layers: tuple[int, ...]) -> tuple[int, ...]:
-    """The same layers once each, from the first to the last, so that two ways of writing them are one method."""
+    """Return the layers sorted and without repeats, so that two spellings are one method."""
     return tuple(sorted(set(layers)))
 
 
@@ -52,12 +48,12 @@ class BottleneckAdapter(Strict):
 
     Args:
         bottleneck_size: Width of the bottleneck, at least 1.
-        variant: Where the adapters lie: `houlsby`, `pfeiffer`, `parallel` or `lin`.
-        non_linearity: The function between the two layers.
-        scaling: Factor on what the adapter adds.
-        initialisation: `identity` to start as the base model; `paper` to draw both matrices as the variant's paper does,
-            which starts near it.
-        skip_layers: Layers that get no adapter, counted from 0.
+        variant: Place of f, as above.
+        non_linearity: Function g: `relu`, `gelu`, `silu` or `tanh`.
+        scaling: Factor on the adapter's output, above 0.
+        initialisation: `identity` starts as the base model, `paper` near it, with both matrices drawn as in the variant's
+            paper.
+        skip_layers: Layers without an adapter, counted from 0.
     """
 
     name: ClassVar[str] = "bottleneck_adapter"
@@ -73,7 +69,11 @@ class BottleneckAdapter(Strict):
     skip_layers: Annotated[tuple[Layer, ...], AfterValidator(_in_order)] = Field(default=(), strict=False)
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the adapters and the head trainable."""
+        """Return *model* with only the adapters and the head trainable.
+
+        Raises:
+            UnsupportedPair: If the model's family has no such variant, or *skip_layers* leaves no layer or names one too many.
+        """
         from peft import get_peft_model
 
         from lora_bench.tuners import BottleneckConfig

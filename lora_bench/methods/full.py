@@ -1,13 +1,13 @@
-"""Full fine-tuning: every weight is trained, or every weight of the top layers.
+"""Full fine-tuning: train every weight, or every weight of the top layers.
 
-The reference line of every comparison. It has no size, so a parameter budget cannot hold it: reports mark it as exempt
-from that axis, and hold it to all others. With *top_layers* only the last layers and the head are trained: k layers of
-a model, such as the two of FT-Top2 in the LoRA paper (25,192,448 weights in GPT-2 medium).
+The reference of every comparison. It has no size: it is exempt from the parameter budget, marked so in reports, and held to
+every other axis. *top_layers* trains only the last layers and the head, as the LoRA paper's FT-Top2 (25,192,448 weights in
+GPT-2 medium).
 
-Suggested values: a learning rate of 1e-5 to 5e-5 for base-size encoders, 1e-4 for small ones.
+Learning rates: 1e-5 to 5e-5 for base-size encoders, 1e-4 for small ones.
 
-What it cannot do: share its base. Each result is stored as a whole model, or with *top_layers* as the layers that were
-trained, which are changed in place.
+Limits: runs cannot share a base. A result is stored as a whole model; with *top_layers*, as the trained layers, which change
+in place.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @register
 class Full(Strict):
-    """Every weight is trained.
+    """Full fine-tuning.
 
     Args:
-        top_layers: How many layers are trained, counted from the head; all of the model where it is None.
+        top_layers: Number of layers to train, counted from the head; None for the whole model.
     """
 
     name: ClassVar[str] = "full"
@@ -42,7 +42,11 @@ class Full(Strict):
     top_layers: int | None = Field(default=None, ge=1)
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> PreTrainedModel | nn.Module:
-        """Return *model* with every weight trainable, or those of the top layers and the head."""
+        """Return *model* with every weight trainable, or only those of the top layers and the head.
+
+        Raises:
+            UnsupportedPair: If a weight is quantised, or the model has fewer layers than *top_layers*.
+        """
         if self.top_layers is not None:
             return _top_layers(model, head, self.top_layers)
         for weight in model.parameters():

@@ -1,24 +1,19 @@
-"""LoRA: a low-rank update learned beside frozen weights.
+"""LoRA: learn a low-rank update beside frozen weights.
 
     y = W x + scaling * B A x
 
-with A of shape (rank, in_features) and B of shape (out_features, rank), for each adapted weight. B starts at zero, so
-the adapted model starts as the base model; PiSSA and OLoRA start from W itself and take B A out of it, to the same end.
-What is adapted is named by role, which means the same in every family; the paper adapts query and value. GPT-2 and
-DeBERTa v1 keep query, key and value in one weight: there each adapted slice of it has an A and a B of its own, as in the
-paper, where PEFT's LoRA would adapt all three with one A. For L layers of width d, query and value are 4 L d rank weights
-in every family.
+A has shape (rank, in_features), B (out_features, rank). B starts at zero, so training starts from the base model; PiSSA and
+OLoRA take their first B A out of W, to the same end. The paper adapts query and value: 4 L d rank weights in L layers of width
+d. Where one weight computes query, key and value (GPT-2, DeBERTa v1, ModernBERT), each adapted slice has its own A and B, as in
+the paper; PEFT's LoRA would adapt all three with one A.
 
-Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA:
-Liu et al. 2024, https://arxiv.org/abs/2402.09353, which learns the length of each row of the weight too; PiSSA: Meng et
-al. 2024, https://arxiv.org/abs/2404.02948; OLoRA: Büyükakyüz 2024, https://arxiv.org/abs/2406.01775.
+Papers: Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA:
+Liu et al. 2024, https://arxiv.org/abs/2402.09353; PiSSA: Meng et al. 2024, https://arxiv.org/abs/2404.02948; OLoRA:
+Büyükakyüz 2024, https://arxiv.org/abs/2406.01775. Learning rates: 3e-4 to 3e-3 at scaling 2, higher for smaller models.
 
-Suggested values: scaling 2, a learning rate of 3e-4 to 3e-3, the larger for smaller models.
-
-What it cannot do: once merged into the base weights, serve several tasks in one batch. PiSSA and OLoRA are not written for
-query, key and value in one weight, and change the base in memory: what is saved goes on the base as it was published, out
-of which loading takes the same B A again; `merge_and_unload` gives the trained model, but `unload`, `disable_adapter` and
-any second adapter get the changed base.
+Limits: once merged, it cannot serve several tasks in one batch. PiSSA and OLoRA refuse a weight that computes query, key and
+value together, and change the base in memory. Load a saved one on the published base: loading takes the same B A out again.
+`merge_and_unload` gives the trained model; `unload`, `disable_adapter` and a second adapter get the changed base.
 """
 
 from __future__ import annotations
@@ -43,15 +38,14 @@ class Lora(Strict):
 
     Args:
         rank: Rows of A and columns of B, at least 1.
-        scaling: Factor on the update. Kept apart from *rank*, so that fitting a budget changes the number of parameters
-            and not the strength of the update (PEFT's `lora_alpha / r`).
+        scaling: Factor on the update, PEFT's `lora_alpha / r`. Fitting *rank* to a budget leaves it unchanged.
         dropout: Probability of zeroing an input of A, in [0, 1).
-        targets: What is adapted: `query`, `key`, `value`, `output` (the projection at the end of attention), `ffn`
-            (both projections of the feed-forward block), or `all` of these.
-        use_rslora: Divide *scaling* by the square root of *rank*; it is then the alpha of rsLoRA.
+        targets: Roles, alike in every family: `query`, `key`, `value`, `output` (last projection of attention), `ffn`
+            (feed-forward projections), or `all`.
+        use_rslora: Divide *scaling*, rsLoRA's alpha, by the square root of *rank*.
         use_dora: Learn the length of each adapted row of the weight apart from its direction.
-        initialisation: What A and B start from: `kaiming` or `gaussian` random numbers in A and zeros in B, `pissa` (the
-            largest singular vectors of W) or `olora` (the first vectors of its QR decomposition).
+        initialisation: `kaiming` or `gaussian` (random A, zero B), `pissa` (largest singular vectors of W) or `olora` (first
+            vectors of its QR decomposition).
     """
 
     name: ClassVar[str] = "lora"
@@ -70,7 +64,11 @@ class Lora(Strict):
     initialisation: Literal["kaiming", "gaussian", "pissa", "olora"] = "kaiming"
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the LoRA weights and the head trainable."""
+        """Return *model* with only the LoRA weights and the head trainable.
+
+        Raises:
+            UnsupportedPair: If the initialisation does not fit the weights: fused, transposed, quantised, or of a lower rank.
+        """
         from peft import LoraConfig, get_peft_model
         from transformers.pytorch_utils import Conv1D
 

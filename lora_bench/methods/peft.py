@@ -1,6 +1,4 @@
-"""Any other method of PEFT, by its PEFT type and options.
-
-A suite gives the type and the options of PEFT's own config class, and may name one integer option as the size:
+"""Any other PEFT method, by its PEFT type and options.
 
     - method: peft
       type: VERA
@@ -8,20 +6,15 @@ A suite gives the type and the options of PEFT's own config class, and may name 
       size_option: r
       size_value: 256
 
-What PEFT promises for a model and what works there are two things, so each pair is tried first: the method is put on a
-model of the same class, width and options with two layers and random weights (all layers, where that fails), takes a few
-training steps, and answers a padded batch. A pair that raises, has weights that get no gradient, trains nothing beside the
-head, or answers a padded row differently from the row alone is unsupported, with that reason.
+Each method is tried first on a small model of the base model's class, width and options, with two layers and random weights
+(all layers if two fail). It trains a few steps and answers a padded batch. The pair is unsupported, with the reason, if
+anything raises, a weight gets no gradient, only the head is trained, or padding changes an answer.
 
-AdaLoRA's budget falls with the steps of the run: leave `total_step` out, and it is set when training begins.
+Papers: https://huggingface.co/docs/peft/package_reference/peft_types. Learning rates: 1e-3 for most.
 
-Suggested values: those of the method's paper; a learning rate of 1e-3 for most.
-
-What it cannot do: know a method's limits beyond what the trial shows. AdaLoRA's importance scores are no part of a
-checkpoint, so a resumed run is not the uninterrupted one; and PEFT loads a saved AdaLoRA for evaluation without labels
-only. `lora`, `bottleneck_adapter` and `prefix_tuning` have methods of their own.
-
-The methods and their papers: https://huggingface.co/docs/peft/package_reference/peft_types
+Limits: nothing is checked but the trial. For AdaLoRA, leave out `total_step`: it is set when training begins. Checkpoints lack
+its importance scores, so a resumed run differs from an uninterrupted one; PEFT loads a saved one only for evaluation without
+labels.
 """
 
 from __future__ import annotations
@@ -59,7 +52,11 @@ FILES = {
 
 
 def _without_files(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """The options, if none of them has PEFT read files."""
+    """Return the options.
+
+    Raises:
+        ValueError: If an option would have PEFT read files.
+    """
     named = next((name for name in FILES if options.get(name) is not None), None)
     if named is not None:
         raise ValueError(f"options may not have {named}: {FILES[named]}")
@@ -67,7 +64,7 @@ def _without_files(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def _in_one_way(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """The same options with their sets in one order, so that two ways of writing them are one run."""
+    """Return the options with each set in one order, so that two spellings are one run."""
 
     def written(name: str, value: JsonValue) -> JsonValue:
         if name == "layers_to_transform" and isinstance(value, int):
@@ -83,7 +80,7 @@ def _in_one_way(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 class _SizeIfNamed:
-    """The size of a method that has one only where the suite names it."""
+    """The size of a method that has one only if the suite names it."""
 
     def __get__(self, method: Peft | None, owner: type[Peft]) -> str | None:
         return "size_value" if method is not None and method.size_option is not None else None
@@ -91,14 +88,14 @@ class _SizeIfNamed:
 
 @register
 class Peft(Strict):
-    """A method of PEFT, by name.
+    """A method of PEFT, by type.
 
     Args:
-        type: PEFT's name of it, such as IA3, in any case.
-        options: What its config class is given.
-        targets: Roles that become `target_modules`; None leaves them to *options*, or to PEFT's default for the model.
-        size_option: The option that a budget may turn, or None.
-        size_value: What that option is set to.
+        type: PEFT's name of the method, such as IA3, in any case.
+        options: Options of PEFT's config class.
+        targets: Roles that become `target_modules`; None leaves them to *options*, or to PEFT's default.
+        size_option: Option that a budget may turn, an integer.
+        size_value: Value of that option, at least 1.
     """
 
     name: ClassVar[str] = "peft"
@@ -130,7 +127,12 @@ class Peft(Strict):
         return self
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the method's weights and the head trainable."""
+        """Return *model* with only the method's weights and the head trainable.
+
+        Raises:
+            LoraBenchError: If PEFT has no such type, or the type no such option.
+            UnsupportedPair: If the trial on a small model fails, or PEFT refuses this one.
+        """
         # Sizes share a trial: a budget is met by trying many of them.
         tried = self.model_copy(update={"size_value": self.size_value and min(self.size_value, TRIAL_SIZE)})
         config = model.config.to_json_string(use_diff=False)
@@ -141,7 +143,11 @@ class Peft(Strict):
         return self.put_on(model, head)
 
     def put_on(self, model: PreTrainedModel, head: list[str]) -> nn.Module:
-        """Apply the method without a trial; whatever PEFT raises becomes the reason of an `UnsupportedPair`."""
+        """Return *model* with the method on it, without a trial.
+
+        Raises:
+            UnsupportedPair: If PEFT raises anything.
+        """
         from peft import get_peft_model
 
         config = self._config(model, head)
@@ -156,7 +162,7 @@ class Peft(Strict):
         return adapted
 
     def callbacks(self) -> list[TrainerCallback]:
-        """What has to happen at the steps of a run: AdaLoRA's allocation of ranks."""
+        """Return AdaLoRA's allocation of ranks for that type, and nothing for others."""
         if self.type != "ADALORA":
             return []
         from lora_bench.tuners.allocation import AllocateRanks
@@ -164,11 +170,11 @@ class Peft(Strict):
         return [AllocateRanks(sets_total="total_step" not in self.options)]
 
     def _config(self, model: PreTrainedModel, head: list[str]) -> PeftConfig:
-        """The method's config for a base model.
+        """Return the method's config for a base model.
 
         Raises:
-            LoraBenchError: PEFT has no such method, or the method no such option.
-            UnsupportedPair: Its config class refuses the options.
+            LoraBenchError: If PEFT has no such type, or the type no such option.
+            UnsupportedPair: If the config class refuses the options.
         """
         from peft import PromptLearningConfig
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -214,7 +220,7 @@ def _trial(
     classes: tuple[type[PreTrainedConfig], type[PreTrainedModel]],
     head: tuple[str, ...],
 ) -> str | None:
-    """Why a method does not work on a small model of the kind, or None where it does.
+    """Return why a method fails on a small model of this kind, or None if it works.
 
     Args:
         method: A `Peft` as JSON.
@@ -249,6 +255,6 @@ def _trial(
 
 
 def _said(error: Exception) -> str:
-    """The type and the first line of an error."""
+    """Return the type and the first line of an error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,19 +1,16 @@
-"""Prefix-embedding tuning: trained embeddings of virtual tokens in front of the text.
+"""Prefix-embedding tuning: train embeddings of virtual tokens in front of the text.
 
     layers([E; x])
 
-with E of shape (num_virtual_tokens, width) and x the embedded text: P d weights for P tokens of width d, the smallest of
-the prefix methods. The virtual tokens go through every layer and are dropped at the end; the text keeps its positions,
-and the head reads the token it always reads.
+E has shape (num_virtual_tokens, width); x is the embedded text. P tokens of width d have P d weights, the fewest of the prefix
+methods. Virtual tokens pass every layer and are dropped at the end. The text keeps its positions.
 
-PreEmbed of the LoRA paper: Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 5.1
+Paper: PreEmbed of Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 5.1. Learning rates: 1e-3 to 3e-2; needs more steps
+than LoRA or adapters.
 
-Suggested values: a learning rate of 1e-3 to 3e-2; it needs more steps than LoRA or adapters.
-
-What it cannot do: act on a decoder (PEFT's PROMPT_TUNING does for text generation, through the method `peft`), start as
-the base model exactly, or be merged. A text and its virtual tokens together cost the time of a longer text. The paper's
-infix tokens, which stand behind the text, are not here: an encoder sees both ways and virtual tokens have no positions, so
-they would be prefix tokens under another name (in DeBERTa ones at other distances).
+Limits: encoders only (for text generation use PEFT's PROMPT_TUNING through `peft`). It cannot be merged, does not start exactly
+from the base model, and costs the time of a text longer by P tokens. The paper's infix tokens, behind the text, are left out:
+in an encoder they would be prefix tokens (in DeBERTa, at other distances).
 """
 
 from __future__ import annotations
@@ -32,11 +29,11 @@ if TYPE_CHECKING:
 
 @register
 class PrefixEmbedding(Strict):
-    """Trained embeddings of virtual tokens in front of the text of an encoder.
+    """Trained embeddings of virtual tokens in front of an encoder's text.
 
     Args:
-        num_virtual_tokens: How many tokens there are, at least 1.
-        init_std: Standard deviation of the normal distribution that the embeddings start from.
+        num_virtual_tokens: Number of tokens, at least 1.
+        init_std: Standard deviation of the normal initial embeddings.
     """
 
     name: ClassVar[str] = "prefix_embedding"
@@ -47,7 +44,11 @@ class PrefixEmbedding(Strict):
     init_std: float = Field(default=0.02, ge=0)
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the embeddings and the head trainable."""
+        """Return *model* with only the embeddings and the head trainable.
+
+        Raises:
+            UnsupportedPair: If the model is no encoder, or its layers are not called as one module.
+        """
         from peft import get_peft_model
 
         from lora_bench.tuners import PrefixEmbeddingConfig

@@ -1,18 +1,17 @@
-"""Prefix-layer tuning: trained activations of virtual tokens at the input of every layer.
+"""Prefix-layer tuning: train activations of virtual tokens at the input of every layer.
 
     attention(q, [W_k A; K], [W_v A; V])
 
-with A of shape (num_virtual_tokens, width) in every layer and W_k and W_v the layer's own frozen projections: L P d
-weights for L layers of width d and P tokens, half of prefix tuning's. Where a LayerNorm stands before attention (GPT-2),
-A goes through it too. The real tokens keep their positions.
+Each layer has an A of shape (num_virtual_tokens, width) and its own frozen projections W_k and W_v: L P d weights in L layers
+of width d with P tokens, half of prefix tuning's. A LayerNorm before attention (GPT-2, Llama) applies to A too. Real tokens
+keep their positions.
 
-PreLayer of the LoRA paper: Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 5.1
+Paper: PreLayer of Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 5.1. Learning rates: 1e-3 to 3e-2; needs more steps
+than LoRA or adapters.
 
-Suggested values: a learning rate of 1e-3 to 3e-2; it needs more steps than LoRA or adapters.
-
-What it cannot do: start as the base model exactly, or be merged. The paper's infix tokens, which stand between a prompt
-and its completion, are not here: a causal model is not told where its prompt ends, the last token of a text, which its
-classifier reads, stands before them and does not see them, and in an encoder they would be prefix tokens under another name.
+Limits: it cannot be merged and does not start exactly from the base model. The paper's infix tokens, between prompt and
+completion, are left out: a causal model is not told where its prompt ends, and its classifier reads the last token of the
+text, which does not see them. In an encoder they would be prefix tokens.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ class PrefixLayer(Strict):
     """Trained activations of virtual tokens in every layer.
 
     Args:
-        num_virtual_tokens: How many tokens there are, at least 1.
-        init_std: Standard deviation of the normal distribution that the activations start from.
+        num_virtual_tokens: Number of tokens, at least 1.
+        init_std: Standard deviation of the normal initial activations.
     """
 
     name: ClassVar[str] = "prefix_layer"
@@ -46,7 +45,11 @@ class PrefixLayer(Strict):
     init_std: float = Field(default=0.02, ge=0)
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the activations and the head trainable."""
+        """Return *model* with only the activations and the head trainable.
+
+        Raises:
+            UnsupportedPair: If no prefix is written for the model's attention.
+        """
         from peft import get_peft_model
 
         from lora_bench.tuners import PrefixActivationConfig

@@ -1,25 +1,18 @@
-"""Prefix tuning: trained keys and values that every layer attends to.
+"""Prefix tuning: train keys and values that every layer attends to.
 
     attention(q, [P_k; K], [P_v; V])
 
-with P_k and P_v of shape (num_virtual_tokens, width) in every layer: 2 L P d weights for L layers of width d and P tokens.
-The real tokens keep their positions. DeBERTa's disentangled attention gives a prefix a content score only: a prefix has
-no position.
+P_k and P_v have shape (num_virtual_tokens, width) in every layer: 2LPd weights in L layers of width d with P tokens. Real
+tokens keep their positions. A prefix has none, so DeBERTa's disentangled attention gives it only a content score.
 
-Reparameterised, as in the paper, the keys and values of layer l are W_l tanh(W E + b) + b_l while they are trained, with E
-of shape (P, d), W of shape (m, d) and W_l of shape (2 d, m) for a reparameterisation_width of m: P d + m d + m +
-L (2 d m + 2 d) weights, a hundred times as many. Saving folds them into the 2 L P d, which is all that is stored.
+Reparameterised, as in the paper, layer l trains W_l tanh(W E + b) + b_l, with E of shape (P, d), W (m, d) and W_l (2d, m) for a
+reparameterisation_width m: Pd + md + m + L(2dm + 2d) weights, a hundred times as many. Saving folds them into 2LPd.
 
-Training may start from real words: the base model reads them once, and the keys and values it gives them are the first
-prefix. They are read again from their beginning where the prefix is longer, and cut where it is shorter.
+Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190. Learning rates: 1e-3 to 3e-2, reparameterised 5e-5 to 1e-3; needs
+more steps than other methods.
 
-Li and Liang 2021, https://arxiv.org/abs/2101.00190
-
-Suggested values: a learning rate of 1e-3 to 3e-2, reparameterised one of 5e-5 to 1e-3; it needs more steps than the other
-methods.
-
-What it cannot do: start as the base model exactly (an untrained prefix takes a share of every attention), be merged, or
-start a reparameterised prefix from words.
+Limits: it cannot be merged and does not start exactly from the base model: an untrained prefix takes a share of every
+attention. A reparameterised prefix cannot start from words.
 """
 
 from __future__ import annotations
@@ -43,11 +36,11 @@ class PrefixTuning(Strict):
 
     Args:
         num_virtual_tokens: Length of the prefix, at least 1.
-        init_std: Standard deviation of the normal distribution that the prefix starts from; without effect on a
-            reparameterised one.
-        reparameterised: Whether the prefix is computed by a small network while it is trained.
+        init_std: Standard deviation of the normal initial prefix; unused if reparameterised.
+        reparameterised: Compute the prefix by a small network during training.
         reparameterisation_width: Hidden units of that network, at least 1.
-        words: Text that the prefix starts from instead of random numbers, for the base model's own tokenizer.
+        words: Text whose keys and values in the base model are the initial prefix, repeated or cut to its length; None starts
+            from random numbers.
     """
 
     name: ClassVar[str] = "prefix_tuning"
@@ -67,7 +60,12 @@ class PrefixTuning(Strict):
         return self
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
-        """Return *model* with only the prefix and the head trainable."""
+        """Return *model* with only the prefix and the head trainable.
+
+        Raises:
+            UnsupportedPair: If no prefix is written for the model's attention, or *words* are given and no tokenizer is found.
+            LoraBenchError: If *words* hold no token.
+        """
         from peft import get_peft_model
 
         from lora_bench.tuners import PrefixConfig, prefix_from_words
@@ -83,7 +81,7 @@ class PrefixTuning(Strict):
 
 
 def _tokens(words: str, model: PreTrainedModel, count: int) -> Tensor:
-    """The first *count* tokens of words that are said again and again, shape (count,), by the tokenizer beside *model*."""
+    """Return the first *count* tokens of repeated *words*, shape (count,), by the tokenizer beside *model*."""
     import torch
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""How a suite's scores are to be judged, declared before its runs: each record carries it, so a later change shows."""
+"""The declared comparison of a suite's scores. Each record carries it, so a later change shows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Margin = Annotated[float, Field(gt=0)]
 
 
 class Analysis(Strict):
-    """How scores are judged.
+    """The comparison of scores.
 
     Args:
-        reference: Label of the method that all others are held against.
-        margin: The difference that nobody should care about, in the unit of the metric; by task where it is a mapping. None:
-            the metric's own default, and no margin of a metric without one.
-        alpha: Probability that any verdict of better or worse is false, over all comparisons of a report.
+        reference: Label of the method that all others are compared with.
+        margin: Smallest difference that matters, in the metric's unit; a mapping gives one for each task. By default the
+            metric's own, if it has one.
+        alpha: Probability of any false verdict of better or worse, over all comparisons of a report.
     """
 
     reference: str
@@ -34,7 +34,10 @@ class Analysis(Strict):
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
 
     def margin_of(self, task: str, metric: str | None) -> float | None:
-        """The margin for a task, whose part before a slash names a metric of a part of its examples; None for none."""
+        """Return the margin for a task and metric, or None.
+
+        A metric `subset/name` is *name* on a subset of the examples.
+        """
         if isinstance(self.margin, dict):
             given = self.margin.get(task)
             if given is not None:
@@ -51,10 +54,10 @@ class Analysis(Strict):
 
 
 def default_analysis(labels: Sequence[str]) -> Analysis | None:
-    """How scores are judged where nobody declared it, or None where there is nothing to hold against anything.
+    """Return the comparison of a suite that declares none, or None if it has fewer than two labels.
 
     Args:
-        labels: Of the methods, in the order of the suite.
+        labels: Labels of the methods, in the suite's order.
     """
     reference = next((label for label in REFERENCES if label in labels), labels[0] if labels else "")
     return Analysis(reference=reference) if len(set(labels)) > 1 else None

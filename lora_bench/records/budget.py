@@ -1,9 +1,9 @@
-"""What all methods of a suite are held equal to.
+"""The budget: quantities held equal for all methods of a suite.
 
-One axis of parameters holds methods equal in number: what a method adds or frees, the head apart, or what must be saved
-of it, the head included; `full` is exempt from it and marked as the reference line. A method's size is found by
-counting, never by formula: see `lora_bench.plan.size_fitting`. One axis of work stops a run: examples (or epochs), real
-tokens, FLOPs or seconds; the others may cap it. `WORK` states the facts of each. `docs/budgets.md` says what they mean.
+A parameter axis counts what a method adds or trains without the head, or what must be saved with it. `full` is exempt and
+marked as the reference. A method's size is found by counting, never by formula: see `lora_bench.plan.size_fitting`. One axis
+of work stops a run: examples (or epochs), real tokens, FLOPs or seconds. The others may cap it. `WORK` states the facts of
+each, and `docs/budgets.md` defines them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Batch = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class OneExample:
-    """The likely cost of an example: tokens, FLOPs of its training, and seconds of them."""
+    """The expected cost of an example: tokens, FLOPs of its training, and seconds."""
 
     tokens: float
     flops: float
@@ -37,16 +37,16 @@ class OneExample:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkAxis:
-    """An amount of training work that may stop a run. `Work` and the training of a run spec have a field of its name.
+    """An amount of training work that may stop a run. `Work` and a run spec's training have a field of its name.
 
     Args:
-        said: An amount as readers see it, such as "48,000 real tokens".
+        said: Text of an amount for readers, such as "48,000 real tokens".
         column: Head of its column in a report, beside what runs used.
         wanted: Its line in a report, beside what every run was held to.
-        used: The field of a record's `speed` with what the run used.
-        of_batch: The cost of a batch, from its examples and a counter of the FLOPs of a batch; None where only a clock tells.
-        of_example: The likely cost of an example.
-        whole: Whether it is counted in whole numbers, at least 1 for an example.
+        used: Field of a record's `speed` with what the run used.
+        of_batch: Cost of a batch, from its examples and a counter of a batch's FLOPs; None if only a clock tells.
+        of_example: Expected cost of an example.
+        whole: True if it is counted in whole numbers, at least 1 for an example.
     """
 
     said: str
@@ -99,12 +99,12 @@ AXES: tuple[Axis, ...] = tuple(WORK)
 
 
 def tokens_of(example: Mapping[str, Any]) -> int:
-    """The number of tokens of an encoded example."""
+    """Return the number of tokens of an encoded example."""
     return len(example["input_ids"])
 
 
 def amount_of(axis: Axis, amount: float) -> str:
-    """An amount of work as readers should see it, such as "48,000 real tokens"."""
+    """Return an amount of work for readers, such as "48,000 real tokens"."""
     return WORK[axis].said.format(amount)
 
 
@@ -112,10 +112,10 @@ class Work(Strict):
     """Amounts of training work, by axis.
 
     Args:
-        train_examples: Examples seen, counting an example again each time it comes round.
+        train_examples: Examples seen; an example counts each time it is seen.
         epochs: Passes over the training split, in place of `train_examples`.
         train_tokens: Real tokens seen, without padding.
-        train_flops: Operations of the matrix products of forward and backward passes, padding included.
+        train_flops: FLOPs of the matrix products of forward and backward passes, with padding.
         train_seconds: Wall time of training, without evaluations and checkpoints.
     """
 
@@ -132,10 +132,7 @@ class Work(Strict):
 
 
 class Caps(Work):
-    """Amounts of work, each of which ends a run that reaches it before the target.
-
-    Those of `Work`; a run ends with the step that reaches one of them.
-    """
+    """Amounts of `Work` at which a run ends before its target, with the step that reaches the first of them."""
 
     @model_validator(mode="after")
     def _one_number_of_examples(self) -> Caps:
@@ -145,16 +142,16 @@ class Caps(Work):
 
 
 class HeldEqual(Work):
-    """What a budget holds equal beside the number of parameters.
+    """Quantities held equal beside the number of parameters.
+
+    One amount of `Work` is the target: it stops a run, and the learning-rate schedule follows the share of it that is used.
 
     Args:
         tolerance: Share of the target by which a method may miss it.
-        caps: Amounts of work that end a run before its target.
-        peak_memory_bytes: What the tensors of a training step may hold, as predicted from its shapes: a batch is taken in as
-            few parts as keep it.
-        trials: Learning rates tried by every method, or None where the suite does not say.
-
-    One of the amounts of `Work` is the target: it stops a run, and the learning rate follows the share of it that is used.
+        caps: Amounts of work at which a run ends before its target.
+        peak_memory_bytes: Limit of a training step's tensors, predicted from shapes; a batch is split into as few parts as
+            fit.
+        trials: Learning rates tried for every method.
     """
 
     tolerance: float = Field(default=0.05, ge=0, lt=1)
@@ -163,7 +160,7 @@ class HeldEqual(Work):
     trials: int | None = Field(default=None, gt=0)
 
     def uses(self, axis: Axis) -> bool:
-        """Whether an axis of work stops a run or may end it before."""
+        """Return True if an axis of work stops a run or may end it early."""
         return any(work is not None and getattr(work, axis) is not None for work in (self, self.caps))
 
     @model_validator(mode="after")
@@ -175,16 +172,14 @@ class HeldEqual(Work):
 
 
 class Budget(HeldEqual):
-    """What all methods are held equal to.
+    """The budget of a run: one parameter target, and what `HeldEqual` and `Work` hold.
 
     Args:
-        adapter_parameters: Trainable parameters without the head, or None to take every method as it is given.
-        stored_parameters: Parameters that must be saved to restore the result on the public base model, head included, in
-            place of `adapter_parameters`.
-        halving: Factor by which the work of the trials was spent on more and shorter ones, or None where each had all of it.
-        rungs: Into how many steps it was divided then.
-
-    The others are those of `HeldEqual` and `Work`.
+        adapter_parameters: Trainable parameters without the head; None keeps the sizes given.
+        stored_parameters: Parameters that must be saved beside the public base model, with the head; in place of
+            `adapter_parameters`.
+        halving: Factor of the successive halving of trials; None if each trial had all of the work.
+        rungs: Number of steps of the halving.
     """
 
     adapter_parameters: int | None = Field(default=None, gt=0)
@@ -194,19 +189,19 @@ class Budget(HeldEqual):
 
     @property
     def parameter_target(self) -> tuple[ParameterAxis, int] | None:
-        """The axis of parameters that sizes are fitted to, and its target; None where methods are taken as they are given."""
+        """The parameter axis that sizes are fitted to, with its target; None if methods keep the sizes given."""
         amounts = ((axis, getattr(self, axis)) for axis in PARAMETER_AXES)
         return next(((axis, amount) for axis, amount in amounts if amount is not None), None)
 
     def within(self, count: int) -> bool:
-        """Whether a method that comes to *count* on the axis of its parameters keeps the budget."""
+        """Return True if a method with *count* parameters on this axis keeps the budget."""
         found = self.parameter_target
         return found is None or abs(count - found[1]) <= self.tolerance * found[1]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A size, and the parameters that it gives."""
+    """A size, and the number of parameters that it gives."""
 
     size: int
     count: int
@@ -215,13 +210,13 @@ class Fit:
 def fit_size(
     count: Callable[[int], int], target: int, tolerance: float, axis: ParameterAxis = "adapter_parameters"
 ) -> Fit:
-    """The size whose count is nearest to *target*; the smaller of two equally near ones.
+    """Return the size whose count is nearest to *target*; the smaller of two equally near ones.
 
     Args:
-        count: Parameters for a size of at least 1; must grow with it.
-        target: Parameters wanted.
-        tolerance: Share of the target by which the nearest may miss it.
-        axis: Which parameters they are.
+        count: Parameters for a size of at least 1; must grow with the size.
+        target: Number of parameters wanted.
+        tolerance: Share of the target by which the nearest count may miss it.
+        axis: Parameter axis, for the message.
 
     Raises:
         BudgetUnreachable: If the nearest count misses the target by more than the tolerance.

@@ -1,9 +1,9 @@
-"""A protocol: the rules by which a run becomes a score, as data that a record carries.
+"""A protocol: the rules by which a run becomes a score, kept in each record.
 
-`strict` is ours: a selection split carved from the training data, the test split touched once, the last weights, the mean
-over seeds, every run from the pretrained checkpoint. `paper` is what the papers did: all training data, an evaluation after
-every epoch on the split that is reported, the best of these, the median over seeds. Scores under different rules are not
-comparable, and a report refuses to rank them together.
+`strict` is ours: a selection split taken from the training data, one use of the test split, the last weights, the mean over
+seeds, a start from the pretrained checkpoint. `paper` is what the papers did: all training data, an evaluation after every
+epoch on the reported split, the best of these, the median over seeds. Scores under different rules are not comparable, and a
+report does not rank them together.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ class Protocol(Strict):
     """The rules by which a run becomes a score.
 
     Args:
-        checkpoint: Which weights are scored: the "last", or the "best" of those evaluated on the way.
-        choose_on: The split on which the best weights, and the best run to start from, are chosen.
-        selection_from_train: Whether a selection split is set aside from the training data where the data has none; else
-            all of it is trained on.
-        aggregation: What stands for several seeds: their "mean" or their "median".
+        checkpoint: Weights to score: the "last", or the "best" of those evaluated during training.
+        choose_on: Split for choosing the best weights, and the best run to start from.
+        selection_from_train: Take a missing selection split from the training data; else train on all of it.
+        aggregation: Summary of several seeds.
     """
 
     checkpoint: Literal["last", "best"] = "last"

@@ -193,17 +193,17 @@ class PlannedTraining(TrainingSpec):
 
 
 class Decoding(Strict):
-    """How a causal model writes its completions.
+    """Decoding of completions by a causal model.
 
     Args:
         beams: Hypotheses kept side by side; 1 is greedy.
-        length_penalty: Exponent p in (sum of log probabilities) / length**p, by which finished hypotheses are compared.
-        no_repeat_ngram: Length of n-grams that a completion never repeats, 0 for no such rule; the prompt is not counted.
-        max_new_tokens: Tokens after which a completion is cut.
-        sample: Draw tokens in place of taking the likeliest, from (seed, example).
-        temperature: Divisor of the logits while sampling.
-        top_p: Sampling keeps the likeliest tokens that together have this probability.
-        end: Texts at which a completion ends, beside the tokenizer's end-of-text token.
+        length_penalty: Exponent p in (sum of log probabilities) / length**p, which ranks finished hypotheses.
+        no_repeat_ngram: Length of n-grams that a completion never repeats, prompt not counted; 0 for no rule.
+        max_new_tokens: Tokens at which a completion is cut.
+        sample: Draw tokens by (seed, example) in place of taking the likeliest.
+        temperature: Divisor of the logits in sampling.
+        top_p: Sampling keeps the likeliest tokens that together reach this probability.
+        end: Texts that end a completion, beside the tokenizer's end-of-text token.
     """
 
     beams: int = Field(default=1, ge=1)

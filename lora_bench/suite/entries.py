@@ -1,4 +1,4 @@
-"""The entries of a suite's lists, each read on its own: tasks, base models, and methods with their learning rates."""
+"""Readers of a suite's list entries: tasks, base models, and methods with their learning rates."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from lora_bench.util.paths import task_files
 
 
 class Range(Strict):
-    """Learning rates between two, of which `budget: {trials: N}` are drawn: one in each of N slices of equal factors.
+    """A range of learning rates; `budget: {trials: N}` draws one from each of N slices of equal ratio.
 
-    With `tuning: {halving: F}` as many are drawn as its first rung tries.
-
-    Few trials that are drawn without slices often lie close together, and leave most of a range untried.
+    With `tuning: {halving: F}` the first rung sets N. Without slices, a few draws often lie close together and leave most of
+    the range untried.
 
     Args:
-        low: The least.
-        high: The greatest.
+        low: Smallest rate.
+        high: Greatest rate.
     """
 
     low: float = Field(gt=0)
@@ -42,13 +41,13 @@ class Range(Strict):
 
     @property
     def width(self) -> float:
-        """The factor from the least to the greatest."""
+        """The ratio of the greatest rate to the smallest."""
         return self.high / self.low
 
     def draw(self, number: int, seed: int) -> tuple[float, ...]:
-        """So many rates by random search, ascending; every range is drawn at the same places.
+        """Return *number* rates by random search, ascending; all ranges are drawn from at the same places.
 
-        They have three digits, and more where two of them would be the same.
+        Rates have three digits, or more if two would be equal.
         """
         places = random.Random(f"learning rates {seed}")
         shares = [(index + places.random()) / number for index in range(number)]
@@ -65,12 +64,12 @@ class MethodEntry:
     """A method of a suite.
 
     Args:
-        label: What reports call it; the method's name by default.
+        label: Name in reports; the method's name by default.
         method: The method with its options.
-        learning_rates: Those to run by base model; `None` is every other model. Several make a search.
-        ranges: The ranges that they were drawn from, where they were.
-        tasks: Names of the tasks it is for; all where empty.
-        models: Names of the base models it is for; all where empty.
+        learning_rates: Rates by base model; the key None is for every other model. Several rates are a search.
+        ranges: Ranges that rates were drawn from.
+        tasks: Names of the tasks that the entry covers; empty for all.
+        models: Names of the base models that it covers; empty for all.
     """
 
     label: str
@@ -81,11 +80,11 @@ class MethodEntry:
     ranges: tuple[Range, ...] = ()
 
     def is_for(self, task: str, model: str) -> bool:
-        """Whether the suite runs it on this task and base model."""
+        """Return True if the suite runs the method on this task and base model."""
         return (not self.tasks or task in self.tasks) and (not self.models or model in self.models)
 
     def rates(self, model: str) -> tuple[float, ...]:
-        """The learning rates to run on a base model."""
+        """Return the learning rates for a base model."""
         if model in self.learning_rates:
             return self.learning_rates[model]
         return self.learning_rates.get(None, (type(self.method).learning_rate,))
@@ -95,7 +94,7 @@ PartT = TypeVar("PartT")
 
 
 def read_each(document: Document, name: str, faults: list[Fault], read: Callable[[Key, Any], PartT]) -> list[PartT]:
-    """Read every entry of a list that can be read, and note the faults of the others."""
+    """Read every readable entry of a list, and add the faults of the others to *faults*."""
     entries = document.data.get(name)
     parts: list[PartT] = []
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
@@ -112,31 +111,31 @@ def read_each(document: Document, name: str, faults: list[Fault], read: Callable
 
 
 def read_task(document: Document, key: Key, entry: Any, base: Path) -> tuple[Task, Path]:
-    """A task by name or written out, and the folder that its paths are seen from."""
+    """Return a task, given by name or written out, and the folder that its paths start from."""
     if isinstance(entry, str):
         return load_task(entry), task_files()[entry].parent
     return task_from_document(document, key), base
 
 
 def read_model(document: Document, key: Key, entry: Any) -> ModelEntry:
-    """A base model by name, or a mapping with `model`."""
+    """Return a base model, given by name or as a mapping with `model`."""
     return ModelEntry(model=entry) if isinstance(entry, str) else validate(ModelEntry, document, key)
 
 
 def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
-    """A method by name, or a mapping with `method`, its options, and what the entry says beside them.
+    """Return a method, given by name or as a mapping with `method`, its options, and more keys.
 
     Keys:
-        method: Its name.
-        label: What reports call it; its name by default. Two entries of one method need labels of their own.
-        learning_rate: A number, a list of them to try, or a range to draw from; or a mapping from base models to one of
-            these, in which `default` is for every other one. By default the one that the method suggests.
-        tasks: Names of the tasks it is for; all by default.
-        models: Names of the base models it is for; all by default.
+        method: Name of the method.
+        label: Name in reports; the method's name by default. Two entries of one method need different labels.
+        learning_rate: Number, list of numbers to try, range, or mapping from base models to these, with `default` for the
+            others. By default the method's own.
+        tasks: Tasks to run it on; all by default.
+        models: Base models to run it on; all by default.
 
     Raises:
         BadInput: With every fault of the entry.
-        LoraBenchError: If no method has the name, or it needs options.
+        LoraBenchError: If no method has the name, or the method needs options.
     """
     known = known_methods()
     if isinstance(entry, str):
@@ -181,9 +180,9 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
 
 
 def _rates(document: Document, key: Key, given: Any, ranges: list[Range]) -> dict[str | None, tuple[float, ...]]:
-    """Learning rates: a number, a list of numbers, a range, or a mapping from base models to one of these.
+    """Return learning rates from a number, a list, a range, or a mapping from base models to one of these.
 
-    The ranges that rates were drawn from are added to *ranges*.
+    Ranges that rates were drawn from are added to *ranges*.
     """
     if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
         rates: dict[str | None, tuple[float, ...]] = {}
@@ -211,7 +210,7 @@ def _rate_list(document: Document, key: Key, given: Any, ranges: list[Range]) ->
 
 
 def _begun(document: Document, trials: int) -> int:
-    """How many rates are tried at first: one a trial, or as many as the first rung of a halving has."""
+    """Return the number of rates at the start: one for each trial, or as many as the first rung has."""
     if not isinstance(document.data.get("tuning"), dict):
         return trials
     try:
@@ -222,6 +221,6 @@ def _begun(document: Document, trials: int) -> int:
 
 
 def _said(document: Document, part: str, name: str) -> Any:
-    """A key of a part of the suite, which may not be valid yet."""
+    """Return a key of a part of the suite, which may not be valid yet."""
     found = document.data.get(part)
     return found.get(name) if isinstance(found, dict) else None

@@ -1,6 +1,6 @@
-"""A suite of probes as people write it: shapes × base models × methods, and nothing to train on.
+"""A suite of probes: shapes × base models × methods, without training data.
 
-An ordinary suite can be probed too: its runs say models, methods, batch and length, and its `probe` block, if any, the rest.
+An ordinary suite can be probed too: its runs give models, methods, batch and length, and its `probe` block the rest.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from lora_bench.util.filenames import Name
 
 
 class Cell(Strict):
-    """The step that is measured.
+    """The step to measure.
 
     Args:
-        kind: What the model is made for.
+        kind: Kind of task that the model is built for.
         labels: Number of classes, for classification.
-        batch_size: Examples in one step.
-        length: Tokens of each; none is padding.
-        precision: "float32", or "bfloat16" by autocast.
+        batch_size: Examples per step.
+        length: Tokens per example, none of them padding.
+        precision: "bfloat16" uses autocast.
         threads: CPU threads; all cores by default.
     """
 
@@ -42,11 +42,11 @@ class Cell(Strict):
 
 
 class CellRecipe(Strict):
-    """What the cells of some models and methods are in another way; the other keys are those of `cell` and `probe`.
+    """Settings for the cells of some models and methods; the other keys are those of `Cell` and `Probe`.
 
     Args:
-        models: Names of base models; all by default.
-        methods: Labels of methods; all by default.
+        models: Names (labels of methods) that the recipe covers; all by default.
+        methods: Names (labels of methods) that the recipe covers; all by default.
     """
 
     models: Names = ()
@@ -61,10 +61,10 @@ class CellRecipe(Strict):
 
 
 class Size(Strict):
-    """The parameter axis of a budget: see `lora_bench.records.budget.Budget`.
+    """The parameter target of a suite of probes, as in `lora_bench.records.budget.Budget`.
 
     Args:
-        adapter_parameters: Trainable parameters without the head, to which sizes are fitted.
+        adapter_parameters: Trainable parameters without the head.
         tolerance: Share of the target by which a method may miss it.
     """
 
@@ -73,17 +73,17 @@ class Size(Strict):
 
 
 class ProbeFile(Strict):
-    """A suite of probes as people write it.
+    """A suite file of probes.
 
     Args:
-        suite: Its name.
-        about: What it is for, in a sentence.
-        probe: What is measured beside the step.
-        cell: The step that is measured.
-        models: Names of base models or of shapes (`shape:roberta-base`), or mappings with `model`.
-        methods: Names of methods, or mappings with `method` and its options.
-        budget: Adapter parameters that sizes are fitted to; methods are taken as they are given by default.
-        recipes: What some cells are in another way; of two, the later one holds.
+        suite: Name of the suite.
+        about: Purpose of the suite, in a sentence.
+        probe: Measurements beside the step.
+        cell: Step to measure.
+        models: Base models, or shapes such as `shape:roberta-base`.
+        methods: Methods, by name or with options.
+        budget: Parameter target; by default methods keep the sizes given.
+        recipes: Settings for some cells; a later recipe overrides an earlier one.
     """
 
     suite: Name
@@ -101,10 +101,10 @@ class ProbeSuite:
     """A suite of probes with every name resolved.
 
     Args:
-        file: The file it came from.
+        file: File it was read from.
         document: The file as read.
-        command: What a user types after `lora-bench`.
-        pickles: The base models whose pickled weights may be read.
+        command: Arguments of `lora-bench` that run it.
+        pickles: Base models whose pickled weights may be read.
     """
 
     file: Path
@@ -117,11 +117,11 @@ class ProbeSuite:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The suite's name."""
         return self.content.suite
 
     def cell(self, model: str, label: str) -> tuple[Cell, Probe]:
-        """What is measured for a base model and a method."""
+        """Return the step and the measurements for a base model and a label of a method."""
         cell, probe = self.content.cell, self.content.probe
         for recipe in self.content.recipes:
             if (not recipe.models or model in recipe.models) and (not recipe.methods or label in recipe.methods):
@@ -132,10 +132,10 @@ class ProbeSuite:
 
 
 def load_probe_suite(name_or_file: str | Path) -> Suite | ProbeSuite:
-    """Read what is to be probed: an ordinary suite, or a suite of probes, by name or from a file.
+    """Read a suite of probes, or an ordinary suite to probe, by name or from a file.
 
     Raises:
-        LoraBenchError: If nothing answers to the name.
+        LoraBenchError: If no suite has this name.
         BadInput: With every fault of the file.
     """
     file, document, argument = find_suite(name_or_file)
@@ -149,9 +149,9 @@ def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuit
     """Resolve a suite of probes.
 
     Args:
-        file: Where it lies.
+        file: Path of the file.
         document: The file as read.
-        argument: What the user called it.
+        argument: Name or path that the user gave.
 
     Raises:
         BadInput: With every fault of the file.
@@ -177,7 +177,7 @@ def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuit
 def _contradictions(
     document: Document, content: ProbeFile, models: list[ModelEntry], methods: list[MethodEntry]
 ) -> list[Fault]:
-    """Names that nothing in the suite has, and keys that nothing in it reads."""
+    """Return a fault for each name that the suite lacks and each key that is not read."""
     known = {"models": [entry.model for entry in models], "methods": [entry.label for entry in methods]}
     named: list[tuple[Key, str, str]] = []
     faults = []

@@ -1,6 +1,6 @@
-"""A suite as people write it, key by key; its JSON Schema ships for editors.
+"""The schema of a suite file; its JSON Schema ships for editors.
 
-Types are checked here, key by key. Names are looked up, and keys held against each other, by `lora_bench.suite.load`.
+Pydantic checks the type of each key here. `lora_bench.suite.load` looks up names and checks keys against each other.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _listed(given: Any) -> Any:
-    """A single value as a tuple of one."""
+    """Return a single value as a tuple of one."""
     values = given if isinstance(given, list) else [given]
     return tuple(values)
 
@@ -57,24 +57,24 @@ Rates = Annotated[
 
 
 class Training(Strict):
-    """The recipe that all methods share.
+    """The recipe shared by all methods.
 
     Args:
-        batch_size: Examples in one optimiser step.
-        max_length: Tokens after which an input is cut.
-        schedule: How the learning rate falls: one of transformers' schedules by name.
-        warmup: Share of the work over which the learning rate rises from 0.
-        warmup_steps: Steps over which it does, in place of `warmup`, where the work is a number of examples.
-        weight_decay: AdamW's, on all but biases and norms.
-        max_grad_norm: Gradients are scaled down to this norm; 0 for never.
-        precision: "float32", or "bfloat16" by autocast.
-        threads: CPU threads of each worker. Another number adds in another order, so it is part of a run's id.
-        label_smoothing: Share of the target's probability that is spread over all labels, or over the vocabulary.
-        base_dropout: Dropout everywhere in the base model; its checkpoint's own by default.
-        head_dropout: Dropout before the classifier; its checkpoint's own by default.
-        masks: Where dropout masks come from: "torch", or "keyed" by their places, which lets runs with dropout be packed.
-        processes: Processes that share every batch, each with a device of its own; on a CPU with `threads` each.
-        parallelism: What each of them holds: "ddp" for all weights, "fsdp" for a part of each, for a model that is too large.
+        batch_size: Examples per optimiser step.
+        max_length: Tokens at which an input is cut.
+        schedule: Learning-rate schedule, by transformers' name.
+        warmup: Share of the work during which the learning rate rises from 0.
+        warmup_steps: Warmup in steps, in place of `warmup`, for work in `train_examples` or `epochs`.
+        weight_decay: Weight decay of AdamW on all weights but biases and norms.
+        max_grad_norm: Norm to which gradients are clipped; 0 turns clipping off.
+        precision: "bfloat16" trains with autocast.
+        threads: CPU threads per worker. Part of the run id: another number adds floats in another order.
+        label_smoothing: Share of the target's probability spread over all labels, or the vocabulary.
+        base_dropout: Dropout inside the base model; the checkpoint's own by default.
+        head_dropout: Dropout before the classifier; the checkpoint's own by default.
+        masks: Source of dropout masks; "keyed" ones depend on position, so runs with dropout can share a pack.
+        processes: Processes that share every batch, each with its own device, or with `threads` CPU threads.
+        parallelism: "ddp" keeps all weights in every process; "fsdp" shards them, for models too large for one device.
     """
 
     batch_size: Positive = 16
@@ -95,7 +95,7 @@ class Training(Strict):
 
 
 def _targets(given: Any) -> Any:
-    """A single target as a tuple of one; none stays none."""
+    """Return a single target as a tuple of one, and None as None."""
     return None if given is None else _listed(given)
 
 
@@ -107,15 +107,13 @@ Targets = Annotated[
 
 
 class SuiteBudget(HeldEqual):
-    """What all methods of a suite are held equal to, at one target for the number of parameters or at several in turn.
+    """The budget of a suite: one or several parameter targets, and what `HeldEqual` and `Work` hold.
 
     Args:
-        adapter_parameters: Trainable parameters without the head; of several numbers each is a target, at which every method
-            is run. None takes every method as it is given.
-        stored_parameters: Parameters that must be saved to restore the result on the public base model, head included, in
-            place of `adapter_parameters`.
-
-    The others are those of `HeldEqual` and `Work`.
+        adapter_parameters: Trainable parameters without the head; every method runs at each of several. By default methods
+            keep the sizes given.
+        stored_parameters: Parameters that must be saved beside the public base model, with the head; in place of
+            `adapter_parameters`.
     """
 
     adapter_parameters: Targets = None
@@ -123,7 +121,7 @@ class SuiteBudget(HeldEqual):
 
     @property
     def parameter_targets(self) -> tuple[ParameterAxis, tuple[int, ...]] | None:
-        """The axis of parameters that sizes are fitted to, and its targets; None where methods are taken as they are given."""
+        """The parameter axis that sizes are fitted to, with its targets; None if methods keep the sizes given."""
         amounts = ((axis, getattr(self, axis)) for axis in PARAMETER_AXES)
         return next(((axis, targets) for axis, targets in amounts if targets is not None), None)
 
@@ -134,11 +132,10 @@ class SuiteBudget(HeldEqual):
         return self
 
     def budgets(self, *, sized: bool) -> tuple[Budget, ...]:
-        """The budgets that a method is run under, one after another.
+        """Return the budgets that a method runs under, one after another.
 
         Args:
-            sized: Whether it has a size to turn. One that has not does not depend on the target: of several targets it is run
-                under none of them, and so once.
+            sized: True if the method has a size. A method without one runs once, under none of several targets.
         """
         rest: dict[str, Any] = {name: getattr(self, name) for name in HeldEqual.model_fields}
         axis, targets = self.parameter_targets or (None, ())
@@ -148,19 +145,19 @@ class SuiteBudget(HeldEqual):
 
 
 class Recipe(Work):
-    """What the runs of some tasks, base models and methods do in another way than the suite says.
+    """Settings for the runs of some tasks, base models and methods, in place of the suite's.
+
+    The other keys are those of `Training`, and one amount of `Work` at most.
 
     Args:
-        tasks: Names of tasks; all by default, as for the next two.
-        models: Names of base models.
-        methods: Labels of methods.
-        learning_rate: One, or several to choose from.
-        selection_every: Steps between scores on the way.
-        decoding: How completions are written.
+        tasks: Names (labels of methods) that the recipe covers; all by default.
+        models: Names (labels of methods) that the recipe covers; all by default.
+        methods: Names (labels of methods) that the recipe covers; all by default.
+        learning_rate: Learning rate, or several to choose from.
+        selection_every: Steps between scores on the selection split.
+        decoding: Decoding of completions.
         start: Task whose trained weights a run of the same base model and method starts from.
-        training_arguments: Added to the suite's own.
-
-    The other keys are the amounts of work of a budget, of which one may be given, and those of `training`.
+        training_arguments: Arguments added to the suite's.
     """
 
     tasks: Names = ()
@@ -187,20 +184,20 @@ class Recipe(Work):
     parallelism: Parallelism | None = None
 
     def holds(self, task: str, model: str, label: str) -> bool:
-        """Whether it is for this cell."""
+        """Return True if the recipe covers this task, base model and label of a method."""
         pairs = ((self.tasks, task), (self.models, model), (self.methods, label))
         return all(not names or name in names for names, name in pairs)
 
 
 class Tuning(Strict):
-    """How learning rates are chosen: each of several is tried, and the best on the selection split is run.
+    """The search for a learning rate: each candidate is tried, and the best on the selection split runs.
 
     Args:
-        seeds: Those of the trials, disjoint from the seeds that are reported.
-        search_seed: Of the draws, where learning rates are given as a range.
-        halving: Factor f of a successive halving: more learning rates are tried in short runs, and the best of every f go on to
-            runs with f times the work, until the last have all of it. The sum is the work of `budget.trials` runs.
-        rungs: How many such steps it has, the last included.
+        seeds: Seeds of the trials, none of them among the suite's seeds.
+        search_seed: Seed of the draws, if learning rates are given as a range.
+        halving: Factor f of successive halving: more rates start in short runs, and the best of every f continue with f times
+            the work, up to all of it. Total: the work of `budget.trials` runs.
+        rungs: Number of such steps, with the last.
     """
 
     seeds: tuple[Seed, ...] = Field(min_length=1)
@@ -213,15 +210,15 @@ Shape = Annotated[tuple[Positive, Positive], Field(description="batch size and l
 
 
 class Probe(Strict):
-    """What the probes of a suite measure beside the step of training.
+    """Measurements of a probe beside the training step.
 
     Args:
-        processes: Processes for each cell; three on a CPU and five on a GPU by default.
-        attention: Kernel path of attention; the model's own choice by default.
-        latency: Shapes of the forward passes that are timed, as pairs of batch size and length.
-        wide_tokens: Tokens of a second step that is bound by arithmetic and not by Python; none by default.
-        twin: Label of the method that is measured a second time unchanged, once on every model; the first by default.
-        seconds: Seconds after which timing ends where its steps are not done before; 10 on a CPU and 20 on a GPU by default.
+        processes: Processes for each cell; by default 3 on a CPU and 5 on a GPU.
+        attention: Attention kernel; the model's own choice by default.
+        latency: Batch size and length of each timed forward pass.
+        wide_tokens: Tokens of a second step, bound by arithmetic rather than Python; none by default.
+        twin: Label of the method measured twice unchanged, once on every model; the first by default.
+        seconds: Time limit of the timing; by default 10 on a CPU and 20 on a GPU.
     """
 
     processes: Positive | None = None
@@ -233,14 +230,14 @@ class Probe(Strict):
 
 
 class ModelEntry(Strict):
-    """A base model of a suite: its name, and what a name alone does not say.
+    """A base model of a suite.
 
     Args:
-        model: A known model, a folder, or a name on the hub.
+        model: Known model, folder, or name on the hub.
         revision: Commit, tag or branch on the hub.
-        shown: What reports call it.
-        trust_remote_code: Whether code that comes with it is run, for a model that transformers does not have; `revision` is
-            then all 40 digits of a commit.
+        shown: Name in reports.
+        trust_remote_code: Run code that comes with the model, if transformers lacks it; `revision` must be a commit of 40
+            digits.
     """
 
     model: str
@@ -257,29 +254,28 @@ class ModelEntry(Strict):
 
 
 class SuiteFile(Strict):
-    """A suite as people write it.
+    """A suite file.
 
     Args:
-        suite: Its name.
-        about: What it is for, in a sentence.
-        tasks: Names of tasks, or tasks written out.
-        models: Names of base models, or mappings with `model`.
-        methods: Names of methods, or mappings with `method`, its options, and optionally `label`, `learning_rate`, and
-            `tasks` and `models` where it is not for all.
-        seeds: One run each.
-        budget: What all methods are held equal to.
-        training: The recipe that all methods share.
-        training_arguments: Passed through to `transformers.TrainingArguments`, the same for all methods.
-        score_on: The split that scores are of: "test", or "selection" for a search.
+        suite: Name of the suite.
+        about: Purpose of the suite, in a sentence.
+        tasks: Tasks, by name or written out.
+        models: Base models, by name or with details.
+        methods: Methods, by name or with options.
+        seeds: One run for each seed.
+        budget: Quantities held equal for all methods.
+        training: Recipe shared by all methods.
+        training_arguments: Arguments for `transformers.TrainingArguments`, the same for all methods.
+        score_on: Split that is scored; "selection" for a search.
         selection_every: Steps between scores on the selection split.
-        keep_weights: Which trained weights stay: "none", "last", or "best" on the selection split.
-        protocol: The rules by which scores are made: "strict", "paper", or a mapping of one of them and what differs.
-        recipes: What some tasks, base models and methods do in another way; of two, the later one holds.
-        tuning: How a learning rate is chosen where several are given.
-        decoding: How completions are written, for generation.
-        data: Local folders by task, in the layout in which the data set circulates.
-        probe: What `lora-bench probe` measures beside the suite's training step.
-        analysis: How the scores are judged; every record carries it. By default against `full`, else `lora`.
+        keep_weights: Trained weights to keep; "best" is by the selection split.
+        protocol: Rules by which a run becomes a score.
+        recipes: Settings for some tasks, base models and methods; a later recipe overrides an earlier one.
+        tuning: Search for a learning rate, if several are given.
+        decoding: Decoding of completions, for generation.
+        data: Local folder of each task, in the data set's published layout.
+        probe: Measurements of `lora-bench probe` beside the training step.
+        analysis: Comparison of scores, kept in every record. Default reference: `full`, else `lora`.
     """
 
     suite: Name
@@ -304,10 +300,10 @@ class SuiteFile(Strict):
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
-        """The rungs of its halving; none where every trial has all of the work.
+        """The rungs of the halving; empty if every trial has all of the work.
 
         Raises:
-            LoraBenchError: If the halving gives nothing.
+            LoraBenchError: If the halving is impossible.
         """
         if self.tuning is None or self.tuning.halving is None or self.budget.trials is None:
             return ()

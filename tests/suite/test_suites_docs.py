@@ -46,7 +46,7 @@ def test_the_example_is_a_suite_with_three_rates_for_every_method(tmp_path):
 def test_an_entry_of_a_method_has_the_keys_of_the_page_beside_its_options(tmp_path):
     entry = {"method": "lora", "label": "low", "learning_rate": 0.001, "tasks": "rte", "models": "base"}
     part = PAGE.partition("## methods\n")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)`", part, flags=re.MULTILINE) == list(entry)
+    assert re.findall(r"^- `(\w+)`", part, flags=re.MULTILINE) == list(entry)
     file = tmp_path / "suite.yaml"
     file.write_text(f"methods: [{entry}, {{method: lora, seeds: [0]}}]\n", encoding="utf-8")
     document = read_yaml(file)
