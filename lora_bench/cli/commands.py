@@ -102,16 +102,20 @@ def _report(
             if not arguments.quiet:
                 _show(console, outcome.records)
                 console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
-    return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome)
+    return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome, arguments.only)
 
 
-def _ended(console: Console, outcome: Outcome) -> int:
-    """The exit code of work that nobody stopped."""
+def _ended(console: Console, outcome: Outcome, only: Sequence[str] = ()) -> int:
+    """Return the exit code of work that was not stopped; *only* these runs were asked for by name."""
     if outcome.undone:
         left = f"{outcome.undone} of the runs taken up are not done; the same command goes on with them"
         console.print(left, markup=False, highlight=False)
+    waiting = outcome.later if not only and not outcome.elsewhere else 0
+    if waiting:
+        said = f"{waiting} runs wait for others that were ended before they gave a score; the same command goes on with them"
+        console.print(said, markup=False, highlight=False)
     failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
-    return SOME_FAILED if failed or outcome.undone else DONE
+    return SOME_FAILED if failed or outcome.undone or waiting else DONE
 
 
 def _stopped(console: Console, by: str) -> int:

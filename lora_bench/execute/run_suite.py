@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.execute.choices import settle
 from lora_bench.execute.executors.base import Event
 from lora_bench.execute.executors.choice import SuiteExecutor, choose, connected_to, on_cluster
 from lora_bench.execute.options import RunOptions
@@ -24,7 +25,7 @@ from lora_bench.plan.cell import Cell
 from lora_bench.plan.cost_estimate import WORKER_BYTES, default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
 from lora_bench.records.environment import cuda_devices, too_few_devices
-from lora_bench.records.outcomes import at_work, is_done_again
+from lora_bench.records.outcomes import at_work, is_done_again, is_untried
 from lora_bench.records.record import Record, Status
 from lora_bench.records.run_lock import Watch, others_at_work
 from lora_bench.records.spec import PlannedSpec
@@ -127,24 +128,36 @@ def run_suite(
     for name, fault in broken_plug_ins().items():
         shown.say(f"warning: the plug-in {name} cannot be imported, and its methods are not known: {fault}")
     taken: set[str] = set()
+    interrupted = None
+
+    def untried(record: Record) -> bool:
+        # One that this command did again is tried, however it ended.
+        again = options.retry and record.status in RETRIED and record.run_id not in taken
+        return again or is_untried(record)
+
     with at_work(lambda: bool(taken)), connected_to(options.ray) as cluster:
         while True:
             reach("suite.plan")
             plan = make_plan(
-                suite, folder, series=options.series, data_dir=options.data_dir, only=options.only, progress=shown.say
-            )
+                suite, folder, series=options.series, data_dir=options.data_dir, only=options.only,
+                progress=shown.say, untried=untried,
+            )  # fmt: skip
             wanted = [cell for cell in _wanted(plan, options) if cell.job.run_id not in taken]
             remove_orphans(folder)
-            if _put_damage_aside(plan, shown):
+            # A run that is asked for by name needs no choice.
+            if _put_damage_aside(plan, shown) or (not options.only and settle(plan, shown.say)):
                 continue
+            if interrupted is not None or (taken and not wanted):
+                break
             if not taken:
                 _check_company(wanted, folder)
             taken.update(cell.job.run_id for cell in wanted)
             reach("suite.planned")
             work = _begun(plan, wanted, folder, shown, options, cluster)
             interrupted = work.run() if work is not None else None
-            # Trials choose what is run after them, and runs start from others: what waited for these is known now.
-            if interrupted is not None or not wanted or not plan.waiting:
+            # Trials choose what is run after them, and runs start from others: what waited for these is known now, and
+            # what was chosen is chosen again, for a record may have changed meanwhile.
+            if not wanted or not plan.chooses:
                 break
     return _outcome(plan, taken, interrupted, wait=options.wait)
 
@@ -262,7 +275,12 @@ def _wanted(plan: Plan, options: RunOptions) -> list[Cell]:
     again = [
         cell
         for cell in plan.cells
-        if cell.record is not None and (is_done_again(cell.record) or (options.retry and cell.record.status in RETRIED))
+        if cell.record is not None
+        and (
+            is_done_again(cell.record)
+            or cell.job.run_id in plan.untried
+            or (options.retry and cell.record.status in RETRIED)
+        )
     ]
     return [cell for cell in [*plan.missing, *again] if not only or cell.job.run_id in only]
 

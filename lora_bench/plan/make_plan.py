@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,8 @@ from lora_bench.plan.resolve import run_spec
 from lora_bench.plan.selection import best_rates, start_records
 from lora_bench.plan.size_fitting import MethodFit, fit_method
 from lora_bench.records.budget import Budget
+from lora_bench.records.outcomes import is_untried
+from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec, Start
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.entries import MethodEntry
@@ -77,6 +79,8 @@ class Plan:
     Args:
         cells: The runs that are known.
         waiting: Those that become known when others are done.
+        chosen: Those of the known runs that are what they are because of the records of others.
+        untried: The ids of runs that others wait for and whose record decides nothing: they are to be done again.
     """
 
     suite: Suite
@@ -84,6 +88,13 @@ class Plan:
     runs: Path
     warnings: tuple[str, ...]
     waiting: tuple[Waiting, ...] = ()
+    chosen: tuple[Cell, ...] = ()
+    untried: frozenset[str] = frozenset()
+
+    @property
+    def chooses(self) -> bool:
+        """Whether any run of the suite depends on the records of others."""
+        return bool(self.waiting or self.chosen)
 
     @property
     def missing(self) -> list[Cell]:
@@ -99,6 +110,7 @@ def make_plan(
     data_dir: Path | None = None,
     only: Collection[str] = (),
     progress: Progress | None = None,
+    untried: Callable[[Record], bool] = is_untried,
 ) -> Plan:
     """Resolve a suite to its runs.
 
@@ -109,12 +121,13 @@ def make_plan(
         data_dir: Folder that holds data sets in the layout in which they circulate, for every task that has one.
         only: Run ids that are asked for by name: a learning rate that is in one of them need not be chosen by trials.
         progress: Told what takes a while.
+        untried: Whether a record decides nothing, because its run is to be done again.
 
     Raises:
         BadInput: With every fault of the data and the base models, or where no method but `full` can meet the budget.
     """
     tasks, models = obtain(suite, data_dir, progress)
-    planner = _Planner(suite, runs, series, data_dir, only, progress)
+    planner = _Planner(suite, runs, series, data_dir, only, progress, untried)
     # A run that starts from another task's needs that task's runs to be known.
     started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
     for loaded in sorted(tasks, key=lambda loaded: loaded.task.task in started):
@@ -131,7 +144,15 @@ def make_plan(
         check_recipe(suite, cells, models)
     warnings = [warning for model in models for warning in model.warnings]
     warnings += [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
-    return Plan(suite, tuple(cells), runs, tuple(warnings), tuple(planner.waiting))
+    return Plan(
+        suite,
+        tuple(cells),
+        runs,
+        tuple(warnings),
+        waiting=tuple(planner.waiting),
+        chosen=tuple(planner.chosen),
+        untried=frozenset(planner.undecided),
+    )
 
 
 class MakeCell(Protocol):
@@ -151,6 +172,7 @@ class _Planner:
         data_dir: Folder that holds data sets.
         only: Run ids that are asked for by name.
         progress: Told what takes a while.
+        untried: Whether a record decides nothing, because its run is to be done again.
     """
 
     def __init__(
@@ -161,6 +183,7 @@ class _Planner:
         data_dir: Path | None,
         only: Collection[str],
         progress: Progress | None,
+        untried: Callable[[Record], bool],
     ) -> None:
         self.suite = suite
         self.runs = runs
@@ -168,8 +191,11 @@ class _Planner:
         self.data_dir = data_dir
         self.only = only
         self.progress = progress
+        self.untried = untried
         self.cells: list[Cell] = []
         self.waiting: list[Waiting] = []
+        self.chosen: list[Cell] = []
+        self.undecided: set[str] = set()
         self.fits: dict[str, MethodFit] = {}
 
     def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget) -> None:
@@ -241,31 +267,42 @@ class _Planner:
             if chosen is None:
                 possible = [cell(rate, seed) for rate in rates for seed in seeds] if self.only else []
                 self.cells += [one for one in possible if one.job.run_id in self.only]
-                self.waiting.append(
-                    Waiting(tuple(reported), "the trials that choose their learning rate", recipe.start)
-                )
+                reason = "the trials that choose their learning rate"
+                self.waiting.append(Waiting(tuple(reported), reason, recipe.start))
                 return
             rate = chosen
         if recipe.start is None:
-            self.cells += [cell(rate, seed) for seed in seeds]
+            self._choose([cell(rate, seed) for seed in seeds])
             return
         sources = [
             one
             for one in self.cells
             if not one.trial and _is_at(one, recipe.start, base_model.name, entry.label, budget)
         ]
-        found = start_records([one.record for one in sources], suite.rules, seeds)
+        found = start_records(self._at_hand(sources), suite.rules, seeds)
         if found is None or not sources:
             reason = f"the runs of {recipe.start}, from which they start"
             self.waiting.append(Waiting(tuple(reported), reason, recipe.start))
             return
-        for seed in seeds:
-            if seed in found:
-                self.cells.append(cell(rate, seed, start=Start(task=recipe.start, run_id=found[seed])))
-            else:
-                self.cells.append(
-                    cell(rate, seed, blocked=f"the run of {recipe.start} from which it starts gave no score")
-                )
+        blocked = f"the run of {recipe.start} from which it starts gave no score"
+        self._choose(
+            [
+                cell(rate, seed, start=Start(task=recipe.start, run_id=found[seed]))
+                if seed in found
+                else cell(rate, seed, blocked=blocked)
+                for seed in seeds
+            ]
+        )
+
+    def _choose(self, cells: Sequence[Cell]) -> None:
+        """Add runs that are what they are because of the records of others."""
+        self.cells += cells
+        self.chosen += cells
+
+    def _at_hand(self, cells: Sequence[Cell]) -> list[Record | None]:
+        """Return the records by which something is chosen; None in the place of one that decides nothing, which is noted."""
+        self.undecided |= {cell.job.run_id for cell in cells if cell.record is not None and self.untried(cell.record)}
+        return [None if cell.job.run_id in self.undecided else cell.record for cell in cells]
 
     def _tune(self, cell: MakeCell, rates: Sequence[float], higher_is_better: bool) -> float | None:
         """Add the trials of a method as far as they are known, rung after rung, and those that wait for them.
@@ -281,9 +318,12 @@ class _Planner:
             trials = [cell(rate, seed, rung=rung) for rate in going for seed in tuning.seeds]
             if rung.part > 1:
                 check_first_rung(self.suite, trials[0].job.spec, rung)
-            self.cells += trials
+            if index:
+                self._choose(trials)
+            else:
+                self.cells += trials
             later = rungs[index + 1 :]
-            best = best_rates([one.record for one in trials], higher_is_better, later[0].trials if later else 1)
+            best = best_rates(self._at_hand(trials), higher_is_better, later[0].trials if later else 1)
             if best is None:
                 for waits in later:
                     possible = [cell(rate, seed, rung=waits) for rate in rates for seed in tuning.seeds]

@@ -8,6 +8,9 @@
 | no progress | `timeout` | leaves it; `--retry` goes on from its checkpoint |
 | crashed (`signal SIGSEGV`), out of memory, an exception | `out_of_memory` or `failed` | leaves it; `--retry` |
 | diverged, unsupported | kept for good | leaves it |
+
+Nothing is chosen by a run that was ended by somebody else, or whose process crashed or was lost for the first time: it is done
+again before its learning rate is compared with others, or another run starts from it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ SIGNAL = "signal"
 
 # Nothing in a run sends these: a person, a scheduler or the kernel does.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
+# How the reason begins of a run whose process ended before it gave a record.
+_LOST_PROCESS = (SIGNAL, "its worker ended", "its Ray actor was lost")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What libraries say that write without Python's files, such as safetensors.
 _SAID_FULL = (*(f"os error {number}" for number in _FULL), "StorageFull", "No space left on device")
@@ -97,6 +102,17 @@ def goes_on(record: Record) -> bool:
 def is_done_again(record: Record) -> bool:
     """Whether the same command does the run again although it has a record: somebody else ended it."""
     return record.status == "failed" and _signal(record) in _FROM_OUTSIDE
+
+
+def is_untried(record: Record) -> bool:
+    """Whether a run gave no score through no fault of its own, so that nothing may be chosen by its record.
+
+    A process that crashed or was lost may have been shot down; one that is so for the second time has failed by itself.
+    """
+    if record.status != "failed":
+        return False
+    lost = (record.reason or "").startswith(_LOST_PROCESS) and record.attempts < 2
+    return is_done_again(record) or lost
 
 
 def _signal(record: Record) -> str:

@@ -1,0 +1,249 @@
+"""Random kills over every kind of suite: does a folder that was disturbed come to hold what an undisturbed one holds?
+
+    python -m benchmarks.kills --rounds 25 --out reports/kills.md    25 rounds of each kind
+    python -m benchmarks.kills --minutes 20                          as many rounds as the time allows, in turn
+    python -m benchmarks.kills --only trials twins --seed 7          of these kinds, with another draw
+    python -m benchmarks.kills --rounds 1                            one of each: shows that it runs
+
+In a round the command is started up to three times. Each time a signal hits the command, the process that forks workers, or a
+worker, at a random moment: SIGKILL, SIGTERM or SIGINT, or once a round SIGSEGV. Then the same command is given until it ends
+with 0. The folder must then hold the choices, runs and scores of an undisturbed one. Models are tiny; all processes are real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import random
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lora_bench.records.probe_store import read_probes
+from lora_bench.records.store import read_records, record_files
+from tests.choosing import SUITES, write_choosing
+from tests.faults.forge import Command, Forge
+from tests.project import SUITE
+
+PROBES = (
+    SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora, full]")
+    + "probe: {processes: 2, latency: [[1, 8]], seconds: 0.1}\n"
+)
+RUN = ("run", "tickets.yaml", "--quiet")
+MOST_KILLS = 3
+# A command that does not complete a folder in so many tries has failed.
+MOST_COMMANDS = 8
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of suite.
+
+    Args:
+        suite: Its file.
+        argv: The command.
+        commands: How many commands work on the folder at once.
+    """
+
+    suite: str
+    argv: tuple[str, ...] = (*RUN, "--workers", "2")
+    commands: int = 1
+
+
+KINDS = {
+    "trials": Kind(SUITES["trials"]),
+    "halving": Kind(SUITES["halving"]),
+    "starts": Kind(SUITES["starts"]),
+    "packs": Kind(SUITES["packs"], (*RUN, "--workers", "1")),
+    "twins": Kind(SUITES["trials"], (*RUN, "--workers", "1"), commands=2),
+    "probes": Kind(PROBES, ("probe", "tickets.yaml", "--quiet", "--share")),
+    "ray": Kind(SUITES["trials"], (*RUN, "--ray", "local", "--workers", "1")),
+}
+
+
+@dataclass
+class Tally:
+    """What the rounds of a kind came to."""
+
+    rounds: int = 0
+    commands: int = 0
+    signals: Counter[str] = field(default_factory=Counter)
+    aside: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def content(project: Path) -> dict[str, Any]:
+    """What a folder says that must not depend on kills: each run, and its status and scores; probes without their times."""
+    folder = project / "runs" / "tickets"
+    found: dict[str, Any] = {
+        record.run_id: (record.status, record.spec.training.learning_rate, record.scores)
+        for record in (read_records(folder) if record_files(folder) else [])
+    }
+    return found | {f"probe {record.run_id} {record.repeat}": record.status for record in read_probes(folder)}
+
+
+def victims(command: int) -> dict[str, list[int]]:
+    """The processes of a command by their part."""
+    found: dict[str, list[int]] = {"command": [command], "server": [], "worker": []}
+    try:
+        for child in psutil.Process(command).children():
+            found["server"].append(child.pid)
+            found["worker"] += [one.pid for one in child.children()]
+    except psutil.NoSuchProcess:
+        pass
+    return found
+
+
+def disturb(draw: random.Random, commands: Sequence[Command], seconds: float, tally: Tally, *, crash: bool) -> bool:
+    """Send a signal to a process at a random moment; whether it was one that looks like a crash."""
+    time.sleep(draw.uniform(0, seconds))
+    command = draw.choice(commands)
+    part = draw.choice(["command", "server", "worker", "worker"])
+    pids = victims(command.pid)[part]
+    name = draw.choice(
+        ["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", *(["SIGSEGV"] if crash and part == "worker" else [])]
+    )
+    if not pids:
+        return False
+    # The command tells its server what to do, which heeds no signal that can be heeded.
+    number = signal.Signals["SIGKILL" if part == "server" else name]
+    try:
+        psutil.Process(draw.choice(pids)).send_signal(number)
+    except psutil.NoSuchProcess:
+        return False
+    tally.signals[f"{number.name} to a {part}"] += 1
+    return number == signal.SIGSEGV
+
+
+def one_round(
+    forge: Forge,
+    kind: Kind,
+    template: Path,
+    place: Path,
+    whole: dict[str, Any],
+    seconds: float,
+    seed: str,
+    tally: Tally,
+) -> None:
+    """Disturb a folder, complete it, and note in what it differs from *whole*."""
+    draw = random.Random(seed)
+    project = Path(shutil.copytree(template, place))
+    crash = True
+    for _ in range(draw.randint(1, MOST_KILLS)):
+        commands = [forge.start(project, *kind.argv) for _ in range(kind.commands)]
+        crash = not disturb(draw, commands, seconds, tally, crash=crash) and crash
+        for command in commands:
+            command.wait()
+            tally.commands += 1
+    codes = []
+    while len(codes) < MOST_COMMANDS and codes[-1:] != [0]:
+        last = forge.start(project, *kind.argv)
+        codes.append(last.wait())
+        tally.commands += 1
+    tally.rounds += 1
+    tally.aside += len(list(project.glob("runs/tickets/*/superseded.json")))
+    if codes[-1] != 0:
+        tally.faults.append(f"{seed}: the last command ended with {codes[-1]}: {last.output.strip()[-300:]}")
+    found = content(project)
+    if found != whole:
+        keys = sorted(key for key in {*found, *whole} if found.get(key) != whole.get(key))
+        told = "; ".join(f"{key}: {found.get(key)} for {whole.get(key)}" for key in keys[:3])
+        tally.faults.append(f"{seed}: {len(keys)} differ: {told}")
+    left = [str(path.name) for path in (project / "runs").rglob("*") if re.match(r"\.|.*\.tmp", path.name)]
+    if left:
+        tally.faults.append(f"{seed}: half-written files are left: {left}")
+    shutil.rmtree(project)
+
+
+def measure(kinds: Sequence[str], rounds: int | None, minutes: float | None, seed: int) -> dict[str, Tally]:
+    """Do the rounds, the kinds in turn."""
+    tallies = {name: Tally() for name in kinds}
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        forge = Forge(folder)
+        try:
+            undisturbed = {}
+            for kind in kinds:
+                template = folder / kind / "template"
+                write_choosing(template, KINDS[kind].suite)
+                project = Path(shutil.copytree(template, folder / kind / "whole"))
+                began = time.monotonic()
+                command = forge.start(project, *KINDS[kind].argv)
+                assert command.wait() == 0, command.output
+                undisturbed[kind] = (template, content(project), time.monotonic() - began)
+            number = 0
+            while (rounds is None or number < rounds) and (end is None or time.monotonic() < end):
+                number += 1
+                for kind, (template, whole, seconds) in undisturbed.items():
+                    place = folder / kind / str(number)
+                    told = f"{kind} {seed}.{number}"
+                    one_round(forge, KINDS[kind], template, place, whole, seconds, told, tallies[kind])
+            left = forge.left_behind()
+            if left:
+                tallies[kinds[-1]].faults.append(f"these processes outlived all commands: {left}")
+        finally:
+            forge.close()
+    return tallies
+
+
+def page(tallies: dict[str, Tally], seed: int, skipped: Sequence[str]) -> str:
+    """The page: a row for each kind, and every round that went wrong."""
+    total = sum(tally.rounds for tally in tallies.values())
+    faults = [fault for tally in tallies.values() for fault in tally.faults]
+    signals = sum((tally.signals for tally in tallies.values()), Counter[str]())
+    lines = [
+        "# Random kills",
+        "",
+        f"In {total} rounds over {len(tallies)} kinds of suite, {sum(signals.values())} signals hit a process at a random "
+        f"moment. {'Every folder' if not faults else f'All folders but {len(faults)}'} came to hold the choices, runs and scores "
+        "of an undisturbed one.",
+        "",
+        f"Made by `python -m benchmarks.kills` with seed {seed}; its docstring says what a round is.",
+        "",
+        "| kind | rounds | commands | signals | records set aside | folders that differ |",
+        "| --- | --: | --: | --: | --: | --: |",
+        *(
+            f"| {name} | {tally.rounds} | {tally.commands} | {sum(tally.signals.values())} | {tally.aside} | "
+            f"{len(tally.faults)} |"
+            for name, tally in tallies.items()
+        ),
+        "",
+        "Signals: " + ", ".join(f"{count} {name}" for name, count in sorted(signals.items())) + ".",
+    ]
+    if skipped:
+        lines += ["", f"Not run, since its package was not installed: {', '.join(skipped)}."]
+    if faults:
+        lines += ["", "## Rounds that went wrong", "", *(f"* {fault}" for fault in faults)]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, help="of each kind")
+    parser.add_argument("--minutes", type=float, help="for so long")
+    parser.add_argument("--only", nargs="+", choices=sorted(KINDS), default=list(KINDS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="the page; printed by default")
+    given = parser.parse_args(arguments)
+    skipped = [name for name in given.only if name == "ray" and importlib.util.find_spec("ray") is None]
+    kinds = [name for name in given.only if name not in skipped]
+    rounds = given.rounds if given.rounds is not None or given.minutes is not None else 25
+    text = page(measure(kinds, rounds, given.minutes, given.seed), given.seed, skipped)
+    if given.out is None:
+        print(text, end="")
+    else:
+        given.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

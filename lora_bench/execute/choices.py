@@ -1,0 +1,84 @@
+"""Runs of a choice: those whose choice does not stand are set aside, and come back when it stands again.
+
+    runs/<suite>/<run_id>/superseded.json    the record of a run that the records at hand do not choose
+
+A learning rate is chosen by trials, and a start by the runs of another task. When such a record is made again the choice may
+change, and runs of the earlier one lie in the folder. No report reads them there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from lora_bench.errors import BadInput
+from lora_bench.plan.make_plan import Plan
+from lora_bench.records.layout import RECORD
+from lora_bench.records.record import Record
+from lora_bench.records.spec import RunSpec
+from lora_bench.records.store import RunFolder, read_record
+from lora_bench.util.atomic_files import sync_folder
+
+SUPERSEDED = "superseded.json"
+
+
+def settle(plan: Plan, say: Callable[[str], None]) -> bool:
+    """Set runs of choices that do not stand aside, and put those back that stand again; whether any was put back.
+
+    Args:
+        plan: The suite's runs by the records at hand.
+        say: Told of each run that is moved.
+    """
+    for record in _not_chosen(plan):
+        if _move(RunFolder(plan.runs / record.run_id), RECORD, SUPERSEDED):
+            say(
+                f"warning: {_shown(record)} is not of what the records at hand choose, and is not reported; "
+                f"its record is {plan.runs / record.run_id / SUPERSEDED} now"
+            )
+    back = [cell for cell in plan.chosen if cell.record is None and _move(cell.job.folder, SUPERSEDED, RECORD)]
+    for cell in back:
+        say(f"the record of run {cell.job.run_id} is back: the records at hand choose it again")
+    return bool(back)
+
+
+def _not_chosen(plan: Plan) -> Iterator[Record]:
+    """Yield the records that differ from a run of a choice in nothing but what is chosen."""
+    planned = {cell.job.run_id for cell in plan.cells}
+    of_choices = [*plan.chosen, *(cell for waiting in plan.waiting for cell in waiting.cells)]
+    alike = {_without_choice(cell.job.spec) for cell in of_choices}
+    for path in sorted(plan.runs.glob(f"*/{RECORD}")) if alike else []:
+        if path.parent.name not in planned:
+            with contextlib.suppress(BadInput):  # a damaged one is no report's either
+                record = read_record(path)
+                if _without_choice(record.spec) in alike:
+                    yield record
+
+
+def _without_choice(spec: RunSpec) -> str:
+    """Return the id that a run would have whatever were chosen."""
+    chosen = {name: value for name, value in spec.method.chosen.items() if name in spec.method.options}
+    method = spec.method.model_copy(update={"chosen": chosen})
+    training = spec.training.model_copy(update={"learning_rate": None})
+    return spec.model_copy(update={"method": method, "training": training, "start": None}).run_id
+
+
+def _move(folder: RunFolder, name: str, to: str) -> bool:
+    """Rename a file of a run, unless another process is at the run; whether it was renamed."""
+    if not (folder.path / name).is_file():
+        return False
+    lock = folder.try_lock()
+    if lock is None:
+        return False
+    with lock:
+        if not (folder.path / name).is_file() or (to == RECORD and folder.record() is not None):
+            return False
+        (folder.path / name).replace(folder.path / to)
+        sync_folder(folder.path)
+    return True
+
+
+def _shown(record: Record) -> str:
+    spec = record.spec
+    rate = spec.training.learning_rate
+    said = "" if rate is None else f", learning rate {rate:g}"
+    return f"run {record.run_id} ({spec.task.name}, {spec.model.name}, {spec.method.label}{said}, seed {spec.seed})"
