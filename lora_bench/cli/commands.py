@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 SuiteT = TypeVar("SuiteT", "Suite", "ProbeSuite", "Suite | ProbeSuite")
 
 DONE, DIFFERS, BAD_INPUT, SOME_FAILED = 0, 1, 2, 3
-GOES_ON = "stopped; the same command goes on from here"
-FULL = "stopped, because the disk is full; make room, and the same command goes on from here"
+GOES_ON = "stopped; run the same command again to continue"
+FULL = "stopped because the disk is full; make room, then run the same command again to continue"
 PLAIN_WIDTH = 120
 
 
@@ -45,7 +45,7 @@ def _console() -> Console:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do every run of a suite that has no record yet, and write its report."""
+    """Train every missing run of a suite, and write its report."""
     from lora_bench.cli.progress import display
     from lora_bench.execute.run_suite import run_suite
     from lora_bench.suite.load import load_suite
@@ -65,7 +65,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
 
 
 def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
-    """A suite with the base models whose pickled weights the command line names."""
+    """Return a suite with the base models whose pickled weights the command line names."""
     from lora_bench.suite.load import check_pickles
 
     return replace(suite, pickles=check_pickles(arguments.allow_pickle, suite.models))
@@ -108,31 +108,33 @@ def _report(
 def _ended(console: Console, outcome: Outcome, only: Sequence[str] = ()) -> int:
     """Return the exit code of work that was not stopped; *only* these runs were asked for by name."""
     if outcome.undone:
-        left = f"{outcome.undone} of the runs taken up are not done; the same command goes on with them"
+        left = f"{outcome.undone} runs are not done; run the same command again to continue with them"
         console.print(left, markup=False, highlight=False)
     waiting = outcome.later if not only and not outcome.elsewhere else 0
     if waiting:
-        said = f"{waiting} runs wait for others that were ended before they gave a score; the same command goes on with them"
+        said = f"{waiting} runs wait for others that ended without a score; run the same command again to continue with them"
         console.print(said, markup=False, highlight=False)
     failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
     return SOME_FAILED if failed or outcome.undone or waiting else DONE
 
 
 def _stopped(console: Console, by: str) -> int:
-    """Say that the work was stopped, by a signal of this name or by a full disk; the exit code."""
+    """Say that a signal of this name, or a full disk, stopped the work; return the exit code."""
     console.print(GOES_ON if by in CODES else FULL, markup=False, highlight=False)
     return CODES.get(by, SOME_FAILED)
 
 
 def _probe_after_runs(suite: Suite, folder: Path, arguments: argparse.Namespace, console: Console) -> str | None:
-    """Measure what the suite's report needs, now that its runs keep the machine busy no longer; the signal that ended it."""
+    """Measure the suite's probes after its runs, on an idle machine; return the signal that ended it, or None."""
     try:
         return _measure(suite, folder, arguments, console, processes=None, share=False).interrupted
     except (WorkersLost, WorkBroken):
         raise
     except LoraBenchError as error:
         # The runs are done, and their scores need no probes.
-        console.print(without_secrets(f"not probed: {error}"), markup=False, highlight=False)
+        console.print(
+            without_secrets(f"speed, memory and storage were not measured: {error}"), markup=False, highlight=False
+        )
         return None
 
 
@@ -153,7 +155,7 @@ def plan(arguments: argparse.Namespace) -> int:
 
 
 def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str | Asked | None = None) -> int:
-    """Show a suite's plan; where it is to be prepared for workers, *asked* is what the user asked for."""
+    """Show a suite's plan, and prepare its folder for workers where *asked* says what the user asked for."""
     from lora_bench.execute.run_suite import runs_folder
     from lora_bench.plan.make_plan import make_plan
 
@@ -171,13 +173,13 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str 
         from lora_bench.execute.prepared_folder import prepare
 
         prepare(folder, suite, asked, series=arguments.series, data_dir=arguments.data_dir)
-        said = f"prepared: any number of `lora-bench work {folder}` do these runs"
+        said = f"prepared; start as many workers as you like with: lora-bench work {folder}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     return DONE
 
 
 def work(arguments: argparse.Namespace) -> int:
-    """Do whatever run of a prepared folder has no record and is not claimed by somebody, until nothing is left."""
+    """Train unclaimed runs of a prepared folder until none is left."""
     from lora_bench.cli.progress import OwnLines
     from lora_bench.execute.prepared_folder import read_prepared
     from lora_bench.execute.run_suite import run_suite
@@ -190,14 +192,14 @@ def work(arguments: argparse.Namespace) -> int:
     outcome = run_suite(prepared.suite, options, display=shown)
     if outcome.interrupted is not None:
         return _stopped(console, outcome.interrupted)
-    later = f", {outcome.later} are not known before others are done" if outcome.later else ""
-    left = f", {outcome.elsewhere} are left to the processes that are at them" if outcome.elsewhere else ""
-    shown.say(f"{len(shown.own)} runs done here; {len(outcome.records)} have their record{left}{later}")
+    later = f", {outcome.later} wait for these" if outcome.later else ""
+    left = f", {outcome.elsewhere} claimed by other processes" if outcome.elsewhere else ""
+    shown.say(f"{len(shown.own)} runs done here; {len(outcome.records)} done in all{left}{later}")
     return _ended(console, outcome)
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
-    """Run a published table again, and hold its numbers against ours."""
+    """Run a published table again, and compare its numbers with ours."""
     from lora_bench.cli.progress import display
     from lora_bench.execute.run_suite import run_suite
     from lora_bench.published.reproduce import published_lines, reproduction, verdicts
@@ -241,7 +243,7 @@ def _asked_of_table(arguments: argparse.Namespace) -> Asked:
             protocol=arguments.protocol,
         )
     except ValueError as error:
-        raise LoraBenchError(f"workers cannot be told that of {arguments.table}: {error}") from None
+        raise LoraBenchError(f"--prepare cannot hand these options of {arguments.table} to workers: {error}") from None
 
 
 def probe(arguments: argparse.Namespace) -> int:
@@ -350,7 +352,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def _published_sections(arguments: argparse.Namespace, source: Path, records: Sequence[Record]) -> list[list[str]]:
-    """What a published table says beside the records: the one that is named, or that lies beside them."""
+    """Return the section that compares the records with a published table: the named one, or the one beside them."""
     name = arguments.published or (source.resolve().name if (source / "published.csv").is_file() else None)
     if name is None:
         return []
@@ -369,7 +371,7 @@ def list_names(arguments: argparse.Namespace) -> int:
 
 
 def print_schema(arguments: argparse.Namespace) -> int:
-    """Print the JSON Schema of a suite, a record, a task or what the gate has."""
+    """Print the JSON Schema of a suite, a task, a record or a file of the gate."""
     import json
 
     from pydantic import BaseModel

@@ -6,43 +6,74 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_bench.cli.help import add_command, add_verbs
 from lora_bench.errors import BadInput
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from lora_bench.cli.help import Commands
 
 
 def add_exchange(commands: Commands) -> None:
     """Add the commands; each returns 0, or raises what the user can put right."""
-    compare = commands.add_parser("compare", help="hold two sets of runs against each other")
-    compare.add_argument("first", metavar="RUNS_A", type=Path, help="a folder of runs, or a baseline")
-    compare.add_argument("second", metavar="RUNS_B", type=Path, help="what is held against it")
-    compare.add_argument("--margin", type=_margin, metavar="X", help="the difference of scores that does not matter")
-    compare.add_argument(
-        "--out", type=Path, default=Path(), metavar="FOLDER", help="gets compare.md and compare.html (.)"
+    compare = add_command(
+        commands,
+        "compare",
+        "compare two sets of runs, and name what differs between them",
+        "lora-bench compare runs/before runs/after",
+        takes="RUNS_A RUNS_B",
     )
-    compare.set_defaults(command=_compare)
+    compare.what.add_argument("first", metavar="RUNS_A", type=Path, help="folder of runs, or a baseline")
+    compare.what.add_argument("second", metavar="RUNS_B", type=Path, help="folder or baseline to compare with it")
+    compare.where.add_argument(
+        "--out", type=Path, default=Path(), metavar="FOLDER", help="folder for compare.md and compare.html (default: .)"
+    )
+    compare.how.add_argument("--margin", type=_margin, metavar="X", help="difference of scores that does not matter")
+    compare.parser.set_defaults(command=_compare)
 
-    export = commands.add_parser("export", help="write every number of records as a table, or into a tracker")
-    export.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs, a baseline, or one record")
-    export.add_argument(
-        "--to", required=True, choices=["csv", "parquet", "json", "mlflow", "trackio"], help="the format"
+    exports = add_command(
+        commands,
+        "export",
+        "write every number of some records as a table, or into a tracker",
+        "lora-bench export runs/quickstart --to csv",
+        takes="RUNS --to FORMAT",
     )
-    export.add_argument(
-        "--out",
-        metavar="PATH",
-        help="the file, the tracker's folder or its URI; beside the runs, or as the tracker has it",
+    exports.what.add_argument("runs", metavar="RUNS", type=Path, help="folder of runs, a baseline, or one record")
+    exports.where.add_argument(
+        "--out", metavar="PATH", help="file, tracker's folder or URI (default: beside the runs, or the tracker's own)"
     )
-    export.set_defaults(command=_export)
+    exports.output.add_argument(
+        "--to",
+        required=True,
+        choices=["csv", "parquet", "json", "mlflow", "trackio"],
+        metavar="FORMAT",
+        help="csv, parquet, json, mlflow or trackio",
+    )
+    exports.parser.set_defaults(command=_export)
 
-    imports = commands.add_parser("import", help="read other people's results as records")
-    sources = imports.add_subparsers(title="sources", required=True, metavar="SOURCE")
-    peft_results = sources.add_parser("peft-results", help="result files of PEFT's method_comparison")
-    peft_results.add_argument("folder", metavar="DIR", type=Path, help="method_comparison, or a folder below it")
-    peft_results.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="gets peft-results/RUN_ID (./runs)"
+    sources = add_verbs(
+        commands,
+        "import",
+        "read other people's results as records",
+        "lora-bench import peft-results peft/method_comparison",
+        title="sources",
+        metavar="SOURCE",
     )
-    peft_results.set_defaults(command=_import_peft_results)
+    peft_results = add_command(
+        sources,
+        "peft-results",
+        "read the result files of PEFT's method_comparison as records",
+        "lora-bench import peft-results peft/method_comparison",
+        takes="DIR",
+    )
+    peft_results.what.add_argument("folder", metavar="DIR", type=Path, help="method_comparison, or a folder in it")
+    peft_results.where.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="folder for peft-results/RUN_ID (default: ./runs)",
+    )
+    peft_results.parser.set_defaults(command=_import_peft_results)
 
 
 def _margin(text: str) -> float:

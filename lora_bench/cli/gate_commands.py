@@ -10,16 +10,16 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_bench.cli.help import add_command, add_verbs
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.util.redaction import message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from lora_bench.cli.help import Commands
     from lora_bench.gate import Answer, Night
     from lora_bench.gate.rerun import Way
-
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DONE, BROKE_OFF, CANNOT_DECIDE = 0, 3, 4
 # To `git bisect run`, 2 would be a bad commit, and so would Python's 1 of a commit whose code is broken.
@@ -28,67 +28,84 @@ ENDS_GIT_BISECT, SKIPPED_BY_GIT_BISECT = 128, 125
 
 def add_check(commands: Commands) -> None:
     """Add the commands of the gate."""
-    check = commands.add_parser(
+    check = add_command(
+        commands,
         "check",
-        help="say whether tonight's runs of a suite regressed against the accepted nights of a baseline",
-        description="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing, 4 cannot decide.",
+        "say whether tonight's runs regressed against the accepted nights of a baseline",
+        "lora-bench check runs/nightly --baseline nightly --junit junit.xml",
+        more="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing,\n4 cannot decide.",
+        takes="RUNS --baseline NAME",
     )
-    check.add_argument(
-        "runs", metavar="RUNS", type=Path, nargs="?", help="RUNS/SUITE of `run --series`, or one night in it"
+    what, where, how, output = check.what, check.where, check.how, check.output
+    what.add_argument(
+        "runs", metavar="RUNS", type=Path, nargs="?", help="RUNS/SUITE that `run --series` wrote, or one night in it"
     )
-    check.add_argument("--baseline", required=True, metavar="NAME", help="a baseline with accepted nights")
-    _night_options(check)
-    check.add_argument(
-        "--suite", metavar="SUITE", help="what is run again where a series is suspect; the baseline's own"
+    what.add_argument("--baseline", required=True, metavar="NAME", help="baseline with accepted nights")
+    _night_options(what)
+    what.add_argument(
+        "--suite", metavar="SUITE", help="suite to run suspect series again with (default: the baseline's)"
     )
-    check.add_argument("--no-confirm", action="store_true", help="run nothing again; what is suspect cannot be decided")
-    check.add_argument("--workers", type=int, metavar="N", help="runs at once where something is run again")
-    check.add_argument(
-        "--data-dir", type=Path, metavar="FOLDER", help="holds data sets as they circulate, for those runs"
-    )
-    check.add_argument(
+    what.add_argument(
         "--allow-pickle",
         action="append",
         default=[],
         metavar="MODEL",
         help="read this base model's pickled weights in those runs, as `run` does; may be repeated",
     )
-    outputs = check.add_argument_group("outputs")
-    outputs.add_argument("--json", type=Path, metavar="FILE", help="the whole answer")
-    outputs.add_argument("--junit", type=Path, metavar="FILE", help="JUnit XML: a test case a series")
-    outputs.add_argument("--github", action="store_true", help="annotations, and a step summary, of a GitHub workflow")
-    outputs.add_argument("--badge", type=Path, metavar="FILE", help="JSON for the badge endpoint of shields.io")
-    outputs.add_argument("--plot", type=Path, metavar="FOLDER", help="gets a figure of the course of every series")
-    tests = check.add_argument_group("tests of the gate on your own accepted nights; RUNS is not needed")
-    tests.add_argument("--replay", action="store_true", help="how often the gate would have cried")
-    tests.add_argument("--inject", metavar="LOSS", help="whether it would have seen a loss of 5%%, or of 0.01")
-    search = check.add_argument_group("search for what made a cell fail")
+    where.add_argument(
+        "--data-dir", type=Path, metavar="FOLDER", help="folder of data sets for those runs, as in `run`"
+    )
+    how.add_argument("--no-confirm", action="store_true", help="run nothing again; suspect series then stay undecided")
+    how.add_argument("--workers", type=int, metavar="N", help="runs at once where series are run again")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write the whole answer")
+    output.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML, one test case per series")
+    output.add_argument(
+        "--github", action="store_true", help="write annotations and a step summary of a GitHub workflow"
+    )
+    output.add_argument("--badge", type=Path, metavar="FILE", help="write JSON for the badge endpoint of shields.io")
+    output.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the course of every series")
+    tests = check.parser.add_argument_group("tests of the gate on your own accepted nights, without RUNS")
+    tests.add_argument("--replay", action="store_true", help="count the false alarms that the gate would have raised")
+    tests.add_argument("--inject", metavar="LOSS", help="say whether the gate would see a loss, such as 5%% or 0.01")
+    search = check.parser.add_argument_group("search for the change that made a series fail")
     search.add_argument(
-        "--bisect", metavar="WHAT", help="PACKAGE=OLD,...,NEW, or GOOD..BAD for commits; says first what it costs"
+        "--bisect",
+        metavar="WHAT",
+        help="PACKAGE=OLD,...,NEW for versions, or GOOD..BAD for commits; prints the cost first",
     )
     search.add_argument("--yes", action="store_true", help="do the search")
-    search.add_argument("--cell", metavar="SERIES", help="the failing series; the worst by default")
+    search.add_argument("--cell", metavar="SERIES", help="the failing series (default: the worst)")
     search.add_argument(
         "--step",
         action="store_true",
-        help="run the cell in this environment: 0 good, 1 bad, 125 neither (`git bisect run`)",
+        help="try the series in this environment, for `git bisect run`: exit with 0 good, 1 bad, 125 neither",
     )
-    check.set_defaults(command=_check, resumes=True)
+    check.parser.set_defaults(command=_check, resumes=True)
     _add_baseline(commands)
 
 
 def _add_baseline(commands: Commands) -> None:
-    baseline = commands.add_parser("baseline", help="keep the records of runs as a baseline, or accept nights into one")
-    verbs = baseline.add_subparsers(title="verbs", required=True, metavar="VERB")
-    accept = verbs.add_parser(
+    verbs = add_verbs(
+        commands,
+        "baseline",
+        "keep records as a baseline, or accept a night into one",
+        "lora-bench baseline accept runs/quickstart",
+        title="verbs",
+        metavar="VERB",
+    )
+    accepts = add_command(
+        verbs,
         "accept",
-        help="copy records into ./baselines/NAME/records, or with --reason accept a night into ./baselines/NAME/nights",
+        "copy records into ./baselines/NAME/records, or with --reason accept a night into ./baselines/NAME/nights",
+        'lora-bench baseline accept runs/nightly --reason "passed"',
+        takes="RUNS",
     )
-    accept.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs")
+    accept = accepts.what
+    accept.add_argument("runs", metavar="RUNS", type=Path, help="folder of runs")
     accept.add_argument(
-        "--name", type=_name, metavar="NAME", help="of the baseline; the name of the runs' folder by default"
+        "--name", type=_name, metavar="NAME", help="name of the baseline (default: name of the runs' folder)"
     )
-    accept.add_argument("--reason", metavar="TEXT", help="why this night is accepted, for who reviews it")
+    accept.add_argument("--reason", metavar="TEXT", help="why this night is accepted, for its reviewers")
     _night_options(accept)
     accept.add_argument(
         "--change",
@@ -96,21 +113,29 @@ def _add_baseline(commands: Commands) -> None:
         metavar="WHY",
         help="why what changed is accepted, in words; or SERIES,... or `all`, whose history begins with this night",
     )
-    accept.set_defaults(command=_accept)
-    show = verbs.add_parser("show", help="list the accepted nights of a baseline")
-    show.add_argument("name", metavar="NAME")
-    show.set_defaults(command=_show)
-    diff = verbs.add_parser("diff", help="how two accepted nights of a baseline differ")
-    diff.add_argument("name", metavar="NAME")
-    diff.add_argument(
-        "nights", nargs="*", metavar="LABEL", help="two labels, or one and the last; the last two by default"
+    accepts.parser.set_defaults(command=_accept)
+    show = add_command(
+        verbs, "show", "list the accepted nights of a baseline", "lora-bench baseline show nightly", takes="NAME"
     )
-    diff.set_defaults(command=_diff)
+    show.what.add_argument("name", metavar="NAME", help="name of the baseline, or its folder")
+    show.parser.set_defaults(command=_show)
+    diff = add_command(
+        verbs,
+        "diff",
+        "show how two accepted nights of a baseline differ",
+        "lora-bench baseline diff nightly",
+        takes="NAME [LABEL ...]",
+    )
+    diff.what.add_argument("name", metavar="NAME", help="name of the baseline, or its folder")
+    diff.what.add_argument(
+        "nights", nargs="*", metavar="LABEL", help="two labels, or one and the last night (default: the last two)"
+    )
+    diff.parser.set_defaults(command=_diff)
 
 
-def _night_options(parser: argparse.ArgumentParser) -> None:
+def _night_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
-        "--series", type=_name, metavar="LABEL", help="the night; by default the one that is not accepted yet"
+        "--series", type=_name, metavar="LABEL", help="label of the night (default: the one that is not accepted yet)"
     )
     parser.add_argument(
         "--margin",

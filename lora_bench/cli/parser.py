@@ -12,15 +12,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_bench.cli import commands
 from lora_bench.cli.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.cli.exchange_commands import add_exchange
 from lora_bench.cli.gate_commands import add_check, mistaken_code
+from lora_bench.cli.help import Formatter, Groups, Parser, add_command
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.util.redaction import message
 from lora_bench.util.signals import CODES, Stopped, ending_on_signals
 from lora_bench.version import __version__
+
+if TYPE_CHECKING:
+    from lora_bench.cli.help import Commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,196 +69,300 @@ def _flush() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="lora-bench",
         description="Compare fine-tuning methods under matched budgets.",
-        epilog="Begin with: lora-bench run quickstart",
+        epilog="Begin with:   lora-bench run quickstart\nOptions and an example of a command:   lora-bench COMMAND --help",
+        usage="%(prog)s COMMAND [options]",
+        formatter_class=Formatter,
     )
     parser.add_argument("--version", action="version", version=f"lora-bench {__version__}")
-    subcommands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(command=parser.show_help)
+    subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=parser.prog)
+    _add_run(subcommands)
+    _add_plan(subcommands)
+    _add_work(subcommands)
+    _add_probe(subcommands)
+    _add_reproduce(subcommands)
+    _add_report(subcommands)
+    add_check(subcommands)
+    add_exchange(subcommands)
+    _add_listings(subcommands)
+    return parser
 
-    run = subcommands.add_parser("run", help="do every run of a suite that has no record yet, and write its report")
-    run.add_argument("suite", metavar="SUITE", help="a suite by name, or its YAML file")
+
+def _add_run(subcommands: Commands) -> None:
+    run = add_command(
+        subcommands,
+        "run",
+        "train every missing run of a suite, then write its report",
+        "lora-bench run quickstart",
+        takes="SUITE",
+    )
+    _suite_argument(run, "suite name (see `lora-bench list suites`) or YAML file")
     _running_options(run)
-    run.set_defaults(command=commands.run)
+    run.parser.set_defaults(command=commands.run)
 
-    plan = subcommands.add_parser(
-        "plan", help="show every run of a suite with its size, counts and cost, and train nothing"
+
+def _add_plan(subcommands: Commands) -> None:
+    plan = add_command(
+        subcommands,
+        "plan",
+        "show every run of a suite with its size and cost; train nothing",
+        'lora-bench plan quickstart --device "H100 80GB"',
+        takes="SUITE",
     )
-    plan.add_argument("suite", metavar="SUITE", help="a suite by name, or its YAML file")
+    _suite_argument(plan, "suite name or YAML file")
+    _series_option(plan)
+    _permission_options(plan)
     _runs_option(plan)
-    plan.add_argument("--series", type=_name, metavar="LABEL", help="the label of a repeat")
-    plan.add_argument("--device", metavar="CARD", help='say whether each run fits a card, such as "H100 80GB" or 24GB')
     _data_option(plan)
+    plan.how.add_argument(
+        "--device", metavar="CARD", help='say whether each run fits a GPU, such as "H100 80GB" or 24GB'
+    )
     _prepare_option(plan)
-    plan.set_defaults(command=commands.plan)
+    plan.parser.set_defaults(command=commands.plan)
 
-    work = subcommands.add_parser(
+
+def _add_work(subcommands: Commands) -> None:
+    work = add_command(
+        subcommands,
         "work",
-        help="do whatever run of a prepared folder nobody is at, beside any number of others, until none is left",
+        "train unclaimed runs of a prepared folder; start as many workers as you like",
+        "lora-bench work runs/quickstart",
+        takes="RUNS",
     )
-    work.add_argument(
-        "runs",
-        metavar="RUNS",
-        type=Path,
-        help="a suite's folder of runs, as `lora-bench plan SUITE --prepare` leaves it",
+    work.what.add_argument(
+        "runs", metavar="RUNS", type=Path, help="the suite's folder that `lora-bench plan SUITE --prepare` wrote"
     )
-    work.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="runs at once (1); 0 does them in this process"
+    _permission_options(work)
+    work.how.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="runs at once (default: 1); 0 trains in this process"
     )
-    work.add_argument(
+    work.how.add_argument(
         "--among",
         type=_positive,
         default=1,
         metavar="N",
-        help="how many of these commands are at work, so that packs of runs leave each of them something to do (1)",
+        help="number of `work` commands on this folder, so that packs leave runs for each (default: 1)",
     )
-    work.add_argument(
-        "--no-wait", dest="wait", action="store_false", help="end when nothing is left but the runs that others are at"
+    work.how.add_argument(
+        "--no-wait", dest="wait", action="store_false", help="exit when other processes hold all runs that are left"
     )
-    _pickle_option(work)
     _how_options(work)
-    work.set_defaults(command=commands.work, resumes=True)
+    work.parser.set_defaults(command=commands.work, resumes=True)
 
-    probe = subcommands.add_parser(
-        "probe", help="measure speed, memory, latency and storage of a suite's methods, each alone on its device"
+
+def _add_probe(subcommands: Commands) -> None:
+    probe = add_command(
+        subcommands,
+        "probe",
+        "measure speed, memory, latency and storage of each method, alone on its device",
+        "lora-bench probe quickstart",
+        takes="SUITE",
     )
-    probe.add_argument("suite", metavar="SUITE", help="a suite, or a suite of probes, by name or its YAML file")
+    _suite_argument(probe, "suite, or suite of probes: a name or YAML file")
+    _permission_options(probe)
     _runs_option(probe)
-    probe.add_argument(
-        "--processes", type=_positive, metavar="N", help="processes for each cell; 3 on a CPU, 5 on a GPU"
-    )
-    probe.add_argument("--share", action="store_true", help="measure although something else is at work on the device")
-    probe.add_argument("--retry", action="store_true", help="measure again what did not end ok")
     _data_option(probe)
-    probe.add_argument("--quiet", action="store_true", help="say only what failed")
-    probe.set_defaults(command=commands.probe, resumes=True)
+    probe.how.add_argument(
+        "--processes", type=_positive, metavar="N", help="processes for each cell (default: 3 on a CPU, 5 on a GPU)"
+    )
+    probe.how.add_argument("--share", action="store_true", help="measure even if another process uses the device")
+    probe.how.add_argument("--retry", action="store_true", help="measure again what did not end ok")
+    _quiet_option(probe)
+    probe.parser.set_defaults(command=commands.probe, resumes=True)
 
-    reproduce = subcommands.add_parser(
-        "reproduce", help="run a published table again, and hold its numbers against ours"
+
+def _add_reproduce(subcommands: Commands) -> None:
+    reproduce = add_command(
+        subcommands,
+        "reproduce",
+        "run a published table again and compare its numbers with yours",
+        "lora-bench reproduce lora-table2 --model roberta-base --tasks sst2,cola --plan",
+        takes="TABLE",
     )
-    reproduce.add_argument("table", metavar="TABLE", help="a published table by name: see `lora-bench published`")
-    reproduce.add_argument(
-        "--model", metavar="MODEL", help="one base model of the table, or any that stands in for one"
+    what = reproduce.what
+    what.add_argument("table", metavar="TABLE", help="published table (see `lora-bench published`)")
+    what.add_argument("--model", metavar="MODEL", help="one base model of the table, or a stand-in for one")
+    what.add_argument("--as", dest="role", metavar="MODEL", help="the table's base model that the stand-in replaces")
+    what.add_argument("--tasks", type=_names, default=[], metavar="A,B", help="some of the table's tasks")
+    what.add_argument("--methods", type=_names, default=[], metavar="A,B", help="some of its rows, by method label")
+    what.add_argument("--seeds", type=_count, metavar="N", help="number of seeds (default: the table's)")
+    what.add_argument("--protocol", metavar="NAME", help="strict or paper (default: the table's)")
+    reproduce.how.add_argument(
+        "--plan", action="store_true", help="show every run with its recipe and cost; train nothing"
     )
-    reproduce.add_argument("--as", dest="role", metavar="MODEL", help="the base model that a stand-in is run for")
-    reproduce.add_argument("--tasks", type=_names, default=[], metavar="A,B", help="some of the table's tasks")
-    reproduce.add_argument(
-        "--methods", type=_names, default=[], metavar="A,B", help="some of its rows, by method label"
-    )
-    reproduce.add_argument("--seeds", type=_count, metavar="N", help="number of seeds; the table's by default")
-    reproduce.add_argument("--protocol", metavar="NAME", help="another protocol than the table's: strict or paper")
-    reproduce.add_argument("--plan", action="store_true", help="show every run with its recipe and cost; train nothing")
-    reproduce.add_argument("--device", metavar="CARD", help="with --plan: say whether each run fits a card")
+    reproduce.how.add_argument("--device", metavar="CARD", help="with --plan: say whether each run fits a GPU")
     _prepare_option(reproduce)
     _running_options(reproduce)
-    reproduce.set_defaults(command=commands.reproduce)
+    reproduce.parser.set_defaults(command=commands.reproduce)
 
-    published = subcommands.add_parser(
-        "published", help="list the published tables that are known, or the cells of one"
+    published = add_command(
+        subcommands,
+        "published",
+        "list the published tables, or the cells of one",
+        "lora-bench published lora-table2",
+        takes="[TABLE]",
     )
-    published.add_argument("table", nargs="?", metavar="TABLE", help="a table by name")
-    published.set_defaults(command=commands.published)
-
-    report = subcommands.add_parser("report", help="render records as Markdown with figures, and as one HTML page")
-    report.add_argument("runs", metavar="RUNS", type=Path, help="a folder of runs, a baseline, or the baselines folder")
-    report.add_argument("--out", metavar="FOLDER", type=Path, help="where to write; beside the runs by default")
-    report.add_argument("--published", metavar="TABLE", help="hold the records against a published table")
-    report.add_argument("--as", dest="role", metavar="MODEL", help="the table's base model that another stands in for")
-    report.add_argument("--data", action="store_true", help="also write every number, as CSV, Parquet and JSON")
-    report.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a report would differ")
-    report.set_defaults(command=commands.report)
-
-    add_check(subcommands)
-    add_exchange(subcommands)
-
-    listing = subcommands.add_parser("list", help="list what can be named in a suite")
-    listing.add_argument("what", choices=["methods", "models", "tasks", "suites"])
-    listing.set_defaults(command=commands.list_names)
-
-    schema = subcommands.add_parser("schema", help="print the JSON Schema of a suite or a record")
-    schema.add_argument("what", choices=["suite", "probe-suite", "record", "probe", "task", "night", "answer"])
-    schema.set_defaults(command=commands.print_schema)
-    return parser
+    published.what.add_argument("table", nargs="?", metavar="TABLE", help="a table by name (default: list all)")
+    published.parser.set_defaults(command=commands.published)
 
 
-def _running_options(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(resumes=True)
-    _runs_option(parser)
-    parser.add_argument("--workers", type=_count, metavar="N", help="runs at once; 0 does them in this process")
-    parser.add_argument("--only", action="append", default=[], metavar="RUN_ID", help="do this run; may be repeated")
-    parser.add_argument(
-        "--series", type=_name, metavar="LABEL", help="a repeat of the whole suite under this label, with its own seeds"
+def _add_report(subcommands: Commands) -> None:
+    report = add_command(
+        subcommands,
+        "report",
+        "write the report of records: Markdown with figures, and one HTML page",
+        "lora-bench report runs/quickstart",
+        takes="RUNS",
     )
-    _data_option(parser)
-    parser.add_argument("--no-probes", action="store_true", help="leave the probes that the suite asks for unmeasured")
-    parser.add_argument(
+    report.what.add_argument(
+        "runs", metavar="RUNS", type=Path, help="folder of runs, a baseline, or the baselines folder"
+    )
+    report.what.add_argument("--published", metavar="TABLE", help="compare the records with a published table")
+    report.what.add_argument(
+        "--as", dest="role", metavar="MODEL", help="the table's base model that yours stands in for"
+    )
+    report.where.add_argument(
+        "--out", metavar="FOLDER", type=Path, help="folder to write to (default: beside the runs)"
+    )
+    report.output.add_argument("--data", action="store_true", help="also write every number as CSV, Parquet and JSON")
+    report.output.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a report on disk differs from its records"
+    )
+    report.parser.set_defaults(command=commands.report)
+
+
+def _add_listings(subcommands: Commands) -> None:
+    listing = add_command(
+        subcommands,
+        "list",
+        "list the methods, models, tasks or suites that have a name",
+        "lora-bench list methods",
+        takes="WHAT",
+    )
+    listing.what.add_argument(
+        "what",
+        choices=["methods", "models", "tasks", "suites"],
+        metavar="WHAT",
+        help="methods, models, tasks or suites",
+    )
+    listing.parser.set_defaults(command=commands.list_names)
+
+    schema = add_command(
+        subcommands,
+        "schema",
+        "print the JSON Schema of a file that lora-bench reads or writes",
+        "lora-bench schema suite",
+        takes="WHAT",
+    )
+    schemas = ["suite", "probe-suite", "record", "probe", "task", "night", "answer"]
+    schema.what.add_argument("what", choices=schemas, metavar="WHAT", help=", ".join(schemas))
+    schema.parser.set_defaults(command=commands.print_schema)
+
+
+def _running_options(groups: Groups) -> None:
+    groups.parser.set_defaults(resumes=True)
+    groups.what.add_argument(
+        "--only", action="append", default=[], metavar="RUN_ID", help="train only this run; may be repeated"
+    )
+    _series_option(groups)
+    groups.what.add_argument("--no-probes", action="store_true", help="skip the probes that the suite asks for")
+    _permission_options(groups)
+    _runs_option(groups)
+    _data_option(groups)
+    groups.where.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="do the runs on a Ray cluster whose nodes see the same folders: HOST:PORT, auto, or local for one of this machine",
+        help="train on a Ray cluster whose nodes see the same folders: HOST:PORT, auto, or local for a temporary one",
     )
-    _how_options(parser)
+    groups.how.add_argument(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="runs at once (default: from cores, GPUs and memory); 0 trains in this process",
+    )
+    _how_options(groups)
 
 
-def _how_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--retry", action="store_true", help="do runs again that failed, timed out or ran out of memory"
+def _how_options(groups: Groups) -> None:
+    how = groups.how
+    how.add_argument(
+        "--retry", action="store_true", help="also repeat runs that failed, timed out or ran out of memory"
     )
-    parser.add_argument(
+    how.add_argument(
         "--timeout",
         type=_count,
         metavar="SECONDS",
-        help="end a run that makes no progress for so long; 0 never does; by default as long as it was estimated to take, and "
-        "at least half an hour",
+        help="end a run without progress for so long; 0 never ends one (default: its estimate, at least 30 minutes)",
     )
-    parser.add_argument(
+    how.add_argument(
         "--no-pack",
         dest="pack",
         action="store_false",
-        help="do every run by itself; by default runs that may share a base model take their steps together",
+        help="train every run alone (default: runs that can share a base model take their steps together)",
     )
-    parser.add_argument(
+    how.add_argument(
         "--no-cut",
         dest="cut",
         action="store_false",
-        help="have DeBERTa project its whole table of relative positions at every step, not only what rows reach",
+        help="compute all relative positions of DeBERTa at every step (default: those that inputs reach)",
     )
-    parser.add_argument("--quiet", action="store_true", help="say only what failed")
+    _quiet_option(groups)
 
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _runs_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="holds SUITE/RUN_ID (./runs)")
+def _suite_argument(groups: Groups, help: str) -> None:
+    groups.what.add_argument("suite", metavar="SUITE", help=help)
 
 
-def _prepare_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prepare",
-        action="store_true",
-        help="train nothing, and leave in the runs folder what `lora-bench work` needs",
+def _series_option(groups: Groups) -> None:
+    groups.what.add_argument(
+        "--series",
+        type=_name,
+        metavar="LABEL",
+        help="repeat the suite with new seeds under this label, such as night-42",
     )
 
 
-def _pickle_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _runs_option(groups: Groups) -> None:
+    groups.where.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of SUITE/RUN_ID (default: ./runs)"
+    )
+
+
+def _data_option(groups: Groups) -> None:
+    groups.where.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of data sets as they circulate, such as FOLDER/CoLA/train.tsv",
+    )
+
+
+def _prepare_option(groups: Groups) -> None:
+    groups.how.add_argument(
+        "--prepare", action="store_true", help="prepare the runs folder for `lora-bench work`; train nothing"
+    )
+
+
+def _permission_options(groups: Groups) -> None:
+    groups.what.add_argument(
         "--allow-pickle",
         action="append",
         default=[],
         metavar="MODEL",
-        help="read this base model's weights although they are pickled: a file that can run code, so know who made it; may "
-        "be repeated",
+        help="read this base model's pickled weights; a pickle can run code, so know who made it; may be repeated",
     )
 
 
-def _data_option(parser: argparse.ArgumentParser) -> None:
-    _pickle_option(parser)
-    parser.add_argument(
-        "--data-dir", type=Path, metavar="FOLDER", help="holds data sets as they circulate (FOLDER/CoLA/train.tsv, …)"
-    )
+def _quiet_option(groups: Groups) -> None:
+    groups.output.add_argument("--quiet", action="store_true", help="print failures only")
 
 
 def _name(text: str) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
+from rich.table import Column
 
 from lora_bench.execute.executors.base import Event
 from lora_bench.plan.cell import Cell
@@ -21,6 +22,9 @@ from lora_bench.plan.make_plan import Plan
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec
 from lora_bench.util.redaction import visible, without_secrets
+
+# At 80 columns a bar leaves room for the name of its run.
+WIDE, WIDE_BAR, NARROW_BAR = 100, 24, 10
 
 
 class QuietOnBrokenPipe(Console):
@@ -42,14 +46,48 @@ class QuietOnBrokenPipe(Console):
 
 def run_name(spec: RunSpec) -> str:
     """A run in a few words: task, base model, method with its size, seed."""
+    return f"{spec.task.name} · {spec.model.name} · {_method_and_seed(spec)}"
+
+
+def _method_and_seed(spec: RunSpec) -> str:
     method = spec.method
     size = f" ({method.size} {method.options[method.size]})" if method.size is not None else ""
-    return f"{spec.task.name} · {spec.model.name} · {method.label}{size} · seed {spec.seed}"
+    return f"{method.label}{size} · seed {spec.seed}"
 
 
-def result_line(record: Record) -> str:
-    """What a run came to, in a line."""
-    name = run_name(record.spec)
+def run_names(cells: Sequence[Cell], *, short: bool = False) -> dict[str, str]:
+    """Return what tells runs from one another, by run id: trials, and runs of a search, with their learning rates.
+
+    Args:
+        cells: The runs.
+        short: Leave out the task and the base model where all runs have the same one.
+    """
+    specs = [cell.job.spec for cell in cells]
+    rates: dict[tuple[str, str, str], set[float]] = {}
+    for spec in specs:
+        key = (spec.task.name, spec.model.name, spec.method.label)
+        rates.setdefault(key, set()).add(spec.training.learning_rate)
+    tasks, models = {spec.task.name for spec in specs}, {spec.model.name for spec in specs}
+    names = {}
+    for cell, spec in zip(cells, specs, strict=True):
+        name = run_name(spec)
+        if short:
+            task = [spec.task.name] if len(tasks) > 1 else []
+            model = [spec.model.name] if len(models) > 1 else []
+            name = " · ".join([_method_and_seed(spec), *task, *model])
+        several = len(rates[spec.task.name, spec.model.name, spec.method.label]) > 1
+        names[spec.run_id] = f"{name} · rate {spec.training.learning_rate:g}" if cell.job.trial or several else name
+    return names
+
+
+def result_line(record: Record, name: str | None = None) -> str:
+    """Return what a run came to, in a line.
+
+    Args:
+        record: Of the run.
+        name: What tells it from others; `run_name` by default.
+    """
+    name = name or run_name(record.spec)
     if record.status != "ok":
         return f"{name}: {record.status} ({record.reason})"
     score = f"{record.spec.task.metric} {record.score:.4f}" if record.score is not None else "no score"
@@ -65,34 +103,43 @@ def duration(seconds: float) -> str:
 
 
 class Lines:
-    """One line when a run begins and one when it ends: for logs, and for `--quiet` only the latter's failures."""
+    """Print one line when a run ends, for logs; with *quiet* only of a run that did not end `ok`.
+
+    Runs become known in waves: trials first, then the runs that their scores choose. The counter goes on from wave to wave.
+    """
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self.console = console
         self.quiet = quiet
-        self.total = 0
+        self.names: dict[str, str] = {}
+        self.left: set[str] = set()
         self.count = 0
 
     def say(self, message: str) -> None:
-        """A line for the reader."""
+        """Print a line."""
         if not self.quiet:
             self.console.print(without_secrets(message), markup=False, highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """Say what is about to be done."""
-        self.total = len(cells)
+        """Print what is about to be done."""
+        self.names |= run_names(cells)
+        self.left = {cell.job.run_id for cell in cells}
         self.say(announcement(plan, cells, workers))
 
     def event(self, event: Event) -> None:
-        """Nothing: a line a step would drown the rest."""
+        """Print nothing: a line for each step would drown the rest."""
 
     def finished(self, record: Record) -> None:
-        """Say what a run came to."""
+        """Print what a run came to."""
+        line = result_line(record, self.names.get(record.run_id))
+        # A run that cannot be trained was never among those to do.
+        if record.run_id in self.left and record.status != "interrupted":
+            self.left.remove(record.run_id)
+            self.count += 1
+            line = f"[{self.count}/{self.count + len(self.left)}] {line}"
         if record.status == "interrupted":
-            self.say(result_line(record))
+            self.say(line)
             return
-        self.count += 1
-        line = f"[{self.count}/{max(self.total, self.count)}] {result_line(record)}"
         if self.quiet and record.status != "ok":
             self.console.print(line, markup=False, highlight=False)
         self.say(line)
@@ -105,49 +152,47 @@ class Lines:
 
 
 class OwnLines(Lines):
-    """A line when a run begins here, and one when it ends: of the runs that others at the folder do, only of what failed."""
+    """Print a line when a run begins here and when it ends; of other workers' runs only the failures."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         super().__init__(console, quiet=quiet)
-        self.names: dict[str, str] = {}
         self.own: set[str] = set()
 
-    def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """Say what is left to be done, by whomever."""
-        self.say(announcement(plan, cells, workers))
-        self.names |= {cell.job.run_id: run_name(cell.job.spec) for cell in cells}
-
     def event(self, event: Event) -> None:
-        """Say that a run has begun: its first step is done. What comes before may have found that another process is at it."""
+        """Print that a run has begun, at its first step: before, it may turn out that another process has claimed it."""
         if event.step and event.run_id not in self.own:
             self.own.add(event.run_id)
             self.say(f"began {event.run_id} {self.names[event.run_id]}")
 
     def finished(self, record: Record) -> None:
-        """Say what a run came to."""
+        """Print what a run came to."""
         if record.run_id not in self.own and record.status == "ok":
             return
-        line = f"ended {record.run_id} {result_line(record)}"
+        line = f"ended {record.run_id} {result_line(record, self.names.get(record.run_id))}"
         if self.quiet and record.status not in ("ok", "interrupted"):
             self.console.print(without_secrets(line), markup=False, highlight=False, soft_wrap=True)
         self.say(line)
 
 
 class Bars:
-    """A bar for the whole suite and one for each run that is being done, with step, loss and remaining time."""
+    """Show a bar for the whole suite and one for each run that is being trained, each on a line of its own."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+        # A name that is too long loses its end, and no bar takes a second line.
+        name = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        columns = [
+            TextColumn("{task.description}", markup=False, table_column=name),
+            BarColumn(bar_width=NARROW_BAR if console.width < WIDE else WIDE_BAR),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
+            *([TimeElapsedColumn()] if console.width >= WIDE else []),
+        ]
+        self.progress = Progress(*columns, console=console, transient=True, expand=True)
         self.cells: dict[str, Cell] = {}
+        self.names: dict[str, str] = {}
+        self.short_names: dict[str, str] = {}
+        self.count = 0
         self.bars: dict[str, TaskID] = {}
         self.began: dict[str, float] = {}
         self.whole: TaskID | None = None
@@ -157,16 +202,26 @@ class Bars:
         self.estimated_seconds = 0.0
 
     def say(self, message: str) -> None:
-        """Show what is going on; it stays on the screen only where it is news."""
+        """Print a line above the bars."""
         self.console.print(without_secrets(message), markup=False, highlight=False, style="dim")
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """Show how much there is to do."""
+        """Show how much there is to do; the bar of the suite goes on from the runs that were planned before."""
         self.console.print(announcement(plan, cells, workers), markup=False, highlight=False)
+        for bar in self.bars.values():
+            self.progress.remove_task(bar)
+        self.bars.clear()
         self.cells = {cell.job.spec.run_id: cell for cell in cells}
+        self.names |= run_names(cells)
+        self.short_names = run_names(cells, short=True)
         self.workers = max(1, workers)
-        if cells:
-            self.whole = self.progress.add_task("runs", total=len(cells), note="starting workers")
+        if not cells:
+            return
+        total = self.count + len(cells)
+        if self.whole is None:
+            self.whole = self.progress.add_task("runs", total=total, note="starting workers")
+        else:
+            self.progress.update(self.whole, total=total, note="starting workers")
 
     def event(self, event: Event) -> None:
         """Move the bar of a run."""
@@ -174,25 +229,29 @@ class Bars:
         if cell is None:
             return
         if event.run_id not in self.bars:
-            self.bars[event.run_id] = self.progress.add_task(run_name(cell.job.spec), total=event.steps, note="loading")
+            self.bars[event.run_id] = self.progress.add_task(
+                self.short_names[event.run_id], total=event.steps, note="loading"
+            )
             self.began[event.run_id] = time.monotonic()
             self._remaining()
             return
         loss = f"loss {event.loss:.3f}" if event.loss is not None else ""
-        note = f"{loss}  {self._left(event)}" if event.step != event.steps else "scoring"
+        note = ", ".join(filter(None, [loss, self._left(event)])) if event.step != event.steps else "scoring"
         self.progress.update(self.bars[event.run_id], completed=event.step, total=event.steps, note=note)
 
     def finished(self, record: Record) -> None:
-        """Take the bar of a run away and leave a line."""
+        """Replace the bar of a run by a line."""
         if record.run_id in self.bars:
             self.progress.remove_task(self.bars.pop(record.run_id))
-        self.console.print(result_line(record), markup=False, highlight=False)
+        line = result_line(record, self.names.get(record.run_id))
+        self.console.print(line, markup=False, highlight=False)
         cell = self.cells.pop(record.run_id, None)
         if cell is not None and record.run_id in self.began:
             self.took_seconds += time.monotonic() - self.began[record.run_id]
             self.estimated_seconds += cell.estimate.seconds
-        if self.whole is not None and record.status != "interrupted":
-            self.progress.advance(self.whole)
+        if self.whole is not None and cell is not None and record.status != "interrupted":
+            self.count += 1
+            self.progress.update(self.whole, completed=self.count)
             self._remaining()
 
     def _left(self, event: Event) -> str:
@@ -216,15 +275,15 @@ class Bars:
 
 
 def announcement(plan: Plan, cells: list[Cell], workers: int) -> str:
-    """What is about to be done, in a line."""
+    """Return what is about to be done, in a line."""
     there = len(plan.cells) - len(plan.missing)
     later = sum(waiting.runs for waiting in plan.waiting)
     if not cells:
-        return f"{plan.suite.name}: nothing to do, {there} of {len(plan.cells) + later} runs have their record"
+        return f"{plan.suite.name}: nothing to do, {there} of {len(plan.cells) + later} runs are done"
     seconds = sum(cell.estimate.seconds for cell in cells) / max(1, workers)
-    have = f", {there} have their record" if there else ""
+    have = f", {there} done before" if there else ""
     at_once = f", {workers} at once" if workers > 1 else ""
-    then = f"; {later} more wait for them" if later else ""
+    then = f"; then {later} more" if later else ""
     return (
         f"{plan.suite.name}: {len(cells)} of {len(plan.cells) + later} runs to do{have}{at_once}, "
         f"about {duration(seconds)}{then}"

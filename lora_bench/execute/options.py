@@ -51,14 +51,12 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.ray is not None and self.workers == 0:
-            raise LoraBenchError(
-                "--workers 0 does the runs in this process, and --ray on a cluster; leave one of them out"
-            )
+            raise LoraBenchError("--workers 0 trains in this process, and --ray on a cluster; leave one of them out")
         if self.timeout and self.ray is None and in_this_process(self.workers):
-            way = "leave --timeout out on Windows" if self.workers != 0 else "give --timeout with --workers 1 or more"
-            raise LoraBenchError(f"a run without progress is ended with its process, and this one does the runs: {way}")
+            way = "leave it out on Windows" if self.workers != 0 else "use --workers 1 or more"
+            raise LoraBenchError(f"--timeout needs worker processes; {way}")
         if self.series is not None:
             try:
                 file_name(self.series)
             except ValueError as error:
-                raise LoraBenchError(f"the series is no file's name: {error}") from None
+                raise LoraBenchError(f"--series needs the name of a folder: {error}") from None

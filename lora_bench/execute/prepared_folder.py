@@ -148,7 +148,7 @@ def read_prepared(folder: Path, allow_pickle: Collection[str] = ()) -> Work:
     said = validate(Prepared, document)
     suite = _suite_of(said, folder)
     if _hash_of(suite) != said.sha256:
-        raise LoraBenchError(f"{suite.file} is not what it was when {folder} was prepared; {_how_to(folder)}")
+        raise LoraBenchError(f"the suite {suite.file} has changed since {folder} was prepared; {_how_to(folder)}")
     suite = replace(suite, pickles=check_pickles(allow_pickle, suite.models))
     return Work(suite, said.series, None if said.data_dir is None else _place(folder, said.data_dir))
 
@@ -193,9 +193,7 @@ def _seen_from(folder: Path, path: Path) -> str:
     try:
         return Path(os.path.relpath(whole, folder.resolve())).as_posix()
     except ValueError:
-        raise LoraBenchError(
-            f"{whole} is on another drive than {folder}, so workers cannot be told where it is"
-        ) from None
+        raise LoraBenchError(f"workers cannot find {whole} from {folder}, since it is on another drive") from None
 
 
 def _place(folder: Path, seen: str) -> Path:

@@ -101,8 +101,8 @@ def _idle_device(device: DeviceType, share: bool) -> int | None:
     others = company(device)
     if others and not share:
         raise LoraBenchError(
-            f"the {'GPU' if device == 'cuda' else 'CPU'} is in use by {', '.join(others)}: wait until it is free, or let "
-            "`lora-bench probe --share` measure all the same; what had company is then marked as not exclusive"
+            f"wait until the {'GPU' if device == 'cuda' else 'CPU'} is free: it is in use by {', '.join(others)}; or measure "
+            "with `lora-bench probe --share`, and the records are marked as not exclusive"
         )
     return used_bytes() if device == "cuda" else None
 

@@ -126,7 +126,7 @@ def run_suite(
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     folder = options.folder or runs_folder(suite, Path(options.runs), options.series)
     for name, fault in broken_plug_ins().items():
-        shown.say(f"warning: the plug-in {name} cannot be imported, and its methods are not known: {fault}")
+        shown.say(f"warning: methods of the plug-in {name} are missing, since it cannot be imported: {fault}")
     taken: set[str] = set()
     interrupted = None
 
@@ -201,7 +201,7 @@ def _begun(
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
     timed, workers = _timed(runnable), options.workers
     if timed and workers is not None and workers > 1:
-        raise LoraBenchError(f"{workers} workers are asked for, and {_use_up(timed)}; take --workers 1")
+        raise LoraBenchError(f"use --workers 1 in place of {workers}: {_use_up(timed)}")
     executor = _executor(runnable, folder, options, cluster) if runnable else None
     for cell in wanted:
         # Another process may have done it again meanwhile.
@@ -258,7 +258,7 @@ def _check_company(cells: list[Cell], folder: Path) -> None:
     timed, others = _timed(cells), others_at_work(folder)
     if timed and others:
         raise LoraBenchError(
-            f"process {others[0]} is at runs in {folder} on this machine, and {_use_up(timed)}; wait until it is done"
+            f"wait for process {others[0]}, which is at runs in {folder} on this machine: {_use_up(timed)}"
         )
 
 
@@ -289,8 +289,8 @@ def _check_disk(cells: list[Cell], folder: Path) -> None:
     needed, free = sum(cell.estimate.disk_bytes for cell in cells), free_bytes(folder)
     if needed > free:
         raise LoraBenchError(
-            f"the runs would leave about {needed / 2**20:,.0f} MiB in {folder}, and {free / 2**20:,.0f} MiB are free; "
-            "make room, or set keep_weights: none"
+            f"not enough disk space: the runs would leave about {needed / 2**20:,.0f} MiB in {folder}, and "
+            f"{free / 2**20:,.0f} MiB are free; make room, or set keep_weights: none"
         )
 
 
@@ -314,8 +314,7 @@ def _executor(cells: list[Cell], folder: Path, options: RunOptions, cluster: Any
     if cluster is not None:
         if processes > 1:
             raise LoraBenchError(
-                f"a run over {processes} processes is done by the workers of one machine, and not by an actor of Ray; "
-                "leave --ray out, or set training.processes to 1"
+                f"--ray cannot train one run over {processes} processes; leave --ray out, or set training.processes to 1"
             )
         needed = max(cost.memory_bytes for cost in costs) + WORKER_BYTES
         asked = 1 if timed else options.workers

@@ -124,7 +124,7 @@ class Scheduler(Generic[JobT]):
     def _taken_over(self) -> list[JobT]:
         """Wait for the runs that other processes are at; return those that are free again and have no record."""
         if self._elsewhere and self._wait and self.stopped_by is None:
-            self._display.say(f"waiting for {len(self._elsewhere)} runs that another process is at")
+            self._display.say(f"waiting for {len(self._elsewhere)} runs that other processes have claimed")
         free: list[JobT] = []
         while self._elsewhere and self.stopped_by is None:
             for job in list(self._elsewhere):

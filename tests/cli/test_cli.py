@@ -63,7 +63,7 @@ def test_a_suite_runs_and_reports_and_runs_again(tmp_path, capsys):
         assert method in page
     assert str(tmp_path) not in page
     assert main(["run", "tickets.yaml", "--workers", "0"]) == 0
-    assert "nothing to do, 4 of 4 runs have their record" in capsys.readouterr().out
+    assert "nothing to do, 4 of 4 runs are done" in capsys.readouterr().out
     assert main(["report", "runs/tickets", "--check"]) == 0
 
 
@@ -99,19 +99,19 @@ def test_a_disk_that_fails_before_any_work_is_bad_input_and_in_the_middle_of_it_
 ):
     write_project(tmp_path)
     said = os.strerror(error)
-    for place, code in (("make_plan", 2), ("_do", 3)):
+    for place, code in (("make_plan", 2), ("Scheduler.run", 3)):
         with monkeypatch.context() as broken:
             broken.setattr(f"lora_bench.execute.run_suite.{place}", refuse(error))
             assert main(["run", "tickets.yaml", "--workers", "0"]) == code
         err = capsys.readouterr().err
-        assert said in err and ("the same command goes on from here" in err) == (code == 3)
+        assert said in err and ("run the same command again to continue" in err) == (code == 3)
 
 
 def test_a_report_that_cannot_be_written_is_no_bad_input(tmp_path, capsys, monkeypatch):
     write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
     monkeypatch.setattr("lora_bench.report.write_report", refuse(errno.EIO))
     assert main(["run", "tickets.yaml", "--workers", "0"]) == 3
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to continue" in capsys.readouterr().err
 
 
 def test_a_plan_writes_nothing_and_shows_exact_counts(tmp_path, capsys):

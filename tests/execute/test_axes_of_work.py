@@ -299,7 +299,7 @@ def test_a_report_says_what_was_used_of_every_axis(tmp_path):
 def test_runs_that_a_clock_ends_are_not_done_beside_others(tmp_path):
     path = write_project(tmp_path / "project", SECONDS)
     with pytest.raises(
-        LoraBenchError, match="2 workers are asked for, and 1 runs are ended by train_seconds, such as lora"
+        LoraBenchError, match="use --workers 1 in place of 2: 1 runs are ended by train_seconds, such as lora"
     ):
         run_suite(path, runs=tmp_path / "runs", workers=2)
     assert not (tmp_path / "runs").exists()

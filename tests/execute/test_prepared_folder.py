@@ -98,8 +98,8 @@ def test_eight_workers_that_start_at_once_do_200_runs_exactly_once_trials_first(
 
     again = start(forge, tmp_path)
     assert again.wait() == 0 and not began(again)
-    assert "nothing to do, 200 of 200 runs have their record" in again.output
-    assert "0 runs done here; 200 have their record" in again.output
+    assert "nothing to do, 200 of 200 runs are done" in again.output
+    assert "0 runs done here; 200 done in all" in again.output
 
 
 def test_a_worker_that_is_killed_costs_nothing_and_its_company_is_in_the_records(forge, tmp_path):
@@ -110,17 +110,17 @@ def test_a_worker_that_is_killed_costs_nothing_and_its_company_is_in_the_records
 
     away = start(forge, tmp_path, "--no-wait")
     assert away.wait() == 0, away.output
-    assert "3 runs done here; 3 have their record, 1 are left to the processes that are at them" in away.output
+    assert "3 runs done here; 3 done in all, 1 claimed by other processes" in away.output
     records = read_records(tmp_path / "runs" / "tickets")
     assert began(away) == {record.run_id: 1 for record in records} and hers not in began(away)
     assert [record.speed.exclusive for record in records] == [False] * 3
 
     other = start(forge, tmp_path)
-    wait_until(lambda: "waiting for 1 runs that another process is at" in other.output)
+    wait_until(lambda: "waiting for 1 runs that other processes have claimed" in other.output)
     killed.send(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert other.wait() == 0, other.output
-    assert began(other) == {hers: 1} and "1 runs done here; 4 have their record" in other.output
+    assert began(other) == {hers: 1} and "1 runs done here; 4 done in all" in other.output
     assert {record.status for record in read_records(tmp_path / "runs" / "tickets")} == {"ok"}
 
 
@@ -132,7 +132,7 @@ def test_sigterm_to_every_process_of_a_worker_leaves_a_checkpoint_and_the_same_c
     for process in [*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)]:
         process.send_signal(signal.SIGTERM)
     assert worker.wait() == 143, worker.output
-    assert "the same command goes on from here" in worker.output
+    assert "run the same command again to continue" in worker.output
     assert list(tmp_path.glob("runs/tickets/*/checkpoint/*/manifest.json"))
     assert not list(tmp_path.glob("runs/tickets/*/record.json"))
 
@@ -149,7 +149,7 @@ def test_what_failed_is_done_again_where_a_worker_is_told_to(tmp_path, capsys):
     (cell,) = make_plan(suite, folder).cells
     cell.job.folder.publish(cell.job.record("failed", "the disk was pulled out"))
     assert main(["work", "runs/tickets", "--workers", "0"]) == 3
-    assert "0 runs done here; 1 have their record" in capsys.readouterr().out
+    assert "0 runs done here; 1 done in all" in capsys.readouterr().out
     assert main(["work", "runs/tickets", "--workers", "0", "--retry"]) == 0
     (again,) = read_records(folder)
     assert (again.status, again.attempts, again.run_id) == ("ok", 2, cell.job.run_id)
@@ -167,7 +167,7 @@ def put(**changed):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({}, "tickets.yaml is not what it was when runs/tickets was prepared; `lora-bench plan SUITE --prepare`"),
+        ({}, "the suite tickets.yaml has changed since runs/tickets was prepared; `lora-bench plan SUITE --prepare`"),
         ({"file": "../../absent.yaml"}, "names the suite ../../absent.yaml, and absent.yaml is no file"),
         ({"file": "../../../../../../../../dev/zero"}, "dev/zero is no file"),
         ({"file": None}, "one of suite, file and table is to be given"),

@@ -164,9 +164,9 @@ def test_an_address_at_which_no_cluster_is_ends_the_command_before_any_work(tmp_
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         assert cli.main(["run", str(path), "--runs", str(tmp_path / "runs"), "--ray", address]) == 2
     said = capfd.readouterr().err.splitlines()
-    assert len(said) == 1 and f"no Ray cluster can be used at '{address}'" in said[0]
+    assert len(said) == 1 and f"cannot use a Ray cluster at '{address}'" in said[0]
     assert cli.main(["run", str(path), "--runs", str(tmp_path / "runs"), "--ray", "nonsense"]) == 2
-    assert "no Ray cluster can be used at 'nonsense'" in capfd.readouterr().err
+    assert "cannot use a Ray cluster at 'nonsense'" in capfd.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

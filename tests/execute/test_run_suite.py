@@ -172,7 +172,7 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(tmp_path, number, code):
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
-    assert "goes on from here" in output and "Traceback" not in output
+    assert "run the same command again to continue" in output and "Traceback" not in output
     assert not any(map(alive, family))
     runs = tmp_path / "runs" / "tickets"
     attempts = [json.loads(file.read_text()) for file in runs.glob("*/attempts/*.json")]
@@ -258,7 +258,7 @@ def test_a_refusal_beside_retry_costs_no_record(tmp_path, monkeypatch):
 @pytest.mark.parametrize("series", ["../out", "", "a/b", "a b", "nul.1", "night."])
 def test_a_series_cannot_leave_its_folder(tmp_path, series):
     path = write_project(tmp_path / "project")
-    with pytest.raises(LoraBenchError, match="the series is no file's name"):
+    with pytest.raises(LoraBenchError, match="--series needs the name of a folder"):
         run_suite(path, runs=tmp_path / "runs", workers=0, series=series)
     assert not (tmp_path / "runs").exists()
 
@@ -300,7 +300,9 @@ def test_runs_that_a_clock_ends_are_not_begun_beside_another_harness(tmp_path):
     path = write_project(tmp_path, suite.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
     other = tmp_path / "runs" / "tickets" / "another"
     claim_of(other, os.getppid())
-    with pytest.raises(LoraBenchError, match=f"process {os.getppid()} is at runs in .* would use up their time"):
+    with pytest.raises(
+        LoraBenchError, match=f"wait for process {os.getppid()}, which is at runs in .* would use up their time"
+    ):
         run_suite(path, runs=tmp_path / "runs", workers=0)
     (cell,) = make_plan(load_suite(path), tmp_path / "runs" / "tickets").cells
     # One that came later, or at the same moment, is told in the record.

@@ -37,7 +37,7 @@ def test_a_file_that_changed_is_named_quarantined_and_made_again(forge, project,
         assert report.wait() == 2 and f"{damaged.parent.name}/record.json: is no record" in report.output
     output = done(forge, project)
     assert f"warning: runs/tickets/{damaged.parent.name}/{name}" in output.replace("\n", "")
-    assert "1 of 2 runs to do, 1 have their record" in output
+    assert "1 of 2 runs to do, 1 done before" in output
     assert (damaged.parent / "quarantine" / "1" / name).read_bytes() == content
     assert content_of(project) == undisturbed
     assert sorted(project.glob(f"runs/tickets/*/{name}"))[1].read_bytes() == kept
@@ -74,7 +74,7 @@ def test_what_a_killed_harness_was_at_is_taken_over_without_a_hand(forge, projec
     first.wait_until_reached()
     second = forge.start(project, *RUN, "1")
     end = time.monotonic() + 120
-    while "waiting for 1 runs that another process is at" not in second.output.replace("\n", " "):
+    while "waiting for 1 runs that other processes have claimed" not in second.output.replace("\n", " "):
         assert time.monotonic() < end, second.output
         time.sleep(0.05)
     first.send(signal.SIGKILL)
@@ -92,7 +92,7 @@ def test_a_harness_that_waits_for_another_stops_when_it_is_asked_to(forge, proje
     while "waiting for 1 runs" not in second.output.replace("\n", " "):
         time.sleep(0.05)
     second.send(signal.SIGTERM)
-    assert second.wait() == 143 and "the same command goes on from here" in second.output.replace("\n", " ")
+    assert second.wait() == 143 and "run the same command again to continue" in second.output.replace("\n", " ")
     first.send(signal.SIGKILL)
     first.wait()
     assert not forge.left_behind()

@@ -21,8 +21,8 @@ from tests.sample_records import record
 
 ROOT = Path(__file__).parents[2]
 ONE = ("run", "tickets.yaml", "--workers", "1")
-GOES_ON = "the same command goes on from here"
-FULL = "the disk is full; make room, and the same command goes on from here"
+GOES_ON = "run the same command again to continue"
+FULL = "the disk is full; make room, then run the same command again to continue"
 
 
 def found(project: Path) -> dict[str, str]:
@@ -155,7 +155,7 @@ def test_a_run_whose_process_was_killed_goes_on_with_the_same_command(forge, pro
 def test_a_worker_that_is_told_to_stop_alone_leaves_its_run_for_later(forge, project, undisturbed):
     command = forge.start(project, *ONE, failpoint="run.step:term@2", once=True)
     assert command.wait() == 3, command.output
-    assert "1 of the runs taken up are not done; the same command goes on with them" in command.output
+    assert "1 runs are not done; run the same command again to continue with them" in command.output
     assert [one["status"] for one in attempts(project)] == ["interrupted"] and list(found(project).values()) == ["ok"]
     completes(forge, project, undisturbed)
 
@@ -391,7 +391,7 @@ def test_a_stop_in_the_evaluation_loses_no_step(forge, project, undisturbed):
 def test_a_plug_in_that_cannot_be_imported_is_a_warning(forge, project, undisturbed):
     command = forge.start(project, *ONE, hook="tests.faults.hooks:broken_plug_in")
     assert command.wait() == 0, command.output
-    said = "warning: the plug-in shiny (shiny.method) cannot be imported, and its methods are not known: ImportError"
+    said = "warning: methods of the plug-in shiny (shiny.method) are missing, since it cannot be imported: ImportError"
     assert said in " ".join(command.output.split())
     assert content_of(project) == undisturbed
 

@@ -58,9 +58,9 @@ def test_cut_off_anywhere_the_same_command_completes(forge, project, undisturbed
     assert code == expected_code(site, action), command.output
     assert "Traceback" not in command.output
     if code in (130, 143):
-        assert "the same command goes on from here" in command.output
+        assert "run the same command again to continue" in command.output
     if code == 3 and action.startswith("raise") and site.split(".")[0] not in ("server", "worker"):
-        assert "the disk is full; make room, and the same command goes on from here" in command.output
+        assert "the disk is full; make room, then run the same command again to continue" in command.output
     assert not forge.left_behind(), command.output
     before = records_in(project)
     for content in before.values():

@@ -114,7 +114,7 @@ def test_every_process_is_a_fresh_one(story):
 def test_a_stop_ends_what_is_measured_at_once_and_leaves_no_record_of_it(story):
     code, out, errors, seconds = story["stopped"]
     assert code == 130 and seconds < 20
-    assert "stopped; the same command goes on from here" in out and "Traceback" not in errors
+    assert "stopped; run the same command again to continue" in out and "Traceback" not in errors
     assert by_cell(story["after the stop"]) == {"base full": "failed", "base lora": "ok"}
 
 
@@ -165,6 +165,8 @@ def test_a_cpu_in_use_is_refused_with_the_name_of_who_uses_it(story):
         busy.kill()
         busy.wait()
     assert probing.returncode == 2
-    assert "lora-bench: the CPU is in use by " in errors and f"(process {busy.pid}) at " in errors
+    assert (
+        "lora-bench: wait until the CPU is free: it is in use by " in errors and f"(process {busy.pid}) at " in errors
+    )
     assert "--share" in errors and "Traceback" not in errors
     assert not (project / "runs" / "busy").exists()

@@ -177,7 +177,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
                             free.append(workers.pop(pid).environment)
                             del dead[pid]
                         elif pid not in workers and (unseen := unseen + 1) > MOST_UNSEEN:
-                            raise WorkersLost(f"a worker ended before it took any work: {reason}; see {self.log}")
+                            raise WorkersLost(f"a worker ended before its first run: {reason}; see {self.log}")
                     self._press(workers)
                     for worker in workers.values():
                         if not worker.at and not worker.spent and waiting and not self.stopping:
@@ -276,7 +276,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
         try:
             self._server.stdin.write(f"{line}\n".encode())
         except (OSError, ValueError):
-            raise WorkersLost(f"the process that forks workers is gone; {self.log} has its last words") from None
+            raise WorkersLost(f"the server that starts workers is gone; see the end of {self.log}") from None
 
     def _ended(self) -> dict[int, str]:
         """The workers that ended, and of what.
@@ -287,7 +287,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
         assert self._server is not None and self._server.stdout is not None
         chunk = os.read(self._server.stdout.fileno(), 65536)
         if not chunk:
-            raise WorkersLost(f"the process that forks workers ended; {self.log} has its last words")
+            raise WorkersLost(f"the server that starts workers ended; see the end of {self.log}")
         ended = {}
         kills, before = memory_kills(), self._kills
         for line in chunk.decode().splitlines():

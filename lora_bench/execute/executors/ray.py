@@ -239,7 +239,7 @@ class RayWorkers:
         if actor.node is None:
             self._unborn += 1
             if self._unborn >= self._most_unborn:
-                raise WorkersLost(f"no actor of the Ray cluster can begin; {self._log} has the reason")
+                raise WorkersLost(f"no worker can start on the Ray cluster; see {self._log}")
         for job in list(actor.unit):
             record = job.folder.record()
             if record is not None:

@@ -47,7 +47,7 @@ def connected(address: str) -> Iterator[Any]:
     except Exception as error:  # Ray raises bare ones too, where a cluster does not begin in time
         said = " ".join(str(error).split())
         raise LoraBenchError(
-            f"no Ray cluster can be used at {address!r}, which is to be auto, local, or the HOST:PORT of one: {said}"
+            f"cannot use a Ray cluster at {address!r}; give auto, local, or HOST:PORT: {said}"
         ) from None
     finally:
         for name in settings:

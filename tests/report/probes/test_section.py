@@ -343,5 +343,5 @@ def test_a_run_measures_the_probes_that_its_suite_asks_for(tmp_path, monkeypatch
 def test_a_run_beside_other_work_keeps_its_scores_and_says_why_nothing_was_probed(tmp_path, monkeypatch, capsys):
     assert run_probed_suite(tmp_path, monkeypatch, ["blender (process 7)"]) == 0
     said = capsys.readouterr().out
-    assert "not probed:" in said and "blender" in said
+    assert "were not measured:" in said and "blender" in said
     assert "## Scores" in Path("runs/tickets/report.md").read_text()

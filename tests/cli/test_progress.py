@@ -1,0 +1,88 @@
+"""What a terminal and a log show of runs that become known in waves."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from lora_bench.cli.progress import Bars, Lines, OwnLines
+from lora_bench.execute.executors.base import Event
+from lora_bench.plan.make_plan import make_plan
+from lora_bench.suite.load import load_suite
+from tests.project import SUITE, write_project
+
+TWO = "[{method: lora, learning_rate: [0.001, 0.01]}, {method: bitfit, learning_rate: 0.002}]"
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Two runs of LoRA, one for each of two learning rates, and one of BitFit."""
+    folder = tmp_path_factory.mktemp("waves")
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", TWO)
+    suite += "score_on: selection\n"
+    return make_plan(load_suite(write_project(folder, suite)), folder / "runs")
+
+
+def wave(display, plan, cells):
+    display.planned(plan, cells, 1)
+    for cell in cells:
+        display.event(Event(cell.job.run_id, 0, 10))
+        display.event(Event(cell.job.run_id, 5, 10, 0.5))
+        display.finished(cell.job.record("failed", "for the test"))
+
+
+def console(width=80, terminal=False):
+    return Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+
+
+def test_the_counter_of_a_second_wave_goes_on_and_never_exceeds_its_total(plan):
+    shown = Lines(console(200))
+    first, second, third = plan.cells
+    # What cannot be trained is said before the runs that can, and is none of those to do.
+    shown.finished(third.job.record("unsupported", "for the test"))
+    wave(shown, plan, [first, second])
+    wave(shown, plan, [third])
+    said = [line.partition("]")[0] for line in shown.console.file.getvalue().splitlines() if line.startswith("[")]
+    assert said == ["[1/2", "[2/2", "[3/3"]
+
+
+def test_runs_that_differ_in_their_learning_rate_say_it(plan):
+    for display in (Lines(console(200)), OwnLines(console(200)), Bars(console(200))):
+        wave(display, plan, list(plan.cells))
+        said = display.console.file.getvalue()
+        assert "seed 0 · rate 0.001: failed" in said and "seed 0 · rate 0.01: failed" in said
+        assert "bitfit · seed 0: failed" in said
+    trial = replace(plan.cells[-1].job, trial=True)
+    display = Lines(console(200))
+    wave(display, plan, [replace(plan.cells[-1], job=trial)])
+    assert "bitfit · seed 0 · rate 0.002: failed" in display.console.file.getvalue()
+
+
+def test_one_bar_counts_all_waves_and_no_bar_of_a_run_is_left(plan):
+    shown = Bars(console(terminal=True))
+    first, second, third = plan.cells
+    wave(shown, plan, [first])
+    # The bar of a run that another process took over.
+    shown.planned(plan, [second], 1)
+    shown.event(Event(second.job.run_id, 0, 10))
+    assert len(shown.progress.tasks) == 2
+    wave(shown, plan, [third])
+    (whole,) = shown.progress.tasks
+    assert (whole.completed, whole.total) == (2, 2)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_bar_is_one_line_that_tells_its_run(plan, width):
+    shown = Bars(console(width, terminal=True))
+    shown.planned(plan, list(plan.cells), 2)
+    for cell in plan.cells:
+        shown.event(Event(cell.job.run_id, 0, 1200))
+        shown.event(Event(cell.job.run_id, 600, 1200, 0.123))
+    paper = console(width)
+    paper.print(shown.progress.get_renderable())
+    lines = paper.file.getvalue().splitlines()
+    assert len(lines) == 1 + len(plan.cells)
+    assert all(len(line) <= width for line in lines)
+    if width >= 80:
+        assert lines[1].startswith("lora (rank 8) · seed 0") and "600/1200" in lines[1] and "loss 0.123" in lines[1]
