@@ -67,8 +67,13 @@ def register(method: type[MethodT]) -> type[MethodT]:
     """Register a method under its name.
 
     Raises:
-        LoraBenchError: If another method has this name; the message says where that one is.
+        LoraBenchError: If the class lacks what `Method` asks, or another method has this name; the message says where.
     """
+    lacks = _lacks(method)
+    if lacks:
+        raise LoraBenchError(
+            f"{getattr(method, '__qualname__', method)!r} is no method: it lacks {' and '.join(lacks)}"
+        )
     first = _METHODS.get(method.name)
     if first is not None and (first.__module__, first.__qualname__) != (method.__module__, method.__qualname__):
         raise LoraBenchError(
@@ -77,6 +82,24 @@ def register(method: type[MethodT]) -> type[MethodT]:
         )
     _METHODS[method.name] = method
     return method
+
+
+def _lacks(method: Any) -> list[str]:
+    """Return what a class lacks of the contract; a plan or a list of methods would fail on it later."""
+    if not hasattr(method, "model_fields"):
+        return ["options: make it a subclass of lora_bench.documents.Strict"]
+    lacks = []
+    name, rate = getattr(method, "name", None), getattr(method, "learning_rate", None)
+    if not isinstance(name, str) or not name:
+        lacks.append("a name (a text)")
+    size = getattr(method, "size", False)
+    if size is not None and size not in method.model_fields:
+        lacks.append(f"a size that is None or one of its options ({', '.join(method.model_fields) or 'it has none'})")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf"):
+        lacks.append("a learning_rate (a number above 0)")
+    if not callable(getattr(method, "apply", None)):
+        lacks.append("apply(model, *, head)")
+    return lacks
 
 
 @functools.cache

@@ -162,6 +162,39 @@ def test_lists_name_what_can_be_named(what, capsys):
         assert name in shown
 
 
+INCOMPLETE = """
+from typing import ClassVar
+
+from lora_bench.documents import Strict
+from lora_bench.methods import register
+
+
+@register
+class Incomplete(Strict):
+    name: ClassVar[str] = "incomplete"
+"""
+
+
+def test_a_plug_in_that_lacks_what_a_method_needs_is_named_and_breaks_no_list_and_no_plan(tmp_path):
+    """It once broke `list methods` and every plan with a traceback."""
+    write_project(tmp_path)
+    (tmp_path / "incomplete.py").write_text(INCOMPLETE)
+    (tmp_path / "incomplete-1.dist-info").mkdir()
+    (tmp_path / "incomplete-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: incomplete\nVersion: 1\n"
+    )
+    (tmp_path / "incomplete-1.dist-info" / "entry_points.txt").write_text("[lora_bench.methods]\nmine = incomplete\n")
+    here = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+    for arguments in (["list", "methods"], ["plan", "tickets.yaml"]):
+        command = [sys.executable, "-m", "lora_bench.cli", *arguments]
+        done = subprocess.run(command, env=here, capture_output=True, text=True)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+        said = " ".join(done.stdout.split())
+        assert "lora" in said and "incomplete │" not in said
+        if arguments[0] == "list":
+            assert "'Incomplete' is no method: it lacks a size that is None or one of its options (it has none)" in said
+
+
 @pytest.mark.parametrize("what", ["suite", "probe-suite", "record", "probe", "task", "night", "answer"])
 def test_the_schemas_that_ship_are_those_of_the_code(what, capsys):
     assert main(["schema", what]) == 0

@@ -1,7 +1,10 @@
 """Every built-in method keeps the contract, and its counts are what arithmetic says."""
 
+from typing import ClassVar
+
 import pytest
 
+from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import known_methods, register, with_size
 from lora_bench.testing import check_method, tiny_models
@@ -53,3 +56,36 @@ def test_a_second_method_of_the_same_name_is_refused_with_the_place_of_the_first
 
     with pytest.raises(LoraBenchError, match=r"already registered by lora_bench\.methods\.lora\.Lora"):
         register(Lora)
+
+
+def test_a_class_that_lacks_what_a_method_needs_is_refused_with_all_that_it_lacks():
+    class Empty(Strict):
+        pass
+
+    class Sized(Strict):
+        name: ClassVar[str] = "sized"
+        size: ClassVar[str | None] = "rnak"
+        learning_rate: ClassVar[float] = 1e-3
+        rank: int = 8
+
+        def apply(self, model, *, head):
+            return model
+
+    class Plain:
+        name = "plain"
+
+    class Slow(Sized):
+        name: ClassVar[str] = "slow"
+        size: ClassVar[str | None] = None
+        learning_rate: ClassVar[float] = 0.0
+
+    lacks = {
+        Empty: r"'.*Empty' is no method: it lacks a name .* and a size .* and a learning_rate .* and apply\(model",
+        Sized: r"a size that is None or one of its options \(rank\)$",
+        Plain: "make it a subclass of lora_bench.documents.Strict",
+        Slow: r"it lacks a learning_rate \(a number above 0\)$",
+    }
+    for method, said in lacks.items():
+        with pytest.raises(LoraBenchError, match=said):
+            register(method)
+    assert not {"sized", "plain", "slow"} & known_methods().keys()
