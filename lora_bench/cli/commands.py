@@ -65,10 +65,12 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
 
 
 def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
-    """Return a suite with the base models whose pickled weights the command line names."""
+    """Return a suite with what the command line allows: base models with pickled weights, and code."""
+    from lora_bench.suite.consent import check_permissions
     from lora_bench.suite.load import check_pickles
 
-    return replace(suite, pickles=check_pickles(arguments.allow_pickle, suite.models))
+    pickles, code = check_pickles(arguments.allow_pickle, suite.models), check_permissions(arguments.allow_code, suite)
+    return replace(suite, pickles=pickles, code=code)
 
 
 def _report(
@@ -185,7 +187,7 @@ def work(arguments: argparse.Namespace) -> int:
     from lora_bench.execute.run_suite import run_suite
 
     folder: Path = arguments.runs
-    prepared = read_prepared(folder, arguments.allow_pickle)
+    prepared = read_prepared(folder, arguments.allow_pickle, arguments.allow_code)
     console = _console()
     shown = OwnLines(console, quiet=arguments.quiet)
     options = replace(_options(arguments), folder=folder, series=prepared.series, data_dir=prepared.data_dir)

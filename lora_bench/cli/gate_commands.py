@@ -52,6 +52,13 @@ def add_check(commands: Commands) -> None:
         metavar="MODEL",
         help="read this base model's pickled weights in those runs, as `run` does; may be repeated",
     )
+    what.add_argument(
+        "--allow-code",
+        action="append",
+        default=[],
+        metavar="NAME@HASH",
+        help="run this code of the suite in those runs, as `run` does; may be repeated",
+    )
     where.add_argument(
         "--data-dir", type=Path, metavar="FOLDER", help="folder of data sets for those runs, as in `run`"
     )
@@ -277,6 +284,7 @@ def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
     if suite is None:
         return None
     options = [option for model in arguments.allow_pickle for option in ("--allow-pickle", model)]
+    options += [option for permission in arguments.allow_code for option in ("--allow-code", permission)]
     if arguments.data_dir is not None:
         options += ["--data-dir", str(arguments.data_dir)]
     return Way(suite, tuple(options), workers=arguments.workers)

@@ -109,7 +109,7 @@ def _add_plan(subcommands: Commands) -> None:
     plan = add_command(
         subcommands,
         "plan",
-        "show every run of a suite with its size and cost; train nothing",
+        "show every run of a suite with its size and cost, and the code it would run; train nothing",
         'lora-bench plan quickstart --device "H100 80GB"',
         takes="SUITE",
     )
@@ -358,6 +358,13 @@ def _permission_options(groups: Groups) -> None:
         default=[],
         metavar="MODEL",
         help="read this base model's pickled weights; a pickle can run code, so know who made it; may be repeated",
+    )
+    groups.what.add_argument(
+        "--allow-code",
+        action="append",
+        default=[],
+        metavar="NAME@HASH",
+        help="run this code of the suite, which `plan` lists; it has your rights, so read it first; may be repeated",
     )
 
 

@@ -16,6 +16,7 @@ from lora_bench.plan.cost_estimate import default_workers
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
+from lora_bench.suite.consent import suite_code
 from lora_bench.training.measure.memory_model import card_bytes, needed_bytes, predicted_step
 
 
@@ -40,6 +41,7 @@ def plan_tables(plan: Plan, card: str | None = None) -> list[Table | Text]:
     for reason in dict.fromkeys(waiting.reason for waiting in plan.waiting):
         runs = sum(waiting.runs for waiting in plan.waiting if waiting.reason == reason)
         parts.append(Text(f"{runs} runs wait for {reason}"))
+    parts += _code(plan)
     parts += [Text(f"warning: {warning}") for warning in plan.warnings]
     parts.append(Text(_totals(plan)))
     return parts
@@ -165,6 +167,16 @@ def _reasons(plan: Plan) -> list[Text]:
         if cell.reason is not None
     }
     return [Text(reason, style="yellow") for reason in reasons]
+
+
+def _code(plan: Plan) -> list[Text]:
+    """The code that the suite would run, and the option that allows it."""
+    said = {True: "allowed, as you gave", False: "refused until you have read it and give"}
+    return [
+        Text(f"runs code on this machine: {code.kind} {code.name}; {said[allowed]} {code.option}")
+        for code in suite_code(plan.suite)
+        for allowed in [code.permission in plan.suite.code]
+    ]
 
 
 def _groups(plan: Plan, task: str) -> list[list[Cell]]:

@@ -30,6 +30,7 @@ class RunOptions:
         wait: Whether to wait for runs that others are at, and to do what is known then.
         ray: Address of a Ray cluster that does the runs: HOST:PORT, "auto", or "local" for one of this machine that ends
             with the work. Its nodes see *runs*, the data and the base models under the same paths.
+        allow_code: Code of the suite that may run, as `NAME@HASH`; see `lora_bench.suite.consent`.
 
     Raises:
         LoraBenchError: If two of them contradict each other, or the series is no file name.
@@ -48,6 +49,7 @@ class RunOptions:
     among: int = 1
     wait: bool = True
     ray: str | None = None
+    allow_code: Collection[str] = ()
 
     def __post_init__(self) -> None:
         if self.ray is not None and self.workers == 0:

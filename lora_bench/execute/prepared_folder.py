@@ -3,7 +3,7 @@
     runs/<suite>/work.json    a suite by name, a suite's file as seen from this folder, or what is asked of a published table
 
 Whoever can write to the folder can write anything there, so it is read as strictly as a suite, and says nothing that a suite
-could not: pickled weights are for the command line of whoever starts a worker. A suite that changed since is refused, lest
+could not: the command line that starts a worker allows pickled weights and code. A suite that changed since is refused, lest
 workers that were started before and after the change, or on machines with different copies of it, do different runs.
 """
 
@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from lora_bench.documents import Strict, read_yaml, validate
 from lora_bench.errors import LoraBenchError
 from lora_bench.published.reproduce import reproduction
+from lora_bench.suite.consent import check_permissions
 from lora_bench.suite.load import Suite, check_pickles, load_suite
 from lora_bench.tasks.declaration import definition
 from lora_bench.util.atomic_files import check_writable, write_atomic
@@ -127,12 +128,13 @@ def prepare(
     return folder / FILE
 
 
-def read_prepared(folder: Path, allow_pickle: Collection[str] = ()) -> Work:
+def read_prepared(folder: Path, allow_pickle: Collection[str] = (), allow_code: Collection[str] = ()) -> Work:
     """What a prepared folder asks a worker to do.
 
     Args:
         folder: Of a suite's runs.
         allow_pickle: Base models whose pickled weights may be read.
+        allow_code: Code of the suite that may run, as `NAME@HASH`.
 
     Raises:
         LoraBenchError: If it is not prepared, or its suite is not there or has changed.
@@ -149,7 +151,7 @@ def read_prepared(folder: Path, allow_pickle: Collection[str] = ()) -> Work:
     suite = _suite_of(said, folder)
     if _hash_of(suite) != said.sha256:
         raise LoraBenchError(f"the suite {suite.file} has changed since {folder} was prepared; {_how_to(folder)}")
-    suite = replace(suite, pickles=check_pickles(allow_pickle, suite.models))
+    suite = replace(suite, pickles=check_pickles(allow_pickle, suite.models), code=check_permissions(allow_code, suite))
     return Work(suite, said.series, None if said.data_dir is None else _place(folder, said.data_dir))
 
 

@@ -30,6 +30,7 @@ from lora_bench.records.record import Record, Status
 from lora_bench.records.run_lock import Watch, others_at_work
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import free_bytes
+from lora_bench.suite.consent import check_permissions, require_permission
 from lora_bench.suite.load import Suite, load_suite
 from lora_bench.training.job import Job
 from lora_bench.util.atomic_files import check_writable, remove_orphans
@@ -116,7 +117,8 @@ def run_suite(
         named: Options by name, such as `workers=2`; see `RunOptions`.
 
     Raises:
-        BadInput: With every fault of the suite, its data and its models, before anything is written.
+        BadInput: With every fault of the suite, its data and its models, and with all code that is not allowed, before
+            anything is written.
         LoraBenchError: If a clock ends runs, and they are to be done at once, or another process is at runs of the suite on
             this machine; or if the options contradict each other.
         WorkBroken: If a file or the system fails in the middle of the work.
@@ -124,6 +126,8 @@ def run_suite(
     options = replace(options or RunOptions(), **named)
     shown = display or Silent()
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
+    suite = replace(suite, code=suite.code | check_permissions(options.allow_code, suite))
+    require_permission(suite)
     folder = options.folder or runs_folder(suite, Path(options.runs), options.series)
     for name, fault in broken_plug_ins().items():
         shown.say(f"warning: methods of the plug-in {name} are missing, since it cannot be imported: {fault}")

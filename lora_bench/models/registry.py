@@ -213,7 +213,7 @@ def _base_model(
     check_weights(name, folder, config)
     warnings: tuple[str, ...] = ()
     if trusted:
-        warnings += (f"{name} ran code of its repository at commit {revision}, as its suite says",)
+        warnings += (f"{name} ran code of its repository at commit {revision}, which --allow-code named",)
     if not any(folder.glob("*.safetensors")):
         found = pickles(folder)
         if not allow_pickle:

@@ -1,8 +1,8 @@
-"""What in a base model's folder can run code on this machine, and what is done about it.
+"""Prevent code in a base model's folder from running.
 
 A pickle runs code when it is read, so weights come from safetensors. A pickle that the user names on the command line is read
 once, by torch's restricted reader, which makes tensors and nothing else of it, and kept as safetensors. Code that comes with a
-model is run for a suite that names the model and its commit, and only code of that commit.
+model runs if a suite names its commit and the user allows it; see `lora_bench.suite.consent`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def check_code(name: str, folder: Path, config: dict[str, Any], *, trusted: bool
             raise LoraBenchError(
                 f"model {name!r} comes with code of its own ({', '.join(dict.fromkeys(named))}), which is not run; if you "
                 "have read and trust it, name it in the suite as {model: …, revision: COMMIT, trust_remote_code: true}, "
-                "with all 40 digits of the commit"
+                "with all 40 digits of the commit, and give --allow-code NAME@COMMIT"
             )
         return
     tokenizer = folder / "tokenizer_config.json"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.models.registry import BaseModel, find_model
+from lora_bench.suite.consent import allowing, require_permission
 from lora_bench.suite.load import Suite
 from lora_bench.tasks import Task, TaskData, find_folder, in_folder, load_data, pinned
 
@@ -38,15 +39,16 @@ def obtain(suite: Suite, data_dir: Path | None, progress: Progress | None) -> tu
         progress: Told what takes a while.
 
     Raises:
-        BadInput: With every fault in them at once.
+        BadInput: With every fault in them at once; or first, if a model would run code that the user has not allowed.
     """
+    require_permission(suite, kind="model")
     faults: list[Fault] = []
     tasks: list[LoadedTask] = []
     models: list[BaseModel] = []
     for index, (task, base) in enumerate(suite.tasks):
         try:
             task, base = _with_local_data(suite, task, base, data_dir)
-            task = pinned(task)
+            task = allowing(pinned(task), suite.code)
             data = load_data(task, base, progress, whole_train=not suite.rules.selection_from_train)
             tasks.append(LoadedTask(task, base, data))
         except BadInput as error:

@@ -384,6 +384,7 @@ def _command(suite: Suite, model: str, run_id: str, series: str | None, data_dir
     if data_dir is not None:
         options += ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
     options += ["--allow-pickle", model] if model in suite.pickles else []
+    options += [part for permission in sorted(suite.code) for part in ("--allow-code", permission)]
     return shlex.join(["lora-bench", *suite.command, "--only", run_id, *options])
 
 

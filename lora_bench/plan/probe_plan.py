@@ -23,6 +23,7 @@ from lora_bench.records.environment import cuda_devices, usable_cores
 from lora_bench.records.probe_record import DeviceType, ProbeRecord, ProbeSpec
 from lora_bench.records.probe_store import PROBES
 from lora_bench.records.spec import MethodSpec
+from lora_bench.suite.consent import require_permission
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.load import Suite
 from lora_bench.suite.probe_suite import Cell, ProbeSuite
@@ -130,6 +131,7 @@ def plan_probes(
         count = processes or probe.processes or PROCESSES[device]
         cells[spec.probe_id] = ProbeCell(spec, base_model, fit, twin, count)
     options = [] if data_dir is None else ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
+    options += [part for permission in sorted(suite.code) for part in ("--allow-code", permission)]
     command = shlex.join(["lora-bench", "probe", suite.command[1], *options])
     folder = runs / PROBES
     planned = tuple(cells.values())
@@ -162,6 +164,7 @@ Found = tuple[BaseModel, MethodEntry, MethodFit, Cell, Probe]
 
 def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
     """The cells of a suite of probes."""
+    require_permission(suite)
     models: list[BaseModel] = []
     faults: list[Fault] = []
     for index, one in enumerate(suite.models):

@@ -61,6 +61,7 @@ class Suite:
         rules: The protocol in full.
         content: The rest, as written.
         pickles: The base models whose pickled weights may be read: a user names them for a command, and no suite does.
+        code: The code that may run, as `NAME@HASH`: a user's permission; see `lora_bench.suite.consent`.
     """
 
     file: Path
@@ -73,6 +74,7 @@ class Suite:
     rules: Protocol
     content: SuiteFile
     pickles: frozenset[str] = frozenset()
+    code: frozenset[str] = frozenset()
 
     @property
     def analysis(self) -> Analysis | None:

@@ -105,6 +105,7 @@ class ProbeSuite:
         document: The file as read.
         command: Arguments of `lora-bench` that run it.
         pickles: Base models whose pickled weights may be read.
+        code: Code that may run, as `NAME@HASH`.
     """
 
     file: Path
@@ -114,6 +115,7 @@ class ProbeSuite:
     methods: tuple[MethodEntry, ...]
     content: ProbeFile
     pickles: frozenset[str] = frozenset()
+    code: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, PrivateAttr, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError
@@ -137,6 +137,9 @@ class Task(Strict):
     licence: str = ""
     citation: str = ""
 
+    # No key of a file: a user's consent comes from the command line. By `script_name`, the hash of the code that may run.
+    _allowed_code: dict[str, str] = PrivateAttr(default_factory=dict)
+
     @model_validator(mode="before")
     @classmethod
     def _usual_metric(cls, given: Any) -> Any:
@@ -154,6 +157,17 @@ class Task(Strict):
     def all_metrics(self) -> tuple[str, ...]:
         """The metric and the further metrics."""
         return (self.metric, *self.metrics)
+
+    @property
+    def allowed_code(self) -> dict[str, str]:
+        """The hash of each script among its metrics that may run, by the script's name."""
+        return dict(self._allowed_code)
+
+    def allowing(self, code: Mapping[str, str]) -> Task:
+        """The task with scripts that may run to score it; see `lora_bench.suite.consent`."""
+        allowed = self.model_copy()
+        allowed._allowed_code = dict(code)
+        return allowed
 
     @property
     def shares(self) -> Shares | None:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.metrics import find, metric, unavailable
+from lora_bench.errors import LoraBenchError
+from lora_bench.metrics import HUB, find, metric, unavailable
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.examples import Split, TaskData
 
@@ -49,6 +50,9 @@ def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> 
     Returns:
         The values by the metrics' names; without those that are undefined, as a correlation with a constant is, and
         those that this machine cannot compute (`unavailable_metrics`).
+
+    Raises:
+        LoraBenchError: If a metric is a script that the task does not allow (`Task.allowing`), or has changed since.
     """
     if task.kind == "generation":
         references = [list(texts) for texts in references]
@@ -58,9 +62,20 @@ def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> 
             continue
         declared = find(name)
         options = {} if declared is None else declared.options(len(task.labels or ()))
-        values = metric(name).compute(references=list(references), predictions=list(predictions), **options) or {}
+        scorer = metric(name, _allowed(task, name)) if name.startswith(HUB) else metric(name)
+        values = scorer.compute(references=list(references), predictions=list(predictions), **options) or {}
         found |= {name: float(value) for name, value in values.items() if value is not None}
     return found
+
+
+def _allowed(task: Task, name: str) -> str:
+    """The hash of the code that may run for a metric that is a script."""
+    from lora_bench.metrics.support.hub import script_name
+
+    script = script_name(name)
+    if script not in task.allowed_code:
+        raise LoraBenchError(f"metric {name!r} of task {task.task} is code that was not allowed to run")
+    return task.allowed_code[script]
 
 
 def split_scores(task: Task, split: Split, predictions: Sequence[Any], prefix: str = "") -> dict[str, float]:

@@ -230,11 +230,23 @@ def test_a_confirmation_that_cannot_be_done_leaves_the_night_undecided_with_its_
 
 
 def test_what_is_run_again_gets_the_options_that_its_verb_takes(place):
-    options = ["--suite", "s.yaml", "--workers", "2", "--allow-pickle", "old", "--data-dir", "d"]
+    options = [
+        "--suite",
+        "s.yaml",
+        "--workers",
+        "2",
+        "--allow-pickle",
+        "old",
+        "--allow-code",
+        "hub:./m@1",
+        "--data-dir",
+        "d",
+    ]
     way = _way(_parser().parse_args(["check", "runs", "--baseline", "gate", *options]), place)
     for verb in ("run", "probe"):
         again = _parser().parse_args(way.command(verb, place)[3:])
         assert (again.suite, again.allow_pickle, again.data_dir, again.quiet) == ("s.yaml", ["old"], Path("d"), True)
+        assert again.allow_code == ["hub:./m@1"]
         assert getattr(again, "workers", None) == (2 if verb == "run" else None)
 
 

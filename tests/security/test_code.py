@@ -1,4 +1,4 @@
-"""Code that comes with a model or a metric runs for a suite that names the repository and its commit, and for no other."""
+"""Code that comes with a model or a metric runs where a suite names it and the user's command allows it at its hash."""
 
 import json
 import os
@@ -153,7 +153,7 @@ for kind, given in steps:
     if sign.exists():
         sign.rmdir()
     if kind == "plan":
-        code = main(["plan", given])
+        code = main(["plan", *given])
     else:
         try:
             code = metric(given).compute(predictions=[1], references=[1])
@@ -175,15 +175,24 @@ def from_the_hub(tmp_path_factory):
     lured = add_model(hub, "owner/lured", with_code(here / "lured", sign, model_type="mine", auto_map=elsewhere))
     script = add_space(hub, "evaluate-metric/mine", {"mine.py": code_bomb(sign) + METRIC})
     steps = {}
-    for name, entry in {
-        "not trusted": f"{{model: owner/mine, revision: {model}}}",
-        "trusted": f"{{model: owner/mine, revision: {model}, trust_remote_code: true}}",
-        "of another repository": f"{{model: owner/lured, revision: {lured}, trust_remote_code: true}}",
-    }.items():
+    trusting = f"{{model: owner/mine, revision: {model}, trust_remote_code: true}}"
+    allow = ["--allow-code", f"owner/mine@{model}"]
+    for name, entry, allowed in (
+        ("not trusted", f"{{model: owner/mine, revision: {model}}}", []),
+        ("trusted by the suite alone", trusting, []),
+        ("allowed at another commit", trusting, ["--allow-code", f"owner/mine@{COMMIT}"]),
+        ("allowed without a commit", trusting, ["--allow-code", "owner/mine"]),
+        ("allowed", trusting, allow),
+        (
+            "of another repository",
+            f"{{model: owner/lured, revision: {lured}, trust_remote_code: true}}",
+            ["--allow-code", f"owner/lured@{lured}"],
+        ),
+    ):
         suite = SUITE.replace("[base]", f"[{entry}]").replace(
             "[full, lora, bottleneck_adapter, prefix_tuning]", "[full]"
         )
-        steps[name] = ("plan", str(write_project(here / name.replace(" ", "-"), suite)))
+        steps[name] = ("plan", [str(write_project(here / name.replace(" ", "-"), suite)), *allowed])
     steps["metric"] = ("metric", f"hub:mine@{script}")
     steps["metric of another commit"] = ("metric", f"hub:mine@{COMMIT}")
     with serve(hub) as server:
@@ -201,10 +210,14 @@ def from_the_hub(tmp_path_factory):
     return dict(zip(steps, answers, strict=True)), done.stderr
 
 
-def test_the_code_of_a_model_on_the_hub_runs_when_a_suite_trusts_its_commit_and_only_then(from_the_hub):
+def test_the_code_of_a_model_on_the_hub_runs_when_the_command_allows_its_commit_and_only_then(from_the_hub):
     answers, said = from_the_hub
-    assert answers["not trusted"] == [2, False], said
-    assert answers["trusted"] == [0, True], said
+    for name in ("not trusted", "trusted by the suite alone", "allowed at another commit", "allowed without a commit"):
+        assert answers[name] == [2, False], said
+    assert "the suite would run code of owner/mine on this machine" in said
+    assert "the code of owner/mine has changed since you allowed it" in said
+    assert "the code of owner/mine is given without a hash" in said
+    assert answers["allowed"] == [0, True], said
     assert answers["of another repository"] == [2, False], said
     assert "code of another repository (owner/other--mine.MineConfig), which the suite's revision does not pin" in said
 
