@@ -85,6 +85,8 @@ def read_yaml(path: Path, *, shown: str | None = None) -> Document:
             large or too deep.
     """
     name = shown or str(path)
+    if path.exists() and not path.is_file():  # a pipe or a device would be read without end
+        raise BadInput([Fault("cannot be read: not a regular file", file=name)])
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)

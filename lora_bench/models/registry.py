@@ -20,6 +20,7 @@ from lora_bench.models.safety import (
     PICKLED_WEIGHTS,
     as_safetensors,
     check_code,
+    check_files,
     check_weights,
     pickles,
     read_config,
@@ -206,6 +207,7 @@ def _base_model(
     allow_pickle: bool = False,
 ) -> BaseModel:
     """Check a model's folder; its files are hashed where no hash is given."""
+    check_files(name, folder)
     if not (folder / "config.json").is_file():
         raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is no Hugging Face model")
     config = read_config(name, folder)

@@ -18,7 +18,9 @@ from typing import Any
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.util.paths import cache_folder
+from lora_bench.util.regular_files import MIB, read_regular
 
+MAX_CONFIG_BYTES = 16 * MIB
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # What a user may name: the form in which transformers wrote weights before safetensors, and its parts.
 PICKLED_WEIGHTS, PICKLED_INDEX = "pytorch_model*.bin", "pytorch_model.bin.index.json"
@@ -38,7 +40,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
         LoraBenchError: If it cannot be read, or would bring an adapter or code from elsewhere with it.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_regular(folder / "config.json", MAX_CONFIG_BYTES).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise LoraBenchError(f"model {name!r}: its config.json cannot be read: {error}") from None
     if not isinstance(config, dict):
@@ -55,6 +57,17 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
             f"model {name!r}: its config.json asks for code from {kernel!r} on the hub, which is not run"
         )
     return config
+
+
+def check_files(name: str, folder: Path) -> None:
+    """Refuse a model's folder that holds a pipe or a device, which a library would wait for or read without end.
+
+    Raises:
+        LoraBenchError: With the name of such a file.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise LoraBenchError(f"model {name!r}: {path.name} is not a regular file")
 
 
 def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ is the only one there is taken away.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from lora_bench.util.atomic_files import QUARANTINE, make_folder, quarantine, remove_tree, sync_folder, write_atomic
 from lora_bench.util.failpoints import reach
+from lora_bench.util.regular_files import MIB, read_regular
 
 MANIFEST = "manifest.json"
 KEPT = 2
@@ -114,9 +116,13 @@ def _newest_first(folder: Path) -> list[Path]:
 def _read(path: Path, needed: Collection[str]) -> tuple[dict[str, bytes], str | None]:
     """The files of a checkpoint, and what is wrong with it or None."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = json.loads(read_regular(path / MANIFEST, 16 * MIB))
         hashes = {str(name): str(sha256) for name, sha256 in manifest.items()}
     except (ValueError, AttributeError):
+        hashes = {}
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EFBIG):  # no file that a run wrote
+            raise
         hashes = {}
     if not hashes:
         return {}, f"{MANIFEST} cannot be read"

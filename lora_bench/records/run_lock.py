@@ -32,6 +32,7 @@ from typing import IO, Any, Literal
 from lora_bench.records.layout import RECORD
 from lora_bench.util.atomic_files import TEMPORARY, is_local, let_others_read, link_once, make_folder
 from lora_bench.util.process_identity import Process, is_alive, is_before_this_start, this_process
+from lora_bench.util.regular_files import MIB, read_regular
 
 HEARTBEAT_SECONDS = 10.0
 # A process that reads gigabytes, or whose file server is away, may miss some.
@@ -198,7 +199,7 @@ def _look(folder: Path) -> tuple[int, bytes | None]:
     """The number and content of the claim that counts; 0 and None where there is none."""
     while number := _highest(folder):
         try:
-            return number, _path(folder, number).read_bytes()
+            return number, read_regular(_path(folder, number), MIB)
         except FileNotFoundError:
             continue  # a higher one has come, and this one went
     return 0, None
@@ -292,7 +293,7 @@ def _others_in(folder: Path) -> set[int]:
 def _owner(path: Path) -> Process | None:
     """Whose a claim is; None for one that was given back, or is gone or half written."""
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_regular(path, MIB))
         return Process(**{field.name: data[field.name] for field in dataclasses.fields(Process)})
     except (OSError, ValueError, LookupError, TypeError):
         return None

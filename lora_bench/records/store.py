@@ -42,7 +42,11 @@ from lora_bench.util.atomic_files import free_bytes as free_bytes
 from lora_bench.util.atomic_files import write_atomic as write_atomic
 from lora_bench.util.atomic_files import write_once as write_once
 from lora_bench.util.failpoints import reach
+from lora_bench.util.regular_files import MIB, read_regular
 from lora_bench.util.sealed_json import DamagedContent, as_json, is_seal, seal, unseal
+
+# Our largest record has some 100 kB, and its predictions some MB.
+MAX_RECORD_BYTES, MAX_BESIDE_BYTES = 64 * MIB, 1024 * MIB
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,13 @@ class RunFolder:
 
         Raises:
             BadInput: If a newer lora_bench wrote it, or it may not be read.
+            LoraBenchError: If a link stands in its place, by which files elsewhere would be written or removed.
         """
         path = self.path / RECORD
+        if self.path.is_symlink():
+            raise LoraBenchError(f"{self.path} is a link; remove it, since the folder of a run may not lie elsewhere")
+        if path.is_symlink() and not path.exists():
+            raise LoraBenchError(f"{path} is a link to nothing; remove it, and the same command trains the run")
         try:
             return read_record(path) if path.is_file() else None
         except (DamagedRecord, MissingRecord):
@@ -161,6 +170,8 @@ class RunFolder:
             except DamagedRecord as error:
                 quarantine(path, str(error), self.path / QUARANTINE)
             except MissingRecord:
+                if path.is_symlink():
+                    quarantine(path, f"{path} is a link to nothing", self.path / QUARANTINE)
                 continue  # another process put it aside
         reach("publish.clean")
         if not goes_on(record):
@@ -214,7 +225,7 @@ class MissingRecord(BadInput):
 def _content(path: Path) -> bytes | None:
     """What is in a file, or None where there is none, or none any more."""
     try:
-        return path.read_bytes() if path.is_file() else None
+        return read_regular(path, MAX_BESIDE_BYTES) if path.is_file() else None
     except FileNotFoundError:
         return None
 
@@ -349,7 +360,7 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
         return [Fault(message, file=str(path))]
 
     try:
-        data, has_seal = unseal(path.read_bytes())
+        data, has_seal = unseal(read_regular(path, MAX_RECORD_BYTES))
     except OSError as error:
         kind_of_fault = MissingRecord if isinstance(error, FileNotFoundError) else BadInput
         raise kind_of_fault(fault(f"is no {kind}: {error.strerror}")) from None

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.records.store import write_atomic
@@ -82,6 +83,14 @@ def write_report(
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
+    if (folder / name).is_symlink():
+        raise LoraBenchError(
+            f"{folder / name} is a link; remove it, since a report's figures may not be written elsewhere"
+        )
+    if (folder / name).is_symlink():
+        raise LoraBenchError(
+            f"{folder / name} is a link; remove it, since a report's figures may not be written elsewhere"
+        )
     files = render_files(records, name, sections, probes, data, answers)
     before = _figures_of(folder / f"{name}.md", name)
     written = []

@@ -31,6 +31,7 @@ from lora_bench.tasks.tables import (
     from_datasets,
     inside,
 )
+from lora_bench.util.regular_files import read_regular
 
 # Longer than any text a model here could read; a quotation mark that is never closed swallows more.
 MAX_FIELD_CHARACTERS = 10_000_000
@@ -94,7 +95,7 @@ def _content(path: Path) -> bytes:
     if not path.exists() and packed.is_file():
         path = packed
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
     except FileNotFoundError:
         raise BadInput([Fault(f"there is no such file{_siblings(path)}", file=shown)]) from None
     except OSError as error:

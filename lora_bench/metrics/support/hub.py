@@ -28,13 +28,14 @@ from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.metrics import HUB, known_metrics, unpinned
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.paths import cache_folder
+from lora_bench.util.regular_files import MIB, read_regular
 
 NUMBER = re.compile(r"(?P<path>.+):(?P<number>\w[\w.-]*)")
 PINNED = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)@(?P<commit>[0-9a-f]{40})")
 # The owner of the metrics that have none in their name.
 OWNER = "evaluate-metric"
 # A script is written by hand; more is data, or an endless device.
-MAX_SCRIPT_BYTES = 1_000_000
+MAX_SCRIPT_BYTES = MIB
 # `evaluate` downloads what such a line's comment names, in place of the module beside the script.
 FETCHED = re.compile(r"^(?:import|from)\s+\.[^#\n]*#", re.MULTILINE)
 
@@ -184,11 +185,10 @@ def _script(path: str) -> Path:
 
 
 def _read(path: str, file: Path) -> bytes:
-    with file.open("rb") as opened:
-        content = opened.read(MAX_SCRIPT_BYTES + 1)
-    if len(content) > MAX_SCRIPT_BYTES:
-        raise LoraBenchError(f"metric '{HUB}{path}': {file.name} is larger than {MAX_SCRIPT_BYTES:,} bytes")
-    return content
+    try:
+        return read_regular(file, MAX_SCRIPT_BYTES)
+    except OSError as error:
+        raise LoraBenchError(f"metric '{HUB}{path}': {file.name} cannot be read: {error.strerror}") from None
 
 
 @cache
