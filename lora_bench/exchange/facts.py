@@ -11,6 +11,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.record import CurvePoint, Record
 from lora_bench.records.store import to_json
 from lora_bench.report.frames.records import columns_of
+from lora_bench.util.redaction import without_secrets, without_secrets_in
 
 Value = str | int | float | bool
 NUMBERS = ("Int64", "Float64")
@@ -68,12 +69,12 @@ def facts_of(record: Record) -> Facts:
     words = (spec.task.name, spec.model.shown, spec.method.label, f"seed {spec.seed}", record.run_id)
     return Facts(
         run_id=record.run_id,
-        suite=record.suite,
-        name=" · ".join(words),
+        suite=without_secrets(record.suite),
+        name=without_secrets(" · ".join(words)),
         sha256=hashlib.sha256(to_json(record)).hexdigest(),
         ok=record.status == "ok",
-        tags=tags,
-        conditions=conditions,
+        tags=without_secrets_in(tags),
+        conditions=without_secrets_in(conditions),
         results=results,
         curve=curve,
         last_step=spec.training.steps or max((step for step, _ in curve), default=0),

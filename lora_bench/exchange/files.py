@@ -1,8 +1,9 @@
 """Records as CSV, Parquet or JSON: one file with a row a run, and a second one with the points of the learning curves.
 
 A record may come from anybody, and a spreadsheet runs a cell that starts like a formula. So every text of a CSV file that
-could start a cell with one gets an apostrophe before it, which spreadsheets hide or show as text. Numbers stay numbers.
-Parquet and JSON have types, and keep every text as it is.
+could start a cell with one gets an apostrophe before it, which spreadsheets hide or show as text. A CSV file is also printed,
+so control characters, marks that turn text around and commands to a runner of CI are taken out. Numbers stay numbers.
+Parquet and JSON have types, and keep every text as it is but for secrets, which no file repeats.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lora_bench.records.record import Record
 from lora_bench.records.store import write_atomic
 from lora_bench.report.frames.probes import probe_columns
 from lora_bench.report.frames.records import COLUMNS, to_curves, to_frame
+from lora_bench.util.redaction import visible, without_secrets, without_secrets_in
 
 if TYPE_CHECKING:
     import pandas
@@ -45,10 +47,7 @@ def to_csv(frame: pandas.DataFrame) -> bytes:
     """A frame as UTF-8 CSV: texts unable to act, numbers with all their digits, nothing where a value is missing."""
     import pandas
 
-    shown = frame.rename(columns=harmless)
-    for name in shown.columns:
-        if isinstance(shown[name].dtype, pandas.StringDtype):
-            shown[name] = shown[name].map(harmless, na_action="ignore")
+    shown = _changed(_without_secrets(frame), _cell, lambda name: _cell)
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
     writer.writerow(shown.columns)
@@ -58,9 +57,9 @@ def to_csv(frame: pandas.DataFrame) -> bytes:
 
 
 def to_parquet(frame: pandas.DataFrame) -> bytes:
-    """A frame as Parquet, with its types and every text as the records have it."""
+    """A frame as Parquet, with its types and every text as the records have it, secrets apart."""
     content = io.BytesIO()
-    frame.to_parquet(content, index=False)
+    _without_secrets(frame).to_parquet(content, index=False)
     return content.getvalue()
 
 
@@ -71,11 +70,54 @@ def to_json(frame: pandas.DataFrame) -> bytes:
     def value(name: str, cell: Any) -> Any:
         return None if cell is pandas.NA else json.loads(cell) if name in nested else cell
 
-    nested = {name for name, column in {**COLUMNS, **probe_columns()}.items() if column.dtype == "json"}
+    frame = _without_secrets(frame)
+    nested = _nested()
     rows = frame.astype(object).itertuples(index=False)
     objects = ({name: value(name, cell) for name, cell in zip(frame.columns, row, strict=True)} for row in rows)
     lines = (json.dumps(one, ensure_ascii=False, allow_nan=False) for one in objects)
     return ("[" + ",".join(f"\n{line}" for line in lines) + "\n]\n").encode("utf-8")
+
+
+def _nested() -> set[str]:
+    """Return the names of the columns that hold JSON."""
+    return {name for name, column in {**COLUMNS, **probe_columns()}.items() if column.dtype == "json"}
+
+
+def _without_secrets(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a frame without secrets: a record from elsewhere may hold some, though ours do not."""
+
+    def in_json(cell: str) -> str:
+        # In the text of JSON a secret may end at a mark of JSON's own.
+        data = json.loads(cell)
+        redacted = without_secrets_in(data)
+        return cell if redacted == data else json.dumps(redacted, sort_keys=True, ensure_ascii=False)
+
+    nested = _nested()
+    return _changed(frame, without_secrets, lambda name: in_json if name in nested else without_secrets)
+
+
+def _changed(
+    frame: pandas.DataFrame, rename: Callable[[str], str], change: Callable[[str], Callable[[str], str]]
+) -> pandas.DataFrame:
+    """Return a frame with its names changed, and the texts of each column by what *change* gives for its name."""
+    import pandas
+
+    columns: dict[str, pandas.Series] = {}
+    for name in frame.columns:
+        column = frame[name]
+        if isinstance(column.dtype, pandas.StringDtype):
+            column = column.map(change(name), na_action="ignore").astype(column.dtype)
+        new = rename(name)
+        # Two hostile names may become the same one.
+        while new in columns:
+            new += "_"
+        columns[new] = column
+    return pandas.DataFrame(columns)
+
+
+def _cell(text: str) -> str:
+    """Return a text as a cell of a CSV file that controls neither a spreadsheet nor a terminal."""
+    return harmless(visible(text, lines=True))
 
 
 def harmless(text: str) -> str:

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 
 from lora_bench.gate.answer import SAID, Answer, SeriesAnswer, Status, Verdict
 from lora_bench.gate.summary import headline, named
-from lora_bench.records.store import to_json
 from lora_bench.report.text import plain
+from lora_bench.util.redaction import without_secrets_in
+from lora_bench.util.sealed_json import as_json
 
 # GitHub shows ten annotations of a kind and step, and drops the others without a word.
 MOST_ANNOTATIONS = 10
@@ -26,7 +27,7 @@ _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def to_answer_json(answer: Answer) -> bytes:
     """The answer as JSON; `lora-bench schema answer` prints its schema."""
-    return to_json(answer)
+    return as_json(without_secrets_in(answer.model_dump(mode="json", by_alias=True)))
 
 
 def to_junit(answer: Answer) -> bytes:

@@ -11,6 +11,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping
+from typing import Any
 
 HIDDEN = "***"
 
@@ -48,6 +49,15 @@ def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> 
     text = _TOKEN.sub(HIDDEN, text)
     text = _HEADER.sub(rf"\g<name>{HIDDEN}", text)
     return _IN_QUERY.sub(rf"\g<name>{HIDDEN}", text)
+
+
+def without_secrets_in(value: Any) -> Any:
+    """Return plain data, such as JSON, with `without_secrets` applied to every text and key in it."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Mapping):
+        return {without_secrets_in(key): without_secrets_in(inner) for key, inner in value.items()}
+    return [without_secrets_in(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _secret_values(environment: Mapping[str, str]) -> list[str]:
