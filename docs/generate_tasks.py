@@ -110,7 +110,8 @@ metric: accuracy
 ```
 
 `metric: hub:./FOLDER` is your own `evaluate` script, and `hub:NAME@COMMIT` one on the hub at a commit of 40 digits; both run on
-your machine. `hub:NAME@COMMIT:NUMBER` picks one of several numbers; `higher_is_better: false` says that less is better.
+your machine, if you allow it with `--allow-code NAME@HASH` (see `lora-bench plan`). `hub:NAME@COMMIT:NUMBER` picks one of
+several numbers; `higher_is_better: false` says that less is better.
 
 """
 
