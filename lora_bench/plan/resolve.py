@@ -19,6 +19,7 @@ from lora_bench.records.spec import (
     PlannedSpec,
     PlannedTask,
     PlannedTraining,
+    Settings,
     Start,
 )
 from lora_bench.suite.entries import MethodEntry
@@ -127,27 +128,16 @@ def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int
     elif warmup_steps is not None:
         warmup_steps = round(warmup_steps / part)
     return PlannedTraining(
+        **{name: getattr(given, name) for name in Settings.model_fields},
         train_examples=examples,
         **amounts,
         caps=_amounts(work.caps, in_split, part),
-        batch_size=given.batch_size,
         steps=steps,
-        max_length=given.max_length,
         learning_rate=learning_rate,
-        schedule=given.schedule,
         warmup_steps=warmup_steps,
         warmup=given.warmup if steps is None else None,
-        weight_decay=given.weight_decay,
-        max_grad_norm=given.max_grad_norm,
-        precision=given.precision,
         threads=given.threads,
         arguments=recipe.arguments,
-        label_smoothing=given.label_smoothing,
-        base_dropout=given.base_dropout,
-        head_dropout=given.head_dropout,
-        masks=given.masks,
-        processes=given.processes,
-        parallelism=given.parallelism,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import ConfigDict, Field, JsonValue
+from pydantic.fields import FieldInfo
 
 from lora_bench.documents import Strict
 from lora_bench.records.budget import AXES, Axis
@@ -109,55 +110,80 @@ class MethodSpec(Strict):
     chosen: dict[str, JsonValue]
 
 
-class TrainingSpec(RecordPart):
+class Settings(RecordPart):
+    """The settings that a suite gives and a spec keeps under one name; a field added here is in both.
+
+    It needs a default, at which runs do what they did before it, and keep their ids.
+
+    Args:
+        batch_size: Examples per optimiser step, over all devices and accumulation steps.
+        max_length: Tokens at which an input is cut.
+        schedule: Learning-rate schedule, by transformers' name.
+        weight_decay: Weight decay of AdamW on all weights but biases and norms.
+        max_grad_norm: Norm to which gradients are clipped; 0 turns clipping off.
+        precision: "bfloat16" trains with autocast.
+        label_smoothing: Share of the target's probability spread over all labels, or the vocabulary.
+        base_dropout: Dropout inside the base model; the checkpoint's own by default.
+        head_dropout: Dropout before the classifier; the checkpoint's own by default.
+        masks: Source of dropout masks; "keyed" ones depend on position, so runs with dropout can share a pack.
+        processes: Processes that share every batch, each with its own device, or with `threads` CPU threads.
+        parallelism: "ddp" keeps all weights in every process; "fsdp" shards them, for models too large for one device.
+    """
+
+    batch_size: int | None
+    max_length: int | None
+    schedule: str | None
+    weight_decay: float | None
+    max_grad_norm: float | None
+    precision: AnyPrecision | None
+    label_smoothing: float = 0.0
+    base_dropout: float | None = None
+    head_dropout: float | None = None
+    masks: Masks = "torch"
+    processes: int | None = 1
+    parallelism: Parallelism | None = "ddp"
+
+
+class TrainingSpec(Settings):
     """The recipe of a run: what `transformers.TrainingArguments` is made of.
 
     Args:
         train_examples: Examples seen, counting an example again each time it comes round; null where another amount of work
             stops the run, as the next is.
-        batch_size: Examples in one optimiser step, over all devices and accumulation steps.
         steps: Optimiser steps: `train_examples / batch_size`, rounded up.
-        max_length: Tokens after which an input is cut.
         warmup_steps: Steps over which the learning rate rises from 0; null where `warmup` says it.
         threads: CPU threads of the process that trains.
         arguments: What the suite passes through to `TrainingArguments`, the same for all methods.
-        label_smoothing: Share of the target's probability that is spread over all labels.
-        base_dropout: Dropout of the base model, or None for the checkpoint's own.
-        head_dropout: Dropout before the classifier, or None for the checkpoint's own.
         train_tokens: Real tokens that stop the run: it ends with the step that reaches them.
         train_flops: FLOPs that do, in their place.
         train_seconds: Seconds of training that do.
         warmup: Share of that amount of work over which the learning rate rises from 0.
         caps: Amounts of work that end the run before, by axis.
-        masks: Where dropout masks come from: torch's stream, seeded at each step, or `keyed` by their places
-            (`lora_bench.training.keyed_dropout`), which are the same in a pack and on every device.
-        processes: Processes, each with a device of its own, that share every batch.
-        parallelism: What each of them holds: all weights (`ddp`), or a part of each (`fsdp`).
+
+    The others are those of `Settings`.
     """
 
     train_examples: int | None
-    batch_size: int | None
     steps: int | None
-    max_length: int | None
     learning_rate: float | None
-    schedule: str | None
     warmup_steps: int | None
-    weight_decay: float | None
-    max_grad_norm: float | None
-    precision: AnyPrecision | None
     threads: int | None
     arguments: dict[str, JsonValue]
-    label_smoothing: float = 0.0
-    base_dropout: float | None = None
-    head_dropout: float | None = None
     train_tokens: int | None = None
     train_flops: float | None = None
     train_seconds: float | None = None
     warmup: float | None = None
     caps: dict[Axis, float] = Field(default_factory=dict)
-    masks: Masks = "torch"
-    processes: int | None = 1
-    parallelism: Parallelism | None = "ddp"
+
+    @classmethod
+    def later(cls) -> dict[str, JsonValue]:
+        """Return the fields that came after the first records, with their defaults: at these they leave the id alone."""
+        fields: dict[str, FieldInfo] = cls.model_fields
+        return {
+            name: field.get_default(call_default_factory=True)
+            for name, field in fields.items()
+            if not field.is_required()
+        }
 
 
 class PlannedTraining(TrainingSpec):
@@ -265,7 +291,7 @@ class RunSpec(RecordPart):
     def run_id(self) -> str:
         """The first 16 hexadecimal digits of the hash of everything that changes the answer."""
         content = self.model_dump(mode="json")
-        for part, fields in ((content, LATER), (content["training"], LATER_IN_TRAINING)):
+        for part, fields in ((content, LATER), (content["training"], self.training.later())):
             for name, unset in fields.items():
                 if part[name] == unset:
                     del part[name]
@@ -300,17 +326,6 @@ LATER: dict[str, JsonValue] = {
     "start": None,
     "source": None,
     "source_sha256": None,
-}
-LATER_IN_TRAINING: dict[str, JsonValue] = {
-    "label_smoothing": 0.0,
-    "base_dropout": None,
-    "head_dropout": None,
-    **{axis: None for axis in AXES if axis != "train_examples"},
-    "warmup": None,
-    "caps": {},
-    "masks": "torch",
-    "processes": 1,
-    "parallelism": "ddp",
 }
 
 # Keys of a task's definition that describe it and change no score; `data` enters by content.

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
-from lora_bench.records.spec import Attention, Decoding, KeepWeights, Masks, Parallelism, Precision, ScoreSplit
+from lora_bench.records.spec import Attention, Decoding, KeepWeights, Parallelism, Precision, ScoreSplit, Settings
 from lora_bench.suite.halving import Rung, rungs_of
 from lora_bench.util.filenames import NAME as NAME
 from lora_bench.util.filenames import Name
@@ -56,25 +56,12 @@ Rates = Annotated[
 ]
 
 
-class Training(Strict):
-    """The recipe shared by all methods.
+class SuiteSettings(Settings):
+    """The settings of a suite, with bounds and defaults.
 
     Args:
-        batch_size: Examples per optimiser step.
-        max_length: Tokens at which an input is cut.
-        schedule: Learning-rate schedule, by transformers' name.
         warmup: Share of the work during which the learning rate rises from 0.
         warmup_steps: Warmup in steps, in place of `warmup`, for work in `train_examples` or `epochs`.
-        weight_decay: Weight decay of AdamW on all weights but biases and norms.
-        max_grad_norm: Norm to which gradients are clipped; 0 turns clipping off.
-        precision: "bfloat16" trains with autocast.
-        threads: CPU threads per worker. Part of the run id: another number adds floats in another order.
-        label_smoothing: Share of the target's probability spread over all labels, or the vocabulary.
-        base_dropout: Dropout inside the base model; the checkpoint's own by default.
-        head_dropout: Dropout before the classifier; the checkpoint's own by default.
-        masks: Source of dropout masks; "keyed" ones depend on position, so runs with dropout can share a pack.
-        processes: Processes that share every batch, each with its own device, or with `threads` CPU threads.
-        parallelism: "ddp" keeps all weights in every process; "fsdp" shards them, for models too large for one device.
     """
 
     batch_size: Positive = 16
@@ -85,13 +72,21 @@ class Training(Strict):
     weight_decay: AtLeastZero = 0.0
     max_grad_norm: AtLeastZero = 1.0
     precision: Precision = "float32"
-    threads: Positive = 1
     label_smoothing: Share = 0.0
     base_dropout: Share | None = None
     head_dropout: Share | None = None
-    masks: Masks = "torch"
     processes: Positive = 1
     parallelism: Parallelism = "ddp"
+
+
+class Training(SuiteSettings):
+    """The recipe shared by all methods.
+
+    Args:
+        threads: CPU threads per worker. Part of the run id: another number adds floats in another order.
+    """
+
+    threads: Positive = 1
 
 
 def _targets(given: Any) -> Any:
@@ -144,10 +139,16 @@ class SuiteBudget(HeldEqual):
         return tuple(Budget(**{**rest, axis: target}) for target in targets)
 
 
-class Recipe(Work):
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for key in schema["properties"].values():
+        key.pop("default", None)
+
+
+class Recipe(Work, SuiteSettings):
     """Settings for the runs of some tasks, base models and methods, in place of the suite's.
 
-    The other keys are those of `Training`, and one amount of `Work` at most.
+    The other keys are those of `SuiteSettings`, and one amount of `Work` at most. A key that is left out changes nothing,
+    whatever its default: only `model_fields_set` counts.
 
     Args:
         tasks: Names (labels of methods) that the recipe covers; all by default.
@@ -160,6 +161,8 @@ class Recipe(Work):
         training_arguments: Arguments added to the suite's.
     """
 
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
+
     tasks: Names = ()
     models: Names = ()
     methods: Names = ()
@@ -168,20 +171,6 @@ class Recipe(Work):
     decoding: Decoding | None = None
     start: str | None = None
     training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
-    batch_size: Positive | None = None
-    max_length: Positive | None = None
-    schedule: Schedule | None = None
-    warmup: Share | None = None
-    warmup_steps: int | None = Field(default=None, ge=0)
-    weight_decay: AtLeastZero | None = None
-    max_grad_norm: AtLeastZero | None = None
-    precision: Precision | None = None
-    label_smoothing: Share | None = None
-    base_dropout: Share | None = None
-    head_dropout: Share | None = None
-    masks: Masks | None = None
-    processes: Positive | None = None
-    parallelism: Parallelism | None = None
 
     def holds(self, task: str, model: str, label: str) -> bool:
         """Return True if the recipe covers this task, base model and label of a method."""
