@@ -1,0 +1,263 @@
+"""CONTRIBUTING says how to add things: on a copy of the package, these steps change no other file, and what they add works."""
+
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_bench.records.store import read_records
+from tests.project import write_data, write_model, write_tokenizer
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("docs", "lora_bench", "tasks", "tests")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "golden", "*.pyc")
+
+
+@pytest.fixture
+def copy_of_package(tmp_path: Path) -> Path:
+    """A copy of the package with its tasks, tests and pages."""
+    for name in COPIED:
+        shutil.copytree(ROOT / name, tmp_path / "copy" / name, ignore=LEFT_OUT)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def python(copy: Path, *arguments: str) -> str:
+    """What Python prints that finds the copy in place of the package."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def put(copy: Path, file: str, text: str) -> None:
+    """Write one file of an addition, which must be new."""
+    assert not (copy / file).exists()
+    (copy / file).write_text(text, encoding="utf-8")
+
+
+def edit(copy: Path, file: str, before: str, after: str) -> None:
+    """Change the one place of a file that reads *before*."""
+    text = (copy / file).read_text(encoding="utf-8")
+    assert text.count(before) == 1, f"{file} has {before!r} {text.count(before)} times"
+    (copy / file).write_text(text.replace(before, after), encoding="utf-8")
+
+
+def changed(copy: Path) -> set[str]:
+    """The files of the copy that are not as they are in the package."""
+    files = {path.relative_to(copy) for name in COPIED for path in (copy / name).rglob("*") if path.is_file()}
+    return {
+        str(file)
+        for file in files
+        if file.suffix != ".pyc"
+        and not ((ROOT / file).is_file() and filecmp.cmp(ROOT / file, copy / file, shallow=False))
+    }
+
+
+def run(copy: Path, folder: Path, suite: str, *options: str) -> Path:
+    """Run a suite with the copy, on a tiny RoBERTa where the folder has no base; the folder of its records and report."""
+    if not (folder / "base").exists():
+        write_model(folder / "base")
+    (folder / "suite.yaml").write_text(suite, encoding="utf-8")
+    options = ("--runs", str(folder / "runs"), "--workers", "0", *options)
+    python(copy, "-m", "lora_bench.cli", "run", str(folder / "suite.yaml"), *options)
+    (runs,) = (folder / "runs").iterdir()
+    return runs
+
+
+METHOD = '''\
+"""LayerNorm tuning: only the gains and offsets of LayerNorms are trained.
+
+    y = g * (x - mean) / deviation + o
+
+with g and o free, in every layer. It has no size.
+
+Qi et al. 2022, https://arxiv.org/abs/2211.04345
+"""
+
+from typing import ClassVar
+
+from lora_bench.documents import Strict
+from lora_bench.methods.base import register
+
+
+@register
+class LayerNormTuning(Strict):
+    """The LayerNorms of the base model are trained."""
+
+    name: ClassVar[str] = "layer_norm_tuning"
+    size: ClassVar[str | None] = None
+    learning_rate: ClassVar[float] = 1e-3
+
+    def apply(self, model, *, head):
+        """Return *model* with only its LayerNorms and the head trainable."""
+        from peft import get_peft_model
+
+        from lora_bench.tuners import SelectedConfig
+
+        norms = SelectedConfig(weights=r".*\\b(LayerNorm|ln_\\w+)\\.(weight|bias)", modules_to_save=head)
+        return get_peft_model(model, norms)
+'''
+
+METHOD_TEST = '''\
+"""LayerNorm tuning trains a gain and an offset for each LayerNorm."""
+
+from lora_bench.methods import known_methods
+from lora_bench.testing import check_method, tiny_model
+
+LayerNormTuning = known_methods()["layer_norm_tuning"]
+
+
+def test_contract():
+    check_method(LayerNormTuning(), families=["roberta", "deberta-v2", "gpt2"])
+
+
+def test_roberta_has_a_layer_norm_after_its_embeddings_and_two_in_each_layer():
+    model = LayerNormTuning().apply(tiny_model("roberta")[0], head=["classifier"])
+    freed = [weight for name, weight in model.named_parameters() if weight.requires_grad and "classifier" not in name]
+    assert sum(weight.numel() for weight in freed) == (1 + 2 * 2) * 2 * 32
+'''
+
+METHOD_SUITE = """\
+suite: tickets
+tasks: [{task: tickets, data: tickets.csv, text: subject, label: queue}]
+models: [base]
+methods: [layer_norm_tuning]
+seeds: [0]
+budget: {train_examples: 48}
+"""
+
+
+def test_a_method(copy_of_package, tmp_path):
+    put(copy_of_package, "lora_bench/methods/layer_norm_tuning.py", METHOD)
+    put(copy_of_package, "tests/methods/test_layer_norm_tuning.py", METHOD_TEST)
+    added = {"lora_bench/methods/layer_norm_tuning.py", "tests/methods/test_layer_norm_tuning.py"}
+    assert changed(copy_of_package) == added
+
+    python(copy_of_package, "docs/generate.py", "methods")
+    assert changed(copy_of_package) == {*added, "docs/methods.md"}
+    assert "## `layer_norm_tuning`" in (copy_of_package / "docs" / "methods.md").read_text(encoding="utf-8")
+    checks = ("tests/methods/test_layer_norm_tuning.py", "tests/methods/test_contract.py")
+    python(copy_of_package, "-m", "pytest", "-q", "-k", "layer_norm_tuning", *checks)
+
+    write_data(tmp_path / "tickets.csv", rows=120)
+    (record,) = read_records(run(copy_of_package, tmp_path, METHOD_SUITE))
+    assert (record.status, record.spec.method.name) == ("ok", "layer_norm_tuning"), record.reason
+    assert record.parameters.adapter == (1 + 2 * 2) * 2 * 32
+
+
+FAMILY = """\
+DISTILBERT = Family(
+    name="distilbert",
+    model_types=("distilbert",),
+    layer=r"(?:.*\\.)?transformer\\.layer\\.\\d+",
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    attention_output="attention.out_lin",
+    feed_forward_in="ffn.lin1",
+    feed_forward_out="ffn.lin2",
+    self_attention="attention",
+    bottleneck_sites={
+        "houlsby": Site(modules=("attention.out_lin", "ffn.dropout"), placement="after"),
+        "pfeiffer": Site(modules=("ffn.dropout",), placement="after"),
+        "parallel": Site(modules=("ffn",), placement="beside"),
+        "lin": Site(modules=("output_layer_norm",), placement="after"),
+    },
+    heads=("pre_classifier", "classifier", "qa_outputs"),
+    hidden_size_key="dim",
+    num_heads_key="n_heads",
+    num_layers_key="n_layers",
+    shown="DistilBERT",
+    classes="DistilBert",
+    tiny={
+        "hidden_dim": 48,
+        "max_position_embeddings": 40,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "seq_classif_dropout": 0.0,
+    },
+)
+
+FAMILIES: tuple[Family, ...] = (DISTILBERT, """
+
+FAMILY_ROW = """\
+    "distilbert": {"prefix_tuning": NO_PREFIX, "prefix_layer": NO_PREFIX},
+    "t5":"""
+
+FAMILY_SUITE = METHOD_SUITE.replace("[layer_norm_tuning]", "[full, lora, bottleneck_adapter, bitfit]")
+
+
+def test_a_family(copy_of_package, tmp_path):
+    literal, row = "lora_bench/families.py", "tests/methods/test_other_families.py"
+    edit(copy_of_package, literal, "FAMILIES: tuple[Family, ...] = (", FAMILY)
+    edit(copy_of_package, row, '    "t5":', FAMILY_ROW)
+    assert changed(copy_of_package) == {literal, row}
+    checks = (row, "tests/test_families.py", "tests/tuners/test_trial.py")
+    python(copy_of_package, "-m", "pytest", "-q", "-k", "distilbert or every_family", *checks)
+
+    base = tmp_path / "base"
+    save = f"tiny_model('distilbert')[0].base_model.save_pretrained({str(base)!r})"
+    python(copy_of_package, "-c", f"from lora_bench.testing import tiny_model; {save}")
+    write_tokenizer(base)
+    write_data(tmp_path / "tickets.csv", rows=120)
+    runs = run(copy_of_package, tmp_path, FAMILY_SUITE)
+    records = {record.spec.method.name: record for record in read_records(runs)}
+    assert {record.status for record in records.values()} == {"ok"}
+    assert {record.spec.model.model_type for record in records.values()} == {"distilbert"}
+    # Two matrices of rank 8 for query and value in each of two layers of width 32.
+    assert records["lora"].parameters.adapter == 2 * 2 * 2 * 8 * 32
+
+
+SETTING_SUITE = METHOD_SUITE.replace("layer_norm_tuning", "lora") + "training: {masks: keyed}\n"
+
+PLANNED = """
+import sys
+from pathlib import Path
+from lora_bench.pack.plan import company_of
+from lora_bench.plan.make_plan import make_plan
+from lora_bench.suite.load import load_suite
+from lora_bench.util.hashing import content_hash
+
+for suite in sys.argv[1:]:
+    (cell,) = make_plan(load_suite(suite), Path(suite).parent / "runs").cells
+    print(cell.job.run_id, content_hash(company_of(cell.job)), getattr(cell.job.spec.training, "curriculum", None))
+"""
+
+
+def test_a_setting_of_the_recipe(copy_of_package, tmp_path):
+    """It is a key of a suite and of its recipes, and a part of the spec; at its default no id changes."""
+    spec = "lora_bench/records/spec.py"
+    edit(
+        copy_of_package,
+        spec,
+        "    masks: Masks =",
+        "    curriculum: Literal['none', 'short'] = 'none'\n    masks: Masks =",
+    )
+    suites = {
+        "default": SETTING_SUITE,
+        "all": SETTING_SUITE.replace("keyed}", "keyed, curriculum: short}"),
+        "some": SETTING_SUITE + "recipes: [{methods: lora, curriculum: short}]\n",
+    }
+    write_model(tmp_path / "base")
+    write_data(tmp_path / "tickets.csv", rows=120)
+    for name, suite in suites.items():
+        (tmp_path / f"{name}.yaml").write_text(suite, encoding="utf-8")
+    paths = [str(tmp_path / f"{name}.yaml") for name in suites]
+
+    before = python(ROOT, "-c", PLANNED, paths[0]).split()
+    default, of_all, of_some = (line.split() for line in python(copy_of_package, "-c", PLANNED, *paths).splitlines())
+    assert [before[0], "none"] == [default[0], default[2]]
+    assert of_all == of_some and of_all[2] == "short"
+    assert of_all[0] != default[0] and of_all[1] != default[1]
+    assert changed(copy_of_package) == {spec}
