@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import json
 import os
 import select
@@ -93,18 +94,19 @@ def import_everything() -> None:
     """What runs and probes import on their way."""
     import datasets  # noqa: F401
     import peft  # noqa: F401
-    import transformers.models.deberta_v2.modeling_deberta_v2
-    import transformers.models.gpt2.modeling_gpt2
-    import transformers.models.roberta.modeling_roberta  # noqa: F401
 
     import lora_bench.metrics
     import lora_bench.pack.train
     import lora_bench.probe.process
     import lora_bench.training.run
     import lora_bench.tuners  # noqa: F401
+    from lora_bench.families import FAMILIES
     from lora_bench.methods import known_methods
 
     known_methods()
+    for model_type in (one for family in FAMILIES for one in family.packed_types):
+        name = model_type.replace("-", "_")
+        importlib.import_module(f"transformers.models.{name}.modeling_{name}")
 
 
 def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> int:
