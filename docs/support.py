@@ -13,7 +13,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import LoraBenchError, typed_line
 from lora_bench.families import FAMILIES
 from lora_bench.methods import Method, known_methods
 
@@ -107,7 +107,7 @@ def fault(method: Method, name: str, make: Callable[[], tuple[Any, list[str]]]) 
         except LoraBenchError as error:
             reason = str(error)
         except Exception as error:  # what a library raises is the answer to the question
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = typed_line(error)
     return reason and general(reason, name.rpartition(", ")[2], base)
 
 

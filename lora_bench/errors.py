@@ -77,3 +77,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> LoraBenchError:
     names = sorted(known)
     name = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
     return LoraBenchError(f"unknown {kind} {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")
+
+
+def first_line(error: BaseException, empty: str | None = None) -> str:
+    """Return the first line of an error's message; without a message *empty*, by default the name of its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__ if empty is None else empty)
+
+
+def typed_line(error: BaseException) -> str:
+    """Return the type of an error with the first line of its message, such as "KeyError: 'rank'"."""
+    line = first_line(error, "")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

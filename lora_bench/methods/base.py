@@ -15,7 +15,7 @@ import pkgutil
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.errors import LoraBenchError, typed_line, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,10 +112,7 @@ def _import_all() -> None:
         try:
             entry.load()
         except (Exception, SystemExit) as error:
-            said = next(iter(str(error).splitlines()), "")
-            _BROKEN[f"{entry.name} ({entry.value})"] = (
-                f"{type(error).__name__}: {said}" if said else type(error).__name__
-            )
+            _BROKEN[f"{entry.name} ({entry.value})"] = typed_line(error)
 
 
 def known_methods() -> dict[str, type[Method]]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from lora_bench.documents import Strict
-from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
+from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line, unknown
 from lora_bench.families import Role, parts_of, roles_in_order
 from lora_bench.methods.base import register
 
@@ -154,7 +154,7 @@ class Peft(Strict):
         try:
             adapted: nn.Module = get_peft_model(model, config)
         except Exception as error:  # PEFT's methods raise whatever their arithmetic does
-            raise UnsupportedPair(f"PEFT's {self.type} cannot be put on this model: {_said(error)}") from error
+            raise UnsupportedPair(f"PEFT's {self.type} cannot be put on this model: {typed_line(error)}") from error
         for name, weight in adapted.named_parameters():
             # AdaLoRA's count of ranks, which PEFT frees by accident where the model is not on the CPU.
             if ".ranknum." in name:
@@ -210,7 +210,7 @@ class Peft(Strict):
         try:
             return config_class(**options)
         except Exception as error:
-            raise UnsupportedPair(f"PEFT's {self.type} refuses its options: {_said(error)}") from error
+            raise UnsupportedPair(f"PEFT's {self.type} refuses its options: {typed_line(error)}") from error
 
 
 @functools.cache
@@ -248,13 +248,7 @@ def _trial(
             except LoraBenchError:  # an unknown type or option is for the user to put right, on any model
                 raise
             except Exception as error:
-                reason = f"{title} fails on {model_class.__name__}: {_said(error)}"
+                reason = f"{title} fails on {model_class.__name__}: {typed_line(error)}"
             if reason is None:
                 break
     return reason
-
-
-def _said(error: Exception) -> str:
-    """Return the type and the first line of an error."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

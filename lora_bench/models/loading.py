@@ -9,7 +9,7 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line
 from lora_bench.families import FAMILIES, family_of
 from lora_bench.metrics import Kind
 from lora_bench.models.registry import BaseModel
@@ -83,7 +83,7 @@ def load_model(
             **options,
         )
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = first_line(error)
         raise LoraBenchError(f"model {base_model.name!r} cannot be loaded: {first}") from None
     finally:
         logging.set_verbosity(verbosity)
@@ -146,7 +146,7 @@ def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code)
     except (ValueError, OSError, KeyError, TypeError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = first_line(error)
         raise LoraBenchError(f"model {base_model.name!r} has no tokenizer that can be loaded: {first}") from None
     normalise_as_trained(tokenizer, base_model.folder)
     if tokenizer.pad_token is None:

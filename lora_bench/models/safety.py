@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import LoraBenchError, first_line
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.regular_files import MIB, read_regular
 
@@ -219,7 +219,7 @@ def _tensors(name: str, path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the reader meets in a file that may be anything
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = first_line(error)
         raise LoraBenchError(f"model {name!r}: {path.name} is not read: {first}") from None
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise LoraBenchError(f"model {name!r}: {path.name} holds other things than tensors by name")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean
+from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, first_line
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
 from lora_bench.records.budget import WORK, ParameterAxis, amount_of
@@ -74,7 +74,7 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
         try:
             training_arguments(cells[0].job.spec, "nowhere")
         except (ValueError, TypeError, ImportError) as error:
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            first = first_line(error)
             faults.append(suite.document.fault(("training_arguments",), first))
     for index, base_model in enumerate(models):
         try:

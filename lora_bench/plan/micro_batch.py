@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair
+from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair, first_line
 from lora_bench.methods import Method
 from lora_bench.metrics import Kind
 from lora_bench.models.registry import BaseModel
@@ -52,7 +52,7 @@ def micro_batch(
         except UnsupportedPair:
             raise
         except (LoraBenchError, RuntimeError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise UnsupportedPair(f"what a step holds cannot be predicted from shapes: {reason}") from error
 
     return largest_part(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
+from lora_bench.errors import typed_line
 from lora_bench.metrics import higher_is_better as known_direction
 from lora_bench.metrics import known_metrics
 from lora_bench.plugin.token_counter import TokenCounter
@@ -241,7 +242,7 @@ def why_training_ended() -> BaseException | None:
 
 def said(error: BaseException) -> str:
     """An exception in a line, without the folders of this machine."""
-    message = next(iter(str(error).strip().splitlines()), "")
+    message = typed_line(error)
     for folder, name in ((Path.cwd(), "."), (Path.home(), "~")):
         message = message.replace(str(folder), name)
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return message

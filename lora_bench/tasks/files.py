@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_bench.errors import BadInput, Fault, did_you_mean
+from lora_bench.errors import BadInput, Fault, did_you_mean, first_line
 from lora_bench.tasks import releases
 from lora_bench.tasks.tables import (
     SEPARATED,
@@ -105,7 +105,7 @@ def _content(path: Path) -> bytes:
     try:
         return gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
-        raise BadInput([Fault(f"is no whole gzip file: {_first_line(error)}", file=shown)]) from None
+        raise BadInput([Fault(f"is no whole gzip file: {first_line(error)}", file=shown)]) from None
 
 
 def _folder(path: Path, layout: Layout) -> tuple[Table, str]:
@@ -242,7 +242,7 @@ def _no_json(error: Exception) -> str:
     """What is wrong with text that is no JSON, or is nested too deeply, or has a number of thousands of digits."""
     if isinstance(error, json.JSONDecodeError):
         return f"is no valid JSON: {error.msg} (column {error.colno})"
-    return "is nested too deeply" if isinstance(error, RecursionError) else f"is no valid JSON: {_first_line(error)}"
+    return "is nested too deeply" if isinstance(error, RecursionError) else f"is no valid JSON: {first_line(error)}"
 
 
 def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Table:
@@ -253,7 +253,7 @@ def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Tabl
         # An arrow table in memory: `load_dataset` would keep a copy in its cache and recognise the file by its time.
         loaded = datasets.Dataset(pyarrow.parquet.read_table(io.BytesIO(raw)))
     except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput([Fault(f"is no valid parquet: {_first_line(error)}", file=shown)]) from None
+        raise BadInput([Fault(f"is no valid parquet: {first_line(error)}", file=shown)]) from None
     return from_datasets(loaded, shown, wanted, own)
 
 
@@ -272,7 +272,3 @@ def _names(folder: Path) -> Iterator[str]:
         yield from sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]

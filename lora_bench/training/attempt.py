@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line, typed_line
 from lora_bench.records.environment import describe_environment
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full, is_out_of_memory
 from lora_bench.records.record import CurvePoint, DataSummary, Parameters, Record, Status
@@ -131,7 +131,7 @@ def ended(job: Job, facts: Facts, error: Exception) -> Record:
     elif is_disk_full(error):
         reason = DISK_FULL
     elif is_out_of_memory(error):
-        said = next(iter(str(error).strip().splitlines()), "") or "the machine has no memory left"
+        said = first_line(error, "the machine has no memory left")
         status, reason = "out_of_memory", f"{facts.place}: {said}"
     else:
         # A bug in a method or a library is a row of the report, and its traceback is kept.
@@ -147,12 +147,10 @@ def ended(job: Job, facts: Facts, error: Exception) -> Record:
 
 def _reason(error: Exception, job: Job) -> str:
     """The error in a line, without the folders of this machine."""
-    message = next(iter(str(error).strip().splitlines()), "")
+    message = first_line(error, "") if isinstance(error, LoraBenchError) else typed_line(error)
     for folder, name in ((job.folder.path, "RUN"), (job.base_model.folder, "MODEL"), (job.task_base, "SUITE")):
         message = message.replace(str(folder.absolute()), name).replace(str(folder), name)
-    if isinstance(error, LoraBenchError):
-        return message
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return message
 
 
 def _keep_traceback(job: Job, error: Exception) -> None:

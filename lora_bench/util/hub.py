@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_bench.errors import LoraBenchError, unknown
+from lora_bench.errors import LoraBenchError, first_line, typed_line, unknown
 from lora_bench.util.redaction import without_secrets
 
 Kind = Literal["model", "data set", "metric"]
@@ -128,7 +128,7 @@ def data_set(name: str, config: str | None, commit: str) -> Any:
         try:
             builder.download_and_prepare()
         except Exception as error:  # whatever the readers of csv, json and parquet raise
-            reason = next(iter(str(list(_chain(error))[-1]).strip().splitlines()), type(error).__name__)
+            reason = first_line(list(_chain(error))[-1])
             reason = without_secrets(reason)
             raise LoraBenchError(f"data set {name!r} cannot be read: {reason}") from None
     return builder
@@ -166,8 +166,7 @@ def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, h
         return f"is not in the cache, and the hub ({_endpoint()}) could not be reached{hint}"
     if first(httpx.TransportError) or "Consistency check failed" in str(error):
         return "did not arrive whole: the connection broke off; the same command tries again"
-    first_line = without_secrets(next(iter(str(error).strip().splitlines()), "no message"))
-    return f"is not to be had: {type(error).__name__}: {first_line}"
+    return f"is not to be had: {without_secrets(typed_line(error))}"
 
 
 def _endpoint() -> str:

@@ -14,7 +14,7 @@ from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
 
-from lora_bench.errors import UnsupportedPair
+from lora_bench.errors import UnsupportedPair, first_line
 from lora_bench.methods import Method
 from lora_bench.metrics import Kind
 from lora_bench.models.loading import load_model
@@ -131,6 +131,6 @@ def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, row
             real=("labels",) if kind == "regression" else (),
         )
     except RuntimeError as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise UnsupportedPair(f"the FLOPs of a step cannot be counted from shapes: {reason}") from error
     return flops.step
