@@ -205,8 +205,8 @@ def page(tallies: dict[str, Tally], seed: int, skipped: Sequence[str]) -> str:
         "# Random kills",
         "",
         f"In {total} rounds over {len(tallies)} kinds of suite, {sum(signals.values())} signals hit a process at a random "
-        f"moment. {'Every folder' if not faults else f'All folders but {len(faults)}'} came to hold the choices, runs and scores "
-        "of an undisturbed one.",
+        f"moment. {'Every folder' if not faults else f'All folders but {len(faults)}'} came to hold the choices, runs and "
+        "scores of an undisturbed one.",
         "",
         f"Made by `python -m benchmarks.kills` with seed {seed}; its docstring says what a round is.",
         "",

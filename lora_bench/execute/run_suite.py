@@ -132,21 +132,21 @@ def run_suite(
     for name, fault in broken_plug_ins().items():
         shown.say(f"warning: methods of the plug-in {name} are missing, since it cannot be imported: {fault}")
     taken: set[str] = set()
-    interrupted = None
+    interrupted, rounds = None, 0
 
     def untried(record: Record) -> bool:
         # One that this command did again is tried, however it ended.
         again = options.retry and record.status in RETRIED and record.run_id not in taken
         return again or is_untried(record)
 
-    with at_work(lambda: bool(taken)), connected_to(options.ray) as cluster:
+    with at_work(lambda: bool(taken), lambda: rounds > 0), connected_to(options.ray) as cluster:
         while True:
             reach("suite.plan")
             plan = make_plan(
                 suite, folder, series=options.series, data_dir=options.data_dir, only=options.only,
                 progress=shown.say, untried=untried,
             )  # fmt: skip
-            wanted = [cell for cell in _wanted(plan, options) if cell.job.run_id not in taken]
+            wanted = _wanted(plan, options, taken)
             remove_orphans(folder)
             # A run that is asked for by name needs no choice.
             if _put_damage_aside(plan, shown) or (not options.only and settle(plan, shown.say)):
@@ -159,6 +159,7 @@ def run_suite(
             reach("suite.planned")
             work = _begun(plan, wanted, folder, shown, options, cluster)
             interrupted = work.run() if work is not None else None
+            rounds += 1
             # Trials choose what is run after them, and runs start from others: what waited for these is known now, and
             # what was chosen is chosen again, for a record may have changed meanwhile.
             if not wanted or not plan.chooses:
@@ -266,11 +267,15 @@ def _check_company(cells: list[Cell], folder: Path) -> None:
         )
 
 
-def _wanted(plan: Plan, options: RunOptions) -> list[Cell]:
-    """The cells to do: those without a record or that somebody ended, and with *retry* those whose record says a failure."""
+def _wanted(plan: Plan, options: RunOptions, taken: Collection[str]) -> list[Cell]:
+    """Return the cells to do that this command has not taken up.
+
+    They have no record, or one of a run that was ended from outside; with *retry* also one that says a failure.
+    """
     known, only = dict.fromkeys(cell.job.run_id for cell in plan.cells), options.only
     for run_id in only:
-        if run_id not in known:
+        # One that was done may be known no more, now that another learning rate is chosen.
+        if run_id not in known and run_id not in taken:
             later = sum(waiting.runs for waiting in plan.waiting)
             unknown = f" ({later} runs are not known before others are done)" if later else ""
             raise LoraBenchError(
@@ -286,7 +291,11 @@ def _wanted(plan: Plan, options: RunOptions) -> list[Cell]:
             or (options.retry and cell.record.status in RETRIED)
         )
     ]
-    return [cell for cell in [*plan.missing, *again] if not only or cell.job.run_id in only]
+    return [
+        cell
+        for cell in [*plan.missing, *again]
+        if cell.job.run_id not in taken and (not only or cell.job.run_id in only)
+    ]
 
 
 def _check_disk(cells: list[Cell], folder: Path) -> None:

@@ -19,7 +19,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lora_bench.errors import WorkBroken
+from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.records.record import Record
 
 DISK_FULL = "disk_full"
@@ -50,19 +50,26 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def at_work(began: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Within this block an error of the system is none of what the user gave: work is lost, or was done and is kept.
+def at_work(began: Callable[[], bool] = lambda: True, did: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Re-raise an `OSError` in this block as `WorkBroken`: it is not of what the user gave, and work that was done is kept.
 
     A full disk, and a reader who has seen enough of what is printed, stay what they are.
 
     Args:
         began: Whether the work has begun when the error comes.
+        did: Whether any work was done when the error comes; an error of what the user gave breaks the work off then.
 
     Raises:
-        WorkBroken: In the place of another `OSError`.
+        WorkBroken: In the place of another `OSError`, and of a `LoraBenchError` in the middle of the work.
     """
     try:
         yield
+    except WorkersLost:
+        raise
+    except LoraBenchError as error:
+        if not did() or isinstance(error, WorkBroken):
+            raise
+        raise WorkBroken(str(error)) from error
     except OSError as error:
         if not began() or isinstance(error, BrokenPipeError) or is_disk_full(error):
             raise

@@ -244,3 +244,20 @@ def test_whatever_happens_to_a_folder_it_comes_to_hold_what_an_undisturbed_one_h
         assert content(path, runs) == content(path, tmp_path / "whole"), f"seed {seed}"
         most = max(most, commands)
     assert most > 1, "nothing happened"
+
+
+def test_a_disk_that_is_full_between_the_trials_and_what_they_choose_breaks_the_work_off(
+    tmp_path, command, monkeypatch
+):
+    from lora_bench.errors import LoraBenchError, WorkBroken
+
+    path = written(tmp_path, "trials")
+    free = [10**12, 0]
+    monkeypatch.setattr(running, "free_bytes", lambda folder: free.pop(0))
+    with pytest.raises(WorkBroken, match="make room"):
+        command(path, tmp_path / "runs")
+    # Before any work it is what the user gave.
+    monkeypatch.setattr(running, "free_bytes", lambda folder: 0)
+    with pytest.raises(LoraBenchError, match="make room") as error:
+        command(path, tmp_path / "other")
+    assert not isinstance(error.value, WorkBroken)
