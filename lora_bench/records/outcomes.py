@@ -24,6 +24,7 @@ from lora_bench.records.record import Record
 
 DISK_FULL = "disk_full"
 SIGNAL = "signal"
+NO_MEMORY = "the memory of its control group ran out"
 
 # Nothing in a run sends these: a person, a scheduler or the kernel does.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
@@ -114,12 +115,13 @@ def is_done_again(record: Record) -> bool:
 def is_untried(record: Record) -> bool:
     """Whether a run gave no score through no fault of its own, so that nothing may be chosen by its record.
 
-    A process that crashed or was lost may have been shot down; one that is so for the second time has failed by itself.
+    A process that crashed, was lost, or was ended for want of memory may have suffered from others. In its second attempt it
+    has failed by itself, so that a suite gets on without a run that can never be done.
     """
-    if record.status != "failed":
-        return False
-    lost = (record.reason or "").startswith(_LOST_PROCESS) and record.attempts < 2
-    return is_done_again(record) or lost
+    reason = record.reason or ""
+    if is_done_again(record) and NO_MEMORY not in reason:
+        return True
+    return record.status == "failed" and reason.startswith(_LOST_PROCESS) and record.attempts < 2
 
 
 def _signal(record: Record) -> str:

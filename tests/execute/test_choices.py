@@ -14,10 +14,11 @@ import pytest
 from lora_bench.execute import run_suite as running
 from lora_bench.execute.executors.base import Lost
 from lora_bench.execute.run_suite import Silent, run_suite, runs_folder
-from lora_bench.records.outcomes import DISK_FULL
+from lora_bench.records.outcomes import DISK_FULL, NO_MEMORY, is_untried
 from lora_bench.records.run_lock import Elsewhere
 from lora_bench.records.store import read_records
 from lora_bench.suite.load import load_suite
+from tests import sample_records
 from tests.choosing import SUITES, write_choosing
 
 
@@ -244,6 +245,27 @@ def test_whatever_happens_to_a_folder_it_comes_to_hold_what_an_undisturbed_one_h
         assert content(path, runs) == content(path, tmp_path / "whole"), f"seed {seed}"
         most = max(most, commands)
     assert most > 1, "nothing happened"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "attempts", "untried"),
+    [
+        ("failed", "signal SIGKILL: it ended the worker", 7, True),
+        ("failed", f"signal SIGKILL: the kernel ended the worker, because {NO_MEMORY}", 1, True),
+        ("failed", f"signal SIGKILL: the kernel ended the worker, because {NO_MEMORY}", 2, False),
+        ("failed", "signal SIGSEGV: it ended the worker", 1, True),
+        ("failed", "signal SIGSEGV: it ended the worker", 2, False),
+        ("failed", "its worker ended with exit code 1", 1, True),
+        ("failed", "its Ray actor was lost 3 times there: ActorDiedError", 1, True),
+        ("failed", "ValueError: a fault of the method", 1, False),
+        ("out_of_memory", "in step 3: no memory", 1, False),
+        ("timeout", "no progress for 60 s", 1, False),
+        ("diverged", "the loss is not finite", 1, False),
+    ],
+)
+def test_what_says_nothing_of_a_run_is_told_from_what_it_failed_by(status, reason, attempts, untried):
+    ended = sample_records.record(status=status).model_copy(update={"reason": reason, "attempts": attempts})
+    assert is_untried(ended) is untried
 
 
 def test_a_disk_that_is_full_between_the_trials_and_what_they_choose_breaks_the_work_off(

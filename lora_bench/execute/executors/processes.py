@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from lora_bench.records.outcomes import SIGNAL
+from lora_bench.records.outcomes import NO_MEMORY, SIGNAL
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _PR_SET_PDEATHSIG = 1
@@ -31,7 +31,7 @@ def cause(code: int, *, out_of_memory: bool = False, who: str | None = None) -> 
     if name != "SIGKILL":
         return f"{SIGNAL} {name}: it ended {who}"
     if out_of_memory:
-        return f"{SIGNAL} {name}: the kernel ended {who}, because the memory of its control group ran out"
+        return f"{SIGNAL} {name}: the kernel ended {who}, because {NO_MEMORY}"
     return f"{SIGNAL} {name}: it ended {who} (the kernel ends processes so when memory runs out)"
 
 
