@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,10 @@ from lora_bench.training.job import Job
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
 from lora_bench.util.redaction import without_secrets
+
+# What may stand beside a path in a sentence: a full stop ends it, and one before a letter does not.
+_PATH_BEGINS = r"(?<![\w.\\/-])"
+_PATH_ENDS = r"(?![\w-]|\.\w)"
 
 
 class Apart(BaseException):
@@ -149,8 +155,21 @@ def _reason(error: Exception, job: Job) -> str:
     """The error in a line, without the folders of this machine."""
     message = first_line(error, "") if isinstance(error, LoraBenchError) else typed_line(error)
     for folder, name in ((job.folder.path, "RUN"), (job.base_model.folder, "MODEL"), (job.task_base, "SUITE")):
-        message = message.replace(str(folder.absolute()), name).replace(str(folder), name)
+        message = without_folder(message, folder, name)
     return message
+
+
+def without_folder(message: str, folder: Path, name: str) -> str:
+    """Return a message with *name* in the place of a folder, where it stands as a path and not as a part of a word.
+
+    A relative folder of one part, such as `model`, is a path only where another part follows it.
+    """
+    absolute, relative = str(folder.absolute()), str(folder)
+    message = re.sub(rf"{_PATH_BEGINS}{re.escape(absolute)}{_PATH_ENDS}", lambda found: name, message)
+    if folder.is_absolute() or relative == ".":
+        return message
+    ends = r"(?=[\\/])" if len(folder.parts) == 1 else _PATH_ENDS
+    return re.sub(rf"{_PATH_BEGINS}{re.escape(relative)}{ends}", lambda found: name, message)
 
 
 def _keep_traceback(job: Job, error: Exception) -> None:
