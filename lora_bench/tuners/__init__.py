@@ -1,9 +1,9 @@
-"""The methods PEFT lacks, as real PEFT tuners.
+"""PEFT tuners for the methods that PEFT lacks.
 
-Bottleneck adapters, key/value prefixes, activations and embeddings of virtual tokens, LoRA on slices of a fused weight,
-and tuning of some of the base's own weights. Importing this package adds `BOTTLENECK_ADAPTER`, `LORA_BENCH_PREFIX`,
-`LORA_BENCH_PREFIX_LAYER`, `LORA_BENCH_PREFIX_EMBEDDING`, `LORA_BENCH_FUSED_LORA` and `LORA_BENCH_SELECTED` to PEFT and
-does nothing else. It needs no other part of lora_bench:
+They are bottleneck adapters, key/value prefixes, activations and embeddings of virtual tokens, LoRA on slices of a fused
+weight, and tuning of some of the base's own weights. Importing this package adds `BOTTLENECK_ADAPTER`, `LORA_BENCH_PREFIX`,
+`LORA_BENCH_PREFIX_LAYER`, `LORA_BENCH_PREFIX_EMBEDDING`, `LORA_BENCH_FUSED_LORA` and `LORA_BENCH_SELECTED` to PEFT, and does
+nothing else. It needs no other part of lora_bench:
 
 ```python
 from peft import get_peft_model

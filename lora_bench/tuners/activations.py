@@ -1,13 +1,13 @@
 """Prefix-layer tuning: trained activations of virtual tokens at the input of every layer.
 
-PreLayer of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, section 5.1): virtual tokens stand before the text, and what
-each layer makes of them is replaced by what is learned, so L P width weights for P tokens in L layers. Real tokens meet
-them in attention only, as the keys and values that the layer's own frozen projections give them. That is a key/value
-prefix with half the weights and the base model's projections in front, and it is computed as one: nothing is inserted,
-and positions, masks, caches and generation are those of the base model.
+PreLayer of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, section 5.1). Virtual tokens stand before the text, and learned
+activations replace their output of each layer: L P width weights for P tokens in L layers. Real tokens meet them only in
+attention, as keys and values from the layer's frozen projections. This is a key/value prefix with half the weights and the base
+model's projections in front, and it is computed as one. Nothing is inserted; positions, masks, caches and generation are those
+of the base model.
 
-The paper's infix tokens stand between a prompt and its completion. In an encoder they would be prefix tokens under
-another name, since neither has a position, and a causal model is not told where its prompt ends: there are none here.
+The paper's infix tokens, between prompt and completion, are left out. In an encoder they would be prefix tokens, since neither
+has a position. A causal model is not told where its prompt ends.
 """
 
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ from lora_bench.tuners.registration import register
 
 @dataclass(kw_only=True)
 class PrefixActivationConfig(TunerConfig):
-    """Trained activations of virtual tokens at the input of every layer.
+    """Config of trained activations of virtual tokens at the input of every layer.
 
     Args:
-        num_virtual_tokens: How many tokens there are, at least 1.
+        num_virtual_tokens: Number of tokens, at least 1.
         init_std: Standard deviation of the initial activations.
     """
 
@@ -44,15 +44,15 @@ class PrefixActivationConfig(TunerConfig):
 
 
 class PrefixActivationLayer(PrefixLayer):
-    """An attention module and the activations that its queries see through its own projections.
+    """An attention module with the activations that its queries see through its own projections.
 
     Args:
         base_layer: The attention module.
-        kind: How keys and values get into it.
+        kind: Way of keys and values into the module.
         width: Width of the hidden states.
-        family: Where its projections are.
+        family: Family of the model, which names the projections.
         heads: Number of attention heads.
-        norm: The LayerNorm before it, or None; it stays a part of the layer it is in.
+        norm: LayerNorm before the module, or None; it stays a part of its layer.
     """
 
     adapter_layer_names: tuple[str, ...] = ("activation_prefix",)
@@ -72,11 +72,11 @@ class PrefixActivationLayer(PrefixLayer):
         self.activation_prefix[adapter_name] = nn.Parameter(nn.init.normal_(fresh, std=config.init_std))
 
     def has(self, adapter_name: str) -> bool:
-        """Whether there are activations of this name here."""
+        """Return True if this layer has activations of this name."""
         return adapter_name in self.activation_prefix
 
     def key_value(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """Key and value of the activations, each of shape (prefix_tokens, width)."""
+        """Return key and value of the activations, each of shape (prefix_tokens, width)."""
         # A copy: loaded activations lie where their file has them, and products of unaligned numbers add in another order.
         x: Tensor = self.activation_prefix[adapter_name].clone()
         key_projection, value_projection = key_value_projections(self.base_layer, self.family)
@@ -90,7 +90,7 @@ class PrefixActivationLayer(PrefixLayer):
 
 
 class PrefixActivationModel(PrefixModel):
-    """A base model with activations of virtual tokens; made by `get_peft_model(model, PrefixActivationConfig(...))`."""
+    """A base model with activations of virtual tokens, from `get_peft_model(model, PrefixActivationConfig(...))`."""
 
     prefix = "activation_"
     tuner_layer_cls: type[PrefixLayer] = PrefixActivationLayer

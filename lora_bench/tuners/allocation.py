@@ -1,8 +1,8 @@
-"""AdaLoRA's schedule as a callback for the Trainer: its ranks are given out anew at every step.
+"""AdaLoRA's schedule as a Trainer callback: it allocates ranks at every step.
 
-PEFT keeps the ranks that are left as a pattern beside the weights, and drops the others from what it saves. That pattern is
-the last step's; weights of an earlier step, kept because they scored best, have other ranks. So it is read off the weights
-here, where a rank that was given up has a singular value of zero: whenever they are saved, and where a run goes on.
+PEFT keeps the pattern of remaining ranks beside the weights, and leaves the others out of a saved file. That pattern is of the
+last step. Weights of an earlier step, kept for the best score, have other ranks. So the pattern is read from the weights, where
+a pruned rank has a singular value of zero, whenever weights are saved and where a run resumes.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from lora_bench.errors import LoraBenchError
 
 
 def ranks_from_weights(model: Any, *_: Any) -> None:
-    """Set the pattern of ranks of each AdaLoRA adapter of a `PeftModel` to the ranks that its weights have."""
+    """Set the rank pattern of each AdaLoRA adapter of a `PeftModel` to the ranks that its weights have."""
     for name, config in model.peft_config.items():
         config.rank_pattern = {
             path: (weight != 0).flatten().tolist()
@@ -24,10 +24,10 @@ def ranks_from_weights(model: Any, *_: Any) -> None:
 
 
 class AllocateRanks(TrainerCallback):
-    """AdaLoRA's schedule: after each optimiser step, and before its gradients are dropped, ranks are given out anew.
+    """AdaLoRA's schedule: allocate ranks after each optimiser step, before gradients are dropped.
 
     Args:
-        sets_total: Whether the schedule ends with the run, and not where the suite says.
+        sets_total: End the schedule with the run, not where the suite says.
     """
 
     def __init__(self, *, sets_total: bool) -> None:
@@ -38,7 +38,11 @@ class AllocateRanks(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Let the schedule end with the run; one that goes on behind the schedule's end keeps the ranks of its weights."""
+        """End the schedule with the run; a run that resumes behind its end keeps the ranks of its weights.
+
+        Raises:
+            LoraBenchError: If `tinit` and `tfinal` leave no step for reducing ranks.
+        """
         model = inside["model"]
         for config in model.peft_config.values():
             if self.sets_total:
@@ -54,7 +58,7 @@ class AllocateRanks(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Give the ranks out anew."""
+        """Allocate ranks."""
         tuner = inside["model"].base_model
         config = tuner.peft_config[tuner.trainable_adapter_name]
         if state.global_step == config.total_step - config.tfinal and not tuner.rankallocator.ipt:
@@ -65,6 +69,6 @@ class AllocateRanks(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """From now on, whatever weights are saved are saved with their own ranks."""
+        """Save all later weights with their own ranks."""
         model: nn.Module = inside["model"]
         model.register_state_dict_pre_hook(ranks_from_weights)

@@ -1,13 +1,12 @@
 """Attention with a prefix: extra keys and values in front of those of the real tokens.
 
-softmax(q [P_k; K]^T / scale) [P_v; V], in every layer, with P_k and P_v learned and shared by all rows and queries. A
-prefix has no position: position ids, relative positions, mask lengths and the cache stay those of the real tokens.
+softmax(q [P_k; K]^T / scale) [P_v; V] in every layer, with P_k and P_v learned and shared by all rows and queries. A prefix has
+no position: position ids, relative positions, mask lengths and the cache stay those of the real tokens.
 
-Everything is a function of tensors. A prefix may carry one leading dimension more: one prefix for each member of a
-pack, or one for each row of a mixed batch. The three ways of reaching into an attention module are at the end:
-through its cache argument where it has one, and DeBERTa's two formulas written out, because a DeBERTa takes no cache
-(and swallows one silently). There the content score of a prefix key is a real key's, with the same scale, but the
-prefix gets no content-to-position and no position-to-content term.
+The functions take tensors. A prefix may have one more leading dimension: one prefix for each member of a pack, or for each row
+of a mixed batch. The three ways into an attention module come last: through its cache argument if it has one, and DeBERTa's two
+formulas, because DeBERTa takes no cache (and swallows one silently). There a prefix key gets the content score of a real key,
+with the same scale, but no content-to-position or position-to-content term.
 """
 
 import inspect
@@ -25,10 +24,10 @@ from lora_bench.families import Family
 from lora_bench.tuners.slices import slices_of
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
-"""What attention modules call their cache, the newest name first; transformers renamed it in 5.24."""
+"""Names of the cache argument of attention modules, newest first; transformers renamed it in 5.24."""
 
 MASKED_ATTENTION = ("eager", "sdpa")
-"""Attention kernels that take a mask of shape (batch, heads, queries, keys), which a prefix has to extend."""
+"""Attention kernels that take a mask of shape (batch, heads, queries, keys), which a prefix must extend."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class Prefix:
     """Learned keys and values of one layer.
 
     Args:
-        key: Shape (prefix_tokens, width), or (batch, prefix_tokens, width) with one prefix a row.
-        value: Of the shape of *key*.
-        mask: Which prefix tokens a row may see, shape (batch, prefix_tokens), bool; None where every row sees all.
+        key: Shape (prefix_tokens, width), or (batch, prefix_tokens, width) with one prefix for each row.
+        value: Same shape as *key*.
+        mask: True for prefix tokens that a row sees, shape (batch, prefix_tokens), bool; None if every row sees all.
     """
 
     key: Tensor
@@ -47,7 +46,7 @@ class Prefix:
 
 
 def prefix_heads(prefix: Tensor, states: Tensor) -> Tensor:
-    """A prefix in the layout of the keys or values of real tokens.
+    """Return a prefix in the layout of the keys or values of real tokens.
 
     Args:
         prefix: Shape (prefix_tokens, width), or with one leading dimension that *states* has too.
@@ -63,7 +62,7 @@ def prefix_heads(prefix: Tensor, states: Tensor) -> Tensor:
 
 
 def join_prefix(prefix: Tensor, states: Tensor) -> Tensor:
-    """Keys or values with the prefix in front.
+    """Return keys or values with the prefix in front.
 
     Args:
         prefix: See `prefix_heads`.
@@ -76,7 +75,7 @@ def join_prefix(prefix: Tensor, states: Tensor) -> Tensor:
 
 
 def join_mask(prefix_mask: Tensor | None, prefix_tokens: int, mask: Tensor) -> Tensor:
-    """An attention mask with columns for the prefix in front.
+    """Return an attention mask with columns for the prefix in front.
 
     Args:
         prefix_mask: See `Prefix.mask`.
@@ -102,14 +101,14 @@ def attend_with_prefix(
     prefix: Prefix,
     dropout: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """The end of an attention whose scores over real tokens are known, joined by a prefix in one softmax.
+    """Finish an attention with known scores over real tokens, adding a prefix to the same softmax.
 
     Args:
         query: Scaled queries, shape (..., heads, queries, head_width).
-        scores: Scores of real tokens, masked, shape (..., heads, queries, tokens).
+        scores: Masked scores of real tokens, shape (..., heads, queries, tokens).
         value: Values of real tokens, shape (..., heads, tokens, head_width).
         prefix: Keys and values of the prefix.
-        dropout: Applied to the probabilities.
+        dropout: Function applied to the probabilities.
 
     Returns:
         Context, shape (..., heads, queries, head_width), and probabilities, shape (..., heads, queries,
@@ -123,10 +122,10 @@ def attend_with_prefix(
 
 
 class PrefixCache:
-    """A cache argument that puts the prefix in front of whatever the real cache answers.
+    """A cache argument that puts the prefix in front of the real cache's keys and values.
 
-    The real cache, if there is one, stores real tokens only. Beams may reorder it and lengths come out as in the base
-    model; the prefix is joined anew at every step.
+    The real cache, if any, stores only real tokens: beams may reorder it, and lengths are those of the base model. The prefix
+    is joined at every step.
     """
 
     def __init__(self, prefix: Prefix, cache: Any | None) -> None:
@@ -134,17 +133,17 @@ class PrefixCache:
         self.cache = getattr(cache, "self_attention_cache", cache)
 
     def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Keys and values that attention should see, each of shape (batch, heads, all tokens, head_width)."""
+        """Return the keys and values that attention sees, each of shape (batch, heads, all tokens, head_width)."""
         if self.cache is not None:
             key, value = self.cache.update(key, value, *args, **kwargs)
         return join_prefix(self.prefix.key, key), join_prefix(self.prefix.value, value)
 
 
 def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: Any) -> Any:
-    """Call an attention module of the cache kind with a prefix.
+    """Call an attention module that takes a cache, with a prefix.
 
     Raises:
-        UnsupportedPair: The model uses an attention kernel that takes no four-dimensional mask.
+        UnsupportedPair: If the attention kernel takes no four-dimensional mask, or the module no cache.
     """
     refuse_kernel(attention.config._attn_implementation)
     names, cache_name = _arguments(type(attention).forward)
@@ -160,7 +159,7 @@ def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: A
 
 @cache
 def _arguments(forward: Callable[..., Any]) -> tuple[tuple[str, ...], str]:
-    """Names of the arguments of an attention's forward, without self, and which of them is the cache."""
+    """Return the argument names of an attention's forward, without self, and the name of its cache."""
     names = tuple(inspect.signature(forward).parameters)[1:]
     for name in CACHE_ARGUMENTS:
         if name in names:
@@ -169,7 +168,11 @@ def _arguments(forward: Callable[..., Any]) -> tuple[tuple[str, ...], str]:
 
 
 def refuse_kernel(name: str | None) -> None:
-    """Raise `UnsupportedPair` for an attention kernel that a prefix cannot enter; None stands for the default."""
+    """Refuse an attention kernel that a prefix cannot enter; None stands for the default kernel.
+
+    Raises:
+        UnsupportedPair: If the kernel takes no four-dimensional mask.
+    """
     if name is not None and name not in MASKED_ATTENTION:
         raise UnsupportedPair(
             f"a prefix needs attn_implementation {' or '.join(MASKED_ATTENTION)}, the model has {name!r}"
@@ -177,7 +180,7 @@ def refuse_kernel(name: str | None) -> None:
 
 
 def _mask_left_out(attention: Any, prefix: Prefix, hidden_states: Tensor, cache: Any | None) -> Tensor | None:
-    """The mask that transformers left to the kernel's `is_causal`, which would not line up behind a prefix."""
+    """Return the mask that transformers left to the kernel's `is_causal`, which would not line up behind a prefix."""
     batch, tokens = hidden_states.shape[:2]
     causal = getattr(attention, "is_causal", True) and tokens > 1
     if not causal and prefix.mask is None:
@@ -207,10 +210,10 @@ def attend_deberta(
     relative_pos: Tensor | None = None,
     rel_embeddings: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """DeBERTa's attention with a prefix; arguments and result are those of transformers' own forward.
+    """Return DeBERTa's attention with a prefix, with the arguments and result of transformers' forward.
 
     Raises:
-        UnsupportedPair: Queries come from other states than keys, which only DeBERTa's mask decoder does.
+        UnsupportedPair: If queries come from other states than keys, as in DeBERTa's mask decoder.
     """
     if query_states is not None:
         raise UnsupportedPair("a prefix on deberta needs queries and keys of the same states")
@@ -238,7 +241,7 @@ def attend_deberta_v2(
     relative_pos: Tensor | None = None,
     rel_embeddings: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The attention of DeBERTa v2 and v3 with a prefix; arguments and result are those of transformers' forward."""
+    """Return the attention of DeBERTa v2 and v3 with a prefix, with the arguments and result of transformers' forward."""
     heads = attention.num_attention_heads
     # Here (batch, tokens, width) becomes (batch * heads, tokens, head_width), and the bias is of that layout.
     query = attention.transpose_for_scores(
@@ -264,14 +267,14 @@ def _scale(query: Tensor, scale_factor: int) -> Tensor:
 
 
 def key_value_projections(attention: nn.Module, family: Family) -> tuple[nn.Module, nn.Module]:
-    """The modules that compute an attention's keys and values; one and the same where they are fused."""
+    """Return the modules that compute an attention's keys and values; the same one twice if they are fused."""
     inside = f"{family.self_attention}."
     key, value = (attention.get_submodule(part.removeprefix(inside)) for part in (family.key, family.value))
     return key, value
 
 
 def key_value_of(attention: nn.Module, family: Family, heads: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of an attention, each of shape (..., width), from the outputs of its `key_value_projections`."""
+    """Return keys and values, each of shape (..., width), from the outputs of the `key_value_projections`."""
     if family.fused:
         _, key, value = slices_of(key, 3, heads if family.fused_layout == "heads" else 1)
     # DeBERTa v1 keeps the bias of the values beside its fused projection.

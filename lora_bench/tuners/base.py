@@ -1,8 +1,8 @@
-"""What our PEFT tuners share: finding their sites, creating weights beside a frozen base, refusing what cannot be.
+"""Shared base of our PEFT tuners: find sites, create weights beside a frozen base, refuse impossible pairs.
 
-PEFT's base classes assume that an adapted module is a linear layer with a `weight` that an update can be merged
-into. Ours wrap dropouts, blocks and whole attention modules, and nothing they do is a change of a weight. The
-differences are here, each with its reason; what is left to a tuner is its sites, its weights and its formula.
+PEFT's base classes assume that an adapted module is a linear layer with a `weight` to merge an update into. Our tuners wrap
+dropouts, blocks and whole attention modules, and change no weight. The differences are here, each with its reason. A tuner adds
+its sites, weights and formula.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family, family_of
 
 BASE_ROW = "__base__"
-"""PEFT's name, in `adapter_names`, for a row that no adapter touches."""
+"""PEFT's name, in `adapter_names`, for a row without an adapter."""
 
 _IMPORT_NOTE = """\
 ## Loading this adapter
@@ -40,19 +40,19 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/adapter")
 
 @dataclass(kw_only=True)
 class TunerConfig(PeftConfig):
-    """Settings that every tuner of ours has.
+    """Settings of every tuner here.
 
     Args:
-        target_modules: Modules to wrap instead of the family's, as PEFT reads them: a list of name endings or one
-            regular expression over whole paths. Filled in from the family where it is None.
-        modules_to_save: Names of modules trained in full and saved with the adapter, such as the head.
+        target_modules: Modules to wrap in place of the family's, as PEFT reads them: a list of name endings, or one regular
+            expression over whole paths. None is filled in from the family.
+        modules_to_save: Names of modules to train in full and save with the adapter, such as the head.
     """
 
     target_modules: list[str] | str | None = field(default=None)
     modules_to_save: list[str] | None = field(default=None)
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Write `adapter_config.json`, and into the README beside it the import that loading needs."""
+        """Write `adapter_config.json`, and the import that loading needs into the README beside it."""
         super().save_pretrained(save_directory, **kwargs)
         readme = Path(save_directory) / "README.md"
         text = readme.read_text(encoding="utf-8") if readme.exists() else ""
@@ -63,8 +63,8 @@ class TunerConfig(PeftConfig):
 class TunerLayer(nn.Module, BaseTunerLayer):
     """A module of the base model with the weights of any number of adapters beside it.
 
-    Containers named in `adapter_layer_names` are keyed by adapter name; PEFT saves, loads, freezes and deletes
-    their entries by that contract.
+    Containers named in `adapter_layer_names` are keyed by adapter name; PEFT saves, loads, freezes and deletes their entries
+    by that contract.
     """
 
     def __init__(self, base_layer: nn.Module) -> None:
@@ -74,14 +74,14 @@ class TunerLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters: list[str] = []
 
     def live_adapters(self) -> list[str]:
-        """Names of the adapters that act on the next forward pass here, in the order they were set active."""
+        """Return the names of the adapters that act on the next forward pass here, in the order they were set active."""
         if self.disable_adapters:
             return []
         available = self._get_available_adapters()
         return [name for name in self.active_adapters if name in available]
 
     def place(self, adapter_name: str, device: torch.device, dtype: torch.dtype | None) -> None:
-        """Move an adapter's weights to *device* and, where it is known, *dtype*; on the meta device they stay there."""
+        """Move an adapter's weights to *device* and, if given, *dtype*; weights on the meta device stay there."""
         for container in (getattr(self, name) for name in self.adapter_layer_names):
             if adapter_name not in container:  # a part that only some settings have, such as a LayerNorm
                 continue
@@ -94,30 +94,34 @@ class TunerLayer(nn.Module, BaseTunerLayer):
                 entry.to(device=target, dtype=dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuse: there is no weight that the adapter could be merged into."""
+        """Refuse to merge: this layer has no weight to merge an adapter into.
+
+        Raises:
+            LoraBenchError: Always.
+        """
         raise LoraBenchError(f"{type(self).__name__} has no weight to merge an adapter into")
 
 
 class Tuner(BaseTuner):
-    """A method that wraps modules of every layer, as the model's family names them."""
+    """A tuner that wraps modules of every layer, as the model's family names them."""
 
     title: ClassVar[str]
-    """What error messages call the method."""
+    """Name of the method in error messages."""
 
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def site_pattern(self, config: Any, family: Family, model_config: dict[str, Any]) -> str:
-        """Regular expression of the modules to wrap.
+        """Return a regular expression of the modules to wrap.
 
         Raises:
-            UnsupportedPair: The method cannot act on this model.
+            UnsupportedPair: If the method cannot act on this model.
         """
         raise NotImplementedError
 
     def new_layer(
         self, base_layer: nn.Module, config: Any, family: Family, model_config: dict[str, Any], path: str
     ) -> Any:
-        """A `TunerLayer` around *base_layer*, the base model's module at *path*, with no adapter in it yet."""
+        """Return a `TunerLayer` around *base_layer*, the base model's module at *path*, without an adapter."""
         raise NotImplementedError
 
     def _family(self, model_config: dict[str, Any]) -> Family:
@@ -166,7 +170,7 @@ class Tuner(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Hand `adapter_names`, one name a row of the batch, to every layer for the length of one call."""
+        """Pass `adapter_names`, one name for each row of the batch, to every layer during one call."""
         adapter_names = kwargs.pop("adapter_names", None)
         if adapter_names is None:
             yield
@@ -188,22 +192,26 @@ class Tuner(BaseTuner):
 
 
 def drawing_device(device: torch.device) -> torch.device:
-    """Where initial weights are drawn for a base model on *device*.
+    """Return the device on which to draw initial weights for a base model on *device*.
 
-    Drawn on the CPU, they are the same numbers whatever device trains them. On the meta device nothing is drawn:
-    sizing a method would otherwise fill millions of weights to count them.
+    On the CPU, the numbers are the same whatever device trains them. On the meta device nothing is drawn: sizing a method would
+    otherwise fill millions of weights to count them.
     """
     return device if device.type == "meta" else torch.device("cpu")
 
 
 def check_rows(adapter_names: Sequence[str], x: Tensor) -> None:
-    """Refuse a list of adapter names that does not have one for each row of *x*, shape (batch, ...)."""
+    """Refuse a list of adapter names that does not match the rows of *x*, shape (batch, ...).
+
+    Raises:
+        LoraBenchError: If the numbers of names and rows differ.
+    """
     if len(adapter_names) != len(x):
         raise LoraBenchError(f"adapter_names has {len(adapter_names)} names for a batch of {len(x)} rows")
 
 
 def _device_and_dtype(module: nn.Module, parent: nn.Module) -> tuple[torch.device, torch.dtype | None]:
-    """Device and floating type of the frozen weights at a site; a dropout has none and takes its parent's."""
+    """Return device and floating type of the frozen weights at a site; a dropout has none and takes its parent's."""
     weights = list(chain(module.parameters(), parent.parameters()))
     floating = next((weight for weight in weights if weight.is_floating_point()), None)
     if floating is not None:

@@ -1,26 +1,25 @@
 """Bottleneck adapters: a narrow two-layer network added to the output of a block of a frozen model.
 
-f(x) = scaling * (W_up activation(W_down x + b_down) + b_up), with W_down of shape (bottleneck_size, width) and W_up of
-shape (width, bottleneck_size). W_up and b_up start at zero, so training starts from the base model exactly; with
-`initialisation="paper"` both are drawn as the variant's paper draws them.
+f(x) = scaling * (W_up activation(W_down x + b_down) + b_up), with W_down of shape (bottleneck_size, width) and W_up of shape
+(width, bottleneck_size). W_up and b_up start at zero, so training starts exactly from the base model. With
+`initialisation="paper"` both weights are drawn as in the variant's paper.
 
 Four placements, by `variant`:
 
-* `houlsby`: y + f(y) after attention and after the feed-forward block, each before the residual sum and, in BERT-like
-  layers, before LayerNorm. 2 L (2 width size + size + width) weights in L layers. Houlsby et al. 2019,
-  https://arxiv.org/abs/1902.00751; their LayerNorms are trained too, here none is, as in the comparisons of Hu et al.
-* `pfeiffer`: after the feed-forward block only. In BERT-like layers LayerNorm(h + f(z) + r), with r the block's
-  residual input, h its output and z = LayerNorm(h + r); GPT-2 has no LayerNorm there, so y + f(y). Pfeiffer et al.
-  2020, https://arxiv.org/abs/2005.00052.
+* `houlsby`: y + f(y) after attention and after the feed-forward block, each before the residual sum and, in BERT-like layers,
+  before LayerNorm. 2 L (2 width size + size + width) weights in L layers. Houlsby et al. 2019,
+  https://arxiv.org/abs/1902.00751. They train LayerNorms too; here none is trained, as in the comparisons of Hu et al.
+* `pfeiffer`: after the feed-forward block only. In BERT-like layers LayerNorm(h + f(z) + r), with r the block's residual input,
+  h its output and z = LayerNorm(h + r). GPT-2 has no LayerNorm there, so y + f(y). Pfeiffer et al. 2020,
+  https://arxiv.org/abs/2005.00052.
 * `parallel`: f reads the feed-forward block's input and is added to its output. He et al. 2021,
-  https://arxiv.org/abs/2110.04366, who use relu and a scaling of 4 or less.
-* `lin`: y + f(LayerNorm(y)) after the whole layer, with a LayerNorm of its own that is trained. Lin et al. 2020,
-  https://arxiv.org/abs/2004.03829, who use relu; AdapterL of Hu et al. 2021. On GPT-2 it wraps the layer, so
+  https://arxiv.org/abs/2110.04366, with relu and a scaling of 4 or less.
+* `lin`: y + f(LayerNorm(y)) after the whole layer, with a trained LayerNorm of its own. Lin et al. 2020,
+  https://arxiv.org/abs/2004.03829, with relu; AdapterL of Hu et al. 2021. On GPT-2 it wraps the layer, so
   `output_hidden_states` shows each layer without its adapter.
 
 The last three have L (2 width size + size + width) weights, `lin` 2 L width more. No variant can be merged into the base
-weights. One adapter acts at a time: two in a row and two side by side would both be a fair reading of two active
-adapters.
+weights. One adapter acts at a time: two in a row and two side by side would both be fair readings of two active adapters.
 """
 
 import math
@@ -60,7 +59,7 @@ def bottleneck(
     activation: Callable[[Tensor], Tensor],
     scaling: float | Tensor = 1.0,
 ) -> Tensor:
-    """The update f(x) of one adapter, or of several members at once, each on its own rows.
+    """Return the update f(x) of one adapter, or of several members at once, each on its own rows.
 
     Args:
         x: Hidden states, shape (batch, tokens, width), or (member, batch, tokens, width).
@@ -68,11 +67,11 @@ def bottleneck(
         down_bias: Shape (size,), or (member, size).
         up_weight: Shape (width, size), or (member, width, size).
         up_bias: Shape (width,), or (member, width).
-        activation: Applied to each number between the two layers.
-        scaling: Factor on the result; a tensor of it broadcasts against *x*.
+        activation: Function applied to each number between the two layers.
+        scaling: Factor on the result; a tensor broadcasts against *x*.
 
     Returns:
-        The update, of the shape of *x*. A member whose size is smaller is padded with zeros in both weights.
+        The update, of the shape of *x*. A smaller member is padded with zeros in both weights.
     """
     if down_weight.dim() == 2:
         return F.linear(activation(F.linear(x, down_weight, down_bias)), up_weight, up_bias) * scaling
@@ -83,17 +82,17 @@ def bottleneck(
 
 @dataclass(kw_only=True)
 class BottleneckConfig(TunerConfig):
-    """Bottleneck adapters in every layer.
+    """Config of bottleneck adapters in every layer.
 
     Args:
-        bottleneck_size: Width of the bottleneck itself, not a reduction factor; at least 1.
-        variant: Placement, one of `houlsby`, `pfeiffer`, `parallel` and `lin`.
-        non_linearity: One of relu, gelu, silu, swish (another name of silu) and tanh.
+        bottleneck_size: Width of the bottleneck, not a reduction factor; at least 1.
+        variant: Placement: `houlsby`, `pfeiffer`, `parallel` or `lin`.
+        non_linearity: relu, gelu, silu, swish (another name of silu) or tanh.
         scaling: Factor on the update.
-        initialisation: `identity` for W_up = 0; `paper` for what the variant's paper or its authors' code has: normal
-            with standard deviation 0.01 cut at twice that in both matrices (houlsby), normal with 0.02 in both (pfeiffer,
-            lin), Kaiming-uniform W_down and W_up = 0 (parallel). Biases are zero in all.
-        init_std: Standard deviation of the initial W_down where *initialisation* is `identity`.
+        initialisation: `identity` sets W_up = 0. `paper` draws as the variant's paper or its authors' code: normal with
+            standard deviation 0.01 cut at twice that in both matrices (houlsby), normal with 0.02 in both (pfeiffer, lin),
+            Kaiming-uniform W_down and W_up = 0 (parallel). Biases are zero in all.
+        init_std: Standard deviation of the initial W_down if *initialisation* is `identity`.
         skip_layers: Indexes of layers without an adapter.
     """
 
@@ -119,10 +118,10 @@ class BottleneckConfig(TunerConfig):
 
 
 class BottleneckLayer(TunerLayer):
-    """A module of the base model and the bottlenecks joined to it.
+    """A module of the base model with its bottlenecks.
 
     Args:
-        base_layer: The module; which one, and how its inputs and output are used, is what *placement* says.
+        base_layer: The module; *placement* says how its inputs and output are used.
         placement: See `lora_bench.families.Placement`.
         width: Width of the hidden states.
     """
@@ -153,7 +152,7 @@ class BottleneckLayer(TunerLayer):
         self.configs[adapter_name] = config
 
     def update(self, adapter_name: str, x: Tensor) -> Tensor:
-        """The update of one adapter for hidden states *x*, in the type of *x*."""
+        """Return the update of one adapter for hidden states *x*, in the type of *x*."""
         config = self.configs[adapter_name]
         down: Any = self.bottleneck_down[adapter_name]
         up: Any = self.bottleneck_up[adapter_name]
@@ -164,7 +163,7 @@ class BottleneckLayer(TunerLayer):
         return bottleneck(cast, down.weight, down.bias, up.weight, up.bias, activation, config.scaling).to(x.dtype)
 
     def mixed_update(self, adapter_names: Sequence[str], x: Tensor) -> Tensor:
-        """The update for a batch whose row i belongs to the adapter `adapter_names[i]`."""
+        """Return the update for a batch in which row i belongs to the adapter `adapter_names[i]`."""
         check_rows(adapter_names, x)
         update = torch.zeros_like(x)
         for name in sorted(set(adapter_names) & set(self.bottleneck_down)):
@@ -173,7 +172,11 @@ class BottleneckLayer(TunerLayer):
         return update
 
     def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
-        """The base module with the update of the active adapter, or of each row's own."""
+        """Return the base module's output with the update of the active adapter, or of each row's own.
+
+        Raises:
+            LoraBenchError: If more than one adapter is active.
+        """
         join = PLACEMENTS[self.placement]
         if adapter_names is not None and not self.disable_adapters:
             return join(self.base_layer, partial(self.mixed_update, adapter_names), *args, **kwargs)
@@ -186,14 +189,18 @@ class BottleneckLayer(TunerLayer):
 
 
 class BottleneckModel(Tuner):
-    """A base model with bottleneck adapters; made by `get_peft_model(model, BottleneckConfig(...))`."""
+    """A base model with bottleneck adapters, from `get_peft_model(model, BottleneckConfig(...))`."""
 
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
     title = "a bottleneck adapter"
 
     def site_pattern(self, config: BottleneckConfig, family: Family, model_config: dict[str, Any]) -> str:
-        """Regular expression of the variant's sites in *family*."""
+        """Return a regular expression of the variant's sites in *family*.
+
+        Raises:
+            UnsupportedPair: If adapters of two variants meet, the family lacks the variant, or *skip_layers* leaves no layer.
+        """
         variants = {other.variant for other in self.peft_config.values() if isinstance(other, BottleneckConfig)}
         if len(variants) > 1:
             # A wrapped block hides its own dropout from the next adapter's pattern: half the sites, and no error.

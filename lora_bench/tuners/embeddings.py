@@ -1,13 +1,13 @@
-"""Prefix-embedding tuning: trained embeddings of virtual tokens in front of the text, of an encoder.
+"""Prefix-embedding tuning: trained embeddings of virtual tokens in front of an encoder's text.
 
-PreEmbed of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, section 5.1): P width weights for P tokens, which go through
-every layer like those of the text and are dropped at the end, so the head reads what it always reads. They are inserted
-behind the embedding layer, whose positions and LayerNorm are therefore part of what is learned; the text keeps its own
-positions, and in a DeBERTa the virtual tokens stand at negative ones. Where a mask lets queries see different tokens, such
-as those of several packed texts, the virtual tokens see what all of them see, so that nothing passes between texts.
+PreEmbed of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, section 5.1): P width weights for P tokens. They pass every layer
+like those of the text and are dropped at the end, so the head reads its usual token. They are inserted behind the embedding
+layer, so its positions and LayerNorm are part of what is learned. The text keeps its positions; in a DeBERTa virtual tokens
+stand at negative ones. If a mask lets queries see different tokens, such as those of several packed texts, virtual tokens see
+what all of them see, so that nothing passes between texts.
 
-A causal model would need its cache and the positions of every later token moved as well: PEFT's own prompt tuning does
-that for text generation. `tuners.activations` has the stronger relative of this method, and in every family.
+A causal model would also need its cache and the positions of all later tokens moved: PEFT's prompt tuning does that for text
+generation. `tuners.activations` has the stronger relative of this method, in every family.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from lora_bench.tuners.registration import register
 
 
 def insert_tokens(tokens: Tensor, states: Tensor) -> Tensor:
-    """Hidden states with virtual tokens in front.
+    """Return hidden states with virtual tokens in front.
 
     Args:
         tokens: Shape (prefix_tokens, width), or (batch, prefix_tokens, width) with others for each row.
@@ -38,12 +38,12 @@ def insert_tokens(tokens: Tensor, states: Tensor) -> Tensor:
 
 
 def insert_in_mask(mask: Tensor | None, visible: Tensor) -> Tensor | None:
-    """The mask of an encoder with virtual tokens in front.
+    """Return an encoder's mask with virtual tokens in front; None if all is visible.
 
     Args:
-        mask: Which tokens are real, shape (batch, tokens), or what each query may see, shape (batch, heads or 1, tokens or
-            1, tokens), bool or added to the scores; None where all is seen.
-        visible: Which virtual tokens a row has, shape (batch, prefix_tokens), bool.
+        mask: Real tokens, shape (batch, tokens), or what each query may see, shape (batch, heads or 1, tokens or 1, tokens),
+            bool or added to the scores; None if all is visible.
+        visible: Virtual tokens of each row, shape (batch, prefix_tokens), bool.
     """
     if mask is None:
         return None
@@ -63,10 +63,10 @@ def insert_in_mask(mask: Tensor | None, visible: Tensor) -> Tensor | None:
 
 @dataclass(kw_only=True)
 class PrefixEmbeddingConfig(TunerConfig):
-    """Trained embeddings of virtual tokens in front of the text.
+    """Config of trained embeddings of virtual tokens in front of the text.
 
     Args:
-        num_virtual_tokens: How many tokens there are, at least 1.
+        num_virtual_tokens: Number of tokens, at least 1.
         init_std: Standard deviation of the initial embeddings.
     """
 
@@ -81,7 +81,7 @@ class PrefixEmbeddingConfig(TunerConfig):
 
 
 class PrefixEmbeddingLayer(TunerLayer):
-    """The stack of layers of an encoder and the virtual tokens it reads before the text.
+    """An encoder's stack of layers with the virtual tokens that it reads before the text.
 
     Args:
         base_layer: The stack, from hidden states and a mask to an output with hidden states.
@@ -108,7 +108,7 @@ class PrefixEmbeddingLayer(TunerLayer):
         adapter_names: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The stack's output for the text behind the active virtual tokens, or behind each row's own."""
+        """Return the stack's output for the text behind the active virtual tokens, or behind each row's own."""
         if adapter_names is not None and self.virtual_embedding and not self.disable_adapters:
             check_rows(adapter_names, hidden_states)
             tokens, visible = self.mixed(adapter_names)
@@ -126,7 +126,7 @@ class PrefixEmbeddingLayer(TunerLayer):
         return _without_first(output, tokens.shape[-2])
 
     def mixed(self, adapter_names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Virtual tokens for each row, shape (batch, longest, width), at the end of theirs, and which are there."""
+        """Return each row's virtual tokens, shape (batch, longest, width), at the end of theirs, and which of them are real."""
         none = next(iter(self.virtual_embedding.values())).new_zeros(0, self.width)
         rows = [self.virtual_embedding.get(name, none) for name in adapter_names]
         longest = max(len(row) for row in rows)
@@ -136,7 +136,7 @@ class PrefixEmbeddingLayer(TunerLayer):
 
 
 def _without_first(output: Any, count: int) -> Any:
-    """An encoder's output without the first *count* tokens of its hidden states; attention probabilities keep them."""
+    """Return an encoder's output without the first *count* tokens of its hidden states; attention probabilities keep them."""
     for name in ("last_hidden_state", "hidden_states"):
         states = output.get(name)
         if isinstance(states, Tensor):
@@ -147,14 +147,18 @@ def _without_first(output: Any, count: int) -> Any:
 
 
 class PrefixEmbeddingModel(Tuner):
-    """An encoder with virtual tokens; made by `get_peft_model(model, PrefixEmbeddingConfig(...))`."""
+    """An encoder with virtual tokens, from `get_peft_model(model, PrefixEmbeddingConfig(...))`."""
 
     prefix = "virtual_"
     tuner_layer_cls = PrefixEmbeddingLayer
     title = "prefix-embedding tuning"
 
     def site_pattern(self, config: PrefixEmbeddingConfig, family: Family, model_config: dict[str, Any]) -> str:
-        """Regular expression of the stack of layers of *family*."""
+        """Return a regular expression of the stack of layers of *family*.
+
+        Raises:
+            UnsupportedPair: If the model is a decoder, or its layers are not called as one module.
+        """
         if family.encoder is None:
             raise UnsupportedPair(
                 f"{self.title} is written for encoders whose layers are called as one, and {family.name} is none: "

@@ -1,15 +1,15 @@
 """LoRA on chosen slices of a weight that computes query, key and value together.
 
-y_s = W_s x + scaling * B_s A_s x for each adapted slice s of the output, with A_s of shape (rank, in_features) and B_s
-of shape (width, rank); the other slices stay as they are. GPT-2's `c_attn` and DeBERTa v1's `in_proj` are such weights,
-and Hu et al. 2021 (https://arxiv.org/abs/2106.09685) adapt the query and the value alone, each with matrices of its own:
-2 rank width weights a slice, 4 rank width for the two of a layer. PEFT's LoRA on a fused weight has one A and a B as
-high as all three slices, which is 4 rank width too and another method: the key moves, and A is shared.
+y_s = W_s x + scaling * B_s A_s x for each adapted slice s of the output, with A_s of shape (rank, in_features) and B_s of shape
+(width, rank). Other slices stay as they are. GPT-2's `c_attn` and DeBERTa v1's `in_proj` are such weights. Hu et al. 2021
+(https://arxiv.org/abs/2106.09685) adapt only query and value, each with its own matrices: 2 rank width weights a slice, 4 rank
+width for the two of a layer. PEFT's LoRA on a fused weight has one A and a B as high as all three slices. That is 4 rank width
+too, but another method: the key moves, and A is shared.
 
-A is drawn as PEFT draws it and B is zero, so training starts from the base model exactly. Weights that are not fused
-are one slice here, so one adapter may name both kinds. DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) learns
-the length of each adapted row of the weight apart from its direction; rsLoRA (Kalajdzievski 2023,
-https://arxiv.org/abs/2312.03732) divides by the square root of the rank instead of the rank.
+A is drawn as in PEFT and B is zero, so training starts exactly from the base model. A weight that is not fused is one slice, so
+one adapter may name both kinds. DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) learns the length of each adapted row
+of the weight apart from its direction. rsLoRA (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732) divides by the square root
+of the rank in place of the rank.
 """
 
 import math
@@ -31,7 +31,7 @@ from lora_bench.tuners.slices import joined_slices, slices_of
 
 
 def sliced_update(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """The low-rank updates of several slices of one output, or of several members at once, each on its own rows.
+    """Return the low-rank updates of several slices of one output, or of several members at once, each on its own rows.
 
     Args:
         x: Inputs, shape (..., in_features), or (member, ..., in_features).
@@ -54,13 +54,13 @@ def sliced_update(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
 
 def dora_gain(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
-    """DoRA's factor on each row of the updated weight: its learned length over the length it has.
+    """Return DoRA's factor on each row of the updated weight: its learned length divided by its current one.
 
-    No gradient flows through the length it has (section 4.3 of the paper).
+    No gradient flows through the current length (section 4.3 of the paper).
 
     Args:
         weight: Rows of the frozen weight, shape (..., width, in_features).
-        delta: The update of them, of the same shape.
+        delta: Their update, of the same shape.
         magnitude: Learned lengths, shape (..., width).
 
     Returns:
@@ -71,16 +71,16 @@ def dora_gain(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
 
 @dataclass(kw_only=True)
 class FusedLoraConfig(TunerConfig):
-    """LoRA by role, also on slices of fused weights.
+    """Config of LoRA by role, also on slices of fused weights.
 
     Args:
         r: Rank, at least 1.
         lora_alpha: The update is multiplied by `lora_alpha / r`.
         lora_dropout: Probability of zeroing an input of A, in [0, 1); the slices of one weight share the mask.
         use_rslora: Multiply by `lora_alpha / sqrt(r)` instead.
-        use_dora: Learn the length of each adapted row of the weight too.
-        roles: What is adapted: query, key, value, output, ffn or all.
-        initialisation: How A is drawn, kaiming or gaussian.
+        use_dora: Also learn the length of each adapted row of the weight.
+        roles: Roles to adapt: query, key, value, output, ffn or all.
+        initialisation: Draw of A, kaiming or gaussian.
     """
 
     r: int = field(default=8)
@@ -118,11 +118,11 @@ class FusedLoraConfig(TunerConfig):
 
 
 class FusedLoraLayer(TunerLayer):
-    """A linear module of the base model and low-rank updates of slices of its output.
+    """A linear module of the base model with low-rank updates of slices of its output.
 
     Args:
         base_layer: A linear layer, or GPT-2's `Conv1D`, which keeps its weight transposed.
-        parts: What its output consists of: one part, or query, key and value.
+        parts: Parts of its output: one, or query, key and value.
         groups: See `slices_of`.
     """
 
@@ -140,7 +140,11 @@ class FusedLoraLayer(TunerLayer):
         self.merged_gains: dict[str, Tensor] = {}
 
     def update_layer(self, adapter_name: str, config: FusedLoraConfig, device: torch.device) -> None:
-        """Add an adapter that changes nothing yet, its A drawn on *device*."""
+        """Add an adapter without effect yet, its A drawn on *device*.
+
+        Raises:
+            UnsupportedPair: If DoRA meets a quantised weight.
+        """
         self.configs[adapter_name] = config
         weight = self.get_base_layer().weight
         if config.use_dora and not weight.is_floating_point():
@@ -165,22 +169,22 @@ class FusedLoraLayer(TunerLayer):
             self.fused_lora_magnitude[adapter_name] = nn.Parameter(lengths.clone())
 
     def adapted(self, adapter_name: str) -> tuple[int, ...]:
-        """Which slices an adapter updates."""
+        """Return the indexes of the slices that an adapter updates."""
         named = self.configs[adapter_name].parts
         return tuple(index for index, part in enumerate(self.parts) if part in named)
 
     def rows(self, adapter_name: str) -> Tensor:
-        """The frozen weight's rows of each adapted slice, shape (slices, width, in_features)."""
+        """Return the frozen weight's rows of each adapted slice, shape (slices, width, in_features)."""
         slices = slices_of(self._weight().T, len(self.parts), self.groups)
         return torch.stack([slices[index].T for index in self.adapted(adapter_name)])
 
     def delta(self, adapter_name: str) -> Tensor:
-        """The update of `rows`, scaled."""
+        """Return the scaled update of `rows`."""
         update = self.fused_lora_B[adapter_name] @ self.fused_lora_A[adapter_name]
         return update * self.configs[adapter_name].scaling
 
     def gain(self, adapter_name: str) -> Tensor | None:
-        """DoRA's factor on each row, shape (slices, width), or None for an adapter without it."""
+        """Return DoRA's factor on each row, shape (slices, width), or None for an adapter without DoRA."""
         if adapter_name not in self.fused_lora_magnitude:
             return None
         # The scaled update without its gradient: the length it goes into is a constant to DoRA.
@@ -188,7 +192,7 @@ class FusedLoraLayer(TunerLayer):
         return dora_gain(self.rows(adapter_name).to(delta.dtype), delta, self.fused_lora_magnitude[adapter_name])
 
     def updates(self, adapter_name: str, x: Tensor, parts: Sequence[Tensor]) -> dict[int, Tensor]:
-        """What an adapter adds to each adapted slice.
+        """Return an adapter's addition to each adapted slice.
 
         Args:
             adapter_name: The adapter.
@@ -215,7 +219,11 @@ class FusedLoraLayer(TunerLayer):
         }
 
     def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
-        """The module's output with the updates of the active adapters, or of each row's own."""
+        """Return the module's output with the updates of the active adapters, or of each row's own.
+
+        Raises:
+            LoraBenchError: If rows name adapters while some are merged, or a DoRA adapter is not active alone.
+        """
         if self.disable_adapters and self.merged:
             self.unmerge()
         if adapter_names is not None and self.merged and not self.disable_adapters:
@@ -235,7 +243,7 @@ class FusedLoraLayer(TunerLayer):
         return self._with(self.live_adapters(), x, y)
 
     def _with(self, adapter_names: Sequence[str], x: Tensor, y: Tensor) -> Tensor:
-        """The output *y* with the updates of these adapters."""
+        """Return the output *y* with the updates of these adapters."""
         if not adapter_names:
             return y
         if len(adapter_names) > 1 and any(name in self.fused_lora_magnitude for name in adapter_names):
@@ -249,10 +257,11 @@ class FusedLoraLayer(TunerLayer):
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Fold adapters into the base weight; the active ones where none is named.
+        """Fold adapters into the base weight; the active ones by default.
 
         Raises:
-            ValueError: With *safe_merge*, if a merged weight is not finite; the weight is then as before.
+            LoraBenchError: If the weight is quantised, or a DoRA adapter would not be merged alone.
+            ValueError: With *safe_merge*, if a merged weight is not finite; the weight is then unchanged.
         """
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.configs:
@@ -272,7 +281,7 @@ class FusedLoraLayer(TunerLayer):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Take every merged adapter out of the base weight again, up to rounding."""
+        """Remove every merged adapter from the base weight, up to rounding."""
         while self.merged_adapters:
             name = self.merged_adapters.pop()
             gain = self.merged_gains.pop(name, None)
@@ -283,7 +292,7 @@ class FusedLoraLayer(TunerLayer):
             self._change_rows(name, change, safe=False)
 
     def _weight(self) -> Tensor:
-        """The base weight, shape (out_features, in_features)."""
+        """Return the base weight, shape (out_features, in_features)."""
         module: Any = self.get_base_layer()
         return module.weight.detach().T if isinstance(module, Conv1D) else module.weight.detach()
 
@@ -302,20 +311,24 @@ class FusedLoraLayer(TunerLayer):
 
 
 class FusedLoraModel(Tuner):
-    """A base model with LoRA by role; made by `get_peft_model(model, FusedLoraConfig(...))`."""
+    """A base model with LoRA by role, from `get_peft_model(model, FusedLoraConfig(...))`."""
 
     prefix = "fused_lora_"
     tuner_layer_cls = FusedLoraLayer
     title = "LoRA by role"
 
     def site_pattern(self, config: FusedLoraConfig, family: Family, model_config: dict[str, Any]) -> str:
-        """Regular expression of the modules that compute the config's parts."""
+        """Return a regular expression of the modules that compute the config's parts."""
         return family.targets(*config.parts)
 
     def new_layer(
         self, base_layer: nn.Module, config: FusedLoraConfig, family: Family, model_config: dict[str, Any], path: str
     ) -> FusedLoraLayer:
-        """Wrap one linear module of the base model."""
+        """Wrap one linear module of the base model.
+
+        Raises:
+            UnsupportedPair: If the module computes none of the config's parts.
+        """
         parts = family.parts_at(path)
         if not set(parts) & set(config.parts):
             raise UnsupportedPair(f"{self.title} on {', '.join(config.roles)} has nothing to adapt in {path}")
@@ -323,7 +336,7 @@ class FusedLoraModel(Tuner):
         return FusedLoraLayer(base_layer, parts, model_config[family.num_heads_key] if in_heads else 1)
 
     def _check_merge_allowed(self) -> None:
-        """LoRA is a change of weights and may always be merged."""
+        """Allow every merge: LoRA is a change of weights."""
 
 
 LORA_BENCH_FUSED_LORA = register("LORA_BENCH_FUSED_LORA", FusedLoraConfig, FusedLoraModel)

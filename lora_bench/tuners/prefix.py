@@ -1,19 +1,18 @@
 """Key/value prefixes: learned keys and values in front of every layer's own.
 
-Li and Liang 2021, https://arxiv.org/abs/2101.00190. 2 L P width weights for P virtual tokens in L layers, drawn from a
-normal distribution: unlike an update that starts at zero, a prefix changes the model from the first step.
+Li and Liang 2021, https://arxiv.org/abs/2101.00190. 2 L P width weights for P virtual tokens in L layers, drawn from a normal
+distribution. Unlike an update that starts at zero, a prefix changes the model from the first step.
 
-The paper trains a reparameterisation instead and drops it after training: an embedding of the P tokens goes through a
-layer of tanh units that all layers share, and each layer has a projection of those to its keys and values. Here the
-shared part belongs to the first layer, saving folds everything into plain keys and values, and whoever loads a saved
-prefix gets those, in a model that was itself reparameterised too. What is folded cannot be trained on as before: for
-checkpoints that a run resumes from there is `fold_on_save=False`, and `fold` once training is over.
+The paper trains a reparameterisation and drops it after training. An embedding of the P tokens passes a layer of tanh units
+shared by all layers, and each layer projects these to its keys and values. Here the shared part belongs to the first layer.
+Saving folds everything into plain keys and values; loading gives those, even in a model that was itself reparameterised. A
+folded prefix cannot be trained on as before. For resumable checkpoints use `fold_on_save=False`, and `fold` after training.
 
-PEFT has the method for models with a cache, and puts the prefix into it: real tokens then start at position P, and
+PEFT has the method for models with a cache, and puts the prefix into the cache. Real tokens then start at position P, and
 DeBERTa, which has no cache, is out of reach. Here the prefix meets the keys inside attention (`tuners.attention`), so
-positions, masks and caches are those of the base model, RoBERTa and DeBERTa and GPT-2 work alike, and so do gradient
-checkpointing and generation. On GPT-2 the two agree once ours is given position ids that start at P. Several active
-prefixes are joined one after the other. A prefix cannot be merged into the base weights.
+positions, masks and caches are those of the base model. RoBERTa, DeBERTa and GPT-2 work alike, and so do gradient
+checkpointing and generation. On GPT-2 both agree if ours gets position ids that start at P. Several active prefixes are joined
+one after the other. A prefix cannot be merged into the base weights.
 """
 
 import copy
@@ -35,10 +34,10 @@ from lora_bench.tuners.registration import register
 def reparameterised_prefix(
     embedding: Tensor, hidden_weight: Tensor, hidden_bias: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values of one layer's prefix from what is trained in their place.
+    """Return keys and values of one layer's prefix from its reparameterisation.
 
     Args:
-        embedding: One row a virtual token, shape (prefix_tokens, width).
+        embedding: One row for each virtual token, shape (prefix_tokens, width).
         hidden_weight: Shape (reparameterisation_width, width).
         hidden_bias: Shape (reparameterisation_width,).
         weight: The layer's projection, shape (2 * width, reparameterisation_width).
@@ -54,16 +53,16 @@ def reparameterised_prefix(
 
 @dataclass(kw_only=True)
 class PrefixConfig(TunerConfig):
-    """A key/value prefix in every layer.
+    """Config of a key/value prefix in every layer.
 
     Args:
         num_virtual_tokens: Length of the prefix, at least 1.
-        init_std: Standard deviation of the initial keys and values; a reparameterisation is drawn as torch draws an
-            embedding and linear layers, which is what the paper's code does.
-        reparameterised: Whether to train the paper's reparameterisation. Saved files say no: it is folded away.
-        reparameterisation_width: How many tanh units it has, at least 1.
-        fold_on_save: Whether saving folds a reparameterisation away. Without it a file holds what is trained, a hundred
-            times as much, and a run goes on from it as if it had never stopped.
+        init_std: Standard deviation of the initial keys and values. A reparameterisation is drawn as torch draws embeddings and
+            linear layers, as in the paper's code.
+        reparameterised: Train the paper's reparameterisation. Saved files say False: it is folded away.
+        reparameterisation_width: Number of its tanh units, at least 1.
+        fold_on_save: Fold a reparameterisation when saving. Otherwise a file holds what is trained, a hundred times as much,
+            and a run resumes from it exactly.
     """
 
     num_virtual_tokens: int
@@ -80,20 +79,20 @@ class PrefixConfig(TunerConfig):
                 raise LoraBenchError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Write the config of what the weights beside it are."""
+        """Write the config that fits the saved weights."""
         folded = copy.copy(self)
         folded.reparameterised = self.reparameterised and not self.fold_on_save
         super(PrefixConfig, folded).save_pretrained(save_directory, **kwargs)
 
 
 class PrefixLayer(TunerLayer):
-    """An attention module and the prefixes its queries see.
+    """An attention module with the prefixes that its queries see.
 
     Args:
         base_layer: The attention module.
-        kind: How keys and values get into it.
+        kind: Way of keys and values into the module.
         width: Width of its keys, all heads together.
-        siblings: All prefix layers of the model in their order, a list that the layers share; this one joins it.
+        siblings: All prefix layers of the model in order, a list shared by the layers; this one is appended.
     """
 
     adapter_layer_names: tuple[str, ...] = (
@@ -131,15 +130,15 @@ class PrefixLayer(TunerLayer):
         self.prefix_projection[adapter_name] = nn.Linear(units, 2 * self.width, device=device)
 
     def has(self, adapter_name: str) -> bool:
-        """Whether there is a prefix of this name here."""
+        """Return True if this layer has a prefix of this name."""
         return adapter_name in self.prefix_key or adapter_name in self.prefix_projection
 
     def sharer(self, adapter_name: str) -> "PrefixLayer":
-        """The layer that the shared part of a reparameterisation belongs to."""
+        """Return the layer that owns the shared part of a reparameterisation."""
         return next(layer for layer in self.siblings if adapter_name in layer.prefix_embedding)
 
     def key_value(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """Key and value of one prefix, each of shape (prefix_tokens, width)."""
+        """Return key and value of one prefix, each of shape (prefix_tokens, width)."""
         if adapter_name in self.prefix_key:
             return self.prefix_key[adapter_name], self.prefix_value[adapter_name]
         shared = self.sharer(adapter_name)
@@ -149,14 +148,14 @@ class PrefixLayer(TunerLayer):
         return reparameterised_prefix(embedding, hidden.weight, hidden.bias, projection.weight, projection.bias)
 
     def joined(self, adapter_names: Sequence[str]) -> Prefix:
-        """The prefixes of all these adapters, one after the other."""
+        """Return the prefixes of these adapters, one after the other."""
         keys, values = zip(*(self.key_value(name) for name in adapter_names), strict=True)
         return Prefix(torch.cat(keys), torch.cat(values))
 
     def mixed(self, adapter_names: Sequence[str]) -> Prefix:
-        """A prefix for each row of a batch, that of `adapter_names[i]` for row i, padded to the longest.
+        """Return a prefix for each row of a batch, that of `adapter_names[i]` for row i, padded to the longest.
 
-        A name without a prefix here, such as PEFT's `__base__`, gives a row that sees none.
+        A row whose name has no prefix here, such as PEFT's `__base__`, sees none.
         """
         found = {name: self.key_value(name) for name in self._get_available_adapters()}
         first, _ = next(iter(found.values()))
@@ -171,7 +170,7 @@ class PrefixLayer(TunerLayer):
     def forward(
         self, hidden_states: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
     ) -> Any:
-        """The attention module's own result with the active prefixes, or each row's own, in front of the keys."""
+        """Return the attention module's result with the active prefixes, or each row's own, in front of the keys."""
         attend = ATTENTIONS[self.kind]
         if adapter_names is not None and self._get_available_adapters() and not self.disable_adapters:
             check_rows(adapter_names, hidden_states)
@@ -183,14 +182,18 @@ class PrefixLayer(TunerLayer):
 
 
 class PrefixModel(Tuner):
-    """A base model with key/value prefixes; made by `get_peft_model(model, PrefixConfig(...))`."""
+    """A base model with key/value prefixes, from `get_peft_model(model, PrefixConfig(...))`."""
 
     prefix = "prefix_"
     tuner_layer_cls: type[PrefixLayer] = PrefixLayer
     title = "a key/value prefix"
 
     def site_pattern(self, config: PrefixConfig, family: Family, model_config: dict[str, Any]) -> str:
-        """Regular expression of the self-attention modules of *family*."""
+        """Return a regular expression of the self-attention modules of *family*.
+
+        Raises:
+            UnsupportedPair: If a prefix cannot enter the family's attention or the model's attention kernel.
+        """
         if prefix_kind(family) == "cache":
             refuse_kernel(getattr(self.model.config, "_attn_implementation", None))
         if model_config.get("talking_head"):
@@ -209,7 +212,7 @@ class PrefixModel(Tuner):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """What is saved: plain keys and values, computed from *state_dict*, which may have been gathered."""
+        """Return the weights to save: plain keys and values, computed from *state_dict*, which may have been gathered."""
         kept: dict[str, Tensor] = super()._get_adapter_state_dict(
             model, config, adapter_name, state_dict, *args, **kwargs
         )
@@ -237,7 +240,11 @@ class PrefixModel(Tuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Make room for the plain keys and values of a file in a model that is reparameterised."""
+        """Return the file's weights, after folding a reparameterised prefix of the model if the file has a plain one.
+
+        Raises:
+            LoraBenchError: If the file has a reparameterised prefix and the model a plain one.
+        """
         computed = any(adapter_name in layer.prefix_projection for _, layer in prefix_layers(model))
         if any(".prefix_key" in name for name in state_dict):
             fold(model, adapter_name)
@@ -252,13 +259,13 @@ class PrefixModel(Tuner):
 
 
 def prefix_layers(model: nn.Module) -> list[tuple[str, PrefixLayer]]:
-    """Path and module of every attention with prefixes, in the model's order."""
+    """Return path and module of every attention with prefixes, in the model's order."""
     return [(path, module) for path, module in model.named_modules() if isinstance(module, PrefixLayer)]
 
 
 @torch.no_grad()
 def fold(model: nn.Module, adapter_name: str = "default") -> None:
-    """Replace a reparameterised prefix by the plain keys and values it stands for, in place; others stay as they are."""
+    """Replace a reparameterised prefix by its plain keys and values, in place; others stay as they are."""
     layers = [layer for _, layer in prefix_layers(model) if adapter_name in layer.prefix_projection]
     plain = [layer.key_value(adapter_name) for layer in layers]
     for layer, (key, value) in zip(layers, plain, strict=True):
@@ -274,10 +281,10 @@ def fold(model: nn.Module, adapter_name: str = "default") -> None:
 
 
 def prefix_kind(family: Family) -> PrefixKind:
-    """How a prefix enters the attention of a family.
+    """Return the way of a prefix into the attention of a family.
 
     Raises:
-        UnsupportedPair: Nobody has written it.
+        UnsupportedPair: If none is written for this family.
     """
     if family.prefix_kind is None:
         raise UnsupportedPair(f"no key/value prefix is written for the attention of {family.name}")

@@ -1,13 +1,12 @@
-"""Adding a method to PEFT from outside of it.
+"""Registration of a method with PEFT from outside PEFT.
 
-PEFT finds a method through `PeftType`, an enum that is closed to other packages, and through tables that its own
-`register_peft_method` fills and checks. So the enum gets one more member here and PEFT's function does the rest.
-From then on `get_peft_model`, `save_pretrained`, `PeftModel.from_pretrained`, `add_adapter`, `set_adapter`,
-`disable_adapter`, `delete_adapter` and transformers' own `load_adapter` treat the method like one of PEFT's.
+PEFT finds a method through `PeftType`, an enum closed to other packages, and through tables that its `register_peft_method`
+fills and checks. So this module adds a member to the enum, and PEFT's function does the rest. Then `get_peft_model`,
+`save_pretrained`, `PeftModel.from_pretrained`, `add_adapter`, `set_adapter`, `disable_adapter`, `delete_adapter` and
+transformers' `load_adapter` treat the method like one of PEFT's.
 
-A member is needed, not just a string that compares equal to one: transformers reads `peft_type.value`. The
-attributes of the enum that are written here are private to Python's `enum`; `tests/tuners/test_registration.py`
-names each and fails first when a release of Python or PEFT moves one.
+A string that equals a member is not enough: transformers reads `peft_type.value`. The enum attributes written here are private
+to Python's `enum`. `tests/tuners/test_registration.py` names each, and fails first if a release of Python or PEFT moves one.
 """
 
 from peft import PeftConfig
@@ -16,7 +15,7 @@ from peft.utils import PeftType, register_peft_method
 
 
 def extend_peft_type(name: str) -> PeftType:
-    """The member *name* of `PeftType`, made if there is none."""
+    """Return the member *name* of `PeftType`, and create it if it is missing."""
     if name in PeftType.__members__:
         return PeftType[name]
     member = str.__new__(PeftType, name)
@@ -33,10 +32,10 @@ def extend_peft_type(name: str) -> PeftType:
 
 
 def register(name: str, config: type[PeftConfig], tuner: type[BaseTuner]) -> PeftType:
-    """Make *name* a PEFT method with this config and tuner class.
+    """Register *name* as a PEFT method with this config and tuner class.
 
     Args:
-        name: Upper-case name, as it will stand in `adapter_config.json`.
+        name: Upper-case name, as in `adapter_config.json`.
         config: Config class. Its `__post_init__` sets `peft_type` to the returned member.
         tuner: Tuner class, with the prefix of its parameter containers in `tuner.prefix`.
 
@@ -44,7 +43,7 @@ def register(name: str, config: type[PeftConfig], tuner: type[BaseTuner]) -> Pef
         The new member of `PeftType`.
 
     Raises:
-        KeyError: PEFT has a method or a parameter prefix of this name already.
+        KeyError: If PEFT already has a method or a parameter prefix of this name.
     """
     member = extend_peft_type(name)
     register_peft_method(name=name.lower(), config_cls=config, model_cls=tuner, prefix=tuner.prefix)

@@ -1,9 +1,9 @@
-"""Fine-tuning of some of the base model's own weights, in place, as a PEFT method that stores only those.
+"""Fine-tuning of some of the base model's weights in place, as a PEFT method that stores only those.
 
-BitFit (Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199) and the tuning of the top layers add nothing to a model:
-they free a part of it. No module is wrapped, so a step costs what the part costs, and the file holds the part. The price
-is that the base weights are changed: the adapter cannot be disabled or unloaded, and a model carries one at a time.
-`merge_and_unload` gives the model as it is.
+BitFit (Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199) and the tuning of the top layers add nothing to a model: they
+train a part of it. No module is wrapped, so a step costs what the part costs, and the file holds only the part. In return the
+base weights change: the adapter cannot be disabled or unloaded, and a model has one at a time. `merge_and_unload` returns the
+model as it is.
 """
 
 import re
@@ -19,16 +19,16 @@ from lora_bench.tuners.base import TunerConfig
 from lora_bench.tuners.registration import register
 
 PEFT_PREFIX = "base_model.model."
-"""What PEFT puts in front of the names of a base model."""
+"""PEFT's prefix of a base model's names."""
 
 
 @dataclass(kw_only=True)
 class SelectedConfig(TunerConfig):
-    """Fine-tuning of the weights whose names match.
+    """Config of fine-tuning the weights whose names match.
 
     Args:
-        weights: Regular expression over whole names of weights, such as `.*bias`. Modules in `modules_to_save` are
-            trained whole whatever it says.
+        weights: Regular expression over whole names of weights, such as `.*bias`. Modules in `modules_to_save` are always
+            trained whole.
     """
 
     weights: str = field()
@@ -42,7 +42,7 @@ class SelectedConfig(TunerConfig):
             raise LoraBenchError(f"weights must be a regular expression, got {self.weights!r}: {error}") from error
 
     def chosen(self, name: str) -> bool:
-        """Whether the base model's weight *name* is trained by this method and not as a part of the head."""
+        """Return True if this method trains the base model's weight *name*, and not as part of the head."""
         name = name.removeprefix(PEFT_PREFIX)
         return not self._in_head(name) and re.fullmatch(self.weights, name) is not None
 
@@ -51,14 +51,18 @@ class SelectedConfig(TunerConfig):
 
 
 class SelectedModel(BaseTuner):
-    """A base model of which some weights are trained; made by `get_peft_model(model, SelectedConfig(...))`."""
+    """A base model with some weights trained in place, from `get_peft_model(model, SelectedConfig(...))`."""
 
     prefix = "selected_"
     tuner_layer_cls = BaseTunerLayer
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Free the chosen weights and no others."""
+        """Make the chosen weights trainable, and no others.
+
+        Raises:
+            UnsupportedPair: If the model has an adapter already, no weight matches, or a matching one is quantised.
+        """
         config = self.peft_config[adapter_name]
         if len(self.peft_config) > 1:
             raise UnsupportedPair("weights trained in place are one adapter of a model: load another base for the next")
@@ -79,10 +83,14 @@ class SelectedModel(BaseTuner):
         )
 
     def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing is wrapped."""
+        """Do nothing: no module is wrapped."""
 
     def disable_adapter_layers(self) -> None:
-        """Refuse: the base model's weights are gone."""
+        """Refuse to disable: the base model's weights are overwritten.
+
+        Raises:
+            LoraBenchError: Always.
+        """
         raise LoraBenchError("weights trained in place cannot be disabled: load the base model again")
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
@@ -92,7 +100,7 @@ class SelectedModel(BaseTuner):
         return unloaded
 
     def _check_merge_allowed(self) -> None:
-        """The weights are where merging would put them."""
+        """Allow every merge: the weights are already in place."""
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         setattr(parent, child_name, new_module)
@@ -101,7 +109,7 @@ class SelectedModel(BaseTuner):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """What is saved: the chosen weights under the base model's names."""
+        """Return the weights to save: the chosen ones under the base model's names."""
         parameters = {name for name, _ in model.named_parameters()}
         return {name: tensor for name, tensor in state_dict.items() if name in parameters and config.chosen(name)}
 
@@ -109,7 +117,11 @@ class SelectedModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The names of the file are the model's own; a weight that it lacks is an error, not a warning."""
+        """Return the file's weights under the model's own names.
+
+        Raises:
+            LoraBenchError: If the file lacks a chosen weight.
+        """
         own = dict(model.named_parameters())
         plain = not any(name.startswith(PEFT_PREFIX) for name in own)
         wanted = {name.removeprefix(PEFT_PREFIX) for name in own if config.chosen(name)}

@@ -1,4 +1,4 @@
-"""The slices of an output that one module computes together: query, key and value, each contiguous or head by head."""
+"""Slices of an output that one module computes together: query, key and value, contiguous or head by head."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def slices_of(y: Tensor, slices: int, groups: int) -> tuple[Tensor, ...]:
-    """The slices of an output, each of shape (..., width).
+    """Return the slices of an output, each of shape (..., width).
 
     Args:
         y: Shape (..., slices * width).
-        slices: How many there are.
-        groups: Runs that each slice is divided into; the first run of every slice comes before the second of any.
+        slices: Number of slices.
+        groups: Number of runs that each slice is divided into; the first run of every slice comes before the second of any.
     """
     if groups == 1:
         return tuple(y.chunk(slices, dim=-1))
@@ -20,7 +20,7 @@ def slices_of(y: Tensor, slices: int, groups: int) -> tuple[Tensor, ...]:
 
 
 def joined_slices(parts: Sequence[Tensor], groups: int) -> Tensor:
-    """The output whose `slices_of` are *parts*."""
+    """Return the output whose `slices_of` are *parts*."""
     if groups == 1:
         return torch.cat(list(parts), dim=-1) if len(parts) > 1 else parts[0]
     return torch.stack([part.unflatten(-1, (groups, -1)) for part in parts], dim=-2).flatten(-3)

@@ -1,9 +1,9 @@
-"""Whether an adapted model is alive: found out on a small one, in a second and before any training.
+"""Trial of an adapted model on a small one, in a second and before any training.
 
-The small model has the class, width, heads and options of the base model, and two layers, a short vocabulary and random
-weights: a method that fails on a shape or a kind of layer fails there too. One that names a layer above the second is tried
-on as many layers as the base model has, which share the weights of those two. What fails in silence is looked for: weights
-that no gradient reaches, a head that stays frozen, a padded row that is answered differently from the row alone.
+The small model has the class, width, heads and options of the base model, with two layers, a short vocabulary and random
+weights. A method that fails on a shape or a kind of layer fails there too. A method that names a layer above the second is
+tried at the base model's depth, with the weights of those two layers shared. Silent failures are looked for: weights without a
+gradient, a frozen head, a padded row that is answered differently from the row alone.
 """
 
 import copy
@@ -22,11 +22,11 @@ LAYERS, VOCABULARY, STEPS = 2, 128, 3
 
 
 def small_config(config: PreTrainedConfig, layers: int | None = LAYERS) -> PreTrainedConfig:
-    """The config of a model that differs from *config*'s in its number of layers and its vocabulary only.
+    """Return a config that differs from *config* only in the number of layers and the vocabulary, without dropout.
 
     Args:
-        config: The base model's.
-        layers: How many layers; None for as many as the base model has.
+        config: The base model's config.
+        layers: Number of layers; None for the base model's.
     """
     small = copy.deepcopy(config)
     try:
@@ -46,13 +46,16 @@ def small_config(config: PreTrainedConfig, layers: int | None = LAYERS) -> PreTr
 
 
 def small_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    """A model of two layers with random weights."""
+    """Return a model of two layers with random weights."""
     model: PreTrainedModel = model_class(small_config(config)).float()
     return model
 
 
 def deep_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    """A small model of as many layers as the base model's, in the memory of two: the second lends those above its weights."""
+    """Return a small model of the base model's depth in the memory of two layers.
+
+    Layers above the second share its weights.
+    """
     shallow = small_model(model_class, config)
     own = {**dict(shallow.named_parameters()), **dict(shallow.named_buffers())}
     with torch.device("meta"):
@@ -70,11 +73,11 @@ def deep_model(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> 
 
 
 def fault_of(model: nn.Module, title: str, head: Sequence[str]) -> str | None:
-    """What is wrong with an adapted small model, or None.
+    """Return what is wrong with an adapted small model, or None.
 
     Args:
-        model: A model of `small_config` with a method on it; it is trained a little.
-        title: What to call the method.
+        model: A model of `small_config` with a method on it; it is trained for a few steps.
+        title: Name of the method.
         head: Names of the head's modules in the base model.
     """
     freed = {path: weight for path, weight in model.named_parameters() if weight.requires_grad}
@@ -111,7 +114,7 @@ def _batch(model: nn.Module, lengths: tuple[int, ...]) -> dict[str, Tensor]:
 
 
 def _without_gradient(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[list[str]]:
-    """Steps of training; at most one list, of the weights that never had a gradient."""
+    """Train a few steps; return at most one list, of the weights that never had a gradient."""
     model.train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     reached: set[str] = set()
@@ -127,7 +130,7 @@ def _without_gradient(model: nn.Module, adapter: dict[str, nn.Parameter]) -> lis
 
 @torch.no_grad()
 def _padding_difference(model: nn.Module) -> float:
-    """The largest difference that padding makes to the logits of a row, relative to the logits."""
+    """Return the largest difference that padding makes to the logits of a row, relative to the logits."""
     model.eval()
     alone = model(**_batch(model, (6,))).logits
     padded = model(**_batch(model, (6, 9))).logits[:1]

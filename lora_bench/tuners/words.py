@@ -1,8 +1,8 @@
-"""Starting a prefix from real words: the keys and values that the base model itself gives them.
+"""Start of a prefix from real words: the keys and values that the base model computes for them.
 
-Li and Liang 2021 (https://arxiv.org/abs/2101.00190) find this better than random numbers where data are few.
-The words are read once by the base model, each layer's keys and values of them become the prefix, and training goes on
-from there. On GPT-2 the untrained model then answers as if the words stood in front of the text.
+Li and Liang 2021 (https://arxiv.org/abs/2101.00190) find this better than random numbers if data are few. The base model reads
+the words once, and each layer's keys and values of them become the prefix, which is then trained. On GPT-2 the untrained model
+answers as if the words stood in front of the text.
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ def prefix_from_words(model: PeftModel, input_ids: Tensor, adapter_name: str = "
 
     Args:
         model: A model with a prefix that is not reparameterised.
-        input_ids: The words as the model's tokenizer gives them, one for each virtual token, shape (prefix_tokens,).
-        adapter_name: Which prefix.
+        input_ids: Tokens of the words, one for each virtual token, shape (prefix_tokens,).
+        adapter_name: Name of the prefix.
 
     Raises:
-        LoraBenchError: The prefix is of another length, or reparameterised.
+        LoraBenchError: If the prefix has another length, or is reparameterised.
     """
     config = model.peft_config[adapter_name]
     if config.reparameterised:
@@ -55,7 +55,7 @@ def prefix_from_words(model: PeftModel, input_ids: Tensor, adapter_name: str = "
 
 
 def _outputs(model: nn.Module, modules: list[nn.Module], input_ids: Tensor) -> dict[nn.Module, Tensor]:
-    """What each module gives for one text; of a module that is called again, for relative positions, the first."""
+    """Return each module's output for one text; for a module called again, for relative positions, the first one."""
     found: dict[nn.Module, Tensor] = {}
 
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
