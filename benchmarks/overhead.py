@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.runs = 3
 
     from lora_bench.plan.make_plan import make_plan
-    from lora_bench.suite.load import load_suite
+    from lora_bench.suite.load_suite import load_suite
     from lora_bench.training.run import run_job
 
     watch = Stopwatch()

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import lora_bench.training.pipeline  # noqa: F401  # what planning imports on its way, and more
     from lora_bench.plan import size_fitting as fitting
     from lora_bench.plan.make_plan import make_plan
-    from lora_bench.suite.load import load_suite
+    from lora_bench.suite.load_suite import load_suite
 
     fits = 0
     count = fitting._count

@@ -28,7 +28,7 @@ from lora_bench.records.budget import Work
 from lora_bench.records.protocol import PROTOCOLS, STRICT, Protocol
 from lora_bench.records.spec import Decoding
 from lora_bench.suite.entries import Range, read_method
-from lora_bench.suite.probe_suite import Cell, CellRecipe, ProbeFile, Size
+from lora_bench.suite.probe_suite import CellShape, ProbeCellRecipe, ProbeFile, Size
 from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, Probe, Recipe, SuiteBudget, SuiteFile, Training, Tuning
 
 FOLDER = Path(__file__).parent
@@ -168,9 +168,9 @@ def suites_page() -> str:
         "analysis": f"See [statistics](statistics.md).\n\n{keys(Analysis)}",
         "probe": f"See [probes](probes.md).\n\n{keys(Probe)}",
         "A suite of probes": f"{PROBES}\n\n{keys(ProbeFile, suite=SuiteFile)}",
-        "cell": keys(Cell),
+        "cell": keys(CellShape),
         "budget of probes": keys(Size, budget=SuiteBudget),
-        "recipes of probes": f"{CELL_RECIPES}\n\n{keys(CellRecipe, cell=Cell, probe=Probe)}",
+        "recipes of probes": f"{CELL_RECIPES}\n\n{keys(ProbeCellRecipe, cell=CellShape, probe=Probe)}",
     }
     return SUITES_HEADER + "".join(f"## {heading}\n\n{part}" for heading, part in parts.items()).rstrip() + "\n"
 

@@ -22,11 +22,11 @@ from lora_bench.records.store import read_record, to_json
 from lora_bench.report import render_files
 from lora_bench.report.frames.records import to_frame
 from lora_bench.report.terminal import terminal_table
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
 from lora_bench.tasks import task_from_document
 from lora_bench.tasks.files import read_bytes
-from lora_bench.tasks.tables import FORMATS, Layout
+from lora_bench.tasks.source_tables import FORMATS, Layout
 
 SECONDS = 20.0
 

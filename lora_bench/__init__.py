@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lora_bench.plan.make_plan import make_plan
     from lora_bench.plugin.benchmark_callback import BenchmarkCallback
     from lora_bench.report import write_report
-    from lora_bench.suite.load import load_suite
+    from lora_bench.suite.load_suite import load_suite
 
 _WHERE = {
     "BenchmarkCallback": "plugin.benchmark_callback",

@@ -88,7 +88,7 @@ Qi et al. 2022, https://arxiv.org/abs/2211.04345
 from typing import ClassVar
 
 from lora_bench.documents import Strict
-from lora_bench.methods.base import register
+from lora_bench.methods.contract import register
 
 
 @register
@@ -224,9 +224,9 @@ SETTING_SUITE = METHOD_SUITE.replace("layer_norm_tuning", "lora") + "training: {
 PLANNED = """
 import sys
 from pathlib import Path
-from lora_bench.pack.plan import company_of
+from lora_bench.pack.group_runs import company_of
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.util.hashing import content_hash
 
 for suite in sys.argv[1:]:

@@ -19,7 +19,7 @@ from lora_bench.records.environment import cuda_devices
 from lora_bench.records.probe_store import probe_files, read_probes
 from lora_bench.records.store import answers_in, read_records, record_files, to_json
 from lora_bench.report import check_report
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
 from tests.shared import shared
 

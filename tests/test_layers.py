@@ -118,7 +118,7 @@ def test_the_design_page_shows_the_rooms_that_there_are():
         "lora_bench.cli",
         "lora_bench.gate",
         "lora_bench.report",
-        "lora_bench.suite.load",
+        "lora_bench.suite.load_suite",
         "lora_bench.plan.make_plan",
         "lora_bench.execute.run_suite",
     ],

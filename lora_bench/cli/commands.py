@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lora_bench.plan.make_plan import Plan
     from lora_bench.records.probe_record import ProbeRecord
     from lora_bench.records.record import Record
-    from lora_bench.suite.load import Suite
+    from lora_bench.suite.load_suite import Suite
     from lora_bench.suite.probe_suite import ProbeSuite
 
 SuiteT = TypeVar("SuiteT", "Suite", "ProbeSuite", "Suite | ProbeSuite")
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train every missing run of a suite, and write its report."""
     from lora_bench.cli.progress import display
     from lora_bench.execute.run_suite import run_suite
-    from lora_bench.suite.load import load_suite
+    from lora_bench.suite.load_suite import load_suite
 
     suite, console = _allowed(load_suite(arguments.suite), arguments), _console()
     with display(console, quiet=arguments.quiet) as shown:
@@ -67,7 +67,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
 def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
     """Return a suite with what the command line allows: base models with pickled weights, and code."""
     from lora_bench.suite.consent import check_permissions
-    from lora_bench.suite.load import check_pickles
+    from lora_bench.suite.load_suite import check_pickles
 
     pickles, code = check_pickles(arguments.allow_pickle, suite.models), check_permissions(arguments.allow_code, suite)
     return replace(suite, pickles=pickles, code=code)
@@ -150,7 +150,7 @@ def _show(console: Console, records: Sequence[Record]) -> None:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Show every run of a suite with its size, counts and cost."""
-    from lora_bench.suite.load import load_suite
+    from lora_bench.suite.load_suite import load_suite
 
     suite = _allowed(load_suite(arguments.suite), arguments)
     return _make_and_show_plan(suite, arguments, arguments.suite if arguments.prepare else None)

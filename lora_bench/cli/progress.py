@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.segment import Segment
 from rich.table import Column
 
-from lora_bench.execute.executors.base import Event
+from lora_bench.execute.executors.executor import Event
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.record import Record

@@ -54,7 +54,7 @@ def data_files(
         probes: What was measured alone.
         answers: Gives the predictions of a run, where they are stored: verdicts are made of them too.
     """
-    from lora_bench.exchange.files import to_csv, to_json, to_parquet
+    from lora_bench.exchange.table_files import to_csv, to_json, to_parquet
     from lora_bench.report.frames.probes import to_latency_frame, to_probe_frame
     from lora_bench.report.frames.records import to_curves, to_frame
     from lora_bench.report.frames.verdicts import to_comparison_frame, to_over_tasks_frame
@@ -84,19 +84,19 @@ def data_files(
 
 
 def _csv(records: Sequence[Record], beside: Path, out: str | None) -> str:
-    from lora_bench.exchange.files import to_csv, write_tables
+    from lora_bench.exchange.table_files import to_csv, write_tables
 
     return write_tables(records, _file(beside, out, "records.csv"), to_csv)
 
 
 def _parquet(records: Sequence[Record], beside: Path, out: str | None) -> str:
-    from lora_bench.exchange.files import to_parquet, write_tables
+    from lora_bench.exchange.table_files import to_parquet, write_tables
 
     return write_tables(records, _file(beside, out, "records.parquet"), to_parquet)
 
 
 def _json(records: Sequence[Record], beside: Path, out: str | None) -> str:
-    from lora_bench.exchange.files import to_json, write_tables
+    from lora_bench.exchange.table_files import to_json, write_tables
 
     return write_tables(records, _file(beside, out, "records.json"), to_json)
 

@@ -18,7 +18,7 @@ NUMBERS = ("Int64", "Float64")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class RecordFacts:
     """What a tracker is told of one record. What the record lacks is not in it.
 
     Args:
@@ -47,7 +47,7 @@ class Facts:
 ONE_BY_ONE = {"options": "option_{}", "arguments": "argument_{}", "packages": "package_{}"}
 
 
-def facts_of(record: Record) -> Facts:
+def facts_of(record: Record) -> RecordFacts:
     """What a tracker is told of *record*."""
     tags: dict[str, str] = {}
     conditions: dict[str, Value] = {}
@@ -67,7 +67,7 @@ def facts_of(record: Record) -> Facts:
     curve = [(point.step, _of_point(point)) for point in record.curve]
     spec = record.spec
     words = (spec.task.name, spec.model.shown, spec.method.label, f"seed {spec.seed}", record.run_id)
-    return Facts(
+    return RecordFacts(
         run_id=record.run_id,
         suite=without_secrets(record.suite),
         name=without_secrets(" · ".join(words)),
@@ -81,9 +81,9 @@ def facts_of(record: Record) -> Facts:
     )
 
 
-def by_suite(records: Sequence[Record]) -> dict[str, list[Facts]]:
+def by_suite(records: Sequence[Record]) -> dict[str, list[RecordFacts]]:
     """The facts of *records* by suite, in their order."""
-    suites: dict[str, list[Facts]] = {}
+    suites: dict[str, list[RecordFacts]] = {}
     for record in records:
         suites.setdefault(record.suite, []).append(facts_of(record))
     return suites

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.exchange.facts import Count, Facts, by_suite, not_installed
+from lora_bench.exchange.facts import Count, RecordFacts, by_suite, not_installed
 from lora_bench.records.record import Record
 
 # Limits of MLflow's API: on one call of log_batch, and on the length of a value.
@@ -71,7 +71,7 @@ def _uri(out: str) -> str:
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def _export_suite(client: Any, suite: str, facts: Sequence[Facts], count: Count) -> None:
+def _export_suite(client: Any, suite: str, facts: Sequence[RecordFacts], count: Count) -> None:
     name = _name(suite)
     experiment = client.get_experiment_by_name(name)
     experiment_id = experiment.experiment_id if experiment is not None else client.create_experiment(name)
@@ -106,7 +106,7 @@ def _runs(client: Any, experiment_id: str) -> dict[str, list[Any]]:
             return found
 
 
-def _write(client: Any, experiment_id: str, fact: Facts) -> None:
+def _write(client: Any, experiment_id: str, fact: RecordFacts) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     start = _milliseconds(fact.tags.get("started_at"))

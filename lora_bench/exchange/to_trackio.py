@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.exchange.facts import Count, Facts, by_suite, not_installed
+from lora_bench.exchange.facts import Count, RecordFacts, by_suite, not_installed
 from lora_bench.records.record import Record
 
 COMPLETE = "record_sha256"
@@ -72,7 +72,7 @@ def _runs(trackio: Any, project: str) -> dict[str, list[Any]]:
     return found
 
 
-def _export_suite(trackio: Any, project: str, facts: Sequence[Facts], count: Count) -> None:
+def _export_suite(trackio: Any, project: str, facts: Sequence[RecordFacts], count: Count) -> None:
     there = _runs(trackio, project)
     said = io.StringIO()
     for fact in facts:
@@ -96,11 +96,11 @@ def _export_suite(trackio: Any, project: str, facts: Sequence[Facts], count: Cou
         raise LoraBenchError(f"Trackio did not keep {', '.join(lost)}; it said: {said.getvalue().strip()}")
 
 
-def _complete(run: Any, fact: Facts) -> bool:
+def _complete(run: Any, fact: RecordFacts) -> bool:
     return bool((run.config or {}).get(COMPLETE) == fact.sha256)
 
 
-def _write(trackio: Any, project: str, fact: Facts) -> None:
+def _write(trackio: Any, project: str, fact: RecordFacts) -> None:
     config = {**fact.conditions, **fact.tags, COMPLETE: fact.sha256}
     run = trackio.init(
         project=project,

@@ -22,7 +22,7 @@ from lora_bench.documents import Strict, read_yaml, validate
 from lora_bench.errors import LoraBenchError
 from lora_bench.published.reproduce import reproduction
 from lora_bench.suite.consent import check_permissions
-from lora_bench.suite.load import Suite, check_pickles, load_suite
+from lora_bench.suite.load_suite import Suite, check_pickles, load_suite
 from lora_bench.tasks.declaration import definition
 from lora_bench.util.atomic_files import check_writable, write_atomic
 from lora_bench.util.filenames import FileName
@@ -77,7 +77,7 @@ class Prepared(Strict):
 
 
 @dataclass(frozen=True)
-class Work:
+class PreparedWork:
     """What a worker does: the suite of a prepared folder.
 
     Args:
@@ -128,7 +128,7 @@ def prepare(
     return folder / FILE
 
 
-def read_prepared(folder: Path, allow_pickle: Collection[str] = (), allow_code: Collection[str] = ()) -> Work:
+def read_prepared(folder: Path, allow_pickle: Collection[str] = (), allow_code: Collection[str] = ()) -> PreparedWork:
     """What a prepared folder asks a worker to do.
 
     Args:
@@ -152,7 +152,7 @@ def read_prepared(folder: Path, allow_pickle: Collection[str] = (), allow_code: 
     if _hash_of(suite) != said.sha256:
         raise LoraBenchError(f"the suite {suite.file} has changed since {folder} was prepared; {_how_to(folder)}")
     suite = replace(suite, pickles=check_pickles(allow_pickle, suite.models), code=check_permissions(allow_code, suite))
-    return Work(suite, said.series, None if said.data_dir is None else _place(folder, said.data_dir))
+    return PreparedWork(suite, said.series, None if said.data_dir is None else _place(folder, said.data_dir))
 
 
 def _suite_of(said: Prepared, folder: Path) -> Suite:

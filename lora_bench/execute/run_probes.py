@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.execute.executors.base import Lost
+from lora_bench.execute.executors.executor import Lost
 from lora_bench.execute.executors.local import LocalWorkers
 from lora_bench.plan.probe_plan import ProbePlan
 from lora_bench.probe.device import company, used_bytes
-from lora_bench.probe.job import ProbeJob
+from lora_bench.probe.probe_job import ProbeJob
 from lora_bench.records.outcomes import DISK_FULL
 from lora_bench.records.probe_record import DeviceType, ProbeRecord
 from lora_bench.records.probe_store import ProbeFolder

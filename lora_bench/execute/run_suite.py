@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.execute.choices import settle
-from lora_bench.execute.executors.base import Event
 from lora_bench.execute.executors.choice import SuiteExecutor, choose, connected_to, on_cluster
+from lora_bench.execute.executors.executor import Event
 from lora_bench.execute.options import RunOptions
 from lora_bench.execute.scheduler import Progress, Scheduler
 from lora_bench.methods import broken_plug_ins
-from lora_bench.pack.plan import most_members, packs
+from lora_bench.pack.group_runs import most_members, packs
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.cost_estimate import WORKER_BYTES, default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
@@ -31,7 +31,7 @@ from lora_bench.records.run_lock import Watch, others_at_work
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import free_bytes
 from lora_bench.suite.consent import check_permissions, require_permission
-from lora_bench.suite.load import Suite, load_suite
+from lora_bench.suite.load_suite import Suite, load_suite
 from lora_bench.training.job import Job
 from lora_bench.util.atomic_files import check_writable, remove_orphans
 from lora_bench.util.failpoints import reach

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Generic, Protocol, TypeVar
 
-from lora_bench.execute.executors.base import Event, Executor, Lost, Work
+from lora_bench.execute.executors.executor import AnyJob, Event, Executor, Lost
 from lora_bench.records.outcomes import DISK_FULL, is_attempt
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import LOOK_SECONDS, Elsewhere, Watch
@@ -16,7 +16,7 @@ from lora_bench.util.failpoints import reach
 from lora_bench.util.signals import stopping_on_signals
 
 
-class Lockable(Work, Protocol):
+class Lockable(AnyJob, Protocol):
     """A job with a run's folder."""
 
     @property

@@ -1,6 +1,6 @@
 """Methods, one file each, found in this folder and by the entry-point group `lora_bench.methods`."""
 
-from lora_bench.methods.base import (
+from lora_bench.methods.contract import (
     Method,
     broken_plug_ins,
     known_methods,

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from lora_bench.documents import Strict
-from lora_bench.methods.base import register
+from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
-from lora_bench.methods.base import register
+from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
     from torch import nn

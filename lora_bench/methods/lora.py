@@ -25,7 +25,7 @@ from pydantic import AfterValidator, Field
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import Role, parts_of, roles_in_order
-from lora_bench.methods.base import register
+from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
     from torch import nn

@@ -29,7 +29,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line, unknown
 from lora_bench.families import Role, parts_of, roles_in_order
-from lora_bench.methods.base import register
+from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from lora_bench.documents import Strict
-from lora_bench.methods.base import register
+from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @register
-class PrefixLayer(Strict):
+class PreLayer(Strict):
     """Trained activations of virtual tokens in every layer.
 
     Args:

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.methods.base import register
+from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,12 +17,12 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from lora_bench.errors import unknown
-from lora_bench.metrics.support.declaration import HALF_A_POINT, Kind, Metric
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Kind, Metric
 
 if TYPE_CHECKING:
     import evaluate
 
-    from lora_bench.metrics.support.hub import HubMetric
+    from lora_bench.metrics.support.hub_metric import HubMetric
 
 __all__ = [
     "HALF_A_POINT", "HUB", "Kind", "Metric", "declared", "default_margin", "find", "higher_is_better", "kind_of",
@@ -133,7 +133,7 @@ def metric(name: str, allowed: str | None = None) -> evaluate.Metric | HubMetric
             code than what is allowed.
     """
     if declared(name) is None:
-        from lora_bench.metrics.support.hub import HubMetric
+        from lora_bench.metrics.support.hub_metric import HubMetric
 
         return HubMetric(name, allowed)
     from lora_bench.metrics.support.as_evaluate import PackageMetric

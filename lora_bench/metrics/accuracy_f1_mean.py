@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_bench.metrics.accuracy import accuracy, right_items
 from lora_bench.metrics.f1 import f1, weighted_f1
-from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted

@@ -6,7 +6,7 @@ right. sacrebleu's `-lc -tok 13a -s none`.
 
 from __future__ import annotations
 
-from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import columns
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import columns
 
 COUNTED_REFERENCES = 6

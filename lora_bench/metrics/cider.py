@@ -6,8 +6,8 @@ fewer than two inputs, or without a word in any reference. Words are those of `r
 
 from __future__ import annotations
 
-from lora_bench.metrics.support.declaration import Metric
 from lora_bench.metrics.support.java import split_all
+from lora_bench.metrics.support.metric_facts import Metric
 
 
 def cider(predictions: list[str], references: list[list[str]]) -> float | None:

@@ -5,7 +5,7 @@ White space at both ends is ignored; case counts.
 
 from __future__ import annotations
 
-from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 
 def exact_match(predictions: list[str], references: list[list[str]]) -> float:

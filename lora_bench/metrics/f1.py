@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted

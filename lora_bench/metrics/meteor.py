@@ -8,7 +8,7 @@ another build of the jar, and LoRA's WebNLG and DART tables nltk's words: number
 from __future__ import annotations
 
 from lora_bench.metrics.support import java
-from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.metric_facts import Metric
 
 
 def meteor(predictions: list[str], references: list[list[str]]) -> float:

@@ -13,7 +13,7 @@ from collections import Counter
 from functools import reduce
 from operator import or_
 
-from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.metric_facts import Metric
 
 LONGEST = 5
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted
@@ -32,7 +32,7 @@ def weighted_pearson(*, references: Floats, predictions: Floats, classes: int = 
         predictions: Shape (seeds, items).
         classes: Not needed.
     """
-    from lora_bench.metrics.support.items import correlation
+    from lora_bench.metrics.support.item_weights import correlation
 
     # Centred, so that squares do not drown the differences of numbers far from zero.
     x, y = references - references.mean(), (predictions - predictions.mean(axis=1, keepdims=True)).T

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_bench.metrics.pearson import pearson, weighted_pearson
 from lora_bench.metrics.spearman import spearman, weighted_spearman
-from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted

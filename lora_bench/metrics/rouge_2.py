@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import mean_rouge
 
 

@@ -6,8 +6,8 @@ over inputs. Words are those of the Penn Treebank tokenizer, in lower case, with
 
 from __future__ import annotations
 
-from lora_bench.metrics.support.declaration import Metric
 from lora_bench.metrics.support.java import split_all
+from lora_bench.metrics.support.metric_facts import Metric
 
 
 def rouge_l(predictions: list[str], references: list[list[str]]) -> float:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted
@@ -36,7 +36,7 @@ def weighted_spearman(*, references: Floats, predictions: Floats, classes: int =
     """
     import numpy as np
 
-    from lora_bench.metrics.support.items import correlation
+    from lora_bench.metrics.support.item_weights import correlation
 
     columns = [_ranker(row) for row in predictions]
     truth = _ranker(references)

@@ -6,7 +6,7 @@ between white space); it can exceed 1. LoRA's tables use pyter on nltk's words, 
 
 from __future__ import annotations
 
-from lora_bench.metrics.support.declaration import Metric
+from lora_bench.metrics.support.metric_facts import Metric
 from lora_bench.metrics.support.texts import columns
 
 

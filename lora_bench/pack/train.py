@@ -128,8 +128,8 @@ def take_together(
     Where a stop is asked for, the runs that did not begin are given back by saying nothing of them.
 
     Args:
-        jobs: Of one base model, one kind of task and one method; see `lora_bench.pack.plan`. As many as they say are at work at
-            once, and when one leaves, the next takes its place.
+        jobs: Jobs that may share a pack; see `lora_bench.pack.group_runs`. As many as it says run at once. When one ends, the
+            next takes its place.
         notify: What is told of the steps of a job.
         begun: Told that a job begins.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_bench.plan.cost_estimate import Estimate
+from lora_bench.plan.cost_estimate import CostEstimate
 from lora_bench.plan.size_fitting import MethodFit
 from lora_bench.records.record import Record
 from lora_bench.training.job import Job
@@ -25,7 +25,7 @@ class Cell:
     job: Job
     fit: MethodFit
     record: Record | None
-    estimate: Estimate
+    estimate: CostEstimate
     blocked: str | None = None
 
     @property

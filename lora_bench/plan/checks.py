@@ -11,8 +11,8 @@ from lora_bench.records.budget import WORK, ParameterAxis, amount_of
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
-from lora_bench.suite.load import CellRecipe, Suite
-from lora_bench.suite.validate import masks_misfit, ranks_misfit, schedule_misfit, wanted_trials
+from lora_bench.suite.load_suite import CellRecipe, Suite
+from lora_bench.suite.validate_suite import masks_misfit, ranks_misfit, schedule_misfit, wanted_trials
 
 
 def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:

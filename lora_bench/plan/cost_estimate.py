@@ -29,7 +29,7 @@ WORKER_BYTES = 700_000_000
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What a run is likely to cost. From a record of the same cell where this machine has one, else from arithmetic."""
 
     seconds: float
@@ -38,10 +38,10 @@ class Estimate:
     measured: bool
 
 
-def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
+def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstimate:
     """The cost of a run from arithmetic; nothing where the method does not fit."""
     if fit.parameters is None or fit.shape is None:
-        return Estimate(0.0, 0, 0, measured=False)
+        return CostEstimate(0.0, 0, 0, measured=False)
     recipe, shape, parameters = spec.training, fit.shape, fit.parameters
     is_full = spec.method.size is None and parameters.adapter + parameters.head == parameters.total
     asked = _mean_tokens(data.splits["train"].texts)
@@ -72,7 +72,7 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> Estimate:
         + per_token * shape.layers * shape.width * rows * recipe.max_length
     )
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
-    return Estimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
+    return CostEstimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
 
 
 def _mean_tokens(texts: Sequence[tuple[str, ...]]) -> float:
@@ -88,7 +88,7 @@ def _examples(recipe: PlannedTraining, example: OneExample) -> float:
     return min(amount / WORK[axis].of_example(example) for axis, amount in amounts)
 
 
-def default_workers(costs: Sequence[Estimate], threads: int, *, timed: bool = False, processes: int = 1) -> int:
+def default_workers(costs: Sequence[CostEstimate], threads: int, *, timed: bool = False, processes: int = 1) -> int:
     """How many runs to do at once: one a device, or as many as the cores and the free memory carry.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.suite.consent import allowing, require_permission
-from lora_bench.suite.load import Suite
+from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import Task, TaskData, find_folder, in_folder, load_data, pinned
 
 Progress = Callable[[str], None]

@@ -29,7 +29,7 @@ from lora_bench.plan.checks import (
     refuse_twins,
     refuse_unreachable,
 )
-from lora_bench.plan.cost_estimate import Estimate, estimate_run
+from lora_bench.plan.cost_estimate import CostEstimate, estimate_run
 from lora_bench.plan.inputs import LoadedTask, Progress, obtain
 from lora_bench.plan.micro_batch import micro_batch
 from lora_bench.plan.resolve import run_spec
@@ -42,7 +42,7 @@ from lora_bench.records.spec import PlannedSpec, Start
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
-from lora_bench.suite.load import CellRecipe, Suite
+from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.training.job import Job
 from lora_bench.training.measure.flops import step_flops
 
@@ -213,7 +213,7 @@ class _Planner:
 
         # Runs that differ in their seed alone share every part of their specs, and cost the same.
         @functools.cache
-        def of_any_seed(rate: float, rung: Rung | None) -> tuple[PlannedSpec, Estimate]:
+        def of_any_seed(rate: float, rung: Rung | None) -> tuple[PlannedSpec, CostEstimate]:
             spec = run_spec(
                 suite, loaded.task, loaded.data, base_model, entry, method, recipe, rate, 0,
                 trial=rung is not None, part=1 if rung is None else rung.part, start=None, series=self.series,
@@ -402,7 +402,7 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
             cell.job,
             cell.fit,
             cell.record,
-            Estimate(seconds[_kind(cell)], cell.estimate.memory_bytes, cell.estimate.disk_bytes, measured=True),
+            CostEstimate(seconds[_kind(cell)], cell.estimate.memory_bytes, cell.estimate.disk_bytes, measured=True),
         )
         if _kind(cell) in seconds
         else cell

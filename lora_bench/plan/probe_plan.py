@@ -17,7 +17,7 @@ from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.resolve import method_spec, model_spec
 from lora_bench.plan.size_fitting import MethodFit, fit_method
-from lora_bench.probe.job import ProbeJob
+from lora_bench.probe.probe_job import ProbeJob
 from lora_bench.records.budget import Budget
 from lora_bench.records.environment import cuda_devices, usable_cores
 from lora_bench.records.probe_record import DeviceType, ProbeRecord, ProbeSpec
@@ -25,8 +25,8 @@ from lora_bench.records.probe_store import PROBES
 from lora_bench.records.spec import MethodSpec
 from lora_bench.suite.consent import require_permission
 from lora_bench.suite.entries import MethodEntry
-from lora_bench.suite.load import Suite
-from lora_bench.suite.probe_suite import Cell, ProbeSuite
+from lora_bench.suite.load_suite import Suite
+from lora_bench.suite.probe_suite import CellShape, ProbeSuite
 from lora_bench.suite.schema import Probe
 
 Progress = Callable[[str], None]
@@ -159,7 +159,7 @@ def _method_spec(entry: MethodEntry, fit: MethodFit) -> MethodSpec:
     )
 
 
-Found = tuple[BaseModel, MethodEntry, MethodFit, Cell, Probe]
+Found = tuple[BaseModel, MethodEntry, MethodFit, CellShape, Probe]
 
 
 def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
@@ -210,7 +210,7 @@ def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progres
     known = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
     for cell in known:
         spec = cell.job.spec
-        shape = Cell(
+        shape = CellShape(
             kind=cell.job.task.kind,
             labels=max(1, len(spec.task.labels)),
             batch_size=spec.training.batch_size,

@@ -23,7 +23,7 @@ from lora_bench.records.spec import (
     Start,
 )
 from lora_bench.suite.entries import MethodEntry
-from lora_bench.suite.load import CellRecipe, Suite
+from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.suite.schema import Training
 from lora_bench.tasks import Task, TaskData, definition
 

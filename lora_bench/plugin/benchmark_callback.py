@@ -26,7 +26,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
 from lora_bench.plugin.infer_spec import parameters_of, script_command, spec_of
-from lora_bench.plugin.script_run import Outcome, OwnRun, said, why_training_ended
+from lora_bench.plugin.script_run import OwnRun, ScriptOutcome, said, why_training_ended
 from lora_bench.plugin.token_counter import TokenCounter
 from lora_bench.plugin.trainer_log import curve_of, evaluation_of
 from lora_bench.records.environment import describe_environment
@@ -256,7 +256,7 @@ class BenchmarkCallback(MeasureCallback):
         if not run.writes:
             return
         why = said(error) if error is not None else reason or "the process ended before training did"
-        outcome = Outcome(
+        outcome = ScriptOutcome(
             status="out_of_memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else "interrupted",
             reason=f"{why} (after step {self._last_step(run)} of {run.spec.training.steps})",
             spec=run.spec,
@@ -323,7 +323,7 @@ class BenchmarkCallback(MeasureCallback):
             outcome = run.outcome(args, self._last_step(run), self.metric, self.higher_is_better)
             run.write(self.folder, self._record(run, outcome))
 
-    def _record(self, run: OwnRun, outcome: Outcome) -> Record:
+    def _record(self, run: OwnRun, outcome: ScriptOutcome) -> Record:
         return Record(
             run_id=outcome.spec.run_id,
             suite=self.suite,

@@ -23,13 +23,13 @@ from lora_bench.plugin.trainer_log import Evaluation, evaluations, why_diverged
 from lora_bench.records.record import Parameters, Record, Status
 from lora_bench.records.spec import RunSpec
 from lora_bench.records.store import RunFolder
-from lora_bench.training.measure.measure_callback import Work
+from lora_bench.training.measure.measure_callback import WorkDone
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ScriptOutcome:
     """How a training that came to its end came out."""
 
     status: Status
@@ -109,41 +109,41 @@ class OwnRun:
             torch.distributed.all_reduce(both)
             self.done, self.warmup = both.unbind()
 
-    def work_so_far(self) -> Work:
+    def work_so_far(self) -> WorkDone:
         """Examples and tokens until now; a process that is not alone does not know those of the others."""
         counted = self.counter.now().numbers() if self.counter is not None and self.processes == 1 else None
         return self._with_earlier(counted)
 
-    def work_done(self) -> Work:
+    def work_done(self) -> WorkDone:
         """Examples and tokens of the whole run."""
         return self._with_earlier(self._known(self.done))
 
-    def work_timed(self) -> Work:
+    def work_timed(self) -> WorkDone:
         """Examples and tokens of the steps after the warm-up."""
         done, warmup = self._known(self.done), self._known(self.warmup)
         if done is None or warmup is None:
-            return Work(None, None)
+            return WorkDone(None, None)
         examples, tokens = (done - warmup)[:2].tolist()
         flattened, no_tokens = done[2:].tolist()
-        return Work(None if flattened else examples, None if no_tokens else tokens)
+        return WorkDone(None if flattened else examples, None if no_tokens else tokens)
 
     def _known(self, counted: Tensor | None) -> Tensor | None:
         return counted if self.processes == 1 or self.ended else None
 
-    def _with_earlier(self, counted: Tensor | None) -> Work:
+    def _with_earlier(self, counted: Tensor | None) -> WorkDone:
         earlier = self.earlier or {}
         before_examples, before_tokens = earlier.get("examples"), earlier.get("tokens")
         if counted is None:
-            return Work(None, None)
+            return WorkDone(None, None)
         examples, tokens, flattened, no_tokens = counted.tolist()
-        return Work(
+        return WorkDone(
             examples=None if before_examples is None or flattened else int(before_examples) + examples,
             tokens=None if before_tokens is None or no_tokens else int(before_tokens) + tokens,
         )
 
     def outcome(
         self, args: TrainingArguments, last_step: int, metric: str | None, higher_is_better: bool | None
-    ) -> Outcome:
+    ) -> ScriptOutcome:
         """How training came out.
 
         The scores are those of the last evaluation in training, or of the one of the best weights where these are loaded at
@@ -177,7 +177,7 @@ class OwnRun:
         diverged = why_diverged(self.history[: self.ended_at], scaled=bool(args.fp16))
         if diverged is None and self.finite is False:
             diverged = f"trained weights are not finite after step {last_step}"
-        return Outcome(
+        return ScriptOutcome(
             status="ok" if diverged is None else "diverged",
             reason=diverged,
             spec=self.spec.model_copy(update={"task": task}),

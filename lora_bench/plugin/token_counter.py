@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Count:
+class TokenCount:
     """What was counted so far.
 
     Args:
@@ -85,9 +85,9 @@ class TokenCounter:
             self._unmasked += ids.numel()
             self._has_rows &= not (len(ids) == 1 and kwargs.get("position_ids") is not None)
 
-    def now(self) -> Count:
+    def now(self) -> TokenCount:
         """What was counted so far."""
-        return Count(self._examples, self._unmasked, self._masked, self._has_tokens, self._has_rows)
+        return TokenCount(self._examples, self._unmasked, self._masked, self._has_tokens, self._has_rows)
 
     def stop(self) -> None:
         """Take the hook off the model."""

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import nn
 
 from lora_bench.probe.reasons import reason_of
-from lora_bench.records.probe_record import Checkpoint
+from lora_bench.records.probe_record import CheckpointSize
 from lora_bench.training.measure.bare_step import time_passes
 from lora_bench.training.measure.counters import is_in
 
@@ -26,7 +26,7 @@ def checkpoint(
     device: torch.device,
     saved: Callable[[], None],
     unmeasured: dict[str, str],
-) -> Checkpoint:
+) -> CheckpointSize:
     """Save an adapted model, measure its files, and time the ways back to it.
 
     Args:
@@ -60,7 +60,7 @@ def checkpoint(
     else:
         restoring = time_passes(lambda: load(adapted).to(device), device)
         unmeasured["checkpoint.switch_seconds"] = "there is no adapter to switch to"
-    return Checkpoint(
+    return CheckpointSize(
         stored_bytes=sum(path.stat().st_size for path in files),
         adapter_bytes=of_method,
         head_bytes=of_head,

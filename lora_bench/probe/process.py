@@ -25,7 +25,7 @@ from lora_bench.models.loading import load_model
 from lora_bench.probe.checkpoint_size import checkpoint
 from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, used_bytes
 from lora_bench.probe.inference import inference
-from lora_bench.probe.job import ProbeJob
+from lora_bench.probe.probe_job import ProbeJob
 from lora_bench.probe.reasons import NO_MEMORY, is_out_of_memory, reason_of
 from lora_bench.records.environment import describe_environment
 from lora_bench.records.outcomes import is_disk_full
@@ -45,7 +45,7 @@ FoundT = TypeVar("FoundT")
 
 
 @dataclass
-class _Found:
+class _ProbeFindings:
     """What was measured so far; a probe that fails leaves what it had."""
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +75,7 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
     Returns:
         The record that stands in the folder afterwards, whatever its status.
     """
-    found = _Found({"started_at": datetime.now(UTC).isoformat(timespec="seconds")})
+    found = _ProbeFindings({"started_at": datetime.now(UTC).isoformat(timespec="seconds")})
     company = Company(job.spec.device)
     status: Status = "ok"
     reason = None
@@ -152,7 +152,7 @@ def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, devi
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def _measure(job: ProbeJob, found: _Found, given: Windows | None) -> None:
+def _measure(job: ProbeJob, found: _ProbeFindings, given: Windows | None) -> None:
     """Every part of a probe that takes the model itself, in order."""
     spec = job.spec
     device = torch.device(spec.device)
@@ -213,7 +213,7 @@ def _settings(device: torch.device) -> dict[str, JsonValue]:
 
 def _train(
     job: ProbeJob,
-    found: _Found,
+    found: _ProbeFindings,
     model: nn.Module,
     memory: PeakMemory,
     peaks: dict[str, int | None],
@@ -257,7 +257,12 @@ def _train(
 
 
 def _store(
-    job: ProbeJob, found: _Found, model: nn.Module, head: list[str], memory: PeakMemory, peaks: dict[str, int | None]
+    job: ProbeJob,
+    found: _ProbeFindings,
+    model: nn.Module,
+    head: list[str],
+    memory: PeakMemory,
+    peaks: dict[str, int | None],
 ) -> None:
     """What is stored of the adapted model, and how long the way back to it takes."""
 
@@ -281,7 +286,7 @@ def _store(
         )
 
 
-def _note_held(peaks: dict[str, int | None], found: _Found, job: ProbeJob, device: torch.device) -> None:
+def _note_held(peaks: dict[str, int | None], found: _ProbeFindings, job: ProbeJob, device: torch.device) -> None:
     """What is held beside the phases' peaks, right after the steps."""
     import psutil
 
@@ -318,7 +323,7 @@ def _measured_bytes(step: TrainingStep, device: torch.device, peaks: dict[str, i
     )
 
 
-def _predict(job: ProbeJob, found: _Found) -> None:
+def _predict(job: ProbeJob, found: _ProbeFindings) -> None:
     """What the step was to hold and to compute, from its shapes alone."""
     spec = job.spec
     shape = (spec.batch_size, spec.length)

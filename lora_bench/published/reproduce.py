@@ -23,7 +23,7 @@ from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec, RunSpec, Start
 from lora_bench.suite.entries import MethodEntry
-from lora_bench.suite.load import Suite, load_suite
+from lora_bench.suite.load_suite import Suite, load_suite
 from lora_bench.suite.schema import ModelEntry, Recipe
 from lora_bench.tasks import Split, Task, TaskData, as_laid_out, task_from_definition
 

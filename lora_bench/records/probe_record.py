@@ -182,7 +182,7 @@ class Inference(Strict):
     one_adapter_seconds: float | None
 
 
-class Checkpoint(Strict):
+class CheckpointSize(Strict):
     """What must be kept to restore the result on the public base, and what a change of task takes.
 
     Args:
@@ -253,7 +253,7 @@ class ProbeRecord(Strict):
     measured: StepBytes | None = None
     predicted: StepBytes | None = None
     inference: Inference | None = None
-    checkpoint: Checkpoint | None = None
+    checkpoint: CheckpointSize | None = None
     flops: Flops | None = None
     energy: Energy | None = None
     unmeasured: dict[str, Said] = Field(default_factory=dict)

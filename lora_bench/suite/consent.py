@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lora_bench.documents import Key
 from lora_bench.errors import BadInput, LoraBenchError, did_you_mean
 from lora_bench.metrics import HUB
-from lora_bench.suite.load import Suite
+from lora_bench.suite.load_suite import Suite
 from lora_bench.suite.probe_suite import ProbeSuite
 from lora_bench.tasks import Task
 
@@ -60,7 +60,7 @@ def suite_code(suite: Suite | ProbeSuite) -> list[Code]:
         for name in task.all_metrics:
             if not name.startswith(HUB):
                 continue
-            from lora_bench.metrics.support.hub import code_hash, script_name
+            from lora_bench.metrics.support.hub_metric import code_hash, script_name
 
             key: Key = ("tasks", index, "metric" if name == task.metric else "metrics")
             try:

@@ -15,13 +15,13 @@ from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.errors import BadInput, Fault, did_you_mean
 from lora_bench.records.spec import Precision
 from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model
-from lora_bench.suite.load import Suite, find_suite, is_probe_suite, load_suite
+from lora_bench.suite.load_suite import Suite, find_suite, is_probe_suite, load_suite
 from lora_bench.suite.schema import ModelEntry, Names, Positive, Probe, Shape
-from lora_bench.suite.validate import repeated
+from lora_bench.suite.validate_suite import repeated
 from lora_bench.util.filenames import Name
 
 
-class Cell(Strict):
+class CellShape(Strict):
     """The step to measure.
 
     Args:
@@ -41,8 +41,8 @@ class Cell(Strict):
     threads: Positive | None = None
 
 
-class CellRecipe(Strict):
-    """Settings for the cells of some models and methods; the other keys are those of `Cell` and `Probe`.
+class ProbeCellRecipe(Strict):
+    """Settings for the cells of some models and methods; the other keys are those of `CellShape` and `Probe`.
 
     Args:
         models: Names (labels of methods) that the recipe covers; all by default.
@@ -89,11 +89,11 @@ class ProbeFile(Strict):
     suite: Name
     about: str = ""
     probe: Probe = Probe()
-    cell: Cell = Cell()
+    cell: CellShape = CellShape()
     models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     methods: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     budget: Size | None = None
-    recipes: tuple[CellRecipe, ...] = ()
+    recipes: tuple[ProbeCellRecipe, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,13 @@ class ProbeSuite:
         """The suite's name."""
         return self.content.suite
 
-    def cell(self, model: str, label: str) -> tuple[Cell, Probe]:
+    def cell(self, model: str, label: str) -> tuple[CellShape, Probe]:
         """Return the step and the measurements for a base model and a label of a method."""
         cell, probe = self.content.cell, self.content.probe
         for recipe in self.content.recipes:
             if (not recipe.models or model in recipe.models) and (not recipe.methods or label in recipe.methods):
                 given: dict[str, Any] = {name: getattr(recipe, name) for name in recipe.model_fields_set}
-                cell = cell.model_copy(update={name: given[name] for name in given if name in Cell.model_fields})
+                cell = cell.model_copy(update={name: given[name] for name in given if name in CellShape.model_fields})
                 probe = probe.model_copy(update={name: given[name] for name in given if name in Probe.model_fields})
         return cell, probe
 

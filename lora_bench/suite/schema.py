@@ -1,6 +1,6 @@
 """The schema of a suite file; its JSON Schema ships for editors.
 
-Pydantic checks the type of each key here. `lora_bench.suite.load` looks up names and checks keys against each other.
+Pydantic checks the type of each key here. `lora_bench.suite.load_suite` looks up names and checks keys against each other.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ makes splits and lists what is wrong; `scoring` holds predictions against them.
 from lora_bench.tasks.declaration import Task, definition, task_from_definition
 from lora_bench.tasks.examples import SPLITS, Split, TaskData, load_data, load_unlabelled, pinned
 from lora_bench.tasks.folders import as_laid_out, find_folder, in_folder
-from lora_bench.tasks.load import load_task, task_from_document
-from lora_bench.tasks.scoring import encode, majority_score, score, split_scores, unavailable_metrics
+from lora_bench.tasks.load_task import load_task, task_from_document
+from lora_bench.tasks.task_scores import encode, majority_score, score, split_scores, unavailable_metrics
 
 __all__ = [
     "SPLITS",

@@ -16,6 +16,7 @@ from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import higher_is_better
 from lora_bench.tasks.linearise import Linearise
+from lora_bench.tasks.source_tables import Format
 from lora_bench.tasks.sources import (
     Columns,
     Data,
@@ -27,7 +28,6 @@ from lora_bench.tasks.sources import (
     file_as_data,
     names_as_text,
 )
-from lora_bench.tasks.tables import Format
 from lora_bench.util.filenames import Name
 
 Kind = Literal["classification", "regression", "generation"]

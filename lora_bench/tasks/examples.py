@@ -21,7 +21,7 @@ from lora_bench.errors import BadInput, Fault, did_you_mean
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.files import read_bytes, read_file
 from lora_bench.tasks.folders import as_laid_out, unlabelled_file
-from lora_bench.tasks.rows import (
+from lora_bench.tasks.row_examples import (
     SHOWN_VALUES,
     Examples,
     examples_of,
@@ -32,7 +32,7 @@ from lora_bench.tasks.rows import (
     texts_of,
     wanted_of,
 )
-from lora_bench.tasks.tables import Layout, Table, format_of, hub_commit, read_hub
+from lora_bench.tasks.source_tables import Layout, Table, format_of, hub_commit, read_hub
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.pip_assets import find_asset, members
 

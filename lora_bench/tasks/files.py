@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from lora_bench.errors import BadInput, Fault, did_you_mean, first_line
 from lora_bench.tasks import releases
-from lora_bench.tasks.tables import (
+from lora_bench.tasks.source_tables import (
     SEPARATED,
     SHOWN_ROWS,
     SUFFIXES,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from lora_bench.documents import Strict
-from lora_bench.tasks.tables import Format
+from lora_bench.tasks.source_tables import Format
 
 UnevenRows = Literal["refuse", "leave_out"]
 

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lora_bench.records.record import CurvePoint
 from lora_bench.training.checkpoint import trained_weights
-from lora_bench.training.distributed.ranks import Rank
+from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.measure.measure_callback import MeasureCallback
 
 
@@ -51,7 +51,7 @@ class SelectionScores(TrainerCallback):
         curve: list[CurvePoint],
         keep_best: bool,
         measure: MeasureCallback,
-        rank: Rank | None = None,
+        rank: WorkerRank | None = None,
     ) -> None:
         self.every = every
         self.score = score

@@ -24,7 +24,7 @@ from lora_bench.records.budget import Axis
 from lora_bench.records.record import CurvePoint
 from lora_bench.training.best_weights import Best, SelectionScores
 from lora_bench.training.checkpoint import Checkpoint, save_checkpoint
-from lora_bench.training.distributed.ranks import Rank
+from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.keyed_dropout import StepMasks
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.step_plan import Course
@@ -242,7 +242,7 @@ class KeepCheckpoints(TrainerCallback):
         measure: MeasureCallback,
         selection: SelectionScores | None,
         resume_from: Checkpoint | None,
-        rank: Rank | None = None,
+        rank: WorkerRank | None = None,
         company: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.company = company

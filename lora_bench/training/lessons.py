@@ -10,7 +10,7 @@ from typing import Any
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import Method
 from lora_bench.tasks import TaskData
-from lora_bench.training.examples import examples_of
+from lora_bench.training.encoded_examples import examples_of
 from lora_bench.training.job import Job
 from lora_bench.training.measure.flops import batch_flops, step_flops
 from lora_bench.training.process_cache import WARM

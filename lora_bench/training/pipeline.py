@@ -29,7 +29,7 @@ from lora_bench.training.best_weights import Best
 from lora_bench.training.callbacks import Notify
 from lora_bench.training.checkpoint import Checkpoint, latest_checkpoint, load_trained
 from lora_bench.training.distributed.fsdp import whole_state
-from lora_bench.training.distributed.ranks import Rank, Shares, collate_share, weigh_shares
+from lora_bench.training.distributed.ranks import BatchShares, WorkerRank, collate_share, weigh_shares
 from lora_bench.training.hooks import Hooks, hooks_of, keeps_best
 from lora_bench.training.job import Job
 from lora_bench.training.lessons import BatchFlops, Lessons, read_lessons
@@ -122,7 +122,7 @@ class Ready:
         examples: Sequence[Any] = course.rest(self.done)
         collate: Callable[[Any], Any] = self.lessons.exercise.collate
         if self.setup.rank is not None:
-            examples = Shares(examples, recipe.batch_size // recipe.accumulation, recipe.processes)
+            examples = BatchShares(examples, recipe.batch_size // recipe.accumulation, recipe.processes)
             collate = collate_share(collate)
         with tempfile.TemporaryDirectory() as nothing_is_written_here, quiet():
             trainer = Trainer(
@@ -140,7 +140,9 @@ class Ready:
             yield trainer
 
 
-def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = False, rank: Rank | None = None) -> Ready:
+def prepare(
+    job: Job, facts: Facts, notify: Notify | None, *, packed: bool = False, rank: WorkerRank | None = None
+) -> Ready:
     """Do everything before the first step.
 
     Args:
@@ -172,7 +174,7 @@ def prepare(job: Job, facts: Facts, notify: Notify | None, *, packed: bool = Fal
     return Ready(setup, adapted, lessons, hooks, checkpoint)
 
 
-def _checkpoint(job: Job, facts: Facts, rank: Rank | None) -> Checkpoint | None:
+def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint | None:
     """Return the checkpoint that a run goes on from, and note that it does."""
     find = partial(latest_checkpoint, job.folder.checkpoints, facts.warnings.append)
     checkpoint = find() if rank is None else rank.after_first(find)

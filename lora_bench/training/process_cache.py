@@ -23,7 +23,8 @@ from lora_bench.models.deberta_positions import cut_to_reach
 from lora_bench.models.loading import load_model, load_tokenizer
 from lora_bench.models.registry import BaseModel
 from lora_bench.models.shared_copy import copy_sharing
-from lora_bench.tasks import TaskData, definition, load_data, scoring
+from lora_bench.tasks import TaskData, definition, load_data
+from lora_bench.tasks import task_scores as scoring
 from lora_bench.training.generation import encode
 from lora_bench.training.in_common import MAY_DIFFER, Fields, in_common
 from lora_bench.training.job import Job

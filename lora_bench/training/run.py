@@ -14,7 +14,7 @@ from lora_bench.records.run_lock import Elsewhere, RunLock
 from lora_bench.training.attempt import Facts, ended
 from lora_bench.training.callbacks import Notify
 from lora_bench.training.distributed.launch import over_ranks
-from lora_bench.training.distributed.ranks import Rank
+from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.job import Job
 from lora_bench.training.pipeline import Ready, prepare, score, take_part
 from lora_bench.util.failpoints import reach
@@ -106,7 +106,7 @@ def publish(job: Job, lock: RunLock, facts: Facts, record: Record) -> Record | E
         return job.record("failed", DISK_FULL, **facts.known())
 
 
-def as_rank(job: Job, rank: Rank, facts: Facts, notify: Notify | None) -> Record | None:
+def as_rank(job: Job, rank: WorkerRank, facts: Facts, notify: Notify | None) -> Record | None:
     """Do the part of one of several processes of a run; return the record in the process that writes.
 
     Args:

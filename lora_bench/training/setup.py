@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lora_bench.methods import Method
 from lora_bench.training.attempt import Facts
 from lora_bench.training.callbacks import Notify
-from lora_bench.training.distributed.ranks import Rank
+from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.job import Job
 
 
@@ -31,4 +31,4 @@ class Setup:
     seed: int
     notify: Notify | None
     packed: bool
-    rank: Rank | None
+    rank: WorkerRank | None

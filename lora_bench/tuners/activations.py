@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from lora_bench.errors import LoraBenchError
 from lora_bench.families import Family, PrefixKind
 from lora_bench.tuners.attention import key_value_of, key_value_projections
-from lora_bench.tuners.base import TunerConfig
 from lora_bench.tuners.prefix import PrefixLayer, PrefixModel, prefix_kind
 from lora_bench.tuners.registration import register
+from lora_bench.tuners.sites import TunerConfig
 
 
 @dataclass(kw_only=True)

@@ -34,8 +34,8 @@ from torch.nn import functional as F
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
 from lora_bench.families import Family, Placement
-from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows
 from lora_bench.tuners.registration import register
+from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family
-from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows
 from lora_bench.tuners.registration import register
+from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
 
 
 def insert_tokens(tokens: Tensor, states: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
 from lora_bench.families import ROLES, Family, Part, parts_of
-from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows
 from lora_bench.tuners.registration import register
+from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
 from lora_bench.tuners.slices import joined_slices, slices_of
 
 

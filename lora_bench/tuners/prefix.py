@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family, PrefixKind
 from lora_bench.tuners.attention import ATTENTIONS, Prefix, refuse_kernel
-from lora_bench.tuners.base import Tuner, TunerConfig, TunerLayer, check_rows
 from lora_bench.tuners.registration import register
+from lora_bench.tuners.sites import Tuner, TunerConfig, TunerLayer, check_rows
 
 
 def reparameterised_prefix(

@@ -15,8 +15,8 @@ from peft.utils.other import set_additional_trainable_modules
 from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.tuners.base import TunerConfig
 from lora_bench.tuners.registration import register
+from lora_bench.tuners.sites import TunerConfig
 
 PEFT_PREFIX = "base_model.model."
 """PEFT's prefix of a base model's names."""

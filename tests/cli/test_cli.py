@@ -13,7 +13,7 @@ import pytest
 from lora_bench.cli import main
 from lora_bench.documents import read_yaml
 from lora_bench.records.store import to_json
-from lora_bench.suite.load import is_probe_suite
+from lora_bench.suite.load_suite import is_probe_suite
 from lora_bench.util.paths import suite_files
 from lora_bench.version import __version__
 from tests.project import SUITE, write_project

@@ -20,7 +20,7 @@ from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
 from lora_bench.exchange import data_files, export
 from lora_bench.exchange.facts import facts_of
-from lora_bench.exchange.files import harmless, to_csv
+from lora_bench.exchange.table_files import harmless, to_csv
 from lora_bench.records.record import CurvePoint, Record
 from lora_bench.records.store import to_json
 from lora_bench.report.frames.records import to_curves, to_frame

@@ -14,7 +14,7 @@ from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.report.markdown import render_markdown
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import encode, load_data
 from lora_bench.training import callbacks as loop
 from lora_bench.training import pipeline

@@ -12,12 +12,12 @@ from collections.abc import Callable
 import pytest
 
 from lora_bench.execute import run_suite as running
-from lora_bench.execute.executors.base import Lost
+from lora_bench.execute.executors.executor import Lost
 from lora_bench.execute.run_suite import Silent, run_suite, runs_folder
 from lora_bench.records.outcomes import DISK_FULL, NO_MEMORY, is_untried
 from lora_bench.records.run_lock import Elsewhere
 from lora_bench.records.store import read_records
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from tests import sample_records
 from tests.choosing import SUITES, write_choosing
 

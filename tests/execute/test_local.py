@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_bench.execute.executors.base import patience_with
+from lora_bench.execute.executors.executor import patience_with
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
 
@@ -74,7 +74,7 @@ def test_a_worker_keeps_its_place_in_whatever_order_workers_report(tmp_path, mon
 def test_of_a_pack_that_a_worker_dies_of_those_at_work_are_done_alone_and_those_that_wait_together(
     tmp_path, monkeypatch
 ):
-    from lora_bench.execute.executors.base import Event
+    from lora_bench.execute.executors.executor import Event
 
     importlib.import_module("lora_bench.training.callbacks")
     units = tmp_path / "units"

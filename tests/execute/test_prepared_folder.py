@@ -19,7 +19,7 @@ from lora_bench.execute.prepared_folder import Asked, prepare, read_prepared
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.published.reproduce import reproduction
 from lora_bench.records.store import read_records
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from tests.faults.forge import Forge
 from tests.project import SUITE, write_data, write_model, write_project
 

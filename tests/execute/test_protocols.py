@@ -15,8 +15,8 @@ from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.selection import chosen_rate, start_records
 from lora_bench.records.protocol import PROTOCOLS, STRICT
 from lora_bench.records.store import RunFolder
-from lora_bench.suite.load import load_suite
-from lora_bench.training import examples as run_examples
+from lora_bench.suite.load_suite import load_suite
+from lora_bench.training import encoded_examples as run_examples
 from lora_bench.training import pipeline
 from lora_bench.training import process_cache as warm
 from tests.project import SUITE, write_project

@@ -15,7 +15,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import read_records, record_files
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.run import run_job
 from lora_bench.util.process_identity import start_ticks, this_process
 from tests.project import SUITE, write_project

@@ -21,7 +21,7 @@ from lora_bench.report.figures.draw import plan_figures
 from lora_bench.report.model.comparison import compare
 from lora_bench.suite.entries import Range
 from lora_bench.suite.halving import rungs_of
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.schema import Tuning
 from tests.project import SUITE, write_project
 from tests.sample_records import record

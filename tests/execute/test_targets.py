@@ -11,7 +11,7 @@ from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.probe_plan import plan_probes
 from lora_bench.report import render_markdown
 from lora_bench.report.model.comparison import compare
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from tests.project import SUITE, write_project
 
 # lora: 2 layers * 2 * (32 r + 32 r) = 256 r; a bottleneck adapter has 4 * (65 b + 32); a prefix 2 * 2 * 32 P = 128 P.

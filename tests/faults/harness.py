@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from lora_bench.execute.executors.base import Event, Lost
+from lora_bench.execute.executors.executor import Event, Lost
 from lora_bench.execute.scheduler import Scheduler
 from lora_bench.records import run_lock as claims
 from lora_bench.records.record import Record

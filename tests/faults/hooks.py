@@ -71,7 +71,7 @@ def small_files_only() -> None:
 
 def broken_plug_in() -> None:
     """An installed package has a method that cannot be imported."""
-    from lora_bench.methods import base
+    from lora_bench.methods import contract as base
 
     base._BROKEN["shiny (shiny.method)"] = "ImportError: no module named 'glitter'"
 

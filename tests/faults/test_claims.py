@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_bench.execute.executors.base import Lost
+from lora_bench.execute.executors.executor import Lost
 from lora_bench.records import run_lock as claims
 from lora_bench.records.run_lock import Watch, try_lock
 from lora_bench.records.store import RunFolder, read_records

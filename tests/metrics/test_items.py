@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import metric
-from lora_bench.metrics.support.items import item_metric, metrics_of_items
+from lora_bench.metrics.support.item_weights import item_metric, metrics_of_items
 from lora_bench.stats import ItemMetric, ItemScores, by_index, one_at_a_time
 from lora_bench.stats.items import draw_weights
 

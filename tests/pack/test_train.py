@@ -10,11 +10,11 @@ from lora_bench.execute import run_suite as execute
 from lora_bench.execute.run_suite import Silent, run_suite
 from lora_bench.pack import evaluate as asking
 from lora_bench.pack import train as together
-from lora_bench.pack.plan import company_of, most_members, packs
+from lora_bench.pack.group_runs import company_of, most_members, packs
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.spec import PlannedSpec, PlannedTraining, Start
 from lora_bench.records.store import RunFolder
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
 from lora_bench.training import process_cache
 from lora_bench.training.in_common import MAY_DIFFER

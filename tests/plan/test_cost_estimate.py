@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from tests.project import write_model
 from tests.tiny import tiny_gpt2
 

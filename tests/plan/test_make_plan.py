@@ -4,7 +4,7 @@ import pytest
 
 from lora_bench.plan import size_fitting as fitting
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from tests.project import SUITE, write_data, write_project
 
 TWO_TASKS = """\

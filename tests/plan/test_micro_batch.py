@@ -11,7 +11,7 @@ from lora_bench.models.registry import find_model
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.micro_batch import largest_part, peak_of
 from lora_bench.report.model.comparison import compare
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.measure.bare_step import TrainingStep
 from lora_bench.training.measure.memory_model import predicted_step
 from lora_bench.training.measure.step_bytes import Allocations, static_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_bench.records.probe_record import (
-    Checkpoint,
+    CheckpointSize,
     Flops,
     Inference,
     Latency,
@@ -81,7 +81,7 @@ def probe_record(
             mixed_batch_seconds=None if full else 0.030,
             one_adapter_seconds=None if full else 0.020,
         ),
-        "checkpoint": Checkpoint(
+        "checkpoint": CheckpointSize(
             stored_bytes=91 * MIB if full else 700_000, adapter_bytes=90 * MIB if full else 30_720, head_bytes=596_000,
             restore_seconds=0.2, switch_seconds=None if full else 0.0002, model_load_seconds=0.5,
         ),

@@ -13,7 +13,7 @@ from lora_bench.models.registry import find_model
 from lora_bench.models.shapes import known_shapes
 from lora_bench.plan.probe_plan import plan_probes
 from lora_bench.records.probe_record import (
-    Checkpoint,
+    CheckpointSize,
     Energy,
     Flops,
     Inference,
@@ -24,8 +24,8 @@ from lora_bench.records.probe_record import (
     StepSpeed,
 )
 from lora_bench.records.spec import MethodSpec, PlannedModel
-from lora_bench.suite.load import load_suite
-from lora_bench.suite.probe_suite import Cell, ProbeSuite, load_probe_suite
+from lora_bench.suite.load_suite import load_suite
+from lora_bench.suite.probe_suite import CellShape, ProbeSuite, load_probe_suite
 from lora_bench.suite.schema import Probe
 from tests.probe.suites import SUITE, plan, write_suite
 from tests.project import SUITE as TICKETS
@@ -294,14 +294,14 @@ def test_the_suite_of_the_page_is_valid_and_means_what_it_says(tmp_path):
     schema = json.loads((Path(__file__).parents[2] / "lora_bench" / "schemas" / "probe-suite.schema.json").read_text())
     jsonschema.validate(suite.document.data, schema)
     assert suite.content.probe.model_fields_set == set(Probe.model_fields)  # every key is shown
-    assert suite.content.cell.model_fields_set == set(Cell.model_fields)
+    assert suite.content.cell.model_fields_set == set(CellShape.model_fields)
     gpt2, roberta = suite.cell("shape:gpt2", "full")[0], suite.cell("shape:roberta-base", "lora")[0]
     assert (gpt2.kind, gpt2.length, gpt2.batch_size) == ("generation", 512, 8)
     assert (roberta.kind, roberta.length, roberta.batch_size) == ("classification", 128, 16)
 
 
 @pytest.mark.parametrize(
-    "part", [StepSpeed, StepBytes, PhasePeaks, Inference, Latency, Checkpoint, Flops, Energy, Probe]
+    "part", [StepSpeed, StepBytes, PhasePeaks, Inference, Latency, CheckpointSize, Flops, Energy, Probe]
 )
 def test_the_page_names_every_field(part):
     for name in part.model_fields.keys() - {"state"}:

@@ -16,7 +16,7 @@ from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.methods import known_methods
 from lora_bench.published import known_tables, load_table, read_cells, read_table
 from lora_bench.published.reading import COLUMNS
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.util.paths import suite_files
 
 SHEETS = {

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from lora_bench.exchange import data_files
-from lora_bench.exchange.files import to_csv
+from lora_bench.exchange.table_files import to_csv
 from lora_bench.published.section import published_section
 from lora_bench.published.terminal import cells_listing, verdicts_listing
 from lora_bench.report import render_files

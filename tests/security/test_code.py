@@ -13,7 +13,7 @@ from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.metrics import metric
 from lora_bench.models.loading import load_model, load_tokenizer
 from lora_bench.models.registry import find_model
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from tests.hub import add_model, add_space, serve
 from tests.project import SUITE, write_model, write_project
 from tests.security.bombs import code_bomb

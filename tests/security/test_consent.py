@@ -13,10 +13,10 @@ from lora_bench import run_suite
 from lora_bench.cli import main
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.metrics import metric
-from lora_bench.metrics.support.hub import code_hash
+from lora_bench.metrics.support.hub_metric import code_hash
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.consent import allowing, suite_code
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import score
 from tests.project import SUITE, write_project
 from tests.security.bombs import code_bomb

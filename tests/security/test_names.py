@@ -13,12 +13,12 @@ from lora_bench.cli import main
 from lora_bench.documents import read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.records.store import accept, read_records
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
 from lora_bench.tasks import find_folder, in_folder, load_data, load_task, task_from_document
 from lora_bench.tasks.files import read_file
 from lora_bench.tasks.releases import NotThisForm, webnlg
-from lora_bench.tasks.tables import Layout
+from lora_bench.tasks.source_tables import Layout
 from lora_bench.util import pip_assets as assets
 from lora_bench.util.filenames import FileName, Name, file_name
 from tests.project import SUITE, write_project

@@ -17,7 +17,7 @@ from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import RunFolder
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.run import run_job
 from lora_bench.training.warm_start import start_from
 from tests.project import SUITE, write_model, write_project

@@ -13,7 +13,7 @@ from lora_bench.cli.plan_table import plan_tables
 from lora_bench.cli.progress import Bars, Lines, QuietOnBrokenPipe, result_line
 from lora_bench.execute.run_probes import shown
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.model_card import model_card
 from tests.project import SUITE, write_project
 from tests.report.hostile import HOSTILE, STRINGS, WORDS, hostile_probes, hostile_records

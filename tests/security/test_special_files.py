@@ -8,10 +8,10 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.metrics.support.hub import code_hash
+from lora_bench.metrics.support.hub_metric import code_hash
 from lora_bench.records.store import RunFolder, read_records
 from lora_bench.report import write_report
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.util.regular_files import read_regular
 from tests.project import SUITE, write_project
 from tests.sample_records import sample_suite

@@ -16,7 +16,7 @@ from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.record import Record
 from lora_bench.records.store import to_json
 from lora_bench.report import render_files, terminal_table
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.run import run_job
 from lora_bench.util.redaction import message, without_secrets
 from tests.hub import serve

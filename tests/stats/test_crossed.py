@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.metrics.support.items import item_metric
+from lora_bench.metrics.support.item_weights import item_metric
 from lora_bench.stats import ItemMetric, ItemScores, crossed_bootstrap, item_difference, seed_from
 
 SEEDS, ITEMS = 4, 30

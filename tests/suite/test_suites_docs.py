@@ -11,7 +11,7 @@ import pytest
 from lora_bench.documents import read_yaml
 from lora_bench.errors import BadInput
 from lora_bench.suite.entries import read_method
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")

@@ -156,12 +156,12 @@ def test_no_constant_is_a_majority_of_texts(three_files):
 
 
 def test_metrics_that_cannot_be_computed_here_are_named_and_left_out(three_files, monkeypatch):
-    import lora_bench.tasks.scoring
+    import lora_bench.tasks.task_scores
 
     def no_java(name):
         return f"metric {name!r} needs java" if name == "meteor" else unavailable(name)
 
-    monkeypatch.setattr(lora_bench.tasks.scoring, "unavailable", no_java)
+    monkeypatch.setattr(lora_bench.tasks.task_scores, "unavailable", no_java)
     mine = task(three_files, THREE_FILES + "metrics: [meteor]\n")
     assert score(mine, [("a",)], ["a"]) == {"exact_match": 1.0}
     assert unavailable_metrics(mine) == ["metric 'meteor' needs java"]

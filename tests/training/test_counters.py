@@ -7,7 +7,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from lora_bench.training.measure.counters import PeakMemory, allocated_beside
-from lora_bench.training.measure.measure_callback import MeasureCallback, StepClock, Work
+from lora_bench.training.measure.measure_callback import MeasureCallback, StepClock, WorkDone
 from tests.tiny import tiny_batch, tiny_roberta
 
 LENGTHS = (9, 6, 7, 9, 4, 8, 5, 3, 9, 9, 8, 7)
@@ -47,7 +47,9 @@ def test_every_step_has_a_time_and_the_first_are_left_out_of_the_speed(tmp_path)
     trained(tmp_path, measure)
     seconds = list(measure.clock.seconds())
     assert len(seconds) == 6 and all(one > 0 for one in seconds)
-    speed = measure.speed(done=Work(24, 168), timed=Work(16, 112), steps=6, load_seconds=None, evaluation_seconds=None)
+    speed = measure.speed(
+        done=WorkDone(24, 168), timed=WorkDone(16, 112), steps=6, load_seconds=None, evaluation_seconds=None
+    )
     assert (speed.warmup_steps, speed.timed_steps) == (2, 4)
     assert speed.examples_per_second == pytest.approx(16 / sum(seconds[2:]))
     assert speed.real_tokens_per_second == pytest.approx(112 / sum(seconds[2:]))

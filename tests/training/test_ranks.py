@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from lora_bench.errors import BadInput
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import RunFolder, read_records
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
 from lora_bench.training.distributed import launch
-from lora_bench.training.distributed.ranks import Shares
+from lora_bench.training.distributed.ranks import BatchShares
 from lora_bench.training.generation import CompletionCollator
 from lora_bench.training.keyed_dropout import StepMasks, with_keyed_masks
 from lora_bench.training.run import run_job
@@ -45,7 +45,7 @@ def rows_of(shares):
 
 def test_each_batch_is_shared_in_order_and_so_is_the_last():
     examples = [{"input_ids": [row], "labels": row % 2} for row in range(11)]
-    shares = Shares(examples, 4, 2)
+    shares = BatchShares(examples, 4, 2)
     assert len(shares) == 6
     assert rows_of(shares) == [[0, 1], [2, 3], [4, 5], [6, 7], [8], [9, 10]]
     assert [share.first_row for share in shares] == [0, 2, 0, 2, 0, 1]
@@ -54,14 +54,14 @@ def test_each_batch_is_shared_in_order_and_so_is_the_last():
 
 
 def test_a_rank_for_which_no_row_is_left_takes_one_that_counts_for_nothing():
-    shares = Shares([{"input_ids": [row], "labels": 0} for row in range(5)], 4, 2)
+    shares = BatchShares([{"input_ids": [row], "labels": 0} for row in range(5)], 4, 2)
     assert rows_of(shares)[2:] == [[4], [4]]
     assert [share.weight for share in shares][2:] == [0.0, 2.0]
 
 
 def test_a_text_counts_by_the_tokens_that_are_predicted():
     labels = ([-100, 7, 8, 9], [-100, -100, 7], [5, 6], [-100, 5])
-    shares = Shares([{"input_ids": [0], "labels": one} for one in labels], 4, 2)
+    shares = BatchShares([{"input_ids": [0], "labels": one} for one in labels], 4, 2)
     # 3 and 1 tokens, 1 and 1: no token predicts the first.
     assert [share.weight for share in shares] == pytest.approx([2 * 4 / 6, 2 * 2 / 6])
 
@@ -83,7 +83,7 @@ def test_the_mean_over_shares_is_the_loss_of_the_batch_its_dropout_included(fami
         with torch.no_grad():
             return model(**collated(some)).loss.item()
 
-    shares = Shares(examples, 7, 3)
+    shares = BatchShares(examples, 7, 3)
     parts = [share.weight * loss(share.examples, share.first_row) for share in shares]
     assert sum(parts) / 3 == pytest.approx(loss(examples, 0), abs=1e-6)
     # It would not be with the masks of other rows.
@@ -149,11 +149,12 @@ import json, pickle
 from pathlib import Path
 import torch
 from lora_bench.training.attempt import Facts
-from lora_bench.training.distributed.ranks import Rank
+from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.run import as_rank
 torch.distributed.init_process_group("gloo")
 job, losses = pickle.loads(Path("job").read_bytes()), []
-rank = Rank(torch.distributed.get_rank(), torch.distributed.get_world_size(), shards=job.spec.training.parallelism == "fsdp")
+shards = job.spec.training.parallelism == "fsdp"
+rank = WorkerRank(torch.distributed.get_rank(), torch.distributed.get_world_size(), shards=shards)
 record = as_rank(job, rank, Facts(), lambda step, steps, loss: losses.append(loss))
 if rank.first:
     Path("found").write_text(json.dumps([losses, record.scores]))

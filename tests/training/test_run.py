@@ -13,7 +13,7 @@ import torch
 from lora_bench.execute.run_suite import run_suite
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import RunFolder
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
 from lora_bench.training import pipeline
 from lora_bench.training import process_cache as warm

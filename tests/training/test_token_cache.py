@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
-from lora_bench.training import examples as run_examples
+from lora_bench.training import encoded_examples as run_examples
 from lora_bench.training import pipeline, scoring
 from lora_bench.training import process_cache as warm
 from lora_bench.training import token_cache as kept_tokens

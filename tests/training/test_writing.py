@@ -9,7 +9,7 @@ import pytest
 from lora_bench.execute.run_suite import run_suite, runs_folder
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import accept
-from lora_bench.suite.load import load_suite
+from lora_bench.suite.load_suite import load_suite
 from tests.project import WORDS, write_model
 
 SUITE = """\

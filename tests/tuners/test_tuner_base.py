@@ -25,7 +25,7 @@ from lora_bench.tuners import (
     PrefixConfig,
     PrefixEmbeddingConfig,
 )
-from lora_bench.tuners.base import TunerLayer
+from lora_bench.tuners.sites import TunerLayer
 from tests.tiny import CLASSIFIERS, HEAD_MODULES, LAYERS, MODELS, tiny_batch, tiny_gpt2, tiny_roberta
 
 CONFIGS = {

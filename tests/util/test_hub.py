@@ -62,7 +62,7 @@ import json, sys, time
 wait = time.sleep
 time.sleep = lambda seconds: wait(min(seconds, 0.01))
 from lora_bench.errors import LoraBenchError
-from lora_bench.tasks.tables import hub_commit, read_hub
+from lora_bench.tasks.source_tables import hub_commit, read_hub
 found = []
 for name, config, split, revision in json.loads(sys.argv[1]):
     try:

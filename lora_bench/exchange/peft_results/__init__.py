@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from lora_bench.documents import dotted
 from lora_bench.errors import BadInput, Fault, LoraBenchError
-from lora_bench.exchange.peft_results.layout import Result, plain_data
 from lora_bench.exchange.peft_results.mapping import record_of
+from lora_bench.exchange.peft_results.result_file import Result, plain_data
 from lora_bench.records.layout import RECORD
 from lora_bench.records.record import Record
 from lora_bench.records.store import read_record, to_json, write_atomic

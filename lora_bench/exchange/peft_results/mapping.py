@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from lora_bench.exchange.peft_results.layout import (
+from lora_bench.exchange.peft_results.result_file import (
     MetaInfo,
     Metrics,
     Result,

@@ -3,6 +3,6 @@
 A unit is a list of jobs; an executor takes units and gives records, in whatever order they are done.
 """
 
-from lora_bench.execute.executors.base import Done, Event, Executor, Lost, Work
+from lora_bench.execute.executors.executor import AnyJob, Done, Event, Executor, Lost
 
-__all__ = ["Done", "Event", "Executor", "Lost", "Work"]
+__all__ = ["AnyJob", "Done", "Event", "Executor", "Lost"]

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from lora_bench.execute.executors.base import Executor
+from lora_bench.execute.executors.executor import Executor
 from lora_bench.records.environment import RANK_DEVICES, cuda_devices
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere

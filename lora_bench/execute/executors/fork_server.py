@@ -32,7 +32,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lora_bench.execute.executors.base import Alive, Event
+from lora_bench.execute.executors.executor import Alive, Event
 from lora_bench.execute.executors.processes import end_with_parent
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full
 from lora_bench.util.failpoints import reach
@@ -189,7 +189,7 @@ def do_unit(unit: list[Any], connection: Told) -> None:
 
 def _do(job: Any, connection: Told) -> Any:
     """The record of a job, whose progress is told on the way."""
-    from lora_bench.probe.job import ProbeJob
+    from lora_bench.probe.probe_job import ProbeJob
     from lora_bench.probe.process import probe
     from lora_bench.training.run import run_job
     from lora_bench.util.heartbeat import heard

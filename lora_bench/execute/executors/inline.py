@@ -6,7 +6,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
-from lora_bench.execute.executors.base import Event, Lost
+from lora_bench.execute.executors.executor import Event, Lost
 from lora_bench.records.environment import cuda_devices
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from lora_bench.errors import WorkersLost
-from lora_bench.execute.executors.base import Alive, DoneT, Event, JobT, Lost, patience_with
+from lora_bench.execute.executors.executor import Alive, DoneT, Event, JobT, Lost, patience_with
 from lora_bench.execute.executors.processes import cause, ended_within, kill_session, memory_kills
 from lora_bench.util.failpoints import reach
 

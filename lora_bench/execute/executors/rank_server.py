@@ -28,7 +28,7 @@ from lora_bench.execute.executors.fork_server import import_everything
 from lora_bench.execute.executors.processes import cause, end_with_parent, memory_kills
 from lora_bench.records.outcomes import DISK_FULL
 from lora_bench.records.record import Record
-from lora_bench.training.distributed.ranks import Rank
+from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.job import Job
 from lora_bench.util.redaction import without_secrets
 
@@ -179,7 +179,7 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
     from lora_bench.util.heartbeat import heard
 
     recipe = job.spec.training
-    rank = Rank(number, recipe.processes, recipe.parallelism == "fsdp")
+    rank = WorkerRank(number, recipe.processes, recipe.parallelism == "fsdp")
     if rank.first:
         stop_on_signals()
     else:
@@ -226,7 +226,7 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
         signal.pause()
 
 
-def _said_of(record: Record, rank: Rank) -> Record | str:
+def _said_of(record: Record, rank: WorkerRank) -> Record | str:
     """What a rank says of an attempt that ended; a stop, or what else ends it for all, the first rank tells of."""
     if rank.first:
         return record

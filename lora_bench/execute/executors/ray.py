@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, WorkersLost
-from lora_bench.execute.executors.base import Alive, Event, Lost, patience_with
+from lora_bench.execute.executors.executor import Alive, Event, Lost, patience_with
 from lora_bench.execute.executors.local import CLEAN
 from lora_bench.execute.executors.ray_actor import Said, Worker
 from lora_bench.util.atomic_files import TEMPORARY, make_folder

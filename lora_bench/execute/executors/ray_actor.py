@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.execute.executors.base import Alive, Event
+from lora_bench.execute.executors.executor import Alive, Event
 from lora_bench.version import __version__
 
 if TYPE_CHECKING:

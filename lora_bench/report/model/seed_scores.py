@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lora_bench.metrics import find
-from lora_bench.metrics.support.items import item_metric
+from lora_bench.metrics.support.item_weights import item_metric
 from lora_bench.records.store import Answers
 from lora_bench.report.model.comparison import Setting
 from lora_bench.report.model.rows import Row

@@ -27,7 +27,7 @@ _NO_LOSS = -100
 
 
 @dataclass(frozen=True)
-class Rank:
+class WorkerRank:
     """One of the processes of a run.
 
     Args:
@@ -83,7 +83,7 @@ class Share:
     weight: float
 
 
-class Shares(Sequence[Share]):
+class BatchShares(Sequence[Share]):
     """The shares of batches in the order in which accelerate deals examples out: batch by batch, and in it rank by rank.
 
     Args:

@@ -96,7 +96,7 @@ class StepClock:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkDone:
     """Examples, and real tokens in them (without padding), where they can be counted."""
 
     examples: int | None
@@ -279,15 +279,21 @@ class MeasureCallback(TrainerCallback):
         first = (self.first_step or 1) + self.warmup_steps - 1
         timed = slice(first, first + max(0, len(self.clock) - self.warmup_steps))
         return self.speed(
-            done=Work(sum(step_examples), sum(step_tokens)),
-            timed=Work(sum(step_examples[timed]), sum(step_tokens[timed])),
+            done=WorkDone(sum(step_examples), sum(step_tokens)),
+            timed=WorkDone(sum(step_examples[timed]), sum(step_tokens[timed])),
             steps=len(step_examples),
             load_seconds=load_seconds,
             evaluation_seconds=evaluation_seconds,
         ).model_copy(update={"train_flops": train_flops})
 
     def speed(
-        self, *, done: Work, timed: Work, steps: int, load_seconds: float | None, evaluation_seconds: float | None
+        self,
+        *,
+        done: WorkDone,
+        timed: WorkDone,
+        steps: int,
+        load_seconds: float | None,
+        evaluation_seconds: float | None,
     ) -> Speed:
         """How fast the steps were.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
 
-class Work(Protocol):
+class AnyJob(Protocol):
     """A job: of a run, or of one process of a probe."""
 
     @property
@@ -31,7 +31,7 @@ class Done(Protocol):
         """How it ended."""
 
 
-JobT = TypeVar("JobT", bound=Work)
+JobT = TypeVar("JobT", bound=AnyJob)
 DoneT = TypeVar("DoneT", bound=Done)
 DoneT_co = TypeVar("DoneT_co", bound=Done, covariant=True)
 

@@ -14,7 +14,7 @@ from typing import Any
 from lora_bench.errors import Fault, did_you_mean
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.linearise import linearise
-from lora_bench.tasks.tables import Table
+from lora_bench.tasks.source_tables import Table
 
 SHOWN_VALUES = 3
 

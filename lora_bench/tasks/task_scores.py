@@ -70,7 +70,7 @@ def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> 
 
 def _allowed(task: Task, name: str) -> str:
     """The hash of the code that may run for a metric that is a script."""
-    from lora_bench.metrics.support.hub import script_name
+    from lora_bench.metrics.support.hub_metric import script_name
 
     script = script_name(name)
     if script not in task.allowed_code:

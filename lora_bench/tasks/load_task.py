@@ -5,7 +5,7 @@ from __future__ import annotations
 from lora_bench.documents import Document, Key, read_yaml, validate
 from lora_bench.errors import BadInput, unknown
 from lora_bench.tasks.declaration import Task
-from lora_bench.tasks.validate import contradictions
+from lora_bench.tasks.validate_task import contradictions
 from lora_bench.util.paths import task_files
 
 

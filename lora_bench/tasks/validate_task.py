@@ -15,8 +15,8 @@ from lora_bench.metrics import find, kind_of, known_metrics, unpinned
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.folders import as_laid_out
 from lora_bench.tasks.linearise import INPUT_COLUMNS
+from lora_bench.tasks.source_tables import FORMATS, SEPARATED, format_of
 from lora_bench.tasks.sources import Data, Part
-from lora_bench.tasks.tables import FORMATS, SEPARATED, format_of
 from lora_bench.util.filenames import NAME
 from lora_bench.util.pip_assets import known_assets
 

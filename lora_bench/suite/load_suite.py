@@ -20,7 +20,7 @@ from lora_bench.records.protocol import PROTOCOLS, Protocol
 from lora_bench.records.spec import Decoding
 from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model, read_task
 from lora_bench.suite.schema import ModelEntry, Recipe, SuiteFile, Training
-from lora_bench.suite.validate import contradictions, repeated
+from lora_bench.suite.validate_suite import contradictions, repeated
 from lora_bench.tasks import Task
 from lora_bench.util.paths import suite_files
 

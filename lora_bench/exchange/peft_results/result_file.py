@@ -14,13 +14,13 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Metrics = dict[str, JsonValue]
 
 
-class Part(BaseModel):
+class ResultPart(BaseModel):
     """A part of a result file."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
-class TrainConfig(Part):
+class TrainConfig(ResultPart):
     """The recipe; what is not named here is kept as it is."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
@@ -38,7 +38,7 @@ class TrainConfig(Part):
     dataset_id: str | None = None
 
 
-class RunInfo(Part):
+class RunInfo(ResultPart):
     """What was run."""
 
     created_at: str | None = None
@@ -50,7 +50,7 @@ class RunInfo(Part):
     error_msg: str | None = None
 
 
-class TrainInfo(Part):
+class TrainInfo(ResultPart):
     """What came of it. Every entry of `metrics` is of the step it names; the last one has the scores on the test split."""
 
     accelerator_memory_max: Whole | None = None
@@ -62,7 +62,7 @@ class TrainInfo(Part):
     metrics: list[Metrics]
 
 
-class MetaInfo(Part):
+class MetaInfo(ResultPart):
     """With what it was run."""
 
     model_info: dict[str, JsonValue] = {}
@@ -71,7 +71,7 @@ class MetaInfo(Part):
     system_info: dict[str, JsonValue] = {}
 
 
-class Result(Part):
+class Result(ResultPart):
     """A result file."""
 
     run_info: RunInfo
