@@ -1,9 +1,8 @@
-"""Tasks: declared in YAML, loaded as examples in splits, encoded for a model and scored.
+"""Tasks: declared in YAML, loaded as examples in splits, encoded for a model, and scored.
 
-`declaration` is the YAML key by key, with `sources` for where its rows are and `contradictions` for what its keys
-together do not allow; `folders` finds its files below a data directory. `files` (with `releases`) and `tables` read rows
-from files, assets and the hub, `rows` makes examples of them (`linearise` those of structured inputs), and `examples`
-makes splits and lists what is wrong; `scoring` holds predictions against them.
+`declaration` and `sources` declare the YAML, `validate` checks its keys together, and `load` reads a task. `folders` finds its
+files below a data directory. `files` (with `releases`) and `tables` read rows of files, assets and the hub. `rows` makes
+examples of them, `linearise` those of structured inputs, and `examples` the splits. `scoring` scores predictions.
 """
 
 from lora_bench.tasks.declaration import Task, definition, task_from_definition

@@ -1,12 +1,11 @@
-"""The examples of a task, made of the rows of its tables.
+"""Examples of a task in splits, made from the rows of its tables.
 
-`load_data` makes examples in three splits (`train` to learn from, `selection` to choose by, `test` to report) and
-lists everything that is wrong with the data at once. Where the data has fewer splits, rows are dealt out by a hash of
-their text, or of a column such as the document they come from: the same row is always dealt to the same split,
-whatever the order of the file, and rows that belong together stay together.
+`load_data` makes three splits (`train` to learn from, `selection` to choose by, `test` to report) and lists every fault of the
+data at once. If the data has fewer splits, rows are dealt out by a hash of their text, or of a column such as their document.
+A row always goes to the same split, whatever the order of the file, and rows that belong together stay together.
 
-For generation a label is the texts that may be written for an input: one of them in `train`, all of them where outputs
-are scored, where an input that stands in several rows is one example.
+For generation a label is the texts that may be written for an input: one of them in `train`, all of them in scored splits,
+where an input in several rows is one example.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ MAX_CLASSES_WITHOUT_DOUBT = 50
 
 @dataclass(frozen=True)
 class Split:
-    """The examples of one split, each at the same place of every list.
+    """The examples of one split, each at the same index of every list.
 
     Args:
-        ids: By which runs are paired; unique within the split.
+        ids: Ids by which runs are paired, unique within the split.
         texts: One text, or two for a pair.
         labels: Class indexes; numbers for regression; for generation the texts to write, one in `train`.
-        subsets: The places of the examples of each part that is scored apart too, by its name.
+        subsets: Indexes of the examples of each subset that is scored apart too, by its name.
     """
 
     ids: list[str]
@@ -65,10 +64,10 @@ class TaskData:
     """The examples of a task.
 
     Args:
-        splits: By name: train, selection (but for a whole train), test, and the further ones that the task names.
+        splits: Splits by name: train, selection (unless train is whole), test, and the task's further splits.
         labels: Class names in the order of their indexes; empty for regression and generation.
-        sha256: Hash of the content they were made of.
-        warnings: What a reader of the scores should know.
+        sha256: Hash of the content that they were made from.
+        warnings: Warnings for readers of the scores.
     """
 
     splits: dict[str, Split]
@@ -78,17 +77,17 @@ class TaskData:
 
 
 def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole_train: bool = False) -> TaskData:
-    """The examples of a task.
+    """Load the examples of a task.
 
     Args:
         task: The declaration.
-        base: The folder that its paths are seen from.
-        progress: Called with a sentence whenever there is something to tell.
-        whole_train: Where the data has no selection split, set nothing aside for it, and give none.
+        base: The folder that its paths start from.
+        progress: Function called with each progress message.
+        whole_train: Set no selection split aside if the data has none.
 
     Raises:
-        BadInput: With everything that is wrong with the data.
-        AssetUnavailable: If the data is an asset that is neither cached nor to be had.
+        BadInput: With every fault of the data.
+        AssetUnavailable: If the data is an asset that is neither cached nor available.
         LoraBenchError: If the hub does not have the data or cannot be reached.
     """
     tables, sha256 = _tables(task, base, progress)
@@ -114,7 +113,7 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
 
 
 def pinned(task: Task) -> Task:
-    """The task with the commit that its hub revision stands for now, so that a record names what it was run on.
+    """Return the task with the commit that its hub revision names now, so that a record names its data.
 
     Raises:
         LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not know it.
@@ -126,15 +125,15 @@ def pinned(task: Task) -> Task:
 
 
 def load_unlabelled(task: Task, folder: Path, name: str) -> Split:
-    """The inputs of a split whose labels are kept secret, such as GLUE's test files: a split without labels.
+    """Load the inputs of a split with secret labels, such as GLUE's test files, as a split without labels.
 
     Args:
-        task: A task that says how its files lie in a folder.
-        folder: That folder.
+        task: A task with a layout of its files.
+        folder: The folder of the files.
         name: One of the layout's `unlabelled`.
 
     Raises:
-        BadInput: With everything that is wrong with the file.
+        BadInput: With every fault of the file.
         LoraBenchError: If there is no such split or file.
     """
     part = unlabelled_file(task, folder, name)
@@ -155,7 +154,7 @@ def _layout(task: Task) -> Layout:
 
 
 def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str, Table], str]:
-    """The tables by the split they hold ("all" for one that is to be split), and the hash of their content."""
+    """Return the tables by split ("all" for one that is to be split), and the hash of their content."""
     data = task.data
     layout = _layout(task)
     if data.asset is not None and data.file is not None:
@@ -189,7 +188,7 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
 def _labels(
     task: Task, parts: Mapping[str, Examples], tables: Mapping[str, Table], faults: list[Fault]
 ) -> tuple[str, ...]:
-    """The class names in the order of their indexes."""
+    """Return the class names in the order of their indexes."""
     if task.labels is not None:
         return task.labels
     if task.label.rule == "sign":
@@ -215,7 +214,7 @@ def _labels(
 
 
 def _as_sorted(label: str) -> tuple[bool, float, str]:
-    """Numbers in their order before words in theirs."""
+    """Return a sort key: numbers in their order before words in theirs."""
     number = number_of(label)
     return number is None, number or 0.0, label
 
@@ -233,7 +232,7 @@ def _unknown_labels(task: Task, table: Table, examples: Examples, labels: tuple[
 
 
 def _dealt(task: Task, parts: Mapping[str, Examples], whole_train: bool) -> dict[str, Examples]:
-    """The examples in three splits (or two, for a whole train), and the further ones."""
+    """Return the examples in three splits (two, if train is whole), and the further ones."""
     shares = task.shares
     if shares is None:
         return dict(parts)
@@ -249,7 +248,7 @@ def _dealt(task: Task, parts: Mapping[str, Examples], whole_train: bool) -> dict
 
 
 def _draw(group: str) -> float:
-    """A number in [0, 1) that depends on nothing but the text: 52 bits of its sha256."""
+    """Return a number in [0, 1) that depends only on the text: 52 bits of its sha256."""
     return int(hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest()[:13], 16) / 16**13
 
 
@@ -264,7 +263,7 @@ def _empty_splits(
 
 
 def _told(examples: Examples, split: str) -> Examples:
-    """Examples of generation: in `train` one for each text to write, elsewhere one for each distinct input."""
+    """Return examples of generation: in `train` one for each text to write, elsewhere one for each distinct input."""
     if split == "train":
         rows = [(place, number) for place, texts in enumerate(examples.labels) for number in range(len(texts))]
         each = examples.at([place for place, _ in rows])

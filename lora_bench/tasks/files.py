@@ -1,9 +1,8 @@
 """Files as tables: csv, tsv, JSON, Parquet, and the forms in which some sets are released.
 
-csv, tsv and jsonl are read with the standard library: it keeps every value as the text that was written, so that "NA"
-and "null" stay words and a label "1" stays "1", it knows the line of each row, and it reads 10,000 rows in some
-hundredths of a second without a cached copy that could go stale. A file may be gzipped. Only the columns that are asked
-for are kept: MNLI's parses alone are some 250 MB.
+The standard library reads csv, tsv and jsonl. It keeps every value as written, so that "NA" and "null" stay words and a label
+"1" stays "1". It knows the line of each row, and reads 10,000 rows in some hundredths of a second without a cache that could
+go stale. A file may be gzipped. Only the wanted columns are kept: MNLI's parses alone are some 250 MB.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ MAX_FIELD_CHARACTERS = 10_000_000
 
 
 def read_file(path: Path, layout: Layout) -> tuple[Table, str]:
-    """The rows of a local file, and the sha256 of its content (of what is inside where it is gzipped).
+    """Return the rows of a local file, and the sha256 of its content (unpacked if it is gzipped).
 
     WebNLG's rows may come from a folder, whose files are read in the order of their paths.
 
     Raises:
-        BadInput: If it is not there or is not what its format says.
+        BadInput: If the file is missing or does not fit its format.
     """
     shown = _from_here(path)
     if layout.format == "webnlg" and path.is_dir():
@@ -57,10 +56,10 @@ def read_file(path: Path, layout: Layout) -> tuple[Table, str]:
 
 
 def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> Table:
-    """The rows of a file whose content is *raw*.
+    """Return the rows of a file with the content *raw*.
 
     Raises:
-        BadInput: If it is not what its format says.
+        BadInput: If the content does not fit its format.
     """
     format = layout.format or format_of(shown)
     if format is None:
@@ -89,7 +88,7 @@ def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> T
 
 
 def _content(path: Path) -> bytes:
-    """What a local file holds; the same where only its gzipped form is there."""
+    """Return the content of a local file, or of its gzipped form if only that exists."""
     shown = _from_here(path)
     packed = path.with_name(f"{path.name}.gz")
     if not path.exists() and packed.is_file():
@@ -109,7 +108,7 @@ def _content(path: Path) -> bytes:
 
 
 def _folder(path: Path, layout: Layout) -> tuple[Table, str]:
-    """The rows of every XML file of a folder, and a hash of their paths inside it and their content."""
+    """Return the rows of every XML file of a folder, and a hash of their paths inside it and their content."""
     files = sorted(file for file in path.rglob("*.xml") if file.is_file())
     if not files:
         raise BadInput([Fault("has no XML file", file=_from_here(path))])
@@ -127,7 +126,7 @@ def _folder(path: Path, layout: Layout) -> tuple[Table, str]:
 
 
 def _released(read: Callable[[], releases.Rows], shown: str, layout: Layout, own: bool) -> Table:
-    """The table of a release in a form of its own."""
+    """Return the table of a release in a form of its own."""
     try:
         names, rows, places = read()
     except releases.NotThisForm as error:
@@ -137,7 +136,7 @@ def _released(read: Callable[[], releases.Rows], shown: str, layout: Layout, own
 
 
 def _separated(raw: bytes, shown: str, format: Format, layout: Layout, own: bool) -> Table:
-    """The rows of csv or tsv text."""
+    """Return the rows of csv or tsv text."""
     reader = csv.reader(
         io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline=""),
         delimiter="\t" if format == "tsv" else ",",
@@ -198,7 +197,7 @@ def _line_of_wrong_byte(raw: bytes) -> int | None:
 
 
 def _jsonl(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """The objects of JSON Lines text, and their lines."""
+    """Return the objects of JSON Lines text, and their lines."""
     objects: list[dict[str, Any]] = []
     places: list[int] = []
     faults: list[Fault] = []
@@ -224,7 +223,7 @@ def _jsonl(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def _json(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """The objects of a JSON list, and their numbers."""
+    """Return the objects of a JSON list, and their numbers."""
     try:
         objects = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -239,7 +238,7 @@ def _json(text: str, shown: str) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def _no_json(error: Exception) -> str:
-    """What is wrong with text that is no JSON, or is nested too deeply, or has a number of thousands of digits."""
+    """Return what is wrong with text that is no JSON, is nested too deeply, or has a number of thousands of digits."""
     if isinstance(error, json.JSONDecodeError):
         return f"is no valid JSON: {error.msg} (column {error.colno})"
     return "is nested too deeply" if isinstance(error, RecursionError) else f"is no valid JSON: {first_line(error)}"
@@ -258,12 +257,12 @@ def _parquet(raw: bytes, shown: str, wanted: Collection[str], own: bool) -> Tabl
 
 
 def _from_here(path: Path) -> str:
-    """A path as short as it can be told from the working folder."""
+    """Return a path as short as it can be from the working folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _siblings(path: Path) -> str:
-    """What a folder holds instead of a file that is not there."""
+    """Return a hint with the nearest name in the folder of a missing file."""
     return did_you_mean(path.name, _names(path.parent))
 
 

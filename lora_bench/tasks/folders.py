@@ -1,7 +1,7 @@
-"""A task whose data lies in a folder of the user, in the layout in which the set circulates.
+"""Tasks whose data lies in a user's folder, in the layout in which the set is distributed.
 
-`find_folder` finds that folder below a data directory, and `in_folder` gives the task with its data there: a plain task,
-whose files are named as seen from the folder, so that equal files give equal data wherever they lie.
+`find_folder` finds that folder below a data directory. `in_folder` returns the task with its data there, as a plain task. Its
+files are named relative to the folder, so that equal files give equal data wherever they lie.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SHOWN_ENTRIES = 8
 
 
 def find_folder(task: Task, data_dir: Path) -> Path:
-    """The folder of a task's files below a data directory, or the directory itself where it holds them.
+    """Return the folder of a task's files below a data directory, or the directory itself if it holds them.
 
-    Names are matched as they are and then whatever their capitals; the first folder that has every file wins.
+    Names are matched exactly first, then without case. The first folder that has every file wins.
 
     Raises:
         LoraBenchError: If there is none, with what was looked for and what is there.
@@ -42,10 +42,10 @@ def find_folder(task: Task, data_dir: Path) -> Path:
 
 
 def in_folder(task: Task, folder: Path, progress: Progress | None = None) -> Task:
-    """The task with its data in *folder*, named as seen from there.
+    """Return the task with its data in *folder*, named relative to it.
 
     Raises:
-        LoraBenchError: If a file is not there, with what is.
+        LoraBenchError: If a file is missing, with what is there.
     """
     local = _local(task)
     if _missing(local, folder):
@@ -67,14 +67,14 @@ def in_folder(task: Task, folder: Path, progress: Progress | None = None) -> Tas
 
 
 def as_laid_out(task: Task) -> Task:
-    """The task as it is in any folder of its layout: with the first name of each file, and nothing looked up."""
+    """Return the task as in any folder of its layout: with the first name of each file, and nothing looked up."""
     local = _local(task)
     selection = local.selection[0] if local.selection is not None else None
     return _with_data(task, local, Data(train=local.train[0], selection=selection, test=local.test[0], also=local.also))
 
 
 def unlabelled_file(task: Task, folder: Path, name: str) -> Part:
-    """The file of a split whose labels are kept secret.
+    """Return the file of a split with secret labels.
 
     Raises:
         LoraBenchError: If the task's layout has no such split, or the folder no such file.
@@ -113,11 +113,13 @@ def _names(part: str | Part) -> Files:
 
 
 def _first_there(folder: Path, names: Files) -> str | None:
-    """The first name that the folder has, plain or gzipped: the plain name, as both are read alike.
+    """Return the first name that the folder has, plain or gzipped, as the plain name: both are read alike.
+
+    A name that begins with `../` belongs to a set beside this one in the data directory, as GLUE's diagnostic set is beside
+    MNLI.
 
     Raises:
-        LoraBenchError: If it leads out of the folder: what a download brought may not have other files read. A name that
-            begins with `../` is of a set beside this one in the data directory, as GLUE's diagnostic set is beside MNLI.
+        LoraBenchError: If it leads out of the folder: a download must not make other files readable.
     """
     for name in names:
         within = folder.resolve().parent if name.startswith("../") else folder.resolve()
@@ -132,14 +134,14 @@ def _first_there(folder: Path, names: Files) -> str | None:
 
 
 def _missing(local: Local, folder: Path) -> list[Files]:
-    """The files that a folder must have and has not."""
+    """Return the files that a folder needs and lacks."""
     wanted = [local.train, *([local.selection] if local.selection is not None else []), local.test]
     wanted += [_names(part) for part in local.also.values() if isinstance(part, str) or not part.optional]
     return [names for names in wanted if _first_there(folder, names) is None]
 
 
 def _folders_named(folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
-    """The folders below *folder* with these names, the exact ones first."""
+    """Return the folders below *folder* with these names, exact ones first."""
     if not parts:
         yield folder
         return

@@ -1,7 +1,7 @@
 """Structured values as the input texts of the LoRA paper.
 
-`name[X], eatType[Y]` becomes `name : X | Type : Y`, and triples become `subject : property : object | …`. Each function
-takes the value of a row, in any of the shapes that files and the hub give it, and raises ValueError on another.
+`name[X], eatType[Y]` becomes `name : X | Type : Y`, and triples become `subject : property : object | …`. Each function takes
+the value of a row, in any of the shapes that files and the hub give it, and raises ValueError for another shape.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _E2E_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "famil
 
 
 def linearise(kind: Linearise, values: Sequence[Any]) -> str:
-    """The input text of a row.
+    """Return the input text of a row.
 
     Raises:
-        ValueError: If the values are not of the shape that *kind* stands for, with what was expected.
+        ValueError: If the values do not have the shape of *kind*, with what was expected.
     """
     return _FUNCTIONS[kind](*values)
 
 
 def e2e(meaning: Any) -> str:
-    """A meaning representation of E2E: `name[X], priceRange[£20-25]` gives `name : X | price : £ 20 - 25`.
+    """Return a meaning representation of E2E as text: `name[X], priceRange[£20-25]` gives `name : X | price : £ 20 - 25`.
 
-    The paper's files have their values as words: the pound sign and the hyphen of a price stand alone.
+    The paper's files have values as words: the pound sign and the hyphen of a price stand alone.
     """
     text = _text(meaning)
     pairs, end = [], 0
@@ -55,19 +55,19 @@ def e2e(meaning: Any) -> str:
 
 
 def webnlg(triples: Any) -> str:
-    """Triples of WebNLG: `subject : property : object`, joined by ` | `."""
+    """Return triples of WebNLG as text: `subject : property : object`, joined by ` | `."""
     return _joined(_triples(triples))
 
 
 def dart(triples: Any) -> str:
-    """Triples of DART, their properties in lower case."""
+    """Return triples of DART as text, their properties in lower case."""
     return _joined((subject, property.lower(), object) for subject, property, object in _triples(triples))
 
 
 def wikisql(header: Any, question: Any) -> str:
-    """The names of a table's columns, joined by ` | `, and below them the question.
+    """Return the names of a table's columns, joined by ` | `, and below them the question.
 
-    The paper says that the input is the table's schema and the question, and not how they are written.
+    The paper says that the input is the table's schema and the question, but not how they are written.
     """
     if not isinstance(header, Sequence) or isinstance(header, str) or not header:
         raise ValueError(f"must be the list of the table's column names, got {_short(header)}")
@@ -75,7 +75,7 @@ def wikisql(header: Any, question: Any) -> str:
 
 
 def samsum(dialogue: Any) -> str:
-    """The utterances of a dialogue, one a line, and an empty line; the release has one dialogue without any."""
+    """Return the utterances of a dialogue, one a line, and an empty line; the release has one dialogue without any."""
     lines = _text(dialogue or "").replace("\r\n", "\n").replace("\r", "\n").strip("\n")
     return f"{lines}\n\n"
 
@@ -90,14 +90,14 @@ _FUNCTIONS: dict[Linearise, Callable[..., str]] = {
 
 
 def _spaced(value: str) -> str:
-    """A price with its signs as words of their own; other values as they are."""
+    """Return a price with its signs as separate words, and other values unchanged."""
     if "£" not in value:
         return value
     return " ".join(value.replace("£", " £ ").replace("-", " - ").split())
 
 
 def _triples(value: Any) -> list[tuple[str, str, str]]:
-    """Triples given as lists of three, or as texts with ` | ` between; the hub has those of WebNLG in a list of one."""
+    """Return triples from lists of three, or from texts with ` | ` between; the hub has WebNLG's in a list of one."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise ValueError(f"must be a list of triples, got {_short(value)}")
     if len(value) == 1 and not isinstance(value[0], str) and all(_is_written(triple) for triple in value[0]):

@@ -1,4 +1,4 @@
-"""Tasks by name and from YAML, checked whole."""
+"""Tasks by name and from YAML, checked as a whole."""
 
 from __future__ import annotations
 

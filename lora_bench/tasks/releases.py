@@ -1,6 +1,6 @@
-"""Rows of data sets that are released in forms of their own: WebNLG's and DART's triples, and WikiSQL.
+"""Rows of data sets with release formats of their own: WebNLG's and DART's triples, and WikiSQL.
 
-Each reader gives the names of the columns, the rows, and the place of each row, counted from 1 within its file.
+Each reader returns the names of the columns, the rows, and the place of each row, counted from 1 within its file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OPERATORS = ("=", ">", "<", "OP")
 
 
 class NotThisForm(Exception):
-    """The content is not of the form, with what is wrong and the line where that is known."""
+    """Content that does not have the form, with what is wrong and the line if it is known."""
 
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message)
@@ -30,19 +30,19 @@ class NotThisForm(Exception):
 
 
 def webnlg(raw: bytes, stem: str) -> Rows:
-    """A row for each text of the challenge's XML that is marked as good; the others are those to be mended."""
+    """Return a row for each text of the challenge's XML that is marked as good; the others need correction."""
     return _numbered(_entries(raw, stem, only_good=True), TRIPLE_COLUMNS)
 
 
 def dart(raw: bytes, stem: str) -> Rows:
-    """A row for each text of DART's release, in JSON or XML."""
+    """Return a row for each text of DART's release, in JSON or XML."""
     if raw.lstrip()[:1] == b"<":
         return _numbered(_entries(raw, stem, only_good=False), TRIPLE_COLUMNS)
     return _numbered(_dart_json(raw), TRIPLE_COLUMNS)
 
 
 def wikisql(raw: bytes, tables: bytes) -> Rows:
-    """A row for each question of WikiSQL's release, with the header of its table and its query as text."""
+    """Return a row for each question of WikiSQL's release, with the header of its table and its query as text."""
     headers = {}
     for line, table in _json_lines(tables):
         try:
@@ -62,7 +62,7 @@ def wikisql(raw: bytes, tables: bytes) -> Rows:
 
 
 def _query(header: list[str], sql: dict[str, Any]) -> str:
-    """A query in the words of the release, such as `SELECT COUNT Year FROM table WHERE Place = Rome`."""
+    """Return a query in the release's words, such as `SELECT COUNT Year FROM table WHERE Place = Rome`."""
     aggregate = _AGGREGATES[sql["agg"]]
     selected = f"{aggregate} {header[sql['sel']]}" if aggregate else header[sql["sel"]]
     conditions = " AND ".join(
@@ -106,7 +106,7 @@ def _dart_json(raw: bytes) -> Iterator[list[Any]]:
 
 
 def _is_written(text: str | None) -> bool:
-    """Whether there is any text: DART's test split has an entry for one that was never written."""
+    """Return True if there is text: DART's test split has an entry for one that was never written."""
     return text is not None and bool(text.strip())
 
 

@@ -1,7 +1,7 @@
-"""The rows of a table as examples: their texts, ids and labels as written, and everything that is wrong with them.
+"""Rows of a table as examples: texts, ids and labels as written, and every fault in them.
 
-Labels are compared as text, so that 1, "1" and a column of integers mean the same. For generation a label is the texts
-that may be written for an input.
+Labels are compared as text, so that 1, "1" and a column of integers mean the same. For generation a label is the texts that may
+be written for an input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHOWN_VALUES = 3
 
 @dataclass(frozen=True)
 class Examples:
-    """The rows of a table that make an example: index, id, text, label as written, what they are dealt by, subset."""
+    """Rows that make an example: index, id, text, label as written, value that decides the split, and subset."""
 
     rows: list[int]
     ids: list[str]
@@ -31,31 +31,31 @@ class Examples:
     subsets: list[str | None]
 
     def where(self, keep: Sequence[bool]) -> Examples:
-        """The examples that are kept, in their order."""
+        """Return the examples that are kept, in their order."""
         return self.at([index for index, kept in enumerate(keep) if kept])
 
     def at(self, places: Sequence[int]) -> Examples:
-        """The examples at these places, in this order."""
+        """Return the examples at these indexes, in this order."""
         lists = {own.name: getattr(self, own.name) for own in fields(self)}
         return Examples(**{name: [items[place] for place in places] for name, items in lists.items()})
 
 
 def wanted_of(task: Task, part: str) -> frozenset[str]:
-    """The columns that are read of a part: the test split's may tell its subsets."""
+    """Return the columns to read of a part; those of the test split may name its subsets."""
     if task.subsets is not None and part in ("test", "all"):
         return task.wanted | {task.subsets.column}
     return task.wanted
 
 
 def missing_columns(table: Table, wanted: frozenset[str]) -> Iterator[Fault]:
-    """A fault for each column that is wanted and not there, with the nearest one that is."""
+    """Return a fault for each missing column, with the nearest one."""
     for name in sorted(wanted - set(table.names)):
         known = ", ".join(table.names)
         yield table.fault(f"has no column {name!r}{did_you_mean(name, table.names)} (columns: {known})")
 
 
 def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Examples:
-    """The examples of a table; notes every fault of its columns and rows."""
+    """Return the examples of a table; note every fault of its columns and rows."""
     missing = list(missing_columns(table, wanted_of(task, part)))
     if missing:
         faults += missing
@@ -96,7 +96,7 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
 
 
 def texts_of(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:
-    """The texts of each row; notes every fault of their columns."""
+    """Return the texts of each row; note every fault of their columns."""
     columns = [table.columns[name] for name in task.text]
     if task.linearise is None:
         for name in task.text:
@@ -119,7 +119,7 @@ def texts_of(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, .
 
 
 def _subset_values(task: Task, table: Table) -> list[str | None]:
-    """The part of the test split that each row is in, or None."""
+    """Return the subset of the test split that each row is in, or None."""
     if task.subsets is None:
         return [None] * len(table.places)
     known = {value: name for name, values in task.subsets.parts.items() for value in values}
@@ -140,7 +140,7 @@ def _faults_of_text(table: Table, name: str, *, keep_empty: bool = False) -> Ite
 
 
 def ids_of(task: Task, table: Table, faults: list[Fault]) -> list[str]:
-    """The id of each row: of the id column, whose faults are noted, or else its number."""
+    """Return the id of each row: from the id column, whose faults are noted, or its number."""
     if task.id is None:
         return [str(number) for number in range(1, len(table.places) + 1)]
     values = table.columns[task.id]
@@ -157,7 +157,7 @@ def ids_of(task: Task, table: Table, faults: list[Fault]) -> list[str]:
 
 
 def _references(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:
-    """For generation the texts that may be written for each row: none where `where` leaves none.
+    """Return the texts to write for each row of generation; none if `where` leaves none.
 
     Empty texts are left out beside others. A row of a published set that has no other keeps one.
     """
@@ -189,7 +189,7 @@ def _references(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str
 
 
 def _fits(table: Table, row: int, place: int, where: Mapping[str, str]) -> bool:
-    """Whether the lists beside a list of texts have these values at its place."""
+    """Return True if the lists beside a list of texts have these values at its index."""
     for column, value in where.items():
         beside = table.columns[column][row]
         if not isinstance(beside, Sequence) or len(beside) <= place or beside[place] != value:
@@ -206,7 +206,7 @@ def _group_values(table: Table, by: str, before: str | None, faults: list[Fault]
 
 
 def _label_text(value: Any, class_names: list[str] | None) -> str | None:
-    """A label as text, or None where there is none."""
+    """Return a label as text, or None if there is none."""
     if value is None:
         return None
     if class_names is not None and isinstance(value, int):
@@ -220,7 +220,7 @@ def _label_text(value: Any, class_names: list[str] | None) -> str | None:
 
 
 def number_of(value: str | None) -> float | None:
-    """The finite number that a text stands for, or None."""
+    """Return the finite number that a text stands for, or None."""
     try:
         number = float(value) if value is not None else math.nan
     except ValueError:
@@ -229,5 +229,5 @@ def number_of(value: str | None) -> float | None:
 
 
 def normal(text: tuple[str, ...]) -> str:
-    """What makes two texts the same for a reader: capitals and spaces do not count."""
+    """Return a text without case and extra spaces: two texts are the same to a reader if these are equal."""
     return "\x1f".join(" ".join(part.split()).casefold() for part in text)

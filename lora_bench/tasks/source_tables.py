@@ -1,6 +1,6 @@
-"""Tables: the rows of a source, before a task makes examples of them; those of the hub are read here.
+"""Tables: rows of a source, before a task makes examples of them. This module reads those of the hub.
 
-The hub is read with `datasets`, which also knows the names behind integer labels; `files` reads local files.
+`datasets` reads the hub and knows the names behind integer labels; `files` reads local files.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Table:
     """Columns of equal length.
 
     Args:
-        shown: Where the rows are from, as a user should see it.
+        shown: Source of the rows, for users.
         names: Names of all columns.
-        columns: The values of the columns that were asked for and are there.
-        places: The line or row of each row, counted from 1.
+        columns: Values of the columns that were asked for and found.
+        places: Line or row number of each row, counted from 1.
         place: Which of the two *places* are.
-        class_names: Names behind the integers of a column, where the source has them.
-        own: Whether the user can change the source, as with a local file.
-        left_out: How many rows were left out because they had too few or too many values.
+        class_names: Names behind the integers of a column, if the source has them.
+        own: True if the user can change the source, as with a local file.
+        left_out: Number of rows left out because they had too few or too many values.
     """
 
     shown: str
@@ -55,11 +55,11 @@ class Table:
     left_out: int = 0
 
     def fault(self, message: str) -> Fault:
-        """A fault of this table."""
+        """Return a fault of this table."""
         return Fault(message, file=self.shown)
 
     def rows_fault(self, message: str, rows: Sequence[int]) -> Fault:
-        """A fault of some rows, given by index: their number and the first three."""
+        """Return a fault of some rows, given by index: their number and the first three."""
         shown = ", ".join(str(self.places[row]) for row in rows[:SHOWN_ROWS])
         plural = "s" if len(rows) > 1 else ""
         more = ", …" if len(rows) > SHOWN_ROWS else ""
@@ -68,14 +68,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file is to be read.
+    """Settings for reading a file.
 
     Args:
-        format: Its format, or None to go by the suffix of its name.
-        columns: Names of the columns of a csv or tsv file without a header.
-        quoting: Whether quotation marks enclose values in csv and tsv.
-        wanted: The columns to read; `a.b` is the value b inside column a.
-        uneven_rows: Whether csv and tsv rows with too few or too many values are left out.
+        format: Format; None to go by the suffix of the name.
+        columns: Column names of a csv or tsv file without a header.
+        quoting: True if quotation marks enclose values in csv and tsv.
+        wanted: Columns to read; `a.b` is the value b inside column a.
+        uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
     """
 
     format: Format | None = None
@@ -86,13 +86,13 @@ class Layout:
 
 
 def format_of(name: str) -> Format | None:
-    """The format that the suffix of a file's name stands for, if any; `.gz` at its end does not count."""
+    """Return the format of a file name's suffix, if any; `.gz` at its end does not count."""
     path = Path(name)
     return SUFFIXES.get((Path(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower())
 
 
 def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Collection[str]) -> Table:
-    """One split of a hub data set at a commit.
+    """Return one split of a hub data set at a commit.
 
     Raises:
         LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not have it.
@@ -108,7 +108,7 @@ def read_hub(name: str, config: str | None, split: str, commit: str, wanted: Col
 
 
 def hub_commit(name: str, revision: str) -> str:
-    """The commit that a revision of a hub data set stands for; a full commit is its own.
+    """Return the commit of a revision of a hub data set; a full commit is its own.
 
     Raises:
         LoraBenchError: If the hub does not have it, or cannot be reached and the cache does not know it.
@@ -121,7 +121,7 @@ def hub_commit(name: str, revision: str) -> str:
 
 
 def inside(value: Any, name: str) -> Any:
-    """The value of a column; `a.b` is b inside a, or the list of them inside a list."""
+    """Return the value of a column; `a.b` is b inside a, or the list of them inside a list."""
     if isinstance(value, Mapping) and name in value:
         return value[name]
     for key in name.split("."):
@@ -135,7 +135,7 @@ def inside(value: Any, name: str) -> Any:
 
 
 def from_datasets(loaded: Any, shown: str, wanted: Collection[str], own: bool) -> Table:
-    """The wanted columns of what `datasets` has loaded."""
+    """Return the wanted columns of data loaded by `datasets`."""
     import datasets
 
     columns = {name: list(loaded[name]) for name in loaded.column_names if name in wanted}

@@ -1,4 +1,4 @@
-"""Examples as a model takes them, and what its predictions are worth."""
+"""Examples encoded for a model, and scores of its predictions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def encode(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[dict[str, list[int]]], float]:
-    """The examples of a split as a model takes them, cut to *max_length* tokens and not padded.
+    """Encode the examples of a split for a model, cut to *max_length* tokens and not padded.
 
     Returns:
-        For each example its `input_ids`, `attention_mask` and whatever else the tokenizer gives, each of the example's
-        own length; and the share of examples that were cut.
+        For each example its `input_ids`, `attention_mask` and the tokenizer's other values, each of the example's own length;
+        and the share of examples that were cut.
     """
     texts = [list(column) for column in zip(*split.texts, strict=True)]
     if not texts:
@@ -40,7 +40,7 @@ def encode(
 
 
 def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """The task's metrics on predictions: class indexes, numbers for regression, texts for generation.
+    """Return the task's metrics on predictions: class indexes, numbers for regression, texts for generation.
 
     Args:
         task: The task.
@@ -48,8 +48,8 @@ def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> 
         predictions: One for each example.
 
     Returns:
-        The values by the metrics' names; without those that are undefined, as a correlation with a constant is, and
-        those that this machine cannot compute (`unavailable_metrics`).
+        Values by the metrics' names, without undefined ones, such as a correlation with a constant, and without those that
+        this machine cannot compute (`unavailable_metrics`).
 
     Raises:
         LoraBenchError: If a metric is a script that the task does not allow (`Task.allowing`), or has changed since.
@@ -79,16 +79,16 @@ def _allowed(task: Task, name: str) -> str:
 
 
 def split_scores(task: Task, split: Split, predictions: Sequence[Any], prefix: str = "") -> dict[str, float]:
-    """The scores of a split and of its subsets.
+    """Return the scores of a split and of its subsets.
 
     Args:
         task: The task.
         split: The split that was predicted.
         predictions: One for each of its examples.
-        prefix: Name of the split where it is not the main test split.
+        prefix: Name of the split, unless it is the main test split.
 
     Returns:
-        The values by the metrics' names, after the name of the split or the subset and a slash where there is one.
+        Values by the metrics' names, after the name of the split or the subset and a slash if there is one.
     """
     before = f"{prefix.rstrip('/')}/" if prefix else ""
     found = {f"{before}{name}": value for name, value in score(task, split.labels, predictions).items()}
@@ -99,14 +99,14 @@ def split_scores(task: Task, split: Split, predictions: Sequence[Any], prefix: s
 
 
 def unavailable_metrics(task: Task) -> list[str]:
-    """Why some of the task's metrics cannot be computed on this machine, a sentence for each."""
+    """Return why this machine cannot compute some of the task's metrics, a sentence for each."""
     return [reason for reason in map(unavailable, task.all_metrics) if reason is not None]
 
 
 def majority_score(task: Task, data: TaskData, split: str) -> float | None:
-    """What always predicting the most frequent training class (or the training mean) scores, if that is defined.
+    """Return the score of always predicting the most frequent training class (or the training mean), if it is defined.
 
-    For generation there is no such prediction.
+    Generation has no such prediction.
     """
     if task.kind == "generation":
         return None

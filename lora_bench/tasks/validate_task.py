@@ -1,6 +1,6 @@
-"""What each key of a task allows alone and the keys together do not.
+"""Faults of a task's keys that their types do not show, alone and together.
 
-Every fault comes with the path of its key, so that the caller can add file and line.
+Every fault has the path of its key, so that the caller can add file and line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TAKEN = ("train", "selection", "test", "all")
 
 
 def contradictions(task: Task) -> Iterator[tuple[Key, str]]:
-    """Every fault of a task whose keys are right one by one."""
+    """Return every fault of a task whose keys have the right types."""
     found = dict.fromkeys(_faults(task))
     yield from found
     if task.local is not None:
