@@ -1,8 +1,8 @@
-"""YAML files that people write, read strictly.
+"""Strict reading of YAML files written by users.
 
-`read_yaml` keeps the line of every key, refuses what YAML would quietly accept (a key given twice, an alias, a tag, a very
-large or very deep file) and reads `1e-4` as the number it is. `validate` holds the result against a pydantic model and reports
-every fault at once, each with file, line and key.
+`read_yaml` keeps the line of every key, refuses what YAML would silently accept (a key given twice, an alias, a tag, a very
+large or deep file), and reads `1e-4` as a number. `validate` checks the result with a pydantic model and reports every fault at
+once, each with file, line and key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Key = tuple[str | int, ...]
 
 
 class Strict(BaseModel):
-    """A frozen model in which an unread key is an error and no type is converted."""
+    """A frozen model in which an unknown key is an error and no type is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -45,12 +45,12 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Document:
-    """The data of one YAML file, and where each key stood.
+    """The data of one YAML file, with the line of each key.
 
     Args:
         file: The file as the user named it.
         data: Mappings, lists, strings, numbers, booleans and None.
-        lines: Line of each key or item, counted from 1; the key is its path, such as ``("budget", "tolerance")``.
+        lines: Line of each key or item, counted from 1, by its path, such as ``("budget", "tolerance")``.
     """
 
     file: str
@@ -58,7 +58,7 @@ class Document:
     lines: Mapping[Key, int] = field(default_factory=dict)
 
     def fault(self, key: Key, message: str) -> Fault:
-        """A fault at *key*, with the line of the nearest key that the file has."""
+        """Return a fault at *key*, with the line of the nearest key in the file."""
         near = key
         while near and near not in self.lines:
             near = near[:-1]
@@ -66,7 +66,7 @@ class Document:
 
 
 def dotted(key: Key) -> str:
-    """A key path as people write it: ``methods[1].rank``."""
+    """Return a key path as text: ``methods[1].rank``."""
     text = ""
     for part in key:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -74,14 +74,14 @@ def dotted(key: Key) -> str:
 
 
 def read_yaml(path: Path, *, shown: str | None = None) -> Document:
-    """Read one YAML file whose top level is a mapping.
+    """Read one YAML file with a mapping at the top.
 
     Args:
         path: The file.
-        shown: The name to use for it in messages; its path by default.
+        shown: Name of the file in messages; its path by default.
 
     Raises:
-        BadInput: If it cannot be read, is no YAML mapping, gives a key twice, has values that no JSON could hold, or is too
+        BadInput: If the file cannot be read, is no YAML mapping, gives a key twice, has values that JSON cannot hold, or is too
             large or too deep.
     """
     name = shown or str(path)
@@ -115,10 +115,10 @@ def read_yaml(path: Path, *, shown: str | None = None) -> Document:
 
 
 def validate(model: type[ModelT], document: Document, at: Key = (), without: Collection[str] = ()) -> ModelT:
-    """Build *model* from a document, or from its part at *at*, leaving out the keys *without*.
+    """Build *model* from a document, or from its part at *at*, without the keys *without*.
 
     Raises:
-        BadInput: With every key that is missing, unread, or of the wrong type.
+        BadInput: With every key that is missing, unknown, or of the wrong type.
     """
     data: Any = document.data
     for part in at:
@@ -133,7 +133,7 @@ def validate(model: type[ModelT], document: Document, at: Key = (), without: Col
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's numbers and booleans: `1e-4` is a number, and `yes` and dates are text."""
+    """PyYAML's safe loader with YAML 1.2's numbers and booleans: `1e-4` is a number; `yes` and dates are text."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -182,7 +182,7 @@ _Loader.add_implicit_resolver(
 
 
 def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], faults: list[Fault], name: str) -> Any:
-    """The data of a node; notes the line of each key and every key that stands twice."""
+    """Return the data of a node; note the line of each key and every repeated key."""
     line = node.start_mark.line + 1
     lines.setdefault(key, line)
     if not isinstance(node, yaml.ScalarNode) and node.tag.rsplit(":")[-1] not in ("map", "seq"):
@@ -216,7 +216,7 @@ def _plain(node: yaml.Node, key: Key, lines: dict[Key, int], faults: list[Fault]
 
 
 def _scalar(node: yaml.ScalarNode) -> tuple[Any, str | None]:
-    """The value of a scalar, or what is wrong with it."""
+    """Return the value of a scalar, and what is wrong with it or None."""
     shown = _shown(node.value)
     if node.tag not in _READ_TAGS:
         return None, f"the tag {node.tag} is not read"
@@ -233,13 +233,13 @@ def _scalar(node: yaml.ScalarNode) -> tuple[Any, str | None]:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message: its beginning where it is long."""
+    """Return a value for a message, cut if it is long."""
     said = repr(value)
     return said if len(said) <= SHOWN_CHARACTERS else f"{said[:SHOWN_CHARACTERS]}…"
 
 
 def _no_text(value: str) -> str | None:
-    """Why a string is no text that a file or a path could hold, or None."""
+    """Return why a string cannot be text in a file or a path, or None."""
     strange = next((character for character in value if character == "\0" or "\ud800" <= character <= "\udfff"), None)
     return None if strange is None else f"has the character {ord(strange):#06x}, which is no text"
 
@@ -254,7 +254,7 @@ def _yaml_fault(error: yaml.YAMLError, name: str) -> Fault:
 
 
 def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any) -> Fault:
-    """One pydantic error in our words."""
+    """Return one pydantic error in our words."""
     # pydantic puts the names of union members and validators into the location: keep what the file has.
     key: Key = at
     for part in detail["loc"]:
@@ -282,7 +282,7 @@ def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any) -> 
 
 
 def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
-    """The keys that the model at *loc* has."""
+    """Return the keys of the model at *loc*."""
     candidates: list[Any] = [model]
     for part in loc:
         step: list[Any] = []
@@ -297,7 +297,7 @@ def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
 
 
 def _models(annotation: Any) -> list[Any]:
-    """The pydantic models inside an annotation such as ``tuple[str | Entry, ...]``."""
+    """Return the pydantic models inside an annotation such as ``tuple[str | Entry, ...]``."""
     if (
         isinstance(annotation, type)
         and not isinstance(annotation, types.GenericAlias)

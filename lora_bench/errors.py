@@ -1,7 +1,7 @@
-"""What the user can put right, and how it is said.
+"""Errors that the user can fix, and their messages.
 
-Everything here is printed by the command line without a traceback. A message says what was given, what was expected
-and the nearest valid choice; faults of a file carry its name, line and key, and all of them come at once.
+The command line prints them without a traceback. A message says what was given, what was expected, and the nearest valid
+choice. Faults of a file carry its name, line and key, and are reported all at once.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ SHOWN_CHARACTERS = 200
 
 
 class LoraBenchError(Exception):
-    """A mistake that the user can put right."""
+    """A mistake that the user can fix."""
 
 
 class UnsupportedPair(LoraBenchError):
-    """A method cannot adapt this base model, with the reason."""
+    """A method that cannot adapt this base model, with the reason."""
 
 
 class BudgetUnreachable(LoraBenchError):
-    """No size of a method meets the budget, with the nearest count."""
+    """A budget that no size of a method meets, with the nearest count."""
 
 
 class AssetUnavailable(LoraBenchError):
-    """A named file is neither in the cache nor to be had, with the way to get it."""
+    """A named file that is neither cached nor available, with the way to get it."""
 
 
 class WorkersLost(LoraBenchError):
-    """The server that forks workers died, or its workers cannot start."""
+    """A dead server of worker processes, or workers that cannot start."""
 
 
 class WorkBroken(LoraBenchError):
-    """A file or the system failed in the middle of the work, which the same command goes on with."""
+    """A failure of a file or the system during the work; the same command resumes it."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong in a file.
+    """One fault of a file.
 
     Args:
         message: What was given and what was expected.
         file: The file as the user named it.
-        line: Line in the file, counted from 1, or None where there is no line.
+        line: Line in the file, counted from 1; None if there is none.
         key: Dotted path of the key, such as ``budget.tolerance``.
     """
 
@@ -59,7 +59,7 @@ class Fault:
 
 
 class BadInput(LoraBenchError):
-    """Everything that is wrong with what the user gave, found before any work."""
+    """All faults of the user's input, found before any work."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = list(faults)
@@ -67,13 +67,13 @@ class BadInput(LoraBenchError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint with the nearest known name, or an empty string where none is near."""
+    """Return a hint with the nearest known name, or an empty string if none is near."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> LoraBenchError:
-    """The error for a name that nothing answers to, with the nearest one that does."""
+    """Return the error for an unknown name, with the nearest known one."""
     names = sorted(known)
     name = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
     return LoraBenchError(f"unknown {kind} {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")

@@ -1,10 +1,9 @@
-"""What each model family calls its parts.
+"""Names of the parts of each model family.
 
-A method has to find the query projection, the end of a feed-forward block or the classification head in models
-that name them differently. Every such name stands here, once, as data: one declaration a family, read by methods,
-tuners and the counting of parameters. A new family is one more declaration and nothing else; paths are relative
-to one transformer layer, and `Family.pattern` turns them into the regular expression that PEFT matches against
-whole module paths. This module imports no torch.
+A method must find the query projection, the end of a feed-forward block or the classification head in models that name them
+differently. All such names stand here as data: one declaration for each family, read by methods, tuners and the counting of
+parameters. A new family is one more declaration. Paths are relative to one transformer layer. `Family.pattern` turns them into
+the regular expression that PEFT matches with whole module paths. This module imports no torch.
 """
 
 import re
@@ -26,34 +25,34 @@ ROLES: Mapping[Role, tuple[Part, ...]] = {
     "ffn": ("feed_forward_in", "feed_forward_gate", "feed_forward_out"),
     "all": ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_gate", "feed_forward_out"),
 }
-"""What a method may be told to adapt, in words that mean the same in every family."""
+"""Parts of a layer by role; a role means the same in every family."""
 
 FusedLayout = Literal["blocks", "heads"]
-"""How the output of a module that computes query, key and value together is divided.
+"""Layout of the output of a module that computes query, key and value together.
 
-blocks: all of the query, then all of the key, then all of the value. heads: query, key and value of the first head,
-then those of the second, and so on.
+blocks: all of the query, then all of the key, then all of the value. heads: query, key and value of the first head, then of
+the second, and so on.
 """
 
 Placement = Literal["after", "beside", "beside_residual", "between_norms"]
-"""How a bottleneck f joins the module it is attached to. With x the module's input and y its output:
+"""Way in which a bottleneck f joins its module, with x the module's input and y its output.
 
-after: y + f(y). beside: y + f(x). beside_residual: the module gets (x, r + f(r)) for its inputs (x, r), so that a
-module that ends in LayerNorm(... + r) gives LayerNorm(... + f(r) + r). between_norms: LayerNorm(h + f(z) + r) with
-h the module's dense layer and dropout and z = LayerNorm(h + r).
+after: y + f(y). beside: y + f(x). beside_residual: the module gets (x, r + f(r)) for its inputs (x, r), so that a module
+that ends in LayerNorm(... + r) gives LayerNorm(... + f(r) + r). between_norms: LayerNorm(h + f(z) + r), with h the output of
+the module's dense layer and dropout, and z = LayerNorm(h + r).
 """
 
 PrefixKind = Literal["cache", "deberta", "deberta_v2"]
-"""How keys and values enter the attention module: through its cache argument, or by DeBERTa's two own formulas."""
+"""Way of keys and values into the attention module: through its cache argument, or by one of DeBERTa's two formulas."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where a bottleneck sits in every layer.
+    """Place of a bottleneck in every layer.
 
     Args:
-        modules: Paths of the modules it is attached to, relative to the layer; an empty path is the layer itself.
-        placement: How it joins them.
+        modules: Paths of the modules that it joins, relative to the layer; an empty path is the layer itself.
+        placement: Way in which it joins them.
     """
 
     modules: tuple[str, ...]
@@ -62,40 +61,38 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One way of building a transformer, as far as a fine-tuning method needs to know.
+    """One way of building a transformer, as far as a fine-tuning method needs it.
 
     Args:
-        name: What messages and reports call it.
-        model_types: The `model_type` values of Hugging Face configs it covers.
-        layer: Regular expression of the path of one layer; it ends with that of any index.
-        query: Module that computes queries; the same as *key* and *value* where one module computes all three.
+        name: Name in messages and reports.
+        model_types: Values of `model_type` in Hugging Face configs that it covers.
+        layer: Regular expression of the path of one layer, ending in that of any index.
+        query: Module that computes queries; the same as *key* and *value* if one module computes all three.
         key: Module that computes keys.
         value: Module that computes values.
         attention_output: Projection at the end of attention.
-        feed_forward_in: First projection of the feed-forward block; several paths where models of the family differ in
-            it, of which each has one.
+        feed_forward_in: First projection of the feed-forward block; several paths if models of the family differ in it.
         feed_forward_out: Second projection of the feed-forward block.
-        feed_forward_gate: Projection beside the first whose output multiplies that one's; None where there is none.
-        self_attention: Module whose inputs are hidden states and a mask and in which keys meet queries.
-        fused_layout: Where query, key and value lie in the output of the one module that computes all three; None where
-            three modules do.
-        attention_norm: LayerNorm between a layer's input and its attention; None where attention reads the input itself.
-        encoder: Regular expression of the path of the module that calls all layers with hidden states and a mask, in an
-            encoder; None where there is no such module.
-        prefix_kind: How a key/value prefix enters *self_attention*; None where nobody has written it.
-        bottleneck_sites: Site of each bottleneck variant the family can have.
-        heads: Names of modules whose weights no pretrained checkpoint of the family contains.
+        feed_forward_gate: Projection beside the first, whose output multiplies the first one's; None if there is none.
+        self_attention: Module that takes hidden states and a mask and in which keys meet queries.
+        fused_layout: Layout of query, key and value in the output of one module; None if three modules compute them.
+        attention_norm: LayerNorm between a layer's input and its attention; None if attention reads the input itself.
+        encoder: Regular expression of the path of the module that calls all layers of an encoder with hidden states and a
+            mask; None if there is no such module.
+        prefix_kind: Way of a key/value prefix into *self_attention*; None if none is written.
+        bottleneck_sites: Site of each bottleneck variant that the family supports.
+        heads: Names of modules whose weights are in no pretrained checkpoint of the family.
         hidden_size_key: Config key of the width of hidden states.
         num_heads_key: Config key of the number of attention heads.
         num_layers_key: Config key of the number of layers.
-        shown: What tables call it.
-        causal: Whether a token attends to those before it alone, so that the model can write text.
-        own_masks: Whether attention builds its mask from the mask of the rows, and takes no ready one.
+        shown: Name in tables.
+        causal: True if a token attends only to those before it, so that the model can write text.
+        own_masks: True if attention builds its mask from the mask of the rows, and takes no ready one.
         packed_types: Those of *model_types* for which packed runs are tested against isolated ones.
         hub_names: Repositories of its models on the hub, by a name from before repositories had owners.
-        classes: Beginning of the names of its classes in transformers, such as "Roberta" of "RobertaConfig".
+        classes: Beginning of its class names in transformers, such as "Roberta" of "RobertaConfig".
         tiny: Config of its tiny model beside width, heads, layers and vocabulary; see `lora_bench.testing.tiny_model`.
-        in_every_check: Whether `check_method` tries a method on it where no families are named.
+        in_every_check: True if `check_method` tries a method on it by default.
     """
 
     name: str
@@ -129,15 +126,15 @@ class Family:
 
     @property
     def fused(self) -> bool:
-        """Whether one module computes query, key and value together.
+        """True if one module computes query, key and value together.
 
-        A low-rank update of a fused module as a whole adapts the key too and shares its first matrix: at an equal
-        budget it is a different method from updates of query and value, which `tuners.fused_lora` gives.
+        A low-rank update of the whole fused module also adapts the key and shares its first matrix. At an equal budget it is
+        another method than the updates of query and value in `tuners.fused_lora`.
         """
         return self.query == self.key == self.value
 
     def pattern(self, *modules: str, without_layers: Collection[int] = ()) -> str:
-        """Regular expression that matches the full path of *modules* in every layer and of nothing else.
+        """Return a regular expression that matches the full path of *modules* in every layer, and nothing else.
 
         A list of names would not do: "output.dense" is also the end of "attention.output.dense".
 
@@ -155,23 +152,23 @@ class Family:
         return rf"{layer}\.(?:{alternatives})"
 
     def parts_at(self, path: str) -> tuple[Part, ...]:
-        """The parts that the module at *path* computes: one, all three of a fused module, or none."""
+        """Return the parts that the module at *path* computes: one, all three of a fused module, or none."""
         own = (part for part in ROLES["all"] if self.paths(part))
         return tuple(part for part in own if re.fullmatch(self.targets(part), path))
 
     def targets(self, *parts: Part) -> str:
-        """Regular expression of *parts* in every layer, to be given to PEFT as `target_modules`."""
+        """Return a regular expression of *parts* in every layer, for PEFT's `target_modules`."""
         return self.pattern(*(path for part in parts for path in self.paths(part)))
 
     def paths(self, part: Part) -> tuple[str, ...]:
-        """Where *part* may lie, relative to a layer: one path, several of which a model has one, or none."""
+        """Return the possible paths of *part*, relative to a layer: one, several of which a model has one, or none."""
         declared: str | tuple[str, ...] | None = getattr(self, part)
         if declared is None:
             return ()
         return (declared,) if isinstance(declared, str) else declared
 
     def key_width(self, config: Mapping[str, Any]) -> int:
-        """Width of the keys of a layer, all heads together: less than that of hidden states where heads share keys.
+        """Return the width of a layer's keys, all heads together; smaller than that of hidden states if heads share keys.
 
         Args:
             config: The model's config as a mapping.
@@ -182,7 +179,7 @@ class Family:
         return width
 
     def head_modules(self, children: Iterable[str]) -> list[str]:
-        """Those names among *children*, a model's direct submodules, that are heads, in the model's order."""
+        """Return those of *children*, a model's direct submodules, that are heads, in the model's order."""
         return [child for child in children if child in self.heads]
 
 
@@ -407,10 +404,10 @@ T5 = Family(
 
 
 def roles_in_order(roles: Iterable[Role]) -> tuple[Role, ...]:
-    """The same roles in one order, so that two ways of writing them are one method; all of them are `all`.
+    """Return the roles in one order, so that two spellings are one method; all of them are `all`.
 
     Raises:
-        ValueError: Something is named twice.
+        ValueError: If a role is named twice.
     """
     named = tuple(roles)
     if len(set(named)) < len(named) or ("all" in named and len(named) > 1):
@@ -420,7 +417,7 @@ def roles_in_order(roles: Iterable[Role]) -> tuple[Role, ...]:
 
 
 def parts_of(roles: Iterable[Role]) -> tuple[Part, ...]:
-    """The parts that *roles* stand for, each once, in the order of a layer's computation."""
+    """Return the parts that *roles* stand for, each once, in the order of a layer's computation."""
     named = {part for role in roles for part in ROLES[role]}
     return tuple(part for part in ROLES["all"] if part in named)
 
@@ -429,10 +426,10 @@ FAMILIES: tuple[Family, ...] = (ROBERTA, DEBERTA, DEBERTA_V2, GPT2, LLAMA, MODER
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a model, by the `model_type` of its config.
+    """Return the family of a model, by the `model_type` of its config.
 
     Raises:
-        UnsupportedPair: No family covers *model_type*.
+        UnsupportedPair: If no family covers *model_type*.
     """
     by_model_type = {known: family for family in FAMILIES for known in family.model_types}
     if model_type not in by_model_type:
@@ -441,5 +438,5 @@ def family_of(model_type: str) -> Family:
 
 
 def hub_name(model: str) -> str:
-    """The name under which the hub has a base model today, for one from before repositories had owners."""
+    """Return the hub's current name of a base model, for a name from before repositories had owners."""
     return next((family.hub_names[model] for family in FAMILIES if model in family.hub_names), model)

@@ -1,14 +1,14 @@
-"""What a method must do to be compared: a check that anybody can run on a method of their own.
+"""A check of a method's contract, to run on a method of your own.
 
     from lora_bench.testing import check_method
 
     def test_my_method():
         check_method(MyMethod(rank=4))
 
-It builds a tiny RoBERTa, DeBERTa-v2 and GPT-2 from their configurations (no network, a second or two) and holds the
-method to the contract: the logits keep their shape; steps move every trainable weight and no frozen one; the head is
-trained whole; the count grows with the size; padding changes no logit; what is saved and loaded gives the same logits; a
-family that it cannot adapt is refused with a reason.
+It builds a tiny RoBERTa, DeBERTa-v2 and GPT-2 from their configs, without network and in a second or two. The method must keep
+these rules: logits keep their shape; steps move every trainable weight and no frozen one; the head is trained whole; the count
+grows with the size; padding changes no logit; saving and loading gives the same logits; a family that it cannot adapt is
+refused with a reason.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ LABELS, VOCABULARY, PAD, END = 3, 64, 0, 1
 
 
 FAMILIES = tuple(family.name for family in ALL_FAMILIES if family.in_every_check)
-"""What a method is held to where no families are named."""
+"""Families to check a method on by default."""
 
 
 def tiny_model(family: str) -> tuple[nn.Module, list[str]]:
-    """A tiny classifier of a family of `lora_bench.families`, by its name, with the names of its head's modules."""
+    """Return a tiny classifier of a family of `lora_bench.families`, by its name, and the names of its head's modules."""
     import transformers
 
     known = family_of(family)
@@ -47,20 +47,20 @@ def tiny_model(family: str) -> tuple[nn.Module, list[str]]:
 
 
 def tiny_models() -> dict[str, tuple[nn.Module, list[str]]]:
-    """The `tiny_model` of each of `FAMILIES`."""
+    """Return the `tiny_model` of each of `FAMILIES`."""
     return {family: tiny_model(family) for family in FAMILIES}
 
 
 def check_method(method: Method, *, families: Sequence[str] | None = None) -> None:
-    """Hold a method to the contract on tiny models.
+    """Check a method's contract on tiny models.
 
     Args:
         method: The method with its options.
-        families: Those it has to work on; see `tiny_model`. Where none is named it has to work on one of `FAMILIES`, and
-            may refuse others by `UnsupportedPair`.
+        families: Families that it must work on; see `tiny_model`. By default it must work on one of `FAMILIES`, and may refuse
+            others with `UnsupportedPair`.
 
     Raises:
-        AssertionError: With what it does not keep, and on which family.
+        AssertionError: With the broken rule and the family.
     """
     refused: dict[str, UnsupportedPair] = {}
     for family in families if families is not None else FAMILIES:
@@ -99,7 +99,10 @@ def _check_on(method: Method, family: str) -> None:
 
 
 def _check_steps(model: nn.Module, batch: dict[str, Tensor], family: str) -> None:
-    """Steps move every trainable weight and no frozen one. Where one factor starts at zero the other needs a second."""
+    """Check that steps move every trainable weight and no frozen one.
+
+    If one factor starts at zero, the other moves only in a second step.
+    """
     known = family_of(family)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -121,7 +124,7 @@ def _check_steps(model: nn.Module, batch: dict[str, Tensor], family: str) -> Non
 
 @torch.no_grad()
 def _check_padding(model: nn.Module, batch: dict[str, Tensor], family: str) -> None:
-    """A row is answered alike alone and padded in a batch."""
+    """Check that a row gets the same answer alone and padded in a batch."""
     model.eval()
     padded = model(**batch).logits[1]
     alone = model(**{name: rows[1:, :2] if rows.dim() == 2 else rows[1:] for name, rows in batch.items()}).logits[0]
@@ -132,7 +135,7 @@ def _check_padding(model: nn.Module, batch: dict[str, Tensor], family: str) -> N
 
 @torch.no_grad()
 def _check_saving(model: nn.Module, batch: dict[str, Tensor], method: Method, family: str) -> None:
-    """What is saved and loaded on a fresh base gives the same logits, bit for bit."""
+    """Check that saving, and loading on a fresh base, gives the same logits bit for bit."""
     model.eval()
     expected = model(**batch).logits
     base, _ = tiny_model(family)

@@ -37,9 +37,9 @@ def nist(predictions: list[str], references: list[list[str]]) -> float | None:
 def nist_of_words(predictions: list[Words], references: list[list[Words]]) -> float | None:
     """Return NIST of predictions and their references, all split into words; None if no reference has a word.
 
-    The information of w1..wn is log2(count of w1..wn-1 / count of w1..wn) over all references; of one word, log2(number of
-    words / count of the word). For each n, the information of predicted n-grams that a reference has is summed, each at most
-    as often as in the reference that has it most, and divided by the number of predicted n-grams. The sum over n is
+    The information of w1..wn is log2(count of w1..wn-1 / count of w1..wn) over all references. That of one word is log2(number
+    of words / count of the word). For each n, the information of predicted n-grams that a reference has is summed, and divided
+    by the number of predicted n-grams. Each counts at most as often as in the reference that has it most. The sum over n is
     multiplied by `length_penalty` of r = predicted words / (reference words / mean number of references).
     """
     reference_words = sum(len(words) for each in references for words in each)

@@ -12,7 +12,7 @@ from pydantic import Field
 from lora_bench.documents import Strict
 from lora_bench.metrics import default_margin
 
-# Where nobody names a reference: what most readers ask first, and else the method that is known best.
+# The default reference is the one that most readers ask for first, else the best-known method.
 REFERENCES = ("full", "lora")
 
 

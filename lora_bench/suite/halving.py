@@ -1,12 +1,12 @@
-"""Successive halving: the work of so many trials spent on more learning rates, most of which are tried for a short time only.
+"""Successive halving: the work of a number of trials, spent on more learning rates in shorter runs.
 
-With a factor f and R rungs, a run of rung r has the work divided by f^(R − r), so one of the last rung has all of it. n trials
-begin, and the best ⌊n / f⌋ of a rung go on to the next:
+With a factor f and R rungs, a run of rung r has the work divided by f^(R − r), so a run of the last rung has all of it.
+n trials begin, and the best ⌊n / f⌋ of a rung go on to the next:
 
     spent(n) = Σ_r ⌊n / f^(r−1)⌋ / f^(R−r),   in units of a run with all of the work
-    n        = the greatest number with spent(n) ≤ T, where T trials are to be paid for
+    n        = the greatest number with spent(n) ≤ T, the number of trials to pay for
 
-Where nothing is rounded, each rung spends T / R. Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943
+Without rounding, each rung spends T / R. Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lora_bench.errors import LoraBenchError
 
 @dataclass(frozen=True)
 class Rung:
-    """The trials of a halving that have the same work.
+    """The trials of a halving with the same work.
 
     Args:
-        number: From 1 on.
-        trials: How many learning rates are tried.
-        part: A run has the work of a reported run, divided by this.
+        number: Number of the rung, from 1.
+        trials: Number of learning rates tried.
+        part: Divisor of the work of a reported run.
     """
 
     number: int
@@ -32,15 +32,15 @@ class Rung:
 
 
 def rungs_of(trials: int, factor: int, number: int) -> tuple[Rung, ...]:
-    """The rungs of a halving, the shortest runs first.
+    """Return the rungs of a halving, the shortest runs first.
 
     Args:
         trials: Runs with all of the work that all rungs together may spend, at least 1.
-        factor: How many times the work of a rung's runs those of the next have, and of how many trials one goes on; at least 2.
-        number: Of rungs, at least 2.
+        factor: Ratio of the work of one rung's runs to the last one's, and of trials to those that go on; at least 2.
+        number: Number of rungs, at least 2.
 
     Raises:
-        LoraBenchError: If the last rung has nothing to choose from, or no more is tried than without halving.
+        LoraBenchError: If the last rung has nothing to choose from, or halving tries no more rates.
     """
     if trials < 2 * number:
         fewer = f"rungs: {trials // 2}, or " if trials >= 4 else ""
