@@ -25,7 +25,7 @@ class CellShape(Strict):
     """The step to measure.
 
     Args:
-        kind: Kind of task that the model is built for.
+        kind: Kind of task.
         labels: Number of classes, for classification.
         batch_size: Examples per step.
         length: Tokens per example, none of them padding.
@@ -77,7 +77,7 @@ class ProbeFile(Strict):
 
     Args:
         suite: Name of the suite.
-        about: Purpose of the suite, in a sentence.
+        about: Purpose, in a sentence.
         probe: Measurements beside the step.
         cell: Step to measure.
         models: Base models, or shapes such as `shape:roberta-base`.

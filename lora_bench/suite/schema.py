@@ -157,7 +157,7 @@ class Recipe(Work, SuiteSettings):
         learning_rate: Learning rate, or several to choose from.
         selection_every: Steps between scores on the selection split.
         decoding: Decoding of completions.
-        start: Task whose trained weights a run of the same base model and method starts from.
+        start: Task whose trained weights runs of the same base model and method start from.
         training_arguments: Arguments added to the suite's.
     """
 
@@ -247,7 +247,7 @@ class SuiteFile(Strict):
 
     Args:
         suite: Name of the suite.
-        about: Purpose of the suite, in a sentence.
+        about: Purpose, in a sentence.
         tasks: Tasks, by name or written out.
         models: Base models, by name or with details.
         methods: Methods, by name or with options.
@@ -262,7 +262,7 @@ class SuiteFile(Strict):
         recipes: Settings for some tasks, base models and methods; a later recipe overrides an earlier one.
         tuning: Search for a learning rate, if several are given.
         decoding: Decoding of completions, for generation.
-        data: Local folder of each task, in the data set's published layout.
+        data: Local folder of each task, in its published layout.
         probe: Measurements of `lora-bench probe` beside the training step.
         analysis: Comparison of scores, kept in every record. Default reference: `full`, else `lora`.
     """
