@@ -146,7 +146,7 @@ def test_a_method(copy_of_package, tmp_path):
 
     python(copy_of_package, "docs/generate.py", "methods")
     assert changed(copy_of_package) == {*added, "docs/methods.md"}
-    assert "## `layer_norm_tuning`" in (copy_of_package / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert "## layer_norm_tuning\n" in (copy_of_package / "docs" / "methods.md").read_text(encoding="utf-8")
     checks = ("tests/methods/test_layer_norm_tuning.py", "tests/methods/test_contract.py")
     python(copy_of_package, "-m", "pytest", "-q", "-k", "layer_norm_tuning", *checks)
 
