@@ -24,8 +24,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_every_command_suite_and_task_is_named():
-    for name in [*task_files(), *suite_files(), "run", "plan", "work", "report", "list", "schema"]:
+def test_every_command_and_suite_is_named():
+    for name in [*suite_files(), "run", "plan", "work", "report", "list", "schema"]:
         named = (f"`{name}`", f"lora-bench {name}", f"lora-bench run {name}", f"lora-bench probe {name}`")
         assert any(words in README for words in named), f"README does not name {name}"
 
