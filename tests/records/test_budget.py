@@ -86,5 +86,5 @@ def test_every_axis_is_a_field_of_all_that_has_work_or_parameters():
 
 def test_the_cost_of_a_batch_is_counted_by_its_axis():
     batch = [{"input_ids": [1, 2, 3]}, {"input_ids": [4]}]
-    costs = {axis: WORK[axis].of_batch(batch, lambda _: 700) for axis in AXES if WORK[axis].of_batch is not None}
-    assert costs == {"train_examples": 2, "train_tokens": 4, "train_flops": 700}
+    axes = ("train_examples", "train_tokens", "train_flops")
+    assert [WORK[axis].of_batch(batch, lambda _: 700) for axis in axes] == [2, 4, 700]
