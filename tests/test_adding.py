@@ -1,7 +1,9 @@
 """CONTRIBUTING says how to add things: on a copy of the package, these steps change no other file, and what they add works."""
 
 import filecmp
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,14 @@ def copy_of_package(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, tmp_path / "copy" / name, ignore=LEFT_OUT)
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "copy")
     return tmp_path / "copy"
+
+
+def steps(what: str, name: str = "") -> set[str]:
+    """The files that CONTRIBUTING says to touch to add something of a name: the first that each numbered step names."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = page.split(f"## Add {what}\n")[1].split("\n## ")[0]
+    numbered = re.findall(r"^\d+\. (.*?)(?=^\d+\. |\n\n|\Z)", section, re.MULTILINE | re.DOTALL)
+    return {re.search(r"`(\w+/\S+\.\w+)`", step)[1].replace("NAME", name) for step in numbered}
 
 
 def python(copy: Path, *arguments: str) -> str:
@@ -141,8 +151,8 @@ budget: {train_examples: 48}
 def test_a_method(copy_of_package, tmp_path):
     put(copy_of_package, "lora_bench/methods/layer_norm_tuning.py", METHOD)
     put(copy_of_package, "tests/methods/test_layer_norm_tuning.py", METHOD_TEST)
-    added = {"lora_bench/methods/layer_norm_tuning.py", "tests/methods/test_layer_norm_tuning.py"}
-    assert changed(copy_of_package) == added
+    added = steps("a method", "layer_norm_tuning")
+    assert changed(copy_of_package) == added and len(added) == 2
 
     python(copy_of_package, "docs/generate.py", "methods")
     assert changed(copy_of_package) == {*added, "docs/methods.md"}
@@ -202,7 +212,7 @@ def test_a_family(copy_of_package, tmp_path):
     literal, row = "lora_bench/families.py", "tests/methods/test_other_families.py"
     edit(copy_of_package, literal, "FAMILIES: tuple[Family, ...] = (", FAMILY)
     edit(copy_of_package, row, '    "t5":', FAMILY_ROW)
-    assert changed(copy_of_package) == {literal, row}
+    assert changed(copy_of_package) == steps("a model family") == {literal, row}
     checks = (row, "tests/test_families.py", "tests/tuners/test_trial.py")
     python(copy_of_package, "-m", "pytest", "-q", "-k", "distilbert or every_family", *checks)
 
@@ -261,3 +271,144 @@ def test_a_setting_of_the_recipe(copy_of_package, tmp_path):
     assert of_all == of_some and of_all[2] == "short"
     assert of_all[0] != default[0] and of_all[1] != default[1]
     assert changed(copy_of_package) == {spec}
+
+
+TASK = """\
+task: moods
+about: Is a ticket praise or a complaint?
+kind: classification
+data:
+  hub: somebody/moods
+  revision: 0123456789abcdef0123456789abcdef01234567
+  splits: {train: train, test: test}
+local: {folders: [moods], train: train.csv, test: test.csv}
+text: subject
+label: queue
+labels: [complaint, praise]
+metric: accuracy
+metrics: [f1]
+licence: CC0
+citation: Made for a test.
+"""
+
+TASK_SUITE = """\
+suite: moods
+tasks: [moods]
+models: [base]
+methods: [lora]
+seeds: [0]
+budget: {train_examples: 48}
+"""
+
+
+def test_a_task(copy_of_package, tmp_path):
+    put(copy_of_package, "tasks/moods.yaml", TASK)
+    assert changed(copy_of_package) == steps("a task", "moods") == {"tasks/moods.yaml"}
+
+    python(copy_of_package, "docs/generate_tasks.py")
+    assert changed(copy_of_package) == {"tasks/moods.yaml", "docs/tasks.md"}
+    checks = ("tests/tasks/test_declaration.py", "tests/tasks/test_tasks.py", "tests/tasks/test_glue.py")
+    python(copy_of_package, "-m", "pytest", "-q", "-k", "moods or ships_names", *checks)
+
+    (tmp_path / "data" / "moods").mkdir(parents=True)
+    for split in ("train", "test"):
+        write_data(tmp_path / "data" / "moods" / f"{split}.csv", rows=60)
+    (record,) = read_records(run(copy_of_package, tmp_path, TASK_SUITE, "--data-dir", str(tmp_path / "data")))
+    assert record.status == "ok", record.reason
+    assert set(record.scores) == {"accuracy", "f1"} and record.spec.task.name == "moods"
+
+
+METRIC = '''\
+"""Balanced accuracy: the share of right predictions, each class counting alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
+
+
+def balanced_accuracy(predictions: Sequence[int], references: Sequence[int]) -> float:
+    """The mean over classes of the share of right predictions, in [0, 1]."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    return float(balanced_accuracy_score(references, predictions))
+
+
+METRIC = Metric(balanced_accuracy, kind="classification", margin=HALF_A_POINT)
+'''
+
+METRIC_TEST = '''\
+"""Balanced accuracy counts each class alike."""
+
+from lora_bench.metrics import metric
+
+
+def test_each_class_counts_alike():
+    # class 0: 3 of 3 right, class 1: 0 of 1
+    found = metric("balanced_accuracy").compute(references=[0, 0, 0, 1], predictions=[0, 0, 0, 0])
+    assert found == {"balanced_accuracy": 1 / 2}
+'''
+
+METRIC_SUITE = """\
+suite: tickets
+tasks:
+  - {task: tickets, data: tickets.csv, text: subject, label: queue, metric: balanced_accuracy}
+models: [base]
+methods: [full, lora]
+seeds: [0]
+budget: {train_examples: 48}
+"""
+
+
+def test_a_metric(copy_of_package, tmp_path):
+    put(copy_of_package, "lora_bench/metrics/balanced_accuracy.py", METRIC)
+    put(copy_of_package, "tests/metrics/test_balanced_accuracy.py", METRIC_TEST)
+    added = steps("a metric", "balanced_accuracy")
+    assert changed(copy_of_package) == added and len(added) == 2
+
+    python(copy_of_package, "docs/generate_tasks.py")
+    assert changed(copy_of_package) == {*added, "docs/tasks.md"}
+    python(copy_of_package, "-m", "pytest", "-q", "tests/metrics/test_balanced_accuracy.py")
+
+    write_data(tmp_path / "tickets.csv", rows=120)
+    runs = run(copy_of_package, tmp_path, METRIC_SUITE)
+    records = read_records(runs)
+    assert [record.status for record in records] == ["ok", "ok"]
+    assert all(set(record.scores) == {"balanced_accuracy"} for record in records)
+    assert r"balanced\_accuracy, mean ± SD" in (runs / "report.md").read_text(encoding="utf-8")
+
+
+AXIS = """\
+    "train_steps": WorkAxis(
+        said="{:,.0f} steps",
+        column="optimiser steps",
+        wanted="optimiser steps of every run",
+        used="train_steps",
+        of_batch=lambda batch, flops: 1,
+        of_example=lambda example: 1.0,
+        whole=True,
+    ),
+}
+AXES:"""
+
+AXIS_SUITE = METRIC_SUITE.replace("balanced_accuracy", "accuracy").replace("train_examples: 48", "train_steps: 2")
+
+
+def test_a_budget_axis(copy_of_package, tmp_path):
+    budget, spec, page = "lora_bench/records/budget.py", "lora_bench/records/spec.py", "docs/budgets.md"
+    edit(copy_of_package, budget, '"train_seconds"]', '"train_seconds", "train_steps"]')
+    edit(copy_of_package, budget, "}\nAXES:", AXIS)
+    field = "    train_seconds: float | None = Field(default=None, gt=0)\n"
+    edit(copy_of_package, budget, field, f"{field}    train_steps: int | None = Field(default=None, gt=0)\n")
+    field = "    train_seconds: float | None = None\n"
+    edit(copy_of_package, spec, field, f"{field}    train_steps: int | None = None\n")
+    edit(copy_of_package, page, "train_flops, train_seconds", "train_flops, train_seconds, `train_steps`")
+    assert changed(copy_of_package) == steps("a budget axis") == {budget, spec, page}
+    python(copy_of_package, "-m", "pytest", "-q", "tests/records/test_budget.py")
+
+    write_data(tmp_path / "tickets.csv", rows=120)
+    runs = run(copy_of_package, tmp_path, AXIS_SUITE)
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in runs.glob("*/record.json")]
+    assert [(record["status"], record["speed"]["train_steps"]) for record in records] == [("ok", 2), ("ok", 2)]
+    assert "optimiser steps of every run" in (runs / "report.md").read_text(encoding="utf-8")
