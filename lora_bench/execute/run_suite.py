@@ -174,7 +174,8 @@ def _outcome(plan: Plan, taken: set[str], interrupted: str | None, *, wait: bool
     # Those that this command had no part in were read when the suite was planned.
     found = [cell.job.folder.record() if cell.job.run_id in taken else cell.record for cell in plan.cells]
     records = [record for record in found if record is not None]
-    undone = taken - {record.run_id for record in records}
+    # A run of a choice that does not stand any more is not known.
+    undone = taken & {cell.job.run_id for cell in plan.cells} - {record.run_id for record in records}
     later = sum(waiting.runs for waiting in plan.waiting)
     return Outcome(tuple(records), len(taken), interrupted, len(undone - held), len(undone & held), later)
 

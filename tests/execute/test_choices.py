@@ -188,6 +188,31 @@ def test_runs_of_a_choice_that_no_longer_stands_are_set_aside_and_come_back_with
     assert not {record.attempts for record in back.records if record.run_id in stale} - {1}
 
 
+def test_a_command_whose_choice_another_one_changes_meanwhile_follows_it(tmp_path, command):
+    path, runs = written(tmp_path, "trials"), tmp_path / "runs"
+    whole = command(path, tmp_path / "whole")
+    best = best_trial(path, tmp_path / "whole")
+
+    def slow(job):
+        return "timeout" if job.trial and job.spec.training.learning_rate == best else None
+
+    trials = [one.run_id for one in whole.records if one.spec.seed in (100, 101)]
+    command(path, runs, slow, only=trials)
+    began = []
+
+    def change(job):
+        if job.spec.method.label == "lora" and not began:
+            # The run that is being done here is of the other rate, and cannot be moved meanwhile.
+            began.append(job)
+            other = command(path, runs, retry=True)
+            assert reported(other) == reported(whole)
+
+    outcome = command(path, runs, change)
+    assert began[0].run_id not in {one.run_id for one in whole.records}
+    assert reported(outcome) == reported(whole) and (outcome.undone, outcome.later) == (0, 0)
+    assert content(path, runs) == content(path, tmp_path / "whole")
+
+
 def test_a_killed_source_starts_nothing(tmp_path, command):
     path = written(tmp_path, "starts")
     whole = command(path, tmp_path / "whole")
