@@ -29,7 +29,7 @@ from lora_bench.training.keyed_dropout import StepMasks
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.step_plan import Course
 from lora_bench.training.trainer_arguments import rate_factor
-from lora_bench.util.failpoints import reach_with
+from lora_bench.util.failpoints import reach
 from lora_bench.util.seeding import seed_for
 
 # How much work a killed run may lose; a checkpoint of a small adapter takes milliseconds.
@@ -189,7 +189,8 @@ class WatchLoss(TrainerCallback):
         """Note the loss; the Trainer logs at every step."""
         if not logs or "loss" not in logs:
             return
-        self.loss = reach_with("run.loss", float(logs["loss"]))
+        reach("run.loss", logs)
+        self.loss = float(logs["loss"])
         if self.resumed_at:
             # The Trainer divides the first loss of a resumed run by all the steps since 0.
             self.loss *= state.global_step / (state.global_step - self.resumed_at)

@@ -22,6 +22,7 @@ from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
 from lora_bench.version import __version__
+from tests.faults.failpoints import STARTUP
 from tests.project import SUITE, write_project
 
 needs_ray = pytest.mark.skipif(
@@ -52,6 +53,7 @@ def cluster():
     # Else Ray's workers wait for whatever else the machine does.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("PYTHONPATH", str(STARTUP), prepend=os.pathsep)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
         for _ in range(2):
             cluster.add_node(num_cpus=1, **small)

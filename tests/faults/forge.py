@@ -19,6 +19,8 @@ import time
 import traceback
 from pathlib import Path
 
+from tests.faults.failpoints import STARTUP
+
 ROOT = Path(__file__).parents[2]
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -61,8 +63,8 @@ class Forge:
         self.count = 0
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-                 "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": f"{STARTUP}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1",
+                 "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         self.pid = self._process.pid
         assert self._process.stdout.readline() == "ready\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench.errors import LoraBenchError
-from lora_bench.util import failpoints
-from lora_bench.util.failpoints import SITES, parse
+from lora_bench.util.failpoints import reach
+from tests.faults import failpoints
+from tests.faults.failpoints import SITES, listen, parse
 from tests.faults.store import content_of, half_written
 
 PACKAGE = Path(__file__).parents[2] / "lora_bench"
@@ -94,12 +94,10 @@ def calls_of_reach() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("reach", "reach_with"):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "reach":
                 site = node.args[0]
-                if isinstance(site, ast.Constant):
-                    found.setdefault(site.value, []).append(path.name)
-                else:
-                    assert path.name == "failpoints.py", f"{path.name} names a failpoint by more than a text"
+                assert isinstance(site, ast.Constant), f"{path.name} names a failpoint by more than a text"
+                found.setdefault(site.value, []).append(path.name)
     return found
 
 
@@ -107,30 +105,29 @@ def test_the_table_of_sites_is_the_code_s():
     assert set(calls_of_reach()) == set(SITES)
 
 
-def test_a_site_without_a_failpoint_costs_next_to_nothing(monkeypatch):
-    monkeypatch.delenv(failpoints.VARIABLE, raising=False)
+def test_a_site_without_a_hook_costs_next_to_nothing():
     from timeit import timeit
 
-    assert timeit(lambda: failpoints.reach("run.step"), number=10_000) / 10_000 < 20e-6
+    assert timeit(lambda: reach("run.step"), number=10_000) / 10_000 < 20e-6
 
 
 @pytest.mark.parametrize(
     "text", ["run.stepp:kill", "run.step", "run.step:explode", "run.step:kill@x", "run.step:raise:Oops"]
 )
 def test_a_failpoint_that_is_none_is_refused(text):
-    with pytest.raises(LoraBenchError):
+    with pytest.raises(ValueError, match=r"failpoint|LORA_BENCH_FAILPOINT"):
         parse(text)
 
 
 def test_the_number_says_which_time_it_is_reached(monkeypatch):
     monkeypatch.setattr(failpoints, "_reached", Counter())
     monkeypatch.setenv(failpoints.VARIABLE, "run.step:raise:MemoryError@3")
-    failpoints.reach("run.step")
-    failpoints.reach("run.data")
-    failpoints.reach("run.step")
+    listen("lora_bench.run.step", ())
+    listen("lora_bench.run.data", ())
+    listen("lora_bench.run.step", ())
     with pytest.raises(MemoryError):
-        failpoints.reach("run.step")
-    failpoints.reach("run.step")
+        listen("lora_bench.run.step", ())
+    listen("lora_bench.run.step", ())
 
 
 def test_one_of_several_processes_does_what_is_to_be_done_once(monkeypatch, tmp_path):
@@ -138,5 +135,5 @@ def test_one_of_several_processes_does_what_is_to_be_done_once(monkeypatch, tmp_
     monkeypatch.setenv(failpoints.VARIABLE, "run.step:raise:OSError:28")
     monkeypatch.setenv(failpoints.ONCE, str(tmp_path / "done"))
     with pytest.raises(OSError, match="No space left"):
-        failpoints.reach("run.step")
-    failpoints.reach("run.step")
+        listen("lora_bench.run.step", ())
+    listen("lora_bench.run.step", ())

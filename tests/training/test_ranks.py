@@ -24,6 +24,7 @@ from lora_bench.training.distributed.ranks import BatchShares
 from lora_bench.training.generation import CompletionCollator
 from lora_bench.training.keyed_dropout import StepMasks, with_keyed_masks
 from lora_bench.training.run import run_job
+from tests.faults.failpoints import STARTUP
 from tests.project import SUITE, write_project
 from tests.tiny import MODELS, PAD, VOCABULARY
 
@@ -281,6 +282,13 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(done, label, how):
     assert record.predictions == undisturbed.predictions
 
 
+@pytest.fixture
+def listening(monkeypatch):
+    """Processes that start from here listen to failpoints."""
+    monkeypatch.setenv("PYTHONPATH", str(STARTUP), prepend=os.pathsep)
+
+
+@pytest.mark.usefixtures("listening")
 def test_a_rank_that_is_killed_is_the_runs_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LORA_BENCH_FAILPOINT", "run.step:kill@4")
@@ -294,6 +302,7 @@ def test_a_rank_that_is_killed_is_the_runs_reason(tmp_path, monkeypatch):
     assert RunFolder(tmp_path / "runs" / record.run_id).record() == record
 
 
+@pytest.mark.usefixtures("listening")
 def test_no_process_outlives_a_harness_that_is_killed(tmp_path):
     (job, *_) = jobs(tmp_path, "ddp").values()
     mark = str(tmp_path / "cache")
@@ -315,7 +324,7 @@ def test_no_process_outlives_a_harness_that_is_killed(tmp_path):
     assert within(60, lambda: not processes_with(mark))
 
 
-@pytest.mark.usefixtures("own_cache")
+@pytest.mark.usefixtures("own_cache", "listening")
 def test_where_every_rank_stands_is_in_the_log_when_one_hangs(tmp_path):
     (job, *_) = jobs(tmp_path, "ddp").values()
     env = {
