@@ -7,7 +7,8 @@
 
 In a round the command is started up to three times. Each time a signal hits the command, the process that forks workers, or a
 worker, at a random moment: SIGKILL, SIGTERM or SIGINT, or once a round SIGSEGV. Then the same command is given until it ends
-with 0. The folder must then hold the choices, runs and scores of an undisturbed one. Models are tiny; all processes are real.
+with 0, from the second time on with --retry: a run that crashed is done again only where that is asked for. The folder must
+then hold the choices, runs and scores of an undisturbed one. Models are tiny; all processes are real.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from lora_bench.records.probe_store import read_probes
 from lora_bench.records.store import read_records, record_files
 from tests.choosing import SUITES, write_choosing
 from tests.faults.forge import Command, Forge
-from tests.project import SUITE
 
-PROBES = (
-    SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora, full]")
-    + "probe: {processes: 2, latency: [[1, 8]], seconds: 0.1}\n"
-)
+PROBES = """\
+suite: tickets
+models: [base]
+methods: [full, lora]
+cell: {batch_size: 2, length: 8, threads: 1}
+probe: {processes: 2, latency: [[1, 8]], seconds: 0.1}
+"""
 RUN = ("run", "tickets.yaml", "--quiet")
 MOST_KILLS = 3
 # A command that does not complete a folder in so many tries has failed.
@@ -146,7 +149,7 @@ def one_round(
             tally.commands += 1
     codes = []
     while len(codes) < MOST_COMMANDS and codes[-1:] != [0]:
-        last = forge.start(project, *kind.argv)
+        last = forge.start(project, *kind.argv, *(["--retry"] if codes else []))
         codes.append(last.wait())
         tally.commands += 1
     tally.rounds += 1
@@ -180,7 +183,9 @@ def measure(kinds: Sequence[str], rounds: int | None, minutes: float | None, see
                 began = time.monotonic()
                 command = forge.start(project, *KINDS[kind].argv)
                 assert command.wait() == 0, command.output
-                undisturbed[kind] = (template, content(project), time.monotonic() - began)
+                whole = content(project)
+                assert {status if isinstance(status, str) else status[0] for status in whole.values()} == {"ok"}, whole
+                undisturbed[kind] = (template, whole, time.monotonic() - began)
             number = 0
             while (rounds is None or number < rounds) and (end is None or time.monotonic() < end):
                 number += 1
