@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,7 @@ class MacroDifference:
         seeds: Those that every task has for both methods, ascending.
         left_out: Seeds that some task has for some method, and not all.
         tasks: For each task the mean difference in its declared unit, positive where the first method is better.
+        scores: The mean over tasks of each seed, of the first method and of the second, in declared units.
         differences: The mean over tasks of each seed.
         sd: Sample standard deviation of these; None for one seed.
         estimate: The macro mean with its errors.
@@ -65,6 +66,7 @@ class MacroDifference:
     seeds: tuple[int, ...]
     left_out: tuple[int, ...]
     tasks: dict[str, float]
+    scores: tuple[tuple[float, ...], tuple[float, ...]]
     differences: tuple[float, ...]
     sd: float | None
     estimate: Estimate
@@ -134,6 +136,7 @@ def macro_difference(
         seeds=seeds,
         left_out=tuple(sorted(set.union(*everywhere) - set(seeds))),
         tasks=dict(zip(tasks, values.mean(axis=1).tolist(), strict=True)),
+        scores=(_over_tasks(first, factors, seeds), _over_tasks(second, factors, seeds)),
         differences=tuple(differences.tolist()),
         sd=statistics.stdev(differences.tolist()) if len(seeds) > 1 else None,
         estimate=estimate,
@@ -197,6 +200,13 @@ class _OverTasks:
                 return None
             item, both = item + square * found[0], both + square * found[1]
         return item, both
+
+
+def _over_tasks(
+    scores: Mapping[str, Mapping[int, float]], factors: Mapping[str, float], seeds: Sequence[int]
+) -> tuple[float, ...]:
+    """The mean over tasks of each seed, in declared units."""
+    return tuple(statistics.fmean(factor * scores[task][seed] for task, factor in factors.items()) for seed in seeds)
 
 
 def _factor(task: str, units: Mapping[str, float] | None, higher_is_better: Mapping[str, bool] | None) -> float:

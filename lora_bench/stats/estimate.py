@@ -59,14 +59,18 @@ class Estimate:
     Args:
         value: The estimate.
         uncertainties: One, two, or none where nothing is known: a single seed, or seeds that all gave the same.
+        least_p: The p-value against zero is no less, and there is no interval at a higher confidence than 1 − it.
     """
 
     value: float
     uncertainties: tuple[Uncertainty, ...] = ()
+    least_p: float = 0.0
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
-        """The widest of the intervals at *confidence*, or None where no error is known."""
+        """The widest of the intervals at *confidence*, or None where no error is known or *confidence* is out of reach."""
         tail = (1 - _share(confidence, "confidence")) / 2
+        if 2 * tail < self.least_p:
+            return None
         return max(
             (
                 Interval(low=self.value - half, high=self.value + half, confidence=confidence, source=one.source)
@@ -80,7 +84,7 @@ class Estimate:
     def p_value(self) -> float | None:
         """The largest two-sided p-value against zero, or None where no error is known."""
         above, below = self.p_above(0.0), self.p_below(0.0)
-        return None if above is None or below is None else min(1.0, 2 * min(above, below))
+        return None if above is None or below is None else min(1.0, max(2 * min(above, below), self.least_p))
 
     def p_above(self, threshold: float) -> float | None:
         """The largest one-sided p-value for the claim that the true value is above *threshold*."""

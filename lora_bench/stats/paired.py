@@ -101,6 +101,7 @@ class PairedDifference:
         seeds: Seeds of both, ascending: the pairs.
         only_first: Seeds that only the first has; they are in `unpaired` alone.
         only_second: Likewise.
+        scores: Of the first method and of the second, in the order of the pairs.
         differences: One for each pair.
         sd: Sample standard deviation of the differences; None for one pair.
         estimate: Their mean with its errors.
@@ -115,6 +116,7 @@ class PairedDifference:
     seeds: tuple[int, ...]
     only_first: tuple[int, ...]
     only_second: tuple[int, ...]
+    scores: tuple[tuple[float, ...], tuple[float, ...]]
     differences: tuple[float, ...]
     median: float
     sd: float | None
@@ -172,6 +174,7 @@ def paired_difference(
         seeds=seeds,
         only_first=tuple(seed for seed in mine if seed not in second),
         only_second=tuple(seed for seed in theirs if seed not in first),
+        scores=(tuple(one), tuple(other)),
         differences=tuple(differences),
         median=statistics.median(differences),
         sd=statistics.stdev(differences) if len(seeds) > 1 else None,

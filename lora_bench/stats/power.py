@@ -99,6 +99,8 @@ def seeds_needed(
     margin_alpha: float = ALPHA,
     power: float = POWER,
     most: int = MOST_SEEDS,
+    fewest: int = 2,
+    fewest_within: int = 2,
 ) -> Needed | None:
     """The fewest seeds that find *difference*, or prove it to be within *margin*, with probability *power*.
 
@@ -111,6 +113,8 @@ def seeds_needed(
         margin_alpha: One-sided level at which equivalence is.
         power: In (0, 1).
         most: Seeds beyond which nobody goes.
+        fewest: Seeds with which a difference can be claimed at all.
+        fewest_within: Seeds with which a claim of a margin can be made at all.
 
     Returns:
         None where *most* seeds decide nothing.
@@ -118,13 +122,13 @@ def seeds_needed(
     found: list[Needed] = []
     seeds = _fewest(lambda n: difference_power(difference, n, sd, item_variance, alpha) >= power, most)
     if seeds is not None:
-        found.append(Needed(seeds=seeds, by="difference"))
+        found.append(Needed(seeds=max(seeds, fewest), by="difference"))
     if margin is not None:
         seeds = _fewest(
             lambda n: equivalence_power(difference, margin, n, sd, item_variance, margin_alpha) >= power, most
         )
         if seeds is not None:
-            found.append(Needed(seeds=seeds, by="equivalence"))
+            found.append(Needed(seeds=max(seeds, fewest_within), by="equivalence"))
     return min(found, key=lambda needed: needed.seeds, default=None)
 
 

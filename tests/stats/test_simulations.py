@@ -23,6 +23,7 @@ class Plain:
     pairs: int
     sd: float
     crossed: Crossed | None
+    scores: tuple[tuple[float, ...], ...] = ()
     reason: None = None
 
 

@@ -21,6 +21,7 @@ from lora_bench.report.model.ranking import Contest, Places, Rank, other_pairs, 
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import DRAWS, Scored, items_of
 from lora_bench.stats import MacroDifference, Summary, Verdict, judge, macro_difference, seed_from, summarise
+from lora_bench.stats.apart import least_p
 from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
 
 
@@ -93,7 +94,8 @@ def judge_over_tasks(cells: Sequence[Cell], analysis: Analysis) -> tuple[OverTas
     if not differences:
         return ()
     margin = analysis.margin if isinstance(analysis.margin, float) else HALF_A_POINT
-    verdicts = judge(differences, margin=margin, alpha=analysis.alpha)
+    apart = {key for key in differences if _apart(groups[key[0]], key[1])}
+    verdicts = judge(differences, margin=margin, alpha=analysis.alpha, collapsed=apart)
     ranks = _ranks(groups, verdicts, analysis)
     return tuple(
         OverTasks(
@@ -135,6 +137,16 @@ def _of(cell: Cell, label: str) -> Scored | None:
     if label == cell.reference.label:
         rows = [one for one in rows if one.row is cell.reference]
     return rows[0] if rows else None
+
+
+def _apart(group: Mapping[str, Cell], label: str) -> bool:
+    """Whether runs of a method or the reference collapsed or stand apart on any of the tasks."""
+    return any(
+        verdict.apart
+        for cell in group.values()
+        for one, verdict in zip(cell.scored, cell.verdicts, strict=True)
+        if verdict is not None and one.row.label == label
+    )
 
 
 def _against_reference(group: Mapping[str, Cell], label: str, reference: str) -> MacroDifference | None:
@@ -214,6 +226,8 @@ def _gain_and_p(group: Mapping[str, Cell], one: str, other: str, alpha: float) -
     if p_value is None or p_value <= alpha:
         with_test_items = _macro_difference(pairs, draws=DRAWS)
         p_value = with_test_items.estimate.p_value() if with_test_items is not None else None
+    if p_value is not None and (_apart(group, one) or _apart(group, other)):
+        p_value = max(p_value, least_p(found.pairs))
     return found.estimate.value, p_value if found.pairs >= FEWEST_PAIRS else None
 
 

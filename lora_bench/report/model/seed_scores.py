@@ -17,12 +17,14 @@ from lora_bench.stats import (
     Items,
     ItemScores,
     PairedDifference,
+    collapsed,
     crossed_bootstrap,
     item_difference,
     paired_difference,
     seed_from,
     with_failures_at_floor,
 )
+from lora_bench.stats.apart import least_p
 from lora_bench.stats.crossed import with_items
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
@@ -111,11 +113,28 @@ def row_difference(
     return difference_of(scored(row, setting, answers[0]), scored(reference, setting, answers[1]))
 
 
-def gain_and_p(one: Scored, other: Scored, *, higher_is_better: bool, alpha: float) -> tuple[float, float | None]:
+def collapse_seen(row: Row, other: Row, *, higher_is_better: bool) -> bool:
+    """Whether a run of either row diverged, or scores no better than the majority class (or the mean)."""
+    floor = row.majority_score if row.majority_score is not None else other.majority_score
+    return any(
+        any(failure.status == "diverged" for failure in side.failures)
+        or (floor is not None and bool(collapsed(_by_place(side), floor, higher_is_better=higher_is_better)))
+        for side in (row, other)
+    )
+
+
+def _by_place(row: Row) -> dict[int, float]:
+    return {place: score.value for place, score in enumerate(row.scores)}
+
+
+def gain_and_p(
+    one: Scored, other: Scored, *, higher_is_better: bool, alpha: float, apart: bool = False
+) -> tuple[float, float | None]:
     """How much better the first row is than the second, and the p-value of no difference: what ranks are made of.
 
     As for verdicts the p-value is the larger of that over seeds and that over seeds and test items, and there is none for
     fewer than 3 pairs of seeds. Items are resampled only where seeds alone do not settle that nothing is shown at *alpha*.
+    If runs of the family stand *apart*, or one of these collapsed, it has the least value that verdicts have.
     """
     seeds = sorted(one.scores.keys() & other.scores.keys())
     if not seeds:
@@ -128,6 +147,8 @@ def gain_and_p(one: Scored, other: Scored, *, higher_is_better: bool, alpha: flo
         difference = item_difference(*items, seeds)
         crossed = crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
         p_value = with_items(values, crossed, size).p_value()
+    if p_value is not None and (apart or collapse_seen(one.row, other.row, higher_is_better=higher_is_better)):
+        p_value = max(p_value, least_p(len(seeds)))
     gain = estimate.value if higher_is_better else -estimate.value
     return gain, p_value if len(seeds) >= FEWEST_PAIRS else None
 

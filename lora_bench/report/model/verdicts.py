@@ -19,7 +19,15 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.over_tasks import Cell, OverTasks, judge_over_tasks
 from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
 from lora_bench.report.model.rows import Row
-from lora_bench.report.model.seed_scores import AnswersOf, Scored, at_floor, difference_of, gain_and_p, scored
+from lora_bench.report.model.seed_scores import (
+    AnswersOf,
+    Scored,
+    at_floor,
+    collapse_seen,
+    difference_of,
+    gain_and_p,
+    scored,
+)
 from lora_bench.stats import Items, PairedDifference, Verdict, judge
 
 Declared = Literal["before", "changed", "never"]
@@ -187,13 +195,17 @@ def _not_judged(setting: Setting) -> str | None:
 def _verdicts(tables: Sequence[_Table], analysis: Analysis) -> dict[_Key, Verdict]:
     """Verdicts over the whole family: comparisons with a margin and those without are judged with one error level."""
     margins, directions, differences = {}, {}, {}
+    fallen = set()
     for number, table in enumerate(tables):
         task = table.setting.spec.task
         for place, (difference, _) in table.found.items():
             margins[number, place] = analysis.margin_of(task.name, task.metric)
             directions[number, place] = bool(task.higher_is_better)
             differences[number, place] = difference
-    return judge(differences, margin=margins, alpha=analysis.alpha, higher_is_better=directions)
+            pair = table.scored[place].row, table.scored[table.reference].row
+            if collapse_seen(*pair, higher_is_better=directions[number, place]):
+                fallen.add((number, place))
+    return judge(differences, margin=margins, alpha=analysis.alpha, higher_is_better=directions, collapsed=fallen)
 
 
 def _held(table: _Table, place: int, verdict: Verdict) -> Held:
@@ -214,6 +226,8 @@ def _held(table: _Table, place: int, verdict: Verdict) -> Held:
 def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis: Analysis) -> list[tuple[Row, Rank]]:
     """The ranks of the rows that were held and of the references, each among those of its table."""
     contests, entered = [], []
+    # Where the family of verdicts is one in which runs stand apart, that of the other pairs is too.
+    apart = all(verdict.apart for verdict in verdicts.values())
     for number, table in enumerate(tables):
         better = bool(table.setting.spec.task.higher_is_better)
         sign = 1 if better else -1
@@ -229,7 +243,9 @@ def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis:
                     for place, verdict in enumerate(held, start=1)
                 },
                 others={
-                    pair: gain_and_p(rows[pair[0]], rows[pair[1]], higher_is_better=better, alpha=analysis.alpha)
+                    pair: gain_and_p(
+                        rows[pair[0]], rows[pair[1]], higher_is_better=better, alpha=analysis.alpha, apart=apart
+                    )
                     for pair in other_pairs(len(rows))
                 },
             )

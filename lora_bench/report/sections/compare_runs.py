@@ -20,8 +20,8 @@ from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.model.comparison import ModelTable, Setting, compare, conditions_of
 from lora_bench.report.model.rows import Row, canonical
-from lora_bench.report.model.seed_scores import AnswersOf, row_difference
-from lora_bench.report.sections.verdicts import LEGEND, numbers
+from lora_bench.report.model.seed_scores import AnswersOf, collapse_seen, row_difference
+from lora_bench.report.sections.verdicts import LEGEND, collapse_legend, numbers
 from lora_bench.report.text import MISSING, code, inert, listed, plural
 from lora_bench.stats import PairedDifference, Verdict, judge
 
@@ -127,6 +127,11 @@ def hold_against(first: RunSet, second: RunSet, *, margin: float | None = None, 
         margin={place: rules.margin_of(task.name, task.metric) for place, task in tasks.items()},
         alpha=alpha,
         higher_is_better={place: bool(task.higher_is_better) for place, task in tasks.items()},
+        collapsed=[
+            place
+            for place, task in tasks.items()
+            if collapse_seen(rows[place].row, others[place].row, higher_is_better=bool(task.higher_is_better))
+        ],
     )
     return TwoSets(
         first=first,
@@ -159,7 +164,8 @@ def two_sets_lines(sets: TwoSets) -> list[str]:
     )
     lines = [f"# {names}", "", said]
     if sets.pairs:
-        lines += ["", *LEGEND, "", *_table(sets), "", *_changes(sets)]
+        limited = collapse_legend([pair.verdict for pair in sets.pairs])
+        lines += ["", *LEGEND, *limited, "", *_table(sets), "", *_changes(sets)]
     for title, reasons in (
         ("Not held against each other", [inert(reason) for reason in sets.apart]),
         (f"Only in {inert(sets.first.name)}", [" · ".join(map(inert, place)) for place in sets.only_first]),

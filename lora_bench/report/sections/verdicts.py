@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lora_bench.report import text
@@ -10,6 +11,8 @@ from lora_bench.report.model.verdicts import Held, Judged
 from lora_bench.report.sections.tables import method_name, model_name, setting_name
 from lora_bench.report.text import MISSING, code, inert, listed
 from lora_bench.stats import Verdict, collapsed, rate
+from lora_bench.stats.apart import fewest_unseen, least_p
+from lora_bench.stats.power import ALPHA
 from lora_bench.stats.verdict import VerdictName
 
 DECIDED: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "non-inferior")
@@ -36,6 +39,7 @@ def verdict_lines(judged: Judged) -> list[str]:
         _declaration(judged),
         "",
         *LEGEND,
+        *collapse_legend([held.verdict for held in judged.held]),
         "",
         *_table(judged),
         *_collapses(judged),
@@ -73,6 +77,24 @@ LEGEND = """\
   of this comparison alone, from six seeds on; it changes no verdict.
 - *would decide*: seeds with which the difference that was seen, if it is the true one, would be decided with a
   probability of 80 %.""".splitlines()
+
+
+def collapse_legend(verdicts: Sequence[Verdict]) -> list[str]:
+    """Items of the legend for verdicts that collapses limit; none where no verdict is limited."""
+    lines = []
+    if apart := [verdict.pairs for verdict in verdicts if verdict.apart]:
+        seeds = min(apart)
+        lines += [
+            "- *runs of two kinds*: some runs collapsed, or stand apart more than normal scores do. By chance all runs of one",
+            "  method may be of one kind and all of another method of the other. So no p of such a comparison is below 2 / 4ⁿ",
+            f"  with n seeds ({least_p(seeds):.2g} with {seeds}), and none is called equivalent or non-inferior.",
+        ]
+    if any(verdict.unless_collapse is not None for verdict in verdicts):
+        lines += [
+            "- *unless runs collapse*: this many seeds do not exclude that a method collapses in a tenth of its runs. It takes",
+            f"  {fewest_unseen(ALPHA)} seeds without a collapse in a single comparison, and more in a family.",
+        ]
+    return lines
 
 
 def _table(judged: Judged) -> list[str]:
@@ -131,6 +153,8 @@ def verdict_words(verdict: Verdict) -> str:
     if verdict.small_but_real is not None:
         return f"**equivalent**, and slightly {verdict.small_but_real}"
     word = f"**{verdict.verdict}**" if verdict.verdict in DECIDED else verdict.verdict
+    if verdict.unless_collapse is not None:
+        return f"{word}; {verdict.unless_collapse} unless runs collapse"
     return f"{word} by more than the margin" if verdict.beyond_margin else word
 
 

@@ -80,9 +80,17 @@ def test_sets_with_nothing_in_common_are_refused_with_what_they_have():
 
 
 def test_the_margin_decides_what_is_equivalent():
-    sets = run_set("a"), run_set("b", by=0.002)
+    sets = run_set("a", scores=SCORES * 3), run_set("b", by=0.002, scores=SCORES * 3)
     assert hold_against(*sets, margin=0.01).pairs[0].verdict.verdict == "equivalent"
     assert hold_against(*sets, margin=0.001).pairs[0].verdict.verdict == "better"
+
+
+def test_a_run_that_learned_nothing_leaves_the_margin_undecided():
+    fallen = run_set("b", by=0.002, scores=(*SCORES * 3, 0.5))
+    sets = run_set("a", scores=(*SCORES * 3, 0.8)), fallen
+    verdict = hold_against(*sets, margin=0.2).pairs[0].verdict
+    assert verdict.apart and verdict.verdict == "inconclusive"
+    assert "none is called equivalent" in page(*sets, margin=0.2)
 
 
 def test_predictions_of_each_set_are_its_own():
