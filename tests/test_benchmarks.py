@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import overhead, planning, tuner_overhead
+from benchmarks import overhead, planning, published_verdicts, tuner_overhead
 
 TINY = tuner_overhead.Shape(width=32, layers=1, heads=4, feed_forward=64, vocabulary=100, batch=2, tokens=8)
 
@@ -83,3 +83,16 @@ def test_the_overhead_of_a_run_is_told_by_its_parts(tmp_path, monkeypatch, capsy
     (rows,) = tables(capsys.readouterr().out)
     assert {"lock", "base model", "method", "Trainer", "record", "predictions"} <= {row[0] for row in rows}
     assert all(float(number) >= 0 for row in rows for number in row[1:])
+
+
+def test_verdicts_on_published_numbers_are_simulated_in_every_world(capsys):
+    published_verdicts.main(["--quick"])
+    words, families, starts = tables(capsys.readouterr().out)
+    assert len(words) == 3 * 4 * 6 and (len(families), len(starts)) == (2, 2)
+    for row in words:
+        assert sum(float(share.rstrip("%")) for share in row[4:]) == pytest.approx(100, abs=0.2)
+
+
+def test_two_true_points_at_a_deviation_of_one_are_never_reproduced():
+    found = published_verdicts.alone(published_verdicts.World(5, 5, 1.0, 2.0), 300)
+    assert found["reproduced"] == 0 and found["not reproduced"] > 180

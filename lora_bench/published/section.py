@@ -17,7 +17,7 @@ from lora_bench.report.text import MISSING, code, inert, json_value, plural
 
 Lines = list[str]
 
-VERDICTS: tuple[VerdictName, ...] = ("reproduced", "not reproduced", "not comparable", "not run")
+VERDICTS: tuple[VerdictName, ...] = ("reproduced", "in line", "not reproduced", "not comparable", "not run")
 
 _HEADER = (
     "row", "task", "score", "published", "measured", "95 % interval", "n", "difference", "verdict", "notes",
@@ -26,9 +26,9 @@ _HEADER = (
 _LEGEND = """\
 - *published*: the printed number ± its printed spread, and what it is of: a median or mean, and of how many seeds.
 - *measured*: the same statistic of our n runs, with its 95 % interval over seeds.
-- *reproduced*: the published number lies in the 95 % prediction interval of our runs, widened by the rounding of what was
-  printed, or within half a point (1 % for NIST and CIDEr). Both spreads enter that interval where one is printed with its
-  seeds. *Not reproduced* is every other comparable cell, with the direction of our value.
+- *reproduced*: our number equals the published one within a tolerance of one point (1 % for NIST and CIDEr), shown by a
+  test. *Not reproduced*: a difference is shown, with the direction of our value. *In line*: neither is shown. A wrong word of
+  a kind stands in at most 1 of 20 such tables.
 - *not comparable*: the runs are not of what the number is of; the fields that differ are below. A recipe that the source
   leaves open is filled by the suite: a choice that misses the number says nothing about it.""".splitlines()
 
@@ -55,9 +55,15 @@ def published_section(table: PublishedTable, verdicts: Sequence[Verdict], *, wit
 
 
 def summary(verdicts: Iterable[Verdict]) -> str:
-    """How many cells have which verdict, in a sentence."""
+    """How many cells have which verdict, and how many of them could have been refuted."""
+    verdicts = list(verdicts)
     counts = Counter(verdict.verdict for verdict in verdicts)
-    return f"{plural(counts.total(), 'cell')}: {', '.join(f'{counts[name]} {name}' for name in VERDICTS)}."
+    refutable = Counter(verdict.verdict for verdict in verdicts if verdict.refutable)
+    said = f"{plural(counts.total(), 'cell')}: {', '.join(f'{counts[name]} {name}' for name in VERDICTS)}."
+    if not refutable:
+        return f"{said} None could have been refuted."
+    judged = ", ".join(f"{refutable[name]} {name}" for name in VERDICTS[:3])
+    return f"{said} Of {plural(refutable.total(), 'cell')} that could have been refuted: {judged}."
 
 
 def published_value(cell: PublishedCell) -> str:

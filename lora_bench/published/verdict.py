@@ -1,36 +1,22 @@
 """The verdict on a published number: what our runs of its cell came to, and whether that is the same number.
 
-Two things are kept apart: whether a cell is comparable is decided by its recipe and never by its scores, and whether a
-comparable cell is reproduced is decided by its scores and a rule fixed beforehand.
-
-**The rule.** With n runs of ours, their mean or median T (as the source has it), the published value P of m seeds, and the
-difference d = T − P, the number is *reproduced* where
-
-    |d| ≤ max(margin, w) + half of one in the last printed digit
-
-- w = t s √(c/n + c/m) is the half-width of the 95 % prediction interval for the statistic of m more runs of the same kind:
-  if theirs and ours are runs of the same kind, P lies within w of T nineteen times of twenty. c is 1 for a mean and π/2 for
-  a median. m is 1 where the source does not say it.
-- s is the standard deviation over our seeds, pooled with the published spread where one is printed with its number of seeds
-  (degrees of freedom n − 1, or n + m − 2); t is Student's quantile for them. A printed ± is read as a standard deviation.
-- The margin is the difference that nobody should care about: half a point (0.005), or 1 % of P for NIST and CIDEr, whose
-  unit is no point.
-
-Else it is *not reproduced*, with the direction of d: our value is lower or higher. Half of the runs or more that diverge are
-no reproduction either.
+Two things are kept apart. Whether a cell is comparable follows from its recipe and data. Whether a comparable cell is
+*reproduced*, *in line* or *not reproduced* follows from its scores, by the rule of `lora_bench.published.rule`. Half of the
+runs or more that diverge are no reproduction either.
 
 **Not comparable** is a cell whose runs differ from what its table's suite asks for: base model (by name, and by the count of
 adapter parameters), metric, data, protocol, recipe, decoding. So is one with fewer than 3 runs, since two give no spread
-worth the name: their prediction interval reaches 15.6 standard deviations; and one whose w is above ten margins while d is
-within it, since almost any number would pass there. A field that the source leaves unpublished is the suite's choice. A
-choice that meets the number reproduces it; one that does not shows nothing about the paper, so the cell is then not
-comparable, with those fields. **Not run** is a cell without runs that have its score.
+worth the name, and one whose spread is too wide to say anything. A field that the source leaves unpublished is the suite's
+choice. A choice that meets the number is reproduced or in line; one that does not shows nothing about the paper, so the cell
+is then not comparable, with those fields. **Not run** is a cell without runs that have its score.
 
-An average over tasks is judged alike, from the cells that it is over: their w combine as those of independent numbers.
+An average over tasks is judged alike, from the cells that it is over. All cells of a table are judged together, so that the
+chance of one wrong word of a kind is at most 5 % for the table.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,17 +25,23 @@ from typing import Literal
 
 from lora_bench.metrics import find
 from lora_bench.published.comparable import Differing, Expected, nearest, place_of, place_of_cell, unpublished
+from lora_bench.published.rule import (
+    TOLERANCE,
+    WIDEST_TOLERANCES,
+    Gap,
+    Uncertainty,
+    Word,
+    combined,
+    own_width,
+    uncertainty,
+    words,
+)
 from lora_bench.published.table import PublishedCell, PublishedTable
 from lora_bench.records.record import Record
 
-MARGIN = 0.005
-RELATIVE_MARGIN = 0.01
 FEWEST_RUNS = 3
-WIDEST_MARGINS = 10
-CONFIDENCE = 0.95
-MEDIAN_VARIANCE = math.pi / 2
 
-VerdictName = Literal["reproduced", "not reproduced", "not comparable", "not run"]
+VerdictName = Literal["reproduced", "in line", "not reproduced", "not comparable", "not run"]
 Direction = Literal["lower", "higher"]
 
 
@@ -62,7 +54,7 @@ class Measured:
         diverged: Runs that diverged, which are left out of the value.
         value: Their mean or median.
         own_width: Half-width of the 95 % interval of the value over seeds, or None for a single run.
-        width: The w of the rule, or None where no spread is known.
+        uncertainty: Of the difference from the published value, or None where no spread is known.
         run_ids: The runs, the diverged ones too.
     """
 
@@ -70,8 +62,13 @@ class Measured:
     diverged: int
     value: float
     own_width: float | None
-    width: float | None
+    uncertainty: Uncertainty | None
     run_ids: tuple[str, ...]
+
+    @property
+    def width(self) -> float | None:
+        """Half-width of the 95 % prediction interval for the published value."""
+        return None if self.uncertainty is None else self.uncertainty.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +78,9 @@ class Verdict:
     Args:
         direction: Whether our value is lower or higher, for what is not reproduced.
         measured: What the runs came to, or None without a run that has the score.
-        tolerance: How far from the published value counts as the same, or None where nothing can be said.
+        gap: The difference that the rule judges, or None where the scores do not decide.
         differs: The fields for which a cell is not comparable.
+        choices: The fields that the source does not publish; with any, no score can refute the number.
         reason: Why a cell is not run, or why it is not reproduced where no number says so.
     """
 
@@ -90,14 +88,20 @@ class Verdict:
     verdict: VerdictName
     direction: Direction | None = None
     measured: Measured | None = None
-    tolerance: float | None = None
+    gap: Gap | None = None
     differs: tuple[Differing, ...] = ()
+    choices: tuple[Differing, ...] = ()
     reason: str | None = None
 
     @property
     def difference(self) -> float | None:
         """Our value less the published one."""
         return None if self.measured is None else self.measured.value - self.cell.value
+
+    @property
+    def refutable(self) -> bool:
+        """True if other scores of the same runs would have refuted the number."""
+        return self.verdict in ("reproduced", "in line", "not reproduced") and not self.choices
 
 
 def judge_table(
@@ -128,7 +132,7 @@ def judge_table(
         if cell.derived:
             parts = [[found[cell.row, cell.model, task, one] for one in scores] for task, scores in cell.derived]
             found[cell.key] = judge_average(cell, parts)
-    return tuple(found[cell.key] for cell in table.cells)
+    return tuple(_together([found[cell.key] for cell in table.cells]))
 
 
 def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) -> Verdict:
@@ -152,17 +156,17 @@ def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) ->
         if diverged >= FEWEST_RUNS and not differing:
             soft = unpublished(cell)
             name: VerdictName = "not comparable" if soft else "not reproduced"
-            return Verdict(cell=cell, verdict=name, differs=soft, reason=f"all {diverged} runs diverged")
+            return Verdict(cell=cell, verdict=name, differs=soft, choices=soft, reason=f"all {diverged} runs diverged")
         return Verdict(cell=cell, verdict="not run", reason=_why_without_score(cell, records))
     rules = records[0].spec.rules
     statistic = cell.statistic or (rules.aggregation if rules is not None else "mean")
-    own, width = _widths(cell, scores, statistic)
+    starts = {record.spec.start.run_id for record in records if record.spec.start is not None}
     measured = Measured(
         n=len(scores),
         diverged=diverged,
         value=(statistics.median if statistic == "median" else statistics.fmean)(scores),
-        own_width=own,
-        width=width,
+        own_width=own_width(scores, statistic),
+        uncertainty=uncertainty(scores, statistic, spread=cell.spread, seeds=cell.seeds, starts=len(starts)),
         run_ids=tuple(sorted(record.run_id for record in records)),
     )
     if len(scores) + diverged < FEWEST_RUNS:
@@ -188,7 +192,7 @@ def judge_average(cell: PublishedCell, parts: Sequence[Sequence[Verdict]]) -> Ve
         diverged=max(one.diverged for part in found for one in part),
         value=statistics.fmean(statistics.fmean(one.value for one in part) for part in found),
         own_width=_combined([[one.own_width for one in part] for part in found]),
-        width=_combined([[one.width for one in part] for part in found]),
+        uncertainty=combined([[one.uncertainty for one in part] for part in found]),
         run_ids=tuple(sorted({run_id for part in found for one in part for run_id in one.run_ids})),
     )
     # What a source leaves open and what its scores are too wide for are asked of the average anew.
@@ -216,29 +220,49 @@ def _decide(
         hard: Fields in which the runs differ from what was asked for.
         soft: Fields that the source does not publish.
     """
-    metric = find(cell.score.rpartition("/")[2])
-    in_points = metric is None or metric.points
-    margin = MARGIN if in_points else RELATIVE_MARGIN * abs(cell.value)
-    width = measured.width or 0.0
-    tolerance = max(margin, width) + cell.step
-    difference = measured.value - cell.value
     if hard:
-        return Verdict(cell=cell, verdict="not comparable", measured=measured, differs=hard)
+        return Verdict(cell=cell, verdict="not comparable", measured=measured, differs=hard, choices=soft)
     if measured.diverged >= measured.n:
         reason = f"{measured.diverged} of {measured.diverged + measured.n} runs diverged"
-        verdict: VerdictName = "not comparable" if soft else "not reproduced"
-        return Verdict(cell=cell, verdict=verdict, measured=measured, differs=soft, reason=reason)
-    # Sums of binary fractions miss decimal ones by some 1e-16.
-    inside = abs(difference) <= tolerance + 1e-12
-    if inside and width > WIDEST_MARGINS * margin and abs(difference) > margin + cell.step:
-        spread = Differing("spread", f"at most ± {WIDEST_MARGINS * margin:.4g}", f"± {width:.4g}")
-        return Verdict(cell=cell, verdict="not comparable", measured=measured, tolerance=tolerance, differs=(spread,))
-    if inside:
-        return Verdict(cell=cell, verdict="reproduced", measured=measured, tolerance=tolerance)
-    if soft:
-        return Verdict(cell=cell, verdict="not comparable", measured=measured, tolerance=tolerance, differs=soft)
-    direction: Direction = "lower" if difference < 0 else "higher"
-    return Verdict(cell=cell, verdict="not reproduced", direction=direction, measured=measured, tolerance=tolerance)
+        name: VerdictName = "not comparable" if soft else "not reproduced"
+        return Verdict(cell=cell, verdict=name, measured=measured, differs=soft, choices=soft, reason=reason)
+    assert measured.uncertainty is not None  # at least two runs have a score: of three, fewer than half diverged
+    gap = Gap(
+        difference=measured.value - cell.value,
+        uncertainty=measured.uncertainty,
+        tolerance=tolerance_of(cell),
+        rounding=cell.step,
+    )
+    return _together([Verdict(cell=cell, verdict="in line", measured=measured, gap=gap, choices=soft)])[0]
+
+
+def tolerance_of(cell: PublishedCell) -> float:
+    """Return the declared tolerance: one point, or 1 % of a value whose unit is no point."""
+    metric = find(cell.score.rpartition("/")[2])
+    return TOLERANCE if metric is None or metric.points else TOLERANCE * abs(cell.value)
+
+
+def _together(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return the verdicts with those that scores decide judged as one family."""
+    gaps = [verdict.gap for verdict in verdicts if verdict.gap is not None]
+    found = iter(words(gaps))
+    return [verdict if verdict.gap is None else _worded(verdict, verdict.gap, next(found)) for verdict in verdicts]
+
+
+def _worded(verdict: Verdict, gap: Gap, word: Word) -> Verdict:
+    name: VerdictName = "not comparable"
+    direction: Direction | None = None
+    differs: tuple[Differing, ...] = ()
+    if word == "too wide":
+        widest = WIDEST_TOLERANCES * gap.tolerance
+        differs = (Differing("spread", f"at most ± {widest:.4g}", f"± {gap.uncertainty.width:.4g}"),)
+    elif word == "not reproduced" and verdict.choices:
+        differs = verdict.choices
+    else:
+        name = word
+        if word == "not reproduced":
+            direction = "lower" if gap.difference < 0 else "higher"
+    return dataclasses.replace(verdict, verdict=name, direction=direction, differs=differs)
 
 
 def _why_without_score(cell: PublishedCell, records: Sequence[Record]) -> str:
@@ -249,26 +273,6 @@ def _why_without_score(cell: PublishedCell, records: Sequence[Record]) -> str:
         return f"no run has the score {cell.score!r}"
     statuses = ", ".join(sorted({record.status for record in ended}))
     return f"{len(ended)} of {len(records)} runs ended {statuses}: {ended[0].reason or 'no reason was recorded'}"
-
-
-def _widths(cell: PublishedCell, scores: Sequence[float], statistic: str) -> tuple[float | None, float | None]:
-    """Half-widths of the 95 % interval of our value over seeds, and of the prediction interval for the published one."""
-    n, m = len(scores), cell.seeds or 1
-    if n < 2:
-        return None, None
-    from scipy.special import stdtrit
-
-    def quantile(freedom: int) -> float:
-        return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
-
-    variance = statistics.variance(scores)
-    factor = MEDIAN_VARIANCE if statistic == "median" else 1.0
-    own = quantile(n - 1) * math.sqrt(variance * factor / n)
-    freedom = n - 1
-    if cell.spread is not None and m > 1:
-        freedom = n + m - 2
-        variance = ((n - 1) * variance + (m - 1) * cell.spread**2) / freedom
-    return own, quantile(freedom) * math.sqrt(variance * (factor / n + factor / m))
 
 
 def _combined(widths: Iterable[Sequence[float | None]]) -> float | None:

@@ -1,0 +1,174 @@
+"""The rule that turns our scores and a published number into a word, on plain numbers.
+
+d = T − P is our mean or median T of n runs less the published value P of m seeds. Its standard error is
+
+    e = s √(c/n + c/m + h)
+
+- s is the standard deviation over our seeds, pooled with the published one where that is printed with its number of seeds
+  (degrees of freedom n − 1, or n + m − 2). A printed ± is read as a standard deviation. A printed ± 0.0 is a rounded one,
+  so it is not pooled.
+- c is 1 for a mean and π/2 for a median. m is 1 where the source does not say it.
+- h is 0, or 1/k + 1 for runs that start from k other runs. All runs of one start share its luck, which their spread does not
+  show. A start is taken to vary as much as a seed, ours and theirs.
+
+Two t-tests follow, both with the error level α = 0.05 for all cells that are judged together (Holm's procedure):
+
+- *a difference is shown* where d differs from 0 by more than half of one in the last printed digit;
+- *equivalence is shown* where two one-sided tests put d within the tolerance less that half: one point, or 1 % of P for NIST
+  and CIDEr, whose unit is no point.
+
+*Reproduced* is a cell with equivalence, *not reproduced* one with a difference and no equivalence, *in line* one with
+neither. If even a difference of three tolerances could pass for noise, "in line" would say nothing: the cell is *too wide*.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_bench.stats import holm
+
+TOLERANCE = 0.01
+WIDEST_TOLERANCES = 3
+ALPHA = 0.05
+MEDIAN_VARIANCE = math.pi / 2
+
+Word = Literal["reproduced", "in line", "not reproduced", "too wide"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty:
+    """The standard error of a difference from a published value, and its degrees of freedom."""
+
+    error: float
+    freedom: float
+
+    @property
+    def width(self) -> float:
+        """Half-width of the 95 % prediction interval for the published value."""
+        return _quantile(self.freedom, 1 - ALPHA / 2) * self.error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """The difference of our value from a published one.
+
+    Args:
+        difference: Ours less theirs.
+        uncertainty: Its standard error, without what rounding adds.
+        tolerance: Differences within it do not matter.
+        rounding: Half of one in the last printed digit.
+    """
+
+    difference: float
+    uncertainty: Uncertainty
+    tolerance: float
+    rounding: float
+
+    @property
+    def too_wide(self) -> bool:
+        """True if a difference of three tolerances could pass for noise."""
+        return self.uncertainty.width > WIDEST_TOLERANCES * self.tolerance
+
+    def difference_p(self) -> float:
+        """Return the two-sided p-value of no difference."""
+        return min(1.0, 2 * self._beyond(abs(self.difference) - self.rounding))
+
+    def equivalence_p(self) -> float:
+        """Return the p-value of a difference beyond the tolerance: the larger of two one-sided ones."""
+        return self._beyond(self.tolerance - self.rounding - abs(self.difference))
+
+    def _beyond(self, distance: float) -> float:
+        """Return the chance that noise alone exceeds a distance."""
+        from scipy.special import stdtr
+
+        error = self.uncertainty.error
+        # Sums of binary fractions miss decimal ones by some 1e-16.
+        if abs(distance) < 1e-12:
+            return 0.5
+        if error == 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(stdtr(self.uncertainty.freedom, -distance / error))
+
+
+def words(gaps: Sequence[Gap]) -> list[Word]:
+    """Return the word on each cell of those that are judged together."""
+    differences = holm([gap.difference_p() for gap in gaps], ALPHA)
+    equivalences = holm([gap.equivalence_p() for gap in gaps], ALPHA)
+
+    def word(gap: Gap, difference: float | None, equivalence: float | None) -> Word:
+        if equivalence is not None and equivalence <= ALPHA:
+            return "reproduced"
+        if difference is not None and difference <= ALPHA:
+            return "not reproduced"
+        return "too wide" if gap.too_wide else "in line"
+
+    return [
+        word(gap, one.p_value, other.p_value) for gap, one, other in zip(gaps, differences, equivalences, strict=True)
+    ]
+
+
+def uncertainty(
+    scores: Sequence[float],
+    statistic: str,
+    *,
+    spread: float | None,
+    seeds: int | None,
+    starts: int = 0,
+) -> Uncertainty | None:
+    """Return the uncertainty of a difference from a published value, or None for fewer than two scores.
+
+    Args:
+        scores: Our runs' scores.
+        statistic: "mean" or "median".
+        spread: The published standard deviation, or None.
+        seeds: The number of seeds of the published value, or None.
+        starts: The number of other runs that our runs start from.
+    """
+    n, m = len(scores), seeds or 1
+    if n < 2:
+        return None
+    variance, freedom = statistics.variance(scores), n - 1
+    if spread and m > 1:
+        freedom = n + m - 2
+        variance = ((n - 1) * variance + (m - 1) * spread**2) / freedom
+    factor = MEDIAN_VARIANCE if statistic == "median" else 1.0
+    shared = 1 / starts + 1 if starts else 0.0
+    return Uncertainty(error=math.sqrt(variance * (factor / n + factor / m + shared)), freedom=freedom)
+
+
+def own_width(scores: Sequence[float], statistic: str) -> float | None:
+    """Return the half-width of the 95 % interval of our value over seeds, or None for fewer than two scores."""
+    if len(scores) < 2:
+        return None
+    factor = MEDIAN_VARIANCE if statistic == "median" else 1.0
+    error = math.sqrt(statistics.variance(scores) * factor / len(scores))
+    return _quantile(len(scores) - 1, 1 - ALPHA / 2) * error
+
+
+def combined(tasks: Sequence[Sequence[Uncertainty | None]]) -> Uncertainty | None:
+    """Return the uncertainty of a mean over independent tasks, or None if one of them is unknown.
+
+    The scores of one task come from the same runs, so their errors do not average out. Degrees of freedom are Welch and
+    Satterthwaite's.
+    """
+    errors, freedoms = [], []
+    for task in tasks:
+        known = [one for one in task if one is not None]
+        if len(known) < len(task):
+            return None
+        errors.append(statistics.fmean(one.error for one in known))
+        freedoms.append(min(one.freedom for one in known))
+    variance = math.fsum(error**2 for error in errors)
+    spread = math.fsum(error**4 / freedom for error, freedom in zip(errors, freedoms, strict=True))
+    freedom = variance**2 / spread if spread else min(freedoms)
+    return Uncertainty(error=math.sqrt(variance) / len(errors), freedom=freedom)
+
+
+def _quantile(freedom: float, probability: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, probability))
