@@ -1,77 +1,165 @@
-"""The model card that lies beside kept weights."""
+"""The model card of kept weights, and the lines of Python that load them.
+
+The card has the metadata that the Hugging Face hub reads: base model, tags, pipeline and scores.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lora_bench.models.registry import known_models
+from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
-from lora_bench.records.spec import PlannedSpec
+from lora_bench.records.spec import ModelSpec, PlannedSpec, RunSpec
 from lora_bench.util.redaction import visible
 from lora_bench.version import __version__
 
+PLACE = "THIS FOLDER"
 
-def model_card(spec: PlannedSpec, step: int) -> str:
-    """Markdown that says what the weights are and how to load them."""
+
+def model_card(
+    spec: PlannedSpec, step: int, tuner: str | None, scores: Mapping[str, float] | None = None, examples: int = 0
+) -> str:
+    """Return the card as Markdown with metadata.
+
+    Args:
+        spec: The run.
+        step: Step after which the weights were taken.
+        tuner: Module to import before the weights load; "" for PEFT alone, None for a whole model.
+        scores: Scores of the run, by metric.
+        examples: Number of scored examples.
+    """
     options = _code(json.dumps(spec.method.options, sort_keys=True))
     labels = _words(", ".join(spec.task.labels))
-    if spec.method.name == "full":
-        load = 'AutoModelForSequenceClassification.from_pretrained("THIS FOLDER")'
-        imports = "from transformers import AutoModelForSequenceClassification"
-    else:
-        load = (
-            f"base = AutoModelForSequenceClassification.from_pretrained({_base(spec)}, "
-            f"num_labels={max(1, len(spec.task.labels))})\n"
-            'tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")\n'
-            "base.config.pad_token_id = tokenizer.pad_token_id\n"
-            'model = PeftModel.from_pretrained(base, "THIS FOLDER")'
-        )
-        imports = (
-            "import lora_bench.tuners  # makes PEFT know the methods that lora_bench adds\n"
-            "from peft import PeftModel\n"
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer"
-        )
-        if spec.model.name in known_models():
-            imports = f"from lora_bench.models.registry import known_models\n{imports}"
-    metadata = ["---", "library_name: " + ("transformers" if spec.method.name == "full" else "peft"), "---"]
+    revision = f" at revision `{spec.model.revision}`" if spec.model.revision else ""
+    metadata = yaml.safe_dump(
+        _metadata(spec, tuner, scores or {}, examples), sort_keys=False, allow_unicode=True, width=1000
+    )
     return "\n".join(
         [
-            *metadata,
+            "---",
+            metadata.rstrip("\n"),
+            "---",
             "",
             f"# {_words(spec.method.label)} on {_words(spec.model.shown)} for {_words(spec.task.name)}",
             "",
             f"Trained by lora_bench {__version__} (run `{spec.run_id}`): method `{spec.method.name}` with `{options}`, "
             f"learning rate {spec.training.learning_rate:g}, {amount_of(*spec.training.target)}, "
-            f"seed {spec.seed}, weights after step {step}. Labels in order: {labels or 'a number'}.",
+            f"seed {spec.seed}, weights after step {step}. Labels in order: {labels or 'none'}.",
             "",
-            f"Base model: `{_code(spec.model.name)}`"
-            + (f" at revision `{spec.model.revision}`" if spec.model.revision else "")
-            + f" (content {spec.model.sha256[:16]}).",
+            f"Base model: `{_code(public_name(spec.model))}`{revision} (content {spec.model.sha256[:16]})."
+            + (" Run these lines beside its folder." if _is_folder(spec.model) and tuner is not None else ""),
             "",
             "```python",
-            imports,
-            "",
-            load,
+            *loading_lines(spec, PLACE, tuner),
             "```",
             "",
         ]
     )
 
 
-def _base(spec: PlannedSpec) -> str:
-    """The base model as an expression: a known model is made by lora_bench, any other is named."""
-    if spec.model.name in known_models():
-        return f'known_models()["{spec.model.name}"].folder(None)'
-    return json.dumps(visible(spec.model.name))
+def loading_lines(spec: RunSpec, folder: str, tuner: str | None) -> list[str]:
+    """Return the Python lines that make `model` and `tokenizer` of kept weights.
+
+    Args:
+        spec: The run that left the weights.
+        folder: Their folder.
+        tuner: Module to import before they load; "" for PEFT alone, None for a whole model.
+    """
+    auto = "ForCausalLM" if writes(spec) else "ForSequenceClassification"
+    known = spec.model.name in known_models()
+    place, named = repr(folder), _head(spec)
+    lines = []
+    if tuner is None:
+        lines += [f"from transformers import AutoModel{auto}, AutoTokenizer", ""]
+        lines += [f"model = AutoModel{auto}.from_pretrained({place})"]
+    elif known:
+        lines += ["from lora_bench.models.registry import known_models"]
+        lines += [f"import {tuner}  # registers the method with PEFT"] if tuner else []
+        lines += ["from peft import PeftModel", f"from transformers import AutoModel{auto}, AutoTokenizer", ""]
+        lines += [*_labels(spec), f"base = known_models()[{spec.model.name!r}].folder(None)"]
+        lines += [f"base = AutoModel{auto}.from_pretrained(base{named})"]
+        lines += [f"model = PeftModel.from_pretrained(base, {place})"]
+    else:
+        lines += [f"import {tuner}  # registers the method with PEFT"] if tuner else []
+        lines += [f"from peft import AutoPeftModel{auto}", "from transformers import AutoTokenizer", "", *_labels(spec)]
+        lines += [f"model = AutoPeftModel{auto}.from_pretrained({place}{named})"]
+    lines += [f"tokenizer = AutoTokenizer.from_pretrained({place})"]
+    if tuner is not None and not writes(spec):
+        # A causal classifier reads the last token that is not padding.
+        lines += ["model.config.pad_token_id = tokenizer.pad_token_id"]
+    return lines
+
+
+def public_name(model: ModelSpec) -> str:
+    """Return the name of a base model without a path of this machine: a folder is `./` and its own name."""
+    return f"./{Path(visible(model.name)).name}" if _is_folder(model) else visible(model.name)
+
+
+def writes(spec: RunSpec) -> bool:
+    """Return True if the model of a run writes texts."""
+    return (spec.task.definition or {}).get("kind") == "generation"
+
+
+def _is_folder(model: ModelSpec) -> bool:
+    return model.revision is None and model.name not in known_models() and not model.name.startswith(PREFIX)
+
+
+def _labels(spec: RunSpec) -> list[str]:
+    """Return the line that lists the labels; repr keeps each exact, and escapes what a reader cannot see."""
+    return [f"labels = {list(spec.task.labels)!r}"] if spec.task.labels else []
+
+
+def _head(spec: RunSpec) -> str:
+    """Return the arguments that give the base model its head."""
+    if writes(spec):
+        return ""
+    if not spec.task.labels:
+        return ', num_labels=1, problem_type="regression"'
+    names = "id2label=dict(enumerate(labels)), label2id={label: index for index, label in enumerate(labels)}"
+    return f", num_labels=len(labels), {names}"
+
+
+def _metadata(spec: PlannedSpec, tuner: str | None, scores: Mapping[str, float], examples: int) -> dict[str, Any]:
+    """Return the metadata of the card, as the hub reads it."""
+    pipeline = "text-generation" if writes(spec) else "text-classification"
+    name = _bare(spec.task.name)
+    metrics = [
+        {
+            "type": _bare(metric),
+            "value": value,
+            "name": f"{_bare(metric)} on {examples} {spec.score_on} examples, 1 seed",
+        }
+        for metric, value in scores.items()
+    ]
+    results = [{"task": {"type": pipeline}, "dataset": {"name": name, "type": name}, "metrics": metrics}]
+    title = f"{_bare(spec.method.label)} on {_bare(spec.model.shown)}"
+    return {
+        "library_name": "transformers" if tuner is None else "peft",
+        "base_model": _bare(public_name(spec.model).removeprefix("./")),
+        "pipeline_tag": pipeline,
+        "tags": ["lora_bench", _bare(spec.method.name)],
+        **({"model-index": [{"name": title, "results": results}]} if metrics else {}),
+    }
 
 
 def _words(text: str) -> str:
-    """A name as words of a page, whatever marks are in it."""
+    """Return a name as words of a page, whatever marks are in it."""
     line = " ".join(visible(text).split())
     return re.sub(r"([\\`*_\[\]<>|#~$&!@])", r"\\\1", line)
 
 
+def _bare(text: str) -> str:
+    """Return a name without marks: a page that does not know metadata shows them as Markdown."""
+    return " ".join(re.sub(r"[^\w./ -]|\b_+|_+\b", " ", visible(text)).split())
+
+
 def _code(text: str) -> str:
-    """A text between backticks."""
+    """Return a text that can stand between backticks."""
     return " ".join(visible(text).split()).replace("`", "'")

@@ -32,10 +32,11 @@ from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.distributed.ranks import BatchShares, WorkerRank, collate_share, weigh_shares
 from lora_bench.training.hooks import Hooks, hooks_of, keeps_best
 from lora_bench.training.job import Job
+from lora_bench.training.kept_weights import keep_weights
 from lora_bench.training.lessons import BatchFlops, Lessons, read_lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.process_cache import WARM
-from lora_bench.training.scoring import keep_answers, keep_weights, quiet, scored_splits, scores_of
+from lora_bench.training.scoring import keep_answers, quiet, scored_splits, scores_of
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import ENDLESS
 from lora_bench.training.trainer_arguments import training_arguments
@@ -269,7 +270,9 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         ),
         scores=scores,
         predictions=keep_answers(job, lessons.data.splits[spec.score_on], answered.answers[spec.score_on]),
-        weights=keep_weights(job, model, ready.adapted.tokenizer, step),
+        weights=keep_weights(
+            job, model, ready.adapted.tokenizer, step, scores, len(lessons.data.splits[spec.score_on].ids)
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""From a trained model to scores, and what is kept of it: predictions beside the record, and weights where they are wanted.
+"""From a trained model to scores, and the answers that are kept beside the record.
 
 An `Exercise` is what a kind of task means to a model: how its examples are encoded, batched, and answered.
 """
@@ -17,16 +17,13 @@ from torch import nn
 from transformers import DataCollatorWithPadding
 
 from lora_bench.records.layout import COMPLETIONS, PREDICTIONS
-from lora_bench.records.record import Predictions, Weights
+from lora_bench.records.record import Predictions
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.records.store import write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
 from lora_bench.training.callbacks import Diverged
-from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.generation import CompletionCollator, encode_completions, encode_prompts
 from lora_bench.training.job import Job
-from lora_bench.training.model_card import model_card
-from lora_bench.util.atomic_files import sync_tree
 from lora_bench.util.failpoints import reach
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.heartbeat import beat
@@ -238,29 +235,6 @@ def keep_answers(job: Job, split: Split, answers: list[Any]) -> Predictions:
     raw = (json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n").encode("utf-8")
     write_atomic(job.folder.path / file, raw)
     return Predictions(file=file, sha256=hashlib.sha256(raw).hexdigest(), count=len(split.ids), ids_sha256=ids_sha256)
-
-
-def keep_weights(job: Job, model: nn.Module, tokenizer: PreTrainedTokenizerBase, step: int) -> Weights | None:
-    """Leave the trained weights in PEFT's format (or transformers', for a whole model), with a model card."""
-    if job.spec.keep_weights == "none":
-        return None
-    folder = job.folder.weights
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    labels = job.spec.task.labels
-    base.config.id2label = dict(enumerate(labels)) or base.config.id2label
-    base.config.label2id = {label: index for index, label in enumerate(labels)} or base.config.label2id
-    state = whole_state(model)
-    with quiet():
-        if tokenizer.is_fast:
-            # What it was last told to cut or to fill up is of a data set, and no part of it.
-            tokenizer.backend_tokenizer.no_truncation()
-            tokenizer.backend_tokenizer.no_padding()
-        model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
-        tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(job.spec, step), encoding="utf-8")
-    sync_tree(folder)  # the record that names them is on the disk when they are
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return Weights(folder=folder.name, stored_bytes=stored, step=step)
 
 
 @contextlib.contextmanager

@@ -72,12 +72,14 @@ def test_a_plan_is_text(plans):
 
 def test_the_card_of_kept_weights_is_text(plans):
     def structure(made):
-        parsed = MarkdownIt("commonmark", {"html": True}).parse(model_card(made.cells[0].job.spec, step=3))
+        parsed = MarkdownIt("commonmark", {"html": True}).parse(
+            model_card(made.cells[0].job.spec, 3, "lora_bench.tuners", {"accuracy": 0.5}, 40)
+        )
         marks = [child.type for token in parsed for child in token.children or []]
         return [token.type for token in parsed], {kind for kind in marks if kind != "text"}
 
     assert structure(plans["hostile"][1]) == structure(plans["inert"][1])
-    card = model_card(plans["hostile"][1].cells[0].job.spec, step=3)
+    card = model_card(plans["hostile"][1].cells[0].job.spec, 3, "", {"accuracy": 0.5}, 40)
     assert not UNSEEN & set(card)
 
 

@@ -1,0 +1,94 @@
+"""The trained weights that a run keeps, in a form that loads on any machine.
+
+An adapter is kept in PEFT's format, a whole model in transformers'. Beside it lie the tokenizer and a model card.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from lora_bench.records.record import Weights
+from lora_bench.records.spec import PlannedSpec
+from lora_bench.training.distributed.fsdp import whole_state
+from lora_bench.training.job import Job
+from lora_bench.training.model_card import model_card, public_name, writes
+from lora_bench.training.scoring import quiet
+from lora_bench.util.atomic_files import sync_tree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def keep_weights(
+    job: Job,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    step: int,
+    scores: Mapping[str, float],
+    examples: int,
+) -> Weights | None:
+    """Leave the trained weights in PEFT's format (or transformers', for a whole model), with a model card.
+
+    Args:
+        job: The run.
+        model: Its trained model.
+        tokenizer: Of the base model.
+        step: Step after which the weights were taken.
+        scores: Scores of the run, for the card.
+        examples: Number of scored examples.
+    """
+    if job.spec.keep_weights == "none":
+        return None
+    folder = job.folder.weights
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    labels = job.spec.task.labels
+    base.config.id2label = dict(enumerate(labels)) or base.config.id2label
+    base.config.label2id = {label: index for index, label in enumerate(labels)} or base.config.label2id
+    state = whole_state(model)
+    with quiet():
+        if tokenizer.is_fast:
+            # What it was last told to cut or to fill up is of a data set, and no part of it.
+            tokenizer.backend_tokenizer.no_truncation()
+            tokenizer.backend_tokenizer.no_padding()
+        model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
+        tokenizer.save_pretrained(folder)
+    tuner = None
+    if hasattr(model, "peft_config"):
+        publish_adapter_config(folder / "adapter_config.json", job.spec)
+        (config,) = model.peft_config.values()
+        tuner = tuner_module(config)
+    card = model_card(job.spec, step, tuner, scores, examples)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors' own files can be read by their owner only
+    sync_tree(folder)  # the record that names them is on the disk when they are
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return Weights(folder=folder.name, stored_bytes=stored, step=step)
+
+
+def publish_adapter_config(path: Path, spec: PlannedSpec) -> None:
+    """Give an adapter's configuration what PEFT needs on any machine: task type, and the base model's public name.
+
+    It is rewritten after saving: with a public name in it, PEFT's own saving would ask the hub for that model.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {
+        "task_type": "CAUSAL_LM" if writes(spec) else "SEQ_CLS",
+        "auto_mapping": None,
+        "base_model_name_or_path": public_name(spec.model),
+        "revision": spec.model.revision,
+    }
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def tuner_module(config: object) -> str:
+    """Return the module to import before PEFT knows the method of *config*; "" if PEFT has it."""
+    module = type(config).__module__
+    if module.split(".")[0] == "peft":
+        return ""
+    return "lora_bench.tuners" if module.startswith("lora_bench.tuners.") else module
