@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from lora_bench.plan.make_plan import make_plan
     from lora_bench.plugin.benchmark_callback import BenchmarkCallback
     from lora_bench.report import write_report
+    from lora_bench.report.model.choose_method import choose_method as choose_method
     from lora_bench.suite.load_suite import load_suite
 
 _WHERE = {
     "BenchmarkCallback": "plugin.benchmark_callback",
-    "load_suite": "suite.load",
+    "choose_method": "report.model.choose_method",
+    "load_suite": "suite.load_suite",
     "make_plan": "plan.make_plan",
     "run_suite": "execute.run_suite",
     "write_report": "report",

@@ -27,7 +27,7 @@ def add_exchange(commands: Commands) -> None:
     compare.where.add_argument(
         "--out", type=Path, default=Path(), metavar="FOLDER", help="folder for compare.md and compare.html (default: .)"
     )
-    compare.how.add_argument("--margin", type=_margin, metavar="X", help="difference of scores that does not matter")
+    compare.how.add_argument("--margin", type=margin, metavar="X", help="difference of scores that does not matter")
     compare.parser.set_defaults(command=_compare)
 
     exports = add_command(
@@ -76,7 +76,8 @@ def add_exchange(commands: Commands) -> None:
     peft_results.parser.set_defaults(command=_import_peft_results)
 
 
-def _margin(text: str) -> float:
+def margin(text: str) -> float:
+    """Return a margin of scores given on the command line."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")

@@ -19,6 +19,7 @@ from lora_bench.cli.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.cli.exchange_commands import add_exchange
 from lora_bench.cli.gate_commands import add_check, mistaken_code
 from lora_bench.cli.help import Formatter, Groups, Parser, add_command
+from lora_bench.cli.winner_commands import add_winner
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.util.redaction import message
 from lora_bench.util.signals import CODES, Stopped, ending_on_signals
@@ -86,6 +87,7 @@ def _parser() -> Parser:
     _add_probe(subcommands)
     _add_reproduce(subcommands)
     _add_report(subcommands)
+    add_winner(subcommands)
     add_check(subcommands)
     add_exchange(subcommands)
     _add_listings(subcommands)

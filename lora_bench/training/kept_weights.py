@@ -61,7 +61,7 @@ def keep_weights(
     if hasattr(model, "peft_config"):
         publish_adapter_config(folder / "adapter_config.json", job.spec)
         (config,) = model.peft_config.values()
-        tuner = tuner_module(config)
+        tuner = tuner_module(type(config))
     card = model_card(job.spec, step, tuner, scores, examples)
     (folder / "README.md").write_text(card, encoding="utf-8")
     for path in folder.iterdir():
@@ -86,9 +86,9 @@ def publish_adapter_config(path: Path, spec: PlannedSpec) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def tuner_module(config: object) -> str:
-    """Return the module to import before PEFT knows the method of *config*; "" if PEFT has it."""
-    module = type(config).__module__
+def tuner_module(config_class: type) -> str:
+    """Return the module to import before PEFT knows a method, by the class of its config; "" if PEFT has it."""
+    module = config_class.__module__
     if module.split(".")[0] == "peft":
         return ""
     return "lora_bench.tuners" if module.startswith("lora_bench.tuners.") else module

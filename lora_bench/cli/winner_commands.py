@@ -1,0 +1,111 @@
+"""The commands for the time after a comparison: `choose` a method, and `use` its weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_bench.cli.exchange_commands import margin
+from lora_bench.cli.help import add_command
+from lora_bench.util.redaction import message
+
+if TYPE_CHECKING:
+    from lora_bench.cli.help import Commands, Groups
+
+_STRENGTH = {
+    None: "nothing could be judged",
+    "exploratory": "exploratory: too few seeds to rely on",
+    "indicative": "indicative: worth a repeat with ten seeds",
+    "recommendation": "a recommendation",
+}
+
+
+def add_winner(commands: Commands) -> None:
+    """Add the commands; each returns 0, or raises LoraBenchError."""
+    choose = add_command(
+        commands,
+        "choose",
+        "name the cheapest method that is shown to be no worse than the best by more than a margin",
+        "lora-bench choose runs/quickstart --margin 0.01 --prefer memory",
+        takes="RUNS",
+    )
+    _what(choose)
+    choose.how.add_argument(
+        "--margin", type=margin, metavar="X", help="loss of score that does not matter (default: the suite's margin)"
+    )
+    choose.how.add_argument(
+        "--prefer",
+        choices=["storage", "memory", "time"],
+        default="storage",
+        metavar="COST",
+        help="cost to keep small: storage, memory or time of training (default: storage)",
+    )
+    choose.parser.set_defaults(command=_choose)
+
+    use = add_command(
+        commands,
+        "use",
+        "show the folder of the winner's weights and the Python lines that load it",
+        "lora-bench use runs/tickets --merge tickets-model",
+        takes="RUNS [METHOD]",
+    )
+    _what(use)
+    use.what.add_argument("method", nargs="?", metavar="METHOD", help="method by its label (default: the chosen one)")
+    use.where.add_argument(
+        "--merge", type=Path, metavar="OUT", help="write a plain model folder, with the adapter merged into the base"
+    )
+    use.where.add_argument(
+        "--base", type=Path, metavar="FOLDER", help="base model for --merge (default: found by its name from here)"
+    )
+    use.parser.set_defaults(command=_use)
+
+
+def _what(groups: Groups) -> None:
+    groups.what.add_argument(
+        "runs", metavar="RUNS", type=Path, help="folder of a suite's runs, such as runs/quickstart"
+    )
+    groups.what.add_argument("--task", metavar="TASK", help="one task of the runs")
+    groups.what.add_argument("--model", metavar="MODEL", help="one base model of the runs")
+
+
+def _choose(arguments: argparse.Namespace) -> int:
+    from lora_bench.report.model.choose_method import choose_method
+
+    choices = choose_method(
+        arguments.runs,
+        margin=arguments.margin,
+        prefer=arguments.prefer,
+        task=arguments.task,
+        model=arguments.model,
+    )
+    for choice in choices:
+        where = f"{choice.setting.spec.task.name}, {choice.table.model.shown}"
+        if choice.setting.target is not None:
+            where += f", {choice.setting.target:,} adapter parameters"
+        print(message(f"{where}: {choice.method} ({_STRENGTH[choice.grade]})"))
+        for reason in choice.reasons:
+            print(message(f"  {reason}"))
+    return 0
+
+
+def _use(arguments: argparse.Namespace) -> int:
+    from lora_bench.report import text
+    from lora_bench.training.winner import find_winner, merge_winner
+
+    winner = find_winner(arguments.runs, arguments.method, task=arguments.task, model=arguments.model)
+    score, row = winner.record.score, winner.row
+    assert row.score is not None
+    print(winner.folder)
+    seed = f"seed {winner.record.spec.seed}, {text.score(score)}" if row.score.n > 1 else text.score(score)
+    mean = f"; expect the mean over {row.score.n} seeds, {text.score(row.score.mean)}" if row.score.n > 1 else ""
+    print(message(f"{row.label} on {winner.record.spec.model.shown}: {seed}{mean}"))
+    lines = winner.lines
+    if arguments.merge is not None:
+        from lora_bench.training.model_card import loading_lines
+
+        merge_winner(winner, arguments.merge, arguments.base)
+        lines = loading_lines(winner.record.spec, str(arguments.merge), None)
+        print(f"merged into {arguments.merge}")
+    print("", *lines, sep="\n")
+    return 0

@@ -1,0 +1,199 @@
+"""The weights that a suite's winner left: found beside the records, and merged into a plain model.
+
+A merged model gives the answers of the adapted one, which is checked before anything is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line, unknown
+from lora_bench.records.record import Record
+from lora_bench.records.spec import PlannedSpec
+from lora_bench.records.store import RunFolder, answers_in, read_records
+from lora_bench.report.model.choose_method import Choice, choose_among
+from lora_bench.report.model.comparison import ModelTable, Setting
+from lora_bench.report.model.rows import Row
+from lora_bench.training.model_card import loading_lines, model_card
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Rounding alone moves a logit of a merged model less.
+MERGED_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best seed of a method, with the weights that it kept.
+
+    Args:
+        record: Its record.
+        folder: Folder of its weights.
+        row: Its method, over all seeds.
+        choice: The choice that named the method; None if the user did.
+    """
+
+    record: Record
+    folder: Path
+    row: Row
+    choice: Choice | None
+
+    @property
+    def tuner(self) -> str | None:
+        """Module to import before the weights load; "" for PEFT alone, None for a whole model."""
+        config = self.folder / "adapter_config.json"
+        return _tuner_of(json.loads(config.read_text(encoding="utf-8"))["peft_type"]) if config.is_file() else None
+
+    @property
+    def lines(self) -> list[str]:
+        """The Python lines that load it."""
+        return loading_lines(self.record.spec, str(self.folder), self.tuner)
+
+
+def find_winner(runs: Path, method: str | None = None, *, task: str | None = None, model: str | None = None) -> Winner:
+    """Return the best seed of the recommended method, or of *method*.
+
+    Args:
+        runs: Folder of a suite's runs.
+        method: Label of a method.
+        task: Only this task.
+        model: Only this base model.
+
+    Raises:
+        LoraBenchError: If several tasks or base models are left, there is no such method, or it kept no weights.
+    """
+    records = read_records(runs)
+    choices = choose_among(records, answers_in(runs, records), task=task, model=model)
+    if len(choices) > 1:
+        raise LoraBenchError(_which(choices))
+    (choice,) = choices
+    row = choice.chosen if method is None else _row(choice.table, method)
+    by_id = {record.run_id: record for record in records}
+    kept = [
+        (score.value, by_id[score.run_id], folder)
+        for score in row.scores
+        if (folder := RunFolder(runs / score.run_id).weights).is_dir() and by_id[score.run_id].weights is not None
+    ]
+    if not kept:
+        raise LoraBenchError(_none_kept(row, choice.setting, by_id[row.run_ids[0]]))
+    higher = choice.setting.spec.task.higher_is_better is not False
+    _, record, folder = max(kept, key=lambda one: one[0] if higher else -one[0])
+    return Winner(record, folder, row, choice if method is None else None)
+
+
+def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
+    """Write a plain transformers folder of the base model with the adapter merged into its weights.
+
+    Args:
+        winner: What to merge.
+        out: New folder.
+        base: Folder of the base model, if its name does not lead there from here.
+
+    Raises:
+        LoraBenchError: If *out* exists, the base model is not the one of the record, or the method cannot be merged.
+    """
+    import torch
+    from peft import PeftModel
+
+    import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
+    from lora_bench.models.loading import load_model, load_tokenizer
+    from lora_bench.models.registry import find_model
+    from lora_bench.training.scoring import quiet
+
+    record, label = winner.record, winner.row.label
+    if out.exists():
+        raise LoraBenchError(f"{out} is there already; name a new folder for --merge")
+    if winner.tuner is None:
+        raise LoraBenchError(f"{label} is a whole model already, and loads from {winner.folder}")
+    spec = PlannedSpec.model_validate(record.spec.model_dump())
+    given = spec.model.name if base is None else str(base)
+    found = find_model(given, base=Path(), revision=spec.model.revision if base is None else None)
+    if found.sha256 != spec.model.sha256:
+        raise LoraBenchError(
+            f"{given} is not the base model of run {record.run_id}: its files differ; name it by --base"
+        )
+    kind: Any = spec.task.definition["kind"]
+    with quiet(), torch.no_grad():
+        model, _ = load_model(found, kind=kind, labels=len(spec.task.labels))
+        model.config.pad_token_id = load_tokenizer(found).pad_token_id
+        if spec.task.labels:
+            model.config.id2label = dict(enumerate(spec.task.labels))
+            model.config.label2id = {name: index for index, name in enumerate(spec.task.labels)}
+        adapted = PeftModel.from_pretrained(model, str(winner.folder)).eval()
+        before = _logits(adapted, model.config.vocab_size)
+        merged = _merged(adapted, label)
+        difference = float((_logits(merged.eval(), model.config.vocab_size) - before).abs().max())
+        if not difference <= MERGED_TOLERANCE * max(1.0, float(before.abs().max())):
+            raise LoraBenchError(f"{label} cannot be merged: the merged model gives other answers, by {difference:.2g}")
+        merged.save_pretrained(out)
+        _copy_tokenizer(winner.folder, out)
+    assert record.weights is not None
+    examples = record.predictions.count if record.predictions is not None else 0
+    card = model_card(spec, record.weights.step, None, record.scores, examples)
+    (out / "README.md").write_text(card, encoding="utf-8")
+    for path in out.iterdir():
+        path.chmod(0o644)
+
+
+def _merged(adapted: Any, label: str) -> Any:
+    try:
+        return adapted.merge_and_unload()
+    except (AttributeError, NotImplementedError, TypeError, ValueError, UnsupportedPair) as error:
+        raise LoraBenchError(
+            f"{label} cannot be merged into the base model's weights ({first_line(error)}); use its adapter folder"
+        ) from None
+
+
+def _logits(model: nn.Module, vocabulary: int) -> Tensor:
+    """Return what a model answers to two rows of tokens."""
+    import torch
+
+    tokens = torch.arange(3, 27).reshape(2, 12) % vocabulary
+    logits: Tensor = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    return logits
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(source).save_pretrained(target)
+
+
+def _tuner_of(peft_type: str) -> str:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
+    from lora_bench.training.kept_weights import tuner_module
+
+    configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    return tuner_module(configs[peft_type]) if peft_type in configs else ""
+
+
+def _row(table: ModelTable, method: str) -> Row:
+    rows = [row for row in table.rows if row.label == method and row.score is not None]
+    if not rows:
+        raise unknown("method", method, [row.label for row in table.rows if row.score is not None])
+    return rows[0]
+
+
+def _which(choices: Sequence[Choice]) -> str:
+    tasks = sorted({choice.setting.spec.task.name for choice in choices})
+    models = sorted({choice.table.model.name for choice in choices})
+    asked = [f"--task ({', '.join(tasks)})"] if len(tasks) > 1 else []
+    asked += [f"--model ({', '.join(models)})"] if len(models) > 1 else []
+    if not asked:
+        return f"these runs have {len(choices)} settings of one task and base model; use one suite's runs"
+    return f"these runs have {len(choices)} winners; name one with {' and '.join(asked)}"
+
+
+def _none_kept(row: Row, setting: Setting, record: Record) -> str:
+    command = (record.command or "lora-bench run SUITE").replace(f" --only {record.run_id}", "")
+    return (
+        f"no weights of {row.label} were kept; set `keep_weights: last` in the suite, then `{command}` trains "
+        f"its reported runs again and keeps them"
+    )

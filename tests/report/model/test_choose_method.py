@@ -1,0 +1,79 @@
+"""The cheapest method that is shown to be no worse than the best by more than the margin."""
+
+import pytest
+
+import lora_bench
+from lora_bench.errors import LoraBenchError
+from lora_bench.records.store import to_json
+from lora_bench.report.model.choose_method import choose_among
+from tests.report.model.test_verdicts import FULL, runs, shifted
+
+# Differences to full that scatter a little around -0.001, and around -0.05.
+CLOSE, FAR = (-0.002, 0.0, -0.001), (-0.06, -0.05, -0.04)
+
+
+def chosen(records, **given):
+    (choice,) = choose_among(records, **given)
+    return choice
+
+
+def test_the_cheapest_of_those_within_the_margin_is_chosen():
+    records = [*runs("full", FULL), *runs("lora", shifted(CLOSE)), *runs("prefix_tuning", shifted(FAR))]
+    choice = chosen(records, margin=0.01)
+    assert (choice.method, choice.best.label, choice.grade) == ("lora", "full", "recommendation")
+    full, lora, prefix = choice.reasons
+    assert full == "full: 0.8000 over 10 seeds, the best mean; stores 86.6 MiB"
+    assert "lora: 0.7989 over 10 seeds, equivalent to full at a margin of 0.01: −0.0011" in lora
+    assert lora.endswith("; stores 0.6 MiB; chosen") and "worse than full" in prefix
+
+
+def test_a_margin_that_is_too_narrow_to_show_leaves_the_best():
+    records = [*runs("full", FULL), *runs("lora", shifted(CLOSE))]
+    assert chosen(records, margin=0.0005).method == "full"
+
+
+def test_too_few_seeds_choose_the_best_and_say_that_they_are_few():
+    records = [*runs("full", FULL[:2]), *runs("lora", shifted(CLOSE, FULL[:2]))]
+    choice = chosen(records, margin=0.5)
+    assert (choice.method, choice.grade) == ("full", "exploratory")
+
+
+def test_each_cost_has_its_own_cheapest():
+    records = [
+        *runs("full", FULL, peak_mib=600, step_seconds=0.02),
+        *runs("lora", shifted(CLOSE), peak_mib=300, step_seconds=0.05),
+        *runs("bottleneck_adapter", shifted(CLOSE), peak_mib=200, step_seconds=0.06),
+    ]
+    found = {prefer: chosen(records, margin=0.01, prefer=prefer).method for prefer in ("storage", "memory", "time")}
+    assert found == {"storage": "lora", "memory": "bottleneck_adapter", "time": "full"}
+
+
+def test_a_metric_of_which_less_is_better_is_read_so():
+    lower = {"metric": "ter", "higher_is_better": False}
+    records = [*runs("full", FULL, **lower), *runs("lora", shifted(FAR), **lower)]
+    assert chosen(records, margin=0.01).best.label == "lora"
+
+
+def test_a_method_with_failed_runs_is_not_chosen_though_it_scores_best():
+    records = [*runs("full", FULL), *runs("lora", [*shifted(0.02)[:9], None])]
+    choice = chosen(records, margin=0.01)
+    assert choice.method == choice.best.label == "full"
+    assert "1 of 10 runs failed" in choice.reasons[1]
+
+
+def test_the_function_reads_a_folder_and_knows_its_tasks_and_models(tmp_path):
+    for one in [*runs("full", FULL), *runs("lora", shifted(CLOSE))]:
+        (tmp_path / one.run_id).mkdir()
+        (tmp_path / one.run_id / "record.json").write_bytes(to_json(one))
+    (choice,) = lora_bench.choose_method(tmp_path, margin=0.01, task="vader_film")
+    assert choice.method == "lora"
+    with pytest.raises(LoraBenchError, match="unknown task 'vader_fil'; did you mean 'vader_film'"):
+        lora_bench.choose_method(tmp_path, task="vader_fil")
+    with pytest.raises(LoraBenchError, match="unknown cost 'speed'"):
+        lora_bench.choose_method(tmp_path, prefer="speed")
+
+
+def test_trials_are_no_results_to_choose_from():
+    trials = [*runs("full", FULL, spec={"score_on": "selection"}), *runs("lora", FULL, spec={"score_on": "selection"})]
+    with pytest.raises(LoraBenchError, match="only search for learning rates"):
+        choose_among(trials)

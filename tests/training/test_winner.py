@@ -1,0 +1,108 @@
+"""From a finished suite to the winner's weights: found, shown with the lines that load them, and merged."""
+
+import json
+
+import pytest
+import torch
+
+from lora_bench.cli import main
+from lora_bench.errors import LoraBenchError
+from lora_bench.execute.run_suite import run_suite
+from lora_bench.training.winner import find_winner, merge_winner
+from tests.project import SUITE, write_project
+
+KEPT = SUITE.replace("seeds: [0]", "seeds: [0, 1]") + "keep_weights: last\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+def finished(tmp_path, monkeypatch, suite=KEPT, methods="[full, lora, bitfit, prefix_tuning]", family="roberta"):
+    """The runs of a suite, done in the folder of its project."""
+    suite = suite.replace("[full, lora, bottleneck_adapter, prefix_tuning]", methods)
+    path = write_project(tmp_path / "project", suite, family)
+    monkeypatch.chdir(path.parent)
+    outcome = run_suite(path.name, runs="runs", workers=0)
+    assert {record.status for record in outcome.records} == {"ok"}
+    return path.parent / "runs" / "tickets", outcome.records
+
+
+def test_the_winner_is_the_best_seed_of_a_method(tmp_path, monkeypatch, capsys):
+    runs, records = finished(tmp_path, monkeypatch, methods="[full, lora]")
+    of_lora = [record for record in records if record.spec.method.label == "lora"]
+    winner = find_winner(runs, "lora")
+    assert winner.record.score == max(record.score for record in of_lora)
+    assert winner.folder == runs / winner.record.run_id / "weights"
+    assert main(["use", str(runs), "lora"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == str(winner.folder)
+    names: dict = {}
+    exec("\n".join(said[said.index("") :]), names)
+    assert names["model"].config.id2label == {0: "complaint", 1: "praise"}
+
+
+def test_without_a_method_it_is_that_of_choose(tmp_path, monkeypatch, capsys):
+    runs, _ = finished(tmp_path, monkeypatch, methods="[full, lora]")
+    assert main(["choose", str(runs)]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert f": {find_winner(runs).row.label} (exploratory" in first
+
+
+@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+def test_a_merged_model_is_a_plain_folder_with_the_same_answers(tmp_path, monkeypatch, family):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    runs, _ = finished(tmp_path, monkeypatch, KEPT.replace("[0, 1]", "[0]"), "[lora, bitfit]", family)
+    for method in ("lora", "bitfit"):
+        winner, out = find_winner(runs, method), tmp_path / f"merged-{method}"
+        merge_winner(winner, out)
+        assert not (out / "adapter_config.json").exists() and str(tmp_path) not in (out / "config.json").read_text()
+        names: dict = {}
+        exec("\n".join(winner.lines), names)
+        tokenizer = AutoTokenizer.from_pretrained(out)
+        batch = tokenizer(
+            ["the film was lovely", "dull"], padding=True, return_tensors="pt", return_token_type_ids=False
+        )
+        merged = AutoModelForSequenceClassification.from_pretrained(out).eval()
+        with torch.no_grad():
+            difference = (merged(**batch).logits - names["model"].eval()(**batch).logits).abs().max()
+        assert difference < 1e-5
+        assert pipeline("text-classification", model=str(out))("dull")[0]["label"] in ("praise", "complaint")
+
+
+def test_what_cannot_be_merged_is_said_and_nothing_is_written(tmp_path, monkeypatch):
+    runs, _ = finished(
+        tmp_path, monkeypatch, KEPT.replace("[0, 1]", "[0]"), "[full, prefix_tuning, bottleneck_adapter]"
+    )
+    out = tmp_path / "merged"
+    for method, said in (
+        ("prefix_tuning", "cannot be merged"),
+        ("bottleneck_adapter", "cannot be merged"),
+        ("full", "is a whole model already"),
+    ):
+        with pytest.raises(LoraBenchError, match=said):
+            merge_winner(find_winner(runs, method), out)
+        assert not out.exists()
+
+
+def test_another_base_model_is_refused(tmp_path, monkeypatch):
+    runs, _ = finished(tmp_path, monkeypatch, KEPT.replace("[0, 1]", "[0]"), "[lora]")
+    config = tmp_path / "project" / "base" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "layer_norm_eps": 1e-3}))
+    with pytest.raises(LoraBenchError, match="is not the base model of run"):
+        merge_winner(find_winner(runs), tmp_path / "merged")
+
+
+def test_runs_that_kept_nothing_say_the_key_and_the_command(tmp_path, monkeypatch, capsys):
+    runs, _ = finished(tmp_path, monkeypatch, SUITE, "[lora]")
+    assert main(["use", str(runs)]) == 2
+    said = capsys.readouterr().err
+    assert "`keep_weights: last`" in said and "`lora-bench run tickets.yaml`" in said
+
+
+def test_an_unknown_method_is_answered_with_the_nearest(tmp_path, monkeypatch):
+    runs, _ = finished(tmp_path, monkeypatch, KEPT.replace("[0, 1]", "[0]"), "[lora]")
+    with pytest.raises(LoraBenchError, match="unknown method 'lroa'; did you mean 'lora'"):
+        find_winner(runs, "lroa")
