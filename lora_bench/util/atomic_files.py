@@ -1,8 +1,8 @@
-"""Files that are whole whenever anybody looks, and on the disk when a function returns.
+"""Write files atomically, and flush them to the disk before a function returns.
 
-A file is written beside its name, flushed, and put in its place in one step. Then its folder is flushed: a power cut might
-keep the file otherwise and lose its name. New folders are flushed in the same way, and those above them. What a writer that
-was killed left behind is known by the name of its temporary file, which tells the process.
+A file is written to a temporary name, flushed, and renamed in one step. Then its folder is flushed: otherwise a power cut may
+keep the file and lose its name. New folders and those above them are flushed too. The name of a temporary file tells the
+process that writes it, so the leftovers of a killed writer can be recognised.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ QUARANTINE = "quarantine"
 REASON = "reason.txt"
 
 TEMPORARY = ".lora_bench-"
-# A temporary file may be taken away while its writer lives, by a machine of the same name or somebody's clean-up: it is written
-# again.
+# A machine of the same name, or a clean-up job, may remove a temporary file while its writer lives. It is written again.
 _TRIES = 3
-# Folders above a written file that may be new: of the run, of the series, of the suite, and that of all runs.
+# Folders above a written file that may be new: of the run, the series, the suite, and all runs.
 _ABOVE = 4
-# What a system says that has no such thing as flushing a folder, or does not let this user do it.
+# Errors of systems that cannot flush a folder, or forbid it to this user.
 _NOT_FLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EISDIR)
 _LOCAL = ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs")
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -38,7 +37,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def write_once(path: Path, content: bytes) -> bool:
-    """Write *content* to *path* whole and on the disk, unless *path* is there already; whether it was written.
+    """Write *content* to *path* atomically, unless *path* exists. Return True if it was written.
 
     Raises:
         LoraBenchError: If the file system has no hard links.
@@ -57,16 +56,16 @@ def write_once(path: Path, content: bytes) -> bool:
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
-            # Also where another process was first: it may not have got so far as to flush the name.
+            # Needed even if another process was first: it may not have flushed the name yet.
             sync_folder(path.parent)
     raise FileNotFoundError(errno.ENOENT, "its temporary files are taken away", str(path))
 
 
 def link_once(file: Path, path: Path) -> bool:
-    """Give a file the name *path* too, unless that is there already; whether it was given.
+    """Give a file the second name *path*, unless that exists. Return True if it was given.
 
     Raises:
-        LoraBenchError: If the file system has no hard links, without which two writers might both believe to be the first.
+        LoraBenchError: If the file system has no hard links; two writers might then both believe to be first.
     """
     try:
         os.link(file, path)
@@ -76,14 +75,14 @@ def link_once(file: Path, path: Path) -> bool:
         if error.errno not in _NO_LINKS:
             raise
         raise LoraBenchError(
-            f"{path.parent} is on a file system without hard links, by which a record is written once; "
-            "name a folder on another one"
+            f"{path.parent} is on a file system without hard links, which records need to be written once; "
+            "choose a folder on another file system"
         ) from None
     return True
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write *content* to *path* whole and on the disk, replacing what is there."""
+    """Write *content* to *path* atomically and flush it, replacing any file there."""
     for remaining in reversed(range(_TRIES)):
         temporary = None
         try:
@@ -103,7 +102,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def _written_beside(path: Path, content: bytes) -> Path:
-    """A temporary file in the folder of *path* with *content*, flushed to the disk."""
+    """Return a temporary file in the folder of *path* with *content*, flushed to the disk."""
     make_folder(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().tag}-", dir=path.parent)
     temporary = Path(name)
@@ -122,16 +121,16 @@ def _written_beside(path: Path, content: bytes) -> Path:
 
 
 def let_others_read(descriptor: int) -> None:
-    """Make a temporary file as readable as any other: those of `mkstemp` are private."""
+    """Give a temporary file the usual read permissions; files of `mkstemp` are private."""
     if sys.platform != "win32":
-        os.fchmod(descriptor, 0o644)  # not by its name, which may be taken away meanwhile
+        os.fchmod(descriptor, 0o644)  # the name may be gone by now
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, on the disk when this returns.
+    """Make a folder and those above it, and flush them to the disk.
 
     Raises:
-        LoraBenchError: If it, or one above it, is a link to what is not there.
+        LoraBenchError: If it, or one above it, is a dangling link.
     """
     for one in reversed(_missing(folder)):
         one.mkdir(exist_ok=True)
@@ -140,7 +139,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """The folders that are not there yet, from *folder* upwards.
+    """Return the missing folders, from *folder* upwards.
 
     Raises:
         LoraBenchError: As `make_folder`.
@@ -149,7 +148,7 @@ def _missing(folder: Path) -> list[Path]:
     above = folder
     while not above.is_dir():
         if above.is_symlink() and not above.exists():
-            raise LoraBenchError(f"{above} is a link to {above.readlink()}, which is not there")
+            raise LoraBenchError(f"{above} is a link to {above.readlink()}, which does not exist")
         missing.append(above)
         above = above.parent
     return missing
@@ -157,7 +156,7 @@ def _missing(folder: Path) -> list[Path]:
 
 @functools.lru_cache(maxsize=4096)
 def _flush_above(folder: Path) -> None:
-    """Flush the names of a folder and of those above it, once a process: whoever made them may have been killed before."""
+    """Flush the names of a folder and those above it, once per process: their maker may have been killed before it did."""
     for one in (folder, *folder.parents)[:_ABOVE]:
         sync_folder(one.parent)
 
@@ -179,7 +178,7 @@ def _flush(descriptor: int) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush every file under a folder, and the folders, to the disk: what a library wrote that flushes nothing."""
+    """Flush every file and folder under *folder* to the disk, for libraries that do not flush."""
     make_folder(folder)
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir():
@@ -190,10 +189,10 @@ def sync_tree(folder: Path) -> None:
 
 
 def quarantine(path: Path, reason: str, folder: Path) -> Path | None:
-    """Move what is damaged into *folder*, under a number of its own and with the reason beside it.
+    """Move a damaged file or folder into *folder*, under a number of its own, with the reason beside it.
 
     Returns:
-        Its new place, or None where another process was faster.
+        The new path, or None if another process moved it first.
     """
     make_folder(folder)
     number = len(list(folder.iterdir())) + 1
@@ -210,25 +209,25 @@ def quarantine(path: Path, reason: str, folder: Path) -> Path | None:
     except FileNotFoundError:
         remove_tree(place)
         return None
-    # First the new name, then the end of the old one.
+    # The new name is flushed before the end of the old one.
     for changed in (place, folder, path.parent):
         sync_folder(changed)
     return place / path.name
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it; what cannot be removed stays."""
+    """Remove a folder with its content; files that cannot be removed stay."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_orphans(folder: Path) -> int:
-    """Remove the temporary files in a folder, and in those below it, whose writers are gone; how many there were.
+    """Remove the temporary files below a folder whose writers have ended. Return their number.
 
-    Those of this machine are asked for, and those of this machine before it was started anew are known to be gone. One of
-    another machine, or of another container, stays: its writer may be at work.
+    Writers of this machine are looked up; those from before its last start are known to have ended. Temporary files of
+    another machine or container stay: their writers may still run.
     """
     removed = 0
-    # Unlike a glob, a walk does not mind that a folder goes away meanwhile.
+    # Unlike a glob, a walk tolerates that a folder disappears meanwhile.
     for place, _, names in os.walk(folder):
         for name in names:
             tag = name.removeprefix(TEMPORARY).rpartition("-")[0]
@@ -240,23 +239,23 @@ def remove_orphans(folder: Path) -> int:
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Refuse a folder that cannot be written or made, before any work; nothing is left of the try.
+    """Refuse a folder that cannot be written or made, before any work. The check leaves nothing behind.
 
     Raises:
-        LoraBenchError: With the reason, and the option that names another.
+        LoraBenchError: With the reason, and the option that chooses another folder.
     """
     try:
-        _missing(folder)  # which says of a link that it leads nowhere
+        _missing(folder)  # raises for a dangling link
         there = next(path for path in (folder, *folder.parents) if path.exists())
         descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().tag}-", dir=there)
         os.close(descriptor)
         Path(name).unlink(missing_ok=True)
     except OSError as error:
-        raise LoraBenchError(f"{folder} cannot be written: {error.strerror}; {option} names another folder") from None
+        raise LoraBenchError(f"{folder} cannot be written: {error.strerror}; choose another folder with {option}") from None
 
 
 def is_local(folder: Path) -> bool:
-    """Whether a folder is on a file system of this kernel's own, so that no process of another machine reaches it."""
+    """Return True if a folder is on a local file system, which no process of another machine reaches."""
     path = folder.resolve()
     found = Path(), ""
     try:
@@ -273,7 +272,7 @@ def is_local(folder: Path) -> bool:
 
 
 def free_bytes(path: Path) -> int:
-    """Free space on the file system that *path* is or will be on."""
+    """Return the free space on the file system that *path* is or will be on."""
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free

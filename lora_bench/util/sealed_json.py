@@ -1,7 +1,7 @@
-"""JSON files that carry a hash of their own content, so that a byte which changed on the disk is noticed.
+"""JSON files that carry a hash of their own content, so that damage on the disk is noticed.
 
-The key `sha256` holds the hash of everything else, as canonical JSON. It is no signature: it tells damage, not intent. Files
-from before there were seals are read without one.
+The key `sha256` holds the hash of all other content, as canonical JSON. It is no signature: it detects damage, not intent.
+Files from before seals are read without one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SEAL = "sha256"
 
 
 class DamagedContent(ValueError):
-    """What was read is not what was written, with the reason."""
+    """The content read differs from the content written, with the reason."""
 
 
 def seal(content: dict[str, Any]) -> bytes:
-    """Plain data with the hash of it, as it is stored: sorted keys, two spaces, no NaN, a newline at the end."""
+    """Return plain data with its hash, as stored: sorted keys, two spaces, no NaN, a newline at the end."""
     return as_json({**content, SEAL: content_hash(content)})
 
 
@@ -40,15 +40,15 @@ def with_seal(schema: dict[str, Any]) -> None:
 
 
 def as_json(content: dict[str, Any]) -> bytes:
-    """Plain data as it is stored, without a seal."""
+    """Return plain data as stored, without a seal."""
     return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
 
 
 def unseal(raw: bytes) -> tuple[dict[str, Any], bool]:
-    """The data of a JSON object without its seal, and whether it had one.
+    """Return the data of a JSON object without its seal, and True if it had one.
 
     Raises:
-        DamagedContent: If it is no JSON object, or is not what its seal says.
+        DamagedContent: If it is no JSON object, or its seal does not match.
     """
     try:
         data = json.loads(raw, parse_constant=_refuse)
@@ -61,20 +61,20 @@ def unseal(raw: bytes) -> tuple[dict[str, Any], bool]:
     said = data.pop(SEAL)
     try:
         found = content_hash(data)
-    except ValueError as error:  # half a character, which UTF-8 cannot hold
+    except ValueError as error:  # a lone surrogate, which UTF-8 cannot encode
         raise DamagedContent(str(error)) from None
     if found != said:
-        raise DamagedContent("its content does not have the sha256 that it says; it changed after it was written")
+        raise DamagedContent("its sha256 does not match its content; the file changed after it was written")
     return data, True
 
 
 def is_seal(content: dict[str, Any], name: str) -> bool:
-    """Whether a field of plain data is the seal of the rest, under a name that changed on the disk."""
+    """Return True if a field of plain data is the seal of the rest, under a name damaged on the disk."""
     if name not in content:
         return False
     try:
         return bool(content_hash({key: content[key] for key in content if key != name}) == content[name])
-    except ValueError:  # NaN or an infinity, or half a character, which no sealed file has
+    except ValueError:  # NaN, an infinity or a lone surrogate, which no sealed file has
         return False
 
 
@@ -83,13 +83,13 @@ def _refuse(name: str) -> float:
 
 
 def keep(path: Path, content: dict[str, Any]) -> None:
-    """Keep something in the cache that took a while to find."""
+    """Store plain data in the cache."""
     remove_orphans(path.parent)
     write_atomic(path, seal(content))
 
 
 def kept(path: Path) -> dict[str, Any] | None:
-    """What was kept in the cache, or None: it was not, or not whole, and is to be found again.
+    """Return cached data, or None if it is missing or damaged and must be computed again.
 
     A damaged file is moved to `quarantine/` beside it.
     """
@@ -104,10 +104,10 @@ def kept(path: Path) -> dict[str, Any] | None:
 
 
 def kept_as(path: Path, model: type[ModelT]) -> ModelT | None:
-    """As `kept`, as an instance of *model*; None too for what is none."""
+    """Return cached data as an instance of *model*, or None if it is missing, damaged or invalid."""
     content = kept(path)
     try:
-        # JSON mode lets a list stand for a tuple while every other type stays strict.
+        # JSON mode accepts a list for a tuple and keeps every other type strict.
         return None if content is None else model.model_validate_json(json.dumps(content))
     except ValidationError:
-        return None  # of a lora_bench between two releases
+        return None  # written by a lora_bench between two releases

@@ -1,7 +1,7 @@
-"""Randomness as a pure function of what it is for.
+"""Random numbers as a pure function of their use.
 
 Initial weights come from (seed, tensor name), the order of the data from (seed, epoch), dropout from (seed, step). So a
-fresh process, a warm worker and a resumed run draw the same numbers, and heads start equal across methods.
+fresh process, a warm worker and a resumed run draw the same numbers, and all methods start from equal heads.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def seed_for(*what: str | int) -> int:
-    """A seed in [0, 2**63) that depends on every part of *what* and on nothing else."""
+    """Return a seed in [0, 2**63) that depends on every part of *what* and on nothing else."""
     digest = hashlib.sha256("\x1f".join(map(str, what)).encode("utf-8")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def example_order(seed: int, examples: int, wanted: int) -> list[int]:
-    """Indexes of the examples in the order in which they are seen, epoch after epoch, cut at *wanted*.
+    """Return the indexes of *wanted* examples in the order in which they are seen, epoch after epoch.
 
-    Sorting by a hash, and not a library's shuffle, keeps the order the same with every version of every library.
+    Sorting by a hash keeps the order the same with every version of every library, unlike their shuffles.
     """
     order: list[int] = []
     epoch = 0
@@ -36,12 +36,12 @@ def example_order(seed: int, examples: int, wanted: int) -> list[int]:
 
 
 def epoch_order(seed: int, epoch: int, examples: int) -> list[int]:
-    """Indexes of the examples in the order in which one epoch sees them."""
+    """Return the indexes of the examples in the order of one epoch."""
     return sorted(range(examples), key=lambda index: seed_for("order", seed, epoch, index))
 
 
 def draw_head(model: PreTrainedModel, head: list[str], seed: int) -> None:
-    """Draw the head's weights anew in place, each module from (seed, its name), as the model's class draws them."""
+    """Draw the head's weights anew in place, each module from (seed, its name), by the initialiser of the model's class."""
     import torch
 
     for name in head:
@@ -53,15 +53,15 @@ def draw_head(model: PreTrainedModel, head: list[str], seed: int) -> None:
 
 @contextlib.contextmanager
 def adapters_drawn_from(seed: int) -> Iterator[None]:
-    """Within this block, PEFT draws the weights of each adapted module from (seed, the module's name)."""
+    """Make PEFT draw the weights of each adapted module from (seed, the module's name) in this block."""
     import torch
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-    # PEFT creates an adapter site by site in `_create_and_replace`; there is no public hook, and the canary test says so
-    # should the name go away.
+    # PEFT creates an adapter site by site in `_create_and_replace`. There is no public hook; the canary test fails if the
+    # name changes.
     originals: dict[type[nn.Module], Callable[..., Any]] = {}
     for tuner in set(PEFT_TYPE_TO_TUNER_MAPPING.values()):
-        # The class that defines it may be a base of several tuners, and is wrapped once.
+        # The class that defines it may be a base of several tuners, and must be wrapped once.
         owner = next((parent for parent in tuner.__mro__ if "_create_and_replace" in vars(parent)), None)
         if owner is not None:
             originals[owner] = owner._create_and_replace
@@ -73,7 +73,7 @@ def adapters_drawn_from(seed: int) -> Iterator[None]:
 
         return create
 
-    # What is drawn outside any site (a prompt encoder, say) still depends on the seed alone.
+    # Weights outside any site (a prompt encoder, say) still depend on the seed alone.
     torch.manual_seed(seed_for("adapter", seed))
     try:
         for tuner, original in originals.items():

@@ -1,4 +1,4 @@
-"""How work is asked to stop: the first SIGINT or SIGTERM asks, the second insists."""
+"""Stop work on signals: the first SIGINT or SIGTERM asks it to stop, the second forces it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# As shells give them: 128 and the signal's number.
+# Exit codes as shells give them: 128 and the signal's number.
 CODES = {"SIGINT": 130, "SIGTERM": 143}
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM came, and nothing has to be finished first."""
+    """SIGINT or SIGTERM arrived, and no work must be finished first."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """Within this block the first SIGINT or SIGTERM raises `Stopped`, and another one ends the process at once."""
+    """In this block the first SIGINT or SIGTERM raises `Stopped`; another one ends the process at once."""
 
     def end(name: str, before: list[str]) -> None:
         raise Stopped(name)
@@ -33,9 +33,9 @@ def ending_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[list[str]]:
-    """Within this block, the first SIGINT or SIGTERM asks the work to stop; its name is put into the list yielded.
+    """In this block the first SIGINT or SIGTERM asks the work to stop; its name is added to the list yielded.
 
-    The second raises `Stopped`, and another one ends the process at once.
+    The second raises `Stopped`; another one ends the process at once.
     """
 
     def ask(name: str, before: list[str]) -> None:
@@ -49,13 +49,13 @@ def stopping_on_signals(stop: Callable[[str], None]) -> Iterator[list[str]]:
 
 @contextmanager
 def _answering(answer: Callable[[str, list[str]], None]) -> Iterator[list[str]]:
-    """Within this block *answer* is told of SIGINT and SIGTERM, and of those that came so far; yields these.
+    """In this block call *answer* with each SIGINT or SIGTERM and the list of those so far; yield the list.
 
-    Once it has raised, nothing is left to ask: the next signal ends the process.
+    After it has raised, the next signal ends the process.
     """
     came: list[str] = []
     if threading.current_thread() is not threading.main_thread():
-        yield came  # only the main thread may handle signals; elsewhere whoever calls decides
+        yield came  # only the main thread may handle signals; elsewhere the caller decides
         return
     raised = False
 
@@ -80,12 +80,12 @@ def _answering(answer: Callable[[str, list[str]], None]) -> Iterator[list[str]]:
 
 
 class BeforeTermination:
-    """Has something done when SIGTERM is about to end the process, which then ends as it would have.
+    """Run a function when SIGTERM is about to end the process, which then ends as usual.
 
-    Nothing is touched where the program, or a library it uses, answers to SIGTERM itself.
+    A handler of the program, or of a library, takes precedence: then this class does nothing.
 
     Args:
-        do: What is to be done; told the signal's name.
+        do: Function to run; called with the signal's name.
     """
 
     def __init__(self, do: Callable[[str], None]) -> None:
@@ -93,14 +93,14 @@ class BeforeTermination:
         self._watching = False
 
     def watch(self) -> None:
-        """From now on."""
+        """Start to watch for SIGTERM."""
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and not self._watching and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self._terminated)
             self._watching = True
 
     def leave(self) -> None:
-        """No longer."""
+        """Stop watching."""
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and self._watching and signal.getsignal(signal.SIGTERM) == self._terminated:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -179,7 +179,7 @@ def put(**changed):
         ({"schema": True}, "schema: must be"),
         ({"schema": None}, "schema: is missing"),
         ({"sha256": "x"}, "sha256: must"),
-        ({"series": "../../elsewhere"}, "series: a name has letters"),
+        ({"series": "../../elsewhere"}, "series: a name must have letters"),
         ({"data_dir": ["a"]}, "data_dir: must be string, got a list"),
         ({"allow_pickle": ["base"]}, "allow_pickle: unknown key"),
         ({"file": "x" * 5_000}, "file: "),

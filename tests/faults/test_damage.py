@@ -135,4 +135,4 @@ def test_a_link_in_the_place_of_the_runs_folder_is_followed_or_said_to_lead_nowh
     (project / "runs").unlink()
     (project / "runs").symlink_to("unmounted", target_is_directory=True)
     command = forge.start(project, *RUN, "0")
-    assert command.wait() == 2 and "is a link to unmounted, which is not there" in command.output.replace("\n", " ")
+    assert command.wait() == 2 and "is a link to unmounted, which does not exist" in command.output.replace("\n", " ")

@@ -90,14 +90,14 @@ def test_a_linked_runs_folder_is_written_through_the_link(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 def test_a_link_to_nowhere_is_said(tmp_path):
     (tmp_path / "runs").symlink_to(tmp_path / "unmounted", target_is_directory=True)
-    with pytest.raises(LoraBenchError, match=r"runs is a link to .*unmounted, which is not there"):
+    with pytest.raises(LoraBenchError, match=r"runs is a link to .*unmounted, which does not exist"):
         make_folder(tmp_path / "runs" / "suite")
     assert not (tmp_path / "unmounted").exists()
 
 
 def test_a_file_in_the_place_of_a_folder_is_said(tmp_path):
     (tmp_path / "runs").write_text("no folder")
-    with pytest.raises(LoraBenchError, match=r"runs/suite cannot be written: .*; --runs names another folder"):
+    with pytest.raises(LoraBenchError, match=r"runs/suite cannot be written: .*; choose another folder with --runs"):
         check_writable(tmp_path / "runs" / "suite", "--runs")
 
 
@@ -153,7 +153,7 @@ def test_a_read_only_folder_is_refused_before_any_work_and_read_all_the_same(tmp
     for path in [runs, *runs.rglob("*")]:
         path.chmod(0o755)
     assert "lora-bench: [Errno 13] Permission denied" in said and "exit 2" in said
-    assert "runs cannot be written: Permission denied; --runs names another folder" in said.splitlines()[-1]
+    assert "runs cannot be written: Permission denied; choose another folder with --runs" in said.splitlines()[-1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts are looked up as Linux shows them")

@@ -152,7 +152,7 @@ def test_a_seal_is_the_hash_of_everything_else(tmp_path):
     assert content.pop(SEAL) == content_hash(content) and content == json.loads(to_json(record))
     changed = {**json.loads(sealed(record)), "scores": {"accuracy": 0.99}}
     (tmp_path / "record.json").write_text(json.dumps(changed))
-    with pytest.raises(BadInput, match="it changed after it was written"):
+    with pytest.raises(BadInput, match="the file changed after it was written"):
         read_record(tmp_path / "record.json")
 
 

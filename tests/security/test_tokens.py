@@ -161,7 +161,7 @@ def test_a_download_that_fails_says_why_without_token_and_password(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert server.tokens["hub"], "the library did send what it was given"
     assert re.findall(r"(?m)^\d+$", done.stdout) == ["2", "2", "2"], done.stderr
-    assert "is not to be had: the hub (http://***@127.0.0.1" in done.stderr
+    assert "is unavailable: the hub (http://***@127.0.0.1" in done.stderr
     assert not any(secret in done.stdout + done.stderr for secret in SECRETS)
     left = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(tmp_path / "home")]
     assert [path for path in left if any(secret.encode() in path.read_bytes() for secret in SECRETS)] == []

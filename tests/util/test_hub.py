@@ -305,7 +305,7 @@ MODELS = {
         mends=False,
     ),
     "no name": Case(
-        ("'a/b/c' is no folder here, and no name that the hub could have", "owner/name"), "a/b/c", mends=False
+        ("'a/b/c' is no folder here, and no valid name on the hub", "owner/name"), "a/b/c", mends=False
     ),
     "revision": Case(("has no revision 'v9' on the hub", "a branch, a tag"), ROBERTA, "v9", mends=False),
     "commit": Case((f"has no revision '{ABSENT_COMMIT}'",), ROBERTA, ABSENT_COMMIT, mends=False),
@@ -317,10 +317,10 @@ MODELS = {
     "gated": Case(("'gated/model' is gated: ask for access at", "/gated/model,", "HF_TOKEN"), "gated/model"),
     "down": Case(("the hub (", "answered 500", "try again later"), "down/model"),
     "with pieces": Case(("answered 500", "try again later"), "down/deberta-v3"),
-    "broken": Case(("the connection broke off; the same command tries again",), "broken/model"),
-    "truncated": Case(("the connection broke off; the same command tries again",), "truncated/model"),
-    "short": Case(("the connection broke off; the same command tries again",), "short/model"),
-    "damaged": Case(("arrived damaged: model.safetensors", "the same command downloads it again"), "damaged/model"),
+    "broken": Case(("the connection broke off; run the same command again",), "broken/model"),
+    "truncated": Case(("the connection broke off; run the same command again",), "truncated/model"),
+    "short": Case(("the connection broke off; run the same command again",), "short/model"),
+    "damaged": Case(("arrived damaged: model.safetensors", "run the same command again"), "damaged/model"),
 }
 DATA = {
     "unknown": Case(("data set 'absent/data' is not on the hub, or private",), "absent/data", "main", mends=False),
@@ -338,9 +338,9 @@ DATA = {
     "gated": Case(("is gated: ask for access at", "/datasets/gated/data,"), "gated/data"),
     "down": Case(("answered 500", "try again later"), "down/data"),
     "down on a branch": Case(("answered 500", "try again later"), "down/branch", "main"),
-    "broken": Case(("the connection broke off; the same command tries again",), "broken/data"),
-    "truncated": Case(("the connection broke off; the same command tries again",), "truncated/data"),
-    "short": Case(("the connection broke off; the same command tries again",), "short/data"),
+    "broken": Case(("the connection broke off; run the same command again",), "broken/data"),
+    "truncated": Case(("the connection broke off; run the same command again",), "truncated/data"),
+    "short": Case(("the connection broke off; run the same command again",), "short/data"),
     "damaged": Case(("arrived damaged: mnli/train-00000-of-00001.parquet",), "damaged/data"),
 }
 CASES = {("model", name): case for name, case in MODELS.items()} | {("data", name): case for name, case in DATA.items()}
@@ -467,7 +467,7 @@ def test_without_the_hub_a_commit_is_never_answered_with_another(tmp_path):
     begun, answer = late.rows(hub, asked[0], asked[2], HF_HUB_OFFLINE="1")
     # Here `datasets` alone would give the rows of the commit that it has.
     assert f"'owner/name' is in the cache at another commit than {old}" in begun
-    assert "HF_HUB_OFFLINE forbids to download it" in answer
+    assert "HF_HUB_OFFLINE forbids downloads" in answer
 
 
 # SentencePiece

@@ -181,7 +181,7 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     know(monkeypatch, WHEEL, tiny_wheel())
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(AssetUnavailable, match="set LORA_BENCH_CACHE to a folder"):
+    with pytest.raises(AssetUnavailable, match="set LORA_BENCH_CACHE to a writable folder"):
         obtain("tiny")
 
 
@@ -191,7 +191,7 @@ def test_members_of_a_wheel_are_read_by_their_path(cache, monkeypatch, no_pip):
     (cache / WHEEL).write_bytes(tiny_wheel())
     assert members("tiny", ["tiny_asset/hello.txt"]) == {"tiny_asset/hello.txt": b"hello\n"}
     with pytest.raises(
-        LoraBenchError, match=r"holds no file 'tiny_asset/hello.tx'; did you mean 'tiny_asset/hello.txt'"
+        LoraBenchError, match=r"contains no file 'tiny_asset/hello.tx'; did you mean 'tiny_asset/hello.txt'"
     ):
         members("tiny", ["tiny_asset/hello.tx"])
 
@@ -212,7 +212,7 @@ def test_a_link_out_of_the_archive_is_not_followed(cache, monkeypatch, no_pip):
     know(monkeypatch, "tiny-1.0.tar.gz", archive)
     cache.mkdir(parents=True)
     (cache / "tiny-1.0.tar.gz").write_bytes(archive)
-    with pytest.raises(LoraBenchError, match="holds no file"):
+    with pytest.raises(LoraBenchError, match="contains no file"):
         members("tiny", ["tiny-1.0/secret.txt"])
 
 
