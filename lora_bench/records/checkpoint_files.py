@@ -1,11 +1,11 @@
-"""The files of checkpoints: whole or passed over, and at any moment one whole checkpoint behind the newest.
+"""Files of checkpoints, written so that a whole one always remains.
 
     checkpoint/step-<step>[-<n>]/…             the files of a checkpoint, each flushed to the disk
                                  manifest.json their hashes, written last
 
-Two whole checkpoints are kept, so that one which a disk has damaged costs a minute of work and not the run. A folder without a
-manifest is of a writer that was cut off. A second checkpoint after the same step is written beside the first: at no moment
-is the only one there is taken away.
+Two whole checkpoints are kept, so that damage of one on the disk costs a minute of work and not the run. A folder without a
+manifest was left by an interrupted writer. A second checkpoint of the same step is written beside the first, so that the
+only one is never removed.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
 def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Path:
-    """Write the files of a checkpoint after *step*, and remove those that are two or more behind it.
+    """Write the files of a checkpoint after *step*, and remove all but the newest two.
 
     Args:
-        folder: Where checkpoints lie.
-        step: The last step that was done.
-        files: What it consists of, by name.
+        folder: Folder of the checkpoints.
+        step: Last step done.
+        files: Contents by file name.
 
     Returns:
-        Its folder, whole and on the disk.
+        Its folder, complete and on the disk.
     """
     reach("checkpoint.begin")
     make_folder(folder)
@@ -53,7 +53,7 @@ def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Pat
         reach("checkpoint.manifest")
         write_atomic(target / MANIFEST, json.dumps(manifest).encode("utf-8"))
     except BaseException:
-        remove_tree(target)  # what the disk had no room for takes none
+        remove_tree(target)  # free the room of a checkpoint that did not fit
         raise
     reach("checkpoint.written")
     for older in [path for path in _newest_first(folder) if (path / MANIFEST).is_file()][KEPT:]:
@@ -64,14 +64,14 @@ def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Pat
 def newest_checkpoint(
     folder: Path, say: Callable[[str], None], needed: Collection[str] = ()
 ) -> tuple[Path, dict[str, bytes]] | None:
-    """The folder and the files of the newest checkpoint that is what its manifest says, or None.
+    """Return the folder and files of the newest checkpoint that matches its manifest, or None.
 
-    What a writer left that was cut off is removed; a damaged checkpoint is moved to the quarantine beside *folder*.
+    Leftovers of an interrupted writer are removed; a damaged checkpoint is moved to the quarantine beside *folder*.
 
     Args:
-        folder: Where checkpoints lie.
-        say: Told of each that is damaged.
-        needed: Files without which it is none of ours, whatever its manifest says.
+        folder: Folder of the checkpoints.
+        say: Called with a sentence for each damaged checkpoint.
+        needed: Files that every checkpoint of a run has, whatever its manifest lists.
     """
     for path in _newest_first(folder):
         if not (path / MANIFEST).is_file():
@@ -83,20 +83,20 @@ def newest_checkpoint(
         place = quarantine(path, f"{path.name}: {damage}", folder.parent / QUARANTINE)
         where = f"{QUARANTINE}/{place.parent.name}" if place is not None else QUARANTINE
         say(
-            f"the checkpoint {path.name} was damaged ({damage}) and lies in {where}; the run went on from the one before"
+            f"the checkpoint {path.name} was damaged ({damage}) and moved to {where}; the run resumed from the one before"
         )
     return None
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove every checkpoint of a run that is done, with the folder."""
+    """Remove every checkpoint of a finished run, with the folder."""
     for path in _newest_first(folder):
         _remove(path)
     remove_tree(folder)
 
 
 def _new_folder(folder: Path, step: int) -> Path:
-    """A folder for a checkpoint, above all others of the same step."""
+    """Make a folder for a checkpoint, numbered above all others of the same step."""
     number = 1
     while True:
         target = folder / (f"step-{step:08d}" if number == 1 else f"step-{step:08d}-{number}")
@@ -108,20 +108,20 @@ def _new_folder(folder: Path, step: int) -> Path:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """The folders of checkpoints, whole or not, the newest first."""
+    """Return the folders of checkpoints, complete or not, the newest first."""
     found = {path: match for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))}
     return sorted(found, key=lambda path: (int(found[path][1]), int(found[path][2] or 1)), reverse=True)
 
 
 def _read(path: Path, needed: Collection[str]) -> tuple[dict[str, bytes], str | None]:
-    """The files of a checkpoint, and what is wrong with it or None."""
+    """Return the files of a checkpoint, and its damage or None."""
     try:
         manifest = json.loads(read_regular(path / MANIFEST, 16 * MIB))
         hashes = {str(name): str(sha256) for name, sha256 in manifest.items()}
     except (ValueError, AttributeError):
         hashes = {}
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EFBIG):  # no file that a run wrote
+        if error.errno not in (errno.EINVAL, errno.EFBIG):  # not a file that a run wrote
             raise
         hashes = {}
     if not hashes:
@@ -135,12 +135,12 @@ def _read(path: Path, needed: Collection[str]) -> tuple[dict[str, bytes], str | 
             return {}, f"{name!r} is missing"
         files[name] = inside.read_bytes()
         if hashlib.sha256(files[name]).hexdigest() != sha256:
-            return {}, f"{name} is not what {MANIFEST} says"
+            return {}, f"{name} does not match {MANIFEST}"
     return files, None
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint: first what makes it one, so that half of it is never taken for a damaged one."""
+    """Remove a checkpoint, its manifest first, so that an interrupted removal is never taken for damage."""
     (path / MANIFEST).unlink(missing_ok=True)
     sync_folder(path)
     remove_tree(path)

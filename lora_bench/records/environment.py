@@ -1,4 +1,4 @@
-"""Where a run ran: enough to repeat it, and nothing that names a person, a host or a folder."""
+"""The machine and packages of a run: enough to repeat it, without names of people, hosts or folders."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lora_bench.version import __version__
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "tokenizers")
 
 
-# The variable in which a worker finds the CUDA devices for the processes of its runs; it sees one of them itself.
+# A worker finds the CUDA devices for the processes of its runs in this variable; it sees only one of them itself.
 RANK_DEVICES = "LORA_BENCH_RANK_DEVICES"
 
 
 def describe_environment(device_type: str) -> Environment:
-    """This machine and its packages.
+    """Describe this machine and its packages.
 
     Args:
-        device_type: "cuda" or "cpu": what trains.
+        device_type: Device that trains, "cuda" or "cpu".
     """
     device, count = _device(device_type)
     return Environment(
@@ -42,10 +42,10 @@ def describe_environment(device_type: str) -> Environment:
 
 
 def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
-    """The version of NVIDIA's driver, or None where it does not say.
+    """Return the version of NVIDIA's driver, or None if it is unknown.
 
     Args:
-        file: Where the driver says it, such as "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 …".
+        file: File with the version, such as "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 …".
     """
     try:
         first = file.read_text(encoding="utf-8").partition("\n")[0]
@@ -56,17 +56,17 @@ def driver_version(file: Path = Path("/proc/driver/nvidia/version")) -> str | No
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cuda_devices() -> list[str]:
-    """The CUDA devices that may be used, as `CUDA_VISIBLE_DEVICES` names them; none where there is none.
+    """Return the usable CUDA devices, as `CUDA_VISIBLE_DEVICES` names them; empty if there is none.
 
-    Where the user has set that variable, its entries are handed out and no others. The driver's files are asked before
-    torch is, whose import a second look at a finished suite need not wait for.
+    If the user has set that variable, only its entries are used. The driver's files are read before torch is imported: a
+    second look at a finished suite need not wait for that import.
     """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
@@ -79,7 +79,7 @@ def cuda_devices() -> list[str]:
 
 
 def too_few_devices(processes: int, devices: Sequence[str]) -> str | None:
-    """Why a run over several processes cannot be done on these CUDA devices, or None where it can, or is done on the CPU."""
+    """Return why these CUDA devices are too few for a run over several processes, or None. On the CPU they always suffice."""
     if not devices or len(devices) >= processes:
         return None
     return f"a run over {processes} processes needs as many CUDA devices, and there {_are(len(devices))}"

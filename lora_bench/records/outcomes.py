@@ -1,16 +1,16 @@
-"""How runs end in other ways than `ok`, and what the same command does about it the next time.
+"""Ends of runs other than `ok`, and how the same command treats them the next time.
 
 | end | record | the same command |
 | --- | --- | --- |
-| asked to stop | an attempt | goes on from its checkpoint |
-| disk full | an attempt; the suite stops | goes on from its checkpoint, once there is room |
-| ended by somebody else's signal | `failed`, its reason begins with `signal` | goes on from its checkpoint, once |
-| no progress | `timeout` | leaves it; `--retry` goes on from its checkpoint |
+| stopped by the user | an attempt | resumes from its checkpoint |
+| disk full | an attempt; the suite stops | resumes from its checkpoint, once there is room |
+| ended by a signal from outside | `failed`, its reason begins with `signal` | resumes from its checkpoint, once |
+| no progress | `timeout` | leaves it; `--retry` resumes from its checkpoint |
 | crashed (`signal SIGSEGV`), out of memory, an exception | `out_of_memory` or `failed` | leaves it; `--retry` |
 | diverged, unsupported | kept for good | leaves it |
 
-Nothing is chosen by a run that was ended by somebody else, or whose process crashed or was lost for the first time: it is done
-again before its learning rate is compared with others, or another run starts from it.
+A run that was ended from outside decides nothing, and neither does the first crash or loss of its process. It is repeated
+before its learning rate is compared with others, or another run starts from it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DISK_FULL = "disk_full"
 SIGNAL = "signal"
 NO_MEMORY = "the memory of its control group ran out"
 
-# Nothing in a run sends these: a person, a scheduler or the kernel does.
+# Nothing in a run sends these signals: they come from a person, a scheduler or the kernel.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
-# How the reason begins of a run whose process ended before it gave a record.
+# Beginnings of the reason of a run whose process ended before it returned a record.
 _LOST_PROCESS = (SIGNAL, "its worker ended", "its Ray actor was lost")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What libraries say that write without Python's files, such as safetensors.
+# Messages of libraries that write without Python's files, such as safetensors.
 _SAID_FULL = (*(f"os error {number}" for number in _FULL), "StorageFull", "No space left on device")
-# What PyTorch raises as a plain RuntimeError.
+# Messages that PyTorch raises as a plain RuntimeError.
 _SAID_NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
@@ -43,7 +43,7 @@ _SAID_NO_MEMORY = (
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what led to it, is that there is no room on the disk, or none that one may use."""
+    """Return True if an error, or a cause of it, is a full disk or an exhausted quota."""
     return any(
         one.errno in _FULL if isinstance(one, OSError) else any(words in str(one) for words in _SAID_FULL)
         for one in _chain(error)
@@ -52,16 +52,16 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def at_work(began: Callable[[], bool] = lambda: True, did: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Re-raise an `OSError` in this block as `WorkBroken`: it is not of what the user gave, and work that was done is kept.
+    """Re-raise an `OSError` in this block as `WorkBroken`: it is no fault of the input, and finished work is kept.
 
-    A full disk, and a reader who has seen enough of what is printed, stay what they are.
+    A full disk and a closed output pipe keep their errors.
 
     Args:
-        began: Whether the work has begun when the error comes.
-        did: Whether any work was done when the error comes; an error of what the user gave breaks the work off then.
+        began: Returns True if the work had begun when the error came.
+        did: Returns True if any work was done when the error came; then an error in the input breaks the work off.
 
     Raises:
-        WorkBroken: In the place of another `OSError`, and of a `LoraBenchError` in the middle of the work.
+        WorkBroken: In place of another `OSError`, and of a `LoraBenchError` in the middle of the work.
     """
     try:
         yield
@@ -78,8 +78,8 @@ def at_work(began: Callable[[], bool] = lambda: True, did: Callable[[], bool] = 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, of the device or the machine."""
-    # By name, so that this needs no torch.
+    """Return True if an error says that the memory of the device or the machine is exhausted."""
+    # Compared by name, so that torch is not imported.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _said_no_memory(error)
 
 
@@ -88,7 +88,7 @@ def _said_no_memory(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what it was raised from, and so on."""
+    """Yield an error and its causes, in order."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
@@ -98,25 +98,25 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_attempt(record: Record) -> bool:
-    """Whether the run is not done: it was stopped, and the same command goes on with it."""
+    """Return True if the run was stopped and the same command resumes it."""
     return record.status == "interrupted" or (record.status == "failed" and record.reason == DISK_FULL)
 
 
 def goes_on(record: Record) -> bool:
-    """Whether the run, done again, goes on from its checkpoint: it was cut off, and did not go wrong by itself."""
+    """Return True if a repeat of the run resumes from its checkpoint: it was interrupted, and did not fail by itself."""
     return is_attempt(record) or record.status == "timeout" or is_done_again(record)
 
 
 def is_done_again(record: Record) -> bool:
-    """Whether the same command does the run again although it has a record: somebody else ended it."""
+    """Return True if the same command repeats the run although it has a record: it was ended from outside."""
     return record.status == "failed" and _signal(record) in _FROM_OUTSIDE
 
 
 def is_untried(record: Record) -> bool:
-    """Whether a run gave no score through no fault of its own, so that nothing may be chosen by its record.
+    """Return True if a run has no score through no fault of its own, so that nothing may be chosen by its record.
 
-    A process that crashed, was lost, or was ended for want of memory may have suffered from others. In its second attempt it
-    has failed by itself, so that a suite gets on without a run that can never be done.
+    A process that crashed, was lost, or was killed for lack of memory may have suffered from other processes. A second such
+    attempt counts as the run's own failure, so that a suite ends although a run can never be done.
     """
     reason = record.reason or ""
     if is_done_again(record) and NO_MEMORY not in reason:
@@ -125,6 +125,6 @@ def is_untried(record: Record) -> bool:
 
 
 def _signal(record: Record) -> str:
-    """The signal that ended a run's process, such as `SIGKILL`, or nothing."""
+    """Return the signal that ended a run's process, such as `SIGKILL`, or an empty string."""
     word, _, rest = (record.reason or "").partition(" ")
     return rest.partition(":")[0] if word == SIGNAL else ""

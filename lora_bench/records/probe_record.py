@@ -1,7 +1,7 @@
-"""What a probe measures, and the JSON that each of its processes leaves.
+"""The measurements of a probe, and the JSON that each of its processes writes.
 
-A probe has several processes, since the steps of one are alike in a way that those of the next are not: the process is the
-unit of replication. What was not measured is null, and `unmeasured` says why. Units are in the names.
+A probe has several processes, because steps within one process are more alike than steps of two. The process is the unit of
+replication. A quantity that was not measured is null, and `unmeasured` says why. Units are in the names.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ PROBE_ID_LENGTH = 16
 
 
 class ProbeSpec(Strict):
-    """One cell of a probe: all that its speed and memory depend on.
+    """One cell of a probe: everything that its speed and memory depend on.
 
     Args:
         model: The base model.
-        random_weights: Whether it was built from its shape with weights drawn at random.
-        kind: What the model is made for: "classification", "regression" or "generation".
+        random_weights: True if it was built from its shape with random weights.
+        kind: Output of the model: "classification", "regression" or "generation".
         labels: Number of classes.
         batch_size: Examples in one step.
         length: Tokens of each example; none of them is padding.
         precision: "float32", or "bfloat16" by autocast.
         attention: The kernel path of attention, or None for the model's own choice.
         threads: CPU threads of the process.
-        device: What trains.
+        device: Device that trains.
         latency_shapes: (batch size, length) of the forward passes that are timed.
         wide_tokens: Tokens of a second, compute-bound step, or None for no such step.
-        seconds: After which timing ends, or None for as long as the device needs.
+        seconds: Limit of the timing, or None for as long as the device needs.
     """
 
     model: ModelSpec
@@ -61,7 +61,7 @@ class ProbeSpec(Strict):
 
     @property
     def probe_id(self) -> str:
-        """The first 16 hexadecimal digits of the hash of everything that is measured; names that are shown are left out."""
+        """First 16 hexadecimal digits of the hash of everything that is measured, without display names."""
         content = self.model_dump(mode="json")
         for part, shown in (("method", "label"), ("method", "options"), ("model", "shown"), ("model", "name")):
             del content[part][shown]
@@ -71,20 +71,20 @@ class ProbeSpec(Strict):
 
 
 class StepSpeed(Strict):
-    """How fast the training steps of one process were.
+    """Speed of the training steps of one process.
 
     Args:
         batch_size: Examples in one step.
-        warmup_steps: Steps that were not timed, beside the very first, in which the optimiser allocates its states.
-        timed_steps: Steps that were.
+        warmup_steps: Untimed steps, beside the very first, in which the optimiser allocates its states.
+        timed_steps: Timed steps.
         step_seconds_median: Median over the timed steps (p50).
         step_seconds_p90: Their 90th percentile.
         forward_seconds: Median of the forward pass with its loss.
         backward_seconds: Median of the backward pass.
-        optimizer_seconds: Median of clipping, the optimiser's step, and letting the gradients go.
+        optimizer_seconds: Median of clipping, the optimiser's step, and freeing the gradients.
         examples_per_second: All timed examples over all timed seconds.
         real_tokens_per_second: All timed tokens over all timed seconds.
-        host_bound_share: Share of a step in which the device waited for Python; null where host and device are one.
+        host_bound_share: Share of a step in which the device waited for Python; null if host and device are one.
     """
 
     batch_size: int
@@ -101,14 +101,14 @@ class StepSpeed(Strict):
 
 
 class StepBytes(Strict):
-    """What a training step holds, in bytes.
+    """Memory of a training step, in bytes.
 
     Args:
         weight_bytes: All weights and buffers of the adapted model, a shared one counted once.
         gradient_bytes: Gradients of the trained weights.
         optimizer_bytes: States of the optimiser.
-        activation_bytes: What the forward pass leaves for the backward pass.
-        peak_bytes: The most that is held at one time: weights, optimiser, and whatever of the rest lives together.
+        activation_bytes: Tensors that the forward pass keeps for the backward pass.
+        peak_bytes: Most memory at one time: weights, optimiser states, and the rest that lives at the same time.
     """
 
     weight_bytes: int
@@ -122,15 +122,15 @@ class PhasePeaks(Strict):
     """Peaks of memory in bytes by phase.
 
     Args:
-        kind: "allocated" is what the CUDA allocator handed out, "resident" the resident set of the process.
-        start_bytes: Held before the base model was loaded.
+        kind: "allocated" is memory handed out by the CUDA allocator, "resident" the resident set of the process.
+        start_bytes: Before the base model was loaded.
         load_bytes: While it was loaded and adapted.
         first_step_bytes: In the first step, in which the optimiser allocates its states.
         steady_bytes: In later steps.
-        evaluation_bytes: In a forward pass without gradients, the optimiser's states still held.
+        evaluation_bytes: In a forward pass without gradients, with the optimiser's states still in memory.
         saving_bytes: While a checkpoint was written.
-        reserved_bytes: Held by the CUDA allocator in all, what it keeps unused included.
-        device_bytes: Used on the device as its driver sees it, less what was used before the process began.
+        reserved_bytes: Memory reserved by the CUDA allocator in all, unused blocks included.
+        device_bytes: Memory used on the device by its driver's count, less the use before the process began.
         tree_bytes: Resident set of the process and its children after the steps.
     """
 
@@ -151,7 +151,7 @@ class Latency(Strict):
 
     Args:
         state: "unadapted" is the base model, "adapted" has the method's modules, "merged" has them folded into the weights.
-        passes: How many were timed.
+        passes: Number of timed passes.
         seconds_median: Their median (p50).
         seconds_p90: Their 90th percentile.
     """
@@ -165,12 +165,12 @@ class Latency(Strict):
 
 
 class Inference(Strict):
-    """What adapting costs when the model is used.
+    """Costs of adaptation when the model is used.
 
     Args:
-        latencies: By shape and state; a state that the method has not is not among them.
+        latencies: By shape and state; states that the method lacks are left out.
         merged_difference: Greatest difference of an output between the merged and the adapted model.
-        adapters_in_batch: Adapters that one batch was divided between.
+        adapters_in_batch: Number of adapters that share one batch.
         mixed_batch_seconds: Median of a forward pass of such a batch, at the first shape with a row for each adapter.
         one_adapter_seconds: Median of the same batch with one adapter.
     """
@@ -183,14 +183,14 @@ class Inference(Strict):
 
 
 class CheckpointSize(Strict):
-    """What must be kept to restore the result on the public base, and what a change of task takes.
+    """Size of the files that restore the result on the public base model, and time of a change of task.
 
     Args:
-        stored_bytes: The files as they lie on the disk.
-        adapter_bytes: Of the weights in them, those of the method.
-        head_bytes: Those of the head.
-        restore_seconds: Putting what was stored onto a loaded base model: the way from one task to the next.
-        switch_seconds: Going to another adapter that is loaded already; null where there is no such thing.
+        stored_bytes: Size of the files on the disk.
+        adapter_bytes: Share of the method's weights in them.
+        head_bytes: Share of the head.
+        restore_seconds: Loading the files onto a loaded base model: the way from one task to the next.
+        switch_seconds: Activating another adapter that is already loaded; null if the method cannot do that.
         model_load_seconds: Loading the base model from its files.
     """
 
@@ -206,8 +206,8 @@ class Flops(Strict):
     """Floating-point operations of the matrix products of a step, an addition and a multiplication counted apart.
 
     Args:
-        forward: Of the forward pass.
-        step: Of the forward and the backward pass.
+        forward: Forward pass.
+        step: Forward and backward pass.
     """
 
     forward: int
@@ -215,23 +215,23 @@ class Flops(Strict):
 
 
 class Energy(Strict):
-    """What the device drew from the first timed step to the last, idle draw included."""
+    """Energy that the device used from the first timed step to the last, idle draw included."""
 
     joules: float
     joules_per_step: float
 
 
 class ProbeRecord(Strict):
-    """What one process of a probe leaves.
+    """The record of one process of a probe.
 
     Args:
         repeat: Number of the process, from 0.
-        twin: Whether it belongs to the cell that is measured a second time unchanged, which shows the noise.
-        unmeasured: By the path of a field, such as `speed.host_bound_share`, why it is null; of a part that is null as a whole
-            by its name. A state that `inference.latencies` lacks is there as `inference.merged`, and a shape as
-            `inference.16x256`.
-        exclusive: Whether nothing else was seen at work on the device meanwhile; null where the system does not tell.
-        settings: What else numbers may depend on, such as `float32_matmul_precision`.
+        twin: True if it belongs to the cell that is measured a second time unchanged, which shows the noise.
+        unmeasured: Reason for each null, by the path of its field, such as `speed.host_bound_share`; a part that is null as a
+            whole is there by its name. A state missing from `inference.latencies` is there as `inference.merged`, a missing
+            shape as `inference.16x256`.
+        exclusive: True if no other work was seen on the device meanwhile; null if the system does not tell.
+        settings: Other settings that numbers may depend on, such as `float32_matmul_precision`.
     """
 
     model_config = ConfigDict(
@@ -265,10 +265,10 @@ class ProbeRecord(Strict):
 
     @property
     def run_id(self) -> str:
-        """The name of this process among all: of its file, too."""
+        """Unique name of this process, and of its file."""
         return probe_run_id(self.probe_id, self.repeat, self.twin)
 
 
 def probe_run_id(probe_id: str, repeat: int, twin: bool) -> str:
-    """The name of one process of a probe, such as `0123456789abcdef-0` or `0123456789abcdef-0-twin`."""
+    """Return the name of one process of a probe, such as `0123456789abcdef-0` or `0123456789abcdef-0-twin`."""
     return f"{probe_id}-{repeat}{'-twin' if twin else ''}"

@@ -1,4 +1,4 @@
-"""Where the records of probes lie: `probes/<probe_id>-<repeat>.json` beside the runs of their suite, or in a baseline."""
+"""The records of probes: `probes/<probe_id>-<repeat>.json` beside the runs of their suite, or in a baseline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ProbeFolder:
     path: Path
 
     def record(self, run_id: str) -> ProbeRecord | None:
-        """The record of one process, or None while there is none that is whole: it is to be measured then."""
+        """Return the record of one process, or None if it is missing or damaged and must be measured."""
         file = self.path / f"{run_id}.json"
         try:
             return read_probe(file) if file.is_file() else None
@@ -36,7 +36,7 @@ class ProbeFolder:
             return None
 
     def publish(self, record: ProbeRecord) -> ProbeRecord:
-        """Write the record, unless there is one; the record that stands there afterwards."""
+        """Write the record unless one exists. Return the record that is in place afterwards."""
         file = self.path / f"{record.run_id}.json"
         remove_orphans(self.path)
         while not write_once(file, sealed(record)):
@@ -49,7 +49,7 @@ class ProbeFolder:
         return record
 
     def retry(self, run_id: str) -> None:
-        """Put a record aside under `attempts/`, so that its process is run again."""
+        """Move a record to `attempts/`, so that its process is run again."""
         file, aside = self.path / f"{run_id}.json", self.path / "attempts"
         if file.is_file():
             make_folder(aside)
@@ -59,12 +59,12 @@ class ProbeFolder:
 
 
 def probe_files(folder: Path) -> list[Path]:
-    """The probe records of a runs folder or a baseline."""
+    """Return the files of probe records in a runs folder or a baseline."""
     return sorted((folder / PROBES).glob("*.json"))
 
 
 def read_probes(folder: Path) -> list[ProbeRecord]:
-    """Every probe record of a runs folder or a baseline, in the order of their names.
+    """Read every probe record of a runs folder or a baseline, in the order of their names.
 
     Raises:
         BadInput: With every record that cannot be read.
@@ -82,7 +82,7 @@ def read_probes(folder: Path) -> list[ProbeRecord]:
 
 
 def accept_probes(runs: Path, baseline: Path) -> list[ProbeRecord]:
-    """Copy the probe records of a runs folder into a baseline; what it held before is replaced."""
+    """Copy the probe records of a runs folder into a baseline, replacing those in it."""
     records = read_probes(runs)
     for record in records:
         write_atomic(baseline / PROBES / f"{record.run_id}.json", to_json(record))
@@ -94,9 +94,9 @@ def accept_probes(runs: Path, baseline: Path) -> list[ProbeRecord]:
 
 
 def read_probe(file: Path) -> ProbeRecord:
-    """One probe record.
+    """Read one probe record.
 
     Raises:
-        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged.
+        BadInput: If it is unreadable or from a newer lora_bench; `DamagedRecord` if it is damaged.
     """
     return read_sealed(file, ProbeRecord, SCHEMA, "probe record")

@@ -1,6 +1,6 @@
-"""A record: the JSON that a run leaves, and the only thing a report is made of.
+"""The record: the JSON that a run writes, and the only source of a report.
 
-What was not measured, or what nobody knows, is null, never zero. A status other than `ok` carries its reason, and such a
+A quantity that was not measured or is unknown is null, never zero. A status other than `ok` carries its reason, and such a
 record is a row of every report like any other. Units are in the names.
 """
 
@@ -24,14 +24,14 @@ Status = Literal["ok", "unsupported", "out_of_memory", "diverged", "timeout", "f
 
 
 class Parameters(RecordPart):
-    """Numbers of weights; null where a run's source does not tell them.
+    """Numbers of weights; null if the source of a run does not tell them.
 
     Args:
         total: The base model with its head, before the method is applied.
-        adapter: What the method adds or frees, without the head.
+        adapter: Weights that the method adds or trains, without the head.
         head: Every weight that the checkpoint does not contain.
-        trained: What the optimiser updates.
-        stored: What must be saved to restore the result on the public base.
+        trained: Weights that the optimiser updates.
+        stored: Weights that must be saved to restore the result on the public base model.
     """
 
     total: int | None
@@ -41,7 +41,7 @@ class Parameters(RecordPart):
     stored: int | None
 
     def on(self, axis: ParameterAxis) -> int | None:
-        """Those that a budget may hold equal on an axis."""
+        """Return the count that a budget may hold equal on an axis."""
         found: int | None = getattr(self, axis.removesuffix("_parameters"))
         return found
 
@@ -56,24 +56,24 @@ class CountedParameters(Parameters):
     stored: int
 
     def on(self, axis: ParameterAxis) -> int:
-        """Those that a budget may hold equal on an axis."""
+        """Return the count that a budget may hold equal on an axis."""
         found: int = getattr(self, axis.removesuffix("_parameters"))
         return found
 
 
 class Memory(Strict):
-    """Peaks of each phase in bytes, of the first process where there are several, and the exact static part.
+    """Peak memory of each phase in bytes, of the first process if there are several, and the exact static part.
 
     Args:
-        kind: "allocated" is what the CUDA allocator handed out, "reserved" what it took from the device, "resident" the
+        kind: "allocated" is memory handed out by the CUDA allocator, "reserved" memory it took from the device, "resident" the
             resident set of the process.
-        exclusive: Whether nothing else ran on the device or machine meanwhile; null where nobody said.
+        exclusive: True if nothing else ran on the device or machine meanwhile; null if unknown.
         start_bytes: Before the base model was loaded.
         load_bytes: Peak while the base model was loaded and adapted.
         first_step_bytes: Peak of the first step, in which the optimiser allocates its states.
         steady_bytes: Peak of the later steps.
         evaluation_bytes: Peak of evaluation.
-        save_bytes: Peak of saving, where it was measured apart.
+        save_bytes: Peak of saving, if measured apart.
         weight_bytes: All weights of the adapted model, exactly.
         gradient_bytes: Gradients of the trained weights, exactly.
         optimizer_bytes: States of the optimiser, exactly.
@@ -93,7 +93,7 @@ class Memory(Strict):
 
     @property
     def train_peak_bytes(self) -> int | None:
-        """Peak of training above what the process held before the base model was loaded, or null."""
+        """Peak of training above the memory in use before the base model was loaded, or null."""
         peaks = [peak for peak in (self.first_step_bytes, self.steady_bytes) if peak is not None]
         if not peaks or self.start_bytes is None:
             return None
@@ -101,21 +101,21 @@ class Memory(Strict):
 
 
 class Speed(Strict):
-    """How fast a run was. Steps are timed from the end of the warm-up on; tokens are real ones, without padding.
+    """Speed of a run. Steps are timed after the warm-up; tokens are real ones, without padding.
 
     Args:
-        exclusive: Whether nothing else ran on the device or machine meanwhile; null where nobody said.
-        warmup_steps: Steps that were not timed.
-        timed_steps: Steps that were.
-        step_seconds_median: Median over the timed steps, None where there is none.
+        exclusive: True if nothing else ran on the device or machine meanwhile; null if unknown.
+        warmup_steps: Untimed steps.
+        timed_steps: Timed steps.
+        step_seconds_median: Median over the timed steps, None without any.
         step_seconds_p90: Their 90th percentile.
-        train_real_tokens: Of all steps.
+        train_real_tokens: Real tokens of all steps.
         train_seconds: From the first step to the last, all steps.
-        evaluation_seconds: Scoring the split the record's scores are of.
+        evaluation_seconds: Scoring the split of the record's scores.
         load_seconds: Loading the base model and applying the method.
         train_steps: Optimiser steps done; null in records of runs that do all their steps or none.
         train_examples: Examples seen in them.
-        train_flops: Operations of the matrix products of their forward and backward passes, where they were counted.
+        train_flops: FLOPs of the matrix products of their forward and backward passes, if counted.
     """
 
     exclusive: bool | None
@@ -135,11 +135,11 @@ class Speed(Strict):
 
 
 class Predictions(Strict):
-    """Where the prediction for each scored example lies: beside the record, without any text of the data.
+    """File with the prediction for each scored example, beside the record and without any text of the data.
 
     Args:
         file: File name beside the record.
-        sha256: Of that file.
+        sha256: Hash of that file.
         count: Number of examples.
         ids_sha256: Hash of the example ids in order, so that two runs can be paired.
     """
@@ -151,7 +151,7 @@ class Predictions(Strict):
 
 
 class Weights(Strict):
-    """The trained weights that a run left: their folder beside the record if they are there, bytes, and after which step."""
+    """Trained weights of a run: their folder beside the record if it exists, their size, and the step they are from."""
 
     folder: str | None
     stored_bytes: int
@@ -167,7 +167,7 @@ class CurvePoint(Strict):
 
 
 class DataSummary(Strict):
-    """Sizes of the splits, the share of inputs that were cut, and what the majority class (or the mean) scores."""
+    """Sizes of the splits, the share of truncated inputs, and the score of the majority class (or the mean)."""
 
     examples: dict[str, int]
     truncated_share: dict[str, float] | None
@@ -175,10 +175,10 @@ class DataSummary(Strict):
 
 
 class Environment(Strict):
-    """Where a run ran: enough to repeat it, and nothing that names a person, a host or a folder.
+    """Machine and packages of a run: enough to repeat it, without names of people, hosts or folders.
 
     Args:
-        driver: Version of the device's driver; null on a CPU, and where nobody recorded it.
+        driver: Version of the device's driver; null on a CPU, or if not recorded.
     """
 
     device: str | None
@@ -192,22 +192,22 @@ class Environment(Strict):
     driver: str | None = None
 
 
-# Whatever ends up in it, a record of ours holds no password and no token.
+# A record of ours never contains a password or a token, whatever text enters it.
 Said = Annotated[str, AfterValidator(without_secrets)]
 
 
 class Record(Strict):
-    """What a run leaves.
+    """The record of a run.
 
     Args:
-        suite: The suite it is of, or the name of what its report is to be headed with.
-        budget: What its suite held it to, or None for a run that no suite planned.
-        analysis: How its suite declared that scores are judged, before the run; None where nothing was declared.
-        capped_by: The axis of work whose cap ended the run before its target; None where the target was reached, or the run
-            did not get so far.
-        command: What makes the record again, or None where only the run's author knows.
-        rung: Of a trial of a successive halving, which of its rungs it is of, from 1 on; None for all other runs.
-        packed_with: The ids of the runs in whose company it took its steps, over one frozen base; empty for a run by itself.
+        suite: Its suite, or the heading of its report.
+        budget: The suite's budget, or None for a run that no suite planned.
+        analysis: The suite's rules for judging scores, declared before the run; None without any.
+        capped_by: Axis of work whose cap ended the run before its target; None if the target was reached, or the run ended
+            earlier.
+        command: Command that makes the record again, or None if only the run's author knows it.
+        rung: Rung of a successive halving that a trial is of, from 1 on; None for all other runs.
+        packed_with: Ids of the runs in the same pack, over one frozen base; empty for a run by itself.
     """
 
     model_config = ConfigDict(
@@ -242,6 +242,6 @@ class Record(Strict):
 
     @property
     def score(self) -> float | None:
-        """The value of the task's metric, or None where the run has no score."""
+        """Value of the task's metric, or None without a score."""
         metric = self.spec.task.metric
         return self.scores.get(metric) if self.scores is not None and metric is not None else None

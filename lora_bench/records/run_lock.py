@@ -1,18 +1,19 @@
-"""Who is at a run: any number of harnesses share a runs folder, and each run is one process's at a time.
+"""Run locks: any number of processes share a runs folder, and each run belongs to one process at a time.
 
-    runs/<suite>/<run_id>/claim-<n>.json    who is at the run, and a number that grows while it is
-                          lock              locked by the same process, where the file system has locks
+    runs/<suite>/<run_id>/claim-<n>.json    owner of the run, and a counter that grows while it works (the heartbeat)
+                          lock              locked by the same process, if the file system has locks
 
-The claim with the highest number counts. RunLock n + 1 is put beside a claim n that is free, or whose owner is dead, by a link
-that fails where somebody was faster: of any number of processes exactly one gets it. The highest claim is never removed, so
-a slow process cannot take for free what was taken meanwhile; a claim that is given back says so and stays.
+The file with the highest number counts. A process takes the run by adding file n + 1 above a file n that is free or whose
+owner is dead. It adds it by a hard link, which fails if another process was faster: exactly one process succeeds. The highest
+file is never removed, so a slow process cannot mistake a run taken meanwhile for a free one. A released file says so and
+stays.
 
-A lock is held as well, where there are locks: it goes with the last process that has it, and while it is held nobody takes
-the run, whatever the claim says. Then an owner on the same machine since the same start is asked for by its number and start.
-One of this machine's name and of another start, on a file system of its own, is gone: the machine was started anew. Of any
-other only the heartbeat can be seen, a counter that a thread of it advances in the file: an owner whose counter stood still
-for two minutes, by the clock of whoever looks, is dead. That the disk is in this machine says nothing of other machines, which
-may reach it through this one. No time of day and no time of a file decides anything.
+If the file system has locks, the owner also holds one. It ends with the last process that has it; until then no process
+takes the run, whatever the file says. Without it, an owner on the same machine since the same boot is looked up by its number
+and start. An owner from an earlier boot of this machine, on a local file system, is gone. Of any other owner only the
+heartbeat is visible, a counter that its thread advances in the file. An owner whose counter stood still for two minutes, by
+the clock of the process that looks, is dead. A disk in this machine proves nothing about other machines, which may reach it
+through this one. No time of day and no time of a file decides anything.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from lora_bench.util.process_identity import Process, is_alive, is_before_this_s
 from lora_bench.util.regular_files import MIB, read_regular
 
 HEARTBEAT_SECONDS = 10.0
-# A process that reads gigabytes, or whose file server is away, may miss some.
+# A process that reads gigabytes, or whose file server is away, may miss some beats.
 SILENT_BEATS = 12
-# How often somebody who waits for a run looks.
+# Interval at which a waiting process looks again.
 LOOK_SECONDS = 0.5
 
 LOCK = "lock"
 _NAME = re.compile(r"claim-(\d+)\.json")
-# The counter has its place at the end of the file, so that a beat writes the same few bytes.
+# The counter is at the end of the file, so that a beat writes the same few bytes.
 _DIGITS = 12
 _TAIL = b"}\n"
 
@@ -51,20 +52,20 @@ _State = Literal["free", "held", "dead", "unknown"]
 
 @dataclasses.dataclass(frozen=True)
 class Elsewhere:
-    """What comes of a job whose run another process is at."""
+    """Result of a job whose run is locked by another process."""
 
     run_id: str
     status: str = "elsewhere"
 
 
 class RunLock:
-    """This process is at a run, until `release` or its end.
+    """The lock of this process on a run, until `release` or its end.
 
     Args:
-        folder: The run's.
-        number: Of the claim.
-        descriptor: Its file. What is written goes there, even when somebody has taken the run over: never into theirs.
-        lock: The locked file.
+        folder: Folder of the run.
+        number: Number of the lock file.
+        descriptor: Its open file. Writes go there even after another process has taken the run over, never into its file.
+        lock: File with the lock of the file system.
     """
 
     def __init__(self, folder: Path, number: int, descriptor: int, lock: IO[bytes]) -> None:
@@ -79,14 +80,14 @@ class RunLock:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken the run over: this one stood still for too long, on another machine than it."""
+        """Return True if another process, on another machine, has taken the run over because this one stood still too long."""
         try:
             return _highest(self.folder) != self.number
         except FileNotFoundError:
-            return False  # somebody removed the folder, and took nothing over
+            return False  # the folder was removed, and nothing taken over
 
     def release(self) -> None:
-        """Give the run back."""
+        """Release the run."""
         self._ended.set()
         self._thread.join()
         size = os.fstat(self._descriptor).st_size
@@ -109,7 +110,7 @@ class RunLock:
             self._write(self._counter_at, b"%*d" % (_DIGITS, beats))
 
     def _write(self, at: int, content: bytes) -> None:
-        """Write into the claim; a disk or server that is away for a moment is tried again at the next beat."""
+        """Write into the lock file; the next beat tries again if the disk or server is away."""
         try:
             os.lseek(self._descriptor, at, os.SEEK_SET)
             os.write(self._descriptor, content)
@@ -119,12 +120,12 @@ class RunLock:
 
 
 def try_lock(folder: Path, reaped: int | None = None) -> RunLock | None:
-    """Take a run, or None where another process is at it; does not wait.
+    """Lock a run without waiting. Return None if another process has it.
 
     Args:
-        folder: The run's, made where it is not there.
-        reaped: The number of a process of this machine that is known to have ended, so that its claim counts no more where
-            the system does not tell.
+        folder: Folder of the run, made if missing.
+        reaped: Number of a process of this machine that is known to have ended. Its lock no longer counts, even if the
+            system does not tell of its end.
     """
     make_folder(folder)
     lock = _locked(folder)
@@ -143,13 +144,13 @@ def try_lock(folder: Path, reaped: int | None = None) -> RunLock | None:
 
 
 class Watch:
-    """Looks at runs that other processes are at, and remembers when it saw their counters move, by its own clock."""
+    """Watches runs of other processes, and remembers by its own clock when their counters moved."""
 
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[int, bytes | None, float]] = {}
 
     def is_free(self, folder: Path) -> bool:
-        """Whether a run can be taken: nobody is at it, or whoever was is dead."""
+        """Return True if a run can be taken: it is unlocked, or its owner is dead."""
         lock = _locked(folder)
         if lock is None:
             return False
@@ -157,7 +158,7 @@ class Watch:
             number, content = _look(folder)
             state = _state(folder, content)
             if state == "unknown" and self._is_silent(folder, number, content):
-                # Nobody else can know how long this one has looked, so it says of the claim that it is free.
+                # No other process knows how long this one has watched, so this one writes that the run is free.
                 descriptor = _put(folder, number + 1, b'{"free": true}\n')
                 if descriptor is not None:
                     os.close(descriptor)
@@ -176,7 +177,7 @@ class Watch:
 
 
 def _locked(folder: Path) -> IO[bytes] | None:
-    """The lock of a run, to be closed; None where another process has it. Where there are no locks, nothing is locked."""
+    """Return the lock of a run, to be closed; None if another process has it. Without file locks it locks nothing."""
     file = (folder / LOCK).open("ab")
     try:
         import fcntl
@@ -191,22 +192,22 @@ def _locked(folder: Path) -> IO[bytes] | None:
 
 
 def _highest(folder: Path) -> int:
-    """The number of the claim that counts, or 0."""
+    """Return the number of the lock file that counts, or 0."""
     return max((int(found[1]) for path in folder.iterdir() if (found := _NAME.fullmatch(path.name))), default=0)
 
 
 def _look(folder: Path) -> tuple[int, bytes | None]:
-    """The number and content of the claim that counts; 0 and None where there is none."""
+    """Return the number and content of the lock file that counts; 0 and None without any."""
     while number := _highest(folder):
         try:
             return number, read_regular(_path(folder, number), MIB)
         except FileNotFoundError:
-            continue  # a higher one has come, and this one went
+            continue  # a higher one replaced it
     return 0, None
 
 
 def _state(folder: Path, content: bytes | None, reaped: int | None = None) -> _State:
-    """What a claim says, to somebody who has the lock."""
+    """Return the state that a lock file describes, for the holder of the file lock."""
     if content is None:
         return "free"
     try:
@@ -216,7 +217,7 @@ def _state(folder: Path, content: bytes | None, reaped: int | None = None) -> _S
         owner = Process(**{field.name: data[field.name] for field in dataclasses.fields(Process)})
         alive = is_alive(owner)
     except (ValueError, LookupError, TypeError, AttributeError):
-        return "unknown"  # half of it reached the disk before a power cut, or it is being written
+        return "unknown"  # truncated by a power cut, or being written
     if alive is None:
         is_reaped = reaped is not None and (owner.host, owner.pid) == (this_process().host, reaped)
         return "dead" if is_reaped or (is_before_this_start(owner) and is_local(folder)) else "unknown"
@@ -229,11 +230,11 @@ def _claim_of(owner: Process) -> bytes:
 
 
 def _put(folder: Path, number: int, content: bytes) -> int | None:
-    """Put a claim above all others, unless somebody was faster; its open file, or None."""
+    """Add a lock file above all others. Return its descriptor, or None if another process was faster."""
     descriptor, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{this_process().tag}-", dir=folder)
     temporary, path = Path(name), _path(folder, number)
     try:
-        # Closed before a name of it is removed, which Windows refuses of an open file.
+        # Closed before a name of it is removed, because Windows refuses that for an open file.
         with os.fdopen(descriptor, "wb") as file:
             let_others_read(descriptor)
             file.write(content)
@@ -243,14 +244,14 @@ def _put(folder: Path, number: int, content: bytes) -> int | None:
         temporary.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0)) if mine else -1
     except FileNotFoundError:
-        mine = False  # the temporary file was taken away, or this claim already counts no more; whoever asks will ask again
+        mine = False  # the temporary file was removed, or a higher one already counts; the caller will try again
     finally:
         temporary.unlink(missing_ok=True)
     if not mine:
         return None
-    # Looked at when the file is open: while no higher one counts, that name is this process's.
+    # Checked after the file is open: as long as no higher one counts, this name belongs to this process.
     if _highest(folder) != number:
-        # It looked at the folder long ago: this number was free because a higher one counts.
+        # It read the folder long ago: this number was free because a higher one counts.
         os.close(descriptor)
         path.unlink(missing_ok=True)
         return None
@@ -267,31 +268,31 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def others_at_work(folder: Path) -> list[int]:
-    """Return the numbers of the other processes of this machine that hold runs of a suite, in order.
+    """Return the numbers of other processes of this machine that hold runs of a suite, in order.
 
-    Not seen are runs of another suite, of another runs folder or container, and a process between two runs.
+    It misses runs of another suite, of another runs folder or container, and a process between two runs.
 
     Args:
-        folder: Of a suite's runs, `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
+        folder: Folder of a suite's runs, `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
     """
     found = set[int]()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
-            # A finished run is held by no process, and a suite may have thousands of them. A record that is to be made
-            # again is moved away first.
+            # No process holds a finished run, and a suite may have thousands of them. A record that must be made again is
+            # moved away first.
             if not Path(entry.path, RECORD).exists():
                 found |= _others_in(Path(entry.path))
     return sorted(found)
 
 
 def _others_in(folder: Path) -> set[int]:
-    """The numbers of the other processes that are at one run."""
+    """Return the numbers of the other processes that hold one run."""
     owners = [owner for path in folder.glob("claim-*.json") if (owner := _owner(path)) is not None]
     return {owner.pid for owner in owners if owner.pid != os.getpid() and is_alive(owner)}
 
 
 def _owner(path: Path) -> Process | None:
-    """Whose a claim is; None for one that was given back, or is gone or half written."""
+    """Return the owner in a lock file; None if it is released, removed or incomplete."""
     try:
         data = json.loads(read_regular(path, MIB))
         return Process(**{field.name: data[field.name] for field in dataclasses.fields(Process)})

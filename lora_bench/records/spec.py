@@ -1,12 +1,12 @@
-"""A run spec: one fully resolved cell of a suite, and the id that its content gives it.
+"""The run spec: one fully resolved cell of a suite, and the id derived from its content.
 
 Everything that changes the answer is in the spec and in the hash: the data and the base model by content, the method with
-its fitted size, the recipe, the seed, and the number of threads (another number adds floats in another order). Names that
-are only shown are in the spec and not in the hash.
+its fitted size, the recipe, the seed, and the number of threads (another number adds floats in another order). Display names
+are in the spec and not in the hash.
 
-A record may be of a run that no suite planned: somebody's own script, or another project's results. What nobody knows of
-such a run is null in its `RunSpec`, and null is never taken to equal anything. A `PlannedSpec` is one in which everything is
-known; the harness runs no other.
+A record may describe a run that no suite planned: a user's own script, or another project's results. Unknown facts of such
+a run are null in its `RunSpec`, and null never equals anything. A `PlannedSpec` has no unknown facts; the harness runs no
+other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RUN_ID_LENGTH = 16
 
 
 class RecordPart(Strict):
-    """A part of a record that a plan narrows to what is known: an instance of the narrower class is read as this one."""
+    """A part of a record that a plan narrows to known facts: an instance of the narrower class is read as this one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, revalidate_instances="subclass-instances")
 
@@ -70,11 +70,11 @@ class ModelSpec(RecordPart):
     """The base model of a run.
 
     Args:
-        name: As the suite names it.
-        shown: As a reader should see it, such as "MiniLM-L6 in the RoBERTa class".
+        name: Its name in the suite.
+        shown: Name for readers, such as "MiniLM-L6 in the RoBERTa class".
         sha256: Hash of its weights, configuration and tokenizer.
-        revision: Commit on the hub, where it came from there.
-        model_type: The class family in transformers, such as "roberta".
+        revision: Commit on the hub, if it came from there.
+        model_type: Model family in transformers, such as "roberta".
     """
 
     name: str
@@ -96,11 +96,11 @@ class MethodSpec(Strict):
 
     Args:
         name: Its name.
-        label: What the suite calls it.
-        size: The name of the option that a budget may turn, or None.
-        options: All its options, the size among them.
-        chosen: The options that enter the id: the size, and those that differ from the method's defaults. So a method may
-            gain an option without giving every run another id; a default itself is never changed.
+        label: Its label in the suite.
+        size: Name of the option that a budget may fit, or None.
+        options: All options, the size among them.
+        chosen: Options that enter the id: the size, and those that differ from the method's defaults. So a new option of a
+            method leaves the ids of all runs alone; a default never changes.
     """
 
     name: str
@@ -113,11 +113,11 @@ class MethodSpec(Strict):
 class Settings(RecordPart):
     """The settings that a suite gives and a spec keeps under one name; a field added here is in both.
 
-    It needs a default, at which runs do what they did before it, and keep their ids.
+    It needs a default that leaves runs and their ids as they were before the field existed.
 
     Args:
         batch_size: Examples per optimiser step, over all devices and accumulation steps.
-        max_length: Tokens at which an input is cut.
+        max_length: Tokens after which an input is truncated.
         schedule: Learning-rate schedule, by transformers' name.
         weight_decay: Weight decay of AdamW on all weights but biases and norms.
         max_grad_norm: Norm to which gradients are clipped; 0 turns clipping off.
@@ -145,20 +145,19 @@ class Settings(RecordPart):
 
 
 class TrainingSpec(Settings):
-    """The recipe of a run: what `transformers.TrainingArguments` is made of.
+    """The recipe of a run: the source of `transformers.TrainingArguments`.
 
     Args:
-        train_examples: Examples seen, counting an example again each time it comes round; null where another amount of work
-            stops the run, as the next is.
+        train_examples: Examples seen, counted again at each repeat; null if another amount of work stops the run.
         steps: Optimiser steps: `train_examples / batch_size`, rounded up.
-        warmup_steps: Steps over which the learning rate rises from 0; null where `warmup` says it.
+        warmup_steps: Steps over which the learning rate rises from 0; null if `warmup` is given.
         threads: CPU threads of the process that trains.
-        arguments: What the suite passes through to `TrainingArguments`, the same for all methods.
+        arguments: Arguments that the suite passes through to `TrainingArguments`, equal for all methods.
         train_tokens: Real tokens that stop the run: it ends with the step that reaches them.
-        train_flops: FLOPs that do, in their place.
-        train_seconds: Seconds of training that do.
-        warmup: Share of that amount of work over which the learning rate rises from 0.
-        caps: Amounts of work that end the run before, by axis.
+        train_flops: FLOPs that stop the run.
+        train_seconds: Seconds of training that stop the run.
+        warmup: Share of the stopping amount over which the learning rate rises from 0.
+        caps: Amounts of work that may end the run earlier, by axis.
 
     The others are those of `Settings`.
     """
@@ -177,7 +176,7 @@ class TrainingSpec(Settings):
 
     @classmethod
     def later(cls) -> dict[str, JsonValue]:
-        """Return the fields that came after the first records, with their defaults: at these they leave the id alone."""
+        """Return the fields added after the first records, with their defaults; at a default a field leaves the id alone."""
         fields: dict[str, FieldInfo] = cls.model_fields
         return {
             name: field.get_default(call_default_factory=True)
@@ -205,16 +204,16 @@ class PlannedTraining(TrainingSpec):
 
     @property
     def target(self) -> tuple[Axis, float]:
-        """The axis of work that stops the run, and how much of it."""
+        """The axis of work that stops the run, and its amount."""
         return next((axis, amount) for axis in AXES if (amount := getattr(self, axis)) is not None)
 
     @property
     def accumulation(self) -> int:
-        """In how many parts a batch is taken."""
+        """Number of parts into which a batch is split."""
         return int(self.arguments.get("gradient_accumulation_steps", 1))  # type: ignore[arg-type]  # a suite checks it
 
     def uses(self, axis: Axis) -> bool:
-        """Whether an axis of work stops the run or may end it before."""
+        """Return True if an axis of work stops the run or may end it earlier."""
         return axis == self.target[0] or axis in self.caps
 
 
@@ -225,11 +224,11 @@ class Decoding(Strict):
         beams: Hypotheses kept side by side; 1 is greedy.
         length_penalty: Exponent p in (sum of log probabilities) / length**p, which ranks finished hypotheses.
         no_repeat_ngram: Length of n-grams that a completion never repeats, prompt not counted; 0 for no rule.
-        max_new_tokens: Tokens at which a completion is cut.
+        max_new_tokens: Tokens after which a completion is truncated.
         sample: Draw tokens by (seed, example) in place of taking the likeliest.
         temperature: Divisor of the logits in sampling.
         top_p: Sampling keeps the likeliest tokens that together reach this probability.
-        end: Texts that end a completion, beside the tokenizer's end-of-text token.
+        end: Texts that end a completion, besides the tokenizer's end-of-text token.
     """
 
     beams: int = Field(default=1, ge=1)
@@ -243,7 +242,7 @@ class Decoding(Strict):
 
 
 class Start(Strict):
-    """The run whose trained weights a run starts from, its head left out.
+    """The run whose trained weights, without its head, a run starts from.
 
     Args:
         task: The task of that run.
@@ -255,19 +254,19 @@ class Start(Strict):
 
 
 class RunSpec(RecordPart):
-    """What a run was: one fully resolved cell of a suite, or what is known of a run that no suite planned.
+    """One fully resolved cell of a suite, or the known facts of a run that no suite planned.
 
     Args:
-        score_on: The split that the scores are of.
+        score_on: Split of the scores.
         selection_every: Steps between evaluations on the selection split, or None for no such evaluation.
         keep_weights: Which trained weights stay after the run.
         series: The label of a repeat, which enters the id, the seeds and the folder.
-        rules: The protocol in full, or None where nobody said by which rules the scores were made.
+        rules: The protocol in full, or None if the rules of the scores are unknown.
         decoding: How completions are written, for generation only.
         start: The run it starts from, or None for the pretrained checkpoint.
-        source: The program whose run this is where no suite planned it, such as "own script": what that program did
-            beyond this spec is its author's word.
-        source_sha256: Hash of that program, or of the results it wrote, so that another one is another run.
+        source: Program of a run that no suite planned, such as "own script". Its author vouches for everything beyond this
+            spec.
+        source_sha256: Hash of that program, or of the results it wrote; it tells runs of different programs apart.
     """
 
     task: TaskSpec
@@ -289,7 +288,7 @@ class RunSpec(RecordPart):
 
     @property
     def run_id(self) -> str:
-        """The first 16 hexadecimal digits of the hash of everything that changes the answer."""
+        """First 16 hexadecimal digits of the hash of everything that changes the answer."""
         content = self.model_dump(mode="json")
         for part, fields in ((content, LATER), (content["training"], self.training.later())):
             for name, unset in fields.items():
@@ -299,8 +298,8 @@ class RunSpec(RecordPart):
         if self.source is None:
             del content["method"]["label"], content["task"]["name"], content["model"]["name"]
         else:
-            # Of a run that no suite planned, names are often all that tells it from others; which of its scores is looked
-            # at, which may be known only when they are there, is no part of it.
+            # Names are often all that distinguishes a run that no suite planned. Its main score, which may be chosen only
+            # after the run, does not enter the id.
             del content["task"]["metric"], content["task"]["higher_is_better"], content["task"]["labels"]
         content["task"]["definition"] = without_shown(self.task.definition)
         return content_hash(content)[:RUN_ID_LENGTH]
@@ -319,7 +318,7 @@ class PlannedSpec(RunSpec):
     rules: Protocol = STRICT
 
 
-# Fields that came after the first records, with the value that means what was always done: at it they leave the id alone.
+# Fields added after the first records, with the value that keeps the old behaviour: at it they leave the id alone.
 LATER: dict[str, JsonValue] = {
     "rules": STRICT.model_dump(mode="json"),
     "decoding": None,
@@ -328,10 +327,10 @@ LATER: dict[str, JsonValue] = {
     "source_sha256": None,
 }
 
-# Keys of a task's definition that describe it and change no score; `data` enters by content.
+# Keys of a task's definition that describe it and change no score; `data` enters the id by content.
 SHOWN_ONLY = {"task", "about", "licence", "citation", "data", "local"}
 
 
 def without_shown(definition: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-    """A task's definition without what changes no score."""
+    """Return a task's definition without the keys that change no score."""
     return definition and {key: value for key, value in definition.items() if key not in SHOWN_ONLY}

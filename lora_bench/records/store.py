@@ -1,20 +1,20 @@
-"""Where records lie, and how they get there whole.
+"""Store records, and publish each one atomically.
 
 A runs folder has one folder a run, named by the run id. Its `record.json` is written once, for a final status only: to a
-temporary file, flushed to the disk, then linked to its name, so that a reader sees the whole record or none and a second
-writer never replaces the first. It carries a hash of itself, and what lies beside it (predictions, weights) is there before
-the record names it. What is damaged is moved to `quarantine/` and never deleted.
+temporary file, flushed to the disk, then linked to its name. So a reader sees the whole record or none, and a second writer
+never replaces the first. A record carries a hash of itself; predictions and weights are written before the record names them.
+Damaged files are moved to `quarantine/` and never deleted.
 
     runs/<suite>/<run_id>/record.json         the record
-                          predictions.json    one prediction an example, or completions.json with the texts written
-                          weights/            the trained weights, where the suite keeps them
+                          predictions.json    one prediction an example, or completions.json with the generated texts
+                          weights/            the trained weights, if the suite keeps them
                           attempts/<n>.json   attempts that ended without a final record, and retried records
-                          checkpoint/         while the run is not done
-                          claim-<n>.json      who is at the run, or that nobody is; see `lora_bench.records.run_lock`
-                          quarantine/<n>/     what was damaged, with the reason
+                          checkpoint/         until the run is done
+                          claim-<n>.json      the run lock: which process has the run; see `lora_bench.records.run_lock`
+                          quarantine/<n>/     damaged files, with the reason
 
 A baseline folder holds the same records as `records/<run_id>.json`, with predictions in `records/<run_id>.predictions.json`.
-Texts that a model wrote stay in the runs folder: they repeat the data set, whose licence may forbid to pass it on.
+Generated texts stay in the runs folder: they repeat the data set, whose licence may forbid redistribution.
 """
 
 from __future__ import annotations
@@ -57,25 +57,25 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints lie while the run is not done."""
+        """Folder of checkpoints, until the run is done."""
         return self.path / "checkpoint"
 
     @property
     def weights(self) -> Path:
-        """Where the trained weights are kept."""
+        """Folder of the trained weights."""
         return self.path / "weights"
 
     def of(self, run_id: str) -> RunFolder:
-        """The folder of another run of the same suite."""
+        """Return the folder of another run of the same suite."""
         return RunFolder(self.path.parent / run_id)
 
     def try_lock(self, reaped: int | None = None) -> RunLock | None:
-        """Take this run for this process, or None where another process is at it; does not wait.
+        """Lock this run for this process without waiting. Return None if another process has it.
 
-        What a process that was killed has left half written here is removed.
+        Half-written files of a killed process are removed.
 
         Args:
-            reaped: The number of a process of this machine that is known to have ended.
+            reaped: Number of a process of this machine that is known to have ended.
         """
         lock = try_lock(self.path, reaped)
         if lock is not None:
@@ -84,7 +84,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[RunLock]:
-        """Within this block no other process is at this run; waits for one that is, until it is done or dead."""
+        """Hold the run lock in this block; waits until another owner is done or dead."""
         watch = Watch()
         while (lock := self.try_lock()) is None:
             while not watch.is_free(self.path):
@@ -93,27 +93,27 @@ class RunFolder:
             yield lock
 
     def record(self) -> Record | None:
-        """The record, or None while there is none that is whole: the run is to be done then.
+        """Return the record, or None if it is missing or damaged and the run must be done.
 
         Raises:
-            BadInput: If a newer lora_bench wrote it, or it may not be read.
-            LoraBenchError: If a link stands in its place, by which files elsewhere would be written or removed.
+            BadInput: If it is unreadable or from a newer lora_bench.
+            LoraBenchError: If a link is in its place, through which files elsewhere would be written or removed.
         """
         path = self.path / RECORD
         if self.path.is_symlink():
-            raise LoraBenchError(f"{self.path} is a link; remove it, since the folder of a run may not lie elsewhere")
+            raise LoraBenchError(f"{self.path} is a link; remove it, because the folder of a run must not be elsewhere")
         if path.is_symlink() and not path.exists():
-            raise LoraBenchError(f"{path} is a link to nothing; remove it, and the same command trains the run")
+            raise LoraBenchError(f"{path} is a dangling link; remove it, and the same command trains the run")
         try:
             return read_record(path) if path.is_file() else None
         except (DamagedRecord, MissingRecord):
             return None
 
     def damage(self, known: Record | None = None) -> str | None:
-        """What is wrong with the record, or with the predictions that it names, in a line; None where nothing is.
+        """Describe the damage of the record, or of the predictions it names, in a line; None without damage.
 
         Args:
-            known: The record, where it was just read and found whole.
+            known: The record, if it was just read and is whole.
         """
         try:
             if known is None and not (self.path / RECORD).is_file():
@@ -123,21 +123,21 @@ class RunFolder:
             return str(error)
         except MissingRecord:
             return None
-        # A record may be somebody else's, and name whatever file it likes.
+        # A record may come from outside, and name any file.
         if named is None or named.file not in (PREDICTIONS, COMPLETIONS):
             return None
         content = _content(self.path / named.file)
         changed = content is not None and hashlib.sha256(content).hexdigest() != named.sha256
-        return f"{self.path / named.file} is not what its record says" if changed else None
+        return f"{self.path / named.file} does not match its record" if changed else None
 
     def put_damage_aside(self, known: Record | None = None) -> str | None:
-        """Move a damaged record, or damaged predictions, to the quarantine, so that the run is done again.
+        """Move a damaged record, or damaged predictions, to the quarantine, so that the run is repeated.
 
         Args:
-            known: The record, where it was just read and found whole.
+            known: The record, if it was just read and is whole.
 
         Returns:
-            What was wrong and where it lies now, or None where nothing is wrong or another process is at the run.
+            The damage and its new place, or None without damage, or if another process has the run.
         """
         lock = self.try_lock() if self.damage(known) is not None else None
         if lock is None:
@@ -149,17 +149,17 @@ class RunFolder:
             record = self.record()
             damaged = RECORD if record is None or record.predictions is None else record.predictions.file
             if damaged != RECORD:
-                # First of all: a record whose damaged predictions are gone would be taken for whole.
+                # The record goes first: without its damaged predictions it would be taken for whole.
                 self.retry()
             place = quarantine(self.path / damaged, damage, self.path / QUARANTINE)
-            return f"{damage}; it lies in {place} now, and the run is done again" if place is not None else None
+            return f"{damage}; it was moved to {place}, and the run is repeated" if place is not None else None
 
     def attempts(self) -> int:
-        """Number of attempts that left no final record, and of records that a retry put aside."""
+        """Return the number of attempts without a final record, and of records that a retry moved away."""
         return len(list((self.path / "attempts").glob("*.json")))
 
     def publish(self, record: Record) -> Record:
-        """Write the record, or the attempt where its status is not final; the record that stands there afterwards."""
+        """Write the record, or an attempt if its status is not final. Return the record in place afterwards."""
         if is_attempt(record):
             self.put_aside(record)
             return record
@@ -171,27 +171,27 @@ class RunFolder:
                 quarantine(path, str(error), self.path / QUARANTINE)
             except MissingRecord:
                 if path.is_symlink():
-                    quarantine(path, f"{path} is a link to nothing", self.path / QUARANTINE)
-                continue  # another process put it aside
+                    quarantine(path, f"{path} is a dangling link", self.path / QUARANTINE)
+                continue  # another process moved it away
         reach("publish.clean")
         if not goes_on(record):
             remove_checkpoints(self.checkpoints)
         return record
 
     def renew(self, record: Record) -> None:
-        """Write the record anew, where the process that wrote it has come to know more: a score after training."""
+        """Rewrite a record with facts that its own process learnt later, such as a score after training."""
         write_atomic(self.path / RECORD, sealed(record))
 
     def put_aside(self, record: Record) -> None:
-        """Keep a record as an attempt, beside the one that stands."""
+        """Keep a record as an attempt, beside the published one."""
         self._put_aside(sealed(record))
 
     def retry(self, seen: Record | None = None) -> None:
-        """Put the record aside as an attempt, so that the run is done again.
+        """Move the record to the attempts, so that the run is repeated.
 
         Args:
-            seen: The record that is to be put aside: nothing happens where there is another one now, or where another process
-                is at the run. None for whatever there is, by the process that is at the run.
+            seen: The record to move; nothing happens if it has been replaced, or another process has the run. None moves any
+                record, and needs the run lock.
         """
         if seen is not None:
             lock = self.try_lock()
@@ -215,15 +215,15 @@ class RunFolder:
 
 
 class DamagedRecord(BadInput):
-    """A file that was a record and can be read no more."""
+    """A file that was a record and is no longer readable."""
 
 
 class MissingRecord(BadInput):
-    """There is no such file, or no more."""
+    """The file of a record does not exist, or no longer."""
 
 
 def _content(path: Path) -> bytes | None:
-    """What is in a file, or None where there is none, or none any more."""
+    """Return the content of a file, or None if it does not exist or no longer."""
     try:
         return read_regular(path, MAX_BESIDE_BYTES) if path.is_file() else None
     except FileNotFoundError:
@@ -231,14 +231,14 @@ def _content(path: Path) -> bytes | None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Every record at *path*, in the order of their run ids: a runs folder, a baseline, or one record.
+    """Read every record at *path*, in the order of their run ids: a runs folder, a baseline, or one record.
 
     Raises:
-        LoraBenchError: If there is no such path or no record in it.
-        BadInput: With every record that cannot be read.
+        LoraBenchError: If the path does not exist or has no record.
+        BadInput: With every unreadable record.
     """
     if not path.exists():
-        raise LoraBenchError(f"{path} is not there; `lora-bench run SUITE` writes records to runs/SUITE")
+        raise LoraBenchError(f"{path} does not exist; `lora-bench run SUITE` writes records to runs/SUITE")
     files = [path] if path.is_file() else record_files(path)
     if not files:
         raise LoraBenchError(f"{path} has no records: neither RUN_ID/record.json nor records/RUN_ID.json")
@@ -248,7 +248,7 @@ def read_records(path: Path) -> list[Record]:
         try:
             records.append(read_record(file))
         except MissingRecord:
-            continue  # another process put it aside
+            continue  # another process moved it away
         except BadInput as error:
             faults += error.faults
     if faults:
@@ -257,19 +257,19 @@ def read_records(path: Path) -> list[Record]:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The record files of a runs folder or a baseline."""
+    """Return the record files of a runs folder or a baseline."""
     runs = folder.glob(f"*/{RECORD}")
     baseline = (path for path in folder.glob("records/*.json") if not path.name.endswith(f".{PREDICTIONS}"))
     return sorted([*runs, *baseline])
 
 
 def accept(runs: Path, baseline: Path) -> list[Record]:
-    """Copy the records of a runs folder, with their predictions, into a baseline; what it held before is replaced.
+    """Copy the records of a runs folder, with their predictions, into a baseline, replacing those in it.
 
-    Cut off at any moment, the baseline has whole records, old and new; the same command again completes it.
+    Interrupted at any moment, the baseline has whole records, old and new; the same command completes it.
 
     Raises:
-        LoraBenchError: If there are no records, or a record's predictions are missing or not what it says.
+        LoraBenchError: If there are no records, or predictions are missing or do not match their record.
     """
     records = read_records(runs)
     predictions = {record.run_id: _predictions(runs / record.run_id, record) for record in records}
@@ -294,21 +294,21 @@ def _predictions(folder: Path, record: Record) -> bytes | None:
     path = folder / record.predictions.file
     content = _content(path) or b""
     if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
-        raise LoraBenchError(f"{path} is not there or not what its record says; run {record.run_id} again")
+        raise LoraBenchError(f"{path} is missing or does not match its record; run {record.run_id} again")
     return content
 
 
 class Answers(NamedTuple):
-    """What a run predicted for each scored example, and what is right, in the order of the examples."""
+    """Predictions of a run for each scored example, and the references, in the order of the examples."""
 
     predictions: list[Any]
     references: list[Any]
 
 
 def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers | None]:
-    """What reads, by run id, the predictions that lie beside *records* in a runs folder or a baseline.
+    """Return a function that reads, by run id, the predictions beside *records* in a runs folder or a baseline.
 
-    What it gives is None where there are none: the run left none, or they are not there, or not what its record says.
+    It returns None if the run left no predictions, they are missing, or they do not match the record.
     """
     by_id = {record.run_id: record for record in records}
 
@@ -327,33 +327,33 @@ def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers
 
 
 def read_record(path: Path) -> Record:
-    """One record.
+    """Read one record.
 
     Raises:
-        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged, and `MissingRecord`
-            if it is not there.
+        BadInput: If it is unreadable or from a newer lora_bench; `DamagedRecord` if it is damaged, `MissingRecord` if it does
+            not exist.
     """
     return read_sealed(path, Record, SCHEMA, "record")
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-# Fields that records had once, with the value that says nothing.
+# Fields of older records, with the value that carries no information.
 _GONE: dict[str, Any] = {"extra": {}}
 
 
 def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> ModelT:
-    """A record of some kind, as `sealed` wrote it, or without a seal.
+    """Read a record of any kind, with or without a seal.
 
     Args:
         path: Its file.
-        model: What it is an instance of.
-        newest: The newest schema that is known.
-        kind: What to call it.
+        model: Its class.
+        newest: Newest known schema.
+        kind: Its name in messages.
 
     Raises:
-        BadInput: If a newer lora_bench wrote it, or it may not be read; `DamagedRecord` if it is damaged, and `MissingRecord`
-            if it is not there.
+        BadInput: If it is unreadable or from a newer lora_bench; `DamagedRecord` if it is damaged, `MissingRecord` if it does
+            not exist.
     """
 
     def fault(message: str) -> list[Fault]:
@@ -375,14 +375,14 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
         if data.get(name) == nothing:
             del data[name]
     try:
-        # JSON mode lets a list stand for a tuple while every other type stays strict.
+        # JSON mode accepts a list for a tuple and keeps every other type strict.
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         unread = [dotted(one["loc"]) for one in error.errors() if one["type"] == "extra_forbidden"]
         all_unread = len(unread) == error.error_count()
         if not has_seal and (not all_unread or any(is_seal(data, name) for name in unread)):
             raise DamagedRecord(fault(f"is no {kind}: {first_fault(error)}")) from None
-        # Its own version of lora_bench sealed it, or handed it on without a seal, so all of it is meant.
+        # Its own version of lora_bench sealed it, or exported it without a seal, so its unknown fields are intended.
         said = f"it has {', '.join(unread[:3])}" if all_unread else first_fault(error)
         newer = f"is no {kind} that this lora_bench knows: {said}, which a newer one may have written; upgrade it"
         raise BadInput(fault(newer)) from None
@@ -391,7 +391,7 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
 
 
 def first_fault(error: Exception) -> str:
-    """What is wrong with a file that could not be read, in a line."""
+    """Describe the fault of an unreadable file in a line."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
@@ -399,10 +399,10 @@ def first_fault(error: Exception) -> str:
 
 
 def to_json(record: BaseModel) -> bytes:
-    """A record as it is handed on: sorted keys, two spaces, no NaN, a newline at the end."""
+    """Return a record as exported: sorted keys, two spaces, no NaN, a newline at the end."""
     return as_json(record.model_dump(mode="json", by_alias=True))
 
 
 def sealed(record: BaseModel) -> bytes:
-    """A record as it lies in a runs folder: with a hash of itself."""
+    """Return a record as stored in a runs folder: with a hash of itself."""
     return seal(record.model_dump(mode="json", by_alias=True))

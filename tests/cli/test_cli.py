@@ -73,7 +73,7 @@ def test_a_suite_runs_and_reports_and_runs_again(tmp_path, capsys):
         (["run", "quikstart"], "did you mean 'quickstart'"),
         (["run", "absent.yaml"], "absent.yaml: cannot be read"),
         (["plan", "broken.yaml"], "broken.yaml:1: is no valid YAML"),
-        (["report", "runs/absent"], "runs/absent is not there"),
+        (["report", "runs/absent"], "runs/absent does not exist"),
         (["run", "tickets.yaml", "--only", "0123"], "has no run '0123'"),
     ],
 )
@@ -146,7 +146,7 @@ def test_runs_become_a_baseline_whose_report_is_the_same(tmp_path, capsys):
     assert first.read_text().replace("(report/", "(tickets/") == again.read_text()
     (next((tmp_path / "runs" / "tickets").glob("*/predictions.json"))).write_text("{}")
     assert main(["baseline", "accept", "runs/tickets"]) == 2
-    assert "not what its record says" in capsys.readouterr().err
+    assert "does not match its record" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["methods", "models", "tasks", "suites"])

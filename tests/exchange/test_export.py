@@ -233,7 +233,7 @@ def test_the_command_writes_beside_the_runs(tmp_path, monkeypatch, capsys):
     assert "24 runs in runs/quickstart/records.csv" in capsys.readouterr().out
     assert len(rows((tmp_path / "runs" / "quickstart" / "records.csv").read_bytes())) == 25
     assert main(["export", "runs/absent", "--to", "csv"]) == 2
-    assert "runs/absent is not there" in capsys.readouterr().err
+    assert "runs/absent does not exist" in capsys.readouterr().err
 
 
 def test_the_report_command_writes_data_beside_the_figures_and_checks_them(tmp_path, monkeypatch, capsys):

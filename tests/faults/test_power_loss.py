@@ -214,7 +214,7 @@ def test_a_record_that_is_damaged_is_not_lost_on_its_way_to_the_quarantine(trace
     folder.path.mkdir(parents=True)
     (folder.path / "record.json").write_bytes(b"damaged")
     trace.begin()
-    assert "it lies in" in folder.put_damage_aside()
+    assert "it was moved to" in folder.put_damage_aside()
     trace.publish(a_record())
 
     def check(place, acknowledged):
@@ -231,7 +231,7 @@ def test_damaged_predictions_are_noticed_until_their_run_is_to_be_done_again(tra
     write_atomic(folder.path / PREDICTIONS, OTHER_ANSWERS)
     folder.publish(record)
     trace.begin()
-    assert "it lies in" in folder.put_damage_aside()
+    assert "it was moved to" in folder.put_damage_aside()
     trace.recorder.acknowledge(("aside",))
     trace.publish(record)
 

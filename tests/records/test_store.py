@@ -112,7 +112,7 @@ def test_what_is_no_record_is_bad_input_with_its_file(tmp_path, content):
 def test_a_folder_without_records_says_what_was_looked_for(tmp_path):
     with pytest.raises(LoraBenchError, match=r"neither RUN_ID/record\.json nor records/RUN_ID\.json"):
         read_records(tmp_path)
-    with pytest.raises(LoraBenchError, match="is not there"):
+    with pytest.raises(LoraBenchError, match="does not exist"):
         read_records(tmp_path / "absent")
 
 
@@ -170,7 +170,7 @@ def test_a_damaged_record_is_as_good_as_none_and_moves_to_the_quarantine(tmp_pat
     assert folder.record() is None
     assert "is no record" in folder.damage()
     said = folder.put_damage_aside()
-    assert f"{record.run_id}/quarantine/1/record.json now, and the run is done again" in said
+    assert f"{record.run_id}/quarantine/1/record.json, and the run is repeated" in said
     assert (folder.path / "quarantine" / "1" / "record.json").read_bytes() == content
     assert "is no record" in (folder.path / "quarantine" / "1" / "reason.txt").read_text()
     assert folder.put_damage_aside() is None and folder.attempts() == 0
@@ -206,8 +206,8 @@ def test_any_damaged_predictions_are_noticed_and_the_run_is_done_again(tmp_path)
     for at in range(len(whole)):
         for damage in DAMAGES.values():
             path.write_bytes(damage(whole, at))
-            assert "is not what its record says" in folder.damage()
-    with pytest.raises(LoraBenchError, match="not what its record says"):
+            assert "does not match its record" in folder.damage()
+    with pytest.raises(LoraBenchError, match="does not match its record"):
         accept(tmp_path / "runs", tmp_path / "baseline")
     last = path.read_bytes()
     assert "quarantine/1/predictions.json" in folder.put_damage_aside()

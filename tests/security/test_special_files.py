@@ -90,7 +90,7 @@ def test_a_record_that_is_a_link_to_nothing_ends_the_command_at_once(project, ca
     folder.mkdir(parents=True)
     (folder / "record.json").symlink_to("nowhere.json")
     assert main(["run", "tickets.yaml", "--workers", "0"]) == 2
-    assert "record.json is a link to nothing; remove it" in capsys.readouterr().err
+    assert "record.json is a dangling link; remove it" in capsys.readouterr().err
 
 
 def test_a_link_that_is_put_in_the_place_of_a_record_meanwhile_goes_to_the_quarantine(tmp_path):

@@ -127,4 +127,4 @@ def test_the_command_writes_a_page_and_names_the_sets_by_what_tells_them_apart(t
         main(["compare", "monday/nightly", "tuesday/nightly", "--margin", "0"])
     assert stopped.value.code == 2
     assert main(["compare", "monday/nightly", "wednesday"]) == 2
-    assert "wednesday is not there" in capsys.readouterr().err
+    assert "wednesday does not exist" in capsys.readouterr().err
