@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from lora_bench.stats import item_metric, paired_difference
+from lora_bench.metrics.support.item_weights import item_metric
+from lora_bench.stats import paired_difference
 from lora_bench.stats.apart import LEVEL, bound, gaps, least_p, unseen
 from lora_bench.stats.items import Floats
 
