@@ -25,13 +25,13 @@ from lora_bench.util.seeding import adapters_drawn_from, draw_head
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """A base model that a method has made trainable.
+    """A base model made trainable by a method.
 
     Args:
         network: The model.
-        tokenizer: Of the base model.
-        masks: The keys of its dropout masks, where masks are keyed and no pack draws them.
-        load_seconds: Time that it took to make.
+        tokenizer: Tokenizer of the base model.
+        masks: Keys of its dropout masks, if masks are keyed and no pack draws them.
+        load_seconds: Time taken to load and adapt it.
     """
 
     network: nn.Module
@@ -41,16 +41,16 @@ class AdaptedModel:
 
 
 def adapt(setup: Setup) -> AdaptedModel:
-    """Load the base model of a run, draw its head and apply its method; notes the number of parameters."""
+    """Load the base model of a run, draw its head and apply its method; record the number of parameters."""
     job, facts, method, seed, rank = setup.job, setup.facts, setup.method, setup.seed, setup.rank
     facts.enter("loading the base model")
     reach("run.load")
     began = time.perf_counter()
     spec = job.spec
-    # A rank does one run.
+    # A worker rank does one run, so it keeps no base model.
     model, head = load_for(job) if trains_base(method) or rank is not None else WARM.base(job)
     tokenizer = WARM.tokenizer(job.base_model)
-    # A causal model's head looks for the last token that is no padding, so both must mean the same token.
+    # A causal model's head looks for the last token that is not padding, so both configs must name the same token.
     model.config.pad_token_id = tokenizer.pad_token_id
     total = sum(weight.numel() for weight in model.parameters())
     draw_head(model, head, seed)
@@ -76,13 +76,13 @@ def device_of_runs() -> torch.device:
 
 
 def _shard(job: Job, method: Method, model: nn.Module) -> None:
-    """Leave this process its part of the model.
+    """Shard the model over the processes of a run.
 
     Raises:
-        UnsupportedPair: If the method looks at whole weights or gradients on its way.
+        UnsupportedPair: If the method uses whole weights or gradients during training.
     """
     if own_callbacks(method):
         raise UnsupportedPair(
-            f"{method.name} does something of its own at each step, and under fsdp no weight is whole then"
+            f"{method.name} works on the weights at each step, and fsdp shards them; use parallelism: ddp"
         )
     shard(model, job.base_model.model_type, device_of_runs(), bfloat16=job.spec.training.precision == "bfloat16")

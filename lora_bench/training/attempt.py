@@ -1,4 +1,4 @@
-"""An attempt at a run: what is known of it so far, where it is, and the record of an end that is not `ok`."""
+"""An attempt at a run: its known facts, its progress, and the record of an end that is not `ok`."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
 from lora_bench.util.redaction import without_secrets
 
-# What may stand beside a path in a sentence: a full stop ends it, and one before a letter does not.
+# Characters that may follow a path in a sentence: a full stop ends it, unless a letter follows.
 _PATH_BEGINS = r"(?<![\w.\\/-])"
 _PATH_ENDS = r"(?![\w-]|\.\w)"
 
 
 class Apart(BaseException):
-    """Something failed that several runs share, which says nothing of any of them: each is to be done by itself.
+    """A failure that several runs share and that tells nothing of any of them: each must be repeated alone.
 
-    It passes by the code that makes records of failures, since it is no run's failure.
+    It is a `BaseException`, to pass by the code that turns failures of a run into records.
     """
 
 
 @dataclass
 class Facts:
-    """What is known of a run so far; a run that fails leaves what it had.
+    """The known facts of a run; a run that fails leaves those it had.
 
     Args:
-        phase: What it is at, such as "loading the base model" or "step 12".
+        phase: Current phase, such as "loading the base model" or "step 12".
         batch: Rows and tokens of the last batch that its model saw.
-        packed_with: The ids of the runs in whose company it takes its steps.
-        in_company: Whether other runs hold memory of this process.
+        packed_with: Ids of the other runs in its pack.
+        in_company: True if other runs use memory of this process.
     """
 
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -60,7 +60,7 @@ class Facts:
     in_company: bool = False
 
     def known(self) -> dict[str, Any]:
-        """As fields of a record."""
+        """Return the facts as fields of a record."""
         return {
             "started_at": self.started_at,
             "parameters": self.parameters,
@@ -73,20 +73,20 @@ class Facts:
         }
 
     def enter(self, phase: str) -> None:
-        """Note that the run is at something else now."""
+        """Record that the run enters another phase."""
         self.phase = phase
         beat()
 
     @contextmanager
     def within(self, phase: str) -> Iterator[None]:
-        """Note that the run is at something else within this block."""
+        """Record another phase for this block."""
         before = self.phase
         self.enter(phase)
         yield
         self.enter(before)
 
     def watch(self, model: nn.Module) -> None:
-        """Note the shape of each batch that *model* sees."""
+        """Record the shape of each batch that *model* sees."""
 
         def note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             ids = named.get("input_ids", inputs[0] if inputs else None)
@@ -98,13 +98,13 @@ class Facts:
 
     @property
     def place(self) -> str:
-        """Where the run is, with the batch that its model has at hand."""
+        """Phase of the run, with the current batch of its model."""
         shape = f", on a batch of {self.batch[0]} rows of {self.batch[1]} tokens" if self.batch is not None else ""
         return f"in {self.phase}{shape}"
 
 
 class NoteSteps(TrainerCallback):
-    """Notes the step that a run is in."""
+    """Records the current step of a run."""
 
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
@@ -113,17 +113,17 @@ class NoteSteps(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """A step begins. The first of a process is told from the rest: in it the optimiser takes its memory."""
+        """Record the step. The first of a process is named apart, because the optimiser allocates its memory in it."""
         self.facts.phase = "the first step" if self.first else f"step {state.global_step + 1}"
         self.first = False
         reach("run.step")
 
 
 def ended(job: Job, facts: Facts, error: Exception) -> Record:
-    """Return the record of an attempt that ended by an error.
+    """Return the record of an attempt that ended with an error.
 
     Raises:
-        Apart: If memory ran out in the company of other runs, which had some of it.
+        Apart: If memory ran out while other runs used some of it.
     """
     if facts.in_company and is_out_of_memory(error):
         raise Apart(f"{type(error).__name__}: {error}") from error
@@ -140,7 +140,7 @@ def ended(job: Job, facts: Facts, error: Exception) -> Record:
         said = first_line(error, "the machine has no memory left")
         status, reason = "out_of_memory", f"{facts.place}: {said}"
     else:
-        # A bug in a method or a library is a row of the report, and its traceback is kept.
+        # A bug in a method or a library becomes a row of the report, and its traceback is kept.
         reason = _reason(error, job)
         try:
             _keep_traceback(job, error)
@@ -152,7 +152,7 @@ def ended(job: Job, facts: Facts, error: Exception) -> Record:
 
 
 def _reason(error: Exception, job: Job) -> str:
-    """The error in a line, without the folders of this machine."""
+    """Return the error in a line, without the folders of this machine."""
     message = first_line(error, "") if isinstance(error, LoraBenchError) else typed_line(error)
     for folder, name in ((job.folder.path, "RUN"), (job.base_model.folder, "MODEL"), (job.task_base, "SUITE")):
         message = without_folder(message, folder, name)
@@ -160,9 +160,9 @@ def _reason(error: Exception, job: Job) -> str:
 
 
 def without_folder(message: str, folder: Path, name: str) -> str:
-    """Return a message with *name* in the place of a folder, where it stands as a path and not as a part of a word.
+    """Return a message with *name* in place of a folder, where it is a path and not part of a word.
 
-    A relative folder of one part, such as `model`, is a path only where another part follows it.
+    A relative folder of one part, such as `model`, counts as a path only if another part follows it.
     """
     absolute, relative = str(folder.absolute()), str(folder)
     message = re.sub(rf"{_PATH_BEGINS}{re.escape(absolute)}{_PATH_ENDS}", lambda found: name, message)

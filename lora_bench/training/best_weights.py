@@ -1,4 +1,4 @@
-"""Scores on the selection split while a run trains, and the best weights by them."""
+"""Scores on the selection split during training, and the best weights by them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_bench.training.measure.measure_callback import MeasureCallback
 
 @dataclass(frozen=True)
 class Best:
-    """The best point on the selection split so far."""
+    """Best weights on the selection split so far."""
 
     step: int
     score: float
@@ -26,19 +26,19 @@ class Best:
 
 
 class SelectionScores(TrainerCallback):
-    """Scores on the selection split every few steps, and keeps the best weights in memory where they are wanted.
+    """Scores the run on the selection split every few steps, and keeps the best weights in memory if wanted.
 
-    As a callback it asks its run's model by itself; a pack asks its members together, and has it `take` the answers.
+    As a callback it evaluates its run's model alone; a pack evaluates its members together and passes the answers to `take`.
 
     Args:
-        every: Steps between scores; the last step has some too.
-        score: The scores of a model, from its answers where they are known.
-        metric: The one that says which weights are the best.
-        higher_is_better: Whether more of it is better.
-        curve: Where the scores are noted.
-        keep_best: Whether the best weights are wanted.
-        measure: The clock, which leaves this out.
-        rank: Which of several processes this is, where all of them score: the first says what is better.
+        every: Steps between scores; the last step is scored too.
+        score: Computes the scores of a model, from its answers if they are known.
+        metric: Metric that chooses the best weights.
+        higher_is_better: Direction of that metric.
+        curve: List that receives the scores.
+        keep_best: Keep the best weights.
+        measure: The clock, which excludes this work.
+        rank: Worker rank, if several processes score; the first decides which weights are better.
     """
 
     def __init__(
@@ -71,23 +71,23 @@ class SelectionScores(TrainerCallback):
         model: nn.Module | None = None,
         **inside: Any,
     ) -> None:
-        """Score where it is time to."""
+        """Score the run if a score is due."""
         if model is not None and self.is_due(state.global_step, last=control.should_training_stop):
             self.take(state.global_step, model)
 
     def is_due(self, step: int, *, last: bool) -> bool:
-        """Whether there are scores after a step."""
+        """Return True if scores are due after a step."""
         return step % self.every == 0 or last
 
     def take(self, step: int, model: nn.Module, answers: list[Any] | None = None) -> None:
-        """Note the scores after a step, of answers where they are known, and keep the weights where they are the best."""
+        """Add the scores after a step, from answers if known, and keep the weights if they are the best."""
         with self.measure.left_out():
             scores = self.score(model, answers)
             self.curve.append(CurvePoint(step=step, scores=scores))
             value = scores.get(self.metric)
             better = value is not None and (self.best is None or self.sign * (value - self.best.score) > 0)
             if self.rank is not None:
-                # Weights in parts come together only where every process asks for them.
+                # Gathering sharded weights needs a call in every process.
                 _, better = self.rank.agreed(None, better)
             if self.keep_best and better:
                 self.best = Best(step, math.nan if value is None else value, trained_weights(model))

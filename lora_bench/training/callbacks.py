@@ -1,6 +1,6 @@
-"""What happens at the steps of a run: callbacks for the Trainer.
+"""Callbacks for the steps of a run.
 
-Each does one thing: draw dropout from (seed, step), end the run where its budget does, watch the loss, keep checkpoints.
+Each does one thing: seed dropout by (seed, step), end the run at its budget, watch the loss, write checkpoints.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from lora_bench.training.trainer_arguments import rate_factor
 from lora_bench.util.failpoints import reach
 from lora_bench.util.seeding import seed_for
 
-# How much work a killed run may lose; a checkpoint of a small adapter takes milliseconds.
+# Work that a killed run may lose; a checkpoint of a small adapter takes milliseconds.
 CHECKPOINT_SECONDS = 60.0
 
-# Points of a learning curve, about.
+# Approximate number of points of a learning curve.
 CURVE_POINTS = 50
 
 
@@ -44,22 +44,22 @@ class Diverged(LoraBenchError):
 
 
 class Interrupted(LoraBenchError):
-    """The run was asked to stop, and left a checkpoint."""
+    """The run was asked to stop, and wrote a checkpoint."""
 
 
 class Notify(Protocol):
-    """Told of a step of a run: its number, of how many, and the latest training loss."""
+    """Receives each step of a run: its number, the number of steps, and the latest training loss."""
 
     def __call__(self, step: int, steps: int, loss: float | None) -> None:
-        """Hear of a step."""
+        """Receive a step."""
 
 
 class SeededDropout(TrainerCallback):
-    """Seeds torch's generators at each step from (seed, step), so that a resumed run draws the same dropout masks.
+    """Seeds torch's generators at each step by (seed, step), so that a resumed run draws the same dropout masks.
 
     Args:
-        seed: Of the run.
-        rank: Number of the process, where several share each batch: each draws masks of its own.
+        seed: Seed of the run.
+        rank: Worker rank, if several processes share each batch: each draws its own masks.
     """
 
     def __init__(self, seed: int, rank: int = 0) -> None:
@@ -69,12 +69,12 @@ class SeededDropout(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Seed the generators for the step that begins."""
+        """Seed the generators for the step."""
         torch.manual_seed(seed_for("dropout", self.seed, state.global_step, *self.rank))
 
 
 class KeyedDropout(TrainerCallback):
-    """Tells keyed masks which step begins."""
+    """Passes the number of each step to keyed masks."""
 
     def __init__(self, masks: StepMasks) -> None:
         self.masks = masks
@@ -82,35 +82,35 @@ class KeyedDropout(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """A step begins."""
+        """Pass on the number of the step."""
         self.masks.begin(state.global_step)
 
 
 class FollowBudget(TrainerCallback):
-    """Ends the run with the step that uses its budget up, and lets the learning rate follow the share that is used.
+    """Ends the run with the step that uses up its budget, and sets the learning rate by the used share.
 
-    It stands before the callbacks that restore the schedule, and before those that do something at the last step.
+    It runs before the callbacks that restore the schedule, and before those that act at the last step.
 
     Args:
         course: The steps of the run.
-        clock: Seconds of training until now, with those of the run that this one goes on from.
+        clock: Returns the seconds of training until now, with those before a resumption.
     """
 
     def __init__(self, course: Course, clock: Callable[[], float]) -> None:
         self.course = course
         self.clock = clock
-        # The last step that was done, and what ended the run with it.
+        # The last step done, and the axis that ended the run with it.
         self.step = 0
         self.ended_by: Axis | None = None
 
     def end_after(self, step: int, seconds: float) -> bool:
-        """Note that a step was done after so many seconds; whether the run ends with it."""
+        """Record a step done after so many seconds. Return True if the run ends with it."""
         self.step, self.ended_by = step, self.course.ended_by(step, seconds)
         return self.ended_by is not None
 
     @property
     def progress(self) -> float:
-        """How far the run has come, from 0 to 1."""
+        """Return the progress of the run, from 0 to 1."""
         return self.course.progress(self.step, self.clock()) if self.ended_by is None else 1.0
 
     def on_train_begin(
@@ -122,14 +122,14 @@ class FollowBudget(TrainerCallback):
         lr_scheduler: LRScheduler | None = None,
         **inside: Any,
     ) -> None:
-        """Put the share of the target in the place of the number of steps in the Trainer's own schedule."""
+        """Give the Trainer's own schedule the used share of the target in place of the number of steps."""
         recipe = self.course.recipe
         if recipe.warmup is None:
             return
         assert optimizer is not None and isinstance(lr_scheduler, LambdaLR)
         factor = rate_factor(recipe, args)
 
-        # Asked once for each group of weights, which have one rate.
+        # Called once for each group of weights; all groups have one rate.
         @functools.lru_cache(1)
         def at_step(step: int) -> float:
             return factor(self._share(step))
@@ -142,31 +142,31 @@ class FollowBudget(TrainerCallback):
         lr_scheduler._last_lr = rates
 
     def _share(self, step: int) -> float:
-        """The share of the target that is used after a step, which is the last if a clock tells."""
+        """Return the used share of the target after a step; with a clock, after the last step."""
         if self.course.shares is not None:
             return self.course.shares[step]
         return min(1.0, self.clock() / self.course.recipe.target[1]) if step else 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """End the run where it is time to."""
+        """End the run if its budget is used up."""
         if self.end_after(state.global_step, self.clock()):
             control.should_training_stop = True
 
 
 class WatchLoss(TrainerCallback):
-    """Notes the training loss, tells of each step, and stops a run whose loss is not finite.
+    """Records the training loss, reports each step, and stops a run with a non-finite loss.
 
     Args:
-        follow: How far the run has come; it hears of a step before this.
-        curve: Where the losses are noted: some fifty means, each over the steps since the one before.
-        notify: Told of each step.
+        follow: Progress of the run; it must be called before this callback.
+        curve: List that receives some fifty mean losses, each over the steps since the previous one.
+        notify: Called with each step.
     """
 
     def __init__(self, follow: FollowBudget, curve: list[CurvePoint], notify: Notify | None) -> None:
         self.follow = follow
         self.curve = curve
         self.notify = notify
-        # Since the last point of the curve.
+        # Losses since the last point of the curve.
         self.losses: list[float] = []
         self.resumed_at = 0
         self.loss: float | None = None
@@ -175,7 +175,7 @@ class WatchLoss(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Find out which part of the curve the run is in."""
+        """Find the position of the run in the curve."""
         self._points = int(CURVE_POINTS * self.follow.course.progress(self.resumed_at, self.follow.clock()))
 
     def on_log(
@@ -186,7 +186,7 @@ class WatchLoss(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **inside: Any,
     ) -> None:
-        """Note the loss; the Trainer logs at every step."""
+        """Record the loss; the Trainer logs at every step."""
         if not logs or "loss" not in logs:
             return
         reach("run.loss", logs)
@@ -204,7 +204,7 @@ class WatchLoss(TrainerCallback):
             self.losses.clear()
 
     def _is_due(self, step: int) -> bool:
-        """Whether a point of the curve is due: after so many steps, or where a clock may end the run, after such a share."""
+        """Return True if a point of the curve is due: after some steps, or some share of the work under a clock."""
         course = self.follow.course
         if course.seconds is None and course.last_step is not None:
             return step % max(1, course.last_step // CURVE_POINTS) == 0
@@ -212,7 +212,7 @@ class WatchLoss(TrainerCallback):
         return self._points > points
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """Tell of the step."""
+        """Report the step."""
         if self.notify is None:
             return
         steps = self.follow.course.last_step
@@ -222,18 +222,18 @@ class WatchLoss(TrainerCallback):
 
 
 class KeepCheckpoints(TrainerCallback):
-    """Writes a checkpoint every minute and when the run is asked to stop, and goes on from one.
+    """Writes a checkpoint every minute and when the run is asked to stop, and resumes from one.
 
-    It stands before the callback that measures, which starts the clock of a step after it.
+    It runs before the measuring callback, which then starts the clock of a step.
 
     Args:
-        folder: Where checkpoints lie.
-        watch: The losses and the learning curve, which a checkpoint carries.
-        measure: The clock, which a checkpoint carries too.
-        selection: The scores on the selection split, whose best weights a checkpoint carries.
-        resume_from: The checkpoint to go on from.
-        rank: Which of several processes this is: they do the same at the same step, and the first writes.
-        company: The ids of the runs in whose company steps were taken, which a checkpoint carries.
+        folder: Folder of the checkpoints.
+        watch: Losses and learning curve, stored in a checkpoint.
+        measure: The clock, stored in a checkpoint.
+        selection: Scores on the selection split, whose best weights are stored in a checkpoint.
+        resume_from: Checkpoint to resume from.
+        rank: Worker rank, if a run has several processes: all call this at the same step, and the first writes.
+        company: Ids of the other runs in the pack, stored in a checkpoint.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class KeepCheckpoints(TrainerCallback):
             watch.losses = progress["losses"]
             watch.curve[:] = [CurvePoint.model_validate_json(point) for point in progress["curve"]]
             measure.train_seconds = measure.earlier_seconds = progress["train_seconds"]
-            # None where the run goes on, and in what earlier releases wrote.
+            # None for a run without a pack, and in checkpoints of earlier releases.
             watch.follow.step, watch.follow.ended_by = resume_from.step, progress.get("ended_by")
             if selection is not None and resume_from.best is not None:
                 selection.best = Best(**progress["best"], weights=resume_from.best)
@@ -275,7 +275,7 @@ class KeepCheckpoints(TrainerCallback):
         lr_scheduler: LRScheduler | None = None,
         **inside: Any,
     ) -> None:
-        """Put the state of the checkpoint back."""
+        """Restore the state of the checkpoint."""
         self._last = time.monotonic()
         if self.resume_from is None:
             return
@@ -286,15 +286,15 @@ class KeepCheckpoints(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Write a checkpoint where it is time to, or where the run is asked to stop.
+        """Write a checkpoint if one is due, or the run is asked to stop.
 
-        At the begin of the next step, when the loss of the last has been logged.
+        It does so at the start of the next step, after the loss of the last one has been logged.
         """
         stop, due = self._agreed(stop_requested())
         if stop or due:
             self._save(state.global_step, self.measure.seconds_so_far(), **inside)
         if stop:
-            raise Interrupted(f"stopped by {stop} after step {state.global_step}; the same command goes on from there")
+            raise Interrupted(f"stopped by {stop} after step {state.global_step}; the same command resumes from there")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
@@ -305,26 +305,26 @@ class KeepCheckpoints(TrainerCallback):
             self._save(state.global_step, self.measure.seconds_so_far(), **inside)
 
     def stop_evaluation(self, model: nn.Module) -> None:
-        """End the evaluation of a trained model where the run is asked to stop; what was learned is kept.
+        """End the evaluation of a trained model if the run is asked to stop; its weights are kept.
 
         Raises:
-            Interrupted: If it is.
+            Interrupted: If the run is asked to stop.
         """
         stop = stop_requested()
         if self.rank is not None and self.rank.shards:
             stop, _ = self.rank.agreed(stop)
         if stop is None:
             return
-        # Nothing is trained after this step, so nothing of the optimiser is wanted again.
+        # No step follows, so the optimiser's state is not needed again.
         optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.0)
         schedule = LambdaLR(optimizer, lambda step: 1.0)
-        # The clock of training goes on in an evaluation, and never began where a resumed run had nothing left to train.
+        # The clock of training goes on in an evaluation. It never started if a resumed run had no step left.
         seconds = self.measure.train_seconds
         self._save(self.watch.follow.step, seconds, model=model, optimizer=optimizer, lr_scheduler=schedule)
-        raise Interrupted(f"stopped by {stop} in the evaluation; the same command goes on from there")
+        raise Interrupted(f"stopped by {stop} in the evaluation; the same command resumes from there")
 
     def _agreed(self, stop: str | None) -> tuple[str | None, bool]:
-        """Whether to stop, and whether it is time for a checkpoint; of several processes all say the same."""
+        """Return the signal to stop by, and True if a checkpoint is due; all processes of a run return the same."""
         due = time.monotonic() - self._last > CHECKPOINT_SECONDS
         return (stop, due) if self.rank is None else self.rank.agreed(stop, due)
 
@@ -361,17 +361,17 @@ _stop: str | None = None
 
 
 def stop_requested() -> str | None:
-    """The name of the signal that asked this process to stop, or None."""
+    """Return the name of the signal that asked this process to stop, or None."""
     return _stop
 
 
 def request_stop(reason: str | None) -> None:
-    """Ask the run of this process to stop after the step it is in; None takes the request back."""
+    """Ask the run of this process to stop after its current step; None withdraws the request."""
     global _stop
     _stop = reason
 
 
 def stop_on_signals() -> None:
-    """From now on, SIGINT and SIGTERM ask the run of this process to stop after the step it is in."""
+    """Let SIGINT and SIGTERM ask the run of this process to stop after its current step, from now on."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: request_stop(signal.Signals(number).name))

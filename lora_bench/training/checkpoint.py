@@ -1,8 +1,8 @@
-"""Checkpoints of a run that is not done: what must be known to go on as if nothing had happened.
+"""Checkpoints of an unfinished run: the state to resume it as if it had never stopped.
 
-A checkpoint is the trained weights, the optimiser's tensors, and everything else as JSON. How it comes to the disk
-whole, and what is done about a damaged one, is `lora_bench.records.checkpoint_files`. Nothing is pickled. Data order
-and dropout need no state: they are functions of (seed, epoch) and (seed, step).
+A checkpoint has the trained weights, the optimiser's tensors, and everything else as JSON. Nothing is pickled.
+`lora_bench.records.checkpoint_files` writes it atomically and treats damage. Data order and dropout need no state: they are
+functions of (seed, epoch) and (seed, step).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from lora_bench.records.checkpoint_files import newest_checkpoint, write_checkpoint
 from lora_bench.training.distributed.fsdp import apart_again, in_parts_like, whole
 
-# Raised whenever an older lora_bench could not go on from what is written.
+# Raised whenever an older lora_bench could not resume from a new checkpoint.
 FORMAT = 1
 
-# What every checkpoint has.
+# Files that every checkpoint has.
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -34,12 +34,12 @@ class Checkpoint:
     """The state of a run after a step.
 
     Args:
-        step: The last step that was done.
+        step: Last step done.
         weights: The trained weights by name.
         optimizer: The optimiser's state dictionary.
         schedule: The learning-rate schedule's state dictionary.
-        progress: What the run wants to know again, such as its learning curve.
-        best: The best weights on the selection split so far, where the run keeps them.
+        progress: Other state of the run, such as its learning curve.
+        best: Best weights on the selection split so far, if the run keeps them.
     """
 
     step: int
@@ -50,7 +50,7 @@ class Checkpoint:
     best: dict[str, Tensor] | None
 
     def restore(self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> None:
-        """Put the state back into the objects of a fresh run."""
+        """Restore the state of the objects of a fresh run."""
         load_trained(model, self.weights)
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         state = {
@@ -65,7 +65,7 @@ class Checkpoint:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of the weights that the optimiser updates, by name."""
+    """Return a copy of the weights that the optimiser updates, by name."""
     return {
         name: whole(weight.detach()).cpu().clone().contiguous()
         for name, weight in model.named_parameters()
@@ -75,7 +75,7 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_trained(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy weights that `trained_weights` gave back into a model of the same shape."""
+    """Copy weights returned by `trained_weights` into a model of the same shape."""
     apart_again(model)
     own = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if own.keys() != weights.keys():
@@ -94,7 +94,7 @@ def save_checkpoint(
     *,
     best: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint after *step*; the one before it is kept as well. Without a folder only the tensors come together."""
+    """Write a checkpoint after *step*, and keep the previous one. Without a folder, only gather the tensors."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
@@ -130,11 +130,11 @@ def _say_nothing(message: str) -> None:
 
 
 def latest_checkpoint(folder: Path, say: Callable[[str], None] = _say_nothing) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None.
+    """Return the newest undamaged checkpoint, or None.
 
     Args:
-        folder: Where checkpoints lie.
-        say: Told of each that is damaged, and of one that a newer lora_bench wrote.
+        folder: Folder of the checkpoints.
+        say: Called with a sentence for each damaged checkpoint, and for one that a newer lora_bench wrote.
     """
     found = newest_checkpoint(folder, say, needed=(WEIGHTS, OPTIMIZER, STATE))
     if found is None:
@@ -142,7 +142,7 @@ def latest_checkpoint(folder: Path, say: Callable[[str], None] = _say_nothing) -
     path, files = found
     rest = json.loads(files[STATE])
     if rest.get("format", FORMAT) > FORMAT:
-        say(f"the checkpoint {path.name} is of a newer lora_bench; the run began anew")
+        say(f"the checkpoint {path.name} was written by a newer lora_bench, so the run started anew")
         return None
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in rest["scalars"].items()}
     for name, tensor in load(files[OPTIMIZER]).items():

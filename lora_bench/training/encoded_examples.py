@@ -1,4 +1,4 @@
-"""The examples of a run as its model takes them, with what its record says of them: how many, and how many were cut."""
+"""The encoded examples of a run, with the facts for its record: their number, and the share that was truncated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_bench.training.scoring import Example, Exercise, scored_splits
 def examples_of(
     job: Job, data: TaskData, at_hand: Exercise, facts: Facts
 ) -> tuple[Sequence[Example], dict[str, list[Example]]]:
-    """The examples to learn from, and by split those to be answered; notes the facts about them."""
+    """Return the training examples and, by split, the examples to answer; record the facts about them."""
     spec = job.spec
     asked = dict.fromkeys(scored_splits(spec, data))
     if spec.selection_every is not None:
@@ -33,7 +33,7 @@ def examples_of(
     for name, share in sorted(truncated.items()):
         if share > 0:
             facts.warnings.append(
-                f"{_share(share)} of the {name} inputs are longer than {spec.training.max_length} tokens and were cut"
+                f"{_share(share)} of the {name} inputs are longer than {spec.training.max_length} tokens and were truncated"
             )
     facts.warnings += _label_order_warning(job.base_model, data.labels)
     facts.data = DataSummary(
@@ -45,12 +45,12 @@ def examples_of(
 
 
 def _share(share: float) -> str:
-    """A share above 0 in per cent, which never reads as none."""
+    """Return a share above 0 in per cent, never rounded to zero."""
     return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
 
 
 def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[str]:
-    """A warning where the checkpoint knows the same labels in another order."""
+    """Warn if the checkpoint orders the same labels differently."""
     config = json.loads((base_model.folder / "config.json").read_text(encoding="utf-8"))
     known = [
         str(name).lower() for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
@@ -59,6 +59,6 @@ def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[s
     if known != ours and sorted(known) == sorted(ours):
         return [
             f"the checkpoint of {base_model.name} orders the labels {known}, the task {ours}; "
-            "the head is new, so its order is the task's"
+            "the head is new, so the task's order is used"
         ]
     return []

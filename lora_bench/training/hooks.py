@@ -1,4 +1,4 @@
-"""The callbacks of a run: they end it, measure it, save it, and score it on the selection split."""
+"""The callbacks of a run, which end it, measure it, save it, and score it on the selection split."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Hooks:
     """The callbacks of a run.
 
     Args:
-        all: Every callback, in the order in which the Trainer calls them.
+        all: Every callback, in the order of the Trainer's calls.
         measure: Measures time and memory.
         follow: Ends the run when its budget is used up.
         keep: Writes checkpoints.
-        selection: Scores the run on the selection split while it trains, where it is asked to.
+        selection: Scores the run on the selection split during training, if configured.
     """
 
     all: list[TrainerCallback]
@@ -43,7 +43,7 @@ class Hooks:
 
 
 def keeps_best(job: Job) -> bool:
-    """Whether the best weights of a run are the ones that are scored, and not the last ones."""
+    """Return True if the best weights of a run are scored, and not the last ones."""
     return job.spec.keep_weights == "best" or job.spec.rules.checkpoint == "best"
 
 
@@ -56,8 +56,8 @@ def hooks_of(
         setup: The run.
         adapted: Its model.
         lessons: Its examples.
-        measure: Has measured since before the model was loaded.
-        checkpoint: The one that the run goes on from.
+        measure: Measurement, running since before the model was loaded.
+        checkpoint: Checkpoint to resume from.
 
     Raises:
         UnsupportedPair: If its method cannot work under its budget.
@@ -106,12 +106,14 @@ def _selection(setup: Setup, lessons: Lessons, measure: MeasureCallback) -> Sele
 
 
 def _own_callbacks(method: Method, course: Course) -> list[Any]:
-    """Return what a method does at the steps of a run.
+    """Return the callbacks of a method.
 
     Raises:
-        UnsupportedPair: If it has to know their number, and a clock ends the run.
+            UnsupportedPair: If it needs the number of steps, and a clock ends the run.
     """
     found = own_callbacks(method)
     if course.steps is None and any(getattr(one, "needs_steps", False) for one in found):
-        raise UnsupportedPair("its schedule is over the number of steps, which a budget of train_seconds does not tell")
+        raise UnsupportedPair(
+            "its schedule needs the number of steps, which is unknown under a budget of train_seconds"
+        )
     return found

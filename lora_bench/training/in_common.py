@@ -1,7 +1,7 @@
 """The part of a run spec that must be equal before runs share a pack or a loaded base model.
 
-Everything must be equal but what is listed as free to differ. A field that is added to the spec later is on no list: runs
-that differ in it share nothing until its author adds it here.
+Every field must be equal unless it is listed as free to differ. A field added to the spec later is on no list: runs that
+differ in it share nothing until its author adds it here.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ MAY_DIFFER: Fields = {
     "seed": True, "series": True, "protocol": True, "rules": True, "score_on": True, "selection_every": True,
     "keep_weights": True, "decoding": True, "start": True,
 }  # fmt: skip
-"""Free to differ everywhere: neither the base model nor the shape of a training step depends on these."""
+"""Fields free to differ everywhere: neither the base model nor the shape of a training step depends on them."""
 
 
 def in_common(job: Job, may_differ: Fields) -> str:
-    """Return all of a run that *may_differ* does not name, as JSON; runs may share where it is equal.
+    """Return every field of a run that *may_differ* does not name, as JSON; runs may share if it is equal.
 
     Args:
         job: The run.
-        may_differ: Fields of its spec that are left out.
+        may_differ: Fields of its spec to leave out.
     """
     spec = job.spec.model_dump(mode="json", exclude=dict(may_differ))
     return json.dumps([spec, job.task.kind, len(job.spec.task.labels), job.cut], sort_keys=True)

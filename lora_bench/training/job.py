@@ -1,4 +1,4 @@
-"""A job: a run spec with what one machine knows about it. Plans make jobs, executors carry them, `run` does them."""
+"""A job: a run spec with one machine's facts about it. Plans make jobs, executors carry them, `run` does them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from lora_bench.tasks import Task
 
 @dataclass(frozen=True)
 class Job:
-    """A run spec with what this machine knows about it.
+    """A run spec with this machine's facts about it.
 
     Args:
         spec: What to run.
         suite: Name of the suite, for the record.
         budget: The suite's budget, for the record.
         task: The task's declaration.
-        task_base: The folder that the task's paths are seen from.
+        task_base: Folder that the task's paths are relative to.
         base_model: The base model on this machine.
         folder: The folder of the run.
-        command: What makes the record again.
-        exclusive: Whether nothing else runs on the device or machine meanwhile.
-        trial: Whether the run chooses a learning rate, and is no result.
-        analysis: How the suite's scores are judged, for the record.
-        rung: Of a trial of a halving, the number of its rung, for the record.
-        at_once: How many runs of its unit of work are a pack at once, and the others follow them; None for all.
-        cut: Whether DeBERTa's relative positions are cut to what rows reach, where that changes no score.
+        command: Command that makes the record again.
+        exclusive: True if nothing else runs on the device or machine meanwhile.
+        trial: True if the run chooses a learning rate, and is no result.
+        analysis: Rules for judging the suite's scores, for the record.
+        rung: Rung of a halving that a trial is of, for the record.
+        at_once: Greatest number of runs of its unit of work in a pack at once; the others follow. None for all.
+        cut: Restrict DeBERTa's relative positions to those that rows reach, if that changes no score.
     """
 
     spec: PlannedSpec
@@ -54,21 +54,21 @@ class Job:
 
     @functools.cached_property
     def run_id(self) -> str:
-        """The id of its spec."""
+        """Id of its spec."""
         return self.spec.run_id
 
     @property
     def steps(self) -> int | None:
-        """Optimiser steps of the run, or None where only its data tell."""
+        """Optimiser steps of the run, or None if only its data tell."""
         return self.spec.training.steps
 
     def record(self, status: Status, reason: str | None = None, **found: Any) -> Record:
-        """The record of this job.
+        """Return the record of this job.
 
         Args:
-            status: How the run ended.
-            reason: Why, for any status but `ok`.
-            found: What is known of it: the other fields of a record.
+            status: End of the run.
+            reason: Reason of any status but `ok`.
+            found: Other fields of the record.
         """
         warnings = (*self.base_model.warnings, *found.pop("warnings", ()))
         return Record(

@@ -1,9 +1,9 @@
-"""Dropout masks as a pure function of (seed, step, site, place in the tensor).
+"""Dropout masks as a pure function of (seed, step, site, position in the tensor).
 
-torch draws masks one after another from one stream, so that what a row loses depends on all that was drawn before it, on how
-far its batch is padded, and on the device. Here a mask is a hash of where it is: a run has the same masks alone, in the company
-of others, after a resumption, and on every device. The sites of a step are numbered in the order in which the model comes by
-them; a place is the index of an element along each dimension, so padding on the right changes nothing before it.
+torch draws masks one after another from one stream. So the mask of a row depends on all draws before it, on the padding of
+its batch, and on the device. Here a mask is a hash of its position: a run has the same masks alone, in a pack, after a
+resumption, and on every device. The sites of a step are numbered in the order in which the model reaches them. A position is
+the index of an element along each dimension, so padding on the right changes nothing before it.
 
 The hash is a multiply-xorshift finaliser of 32 bits (https://github.com/skeeto/hash-prospector), twice, with half of the key
 before each.
@@ -23,28 +23,28 @@ from torch.overrides import TorchFunctionMode
 
 from lora_bench.util.seeding import seed_for
 
-# One for each dimension, counted from the last, and one for the sites: odd, and no small multiples of each other.
+# One factor for each dimension, counted from the last, and one for the sites: odd, and no small multiples of each other.
 _STRIDES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D)
 _SITE = 0x632BE5AB
 
-_LOW = 0x9E3779B97F4A7C15  # keeps the two halves of a key apart where a seed is small
+_LOW = 0x9E3779B97F4A7C15  # keeps the two halves of a key apart for small seeds
 
 
 def key_of(seed: int, step: int) -> tuple[int, int]:
-    """The key of a step's masks: two numbers of 32 bits, signed."""
+    """Return the key of a step's masks: two signed numbers of 32 bits."""
     whole = seed_for("masks", seed, step) ^ _LOW
     return _signed(whole), _signed(whole >> 32)
 
 
 def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float, first_row: int = 0) -> Tensor:
-    """Which elements a dropout keeps.
+    """Return the mask of the elements that a dropout keeps.
 
     Args:
-        key: Shape (2,), int32, of `key_of`.
+        key: Key from `key_of`, shape (2,), int32.
         site: Number of the dropout in its step.
-        shape: Of the tensor, of at most six dimensions.
-        probability: That an element is lost, in [0, 1).
-        first_row: The place of the first along the first dimension.
+        shape: Shape of the tensor, at most six dimensions.
+        probability: Probability of dropping an element, in [0, 1).
+        first_row: Index of the first row along the first dimension.
 
     Returns:
         Shape *shape*, bool.
@@ -61,7 +61,7 @@ def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float, fir
 
 
 def _mix(x: Tensor) -> None:
-    """Mix the bits of each number, in place: on a CPU it is memory that takes the time."""
+    """Mix the bits of each number in place: memory takes most of the time on a CPU."""
     for shift, low, factor in ((16, 0xFFFF, 0x7FEB352D), (15, 0x1FFFF, _signed(0x846CA68B)), (16, 0xFFFF, 1)):
         x.bitwise_xor_((x >> shift).bitwise_and_(low))
         if factor != 1:
@@ -69,7 +69,7 @@ def _mix(x: Tensor) -> None:
 
 
 def _signed(number: int) -> int:
-    """The low 32 bits as a signed number, which is what torch's int32 holds; its products wrap."""
+    """Return the low 32 bits as a signed number, as torch's int32 stores it; its products wrap."""
     low = number & 0xFFFFFFFF
     return low - 2**32 if low >= 2**31 else low
 
@@ -79,9 +79,9 @@ class KeyedMasks(TorchFunctionMode):
 
     Args:
         key: Shape (2,), int32.
-        site: Number of the first dropout: those of an accumulated batch's parts go on from one another.
-        share: The first row and the number of rows, where the model has a share of a batch at hand. What has another length
-            along its first dimension is no row's.
+        site: Number of the first dropout; the parts of an accumulated batch continue the numbering.
+        share: First row and number of rows, if the model has a share of a batch. A tensor with another first dimension has
+            no rows.
     """
 
     def __init__(self, key: Tensor, site: int = 0, share: tuple[int, int] = (0, 0)) -> None:
@@ -91,7 +91,7 @@ class KeyedMasks(TorchFunctionMode):
         self.share = share
 
     def drop(self, x: Tensor, probability: float) -> Tensor:
-        """*x* with some elements set to 0 and the others scaled up, so that its expectation stays."""
+        """Return *x* with some elements set to 0 and the others scaled up, so that its expectation stays."""
         first_row, rows = self.share
         kept = keep_mask(self.key, self.site, x.shape, probability, first_row if x.shape[0] == rows else 0)
         self.site += 1
@@ -127,7 +127,7 @@ class KeyedMasks(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """Attention written out where it has a dropout: a fused kernel draws its masks itself."""
+        """Compute attention with its dropout step by step: a fused kernel draws its own masks."""
         if not dropout_p:
             return func(query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
         if enable_gqa:
@@ -152,11 +152,11 @@ class StepMasks:
     """Keyed masks of one model that is trained alone.
 
     Args:
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     share: tuple[int, int]
-    """As `KeyedMasks` has it, of the batch that comes next."""
+    """The share of the next batch, as in `KeyedMasks`."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -165,19 +165,19 @@ class StepMasks:
         self._site = 0
 
     def begin(self, step: int) -> None:
-        """The step after so many others begins."""
+        """Begin the step after so many others."""
         self._key, self._site = key_of(self.seed, step), 0
 
     @contextmanager
     def drawn(self, device: torch.device) -> Iterator[None]:
-        """Within this block a part of the step's batch goes through the model."""
+        """Apply the masks to a part of the step's batch in this block."""
         with KeyedMasks(torch.tensor(self._key, dtype=torch.int32, device=device), self._site, self.share) as masks:
             yield
         self._site = masks.site
 
 
 def with_keyed_masks(model: nn.Module, masks: StepMasks) -> None:
-    """Have *model* take its masks from *masks* whenever it is called."""
+    """Make *model* take its masks from *masks* at every call."""
     forward = model.forward
 
     @functools.wraps(forward)

@@ -1,4 +1,4 @@
-"""The data of a run: its examples as its model takes them, and the order and number of its steps."""
+"""The data of a run: its encoded examples, and the order and number of its steps."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Lessons:
 
     Args:
         data: The examples of its task.
-        exercise: Makes batches of examples and answers of outputs.
-        questions: By split, the examples to be answered.
-        course: The batches to learn from, in order, and the amount of work that ends them.
-        flops: Counts the FLOPs of a batch, where the budget needs them.
+        exercise: Makes batches of examples, and answers from outputs.
+        questions: Examples to answer, by split.
+        course: Training batches in order, and the amount of work that ends them.
+        flops: Counts the FLOPs of a batch, if the budget needs them.
     """
 
     data: TaskData
@@ -42,22 +42,24 @@ class Lessons:
 
     @property
     def has_rows_of_nothing(self) -> bool:
-        """Whether an example has no tokens."""
+        """Return True if an example has no tokens."""
         return any(not example["input_ids"] for example in chain(self.course.rest(0), *self.questions.values()))
 
 
 def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
-    """Read the examples of a run and plan its steps; notes the numbers of examples.
+    """Read the examples of a run and plan its steps; record the numbers of examples.
 
     Raises:
-        LoraBenchError: If the data is not what was planned with.
+        LoraBenchError: If the data has changed since the plan.
     """
     job, facts, seed = setup.job, setup.facts, setup.seed
     facts.enter("reading the data")
     reach("run.data")
     data = WARM.data(job)
     if data.sha256 != job.spec.task.data_sha256:
-        raise LoraBenchError("the data changed after the suite was planned; the same command runs it on the new data")
+        raise LoraBenchError(
+            "the data changed after the suite was planned; run the same command again to use the new data"
+        )
     made = exercise(job.task, tokenizer, job.spec, seed)
     train, questions = examples_of(job, data, made, facts)
     recipe = job.spec.training

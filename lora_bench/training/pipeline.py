@@ -1,8 +1,7 @@
-"""A run before and after its steps: data, base model, method and callbacks; scores and the record.
+"""The work of a run before and after its steps: data, base model, method and callbacks; scores and the record.
 
-Everything a method may differ in happens in `method.apply`; every other line is the same for all methods, which is what
-makes their records comparable. `lora_bench.training.run` takes the steps of a run by itself, and `lora_bench.pack` those of
-runs that share a base.
+Methods differ only in `method.apply`. Every other line is the same for all methods, which makes their records comparable.
+`lora_bench.training.run` takes the steps of a single run, and `lora_bench.pack` those of runs that share a base model.
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ from lora_bench.util.seeding import seed_for
 
 @dataclass(frozen=True)
 class Ready:
-    """A run that has all it needs for its steps.
+    """A run that is ready for its steps.
 
     Args:
         setup: The run.
         adapted: Its model.
         lessons: Its examples and steps.
         hooks: Its callbacks.
-        checkpoint: The one that it goes on from.
+        checkpoint: Checkpoint to resume from.
     """
 
     setup: Setup
@@ -66,43 +65,43 @@ class Ready:
 
     @property
     def job(self) -> Job:
-        """What is run, and where."""
+        """The job."""
         return self.setup.job
 
     @property
     def facts(self) -> Facts:
-        """What is known of it so far."""
+        """Facts known so far."""
         return self.setup.facts
 
     @property
     def model(self) -> nn.Module:
-        """The model that takes the steps."""
+        """The model that is trained."""
         return self.adapted.network
 
     @property
     def done(self) -> int:
-        """Steps that were done before."""
+        """Steps done before a resumption."""
         return 0 if self.checkpoint is None else self.checkpoint.step
 
     @property
     def scored(self) -> list[str]:
-        """The splits that its scores are of."""
+        """Splits of its scores."""
         return scored_splits(self.job.spec, self.lessons.data)
 
     @property
     def best(self) -> Best | None:
-        """The best weights on the selection split, where it is these that are scored."""
+        """Best weights on the selection split, if those are scored."""
         selection = self.hooks.selection
         return selection.best if keeps_best(self.job) and selection is not None else None
 
     def is_trained(self) -> bool:
-        """Whether it was stopped between its last step and its record; its weights are then put back."""
+        """Return True if it was stopped between its last step and its record; this restores its weights."""
         follow = self.hooks.follow
         if self.checkpoint is None or not (
             follow.ended_by or follow.end_after(self.checkpoint.step, self.hooks.measure.earlier_seconds)
         ):
             return False
-        # There is no Trainer now, and its arguments say how this process multiplies.
+        # There is no Trainer now, so its arguments must set the precision of this process.
         training_arguments(self.job.spec, "nowhere")
         load_trained(self.model, self.checkpoint.weights)
         self.model.to(device_of_runs())
@@ -110,14 +109,14 @@ class Ready:
 
     @property
     def has_rows_of_nothing(self) -> bool:
-        """Whether a causal model is to classify a text without tokens: its tokenizer adds none of its own."""
+        """Return True if a causal model would classify a text without tokens: its tokenizer adds none of its own."""
         if not family_of(self.job.base_model.model_type).causal or self.job.task.kind == "generation":
             return False
         return self.lessons.has_rows_of_nothing
 
     @contextmanager
     def trainer(self) -> Iterator[Trainer]:
-        """Make what takes the steps that are left."""
+        """Make the Trainer for the remaining steps."""
         recipe, course = self.job.spec.training, self.lessons.course
         steps = course.steps if course.steps is not None else ENDLESS // recipe.batch_size
         examples: Sequence[Any] = course.rest(self.done)
@@ -134,7 +133,7 @@ class Ready:
                 callbacks=self.hooks.all,
             )
             trainer.remove_callback(PrinterCallback)
-            # Else it takes the loss of a model with `**kwargs` for one that is already divided by the accumulation steps.
+            # Otherwise it takes the loss of a model with `**kwargs` as already divided by the accumulation steps.
             trainer.model_accepts_loss_kwargs = False
             if self.setup.rank is not None:
                 weigh_shares(trainer, self.adapted.masks)
@@ -144,21 +143,21 @@ class Ready:
 def prepare(
     job: Job, facts: Facts, notify: Notify | None, *, packed: bool = False, rank: WorkerRank | None = None
 ) -> Ready:
-    """Do everything before the first step.
+    """Prepare a run for its first step.
 
     Args:
         job: The run.
-        facts: Notes what is found.
-        notify: Told of each step.
-        packed: Whether it takes its steps with others: the pack draws its masks, and asks it on the selection split.
-        rank: Which of several processes this is, where the run has several.
+        facts: Receives the facts found.
+        notify: Called with each step.
+        packed: True in a pack, which draws its masks and evaluates it on the selection split.
+        rank: Worker rank, if the run has several processes.
     """
     spec = job.spec
     torch.set_num_threads(spec.training.threads)
     seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
     if rank is None:
         warm_up()
-    # What a rank measures is one of several processes, of which none has the machine to itself.
+    # A worker rank shares the machine with others, so its measurements are never exclusive.
     alone = not packed and rank is None and not others_at_work(job.folder.path.parent)
     measure = MeasureCallback(exclusive=job.exclusive and alone)
     method = known_methods()[spec.method.name](**spec.method.options)
@@ -176,23 +175,23 @@ def prepare(
 
 
 def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint | None:
-    """Return the checkpoint that a run goes on from, and note that it does."""
+    """Return the checkpoint that a run resumes from, and record that it resumes."""
     find = partial(latest_checkpoint, job.folder.checkpoints, facts.warnings.append)
     checkpoint = find() if rank is None else rank.after_first(find)
     facts.resumed = checkpoint is not None
     if checkpoint is not None:
-        # None where there was no company, and in what earlier releases wrote.
+        # None for a run without a pack, and in checkpoints of earlier releases.
         facts.packed_with = tuple(checkpoint.progress.get("packed_with", ()))
     return checkpoint
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a trained model answers.
+    """Answers of a trained model.
 
     Args:
-        answers: By split, to the questions of each split that is scored.
-        seconds: That it took.
+        answers: Answers to each scored split, by split.
+        seconds: Time taken.
     """
 
     answers: Mapping[str, list[Any]]
@@ -201,12 +200,12 @@ class Answered:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a step saw.
+    """Work of a step.
 
     Args:
-        examples: Of its batch.
-        tokens: Of these, without padding.
-        flops: That it took, 0 where they are not counted.
+        examples: Examples in its batch.
+        tokens: Real tokens in its batch.
+        flops: FLOPs of the step, 0 if they are not counted.
     """
 
     examples: int
@@ -215,17 +214,17 @@ class _Seen:
 
     @classmethod
     def of(cls, batch: Sequence[Mapping[str, Any]], flops: BatchFlops | None) -> _Seen:
-        """What a batch comes to."""
+        """Return the work of a batch."""
         tokens = sum(len(example["input_ids"]) for example in batch)
         return cls(len(batch), tokens, 0 if flops is None else flops(batch))
 
 
 def score(ready: Ready, answered: Answered | None = None) -> Record:
-    """Everything after the last step.
+    """Score a trained run and make its record.
 
     Args:
-        ready: A run that is trained.
-        answered: What its last weights answer, where that is known.
+        ready: A trained run.
+        answered: Answers of its last weights, if known.
     """
     job, facts, measure, model = ready.job, ready.facts, ready.hooks.measure, ready.model
     spec, lessons = job.spec, ready.lessons
@@ -235,7 +234,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     assert ended_by is not None, "a run that is trained was ended by its budget"
     if ended_by != course.target:
         facts.warnings.append(course.said(step, ended_by, measure.train_seconds or 0.0))
-    # One after the other: the examples of all of them may be more than memory holds.
+    # One split after the other: together their examples may exceed memory.
     done = [_Seen.of(course.batch(before), lessons.flops) for before in range(step)]
     if ready.best is not None:
         step = ready.best.step
@@ -248,10 +247,10 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     if measure.exclusive and others_at_work(job.folder.path.parent):
         measure.exclusive = False
     if not measure.exclusive and spec.training.uses("train_seconds"):
-        facts.warnings.append("another process worked beside it on this machine, and used up some of its train_seconds")
+        facts.warnings.append("another process ran on this machine and used up some of its train_seconds")
     scores = scores_of(job.task, lessons.data, answered.answers)
     there = job.folder.record()
-    if there is not None:  # who took the run over was faster, and what its record tells of is not to be written over
+    if there is not None:  # the process that took the run over published first; its files must not be overwritten
         return there
     facts.enter("writing predictions and weights")
     reach("run.keep")
@@ -277,7 +276,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
 
 
 def take_part(ready: Ready) -> None:
-    """What the other ranks do while the first scores a model that is in parts: they bring theirs."""
+    """Take part in scoring a sharded model in the other worker ranks, while the first one scores it."""
     if ready.best is not None:
         load_trained(ready.model, ready.best.weights)
     _answers(ready)
@@ -286,7 +285,7 @@ def take_part(ready: Ready) -> None:
 
 
 def _answers(ready: Ready) -> dict[str, list[Any]]:
-    """What the model answers to each split that is scored, until the run is asked to stop."""
+    """Return the model's answers to each scored split, unless the run is asked to stop."""
     lessons = ready.lessons
     with heard(lambda: ready.hooks.keep.stop_evaluation(ready.model)):
         return {name: lessons.exercise.answers(ready.model, lessons.questions[name]) for name in ready.scored}

@@ -1,8 +1,8 @@
-"""What a process keeps from one run to the next: the data, its tokens, the tokenizer, and the base model before any run.
+"""The cache of a process between runs: the data, its tokens, the tokenizer, and the unmodified base model.
 
-A further run of the same task and base model reads and tokenises nothing again. What is kept is only lent: a run gets copies
-of modules over the weights of the kept model, and before the next one gets them their hash is taken again, so that a method
-that did write into the base costs a reading of it and changes no score.
+A further run of the same task and base model reads and tokenises nothing again. A run gets copies of the modules over the
+weights of the cached model. These are hashed again before the next run, so a method that wrote into the base model costs a
+reload and changes no score.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MadeT = TypeVar("MadeT")
 Loaded = tuple[Any, list[str]]
-"""A base model with what its kind of task needs, and the names of its head's modules."""
+"""A base model with the objects of its kind of task, and the names of its head's modules."""
 
 BASE_MAY_DIFFER: Fields = {
     **MAY_DIFFER,
@@ -49,19 +49,19 @@ BASE_MAY_DIFFER: Fields = {
         "arguments": True, "label_smoothing": True, "masks": True, "processes": True, "parallelism": True,
     },
 }  # fmt: skip
-"""In what runs of one base model may differ: a model is loaded before any method or step."""
+"""Fields in which runs of one base model may differ: a model is loaded before any method or step."""
 
 
 @dataclass
 class _Kept:
-    """One thing that was made, by what it was made of."""
+    """A cached object, and the key it was made from."""
 
     key: Any = None
     made: Any = None
 
 
 class Warm:
-    """What this process keeps. One data set and one base model: runs of others are not likely to come next."""
+    """The cache of this process. It keeps one data set and one base model, because the next run likely uses the same."""
 
     def __init__(self) -> None:
         self._data = _Kept()
@@ -71,24 +71,24 @@ class Warm:
         self._tokenizer = _Kept()
 
     def data(self, job: Job) -> TaskData:
-        """The examples of a run's task."""
+        """Return the examples of a run's task."""
         whole_train = not job.spec.rules.selection_from_train
         key = (job.task.model_dump_json(), job.task_base, whole_train, job.spec.task.data_sha256)
         if self._data.key != key:
             self._data, self._encoded = _Kept(), {}
             made = load_data(job.task, job.task_base, whole_train=whole_train)
             if made.sha256 != job.spec.task.data_sha256:
-                return made  # the run refuses it, and the next one is to look again
+                return made  # the run refuses it, and the next one must read it again
             self._data = _Kept(key, made)
         found: TaskData = self._data.made
         return found
 
     def encoded(self, job: Job, what: str, make: Callable[[], MadeT]) -> MadeT:
-        """Examples of the kept data as the run's model takes them.
+        """Return examples of the cached data, encoded for the run's model.
 
         Args:
             job: The run.
-            what: Which of them, and for what.
+            what: Name of the examples and their use.
             make: Makes them.
         """
         spec = job.spec
@@ -102,7 +102,7 @@ class Warm:
         return found
 
     def lessons(self, job: Job, make: Callable[[], tuple[list[Example], float]]) -> tuple[Sequence[Example], float]:
-        """The examples that a run learns from, as its model takes them; those of a large data set are shared by all workers.
+        """Return the encoded training examples of a run; all workers share those of a large data set.
 
         Args:
             job: The run.
@@ -127,21 +127,21 @@ class Warm:
         return self.encoded(job, "train", lambda: shared_examples(folder, content_hash(of), make))
 
     def base(self, job: Job) -> Loaded:
-        """A copy of the base model that a run is to adapt, over the weights that are kept."""
+        """Return a copy of the base model for a run, over the cached weights."""
         key = (job.base_model, in_common(job, BASE_MAY_DIFFER))
         if self._base.key != key or _hash(self._base.made[0]) != self._base_hash:
             self._base = _Kept()
             self._base = _Kept(key, load_for(job))
-            # Where the table's projections are trained, rows that nobody reaches still change the last bit of a gradient.
+            # If the table's projections are trained, unreached rows still change the last bit of a gradient.
             if job.cut:
                 cut_to_reach(self._base.made[0])
             self._base_hash = _hash(self._base.made[0])
         model, head = self._base.made
-        # PEFT lengthens the list that it is given as `modules_to_save`.
+        # PEFT appends to the list given as `modules_to_save`.
         return copy_sharing(model, head), list(head)
 
     def tokenizer(self, base_model: BaseModel) -> PreTrainedTokenizerBase:
-        """The tokenizer of a base model; nobody who gets it changes it."""
+        """Return the tokenizer of a base model; callers must not change it."""
         key = (base_model.sha256, base_model.folder)
         if self._tokenizer.key != key:
             self._tokenizer = _Kept(key, load_tokenizer(base_model))
@@ -149,19 +149,19 @@ class Warm:
         return found
 
     def without_base(self) -> None:
-        """Keep no base model: the next run trains all of its own."""
+        """Drop the base model from the cache, because the next run trains all of its own weights."""
         self._base = _Kept()
 
 
 @functools.cache
 def _encoders() -> str:
-    """A hash of the code that makes tokens: a checkout of another commit has the same version."""
+    """Return a hash of the code that makes tokens: a checkout of another commit may have the same version."""
     sources = (scoring, encode, pieces)
     return content_hash([Path(str(module.__file__)).read_text(encoding="utf-8") for module in sources])
 
 
 def load_for(job: Job) -> Loaded:
-    """The base model of a run from the disk, as its recipe has it."""
+    """Load the base model of a run from the disk, as its recipe needs it."""
     recipe = job.spec.training
     return load_model(
         job.base_model,
@@ -173,7 +173,7 @@ def load_for(job: Job) -> Loaded:
 
 
 def _hash(model: nn.Module) -> str:
-    """Of every weight and buffer as they lie in memory."""
+    """Return the hash of every weight and buffer in memory."""
     found = xxhash.xxh3_128()
     for tensor in (*model.parameters(), *model.buffers()):
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

@@ -1,7 +1,7 @@
 """One run, from a job to a record: lock, prepare, train, score, publish.
 
-Every executor calls `run_job`, in whatever process. A pack takes the steps of its members together, and does all else with
-them by the functions of this module. A run that ends in another way than `ok` leaves a record too, with its reason.
+Every executor calls `run_job`, in any process. A pack takes the steps of its members together, and uses the functions of this
+module for everything else. A run that does not end `ok` leaves a record too, with its reason.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from lora_bench.util.failpoints import reach
 
 
 def run_job(job: Job, notify: Notify | None = None, *, in_company: bool = False) -> Record | Elsewhere:
-    """Train and score one cell of a suite and publish its record, unless another process is at it.
+    """Train and score one cell of a suite and publish its record, unless another process has the run.
 
     Args:
-        job: What to run and where.
-        notify: Told of each step: its number and the latest loss.
-        in_company: Whether other runs hold memory of this process meanwhile.
+        job: The run, with its folder.
+        notify: Called with each step: its number and the latest loss.
+        in_company: True if other runs use memory of this process meanwhile.
 
     Returns:
-        The record that stands in the run's folder afterwards, or that of an attempt (`outcomes.is_attempt`).
+        The record in place in the run's folder afterwards, or that of an attempt (`outcomes.is_attempt`).
 
     Raises:
-        Apart: If memory runs out in company.
+        Apart: If memory runs out while other runs use some of it.
     """
     lock = lock_run(job)
     if not isinstance(lock, RunLock):
@@ -52,7 +52,7 @@ def run_job(job: Job, notify: Notify | None = None, *, in_company: bool = False)
 
 
 def lock_run(job: Job) -> RunLock | Record | Elsewhere:
-    """Lock a run for this process; or return its record where it is done, or that another process is at it."""
+    """Lock a run for this process. Return its record if it is done, or `Elsewhere` if another process has it."""
     record = job.folder.record()
     if record is not None:
         return record
@@ -67,7 +67,7 @@ def lock_run(job: Job) -> RunLock | Record | Elsewhere:
     with ExitStack() as held:
         held.enter_context(lock)
         reach("run.held")
-        # Another process may have done it before this one had the lock.
+        # Another process may have finished it before this one had the lock.
         record = job.folder.record()
         if record is not None:
             return record
@@ -76,9 +76,9 @@ def lock_run(job: Job) -> RunLock | Record | Elsewhere:
 
 
 def train(ready: Ready) -> None:
-    """Take the steps that are left."""
+    """Take the remaining steps."""
     if ready.done and ready.setup.notify is not None:
-        # It goes on here, even where no step is left and only the evaluation was stopped.
+        # Resume even without a step left, if only the evaluation was stopped.
         ready.setup.notify(ready.done, ready.lessons.course.steps or ready.done, None)
     if not ready.is_trained():
         with ready.trainer() as trainer:
@@ -86,34 +86,34 @@ def train(ready: Ready) -> None:
 
 
 def publish(job: Job, lock: RunLock, facts: Facts, record: Record) -> Record | Elsewhere:
-    """Publish a record, unless another process took the run over meanwhile and this one has no score.
+    """Publish a record, unless another process has taken the run over meanwhile and this one has no score.
 
     Args:
-        job: A run that this process is at.
+        job: A run locked by this process.
         lock: Its lock.
-        facts: What is known of the attempt.
-        record: What the attempt came to.
+        facts: Known facts of the attempt.
+        record: Result of the attempt.
     """
     facts.enter("publishing the record")
     try:
         reach("run.publish")
-        # A failure of a process that stood still for too long would stand before the score of the one that took over.
+        # The failure of a process that stood still too long must not block the score of the one that took over.
         return Elsewhere(job.run_id) if record.status != "ok" and lock.lost else job.folder.publish(record)
     except OSError as error:
         if not is_disk_full(error):
             raise
-        # Not even the attempt could be written.
+        # Writing even the attempt failed.
         return job.record("failed", DISK_FULL, **facts.known())
 
 
 def as_rank(job: Job, rank: WorkerRank, facts: Facts, notify: Notify | None) -> Record | None:
-    """Do the part of one of several processes of a run; return the record in the process that writes.
+    """Do the part of one worker rank of a run. Return the record in the process that writes, else None.
 
     Args:
-        job: A run that the process which started this one is at.
-        rank: Which of them this is.
-        facts: Notes what is found.
-        notify: Told of each step, by the first.
+        job: A run locked by the parent process.
+        rank: The worker rank.
+        facts: Receives the facts found.
+        notify: Called with each step, in the first worker rank.
     """
     ready = prepare(job, facts, notify if rank.first else None, rank=rank)
     train(ready)

@@ -1,4 +1,4 @@
-"""The facts that everything before the first step of a run is made from."""
+"""The inputs of everything before the first step of a run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lora_bench.training.job import Job
 
 @dataclass(frozen=True)
 class Setup:
-    """A run that is about to be prepared.
+    """A run that is being prepared.
 
     Args:
         job: The run.
-        facts: Notes what is found.
-        method: Of the run, with its options.
-        seed: Of all that is drawn.
-        notify: Told of each step.
-        packed: Whether it takes its steps with others: the pack draws its masks, and asks it on the selection split.
-        rank: Which of several processes this is, where the run has several.
+        facts: Receives the facts found.
+        method: Method of the run, with its options.
+        seed: Seed of everything random.
+        notify: Called with each step.
+        packed: True in a pack, which draws its masks and evaluates it on the selection split.
+        rank: Worker rank, if the run has several processes.
     """
 
     job: Job

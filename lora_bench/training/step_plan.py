@@ -1,9 +1,9 @@
-"""The course of a run: which examples each step sees, and when its budget is used up.
+"""The steps of a run: the examples of each step, and the step that uses up the budget.
 
-Batches and their order are a pure function of (seed, epoch), so what a step costs in examples, tokens and FLOPs is known before
-the first one; only seconds are known when they are over. A run ends with the step that reaches the target of its budget, or one
-of its caps. Where the target is not a number of examples, the learning rate follows the share of it that is used, and not the
-number of steps.
+Batches and their order are a pure function of (seed, epoch). So the cost of a step in examples, tokens and FLOPs is known
+before the first one; its seconds are known only afterwards. A run ends with the step that reaches the target of its budget, or
+one of its caps. If the target is not a number of examples, the learning rate follows the used share of it, and not the number
+of steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lora_bench.util.seeding import epoch_order
 
 Example = Mapping[str, Any]
 
-# More examples than anybody reaches.
+# More examples than any run reaches.
 ENDLESS = 2**40
 
 
@@ -29,15 +29,15 @@ class InOrder(Sequence[Example]):
     """Examples in the order in which they are seen, epoch after epoch.
 
     Args:
-        examples: Those of the training split.
-        seed: Which the order of each epoch is drawn from.
-        start: How many were seen before.
-        count: How many follow; by default without an end that anybody reaches.
+        examples: Examples of the training split.
+        seed: Seed of the order of each epoch.
+        start: Number of examples seen before.
+        count: Number of examples that follow; endless by default.
     """
 
     def __init__(self, examples: Sequence[Example], seed: int, start: int = 0, count: int = ENDLESS) -> None:
         self._examples, self._seed, self._start, self._count = examples, seed, start, count
-        # Two epochs, since a batch may go on from one into the next.
+        # Two epochs, because a batch may span the end of one.
         self._epoch = functools.lru_cache(2)(lambda epoch: epoch_order(seed, epoch, len(examples)))
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class InOrder(Sequence[Example]):
         return self._examples[self._epoch(epoch)[place]]
 
     def after(self, seen: int, count: int = ENDLESS) -> InOrder:
-        """Those that come after so many were seen, or the first so many of them."""
+        """Return the examples that follow the first *seen* ones, or *count* of them."""
         return InOrder(self._examples, self._seed, self._start + seen, count)
 
 
@@ -65,12 +65,12 @@ class Course:
     """The steps of a run.
 
     Args:
-        recipe: Its work and the size of its batches.
-        examples: Those that it sees, in order.
-        ends: For the target and each cap, the step that reaches it; without seconds.
-        shares: The share of the target that is used after so many steps, from 0 on; None where the learning rate follows the
-            number of steps, or the clock.
-        flops: What a batch takes, where it is counted.
+        recipe: Its work and batch size.
+        examples: Its examples, in order.
+        ends: Step that reaches the target and each cap, by axis; without seconds.
+        shares: Used share of the target after each number of steps, from 0 on; None if the learning rate follows the number
+            of steps, or the clock.
+        flops: Counts the FLOPs of a batch, if they are needed.
     """
 
     recipe: PlannedTraining
@@ -81,33 +81,33 @@ class Course:
 
     @property
     def target(self) -> Axis:
-        """The axis of work that stops the run."""
+        """Axis of work that stops the run."""
         return self.recipe.target[0]
 
     @property
     def steps(self) -> int | None:
-        """Steps up to the target, or None where a clock says when it is reached."""
+        """Steps up to the target, or None if a clock ends the run."""
         return self.ends.get(self.target)
 
     @property
     def last_step(self) -> int | None:
-        """The step with which the run ends at the latest, or None where only a clock ends it."""
+        """Latest possible last step, or None if only a clock ends the run."""
         return min(self.ends.values(), default=None)
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of training after which it ends at the latest, or None for any number."""
+        """Greatest number of seconds of training, or None without a limit."""
         limits = [
             amount for axis, amount in (self.recipe.target, *self.recipe.caps.items()) if WORK[axis].of_batch is None
         ]
         return min(limits, default=None)
 
     def ended_by(self, step: int, seconds: float) -> Axis | None:
-        """The axis whose target or cap ends the run after a step, the target first; None where it goes on.
+        """Return the axis whose target or cap ends the run after a step, the target first; None if it goes on.
 
         Args:
-            step: The number of the step.
-            seconds: Seconds of training until then.
+            step: Number of the step.
+            seconds: Seconds of training so far.
         """
         reached: list[Axis] = [axis for axis, end in self.ends.items() if step >= end]
         if self.seconds is not None and seconds >= self.seconds:
@@ -115,26 +115,26 @@ class Course:
         return next(iter(sorted(reached, key=lambda axis: axis != self.target)), None)
 
     def progress(self, step: int, seconds: float) -> float:
-        """How far the run has come after a step, from 0 to 1: the share of whatever will end it first."""
+        """Return the progress of the run after a step, from 0 to 1: the used share of the limit that will end it first."""
         shares = [] if self.last_step is None else [step / self.last_step]
         shares += [] if self.seconds is None else [seconds / self.seconds]
         return min(1.0, max(shares))
 
     def rest(self, step: int) -> Sequence[Example]:
-        """The examples that come after a step, up to the target."""
+        """Return the examples after a step, up to the target."""
         seen = self._seen_at(step)
         return self.examples.after(seen, ENDLESS if self.steps is None else self._seen_at(self.steps) - seen)
 
     def batches(self, steps: int) -> list[list[Example]]:
-        """The examples of each of the first so many steps."""
+        """Return the examples of each of the first *steps* steps."""
         return [self.batch(step) for step in range(steps)]
 
     def batch(self, step: int) -> list[Example]:
-        """The examples of the step that comes after *step* others."""
+        """Return the examples of the step that follows *step* others."""
         return self.examples[self._seen_at(step) : self._seen_at(step + 1)]
 
     def said(self, step: int, axis: Axis, seconds: float) -> str:
-        """That a cap ended the run after a step."""
+        """Return a sentence that a cap ended the run after a step."""
         target, amount = self.recipe.target
         used = self.shares[step] if self.shares is not None else seconds / amount
         if target == "train_examples":
@@ -155,19 +155,21 @@ def plan_course(
     examples: Sequence[Example],
     flops: Callable[[Batch], int] | None = None,
 ) -> Course:
-    """The course of a run.
+    """Plan the steps of a run.
 
     Args:
-        recipe: Its work and the size of its batches.
-        seed: Which the order is drawn from.
-        examples: Those of the training split, encoded, each of its own length.
-        flops: What a batch takes; needed where the recipe's work or a cap is a number of FLOPs.
+        recipe: Its work and batch size.
+        seed: Seed of the order.
+        examples: Encoded examples of the training split, each of its own length.
+        flops: Counts the FLOPs of a batch; needed if the recipe's work or a cap is in FLOPs.
 
     Raises:
-        LoraBenchError: If the examples have no token, so that no number of steps reaches an amount of tokens.
+        LoraBenchError: If the examples have no tokens, so that no number of steps reaches an amount of tokens.
     """
     if recipe.train_examples is None and not any(map(tokens_of, examples)):
-        raise LoraBenchError("the training examples have no tokens, so no amount of work is ever reached")
+        raise LoraBenchError(
+            "the training examples have no tokens, so no amount of work is ever reached; check the data"
+        )
     course = Course(recipe=recipe, examples=InOrder(examples, seed), ends={}, shares=None, flops=flops)
     target, amount = recipe.target
     ends: dict[Axis, int] = {}
@@ -186,9 +188,9 @@ def plan_course(
 
 
 def _used(course: Course, axis: Axis, amount: float, at_most: int | None = None) -> list[int] | None:
-    """The work used after so many steps, from 0 on, until an amount is reached or *at_most* steps are done.
+    """Return the work used after each number of steps, from 0 on, up to an amount or to *at_most* steps.
 
-    None where only a clock tells.
+    Return None if only a clock tells.
     """
     of_batch = WORK[axis].of_batch
     if of_batch is None:

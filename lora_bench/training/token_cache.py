@@ -1,11 +1,11 @@
-"""Tokens of a large data set, made once on a machine: files in the cache that every worker maps into its memory.
+"""Cache of the tokens of a large data set: made once per machine, and mapped into memory by every worker.
 
-    tokens/<key>.npy     how many tokens each example has, then those of all examples, column after column: int32
-          <key>.json     the names of the columns, what has one value an example, and the hash of the file; written last
+    tokens/<key>.npy     the number of tokens of each example, then the tokens, column after column: int32
+          <key>.json     the names of the columns, the columns with one value an example, and the hash of the file; written last
 
-A worker of its own would tokenise MNLI's 393,000 pairs again, and hold them as a gigabyte of Python's numbers. Mapped tokens
-are in memory once for all workers, and only while they are read. One worker makes them, and the others wait for it. Files that
-are not what they say are moved to `quarantine/` beside them, and made again.
+Without it each worker would tokenise MNLI's 393,000 pairs again, and store them as a gigabyte of Python's numbers. Mapped
+tokens are in memory once for all workers, and only while they are read. One worker makes them, and the others wait for it.
+Damaged files are moved to `quarantine/` beside them, and made again.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from lora_bench.util.sealed_json import keep, kept
 
 Example = dict[str, Any]
 
-# Fewer are tokenised in a second or two, and take some ten MiB.
+# Smaller data sets are tokenised in a second or two, and take some ten MiB.
 LEAST_EXAMPLES = 20_000
 
 
 class MappedExamples(Sequence[Example]):
-    """Examples whose tokens lie in a file; each is made when it is asked for.
+    """Examples whose tokens are in a file; each example is made on access.
 
     Args:
-        numbers: What the file has, shape (examples + columns * tokens,).
-        columns: Names of what has a value a token.
-        single: By name, what has one value an example.
-        count: Examples.
+        numbers: Content of the file, shape (examples + columns * tokens,).
+        columns: Names of the columns with a value a token.
+        single: Columns with one value an example, by name.
+        count: Number of examples.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class MappedExamples(Sequence[Example]):
 def shared_examples(
     folder: Path, key: str, make: Callable[[], tuple[list[Example], float]]
 ) -> tuple[Sequence[Example], float]:
-    """Examples as *make* gives them, made once for all processes of this machine, and the share that was cut.
+    """Return the examples of *make*, made once for all processes of this machine, and the share that was truncated.
 
     Args:
-        folder: Where they lie.
-        key: Tells these from all others.
+        folder: Folder of the cache.
+        key: Unique key of these examples.
         make: Makes them; each has the same keys, and lists of integers of one length, or single numbers.
     """
     manifest, file = folder / f"{key}.json", folder / f"{key}.npy"
@@ -81,7 +81,7 @@ def shared_examples(
         try:
             _write(manifest, file, examples, cut)
         except OSError:
-            return examples, cut  # a cache that is full, or not ours to write, is no reason not to train
+            return examples, cut  # training needs no cache: its disk may be full, or read-only
         return _read(manifest, file) or (examples, cut)
 
 
@@ -109,7 +109,7 @@ def _write(manifest: Path, file: Path, examples: list[Example], cut: float) -> N
 
 
 def _read(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
-    """What lies there, or None where nothing does that is whole, or that may be read."""
+    """Return the cached examples, or None if they are missing, damaged or unreadable."""
     try:
         return _mapped(manifest, file)
     except OSError:
@@ -123,7 +123,7 @@ def _mapped(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != said["sha256_of_tokens"]:
-        quarantine(file, f"{file.name} is not what {manifest.name} says", file.parent / QUARANTINE)
+        quarantine(file, f"{file.name} does not match {manifest.name}", file.parent / QUARANTINE)
         return None
     numbers = np.load(file, mmap_mode="r", allow_pickle=False)
     return MappedExamples(numbers, said["columns"], said["single"], said["examples"]), said["cut"]
@@ -131,9 +131,9 @@ def _mapped(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
 
 @contextlib.contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Within this block no other process is in one with the same lock, where the file system has locks."""
+    """Hold a lock in this block, so that one process at a time is in it, if the file system has locks."""
     with contextlib.ExitStack() as held:
-        with contextlib.suppress(ImportError, OSError):  # a cache of somebody else's may be read and not written
+        with contextlib.suppress(ImportError, OSError):  # the cache may be read-only
             import fcntl
 
             fcntl.flock(held.enter_context(lock.open("ab")), fcntl.LOCK_EX)

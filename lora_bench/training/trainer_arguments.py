@@ -1,4 +1,4 @@
-"""What the recipe of a run spec means to the Trainer: one place where its words become `transformers.TrainingArguments`."""
+"""Translate the recipe of a run spec into `transformers.TrainingArguments`, in this one place."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import TrainingArguments, get_scheduler
 
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
 
-# A schedule of transformers counts steps; one that follows a share counts its millionths.
+# A schedule of transformers counts steps; one that follows a share counts millionths of it.
 WHOLE = 1_000_000
 
-# How this process multiplies in float32 before any run has said otherwise; releases before 2.9 have two words for it.
+# Precision of float32 products in this process before any run changed it; releases before 2.9 have two settings for it.
 _WORDS: list[tuple[Any, str]] = (
     [(torch.backends, "fp32_precision")]
     if hasattr(torch.backends, "fp32_precision")
@@ -24,21 +24,21 @@ _BEFORE_ANY_RUN = [getattr(place, name) for place, name in _WORDS]
 
 
 def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> TrainingArguments:
-    """The arguments of a run.
+    """Return the arguments of a run.
 
     Args:
-        spec: Of the run.
-        output_dir: Where the Trainer may write.
-        steps: Optimiser steps up to the target of the budget, where the spec does not say them.
+        spec: Spec of the run.
+        output_dir: Folder that the Trainer may write to.
+        steps: Optimiser steps up to the target of the budget, if the spec does not give them.
 
     Raises:
-        ValueError: If transformers refuses what the suite passes through.
+        ValueError: If transformers refuses arguments that the suite passes through.
     """
     recipe = spec.training
     ours: dict[str, Any] = {
         "output_dir": output_dir,
         "max_steps": recipe.steps if recipe.steps is not None else steps,
-        # A rank takes its share of a batch as one thing; see `lora_bench.training.distributed.ranks`.
+        # A worker rank takes its share of a batch as one; see `lora_bench.training.distributed.ranks`.
         "per_device_train_batch_size": recipe.batch_size // recipe.accumulation if recipe.processes == 1 else 1,
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.schedule,
@@ -49,7 +49,7 @@ def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> Tr
         "optim": "adamw_torch_fused",
         "bf16": recipe.precision == "bfloat16",
         "seed": spec.seed,
-        # The examples are already in the order in which they are to be seen.
+        # The examples are already in their training order.
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "label_names": ["labels"],
@@ -62,19 +62,19 @@ def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> Tr
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    # `tf32` and `torch_compile` set it for the whole process, and the run before was another.
+    # `tf32` and `torch_compile` set it for the whole process, and the run before may have done so.
     for (place, name), value in zip(_WORDS, _BEFORE_ANY_RUN, strict=True):
         setattr(place, name, value)
     return TrainingArguments(**{**ours, **recipe.arguments})
 
 
 def rate_factor(recipe: PlannedTraining, arguments: TrainingArguments) -> Callable[[float], float]:
-    """What the learning rate is multiplied by at a share of the budget that is used, from 0 to 1 and a step beyond.
+    """Return the factor on the learning rate by the used share of the budget, from 0 to 1 and a step beyond.
 
-    It is transformers' own schedule of that name, with the share in the place of the steps.
+    It is transformers' own schedule of that name, over the share instead of the steps.
     """
     assert recipe.warmup is not None, "a recipe whose work is no number of examples says its warm-up as a share"
-    # Some schedules need to know the learning rate.
+    # Some schedules need the learning rate itself.
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=recipe.learning_rate)
     schedule = get_scheduler(
         recipe.schedule,

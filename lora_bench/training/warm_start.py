@@ -1,4 +1,4 @@
-"""Starting from another task's run, as the LoRA paper starts MRPC, RTE and STS-B from MNLI: its adapter, without its head."""
+"""Start from another task's run, as the LoRA paper starts MRPC, RTE and STS-B from MNLI: its adapter, without its head."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from lora_bench.records.store import RunFolder
 
 
 def start_from(model: nn.Module, source: RunFolder, head: list[str]) -> None:
-    """Put the trained weights that a run left into a model of the same method; the head stays as it was drawn.
+    """Load the trained weights of a run into a model of the same method; the head stays as drawn.
 
     Args:
         model: The base model with the method applied.
-        source: The folder of the run, which kept its weights.
+        source: Folder of the run, which must have kept its weights.
         head: The modules of the head.
 
     Raises:
-        LoraBenchError: If the run left no weights, or those of another shape.
+        LoraBenchError: If the run left no weights, or weights of another shape.
     """
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     adapted = isinstance(model, PeftModel)
-    # PEFT reads a pickle, or asks the hub, where the file it looks for first is not there.
+    # PEFT reads a pickle, or asks the hub, if the file it looks for first is missing.
     if not any(source.weights.glob("adapter_model.safetensors" if adapted else "model*.safetensors")):
         raise LoraBenchError(
             f"run {source.path.name}, from which this one starts, left no weights; remove its folder and run the suite again"

@@ -1,4 +1,4 @@
-"""The first step of a process: what later runs of it would not pay for."""
+"""A dry run that pays the one-time costs of a process before its first run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lora_bench.training.scoring import quiet
 
 @cache
 def warm_up() -> None:
-    """A step and a prediction of a tiny model: what the first run of a process would pay for, and a later one would not.
+    """Do a step and a prediction of a tiny model, so that the first run of a process pays no one-time costs.
 
-    What the libraries made stays as long as the process does. Looking through their half a million objects for garbage takes a
-    quarter of a second, and a run does that twice, so they are set aside.
+    The objects of the libraries live as long as the process. A garbage collection of their half a million objects takes a
+    quarter of a second, and a run does two, so they are frozen.
     """
     import datasets  # noqa: F401  # the imports that a run makes on its way
     from transformers import RobertaConfig, RobertaForSequenceClassification

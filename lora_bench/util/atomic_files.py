@@ -251,7 +251,9 @@ def check_writable(folder: Path, option: str) -> None:
         os.close(descriptor)
         Path(name).unlink(missing_ok=True)
     except OSError as error:
-        raise LoraBenchError(f"{folder} cannot be written: {error.strerror}; choose another folder with {option}") from None
+        raise LoraBenchError(
+            f"{folder} cannot be written: {error.strerror}; choose another folder with {option}"
+        ) from None
 
 
 def is_local(folder: Path) -> bool:

@@ -308,7 +308,7 @@ def test_runs_that_a_clock_ends_are_not_done_beside_others(tmp_path):
 def test_a_method_that_must_know_the_number_of_steps_cannot_follow_a_clock(tmp_path):
     suite = SECONDS.replace("[lora]", "[{method: peft, type: ADALORA, label: adalora}]")
     record = run_job(job_of(tmp_path, suite))
-    assert record.status == "unsupported" and "a budget of train_seconds does not tell" in record.reason
+    assert record.status == "unsupported" and "unknown under a budget of train_seconds" in record.reason
 
 
 def test_the_ids_of_runs_of_examples_know_nothing_of_the_other_amounts(tmp_path):

@@ -307,7 +307,7 @@ def test_runs_that_a_clock_ends_are_not_begun_beside_another_harness(tmp_path):
     (cell,) = make_plan(load_suite(path), tmp_path / "runs" / "tickets").cells
     # One that came later, or at the same moment, is told in the record.
     assert run_job(cell.job).warnings == (
-        "another process worked beside it on this machine, and used up some of its train_seconds",
+        "another process ran on this machine and used up some of its train_seconds",
     )
 
 

@@ -376,7 +376,7 @@ def test_a_stop_in_the_evaluation_loses_no_step(forge, project, undisturbed):
     assert command.wait() == 143, command.output
     assert GOES_ON in command.output
     (attempt,) = attempts(project)
-    assert attempt["reason"] == "stopped by SIGTERM in the evaluation; the same command goes on from there"
+    assert attempt["reason"] == "stopped by SIGTERM in the evaluation; the same command resumes from there"
     # All three steps are kept: going on needs none.
     again = forge.start(project, *ONE, failpoint="run.step:abort", once=True, hook="tests.faults.hooks:few_checkpoints")
     assert again.wait() == 3, again.output

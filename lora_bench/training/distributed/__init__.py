@@ -1,1 +1,1 @@
-"""A run over several processes."""
+"""Run one training over several processes."""

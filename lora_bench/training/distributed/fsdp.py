@@ -1,7 +1,7 @@
-"""Weights that several processes hold in parts (FSDP): how a model comes apart, and how its tensors come together again.
+"""Shard a model's weights over several processes (FSDP), and gather its tensors again.
 
-It is torch's `fully_shard`: each layer's weights come together before it is used and go apart afterwards, so that a process
-holds one layer in full, and of the rest its part.
+This uses torch's `fully_shard`: each layer's weights are gathered before use and sharded again afterwards. So a process has one
+layer in full, and its shard of the rest.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lora_bench.families import family_of
 
 
 def shard(model: nn.Module, model_type: str, device: torch.device, *, bfloat16: bool) -> None:
-    """Take a model apart in place, over all processes; called by all of them.
+    """Shard a model in place, over all processes; every process must call it.
 
     Args:
-        model: With its weights, the same in every process.
-        model_type: Of its base model.
-        device: Where the parts go.
-        bfloat16: Whether it trains under autocast.
+        model: The model, with equal weights in every process.
+        model_type: Model type of its base model.
+        device: Device of the shards.
+        bfloat16: True if it trains under autocast.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -38,16 +38,16 @@ def shard(model: nn.Module, model_type: str, device: torch.device, *, bfloat16: 
             fully_shard(module, mesh=mesh)
     name = type(model).__name__
     fully_shard(model, mesh=mesh)
-    # Libraries know a model by the name of its class, which torch has put a word before.
+    # Libraries know a model by its class name, to which torch has added a prefix.
     type(model).__name__ = name
     if hasattr(model, "generate"):
         register_fsdp_forward_method(model, "generate")
-    # accelerate's own word for a model that it is to leave as it is; else it would put DDP around this one.
+    # accelerate's marker for a model to leave alone; otherwise it would wrap this one in DDP.
     model._is_accelerate_prepared = True
 
 
 def _under_autocast(model: nn.Module, device: torch.device) -> None:
-    """What accelerate does with a model that it prepares itself."""
+    """Prepare the forward pass for autocast, as accelerate does for its own models."""
     from accelerate.utils import convert_outputs_to_fp32
 
     forward: Callable[..., Any] = model.forward
@@ -61,34 +61,34 @@ def _under_autocast(model: nn.Module, device: torch.device) -> None:
 
 
 def apart_again(model: nn.Module) -> None:
-    """Take apart what stayed together after a question, before anything is written to weights: else it would be lost."""
+    """Shard layers again that stayed gathered after a forward pass; otherwise writes to their weights would be lost."""
     for module in model.modules():
         if hasattr(type(module), "reshard"):
             module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor as one process has it alone; of one in parts all processes ask together."""
+    """Return a tensor in full. All processes must call it for a sharded one."""
     return tensor.full_tensor() if _in_parts(tensor) else tensor
 
 
 def in_parts_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """This process's part of a tensor, where another of the same shape is in parts; else the tensor."""
+    """Return this process's shard of a tensor if *other*, of the same shape, is sharded; else the tensor."""
     if not _in_parts(other) or tensor.shape != other.shape:
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(other, DTensor)
-    # Every process has the tensor, and takes its part of it without asking another.
+    # Every process has the whole tensor, so it takes its shard without communication.
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor] | None:
-    """The state dictionary of a model in parts, on the CPU; None for one that is whole. All processes ask together."""
+    """Return the state dictionary of a sharded model on the CPU, or None if it is not sharded. All processes must call it."""
     state = model.state_dict()
     if not any(map(_in_parts, state.values())):
         return None
-    # What two modules share stays shared.
+    # Weights shared by two modules stay shared.
     made: dict[int, Tensor] = {}
     found = dict(state)
     for name, weight in model.named_parameters(remove_duplicate=False):
@@ -98,5 +98,5 @@ def whole_state(model: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _in_parts(tensor: Tensor) -> bool:
-    # By name, so that a run in one process imports nothing of this.
+    # Compared by name, so that a run in one process imports no FSDP.
     return hasattr(tensor, "full_tensor")

@@ -1,9 +1,9 @@
-"""Has a run done by several processes of this machine: starts what forks them, and hears what becomes of the run.
+"""Do a run over several processes of this machine: start the rank server, and receive the result.
 
-    this process ──▶ lora_bench.execute.executors.rank_server, which has the imports done ──▶ a fork for each rank
+    this process ──▶ lora_bench.execute.executors.rank_server, with its imports done ──▶ a fork for each worker rank
 
-This process holds the claim on the run and publishes its record; the ranks take the steps, and the first of them scores. When
-this process ends, in whatever way, the one that forks sees it, and ends the ranks.
+This process holds the run lock and publishes the record. The worker ranks take the steps, and the first of them scores. If this
+process ends for any reason, the rank server notices and ends the worker ranks.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from lora_bench.training.callbacks import Notify, stop_requested
 from lora_bench.training.job import Job
 from lora_bench.util.heartbeat import beat
 
-# How often a stop is looked for.
+# Interval between checks for a stop.
 LOOK_SECONDS = 0.2
 
-# The signal by which a process writes where it stands.
+# Signal at which a process writes its stack.
 STACKS = "SIGUSR1"
 
 
 class RankLost(LoraBenchError):
-    """A rank, or what forks ranks, ended before the run had a record."""
+    """A worker rank, or the rank server, ended before the run had a record."""
 
 
 class _Server:
-    """The process that forks ranks, for this process's runs one after the other."""
+    """The rank server of this process, used for one run after another."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        # Stops are told over the connection, also where a signal comes to the whole group of processes.
+        # Stops are sent over the connection, even if a signal goes to the whole process group.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lora_bench.execute.executors.rank_server", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                # What libraries print is no output of this program.
+                # Output of libraries is no output of this program.
                 stdout=2,
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"},
@@ -59,7 +59,7 @@ class _Server:
         self.stacks_wanted = False
 
     def end(self) -> None:
-        """End it, and with it whatever it forked."""
+        """End the server and its forks."""
         self.connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
@@ -71,15 +71,15 @@ _server: _Server | None = None
 
 
 def over_ranks(job: Job, notify: Notify | None) -> Record:
-    """The record of a run over as many processes as its spec says.
+    """Return the record of a run over as many processes as its spec asks for.
 
     Args:
-        job: A run that this process is at.
-        notify: Told of each step.
+        job: A run locked by this process.
+        notify: Called with each step.
 
     Raises:
-        RankLost: If a rank ended.
-        LoraBenchError: If there are not as many devices.
+        RankLost: If a worker rank ended.
+        LoraBenchError: If there are too few devices.
     """
     global _server
     devices = _devices(job.spec.training.processes)
@@ -93,13 +93,13 @@ def over_ranks(job: Job, notify: Notify | None) -> Record:
 
 
 def ask_for_stacks() -> None:
-    """Have every rank of the run that this process is at write where it stands."""
+    """Make every worker rank of the current run write its stack."""
     if _server is not None:
         _server.stacks_wanted = True
 
 
 def end_ranks() -> None:
-    """End what this process keeps for further runs over several processes."""
+    """End the rank server that this process keeps for further runs."""
     global _server
     if _server is not None:
         _server.end()
@@ -107,9 +107,9 @@ def end_ranks() -> None:
 
 
 def _devices(processes: int) -> list[str]:
-    """The CUDA devices of the ranks; none where they are to train on the CPU."""
+    """Return the CUDA devices of the worker ranks; empty if they train on the CPU."""
     if not hasattr(os, "fork"):
-        raise LoraBenchError(f"a run over {processes} processes forks them, which this system cannot")
+        raise LoraBenchError(f"a run over {processes} processes needs fork, which this system lacks")
     given = os.environ.get(RANK_DEVICES)
     found = given.split(",") if given else cuda_devices()
     missing = too_few_devices(processes, found)
@@ -119,7 +119,7 @@ def _devices(processes: int) -> list[str]:
 
 
 def _hear(server: _Server, job: Job, devices: list[str], notify: Notify | None) -> Record:
-    """What becomes of a run; steps and signs of life are passed on."""
+    """Return the record of a run; pass on its steps and heartbeat."""
     asked = begun = server.stacks_wanted = False
     try:
         server.connection.send((job, devices))
@@ -133,7 +133,7 @@ def _hear(server: _Server, job: Job, devices: list[str], notify: Notify | None) 
                 server.connection.send(STACKS)
             if not server.connection.poll(LOOK_SECONDS):
                 if not begun:
-                    beat()  # it is at its imports
+                    beat()  # the server is still importing
                 continue
             begun = True
             said = server.connection.recv()
@@ -149,11 +149,11 @@ def _hear(server: _Server, job: Job, devices: list[str], notify: Notify | None) 
 
 
 def _end_of(server: _Server) -> str:
-    """How the process that forks ranks ended."""
+    """Return how the rank server ended."""
     try:
         code = server.process.wait(10)
     except subprocess.TimeoutExpired:
         code = 0
     if code >= 0:
-        return "the process that forks ranks ended"
-    return f"{SIGNAL} {signal.Signals(-code).name}: it ended the process that forks ranks"
+        return "the process that forks the worker ranks ended"
+    return f"{SIGNAL} {signal.Signals(-code).name}: it ended the process that forks the worker ranks"

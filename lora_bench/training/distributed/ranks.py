@@ -1,7 +1,7 @@
-"""A run over several processes: what each of them, a rank, takes of a batch, and what its loss counts for.
+"""Worker ranks, the processes of one run: the share of a batch that each takes, and the weight of its loss.
 
-All ranks take the same steps, each with its share of every batch, and their gradients are averaged. A share's loss is weighed
-by what it counts of the whole, so that the average is the batch's own loss and gradient, whatever the sizes of the shares.
+All worker ranks take the same steps, each with its share of every batch, and their gradients are averaged. The loss of a share
+is weighted by its part of the batch, so that the average is the batch's own loss and gradient, whatever the sizes.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 Example = Mapping[str, Any]
 MadeT = TypeVar("MadeT")
 
-# The label of a token that the loss leaves out.
+# Label of a token that the loss ignores.
 _NO_LOSS = -100
 
 
 @dataclass(frozen=True)
 class WorkerRank:
-    """One of the processes of a run.
+    """One process of a run.
 
     Args:
-        number: From 0; the first writes what the run leaves.
-        processes: How many there are.
-        shards: Whether each holds a part of every weight, so that all of them go through the model together.
+        number: Number from 0; the first one writes the files.
+        processes: Number of processes.
+        shards: True if each has a shard of every weight, so that all must take part in every forward pass.
     """
 
     number: int
@@ -42,16 +42,16 @@ class WorkerRank:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes."""
+        """Return True if this process writes the files."""
         return self.number == 0
 
     @property
     def evaluates(self) -> bool:
-        """Whether it answers questions; what all weights are needed for, all do."""
+        """Return True if this process evaluates; with sharded weights all do."""
         return self.first or self.shards
 
     def agreed(self, stop: str | None, due: bool = False) -> tuple[str | None, bool]:
-        """The name of a signal, and whether something is due, as the first rank has them; all ask it at the same time."""
+        """Return the stop signal and the due flag of the first worker rank; all must call it at the same time."""
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
         said = torch.tensor([signal.Signals[stop] if stop else 0, due], device=device)
         torch.distributed.broadcast(said, 0)
@@ -59,7 +59,7 @@ class WorkerRank:
         return (signal.Signals(number).name if number else None), bool(is_due)
 
     def after_first(self, do: Callable[[], MadeT]) -> MadeT:
-        """What *do* gives, done by the first rank before the others, who then find what it left."""
+        """Return the result of *do*, called in the first worker rank before the others, which then find its files."""
         if not self.first:
             torch.distributed.barrier()
         made = do()
@@ -70,12 +70,12 @@ class WorkerRank:
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank takes of a batch.
+    """The share of a batch that one worker rank takes.
 
     Args:
-        examples: Its rows; where there are fewer rows than ranks, one that counts for nothing.
-        first_row: The place of the first of them in the batch.
-        weight: What the mean over its rows is multiplied by, so that the mean over ranks is that over the batch.
+        examples: Its rows; with fewer rows than worker ranks, one row of weight 0.
+        first_row: Index of its first row in the batch.
+        weight: Factor on the mean loss of its rows, so that the mean over worker ranks is that over the batch.
     """
 
     examples: Sequence[Example]
@@ -84,12 +84,12 @@ class Share:
 
 
 class BatchShares(Sequence[Share]):
-    """The shares of batches in the order in which accelerate deals examples out: batch by batch, and in it rank by rank.
+    """The shares of batches in the order of accelerate's distribution: by batch, and in it by worker rank.
 
     Args:
-        examples: In the order in which they are seen.
-        rows: Of a batch; the last may have fewer.
-        processes: Shares of each.
+        examples: Examples in training order.
+        rows: Rows of a batch; the last may have fewer.
+        processes: Number of shares of each batch.
     """
 
     def __init__(self, examples: Sequence[Example], rows: int, processes: int) -> None:
@@ -98,7 +98,7 @@ class BatchShares(Sequence[Share]):
     def __len__(self) -> int:
         return -(-len(self._examples) // self._rows) * self._processes
 
-    def __getitem__(self, index: int) -> Share:  # type: ignore[override]  # nobody takes slices
+    def __getitem__(self, index: int) -> Share:  # type: ignore[override]  # slices are never taken
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, rank = divmod(index, self._processes)
@@ -111,13 +111,13 @@ class BatchShares(Sequence[Share]):
 
 
 def _counted(example: Example) -> int:
-    """What a loss is a mean over: an example, or in a text the tokens that are predicted, so never the first."""
+    """Return the count that a loss is a mean over: 1 example, or the predicted tokens of a text, all but its first."""
     labels = example["labels"]
     return sum(label != _NO_LOSS for label in labels[1:]) if isinstance(labels, list) else 1
 
 
 def collate_share(collate: Callable[[Any], Mapping[str, Any]]) -> Callable[[list[Share]], dict[str, Any]]:
-    """What makes a rank's batch of its share, with *collate* for the rows."""
+    """Return a function that makes a worker rank's batch of its share, using *collate* for the rows."""
 
     def collated(shares: list[Share]) -> dict[str, Any]:
         (share,) = shares
@@ -127,7 +127,7 @@ def collate_share(collate: Callable[[Any], Mapping[str, Any]]) -> Callable[[list
 
 
 def weigh_shares(trainer: Trainer, masks: StepMasks | None) -> None:
-    """Have a Trainer weigh the loss of each share, and keyed masks know whose rows they are for."""
+    """Make a Trainer weight the loss of each share, and tell keyed masks whose rows they are for."""
     compute_loss = trainer.compute_loss
 
     @functools.wraps(compute_loss)

@@ -1,7 +1,7 @@
-"""Generation with a causal model: examples to learn from, and the texts that the model completes its prompts with.
+"""Generation with a causal model: training examples, and completions of prompts.
 
-`encode` makes examples of inputs and completions, `decode` writes completions, `beams` holds the search that it uses.
-Importing this package or `encode` loads no torch; `decode` does.
+`encode` makes examples of inputs and completions, `decode` writes completions, `beams` has the search that it uses. Importing
+this package or `encode` loads no torch; `decode` does.
 """
 
 from lora_bench.training.generation.encode import CompletionCollator, encode_completions, encode_prompts

@@ -1,15 +1,15 @@
-"""Beam search as the LoRA paper's code does it, many prompts at a time.
+"""Beam search as in the LoRA paper's code, for many prompts at a time.
 
 At every step each prompt keeps the likeliest continuations of its hypotheses, as many as there are beams. One that ends
 leaves the beam with the score
 
     (sum of the log probabilities of its tokens) / (number of its tokens) ** length_penalty
 
-and what still runs at the last step counts as ended there. The best score wins. transformers' search is another: it refills
-the beam from twice as many continuations, does not renormalise after an n-gram was forbidden, and stops by a heuristic.
+and hypotheses still open at the last step count as ended there. The best score wins. transformers' search differs: it refills
+the beam from twice as many continuations, does not renormalise after it forbids an n-gram, and stops by a heuristic.
 
-A prompt is done as soon as none of its hypotheses can win any more: a sum of log probabilities only falls, so the sum so
-far at the best length is a bound. That changes no text, and a prompt that is done leaves the batch, its cache included.
+A prompt is done as soon as none of its hypotheses can still win. A sum of log probabilities only falls, so the present sum at
+the best length is a bound. This changes no text, and a finished prompt leaves the batch with its cache.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from lora_bench.training.generation.steps import End, NoRepeat
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """What `generate(custom_generate=...)` calls; keys, values, positions and masks are kept by transformers.
+    """The function for `generate(custom_generate=...)`; transformers keeps keys, values, positions and masks.
 
     Args:
         decoding: Number of beams, length penalty and length.
-        end: Where a completion ends.
-        no_repeat: What a completion may not say again, or None.
+        end: End of a completion.
+        no_repeat: N-grams that a completion may not repeat, or None.
     """
 
     decoding: Decoding
@@ -39,12 +39,12 @@ class BeamSearch:
     no_repeat: NoRepeat | None
 
     def __call__(self, model: Any, input_ids: Tensor, generation_config: Any, **state: Any) -> list[list[int]]:
-        """The tokens of the best completion of each row of *input_ids*, shape (prompts, tokens), padded on the left."""
+        """Return the tokens of the best completion of each row of *input_ids*, shape (prompts, tokens), padded on the left."""
         for name in _OF_OTHER_LOOPS & set(state):
             del state[name]
         length_penalty, last = self.decoding.length_penalty, self.decoding.max_new_tokens
         best = _Best(len(input_ids), input_ids.device)
-        prompts = torch.arange(len(input_ids), device=input_ids.device)  # those that are not done
+        prompts = torch.arange(len(input_ids), device=input_ids.device)  # unfinished ones
         completions = input_ids.new_empty(len(prompts), 1, 0)
         sums = torch.zeros(len(prompts), 1, device=input_ids.device)
         inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **state)
@@ -55,7 +55,7 @@ class BeamSearch:
             ended = self.end.reached(completions.flatten(0, 1)).view_as(sums) | (length == last)
             best.take(prompts, completions, torch.where(ended, sums / length**length_penalty, -torch.inf))
             sums = sums.masked_fill(ended, -torch.inf)
-            # A sum is at most 0, so the best length for it is the last if the penalty is positive, and else the next.
+            # A sum is at most 0. So the best length for it is the last if the penalty is positive, else the next.
             bounds = sums.amax(1) / (last if length_penalty > 0 else length + 1) ** length_penalty
             going = bounds > best.scores[prompts]
             if not going.any():
@@ -66,16 +66,16 @@ class BeamSearch:
         return best.completions
 
     def _extended(self, sums: Tensor, completions: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The likeliest continuations of each prompt's hypotheses.
+        """Return the likeliest continuations of each prompt's hypotheses.
 
         Args:
-            sums: Of the log probabilities of each hypothesis, shape (prompts, hypotheses).
+            sums: Sums of the log probabilities of each hypothesis, shape (prompts, hypotheses).
             completions: Their tokens, shape (prompts, hypotheses, tokens).
-            logits: Of their next token, shape (prompts * hypotheses, vocabulary).
+            logits: Logits of their next token, shape (prompts * hypotheses, vocabulary).
 
         Returns:
-            The same two with the next token, shapes (prompts, beams) and (prompts, beams, tokens + 1), and the row of the
-            logits that each of them continues, shape (prompts, beams).
+            Sums and completions with the next token, shapes (prompts, beams) and (prompts, beams, tokens + 1), and the row of
+            the logits that each continues, shape (prompts, beams).
         """
         if self.no_repeat is not None:
             logits = self.no_repeat.forbid(completions.flatten(0, 1), logits)
@@ -88,19 +88,19 @@ class BeamSearch:
         return sums_now, extended, prompts * sums.shape[1] + parents
 
 
-# What generate() hands to transformers' own loops, which have other rules.
+# Arguments that generate() passes to transformers' own loops, which have other rules.
 _OF_OTHER_LOOPS = {"logits_processor", "stopping_criteria", "synced_gpus", "streamer", "tokenizer"}
 
 
 class _Best:
-    """The best completion of each prompt so far; none where no sum of log probabilities is a number."""
+    """Best completion of each prompt so far; empty if no sum of log probabilities is a number."""
 
     def __init__(self, prompts: int, device: torch.device) -> None:
         self.scores = torch.full((prompts,), -torch.inf, device=device)
         self.completions: list[list[int]] = [[] for _ in range(prompts)]
 
     def take(self, prompts: Tensor, completions: Tensor, scores: Tensor) -> None:
-        """Keep what is better, with -inf as the *scores*, shape (prompts, hypotheses), of what has not ended."""
+        """Keep better completions; *scores*, shape (prompts, hypotheses), are -inf for those that have not ended."""
         highest, place = scores.max(1)
         for row in (highest > self.scores[prompts]).nonzero().flatten().tolist():
             self.scores[prompts[row]] = highest[row]
@@ -108,7 +108,7 @@ class _Best:
 
 
 def _select(state: dict[str, Any], rows: Tensor) -> None:
-    """Continue with these *rows* of the cache, the mask and the positions."""
+    """Reduce the cache, the mask and the positions to these *rows*."""
     for name, value in state.items():
         if isinstance(value, Tensor):
             state[name] = value.index_select(0, rows)

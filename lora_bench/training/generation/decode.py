@@ -1,9 +1,9 @@
-"""Texts that a causal model completes its prompts with.
+"""Complete prompts with a causal model.
 
-Each distinct prompt is completed once, in batches of prompts of like length, and the size of a batch changes no text: the
-padding of a prompt is on its left, where positions and masks leave it out, and a sample depends on the run's seed and on
-its prompt alone. `transformers`' generate() drives the model, so everything that works there works here: PEFT's methods,
-caches, autocast.
+Each distinct prompt is completed once, in batches of prompts of similar length. The size of a batch changes no text: the
+padding of a prompt is on its left, where positions and masks ignore it, and a sample depends only on the run's seed and its
+prompt. `transformers`' generate() drives the model, so everything that works there works here: PEFT's methods, caches,
+autocast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH_TOKENS = 16_384
-"""Tokens of a batch, over all beams: in float32, the keys and values of so many are 3.2 GB in GPT-2 medium."""
+"""Tokens of a batch, over all beams: their keys and values in float32 take 3.2 GB in GPT-2 medium."""
 
 Tokens = tuple[int, ...]
 
@@ -45,18 +45,18 @@ def complete(
     """Complete every prompt.
 
     Args:
-        model: A causal model, adapted or not. Its own generation settings are left out of account.
-        prompts: Their `input_ids`, as `encode_prompts` gives them.
-        tokenizer: Of the model, with an end-of-text token.
-        decoding: How tokens are chosen and where a completion ends.
-        seed: Of sampling.
-        batch_tokens: Most tokens of a batch, over all beams; a prompt that needs more is alone in its batch.
+        model: A causal model, adapted or not. Its own generation settings are ignored.
+        prompts: Their `input_ids`, as `encode_prompts` returns them.
+        tokenizer: Tokenizer of the model, with an end-of-text token.
+        decoding: Choice of tokens and end of a completion.
+        seed: Seed of sampling.
+        batch_tokens: Greatest number of tokens in a batch, over all beams; a prompt that needs more has its own batch.
 
     Returns:
-        A text for each prompt in order, without what ended it and without spaces around it.
+        The text for each prompt in order, without its end marker and without spaces around it.
 
     Raises:
-        LoraBenchError: If the decoding both samples and searches.
+        LoraBenchError: If the decoding both samples and searches with beams.
         UnsupportedPair: See `check_completes`.
     """
     check_completes(model)
@@ -73,19 +73,19 @@ def complete_each(
     batch_tokens: int = BATCH_TOKENS,
     batch_rows: int,
 ) -> list[list[str]]:
-    """Have several models complete every prompt, as one model of which each row has the weights of one of them.
+    """Complete every prompt with several models, run as one model whose rows have the weights of one or another.
 
     Args:
-        model: Takes `of`, the number of the model whose weights each row has, shape (rows,), beside what a causal model takes.
+        model: Takes `of`, the number of the model whose weights each row has, shape (rows,), besides a causal model's inputs.
         prompts: As for `complete`, as are the tokenizer, the decoding and the tokens of a batch.
-        tokenizer: Of all of them.
-        decoding: For all of them.
-        seeds: Of the sampling of each.
-        batch_tokens: Most tokens of a batch, over all models and beams.
-        batch_rows: Most rows of a batch, over all models and beams.
+        tokenizer: Tokenizer of all models.
+        decoding: Decoding of all models.
+        seeds: Seed of sampling of each model.
+        batch_tokens: Greatest number of tokens in a batch, over all models and beams.
+        batch_rows: Greatest number of rows in a batch, over all models and beams.
 
     Returns:
-        What `complete` gives for each of them.
+        The result of `complete` for each model.
     """
     return _complete(model, prompts, tokenizer, decoding, seeds, batch_tokens, batch_rows)
 
@@ -99,7 +99,7 @@ def _complete(
     batch_tokens: int,
     batch_rows: int | None,
 ) -> list[list[str]]:
-    """The texts of each of the models that *model* stands for; itself alone where there is no limit of rows."""
+    """Return the texts of each of the models in *model*; of *model* alone without a limit of rows."""
     if decoding.sample and decoding.beams > 1:
         raise LoraBenchError(f"decoding samples with {decoding.beams} beams: give beams: 1 or sample: false")
     device = next(model.parameters()).device
@@ -125,7 +125,7 @@ def _complete(
 
 
 def check_completes(model: Any) -> None:
-    """Refuse a model that does not write texts, which is known before it is trained.
+    """Refuse a model that cannot write texts, before it is trained.
 
     Raises:
         UnsupportedPair: If it is no causal model, or has virtual tokens of PEFT's own.
@@ -135,8 +135,8 @@ def check_completes(model: Any) -> None:
         raise UnsupportedPair(f"{type(base).__name__} does not write texts: generation needs a causal language model")
     config = getattr(model, "active_peft_config", None)
     if config is not None and config.is_prompt_learning:
-        # Seen with peft 0.21 and transformers 5.24: with them, generate() continues a prompt in another way than the
-        # forward pass on the same tokens, padded or not.
+        # With peft 0.21 and transformers 5.24, generate() continues a prompt differently from the forward pass on the same
+        # tokens, padded or not.
         raise UnsupportedPair(
             f"PEFT's {config.peft_type.value} does not generate what it was trained to: its virtual tokens shift the "
             "positions; prefix_tuning and prefix_layer of lora_bench do"
@@ -146,7 +146,7 @@ def check_completes(model: Any) -> None:
 def _batches(
     prompts: Sequence[Tokens], decoding: Decoding, batch_tokens: int, most: int | None
 ) -> Iterator[list[Tokens]]:
-    """The distinct prompts by length, the longest first: what does not fit into memory shows at once."""
+    """Yield the distinct prompts by length, the longest first, so that a lack of memory shows at once."""
     batch: list[Tokens] = []
     for prompt in sorted(set(prompts), key=lambda prompt: (-len(prompt), prompt)):
         longest = len((batch or [prompt])[0]) + decoding.max_new_tokens
@@ -162,13 +162,13 @@ def _batches(
 def _completions(
     model: Any, prompts: list[Tokens], end: End, decoding: Decoding, seeds: Sequence[int], more: dict[str, Tensor]
 ) -> list[list[int]]:
-    """The tokens that each prompt of one batch is completed with; what follows an end of text means nothing."""
+    """Return the tokens that complete each prompt of one batch; tokens after an end of text mean nothing."""
     inputs = _left_padded(prompts, end.token, next(model.parameters()).device) | more
     width = inputs["input_ids"].shape[1]
     no_repeat = NoRepeat(decoding.no_repeat_ngram, width) if decoding.no_repeat_ngram else None
     settings = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
-        do_sample=False,  # ours draws: see `Draw`
+        do_sample=False,  # `Draw` samples instead
         use_cache=True,
         eos_token_id=end.token,
         pad_token_id=end.token,
@@ -189,7 +189,7 @@ def _completions(
 
 
 def _left_padded(prompts: Sequence[Tokens], filler: int, device: torch.device) -> dict[str, Tensor]:
-    """The prompts and their mask, each of shape (prompts, longest)."""
+    """Return the prompts and their mask, each of shape (prompts, longest)."""
     longest = max(len(prompt) for prompt in prompts)
     rows = [[filler] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -198,7 +198,7 @@ def _left_padded(prompts: Sequence[Tokens], filler: int, device: torch.device) -
 
 @contextlib.contextmanager
 def _without_own_settings(model: Any) -> Iterator[None]:
-    """Take no setting from the checkpoint's generation_config.json, which no run spec knows."""
+    """Ignore the checkpoint's generation_config.json in this block: no run spec contains it."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = base.generation_config
     base.generation_config = GenerationConfig()

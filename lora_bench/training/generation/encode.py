@@ -1,13 +1,13 @@
-"""Inputs and completions as a causal model takes them, in the format of the LoRA paper's GPT-2 experiments.
+"""Encode inputs and completions for a causal model, in the format of the LoRA paper's GPT-2 experiments.
 
     input  <end of text>  completion  <end of text>
 
-The completion is encoded with a space in front, as words inside a text are, and the loss is over its tokens and the one
-that ends it. A prompt is the same up to the completion.
+The completion is encoded with a space in front, like words inside a text. The loss is over its tokens and its end of text. A
+prompt is the same up to the completion.
 
-What is too long is cut where it costs least. A prompt loses its beginning, as in the paper's code. There a training example
-loses its end, so that a long input would leave nothing to learn; here its input goes first, from the beginning, down to
-half of the length, and only then the end of its completion.
+Long texts are truncated where it costs least. A prompt loses its beginning, as in the paper's code. There a training example
+loses its end, so that a long input leaves nothing to learn. Here its input loses its beginning first, down to half of the
+length, and only then its completion loses its end.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 Example = dict[str, list[int]]
 
 NO_LOSS = -100
-"""The label of a token that the loss leaves out, in torch and in transformers."""
+"""Label of a token that the loss ignores, in torch and in transformers."""
 
 
 def encode_completions(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[Example], float]:
-    """Examples to learn from: each input with the first of its references.
+    """Return the training examples: each input with the first of its references.
 
     Args:
         split: One text an example, and the references as its labels.
-        tokenizer: Of a causal model, with an end-of-text token.
+        tokenizer: Tokenizer of a causal model, with an end-of-text token.
         max_length: Tokens of an example, at least 4: a token and an end of text for input and completion each.
 
     Returns:
-        For each example its `input_ids`, `attention_mask` and `labels`, as long as it is; and the share that was cut.
+        The `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated.
 
     Raises:
         LoraBenchError: If the tokenizer has no end-of-text token, or *max_length* is too small.
@@ -69,19 +69,19 @@ def encode_completions(
 def encode_prompts(
     split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int
 ) -> tuple[list[Example], float]:
-    """Prompts to complete.
+    """Return the prompts to complete.
 
     Args:
         split: One text an example.
-        tokenizer: Of a causal model, with an end-of-text token.
+        tokenizer: Tokenizer of a causal model, with an end-of-text token.
         max_length: Tokens of a prompt and its completion together.
         max_new_tokens: Tokens to leave for the completion.
 
     Returns:
-        For each example its `input_ids` and `attention_mask`, as long as it is; and the share that was cut.
+        The `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated.
 
     Raises:
-        LoraBenchError: If the tokenizer has no end-of-text token, or nothing is left for a prompt.
+        LoraBenchError: If the tokenizer has no end-of-text token, or no room is left for a prompt.
     """
     end = _end_of_text(tokenizer)
     room = max_length - max_new_tokens - 1
@@ -97,10 +97,10 @@ def encode_prompts(
 
 
 class CompletionCollator:
-    """Makes a batch of examples, padded on the right: what the Trainer takes.
+    """Makes a batch of examples for the Trainer, padded on the right.
 
     Args:
-        tokenizer: Its padding token, or its end-of-text token where it has none, fills what the mask hides.
+        tokenizer: Its padding token fills the masked positions, or its end-of-text token if it has none.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -112,7 +112,7 @@ class CompletionCollator:
         }
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Tensors of shape (examples, longest) for each key that the examples have."""
+        """Return tensors of shape (examples, longest) for each key of the examples."""
         import torch
 
         longest = max(len(example["input_ids"]) for example in examples)
@@ -133,7 +133,7 @@ def _references(split: Split) -> list[tuple[str, ...]]:
 
 
 def _tokens(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Tokens of each text, without those that a tokenizer puts around a text."""
+    """Return the tokens of each text, without those that a tokenizer adds around a text."""
     if not texts:
         return []
     encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]

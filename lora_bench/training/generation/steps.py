@@ -1,6 +1,6 @@
-"""What happens between two tokens of a completion: where it ends, what it may not say again, and how a token is drawn.
+"""Rules between two tokens of a completion: its end, forbidden repetition, and the draw of a token.
 
-All three see the tokens after the prompt and nothing before them, and all three give a row the same answer in any batch.
+All three see only the tokens after the prompt, and all three treat a row alike in any batch.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class End:
-    """Where a completion ends: at the tokenizer's end-of-text token, and once its text contains one of *texts*.
+    """End of a completion: the tokenizer's end-of-text token, or the first of *texts* that it contains.
 
     A text may be one token, a part of one, or spread over several.
 
     Args:
-        tokenizer: Of the model, with an end-of-text token.
-        texts: Further texts at which a completion ends, none of them empty.
-        device: Where the completions are.
+        tokenizer: Tokenizer of the model, with an end-of-text token.
+        texts: Further texts that end a completion, none of them empty.
+        device: Device of the completions.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], device: torch.device) -> None:
         self.tokenizer = tokenizer
         self.texts = texts
         self.token = int(tokenizer.eos_token_id)
-        # Decoding every hypothesis at every step would cost more than a small model does: only a token with the last
-        # character of a text can complete it. Alone, a token may lose its space, or hold a part of a character only.
+        # Decoding every hypothesis at every step would cost more than a small model. Only a token with the last character of
+        # a text can complete it. A single token may lose its space when decoded, or have only a part of a character.
         lasts = {text[-1] for text in texts}
         vocabulary = [self._text([token]) for token in range(len(tokenizer))] if texts else []
         completing = [
@@ -45,7 +45,7 @@ class End:
         self.completing = torch.tensor(completing, dtype=torch.long, device=device)
 
     def reached(self, completions: Tensor) -> Tensor:
-        """Which completions, shape (rows, tokens), are over with their last token; shape (rows,), bool."""
+        """Return which completions, shape (rows, tokens), end with their last token; shape (rows,), bool."""
         over = completions[:, -1] == self.token
         for row in torch.isin(completions[:, -1], self.completing).nonzero().flatten().tolist():
             text = self._text(completions[row].tolist())
@@ -53,7 +53,7 @@ class End:
         return over
 
     def text_of(self, completion: list[int]) -> str:
-        """The text of a completion without what ends it, and without spaces around it."""
+        """Return the text of a completion without its end marker, and without spaces around it."""
         if self.token in completion:
             completion = completion[: completion.index(self.token)]
         text = self._text(completion)
@@ -66,11 +66,11 @@ class End:
 
 
 class Stop(StoppingCriteria):
-    """What generate() asks whether a row is over.
+    """Tells generate() which rows have ended.
 
     Args:
-        end: Where a completion ends.
-        prompt_tokens: Length of the prompts in front of the completions, padding counted.
+        end: End of a completion.
+        prompt_tokens: Length of the prompts before the completions, with padding.
     """
 
     def __init__(self, end: End, prompt_tokens: int) -> None:
@@ -78,18 +78,18 @@ class Stop(StoppingCriteria):
         self.prompt_tokens = prompt_tokens
 
     def __call__(self, input_ids: Tensor, scores: Any = None, **unused: Any) -> Tensor:
-        """Which of the sequences, prompts included, are over; shape (rows,), bool."""
+        """Return which sequences, prompts included, have ended; shape (rows,), bool."""
         return self.end.reached(input_ids[:, self.prompt_tokens :])
 
 
 class NoRepeat(LogitsProcessor):
-    """Forbids every token that would end an n-gram which the completion already has.
+    """Forbids every token that would repeat an n-gram of the completion.
 
-    transformers' own processor counts the prompt's n-grams too: a completion could not name what its input names.
+    transformers' own processor counts the prompt's n-grams too, so a completion could not repeat names of its input.
 
     Args:
         size: Length of the n-grams, at least 1.
-        prompt_tokens: Length of the prompts in front of the completions, padding counted.
+        prompt_tokens: Length of the prompts before the completions, with padding.
     """
 
     def __init__(self, size: int, prompt_tokens: int) -> None:
@@ -97,18 +97,18 @@ class NoRepeat(LogitsProcessor):
         self.prompt_tokens = prompt_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores, shape (rows, vocabulary), with -inf for what the rows of *input_ids* may not go on with."""
+        """Return the scores, shape (rows, vocabulary), with -inf for tokens that the rows of *input_ids* may not have next."""
         return self.forbid(input_ids[:, self.prompt_tokens :], scores)
 
     def forbid(self, completions: Tensor, scores: Tensor) -> Tensor:
-        """The same for completions without their prompts, shape (rows, tokens)."""
+        """Do the same for completions without their prompts, shape (rows, tokens)."""
         context = self.size - 1
         starts = completions.shape[1] - context
         if starts < 1:
             return scores
         followed = torch.ones(len(completions), starts, dtype=torch.bool, device=scores.device)
         for offset in range(context):
-            # Where token `offset` of an earlier n-gram is that of the n-gram which would end now.
+            # True if token `offset` of an earlier n-gram equals that of the n-gram which would end now.
             followed &= completions[:, offset : offset + starts] == completions[:, starts + offset, None]
         rows, places = followed.nonzero(as_tuple=True)
         scores = scores.clone()
@@ -117,14 +117,14 @@ class NoRepeat(LogitsProcessor):
 
 
 class Draw(LogitsProcessor):
-    """Draws the next token of each row from (its seed, its prompt, its step), and leaves it the only one with a finite score.
+    """Draws the next token of each row by (its seed, its prompt, its step), and gives only that token a finite score.
 
-    So the likeliest token of what it returns is a sample, the same in any batch.
+    So the likeliest token of its result is a sample, the same in any batch.
 
     Args:
-        seeds: Of each row's run.
-        prompts: The tokens of each row's prompt, without padding.
-        prompt_tokens: Length of the longest.
+        seeds: Seed of each row's run.
+        prompts: Tokens of each row's prompt, without padding.
+        prompt_tokens: Length of the longest prompt.
     """
 
     def __init__(self, seeds: Sequence[int], prompts: Sequence[Sequence[int]], prompt_tokens: int) -> None:
@@ -132,12 +132,12 @@ class Draw(LogitsProcessor):
         self.prompt_tokens = prompt_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """0 for the drawn token and -inf for all others, shape (rows, vocabulary)."""
+        """Return 0 for the drawn token and -inf for all others, shape (rows, vocabulary)."""
         step = input_ids.shape[1] - self.prompt_tokens
-        # The upper 53 of 63 bits, which a float64 holds exactly, so that no draw rounds to 1.
+        # The upper 53 of 63 bits fit a float64 exactly, so that no draw rounds to 1.
         draws = [(seed_for(seed, step) >> 10) / 2**53 for seed in self.seeds]
         cumulative = scores.double().softmax(-1).cumsum(-1)
         wanted = torch.tensor(draws, dtype=torch.float64, device=scores.device)[:, None] * cumulative[:, -1:]
-        # The first token whose cumulative probability is above the draw: never one of probability 0.
+        # The first token whose cumulative probability exceeds the draw, so never one of probability 0.
         drawn = torch.searchsorted(cumulative, wanted, right=True).clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)

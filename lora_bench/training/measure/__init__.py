@@ -1,1 +1,1 @@
-"""What a step and a run cost: FLOPs, bytes, seconds, tokens."""
+"""Costs of a step and a run: FLOPs, bytes, seconds, tokens."""

@@ -1,7 +1,7 @@
-"""A training step with fixed shapes, and how long its parts take.
+"""A training step with fixed shapes, and the time of its parts.
 
-The loop is bare: no Trainer, no data loading, no logging. So a step is what a method costs, and nothing that a harness adds;
-what the Trainer adds is alike for all methods.
+The loop is bare: no Trainer, no data loading, no logging. So it measures the cost of a method, without a harness; the Trainer
+adds the same to all methods.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from lora_bench.records.spec import Precision
 
 LEARNING_RATE = 1e-5
 MAX_GRAD_NORM = 1.0
-# A share of the wall time is measured over so many profiled steps.
+# Number of profiled steps over which a share of the wall time is measured.
 PROFILED_STEPS = 5
 
 
 @dataclass(frozen=True)
 class Window:
-    """How long something is repeated.
+    """Length of a repetition.
 
     Args:
-        at_least: Repeats that are always made.
+        at_least: Least number of repeats.
         enough: Repeats after which it ends.
         seconds: Seconds after which it ends.
-        both: Whether it takes both to end it, or either.
+        both: True if it ends only after both, False if after either.
     """
 
     at_least: int
@@ -45,14 +45,14 @@ class Window:
     both: bool = False
 
     def is_over(self, repeats: int, seconds: float) -> bool:
-        """Whether to stop after so many repeats in so many seconds."""
+        """Return True if it ends after so many repeats in so many seconds."""
         reached = (repeats >= self.enough, seconds >= self.seconds)
         return repeats >= self.at_least and (all(reached) if self.both else any(reached))
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How long a probe's process warms up, times steps, and times forward passes."""
+    """Lengths of the warm-up, of timed steps, and of timed forward passes in a probe's process."""
 
     warmup: Window
     timed: Window
@@ -61,16 +61,16 @@ class Windows:
 
 # Short enough for a laptop, and long enough for the median of a step.
 CPU_WINDOWS = Windows(warmup=Window(2, 2, 0.0, both=True), timed=Window(5, 50, 10.0), passes=Window(3, 50, 2.0))
-# A device needs seconds to reach its clock, and small steps vary more.
+# A device needs seconds to reach its clock speed, and small steps vary more.
 CUDA_WINDOWS = Windows(warmup=Window(20, 20, 3.0, both=True), timed=Window(5, 100, 20.0), passes=Window(20, 100, 5.0))
 
 
 def windows_for(device: torch.device, seconds: float | None = None) -> Windows:
-    """How long to measure on a device.
+    """Return the lengths of measurement on a device.
 
     Args:
-        device: What trains.
-        seconds: After which timing ends, in place of the device's own; forward passes are never given more time than steps.
+        device: Device that trains.
+        seconds: Limit of the timing, in place of the device's own; forward passes never get more time than steps.
     """
     windows = CUDA_WINDOWS if device.type == "cuda" else CPU_WINDOWS
     if seconds is None:
@@ -83,8 +83,8 @@ class TrainingStep:
     """The parts of one optimiser step of a model on one batch.
 
     Args:
-        model: In training mode from here on.
-        batch: What its forward pass takes, labels among it.
+        model: The model, in training mode from here on.
+        batch: Inputs of its forward pass, with labels.
         precision: "float32", or "bfloat16" by autocast.
     """
 
@@ -96,33 +96,33 @@ class TrainingStep:
         self.optimizer = torch.optim.AdamW(self.trained, lr=LEARNING_RATE, fused=True)
 
     def forward(self) -> Tensor:
-        """The loss."""
+        """Compute the loss."""
         device = next(iter(self.batch.values())).device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16"):
             loss: Tensor = self.model(**self.batch).loss
         return loss
 
     def update(self) -> None:
-        """Clip the gradients, change the weights, and let the gradients go."""
+        """Clip the gradients, update the weights, and free the gradients."""
         nn.utils.clip_grad_norm_(self.trained, MAX_GRAD_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def whole(self) -> None:
-        """One step."""
+        """Do one step."""
         self.forward().backward()
         self.update()
 
 
 class _Marks:
-    """Points in time on a device, taken without making Python wait for it."""
+    """Points in time on a device, recorded without making Python wait for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
         self.points: list[Any] = []
 
     def take(self) -> None:
-        """Note the time at which the device gets to here."""
+        """Record the time at which the device gets here."""
         if self.cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -131,7 +131,7 @@ class _Marks:
             self.points.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Seconds between each point and the next, once the device has got to the last."""
+        """Return the seconds between each point and the next, once the device has reached the last."""
         pairs = itertools.pairwise(self.points)
         if not self.cuda:
             return [later - earlier for earlier, later in pairs]
@@ -140,7 +140,7 @@ class _Marks:
 
 
 def repeat(do: Callable[[], None], window: Window) -> int:
-    """Do something until a window is over; how often it was done."""
+    """Call *do* until a window is over. Return the number of calls."""
     began, repeats = time.perf_counter(), 0
     while not window.is_over(repeats, time.perf_counter() - began):
         do()
@@ -149,7 +149,7 @@ def repeat(do: Callable[[], None], window: Window) -> int:
 
 
 def time_passes(do: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, its work on the device included."""
+    """Return the seconds of one call, its work on the device included."""
     _wait_for(device)
     began = time.perf_counter()
     do()
@@ -165,13 +165,13 @@ def step_speed(
 ) -> StepSpeed:
     """Warm up, then time steps and their parts.
 
-    A step lasts from its begin to that of the next, so the time in which the device waits for Python is in it.
+    A step lasts from its begin to that of the next, so it includes the time in which the device waits for Python.
 
     Args:
-        step: What is timed.
-        device: Where it is.
-        windows: How long.
-        meanwhile: Entered when the first timed step begins, and left when the device is done with the last.
+        step: The step to time.
+        device: Its device.
+        windows: Lengths of warm-up and timing.
+        meanwhile: Context entered when the first timed step begins, and left when the device has finished the last.
     """
     warmup = repeat(step.whole, windows.warmup)
     _wait_for(device)
@@ -210,14 +210,14 @@ def step_speed(
 
 
 def quantile(values: list[float], share: float) -> float:
-    """The smallest value that at least *share* of the values do not exceed."""
+    """Return the smallest value that at least *share* of the values do not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def _host_bound_share(step: TrainingStep, step_seconds: float) -> float:
-    """Share of a step in which no kernel ran: one less the profiled kernels' time over the unprofiled step's.
+    """Return the share of a step in which no kernel ran: 1 less the profiled kernels' time over the unprofiled step's.
 
-    A profiled step is slower on the host, and its kernels are not, so kernels are held against the step as it was timed.
+    Profiling slows the host part of a step but not its kernels, so kernels are compared with the unprofiled step.
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -226,7 +226,7 @@ def _host_bound_share(step: TrainingStep, step_seconds: float) -> float:
         for _ in range(PROFILED_STEPS):
             step.whole()
         torch.cuda.synchronize()
-    # A named range, such as the optimiser's step, is on the device's timeline too: it is no kernel, and spans the gaps.
+    # Named ranges, such as the optimiser's step, are on the device's timeline too. They are no kernels, and span the gaps.
     kernels = [
         (event.time_range.start, event.time_range.end)
         for event in profiled.events() or ()
@@ -237,7 +237,7 @@ def _host_bound_share(step: TrainingStep, step_seconds: float) -> float:
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
-    """Length of the union of spans: kernels on several streams may overlap."""
+    """Return the length of the union of spans, because kernels on several streams may overlap."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -247,7 +247,7 @@ def covered(spans: list[tuple[float, float]]) -> float:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Within this block Python's collector does not run: it would fall on some steps and not on others."""
+    """Switch Python's garbage collector off in this block: it would slow some steps and not others."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,7 +1,7 @@
-"""What a model and a process come to: numbers of weights, and peaks of memory.
+"""Count the weights of a model, and measure peaks of memory.
 
-Memory is a peak: on a CUDA device of what the allocator handed out, on a CPU of the resident set of the process. What the
-system does not tell is None.
+On a CUDA device memory is the peak of the allocator, on a CPU the peak resident set of the process. A value that the system
+does not tell is None.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def count_parameters(model: nn.Module, *, head: list[str], total: int) -> Counte
 
 
 def stored_weights(model: PeftModel) -> int:
-    """Weights in the files that `save_pretrained` writes.
+    """Return the number of weights in the files that `save_pretrained` writes.
 
-    Not what is trained: a reparameterised prefix is folded into less, and VeRA's frozen projections are saved too.
+    It differs from the trained weights: a reparameterised prefix is folded into less, and VeRA's frozen projections are saved.
     """
     count = 0
     for name, config in model.peft_config.items():
-        # PEFT would look this name up on the hub, to see whether the vocabulary was extended, which no run does.
+        # PEFT would look this name up on the hub, for an extended vocabulary, which no run has.
         base_model, config.base_model_name_or_path = config.base_model_name_or_path, None
         try:
             with _LeaveOnMeta():
@@ -59,7 +59,7 @@ def stored_weights(model: PeftModel) -> int:
 
 
 class _LeaveOnMeta(TorchFunctionMode):
-    """Leaves on the meta device what PEFT would bring to the CPU: prompts have shapes there, and no numbers."""
+    """Keeps tensors on the meta device that PEFT would move to the CPU: prompts have shapes there, and no numbers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.cpu and args[0].is_meta:
@@ -68,7 +68,7 @@ class _LeaveOnMeta(TorchFunctionMode):
 
 
 def is_in(name: str, head: list[str]) -> bool:
-    """Whether a weight of an adapted model belongs to the head.
+    """Return True if a weight of an adapted model belongs to the head.
 
     PEFT puts its own names around the base model's: `base_model.model.classifier.modules_to_save.default.dense.weight`.
     """
@@ -77,28 +77,28 @@ def is_in(name: str, head: list[str]) -> bool:
 
 
 class PeakMemory:
-    """The peak of memory since it was last asked, on the device that trains."""
+    """Peak of memory since the last reading, on the device that trains."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.kind: Literal["allocated", "resident"] = "allocated" if device.type == "cuda" else "resident"
 
     def now(self) -> int | None:
-        """Bytes held at this moment."""
+        """Return the bytes in use now."""
         if self.device.type == "cuda":
             return int(torch.cuda.memory_allocated(self.device))
         return _status_bytes("VmRSS")
 
     def take(self) -> int | None:
-        """The peak in bytes since the last call, or None where the system does not tell."""
+        """Return the peak in bytes since the last call, or None if the system does not tell."""
         if self.device.type == "cuda":
-            # The allocator counts on the host, when memory is handed out: there is no need to wait for the device.
+            # The allocator counts on the host at allocation, so there is no need to wait for the device.
             peak: int | None = torch.cuda.max_memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
             return peak
         peak = _status_bytes("VmHWM")
         try:
-            # Linux sets the peak of the resident set back to its present size.
+            # Linux resets the peak of the resident set to its present size.
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
             return None
@@ -106,11 +106,11 @@ class PeakMemory:
 
 
 def return_freed_memory() -> None:
-    """Give what earlier runs of this process freed back to the system, lest a peak hide in it."""
+    """Return memory freed by earlier runs of this process to the system, so that it cannot hide a peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -124,18 +124,18 @@ def _status_bytes(key: str) -> int | None:
 
 
 def a_model_is_there() -> bool:
-    """Whether this process has loaded or made a model already."""
-    gc.unfreeze()  # what a run of this process has set aside is none of the objects that are looked at
-    # By type and not by isinstance: some objects answer for another, and load it when they are asked.
+    """Return True if this process has already loaded or made a model."""
+    gc.unfreeze()  # objects frozen by an earlier run would not be searched
+    # By type and not by isinstance, because some lazy objects load when isinstance asks for their class.
     return any(
         issubclass(type(one), nn.Module) and next(one.parameters(), None) is not None for one in gc.get_objects()
     )
 
 
 def allocated_beside(model: nn.Module, device: torch.device) -> int:
-    """Bytes that a CUDA device's allocator has handed out for anything but *model*."""
+    """Return the bytes that a CUDA device's allocator has handed out for anything but *model*."""
     storages = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers()) if one.is_cuda}
-    # Asked of the allocator: a block may be up to a MiB larger than the tensor in it.
+    # Counted by allocated blocks, because a block may be up to a MiB larger than the tensor in it.
     segments = [segment for segment in torch.cuda.memory_snapshot() if segment["device"] == (device.index or 0)]
     blocks = [block for segment in segments for block in segment["blocks"] if block["state"] == "active_allocated"]
     return int(sum(block["size"] for block in blocks if block["address"] not in storages))

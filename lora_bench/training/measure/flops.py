@@ -1,9 +1,9 @@
-"""FLOPs of the training steps of a run, counted and not estimated.
+"""Count the FLOPs of the training steps of a run.
 
 A step is done on fake tensors of each padded shape, and the operations of its matrix products are added up, forward and
-backward. Attention is counted as the matrix products that it is, whatever kernel computes it. A run has as many shapes as its
-batches have lengths; in between, a count is interpolated where five counts lie on one parabola: at a given batch size a step
-consists of parts that do not depend on the length, parts that grow with it, and attention, which grows with its square.
+backward. Attention is counted as its matrix products, whatever kernel computes it. A run has as many shapes as its batches have
+lengths. In between, a count is interpolated if five counts lie on one parabola: at a given batch size some parts of a step do
+not depend on the length, some grow with it, and attention grows with its square.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Example = Mapping[str, Any]
 def batch_flops(
     count: Callable[[int, int], int], examples: Sequence[Example], batch_size: int, accumulation: int
 ) -> Callable[[Sequence[Example]], int]:
-    """What a batch of examples takes, as a function.
+    """Return a function that counts the FLOPs of a batch of examples.
 
     Args:
-        count: FLOPs for a batch of so many rows, padded to so many tokens.
-        examples: All that batches are made of, each of its own length.
+        count: Counts the FLOPs of a batch by its rows and padded length.
+        examples: All examples of the batches, unpadded.
         batch_size: Examples of a full batch.
-        accumulation: In how many parts, each padded to its own longest example, a batch is taken.
+        accumulation: Number of parts into which a batch is split, each padded to its own longest example.
     """
     part = batch_size // accumulation
     lengths = sorted({len(example["input_ids"]) for example in examples})
@@ -50,10 +50,10 @@ def batch_flops(
 
 
 def at_lengths(count: Callable[[int], int], lengths: Sequence[int]) -> dict[int, int]:
-    """A count at each of *lengths*, in rising order; interpolated where five counts lie on one parabola.
+    """Return a count at each of *lengths*, in rising order; interpolated if five counts lie on one parabola.
 
-    Where a part of a model ends to grow (DeBERTa's relative positions), two parabolas meet. One through three counts does not
-    hold on both sides of the place, so the other two miss it, and each half is looked at on its own.
+    Where a part of a model stops growing (DeBERTa's relative positions), two parabolas meet. A parabola through three counts on
+    both sides misses the other two, and each half is examined on its own.
     """
     count = functools.cache(count)
     last = len(lengths) - 1
@@ -70,7 +70,7 @@ def at_lengths(count: Callable[[int], int], lengths: Sequence[int]) -> dict[int,
 
 
 def _parabola(points: Sequence[tuple[int, int]]) -> Callable[[int], Fraction]:
-    """The polynomial of the second degree through three points, in exact arithmetic."""
+    """Return the parabola through three points, in exact arithmetic."""
 
     def at(x: int) -> Fraction:
         total = Fraction(0)
@@ -83,18 +83,18 @@ def _parabola(points: Sequence[tuple[int, int]]) -> Callable[[int], Fraction]:
 
 
 def step_flops(base_model: BaseModel, method: Method, *, kind: Kind, labels: int, rows: int, length: int) -> int:
-    """FLOPs of the forward and backward passes of a batch, from its shape alone; kept in the cache.
+    """Return the FLOPs of the forward and backward passes of a batch, from its shape alone; cached.
 
     Args:
-        base_model: Its configuration is read, and no weight.
-        method: With its size.
-        kind: What the model is made for.
+        base_model: The base model; only its configuration is read.
+        method: The method, with its size.
+        kind: Output of the model.
         labels: Number of classes.
         rows: Examples of the batch.
         length: Tokens that each is padded to.
 
     Raises:
-        UnsupportedPair: If the method cannot adapt the base model, or what it computes depends on its numbers.
+        UnsupportedPair: If the method cannot adapt the base model, or its computation depends on values.
     """
     asked = {
         "model": base_model.sha256, "method": method.name, "options": method.model_dump(), "kind": kind, "labels": labels,
@@ -102,7 +102,7 @@ def step_flops(base_model: BaseModel, method: Method, *, kind: Kind, labels: int
         "versions": [__version__, version("transformers"), version("peft"), version("torch")],
     }  # fmt: skip
     path = cache_folder("flops") / f"{content_hash(asked)}.json"
-    # A method of somebody else's may change under the same versions.
+    # A third-party method may change under the same versions, so its counts are not cached.
     is_kept = type(method).__module__.startswith("lora_bench.")
     found = kept(path) if is_kept else None
     if found is not None:
@@ -116,7 +116,7 @@ def step_flops(base_model: BaseModel, method: Method, *, kind: Kind, labels: int
 def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, rows: int, length: int) -> int:
     from lora_bench.training.measure.step_bytes import predict_step
 
-    # A fused kernel hides its matrix products from the counter.
+    # A fused kernel would hide its matrix products from the counter.
     model, head = load_model(base_model, kind=kind, labels=labels, attention="eager", on_meta=True)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0

@@ -1,9 +1,9 @@
-"""How much training cost, inside a `transformers.Trainer`: seconds of steps, and peaks of memory for each phase.
+"""Costs of training, measured inside a `transformers.Trainer`: seconds of steps, and peaks of memory for each phase.
 
-`MeasureCallback` is the measuring core. The harness has it in its runs, and
-`lora_bench.plugin.benchmark_callback.BenchmarkCallback` makes records of other people's runs with it.
+The harness uses `MeasureCallback` in its runs, and `lora_bench.plugin.benchmark_callback.BenchmarkCallback` uses it for records
+of users' own scripts.
 
-A step is timed from its begin to its end, after a warm-up, so loading, evaluating and saving are not in it.
+A step is timed from its begin to its end, after a warm-up, so loading, evaluating and saving are excluded.
 """
 
 from __future__ import annotations
@@ -28,29 +28,28 @@ if TYPE_CHECKING:
 
 Phase = Literal["load", "first_step", "steady", "evaluation", "save"]
 
-# The first steps pay for lazy allocation and the first use of each kernel.
+# The first steps include lazy allocation and the first use of each kernel.
 WARMUP_STEPS = 3
 
-# Steps whose CUDA events are kept before those that the device is through with are read.
+# Number of steps whose CUDA events are kept before the finished ones are read.
 EVENTS_KEPT = 256
 
 
 class StepClock:
-    """Seconds of steps, without making a CUDA device wait.
+    """Seconds of steps, measured without making a CUDA device wait.
 
-    On CUDA an event is put into the stream at both ends of a step, and the device notes when it comes by: what is between
-    two of them is the step as the device lived it, its waiting for the host included. To synchronise there would keep the
-    host from running ahead, which is a cost of its own: in short steps more than the measurement may cost. On a CPU the
-    host's clock says it all; any other device is waited for.
+    On CUDA an event is put into the stream at both ends of a step, and the device records its time. The span between two events
+    is the step on the device, with its waiting for the host. Synchronising there would keep the host from running ahead, which
+    in short steps costs more than the measurement may. On a CPU the host's clock suffices; any other device is synchronised.
 
     Args:
-        device: What trains.
+        device: Device that trains.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._seconds = array("d")
-        # Events of steps that the device may not be through with.
+        # Events of steps that the device may not have finished.
         self._under_way: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._event: torch.cuda.Event | None = None
         self._began = 0.0
@@ -59,7 +58,7 @@ class StepClock:
         return len(self._seconds) + len(self._under_way)
 
     def begin(self) -> None:
-        """A step begins."""
+        """Begin a step."""
         if self._device.type == "cuda":
             self._event = torch.cuda.Event(enable_timing=True)
             self._event.record()
@@ -68,7 +67,7 @@ class StepClock:
             self._began = time.perf_counter()
 
     def end(self) -> None:
-        """The step is done."""
+        """End a step."""
         if self._event is None:
             self._wait()
             self._seconds.append(time.perf_counter() - self._began)
@@ -80,7 +79,7 @@ class StepClock:
             self._read(EVENTS_KEPT // 2)
 
     def seconds(self) -> array[float]:
-        """Of each step so far, the first step first."""
+        """Return the seconds of each step so far, in order."""
         if self._under_way:
             torch.cuda.synchronize(self._device)
             self._read(len(self._under_way))
@@ -97,21 +96,21 @@ class StepClock:
 
 @dataclass(frozen=True)
 class WorkDone:
-    """Examples, and real tokens in them (without padding), where they can be counted."""
+    """Examples, and their real tokens (without padding), if they can be counted."""
 
     examples: int | None
     tokens: int | None
 
 
 class MeasureCallback(TrainerCallback):
-    """Times steps and takes memory peaks inside a `transformers.Trainer`.
+    """Times steps and reads memory peaks inside a `transformers.Trainer`.
 
-    Evaluations and checkpoints of the Trainer are phases of their own and no part of training: their begin is read off the
-    Trainer's control, which says after a step what comes next.
+    Evaluations and checkpoints of the Trainer are separate phases and no part of training. Their begin is read from the
+    Trainer's control, which says after a step what follows.
 
     Args:
-        exclusive: Whether nothing else runs on the device or machine meanwhile, or None where nobody knows.
-        warmup_steps: Steps that are not timed.
+        exclusive: True if nothing else runs on the device or machine meanwhile, or None if unknown.
+        warmup_steps: Number of untimed steps.
     """
 
     def __init__(self, *, exclusive: bool | None = True, warmup_steps: int = WARMUP_STEPS) -> None:
@@ -122,7 +121,7 @@ class MeasureCallback(TrainerCallback):
         self._start_over()
 
     def _start_over(self) -> None:
-        """Forget what was measured."""
+        """Reset all measurements."""
         self.peaks: dict[Phase, int | None] = {}
         self.start_bytes: int | None = None
         self.optimizer_bytes: int | None = None
@@ -142,7 +141,7 @@ class MeasureCallback(TrainerCallback):
 
     @contextlib.contextmanager
     def left_out(self) -> Iterator[None]:
-        """Within this block nothing counts as training: neither its time nor its memory."""
+        """Exclude the time and memory of this block from training."""
         self.take("steady")
         began = time.perf_counter()
         try:
@@ -153,14 +152,14 @@ class MeasureCallback(TrainerCallback):
                 self._memory.take()
 
     def take(self, phase: Phase) -> None:
-        """Note the peak since the last one was taken as that of *phase*, where it is the highest of that phase."""
+        """Record the peak since the last reading for *phase*, if it is the highest of that phase."""
         if self._memory is None:
             return
         peak, before = self._memory.take(), self.peaks.get(phase)
         self.peaks[phase] = peak if before is None else before if peak is None else max(before, peak)
 
     def seconds_so_far(self) -> float:
-        """Seconds of training until now, with those of the run that this one goes on from."""
+        """Return the seconds of training so far, with those before a resumption."""
         return self.earlier_seconds + time.perf_counter() - self._train_began
 
     def on_train_begin(
@@ -191,20 +190,20 @@ class MeasureCallback(TrainerCallback):
         optimizer: Optimizer | None = None,
         **inside: Any,
     ) -> None:
-        """Stop the clock of a step, and training where something else comes next."""
+        """Stop the clock of a step, and that of training if something else follows."""
         self.clock.end()
         self._last_step_ended = time.perf_counter()
         if self.first_step is None:
             self.first_step = state.global_step
             self.take("first_step")
-            # The states exist from the first step on.
+            # The optimiser's states exist from the first step on.
             self.optimizer_bytes = _state_bytes(optimizer) if optimizer is not None else None
         self._pause(control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Stop training where an evaluation or a checkpoint comes next."""
+        """Stop the clock of training if an evaluation or a checkpoint follows."""
         self._pause(control)
 
     def _pause(self, control: TrainerControl) -> None:
@@ -214,18 +213,18 @@ class MeasureCallback(TrainerCallback):
             self._in_training = False
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """An evaluation is over."""
+        """Exclude an evaluation that has ended."""
         self._left("evaluation")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any) -> None:
-        """A checkpoint is written."""
+        """Exclude a checkpoint that has been written."""
         self._left("save")
 
     def _left(self, phase: Phase) -> None:
-        """Leave out what was done since the last step.
+        """Exclude the work since the last step.
 
-        Where another callback asked for it after `_pause`, its peak cannot be told from that of the steps before, and is
-        that of *phase*: an evaluation never sets the peak of training.
+        If another callback asked for it after `_pause`, its peak cannot be separated from that of the steps before. The peak
+        then counts for *phase*, so that an evaluation never sets the peak of training.
         """
         self.take(phase)
         self._in_training = False
@@ -241,7 +240,7 @@ class MeasureCallback(TrainerCallback):
         self.take("steady")
 
     def memory(self, model: nn.Module | None) -> Memory:
-        """The peaks of each phase, and the exact static part where *model* is there to be looked at."""
+        """Return the peaks of each phase, and the exact static part if *model* is given."""
         kind = self._memory.kind if self._memory is not None else "resident"
         weights = None if model is None else [*model.parameters()]
         return Memory(
@@ -267,14 +266,14 @@ class MeasureCallback(TrainerCallback):
         evaluation_seconds: float | None,
         train_flops: int | None = None,
     ) -> Speed:
-        """How fast the steps of a run were whose batches are known.
+        """Return the speed of the steps of a run whose batches are known.
 
         Args:
-            step_examples: Examples of each step, the first step first.
+            step_examples: Examples of each step, in order.
             step_tokens: Real tokens of each step, without padding.
             load_seconds: Time to load the base model and apply the method.
-            evaluation_seconds: Time to score, or None where nothing was scored.
-            train_flops: FLOPs of all steps, where they were counted.
+            evaluation_seconds: Time to score, or None without scores.
+            train_flops: FLOPs of all steps, if counted.
         """
         first = (self.first_step or 1) + self.warmup_steps - 1
         timed = slice(first, first + max(0, len(self.clock) - self.warmup_steps))
@@ -295,14 +294,14 @@ class MeasureCallback(TrainerCallback):
         load_seconds: float | None,
         evaluation_seconds: float | None,
     ) -> Speed:
-        """How fast the steps were.
+        """Return the speed of the steps.
 
         Args:
-            done: In all steps.
-            timed: In the steps after the warm-up.
+            done: Work of all steps.
+            timed: Work of the steps after the warm-up.
             steps: Optimiser steps done.
-            load_seconds: Time to load the base model and apply the method, or None where it is not known.
-            evaluation_seconds: Time to score, or None where nothing was scored.
+            load_seconds: Time to load the base model and apply the method, or None if unknown.
+            evaluation_seconds: Time to score, or None without scores.
         """
         seconds = list(self.clock.seconds()[self.warmup_steps :])
         whole = sum(seconds)
@@ -332,7 +331,7 @@ def _bytes(weight: nn.Parameter) -> int:
 
 
 def _state_bytes(optimizer: Optimizer) -> int:
-    """Bytes of the optimiser's state tensors."""
+    """Return the bytes of the optimiser's state tensors."""
     return sum(
         value.numel() * value.element_size()
         for state in optimizer.state.values()
@@ -342,7 +341,7 @@ def _state_bytes(optimizer: Optimizer) -> int:
 
 
 def _quantile(values: list[float], share: float) -> float | None:
-    """The smallest value that at least *share* of the values do not exceed."""
+    """Return the smallest value that at least *share* of the values do not exceed."""
     if not values:
         return None
     ordered = sorted(values)

@@ -1,8 +1,7 @@
-"""Whether a training step fits a card, before any weight is loaded.
+"""Predict if a training step fits a card, before any weight is loaded.
 
-The step is done on fake tensors, which have shapes and no numbers: what it holds at its peak is counted and not
-estimated (see `lora_bench.training.measure.step_bytes`). Beside that a process needs room for the CUDA context and for
-the allocator's gaps.
+The step is done on fake tensors, which have shapes and no numbers, so its peak memory is counted and not estimated (see
+`lora_bench.training.measure.step_bytes`). A process also needs room for the CUDA context and for the allocator's gaps.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from lora_bench.util.paths import cache_folder
 from lora_bench.util.sealed_json import keep, kept_as
 from lora_bench.version import __version__
 
-# Memory of well-known cards, in GB as their makers print it: 2**30 bytes each.
+# Memory of well-known cards, in the GB of their makers: 2**30 bytes each.
 CARDS = {
     "T4 16GB": 16,
     "V100 16GB": 16,
@@ -41,16 +40,16 @@ CARDS = {
     "B200 180GB": 180,
 }
 
-# The context of a process with its kernels loaded, and the share of the allocator's memory that lies in gaps.
+# Context of a process with its kernels loaded, and share of the allocator's memory lost in gaps.
 CONTEXT_BYTES = 700 * 2**20
 GAPS = 0.05
 
 
 def card_bytes(name: str) -> int:
-    """The memory of a card: a known one, or any by its size, such as "24GB" or "my card 24 GB".
+    """Return the memory of a card: a known one, or any with its size, such as "24GB" or "my card 24 GB".
 
     Raises:
-        LoraBenchError: If the name is not known and gives no size.
+        LoraBenchError: If the name is unknown and gives no size.
     """
     known = {card.lower(): size for card, size in CARDS.items()}
     size = known.get(name.strip().lower())
@@ -58,14 +57,14 @@ def card_bytes(name: str) -> int:
         given = re.search(r"(\d+)\s*GB\b", name, re.IGNORECASE)
         if given is None:
             raise LoraBenchError(
-                f"unknown device {name!r}{did_you_mean(name, CARDS)}: name one of {', '.join(CARDS)}, or a size such as 24GB"
+                f"unknown device {name!r}{did_you_mean(name, CARDS)}: use one of {', '.join(CARDS)}, or a size such as 24GB"
             )
         size = int(given[1])
     return size * 2**30
 
 
 def needed_bytes(step: StepBytes) -> int | None:
-    """What a process needs on a card for a step, or None where its peak is not known."""
+    """Return the memory that a process needs on a card for a step, or None if its peak is unknown."""
     return None if step.peak_bytes is None else int(step.peak_bytes * (1 + GAPS)) + CONTEXT_BYTES
 
 
@@ -81,18 +80,18 @@ def predicted_step(
     attention: str | None = None,
     cuda: bool = True,
 ) -> StepBytes:
-    """What a training step of a method will hold at its peak, from shapes alone; kept in the cache.
+    """Return the predicted peak memory of a training step of a method, from shapes alone; cached.
 
     Args:
-        base_model: Its configuration is read, and no weight.
-        method: With its size.
-        kind: What the model is made for.
+        base_model: The base model; only its configuration is read.
+        method: The method, with its size.
+        kind: Output of the model.
         labels: Number of classes.
-        batch_size: Examples that are on the device at one time.
+        batch_size: Examples on the device at one time.
         length: Tokens of each.
         precision: "float32", or "bfloat16" by autocast.
         attention: Kernel path of attention, or None for the model's own choice.
-        cuda: Whether attention is one fused kernel where the model's choice allows it, as on a CUDA device.
+        cuda: True if attention is one fused kernel where the model's choice allows it, as on a CUDA device.
 
     Raises:
         UnsupportedPair: If the method cannot adapt the base model.
@@ -106,7 +105,7 @@ def predicted_step(
     before = kept_as(path, StepBytes)
     if before is not None:
         return before
-    # Only here, so that looking a prediction up loads no torch.
+    # Imported only here, so that reading a cached prediction loads no torch.
     from lora_bench.training.measure.step_bytes import predict_step
 
     model, head = load_model(base_model, kind=kind, labels=labels, attention=attention, on_meta=True)

@@ -1,8 +1,8 @@
-"""What a training step holds: measured on a model, and predicted from its shapes.
+"""Memory of a training step: measured on a model, and predicted from its shapes.
 
-Both are one computation. Every storage that an operation makes is counted from then on until nothing holds it any more, on
-real tensors or on fake ones, which have shapes and no numbers. So a prediction needs no weights and no device, and takes
-seconds for the largest models. FLOPs come from the same pass.
+Both are one computation. Every storage that an operation makes is counted until its last reference ends, on real tensors or on
+fake ones, which have shapes and no numbers. So a prediction needs no weights and no device, and takes seconds for the largest
+models. FLOPs come from the same pass.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from lora_bench.training.measure.bare_step import TrainingStep
 
 
 class Allocations(TorchDispatchMode):
-    """Within this mode, the bytes of every storage that operations make and that is still held.
+    """Counts the bytes of every live storage that operations in this mode have made.
 
-    What the inside of a kernel takes and gives back is not seen.
+    Temporary memory inside a kernel is not seen.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Allocations(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for storage in _storages(tree_leaves(result)):
             key = storage._cdata
-            # A tensor that Python makes of numbers is first seen as the argument of `lift_fresh`.
+            # A tensor made by Python from numbers first appears as the argument of `lift_fresh`.
             if key not in self._known and (key not in inside or func is torch.ops.aten.lift_fresh.default):
                 self._known.add(key)
                 self.held += storage.nbytes()
@@ -60,7 +60,7 @@ def _storages(values: Iterable[Any]) -> Iterable[torch.UntypedStorage]:
 
 
 def static_bytes(model: nn.Module) -> tuple[int, int]:
-    """Bytes of the weights and buffers, one that is shared counted once, and of the trained weights' gradients."""
+    """Return the bytes of weights and buffers, shared ones counted once, and of the trained weights' gradients."""
     held = {
         tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
         for tensor in (*model.parameters(), *model.buffers())
@@ -70,7 +70,7 @@ def static_bytes(model: nn.Module) -> tuple[int, int]:
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the optimiser's states."""
+    """Return the bytes of the optimiser's states."""
     return sum(
         value.numel() * value.element_size()
         for state in optimizer.state.values()
@@ -80,10 +80,9 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
-    """What a step holds, and the operations of its matrix products; the optimiser's states exist afterwards.
+    """Return the memory of a step and the FLOPs of its matrix products; the optimiser's states exist afterwards.
 
-    The step is done under observation, which slows it: never time it. Its activations are what the graph saved for the backward
-    pass and the loss itself.
+    Observation slows the step, so never time it. Its activations are the tensors saved for the backward pass, and the loss.
     """
     if not step.optimizer.state:
         step.whole()
@@ -109,10 +108,10 @@ def step_bytes(step: TrainingStep) -> tuple[StepBytes, Flops]:
 
 
 class FusedAttention(TorchFunctionMode):
-    """Lets attention hold what a fused CUDA kernel does: its inputs, its output and a sum a row, and no probabilities.
+    """Gives attention the memory of a fused CUDA kernel: its inputs, its output and a sum a row, and no probabilities.
 
-    Under autocast its inputs are cast to the lower precision first, as torch does, where they are not in it already.
-    On fake CPU tensors with dropout torch would take the path that writes all probabilities out.
+    Under autocast its inputs are first cast to the lower precision, as torch does. On fake CPU tensors with dropout torch would
+    otherwise take the path that stores all probabilities.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -130,12 +129,12 @@ def _attention_inputs(
 
 
 class _Fused(torch.autograd.Function):
-    """Attention with the shapes and the saved tensors of a fused kernel, and no values that mean anything."""
+    """Attention with the shapes and saved tensors of a fused kernel, and meaningless values."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         *outer, heads, rows, _ = query.shape
-        # Kernels write the heads of a token side by side, so that the layer behind needs no copy.
+        # Kernels write the heads of a token side by side, so that the next layer needs no copy.
         output = query.new_empty((*outer, rows, heads, value.shape[-1])).transpose(-3, -2)
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, mask, output, sums)
@@ -155,19 +154,19 @@ def predict_step(
     fused_attention: bool,
     real: Collection[str] = (),
 ) -> tuple[StepBytes, Flops]:
-    """What a step will hold, and its operations, from shapes alone.
+    """Return the predicted memory of a step and its FLOPs, from shapes alone.
 
-    Nobody can see that a mask of fake numbers hides nothing, so a model that leaves such a mask away is predicted with it.
+    On fake numbers it cannot be told that a mask hides nothing, so the mask is kept even for a model that would drop it.
 
     Args:
-        model: The adapted model on the meta device; it is turned into one of fake tensors.
-        batch: The shape of each of its inputs.
+        model: The adapted model on the meta device; its tensors are replaced by fake ones.
+        batch: Shape of each of its inputs.
         precision: As for `TrainingStep`.
-        fused_attention: Whether attention will be one fused kernel, as on a CUDA device. Its operations are then not seen.
-        real: Names of the inputs that are real numbers, such as the labels of a regression; the others are whole ones.
+        fused_attention: True if attention will be one fused kernel, as on a CUDA device. Its FLOPs are then not counted.
+        real: Names of the floating-point inputs, such as the labels of a regression; the others are integers.
 
     Raises:
-        RuntimeError: Where what is computed depends on numbers, which fake tensors have not.
+        RuntimeError: If the computation depends on values, which fake tensors lack.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         _to_fake(model)
@@ -180,7 +179,7 @@ def predict_step(
 
 
 def _to_fake(model: nn.Module) -> None:
-    """Put fake CPU tensors in the place of a model's own, a shared weight staying shared."""
+    """Replace a model's tensors by fake CPU tensors; shared weights stay shared."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, weight in module._parameters.items():
