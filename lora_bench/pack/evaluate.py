@@ -1,4 +1,4 @@
-"""What members of a pack answer: those with the same questions are asked together, on the selection split and at the end."""
+"""Evaluate members of a pack together if they have the same questions, on the selection split and at the end."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lora_bench.training.scoring import EVALUATION_BATCH, Labelling, Writing, au
 
 
 def stack_of(members: Sequence[Ready]) -> Stack:
-    """The weights of members, side by side."""
+    """Stack the weights of members."""
     family = family_of(members[0].job.base_model.model_type)
     causal = None if family.own_masks else family.causal
     return Stack([member.model for member in members], causal=causal, pad=members[0].adapted.tokenizer.pad_token_id)
 
 
 def chosen_together(due: Mapping[int, Ready], stack: Stack) -> dict[str, Answered]:
-    """What members answer to the selection split after a step, by run id.
+    """Return the answers of members to the selection split after a step, by run id.
 
     Args:
-        due: Those that are asked, by their number in the stack.
-        stack: All that are at work.
+        due: Members to evaluate, by their number in the stack.
+        stack: All active members.
     """
     numbers = {ready.job.run_id: number for number, ready in due.items()}
 
@@ -41,12 +41,12 @@ def chosen_together(due: Mapping[int, Ready], stack: Stack) -> dict[str, Answere
 def answers_together(
     asked: Sequence[Ready], splits: Callable[[Ready], Sequence[str]], stacked: Callable[[Sequence[Ready]], Stack]
 ) -> dict[str, Answered]:
-    """What members answer, by run id; nothing of those that are better asked by themselves, or do not fit together.
+    """Return the answers of members, by run id, without those that are better evaluated alone, or do not fit together.
 
     Args:
-        asked: Who is asked.
-        splits: What each is asked.
-        stacked: The weights of some of them.
+        asked: Members to evaluate.
+        splits: Splits of each member.
+        stacked: Weights of some of them.
     """
     alike: dict[Any, list[Ready]] = {}
     for ready in asked:
@@ -56,14 +56,14 @@ def answers_together(
     found: dict[str, Answered] = {}
     for group in alike.values():
         if len(group) > 1:
-            # Where that fails, each is asked by itself, and says why it fails.
+            # If that fails, each member is evaluated alone, and reports its own failure.
             with contextlib.suppress(Exception):
                 found |= _answers_of(group, splits(group[0]), stacked(group))
     return found
 
 
 def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> dict[str, Answered]:
-    """What members with the same questions answer, by run id; nothing of one whose outputs are not finite."""
+    """Return the answers of members with the same questions, by run id, without those whose outputs are not finite."""
     began = time.perf_counter()
     answers: list[dict[str, list[Any]]] = [{} for _ in group]
     for name in splits:
@@ -79,7 +79,7 @@ def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> 
 
 
 def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[list[Any] | None]:
-    """What each member answers to a split, or None where its outputs are not finite."""
+    """Return each member's answers to a split, or None if its outputs are not finite."""
     first = group[0]
     questions, at_hand = first.lessons.questions[split], first.lessons.exercise
     if isinstance(at_hand, Writing):
@@ -87,7 +87,7 @@ def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[list[An
             writer(stack), questions, [ready.setup.seed for ready in group], most_rows(stack)
         )
     assert isinstance(at_hand, Labelling)
-    # As many rows for all of them as a run by itself has, or as few as there are in a step of it.
+    # As many rows in all as a single run has, or as few as a step of it has.
     rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
     with autocast(first.model, first.job.spec):
         logits = predict_in_order(stack.logits, questions, at_hand.collate, rows)

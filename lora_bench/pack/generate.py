@@ -1,7 +1,8 @@
-"""Completions of many members at once: to the decoder they are one causal model, of which each row has a member's weights.
+"""Completions by many members at once, as one causal model whose rows have the weights of one member or another.
 
-So whatever chooses tokens (greedy search, beams, samples, what may not be said again, what ends a completion) is the code that
-a run by itself has, and sees more rows. A step of decoding is one forward pass for all rows of all members: `vmap` over rows.
+The code that chooses tokens (greedy search, beams, samples, forbidden repetition, ends of a completion) is that of a single
+run,
+and sees more rows. A step of decoding is one forward pass for all rows of all members: `vmap` over rows.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from lora_bench.pack.stack import Stack, scaled_by, whole_mask
 from lora_bench.tuners.attention import CACHE_ARGUMENTS
 
 BATCH_BYTES = 2 * 2**30
-"""Of the weights of the rows of a batch, which each has copies of."""
+"""Greatest memory of the weights of a batch, of which each row has a copy."""
 
 
 def writer(stack: Stack) -> Any:
-    """The causal model of a stack as `generate` drives one; it takes one argument more, see `_Rows`."""
+    """Return the causal model of a stack for `generate`; it takes one more argument, see `_Rows`."""
     model = copy.copy(stack.members[0].get_base_model())
     model.forward = _Rows(stack)
     return model
 
 
 def most_rows(stack: Stack) -> int:
-    """Rows of a batch at most."""
+    """Return the greatest number of rows in a batch."""
     each: int = sum(weight[0].numel() * weight.element_size() for weight in stack.weights.values())
     return max(1, BATCH_BYTES // max(1, each))
 
@@ -40,7 +41,7 @@ class _Rows:
     """The forward pass of a causal model whose rows have weights of their own.
 
     Args:
-        stack: Of the members.
+        stack: Stack of the members.
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -57,15 +58,15 @@ class _Rows:
         logits_to_keep: int = 0,
         **others: Any,
     ) -> CausalLMOutputWithCrossAttentions:
-        """The logits of the last tokens, and the cache with all of them.
+        """Return the logits of the last tokens, and the cache with all of them.
 
         Args:
             input_ids: Shape (rows, tokens).
             position_ids: Shape (rows, tokens).
-            of: The number of the member whose weights each row has, shape (rows,).
-            attention_mask: 1 for a real token, of those in the cache first, shape (rows, tokens in all); None where all are.
-            logits_to_keep: Of how many tokens there are to be logits; 0 for all.
-            others: The cache, by the name that this release of transformers has for it, and what is the same for all.
+            of: Number of the member whose weights each row has, shape (rows,).
+            attention_mask: 1 for real tokens, those in the cache first, shape (rows, tokens in all); None if all are real.
+            logits_to_keep: Number of last tokens whose logits are returned; 0 for all.
+            others: The cache, by its name in this release of transformers, and arguments equal for all rows.
         """
         chassis = self.stack.members[0]
         name = next(name for name in CACHE_ARGUMENTS if others.get(name) is not None)
@@ -87,7 +88,7 @@ class _Rows:
             return found, [states for layer in own.layers for states in (layer.keys, layer.values)]
 
         inputs = {"input_ids": input_ids[:, None], "attention_mask": mask, "position_ids": position_ids[:, None]}
-        # `vmap` knows no rule for the fused kernel of a CPU, and would call it for one row after another.
+        # `vmap` has no rule for the fused kernel of a CPU, and would call it for one row after another.
         with sdpa_kernel(SDPBackend.MATH) if input_ids.device.type == "cpu" else nullcontext():
             logits, states = vmap(one)(*self._weights_of(of), inputs, self._past(cache, len(of)))
         for layer, keys, values in zip(cache.layers, states[::2], states[1::2], strict=True):
@@ -97,7 +98,7 @@ class _Rows:
         return CausalLMOutputWithCrossAttentions(logits=logits[:, 0], **{name: cache})
 
     def _weights_of(self, of: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weights and factors of each row."""
+        """Return the weights and factors of each row."""
         if not torch.equal(of, self._of.to(of.device)):
             factors = self.stack.factors_on(of.device)
             self._of = of
@@ -108,7 +109,7 @@ class _Rows:
         return self._weights
 
     def _past(self, cache: Any, rows: int) -> list[Tensor]:
-        """Keys and values of each layer so far, each of shape (rows, 1, heads, tokens, width of a head)."""
+        """Return the keys and values of each layer so far, each of shape (rows, 1, heads, tokens, width of a head)."""
         if all(layer.is_initialized for layer in cache.layers):
             return [states[:, None] for layer in cache.layers for states in (layer.keys, layer.values)]
         config = self.stack.members[0].config
@@ -124,7 +125,7 @@ class _Rows:
 
 
 def _holding(cache: Any, past: list[Tensor]) -> Any:
-    """A cache like this one with other keys and values."""
+    """Return a cache like this one with other keys and values."""
     own = copy.copy(cache)
     own.layers = [copy.copy(layer) for layer in cache.layers]
     for layer, keys, values in zip(own.layers, past[::2], past[1::2], strict=True):

@@ -1,4 +1,4 @@
-"""Which runs are packed with which: those of one base model, kind of task and method, in packs as large as a device can use."""
+"""Group runs into packs: those of one base model, kind of task and method, in packs as large as a device can use."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ SIZES: dict[str, tuple[str, ...]] = {
 ARGUMENTS = frozenset(
     {"adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "optim", "gradient_accumulation_steps"}
 )
-"""Of transformers' arguments those that a pack follows; with any other a run is done by the Trainer's own loop."""
+"""Arguments of transformers that a pack supports; a run with any other is done by the Trainer's own loop."""
 
 OPTIMISERS = ("adamw_torch", "adamw_torch_fused")
-"""The optimisers that it has, which are one."""
+"""Names of the optimisers that a pack supports, which are one optimiser."""
 
 FLOPS_ON_CUDA = 6e12
-"""FLOPs of a step beyond which a data-centre GPU gains nothing by more members: some 16,000 tokens of a RoBERTa-base."""
+"""FLOPs of a step beyond which more members speed up no data-centre GPU: some 16,000 tokens of a RoBERTa-base."""
 
 FLOPS_ON_CPU = 1e9
-"""The same for a core of a CPU: products of matrices then take far more than what calls them."""
+"""The same for a core of a CPU: matrix products then take far longer than their calls."""
 
 LARGEST = 64
-"""Members of a pack at most: a worker that dies sends all of them back to their last checkpoints."""
+"""Greatest number of members of a pack: if a worker dies, all of them return to their last checkpoints."""
 
 
 def most_members(flops: float, memory_bytes: int, *, free_bytes: int | None) -> int:
-    """How many runs a pack has at most.
+    """Return the greatest number of runs in a pack.
 
     Args:
-        flops: Of a step of one run.
-        memory_bytes: That one run needs by itself.
-        free_bytes: Memory for the pack, on a CPU; None on a GPU, where the products fill the device before its memory is full,
-            and a pack that did run out of it is done one by one.
+        flops: FLOPs of a step of one run.
+        memory_bytes: Memory that one run needs alone.
+        free_bytes: Memory for the pack, on a CPU; None on a GPU, whose cores are busy before its memory is full. Runs of a pack
+            that exhausts the memory are repeated one by one.
     """
     by_work = (FLOPS_ON_CUDA if free_bytes is None else FLOPS_ON_CPU) / max(flops, 1.0)
     by_memory = LARGEST if free_bytes is None else free_bytes / max(memory_bytes, 1)
@@ -51,15 +51,15 @@ def most_members(flops: float, memory_bytes: int, *, free_bytes: int | None) -> 
 
 
 def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list[list[Job]]:
-    """Units of work, in the order of their first jobs: for each worker one of each company, however many jobs that has.
+    """Return units of work, in the order of their first jobs: for each worker one of each kind, however many jobs it has.
 
-    As many of a unit begin as a pack may have, and each of the others takes the place of one that leaves: a pack is full until
-    nobody of its unit is left to begin.
+    A unit starts as many runs as fit a pack. When one finishes, the next takes its slot, so a pack stays full until its unit
+    has no run left to start.
 
     Args:
-        jobs: What is to be done, the longest first.
-        workers: How many units are done at once: a pack is no larger than leaves all of them something to do.
-        most: Members of a pack of such jobs at most.
+        jobs: Jobs to do, the longest first.
+        workers: Number of units done at once; a pack is no larger than leaves work for all of them.
+        most: Returns the greatest number of members of a pack of such jobs.
     """
     alike: dict[str, list[Job]] = {}
     for job in jobs:
@@ -67,11 +67,11 @@ def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list
     units: list[list[Job]] = []
     for group in alike.values():
         each = min(min(map(most, group)), -(-len(group) // max(1, workers)))
-        # Members that are done together leave nobody alone, and a task's data is read once for those that follow each other.
+        # Members of like length finish together, and a task's data is read once for jobs in a row.
         group.sort(key=lambda job: (-(job.steps or 0), job.spec.task.data_sha256))
         group = [replace(job, at_once=each) for job in group]
         parts = [group[start : start + each] for start in range(0, len(group), each)]
-        # Dealt out, so that every worker has as many of the long ones as any other.
+        # Dealt out in turn, so that every worker gets as many long jobs as any other.
         count = min(len(parts), max(1, workers)) if each > 1 else len(parts)
         units += [[job for part in parts[first::count] for job in part] for first in range(count)]
     place = {job.run_id: index for index, job in enumerate(jobs)}
@@ -79,12 +79,12 @@ def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list
 
 
 def company_of(job: Job) -> str | None:
-    """Return what runs must have in common to share a pack, or None for a run that is done by itself."""
+    """Return the key that runs sharing a pack must have in common, or None for a run that must be done alone."""
     spec = job.spec
     if not _packs(job.base_model.model_type, spec):
         return None
     method = {**MAY_DIFFER["method"], "options": dict.fromkeys(SIZES[spec.method.name], True)}
-    # A prefix that another run trained is no longer made by a network.
+    # A prefix trained by another run is no longer made by a network.
     return in_common(job, {**MAY_DIFFER, "method": method}) + str(spec.start is not None)
 
 
@@ -92,11 +92,11 @@ def _packs(model_type: str, spec: PlannedSpec) -> bool:
     method, recipe = spec.method, spec.training
     if method.name not in SIZES or not any(model_type in family.packed_types for family in FAMILIES):
         return False
-    # DoRA divides by lengths of rows, which padded ranks leave alone but nobody has tested; the others change the base.
+    # DoRA divides by lengths of rows. Padded ranks leave these alone, but no test shows it. The others change the base.
     plain = not method.options.get("use_dora") and method.options.get("initialisation", "kaiming") in (
         "kaiming", "gaussian", "identity", "paper",
     )  # fmt: skip
-    # Time that is shared says nothing of the time of one.
+    # Shared time says nothing about the time of one run.
     clocked = recipe.uses("train_seconds")
     drops = recipe.base_dropout != 0 or recipe.head_dropout != 0 or method.options.get("dropout", 0) != 0
     alone = recipe.accumulation == 1 and recipe.processes == 1

@@ -1,4 +1,4 @@
-"""The loss of one member of a pack, which is what the Trainer makes of the model's outputs."""
+"""The loss of one member of a pack, equal to the Trainer's loss on the model's outputs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from lora_bench.pack.stack import Loss
 
 
 def loss_for(kind: Kind, label_smoothing: float = 0.0) -> Loss:
-    """The mean loss over what counts.
+    """Return the mean loss over rows or tokens that count.
 
     Args:
         kind: Cross entropy over the rows of a classifier, or over the completion tokens of a causal model; the squared error
             of a regressor.
-        label_smoothing: Share of the target's probability that is spread over all labels.
+        label_smoothing: Share of the target's probability spread over all labels.
     """
     if kind == "regression":
         return _squared_error
 
     def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         if kind == "generation":
-            # As transformers does: whatever the weights are, the loss of a language model is in float32.
+            # As in transformers: the loss of a language model is in float32, whatever the precision of the weights.
             logits, labels = logits[..., :-1, :].float(), labels[..., 1:]
         counts = labels >= 0
         logs = logits.log_softmax(-1)

@@ -1,4 +1,4 @@
-"""AdamW over stacked weights: each member with its own rate, decay, step and norm of gradients, as torch's AdamW has them."""
+"""AdamW over stacked weights: each member with its own rate, decay, step and gradient norm, as in torch's AdamW."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _MEANS = ("exp_avg", "exp_avg_sq")
 class StackedAdamW:
     """One step for all members of a stack.
 
-    The members' own optimisers are never stepped. They say what each member's rates are (a schedule changes them), and hold its
-    state as views of the stacked state, so that a checkpoint of a member is made of its own optimiser.
+    The members' own optimisers never step. They supply each member's rates, which a schedule changes, and their state is views
+    of
+    the stacked state, so that a checkpoint of a member is made from its own optimiser.
 
     Args:
         stack: The weights.
-        optimizers: Of each member, in order; alike but for rates and weight decay.
+        optimizers: Optimiser of each member, in order; they differ only in rates and weight decay.
     """
 
     def __init__(self, stack: Stack, optimizers: Sequence[AdamW]) -> None:
@@ -30,7 +31,7 @@ class StackedAdamW:
         self.restack()
 
     def restack(self) -> None:
-        """Lay the members' states side by side anew; needed after the stack was."""
+        """Stack the members' states anew; needed after the stack of weights was."""
         self._states: dict[str, dict[str, Tensor]] = {}
         self._groups: dict[str, int] = {}
         named = [dict(member.named_parameters()) for member in self.stack.members]
@@ -61,10 +62,10 @@ class StackedAdamW:
 
     @torch.no_grad()
     def step(self, max_norms: Sequence[float]) -> None:
-        """Clip each member's gradients to its norm, step, and forget the gradients.
+        """Clip each member's gradients to its norm, step, and drop the gradients.
 
         Args:
-            max_norms: Of each member; 0 for no clipping.
+            max_norms: Greatest norm of each member; 0 for no clipping.
         """
         gradients = {name: weight.grad for name, weight in self.stack.weights.items() if weight.grad is not None}
         device = next(iter(self.stack.weights.values())).device
@@ -100,7 +101,7 @@ class StackedAdamW:
 
     @staticmethod
     def _clip(gradients: dict[str, Tensor], max_norms: Sequence[float], device: torch.device) -> Tensor:
-        """The factor on each member's gradients."""
+        """Return the factor on each member's gradients."""
         squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]
         norms = torch.stack(squares).sum(0).sqrt()
         most = torch.tensor([norm or torch.inf for norm in max_norms], dtype=norms.dtype, device=device)

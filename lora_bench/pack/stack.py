@@ -1,12 +1,12 @@
 """Models that share one frozen base, with their trained weights stacked: one forward pass for all of them.
 
-The base's layers see the tokens of all members at once; what a member trains is a slice of a stacked tensor, and `vmap` makes
-batched products of the layers that use it. What a member's weights touch becomes the member's own by itself: DeBERTa's
-projected relative positions, say, where LoRA adapts query and key, are one table for each member.
+The base's layers see the tokens of all members at once. The trained weights of a member are a slice of a stacked tensor, and
+`vmap` makes batched products of the layers that use it. Tensors that depend on a member's weights become its own automatically:
+if LoRA adapts query and key, DeBERTa's projected relative positions are one table for each member.
 
-A member stays an ordinary model: its parameters are views of the stacks, so that whatever evaluates or saves it sees the
-weights as they are. Where sizes differ (ranks, widths of bottlenecks) the stack has the largest, and the rest is zeros, which
-stay zeros: a row of A and the column of B that it meets are both zero, so both gradients are.
+A member stays an ordinary model: its parameters are views of the stacks, so evaluation and saving see its weights as usual.
+If sizes differ (ranks, widths of bottlenecks) the stack has the largest, and the rest is zeros. They stay zeros: a row of A and
+the column of B that it meets are both zero, so both gradients are.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from lora_bench.training.keyed_dropout import KeyedMasks
 from lora_bench.tuners.fused_lora import FusedLoraLayer
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits and labels of a member, with -100 (or NaN) for a row or token that does not count, to its loss."""
+"""Computes a member's loss from its logits and labels; rows or tokens labelled -100 (or NaN) do not count."""
 
 
 class Stack:
-    """Models of one shape, but for the size of their method, with one frozen base.
+    """Models of one shape, except for the size of their method, with one frozen base.
 
     Args:
-        members: Each with the same names of trained weights. The first lends its code.
-        causal: Whether a token sees those before it alone; None for a family that makes its own masks of the rows'.
-        pad: What rows are filled up with.
+        members: Models with the same names of trained weights. The code of the first is used.
+        causal: True if a token sees only those before it; None for a model family that makes its own masks of the rows'.
+        pad: Token that fills up rows.
     """
 
     def __init__(self, members: Sequence[nn.Module], *, causal: bool | None, pad: int) -> None:
@@ -48,7 +48,7 @@ class Stack:
         self.restack()
 
     def restack(self) -> None:
-        """Lay the members' weights side by side anew; needed after `members` changed."""
+        """Stack the members' weights anew; needed after `members` changed."""
         trained = [_trained(member) for member in self.members]
         self.weights = {}
         for name in trained[0]:
@@ -65,16 +65,16 @@ class Stack:
     def __call__(
         self, batches: Sequence[Mapping[str, Tensor]], keys: Tensor | None, loss: Loss, sites: int = 0
     ) -> tuple[Tensor, Tensor, int]:
-        """The loss of every member on its own batch.
+        """Return the loss of every member on its own batch.
 
         Args:
-            batches: One for each member, as its collator makes it.
-            keys: Of the masks, shape (members, 2), int32; None for no dropout at all.
-            loss: Of one member.
+            batches: Batch of each member, from its collator.
+            keys: Keys of the masks, shape (members, 2), int32; None for no dropout at all.
+            loss: Loss of one member.
             sites: Number of the first dropout.
 
         Returns:
-            Losses, shape (members,); logits, shape (members, rows, ...); and the number of the next dropout.
+            Losses, shape (members,); logits, shape (members, rows, ...); and number of the next dropout.
         """
         inputs, labels = self.joined(batches)
         chassis = self.members[0]
@@ -104,13 +104,13 @@ class Stack:
 
     @torch.no_grad()
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """What every member makes of one batch, without dropout.
+        """Return every member's logits on one batch, without dropout.
 
         Args:
-            batch: As a collator makes it, without labels.
+            batch: Batch from a collator, without labels.
 
         Returns:
-            Shape (members, rows, ...).
+            Logits of shape (members, rows, ...).
         """
         chassis = self.members[0]
         device = next(iter(self.weights.values())).device
@@ -130,7 +130,7 @@ class Stack:
         return found
 
     def part(self, which: Sequence[int]) -> Stack:
-        """Some of the members, by their numbers, with a copy of their weights as they are now: what they are asked with."""
+        """Return a stack of some members, by their numbers, with a copy of their present weights, for evaluation."""
         part = copy.copy(self)
         part.members = [self.members[index] for index in which]
         part.weights = {name: weight.detach()[list(which)] for name, weight in self.weights.items()}
@@ -138,12 +138,12 @@ class Stack:
         return part
 
     def factors_on(self, device: torch.device) -> dict[str, Tensor]:
-        """The factors that differ, by the names of their modules, each of shape (members,)."""
+        """Return the factors that differ, by the names of their modules, each of shape (members,)."""
         dtype = next(iter(self.weights.values())).dtype
         return {name: factor.to(device, dtype) for name, factor in self._factors.items()}
 
     def joined(self, batches: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
-        """The batches as one: inputs of shape (members, rows, tokens), and labels of which the filling is none."""
+        """Join the batches: inputs of shape (members, rows, tokens), and labels that ignore the padding."""
         device = next(iter(self.weights.values())).device
         rows = max(len(batch["input_ids"]) for batch in batches)
         tokens = max(batch["input_ids"].shape[1] for batch in batches)
@@ -158,7 +158,7 @@ class Stack:
                 slice_of(inputs[name], index, one.shape).copy_(one)
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
         labels = inputs.pop("labels")
-        # A row that is none has something to look at, or its attention would be nothing by nothing.
+        # A padding row attends to something, or its attention would divide zero by zero.
         mask = inputs["attention_mask"]
         mask[..., 0] |= mask.sum(-1) == 0
         if self.causal is not None:
@@ -167,11 +167,11 @@ class Stack:
 
 
 def whole_mask(mask: Tensor, *, causal: bool) -> Tensor:
-    """Which token sees which, so that no model has to look into a mask to find out how to build its own.
+    """Return which token sees which, so that no model has to read a mask to find out how to build its own.
 
     Args:
         mask: Shape (..., tokens), 1 for a real token.
-        causal: Whether a token sees those before it alone.
+        causal: True if a token sees only those before it.
 
     Returns:
         Shape (..., 1, tokens, tokens), bool.
@@ -179,12 +179,12 @@ def whole_mask(mask: Tensor, *, causal: bool) -> Tensor:
     tokens = mask.shape[-1]
     every = torch.ones(tokens, tokens, dtype=torch.bool, device=mask.device)
     seen = mask.bool()[..., None, None, :] & (every.tril() if causal else every)
-    # Padding on the left sees itself: an attention to nothing is not a number, which a product with 0 does not end.
+    # Padding on the left sees itself: attention to nothing is NaN, and NaN times 0 stays NaN.
     return seen | torch.eye(tokens, dtype=torch.bool, device=mask.device)
 
 
 def side_by_side(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of as many dimensions, each in the first corner of its slice, and zeros beside it."""
+    """Stack tensors with equally many dimensions, each in the first corner of its slice, padded with zeros."""
     largest = [max(lengths) for lengths in zip(*(tensor.shape for tensor in tensors), strict=True)]
     stacked = tensors[0].new_zeros(len(tensors), *largest)
     for index, tensor in enumerate(tensors):
@@ -193,7 +193,7 @@ def side_by_side(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def slice_of(stacked: Tensor, index: int, shape: Sequence[int]) -> Tensor:
-    """The part of a stack that is one member's, as a view."""
+    """Return one member's part of a stack, as a view."""
     return stacked[(index, *(slice(length) for length in shape))]
 
 
@@ -202,7 +202,7 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _factors(model: nn.Module) -> Iterator[tuple[str, float]]:
-    """The factor on the update of each LoRA site, by its name."""
+    """Yield the factor on the update of each LoRA site, with its name."""
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield name, float(module.scaling[_adapter(module.scaling)])
@@ -217,7 +217,7 @@ def _adapter(names: Mapping[str, Any]) -> str:
 
 @contextmanager
 def scaled_by(model: nn.Module, factors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this block the updates have these factors; each is one number, of the member at hand."""
+    """Scale the updates by these factors in this block; each is one number, of the current member."""
     before: list[tuple[dict[str, Any], str, Any]] = []
     for name, factor in factors.items():
         module = model.get_submodule(name)

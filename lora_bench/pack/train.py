@@ -1,4 +1,4 @@
-"""Runs that take their steps together: each has what a run alone has (callbacks, checkpoints, a record), and ends like one."""
+"""Train runs as a pack: each has the callbacks, checkpoints and record of a single run, and ends like one."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from lora_bench.util.heartbeat import heard
 
 
 class Member:
-    """One run among those that take their steps together.
+    """One run of a pack.
 
     Args:
-        ready: What it is before its first step.
-        trainer: Of the run: its schedule, its callbacks and its state, but never its loop.
-        lock: By which this process is at the run.
+        ready: The prepared run.
+        trainer: Trainer of the run: its schedule, callbacks and state are used, its loop is not.
+        lock: Run lock of this process.
     """
 
     def __init__(self, ready: Ready, trainer: Trainer, lock: RunLock) -> None:
         self.ready = ready
         self.trainer = trainer
         self.lock = lock
-        # What is let go of when it is done.
+        # Resources to release when the run is done.
         self.held = ExitStack()
         self._logged = 0
         steps = trainer.args.max_steps
@@ -61,21 +61,21 @@ class Member:
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """Steps done."""
         return int(self.trainer.state.global_step)
 
     def begin(self) -> None:
-        """A step begins."""
+        """Begin a step."""
         self._tell("on_step_begin")
 
     def batch(self) -> dict[str, Any]:
-        """What the step is to learn from."""
+        """Return the batch of the step."""
         self.ready.model.train()
         lessons = self.ready.lessons
         return dict(lessons.exercise.collate([dict(one) for one in lessons.course.batch(self.step)]))
 
     def end(self) -> None:
-        """The step is done."""
+        """End a step."""
         trainer = self.trainer
         assert trainer.lr_scheduler is not None
         trainer.lr_scheduler.step()
@@ -84,23 +84,23 @@ class Member:
 
     @property
     def is_chosen(self) -> bool:
-        """Whether its weights are scored on the selection split after the step."""
+        """Return True if its weights are scored on the selection split after the step."""
         selection = self.ready.hooks.selection
         return selection is not None and selection.is_due(self.step, last=self.is_done)
 
     def note(self, loss: float, answered: Answered | None) -> None:
-        """Note what the step came to.
+        """Record the result of the step.
 
         Args:
-            loss: Of the step.
-            answered: What it answers to the selection split, where that is known.
+            loss: Loss of the step.
+            answered: Answers to the selection split, if known.
         """
         selection = self.ready.hooks.selection
         if selection is not None and self.is_chosen:
             split = self.ready.job.spec.rules.choose_on
             answers = answered.answers[split] if answered is not None else None
             selection.take(self.step, self.ready.model, answers)
-        # The Trainer divides what it logs by the steps since it last did, and a resumed one has not.
+        # The Trainer divides logged losses by the steps since its last log, and a resumed run has no last log.
         self._tell("on_log", {"loss": loss / (self.step - self._logged)})
         self._logged = self.step
         if self.is_done:
@@ -108,11 +108,11 @@ class Member:
 
     @property
     def is_done(self) -> bool:
-        """Whether that was the last step."""
+        """Return True if that was the last step."""
         return bool(self.trainer.control.should_training_stop)
 
     def leave(self) -> None:
-        """Take the weights out of the company of others."""
+        """Copy this member's weights out of the stacked tensors."""
         own_trained(self.ready.model)
 
     def _tell(self, what: str, *more: Any) -> None:
@@ -123,22 +123,22 @@ class Member:
 def take_together(
     jobs: Sequence[Job], notify: Callable[[Job], Notify | None], begun: Callable[[Job], None]
 ) -> Iterator[Record | Elsewhere]:
-    """Do the runs of a unit as a pack, and give what becomes of each as soon as it is known.
+    """Do the runs of a unit as a pack, and yield the result of each as soon as it is known.
 
-    Where a stop is asked for, the runs that did not begin are given back by saying nothing of them.
+    After a stop request, runs that have not begun yield nothing.
 
     Args:
-        jobs: Jobs that may share a pack; see `lora_bench.pack.group_runs`. As many as it says run at once. When one ends, the
-            next takes its place.
-        notify: What is told of the steps of a job.
-        begun: Told that a job begins.
+        jobs: Jobs that may share a pack; see `lora_bench.pack.group_runs`, which sets how many run at once. When one ends, the
+            next takes its slot.
+        notify: Returns the function to call with each step of a job.
+        begun: Called when a job begins.
 
     Raises:
-        Apart: If something fails that is no member's own.
+        Apart: If a failure belongs to no single member.
     """
     waiting, most = deque(jobs), jobs[0].at_once or len(jobs)
     members: list[Member] = []
-    # Members come and go in any order, and each Trainer puts back how loud libraries were when it came.
+    # Members come and go in any order, and each Trainer restores the log levels of libraries from when it came.
     with quiet(), ExitStack() as stack:
 
         def admitted() -> Iterator[Record | Elsewhere]:
@@ -166,14 +166,14 @@ def take_together(
 def _begin(
     job: Job, held: ExitStack, beside: nn.Module | None, notify: Notify | None, begun: Callable[[Job], None]
 ) -> Member | Record | Elsewhere:
-    """A run before its first step, or what becomes of one that takes none.
+    """Prepare a run, or return its result if it takes no step.
 
     Args:
         job: The run.
-        held: What it holds while it is at work: its lock, and its Trainer's folder.
-        beside: A model that is at work already.
-        notify: Told of its steps.
-        begun: Told that it begins.
+        held: Its open resources: its lock, and its Trainer's folder.
+        beside: A model that already runs.
+        notify: Called with its steps.
+        begun: Called when it begins.
     """
     lock = lock_run(job)
     if not isinstance(lock, RunLock):
@@ -187,25 +187,25 @@ def _begin(
         by_itself = not trained and ready.has_rows_of_nothing
         if not trained and not by_itself:
             if beside is not None:
-                share_frozen(ready.model, beside)  # before there is a Trainer, which takes all of a model to the device
+                share_frozen(ready.model, beside)  # before the Trainer exists, which moves a whole model to the device
             return Member(ready, held.enter_context(ready.trainer()), lock)
         record = score(ready) if trained else None
     except Exception as error:
         record = ended(job, facts, error)
     if record is not None:
         return publish(job, lock, facts, record)
-    # In a pack a row without tokens looks at itself, and by itself at nothing: the others wait for this run.
+    # In a pack a row without tokens attends to itself, in a single run to nothing. So this run is done alone.
     held.close()
     return run_job(replace(job, exclusive=False), notify, in_company=True)
 
 
 def _end(member: Member, reason: Exception | None, answered: Answered | None) -> Record | Elsewhere:
-    """Score and publish a member that has left.
+    """Score and publish a member that has left the pack.
 
     Args:
         member: The run.
-        reason: The error that ended it, where its budget did not.
-        answered: What its last weights answer, where that is known.
+        reason: The error that ended it, or None if its budget did.
+        answered: Answers of its last weights, if known.
     """
     ready = member.ready
     try:
@@ -218,13 +218,13 @@ def _end(member: Member, reason: Exception | None, answered: Answered | None) ->
 
 
 def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
-    """Take the steps of all members; give those that leave, with what each ended by where it is not its budget.
+    """Take the steps of all members; yield those that leave, with the error that ended each, or None for its budget.
 
     Args:
-        members: Those at work. Who leaves is taken out; who is put in meanwhile takes part from the next step on.
+        members: The active members. Those that leave are removed; those added meanwhile take part from the next step on.
 
     Raises:
-        Apart: If a step of all of them fails.
+        Apart: If a joint step fails.
     """
     stack: Stack | None = None
     while members:
@@ -259,7 +259,7 @@ def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Excepti
 
 
 def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Exception | None]]) -> bool:
-    """Have one member do something; it leaves where that fails, and the others do not notice."""
+    """Call *do* for one member; if it fails, the member leaves without disturbing the others."""
     try:
         do()
     except Exception as error:
@@ -269,7 +269,7 @@ def _own(member: Member, do: Callable[[], None], left: list[tuple[Member, Except
 
 
 def _introduce(members: Sequence[Member]) -> None:
-    """Note who takes a step in whose company."""
+    """Record which members share a step."""
     ids = {member.ready.job.run_id for member in members}
     for member in members:
         facts = member.ready.facts
@@ -282,7 +282,7 @@ def _stacked(members: Sequence[Member]) -> tuple[Stack, StackedAdamW]:
 
 
 def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> list[float]:
-    """One step of all members; the loss of each."""
+    """Take one step of all members. Return the loss of each."""
     first = members[0].ready.job
     recipe = first.spec.training
     keys = None
@@ -299,12 +299,12 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
 
 
 def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
-    """What members that are done answer to the splits that are scored, by run id; of whom a stop came before, nothing."""
+    """Return the answers of trained members to the scored splits, by run id; empty after a stop request."""
     try:
         for ready in trained:
             if ready.best is not None:
                 load_trained(ready.model, ready.best.weights)
-        # Each is then asked by itself, and leaves a checkpoint before it answers anything.
+        # Each is then evaluated alone, and writes a checkpoint before it answers anything.
         with heard(_end_on_stop):
             found = answers_together(trained, lambda ready: ready.scored, stack_of)
         for ready in trained:

@@ -1,4 +1,4 @@
-"""What must be kept of an adapted model to restore it on the public base, and how long a change of task takes."""
+"""Size of the files that restore an adapted model on the public base, and time of a change of task."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def checkpoint(
     saved: Callable[[], None],
     unmeasured: dict[str, str],
 ) -> CheckpointSize:
-    """Save an adapted model, measure its files, and time the ways back to it.
+    """Save an adapted model, measure its files, and time restoring it.
 
     Args:
         model: The adapted model.
         head: Names of the head's modules in the base model.
-        folder: Takes the files.
-        base: Gives the base model anew.
-        device: Where the model is.
+        folder: Receives the files.
+        base: Returns a fresh base model.
+        device: Device of the model.
         saved: Called once the adapted model is saved.
-        unmeasured: Takes the reasons for what is null.
+        unmeasured: Receives the reasons for null fields.
 
-    Files are read right after they were written, so times are those of a warm cache.
+    Files are read right after they were written, so times are with a warm file cache.
     """
     adapted, whole = folder / "adapted", folder / "base"
     model.save_pretrained(adapted)
@@ -55,7 +55,7 @@ def checkpoint(
     if isinstance(model, PeftModel):
         try:
             restoring, switching = _second_adapter(model, adapted, device)
-        except Exception as error:  # a method may have room for one adapter only
+        except Exception as error:  # a method may allow only one adapter
             unmeasured |= dict.fromkeys(("checkpoint.restore_seconds", "checkpoint.switch_seconds"), reason_of(error))
     else:
         restoring = time_passes(lambda: load(adapted).to(device), device)
@@ -71,7 +71,7 @@ def checkpoint(
 
 
 def _second_adapter(model: PeftModel, stored: Path, device: torch.device) -> tuple[float, float]:
-    """Seconds of loading a stored adapter beside the first and turning to it, and of turning back."""
+    """Return the seconds of loading a stored adapter beside the first and activating it, and of switching back."""
     first = model.active_adapter
 
     def restore() -> None:
@@ -86,7 +86,7 @@ def _second_adapter(model: PeftModel, stored: Path, device: torch.device) -> tup
 
 
 def _weight_bytes(files: list[Path], head: list[str]) -> tuple[int, int]:
-    """Bytes of the stored weights: those of the method, and those of the head."""
+    """Return the bytes of the stored weights of the method, and of the head."""
     of_method = of_head = 0
     for file in files:
         if file.suffix != ".safetensors":

@@ -1,4 +1,4 @@
-"""What a device tells beside its work: who else is at it, what its driver says is used, and the energy it drew."""
+"""Readings of a device: other processes on it, used memory by its driver, and energy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import psutil
 
-# A process that uses less of a core does not disturb a measurement.
+# A process that uses a smaller share of a core does not disturb a measurement.
 BUSY_SHARE = 0.2
 WATCHED_SECONDS = 0.5
 
@@ -16,7 +16,7 @@ HOST_IS_DEVICE = "host and device are one"
 
 
 def nvml_device() -> tuple[Any, Any] | str:
-    """NVML and its handle of the first CUDA device that this process may use, or why there is none."""
+    """Return NVML and its handle of the first CUDA device that this process may use, or the reason why not."""
     try:
         import pynvml
     except ImportError:
@@ -27,12 +27,12 @@ def nvml_device() -> tuple[Any, Any] | str:
         if visible.isdecimal():
             return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(visible))
         return pynvml, pynvml.nvmlDeviceGetHandleByUUID(visible)
-    except Exception as error:  # NVML's errors are of many classes, and all mean that the driver does not tell
+    except Exception as error:  # NVML has many classes of errors, and all mean that the driver does not tell
         return f"the driver does not tell: {error}"
 
 
 def used_bytes() -> int | None:
-    """Bytes used on the CUDA device by all processes, or None where its driver does not tell."""
+    """Return the bytes used on the CUDA device by all processes, or None if its driver does not tell."""
     found = nvml_device()
     if isinstance(found, str):
         return None
@@ -44,11 +44,11 @@ def used_bytes() -> int | None:
 
 
 class EnergyMeter:
-    """The energy that a device draws within this block.
+    """Measures the energy that a device uses in this block.
 
     Attributes:
-        joules: What it drew, or None.
-        reason: Why that is not known, or None.
+        joules: Energy used, or None.
+        reason: Reason why it is unknown, or None.
     """
 
     def __init__(self, device_type: Literal["cpu", "cuda"]) -> None:
@@ -66,7 +66,7 @@ class EnergyMeter:
         self.joules = None if after is None or self.reason is not None else after - self._before
 
     def _total(self) -> float | None:
-        """Joules since the driver was loaded, or None, the reason noted."""
+        """Return the joules since the driver was loaded, or None with the reason recorded."""
         if isinstance(self._device, str):
             self.reason = self._device
             return None
@@ -79,26 +79,26 @@ class EnergyMeter:
 
 
 class Company:
-    """Watches, from its making on, which other processes are at work on a device."""
+    """Watches, from its creation on, for other processes on a device."""
 
     def __init__(self, device_type: Literal["cpu", "cuda"]) -> None:
         self.device_type = device_type
         self._began = time.perf_counter()
         self._before = _cpu_seconds() if device_type == "cpu" else {}
-        # Taken before this process has work on the device, so that whoever is there is another.
+        # Read before this process uses the device, so that every process on it is another one.
         self._there = _on_cuda() if device_type == "cuda" else None
 
     def seen(self) -> list[str] | None:
-        """Each of them as a reader knows it; None where the system does not tell.
+        """Describe each other process; None if the system does not tell.
 
-        On a CPU these are the processes that used more than a fifth of a core on average; on a CUDA device, those that
-        were there when the watch began, and those that are there now.
+        On a CPU these are the processes that used more than a fifth of a core on average. On a CUDA device they are those
+        present when the watch began, and those present now.
         """
         if self.device_type == "cuda":
             now = _on_cuda() or {}
             if self._there is None:
                 return None
-            # In a container the driver may number processes otherwise, and this one is then not to be told from others.
+            # In a container the driver may number processes differently, so this one cannot be told from others.
             new = {pid: name for pid, name in now.items() if pid != os.getpid()} if os.getpid() in now else {}
             return list({**self._there, **new}.values())
         passed = time.perf_counter() - self._began
@@ -112,7 +112,7 @@ class Company:
 
 
 def company(device_type: Literal["cpu", "cuda"]) -> list[str] | None:
-    """Who else is at work on a device; a CPU is watched for half a second."""
+    """Describe the other processes on a device; a CPU is watched for half a second."""
     watch = Company(device_type)
     if device_type == "cpu":
         time.sleep(WATCHED_SECONDS)
@@ -120,7 +120,7 @@ def company(device_type: Literal["cpu", "cuda"]) -> list[str] | None:
 
 
 def _on_cuda() -> dict[int, str] | None:
-    """The processes with work on the CUDA device by their numbers, or None where its driver does not tell."""
+    """Return the processes on the CUDA device by number, or None if its driver does not tell."""
     found = nvml_device()
     if isinstance(found, str):
         return None
@@ -133,7 +133,7 @@ def _on_cuda() -> dict[int, str] | None:
 
 
 def _cpu_seconds() -> dict[int, float]:
-    """Seconds of a core that every process has used."""
+    """Return the seconds of a core that every process has used."""
     found = {}
     for process in psutil.process_iter():
         try:

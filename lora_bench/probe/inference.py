@@ -1,4 +1,4 @@
-"""What adapting costs when the model is used: forward passes of the base model, the adapted, and the merged one."""
+"""Costs of adaptation in use: forward passes of the base model, the adapted one, and the merged one."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def inference(
     window: Window,
     unmeasured: dict[str, str],
 ) -> Inference:
-    """Time forward passes at every shape, the states of the model in turn, so that a drift falls on all alike.
+    """Time forward passes at every shape, the states of the model in turn, so that a drift affects all alike.
 
     Args:
-        spec: Whose.
+        spec: Spec of the probe.
         adapted: The adapted model.
-        base: Gives the base model anew.
-        make_batch: Gives random tokens of so many rows and such a length, where the adapted model is.
-        longest: Tokens that the model takes at most, or None.
-        window: How long the states are timed at each shape.
-        unmeasured: Takes the reasons for what is left out.
+        base: Returns a fresh base model.
+        make_batch: Returns random tokens by rows and length, on the device of the adapted model.
+        longest: Greatest number of tokens that the model takes, or None.
+        window: Time for the states at each shape.
+        unmeasured: Receives the reasons for missing parts.
     """
     device = next(adapted.parameters()).device
     models: dict[State, nn.Module] = {"unadapted": base().to(device).eval(), "adapted": adapted.eval()}
@@ -90,7 +90,7 @@ def inference(
 def time_in_turn(
     calls: Mapping[NameT, Callable[[], object]], device: torch.device, window: Window
 ) -> dict[NameT, list[float]]:
-    """Seconds of each call, one of each after another until the window is over, after a warm-up."""
+    """Return the seconds of each call; the functions are called in turn until the window is over, after a warm-up."""
     seconds: dict[NameT, list[float]] = {name: [] for name in calls}
 
     def one_of_each() -> None:
@@ -121,7 +121,7 @@ def _inputs(batch: Batch) -> Batch:
 
 
 def _merged(adapted: nn.Module) -> nn.Module | str:
-    """A copy of the model with the method folded into its weights, or why there is none."""
+    """Return a copy of the model with the method folded into its weights, or the reason why not."""
     if not isinstance(adapted, PeftModel):
         return "there is nothing to merge"
     try:
@@ -137,7 +137,7 @@ def _mixed_batch(
     device: torch.device,
     window: Window,
 ) -> tuple[int, float, float]:
-    """Adapters of a batch whose rows take two in turn, its median seconds, and those of the same batch with one."""
+    """Return the number of adapters in a mixed batch, its median seconds, and those of the same batch with one adapter."""
     if not isinstance(adapted, PeftModel):
         raise ValueError("there are no adapters to mix")
     if not shapes:

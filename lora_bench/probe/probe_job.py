@@ -1,4 +1,4 @@
-"""A probe's job: a probe spec with what one machine knows about it."""
+"""A probe's job: a probe spec with one machine's facts about it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class ProbeJob:
     """One process of a probe.
 
     Args:
-        spec: What to measure.
+        spec: The cell to measure.
         suite: Name of the suite, for the record.
         base_model: The base model on this machine.
         repeat: Number of the process among those of its cell.
-        twin: Whether the cell is the one that is measured a second time unchanged.
-        folder: Where the records of the suite's probes lie.
-        command: What makes the record again.
-        idle_bytes: Used on the device before any work, or None where its driver does not tell.
+        twin: True if the cell is the one measured a second time unchanged.
+        folder: Folder of the suite's probe records.
+        command: Command that makes the record again.
+        idle_bytes: Memory used on the device before any work, or None if its driver does not tell.
     """
 
     spec: ProbeSpec
@@ -38,29 +38,29 @@ class ProbeJob:
 
     @property
     def run_id(self) -> str:
-        """The name of this process among all."""
+        """Unique name of this process."""
         return probe_run_id(self.spec.probe_id, self.repeat, self.twin)
 
     @property
     def steps(self) -> int:
-        """A probe is shown as one step."""
+        """Return 1: progress shows a probe as one step."""
         return 1
 
     def published(self) -> ProbeRecord | None:
-        """The record that is there already, or None."""
+        """Return the existing record, or None."""
         return ProbeFolder(self.folder).record(self.run_id)
 
     def publish(self, record: ProbeRecord) -> ProbeRecord:
-        """Write the record unless there is one; the record that stands there afterwards."""
+        """Write the record unless one exists. Return the record in place afterwards."""
         return ProbeFolder(self.folder).publish(record)
 
     def record(self, status: Status, reason: str | None = None, **found: Any) -> ProbeRecord:
-        """The record of this job.
+        """Return the record of this job.
 
         Args:
-            status: How it ended.
-            reason: Why, for any status but `ok`.
-            found: What was measured: the other fields of a record.
+            status: End of the probe.
+            reason: Reason of any status but `ok`.
+            found: Measurements: the other fields of a record.
         """
         return ProbeRecord(
             probe_id=self.spec.probe_id,

@@ -1,8 +1,8 @@
 """One process of a probe, from its job to its record.
 
-The cell is measured alone, in a process that has done nothing else, with fixed shapes and random tokens. Training comes
-first, on memory that nothing has fragmented yet; then what is stored, and what the adapted model costs in use. A part that
-cannot be measured is null with its reason and takes nothing from the others.
+The cell is measured alone, in a fresh process, with fixed shapes and random tokens. Training comes first, while memory is
+unfragmented; then storage, and the costs in use. A part that cannot be measured is null with its reason, and the other parts
+are still measured.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lora_bench.training.measure.step_bytes import predict_step, static_bytes, s
 
 SEED = 0
 
-# The modules in which models keep learned positions; others compute them, for any length.
+# Modules in which models keep learned positions; other models compute positions, for any length.
 POSITIONS = ("position_embeddings", "wpe")
 
 FoundT = TypeVar("FoundT")
@@ -46,22 +46,22 @@ FoundT = TypeVar("FoundT")
 
 @dataclass
 class _ProbeFindings:
-    """What was measured so far; a probe that fails leaves what it had."""
+    """Measurements so far; a probe that fails leaves those it had."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
 
     def take(self, name: str, measure: Callable[[], FoundT]) -> FoundT | None:
-        """Measure a part that the others do not need; null with its reason where that fails."""
+        """Measure a part that the others do not need; null with its reason if that fails."""
         try:
             self.fields[name] = measure()
-        except Exception as error:  # whatever a method or a library cannot do is a reason, and not the end of the probe
+        except Exception as error:  # any failure of a method or a library becomes a reason, and the probe goes on
             self.unmeasured[name] = NO_MEMORY if is_out_of_memory(error) else reason_of(error)
         found: FoundT | None = self.fields.get(name)
         return found
 
     def known(self) -> dict[str, Any]:
-        """As fields of a record."""
+        """Return the measurements as fields of a record."""
         return {**self.fields, "unmeasured": dict(sorted(self.unmeasured.items()))}
 
 
@@ -69,11 +69,11 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
     """Measure one cell in this process, and publish its record.
 
     Args:
-        job: What to measure and where.
-        windows: How long; by default as long as its spec says or its device needs.
+        job: The cell to measure, with its folder.
+        windows: Lengths of the timing; by default from its spec or its device.
 
     Returns:
-        The record that stands in the folder afterwards, whatever its status.
+        The record in place in the folder afterwards, whatever its status.
     """
     found = _ProbeFindings({"started_at": datetime.now(UTC).isoformat(timespec="seconds")})
     company = Company(job.spec.device)
@@ -86,21 +86,21 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
         status, reason = "unsupported", str(error)
     except Exception as error:
         if is_disk_full(error):
-            raise  # it says nothing of what was to be measured
+            raise  # it tells nothing about the cell
         status, reason = "out_of_memory" if is_out_of_memory(error) else "failed", reason_of(error)
     others = company.seen()
     found.fields["exclusive"] = None if others is None else not others
     if status in ("ok", "out_of_memory"):
-        # Of a step for which there is no memory, too: this says how much there is to be.
+        # Predicted even for a step that ran out of memory: this tells how much it would need.
         _predict(job, found)
     return job.publish(job.record(status, reason, **found.known()))
 
 
 def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> tuple[nn.Module, list[str]]:
-    """The base model of a probe with its head, on the CPU or the meta device, and the names of the head's modules.
+    """Return the base model of a probe with its head, on the CPU or the meta device, and the names of the head's modules.
 
     Raises:
-        UnsupportedPair: If it cannot be made as asked, such as with a kernel path of attention that it has not.
+        UnsupportedPair: If it cannot be made as requested, for example with a missing kernel path of attention.
     """
     spec = job.spec
     attention = "eager" if eager else spec.attention
@@ -112,27 +112,27 @@ def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> 
         raise UnsupportedPair(reason_of(error)) from None
     config = model.config
     if config.pad_token_id is None:
-        # A classifier on a causal model looks for the last token that is no padding.
+        # A classifier on a causal model reads the last token that is not padding.
         config.pad_token_id = config.eos_token_id if isinstance(config.eos_token_id, int) else 0
     return model, head
 
 
 def method_of(spec: ProbeSpec) -> Method:
-    """The method of a probe with its options."""
+    """Return the method of a probe with its options."""
     return known_methods()[spec.method.name](**spec.method.options)
 
 
 def longest_input(model: nn.Module) -> int | None:
-    """Tokens that a model has learned positions for, or None where it computes them."""
+    """Return the number of tokens that a model has learned positions for, or None if it computes positions."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in POSITIONS:
-            # RoBERTa counts positions from behind that of padding.
+            # RoBERTa's positions start after that of padding.
             return int(module.num_embeddings) - (0 if module.padding_idx is None else int(module.padding_idx) + 1)
     return None
 
 
 def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, device: torch.device) -> dict[str, Tensor]:
-    """Random tokens of which none is padding, with labels.
+    """Return a batch of random tokens without padding, with labels.
 
     Returns:
         `input_ids` and `attention_mask`, shape (rows, length), and `labels`, of the same shape for generation and of shape
@@ -153,7 +153,7 @@ def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, devi
 
 
 def _measure(job: ProbeJob, found: _ProbeFindings, given: Windows | None) -> None:
-    """Every part of a probe that takes the model itself, in order."""
+    """Measure every part of a probe that uses the model itself, in order."""
     spec = job.spec
     device = torch.device(spec.device)
     windows = given or windows_for(device, spec.seconds)
@@ -201,7 +201,7 @@ def _measure(job: ProbeJob, found: _ProbeFindings, given: Windows | None) -> Non
 
 
 def _settings(device: torch.device) -> dict[str, JsonValue]:
-    """What else numbers may depend on, beside the spec and the versions of packages."""
+    """Return settings that numbers may depend on, beyond the spec and the versions of packages."""
     settings: dict[str, JsonValue] = {"float32_matmul_precision": torch.get_float32_matmul_precision()}
     if device.type == "cuda":
         settings["cudnn_allow_tf32"] = bool(torch.backends.cudnn.allow_tf32)
@@ -219,7 +219,7 @@ def _train(
     peaks: dict[str, int | None],
     windows: Windows,
 ) -> None:
-    """The steps: how fast they are, and what they hold."""
+    """Measure the speed and memory of training steps."""
     spec, device = job.spec, torch.device(job.spec.device)
     step = TrainingStep(model, random_batch(model, spec, spec.batch_size, spec.length, device), spec.precision)
     step.whole()
@@ -264,7 +264,7 @@ def _store(
     memory: PeakMemory,
     peaks: dict[str, int | None],
 ) -> None:
-    """What is stored of the adapted model, and how long the way back to it takes."""
+    """Measure the stored files of the adapted model, and the time to restore it."""
 
     def saved() -> None:
         peaks["saving_bytes"] = memory.take()
@@ -287,7 +287,7 @@ def _store(
 
 
 def _note_held(peaks: dict[str, int | None], found: _ProbeFindings, job: ProbeJob, device: torch.device) -> None:
-    """What is held beside the phases' peaks, right after the steps."""
+    """Record memory outside the phases' peaks, right after the steps."""
     import psutil
 
     if device.type == "cuda":
@@ -305,7 +305,7 @@ def _note_held(peaks: dict[str, int | None], found: _ProbeFindings, job: ProbeJo
 
 
 def _measured_bytes(step: TrainingStep, device: torch.device, peaks: dict[str, int | None]) -> StepBytes:
-    """What a step holds: seen by the allocator of a CUDA device, or on a CPU by watching every storage."""
+    """Return the memory of a step: from the allocator of a CUDA device, or on a CPU by watching every storage."""
     if device.type != "cuda":
         return step_bytes(step)[0]
     weights, gradients = static_bytes(step.model)
@@ -324,7 +324,7 @@ def _measured_bytes(step: TrainingStep, device: torch.device, peaks: dict[str, i
 
 
 def _predict(job: ProbeJob, found: _ProbeFindings) -> None:
-    """What the step was to hold and to compute, from its shapes alone."""
+    """Predict the memory and FLOPs of the step, from its shapes alone."""
     spec = job.spec
     shape = (spec.batch_size, spec.length)
     labels: tuple[int, ...] = shape if spec.kind == "generation" else shape[:1]
@@ -339,5 +339,5 @@ def _predict(job: ProbeJob, found: _ProbeFindings) -> None:
 
     fused = spec.device == "cuda" and spec.attention != "eager"
     found.take("predicted", lambda: predict(eager=False, fused=fused)[0])
-    # A fused kernel hides its matrix products from the counter.
+    # A fused kernel would hide its matrix products from the counter.
     found.take("flops", lambda: predict(eager=True, fused=False)[1])

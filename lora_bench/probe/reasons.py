@@ -1,4 +1,4 @@
-"""Why something could not be measured, in a line."""
+"""Reasons why a quantity could not be measured, in a line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ NO_MEMORY = "there is not the memory for it"
 
 
 def reason_of(error: BaseException) -> str:
-    """An error's first line, with its kind where that says more than the message does."""
+    """Return an error's first line, with its class if that says more than the message."""
     tells = isinstance(error, LoraBenchError | ValueError | NotImplementedError)
     return first_line(error) if tells else typed_line(error)

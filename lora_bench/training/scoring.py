@@ -1,6 +1,6 @@
-"""From a trained model to scores, and the answers that are kept beside the record.
+"""Score a trained model, and keep its answers beside the record.
 
-An `Exercise` is what a kind of task means to a model: how its examples are encoded, batched, and answered.
+An `Exercise` adapts a kind of task to a model: it encodes and batches examples, and turns outputs into answers.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
 Example = dict[str, Any]
 
-# Padding changes no logit by more than 1e-6 in float32, so the size of an evaluation batch is no part of the spec.
+# Padding changes no logit by more than 1e-6 in float32, so the size of an evaluation batch is not in the spec.
 EVALUATION_BATCH = 64
 
 
 class Exercise(Protocol):
-    """What a kind of task means to a model."""
+    """Adapts a kind of task to a model."""
 
     @property
     def collate(self) -> Callable[[list[Example]], Mapping[str, torch.Tensor]]:
-        """Makes a batch of examples."""
+        """Return the function that makes a batch of examples."""
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
-        """The examples of a split to learn from, each of its own length, and the share that was cut."""
+        """Return the training examples of a split, unpadded, and the share that was truncated."""
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
-        """The examples of a split to be answered, and the share that was cut."""
+        """Return the examples of a split to answer, and the share that was truncated."""
 
     def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
-        """The model's answer to each question: a class index, a number, or a text.
+        """Return the model's answer to each question: a class index, a number, or a text.
 
         Raises:
             Diverged: If the model's outputs are not finite.
@@ -66,20 +66,20 @@ class Labelling:
         self._task, self._tokenizer, self._spec = task, tokenizer, spec
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
-        """Token ids with their label."""
+        """Return token ids with their label."""
         examples, cut = encode(split, self._tokenizer, self._spec.training.max_length)
         return [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)], cut
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
-        """Token ids."""
+        """Return token ids."""
         return encode(split, self._tokenizer, self._spec.training.max_length)
 
     def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
-        """The likeliest class of each question, or its number."""
+        """Return the likeliest class of each question, or its number."""
         return self.answers_in(predict(model, questions, self.collate, self._spec))
 
     def answers_in(self, logits: torch.Tensor) -> list[Any]:
-        """The answers that logits come to, shape (examples, labels).
+        """Return the answers from logits of shape (examples, labels).
 
         Raises:
             Diverged: If they are not finite.
@@ -92,37 +92,37 @@ class Labelling:
 
 
 class Writing:
-    """Generation: an answer is the text with which a causal model goes on."""
+    """Generation: an answer is the text by which a causal model continues its input."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> None:
         self.collate = CompletionCollator(tokenizer)
         self._tokenizer, self._spec, self._seed = tokenizer, spec, seed
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
-        """Input and completion, with a loss on the completion."""
+        """Return input and completion, with a loss on the completion."""
         return encode_completions(split, self._tokenizer, self._spec.training.max_length)
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
-        """Inputs to go on from."""
+        """Return the inputs to continue."""
         assert self._spec.decoding is not None
         new = self._spec.decoding.max_new_tokens
         return encode_prompts(split, self._tokenizer, self._spec.training.max_length, new)
 
     def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
-        """The text that the model writes for each input."""
+        """Return the text that the model writes for each input."""
         from lora_bench.training.generation.decode import complete
 
         with self._writing(model) as decoding:
             return list(complete(model, questions, self._tokenizer, decoding, self._seed))
 
     def answers_of_each(self, model: Any, questions: list[Example], seeds: Sequence[int], rows: int) -> list[list[Any]]:
-        """The texts that each of several models writes; see `lora_bench.training.generation.decode.complete_each`.
+        """Return the texts of each of several models; see `lora_bench.training.generation.decode.complete_each`.
 
         Args:
-            model: All of them as one, whose rows have the weights of one or another.
-            questions: Inputs to go on from.
-            seeds: Of each of them.
-            rows: Of a batch at most.
+            model: All of them as one model, whose rows have the weights of one or another.
+            questions: Inputs to continue.
+            seeds: Seed of each model.
+            rows: Greatest number of rows in a batch.
         """
         from lora_bench.training.generation.decode import complete_each
 
@@ -132,19 +132,19 @@ class Writing:
 
     @contextlib.contextmanager
     def _writing(self, model: nn.Module) -> Iterator[Decoding]:
-        """Within this block the model writes, in this way."""
+        """Prepare the model for writing in this block; yield the decoding."""
         assert self._spec.decoding is not None
         with quiet(), torch.no_grad(), autocast(model, self._spec):
             yield self._spec.decoding
 
 
 def exercise(task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> Exercise:
-    """What the kind of a task means to a model."""
+    """Return the exercise of a kind of task."""
     return Writing(tokenizer, spec, seed) if task.kind == "generation" else Labelling(task, tokenizer, spec)
 
 
 def autocast(model: nn.Module, spec: PlannedSpec) -> contextlib.AbstractContextManager[Any]:
-    """The precision of a run's forward passes."""
+    """Return the precision context of a run's forward passes."""
     device = next(model.parameters()).device
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.training.precision == "bfloat16")  # type: ignore[no-any-return]
 
@@ -156,7 +156,7 @@ def predict(
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     spec: PlannedSpec,
 ) -> torch.Tensor:
-    """The logits of every example in order, shape (examples, labels), in float32 on the CPU."""
+    """Return the logits of every example in order, shape (examples, labels), in float32 on the CPU."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -177,18 +177,18 @@ def predict_in_order(
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     rows: int,
 ) -> torch.Tensor:
-    """Logits of every example in order, in float32 on the CPU.
+    """Return the logits of every example in order, in float32 on the CPU.
 
     Args:
-        logits_of: Makes those of a batch, shape (..., examples, labels).
-        examples: All of them.
+        logits_of: Computes the logits of a batch, shape (..., examples, labels).
+        examples: All examples.
         collate: Makes a batch.
-        rows: Of a batch.
+        rows: Rows of a batch.
 
     Returns:
-        Shape (..., examples, labels).
+        Logits of shape (..., examples, labels).
     """
-    # Batches of like lengths hold little padding.
+    # Batches of similar lengths contain little padding.
     by_length = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
     found: list[torch.Tensor] = []
     with quiet():
@@ -205,13 +205,13 @@ def predict_in_order(
 
 
 def scored_splits(spec: PlannedSpec, data: TaskData) -> list[str]:
-    """The splits that the scores of a run are of: the one they are named by, then those that stand beside the test split."""
+    """Return the scored splits: first the one that names the scores, then those reported beside the test split."""
     beside = [name for name in data.splits if name not in SPLITS] if spec.score_on == "test" else []
     return [spec.score_on, *beside]
 
 
 def scores_of(task: Task, data: TaskData, answers: Mapping[str, list[Any]]) -> dict[str, float]:
-    """The scores of a model from its answers to each split, the split that names them first."""
+    """Return the scores of a model from its answers to each split; the first split names them."""
     scores: dict[str, float] = {}
     for index, (name, given) in enumerate(answers.items()):
         scores.update(split_scores(task, data.splits[name], given, prefix=f"{name}/" if index else ""))
@@ -219,7 +219,7 @@ def scores_of(task: Task, data: TaskData, answers: Mapping[str, list[Any]]) -> d
 
 
 def keep_answers(job: Job, split: Split, answers: list[Any]) -> Predictions:
-    """Write the answers beside the record: numbers and a hash of the ids without any text of the data, or written texts."""
+    """Write the answers beside the record: numbers and a hash of the ids without any text of the data, or generated texts."""
     ids_sha256 = content_hash(list(split.ids))
     if job.task.kind == "generation":
         file, content = COMPLETIONS, {"ids_sha256": ids_sha256, "completions": answers}
@@ -239,7 +239,7 @@ def keep_answers(job: Job, split: Split, answers: list[Any]) -> Predictions:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' advice off the screen: our own log says what a reader needs."""
+    """Silence the libraries' advice: our own log says what a reader needs."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
