@@ -1,13 +1,13 @@
-"""The plug-in for one's own script: a callback that leaves the same record as a run of the harness.
+"""The plug-in for a user's own script: a callback that writes the same record as a run of the harness.
 
     Trainer(..., callbacks=[BenchmarkCallback("runs/mine")])
 
-Nothing else of the script changes, and `lora-bench report runs/mine` takes its records like any others. The Trainer is
-hooked and never touched: no batch, no random number and no weight is another one with the callback.
+Nothing else in the script changes, and `lora-bench report runs/mine` reads its records like any others. The callback changes
+no batch, no random number and no weight of the Trainer.
 
 The record is written when training ends, to `FOLDER/RUN_ID/record.json`, and again when a later `evaluate` or `predict`
-brings scores. The same script with the same arguments, run again, takes the place of its earlier record, which stays beside
-it as an attempt. Training that an exception, Ctrl-C or SIGTERM ends leaves an attempt and no record.
+adds scores. If the same script runs again with the same arguments, its record replaces the earlier one, which stays as an
+attempt. Training that an exception, Ctrl-C or SIGTERM ends leaves an attempt and no record.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 NO_START = (
-    "what the process held before the base model was loaded is not known, so there is no peak above it; a callback that is "
-    "made before the model is loaded knows"
+    "the memory in use before the base model was loaded is unknown, so there is no peak above it; create the callback before "
+    "the model is loaded"
 )
-# Among the states of callbacks that a checkpoint keeps. No class has this name: the Trainer restores callbacks by theirs, and
-# fails to save one that a checkpoint made without it is resumed with.
+# Key among the callback states of a checkpoint. No class has this name: the Trainer restores callbacks by class name, and fails
+# to save a callback if it resumes from a checkpoint made without it.
 NOTE = "lora_bench"
 
 SEVERAL_DEVICES = "one process used several devices by DataParallel, where examples and tokens are not counted"
@@ -52,18 +52,18 @@ SEVERAL_DEVICES = "one process used several devices by DataParallel, where examp
 class BenchmarkCallback(MeasureCallback):
     """Writes a record of a run of a `transformers.Trainer`, or of any class that inherits from it.
 
-    What it cannot know is null in the record, and its arguments say what only the script's author knows. Memory and seconds
-    are those of the first process, examples and tokens those of all.
+    Facts that the callback cannot see are null in the record, or arguments below. Memory and seconds are those of the first
+    process, examples and tokens those of all.
 
     Args:
-        folder: Where records go, one folder a run.
-        suite: What a report of the records is headed with; the folder's name by default.
-        task: What is learned, by name; the folder's name by default. Runs of one task stand side by side in a report.
-        label: What the method is called in reports; its name by default.
-        metric: The score that the run is about; by default the first of an evaluation that is no loss.
-        higher_is_better: Its direction. By default what the Trainer's `greater_is_better` or our metric of that name says.
-        exclusive: Whether nothing else runs on the device or machine meanwhile, or None where nobody says.
-        warmup_steps: Steps that are not timed.
+        folder: Folder of the records, one subfolder a run.
+        suite: Heading of a report of the records; the folder's name by default.
+        task: Name of the task; the folder's name by default. Runs of one task are compared in a report.
+        label: Name of the method in reports; its own name by default.
+        metric: Main score of the run; by default the first score of an evaluation that is not a loss.
+        higher_is_better: Its direction; by default from the Trainer's `greater_is_better` or our metric of that name.
+        exclusive: True if nothing else runs on the device or machine meanwhile, or None if unknown.
+        warmup_steps: Number of untimed steps.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class BenchmarkCallback(MeasureCallback):
         train_dataloader: Any = None,
         **inside: Any,
     ) -> None:
-        """Look at what is to be trained, and start the clock."""
-        assert model is not None, "the Trainer hands its model to every callback"
-        self.close("training began again before it had come to an end")
+        """Read the facts of the training, and start the clock."""
+        assert model is not None, "the Trainer passes its model to every callback"
+        self.close("training was started again before it ended")
         self._start_over()
         dataset = getattr(train_dataloader, "dataset", None)
         in_split = len(dataset) if isinstance(dataset, Sized) else None
@@ -138,8 +138,8 @@ class BenchmarkCallback(MeasureCallback):
             warnings.append(NO_START)
         super().on_train_begin(args, state, control, **inside)
         if self.start_bytes is None:
-            self.peaks.clear()  # of the process since it began, and not of loading
-        self._early = False  # the next training of this process finds a model
+            self.peaks.clear()  # peaks of the process so far, which are not those of loading
+        self._early = False  # the next training of this process starts with a model
         atexit.register(self.close)
         if run.writes:
             self._termination.watch()
@@ -162,7 +162,7 @@ class BenchmarkCallback(MeasureCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Stop training where an evaluation or a checkpoint comes next."""
+        """Stop the clock of training if an evaluation or a checkpoint follows."""
         super().on_epoch_end(args, state, control, **inside)
         if control.should_save:
             self._note(state)
@@ -175,7 +175,7 @@ class BenchmarkCallback(MeasureCallback):
         logs: Mapping[str, Any] | None = None,
         **inside: Any,
     ) -> None:
-        """Add our numbers to the logs when the Trainer sums training up, after the last step and before the best weights."""
+        """Add our numbers to the Trainer's summary, after the last step and before it loads the best weights."""
         if self._run is None or self._run.stopped or not logs or "train_runtime" not in logs:
             return
         self._stop(self._run)
@@ -194,7 +194,7 @@ class BenchmarkCallback(MeasureCallback):
             return
         self._stop(run)
         run.add_up()
-        # The evaluation after which the weights were the best.
+        # The evaluation of the best weights.
         run.best_step = state.best_global_step if args.load_best_model_at_end else None
         run.ended_at = len(state.log_history)
         self._no_longer_watch()
@@ -209,7 +209,7 @@ class BenchmarkCallback(MeasureCallback):
         eval_dataloader: Any = None,
         **inside: Any,
     ) -> None:
-        """Note the peak of an evaluation; one after training brings scores to the record."""
+        """Record the peak of an evaluation; after training it also adds scores to the record."""
         run = self._run
         if run is None:
             return
@@ -220,7 +220,7 @@ class BenchmarkCallback(MeasureCallback):
         if run.ended:
             self._publish(run, args)
         else:
-            self._note(state)  # a checkpoint of the best weights is asked for after the evaluation
+            self._note(state)  # a checkpoint of the best weights is written after the evaluation
 
     def on_predict(
         self,
@@ -230,21 +230,21 @@ class BenchmarkCallback(MeasureCallback):
         metrics: Mapping[str, Any] | None = None,
         **inside: Any,
     ) -> None:
-        """Note the peak of a prediction; the scores of one after training are scores of the run."""
+        """Record the peak of a prediction; after training its scores are scores of the run."""
         run = self._run
         if run is None:
             return
         super().on_evaluate(args, state, control, **inside)
-        predicted = evaluation_of(metrics or {}, state.global_step)  # which the Trainer does not log
+        predicted = evaluation_of(metrics or {}, state.global_step)  # the Trainer does not log predictions
         if run.ended and predicted is not None:
             run.predicted.append(predicted)
             self._publish(run, args)
 
     def close(self, reason: str | None = None) -> None:
-        """Write down training that has not come to its end: an attempt, or a record where memory ran out.
+        """Record training that did not finish: as an attempt, or as a record if memory ran out.
 
-        Called when the process ends, and when training begins again. Whoever catches the exception of `train()` in a process
-        that lives on may call it.
+        Called when the process ends, and when training begins again. A process that catches the exception of `train()` and goes
+        on may call it.
         """
         run = self._run
         self._no_longer_watch()
@@ -271,7 +271,7 @@ class BenchmarkCallback(MeasureCallback):
         self._termination.leave()
 
     def _note(self, state: TrainerState) -> None:
-        """Leave in the Trainer's state, which checkpoints keep, what a resumed run has to know of this one."""
+        """Store in the Trainer's state, which checkpoints keep, the facts that a resumed run needs."""
         run = self._run
         if run is not None and run.earlier is not None and not run.stopped:
             work = run.work_so_far()
@@ -279,7 +279,7 @@ class BenchmarkCallback(MeasureCallback):
             state.stateful_callbacks[NOTE] = {"step": state.global_step, **noted}
 
     def _stop(self, run: OwnRun) -> None:
-        """Stop the clock of training: loading the best checkpoint at its end is no part of it."""
+        """Stop the clock of training, which excludes loading the best checkpoint at its end."""
         if run.stopped:
             return
         self.train_seconds = self.seconds_so_far() if run.earlier is not None else None
@@ -302,7 +302,7 @@ class BenchmarkCallback(MeasureCallback):
         return run.first_step - 1 + len(self.clock)
 
     def _numbers(self, run: OwnRun) -> dict[str, float]:
-        """The few numbers that go into the logs, without those for which other processes would have to be asked."""
+        """Return the few numbers for the logs, without those that need other processes."""
         speed, memory = self._speed(run), self.memory(run.model())
         named: dict[str, float | None] = {
             "benchmark_adapter_parameters": run.parameters.adapter,
@@ -318,7 +318,7 @@ class BenchmarkCallback(MeasureCallback):
         return {name: value for name, value in named.items() if value is not None}
 
     def _publish(self, run: OwnRun, args: TrainingArguments) -> None:
-        """Write the record of a training that came to its end, or write it anew with what is known since."""
+        """Write the record of a finished training, or rewrite it with facts learnt since."""
         if run.writes:
             outcome = run.outcome(args, self._last_step(run), self.metric, self.higher_is_better)
             run.write(self.folder, self._record(run, outcome))
@@ -346,27 +346,27 @@ class BenchmarkCallback(MeasureCallback):
 
 
 def _earlier(state: TrainerState) -> dict[str, float | None] | None:
-    """What the callback of an earlier process noted at the step of the checkpoint, or None where there was none."""
+    """Return the notes of an earlier process's callback at the checkpoint's step, or None without any."""
     noted: dict[str, float | None] | None = (state.stateful_callbacks or {}).get(NOTE)
     return noted if noted is not None and noted["step"] == state.global_step else None
 
 
 def weights_are_finite(model: nn.Module | None) -> bool | None:
-    """Return whether every trained weight is a finite number, or None where that cannot be looked at."""
+    """Return True if every trained weight is finite, or None if that cannot be checked."""
     if model is None:
         return None
     try:
         trained = [weight for weight in model.parameters() if weight.requires_grad and weight.is_floating_point()]
         return all(bool(torch.isfinite(weight.detach()).all()) for weight in trained)
-    except (RuntimeError, NotImplementedError):  # weights in shards, or of a type of their own
+    except (RuntimeError, NotImplementedError):  # sharded weights, or weights of a special type
         return None
 
 
 def _handler() -> CallbackHandler | None:
-    """The handler that is calling this callback.
+    """Return the handler that is calling this callback.
 
-    The Trainer passes what is logged to trackers such as TensorBoard and W&B through its handler, and hands a callback
-    everything but that: whoever wants to log has to ask who is calling.
+    The Trainer logs to trackers such as TensorBoard and W&B through its handler, and passes a callback everything but that. So
+    the handler is found in the call stack.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

@@ -1,7 +1,7 @@
-"""What the objects of somebody's own script say of its run: the method in our words, the recipe, the numbers of weights.
+"""Infer the spec of a user's own script from its objects: the method in our words, the recipe, the numbers of weights.
 
-A model, its PEFT config and `TrainingArguments` say much and not all. What they do not say stays null: which data it was, of
-which split the scores are, by which rules they were made.
+A model, its PEFT config and `TrainingArguments` tell much but not all. Unknown facts stay null: the data, the split of the
+scores, and their rules.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lora_bench.training.measure.counters import is_in, stored_weights
 OWN_SCRIPT = "own script"
 PARTLY_FROZEN = "partly_frozen"
 
-# PEFT's methods that have a name and a size in our words; any other is `peft` with its type.
+# PEFT methods with a name and a size in our words; any other is `peft` with its type.
 _OURS = {
     "LORA": ("lora", "rank"),
     "LORA_BENCH_FUSED_LORA": ("lora", "rank"),
@@ -38,13 +38,13 @@ _OURS = {
     "LORA_BENCH_PREFIX_EMBEDDING": ("prefix_embedding", "num_virtual_tokens"),
 }
 
-# Of a PEFT config, what says where it came from and nothing about the method.
+# Fields of a PEFT config that tell its origin and nothing about the method.
 _PROVENANCE = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "modules_to_save", "peft_type", "peft_version", "revision",
     "runtime_config", "task_type", "tokenizer_name_or_path",
 }  # fmt: skip
 
-# Arguments of the Trainer that change an answer or its cost, and have no field of their own in a recipe.
+# Arguments of the Trainer that change an answer or its cost, and are no field of a recipe.
 _TELLING = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "auto_find_batch_size", "average_tokens_across_devices", "bf16", "data_seed",
     "dataloader_drop_last", "fp16", "full_determinism", "gradient_accumulation_steps", "gradient_checkpointing",
@@ -55,7 +55,7 @@ _TELLING = (
 
 
 def script_sha256() -> str | None:
-    """Hash of the script that runs and of its arguments, or None where there is no file, as in a notebook."""
+    """Return the hash of the running script and its arguments, or None without a file, as in a notebook."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
     if file is None or not Path(file).is_file():
         return None
@@ -63,7 +63,7 @@ def script_sha256() -> str | None:
 
 
 def script_command() -> str | None:
-    """How the script was started, without folders and without its arguments, which may hold a password."""
+    """Return the command of the script, without folders and without its arguments, which may contain a password."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
     if file is None:
         return None
@@ -79,15 +79,15 @@ def spec_of(
     task: str,
     label: str | None,
 ) -> RunSpec:
-    """The run spec of a training that begins, without the metric, which the first evaluation tells.
+    """Return the run spec of a training that begins, without the metric, which the first evaluation tells.
 
     Args:
-        args: The Trainer's.
-        state: The Trainer's, which knows the number of steps.
+        args: Arguments of the Trainer.
+        state: State of the Trainer, with the number of steps.
         model: The model that trains.
-        in_split: Examples of the training split, where it has a length.
-        task: What its author calls the task.
-        label: What its author calls the method; the method's name where None.
+        in_split: Number of training examples, if known.
+        task: Name of the task.
+        label: Name of the method in reports; None for the method's own name.
     """
     return RunSpec(
         task=TaskSpec(name=task, definition=None, data_sha256=None, labels=None, metric=None, higher_is_better=None),
@@ -106,11 +106,11 @@ def spec_of(
 
 
 def method_of(model: nn.Module, label: str | None) -> MethodSpec:
-    """The method by which a model is made trainable.
+    """Return the method that makes a model trainable.
 
     Args:
         model: The model that trains.
-        label: What its author calls it; the method's name where None.
+        label: Name of the method in reports; None for the method's own name.
     """
     if not isinstance(model, PeftModel):
         whole = all(weight.requires_grad for weight in model.parameters())
@@ -134,7 +134,7 @@ def method_of(model: nn.Module, label: str | None) -> MethodSpec:
 
 
 def _told(config: PeftConfig) -> dict[str, Any]:
-    """The settings of a PEFT config that are not its defaults."""
+    """Return the settings of a PEFT config that differ from its defaults."""
     found = {}
     for field in dataclasses.fields(config):
         value = _plain(getattr(config, field.name))
@@ -150,8 +150,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as plain data in one order; what is none is named by its class."""
-    value = getattr(value, "value", value)  # of an enum
+    """Return a setting as plain data in a fixed order; other objects become the name of their class."""
+    value = getattr(value, "value", value)  # the value of an enum
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
@@ -164,12 +164,12 @@ def _plain(value: Any) -> Any:
 
 
 def base_of(model: nn.Module) -> nn.Module:
-    """The model that a PEFT model adapts, or the model itself."""
+    """Return the model that a PEFT model adapts, or the model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def model_of(model: nn.Module) -> ModelSpec:
-    """The base model: its name without the folders of this machine, and its commit where it came from the hub."""
+    """Return the base model: its name without folders of this machine, and its commit if it came from the hub."""
     base = base_of(model)
     config = getattr(base, "config", None)
     source = str(getattr(config, "_name_or_path", "") or "")
@@ -184,18 +184,18 @@ def model_of(model: nn.Module) -> ModelSpec:
 
 
 def training_of(args: TrainingArguments, state: TrainerState, model: nn.Module, in_split: int | None) -> TrainingSpec:
-    """The recipe of a run that begins.
+    """Return the recipe of a run that begins.
 
     Args:
-        args: The Trainer's.
-        state: The Trainer's, which knows the number of steps.
+        args: Arguments of the Trainer.
+        state: State of the Trainer, with the number of steps.
         model: The model that trains.
-        in_split: Examples of the training split, where it has a length.
+        in_split: Number of training examples, if known.
     """
     batch = (state.train_batch_size or args.train_batch_size) * args.gradient_accumulation_steps * args.world_size
     examples = state.max_steps * batch
     if args.max_steps <= 0 and in_split is not None:
-        # The last batch of an epoch may be a smaller one.
+        # The last batch of an epoch may be smaller.
         examples = min(examples, round(args.num_train_epochs * in_split))
     longest = getattr(args, "max_length", None)
     return TrainingSpec(
@@ -218,7 +218,7 @@ def training_of(args: TrainingArguments, state: TrainerState, model: nn.Module, 
 
 
 def _precision(args: TrainingArguments, model: nn.Module) -> AnyPrecision | None:
-    """What matrices are multiplied in: by autocast, or as most weights are."""
+    """Return the precision of matrix products: that of autocast, or of most weights."""
     if args.bf16 or args.fp16:
         return "bfloat16" if args.bf16 else "float16"
     counts: Counter[torch.dtype] = Counter()
@@ -231,17 +231,17 @@ def _precision(args: TrainingArguments, model: nn.Module) -> AnyPrecision | None
 
 
 def _arguments(args: TrainingArguments) -> dict[str, Any]:
-    """The telling arguments that are not the Trainer's defaults, and numbers and switches that a trainer of its own adds."""
+    """Return the telling arguments that differ from the Trainer's defaults, and the numbers and switches of a subclass."""
     plain = {field.name: field for field in dataclasses.fields(TrainingArguments)}
     found = {}
     for field in dataclasses.fields(args):
         value = _plain(getattr(args, field.name))
         if field.name in plain:
             default = _plain(_default(plain[field.name]))
-            # Some switches are None until the arguments are made, and off from then on.
+            # Some switches are None until the arguments are made, and False from then on.
             told = field.name in _TELLING and value != default and (value, default) != (False, None)
         else:
-            # Not texts: they may be paths, or secrets.
+            # Texts are left out, because they may be paths or secrets.
             told = isinstance(value, bool | int | float) and value != _plain(_default(field))
         if told and field.name != "max_length":
             found[field.name] = value
@@ -249,9 +249,9 @@ def _arguments(args: TrainingArguments) -> dict[str, Any]:
 
 
 def head_of(model: nn.Module) -> list[str] | None:
-    """Names of the modules on top of the base model, or None where the model does not say where it ends.
+    """Return the names of the modules on top of the base model, or None if the model does not mark its base.
 
-    A language model's output layer comes with its checkpoint and is no head.
+    A language model's output layer is part of its checkpoint and is no head.
     """
     base = base_of(model)
     if isinstance(base, PreTrainedModel) and base.get_output_embeddings() is not None:
@@ -263,7 +263,7 @@ def head_of(model: nn.Module) -> list[str] | None:
 
 
 def parameters_of(model: nn.Module, warnings: list[str]) -> Parameters:
-    """Count the weights of a model that is about to train; null and a warning for what cannot be counted."""
+    """Count the weights of a model that is about to train; a count that fails is null with a warning."""
     trained = {name: _count(weight) for name, weight in model.named_parameters() if weight.requires_grad}
     everything, head = sum(trained.values()), head_of(model)
     in_head = None if head is None else sum(count for name, count in trained.items() if is_in(name, head))
@@ -273,7 +273,7 @@ def parameters_of(model: nn.Module, warnings: list[str]) -> Parameters:
             stored = stored_weights(model)
         except Exception as error:  # sharded and exotic models; training must not stop over a count
             stored = None
-            warnings.append(f"what saving would write could not be counted: {type(error).__name__}")
+            warnings.append(f"the stored weights could not be counted: {type(error).__name__}")
     return Parameters(
         total=_total(model),
         adapter=None if in_head is None else everything - in_head,
@@ -284,7 +284,7 @@ def parameters_of(model: nn.Module, warnings: list[str]) -> Parameters:
 
 
 def _total(model: nn.Module) -> int:
-    """Weights of the base model with its head, without what PEFT added."""
+    """Return the weights of the base model with its head, without those that PEFT added."""
     added = ["prompt_encoder.", "modules_to_save."]
     if isinstance(model, PeftModel):
         prefix = getattr(model.base_model, "prefix", None)
@@ -294,6 +294,6 @@ def _total(model: nn.Module) -> int:
 
 
 def _count(weight: nn.Parameter) -> int:
-    """Numbers in a weight: also where DeepSpeed has it in parts, or bitsandbytes two in a byte."""
+    """Return the number of elements of a weight, also if DeepSpeed shards it or bitsandbytes packs two in a byte."""
     count = int(getattr(weight, "ds_numel", None) or weight.numel())
     return 2 * count * weight.element_size() if type(weight).__name__ == "Params4bit" else count

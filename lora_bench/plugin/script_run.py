@@ -1,4 +1,4 @@
-"""One training of somebody's own script: what is known of it, and how it came out."""
+"""One training of a user's own script: its known facts, and its outcome."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptOutcome:
-    """How a training that came to its end came out."""
+    """The outcome of a finished training."""
 
     status: Status
     reason: str | None
@@ -42,22 +42,22 @@ class ScriptOutcome:
 
 @dataclass(kw_only=True)
 class OwnRun:
-    """What is known of one training.
+    """The known facts of one training.
 
     Args:
-        spec: As far as anybody knows before the first evaluation.
-        model: What trains; not kept alive, lest an exception leave a device full.
-        writes: Whether this is the process that writes the record.
-        counter: Counts examples and tokens, or None where they cannot be counted.
-        examples: Sizes of the splits that are known.
-        earlier: Seconds, examples and tokens before the checkpoint that the run goes on from; None where nobody noted them.
-        first_step: The number of the first step of this process.
-        command: How the script was started.
-        warmup: The counts of the steps that are not timed.
-        done: The counts of all steps of this process, and after `add_up` of all processes.
-        finite: Whether every trained weight was a finite number after the last step; None where that is not known.
-        written: The record that this training wrote last.
-        ended_at: Length of the log history when training ended, or None while it has not.
+        spec: The spec as known before the first evaluation.
+        model: The model that trains; a weak reference, so that an exception does not keep a device full.
+        writes: True if this process writes the record.
+        counter: Counts examples and tokens, or None if they cannot be counted.
+        examples: Sizes of the known splits.
+        earlier: Seconds, examples and tokens before the checkpoint of a resumed run; None if unknown.
+        first_step: Number of the first step of this process.
+        command: Command of the script.
+        warmup: Counts of the untimed steps.
+        done: Counts of all steps of this process, and after `add_up` of all processes.
+        finite: True if every trained weight was finite after the last step; None if unknown.
+        written: Last record written by this training.
+        ended_at: Length of the log history when training ended, or None before.
         predicted: Scores of predictions after training, which the Trainer does not log.
     """
 
@@ -86,11 +86,11 @@ class OwnRun:
 
     @property
     def ended(self) -> bool:
-        """Whether training came to its end."""
+        """Return True if training finished."""
         return self.ended_at is not None
 
     def end_warmup(self) -> None:
-        """From now on steps are timed."""
+        """End the warm-up: steps are timed from now on."""
         if self.counter is not None:
             self.warmup = self.counter.now().numbers()
 
@@ -103,23 +103,23 @@ class OwnRun:
             self.warmup = self.done if self.warmup is None else self.warmup
 
     def add_up(self) -> None:
-        """Add up the counts of all processes; every one of them is here, since training has ended for all."""
+        """Sum the counts of all processes; all of them call this, because training has ended for all."""
         if self.processes > 1 and self.done is not None and self.warmup is not None:
             both = torch.stack([self.done, self.warmup])
             torch.distributed.all_reduce(both)
             self.done, self.warmup = both.unbind()
 
     def work_so_far(self) -> WorkDone:
-        """Examples and tokens until now; a process that is not alone does not know those of the others."""
+        """Return the examples and tokens so far; unknown if several processes train."""
         counted = self.counter.now().numbers() if self.counter is not None and self.processes == 1 else None
         return self._with_earlier(counted)
 
     def work_done(self) -> WorkDone:
-        """Examples and tokens of the whole run."""
+        """Return the examples and tokens of the whole run."""
         return self._with_earlier(self._known(self.done))
 
     def work_timed(self) -> WorkDone:
-        """Examples and tokens of the steps after the warm-up."""
+        """Return the examples and tokens of the steps after the warm-up."""
         done, warmup = self._known(self.done), self._known(self.warmup)
         if done is None or warmup is None:
             return WorkDone(None, None)
@@ -144,16 +144,16 @@ class OwnRun:
     def outcome(
         self, args: TrainingArguments, last_step: int, metric: str | None, higher_is_better: bool | None
     ) -> ScriptOutcome:
-        """How training came out.
+        """Return the outcome of training.
 
-        The scores are those of the last evaluation in training, or of the one of the best weights where these are loaded at
-        the end, and of every evaluation and prediction after training.
+        The scores are those of the last evaluation in training, or of the best weights' evaluation if these are loaded at the
+        end, and of every evaluation and prediction after training.
 
         Args:
-            args: The Trainer's.
-            last_step: The last step done.
-            metric: What the script's author says that the run is about, or None.
-            higher_is_better: And its direction, or None.
+            args: Arguments of the Trainer.
+            last_step: Last step done.
+            metric: Main score by the script's author, or None.
+            higher_is_better: Its direction, or None.
         """
         during = [
             one
@@ -171,7 +171,7 @@ class OwnRun:
             warnings.append(f"the scores are of the weights after step {during[-1].step} of {last_step}")
         name = _metric(metric, scores, args)
         if scores and name is not None and name not in scores:
-            warnings.append(f"no evaluation gave the score {name}; there are {', '.join(sorted(scores))}")
+            warnings.append(f"no evaluation gave the score {name}; known scores are {', '.join(sorted(scores))}")
         direction = _direction(name, higher_is_better, args)
         task = self.spec.task.model_copy(update={"metric": name, "higher_is_better": direction})
         diverged = why_diverged(self.history[: self.ended_at], scaled=bool(args.fp16))
@@ -189,8 +189,8 @@ class OwnRun:
     def write(self, folder: Path, record: Record) -> None:
         """Publish the record of this training; an error of the disk is logged and never ends the script.
 
-        A finished training takes the place of the record that stands in the folder, which stays as an attempt. One that was
-        cut off never does: it is kept as an attempt itself.
+        A finished training replaces the record in the folder, which stays as an attempt. An unfinished one never does: it
+        becomes an attempt itself.
         """
         of_run = RunFolder(folder / record.run_id)
         try:
@@ -211,7 +211,7 @@ class OwnRun:
 
 
 def _metric(told: str | None, scores: Sequence[str] | Mapping[str, float], args: TrainingArguments) -> str | None:
-    """What the author says, what the Trainer chooses the best weights by, or the first score that is no loss."""
+    """Return the author's metric, the Trainer's metric for the best weights, or the first score that is not a loss."""
     if told is not None:
         return told
     best_by = (args.metric_for_best_model or "").removeprefix("eval_")
@@ -230,7 +230,7 @@ def _direction(metric: str | None, told: bool | None, args: TrainingArguments) -
 
 
 def why_training_ended() -> BaseException | None:
-    """The exception that left `Trainer.train()`: the one being handled, or the one that ended this process."""
+    """Return the exception that left `Trainer.train()`: the one being handled, or the one that ended this process."""
     error = sys.exc_info()[1] or getattr(sys, "last_value", None)
     trace = error.__traceback__ if error is not None else None
     while trace is not None:
@@ -241,7 +241,7 @@ def why_training_ended() -> BaseException | None:
 
 
 def said(error: BaseException) -> str:
-    """An exception in a line, without the folders of this machine."""
+    """Return an exception in a line, without the folders of this machine."""
     message = typed_line(error)
     for folder, name in ((Path.cwd(), "."), (Path.home(), "~")):
         message = message.replace(str(folder), name)

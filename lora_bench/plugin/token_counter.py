@@ -1,9 +1,9 @@
-"""Counting what a model is trained on, where nobody but the model sees the batches.
+"""Count the examples and tokens that a model is trained on, at the model itself.
 
-A hook before the model's forward pass sees each batch as the model takes it, whatever collator, sampler, packing or
-accumulation brought it there, in every process of a distributed run and in none of the workers that load data. It adds on
-the device and reads nothing back, so the host never waits. The Trainer's own count (`include_num_input_tokens_seen`) gathers
-over processes and waits for the device in every step.
+A hook before the model's forward pass sees each batch, whatever collator, sampler, packing or accumulation made it. It works in
+every process of a distributed run, and in no worker that loads data. It adds on the device and reads nothing back, so the host
+never waits. The Trainer's own count (`include_num_input_tokens_seen`) gathers over processes and waits for the device in every
+step.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TokenCount:
-    """What was counted so far.
+    """Counts so far.
 
     Args:
         examples: Rows of batches.
         unmasked: Tokens of batches without a mask.
         masked: Ones of masks, a number on the device.
-        has_tokens: Whether every batch had tokens to count.
-        has_rows: Whether every example was a row, and none were flattened into one.
+        has_tokens: True if every batch had tokens to count.
+        has_rows: True if every example was a row, and none were flattened into one.
     """
 
     examples: int
@@ -35,7 +35,7 @@ class TokenCount:
     has_rows: bool
 
     def numbers(self) -> Tensor:
-        """Examples, tokens, and for each of them 0 if it is whole, as 64-bit integers of shape (4,) on the device."""
+        """Return examples, tokens, and for each 0 if its count is complete, as 64-bit integers of shape (4,) on the device."""
         whole = torch.tensor([self.examples, self.unmasked, not self.has_rows, not self.has_tokens], dtype=torch.int64)
         whole = whole.to(self.masked.device)
         whole[1] += self.masked.to(torch.int64)
@@ -45,14 +45,15 @@ class TokenCount:
 class TokenCounter:
     """Counts examples and real tokens of training: rows of `input_ids`, and ones of `attention_mask`.
 
-    Without a mask of shape (examples, tokens) every position is a real token, since the model treats it as one: so it is in
-    sequences that are packed without padding. Where the examples of a batch are flattened into one row, with positions that
-    begin anew, nobody can tell how many they were. Of an encoder-decoder the encoder's tokens count. Passes without gradients
-    (evaluation, generation, a reference model) are not training and do not count.
+    Without a mask of shape (examples, tokens) every position is a real token, because the model treats it as one, as in
+    sequences
+    packed without padding. If the examples of a batch are flattened into one row, with restarting positions, their number
+    is unknown. Of an encoder-decoder the encoder's tokens count. Passes without gradients (evaluation, generation, a reference
+    model) are no training and do not count.
 
     Args:
         model: The model that trains.
-        device: Where it trains.
+        device: Device of the training.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -63,12 +64,12 @@ class TokenCounter:
         self.start()
 
     def start(self) -> None:
-        """Put the hook on the model."""
+        """Add the hook to the model."""
         model = self._model()
-        assert model is not None, "a counter is started by whoever trains the model"
+        assert model is not None, "the caller of start() must keep the model alive"
         self._handle = model.register_forward_pre_hook(self._add, with_kwargs=True)
 
-    @torch.compiler.disable  # a compiled model calls it as it is, and nothing of it becomes part of a graph
+    @torch.compiler.disable  # a compiled model calls it uncompiled, outside of its graph
     def _add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not (module.training and torch.is_grad_enabled()):
             return
@@ -86,9 +87,9 @@ class TokenCounter:
             self._has_rows &= not (len(ids) == 1 and kwargs.get("position_ids") is not None)
 
     def now(self) -> TokenCount:
-        """What was counted so far."""
+        """Return the counts so far."""
         return TokenCount(self._examples, self._unmasked, self._masked, self._has_tokens, self._has_rows)
 
     def stop(self) -> None:
-        """Take the hook off the model."""
+        """Remove the hook."""
         self._handle.remove()

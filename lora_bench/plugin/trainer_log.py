@@ -1,4 +1,4 @@
-"""What the Trainer's log history says of a run: its learning curve, its evaluations and its scores."""
+"""Read the Trainer's log history of a run: its learning curve, evaluations and scores."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from lora_bench.records.record import CurvePoint
 
-# Losses of a learning curve, about: each is a mean over the logs since the one before.
+# Approximate number of losses of a learning curve; each is a mean over the logs since the previous one.
 CURVE_POINTS = 50
 
-# What an evaluation logs of itself, after its prefix, and no scores.
+# Facts that an evaluation logs about itself, after its prefix; they are no scores.
 _BOOKKEEPING = {
     "epoch", "jit_compilation_time", "model_preparation_time", "num_tokens", "runtime", "samples_per_second",
     "steps_per_second",
@@ -21,7 +21,7 @@ _BOOKKEEPING = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: its scores without `eval_`, and how long it took."""
+    """One evaluation: its scores without `eval_`, and its duration."""
 
     step: int
     scores: dict[str, float]
@@ -29,9 +29,9 @@ class Evaluation:
 
 
 def evaluation_of(metrics: Mapping[str, Any], step: int) -> Evaluation | None:
-    """The evaluation that *metrics* are of, or None where they are of none.
+    """Return the evaluation with these *metrics*, or None if they are of no evaluation.
 
-    The Trainer names every score by a prefix, `eval` unless a script says another, and logs `<prefix>_runtime` with them.
+    The Trainer names every score by a prefix, `eval` by default, and logs `<prefix>_runtime` with them.
     """
     prefixes = [key.removesuffix("_runtime") for key in metrics if key.endswith("_runtime") and key != "train_runtime"]
     if len(prefixes) != 1:
@@ -48,7 +48,7 @@ def evaluation_of(metrics: Mapping[str, Any], step: int) -> Evaluation | None:
 
 
 def evaluations(history: Iterable[Mapping[str, Any]]) -> list[Evaluation]:
-    """Every evaluation in a log history, in its order; those of several splits at one step are one."""
+    """Return every evaluation in a log history, in order; those of several splits at one step are one."""
     found: list[Evaluation] = []
     for entry in history:
         one = evaluation_of(entry, int(entry.get("step", 0)))
@@ -65,7 +65,7 @@ def evaluations(history: Iterable[Mapping[str, Any]]) -> list[Evaluation]:
 def curve_of(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
     """Return the learning curve: some fifty losses, and the scores of every evaluation.
 
-    A loss logged with gradients that are NaN is left out: the Trainer's filter puts another number in its place.
+    A loss logged with NaN gradients is left out, because the Trainer's filter replaces it by another number.
     """
     losses = [
         (int(entry["step"]), float(entry["loss"]))
@@ -82,13 +82,13 @@ def curve_of(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
 
 
 def why_diverged(history: Sequence[Mapping[str, Any]], *, scaled: bool) -> str | None:
-    """Return why training diverged, or None where the log shows no sign of it.
+    """Return why training diverged, or None if the log shows no sign of it.
 
-    The Trainer logs a NaN loss as a number (`logging_nan_inf_filter`), so the norm of the gradients is looked at too.
+    The Trainer logs a NaN loss as a number (`logging_nan_inf_filter`), so the norm of the gradients is checked too.
 
     Args:
         history: The Trainer's log.
-        scaled: Whether losses are scaled for float16: single steps then overflow by design, and are skipped.
+        scaled: True if losses are scaled for float16: single steps then overflow by design, and are skipped.
     """
     losses = [
         (entry[name], entry.get("step"))
@@ -110,7 +110,7 @@ def _is_nan(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number; a truth value is none."""
+    """Return True if a value is a finite number and no boolean."""
     if value is None or isinstance(value, bool | str):
         return False
     try:
