@@ -1,7 +1,7 @@
-"""Records in other people's formats: a table for spreadsheets and data frames, or the runs of an experiment tracker.
+"""Export records to other formats: tables for spreadsheets and data frames, or runs of an experiment tracker.
 
-Every number of a record goes along, under the names of the frame (`lora_bench.report.frames.records`), failures
-included. Nothing is computed and nothing is rounded, so an export says what the records say.
+An export has every number of a record, under the names of the frame (`lora_bench.report.frames.records`), and failed runs too.
+Nothing is computed or rounded.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ Export = Callable[[Sequence[Record], Path, str | None], str]
 
 
 def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None = None) -> str:
-    """Write *records* in the format *to*; a sentence that says what was written and where.
+    """Write *records* in the format *to*. Return a sentence about what was written and where.
 
     Args:
-        records: What to write.
+        records: Records to write.
         to: "csv", "parquet", "json", "mlflow" or "trackio".
-        beside: The folder that a file is written to where *out* does not say.
+        beside: Folder of the file if *out* is not given.
         out: A file for "csv", "parquet" and "json"; a folder for "trackio"; a folder or tracking URI for "mlflow".
 
     Raises:
-        LoraBenchError: If there is no such format, if the package it needs is not installed, or if a tracker refuses.
+        LoraBenchError: If the format is unknown, its package is not installed, or a tracker refuses.
     """
     known = formats()
     if to not in known:
@@ -36,23 +36,22 @@ def export(records: Sequence[Record], to: str, *, beside: Path, out: str | None 
 
 
 def formats() -> Mapping[str, Export]:
-    """What records can be exported to, by name."""
+    """Return the export formats by name."""
     return {"csv": _csv, "parquet": _parquet, "json": _json, "mlflow": _mlflow, "trackio": _trackio}
 
 
 def data_files(
     records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = lambda run_id: None
 ) -> dict[str, bytes]:
-    """Every number behind a report, as the content of files by name: each table as CSV, Parquet and JSON.
+    """Return every number behind a report as contents of files by name: each table as CSV, Parquet and JSON.
 
     The tables are `records` and `curves` (the points of their learning curves), `comparisons` and `over_tasks` (means, ranks
-    and verdicts of each method), and `probes` and `latencies` (their timed forward passes); what there is nothing of has no
-    file.
+    and verdicts of each method), and `probes` and `latencies` (their timed forward passes). An empty table has no file.
 
     Args:
-        records: What the report is of.
-        probes: What was measured alone.
-        answers: Gives the predictions of a run, where they are stored: verdicts are made of them too.
+        records: Records of the report.
+        probes: Probe records of the report.
+        answers: Returns the predictions of a run, if they are stored; verdicts use them too.
     """
     from lora_bench.exchange.table_files import to_csv, to_json, to_parquet
     from lora_bench.report.frames.probes import to_latency_frame, to_probe_frame

@@ -1,4 +1,4 @@
-"""A record as an experiment tracker sees it: tags, parameters, metrics and a curve, read off the frame's own columns."""
+"""A record for an experiment tracker: tags, parameters, metrics and a curve, from the frame's own columns."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NUMBERS = ("Int64", "Float64")
 
 @dataclass(frozen=True, kw_only=True)
 class RecordFacts:
-    """What a tracker is told of one record. What the record lacks is not in it.
+    """One record as a tracker takes it, without missing values.
 
     Args:
-        name: For people: task, base model, label, seed and run id.
-        sha256: Hash of the whole record, so that a changed one is known from the one that was exported before.
-        tags: Which record it is and how it ended; `run_id`, `suite`, `status` and `reason` among them.
-        conditions: What was run. Options of the method, arguments and versions stand one by one, as `option_<name>`,
+        name: Name for readers: task, base model, label, seed and run id.
+        sha256: Hash of the whole record, to tell a changed record from the exported one.
+        tags: Identity and end of the record; `run_id`, `suite`, `status` and `reason` among them.
+        conditions: Settings of the run. Options of the method, arguments and versions are separate, as `option_<name>`,
             `argument_<name>` and `package_<name>`.
-        results: What came of it, as numbers.
+        results: Results of the run, as numbers.
         curve: Step and metrics of each point of the learning curve.
-        last_step: Steps of the run, where they are known, else the curve's last.
+        last_step: Number of steps of the run, if known, else the curve's last.
     """
 
     run_id: str
@@ -48,7 +48,7 @@ ONE_BY_ONE = {"options": "option_{}", "arguments": "argument_{}", "packages": "p
 
 
 def facts_of(record: Record) -> RecordFacts:
-    """What a tracker is told of *record*."""
+    """Return *record* as a tracker takes it."""
     tags: dict[str, str] = {}
     conditions: dict[str, Value] = {}
     results: dict[str, int | float] = {}
@@ -82,7 +82,7 @@ def facts_of(record: Record) -> RecordFacts:
 
 
 def by_suite(records: Sequence[Record]) -> dict[str, list[RecordFacts]]:
-    """The facts of *records* by suite, in their order."""
+    """Return the facts of *records* by suite, in their order."""
     suites: dict[str, list[RecordFacts]] = {}
     for record in records:
         suites.setdefault(record.suite, []).append(facts_of(record))
@@ -91,22 +91,20 @@ def by_suite(records: Sequence[Record]) -> dict[str, list[RecordFacts]]:
 
 @dataclass
 class Count:
-    """What an export did to a tracker."""
+    """Numbers of runs that an export added, replaced and left."""
 
     new: int = 0
     changed: int = 0
     unchanged: int = 0
 
     def sentence(self, where: str) -> str:
-        """What was done, and where."""
+        """Return a sentence with the numbers, and the tracker's place."""
         total = self.new + self.changed + self.unchanged
-        return (
-            f"{total:,} runs in {where}: {self.new:,} new, {self.changed:,} replaced, {self.unchanged:,} as they were"
-        )
+        return f"{total:,} runs in {where}: {self.new:,} new, {self.changed:,} replaced, {self.unchanged:,} unchanged"
 
 
 def not_installed(package: str) -> LoraBenchError:
-    """The error for a tracker whose package is not there."""
+    """Return the error for a tracker whose package is missing."""
     return LoraBenchError(f"{package} is not installed, and the export needs it: pip install 'lora_bench[export]'")
 
 

@@ -1,9 +1,9 @@
-"""Records as CSV, Parquet or JSON: one file with a row a run, and a second one with the points of the learning curves.
+"""Records as CSV, Parquet or JSON: one file with a row a run, and one with the points of the learning curves.
 
-A record may come from anybody, and a spreadsheet runs a cell that starts like a formula. So every text of a CSV file that
-could start a cell with one gets an apostrophe before it, which spreadsheets hide or show as text. A CSV file is also printed,
-so control characters, marks that turn text around and commands to a runner of CI are taken out. Numbers stay numbers.
-Parquet and JSON have types, and keep every text as it is but for secrets, which no file repeats.
+A record may come from an untrusted source, and a spreadsheet runs a cell that starts like a formula. So every text of a CSV
+file that could start one gets an apostrophe before it, which spreadsheets hide or show as text. A CSV file may be printed, so
+control characters, marks of text direction and commands to a CI runner are removed. Numbers stay numbers. Parquet and JSON have
+types, and keep every text except for secrets.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from lora_bench.util.redaction import visible, without_secrets, without_secrets_
 if TYPE_CHECKING:
     import pandas
 
-# What spreadsheets take for the start of a formula, full-width signs included, also behind blanks that they may drop.
-# Where another separator than the comma is set, a cell can also begin within a text: behind ";", a tab or a line's end.
+# Signs that spreadsheets take for the start of a formula, full-width ones included, also after blanks that they may drop. With
+# another separator than the comma a cell can also begin within a text: after ";", a tab or a line's end.
 _FORMULA = re.compile(r"(?:\A|(?<=[;\t\r\n]))(?=[\s\x00-\x1f\u200b\ufeff]{0,20}[=+\-@＝＋－＠])|\A(?=[\t\r])")
 
 
 def write_tables(records: Sequence[Record], path: Path, encode: Callable[[pandas.DataFrame], bytes]) -> str:
-    """Write the runs to *path* and their learning curves beside it (`x.csv` and `x.curves.csv`), replacing what is there.
+    """Write the runs to *path* and their learning curves beside it (`x.csv` and `x.curves.csv`), replacing older files.
 
     Raises:
         OSError: If a file cannot be written.
@@ -44,7 +44,7 @@ def write_tables(records: Sequence[Record], path: Path, encode: Callable[[pandas
 
 
 def to_csv(frame: pandas.DataFrame) -> bytes:
-    """A frame as UTF-8 CSV: texts unable to act, numbers with all their digits, nothing where a value is missing."""
+    """Return a frame as UTF-8 CSV: harmless texts, numbers with all their digits, an empty cell for a missing value."""
     import pandas
 
     shown = _changed(_without_secrets(frame), _cell, lambda name: _cell)
@@ -57,14 +57,14 @@ def to_csv(frame: pandas.DataFrame) -> bytes:
 
 
 def to_parquet(frame: pandas.DataFrame) -> bytes:
-    """A frame as Parquet, with its types and every text as the records have it, secrets apart."""
+    """Return a frame as Parquet, with its types and every text as in the records, except for secrets."""
     content = io.BytesIO()
     _without_secrets(frame).to_parquet(content, index=False)
     return content.getvalue()
 
 
 def to_json(frame: pandas.DataFrame) -> bytes:
-    """A frame as a JSON list with an object a row, each on its line: null where a value is missing, plain data as itself."""
+    """Return a frame as a JSON list with an object a row, each on its line: null for a missing value, nested data as JSON."""
     import pandas
 
     def value(name: str, cell: Any) -> Any:
@@ -121,5 +121,5 @@ def _cell(text: str) -> str:
 
 
 def harmless(text: str) -> str:
-    """*text* as a cell that no spreadsheet takes for a formula: an apostrophe stands before what could start one."""
+    """Return *text* as a cell that no spreadsheet takes for a formula: an apostrophe goes before a possible start."""
     return _FORMULA.sub("'", text)

@@ -1,9 +1,9 @@
 """Records as MLflow runs: one experiment a suite, one run a record.
 
-A run's tag `run_id` says which record it is and its tag `record_sha256`, written last, that all of the record is there. So an
-export can be made again: what is there stays, a record that changed since (by a retry) replaces its run, and a run that an
-export was stopped at is made anew. MLflow's parameters cannot be changed, so replacing is deleting and writing; MLflow keeps
-deleted runs in its trash.
+A run's tag `run_id` names its record. Its tag `record_sha256`, written last, shows that the record is complete. So an export
+can
+be repeated: complete runs stay, a record that changed since (by a retry) replaces its run, and an interrupted run is written
+again. MLflow's parameters cannot be changed, so replacing is deleting and writing; MLflow keeps deleted runs in its trash.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.exchange.facts import Count, RecordFacts, by_suite, not_installed
 from lora_bench.records.record import Record
 
-# Limits of MLflow's API: on one call of log_batch, and on the length of a value.
+# Limits of MLflow's API on one call of log_batch, and on the length of a value.
 BATCH_METRICS, BATCH_PARAMS, BATCH_TAGS = 1000, 100, 100
 MAX_PARAM, MAX_TAG = 6000, 5000
 PAGE = 1000
@@ -30,17 +30,17 @@ _NOT_IN_NAMES = re.compile(r"[^\w. :/-]", re.ASCII)
 
 
 def to_mlflow(records: Sequence[Record], out: str | None = None) -> str:
-    """Write *records* to an MLflow tracking store; a sentence that says what was done.
+    """Write *records* to an MLflow tracking store. Return a sentence about what was done.
 
     Args:
-        records: What to write.
-        out: A tracking URI, or a folder that holds or will hold `mlflow.db`; `MLFLOW_TRACKING_URI` and then MLflow's own
-            default where it is not given.
+        records: Records to write.
+        out: A tracking URI, or the folder of `mlflow.db`; by default `MLFLOW_TRACKING_URI`, then MLflow's own
+            default.
 
     Raises:
         LoraBenchError: If MLflow is not installed, or refuses.
     """
-    # An export tells its numbers to the store it is given and to nobody else.
+    # An export sends its numbers only to the given store.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         from mlflow import get_tracking_uri
@@ -61,11 +61,11 @@ def to_mlflow(records: Sequence[Record], out: str | None = None) -> str:
 
 
 def _uri(out: str) -> str:
-    """A tracking URI as it is; a folder as the URI of the store in it."""
+    """Return a tracking URI unchanged, and a folder as the URI of the store in it."""
     if re.match(r"[a-z][a-z+]+:|databricks$", out):
         return out
     folder = Path(out).resolve()
-    if any(folder.glob("*/meta.yaml")):  # a store of files, as MLflow wrote them until 3.7
+    if any(folder.glob("*/meta.yaml")):  # MLflow wrote stores of files until 3.7
         return folder.as_uri()
     folder.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{folder / 'mlflow.db'}"
@@ -93,7 +93,7 @@ def _export_suite(client: Any, suite: str, facts: Sequence[RecordFacts], count: 
 
 
 def _runs(client: Any, experiment_id: str) -> dict[str, list[Any]]:
-    """The runs of an experiment that come from records, by the record's run id."""
+    """Return the runs of an experiment that come from records, by the record's run id."""
     found: dict[str, list[Any]] = {}
     token = None
     while True:
@@ -116,7 +116,7 @@ def _write(client: Any, experiment_id: str, fact: RecordFacts) -> None:
     last = {_name(name): value for name, value in fact.results.items()}
     metrics = [Metric(name, value, start, fact.last_step) for name, value in last.items()]
     for step, values in fact.curve:
-        # The curve's scores are of the selection split, and those of the record of the split it says: two metrics.
+        # The curve's scores are of the selection split, the record's of the split it names. They are two metrics.
         metrics += [Metric(_name(f"curve_{name}"), value, start, step) for name, value in values.items()]
     params = [Param(_name(name), str(value)[:MAX_PARAM]) for name, value in fact.conditions.items()]
     for part in _parts(metrics, BATCH_METRICS):
@@ -134,12 +134,12 @@ def _parts(items: list[Any], size: int) -> list[list[Any]]:
 
 
 def _name(name: str) -> str:
-    """*name* with nothing in it that MLflow does not take."""
+    """Return *name* without characters that MLflow refuses."""
     return _NOT_IN_NAMES.sub("_", name)
 
 
 def _milliseconds(started_at: str | None) -> int:
-    """The time a record began; now where it does not say."""
+    """Return the start of a record, or the present time if it is unknown."""
     try:
         return int(datetime.fromisoformat(started_at or "").timestamp() * 1000)
     except ValueError:
@@ -147,6 +147,6 @@ def _milliseconds(started_at: str | None) -> int:
 
 
 def _end(start: int, results: Mapping[str, float]) -> int:
-    """When a run that began at *start* had done all that its record has a clock for, in milliseconds."""
+    """Return the end of a run in milliseconds: *start* and all the seconds that its record measured."""
     clocks = ("load_seconds", "train_seconds", "evaluation_seconds")
     return start + int(1000 * sum(results.get(clock, 0.0) for clock in clocks))

@@ -1,8 +1,7 @@
 """Records as runs of Trackio: one project a suite, one run a record, in Trackio's local store.
 
-A run's config has the record's `run_id`, and the `record_sha256` by which an export that is made again knows what is there:
-a record that changed since replaces its run. Trackio writes in the background and only warns of what it could not write, so
-every run is read back.
+A run's config has the record's `run_id`, and a `record_sha256` that shows what is already exported: a record that changed since
+replaces its run. Trackio writes in the background and only warns of failures, so every run is read back.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
 def to_trackio(records: Sequence[Record], out: str | None = None) -> str:
-    """Write *records* to Trackio's local store; a sentence that says what was done.
+    """Write *records* to Trackio's local store. Return a sentence about what was done.
 
     Args:
-        records: What to write.
-        out: The store's folder; `TRACKIO_DIR` and then Trackio's own default where it is not given.
+        records: Records to write.
+        out: Folder of the store; by default `TRACKIO_DIR`, then Trackio's own default.
 
     Raises:
-        LoraBenchError: If Trackio is not installed, is told to log elsewhere, or did not keep a run.
+        LoraBenchError: If Trackio is not installed, is set to log elsewhere, or lost a run.
     """
     for name in ELSEWHERE:
         if os.environ.get(name):
@@ -38,7 +37,7 @@ def to_trackio(records: Sequence[Record], out: str | None = None) -> str:
                 f"{name} is set, and an export goes to Trackio's local store; unset it, then `trackio sync`"
             )
     if out is not None:
-        os.environ["TRACKIO_DIR"] = str(Path(out).resolve())  # which Trackio reads once, when it is imported
+        os.environ["TRACKIO_DIR"] = str(Path(out).resolve())  # Trackio reads it once, at its import
     try:
         import trackio
         from trackio.utils import TRACKIO_DIR
@@ -46,7 +45,7 @@ def to_trackio(records: Sequence[Record], out: str | None = None) -> str:
         raise not_installed("trackio") from None
     if out is not None and Path(TRACKIO_DIR) != Path(out).resolve():
         raise LoraBenchError(
-            f"this process uses Trackio's store in {TRACKIO_DIR} already; export to {out} from another one"
+            f"this process already uses Trackio's store in {TRACKIO_DIR}; export to {out} from another process"
         )
 
     count = Count()
@@ -59,7 +58,7 @@ def to_trackio(records: Sequence[Record], out: str | None = None) -> str:
 
 
 def _runs(trackio: Any, project: str) -> dict[str, list[Any]]:
-    """The runs of a project that come from records, by the record's run id."""
+    """Return the runs of a project that come from records, by the record's run id."""
     found: dict[str, list[Any]] = {}
     try:
         runs = list(trackio.Api().runs(project))
@@ -84,7 +83,7 @@ def _export_suite(trackio: Any, project: str, facts: Sequence[RecordFacts], coun
         if kept:
             count.unchanged += 1
             continue
-        with contextlib.redirect_stdout(said):  # three lines a run
+        with contextlib.redirect_stdout(said):  # Trackio prints three lines a run
             _write(trackio, project, fact)
         if runs:
             count.changed += 1
@@ -106,7 +105,7 @@ def _write(trackio: Any, project: str, fact: RecordFacts) -> None:
         project=project,
         name=fact.name,
         config={name: value for name, value in config.items() if not name.startswith("_")},
-        # What this machine does now says nothing about the run.
+        # The present load of this machine says nothing about the run.
         auto_log_gpu=False,
         auto_log_cpu=False,
         embed=False,

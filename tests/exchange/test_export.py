@@ -292,7 +292,7 @@ class TestMlflow:
         records = tracked()
         said = export(records, "mlflow", beside=tmp_path, out=str(tmp_path / "store"))
         uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
-        assert said == f"3 runs in {uri}: 3 new, 0 replaced, 0 as they were"
+        assert said == f"3 runs in {uri}: 3 new, 0 replaced, 0 unchanged"
         client, runs = self.runs(uri)
         ok, failed, named = (runs[one.run_id] for one in records)
         assert ok.info.status == "FINISHED" and ok.data.tags["status"] == "ok" and ok.data.tags["suite"] == "quickstart"
@@ -315,7 +315,7 @@ class TestMlflow:
         again = record(seed=1, score=0.9)
         assert again.run_id == failed.run_id
         said = export([first, again, other], "mlflow", beside=tmp_path)
-        assert said.endswith("1 new, 1 replaced, 1 as they were")
+        assert said.endswith("1 new, 1 replaced, 1 unchanged")
         _, runs = self.runs(uri)
         assert len(runs) == 3 and runs[again.run_id].data.metrics["score"] == 0.9
 
@@ -327,7 +327,7 @@ class TestMlflow:
         one = record()
         client.create_run(client.create_experiment("quickstart"), tags={"run_id": one.run_id})
         export([one], "mlflow", beside=tmp_path, out=uri)
-        assert export([one], "mlflow", beside=tmp_path, out=uri).endswith("0 new, 0 replaced, 1 as they were")
+        assert export([one], "mlflow", beside=tmp_path, out=uri).endswith("0 new, 0 replaced, 1 unchanged")
         _, runs = self.runs(uri)
         assert runs[one.run_id].info.status == "FINISHED"
 
@@ -335,8 +335,8 @@ class TestMlflow:
         monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         for _ in range(2):
             said = export(tracked(), "mlflow", beside=tmp_path, out=(tmp_path / "mlruns").as_uri())
-        assert said.endswith("0 new, 0 replaced, 3 as they were")
-        assert "3 as they were" in export(tracked(), "mlflow", beside=tmp_path, out=str(tmp_path / "mlruns"))
+        assert said.endswith("0 new, 0 replaced, 3 unchanged")
+        assert "3 unchanged" in export(tracked(), "mlflow", beside=tmp_path, out=str(tmp_path / "mlruns"))
 
     def test_what_mlflow_refuses_is_said_without_a_traceback(self, tmp_path):
         with pytest.raises(LoraBenchError, match="MLflow at nosuch://store refused"):
@@ -380,7 +380,7 @@ class TestTrackio:
         folder, store = written(tmp_path / "runs", records), tmp_path / "store"
         done = self.export(folder, store)
         assert done.returncode == 0, done.stderr
-        assert done.stdout == f"3 runs in {store}: 3 new, 0 replaced, 0 as they were\n"
+        assert done.stdout == f"3 runs in {store}: 3 new, 0 replaced, 0 unchanged\n"
         runs = self.runs(store)
         name, config, logs = runs[records[0].run_id]
         assert "lora" in name and config["status"] == "ok" and config["learning_rate"] == 0.001
@@ -393,7 +393,7 @@ class TestTrackio:
         assert runs[records[1].run_id][1]["reason"].startswith("the loss was nan")
         written(folder, [record(seed=1, score=0.9)])
         done = self.export(folder, store)
-        assert done.stdout.endswith("0 new, 1 replaced, 2 as they were\n")
+        assert done.stdout.endswith("0 new, 1 replaced, 2 unchanged\n")
         after = self.runs(store)
         assert len(after) == 3 and after[records[1].run_id][1]["status"] == "ok"
 

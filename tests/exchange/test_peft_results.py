@@ -249,7 +249,7 @@ def test_results_of_both_kinds_are_found_below_the_folder_and_temporary_ones_whe
     (root / "MetaMathQA" / "default_training_params.json").write_text("{}")
     assert [file.parent.name for file in result_files(root)] == ["cancelled_results", "results"]
     assert len(result_files(root / "MetaMathQA" / "temporary_results")) == 1
-    with pytest.raises(LoraBenchError, match="is no folder"):
+    with pytest.raises(LoraBenchError, match="is not a folder"):
         result_files(root / "absent")
     (tmp_path / "empty").mkdir()
     with pytest.raises(LoraBenchError, match="has no result files"):
@@ -272,7 +272,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_no_result_file_is_a_fault_with_its_name(tmp_path, name):
-    with pytest.raises(BadInput, match=rf"{name}: is no result file of method_comparison: ."):
+    with pytest.raises(BadInput, match=rf"{name}: is not a result file of method_comparison: ."):
         imported(tmp_path, BROKEN[name], name=name)
 
 
@@ -292,7 +292,7 @@ def test_the_command_imports_what_it_can_and_names_the_rest(tmp_path, monkeypatc
     assert main(["import", "peft-results", "method_comparison", "--runs", "others"]) == 2
     said = capsys.readouterr()
     assert said.out == "2 of 4 result files are records in others/peft-results\n"
-    assert "results/broken.json: is no result file" in said.err and "results/folder.json: is no" in said.err
+    assert "results/broken.json: is not a result file" in said.err and "results/folder.json: is not" in said.err
     assert len(read_records(tmp_path / "others" / "peft-results")) == 2
     assert main(["import", "peft-results", "absent"]) == 2
 

@@ -1,8 +1,8 @@
-"""Results of PEFT's own benchmark as records: the files under `method_comparison/*/results` of huggingface/peft.
+"""Import results of PEFT's own benchmark: the files under `method_comparison/*/results` of huggingface/peft.
 
-Each file is one run, and becomes one record whose id is that of the file's content. What the file does not say is null, and
-what its numbers mean less than they seem to is a warning in the record. Some of its numbers have no place in a record and
-stay behind: the total time, averages and percentiles of memory, and the seconds of each evaluation.
+Each file is one run, and becomes one record whose id is a hash of the file's content. Facts missing from the file are null. A
+number that means less than its name is a warning in the record. Some numbers have no place in a record and are left out: the
+total time, averages and percentiles of memory, and the seconds of each evaluation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a folder of result files: the records, what could not be read, and the number of files."""
+    """Result of an import: the records, the unreadable files, and the number of files."""
 
     records: Sequence[Record]
     faults: Sequence[Fault]
@@ -35,15 +35,15 @@ class Imported:
 
 
 def import_results(folder: Path, target: Path) -> Imported:
-    """Write a record for every result file, as *target*/RUN_ID/record.json, replacing what an earlier import wrote.
+    """Write a record for every result file, as *target*/RUN_ID/record.json, replacing those of an earlier import.
 
     Args:
-        folder: `method_comparison`, a folder below it or of the same layout, or any folder of result files. Runs that
-            were cancelled are read too, as failures; those of `temporary_results` only where *folder* is that one.
-        target: The folder of runs.
+        folder: `method_comparison`, a folder below it or of the same layout, or any folder of result files. Cancelled runs
+            are read too, as failures; those of `temporary_results` only if *folder* is that one.
+        target: Folder of the records.
 
     Raises:
-        LoraBenchError: If there is no such folder, or no file in it.
+        LoraBenchError: If the folder does not exist, or has no result file.
     """
     files = result_files(folder)
     records: dict[str, Record] = {}
@@ -60,13 +60,15 @@ def import_results(folder: Path, target: Path) -> Imported:
 
 
 def result_files(folder: Path) -> list[Path]:
-    """The result files in or below *folder*, sorted.
+    """Return the result files in or below *folder*, sorted.
 
     Raises:
-        LoraBenchError: If there is no such folder, or no file in it.
+        LoraBenchError: If the folder does not exist, or has no result file.
     """
     if not folder.is_dir():
-        raise LoraBenchError(f"{folder} is no folder; give the method_comparison folder of a copy of huggingface/peft")
+        raise LoraBenchError(
+            f"{folder} is not a folder; give the method_comparison folder of a copy of huggingface/peft"
+        )
     below = [file for name in FOLDERS for file in folder.glob(f"**/{name}/*.json")]
     files = below or list(folder.glob("*.json"))
     if not files:
@@ -75,14 +77,14 @@ def result_files(folder: Path) -> list[Path]:
 
 
 def read_result(file: Path, command: str | None = None) -> Record:
-    """The record of one result file.
+    """Read the record of one result file.
 
     Raises:
-        BadInput: If it is no such file.
+        BadInput: If it is not a result file.
     """
     try:
         if not file.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"it is longer than {MAX_BYTES:,} bytes")
         content = file.read_bytes()
@@ -99,10 +101,10 @@ def read_result(file: Path, command: str | None = None) -> Record:
         message = "it is nested too deep"
     except (OSError, ValueError) as error:
         message = str(error)
-    raise BadInput([Fault(f"is no result file of method_comparison: {message}", file=str(file))])
+    raise BadInput([Fault(f"is not a result file of method_comparison: {message}", file=str(file))])
 
 
 def _task_name(file: Path) -> str | None:
-    """The folder that holds the folder of results, which is how PEFT names a task."""
+    """Return the name of the folder above the results, PEFT's name of the task."""
     parent = file.resolve().parent
     return parent.parent.name if parent.name in (*FOLDERS, "temporary_results") else None

@@ -1,4 +1,4 @@
-"""From a result file of PEFT's method_comparison to a record: which number is which, and what each is not."""
+"""Convert a result file of PEFT's method_comparison to a record, with warnings about numbers of another meaning."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ NOT_A_NUMBER = "numbers that are NaN or infinite in the file are missing here"
 BRANCH = "made on another branch of PEFT than main"
 DIRTY = "made with changes of PEFT that are in no commit"
 
-# What stands in a file where the size of the stored weights was not found.
+# Number in a file whose size of the stored weights was not found.
 SIZE_NOT_FOUND = 99_999_999
 
-# Keys of PEFT's configs that do not change what the method is, and those that are sets.
+# Keys of PEFT's configs that do not change the method, and keys whose values are sets.
 NOT_OPTIONS = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -68,14 +68,14 @@ NOT_SCORES |= {"tokens / sec", "mem allocated avg", "mem reserved avg"}
 
 
 def record_of(result: Result, content: bytes, *, task: str | None, complete: bool, command: str | None) -> Record:
-    """The record of a result.
+    """Return the record of a result.
 
     Args:
-        result: What the file says.
-        content: The file, whose hash enters the run id.
-        task: The task's name, where the file's folder tells it.
-        complete: Whether all numbers of the file are numbers.
-        command: What makes the record again.
+        result: Content of the file.
+        content: Bytes of the file, whose hash enters the run id.
+        task: Name of the task, if the file's folder tells it.
+        complete: True if all numbers of the file are finite.
+        command: Command that makes the record again.
     """
     run, train, meta = result.run_info, result.train_info, result.meta_info
     method, left_out = _method(run, train)
@@ -135,10 +135,10 @@ def record_of(result: Result, content: bytes, *, task: str | None, complete: boo
 
 
 def _task(result: Result, name: str | None) -> TaskSpec:
-    """The task: named by its folder or else its data, whose commits stand for the content."""
+    """Return the task, named by its folder or else its data; the data's commits stand for the content."""
     info = result.meta_info.dataset_info
     config = result.run_info.train_config
-    # One data set stands there itself, several by name.
+    # A single data set is given itself, several are given by name.
     commits = {config.dataset_id: info} if "sha" in info else info
     named = [key for key in commits if key]
     shas = {key: commit.get("sha") for key, commit in commits.items() if isinstance(commit, dict)}
@@ -157,10 +157,10 @@ def _task(result: Result, name: str | None) -> TaskSpec:
 
 
 def _method(run: RunInfo, train: TrainInfo) -> tuple[MethodSpec, list[str]]:
-    """The method under the experiment's name, and the options that are too long to keep (AdaLoRA's ranks of every weight)."""
+    """Return the method under the experiment's name, and its overlong options (AdaLoRA's ranks of every weight)."""
     config, label = run.peft_config, run.experiment_name
     if config is None:
-        # A file without a config may be of a part of the weights; only the counts tell.
+        # A run without a config may train a part of the weights; only the counts tell.
         everything = train.num_trainable_params is not None and train.num_trainable_params == train.num_total_params
         name = "full" if everything else label.split("/")[0]
         return MethodSpec(name=name, label=label, size=None, options={}, chosen={}), []
@@ -178,7 +178,7 @@ def _in_one_order(key: str, value: JsonValue) -> JsonValue:
 def _training(config: TrainConfig, metrics: Sequence[Metrics]) -> TrainingSpec:
     optimizer = dict(config.optimizer_kwargs)
     rate, decay = number_in(optimizer.pop("lr", None)), number_in(optimizer.pop("weight_decay", None))
-    # What a record has a field for is not repeated; the type of the weights is no type of arithmetic, and both are told.
+    # Settings with a field in a record are not repeated. The type of the weights is not the precision of arithmetic; both stay.
     read = TrainConfig.model_fields.keys() - {"dtype"}
     given = config.model_dump(mode="json")
     rest = {key: value for key, value in given.items() if key not in read and value is not None}
@@ -224,7 +224,7 @@ def _parameters(run: RunInfo, train: TrainInfo) -> Parameters | None:
 
 
 def _memory(reserved: int | None) -> Memory | None:
-    """The file's number is a peak less what was reserved at the start, which is therefore its zero."""
+    """Return the memory; the file's number is a peak less the memory reserved at the start, which is its zero."""
     if reserved is None:
         return None
     return Memory(
@@ -242,7 +242,7 @@ def _memory(reserved: int | None) -> Memory | None:
 
 
 def _speed(train: TrainInfo) -> Speed | None:
-    """Rates from the seconds of the steps alone, which the file has for every stretch between two evaluations."""
+    """Return rates from the seconds of the steps alone, which the file gives between each two evaluations."""
     stretches = [entry for entry in train.metrics if "train time" in entry]
     seconds = _all(stretches, "train time")
     rates = _all(stretches, "tokens / sec")
@@ -269,13 +269,13 @@ def _speed(train: TrainInfo) -> Speed | None:
 
 
 def _all(entries: Sequence[Metrics], key: str) -> list[float]:
-    """The numbers that *entries* have at *key*; none where one of them has none."""
+    """Return the numbers of *entries* at *key*; empty if one of them has none."""
     found = [number_in(entry.get(key)) for entry in entries]
     return [] if None in found else [value for value in found if value is not None]
 
 
 def _scores(metrics: Sequence[Metrics]) -> dict[str, float]:
-    """What was measured after the last step: the test split's scores, and what else the task measures then."""
+    """Return the measurements after the last step: the test split's scores, and other metrics of the task."""
     scored = [entry for entry in metrics if any(key.startswith("test ") for key in entry)][-1:]
     found = {
         key.removeprefix("test "): number_in(value)
@@ -287,7 +287,7 @@ def _scores(metrics: Sequence[Metrics]) -> dict[str, float]:
 
 
 def _curve(metrics: Sequence[Metrics]) -> tuple[CurvePoint, ...]:
-    """The training loss, and the scores on the validation split, after each step that has an entry."""
+    """Return the training loss, and the scores on the validation split, after each step that has an entry."""
     points: dict[int, CurvePoint] = {}
     for entry in metrics:
         step = _last([entry], "step")
@@ -306,7 +306,7 @@ def _last_step(metrics: Sequence[Metrics]) -> int:
 
 
 def _last(metrics: Sequence[Metrics], key: str) -> int | None:
-    """The whole number that the last entry with *key* has there."""
+    """Return the integer of the last entry with *key*."""
     values = [entry[key] for entry in metrics if key in entry]
     value = values[-1] if values else None
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
@@ -327,7 +327,7 @@ def _environment(meta: MetaInfo) -> Environment:
 
 
 def _packages(info: Mapping[str, JsonValue]) -> dict[str, str]:
-    """Versions by package, with the commit of a package that was installed from one."""
+    """Return versions by package, with the commit of a package installed from one."""
     found = {}
     for key in info:
         name, version = key.removesuffix("-version"), text_in(info[key])

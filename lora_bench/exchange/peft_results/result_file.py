@@ -1,4 +1,4 @@
-"""The layout of a result file of PEFT's method_comparison: what is read has its type, and what newer files add is let pass."""
+"""The layout of a result file of PEFT's method_comparison: fields in use are typed, and new fields are ignored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-# What a table can hold; a file may come from anybody.
+# Limits of a table; a file may come from an untrusted source.
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Metrics = dict[str, JsonValue]
@@ -21,7 +21,7 @@ class ResultPart(BaseModel):
 
 
 class TrainConfig(ResultPart):
-    """The recipe; what is not named here is kept as it is."""
+    """The recipe; fields not named here are kept unchanged."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
@@ -39,7 +39,7 @@ class TrainConfig(ResultPart):
 
 
 class RunInfo(ResultPart):
-    """What was run."""
+    """Settings of the run."""
 
     created_at: str | None = None
     experiment_name: str
@@ -51,7 +51,7 @@ class RunInfo(ResultPart):
 
 
 class TrainInfo(ResultPart):
-    """What came of it. Every entry of `metrics` is of the step it names; the last one has the scores on the test split."""
+    """Results of the run. Every entry of `metrics` names its step; the last one has the scores on the test split."""
 
     accelerator_memory_max: Whole | None = None
     train_time: float | None = None
@@ -63,7 +63,7 @@ class TrainInfo(ResultPart):
 
 
 class MetaInfo(ResultPart):
-    """With what it was run."""
+    """Versions and machine of the run."""
 
     model_info: dict[str, JsonValue] = {}
     dataset_info: dict[str, JsonValue] = {}
@@ -80,10 +80,10 @@ class Result(ResultPart):
 
 
 def plain_data(content: bytes) -> tuple[Any, bool]:
-    """The data of a file, and whether all its numbers are numbers: Python writes NaN, which is not JSON, and it becomes None.
+    """Return the data of a file, and True if all its numbers are finite; NaN, which is not JSON, becomes None.
 
     Raises:
-        ValueError: If it is no JSON.
+        ValueError: If it is not JSON.
     """
     left_out: list[str] = []
 
@@ -98,7 +98,7 @@ def plain_data(content: bytes) -> tuple[Any, bool]:
 
 
 def number_in(value: JsonValue) -> float | None:
-    """*value* where it is a number that a float can hold, else None."""
+    """Return *value* if it is a number that fits a float, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -108,5 +108,5 @@ def number_in(value: JsonValue) -> float | None:
 
 
 def text_in(value: JsonValue) -> str | None:
-    """*value* where it is a text, else None."""
+    """Return *value* if it is a text, else None."""
     return value if isinstance(value, str) else None
