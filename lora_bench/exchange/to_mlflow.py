@@ -1,9 +1,9 @@
 """Records as MLflow runs: one experiment a suite, one run a record.
 
 A run's tag `run_id` names its record. Its tag `record_sha256`, written last, shows that the record is complete. So an export
-can
-be repeated: complete runs stay, a record that changed since (by a retry) replaces its run, and an interrupted run is written
-again. MLflow's parameters cannot be changed, so replacing is deleting and writing; MLflow keeps deleted runs in its trash.
+can be repeated: complete runs stay, a record that changed since (by a retry) replaces its run, and an interrupted run is
+written again. MLflow's parameters cannot be changed, so replacing is deleting and writing; MLflow keeps deleted runs in its
+trash.
 """
 
 from __future__ import annotations

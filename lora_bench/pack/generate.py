@@ -1,8 +1,7 @@
 """Completions by many members at once, as one causal model whose rows have the weights of one member or another.
 
 The code that chooses tokens (greedy search, beams, samples, forbidden repetition, ends of a completion) is that of a single
-run,
-and sees more rows. A step of decoding is one forward pass for all rows of all members: `vmap` over rows.
+run, and sees more rows. A step of decoding is one forward pass for all rows of all members: `vmap` over rows.
 """
 
 from __future__ import annotations

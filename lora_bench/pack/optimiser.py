@@ -17,8 +17,7 @@ class StackedAdamW:
     """One step for all members of a stack.
 
     The members' own optimisers never step. They supply each member's rates, which a schedule changes, and their state is views
-    of
-    the stacked state, so that a checkpoint of a member is made from its own optimiser.
+    of the stacked state, so that a checkpoint of a member is made from its own optimiser.
 
     Args:
         stack: The weights.

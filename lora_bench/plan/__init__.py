@@ -1,1 +1,1 @@
-"""From a suite to its jobs: inputs, fitted sizes, chosen learning rates, estimated cost."""
+"""Plan the jobs of a suite: inputs, fitted sizes, chosen learning rates, estimated cost."""

@@ -1,4 +1,4 @@
-"""A cell of a plan: one run, its method's fit, and what is known of it before it is done."""
+"""A cell of a plan: one run, its method's fit, and its existing record."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Cell:
     """One run of a plan.
 
     Args:
-        job: What to run.
-        fit: The method's size and counts.
-        record: The record that is there already, or None.
-        estimate: What the run is likely to cost.
-        blocked: Why it cannot be done although the pair works: the run it starts from gave no score.
+        job: The run.
+        fit: Size and counts of the method.
+        record: The existing record, or None.
+        estimate: Estimated cost of the run.
+        blocked: Reason why it cannot be done although the pair works: the run it starts from gave no score.
     """
 
     job: Job
@@ -30,15 +30,15 @@ class Cell:
 
     @property
     def reason(self) -> str | None:
-        """Why the run cannot be done, or None where it can."""
+        """Reason why the run cannot be done, or None."""
         return self.fit.reason or self.blocked
 
     @property
     def trial(self) -> bool:
-        """Whether it chooses a learning rate, and is no result."""
+        """Return True if it chooses a learning rate, and is no result."""
         return self.job.trial
 
     @property
     def short(self) -> bool:
-        """Whether it is a trial with a part of the work only: of any rung of a halving but the last."""
+        """Return True if it is a trial with a part of the work: of any rung of a halving but the last."""
         return self.job.rung is not None and self.job.rung != self.job.budget.rungs

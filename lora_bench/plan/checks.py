@@ -1,4 +1,4 @@
-"""What only shows when a suite is planned: what data, base models, counting and transformers have to say against it."""
+"""Checks of a plan that need data, base models, parameter counts or transformers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lora_bench.suite.validate_suite import masks_misfit, ranks_misfit, schedule
 
 
 def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
-    """Every method has as many trials as the budget says, whatever gives a cell its rates."""
+    """Check that every method has the number of trials that the budget gives."""
     trials, rungs = recipe.budget.trials, suite.content.rungs
     if trials is not None and len(recipe.rates) != (rungs[0].trials if rungs else trials):
         raise BadInput(
@@ -31,7 +31,7 @@ def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseMod
 
 
 def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
-    """The shortest runs of a halving do at least a whole batch, where the work says so before the data do."""
+    """Check that the shortest runs of a halving do at least a whole batch, if the work tells it before the data."""
     training = spec.training
     axis, amount = training.target
     if WORK[axis].whole and amount < training.batch_size:
@@ -43,7 +43,7 @@ def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
 
 
 def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
-    """The schedule, the processes and the masks of a cell go with its budget and batch, whatever gives it these."""
+    """Check that schedule, processes and masks of a cell fit its budget and batch."""
     misfit = (
         schedule_misfit(recipe.budget, recipe.training)
         or ranks_misfit(recipe.budget, recipe.training, recipe.arguments)
@@ -55,7 +55,7 @@ def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: Base
 
 
 def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> None:
-    """Refuse, before any work, what only transformers can judge: its own arguments, and tokenizers."""
+    """Check the Trainer's own arguments and the tokenizers, which only transformers can judge, before any work."""
     from transformers import TrainingArguments
 
     from lora_bench.models.loading import load_tokenizer
@@ -86,7 +86,7 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
 
 
 def refuse_twins(suite: Suite, cells: list[Cell]) -> None:
-    """Two cells that are the same run under two names are a mistake: they would share one record."""
+    """Refuse two cells that are the same run under two names: they would share one record."""
     first: dict[str, Cell] = {}
     faults: dict[Fault, None] = {}
     for cell in cells:
@@ -111,7 +111,7 @@ def _named(cell: Cell) -> str:
 
 
 def refuse_unreachable(suite: Suite, cells: list[Cell]) -> None:
-    """A budget that nothing but the reference line can meet is a mistake in the suite, not a row of its report."""
+    """Refuse a budget that only the reference meets: a mistake in the suite, not a row of its report."""
     by_target: dict[tuple[ParameterAxis, int], list[Cell]] = {}
     for cell in cells:
         target = cell.job.budget.parameter_target

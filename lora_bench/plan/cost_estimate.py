@@ -1,4 +1,4 @@
-"""What a run is likely to cost, before it is done: from arithmetic, until this machine has a record of the same cell."""
+"""Estimate the cost of a run: from arithmetic, until this machine has a record of the same cell."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from lora_bench.records.environment import cuda_devices, usable_cores
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
 from lora_bench.tasks import TaskData
 
-# Rough numbers for machines that have no record of the same cell yet; a plan says "about".
+# Rough numbers for machines without a record of the same cell; a plan says "about".
 CPU_FLOPS_PER_THREAD = 50e9
 CUDA_FLOPS = 40e12
 BYTES_PER_WEIGHT = 4
-# Gradient and AdamW's two moments.
+# The gradient and AdamW's two moments.
 BYTES_PER_TRAINED_WEIGHT = 12
-# Saved activations of one token in one layer, per unit of width, in float32: a frozen layer keeps fewer.
+# Saved activations of one token in one layer, per unit of width, in float32; a frozen layer keeps fewer.
 ACTIVATION_BYTES_FULL = 64
 ACTIVATION_BYTES_FROZEN = 44
 WORDS_TO_TOKENS = 1.3
-# A step of decoding multiplies few rows at a time, which costs a token some three times as much as in a batch of whole texts.
+# A step of decoding multiplies few rows at a time, so a token costs some three times as much as in a batch of whole texts.
 DECODED_TOKEN = 3
-# The libraries and the data of one worker.
+# Memory of the libraries and the data of one worker.
 WORKER_BYTES = 700_000_000
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What a run is likely to cost. From a record of the same cell where this machine has one, else from arithmetic."""
+    """Estimated cost of a run, from a record of the same cell on this machine, else from arithmetic."""
 
     seconds: float
     memory_bytes: int
@@ -39,7 +39,7 @@ class CostEstimate:
 
 
 def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstimate:
-    """The cost of a run from arithmetic; nothing where the method does not fit."""
+    """Return the cost of a run by arithmetic; zero if the method does not fit."""
     if fit.parameters is None or fit.shape is None:
         return CostEstimate(0.0, 0, 0, measured=False)
     recipe, shape, parameters = spec.training, fit.shape, fit.parameters
@@ -51,7 +51,7 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
         else _mean_tokens([label for label in data.splits["train"].labels if isinstance(label, tuple)])
     )
     tokens = min(recipe.max_length, asked + written + 2)
-    # A forward pass multiplies twice a weight and token, a backward pass once more for inputs and once for weights.
+    # Per weight and token a forward pass takes two operations, a backward pass two for inputs and two for trained weights.
     rate = CUDA_FLOPS if cuda_devices() else CPU_FLOPS_PER_THREAD * recipe.threads
     of_example = (6 if is_full else 4) * shape.multiplied * tokens
     examples = _examples(recipe, OneExample(tokens=tokens, flops=of_example, seconds=of_example / rate))
@@ -76,26 +76,26 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
 
 
 def _mean_tokens(texts: Sequence[tuple[str, ...]]) -> float:
-    """Tokens that an example is likely to have, from the words of the first thousand."""
+    """Return the expected number of tokens of an example, from the words of the first thousand."""
     texts = texts[:1000]
     words = sum(len(part.split()) for text in texts for part in text)
     return words / max(1, len(texts)) * WORDS_TO_TOKENS
 
 
 def _examples(recipe: PlannedTraining, example: OneExample) -> float:
-    """Examples that a run is likely to see before its target or a cap ends it."""
+    """Return the expected number of examples that a run sees before its target or a cap ends it."""
     amounts = [recipe.target, *recipe.caps.items()]
     return min(amount / WORK[axis].of_example(example) for axis, amount in amounts)
 
 
 def default_workers(costs: Sequence[CostEstimate], threads: int, *, timed: bool = False, processes: int = 1) -> int:
-    """How many runs to do at once: one a device, or as many as the cores and the free memory carry.
+    """Return the number of runs to do at once: one a device, or as many as the cores and the free memory allow.
 
     Args:
-        costs: What each run is likely to cost.
+        costs: Estimated cost of each run.
         threads: CPU threads of each worker.
-        timed: Whether a clock ends any of them, so that they must have the machine to themselves.
-        processes: Of a run, at most.
+        timed: True if a clock ends any of them, so that they must run alone on the machine.
+        processes: Greatest number of processes of a run.
     """
     if timed:
         return 1

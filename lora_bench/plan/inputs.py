@@ -1,4 +1,4 @@
-"""What a suite is run on: the data of its tasks, and its base models, from wherever they lie."""
+"""Obtain the inputs of a suite: the data of its tasks, and its base models."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class LoadedTask:
     """A task with its data.
 
     Args:
-        task: With its data at a commit, or in a local folder.
-        base: The folder that its paths are seen from.
+        task: The task, its data pinned to a commit or in a local folder.
+        base: Folder that its paths are relative to.
         data: Its examples.
     """
 
@@ -31,15 +31,15 @@ class LoadedTask:
 
 
 def obtain(suite: Suite, data_dir: Path | None, progress: Progress | None) -> tuple[list[LoadedTask], list[BaseModel]]:
-    """The data and the base models of a suite.
+    """Return the data and the base models of a suite.
 
     Args:
-        suite: Whose.
-        data_dir: Folder that holds data sets in the layout in which they circulate, for every task that has one.
-        progress: Told what takes a while.
+        suite: The suite.
+        data_dir: Folder with published data sets in their usual layout, used for every task that has one.
+        progress: Called with a sentence before slow work.
 
     Raises:
-        BadInput: With every fault in them at once; or first, if a model would run code that the user has not allowed.
+        BadInput: With every fault at once; or earlier, if a model would run code that the user has not allowed.
     """
     require_permission(suite, kind="model")
     faults: list[Fault] = []
@@ -75,13 +75,13 @@ def obtain(suite: Suite, data_dir: Path | None, progress: Progress | None) -> tu
 
 
 def _with_local_data(suite: Suite, task: Task, base: Path, data_dir: Path | None) -> tuple[Task, Path]:
-    """The task with its data in the local folder that the suite or the user names for it, and where its paths are seen."""
+    """Return the task with its data in the local folder that the suite or the user gives, and the folder of its paths."""
     named = suite.content.data.get(task.task)
     if named is not None:
         try:
             folder = suite.base / Path(named).expanduser()
-        except RuntimeError as error:  # the home of a user that does not exist
-            raise LoraBenchError(f"data of task {task.task}: {named!r} is no folder: {error}") from None
+        except RuntimeError as error:  # the home folder of an unknown user
+            raise LoraBenchError(f"data of task {task.task}: {named!r} is not a folder: {error}") from None
         return in_folder(task, folder), folder
     if data_dir is not None and task.local is not None:
         folder = find_folder(task, data_dir)

@@ -1,8 +1,8 @@
-"""What a suite comes to, before any training: every run with its fitted size, exact counts, and estimated cost.
+"""Plan a suite before any training: every run with its fitted size, exact counts, and estimated cost.
 
     Suite → data, base models, fits → [Cell], each a job or a row that cannot run, with its reason
 
-Data and base models are obtained here, so whatever is wrong with them is said before the first step.
+Data and base models are obtained here, so their faults are reported before the first step.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from lora_bench.training.measure.flops import step_flops
 
 @dataclass(frozen=True)
 class Waiting:
-    """Runs whose spec depends on records that are not there yet.
+    """Runs whose specs depend on missing records.
 
     Args:
-        cells: The runs as they would be without these records: with the first learning rate, and from the pretrained model.
-        reason: What they wait for.
-        start: The task from whose run they start, or None.
+        cells: The runs with the first learning rate, and started from the pretrained model, in place of these records.
+        reason: The runs that they wait for, in words.
+        start: Task of the run they start from, or None.
     """
 
     cells: tuple[Cell, ...]
@@ -63,24 +63,24 @@ class Waiting:
 
     @property
     def runs(self) -> int:
-        """Their number."""
+        """Number of these runs."""
         return len(self.cells)
 
     @property
     def seconds(self) -> float:
-        """What they are likely to cost together."""
+        """Estimated seconds of all of them."""
         return sum(cell.estimate.seconds for cell in self.cells)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every run of a suite, in the suite's order, and what was noticed about the data.
+    """Every run of a suite, in the suite's order, and warnings about the data.
 
     Args:
-        cells: The runs that are known.
-        waiting: Those that become known when others are done.
-        chosen: Those of the known runs that are what they are because of the records of others.
-        untried: The ids of runs that others wait for and whose record decides nothing: they are to be done again.
+        cells: The known runs.
+        waiting: Runs that become known when others are done.
+        chosen: Known runs that depend on the records of others.
+        untried: Ids of runs that others wait for but whose record decides nothing: they must be repeated.
     """
 
     suite: Suite
@@ -93,12 +93,12 @@ class Plan:
 
     @property
     def chooses(self) -> bool:
-        """Whether any run of the suite depends on the records of others."""
+        """Return True if any run of the suite depends on the records of others."""
         return bool(self.waiting or self.chosen)
 
     @property
     def missing(self) -> list[Cell]:
-        """The runs that are still to be done: those that can be and have no record."""
+        """Return the runs still to do: those that can be done and have no record."""
         return [cell for cell in self.cells if cell.record is None]
 
 
@@ -115,20 +115,20 @@ def make_plan(
     """Resolve a suite to its runs.
 
     Args:
-        suite: What to run.
-        runs: The folder of this suite's runs; read, not written.
-        series: Label of a repeat, which gives runs of its own.
-        data_dir: Folder that holds data sets in the layout in which they circulate, for every task that has one.
-        only: Run ids that are asked for by name: a learning rate that is in one of them need not be chosen by trials.
-        progress: Told what takes a while.
-        untried: Whether a record decides nothing, because its run is to be done again.
+        suite: The suite.
+        runs: Folder of this suite's runs; read, not written.
+        series: Label of a repeat, which has runs of its own.
+        data_dir: Folder with published data sets in their usual layout, used for every task that has one.
+        only: Ids of the requested runs; a learning rate in one of them need not be chosen by trials.
+        progress: Called with a sentence before slow work.
+        untried: Returns True if a record decides nothing, because its run must be repeated.
 
     Raises:
-        BadInput: With every fault of the data and the base models, or where no method but `full` can meet the budget.
+        BadInput: With every fault of the data and the base models, or if only `full` can meet the budget.
     """
     tasks, models = obtain(suite, data_dir, progress)
     planner = _Planner(suite, runs, series, data_dir, only, progress, untried)
-    # A run that starts from another task's needs that task's runs to be known.
+    # A run that starts from another task's run needs that task's runs to be known.
     started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
     for loaded in sorted(tasks, key=lambda loaded: loaded.task.task in started):
         for base_model in models:
@@ -159,20 +159,20 @@ class MakeCell(Protocol):
     """Makes a run of a task, base model, method and budget."""
 
     def __call__(self, rate: float, seed: int, *, rung: Rung | None = None) -> Cell:
-        """The run with a learning rate and a seed; with a rung, the trial that it is."""
+        """Return the run with a learning rate and a seed; with a rung, the trial of that rung."""
 
 
 class _Planner:
-    """Makes the runs of one task, base model and method after another.
+    """Plans the runs of one task, base model and method after another.
 
     Args:
-        suite: What to run.
-        runs: The folder of this suite's runs.
+        suite: The suite.
+        runs: Folder of this suite's runs.
         series: Label of a repeat.
-        data_dir: Folder that holds data sets.
-        only: Run ids that are asked for by name.
-        progress: Told what takes a while.
-        untried: Whether a record decides nothing, because its run is to be done again.
+        data_dir: Folder with data sets.
+        only: Ids of the requested runs.
+        progress: Called with a sentence before slow work.
+        untried: Returns True if a record decides nothing, because its run must be repeated.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class _Planner:
         self.fits: dict[str, MethodFit] = {}
 
     def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget) -> None:
-        """Add the runs of a task, base model, method and budget: its trials and, where they are done, its reported runs."""
+        """Add the runs of a task, base model, method and budget: its trials and, once these are done, its reported runs."""
         suite, name = self.suite, loaded.task.task
         recipe = suite.recipe(name, base_model.name, entry, budget)
         check_rates(suite, recipe, name, base_model, entry)
@@ -211,7 +211,7 @@ class _Planner:
         if fit.reason is None:
             fit, recipe = _fitted_to_steps(fit, loaded, base_model, method, recipe)
 
-        # Runs that differ in their seed alone share every part of their specs, and cost the same.
+        # Runs that differ only in their seed share all other parts of their specs, and cost the same.
         @functools.cache
         def of_any_seed(rate: float, rung: Rung | None) -> tuple[PlannedSpec, CostEstimate]:
             spec = run_spec(
@@ -254,7 +254,7 @@ class _Planner:
         reported = [cell(rates[0], seed) for seed in seeds]
         tuned = suite.content.tuning is not None and len(rates) > 1
         if fit.reason is not None or not (tuned or recipe.start is not None):
-            # A search reports every rate; a pair that does not work is one row, whatever its rates.
+            # A search reports every rate; a pair that does not work is one row for all rates.
             more = (
                 [cell(rate, seed) for rate in rates[1:] for seed in seeds] if fit.reason is None and not tuned else []
             )
@@ -295,20 +295,20 @@ class _Planner:
         )
 
     def _choose(self, cells: Sequence[Cell]) -> None:
-        """Add runs that are what they are because of the records of others."""
+        """Add runs that depend on the records of others."""
         self.cells += cells
         self.chosen += cells
 
     def _at_hand(self, cells: Sequence[Cell]) -> list[Record | None]:
-        """Return the records by which something is chosen; None in the place of one that decides nothing, which is noted."""
+        """Return the records that decide a choice; None for one that decides nothing, which is noted in the plan."""
         self.undecided |= {cell.job.run_id for cell in cells if cell.record is not None and self.untried(cell.record)}
         return [None if cell.job.run_id in self.undecided else cell.record for cell in cells]
 
     def _tune(self, cell: MakeCell, rates: Sequence[float], higher_is_better: bool) -> float | None:
-        """Add the trials of a method as far as they are known, rung after rung, and those that wait for them.
+        """Add the trials of a method as far as they are known, rung after rung, and the runs that wait for them.
 
         Returns:
-            The learning rate that they choose, or None while a record of them is missing.
+            The chosen learning rate, or None while a record is missing.
         """
         tuning = self.suite.content.tuning
         assert tuning is not None, "several rates without tuning are a search"
@@ -339,9 +339,9 @@ class _Planner:
 def _fitted_to_steps(
     fit: MethodFit, loaded: LoadedTask, base_model: BaseModel, method: Method, recipe: CellRecipe
 ) -> tuple[MethodFit, CellRecipe]:
-    """The fit and the recipe with what the budget asks of single steps: a peak that they keep, and FLOPs that can be counted.
+    """Return the fit and the recipe with the step limits of the budget: a peak of memory, and FLOPs that can be counted.
 
-    Where they cannot, the fit has the reason.
+    If a limit cannot be met, the fit has the reason.
     """
     budget, training = recipe.budget, recipe.training
     kind, labels = loaded.task.kind, max(1, len(loaded.data.labels))
@@ -367,9 +367,9 @@ def _is_at(cell: Cell, task: str, model: str, label: str, budget: Budget) -> boo
 
 
 def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> PlannedSpec:
-    """A spec whose id says why it cannot run: should the reason go away, its record does not stand in the way.
+    """Return a spec whose id contains the reason why it cannot run. If the reason changes, the old record is not reused.
 
-    With *budget* it names the target too, of which a suite has several: the reason may be the same at each.
+    With *budget* it also contains the target, because a suite may have several with the same reason.
     """
     chosen = {**spec.method.chosen, "unsupported": reason}
     if budget is not None and budget.parameter_target is not None:
@@ -379,7 +379,7 @@ def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> Pla
 
 
 def _command(suite: Suite, model: str, run_id: str, series: str | None, data_dir: Path | None) -> str:
-    """What a user types to make the record again."""
+    """Return the command that makes the record again."""
     options = ["--series", series] if series is not None else []
     if data_dir is not None:
         options += ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
@@ -389,7 +389,7 @@ def _command(suite: Suite, model: str, run_id: str, series: str | None, data_dir
 
 
 def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
-    """The cells, with seconds from a record of the same cell (whatever its seed) where there is one."""
+    """Return the cells, with seconds from a record of the same cell (any seed) if there is one."""
     seconds: dict[tuple[object, ...], float] = {}
     for cell in cells:
         record = cell.record

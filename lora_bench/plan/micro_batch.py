@@ -1,8 +1,8 @@
-"""The micro-batch of a run: the largest part of a batch whose step keeps a peak of memory.
+"""The micro-batch of a run: the largest part of a batch whose step stays within a peak of memory.
 
-The batch that is learned from stays the same and is taken in equal parts, whose gradients add up. What a part holds is
-predicted from shapes alone (see `lora_bench.training.measure.memory_model`). From the second part on, the gradients of
-the first are held beside it, so a batch that is taken in parts needs room for all gradients beside the peak of a part.
+The batch of a step stays the same and is split into equal parts, whose gradients add up. The memory of a part is predicted from
+shapes alone (see `lora_bench.training.measure.memory_model`). From the second part on, the gradients of the first are in memory
+too. So a split batch needs room for all gradients beside the peak of a part.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from lora_bench.training.measure.memory_model import predicted_step
 def micro_batch(
     base_model: BaseModel, method: Method, training: Training, peak_memory_bytes: int, *, kind: Kind, labels: int
 ) -> int:
-    """Examples of the largest part of a batch whose step keeps a peak, at inputs of the full length.
+    """Return the number of examples in the largest part of a batch that stays within a peak, at inputs of full length.
 
     Args:
-        base_model: Its configuration is read, and no weight.
-        method: With its size.
-        training: The batch, the length and the precision.
-        peak_memory_bytes: What the tensors of a step may hold.
-        kind: What the model is made for.
+        base_model: The base model; only its configuration is read.
+        method: The method, with its size.
+        training: Batch, length and precision.
+        peak_memory_bytes: Limit for the tensors of a step.
+        kind: Output of the model.
         labels: Number of classes.
 
     Raises:
-        BudgetUnreachable: If a single example takes more, with what it takes.
-        UnsupportedPair: If what a step holds cannot be predicted.
+        BudgetUnreachable: If a single example needs more, with its need.
+        UnsupportedPair: If the memory of a step cannot be predicted.
     """
 
     def step(rows: int) -> StepBytes:
@@ -61,10 +61,10 @@ def micro_batch(
 
 
 def peak_of(step: StepBytes, *, parts: int) -> int:
-    """Bytes that tensors hold at the peak of a batch that is taken in so many parts.
+    """Return the peak memory of tensors for a batch split into *parts* parts.
 
     Raises:
-        UnsupportedPair: If the peak of a part is not known.
+        UnsupportedPair: If the peak of a part is unknown.
     """
     if step.peak_bytes is None:
         raise UnsupportedPair("what a step holds cannot be predicted from shapes")
@@ -72,15 +72,16 @@ def peak_of(step: StepBytes, *, parts: int) -> int:
 
 
 def largest_part(peak: Callable[[int], int], batch_size: int, peak_memory_bytes: int) -> int:
-    """The largest divisor of a batch whose peak is kept.
+    """Return the largest divisor of a batch whose peak stays within a limit.
 
     Args:
-        peak: Bytes for a part of so many examples; grows with them, but for the whole batch, which holds no gradients before.
+        peak: Returns the peak in bytes for a part of so many examples. It grows with them, except for the whole batch, which
+            has no earlier gradients.
         batch_size: Examples of the batch.
-        peak_memory_bytes: What may be held.
+        peak_memory_bytes: The limit.
 
     Raises:
-        BudgetUnreachable: If a single example takes more, with what it takes.
+        BudgetUnreachable: If a single example needs more, with its need.
     """
     if peak(batch_size) <= peak_memory_bytes:
         return batch_size

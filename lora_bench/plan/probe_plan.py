@@ -1,7 +1,7 @@
-"""What a suite comes to as probes: every cell with its fitted size, and a job for each of its processes.
+"""Plan the probes of a suite: every cell with its fitted size, and a job for each of its processes.
 
-The cells of a suite depend on model, method, size and shapes, and neither on seeds nor on learning rates, so a suite has fewer
-of them than runs. Nothing is written here.
+The cells of a suite depend on model, method, size and shapes, and not on seeds or learning rates. So a suite has fewer probe
+cells than runs. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class ProbeCell:
     """One cell of a plan.
 
     Args:
-        spec: What is measured.
-        base_model: On this machine.
-        fit: The method's size and counts.
-        twin: Whether it is measured a second time unchanged.
-        processes: How many.
+        spec: The cell to measure.
+        base_model: The base model on this machine.
+        fit: Size and counts of the method.
+        twin: True if it is measured a second time unchanged.
+        processes: Number of processes.
     """
 
     spec: ProbeSpec
@@ -55,14 +55,14 @@ class ProbeCell:
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """Every process of a suite's probes, in the order in which they are to run.
+    """Every process of a suite's probes, in the order of execution.
 
     Args:
-        name: Of the suite.
-        folder: Where the records lie.
-        cells: In the suite's order.
-        jobs: A round of all cells after another, every second one backwards, so that a drift falls on all alike.
-        refused: The records of the cells that cannot be measured, with their reason.
+        name: Name of the suite.
+        folder: Folder of the records.
+        cells: Cells in the suite's order.
+        jobs: Rounds over all cells, every second one backwards, so that a drift affects all alike.
+        refused: Records of the cells that cannot be measured, with their reason.
     """
 
     name: str
@@ -72,7 +72,7 @@ class ProbePlan:
     refused: tuple[ProbeRecord, ...]
 
     def missing(self, *, retry: bool = False) -> list[ProbeJob]:
-        """The processes that have no record yet; with *retry* those too whose record says that they did not end `ok`."""
+        """Return the processes without a record; with *retry* also those whose record did not end `ok`."""
         records = [(job, job.published()) for job in self.jobs]
         return [job for job, record in records if record is None or (retry and record.status != "ok")]
 
@@ -88,11 +88,11 @@ def plan_probes(
     """Resolve a suite to its probes.
 
     Args:
-        suite: An ordinary suite, whose runs say what is measured, or a suite of probes.
-        runs: The folder of this suite's runs, which its probes lie in; read, not written.
-        processes: For each cell; as the suite or the device has it by default.
+        suite: A suite of runs, whose cells are measured, or a suite of probes.
+        runs: Folder of this suite's runs, which contains its probes; read, not written.
+        processes: Number of processes of each cell; by default the suite's or the device's.
         data_dir: As for `make_plan`.
-        progress: Told what takes a while.
+        progress: Called with a sentence before slow work.
 
     Raises:
         BadInput: With every fault of models and data.
@@ -123,8 +123,8 @@ def plan_probes(
             if isinstance(suite, ProbeSuite):
                 message = f"{same.spec.method.label!r} and {entry.label!r} are the same cell under two names"
                 raise BadInput([suite.document.fault(("methods",), message)])
-            continue  # tasks may be alike in all that is measured
-        # The first cell of every model is its twin, unless another method is named.
+            continue  # tasks may have equal cells
+        # The twin is of the first cell of every model, unless the suite names another method.
         twin = fit.reason is None and base_model.name not in twins and probe.twin in (None, entry.label)
         if twin:
             twins.add(base_model.name)
@@ -152,7 +152,7 @@ def plan_probes(
 
 
 def _method_spec(entry: MethodEntry, fit: MethodFit) -> MethodSpec:
-    """What the spec says of a method; of one that cannot be measured the reason too, so that it goes with the reason."""
+    """Return the spec of a method; if it cannot be measured, with the reason, so that a new reason gives a new id."""
     spec = method_spec(entry.label, with_size(entry.method, fit.size) if fit.size is not None else entry.method)
     return (
         spec if fit.reason is None else spec.model_copy(update={"chosen": {**spec.chosen, "unsupported": fit.reason}})
@@ -163,7 +163,7 @@ Found = tuple[BaseModel, MethodEntry, MethodFit, CellShape, Probe]
 
 
 def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
-    """The cells of a suite of probes."""
+    """Yield the cells of a suite of probes."""
     require_permission(suite)
     models: list[BaseModel] = []
     faults: list[Fault] = []
@@ -204,7 +204,7 @@ def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
 
 
 def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progress | None) -> Iterator[Found]:
-    """The cells of an ordinary suite: what its runs are made of."""
+    """Yield the cells of a suite of runs."""
     plan = make_plan(suite, runs, data_dir=data_dir, progress=progress)
     entries = {entry.label: entry for entry in suite.methods}
     known = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]

@@ -1,4 +1,4 @@
-"""From a cell of a suite to its run spec: every name, default and fraction becomes a value."""
+"""Resolve a cell of a suite to its run spec: every name, default and fraction becomes a value."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def run_spec(
     start: Start | None,
     series: str | None,
 ) -> PlannedSpec:
-    """The run spec of a cell of a suite.
+    """Return the run spec of a cell of a suite.
 
     Args:
-        suite: Whose cell it is.
-        task: Its task.
-        data: The task's examples.
-        base_model: Its base model.
-        entry: Its method as the suite has it.
-        method: The same with the size that meets the budget.
-        recipe: How the cell is done.
+        suite: The suite.
+        task: The task.
+        data: Examples of the task.
+        base_model: The base model.
+        entry: The method's entry in the suite.
+        method: The method with the size that meets the budget.
+        recipe: Recipe of the cell.
         learning_rate: One of the recipe's rates.
-        seed: Of the run.
-        trial: Whether the run chooses a learning rate: it is scored where choices are made.
-        part: By which its work is divided, as in the first rungs of a halving; its schedule is of its own length.
+        seed: Seed of the run.
+        trial: True if the run chooses a learning rate; it is then scored on the split for choices.
+        part: Divisor of its work, as in the first rungs of a halving; its schedule has the length of the part.
         start: The run it starts from.
-        series: The label of a repeat.
+        series: Label of a repeat.
     """
     content, rules = suite.content, suite.rules
     training = _training(recipe, learning_rate, len(data.splits["train"].ids), part)
     if task.kind == "regression":
-        # A number has no other labels that its probability could be spread over.
+        # A number has no other labels over which its probability could be spread.
         training = training.model_copy(update={"label_smoothing": 0.0})
     every = recipe.selection_every
     if every is None and rules.checkpoint == "best":
@@ -95,7 +95,7 @@ def run_spec(
 
 
 def model_spec(base_model: BaseModel) -> PlannedModel:
-    """What a spec says of a base model."""
+    """Return the spec of a base model."""
     return PlannedModel(
         name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
         shown=base_model.shown,
@@ -106,7 +106,7 @@ def model_spec(base_model: BaseModel) -> PlannedModel:
 
 
 def method_spec(label: str, method: Method) -> MethodSpec:
-    """What a spec says of a method, the size that meets the budget among its options."""
+    """Return the spec of a method, with the size that meets the budget among its options."""
     return MethodSpec(
         name=method.name,
         label=label,
@@ -142,9 +142,9 @@ def _training(recipe: CellRecipe, learning_rate: float, in_split: int, part: int
 
 
 def _amounts(work: Work | None, in_split: int, part: int) -> dict[Axis, Any]:
-    """The amounts of work that are given, by axis, divided by *part*; epochs as the examples that they come to.
+    """Return the given amounts of work, by axis, divided by *part*; epochs become examples.
 
-    Whole numbers are rounded down, so that all parts together are no more than the whole.
+    Whole numbers are rounded down, so that all parts together never exceed the whole.
     """
     if work is None:
         return {}
@@ -155,7 +155,7 @@ def _amounts(work: Work | None, in_split: int, part: int) -> dict[Axis, Any]:
 
 
 def _kept(suite: Suite, task: str) -> KeepWeights:
-    """Which weights a run keeps: those the suite asks for, and those that another run starts from."""
+    """Return the weights that a run keeps: those the suite asks for, and those that another run starts from."""
     wanted = suite.content.keep_weights
     if wanted == "none" and any(recipe.start == task for recipe in suite.content.recipes):
         return "best" if suite.rules.checkpoint == "best" else "last"
@@ -163,7 +163,7 @@ def _kept(suite: Suite, task: str) -> KeepWeights:
 
 
 def _chosen(method: Method) -> dict[str, JsonValue]:
-    """The size, and the options that differ from their defaults."""
+    """Return the size, and the options that differ from their defaults."""
     fields: dict[str, FieldInfo] = type(method).model_fields  # type: ignore[attr-defined]  # a Strict model
     return {
         name: value

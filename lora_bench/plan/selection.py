@@ -1,4 +1,4 @@
-"""What is chosen from records while a suite is run: the learning rate of its trials, and the runs that others start from."""
+"""Choices from records while a suite runs: the learning rate of its trials, and the runs that others start from."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from lora_bench.records.record import Record
 
 
 def chosen_rate(trials: Sequence[Record | None], higher_is_better: bool) -> float | None:
-    """The learning rate with the best mean score over the seeds of its trials, or None while a trial is missing.
+    """Return the learning rate with the best mean score over the seeds of its trials, or None while a trial is missing.
 
-    A rate of which any trial gave no score is not chosen while there is another; of two equal ones the first stands. Where
-    no trial gave a score, the first rate is run, and its rows say how it ends.
+    A rate with a trial without a score is chosen only if all rates have one; of equal rates the first wins. If no trial has a
+    score, the first rate is run, and its rows show how it ends.
     """
     chosen = best_rates(trials, higher_is_better, 1)
     return None if chosen is None else chosen[0]
 
 
 def best_rates(trials: Sequence[Record | None], higher_is_better: bool, number: int) -> tuple[float, ...] | None:
-    """The learning rates with the best mean scores over the seeds of their trials, or None while a trial is missing.
+    """Return the learning rates with the best mean scores over the seeds of their trials, or None while a trial is missing.
 
-    A rate of which any trial gave no score comes after all that have one, and of equal ones the first comes first. So a method
-    of which too few trials gave a score goes on with as many as all others.
+    A rate with a trial without a score comes after all others, and of equal rates the first comes first. So a method with too
+    few scored trials still continues with as many rates as the others.
 
     Args:
-        trials: Their records, the first rate's first.
+        trials: Records of the trials, those of the first rate first.
         higher_is_better: Direction of the metric.
-        number: How many are wanted.
+        number: Number of rates wanted.
 
     Returns:
-        The rates, in the order in which they were tried.
+        The rates, in their order of trial.
     """
     records = [record for record in trials if record is not None]
     if len(records) < len(trials):
@@ -48,16 +48,16 @@ def best_rates(trials: Sequence[Record | None], higher_is_better: bool, number: 
         if None not in scores
     }
     sign = 1 if higher_is_better else -1
-    # Sorting keeps the order of equal ones.
+    # Sorting keeps the order of equal rates.
     best = sorted(by_rate, key=lambda rate: -sign * means[rate] if rate in means else math.inf)[:number]
     return tuple(rate for rate in by_rate if rate in best)
 
 
 def start_records(sources: Sequence[Record | None], rules: Protocol, seeds: Sequence[int]) -> dict[int, str] | None:
-    """For each seed the id of the run that it starts from, or None while a source is missing.
+    """Return by seed the id of the run that it starts from, or None while a source is missing.
 
-    Where the protocol chooses on the reported split, as the papers do, every seed starts from the best source; else from
-    the source with its own seed. A seed whose source gave no score has none.
+    If the protocol chooses on the reported split, as the papers do, every seed starts from the best source; else from the
+    source with its own seed. A seed whose source has no score has no entry.
     """
     records = [record for record in sources if record is not None]
     if len(records) < len(sources):

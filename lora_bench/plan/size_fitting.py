@@ -1,8 +1,8 @@
-"""How large each method is on a base model, found by counting on the meta device.
+"""Fit the size of each method on a base model, by counting on the meta device.
 
-The base model is built with shapes and without weights, the method applied, and what is trainable counted; a budget's
-target is met by bisection on the method's size (0.2 to 0.4 s a method for base-size models). A fit depends on the model,
-the method, the target and the versions of the libraries, and is kept in the cache under the hash of these.
+The base model is built with shapes and without weights, the method is applied, and the parameters are counted. A bisection on
+the method's size meets the budget's target (0.2 to 0.4 s a method for base-size models). A fit depends on the model, the
+method, the target and the versions of the libraries, and is cached under the hash of these.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from lora_bench.version import __version__
 
 
 class ModelShape(Strict):
-    """What estimates need to know of a base model: weights that multiply every token, layers and width.
+    """Facts of a base model for estimates: weights that multiply every token, layers and width.
 
-    Among those weights is a vocabulary that a causal model writes with, whether or not it also looks tokens up in it.
+    These weights include the output vocabulary of a causal model, whether or not it shares it with its input.
     """
 
     multiplied: int
@@ -41,8 +41,8 @@ class MethodFit(Strict):
     """A method on a base model.
 
     Args:
-        size: The fitted size, or None where the method has none or the budget fixes none.
-        parameters: Counts, or None where the pair is unsupported.
+        size: The fitted size, or None if the method has none or the budget fixes none.
+        parameters: Counts, or None if the pair is unsupported.
         reason: Why the pair is unsupported, or why no size meets the budget; else None.
     """
 
@@ -63,16 +63,16 @@ def fit_method(
 ) -> MethodFit:
     """Count a method on a base model, and find the size that meets the budget.
 
-    A pair that does not work and a budget that no size meets give a fit with its reason, not an error.
+    A pair that does not work, or a budget that no size meets, returns a fit with its reason instead of an error.
 
     Args:
-        method: Which.
-        base_model: On what.
-        kind: Of the task.
-        labels: Of the task.
-        budget: With the target, if it has one.
-        progress: Told of a counting, which takes a while.
-        known: Fits that whoever asks has had before: a further task of as many labels needs no other. This one is added.
+        method: The method.
+        base_model: The base model.
+        kind: Kind of the task.
+        labels: Number of labels of the task.
+        budget: The budget, with or without a target.
+        progress: Called before a count, which is slow.
+        known: Earlier fits of the caller: another task with as many labels needs no new one. This fit is added.
     """
     key = content_hash(
         {
@@ -83,7 +83,7 @@ def fit_method(
             "options": method.model_dump(),
             "target": budget.parameter_target if method.size is not None else None,
             "tolerance": budget.tolerance,
-            "shape": 2,  # of what is kept
+            "shape": 2,  # version of the cached content
             "versions": _versions(),
         }
     )
@@ -107,9 +107,9 @@ def _kept_or_counted(
     budget: Budget,
     progress: Callable[[str], None] | None,
 ) -> MethodFit:
-    """A fit from the cache, or one that is counted and kept there."""
+    """Return a fit from the cache, or count it and cache it."""
     path = cache_folder("fits") / f"{key}.json"
-    # A refusal is found again at once, and a method of somebody else's may change under the same versions.
+    # A refusal is found again at once, and a third-party method may change under the same versions, so neither is cached.
     is_kept = type(method).__module__.startswith("lora_bench.")
     found = kept_as(path, MethodFit) if is_kept else None
     if found is not None:
@@ -117,7 +117,7 @@ def _kept_or_counted(
     if progress is not None:
         progress(f"counting {method.name} on {base_model.name}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between the libraries themselves
+        warnings.simplefilter("ignore", FutureWarning)  # warnings of one library about another
         fit = _count(method, base_model, kind, labels, budget)
     if is_kept and fit.reason is None:
         keep(path, fit.model_dump(mode="json"))

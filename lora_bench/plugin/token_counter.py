@@ -46,10 +46,9 @@ class TokenCounter:
     """Counts examples and real tokens of training: rows of `input_ids`, and ones of `attention_mask`.
 
     Without a mask of shape (examples, tokens) every position is a real token, because the model treats it as one, as in
-    sequences
-    packed without padding. If the examples of a batch are flattened into one row, with restarting positions, their number
-    is unknown. Of an encoder-decoder the encoder's tokens count. Passes without gradients (evaluation, generation, a reference
-    model) are no training and do not count.
+    sequences packed without padding. If the examples of a batch are flattened into one row, with restarting positions, their
+    number is unknown. Of an encoder-decoder the encoder's tokens count. Passes without gradients (evaluation, generation, a
+    reference model) are no training and do not count.
 
     Args:
         model: The model that trains.
