@@ -20,7 +20,7 @@ from task_counts import COUNTS
 
 from lora_bench.tasks import Task, load_task
 from lora_bench.tasks.declaration import Shares, Subsets
-from lora_bench.tasks.sources import Data, Label, Local, Part
+from lora_bench.tasks.sources import Data, Label, Local, Part, Release
 from lora_bench.util.paths import task_files
 from lora_bench.util.pip_assets import find_asset
 
@@ -268,6 +268,7 @@ WHERE: dict[type[BaseModel], tuple[str, type[BaseModel] | None]] = {
     Subsets: ("subsets", None),
     Local: ("local", Task),
     Part: ("also.NAME", Task),
+    Release: ("release", None),
 }
 
 

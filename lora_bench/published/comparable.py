@@ -10,6 +10,7 @@ from lora_bench.families import hub_name
 from lora_bench.published.table import PublishedCell
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec, without_shown
+from lora_bench.tasks import Release
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,51 @@ def place_of_cell(cell: PublishedCell, stand_ins: Mapping[str, str] | None = Non
 
 
 def expected_from(
-    specs: Iterable[RunSpec], stand_ins: Mapping[str, str] | None = None
+    specs: Iterable[RunSpec],
+    stand_ins: Mapping[str, str] | None = None,
+    releases: Mapping[str, Release | None] | None = None,
 ) -> Callable[[PublishedCell], Expected]:
     """What a table's own suite asks of each cell, from the run specs of its plan.
 
     Args:
         specs: Of the plan; trials of a learning rate among them are passed over.
         stand_ins: For a base model of the table, the name of the one that the plan has in its stead.
+        releases: What the data of each task is, by its name.
     """
-    asked = {place_of(spec): fields(spec) for spec in specs if spec.score_on == "test"}
+    asked = {
+        place_of(spec): fields(spec) | _released((releases or {}).get(spec.task.name), spec)
+        for spec in specs
+        if spec.score_on == "test"
+    }
     return lambda cell: asked.get(place_of_cell(cell, stand_ins))
+
+
+EXAMPLES, CONTENT = "data.examples.", "data.sha256"
+
+
+def _released(release: Release | None, spec: RunSpec) -> dict[str, Any]:
+    """What a run's data must be: its counts, and its hash where one is known."""
+    if release is None:
+        return {}
+    found: dict[str, Any] = {EXAMPLES + split: count for split, count in release.examples.items()}
+    data = (spec.task.definition or {}).get("data")
+    hub = data.get("hub") if isinstance(data, dict) else None
+    # Data of the hub is named by its commit, which the definition has.
+    if release.sha256 and hub is None:
+        found[CONTENT] = list(release.sha256)
+    return found
+
+
+def _found(record: Record, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """The same facts of a run's own data; a hash that is known is given as those that are asked for."""
+    counts = dict(record.data.examples) if record.data is not None else {}
+    if EXAMPLES + "selection" not in expected and "train" in counts:
+        counts["train"] += counts.pop("selection", 0)  # set aside from the training rows
+    found: dict[str, Any] = {name: counts.get(name.removeprefix(EXAMPLES)) for name in expected if EXAMPLES in name}
+    if CONTENT in expected:
+        own = record.spec.task.data_sha256
+        found[CONTENT] = expected[CONTENT] if own in expected[CONTENT] else own
+    return {name: "unknown" if value is None else value for name, value in found.items()}
 
 
 def nearest(
@@ -92,7 +128,9 @@ def nearest(
     """The runs of one recipe that differ least from what was asked for, and in what they differ."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(repr((record.spec.model.name, sorted(fields(record.spec).items()))), []).append(record)
+        counts = sorted(record.data.examples.items()) if record.data is not None else None
+        recipe = repr((record.spec.model.name, sorted(fields(record.spec).items()), counts))
+        groups.setdefault(recipe, []).append(record)
     found = [(group, _differing(cell, group, expected)) for group in groups.values()]
     found.sort(key=lambda pair: (len(pair[1]), -len(pair[0]), min(record.run_id for record in pair[0])))
     return found[0] if found else ((), ())
@@ -113,7 +151,7 @@ def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expecte
     if expected is None:
         found["recipe"] = Differing("recipe", "that of the table's suite", "not held against it")
     else:
-        run = fields(spec)
+        run = fields(spec) | _found(records[0], expected)
         for name in dict.fromkeys((*expected, *run)):
             if expected.get(name) != run.get(name):
                 found[name] = Differing(name, expected.get(name, "nothing"), run.get(name, "nothing"))

@@ -9,6 +9,7 @@ and a report of them can be rendered anywhere.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from lora_bench.records.spec import PlannedSpec, RunSpec, Start
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.load_suite import Suite, load_suite
 from lora_bench.suite.schema import ModelEntry, Recipe
-from lora_bench.tasks import Split, Task, TaskData, as_laid_out, task_from_definition
+from lora_bench.tasks import Split, Task, TaskData, as_laid_out, hub_sha256, task_from_definition
+
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +125,8 @@ def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None 
     stand_ins = _stand_ins(table, records, role)
     _, suite = table_suite(table.name)
     asked = _asked_for(_renamed(suite, stand_ins), records)
-    return judge_table(table, records, expected_from(asked, stand_ins), stand_ins)
+    releases = {task.task: task.release for task, _ in suite.tasks}
+    return judge_table(table, records, expected_from(asked, stand_ins, releases), stand_ins)
 
 
 def published_lines(name: str, records: Sequence[Record], role: str | None = None) -> list[str]:
@@ -173,6 +177,9 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
     spec = PlannedSpec.model_validate_json(record.spec.model_dump_json())
     assert record.data is not None
     recipe = suite.recipe(spec.task.name, spec.model.name, entry)
+    task = _asked_task(suite, spec)
+    on_hub = task.data.hub is not None and task.data.revision is not None
+    data_sha256 = hub_sha256(task.data, str(task.data.revision)) if on_hub else spec.task.data_sha256
     count = record.data.examples.get("train", 0)
     if spec.rules.selection_from_train and not suite.rules.selection_from_train:
         count += record.data.examples.get("selection", 0)
@@ -183,8 +190,8 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
     rate = spec.training.learning_rate
     return run_spec(
         suite,
-        _asked_task(suite, spec),
-        TaskData({"train": train}, spec.task.labels, spec.task.data_sha256, ()),
+        task,
+        TaskData({"train": train}, spec.task.labels, data_sha256, ()),
         BaseModel(
             name=spec.model.name,
             shown=spec.model.shown,
@@ -205,11 +212,16 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
 
 
 def _asked_task(suite: Suite, spec: PlannedSpec) -> Task:
-    """The suite's own task, with its data where the record has it: on the hub, or in a folder of its layout."""
+    """The suite's own task, with its data where the record has it: on the hub, or in a folder of its layout.
+
+    A folder's names of files are the record's. A branch of the hub is at the record's commit.
+    """
     (own,) = (task for task, _ in suite.tasks if task.task == spec.task.name)
     data = task_from_definition(spec.task.definition).data
-    in_a_folder = data.hub is None and own.local is not None
-    return (as_laid_out(own) if in_a_folder else own).model_copy(update={"data": data})
+    if data.hub is None:
+        return own if own.local is None else as_laid_out(own).model_copy(update={"data": data})
+    pinned = COMMIT.fullmatch(own.data.revision or "")
+    return own if pinned else own.model_copy(update={"data": own.data.model_copy(update={"revision": data.revision})})
 
 
 def _own_model(name: str | None, known: Collection[str]) -> str | None:

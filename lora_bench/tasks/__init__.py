@@ -6,13 +6,15 @@ examples of them, `linearise` those of structured inputs, and `examples` the spl
 """
 
 from lora_bench.tasks.declaration import Task, definition, task_from_definition
-from lora_bench.tasks.examples import SPLITS, Split, TaskData, load_data, load_unlabelled, pinned
+from lora_bench.tasks.examples import SPLITS, Split, TaskData, hub_sha256, load_data, load_unlabelled, pinned
 from lora_bench.tasks.folders import as_laid_out, find_folder, in_folder
 from lora_bench.tasks.load_task import load_task, task_from_document
+from lora_bench.tasks.sources import Release
 from lora_bench.tasks.task_scores import encode, majority_score, score, split_scores, unavailable_metrics
 
 __all__ = [
     "SPLITS",
+    "Release",
     "Split",
     "Task",
     "TaskData",
@@ -20,6 +22,7 @@ __all__ = [
     "definition",
     "encode",
     "find_folder",
+    "hub_sha256",
     "in_folder",
     "load_data",
     "load_task",

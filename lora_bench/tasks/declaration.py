@@ -23,6 +23,7 @@ from lora_bench.tasks.sources import (
     LabelKey,
     Local,
     Part,
+    Release,
     TextKey,
     UnevenRows,
     file_as_data,
@@ -92,6 +93,7 @@ class Task(Strict):
         data: Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`. A string is a
             file.
         local: Layout of the set's files, for `--data-dir`; missing keys are the task's own.
+        release: Counts and hashes of the data as released; no part of a run's id.
         format: Format of the files, if their suffix does not give it.
         columns: Column names of csv and tsv files without a header.
         quoting: False if quotation marks in csv and tsv belong to the text.
@@ -118,6 +120,7 @@ class Task(Strict):
     kind: Kind = "classification"
     data: Annotated[Data, BeforeValidator(file_as_data, json_schema_input_type=str | Data)]
     local: Local | None = None
+    release: Release | None = None
     format: Format | None = None
     columns: Columns | None = None
     quoting: bool = True
@@ -212,9 +215,10 @@ def task_from_definition(definition: Mapping[str, JsonValue]) -> Task:
 def definition(task: Task) -> dict[str, JsonValue]:
     """Return a task as plain data, with every default written out but those of later keys.
 
-    The layout of its files is left out: once used, its values are the task's own (`in_folder`).
+    The layout of its files is left out: once used, its values are the task's own (`in_folder`). So are the facts of its
+    release: they say what the data should be, and the record's hash what it is.
     """
-    content: dict[str, JsonValue] = task.model_dump(mode="json", exclude={"local"})
+    content: dict[str, JsonValue] = task.model_dump(mode="json", exclude={"local", "release"})
     said: dict[str, JsonValue] = task.model_dump(mode="json", exclude_defaults=True)
     for *outer, key in _LATER_KEYS:
         inside, said_inside = _at(content, outer), _at(said, outer)

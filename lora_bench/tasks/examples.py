@@ -32,6 +32,7 @@ from lora_bench.tasks.row_examples import (
     wanted_of,
 )
 from lora_bench.tasks.source_tables import Layout, Table, format_of, hub_commit, read_hub
+from lora_bench.tasks.sources import Data
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.pip_assets import find_asset, members
 
@@ -167,12 +168,11 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
         if progress is not None:
             progress(f"looking for {data.hub} on the Hugging Face hub")
         commit = hub_commit(data.hub, data.revision)
-        given = {"train": data.splits.train, "selection": data.splits.selection, "test": data.splits.test}
-        names = {split: name for split, name in given.items() if name is not None} | data.splits.also
         tables = {
-            split: read_hub(data.hub, data.name, name, commit, wanted_of(task, split)) for split, name in names.items()
+            split: read_hub(data.hub, data.name, name, commit, wanted_of(task, split))
+            for split, name in data.splits.named.items()
         }
-        return tables, content_hash({"hub": data.hub, "name": data.name, "commit": commit, "splits": names})
+        return tables, hub_sha256(data, commit)
     tables, hashes, faults = {}, {}, []
     for part, file in data.files.items():
         layout = replace(_layout(task.of_part(part)), wanted=wanted_of(task.of_part(part), part))
@@ -183,6 +183,12 @@ def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str
     if faults:
         raise BadInput(faults)
     return tables, content_hash(hashes)
+
+
+def hub_sha256(data: Data, commit: str) -> str:
+    """Return the hash that names data of the hub at a commit."""
+    names = data.splits.named if data.splits is not None else {}
+    return content_hash({"hub": data.hub, "name": data.name, "commit": commit, "splits": names})
 
 
 def _labels(

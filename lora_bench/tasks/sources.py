@@ -98,6 +98,12 @@ class HubSplits(Strict):
     test: str
     also: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def named(self) -> dict[str, str]:
+        """Names on the hub, by their name here."""
+        given = {"train": self.train, "selection": self.selection, "test": self.test}
+        return {split: name for split, name in given.items() if name is not None} | self.also
+
 
 class Data(Strict):
     """Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`.
@@ -188,3 +194,15 @@ class Local(Strict):
     label: LabelKey | None = None
     label_names: dict[str, str] | None = None
     id: str | None = None
+
+
+class Release(Strict):
+    """Facts of the data as released, by which a verdict on a published number knows it. No part of a run's id.
+
+    Args:
+        examples: Examples of each split before any is set aside; for generation, texts of `train` and inputs of other splits.
+        sha256: Known hashes of the files of the layout, all together; empty if unknown.
+    """
+
+    examples: dict[str, int]
+    sha256: Columns = ()

@@ -13,6 +13,7 @@ import pytest
 from lora_bench.errors import LoraBenchError
 from lora_bench.published.reproduce import reproduction, table_suite, verdicts
 from lora_bench.records.store import read_records
+from lora_bench.tasks import definition, hub_sha256
 from tests.hub import add_dataset, add_model, serve
 from tests.project import BAD, GOOD, WORDS, write_model
 
@@ -123,8 +124,11 @@ def test_it_ends_in_a_verdict_for_every_cell(reproduced):
         verdict for key, verdict in found.items()
         if key[1:] == (ROBERTA, "rte", "accuracy") and verdict.cell.method == "lora"
     )  # fmt: skip
-    # The recipe is the table's; the weights are no RoBERTa-base's, which their number tells.
-    assert rte.verdict == "not comparable" and [one.field for one in rte.differs] == ["adapter parameters"]
+    # The recipe is the table's; the weights are no RoBERTa-base's and the data is no RTE, which their numbers tell.
+    assert rte.verdict == "not comparable"
+    fields = {one.field: (one.asked, one.run) for one in rte.differs}
+    assert fields.keys() == {"adapter parameters", "task.data_sha256", "data.examples.train", "data.examples.test"}
+    assert (fields["data.examples.train"], fields["data.examples.test"]) == ((2_490, 48), (277, 48))
     assert rte.cell.value == 0.866 and rte.measured.n == 3
     others = [verdict for key, verdict in found.items() if key[1] != ROBERTA]
     assert {verdict.verdict for verdict in others} == {"not run"}
@@ -169,6 +173,21 @@ def test_a_task_that_was_changed_is_not_comparable(reproduced):
     judged = [verdict for verdict in verdicts(table, changed) if verdict.measured is not None]
     assert judged and {verdict.verdict for verdict in judged} == {"not comparable"}
     assert all("task.definition.text" in {one.field for one in verdict.differs} for verdict in judged)
+
+
+def test_the_released_data_is_no_difference(reproduced):
+    table, suite = table_suite("lora-table2")
+    right = []
+    for record in read_records(reproduced[0] / "runs" / "lora-table2"):
+        task = next(task for task, _ in suite.tasks if task.task == record.spec.task.name)
+        known = {"definition": definition(task), "data_sha256": hub_sha256(task.data, GLUE_COMMIT)}
+        spec = record.spec.model_copy(update={"task": record.spec.task.model_copy(update=known)})
+        data = record.data.model_copy(update={"examples": task.release.examples})
+        right.append(record.model_copy(update={"spec": spec, "data": data}))
+    judged = {verdict.cell.task: verdict for verdict in verdicts(table, right) if verdict.measured is not None}
+    # All that is left: the weights, and that 48 rows take other steps than 2,490.
+    lengths = {"training.steps", "training.train_examples", "training.warmup_steps", "selection_every"}
+    assert {one.field for one in judged["rte"].differs} - lengths == {"adapter parameters"}
 
 
 def test_a_stand_in_is_named_in_every_cell(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from scipy.stats import t as student
 from lora_bench.published import PublishedCell, PublishedTable, expected_from, fields, judge, judge_average, judge_table
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.spec import Decoding, Start
+from lora_bench.tasks import Release
 from tests.sample_records import PARAMETERS, record
 
 MODEL = "FacebookAI/roberta-base"
@@ -219,6 +220,27 @@ def test_another_recipe_is_told_field_by_field(more, field, asked, run):
     (one,) = (one for one in found.differs if one.field == field)
     assert (one.asked, one.run) == (asked, run)
     assert found.difference == pytest.approx(0)
+
+
+def test_data_that_is_not_the_released_one_is_told_by_counts_and_by_hash():
+    three = runs(0.52, 0.52, 0.52)  # of 8,000 + 800 training rows and 1,768 test rows
+    sha256 = three[0].spec.task.data_sha256
+
+    def judged(release):
+        expected = expected_from([three[0].spec], releases={"rte": release})
+        return judge(cell(0.72), three, expected(cell()))
+
+    right = Release(examples={"train": 8_800, "test": 1_768}, sha256=("0" * 64, sha256))
+    assert judged(right).verdict == "not reproduced"
+    cut = judged(Release(examples={"train": 8_551, "test": 1_043}))
+    assert cut.verdict == "not comparable"
+    assert [(one.field, one.asked, one.run) for one in cut.differs] == [
+        ("data.examples.train", 8_551, 8_800), ("data.examples.test", 1_043, 1_768)
+    ]  # fmt: skip
+    other = judged(Release(examples=right.examples, sha256=("0" * 64,)))
+    assert (other.verdict, names(other)) == ("not comparable", ["data.sha256"])
+    apart = judged(Release(examples={"train": 8_000, "selection": 800, "test": 1_768, "mismatched": 9}))
+    assert [(one.field, one.run) for one in apart.differs] == [("data.examples.mismatched", "unknown")]
 
 
 def test_seed_threads_and_parts_of_a_batch_are_no_part_of_a_recipe():

@@ -14,7 +14,7 @@ import pytest
 
 from lora_bench.documents import read_yaml
 from lora_bench.metrics import known_metrics
-from lora_bench.tasks import Task, load_data, split_scores, task_from_document
+from lora_bench.tasks import Task, load_data, load_task, split_scores, task_from_document
 from lora_bench.util.paths import task_files
 from tests.shared import shared
 from tests.tasks.test_generation import local_data
@@ -58,6 +58,15 @@ def test_the_counts_of_glue_are_the_official_ones():
         assert counts()[name] == {"train": f"{train:,}", "test": f"{dev:,}"}
 
 
+def test_the_release_of_a_task_has_the_counts_of_the_page():
+    released = {name: task.release for name in task_files() if (task := load_task(name)).release is not None}
+    assert len(released) == 12
+    for name, release in released.items():
+        # "4,693 (630)" is 4,693 texts for 630 inputs; a record counts the inputs.
+        page = {split: re.findall(r"[\d,]+", count)[-1].replace(",", "") for split, count in counts()[name].items()}
+        assert {split: str(count) for split, count in release.examples.items()}.items() <= page.items()
+
+
 @pytest.mark.parametrize(("name", "folder"), [("e2e", "e2e"), ("webnlg", "webnlg2017")])
 def test_the_counts_of_generation_are_those_of_the_real_files(name, folder, tmp_path):
     source = shared("data", folder)
@@ -74,6 +83,7 @@ def test_the_counts_of_generation_are_those_of_the_real_files(name, folder, tmp_
     for subset, places in test.subsets.items():
         found[subset] = f"{sum(len(test.labels[place]) for place in places):,} ({len(places):,})"
     assert counts()[name] == found
+    assert data.sha256 in load_task(name).release.sha256
 
 
 @pytest.fixture

@@ -44,7 +44,9 @@ def test_a_real_set_has_its_official_counts(name):
     data = local_data(name, shared("data", "glue"), whole_train=True)
     counts = {split: len(examples.ids) for split, examples in data.splits.items()}
     train, dev = LABELLED[name]
-    assert counts == {"train": train, "test": dev}
+    assert counts == {"train": train, "test": dev} == load_task(name).release.examples
+    if known := load_task(name).release.sha256:
+        assert data.sha256 in known
     assert all(len(set(split.ids)) == len(split.ids) for split in data.splits.values())
 
 
