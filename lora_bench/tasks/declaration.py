@@ -20,6 +20,7 @@ from lora_bench.tasks.source_tables import Format
 from lora_bench.tasks.sources import (
     Columns,
     Data,
+    Encoding,
     LabelKey,
     Local,
     Part,
@@ -41,6 +42,8 @@ _LATER_KEYS: tuple[tuple[str, ...], ...] = (
     ("metrics",),
     ("label_names",),
     ("uneven_rows",),
+    ("delimiter",),
+    ("encoding",),
     ("empty_texts",),
     ("linearise",),
     ("subsets",),
@@ -97,6 +100,8 @@ class Task(Strict):
         format: Format of the files, if their suffix does not give it.
         columns: Column names of csv and tsv files without a header.
         quoting: False if quotation marks in csv and tsv belong to the text.
+        delimiter: Character between the values of csv and tsv; a comma or a tab by default.
+        encoding: Text encoding of csv and tsv, such as cp1252; UTF-8 by default.
         uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
         empty_texts: Rows of local files without a text: "refuse" or "keep".
         text: Column of the text, or two for a pair; `a.b` is the value b inside column a.
@@ -124,6 +129,8 @@ class Task(Strict):
     format: Format | None = None
     columns: Columns | None = None
     quoting: bool = True
+    delimiter: str | None = None
+    encoding: Encoding | None = None
     uneven_rows: UnevenRows = "refuse"
     empty_texts: Literal["refuse", "keep"] = "refuse"
     text: TextKey

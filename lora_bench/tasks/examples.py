@@ -151,7 +151,7 @@ def load_unlabelled(task: Task, folder: Path, name: str) -> Split:
 
 
 def _layout(task: Task) -> Layout:
-    return Layout(task.format, task.columns, task.quoting, task.wanted, task.uneven_rows)
+    return Layout(task.format, task.columns, task.quoting, task.wanted, task.uneven_rows, task.delimiter, task.encoding)
 
 
 def _tables(task: Task, base: Path, progress: Progress | None) -> tuple[dict[str, Table], str]:

@@ -76,8 +76,11 @@ def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> T
         if format in SEPARATED:
             return _separated(raw, shown, format, layout, own)
         text = raw.decode("utf-8-sig")  # spreadsheets and MRPC begin with a byte-order mark
-    except UnicodeDecodeError:
-        raise BadInput([Fault("is not UTF-8 text", file=shown, line=_line_of_wrong_byte(raw))]) from None
+    except UnicodeError:
+        if layout.encoding is not None:
+            raise BadInput([Fault(f"is not {layout.encoding} text", file=shown)]) from None
+        hint = "; name its `encoding:`, such as cp1252" if format in SEPARATED else ""
+        raise BadInput([Fault(f"is not UTF-8 text{hint}", file=shown, line=_line_of_wrong_byte(raw))]) from None
     objects, places = _jsonl(text, shown) if format == "jsonl" else _json(text, shown)
     names = list(dict.fromkeys(name for value in objects for name in value))
     columns = {
@@ -138,8 +141,8 @@ def _released(read: Callable[[], releases.Rows], shown: str, layout: Layout, own
 def _separated(raw: bytes, shown: str, format: Format, layout: Layout, own: bool) -> Table:
     """Return the rows of csv or tsv text."""
     reader = csv.reader(
-        io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline=""),
-        delimiter="\t" if format == "tsv" else ",",
+        io.TextIOWrapper(io.BytesIO(raw), encoding=layout.encoding or "utf-8-sig", newline=""),
+        delimiter=layout.delimiter or ("\t" if format == "tsv" else ","),
         quoting=csv.QUOTE_MINIMAL if layout.quoting else csv.QUOTE_NONE,
         strict=True,
     )

@@ -76,6 +76,8 @@ class Layout:
         quoting: True if quotation marks enclose values in csv and tsv.
         wanted: Columns to read; `a.b` is the value b inside column a.
         uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
+        delimiter: Character between values of csv and tsv; None for the format's own.
+        encoding: Text encoding of csv and tsv; None for UTF-8.
     """
 
     format: Format | None = None
@@ -83,6 +85,8 @@ class Layout:
     quoting: bool = True
     wanted: frozenset[str] = frozenset()
     uneven_rows: Literal["refuse", "leave_out"] = "refuse"
+    delimiter: str | None = None
+    encoding: str | None = None
 
 
 def format_of(name: str) -> Format | None:

@@ -10,6 +10,10 @@ from lora_bench.documents import Strict
 from lora_bench.tasks.source_tables import Format
 
 UnevenRows = Literal["refuse", "leave_out"]
+Encoding = Literal[
+    "utf-8", "utf-16", "cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "latin-1", "mac-roman",
+    "shift_jis", "euc_jp", "euc_kr", "gb18030", "big5", "koi8_r",
+]  # fmt: skip
 
 
 def file_as_data(given: Any) -> Any:

