@@ -85,7 +85,7 @@ def _report(
     from lora_bench.records.outcomes import at_work
     from lora_bench.records.probe_store import read_probes
     from lora_bench.records.store import answers_in
-    from lora_bench.report import write_report
+    from lora_bench.report import report_model, terminal_answer, write_report
 
     folder = runs_folder(suite, arguments.runs, arguments.series)
     interrupted = outcome.interrupted
@@ -94,15 +94,12 @@ def _report(
             interrupted = _probe_after_runs(suite, folder, arguments, console)
         reach("suite.report")
         if outcome.records:
-            written = write_report(
-                outcome.records,
-                folder,
-                sections=sections(outcome.records),
-                probes=read_probes(folder),
-                answers=answers_in(folder, outcome.records),
-            )
+            further, probes = sections(outcome.records), read_probes(folder)
+            model = report_model(outcome.records, probes, answers_in(folder, outcome.records))
+            written = write_report(outcome.records, folder, sections=further, probes=probes, model=model)
             if not arguments.quiet:
                 _show(console, outcome.records)
+                console.print(terminal_answer(model, further), highlight=False)
                 console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
     return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome, arguments.only)
 

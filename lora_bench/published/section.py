@@ -43,7 +43,14 @@ def published_section(table: PublishedTable, verdicts: Sequence[Verdict], *, wit
     """
     shown = [verdict for verdict in verdicts if with_not_run or verdict.verdict != "not run"]
     notes = _Notes()
-    lines = [f"## Published: {inert(table.title)}", "", f"{inert(table.source, 600)}.", "", summary(verdicts), ""]
+    lines = [
+        f"## Published: {inert(table.title)}",
+        "",
+        f"Compared with the printed numbers: {summary(verdicts)}",
+        "",
+        f"{inert(table.source, 600)}.",
+        "",
+    ]
     lines += [f"- {inert(note, 600)}" for note in table.notes]
     if shown:
         lines += ["", "How to read the columns:", "", *_LEGEND]

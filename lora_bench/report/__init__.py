@@ -21,9 +21,11 @@ from lora_bench.report.frames.records import to_frame
 from lora_bench.report.html import render_page
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.comparison import Comparison, compare
+from lora_bench.report.model.report_model import ReportModel, report_model
 from lora_bench.report.model.seed_scores import AnswersOf
 from lora_bench.report.probes.section import probe_lines, render_probes
-from lora_bench.report.terminal import terminal_table
+from lora_bench.report.sections.first_screen import draw_pictures
+from lora_bench.report.terminal import terminal_answer, terminal_table
 
 __all__ = [
     "Comparison",
@@ -31,6 +33,8 @@ __all__ = [
     "compare",
     "render_files",
     "render_markdown",
+    "report_model",
+    "terminal_answer",
     "terminal_table",
     "to_frame",
     "write_report",
@@ -44,6 +48,7 @@ def render_files(
     probes: Sequence[ProbeRecord] = (),
     data: Mapping[str, bytes] | None = None,
     answers: AnswersOf = lambda run_id: None,
+    model: ReportModel | None = None,
 ) -> dict[str, bytes]:
     """A report as the content of its files, by path relative to the report's folder: `<name>.md`, `<name>.html` and more.
 
@@ -54,19 +59,24 @@ def render_files(
         probes: What was measured alone; a report may be of these and nothing else.
         data: Files that lie beside the figures, by name: `lora_bench.exchange.data_files` makes them.
         answers: Gives the predictions of a run, where they are stored: `lora_bench.records.store.answers_in`.
+        model: Of these records, probes and answers, where it is at hand.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
+    figures: dict[str, bytes] = {}
+    narrow: dict[str, bytes] = {}
     if probes and not records:
-        markdown, figures = render_probes(probes), {}
+        markdown = render_probes(probes)
     else:
-        comparison = compare(records)
-        markdown = render_markdown(records, name, [*sections, probe_lines(probes)], answers, comparison, probes)
-        figures = {f"{name}/{plan.file}": draw(plan) for plan in plan_figures(comparison, records)}
-    page = render_page(markdown, figures)
-    beside = {f"{name}/{file}": content for file, content in (data or {}).items()}
-    return {f"{name}.md": markdown.encode("utf-8"), f"{name}.html": page.encode("utf-8"), **figures, **beside}
+        model = model or report_model(records, probes, answers)
+        markdown = render_markdown(records, name, [*sections, probe_lines(probes)], model=model)
+        wide, narrow = draw_pictures(model.seen)
+        drawn = {plan.file: draw(plan) for plan in plan_figures(model.comparison, records)}
+        figures = {f"{name}/{file}": svg for file, svg in {**wide, **drawn}.items()}
+    page = render_page(markdown, {**figures, **{f"{name}/{file}": svg for file, svg in narrow.items()}})
+    tables = {f"{name}/{file}": content for file, content in (data or {}).items()}
+    return {f"{name}.md": markdown.encode("utf-8"), f"{name}.html": page.encode("utf-8"), **figures, **tables}
 
 
 def write_report(
@@ -77,6 +87,7 @@ def write_report(
     probes: Sequence[ProbeRecord] = (),
     data: Mapping[str, bytes] | None = None,
     answers: AnswersOf = lambda run_id: None,
+    model: ReportModel | None = None,
 ) -> list[Path]:
     """Write a report into *folder*, replacing one of the same name with its figures; the files written.
 
@@ -87,11 +98,7 @@ def write_report(
         raise LoraBenchError(
             f"{folder / name} is a link; remove it, since a report's figures may not be written elsewhere"
         )
-    if (folder / name).is_symlink():
-        raise LoraBenchError(
-            f"{folder / name} is a link; remove it, since a report's figures may not be written elsewhere"
-        )
-    files = render_files(records, name, sections, probes, data, answers)
+    files = render_files(records, name, sections, probes, data, answers, model)
     before = _figures_of(folder / f"{name}.md", name)
     written = []
     for path, content in files.items():

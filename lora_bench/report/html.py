@@ -32,9 +32,12 @@ ASSETS = Path(__file__).parent / "assets"
 # A cell with more characters is prose: it wraps, and is set to the left in a column of numbers too.
 LONG, LONG_AMONG_NUMBERS = 48, 32
 
+# The links that our renderers write: to a section of the page, and to our documentation.
+LINK = re.compile(r"#[a-z0-9-]+|/docs/[a-z]+\.md(#[a-z0-9-]+)?")
+
 _RULES = (
     "heading", "fence", "list", "table",
-    "newline", "escape", "backticks", "emphasis", "image", "entity",
+    "newline", "escape", "backticks", "emphasis", "link", "image", "entity",
 )  # fmt: skip
 
 
@@ -61,7 +64,10 @@ def render_page(markdown: str, figures: Mapping[str, bytes]) -> str:
     tokens = parser.parse(markdown)
     headings = _name_headings(tokens)
     tokens = _arranged(tokens)
-    title, body = (parser.renderer.render(part, parser.options, {}) for part in (tokens[:3], tokens[3:]))
+    below = next(
+        (index for index, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"), len(tokens)
+    )
+    first, body = (parser.renderer.render(part, parser.options, {}) for part in (tokens[:below], tokens[below:]))
     style = (ASSETS / "page.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     return f"""\
@@ -78,7 +84,9 @@ def render_page(markdown: str, figures: Mapping[str, bytes]) -> str:
 </head>
 <body>
 <main>
-{title}{_contents(headings)}{body}</main>
+<section class="answer">
+{first}</section>
+{_contents(headings)}{body}</main>
 <script>{script}</script>
 </body>
 </html>
@@ -102,17 +110,40 @@ def _parser(figures: Mapping[str, bytes]) -> MarkdownIt:
         return escape(tokens[index].content.replace("\N{ZERO WIDTH SPACE}", ""), quote=False)
 
     def image(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
-        svg = figures[unquote(str(tokens[index].attrs["src"]))]
-        return f'<img src="{data_address(svg)}" alt="{escape(_text(tokens[index]))}">'
+        path = unquote(str(tokens[index].attrs["src"]))
+        shown = f'<img src="{data_address(figures[path])}" alt="{escape(_text(tokens[index]))}">'
+        narrow = figures.get(path.removesuffix(".svg") + "-narrow.svg")
+        if narrow is None:
+            return shown
+        # A list of addresses ends at spaces.
+        address = data_address(narrow).replace(" ", "%20")
+        return f'<picture><source media="(max-width: 40rem)" srcset="{address}">{shown}</picture>'
 
     def fold_open(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
         return f"<details><summary>{escape(tokens[index].content)}</summary>\n"
 
+    def link_open(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
+        target = str(tokens[index].attrs["href"])
+        # A page of our documentation has no address here: its name is enough.
+        return f'<a href="{escape(target)}">' if target.startswith("#") else '<span class="docs">'
+
+    def link_close(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
+        opened = next(token for token in reversed(tokens[:index]) if token.type == "link_open")
+        return "</a>" if str(opened.attrs["href"]).startswith("#") else "</span>"
+
     parser = MarkdownIt("zero").enable([*_RULES])
+    parser.validateLink = _is_own  # type: ignore[method-assign, assignment]
     parser.block.ruler.before("paragraph", "fold", _fold)
-    for name, rule in (("text", text), ("image", image), ("fold_open", fold_open)):
+    for name, rule in (
+        ("text", text), ("image", image), ("fold_open", fold_open), ("link_open", link_open), ("link_close", link_close),
+    ):  # fmt: skip
         parser.add_render_rule(name, rule)
     return parser
+
+
+def _is_own(url: str) -> bool:
+    """Whether a target is of a link, or a figure, that our renderers write."""
+    return LINK.fullmatch(url) is not None or url.endswith(".svg")
 
 
 def _fold(state: StateBlock, line: int, end: int, silent: bool) -> bool:
@@ -166,7 +197,7 @@ def _contents(headings: Sequence[Heading]) -> str:
     items = [
         f"<li>{_link(section)}{_list(map(_item, parts)) if len(parts) > 1 else ''}</li>" for section, parts in sections
     ]
-    return f'<nav aria-label="Contents">{_list(items)}</nav>\n'
+    return f'<nav aria-label="Contents">\n<details><summary>All sections</summary>{_list(items)}</details>\n</nav>\n'
 
 
 def _link(heading: Heading) -> str:
@@ -199,6 +230,8 @@ def _arranged(tokens: Sequence[Token]) -> list[Token]:
             arranged += _figure(tokens[index:end])
         else:
             end = index + 1
+            if token.type == "paragraph_open" and _is_lead(tokens[index + 1]):
+                token.attrs["class"] = "lead"
             arranged.append(token)
         index = end
     return arranged
@@ -206,6 +239,12 @@ def _arranged(tokens: Sequence[Token]) -> list[Token]:
 
 def _is_image(token: Token) -> bool:
     return [child.type for child in token.children or []] == ["image"]
+
+
+def _is_lead(token: Token) -> bool:
+    """Whether a paragraph is in bold from its first word to its last."""
+    kinds = [child.type for child in token.children or [] if child.type != "text" or child.content]
+    return kinds[:1] == ["strong_open"] and kinds[-1:] == ["strong_close"] and kinds.count("strong_open") == 1
 
 
 def _wide(tokens: Sequence[Token], label: str) -> list[Token]:

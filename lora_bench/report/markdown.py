@@ -1,12 +1,11 @@
-"""The Markdown report: one page that says what was compared, what came out, and how much that is worth.
+"""The Markdown report: the answer with its picture and a small table first, then the details, the protocol last.
 
-The page has no date, host or folder, so the same records give the same bytes. Its sections are in the order in which a
-reader asks: what is the answer, how was it come by, what are its numbers, what do they look like, how is it on each task, what
-was printed elsewhere, what went wrong, where did it run, and how can I have the same.
+The page has no date, host or folder, so the same records give the same bytes. What only some readers need is folded away.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
@@ -14,15 +13,16 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.records.spec import ModelSpec
-from lora_bench.report.figures.draw import plan_figures
+from lora_bench.report.figures.draw import left_out, plan_figures
 from lora_bench.report.figures.plan import FigurePlan
-from lora_bench.report.model.comparison import Comparison, ModelTable, compare
+from lora_bench.report.model.comparison import Comparison, ModelTable
+from lora_bench.report.model.report_model import ReportModel, report_model
 from lora_bench.report.model.seed_scores import AnswersOf
-from lora_bench.report.model.side_costs import beside
-from lora_bench.report.model.verdicts import judge_comparison
 from lora_bench.report.sections import budgets, tables
 from lora_bench.report.sections.answer import answer
 from lora_bench.report.sections.environments import environment_lines
+from lora_bench.report.sections.first_screen import by_task_picture, first_screen
+from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.improving import improving_lines
 from lora_bench.report.sections.introduction import introduction
 from lora_bench.report.sections.scores import reference_note, scores_lines, task_lines, tuning_lines
@@ -37,8 +37,8 @@ def render_markdown(
     figures_folder_name: str,
     sections: Sequence[Sequence[str]] = (),
     answers: AnswersOf = lambda run_id: None,
-    comparison: Comparison | None = None,
     probes: Sequence[ProbeRecord] = (),
+    model: ReportModel | None = None,
 ) -> str:
     """The report as GitHub Markdown.
 
@@ -47,24 +47,21 @@ def render_markdown(
         figures_folder_name: The folder beside it that has its figures.
         sections: Further ones, as lines of Markdown, after what runs cost and before what failed.
         answers: Gives the predictions of a run, where they are stored.
-        comparison: Of these records, where it is at hand.
-        probes: Of the same methods; they say how large a checkpoint is where runs left none.
+        probes: Of the same methods; they give file sizes and costs.
+        model: Of these records, where it is at hand.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
     if not records:
         raise LoraBenchError("there are no records to report")
-    comparison = comparison or compare(records)
-    judged = judge_comparison(comparison, records, answers)
-    costs = beside(comparison, probes)
-    introduced = introduction(comparison, judged is not None)
-    parts: list[Sequence[str]] = [
-        [f"# {listed([inert(suite) for suite in comparison.suites])}"],
-        answer(judged) if judged is not None else introduced,
-        _budget(comparison, records, [*introduced, ""] if judged is not None else []),
+    model = model or report_model(records, probes, answers)
+    comparison, judged, costs, seen = model.comparison, model.judged, model.costs, model.seen
+    details: list[Sequence[str]] = [
+        verdict_lines(judged, answer(judged), by_task_picture(judged, figures_folder_name))
+        if judged is not None
+        else [],
         scores_lines(comparison, judged, costs),
-        verdict_lines(judged) if judged is not None else [],
         _figures(plan_figures(comparison, records), figures_folder_name, comparison),
         task_lines(comparison, judged, costs),
         tuning_lines(comparison, costs),
@@ -72,23 +69,49 @@ def render_markdown(
         *sections,
         _failures(comparison),
         _warnings(comparison),
+        _protocol(comparison, records, judged is not None),
         environment_lines(comparison),
         _commands(comparison),
         _provenance(comparison),
     ]
+    kept = [section for section in details if section]
+    parts: list[Sequence[str]] = [
+        [f"# {listed([inert(suite) for suite in comparison.suites])}"],
+        *first_screen(seen, headline_of(seen, records), figures_folder_name, sections),
+        index_lines(kept),
+        *kept,
+    ]
     return "\n\n".join("\n".join(section) for section in parts if section) + "\n"
 
 
-def _budget(comparison: Comparison, records: Sequence[Record], introduced: Lines) -> Lines:
-    """The protocol card: what runs were held to, what methods came to, and what runs used."""
-    lines = ["## Protocol and budget", "", *introduced, "What every run was held to:", "", *budgets.recipe(comparison)]
-    lines += [*budgets.protocols(comparison), "", "What each method came to:", "", *budgets.counts(comparison)]
+def index_lines(sections: Iterable[Sequence[str]]) -> Lines:
+    """Links to the sections of a page, on one line."""
+    titles = [line.removeprefix("## ") for section in sections for line in section if line.startswith("## ")]
+    own = [title for title in titles if _OWN_TITLE.fullmatch(title)]
+    return [" · ".join(f"[{title}](#{title.lower().replace(' ', '-')})" for title in own)] if len(own) > 1 else []
+
+
+# Titles whose address is the same on every page that shows Markdown; no record has a word in them.
+_OWN_TITLE = re.compile(r"[A-Z][a-z ]+")
+
+
+def _protocol(comparison: Comparison, records: Sequence[Record], judged: bool) -> Lines:
+    """The protocol card: what was equal for all runs, what methods came to, and what runs used."""
+    shared = ["Equal for all runs:", "", *budgets.recipe(comparison), *budgets.protocols(comparison)]
+    shared += ["", "Size, parameters and learning rate of each method:", "", *budgets.counts(comparison)]
     if any(row.reference for setting in comparison.settings for row in setting.rows):
-        lines += ["", reference_note(comparison.settings)]
+        shared += ["", reference_note(comparison.settings)]
     used = budgets.work(comparison, records)
-    lines += ["", "What the runs used, medians over them:", "", *used] if used else []
+    shared += ["", "Work that the runs used, medians over runs:", "", *used] if used else []
     improving = improving_lines(records, comparison)
-    return [*lines, "", *improving] if improving else lines
+    lines = [
+        "## Protocol and budget",
+        "",
+        *introduction(comparison, judged),
+        "",
+        *folded("What all runs shared", shared),
+    ]
+    return [*lines, "", *folded("Runs that were still improving", improving)] if improving else lines
 
 
 def _failures(comparison: Comparison) -> Lines:
@@ -109,6 +132,8 @@ def _figures(plans: Sequence[FigurePlan], folder: str, comparison: Comparison) -
     for plan in plans:
         name = listed([tables.setting_name(setting, comparison) for setting in plan.settings])
         lines += ["", f"![{_KINDS[plan.kind]}]({quote(f'{folder}/{plan.file}')})", "", f"{name}. {plan.caption}"]
+    without = left_out(comparison)
+    lines += ["", without] if without is not None else []
     return ["## Figures", *lines] if lines else []
 
 
@@ -120,21 +145,21 @@ def _costs(comparison: Comparison) -> Lines:
     shared = [row for row in measured if row.exclusive is False]
     unsaid = sum(row.exclusive is None for row in measured)
     if unsaid:
-        alone = f"Of {unsaid} of {plural(len(measured), 'row')} it is not recorded whether other work ran beside"
+        alone = f"{unsaid} of {plural(len(measured), 'row')} do not record whether other work ran beside"
         alone += f"; {len(shared)}, marked {tables.SHARED}, had some." if shared else "."
     elif not shared:
-        alone = "Every speed and memory number on this page was measured with nothing else running beside it."
+        alone = "Every speed and memory number on this page was measured with nothing else running."
     elif len(shared) == len(measured):
-        alone = "No speed or memory number on this page was measured alone: other work ran beside every row."
+        alone = "Other work ran beside every row: times and memory on this page are rough."
     else:
-        alone = (
-            f"{len(shared)} of {plural(len(measured), 'row')}, marked {tables.SHARED}, had other work running beside."
-        )
+        alone = f"Other work ran beside {len(shared)} of {plural(len(measured), 'row')}, marked {tables.SHARED}."
     resumed = sum(row.resumed for setting in comparison.settings for row in setting.rows)
     if resumed:
-        alone += f" {plural(resumed, 'run')} went on from a checkpoint after a stop: no speed or memory number is of "
-        alone += "it." if resumed == 1 else "them."
-    return ["## Costs", "", f"{alone} Times of runs that did not end `ok` are not recorded.", "", *lines]
+        alone += (
+            f" {plural(resumed, 'run')} went on from a checkpoint after a stop, and {'is' if resumed == 1 else 'are'} "
+        )
+        alone += "in no speed or memory number."
+    return ["## Costs", "", f"{alone} Failed runs have no times.", "", *lines]
 
 
 def _warnings(comparison: Comparison) -> Lines:
@@ -155,7 +180,7 @@ def _commands(comparison: Comparison) -> Lines:
     if not comparison.commands:
         return []
     of_suites = any(command.startswith("lora-bench ") for command in comparison.commands)
-    one_alone = ["", "With `--only RUN_ID` one record alone."] if of_suites else []
+    one_alone = ["", "Add `--only RUN_ID` for one record."] if of_suites else []
     return ["## Make it again", "", *fenced(comparison.commands), *one_alone]
 
 
@@ -165,7 +190,7 @@ def _provenance(comparison: Comparison) -> Lines:
     return [
         "## Where the numbers come from",
         "",
-        f"Every number on this page is computed from the {plural(comparison.runs, 'record')} listed here.",
+        f"Every number on this page is computed from these {plural(comparison.runs, 'record')}.",
         "",
         *sorted(models),
         "",

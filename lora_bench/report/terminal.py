@@ -1,7 +1,7 @@
-"""The table at the end of a run, for a terminal of 100 columns.
+"""The tables and the answer at the end of a run, for a terminal of 100 columns.
 
-It is rich's, which leaves colour out where NO_COLOR is set or the output is no terminal. Whatever a record says is
-shown as text and never read as rich's markup.
+The answer comes last, since a terminal is read from its end. Colour is left out where NO_COLOR is set or the output is no
+terminal. Strings of a record are shown as text and never read as rich's markup.
 """
 
 from __future__ import annotations
@@ -9,16 +9,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from lora_bench.records.record import Record
 from lora_bench.report import text
+from lora_bench.report.figures.differences import value_limits, words
 from lora_bench.report.model.comparison import ModelTable, Setting, compare
+from lora_bench.report.model.overview import Contrast, Line, Overview
+from lora_bench.report.model.report_model import ReportModel
 from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.sections.first_screen import elsewhere, picture_contrasts
+from lora_bench.report.sections.headline import headline_of
+from lora_bench.report.sections.summary import (
+    file_of,
+    next_step,
+    notes,
+    ratio,
+    score_of,
+    shown_lines,
+    size_of,
+    verdict_of,
+)
 from lora_bench.report.sections.tables import REFERENCE, SHARED
-from lora_bench.report.text import plain
+from lora_bench.report.text import plain, unmarked
 
 
 def terminal_table(records: Sequence[Record]) -> Group:
@@ -29,6 +44,78 @@ def terminal_table(records: Sequence[Record]) -> Group:
     """
     comparison = compare(records)
     return Group(*(_table(setting) for setting in comparison.settings))
+
+
+# A terminal shows about so many lines below the prompt.
+ANSWER_LINES = 25
+BAR = 33
+
+
+def terminal_answer(model: ReportModel, sections: Sequence[Sequence[str]] = ()) -> Group:
+    """The headline, the differences where they are few, the small table and the next step.
+
+    Args:
+        model: Of a report.
+        sections: Those of published tables, whose first paragraph is a headline too.
+    """
+    headline = headline_of(model.seen, model.records)
+    parts: list[RenderableType] = [Text(unmarked(answer), style="bold") for answer in elsewhere(sections)]
+    parts += [Text(unmarked(caution)) for caution in headline.cautions]
+    parts.append(Text(unmarked(headline.lead), style="bold"))
+    parts += [Text(unmarked(" ".join(headline.further)))] if headline.further else []
+    parts += [Text(unmarked(headline.strength.split(" [")[0]))] if headline.strength is not None else []
+    following = [Text(unmarked(line)) for line in next_step(headline.next)]
+    shown = shown_lines(model.seen)
+    bars = _bars(picture_contrasts(model.seen))
+    # A paragraph has two lines at most, a table four beside its rows.
+    if 2 * (len(parts) + len(following)) + len(shown) + 4 + len(bars) <= ANSWER_LINES:
+        parts += bars
+    return Group(*parts, *([_summary(model.seen, shown)] if shown else []), *following)
+
+
+def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
+    """The small table of a report, with short names for its columns."""
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=Text(unmarked(notes(seen))), caption_justify="left"
+    )
+    table.add_column("method", no_wrap=True, max_width=34)
+    for name in ("score", Text(f"less {plain(seen.reference, 16)}"), "verdict", "file, MiB", "time", "memory"):
+        table.add_column(name, justify="right", overflow="fold", max_width=26)
+    for line in shown:
+        sizes = size_of(line).rsplit(" to ", 1)
+        values = " to ".join([sizes[0].rsplit(" ", 1)[-1], *sizes[1:]])
+        name = (
+            plain(line.label, 22)
+            + (f", {unmarked(values)}" if values else "")
+            + (" (reference)" if line.reference else "")
+        )
+        cells = [score_of(line), text.difference(line.difference), verdict_of(line, short=True), file_of(line)]
+        cells += [ratio(found, line.reference) for found in (line.step, line.memory)]
+        table.add_row(Text(name), *(Text(unmarked(cell)) for cell in cells))
+    return table
+
+
+def _bars(contrasts: Sequence[Contrast]) -> list[Text]:
+    """The differences as lines of text: the interval, the mean, and a line at no difference."""
+    if not contrasts:
+        return []
+    low, high = value_limits(contrasts)
+    scale = 100.0 if contrasts[0].shares else 1.0
+
+    def place(value: float) -> int:
+        return min(BAR - 1, max(0, round((scale * value - low) / (high - low) * (BAR - 1))))
+
+    lines = []
+    for contrast in contrasts:
+        bar = [" "] * BAR
+        interval = contrast.verdict.adjusted
+        if interval is not None:
+            bar[place(interval.low) : place(interval.high) + 1] = "-" * (place(interval.high) - place(interval.low) + 1)
+        bar[place(0.0)] = "|"
+        bar[place(contrast.verdict.difference)] = "o"
+        name = f"{plain(contrast.label, 20):20} {plain(contrast.table.model.shown, 22):22}"
+        lines.append(Text(f"{name} {''.join(bar)} {words(contrast)}"))
+    return lines
 
 
 def _table(setting: Setting) -> Table:
@@ -101,5 +188,5 @@ def _caption(rows: Sequence[Row]) -> str:
     if any(row.reference for row in rows):
         notes.append(f"{REFERENCE} reference line, exempt from the parameter budget")
     if any(row.exclusive is False for row in rows):
-        notes.append(f"{SHARED} measured while other work ran beside it")
+        notes.append(f"{SHARED} other work ran beside")
     return "\n".join(notes)

@@ -59,6 +59,14 @@ def code(text: str) -> str:
     return f"`{line}`" if _IDENTIFIER.fullmatch(line) and "://" not in line else inert(text)
 
 
+def unmarked(markdown: str) -> str:
+    """A piece of our Markdown as a terminal shows it: without bold, code, links and escapes."""
+    text = re.sub(r"\[([^\]]*)\]\([#/][^)]*\)", r"\1", markdown.replace("**", "")).replace("&#8203;", "")
+    text = re.sub(r"(?<!\\)`", "", text)
+    text = re.sub(r"\\([\\`*_\[\]|~$#+=:.)-])", r"\1", text)
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
 def fenced(lines: Iterable[str]) -> list[str]:
     """A block of shell lines, with a fence longer than any run of backticks in it."""
     body = [plain(line, limit=1000) for line in lines]

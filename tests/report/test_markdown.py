@@ -29,12 +29,18 @@ def tables(page: str) -> list[list[list[str]]]:
 
 
 def score_lines(page: str) -> list[dict[str, str]]:
-    """The lines of the tables of scores, by the names of their columns; `score` is that of the mean."""
-    found = []
+    """The lines of the tables of scores with the sizes and costs below them, by column; `score` is that of the mean."""
+    found: list[dict[str, str]] = []
+    of_model: list[dict[str, str]] = []
     for header, _, *lines in tables(page):
+        names = ["score" if name.endswith("mean ± SD") else name for name in header]
         if "less majority" in header:
-            names = ["score" if name.endswith("mean ± SD") else name for name in header]
-            found += [dict(zip(names, line, strict=True)) for line in lines]
+            of_model = [dict(zip(names, line, strict=True)) for line in lines]
+            found += of_model
+        elif {"trained", "step, ms"} & set(header):
+            for line in lines:
+                for one in of_model:
+                    one.update(zip(names, line, strict=True) if one["method"] == line[0] else ())
     return found
 
 
@@ -44,9 +50,8 @@ def line_of(page: str, start: str) -> dict[str, str]:
 
 def test_the_title_the_answer_and_what_was_run():
     page = render(sample_suite(seeds=2))
-    assert page.startswith(
-        "# quickstart\n\n## The answer\n\n`bottleneck_adapter`, `lora` and `prefix_tuning` were held"
-    )
+    assert page.startswith("# quickstart\n\n**No learning rate was tuned in these runs:**")
+    assert "\n\n## Verdicts\n\n`bottleneck_adapter`, `lora` and `prefix_tuning` were compared with" in page
     card = page.split("## Protocol and budget")[1].split("\n## ")[0]
     assert "4 methods (`bottleneck_adapter`, `lora` and `prefix_tuning`, with `full` as" in card
     assert "Of 24 runs, 21 ended `ok`, 1 `diverged` and 2 `unsupported`." in card
@@ -67,8 +72,8 @@ def test_sections_are_in_the_order_in_which_a_reader_asks():
     published = ["## Published: a table", "", "Nothing."]
     page = render_markdown([*tasks, *trials, *failed], "report", [published])
     assert re.findall(r"^## (.*)$", page, flags=re.MULTILINE) == [
-        "The answer", "Protocol and budget", "Scores", "Verdicts", "Figures", "Task by task", "Tuning", "Costs",
-        "Published: a table", "Failures", "Warnings", "Environment", "Make it again", "Where the numbers come from",
+        "Verdicts", "Scores", "Figures", "Task by task", "Tuning", "Costs", "Published: a table", "Failures", "Warnings",
+        "Protocol and budget", "Environment", "Make it again", "Where the numbers come from",
     ]  # fmt: skip
 
 
@@ -98,7 +103,7 @@ def test_verdicts_ranks_trials_and_checkpoints_are_columns_where_there_are_any()
     assert lora["against `full`"] == "inconclusive (no spread)"
     for name in ("ranks", "tuning", "checkpoint"):
         assert f"\n- *{name}*: " in page
-    assert "two methods share a letter exactly if no difference between them is shown" in page
+    assert "Two methods share a letter if no difference between them is shown." in page
 
 
 def test_a_target_for_stored_parameters_is_named_and_held_against_what_is_stored():
@@ -187,14 +192,14 @@ def test_several_tasks_have_a_table_over_them_and_one_of_each_method_on_each_tas
     # Nothing is told apart on the first task; on the second lora is better.
     assert not full[1].startswith("**") and not lora[1].startswith("**")
     assert full[2].startswith("0.8050 (") and lora[2].startswith("**0.8350** (")
-    assert page.index("### Over tasks") < page.index("## Verdicts") < page.index("## Task by task")
+    assert page.index("## Verdicts") < page.index("### Over tasks") < page.index("## Task by task")
     assert page.index("## Task by task") < page.index("### `other`") < page.index("### `vader_film`")
 
 
 def test_one_task_has_its_table_among_the_scores_and_nothing_over_tasks():
     page = render(sample_suite())
     assert "### Over tasks" not in page and "## Task by task" not in page and "### Scores by task" not in page
-    assert page.index("## Scores") < page.index("### `vader_film`") < page.index("## Verdicts")
+    assert page.index("## Scores") < page.index("### `vader_film`") < page.index("## Figures")
 
 
 def test_tasks_without_verdicts_are_in_one_table_all_the_same():
@@ -226,7 +231,7 @@ def test_trials_have_a_section_of_their_own_and_lines_in_the_budget():
     page = render([*trials, record(seed=0)])
     assert page.index("### `vader_film`\n") < page.index("## Tuning") < page.index("### `vader_film` (trials)")
     assert page.index("## Tuning") < page.index("#### Learning rates")
-    assert "Not to be ranked against" not in page
+    assert "Do not rank" not in page
     recipe = next(table for table in tables(page) if table[0][0] == "")
     assert recipe[0] == ["", "`vader_film`"]
     assert ["seeds", "0"] in recipe and ["seeds of the trials", "100"] in recipe
@@ -270,7 +275,7 @@ def test_the_reference_is_marked_and_exempt():
 
 def test_other_settings_are_named_and_kept_apart():
     page = render([record("full"), record("lora", training={"batch_size": 32})])
-    assert "Not to be ranked against the other settings of this task. Here `training.batch_size` is `16`." in page
+    assert "Do not rank these rows against other settings of this task. Here `training.batch_size` is `16`." in page
     assert "Here `training.batch_size` is `32`." in page
     found = [table for table in tables(page) if "less majority" in table[0]]
     assert [len(table) for table in found] == [3, 3]  # the header, the rule and one row
@@ -286,7 +291,7 @@ def test_a_search_has_a_column_a_learning_rate_with_the_best_marked():
     assert "| 0.6000 (n 1) | **0.7000** (n 1) | 0.6500 (n 1) |" in page
     assert "this is a search" in page
     assert "highest mean" not in page
-    assert "may lie outside" not in page
+    assert "may lie outside the" not in page
 
 
 def test_a_best_learning_rate_at_the_edge_is_pointed_out():
@@ -299,7 +304,7 @@ def test_numbers_that_were_not_measured_alone_are_marked():
     measured = ("peak memory, MiB (resident)", "step, ms", "examples/s")
     assert [line_of(page, "`lora`")[name] for name in measured] == ["300‡", "50.0‡", "320‡"]
     assert [line_of(page, "`full`†")[name] for name in measured] == ["300", "50.0", "320"]
-    assert "1 of 2 rows, marked ‡" in page
+    assert "Other work ran beside 1 of 2 rows, marked ‡." in page
 
 
 def test_rows_from_several_environments_are_named_with_what_differs():

@@ -36,7 +36,7 @@ def test_every_difference_is_named(tmp_path):
     (tmp_path / "quickstart" / "old.svg").write_text("<svg/>", encoding="utf-8")
     assert check_report(sample_suite(), tmp_path, name="quickstart") == [
         "quickstart.md differs from its records from line 3 on",
-        "quickstart/vader-film-scores.svg is missing",
+        "quickstart/differences.svg is missing",
         "quickstart/old.svg is not part of the report any more",
     ]
 

@@ -84,7 +84,7 @@ def test_only_a_suite_has_a_reference_line():
 def test_a_number_is_not_called_undisturbed_where_nobody_said_so():
     mine = unplanned().model_copy(update={"speed": record().speed.model_copy(update={"exclusive": None})})
     page = render_files([mine, record("lora")])["report.md"].decode()
-    assert "Of 1 of 2 rows it is not recorded whether other work ran beside." in page
+    assert "1 of 2 rows do not record whether other work ran beside." in page
 
 
 def test_what_nobody_knows_is_never_equal_to_what_is_known():

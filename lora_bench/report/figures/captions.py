@@ -69,8 +69,6 @@ def _trade_offs(settings: Sequence[Setting], tables: Sequence[ModelTable], costs
         said.append("Thin lines join the targets of a method.")
     if any(not_alone(row, cost) for row in rows for cost in measured):
         said.append("A hollow mark was not measured alone, or nobody said that it was.")
-    if counted:
-        said.append("Rows with about the same count are set side by side around it.")
     return [*said, LEAVES]
 
 

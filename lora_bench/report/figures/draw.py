@@ -92,13 +92,31 @@ def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[Figu
     return plans
 
 
+# More methods have no room in a legend, and no colours that can be told apart.
+MOST_METHODS = 14
+
+
+def left_out(comparison: Comparison) -> str | None:
+    """A sentence on the figures that a report leaves out since its methods are too many, or None."""
+    if all(_readable(settings) for settings in over_targets(comparison)):
+        return None
+    return f"Figures with a legend are left out where there are more than {MOST_METHODS} methods."
+
+
+def _readable(settings: Sequence[Setting]) -> bool:
+    return len({row.label for setting in settings for row in setting.rows}) <= MOST_METHODS
+
+
 def _kinds(
     settings: Sequence[Setting], costs: Sequence[Cost], curves: Mapping[str, Sequence[CurvePoint]]
 ) -> list[Kind]:
     scored = any(row.score is not None for setting in settings for row in setting.rows)
+    readable = _readable(settings)
     if settings[0].search:
-        return ["learning_rates"] if scored else []
+        return ["learning_rates"] if scored and readable else []
     kinds: list[Kind] = ["scores"] if scored else []
+    if not readable:
+        return kinds
     if costs:
         kinds.append("trade_offs")
     if any(len(losses_of(curve)) > 1 for curve in curves.values()):
@@ -170,8 +188,8 @@ def settings() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # The viewer's font has the glyph even where the one that measures does not.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        # The advice of a drawing library is for its programmers: a user of reports can do nothing about it.
+        warnings.simplefilter("ignore")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
         yield

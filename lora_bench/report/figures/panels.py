@@ -27,6 +27,9 @@ COLUMNS = 3
 WIDTHS = {1: 5.6, 2: 7.2, 3: 9.0}
 PHONE_INCHES = 3.7
 
+# Lines of methods from which on they stand closer together.
+FEW = 20
+
 DASHES = (0, (4, 2))
 QUIET = "#8c8c8c"
 
@@ -38,7 +41,9 @@ def scores(plan: FigurePlan) -> Figure:
     targets = _targets(plan)
     ordered = sorted(plan.rows, key=lambda row: not row.reference)
     names = list(dict.fromkeys(_line_name(row, targets) for row in ordered))
-    figure, panels = make_panels([model_name(table) for table in plan.tables], height=0.55 + 0.34 * len(names))
+    figure, panels = make_panels(
+        [model_name(table) for table in plan.tables], height=0.55 + (0.34 if len(names) <= FEW else 0.2) * len(names)
+    )
     limits = score_limits(plan.rows)
     for panel, table in zip(panels, plan.tables, strict=True):
         panel.set_xlim(limits)
@@ -149,9 +154,10 @@ def draw_value(
         if ends.high > limits[1]:
             plot([place], [limits[1]], marker=CARETRIGHT if across else CARETUP, markersize=5, clip_on=False)
     if row.score.n > 1:
-        # Beside the interval, where neither it nor the mean covers them.
-        shift = ScaledTranslation(0 if across else 6 / 72, -6 / 72 if across else 0, panel.figure.dpi_scale_trans)
-        look = {"markersize": 3.2, "markeredgewidth": 0, "transform": panel.transData + shift}
+        look: dict[str, Any] = {"markersize": 3.2, "markeredgewidth": 0}
+        if across:
+            # Below the interval: a line of names has no value upwards that a mark could miss.
+            look["transform"] = panel.transData + ScaledTranslation(0, -6 / 72, panel.figure.dpi_scale_trans)
         plot([place] * row.score.n, [score.value for score in row.scores], linestyle="none", marker="o", **look)
     plot([place], [row.score.mean], **mark(style, hollow=hollow))
 

@@ -69,7 +69,14 @@ def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -
         ),
     ]
     scored = [row for setting in settings for row in setting.rows if row.score is not None]
-    return [cost for cost in every if any(cost.of(row) is not None for row in scored)]
+    known = [cost for cost in every if any(cost.of(row) is not None for row in scored)]
+    return [cost for cost in known if cost.measured or not _equal_by_design(settings)]
+
+
+def _equal_by_design(settings: Sequence[Setting]) -> bool:
+    """Whether a budget holds the parameters of all rows equal, so that a panel of them could show nothing."""
+    fitted = [row for setting in settings for row in setting.rows if not row.reference and row.score is not None]
+    return len(settings) == 1 and settings[0].parameter_target is not None and all(row.within_budget for row in fitted)
 
 
 def parameter_axis(settings: Sequence[Setting]) -> ParameterAxis:

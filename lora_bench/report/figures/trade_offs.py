@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,9 +33,6 @@ from lora_bench.report.model.rows import Row
 
 HEIGHT = 2.3
 
-# Counts that a budget holds equal are set this share of the axis apart, which leaves room for seeds between them.
-CROWDED = 0.08
-
 # Unlike an interval, upon which its steps rise, and unlike the reference's dashes.
 FRONT: dict[str, Any] = {"color": "#595959", "linewidth": 1.2, "linestyle": (0, (1, 1.4))}
 
@@ -61,12 +57,14 @@ def trade_offs(plan: FigurePlan) -> Figure:
 
 def _panel(panel: Any, plan: FigurePlan, table: ModelTable, cost: Cost, limits: Limits) -> None:
     rows = [row for row in table.rows if row.score is not None and cost.of(row) is not None]
-    across = _measured_axis(panel, rows, cost) if cost.measured else _parameter_axis(panel, plan, cost)
-    if not cost.measured:
+    if cost.measured:
+        _measured_axis(panel, rows, cost)
+    else:
+        _parameter_axis(panel, plan, cost)
         for row in table.rows:
             if row.reference and row.score is not None:
                 panel.axhline(row.score.mean, color=plan.styles[row.label].colour, linewidth=1.2, linestyle=DASHES)
-    places = _places(rows, cost, across)
+    places = {row.run_ids: value for row in rows if (value := cost.of(row)) is not None}
     if len(plan.settings) > 1:
         for label in dict.fromkeys(row.label for row in rows):
             of_label = [row for row in rows if row.label == label]
@@ -84,59 +82,26 @@ def _line(panel: Any, rows: Sequence[Row], places: dict[tuple[str, ...], float],
     panel.plot([places[row.run_ids] for row in rows], means, zorder=2.5, **look)
 
 
-def _parameter_axis(panel: Any, plan: FigurePlan, cost: Cost) -> Limits:
+def _parameter_axis(panel: Any, plan: FigurePlan, cost: Cost) -> None:
     """The same axis for every base model, with the span that keeps each target."""
     budgets = [setting.budget for setting in plan.settings if setting.budget is not None]
     held = [(budget.parameter_target[1], budget.tolerance) for budget in budgets if budget.parameter_target is not None]
     counts = [count for row in plan.rows if row.score is not None and (count := cost.of(row)) is not None]
     values = [*counts, *(target for target, _ in held)]
-    # At least a factor of 5 apart, so that equal counts look equal, and room at the sides for rows beside each other.
+    # At least a factor of 5 apart, so that equal counts look equal, and room at the sides.
     widen = max(1.5 * (max(values) / min(values)) ** 0.15, (5 * min(values) / max(values)) ** 0.5)
     limits = min(values) / widen, max(values) * widen
     logarithmic(panel, limits, FuncFormatter(lambda value, _: _short_count(value)))
     for target, tolerance in held:
         panel.axvspan(target * (1 - tolerance), target * (1 + tolerance), color="#000000", alpha=0.06, linewidth=0)
-    return limits
 
 
-def _measured_axis(panel: Any, rows: Sequence[Row], cost: Cost) -> Limits:
+def _measured_axis(panel: Any, rows: Sequence[Row], cost: Cost) -> None:
     """An axis of its own for every panel: base models differ more in what was measured than methods do."""
     panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     values = [value for row in rows if (value := cost.of(row)) is not None]
-    limits = padded(min(values), max(values), share=0.15) if values else (0.0, 1.0)
-    panel.set_xlim(limits)
-    return limits
-
-
-def _places(rows: Sequence[Row], cost: Cost, limits: Limits) -> dict[tuple[str, ...], float]:
-    """Where rows stand on the axis of a cost, by run ids: on what was measured, and beside what was counted if others do."""
-    values = [value for row in rows if (value := cost.of(row)) is not None]
-    if not cost.measured:
-        apart = CROWDED * math.log10(limits[1] / limits[0])
-        values = [10**place for place in spread([math.log10(value) for value in values], apart)]
-    return {row.run_ids: value for row, value in zip(rows, values, strict=True)}
-
-
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Values moved as little as can be, in squares, so that neighbours are at least *gap* apart and none pass each other."""
-    order = sorted(range(len(values)), key=lambda index: (values[index], index))
-    # Without the gaps that lie before it a value may equal its neighbour and no more: a regression under order, by pooling.
-    pools: list[list[float]] = []
-    for rank, index in enumerate(order):
-        pools.append([values[index] - rank * gap])
-        while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
-            last = pools.pop()
-            pools[-1] += last
-    moved = [_mean(pool) for pool in pools for _ in pool]
-    places = [0.0] * len(values)
-    for rank, index in enumerate(order):
-        places[index] = moved[rank] + rank * gap
-    return places
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    panel.set_xlim(padded(min(values), max(values), share=0.15) if values else (0.0, 1.0))
 
 
 def _front_handle(plan: FigurePlan) -> list[tuple[Any, str]]:

@@ -12,6 +12,7 @@ from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report import text
 from lora_bench.report.probes.cells import Probed, noise_floor, probed_cells, unchanged_difference
 from lora_bench.report.probes.claims import claims_lines
+from lora_bench.report.probes.headline import headline_lines
 from lora_bench.report.probes.paper_claims import known_claims
 from lora_bench.report.probes.tables import (
     mebibytes,
@@ -28,7 +29,11 @@ from lora_bench.report.text import code, inert
 def render_probes(records: Sequence[ProbeRecord]) -> str:
     """A report of probes alone, as GitHub Markdown."""
     suites = text.listed([inert(suite) for suite in sorted({record.suite for record in records})])
-    return "\n".join([f"# {suites}", "", *probe_lines(records)]) + "\n"
+    cells = probed_cells(records)
+    return (
+        "\n".join([f"# {suites}", "", *headline_lines(cells, _groups(cells), records), "", *probe_lines(records)])
+        + "\n"
+    )
 
 
 def probe_lines(records: Sequence[ProbeRecord]) -> list[str]:

@@ -1,6 +1,6 @@
-"""The answer at the top of a report, in three sentences: what was judged and how, how it came out, and how far that carries.
+"""The verdicts of a report in three paragraphs: what was compared and how, how it came out, and how far that carries.
 
-The sentences count verdicts and name what they are of; they say nothing that a row of a table below does not.
+The sentences count verdicts and name their methods; they say nothing that a row of a table below does not.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ MANY = 0.1
 
 _GRADES: dict[Grade, str] = {
     "recommendation": "carry a recommendation for these tasks and base models",
-    "indicative": "are indicative: worth a repeat with ten seeds",
-    "exploratory": "are exploratory: a hint where to look, and no ground to choose a method",
+    "indicative": "are indicative: repeat them with ten seeds",
+    "exploratory": "are exploratory: do not choose a method on this",
 }
 
 
 def answer(judged: Judged) -> list[str]:
-    """The answer, as lines of Markdown."""
-    return [
-        "## The answer", "", _what_was_judged(judged), "", _how_it_came_out(judged), "", _how_far_it_carries(judged),
-    ]  # fmt: skip
+    """The three paragraphs, as pieces of Markdown."""
+    return [_what_was_judged(judged), _how_it_came_out(judged), _how_far_it_carries(judged)]
 
 
 def _what_was_judged(judged: Judged) -> str:
     labels: dict[str, str] = {}
     for held in judged.held:
         free = held.row.reference and held.setting.parameter_target is not None
-        labels[held.row.label] = code(held.row.label) + (" (which no target for parameters holds)" if free else "")
+        labels[held.row.label] = code(held.row.label) + (" (exempt from the parameter budget)" if free else "")
     tasks = {held.setting.spec.task.name for held in judged.held}
     models = {(held.table.model.shown, held.table.weights) for held in judged.held}
     targets = {held.setting.parameter_target for held in judged.held}
     exempt = any(held.reference.reference and held.setting.parameter_target is not None for held in judged.held)
-    reference = code(judged.analysis.reference) + (", which no target for parameters holds," if exempt else "")
+    reference = code(judged.analysis.reference) + (" (exempt from the parameter budget)" if exempt else "")
     where = f"on {plural(len(tasks), 'task')} and {plural(len(models), 'base model')}"
     if len(targets) > 1:
-        where += f" at {len(targets)} targets for parameters"
+        where += f" at {len(targets)} parameter targets"
     number = len(judged.held)
     level = f"an error level of {judged.analysis.alpha:g}"
-    family = f"{number} comparisons with {level} over them all (Holm)" if number > 1 else f"one comparison with {level}"
+    family = (
+        f"{number} comparisons with {level} over all of them (Holm)" if number > 1 else f"one comparison with {level}"
+    )
     declared = {
         "before": "by rules declared before the runs",
         "changed": "by rules that were changed after some of the runs",
-        "never": "by default rules, since none were declared before the runs",
+        "never": "by default rules",
     }
     return (
-        f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} held against {reference} {where}, seed by seed: "
-        f"{family} and {margin_words(judged.held)}, {declared[judged.declared]}."
+        f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} compared with {reference} {where}, paired by "
+        f"seed: {family} and {margin_words(judged.held)}, {declared[judged.declared]}."
     )
 
 
@@ -89,8 +89,8 @@ def _decided(judged: Judged) -> str:
             return (
                 f"{not_one}: {plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few for a verdict"
             )
-        shown = "judged together they show neither a difference" if several else "neither a difference is shown,"
-        return f"{not_one}: {shown} nor that one is too small to matter"
+        shown = "together they show neither a difference" if several else "neither a difference is shown,"
+        return f"{not_one}: {shown} nor that it is smaller than the margin"
     by_label: dict[str, list[Held]] = {}
     for held in judged.held:
         by_label.setdefault(held.row.label, []).append(held)
@@ -164,7 +164,7 @@ def _grades(held: Sequence[Held]) -> str:
     if len(found) == 1:
         (grade,) = found
         if grade == "recommendation" and not any(one.verdict.verdict in DECIDED for one in held):
-            return f"With {_seeds(held)} a method verdicts would carry a recommendation, and none was reached"
+            return f"{_seeds(held)[0].upper()}{_seeds(held)[1:]} a method would carry a recommendation, but nothing is decided"
         return f"With {_seeds(held)} a method these verdicts {_GRADES[grade]}"
     said = [
         f"{len(of)} ({sum(one.verdict.verdict in DECIDED for one in of)} decided) rest on {_seeds(of)} a method and "
@@ -183,12 +183,12 @@ def _scope(held: Sequence[Held]) -> str:
     """What the intervals cover, and what they do not."""
     with_items = sum(one.difference.crossed is not None for one in held)
     if with_items == len(held):
-        of = "of other seeds and other test items like these"
+        new = "new seeds and new test items"
     elif with_items:
-        of = f"of other seeds, and in {with_items} of {len(held)} of other test items like these"
+        new = f"new seeds, and in {with_items} of {len(held)} comparisons new test items"
     else:
-        of = "of other seeds on these very test items"
-    return f"they speak {of}, and not of other data sets, base models or learning rates"
+        new = "new seeds on these test items"
+    return f"the intervals cover {new}, not new data sets, base models or learning rates"
 
 
 def _needed(held: Sequence[Held]) -> str:
@@ -198,15 +198,15 @@ def _needed(held: Sequence[Held]) -> str:
     if not needed:
         return ""
     if len(open_ones) == 1:
-        return f"; {needed[0]} seeds would likely decide the one that is not, were the difference seen the true one"
+        return f"; {needed[0]} seeds would likely decide the open one, if the difference seen is the true one"
     if len(needed) == 1:
         return (
-            f"; of the {len(open_ones)} undecided, one has an estimate of the seeds that would decide, {needed[0]}, were the "
-            "difference seen the true one"
+            f"; of the {len(open_ones)} undecided, one has an estimate of the seeds that would decide: {needed[0]}, if the "
+            "difference seen is the true one"
         )
     middle = needed[(len(needed) - 1) // 2]
     have = "all" if len(needed) == len(open_ones) else f"{len(needed)}"
     return (
-        f"; of the {len(open_ones)} undecided, {have} have an estimate of the seeds that would decide, at most {middle} for "
-        "half of these, were the differences seen the true ones"
+        f"; of the {len(open_ones)} undecided, {have} have an estimate of the seeds that would decide: at most {middle} for "
+        "half of these, if the differences seen are the true ones"
     )

@@ -48,6 +48,18 @@ def still_improving(record: Record) -> Improving | None:
     return _improving(values, metric, 1 if metric is not None and record.spec.task.higher_is_better else -1)
 
 
+def improving_runs(records: Sequence[Record], comparison: Comparison) -> tuple[int, int]:
+    """How many runs that are results were still improving, and how many of them ended `ok`."""
+    results = {
+        run_id
+        for _, setting, _, row in tables.each_row(comparison)
+        if not (setting.search or setting.trials)
+        for run_id in row.run_ids
+    }
+    ended = [record for record in records if record.run_id in results and record.status == "ok"]
+    return sum(still_improving(record) is not None for record in ended), len(ended)
+
+
 def improving_lines(records: Sequence[Record], comparison: Comparison) -> list[str]:
     """A line of Markdown for each method of which a run was still improving, searches left out; nothing where there is none."""
     ended = {record.run_id: record for record in records if record.status == "ok"}

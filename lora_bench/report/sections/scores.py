@@ -46,7 +46,11 @@ def task_lines(comparison: Comparison, judged: Judged | None, beside: Beside) ->
     if not _apart(judged):
         return []
     lines = ["## Task by task", "", *scores_by_task(comparison, judged)]
-    return [*lines, *_of_settings(comparison.results, comparison, judged, beside), *_notes(comparison.results)]
+    return [
+        *lines,
+        *_of_settings(comparison.results, comparison, judged, beside, fold=True),
+        *_notes(comparison.results),
+    ]
 
 
 def tuning_lines(comparison: Comparison, beside: Beside) -> Lines:
@@ -54,8 +58,8 @@ def tuning_lines(comparison: Comparison, beside: Beside) -> Lines:
     trials = [setting for setting in comparison.settings if setting not in comparison.results]
     if not trials:
         return []
-    lines = ["## Tuning", "", "Trials choose learning rates, and their scores are no results."]
-    return [*lines, *_of_settings(trials, comparison, None, beside), *_notes(trials)]
+    lines = ["## Tuning", "", "Trials choose learning rates; their scores are no results."]
+    return [*lines, *_of_settings(trials, comparison, None, beside, fold=True), *_notes(trials)]
 
 
 def _apart(judged: Judged | None) -> bool:
@@ -74,26 +78,22 @@ def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> Li
     lines += _COSTS
     cells = [(row, table, setting) for setting in comparison.results for table in setting.tables for row in table.rows]
     if any(beside.tuning(*cell) is not None for cell in cells):
-        lines.append("- *tuning*: of the trials that chose its learning rate, seconds of training in all.")
+        lines.append("- *tuning*: seconds of training in all trials that chose the learning rate.")
     if any(beside.checkpoint_bytes(*cell) is not None for cell in cells):
-        lines.append("- *checkpoint*: the files that must be kept to restore the result on the public base model.")
+        lines.append("- *checkpoint*: the files that restore the result on the public base model.")
     if any(setting.by_median for setting in comparison.settings):
-        lines.append("- *median*: over the same n runs; where it stands, the protocol takes it in place of the mean.")
+        lines.append("- *median*: over the same n runs; the protocol takes it in place of the mean.")
     return lines
 
 
 _LEGEND = """\
-- *mean ± SD*: over the n runs with a score, with the sample standard deviation; runs without one are left out, and counted
-  as *failed*.
-- *95 % interval*: the t-interval of the mean over seeds. With 2 seeds it reaches 12.7 standard errors to each side. It
-  does not cover the choice of the scored examples, and scores that are all the same have none.
-- *less majority*: the mean less what always answering the majority class (or the mean) scores.""".splitlines()
+- *mean ± SD*: over the n runs with a score, with the sample standard deviation; *failed* runs have none.
+- *95 % interval*: the t-interval of the mean over seeds; very wide with 2 seeds, none if all scores are the same.
+- *less majority*: the mean less the score of always answering the majority class (or the mean).""".splitlines()
 
 _COSTS = """\
-- *adapter parameters* leave out the head; *trained* is what the optimiser updates and *stored* what must be saved,
-  both with the head.
-- *peak memory*: of training, above what was held before the base model was loaded. It, *step* and *examples/s* are
-  medians over seeds.""".splitlines()
+- *adapter parameters*: without the head. *trained*: updated by the optimiser, with the head. *stored*: to be saved.
+- *peak memory*: of training, above the start. It, *step* and *examples/s* are medians over seeds.""".splitlines()
 
 
 def _notes(settings: Sequence[Setting]) -> Lines:
@@ -104,13 +104,15 @@ def _notes(settings: Sequence[Setting]) -> Lines:
     if any(row.exclusive is False for row in rows):
         lines += ["", _SHARED_NOTE]
     if any(len(row.environments) > 1 for row in rows):
-        lines += ["", f"{tables.SEVERAL} The runs of this row ran in several environments: see below."]
+        lines += [
+            "",
+            f"{tables.SEVERAL} The runs of this row ran in several environments: see [Environment](#environment).",
+        ]
     return lines
 
 
 _SHARED_NOTE = (
-    f"{tables.SHARED} Measured while other work ran on the same device or machine, "
-    "so it says little about speed or memory."
+    f"{tables.SHARED} Other work ran on the same device or machine, so the number says little about speed or memory."
 )
 
 
@@ -119,19 +121,28 @@ def reference_note(settings: Sequence[Setting]) -> str:
     axes = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
     axis = max(axes, key=PARAMETER_AXES.index, default=PARAMETER_AXES[0])
     return (
-        f"{tables.REFERENCE} The reference line: it has no size to turn, so it is exempt from the target for "
-        f"{axis.replace('_', ' ')} and held to everything else."
+        f"{tables.REFERENCE} The reference line: it has no size to fit, so it is exempt from the target for "
+        f"{axis.replace('_', ' ')}; all else is equal."
     )
 
 
-def _of_settings(settings: Sequence[Setting], comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
-    """The tables of some settings, each under its name."""
+def _of_settings(
+    settings: Sequence[Setting], comparison: Comparison, judged: Judged | None, beside: Beside, fold: bool = False
+) -> Lines:
+    """The tables of some settings, each under its name, and folded away if *fold*."""
     lines: Lines = []
     for setting in settings:
         lines += ["", f"### {tables.setting_name(setting, comparison)}", *_apart_from_kin(setting, comparison)]
         lines += _own_word(setting)
-        lines += _search(setting, comparison) if setting.search else _model_tables(setting, judged, beside)
+        shown = _search(setting, comparison) if setting.search else _model_tables(setting, judged, beside)
+        # One of many tasks is looked up, and not read on the way.
+        lines += ["", *text.folded(_fold_title(setting), shown[1:])] if fold else shown
     return lines
+
+
+def _fold_title(setting: Setting) -> str:
+    models, methods = len(setting.tables), len({row.label for row in setting.rows})
+    return f"{text.plural(methods, 'method')} on {text.plural(models, 'base model')}"
 
 
 def _apart_from_kin(setting: Setting, comparison: Comparison) -> Lines:
@@ -143,27 +154,26 @@ def _apart_from_kin(setting: Setting, comparison: Comparison) -> Lines:
     said = {name: value for name, value in differs.items() if value is not None or not setting.unknown}
     fields = listed([f"{code(name)} is {json_value(value)}" for name, value in said.items()])
     here = f" Here {fields}." if said else " Here less is recorded."
-    return ["", f"Not to be ranked against the other settings of this task.{here}"]
+    return ["", f"Do not rank these rows against other settings of this task.{here}"]
 
 
 def _own_word(setting: Setting) -> Lines:
     """What a table of runs that no suite planned leaves to its readers to know."""
     if setting.spec.source is None:
         return []
-    said = f"These runs were not planned by a suite; their records come from: {inert(setting.spec.source)}."
+    said = f"No suite planned these runs; their records come from: {inert(setting.spec.source)}."
     if setting.unknown:
-        said += (
-            f" That they share what is not recorded is their author's word: {listed([*map(code, setting.unknown)])}."
-        )
+        said += f" Their author vouches for what is not recorded: {listed([*map(code, setting.unknown)])}."
     return ["", said]
 
 
 def _model_tables(setting: Setting, judged: Judged | None, beside: Beside) -> Lines:
     lines: Lines = []
     for table in setting.tables:
-        verdicts, costs = _judged(setting, judged), _beside(table, setting, beside)
-        shown = tables.comparison_table(table, setting, verdicts, costs)
+        shown = tables.score_table(table, setting, _judged(setting, judged))
         lines += ["", f"#### {tables.model_name(table)}", "", *shown, *_seeds_note(table)]
+        further = tables.cost_tables(table, setting, _beside(table, setting, beside))
+        lines += ["", *text.folded("Sizes, memory and time", further)]
     return lines
 
 
@@ -201,13 +211,19 @@ def _search(setting: Setting, comparison: Comparison) -> Lines:
         "#### Learning rates",
         "",
         f"Mean {tables.metric_name(setting)} {tables.on_split(setting)} over n seeds. The best of a line "
-        "is in bold: a choice, and no verdict.",
+        "is in bold: a choice, not a verdict.",
         "",
         *tables.learning_rate_table(setting),
         *edge_lines(setting, rungs),
         *trial_lines(setting, rungs),
         "",
     ]
-    every = [line for table in setting.tables for line in ("", f"#### {tables.model_name(table)}", "",
-             *tables.comparison_table(table, setting))]  # fmt: skip
+    every = [
+        line
+        for table in setting.tables
+        for line in (
+            "", f"#### {tables.model_name(table)}", "", *tables.score_table(table, setting), "",
+            *tables.cost_tables(table, setting),
+        )
+    ]  # fmt: skip
     return [*lines, *text.folded("Every learning rate with its costs", every[1:])]

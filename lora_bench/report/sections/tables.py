@@ -31,26 +31,42 @@ class Column:
     of: Literal["method", "runs"] = "runs"
 
 
-def comparison_table(
-    table: ModelTable, setting: Setting, judged: Sequence[Column] = (), costs: Sequence[Column] = ()
-) -> list[str]:
-    """The rows of one base model: what each method scored and what it cost. Failures are rows too.
+# Columns of a table that fit the width of a page on GitHub.
+MOST_COLUMNS = 8
 
-    Args:
-        table: Of one base model.
-        setting: Of the table.
-        judged: What stands beside the scores.
-        costs: What stands beside parameters, memory and speed.
-    """
-    columns = [*_own(setting), *_scores(setting), *judged, *_measured(table), *costs, _FAILED]
-    place = next(index for index, column in enumerate(columns) if column.of == "runs")
+
+def score_table(table: ModelTable, setting: Setting, judged: Sequence[Column] = ()) -> list[str]:
+    """What each method of a base model scored, with *judged* beside it. Failures are rows too."""
+    own = _own(setting)
+    return _split(table, own, [*_scores(setting), *judged, _FAILED], failures=True)
+
+
+def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[Column] = ()) -> list[str]:
+    """Sizes of each method of a base model, and below them what its runs took, with *costs* beside it."""
+    own = _own(setting)
+    return [*_split(table, own, _sizes()), "", *_split(table, own, [*_measured(table), *costs])]
+
+
+def _split(table: ModelTable, own: Sequence[Column], columns: Sequence[Column], failures: bool = False) -> list[str]:
+    """Columns beside the names of rows, over as many tables as they need."""
+    room = MOST_COLUMNS - len(own)
+    lines: list[str] = []
+    for start in range(0, len(columns), room):
+        shown = [*own, *columns[start : start + room]]
+        lines += [*([""] if lines else []), *_rows(table, shown, failures=failures and start == 0)]
+    return lines
+
+
+def _rows(table: ModelTable, columns: Sequence[Column], *, failures: bool) -> list[str]:
     lines = []
+    place = next((index for index, column in enumerate(columns) if column.of == "runs"), len(columns))
     for row in table.rows:
-        if row.ok:
+        if row.ok or not failures:
             lines.append([column.cell(row) for column in columns])
-        beside_failure = [column.cell(row) if column.of == "method" else MISSING for column in columns]
-        for reason in failure_cells(row.failures):
-            lines.append([*beside_failure[:place], reason, *beside_failure[place + 1 :]])
+        if failures:
+            beside_failure = [column.cell(row) if column.of == "method" else MISSING for column in columns]
+            for reason in failure_cells(row.failures):
+                lines.append([*beside_failure[:place], reason, *beside_failure[place + 1 :]])
     return text.table([column.heading for column in columns], lines, numbers_from=1)
 
 
@@ -84,16 +100,18 @@ def _measured(table: ModelTable) -> list[Column]:
     def marked(shown: Callable[[Row], str]) -> Callable[[Row], str]:
         return lambda row: found if (found := shown(row)).startswith(MISSING) else found + _mark(row)
 
-    def counted(of: str) -> Callable[[Row], str]:
-        return lambda row: count(getattr(row.parameters, of) if row.parameters is not None else None)
-
     return [
-        Column("size", size, "method"),
-        *(Column(name, counted(of), "method") for name, of in _PARAMETERS),
         Column(f"peak memory, MiB{kind}", marked(peak)),
         Column("step, ms", marked(lambda row: text.milliseconds(row.step_seconds))),
         Column("examples/s", marked(lambda row: text.rate(row.examples_per_second))),
     ]
+
+
+def _sizes() -> list[Column]:
+    def counted(of: str) -> Callable[[Row], str]:
+        return lambda row: count(getattr(row.parameters, of) if row.parameters is not None else None)
+
+    return [Column("size", size, "method"), *(Column(name, counted(of), "method") for name, of in _PARAMETERS)]
 
 
 _PARAMETERS = (("adapter parameters", "adapter"), ("trained", "trained"), ("stored", "stored"), ("head", "head"))

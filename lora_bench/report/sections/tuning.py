@@ -33,15 +33,29 @@ def rungs_of_search(setting: Setting, comparison: Comparison) -> tuple[Setting, 
     return tuple(sorted((other for other in of_task if _all_but_work(other) == shared), key=lambda one: one.rung or 0))
 
 
-def edge_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
+def searches(comparison: Comparison) -> list[Setting]:
+    """The settings in which a method was run with several learning rates."""
+    return [setting for setting in comparison.settings if setting.search]
+
+
+def untuned_tasks(comparison: Comparison) -> list[str]:
+    """The tasks on which every method ran at one given learning rate; runs that no suite planned say nothing of it."""
+    tuned = {setting.spec.task.name for setting in comparison.settings if setting.search or setting.trials}
+    found = dict.fromkeys(
+        setting.spec.task.name
+        for setting in comparison.results
+        if setting.spec.source is None and (setting.budget is None or (setting.budget.trials or 1) < 2)
+    )
+    return [task for task in found if task not in tuned]
+
+
+def edges(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
     """Where the best learning rate is the smallest or the largest tried, so that a better one may lie beyond.
 
     Args:
-        setting: A search; of a halving, its last rung is looked at, and all rates of the first are those that were tried.
-        rungs: Those of its halving, or the search alone.
+        setting: A search, or the last rung of a halving.
+        rungs: Those of its halving, or the search alone; all rates of the first are those that were tried.
     """
-    if setting is not rungs[-1]:
-        return []
     begun = {canonical(table.model.model_dump()): table.rows for table in rungs[0].tables}
     found = []
     for table in setting.tables:
@@ -56,7 +70,13 @@ def edge_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
                 end = "smallest" if best[0] == tried[0] else "largest"
                 where = f"{method_name(rows[0])} on {model_name(table)}"
                 found.append(f"- {where}: {text.learning_rate(best[0])} is the {end} tried.")
-    return ["", "A better learning rate may lie outside of what was tried:", "", *found] if found else []
+    return found
+
+
+def edge_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
+    """The edges of a search, or of the last rung of a halving, as lines of Markdown."""
+    found = edges(setting, rungs) if setting is rungs[-1] else []
+    return ["", "A better learning rate may lie outside the rates tried:", "", *found] if found else []
 
 
 def trial_lines(setting: Setting, rungs: Sequence[Setting] = ()) -> list[str]:

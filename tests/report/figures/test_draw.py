@@ -13,11 +13,10 @@ from lora_bench.records.record import CurvePoint
 from lora_bench.report.figures.draw import COLOURS, REFERENCE_COLOUR, draw, make_figure, plan_figures, styles
 from lora_bench.report.figures.embed import DARK
 from lora_bench.report.figures.panels import score_limits
-from lora_bench.report.figures.trade_offs import spread
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.comparison import compare
 from tests.report.hostile import hostile_records
-from tests.sample_records import METHODS, MODELS, PARAMETERS, record, sample_suite
+from tests.sample_records import BUDGET, METHODS, MODELS, PARAMETERS, record, sample_suite
 
 
 def planned(records):
@@ -235,8 +234,11 @@ def four_rows(**of_all):
     ]
 
 
+FREE = BUDGET.model_copy(update={"adapter_parameters": None})
+
+
 def test_a_line_of_panels_has_the_three_costs():
-    panels = panels_of(four_rows(), "trade_offs")
+    panels = panels_of(four_rows(budget=FREE), "trade_offs")
     assert [panel.get_xlabel() for panel in panels] == [
         "adapter parameters",
         "peak memory above the start, MiB",
@@ -272,7 +274,7 @@ def test_the_caption_explains_a_front_where_there_is_one():
 def test_marks_are_hollow_where_other_work_ran_beside():
     of_each = {}
     for alone in (True, False):
-        records = four_rows(exclusive=alone)
+        records = four_rows(exclusive=alone, budget=FREE)
         of_each[alone] = [len(lines_of(panel, markerfacecolor="none")) for panel in panels_of(records, "trade_offs")]
         said = [plan.caption for plan in planned(records) if plan.kind == "trade_offs"]
         assert ("hollow" in said[0].lower()) is not alone
@@ -295,10 +297,8 @@ def test_over_targets_a_line_joins_the_means_of_a_method_and_a_band_shows_each_t
     adapter, *_ = panels_of(over_two_targets(), "trade_offs")
     joined = lines_of(adapter, linestyle="-", alpha=0.7)
     assert len(joined) == 3
-    # Means over seeds: 0.71 and 0.72 and half a hundredth. Three methods with 7,680 stand around it.
+    # Means over seeds: 0.71 and 0.72 and half a hundredth.
     assert [[score for _, score in line] for line in joined] == [[pytest.approx(0.715), pytest.approx(0.725)]] * 3
-    middle = math.prod(line[0][0] for line in joined) ** (1 / 3)
-    assert middle == pytest.approx(7_680)
     bands = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in adapter.patches]
     assert bands == [pytest.approx((7_680 * 0.95, 7_680 * 1.05)), pytest.approx((15_360 * 0.95, 15_360 * 1.05))]
 
@@ -316,12 +316,38 @@ def test_a_caption_names_every_target_of_its_figure():
     assert "7,680" in scores.split("Seeds (small points)")[0] and "15,360" in scores.split("Seeds (small points)")[0]
 
 
-def test_values_that_would_cover_each_other_are_moved_as_little_as_can_be():
-    assert spread([0, 0, 0], 1) == [-1, 0, 1]
-    assert spread([5, 0], 1) == [5, 0]
-    # All three touch; the places -0.6, 0.4 and 1.4 have the mean of the values, 0.4.
-    assert spread([0, 1.2, 0], 1) == pytest.approx([-0.6, 1.4, 0.4])
-    assert spread([], 1) == []
+def test_marks_stand_at_their_true_values():
+    # Three methods with about equal counts at each target: the mark of each, and its seeds, stand at its own count.
+    records = over_two_targets()
+    adapter, memory, *_ = panels_of(records, "trade_offs")
+    marks = [line for line in adapter.lines if line.get_marker() not in ("None", None, "")]
+    counts = {one.parameters.adapter for one in records if one.spec.method.size is not None}
+    assert {float(place) for line in marks for place in line.get_xdata()} == counts
+    assert all(line.get_transform() == memory.transData for line in memory.lines if line.get_marker() == "o")
+
+
+def test_a_panel_of_counts_that_a_budget_holds_equal_is_not_drawn():
+    # One target that all methods keep, and counts that nothing holds equal.
+    for budget, first in ((BUDGET, "peak memory above the start, MiB"), (FREE, "adapter parameters")):
+        assert panels_of(four_rows(budget=budget), "trade_offs")[0].get_xlabel() == first
+
+
+def many_methods(number=63):
+    options = [{"rank": rank} for rank in range(1, number + 1)]
+    specs = [
+        METHODS["lora"].model_copy(update={"label": f"lora {one['rank']}", "options": one, "chosen": one})
+        for one in options
+    ]
+    return [record(spec, score=0.5 + rank / 200) for rank, spec in enumerate(specs)]
+
+
+def test_many_methods_have_scores_that_can_be_read_and_no_legend_without_a_warning(recwarn):
+    records = many_methods()
+    assert [plan.kind for plan in planned(records)] == ["scores"]
+    (svg,) = drawn(records).values()
+    assert {f"lora {rank}" for rank in range(1, 64)} <= set(words(svg))
+    assert "left out where there are more than 14 methods" in render_markdown(records, "report")
+    assert [str(one.message) for one in recwarn] == []
 
 
 def test_an_axis_has_all_seeds_and_as_much_of_intervals_as_half_their_span():

@@ -102,13 +102,17 @@ def test_without_a_direction_there_is_no_front():
     assert front_of(rows, costs[MEMORY], None) == []
 
 
+# Nothing holds the counts of these equal.
+FREE = Budget(train_examples=3_200)
+
+
 def test_the_reference_has_no_place_among_the_parameters():
-    rows, costs = of([record("full"), record("lora")])
+    rows, costs = of([record("full", budget=FREE), record("lora", budget=FREE)])
     assert [costs[ADAPTER].of(row) for row in rows] == [None, 7_680]
 
 
 def test_parameters_are_those_that_the_target_is_for():
-    budget = Budget(stored_parameters=156_680, train_examples=3_200)
+    budget = Budget(stored_parameters=100_000, train_examples=3_200)  # which the method misses
     rows, costs = of([record("lora", budget=budget)])
     assert next(iter(costs)) == "stored parameters"
     assert costs["stored parameters"].of(rows[0]) == 156_680
@@ -124,8 +128,8 @@ def test_measurements_of_two_machines_have_no_front_and_counts_have():
     other = ENVIRONMENT.model_copy(update={"cpu": "another"})
     rows, costs = of(
         [
-            record("lora", score=0.7, peak_mib=300),
-            record("bottleneck_adapter", score=0.8, peak_mib=400, environment=other),
+            record("lora", score=0.7, peak_mib=300, budget=FREE),
+            record("bottleneck_adapter", score=0.8, peak_mib=400, environment=other, budget=FREE),
         ]
     )
     assert [several_bases(rows, cost) for cost in costs.values()] == [False, True, True]

@@ -23,6 +23,6 @@ def test_a_row_of_such_runs_alone_has_no_measurement():
 
 
 def test_a_page_says_how_many_went_on():
-    said = "1 run went on from a checkpoint after a stop: no speed or memory number is of it."
+    said = "1 run went on from a checkpoint after a stop, and is in no speed or memory number."
     assert said in render_markdown([WHOLE, RESUMED, record("full")], "report")
     assert "went on from a checkpoint" not in render_markdown([WHOLE, record("full")], "report")

@@ -111,7 +111,7 @@ def test_a_halving_shows_its_cost_by_rung_where_it_ends():
 def test_a_rate_is_at_an_edge_if_it_is_the_last_of_all_that_were_begun():
     def edges(rates):
         page = render_markdown([*rung(1, FIRST), *rung(2, (0.81, 0.83), rates=rates)], "figures")
-        return "A better learning rate may lie outside" in page
+        return "A better learning rate may lie outside the rates tried" in page
 
     # 1e-3 is the smaller of the two that went on, and neither the smallest nor the largest of the six.
     assert not edges((1e-2, 1e-3))

@@ -1,0 +1,285 @@
+"""The picture of a report's first screen: each method's difference to the reference, with the interval its verdict rests on.
+
+A verdict has a mark of its own, so that the picture can be read without colours. It is drawn once for a page and once for a
+telephone, where names stand above their intervals. Needs matplotlib when it is drawn.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.report import text
+from lora_bench.report.figures.draw import settings, to_svg
+from lora_bench.report.model.overview import Contrast
+from lora_bench.report.text import plain
+from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Mark and colour of each verdict: the colours are those of methods, with their own for dark pages.
+LOOKS: dict[VerdictName, tuple[str, str]] = {
+    "better": (">", "#009E73"),
+    "worse": ("<", "#D55E00"),
+    "equivalent": ("s", "#0072B2"),
+    "non-inferior": ("D", "#0072B2"),
+    "inconclusive": ("o", "#595959"),
+}
+
+# More rows fill more than a screen.
+MOST_ROWS = 60
+MOST_PANELS = 2
+
+# Characters of a method's name that fit beside the names of base models.
+BESIDE = 18
+
+# Inches.
+NARROW = 3.7
+ROW, NARROW_ROW, GAP, HEAD, FOOT = 0.205, 0.36, 0.1, 0.3, 0.26
+NAMES, WORDS, PLOT = 3.75, 1.75, {1: 4.2, 2: 2.3}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the picture: a heading, or a base model with its comparison in each panel."""
+
+    name: str
+    contrasts: tuple[Contrast | None, ...] = ()
+
+
+def can_draw(contrasts: Sequence[Contrast]) -> bool:
+    """Whether the differences have one scale and fit into a picture."""
+    return 0 < len(contrasts) <= MOST_ROWS and len({_scale(contrast) for contrast in contrasts}) == 1
+
+
+def caption(contrasts: Sequence[Contrast]) -> str:
+    """How to read the picture, in one line; only what it has is explained."""
+    limits = value_limits(contrasts)
+    intervals = [(_factor(contrast), one) for contrast in contrasts if (one := contrast.verdict.adjusted) is not None]
+    beyond = any(unit * one.low < limits[0] or unit * one.high > limits[1] for unit, one in intervals)
+    said = ["Mark: mean difference."]
+    said += ["Line: the interval on which its verdict rests."] if intervals else []
+    said += ["Arrowhead: it leaves the panel."] if beyond else []
+    said += ["Grey: within the margin."] if len(_margins(contrasts)) == 1 else []
+    said += ["Small points: seeds."] if any(_shows_seeds(contrast) for contrast in contrasts) else []
+    return " ".join(said)
+
+
+def draw_differences(contrasts: Sequence[Contrast], reference: str, *, narrow: bool = False) -> bytes:
+    """The picture as SVG.
+
+    Args:
+        contrasts: At least one, all on one scale.
+        reference: Label of the method that the others are compared with.
+        narrow: Whether it is for a telephone.
+    """
+    with settings():
+        return to_svg(_figure(contrasts, plain(reference, 40), narrow), f"Differences to {plain(reference, 40)}")
+
+
+def _scale(contrast: Contrast) -> tuple[object, ...]:
+    metric = None if contrast.shares else contrast.setting.spec.task.metric
+    return contrast.shares, contrast.higher_is_better, metric
+
+
+def _shows_seeds(contrast: Contrast) -> bool:
+    return contrast.verdict.pairs <= FEWEST_PAIRS
+
+
+def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figure:
+    from matplotlib.figure import Figure
+
+    panels = _panels(contrasts, narrow)
+    rows = _rows(contrasts, panels)
+    above = narrow or any(len(row.name) > BESIDE for row in rows if not row.contrasts)
+    places, depth = _placed(rows, NARROW_ROW if narrow else ROW, above)
+    head = HEAD + (0.18 if len(panels) > 1 else 0)
+    height = head + depth + FOOT
+    plot = NARROW - 0.1 if narrow else PLOT[len(panels)]
+    width = NARROW if narrow else NAMES + len(panels) * (plot + WORDS)
+    figure = Figure(figsize=(width, height))
+    limits = value_limits(contrasts)
+    for number, panel in enumerate(panels):
+        left = 0.05 if narrow else NAMES + number * (plot + WORDS)
+        axes = figure.add_axes((left / width, FOOT / height, plot / width, depth / height))
+        _frame(
+            axes, limits, depth, [one for one in contrasts if one.setting.parameter_target == panel or len(panels) == 1]
+        )
+        if len(panels) > 1:
+            axes.set_title(_target(panel), fontsize=8.5, pad=4)
+        for row, place in zip(rows, places, strict=True):
+            contrast = row.contrasts[number] if row.contrasts else None
+            if contrast is not None:
+                _draw(axes, contrast, place, limits, plot, narrow)
+    _names(figure, rows, places, (width, height), head, narrow)
+    title = f"difference to {reference}, {_unit(contrasts[0])}"
+    centre = 0.02 if narrow else NAMES / width
+    figure.text(
+        centre, 1 - 0.13 / height, title, fontsize=8.5 if narrow else 9, ha="left", va="center", color="#404040"
+    )
+    return figure
+
+
+def _panels(contrasts: Sequence[Contrast], narrow: bool) -> list[object]:
+    """The targets that stand beside each other; one panel for all where there are many, or no room."""
+    targets = [*dict.fromkeys(contrast.setting.parameter_target for contrast in contrasts)]
+    return [*targets] if 1 < len(targets) <= MOST_PANELS and not narrow else [None]
+
+
+def _rows(contrasts: Sequence[Contrast], panels: Sequence[object]) -> list[_Row]:
+    """A heading for each method, and for each of its targets where these have no panels, with its base models below."""
+    tasks = {contrast.setting.spec.task.name for contrast in contrasts if contrast.tasks == 1}
+    apart = len(panels) == 1 and len({contrast.setting.parameter_target for contrast in contrasts}) > 1
+    found: dict[str, dict[str, list[Contrast | None]]] = {}
+    for contrast in contrasts:
+        target = contrast.setting.parameter_target
+        heading = plain(contrast.label, 40) + (f", {_target(target)}" if apart else "")
+        place = panels.index(target) if len(panels) > 1 else 0
+        own = _row_name(contrast, len(tasks) > 1)
+        of_heading = found.setdefault(heading, {})
+        # Two settings of a task may have the same target, and a row of their own each.
+        names = (own if number == 1 else f"{own} ({number})" for number in itertools.count(1))
+        name = next(name for name in names if name not in of_heading or of_heading[name][place] is None)
+        of_heading.setdefault(name, [None] * len(panels))[place] = contrast
+    rows = []
+    for heading, of_heading in found.items():
+        rows += [_Row(heading), *(_Row(name, tuple(cells)) for name, cells in of_heading.items())]
+    return rows
+
+
+def _row_name(contrast: Contrast, with_task: bool) -> str:
+    model = plain(contrast.table.model.shown, 36) + (f" ({contrast.table.weights})" if contrast.table.ambiguous else "")
+    return f"{plain(contrast.setting.spec.task.name, 24)}, {model}" if with_task else model
+
+
+def _target(target: object) -> str:
+    return "no target" if not isinstance(target, tuple) else f"{target[1]:,} {str(target[0]).replace('_', ' ')}"
+
+
+def _placed(rows: Sequence[_Row], row_height: float, above: bool) -> tuple[list[float], float]:
+    """The middle of each row in inches from the top, and the depth of all. A short heading stands beside its first row."""
+    places: list[float] = []
+    at = 0.0
+    for number, row in enumerate(rows):
+        if not row.contrasts:
+            at += GAP if number else 0.03
+            places.append(at + ROW / 2)
+            at += ROW if above else 0.0
+        else:
+            places.append(at + row_height / 2)
+            at += row_height
+    return places, at + 0.04
+
+
+def value_limits(contrasts: Sequence[Contrast]) -> tuple[float, float]:
+    """Room for every mark and the margin, and for intervals as far as they reach half that span further out."""
+    values = [0.0]
+    ends = []
+    for contrast in contrasts:
+        unit = _factor(contrast)
+        margin = contrast.verdict.margin or 0.0
+        values += [unit * contrast.verdict.difference, unit * margin, -unit * margin]
+        values += [unit * value for value in contrast.by_seed] if _shows_seeds(contrast) else []
+        interval = contrast.verdict.adjusted
+        ends += [unit * interval.low, unit * interval.high] if interval is not None else []
+    low, high = min(values), max(values)
+    room = (high - low) / 2
+    low, high = max(min([low, *ends]), low - room), min(max([high, *ends]), high + room)
+    span = (high - low) or 1.0
+    return low - 0.04 * span, high + 0.04 * span
+
+
+def _margins(contrasts: Sequence[Contrast]) -> set[float]:
+    return {
+        _factor(contrast) * contrast.verdict.margin for contrast in contrasts if contrast.verdict.margin is not None
+    }
+
+
+def _factor(contrast: Contrast) -> float:
+    return 100.0 if contrast.shares else 1.0
+
+
+def _unit(contrast: Contrast) -> str:
+    unit = "points of 100" if contrast.shares else plain(contrast.setting.spec.task.metric or "score", 40)
+    over = f", means over {contrast.tasks} tasks" if contrast.tasks > 1 else ""
+    return unit + over + ("" if contrast.higher_is_better else " (lower is better)")
+
+
+def _frame(axes: Any, limits: tuple[float, float], depth: float, contrasts: Sequence[Contrast]) -> None:
+    """The axis of differences with the margin as a band, where it is one."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlim(limits)
+    axes.set_ylim(depth, 0)
+    axes.set_yticks([])
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(axis="x", labelsize=8, length=2, pad=2)
+    margins = _margins(contrasts)
+    if len(margins) == 1:
+        (margin,) = margins
+        axes.axvspan(-margin, margin, color="#000000", alpha=0.1, linewidth=0)
+    axes.axvline(0, color="#404040", linewidth=1)
+
+
+def _draw(axes: Any, contrast: Contrast, place: float, limits: tuple[float, float], plot: float, narrow: bool) -> None:
+    """The interval, the seeds where they are few, the mean, and the verdict in words."""
+    marker, colour = LOOKS[contrast.verdict.verdict]
+    unit = _factor(contrast)
+    level = place + 0.08 if narrow else place
+    interval = contrast.verdict.adjusted
+    if interval is not None:
+        low, high = max(unit * interval.low, limits[0]), min(unit * interval.high, limits[1])
+        axes.plot(
+            [low, high],
+            [level, level],
+            color=colour,
+            linewidth=1.2 if _shows_seeds(contrast) else 2.2,
+            solid_capstyle="butt",
+        )
+        for end, beyond, arrow in ((low, unit * interval.low < low, 8), (high, unit * interval.high > high, 9)):
+            if beyond:
+                axes.plot([end], [level], marker=arrow, color=colour, markersize=5, clip_on=False)
+    if _shows_seeds(contrast):
+        seeds = [unit * value for value in contrast.by_seed]
+        axes.plot(seeds, [level] * len(seeds), linestyle="none", marker="o", markersize=3, color=colour, alpha=0.75)
+    face = "white" if contrast.verdict.verdict == "inconclusive" else colour
+    axes.plot(
+        [unit * contrast.verdict.difference], [level], marker=marker, markersize=6.5, color=colour,
+        markerfacecolor=face, markeredgewidth=1.4, zorder=3, clip_on=False,
+    )  # fmt: skip
+    x, y, side = (1.0, place - 0.09, "right") if narrow else (1 + 0.1 / plot, place, "left")
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    axes.text(
+        x, y, words(contrast), transform=axes.get_yaxis_transform(), ha=side, va="center", fontsize=8.5, color="#333333",
+        bbox=behind if narrow else None,
+    )  # fmt: skip
+
+
+def words(contrast: Contrast) -> str:
+    """A difference and its verdict, such as "+2.1 points, better"."""
+    value = contrast.verdict.difference
+    shown = f"{100 * value:+.1f}".replace("-", "−") if contrast.shares else text.difference(value)
+    word = "undecided" if contrast.verdict.verdict == "inconclusive" else contrast.verdict.verdict
+    return f"{shown}, {word}"
+
+
+def _names(
+    figure: Any, rows: Sequence[_Row], places: Sequence[float], size: tuple[float, float], head: float, narrow: bool
+) -> None:
+    """Methods and base models at the left of the page, or above their intervals on a telephone."""
+    width, height = size
+    for row, place in zip(rows, places, strict=True):
+        x, y, weight = 0.04, place, "bold"
+        if row.contrasts:
+            x, y, weight = (0.04, place - 0.09, "normal") if narrow else (1.48, place, "normal")
+        limit = 34 if narrow and row.contrasts else 60
+        name = row.name if len(row.name) <= limit else row.name[: limit - 1] + "…"
+        figure.text(
+            x / width, 1 - (head + y) / height, name, fontsize=8.5 if row.contrasts else 9, fontweight=weight, va="center",
+            ha="left", color="#000000",
+        )  # fmt: skip

@@ -1,0 +1,328 @@
+"""The facts of a report's first screen: the comparisons on which its answer rests, and each method over all of them.
+
+    Comparison + verdicts + probes → [Contrast: a method on one base model] → [Line: a method over all its base models]
+
+Contrasts are the means over tasks where a report has them, else those of each task. Costs are ratios to the reference on the
+same base model, so that large and small base models count alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from lora_bench.metrics import default_margin
+from lora_bench.records.analysis import default_analysis
+from lora_bench.records.budget import ParameterAxis
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.rows import Row
+from lora_bench.report.model.side_costs import Beside
+from lora_bench.report.model.verdicts import Judged
+from lora_bench.report.probes.cells import STEP, Probed, Value, probed_cells
+from lora_bench.stats import Verdict
+
+PEAK = "measured.peak_bytes"
+
+# Bytes of a stored weight, where no run kept its files.
+WEIGHT_BYTES = 4
+
+# Files whose sizes differ by a smaller share count as equally large: a budget has a tolerance.
+LIKE_COST = 0.1
+
+Target = tuple[ParameterAxis, int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A method less the reference on one base model, on one task or over several.
+
+    Args:
+        table: Of the base model.
+        setting: Of the task, or of one of several.
+        tasks: Number of tasks.
+        target: Of the parameter budget; None for a method that is exempt from it.
+        by_seed: The difference at each seed.
+        higher_is_better: Whether a positive difference is a gain.
+        shares: Whether the score is a share or a correlation, so that differences are points of 100.
+    """
+
+    label: str
+    table: ModelTable
+    setting: Setting
+    tasks: int
+    target: Target
+    verdict: Verdict
+    by_seed: tuple[float, ...]
+    higher_is_better: bool
+    shares: bool
+
+    @property
+    def gain(self) -> float:
+        """How much better the method scores than the reference."""
+        return self.verdict.difference if self.higher_is_better else -self.verdict.difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A measured cost as a multiple of the reference's, over base models.
+
+    Args:
+        value: The geometric mean.
+        exclusive: Whether nothing is known to have run beside any of the measurements.
+    """
+
+    value: float
+    exclusive: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A row where it stands, with the reference of its table."""
+
+    setting: Setting
+    table: ModelTable
+    row: Row
+    reference: Row | None
+
+    @property
+    def target(self) -> Target:
+        """The target that its method was fitted to; None for one that is exempt."""
+        return None if self.row.reference else self.setting.parameter_target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A method at one target over its tasks and base models.
+
+    Args:
+        reference: Whether it is what the others are compared with.
+        score: Its mean over places; None where metrics have no common scale.
+        scored: Number of places with a score.
+        contrasts: Its comparisons with the reference.
+        file_bytes: Of the files to ship at each place.
+        counted: Whether these are computed from parameter counts, as no files were kept.
+        file_ratios: The same as multiples of the reference's.
+    """
+
+    label: str
+    target: Target
+    reference: bool
+    places: tuple[Place, ...]
+    score: float | None
+    scored: int
+    contrasts: tuple[Contrast, ...]
+    file_bytes: tuple[float, ...]
+    counted: bool
+    file_ratios: tuple[float, ...]
+    step: Ratio | None
+    memory: Ratio | None
+
+    @property
+    def file_ratio(self) -> float | None:
+        """The size of its files as a multiple of the reference's: the geometric mean over places."""
+        return statistics.geometric_mean(self.file_ratios) if self.file_ratios else None
+
+    @property
+    def difference(self) -> float | None:
+        """The mean of its differences; None where their scores have no common scale."""
+        if not self.contrasts or not _one_scale(contrast.setting for contrast in self.contrasts):
+            return None
+        return statistics.fmean(contrast.verdict.difference for contrast in self.contrasts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """What the first screen of a report shows.
+
+    Args:
+        lines: Every method at every target; the reference first.
+        methods: Every method over all targets; the reference first.
+    """
+
+    comparison: Comparison
+    judged: Judged | None
+    reference: str
+    contrasts: tuple[Contrast, ...]
+    lines: tuple[Line, ...]
+    methods: tuple[Line, ...]
+
+
+def overview(comparison: Comparison, judged: Judged | None, beside: Beside) -> Overview:
+    """The first screen of a report.
+
+    Args:
+        comparison: Of its records.
+        judged: The verdicts on it, or None.
+        beside: What stands beside its rows; its probes are preferred to what was measured in runs.
+    """
+    labels = sorted({row.label for setting in comparison.settings for row in setting.rows})
+    analysis = judged.analysis if judged is not None else default_analysis(labels)
+    reference = analysis.reference if analysis is not None else labels[0]
+    contrasts = tuple(contrasts_of(judged)) if judged is not None else ()
+    places = _places(comparison, reference)
+    probed = probed_cells(beside.probes)
+
+    def lines(by_target: bool) -> tuple[Line, ...]:
+        groups: dict[tuple[str, Target], list[Place]] = {}
+        for place in places:
+            groups.setdefault((place.row.label, place.target if by_target else None), []).append(place)
+        found = []
+        for (label, target), of_line in groups.items():
+            own = [one for one in contrasts if one.label == label and (not by_target or one.target == target)]
+            found.append(_line(label, target, of_line, reference, own, beside, probed))
+        return tuple(sorted(found, key=lambda line: not line.reference))
+
+    return Overview(
+        comparison=comparison,
+        judged=judged,
+        reference=reference,
+        contrasts=contrasts,
+        lines=lines(by_target=True),
+        methods=lines(by_target=False),
+    )
+
+
+def _places(comparison: Comparison, reference: str) -> list[Place]:
+    """Every row that is a result, with the reference of its table. Tables without a score enter only if no table has one."""
+    scored = any(row.score is not None for setting in comparison.results for row in setting.rows)
+    return [
+        Place(
+            setting=setting,
+            table=table,
+            row=row,
+            reference=next((other for other in table.rows if other.label == reference), None),
+        )
+        for setting in comparison.results
+        if not setting.search
+        for table in setting.tables
+        if not scored or any(row.score is not None for row in table.rows)
+        for row in table.rows
+    ]
+
+
+def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
+    """The comparisons on which an answer rests, over tasks where there are any such, or those *of_tasks* in any case."""
+    if judged.over_tasks and not of_tasks:
+        return [
+            Contrast(
+                label=one.label,
+                table=group.table,
+                setting=next(iter(group.settings.values())),
+                tasks=len(one.difference.tasks),
+                target=None if next(iter(one.rows.values())).reference else _target_of(group.settings.values()),
+                verdict=one.verdict,
+                by_seed=one.difference.differences,
+                higher_is_better=True,
+                shares=True,
+            )
+            for group in judged.over_tasks
+            for one in group.methods
+            if one.verdict is not None and one.difference is not None
+        ]
+    return [
+        Contrast(
+            label=held.row.label,
+            table=held.table,
+            setting=held.setting,
+            tasks=1,
+            target=None if held.row.reference else held.setting.parameter_target,
+            verdict=held.verdict,
+            by_seed=held.difference.differences,
+            higher_is_better=bool(held.setting.spec.task.higher_is_better),
+            shares=default_margin(held.setting.spec.task.metric) is not None,
+        )
+        for held in judged.held
+    ]
+
+
+def _target_of(settings: Iterable[Setting]) -> Target:
+    return next(iter(settings)).parameter_target
+
+
+def _line(
+    label: str,
+    target: Target,
+    places: Sequence[Place],
+    reference: str,
+    contrasts: Sequence[Contrast],
+    beside: Beside,
+    probed: Sequence[Probed],
+) -> Line:
+    once = [*{place.row.run_ids: place for place in places}.values()]
+    sizes = [(place, _file_bytes(place.row, place, beside)) for place in once]
+    scores = [
+        place.row.score.median if place.setting.by_median else place.row.score.mean
+        for place in once
+        if place.row.score is not None
+    ]
+    ratios = []
+    for place, (size, _) in sizes:
+        other = _file_bytes(place.reference, place, beside)[0] if place.reference is not None else None
+        ratios += [size / other] if size is not None and other else []
+    return Line(
+        label=label,
+        target=target,
+        reference=label == reference,
+        places=tuple(once),
+        score=statistics.fmean(scores) if scores and _one_scale(place.setting for place in once) else None,
+        scored=len(scores),
+        contrasts=tuple(contrasts),
+        file_bytes=tuple(size for _, (size, _) in sizes if size is not None),
+        counted=any(counted for _, (size, counted) in sizes if size is not None),
+        file_ratios=tuple(ratios),
+        step=_ratio(once, probed, STEP, lambda row: row.step_seconds),
+        memory=_ratio(once, probed, PEAK, lambda row: row.train_peak_bytes),
+    )
+
+
+def _one_scale(settings: Iterable[Setting]) -> bool:
+    """Whether a mean over these scores says something: they are of one metric, or all shares and correlations."""
+    metrics = {setting.spec.task.metric for setting in settings}
+    return len(metrics) == 1 or all(default_margin(metric) is not None for metric in metrics)
+
+
+def _file_bytes(row: Row, place: Place, beside: Beside) -> tuple[float | None, bool]:
+    """Bytes of the files to ship, and whether they are computed from the number of stored parameters."""
+    kept = beside.checkpoint_bytes(row, place.table, place.setting)
+    if kept is not None:
+        return kept, False
+    stored = row.parameters.stored if row.parameters is not None else None
+    return (None if stored is None else float(WEIGHT_BYTES * stored)), True
+
+
+def _ratio(
+    places: Sequence[Place], probed: Sequence[Probed], of: Value, in_runs: Callable[[Row], float | None]
+) -> Ratio | None:
+    """A cost over places, from probes where both methods have one, else from runs with the same kind of memory."""
+    found: list[tuple[float, bool]] = []
+    for place in places:
+        if place.reference is None:
+            continue
+        cells = [_probe_of(row, place.table, probed) for row in (place.row, place.reference)]
+        pair = [cell.value(of) if cell is not None else None for cell in cells]
+        alone = all(record.exclusive is not False for cell in cells if cell is not None for record in cell.records)
+        if None in pair:
+            rows = (place.row, place.reference)
+            pair = [in_runs(row) for row in rows] if place.row.memory_kind == place.reference.memory_kind else [None]
+            alone = all(row.exclusive is not False for row in rows)
+        own, other = pair if len(pair) == 2 else (None, None)
+        if own and other:
+            found.append((own / other, alone))
+    if not found:
+        return None
+    return Ratio(
+        value=statistics.geometric_mean(ratio for ratio, _ in found), exclusive=all(alone for _, alone in found)
+    )
+
+
+def _probe_of(row: Row, table: ModelTable, probed: Sequence[Probed]) -> Probed | None:
+    """The one probe of a method on a base model."""
+    found = [
+        cell
+        for cell in probed
+        if cell.records
+        and cell.spec.model.sha256 == table.model.sha256 is not None
+        and (cell.spec.method.name, cell.spec.method.options) == (row.method, row.options)
+    ]
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,52 @@
+"""All that the renderings of one report are made of, computed once: verdicts with test items take most of a report's time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_bench.records.probe_record import ProbeRecord
+from lora_bench.records.record import Record
+from lora_bench.report.model.comparison import Comparison, compare
+from lora_bench.report.model.overview import Overview, overview
+from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.report.model.side_costs import Beside, beside
+from lora_bench.report.model.verdicts import Judged, judge_comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportModel:
+    """A report as data.
+
+    Args:
+        judged: The verdicts, or None where nothing can be compared.
+        costs: What stands beside the rows.
+        seen: The first screen.
+    """
+
+    records: Sequence[Record]
+    comparison: Comparison
+    judged: Judged | None
+    costs: Beside
+    seen: Overview
+
+
+def report_model(
+    records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = lambda run_id: None
+) -> ReportModel:
+    """A report of *records*.
+
+    Args:
+        records: At least one.
+        probes: Of the same methods; they give file sizes and costs.
+        answers: Gives the predictions of a run, where they are stored.
+
+    Raises:
+        LoraBenchError: If two different records have the same run id.
+    """
+    comparison = compare(records)
+    judged = judge_comparison(comparison, records, answers)
+    costs = beside(comparison, probes)
+    return ReportModel(
+        records=records, comparison=comparison, judged=judged, costs=costs, seen=overview(comparison, judged, costs)
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""The first screen of a report: the headline, the picture, the small table and the next step.
+
+A further section, such as that of a published table, gives its first paragraph to the headline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from lora_bench.report.figures import differences
+from lora_bench.report.model.overview import Contrast, Overview, contrasts_of
+from lora_bench.report.model.verdicts import Judged
+from lora_bench.report.sections.headline import Headline, headline_lines
+from lora_bench.report.sections.summary import next_step, shown_lines, summary_table
+
+PICTURE, BY_TASK, NARROW = "differences.svg", "differences-by-task.svg", "-narrow.svg"
+PICTURE_TEXT, BY_TASK_TEXT = "Difference of each method to the reference", "Differences to the reference on each task"
+
+Lines = list[str]
+
+
+def first_screen(seen: Overview, headline: Headline, folder: str, sections: Sequence[Sequence[str]]) -> list[Lines]:
+    """The parts of the first screen, each as lines of Markdown."""
+    contrasts = picture_contrasts(seen)
+    picture = _picture(PICTURE_TEXT, PICTURE, contrasts, folder) if contrasts else []
+    published = [[f"**{answer}**"] for answer in elsewhere(sections)]
+    return [*published, headline_lines(headline), picture, summary_table(seen), next_step(headline.next)]
+
+
+def elsewhere(sections: Sequence[Sequence[str]]) -> list[str]:
+    """The answers of published sections: the paragraph below the heading of each."""
+    return [section[2] for section in sections if len(section) > 2 and section[0].startswith("## Published")]
+
+
+def picture_contrasts(seen: Overview) -> list[Contrast]:
+    """The comparisons of the picture: those of the methods in the small table, if they have one scale."""
+    labels = {line.label for line in shown_lines(seen)}
+    found = [contrast for contrast in seen.contrasts if contrast.label in labels]
+    return found if differences.can_draw(found) else []
+
+
+def by_task_contrasts(judged: Judged) -> list[Contrast]:
+    """The comparisons of each task, where the picture above shows means over tasks."""
+    found = contrasts_of(judged, of_tasks=True) if judged.over_tasks else []
+    return found if differences.can_draw(found) else []
+
+
+def by_task_picture(judged: Judged, folder: str) -> Lines:
+    """The picture of each task, as lines of Markdown; nothing where the first screen has it."""
+    contrasts = by_task_contrasts(judged)
+    return _picture(BY_TASK_TEXT, BY_TASK, contrasts, folder) if contrasts else []
+
+
+def _picture(said: str, file: str, contrasts: Sequence[Contrast], folder: str) -> Lines:
+    return [f"![{said}]({quote(f'{folder}/{file}')})", "", differences.caption(contrasts)]
+
+
+def draw_pictures(seen: Overview) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The pictures by file name, and those for telephones, which only a page has."""
+    wide, narrow = {}, {}
+    by_task = by_task_contrasts(seen.judged) if seen.judged is not None else []
+    for file, contrasts in ((PICTURE, picture_contrasts(seen)), (BY_TASK, by_task)):
+        if contrasts:
+            wide[file] = differences.draw_differences(contrasts, seen.reference)
+            narrow[file.replace(".svg", NARROW)] = differences.draw_differences(contrasts, seen.reference, narrow=True)
+    return wide, narrow

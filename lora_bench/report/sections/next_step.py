@@ -1,0 +1,108 @@
+"""What a reader does next: the command that decides more, or that uses the result."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from lora_bench.report.model.overview import Line, Overview
+from lora_bench.report.text import code, plain, plural
+from lora_bench.stats.verdict import FEWEST_PAIRS, RECOMMENDATION_PAIRS, Grade
+
+# What of a command can stand between backticks.
+_WORD = re.compile(r"[\w./:=,+%…-]+")
+
+# A longer list of seeds is named by its length.
+MOST_LISTED = 12
+
+
+def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
+    """The next steps as pieces of Markdown: to use the pick, and to make the answer stronger or the pick's weights."""
+    steps = []
+    keys = []
+    if pick is not None and all(place.row.checkpoint_bytes is not None for place in pick.places):
+        suite, label = seen.comparison.suites[0], pick.label
+        steps.append(f"`lora-bench use runs/{_plain(suite)} {_plain(label)}` loads {code(label)}")
+    elif pick is not None:
+        keys.append("`keep_weights: last` to keep trained weights")
+    total = seeds_to_decide(seen) if pick is None else RECOMMENDATION_PAIRS
+    if total is not None and not (pick is not None and grade == "recommendation"):
+        keys.append(_seeds(seen, total))
+    command = suite_command(seen)
+    if command is not None and keys:
+        steps.append(f"set {' and '.join(keys)} in the suite, then run {command}")
+    return steps
+
+
+def _plain(name: str) -> str:
+    """A name inside a piece of code."""
+    shown = code(name)
+    return shown[1:-1] if shown.startswith("`") else "NAME"
+
+
+def suite_command(seen: Overview) -> str | None:
+    """The command that made the runs, as code; None where no suite did."""
+    found = next((command for command in seen.comparison.commands if command.startswith("lora-bench run ")), None)
+    return None if found is None else f"`{_of_words(found)}`"
+
+
+def _of_words(command: str) -> str:
+    return " ".join(word if _WORD.fullmatch(word) else "NAME" for word in plain(command).split())
+
+
+def seeds_to_decide(seen: Overview) -> int | None:
+    """Seeds that would likely decide: the median over open comparisons with an estimate, else those of a recommendation."""
+    open_ones = [contrast.verdict for contrast in seen.contrasts if contrast.verdict.verdict == "inconclusive"]
+    needed = sorted(verdict.needed.seeds for verdict in open_ones if verdict.needed is not None)
+    if needed:
+        return needed[(len(needed) - 1) // 2]
+    most = max(contrast.verdict.pairs for contrast in seen.contrasts)
+    return RECOMMENDATION_PAIRS if most < FEWEST_PAIRS else None
+
+
+def more_seeds(seen: Overview) -> list[str]:
+    """A sentence on how many more seeds would decide, with the time that they take."""
+    total = seeds_to_decide(seen)
+    have = max(contrast.verdict.pairs for contrast in seen.contrasts)
+    if total is None:
+        return ["No number of seeds up to 1,000 is expected to decide: the differences are near the margin."]
+    more = f"{plural(total - have, 'more seed')}"
+    if have < FEWEST_PAIRS:
+        return [f"With {more} a method ({total} in all{_time(seen, total - have)}) the report can recommend."]
+    needed = [contrast for contrast in seen.contrasts if contrast.verdict.needed is not None]
+    number = len(seen.contrasts)
+    of = (
+        "it"
+        if number == 1
+        else f"half of the {len(needed)} that have an estimate"
+        if len(needed) > 1
+        else "one of them"
+    )
+    time = _time(seen, total - have).removeprefix(", ")
+    return [
+        f"About {more} a method{f' ({time})' if time else ''} would likely decide {of}, if the differences seen are true."
+    ]
+
+
+def _time(seen: Overview, more: int) -> str:
+    """How long so many more seeds take, as far as runs were timed."""
+    rows = {place.row.run_ids: place.row for line in seen.lines for place in line.places}
+    seconds = math.fsum(
+        ((row.train_seconds_total or 0.0) + (row.evaluation_seconds_total or 0.0)) / row.ok
+        for row in rows.values()
+        if row.ok
+    )
+    minutes = more * seconds / 60
+    if minutes < 0.5:
+        return ""
+    said = plural(round(minutes), "minute") if minutes < 120 else plural(round(minutes / 60), "hour")
+    return f", about {said} of training"
+
+
+def _seeds(seen: Overview, total: int) -> str:
+    """The suite's key for so many seeds, those of the runs first."""
+    rows = [place.row for line in seen.lines for place in line.places]
+    have = sorted({seed for row in rows for seed in row.seeds if seed is not None})
+    further = (seed for seed in range(total + len(have)) if seed not in have)
+    seeds = sorted([*have, *(next(further) for _ in range(max(0, total - len(have))))])
+    return f"`seeds: {seeds}`" if len(seeds) <= MOST_LISTED else f"`seeds:` to {len(seeds)} seeds"

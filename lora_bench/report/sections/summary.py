@@ -1,0 +1,144 @@
+"""The small table of a report's first screen: each method over all its tasks and base models, and the next step below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lora_bench.report import text
+from lora_bench.report.model.overview import Line, Overview, Ratio
+from lora_bench.report.sections.headline import times
+from lora_bench.report.sections.tables import SHARED, metric_name
+from lora_bench.report.sections.verdicts import DECIDED
+from lora_bench.report.text import MISSING, code, inert, plural
+
+# A first screen has no room for more methods; all are under Scores.
+MOST_LINES = 10
+
+ESTIMATED = "≈"
+
+
+def summary_table(seen: Overview) -> list[str]:
+    """The table as lines of Markdown; columns of which nothing is known are left out."""
+    shown = shown_lines(seen)
+    if not shown:
+        return []
+    columns = [(head, [cell(line) for line in shown]) for head, cell in _columns(seen)]
+    kept = [(head, cells) for head, cells in columns if any(cell != MISSING for cell in cells)]
+    rows = zip(*(cells for _, cells in kept), strict=True)
+    return [*text.table([head for head, _ in kept], rows), "", notes(seen)]
+
+
+def shown_lines(seen: Overview) -> list[Line]:
+    """The lines of the table: all, or of very many the reference and those with the highest scores."""
+    if len(seen.lines) <= MOST_LINES:
+        return [*seen.lines]
+    higher = all(place.setting.spec.task.higher_is_better is not False for line in seen.lines for place in line.places)
+    sign = -1 if higher else 1
+    best = sorted(seen.lines, key=lambda line: (not line.reference, line.score is None, sign * (line.score or 0.0)))
+    return best[:MOST_LINES]
+
+
+def notes(seen: Overview) -> str:
+    """What the marks and the numbers mean, in one line."""
+    shown = shown_lines(seen)
+    said = []
+    if len(shown) < len(seen.lines):
+        said.append(f"The {len(shown)} with the highest means of {len(seen.lines)}; [all scores](#scores).")
+    said.append(f"Costs are multiples of {code(seen.reference)}'s.")
+    if any(line.counted and line.file_bytes for line in shown):
+        said.append(f"{ESTIMATED} 4 bytes a stored parameter.")
+    if any(ratio is not None and not ratio.exclusive for line in shown for ratio in (line.step, line.memory)):
+        said.append(f"{SHARED} Other work ran beside.")
+    return " ".join(said)
+
+
+def _columns(seen: Overview) -> list[tuple[str, Callable[[Line], str]]]:
+    reference = code(seen.reference)
+    return [
+        ("method", lambda line: _name(line)),
+        (_score_name(seen), score_of),
+        (f"difference to {reference}", lambda line: text.difference(line.difference)),
+        ("verdict", lambda line: verdict_of(line)),
+        ("file to ship, MiB", file_of),
+        ("training time", lambda line: ratio(line.step, line.reference)),
+        ("peak memory", lambda line: ratio(line.memory, line.reference)),
+    ]
+
+
+def _name(line: Line) -> str:
+    size = size_of(line)
+    return f"{code(line.label)}{f', {size}' if size else ''}" + (" (reference)" if line.reference else "")
+
+
+def size_of(line: Line) -> str:
+    """The size of a method, from the smallest to the largest over base models."""
+    sizes = [(place.row.size, place.row.size_value) for place in line.places if place.row.size is not None]
+    values = sorted({value for _, value in sizes if isinstance(value, int | float)})
+    if not values or len({size for size, _ in sizes}) > 1:
+        return ""
+    ends = dict.fromkeys(str(value) for value in (values[0], values[-1]))
+    return f"{inert(str(sizes[0][0]).replace('_', ' '))} {inert(' to '.join(ends))}"
+
+
+def _score_name(seen: Overview) -> str:
+    """What the scores are means of."""
+    places = [place for line in seen.lines for place in line.places]
+    metrics = dict.fromkeys(metric_name(place.setting) for place in places)
+    models = {(place.table.model.shown, place.table.weights) for place in places}
+    tasks = {place.setting.spec.task.name for place in places}
+    over = [plural(len(tasks), "task")] if len(tasks) > 1 else []
+    over += [plural(len(models), "base model")] if len(models) > 1 else []
+    name = next(iter(metrics)) if len(metrics) == 1 else "score"
+    return f"{name} (mean of {' × '.join(over)})" if over else name
+
+
+def score_of(line: Line) -> str:
+    """The mean score, or how the runs ended where there is none."""
+    if line.score is None:
+        ended = dict.fromkeys(code(status) for place in line.places for status in place.row.statuses if status != "ok")
+        return ", ".join(ended) if ended and not line.scored else MISSING
+    some = f" ({line.scored} of {len(line.places)})" if line.scored < len(line.places) else ""
+    return text.score(line.score) + some
+
+
+def verdict_of(line: Line, *, short: bool = False) -> str:
+    """The verdicts on a method in a few words, such as "better in all 6" or "undecided (about 76 seeds)"."""
+    if not line.contrasts:
+        return MISSING
+    number = len(line.contrasts)
+    said = []
+    for word in DECIDED:
+        found = sum(contrast.verdict.verdict == word for contrast in line.contrasts)
+        if found:
+            said.append(f"**{word}**{_times(found, number, short)}")
+    open_ones = [contrast.verdict for contrast in line.contrasts if contrast.verdict.verdict == "inconclusive"]
+    if open_ones:
+        needed = sorted(verdict.needed.seeds for verdict in open_ones if verdict.needed is not None)
+        seeds = (
+            f" (about {needed[(len(needed) - 1) // 2]} seeds)" if not short and len(needed) == len(open_ones) else ""
+        )
+        said.append(f"undecided{_times(len(open_ones), number, short)}{seeds}")
+    return ", ".join(said)
+
+
+def _times(number: int, of: int, short: bool) -> str:
+    return "" if short and number == of else times(number, of)
+
+
+def file_of(line: Line) -> str:
+    """The files to ship in MiB, from the smallest to the largest over base models."""
+    sizes = sorted(line.file_bytes)
+    if not sizes:
+        return MISSING
+    ends = dict.fromkeys(text.mebibytes(size) for size in (sizes[0], sizes[-1]))
+    return f"{ESTIMATED} {' to '.join(ends)}" if line.counted else " to ".join(ends)
+
+
+def ratio(found: Ratio | None, reference: bool) -> str:
+    """A cost as a multiple of the reference's, marked where it was not measured alone."""
+    return MISSING if found is None else f"{found.value:.2g} ×" + ("" if found.exclusive or reference else SHARED)
+
+
+def next_step(following: Sequence[str]) -> list[str]:
+    """The next step as lines of Markdown."""
+    return [f"**Next:** {'; or '.join(following)}."] if following else []
