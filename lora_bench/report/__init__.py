@@ -110,7 +110,7 @@ def write_report(
 
 
 def _figures_of(page: Path, name: str) -> set[str]:
-    """The figures that an earlier report shows: it came with them, and nobody else put them there."""
+    """The figures of an earlier report: those that its page shows."""
     if not page.is_file():
         return set()
     shown = re.findall(r"^!\[[^\]]*\]\(([^()/\s]+)/([^()/\s]+\.svg)\)$", page.read_text(encoding="utf-8"), re.MULTILINE)

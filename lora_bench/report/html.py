@@ -1,4 +1,4 @@
-"""The HTML page of a report: one file that needs nothing else and asks nobody for anything.
+"""The HTML page of a report: one file that needs nothing else and requests nothing.
 
 It is made from the very text of the Markdown report, so the two cannot say different things. Only the Markdown that our
 renderers write is understood, and HTML in it is text: the one construct that Markdown lacks, a part that folds away, is a

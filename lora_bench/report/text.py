@@ -1,7 +1,7 @@
 """The words and numbers of a report: units made readable, and strings from records made harmless.
 
 A record may come from anybody. Its names, reasons and warnings are shown as text and nothing else: `plain` makes one
-line of them, without control characters and without the folders of whoever ran it, and `inert` keeps that line from
+line of them, without control characters and without folders of its user, and `inert` keeps that line from
 being a link, markup, a table cell or a mention on a page.
 """
 
@@ -97,6 +97,20 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: in
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
+# Columns of a table that fit the width of a page on GitHub.
+MOST_COLUMNS = 8
+
+
+def wide_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Markdown tables, one below the other, of a table with many columns; its first *names* columns stand in each."""
+    room = MOST_COLUMNS - names
+    lines: list[str] = []
+    for start in range(names, len(header), room):
+        parts = [[*row[:names], *row[start : start + room]] for row in (header, *rows)]
+        lines += [*([""] if lines else []), *table(parts[0], parts[1:], numbers_from=names)]
+    return lines
+
+
 def listed(items: Sequence[str]) -> str:
     """Items as a sentence has them: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
@@ -118,7 +132,7 @@ def json_value(value: object) -> str:
 
 
 def seed(value: int | None) -> str:
-    """A seed; runs may have one that nobody knows."""
+    """A seed; that of a run may be unknown."""
     return MISSING if value is None else str(value)
 
 

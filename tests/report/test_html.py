@@ -17,7 +17,7 @@ from lora_bench.report.figures.embed import DARK
 from lora_bench.report.html import ASSETS, render_page
 from lora_bench.report.text import folded, table
 from tests.probe.records import sample_probes
-from tests.sample_records import record, sample_suite
+from tests.sample_records import MODELS, record, sample_suite
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -337,6 +337,58 @@ def test_a_phone_scrolls_tables_and_figures_sideways_and_not_the_page(open_page,
     # The names of the lines stay in sight.
     line = scores.locator("tbody th").first.bounding_box()
     assert line["x"] == pytest.approx(scores.bounding_box()["x"], abs=1)
+
+
+@pytest.fixture(scope="module")
+def decided():
+    """A report of four methods with ten seeds on three base models."""
+    shifts = {"full": 0.03, "lora": 0.0, "bottleneck_adapter": 0.005, "prefix_tuning": -0.05}
+    records = [
+        record(method, model=model, seed=seed, score=0.7 + by * (1 + seed % 2 / 5) + (seed % 3) / 200)
+        for model in MODELS
+        for method, by in shifts.items()
+        for seed in range(10)
+    ]
+    return render_files(records, name="decided")["decided.html"].decode()
+
+
+def first_screen(page):
+    """Where the parts of the first screen end, from the top of the page."""
+    return page.evaluate("""() => Object.fromEntries(Object.entries({
+        lead: ".answer .lead", strength: ".answer p:has(a[href='#verdicts'])", picture: ".answer figure img",
+        table: ".answer table", next: ".answer p:last-of-type",
+    }).map(([name, found]) => [name, document.querySelector(found).getBoundingClientRect().bottom]))""")
+
+
+@pytest.mark.parametrize("name", ["decided", "sample"])
+@pytest.mark.parametrize(
+    ("width", "height", "seen"),
+    [(1400, 900, "next"), (1024, 768, "picture"), (390, 844, "strength")],
+)
+def test_the_first_screen_has_the_answer(open_page, files, decided, name, width, height, seen):
+    page = open_page(
+        decided if name == "decided" else files["sample.html"], viewport={"width": width, "height": height}
+    )
+    ends = first_screen(page)
+    assert [*ends] == sorted(ends, key=ends.get)  # headline, strength, picture, table, next step
+    assert ends[seen] <= height
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_phone_gets_the_picture_that_it_can_show(open_page, decided):
+    widths = {}
+    for viewport in (DESK, PHONE):
+        image = open_page(decided, viewport=viewport).locator(".answer figure img")
+        widths[viewport["width"]] = image.bounding_box()["width"]
+    assert widths[PHONE["width"]] <= PHONE["width"] < widths[DESK["width"]]
+
+
+def test_what_few_readers_need_is_folded_away(open_page, files):
+    page = open_page(files["sample.html"])
+    folded = page.locator("details:not([open]) > summary").all_inner_texts()
+    assert {"All sections", "What all runs shared", "How sure each comparison is", "Sizes, memory and time"} <= set(
+        folded
+    )
 
 
 def test_every_figure_is_drawn_in_the_colours_of_its_methods(open_page, files):

@@ -1,4 +1,4 @@
-"""What stands below each figure: how to read it, and what it does not say. Only what a figure has is explained.
+"""Captions: how to read each figure, and what it does not say. Only what a figure has is explained.
 
 Captions have words of ours alone and none of a record, so they are inert wherever they are shown.
 """
@@ -18,7 +18,7 @@ from lora_bench.report.text import listed
 if TYPE_CHECKING:
     from lora_bench.report.figures.plan import Kind
 
-LEAVES = "An arrowhead is an interval that leaves the panel."
+LEAVES = "Arrowhead: an interval leaves the panel."
 
 _NAMES = {
     "adapter parameters": "adapter parameters (without the head)",
@@ -41,7 +41,7 @@ def caption(
     if kind == "learning_curves":
         return " ".join(_learning_curves(settings, tables, curves))
     if kind == "learning_rates":
-        return "Score against the learning rate: lines through the means, and seeds as small points where there are several."
+        return "Score against the learning rate. Lines: through the means. Small points: seeds, if there are several."
     each = "each method at each target" if len(settings) > 1 else "each method"
     return f"Seeds (small points), their mean and its 95 % interval for {each}. {LEAVES}"
 
@@ -55,20 +55,19 @@ def _trade_offs(settings: Sequence[Setting], tables: Sequence[ModelTable], costs
     better = settings[0].spec.task.higher_is_better
     if any(front_of(table.rows, cost, better) for table in tables for cost in costs):
         said.append(
-            "The dotted steps are the Pareto front: they join the rows that no other row of the panel dominates in mean score "
-            "and cost. It is of means alone: rows whose intervals overlap it may cross it with other seeds. Where one row "
-            "dominates all others, there is none."
+            "Dotted steps: the Pareto front of mean score and cost. It is of means alone: with other seeds, rows whose "
+            "intervals overlap it may cross it."
         )
     if any(several_bases(table.rows, cost) for table in tables for cost in measured):
-        said.append("Measurements of several machines, or of several kinds of memory, have no front.")
+        said.append("Measurements of several machines or kinds of memory have no front.")
     if counted and any(row.reference and row.score is not None for row in rows):
-        said.append("The dashed line is the mean of the reference, which has no place among the parameters.")
+        said.append("Dashed: the mean of the reference, which has no place among the parameters.")
     if counted and any(setting.parameter_target is not None for setting in settings):
-        said.append("Counts in a grey band keep the budget.")
+        said.append("Grey: counts that keep the budget.")
     if len(settings) > 1:
         said.append("Thin lines join the targets of a method.")
     if any(not_alone(row, cost) for row in rows for cost in measured):
-        said.append("A hollow mark was not measured alone, or nobody said that it was.")
+        said.append("Hollow: not measured alone, or not recorded.")
     return [*said, LEAVES]
 
 
@@ -78,11 +77,11 @@ def _learning_curves(
     evaluated = any(scores_of(curve, settings[0].spec.task.metric) for curve in curves.values())
     what = "Training loss, and below it the score of evaluations while training," if evaluated else "Training loss"
     said = [
-        f"{what} against the step: each seed as a thin line, and their mean as a thick one for as long as all of them last. "
-        "A point of the loss is a mean over the steps since the one before."
+        f"{what} against the step. Thin: seeds. Thick: their mean, as long as all of them last. A point of the loss is a mean "
+        "over the steps since the one before."
     ]
     if any(row.failures and any(run in curves for run in row.run_ids) for table in tables for row in table.rows):
-        said.append("Runs that did not end ok are no part of a mean.")
+        said.append("Failed runs are in no mean.")
     return said
 
 

@@ -39,7 +39,7 @@ BESIDE = 18
 # Inches.
 NARROW = 3.7
 ROW, NARROW_ROW, GAP, HEAD, FOOT = 0.205, 0.36, 0.1, 0.3, 0.26
-NAMES, WORDS, PLOT = 3.75, 1.75, {1: 4.2, 2: 2.3}
+LABELS, CHARACTER, WORDS, PLOT = 1.48, 0.068, 1.75, {1: 4.2, 2: 2.3}
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,12 @@ def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figu
     head = HEAD + (0.18 if len(panels) > 1 else 0)
     height = head + depth + FOOT
     plot = NARROW - 0.1 if narrow else PLOT[len(panels)]
-    width = NARROW if narrow else NAMES + len(panels) * (plot + WORDS)
+    names = LABELS + CHARACTER * max(len(row.name) for row in rows if row.contrasts) + 0.15
+    width = NARROW if narrow else names + len(panels) * (plot + WORDS)
     figure = Figure(figsize=(width, height))
     limits = value_limits(contrasts)
     for number, panel in enumerate(panels):
-        left = 0.05 if narrow else NAMES + number * (plot + WORDS)
+        left = 0.05 if narrow else names + number * (plot + WORDS)
         axes = figure.add_axes((left / width, FOOT / height, plot / width, depth / height))
         _frame(
             axes, limits, depth, [one for one in contrasts if one.setting.parameter_target == panel or len(panels) == 1]
@@ -116,7 +117,7 @@ def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figu
                 _draw(axes, contrast, place, limits, plot, narrow)
     _names(figure, rows, places, (width, height), head, narrow)
     title = f"difference to {reference}, {_unit(contrasts[0])}"
-    centre = 0.02 if narrow else NAMES / width
+    centre = 0.02 if narrow else names / width
     figure.text(
         centre, 1 - 0.13 / height, title, fontsize=8.5 if narrow else 9, ha="left", va="center", color="#404040"
     )
@@ -276,7 +277,7 @@ def _names(
     for row, place in zip(rows, places, strict=True):
         x, y, weight = 0.04, place, "bold"
         if row.contrasts:
-            x, y, weight = (0.04, place - 0.09, "normal") if narrow else (1.48, place, "normal")
+            x, y, weight = (0.04, place - 0.09, "normal") if narrow else (LABELS, place, "normal")
         limit = 34 if narrow and row.contrasts else 60
         name = row.name if len(row.name) <= limit else row.name[: limit - 1] + "…"
         figure.text(

@@ -49,7 +49,7 @@ def learning_curves(plan: FigurePlan) -> Figure:
     above, below = panels[: len(tables)], panels[len(tables) :]
     label_beside(above, "training loss", HEIGHT)
     for panel, table in zip(above, tables, strict=True):
-        # A loss may be of a base model's own tokens: it is not held against that of another.
+        # A loss may be of a base model's own tokens: it is not compared with that of another.
         panel.tick_params(labelleft=True)
         _fill([panel], plan, [table], losses)
     if evaluated:

@@ -25,8 +25,8 @@ class Cost:
     Args:
         label: With its unit.
         measured: Whether the cost was measured, and not counted: other work on the machine changes it.
-        of: Where a row stands, or None where nobody knows or it has no place here.
-        basis: What the costs of rows must share to be held against each other.
+        of: Where a row stands, or None if it is unknown or has no place here.
+        basis: What the costs of rows must share to be compared.
     """
 
     label: str
@@ -88,7 +88,7 @@ def parameter_axis(settings: Sequence[Setting]) -> ParameterAxis:
 def front_of(rows: Sequence[Row], cost: Cost, higher_is_better: bool | None) -> list[Row]:
     """The rows on the front of mean score and *cost*, the cheapest first.
 
-    Empty where fewer than two rows are on it, nobody says which scores are better, or costs are not of one basis.
+    Empty where fewer than two rows are on it, no record says which scores are better, or costs are not of one basis.
     """
     if higher_is_better is None or several_bases(rows, cost):
         return []
@@ -99,7 +99,7 @@ def front_of(rows: Sequence[Row], cost: Cost, higher_is_better: bool | None) -> 
 
 
 def several_bases(rows: Sequence[Row], cost: Cost) -> bool:
-    """Whether the costs of rows cannot all be held against each other."""
+    """Whether the costs of rows cannot all be compared."""
     return len({cost.basis(row) for row in rows if row.score is not None and cost.of(row) is not None}) > 1
 
 

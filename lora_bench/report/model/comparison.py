@@ -94,7 +94,7 @@ class Setting:
 
     @property
     def target(self) -> int | None:
-        """Adapter parameters that its runs were held to, or None."""
+        """Target for adapter parameters of its runs, or None."""
         return self.budget.adapter_parameters if self.budget is not None else None
 
     @property
@@ -230,7 +230,7 @@ def _settings(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def exempt(record: Record) -> bool:
-    """Whether a run was held to no target for parameters, since its method has no size to turn."""
+    """Whether a run is exempt from the target for parameters, since its method has no size to fit."""
     return record.spec.method.size is None and record.budget is not None
 
 

@@ -1,4 +1,4 @@
-"""Methods over the tasks of a base model: macro means, and each method held against the reference on all tasks at once.
+"""Methods over the tasks of a base model: macro means, and each method compared with the reference on all tasks at once.
 
     Comparison + verdicts on each task → [OverTasks: base model, target] → [Across: a method]
 

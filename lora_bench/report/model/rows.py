@@ -199,7 +199,7 @@ def statuses(records: Iterable[Record]) -> dict[Status, int]:
 
 
 def in_order(value: float | None) -> tuple[bool, float]:
-    """A key that sorts numbers, and those that nobody knows after them."""
+    """A key that sorts numbers, and unknown ones after them."""
     return value is None, value or 0.0
 
 

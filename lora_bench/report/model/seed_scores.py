@@ -39,7 +39,7 @@ class Scored:
     """A row with its scores.
 
     Args:
-        scores: By seed; runs whose seed nobody knows have no partner and are left out.
+        scores: By seed; runs of unknown seed have no partner and are left out.
         items: The same as functions of the test items, where the predictions of all runs are stored and the metric has that
             form.
         expected: The references of these items, which two rows must share.
@@ -106,7 +106,7 @@ def row_difference(
 
     Args:
         row: What is judged.
-        reference: What it is held against, on the same task and base model.
+        reference: Its reference, on the same task and base model.
         setting: Of the row.
         answers: Gives the predictions of the row's runs, and of the reference's.
     """
@@ -154,7 +154,7 @@ def gain_and_p(
 
 
 def at_floor(row: Row, reference: Row) -> float | None:
-    """The mean difference where runs that failed count at the majority's score; None where none failed or nobody knows it."""
+    """The mean difference where runs that failed count at the majority's score; None if none failed or it is unknown."""
     floor = row.majority_score if row.majority_score is not None else reference.majority_score
     if floor is None or not (row.failures or reference.failures):
         return None

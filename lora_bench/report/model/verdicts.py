@@ -3,8 +3,8 @@
     Comparison + declaration → family of paired differences → [Held: a row, its reference, the verdict]
 
 All comparisons of a report are one family, over which the error level holds; those of means over tasks are another, and so
-are, for ranks alone, the differences between methods of which none is the reference. Only runs that nobody could have chosen
-by their own scores are judged: searches, and protocols that choose on the reported split, are left out and said to be.
+are, for ranks alone, the differences between methods of which none is the reference. Searches and
+protocols that choose on the reported split are left out, since their runs may have been chosen by their own scores.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Declared = Literal["before", "changed", "never"]
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A row held against the reference.
+    """A row compared with the reference.
 
     Args:
         difference: Row less reference, as the metric has it.
@@ -86,7 +86,7 @@ class Judged:
 
 
 class _Table(NamedTuple):
-    """A table of one base model: the scores of its rows, and those that can be held against the reference, by place."""
+    """A table of one base model: the scores of its rows, and those that can be compared with the reference, by place."""
 
     setting: Setting
     table: ModelTable
@@ -105,7 +105,7 @@ def judge_comparison(
     answers: AnswersOf = lambda run_id: None,
     analysis: Analysis | None = None,
 ) -> Judged | None:
-    """The verdicts on a comparison, or None where there is nothing to hold against anything.
+    """The verdicts on a comparison, or None if nothing can be compared.
 
     Args:
         comparison: Of *records*.
@@ -188,7 +188,7 @@ def _not_judged(setting: Setting) -> str | None:
     if rules is not None and rules.choose_on != "selection":
         return "its protocol chooses on the split that it reports"
     if setting.spec.task.higher_is_better is None:
-        return "nobody says whether a higher or a lower score is better"
+        return "no record says whether a higher or a lower score is better"
     return None
 
 

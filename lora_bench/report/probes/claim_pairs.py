@@ -1,4 +1,4 @@
-"""What the sections on a paper's claims share: the cells that are held against each other, and how numbers are written."""
+"""What the sections on a paper's claims share: the cells that are compared, and how numbers are written."""
 
 from __future__ import annotations
 

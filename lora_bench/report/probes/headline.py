@@ -47,12 +47,17 @@ def headline_lines(
         f"These are costs: nothing here says which method scores better. Strength: **measured**, {told}. "
         f"Range: {plural(len(groups), 'shape')}, this machine. [How it was measured](#what-each-method-costs)."
     ]
-    header = ["method", "shapes", "training time", "peak memory", "file to ship"]
+    header = ["method", "shapes", "training time", "peak memory", "file, times smaller"]
     rows = [
-        [code(name), str(len(found)), *((_span(found, value) or MISSING) for value in (STEP, PEAK, STORED))]
+        [
+            code(name),
+            str(len(found)),
+            *(_span(found, value) or MISSING for value in (STEP, PEAK)),
+            _span(found, STORED, inverse=True) or MISSING,
+        ]
         for name, found in pairs.items()
     ]
-    lines += ["", *text.table(header, rows), "", f"Multiples of {label}'s on the same base model and shape."]
+    lines += ["", *text.table(header, rows), "", f"Compared with {label} on the same base model and shape."]
     commands = [record.command for record in records if record.command is not None]
     if commands:
         lines += [

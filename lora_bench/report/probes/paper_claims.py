@@ -26,7 +26,7 @@ class Claim(Strict):
         where: In the paper.
         of: What it was measured on.
         printed: The claim in the paper's numbers.
-        model: Name of the base model that it is of, where it is held against one alone.
+        model: Name of the base model that it is of, where it is compared with one alone.
         method: Label of the method, likewise.
         shape: Batch size and length of a forward pass, likewise.
     """
@@ -53,7 +53,7 @@ class Claims(Strict):
 
 
 def known_claims(suite: str) -> Claims | None:
-    """The claims that the baseline of a suite's name is there to be held against, or None.
+    """The claims that the baseline of a suite's name tests, or None.
 
     Raises:
         BadInput: With every fault of their file.

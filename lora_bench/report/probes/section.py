@@ -59,7 +59,7 @@ def probe_lines(records: Sequence[ProbeRecord]) -> list[str]:
 
 
 def _claims(records: Sequence[ProbeRecord]) -> list[str]:
-    """What a paper claims, for suites that are there to be held against it."""
+    """The claims of a paper, for suites that test them."""
     lines = []
     for suite in sorted({record.suite for record in records}):
         claims = known_claims(suite)
@@ -69,7 +69,7 @@ def _claims(records: Sequence[ProbeRecord]) -> list[str]:
 
 
 def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:
-    """Cells that may be held against each other: one base model at one shape."""
+    """Cells that may be compared: one base model at one shape."""
     groups: dict[tuple[object, ...], list[Probed]] = {}
     for cell in cells:
         spec = cell.spec
@@ -100,10 +100,9 @@ def _introduction(cells: Sequence[Probed]) -> list[str]:
     devices = sorted({_device(record) for record in records})
     lines = [
         f"Every cell was measured in {span}{counts[-1]} fresh process{'es' if counts[-1] != 1 else ''} "
-        f"on {text.listed(devices)}, {_company(records)}: fixed shapes, random tokens without padding, a bare loop with no "
-        "data loading, evaluation or "
-        "saving between steps, the methods in turn. A step time is the geometric mean over the processes, each of which "
-        "gives the median of its steps; every other number is a median over the processes.",
+        f"on {text.listed(devices)}, {_company(records)}: fixed shapes, random tokens without padding, nothing but training "
+        "steps, the methods in turn. A step time is the geometric mean over processes of their median step; every other "
+        "number is a median over processes.",
         "",
         _noise(cells),
     ]
@@ -114,9 +113,9 @@ def _company(records: Sequence[ProbeRecord]) -> str:
     """Whether the processes were alone on their device."""
     shared = sum(record.exclusive is False for record in records)
     if shared:
-        return f"**{shared} of {len(records)} with other work going on beside it**, so times are rough"
+        return f"**{shared} of {len(records)} with other work beside it**, so times are rough"
     if any(record.exclusive is None for record in records):
-        return "where nobody could tell whether other work was going on"
+        return "where it is not recorded whether other work ran"
     return "each alone on its device"
 
 
@@ -124,9 +123,7 @@ def _noise(cells: Sequence[Probed]) -> str:
     """How far to trust a difference of step times."""
     floor = noise_floor(cells)
     if floor is None:
-        sentence = (
-            "**Noise floor: not known**, since it takes two processes of a cell: no difference can be told from noise."
-        )
+        sentence = "**Noise floor: not known**, since no cell has two processes: no difference can be told from noise."
     else:
         sentence = f"**Noise floor: {share_of(floor)}.** Step times that differ by less are not told apart here."
     pairs = [

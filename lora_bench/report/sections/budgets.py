@@ -1,4 +1,4 @@
-"""What the section on the budget shows: what runs were held to, what methods came to, and what runs used of their work."""
+"""The section on the budget: what was equal for all runs, the size of each method, and the work that runs used."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
 
 
 def counts(comparison: Comparison) -> list[str]:
-    """What each method came to on each base model: size, numbers of parameters, share of the target, and learning rates."""
+    """Each method on each base model: size, numbers of parameters, share of the target, and learning rates."""
     rates: dict[tuple[str, ...], set[float | None]] = {}
     held = {setting.parameter_target[0] for setting in comparison.settings if setting.parameter_target is not None}
     axes = [axis for axis in PARAMETER_AXES if axis == PARAMETER_AXES[0] or axis in held]
@@ -183,7 +183,7 @@ def _splits(setting: Setting) -> str:
 def _target(setting: Setting, axis: ParameterAxis) -> str:
     budget = setting.budget
     if budget is None or budget.parameter_target is None:
-        return "none: methods as they are given" if axis == PARAMETER_AXES[0] else MISSING
+        return "none: sizes as given" if axis == PARAMETER_AXES[0] else MISSING
     held, amount = budget.parameter_target
     return f"{count(amount)} ± {budget.tolerance * 100:g} %" if held == axis else MISSING
 
@@ -239,8 +239,8 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("largest peak of a step, MiB", _peak),
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),
     ("optimiser steps", lambda setting: count(setting.spec.training.steps)),
-    ("tokens after which an input is cut", lambda setting: count(setting.spec.training.max_length)),
-    ("learning rates tried by every method", lambda setting: _tried(setting)),
+    ("longest input, tokens", lambda setting: count(setting.spec.training.max_length)),
+    ("learning rates tried for every method", lambda setting: _tried(setting)),
     ("schedule", lambda setting: _code(setting.spec.training.schedule)),
     ("warm-up steps", lambda setting: count(setting.spec.training.warmup_steps)),
     ("warm-up, as a share of the work", lambda setting: _number(setting.spec.training.warmup)),

@@ -23,18 +23,17 @@ def over_tasks_lines(judged: Judged, beside: Beside) -> Lines:
         return []
     reference = code(judged.analysis.reference)
     metrics = {setting.spec.task.metric for group in judged.over_tasks for setting in group.settings.values()}
-    mixed = f" These are of {len(metrics)} metrics, whose points are not worth the same." if len(metrics) > 1 else ""
+    mixed = f" The tasks have {len(metrics)} metrics, whose points are not worth the same." if len(metrics) > 1 else ""
     lines = [
         "### Over tasks",
         "",
-        f"Each task counts alike, in points of its score.{mixed} What is said is of these tasks and no others. Differences to "
+        f"Each task counts alike, in points of its score.{mixed} The results hold for these tasks only. Differences to "
         f"{reference} are a family of their own, with an error level of {judged.analysis.alpha:g} (Holm).",
         "",
-        "- *mean*: over tasks, and then over the seeds that all tasks have, with the t-interval over these seeds.",
-        f"- *difference*: the method less {reference}, on the tasks that both have; its interval and *p* as for the verdicts.",
-        f"- *tasks*: on how many the method is shown to be better than {reference}, on how many to be worse, and on how many "
-        "neither is shown.",
-        "- *peak memory*: the largest of the tasks; times are of all runs on them, and *tuning* is of the trials.",
+        "- *mean*: over tasks and seeds, with the t-interval over the seeds that all tasks have.",
+        f"- *difference*: the method less {reference}, on the tasks that both have.",
+        f"- *tasks*: number of tasks on which the method is shown to be better or worse than {reference}, and of the others.",
+        "- *peak memory*: the largest of the tasks. Times are of all runs; *tuning* is of the trials.",
     ]
     for group in judged.over_tasks:
         lines += ["", f"#### {_group_name(group, judged.comparison)}", "", *_over_tasks(group, judged, beside)]
@@ -66,7 +65,7 @@ def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> Lines:
         if of_middle_half:
             line.insert(header.index("covers"), _interquartile_mean(one))
         lines.append([*line, *([tuning] if header[-1] == "tuning, s" else [])])
-    return text.table(header, lines)
+    return text.wide_table(header, lines, names=1)
 
 
 def _mean(one: Across) -> list[str]:
@@ -139,8 +138,8 @@ def scores_by_task(comparison: Comparison, judged: Judged | None) -> Lines:
 _CELLS = "The mean (or the median, where the protocol takes it) with its 95 % interval over seeds"
 
 _MATRIX_NOTE = (
-    f"{_CELLS}. In bold: the methods of a task of which none is shown to be worse than any other, where any two are told "
-    "apart; those in bold are not shown to be equal."
+    f"{_CELLS}. In bold: the methods that are not shown to be worse than another on the task, if any two differ. Bold methods "
+    "are not shown to be equal."
 )
 
 

@@ -2,8 +2,8 @@
 
     runs A, runs B → pairs of rows, what differs between them → one family of verdicts → Markdown
 
-Scores that are of other data, another metric or another split are not held against each other. Whatever else differs between
-two rows is named beside their verdict: it is what the verdict is about.
+Scores of other data, another metric or another split are not compared. All else that differs between two rows is named beside
+their verdict: it is what the verdict is about.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class TwoSets:
-    """Two sets held against each other.
+    """Two sets side by side.
 
     Args:
-        pairs: The rows that both have, and that can be held against each other.
-        apart: Rows that both have and cannot, with the reason.
+        pairs: The rows that both have and that can be compared.
+        apart: Rows that both have and that cannot be compared, with the reason.
         only_first: Rows of the first alone, as (task, base model, method).
         only_second: Rows of the second alone.
     """
@@ -88,11 +88,11 @@ class _Found(NamedTuple):
 
 
 def hold_against(first: RunSet, second: RunSet, *, margin: float | None = None, alpha: float = 0.05) -> TwoSets:
-    """Hold every row of *second* against that of *first* with the same task, base model and label.
+    """Compare every row of *second* with that of *first* that has the same task, base model and label.
 
     Args:
         first: What was there.
-        second: What is held against it.
+        second: What is compared with it.
         margin: The difference that does not matter, in the unit of the metrics; by default as for a suite.
         alpha: Error level over all comparisons.
 
@@ -160,14 +160,14 @@ def two_sets_lines(sets: TwoSets) -> list[str]:
     said = (
         f"Of {plural(len(sets.pairs), 'comparison')}, {inert(sets.second.name)} is {listed(counts)}."
         if sets.pairs
-        else "No two rows can be held against each other."
+        else "No two rows can be compared."
     )
     lines = [f"# {names}", "", said]
     if sets.pairs:
         limited = collapse_legend([pair.verdict for pair in sets.pairs])
         lines += ["", *LEGEND, *limited, "", *_table(sets), "", *_changes(sets)]
     for title, reasons in (
-        ("Not held against each other", [inert(reason) for reason in sets.apart]),
+        ("Not compared", [inert(reason) for reason in sets.apart]),
         (f"Only in {inert(sets.first.name)}", [" · ".join(map(inert, place)) for place in sets.only_first]),
         (f"Only in {inert(sets.second.name)}", [" · ".join(map(inert, place)) for place in sets.only_second]),
     ):
@@ -192,7 +192,7 @@ def _table(sets: TwoSets) -> list[str]:
         "task", "base model", "method", "seeds", inert(sets.first.name, 40), inert(sets.second.name, 40), "difference",
         "interval", "covers", "verdict", "p", "would decide", "step time", "peak memory",
     ]  # fmt: skip
-    return text.table(header, rows, numbers_from=3)
+    return text.wide_table(header, rows, names=3)
 
 
 def _numbers(pair: Pair) -> list[str]:
@@ -220,7 +220,7 @@ def _changes(sets: TwoSets) -> list[str]:
         found.setdefault(pair.differs, []).append(" · ".join(map(inert, pair.place)))
     lines = ["## What differs", ""]
     for differs, places in found.items():
-        what = listed([code(name) for name in differs]) if differs else "nothing that a spec tells"
+        what = listed([code(name) for name in differs]) if differs else "nothing in their specs"
         where = "every pair" if len(places) == len(sets.pairs) else "; ".join(places)
         lines.append(f"- {where}: {what}.")
     environments = [

@@ -82,10 +82,10 @@ def improving_lines(records: Sequence[Record], comparison: Comparison) -> list[s
             )
     if not lines:
         return []
-    more = [f"Of {plural(short, 'run')} the curve is too short to tell.", ""] if short else []
+    more = [f"The curve of {plural(short, 'run')} is too short to tell.", ""] if short else []
     return [
-        "Still improving when the budget ended: the last point of the curve is the best, and the last two steps to it are both",
-        "improvements that together exceed twice the curve's noise. With more work these might have scored otherwise.",
+        "These runs were still improving when their budget ended: the last two steps of the curve are both improvements and "
+        "together exceed twice its noise. More work may change their scores.",
         "",
         *more,
         *lines,

@@ -1,4 +1,4 @@
-"""What a report says in words before any table.
+"""The first words of a report's protocol, and facts where no verdict is drawn.
 
 Every sentence is made from the records and claims no more than they do: the highest mean is a fact with its interval
 and with whose intervals reach it, and no method is called better.
@@ -80,7 +80,7 @@ def _under(comparison: Comparison, protocols: Sequence[str]) -> str:
         for one in (
             *named,
             *(
-                ["some under none that is recorded" if protocols else "under no protocol that is recorded"]
+                ["some under an unrecorded protocol" if protocols else "under an unrecorded protocol"]
                 if without
                 else []
             ),
@@ -104,11 +104,11 @@ def _caution(comparison: Comparison, rows: Sequence[Row], judged: bool) -> str:
     with_results = {setting.spec.task.name for setting in comparison.settings if not setting.search}
     searches = [code(task) for task in tasks if task not in with_results]
     if searches:
-        said.append(f"On {listed([*searches])} this is a search: its scores choose learning rates and are no results.")
+        said.append(f"On {listed([*searches])} this is a search: its scores choose learning rates and are not results.")
     if not judged:
         said.append(f"No verdicts are drawn from {_number_of_seeds(scored)} a mean.")
     if scored[0] == 1:
-        said.append("A mean of one seed has no interval, and nothing here says how far another seed would be from it.")
+        said.append("A mean of one seed has no interval: another seed may be far from it.")
     if scored[-1] > 1 and not judged:
         said.append("Where intervals overlap, the order of two means may be chance.")
     return " ".join(said)

@@ -7,7 +7,7 @@ import re
 
 from lora_bench.report.model.overview import Line, Overview
 from lora_bench.report.text import code, plain, plural
-from lora_bench.stats.verdict import FEWEST_PAIRS, RECOMMENDATION_PAIRS, Grade
+from lora_bench.stats.verdict import RECOMMENDATION_PAIRS, Grade
 
 # What of a command can stand between backticks.
 _WORD = re.compile(r"[\w./:=,+%…-]+")
@@ -30,7 +30,7 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
         keys.append(_seeds(seen, total))
     command = suite_command(seen)
     if command is not None and keys:
-        steps.append(f"set {' and '.join(keys)} in the suite, then run {command}")
+        steps.append(f"in the suite set {' and '.join(keys)}, then run {command}")
     return steps
 
 
@@ -57,7 +57,7 @@ def seeds_to_decide(seen: Overview) -> int | None:
     if needed:
         return needed[(len(needed) - 1) // 2]
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
-    return RECOMMENDATION_PAIRS if most < FEWEST_PAIRS else None
+    return RECOMMENDATION_PAIRS if most < RECOMMENDATION_PAIRS else None
 
 
 def more_seeds(seen: Overview) -> list[str]:
@@ -65,11 +65,11 @@ def more_seeds(seen: Overview) -> list[str]:
     total = seeds_to_decide(seen)
     have = max(contrast.verdict.pairs for contrast in seen.contrasts)
     if total is None:
-        return ["No number of seeds up to 1,000 is expected to decide: the differences are near the margin."]
+        return ["No number of seeds up to 1,000 is expected to decide."]
     more = f"{plural(total - have, 'more seed')}"
-    if have < FEWEST_PAIRS:
-        return [f"With {more} a method ({total} in all{_time(seen, total - have)}) the report can recommend."]
     needed = [contrast for contrast in seen.contrasts if contrast.verdict.needed is not None]
+    if not needed:
+        return [f"With {more} a method ({total} in all{_time(seen, total - have)}) the report can recommend."]
     number = len(seen.contrasts)
     of = (
         "it"

@@ -102,7 +102,7 @@ def score_of(line: Line) -> str:
 
 
 def verdict_of(line: Line, *, short: bool = False) -> str:
-    """The verdicts on a method in a few words, such as "better in all 6" or "undecided (about 76 seeds)"."""
+    """The verdicts on a method in a few words, such as "better in all 6" or "undecided (≈ 76 seeds)"."""
     if not line.contrasts:
         return MISSING
     number = len(line.contrasts)
@@ -114,9 +114,7 @@ def verdict_of(line: Line, *, short: bool = False) -> str:
     open_ones = [contrast.verdict for contrast in line.contrasts if contrast.verdict.verdict == "inconclusive"]
     if open_ones:
         needed = sorted(verdict.needed.seeds for verdict in open_ones if verdict.needed is not None)
-        seeds = (
-            f" (about {needed[(len(needed) - 1) // 2]} seeds)" if not short and len(needed) == len(open_ones) else ""
-        )
+        seeds = f" ({ESTIMATED} {needed[-1]} seeds)" if not short and len(needed) == len(open_ones) else ""
         said.append(f"undecided{_times(len(open_ones), number, short)}{seeds}")
     return ", ".join(said)
 

@@ -31,10 +31,6 @@ class Column:
     of: Literal["method", "runs"] = "runs"
 
 
-# Columns of a table that fit the width of a page on GitHub.
-MOST_COLUMNS = 8
-
-
 def score_table(table: ModelTable, setting: Setting, judged: Sequence[Column] = ()) -> list[str]:
     """What each method of a base model scored, with *judged* beside it. Failures are rows too."""
     own = _own(setting)
@@ -49,7 +45,7 @@ def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[Column] = (
 
 def _split(table: ModelTable, own: Sequence[Column], columns: Sequence[Column], failures: bool = False) -> list[str]:
     """Columns beside the names of rows, over as many tables as they need."""
-    room = MOST_COLUMNS - len(own)
+    room = text.MOST_COLUMNS - len(own)
     lines: list[str] = []
     for start in range(0, len(columns), room):
         shown = [*own, *columns[start : start + room]]
@@ -129,11 +125,11 @@ def learning_rate_table(setting: Setting) -> list[str]:
             best = best_rates(of_label, setting.spec.task.higher_is_better)
             cells = [_rate_cell([row for row in of_label if row.learning_rate == rate], best) for rate in rates]
             lines.append([model_name(table), method_name(of_label[0]), *cells])
-    return text.table(["base model", "method", *map(text.learning_rate, rates)], lines, numbers_from=2)
+    return text.wide_table(["base model", "method", *map(text.learning_rate, rates)], lines, names=2)
 
 
 def best_rates(rows: Iterable[Row], higher_is_better: bool | None) -> list[float]:
-    """The learning rates with the best mean score; several where means are equal, none where nobody says what is better."""
+    """The learning rates with the best mean score; several where means are equal, none where no record says what is better."""
     if higher_is_better is None:
         return []
     means = {

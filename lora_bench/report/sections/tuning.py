@@ -1,4 +1,4 @@
-"""What tuning came to: how good the best of fewer trials would have been, and what all of them cost.
+"""Tuning in a report: how good the best of fewer trials would have been, and the cost of all.
 
 A method that is tried more often looks better. So the expected best of k trials stands beside the best of all, for every method
 at the same k (Dodge et al. 2019, in the unbiased form of Tang et al. 2020). It is of trials with the same work that were drawn
@@ -97,17 +97,13 @@ def trial_lines(setting: Setting, rungs: Sequence[Setting] = ()) -> list[str]:
 
 
 _DRAWN = (
-    "drawn without regard to their scores; a trial is the mean over its seeds, and one that failed counts as the majority "
-    "class. The last column is what they cost."
+    "drawn at random. A trial is the mean over its seeds; a failed one counts as the majority class. The last column is the "
+    "cost of all."
 )
 _DRAWN_SHORT = (
-    f"{_DRAWN} All of them are short: this is no score to expect of runs with all of the work, and methods that learn slowly "
-    "are further from theirs."
+    f"{_DRAWN} All of them are short, so runs with all of the work score otherwise, above all those of slow methods."
 )
-_CHOSEN = (
-    "These learning rates are the best of the rung before, and no draw from the range: any few of them are better than as many "
-    "drawn ones, so there is no expected best of fewer trials."
-)
+_CHOSEN = "These learning rates are the best of the rung before and not drawn at random, so no expected best is shown."
 
 
 def _expected(setting: Setting, how: str) -> list[str]:
@@ -164,7 +160,7 @@ def _costs(rungs: Sequence[Setting]) -> list[str]:
     header = ["base model", "method", *(f"rung {rung.rung}: {column}" for rung in rungs for column in columns)]
     return [
         "",
-        f"What the tuning of each method cost, rung by rung. {_runs_of(rungs)}",
+        f"The cost of tuning each method, rung by rung. {_runs_of(rungs)}",
         "",
         *text.table([*header, "training, s in all"], lines, numbers_from=2),
     ]
@@ -175,7 +171,7 @@ def _runs_of(rungs: Sequence[Setting]) -> str:
     amounts = [f"{amount_of(*target)} in rung {rung.rung}" for rung in rungs if (target := _target(rung)) is not None]
     budget = rungs[-1].budget
     trials = text.count(budget.trials if budget is not None else None)
-    return f"A run has {text.listed(amounts)}; together a seed has at most the work of {trials} runs with all of it."
+    return f"A run has {text.listed(amounts)}. All runs of a seed have at most the work of {trials} full runs."
 
 
 def _by_method(setting: Setting) -> dict[Name, list[Row]]:

@@ -160,8 +160,8 @@ def test_the_introduction_says_how_it_was_measured_and_how_far_to_trust_it():
     ("exclusive", "words"),
     [
         ([True, True], "each alone on its device"),
-        ([True, False], "**1 of 2 with other work going on beside it**, so times are rough"),
-        ([True, None], "where nobody could tell whether other work was going on"),
+        ([True, False], "**1 of 2 with other work beside it**, so times are rough"),
+        ([True, None], "where it is not recorded whether other work ran"),
     ],
 )
 def test_company_is_said(exclusive, words):

@@ -81,5 +81,5 @@ def test_the_report_lists_methods_under_the_budget():
         "- `lora` on MiniLM-L6 in the RoBERTa class, `vader_film`: 1 of 2 runs, by accuracy on the selection split "
         "(0.6000 to 0.8000 in the last two steps of the curve)." in budget
     )
-    assert budget.count("of the curve") == 2 and "Of 1 run the curve is too short to tell." in budget
+    assert budget.count("of the curve") == 2 and "The curve of 1 run is too short to tell." in budget
     assert "Still improving" not in render_markdown(records[1:3], "report")
