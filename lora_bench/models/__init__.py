@@ -1,1 +1,1 @@
-"""Base models: find them, load them, check their files, and rewrite them where a family needs it."""
+"""Base models: find them, load them, check their files, and rewrite them where a model family needs it."""

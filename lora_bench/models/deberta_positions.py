@@ -1,9 +1,9 @@
-"""DeBERTa's relative positions, only as far as a batch's rows reach.
+"""Restrict DeBERTa's relative positions to those that a batch's rows reach.
 
-DeBERTa-v2 and v3 project a table of all relative positions in every layer (512 rows, as published), score every token
-against all of them, and then gather the few that occur: rows of 45 tokens are at most 44 apart. Here the table is cut to what
-can occur before it is projected. The same products are summed, so scores agree but for rounding, whatever is dropped out of the
-table: the dropout is drawn for all of it.
+DeBERTa-v2 and v3 project a table of all relative positions in every layer (512 rows, as published), score every token against
+all of them, and then gather the few that occur: rows of 45 tokens are at most 44 apart. Here only the rows that can occur are
+projected. The same products are summed, so scores agree up to rounding. This holds with dropout on the table too, because the
+dropout is drawn for the whole table.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfA
 
 
 class ReachedSelfAttention(DisentangledSelfAttention):
-    """DeBERTa's attention with a table of relative positions that is cut to those its rows reach."""
+    """DeBERTa's attention with a table of relative positions restricted to those its rows reach."""
 
     pos_ebd_size: int
 
     def disentangled_attention_bias(
         self, query_layer: Tensor, key_layer: Tensor, relative_pos: Tensor, rel_embeddings: Tensor, scale_factor: int
     ) -> Tensor:
-        """As that of DeBERTa; queries and keys of shape (batch * heads, tokens, width of a head)."""
+        """Return DeBERTa's bias; queries and keys have shape (batch * heads, tokens, width of a head)."""
         whole = self.pos_ebd_size
         longest = max(query_layer.size(-2), key_layer.size(-2))
         reach = min(whole, reached(longest, self.position_buckets, self.max_relative_positions))
         if self.training and any(map(_drops, (self.query_proj, self.key_proj, *self._of_positions()))):
-            reach = whole  # what a method drops out of the table is drawn for all of it
+            reach = whole  # a method's dropout on the table is drawn for the whole table
         self.pos_ebd_size = reach
         try:
             return super().disentangled_attention_bias(
@@ -38,7 +38,7 @@ class ReachedSelfAttention(DisentangledSelfAttention):
             self.pos_ebd_size = whole
 
     def _of_positions(self) -> list[nn.Module]:
-        """The projections that are of the table alone."""
+        """Return the projections that only the table uses."""
         return [getattr(self, name) for name in ("pos_key_proj", "pos_query_proj") if hasattr(self, name)]
 
 
@@ -48,23 +48,23 @@ def _drops(module: nn.Module) -> bool:
 
 @functools.cache
 def reached(tokens: int, buckets: int, most: int) -> int:
-    """How far from the middle of the table the positions of rows may lie, and at least that.
+    """Return an upper bound of the distance from the middle of the table to the positions of rows.
 
     Args:
-        tokens: Of a row.
-        buckets: Beyond half of them, positions share rows of the table, the more the further; none below 1.
-        most: The farthest position that is told from farther ones.
+        tokens: Tokens of a row.
+        buckets: Beyond half of this number, positions share rows of the table, more of them the farther; below 1 none do.
+        most: Farthest position that is told from farther ones.
     """
     middle = buckets // 2
     if buckets < 1 or tokens <= middle:
         return tokens
     farther = math.log((tokens - 1) / middle) / math.log((most - 1) / middle) * (middle - 1)
-    # One more than is needed, since the table's own bucket is rounded up from another number format.
+    # One more than needed, because the table's own bucket is rounded up from another number format.
     return middle + math.ceil(farther) + 2
 
 
 def cut_to_reach(model: nn.Module) -> None:
-    """Have every attention of DeBERTa-v2 in a model look at the relative positions that its rows reach, and no others."""
+    """Make every DeBERTa-v2 attention in a model use only the relative positions that its rows reach."""
     for module in model.modules():
         if type(module) is DisentangledSelfAttention:
             module.__class__ = ReachedSelfAttention

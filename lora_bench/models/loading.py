@@ -1,6 +1,6 @@
-"""A base model from its folder: with the head that a kind of task needs, and its tokenizer.
+"""Load a base model from its folder, with the head for a kind of task, and its tokenizer.
 
-The head is whatever the checkpoint lacks, or has of another task. No code of a model's is run, unless the user said so.
+The head is every module that the checkpoint lacks, or has for another task. A model's code runs only if the user allows it.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def load_model(
     attention: str | None = None,
     on_meta: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The base model with what the kind of task needs, in float32, and the names of its head's modules.
+    """Return the base model for a kind of task, in float32, and the names of its head's modules.
 
     Args:
-        base_model: Which.
+        base_model: The base model.
         kind: A classifier, a regressor, or a causal model that writes, which has no head.
         labels: Number of classes, for classification.
         base_dropout: Dropout everywhere in the base model, or None for the checkpoint's own.
         head_dropout: Dropout before the classifier, or None for the checkpoint's own.
-        attention: The kernel path of attention by transformers' name, or None for the model's own choice.
+        attention: Kernel path of attention by transformers' name, or None for the model's own choice.
         on_meta: Build it on the meta device: shapes and names only, in a fraction of a second.
 
     Raises:
@@ -67,10 +67,10 @@ def load_model(
     if on_meta:
         options["device_map"] = "meta"
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the report of missing weights is what `head` is made of
+    logging.set_verbosity_error()  # missing weights are expected: they make the head
     logging.disable_progress_bar()
     try:
-        # float32 whatever the checkpoint's type: the frozen weights of all methods and families are treated alike.
+        # float32 for every checkpoint, so that the frozen weights of all methods and model families are treated alike.
         model, report = automatic.from_pretrained(
             base_model.folder,
             config=config,
@@ -78,7 +78,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=base_model.remote_code,
             output_loading_info=True,
-            # A classifier of another shape is another task's: it is drawn anew like any other head.
+            # A classifier of another shape belongs to another task, and is drawn anew like any other head.
             ignore_mismatched_sizes=kind != "generation",
             **options,
         )
@@ -113,7 +113,7 @@ def _config(
 
 
 def _refuse_encoder(base_model: BaseModel) -> None:
-    """Say why a model cannot write: one that is trained to fill gaps sees both sides of a word."""
+    """Refuse an encoder for generation: it is trained to fill gaps and sees both sides of a word."""
     if not writes_on(base_model.model_type):
         raise UnsupportedPair(
             f"{base_model.model_type} is an encoder and writes no text; generation needs a causal model such as gpt2"
@@ -121,7 +121,7 @@ def _refuse_encoder(base_model: BaseModel) -> None:
 
 
 def writes_on(model_type: str) -> bool:
-    """Whether a model of this type writes text from left to right: each token sees those before it alone."""
+    """Return True if a model of this type writes text from left to right: each token sees only those before it."""
     known = next((family for family in FAMILIES if model_type in family.model_types), None)
     if known is not None:
         return known.causal
@@ -134,12 +134,12 @@ def writes_on(model_type: str) -> bool:
 
 
 def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a padding token (the end-of-text token where it has none of its own)."""
+    """Return the tokenizer, with a padding token (the end-of-text token if it has none)."""
     from transformers import AutoTokenizer
 
     from lora_bench.models.sentencepiece import check_readable, normalise_as_trained
 
-    # From a folder that has none, transformers makes an empty one of the model's class.
+    # For a folder without a tokenizer, transformers makes an empty one of the model's class.
     if not any(path for pattern in TOKENIZER_FILES for path in base_model.folder.glob(pattern)):
         raise LoraBenchError(f"model {base_model.name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
     check_readable(base_model.name, base_model.folder)
@@ -159,16 +159,16 @@ def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
 
 
 def _heads_of_other_tasks(model: PreTrainedModel) -> set[str]:
-    """Weights of the modules that are a head in the model's family, though a fine-tuned checkpoint may contain them."""
+    """Return weights of modules that are a head in the model family, although a fine-tuned checkpoint may contain them."""
     try:
         heads = family_of(model.config.model_type).heads
     except LoraBenchError:
-        return set()  # a family that is not declared: only what the checkpoint lacks is known to be a head
+        return set()  # an undeclared model family: only missing weights are known to be a head
     return {name for name, _ in model.named_parameters() if name.split(".")[0] in heads}
 
 
 def head_modules(model: nn.Module, missing: set[str]) -> list[str]:
-    """The modules that hold every weight the checkpoint lacks: the largest that hold nothing else.
+    """Return the modules with every weight that the checkpoint lacks: the largest that contain nothing else.
 
     Args:
         model: The model as built for the task.

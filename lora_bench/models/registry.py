@@ -1,8 +1,8 @@
-"""Base models: found by name, on the disk or on the hub, and known by a hash of what they are made of.
+"""Base models: found by name, on the disk or on the hub, and identified by a hash of their content.
 
-A name is one that lora_bench ships or rewrites (`known_models`), a folder in Hugging Face's layout, or a model on the hub;
-all three end as a folder, and from there on nothing differs. Weights are read from safetensors only, and no code of a model's
-is run: see `lora_bench.models.safety` for the two exceptions that a user can make.
+A name is one that lora_bench ships or rewrites (`known_models`), a folder in Hugging Face's layout, or a model on the hub. All
+three become a folder and are treated alike from there on. Weights are read only from safetensors, and a model's code never
+runs; `lora_bench.models.safety` has the two exceptions that a user can make.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lora_bench.util.pip_assets import is_cached
 
 Progress = Callable[[str], None]
 
-# What a model is made of; the rest of a folder (cards, logs, other formats) does not change it.
+# Files that make a model; other files of a folder (cards, logs, other formats) do not change it.
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
                "*.model", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 
@@ -43,15 +43,15 @@ class BaseModel:
     """A base model on this machine.
 
     Args:
-        name: As the user named it.
-        shown: As a reader should see it.
-        folder: Where its files are.
+        name: Its name in the suite.
+        shown: Its name for readers.
+        folder: Folder of its files.
         sha256: Hash of its content.
-        revision: Commit on the hub, where it came from there.
-        model_type: transformers' name of its family, such as "roberta".
-        has_weights: Whether its folder has them; a shape's are drawn at random.
-        remote_code: Whether code that comes with it is run.
-        warnings: What a record of it has to say.
+        revision: Commit on the hub, if it came from there.
+        model_type: transformers' name of its model family, such as "roberta".
+        has_weights: True if its folder has weights; those of a shape are drawn at random.
+        remote_code: True if code that comes with it runs.
+        warnings: Warnings for records of it.
     """
 
     name: str
@@ -70,10 +70,10 @@ class KnownModel:
     """A model that lora_bench ships or rewrites from a named asset.
 
     Args:
-        shown: What reports call it.
-        about: One line for `lora-bench list models`.
-        asset: The asset it is made from, or None where it comes with the package.
-        folder: Gives its folder, obtaining what is missing.
+        shown: Its name in reports.
+        about: Line for `lora-bench list models`.
+        asset: Asset that it is made from, or None if it comes with the package.
+        folder: Returns its folder, obtaining missing files.
     """
 
     shown: str
@@ -83,12 +83,12 @@ class KnownModel:
 
     @property
     def is_here(self) -> bool:
-        """Whether it can be had without the network."""
+        """Return True if it is available without the network."""
         return self.asset is None or is_cached(self.asset)
 
 
 def known_models() -> dict[str, KnownModel]:
-    """The models that need no hub, by name."""
+    """Return the models that need no hub, by name."""
 
     def roberta(progress: Progress | None) -> Path:
         from lora_bench.models.minilm import roberta_folder
@@ -98,8 +98,8 @@ def known_models() -> dict[str, KnownModel]:
     def deberta(progress: Progress | None) -> Path:
         from lora_bench.models.minilm import deberta_folder
 
-        # 32 buckets tell apart what inputs of some 64 tokens can hold; DeBERTa-v3's 256 would make a step cost half again
-        # as much, and the relative terms start at zero either way.
+        # 32 buckets tell apart the distances in inputs of some 64 tokens. DeBERTa-v3's 256 would make a step half again as
+        # slow, and the relative terms start at zero in both cases.
         return deberta_folder(progress, position_buckets=32)
 
     return {
@@ -134,21 +134,20 @@ def find_model(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> BaseModel:
-    """The base model that *name* stands for: a known one, a folder (seen from *base*), a shape, or one on the hub.
+    """Return the base model called *name*: a known one, a folder (relative to *base*), a shape, or one on the hub.
 
     Args:
-        name: Which.
-        base: The folder that a folder's name is seen from.
+        name: Name of the model.
+        base: Folder that a folder's name is relative to.
         revision: Commit, tag or branch on the hub.
-        shown: What reports call it.
-        progress: Told what takes a while.
-        trust_remote_code: Whether code of its repository is run; *revision* must then be a commit.
-        allow_pickle: Whether weights that lie in a pickle alone are read; see `model_files`.
+        shown: Its name in reports.
+        progress: Called with a sentence before slow work.
+        trust_remote_code: Run code of its repository; *revision* must then be a commit.
+        allow_pickle: Read weights that exist only in a pickle; see `lora_bench.models.safety`.
 
     Raises:
-        LoraBenchError: If nothing answers to the name, its weights are not in safetensors, or it needs code that is not
-            trusted.
-        AssetUnavailable: If a known model's asset is neither cached nor to be had.
+        LoraBenchError: If the name is unknown, its weights are not in safetensors, or it needs code that is not trusted.
+        AssetUnavailable: If a known model's asset is neither cached nor downloadable.
     """
     if name.startswith(PREFIX):
         config = shape_folder(name) / "config.json"
@@ -188,11 +187,11 @@ def find_model(
 
 
 def _folder(name: str, base: Path) -> Path | None:
-    """The folder that a name stands for, or None where there is none."""
+    """Return the folder with a name, or None if it does not exist."""
     try:
         folder = base / Path(name).expanduser()
         return folder if folder.is_dir() else None
-    except (OSError, RuntimeError):  # a name longer than any path, or the home of a user that does not exist
+    except (OSError, RuntimeError):  # an overlong name, or the home folder of an unknown user
         return None
 
 
@@ -206,28 +205,28 @@ def _base_model(
     trusted: bool = False,
     allow_pickle: bool = False,
 ) -> BaseModel:
-    """Check a model's folder; its files are hashed where no hash is given."""
+    """Check a model's folder; its files are hashed if no hash is given."""
     check_files(name, folder)
     if not (folder / "config.json").is_file():
-        raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is no Hugging Face model")
+        raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is not a Hugging Face model")
     config = read_config(name, folder)
     check_code(name, folder, config, trusted=trusted)
     check_weights(name, folder, config)
     warnings: tuple[str, ...] = ()
     if trusted:
-        warnings += (f"{name} ran code of its repository at commit {revision}, which --allow-code named",)
+        warnings += (f"{name} ran code of its repository at commit {revision}, allowed by --allow-code",)
     if not any(folder.glob("*.safetensors")):
         found = pickles(folder)
         if not allow_pickle:
             danger = f" ({', '.join(found)} can run code when read)" if found else ""
             raise LoraBenchError(
                 f"model {name!r} has no weights in safetensors{danger}; name a revision that has them, or, if you trust "
-                f"whoever made it, --allow-pickle {shlex.quote(name)}"
+                f"its author, add --allow-pickle {shlex.quote(name)}"
             )
         folder = as_safetensors(name, folder)
-        warnings += (f"the weights of {name} were read from a pickle, which --allow-pickle named",)
+        warnings += (f"the weights of {name} were read from a pickle, allowed by --allow-pickle",)
     if not isinstance(config.get("model_type"), str) or not config["model_type"]:
-        raise LoraBenchError(f"model {name!r}: its config.json does not say its model_type")
+        raise LoraBenchError(f"model {name!r}: its config.json has no model_type")
     return BaseModel(
         name=name,
         shown=shown,
@@ -241,7 +240,7 @@ def _base_model(
 
 
 def _hash_of_files(folder: Path) -> str:
-    """Hash of what a model is made of, the same whatever version of transformers wrote its configuration."""
+    """Return the hash of a model's content, independent of the version of transformers that wrote its configuration."""
     hashes: dict[str, str] = {}
     for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
         if path.suffix == ".json" and path.name == "config.json":
@@ -258,24 +257,24 @@ def _hash_of_files(folder: Path) -> str:
 def _from_hub(
     name: str, revision: str | None, progress: Progress | None, *, code: bool, pickled: bool
 ) -> tuple[Path, str]:
-    """The folder and the commit of a model on the hub; of its weights only safetensors are downloaded.
+    """Return the folder and the commit of a model on the hub; of its weights only safetensors are downloaded.
 
     Args:
-        name: Which.
-        revision: Of it.
-        progress: Told what takes a while.
-        code: Whether its code is downloaded too.
-        pickled: Whether pickled weights are, where it has no others.
+        name: Name of the model.
+        revision: Its revision.
+        progress: Called with a sentence before slow work.
+        code: Download its code too.
+        pickled: Download pickled weights if it has no others.
 
     Raises:
-        LoraBenchError: If it is not to be had, or has no weights in safetensors.
+        LoraBenchError: If it is unavailable, or has no weights in safetensors.
     """
     from lora_bench.util.hub import snapshot
 
     if progress is not None:
         progress(f"looking for {name} on the Hugging Face hub")
     hint = f"{did_you_mean(name, known_models())} (without the hub: {', '.join(known_models())}, or a folder)"
-    # Folders of a repository hold other formats of the same model, such as onnx/.
+    # Folders of a repository contain other formats of the same model, such as onnx/.
     files = (*MODEL_FILES, "*.py") if code else MODEL_FILES
     found = snapshot("model", name, revision, files, leave=("*/*",), hint=hint)
     if (found.folder / "config.json").is_file() and not any(found.folder.glob("*.safetensors")):
@@ -285,6 +284,6 @@ def _from_hub(
         raise LoraBenchError(
             f"model {name!r} has no weights in safetensors on the hub at revision {revision or 'main'}, and others can run "
             "code when read: name a `revision:` that has them (the hub's converter often offers one as refs/pr/N), or, if "
-            f"you trust whoever made it, --allow-pickle {shlex.quote(name)}"
+            f"you trust its author, add --allow-pickle {shlex.quote(name)}"
         )
     return found.folder, found.commit

@@ -1,8 +1,8 @@
 """Prevent code in a base model's folder from running.
 
 A pickle runs code when it is read, so weights come from safetensors. A pickle that the user names on the command line is read
-once, by torch's restricted reader, which makes tensors and nothing else of it, and kept as safetensors. Code that comes with a
-model runs if a suite names its commit and the user allows it; see `lora_bench.suite.consent`.
+once, by torch's restricted reader, which makes only tensors, and is kept as safetensors. Code that comes with a model runs if a
+suite names its commit and the user allows it; see `lora_bench.suite.consent`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from lora_bench.util.regular_files import MIB, read_regular
 
 MAX_CONFIG_BYTES = 16 * MIB
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-# What a user may name: the form in which transformers wrote weights before safetensors, and its parts.
+# Files that a user may allow: the form in which transformers wrote weights before safetensors, and its parts.
 PICKLED_WEIGHTS, PICKLED_INDEX = "pytorch_model*.bin", "pytorch_model.bin.index.json"
-# Before this release torch's restricted reader could be made to write outside of its buffers (CVE-2026-24747).
+# Before this release torch's restricted reader could be made to write outside its buffers (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 
 
 def pickles(folder: Path) -> list[str]:
-    """The files of a folder that can run code when they are read."""
+    """Return the files of a folder that can run code when they are read."""
     return sorted({path.name for pattern in PICKLES for path in folder.glob(pattern)})
 
 
 def read_config(name: str, folder: Path) -> dict[str, Any]:
-    """A model's configuration.
+    """Return a model's configuration.
 
     Raises:
-        LoraBenchError: If it cannot be read, or would bring an adapter or code from elsewhere with it.
+        LoraBenchError: If it is unreadable, or would load an adapter or code from elsewhere.
     """
     try:
         config = json.loads(read_regular(folder / "config.json", MAX_CONFIG_BYTES).decode("utf-8"))
@@ -46,7 +46,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise LoraBenchError(f"model {name!r}: its config.json must be an object, got {type(config).__name__}")
     if (folder / "adapter_config.json").exists():
-        # transformers would load the base that it names, from wherever that is, and a pickled adapter on top.
+        # transformers would load the base model that it names, from anywhere, and a pickled adapter on top.
         raise LoraBenchError(
             f"model {name!r} is an adapter on another model (it has an adapter_config.json): merge it with PEFT's "
             "merge_and_unload(), save the result with save_pretrained(FOLDER), and name FOLDER"
@@ -54,13 +54,13 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     kernel = next((value for key, value in _texts(config) if key.endswith("_implementation") and "/" in value), None)
     if kernel is not None:
         raise LoraBenchError(
-            f"model {name!r}: its config.json asks for code from {kernel!r} on the hub, which is not run"
+            f"model {name!r}: its config.json asks for code from {kernel!r} on the hub, which lora_bench does not run"
         )
     return config
 
 
 def check_files(name: str, folder: Path) -> None:
-    """Refuse a model's folder that holds a pipe or a device, which a library would wait for or read without end.
+    """Refuse a model's folder with a pipe or a device, which a library would wait for or read without end.
 
     Raises:
         LoraBenchError: With the name of such a file.
@@ -71,26 +71,26 @@ def check_files(name: str, folder: Path) -> None:
 
 
 def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
-    """Refuse a model's folder that would have transformers read another file for its weights than safetensors.
+    """Refuse a model's folder that would make transformers read weights from another file than safetensors.
 
     Args:
-        name: As the user named it.
-        folder: Where it lies.
+        name: Its name in the suite.
+        folder: Its folder.
         config: Its configuration.
 
     Raises:
-        LoraBenchError: If its configuration names a file of weights, or an index of safetensors a file that is none of them.
+        LoraBenchError: If its configuration names a file of weights, or an index of safetensors names another kind of file.
     """
     if config.get("transformers_weights") is not None:
         raise LoraBenchError(
             f"model {name!r}: its config.json names its file of weights ({config['transformers_weights']!r}), which may be a "
-            "pickle; take out transformers_weights, and call the file model.safetensors"
+            "pickle; remove transformers_weights, and rename the file to model.safetensors"
         )
     for index in sorted(folder.glob("*.safetensors.index.json")):
         try:
             shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-            raise LoraBenchError(f"model {name!r}: {index.name} is no index of weights") from None
+            raise LoraBenchError(f"model {name!r}: {index.name} is not an index of weights") from None
         for shard in shards:
             plain = isinstance(shard, str) and shard.endswith(".safetensors") and not set(shard) & {"/", "\\", "\0"}
             if not plain or not (folder / shard).is_file():
@@ -100,7 +100,7 @@ def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a configuration, with the key that it is under."""
+    """Yield every text in a configuration, with its key."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -115,13 +115,13 @@ def check_code(name: str, folder: Path, config: dict[str, Any], *, trusted: bool
     """Refuse a model that needs code which its suite does not name.
 
     Args:
-        name: As the user named it.
-        folder: Where it lies.
+        name: Its name in the suite.
+        folder: Its folder.
         config: Its configuration.
-        trusted: Whether its suite names it with a commit and says `trust_remote_code: true`.
+        trusted: True if its suite names it with a commit and sets `trust_remote_code: true`.
 
     Raises:
-        LoraBenchError: If it cannot be loaded without code of its own, or if the code lies in another repository.
+        LoraBenchError: If it cannot be loaded without code of its own, or if the code is in another repository.
     """
     named = [value for key, value in _code(config)]
     if not trusted:
@@ -151,26 +151,26 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _code(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """The classes that a configuration takes from files beside it."""
+    """Return the classes that a configuration takes from files beside it."""
     return [(key, value) for name in ("auto_map", "custom_pipelines") for key, value in _texts(config.get(name), name)]
 
 
 def _is_known(model_type: str) -> bool:
-    """Whether transformers has a class for it, and so needs no code."""
+    """Return True if transformers has a class for it, so that it needs no code."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return model_type in CONFIG_MAPPING_NAMES
 
 
 def as_safetensors(name: str, folder: Path) -> Path:
-    """A copy of a model's folder whose pickled weights are rewritten as safetensors; one that was made before is used again.
+    """Return a copy of a model's folder with its pickled weights rewritten as safetensors; an earlier copy is reused.
 
     Args:
-        name: As the user named it.
-        folder: Where it lies.
+        name: Its name in the suite.
+        folder: Its folder.
 
     Raises:
-        LoraBenchError: If the pickle holds anything but tensors, or torch is too old to read one safely.
+        LoraBenchError: If the pickle has anything but tensors, or torch is too old to read one safely.
     """
     import torch
     from safetensors.torch import save_file
@@ -213,14 +213,14 @@ def as_safetensors(name: str, folder: Path) -> Path:
 
 
 def _tensors(name: str, path: Path) -> dict[str, Any]:
-    """The tensors of a pickle, each with memory of its own."""
+    """Return the tensors of a pickle, each with memory of its own."""
     import torch
 
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the reader meets in a file that may be anything
+    except Exception as error:  # the file may be anything, and so may the reader's error
         first = first_line(error)
-        raise LoraBenchError(f"model {name!r}: {path.name} is not read: {first}") from None
+        raise LoraBenchError(f"model {name!r}: {path.name} cannot be read safely: {first}") from None
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise LoraBenchError(f"model {name!r}: {path.name} holds other things than tensors by name")
+        raise LoraBenchError(f"model {name!r}: {path.name} contains other objects than named tensors")
     return {str(key): value.detach().clone().contiguous() for key, value in found.items()}

@@ -1,8 +1,8 @@
-"""SentencePiece tokenizers as their model files say.
+"""Load SentencePiece tokenizers with the normalisation of their model files.
 
-DeBERTa-v2 and v3 come with `spm.model`, which says how text is normalised before it is cut into pieces (NFKC and more: a
+DeBERTa-v2 and v3 come with `spm.model`, which has the rules to normalise text before it is split into pieces (NFKC and more: a
 full-width letter becomes a letter, an ellipsis three full stops, a no-break space a space). transformers 5 reads the pieces
-from it and normalises by NFC alone, so that such characters become unknown tokens. Here the file's own rules are put back.
+from it and normalises by NFC alone, so that such characters become unknown tokens. Here the file's own rules are restored.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from lora_bench.errors import LoraBenchError
 
 
 def check_readable(model: str, folder: Path) -> None:
-    """Check that a tokenizer which only a SentencePiece file holds can be read.
+    """Check that a tokenizer with only a SentencePiece file can be read.
 
     Args:
         model: Its name, for the message.
-        folder: Holds the tokenizer.
+        folder: Folder of the tokenizer.
 
     Raises:
         LoraBenchError: If the packages that read such files are not installed.
@@ -40,8 +40,8 @@ def normalise_as_trained(tokenizer: Any, folder: Path) -> None:
     """Give a DeBERTa tokenizer the normalisation of its files; any other tokenizer stays as it is.
 
     Args:
-        tokenizer: As transformers loaded it from *folder*.
-        folder: Holds `tokenizer.json`, which has the rules spelled out, or `spm.model`.
+        tokenizer: The tokenizer that transformers loaded from *folder*.
+        folder: Folder with `tokenizer.json`, which spells the rules out, or `spm.model`.
     """
     from tokenizers import Regex, Tokenizer, normalizers
     from transformers import DebertaV2Tokenizer
@@ -61,7 +61,7 @@ def normalise_as_trained(tokenizer: Any, folder: Path) -> None:
 
 
 def _rules(path: Path) -> Any:
-    """The normalisation that a SentencePiece model was trained with."""
+    """Return the normalisation that a SentencePiece model was trained with."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()

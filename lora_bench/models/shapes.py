@@ -1,7 +1,7 @@
 """Shapes of well-known models: their public configurations, without their weights.
 
-Speed, memory and counts depend on a model's shape and not on what its weights are, so a probe of `shape:roberta-base` needs
-no download: its weights are drawn at random.
+Speed, memory and counts depend on a model's shape and not on the values of its weights. So a probe of `shape:roberta-base`
+needs no download: its weights are drawn at random.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ PREFIX = "shape:"
 
 
 def known_shapes() -> dict[str, Path]:
-    """The folder of each shape's configuration, by the name of its model."""
+    """Return the folder of each shape's configuration, by the name of its model."""
     return {path.parent.name: path.parent for path in sorted((PACKAGE / "data" / "shapes").glob("*/config.json"))}
 
 
 def shape_folder(name: str) -> Path:
-    """The folder of a shape's configuration.
+    """Return the folder of a shape's configuration.
 
     Args:
-        name: With its prefix: `shape:roberta-base`.
+        name: Name with its prefix: `shape:roberta-base`.
 
     Raises:
-        LoraBenchError: If no shape has the name.
+        LoraBenchError: If the name is unknown.
     """
     known = {f"{PREFIX}{shape}": folder for shape, folder in known_shapes().items()}
     if name not in known:

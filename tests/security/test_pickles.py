@@ -94,7 +94,7 @@ def test_a_named_pickle_with_anything_but_tensors_is_refused_and_not_run(tmp_pat
 def test_a_named_pickle_of_tensors_is_the_model_that_it_was_and_its_record_says_so(tmp_path, folder):
     weights = pickled(folder)
     found = find_model("base", base=tmp_path, allow_pickle=True)
-    assert found.warnings == ("the weights of base were read from a pickle, which --allow-pickle named",)
+    assert found.warnings == ("the weights of base were read from a pickle, allowed by --allow-pickle",)
     kept = load_file(found.folder / "model.safetensors")
     assert kept.keys() == weights.keys()
     assert all(torch.equal(kept[name], weights[name]) for name in weights)
@@ -166,7 +166,7 @@ def test_an_index_of_safetensors_that_names_anything_else_is_refused(tmp_path, f
 @pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": []}', "{}"])
 def test_an_index_that_is_none_is_refused(tmp_path, folder, content):
     (folder / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(LoraBenchError, match=r"index\.json is no index of weights"):
+    with pytest.raises(LoraBenchError, match=r"index\.json is not an index of weights"):
         find_model("base", base=tmp_path)
 
 
