@@ -1,1 +1,1 @@
-"""From a suite to its records: scheduling, executors, probes, shared folders."""
+"""Do a suite and return its records: scheduling, executors, probes, shared folders."""

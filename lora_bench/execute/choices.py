@@ -1,9 +1,9 @@
-"""Runs of a choice: those whose choice does not stand are set aside, and come back when it stands again.
+"""Set aside runs of a choice that no longer holds, and restore them when it holds again.
 
-    runs/<suite>/<run_id>/superseded.json    the record of a run that the records at hand do not choose
+    runs/<suite>/<run_id>/superseded.json    the record of a run that the current records do not choose
 
 A learning rate is chosen by trials, and a start by the runs of another task. When such a record is made again the choice may
-change, and runs of the earlier one lie in the folder. No report reads them there.
+change, and the folder then has runs of the earlier choice. No report reads them there.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ SUPERSEDED = "superseded.json"
 
 
 def settle(plan: Plan, say: Callable[[str], None]) -> bool:
-    """Set runs of choices that do not stand aside, and put those back that stand again; whether any was put back.
+    """Set aside runs of choices that do not hold, and restore those that hold again. Return True if any was restored.
 
     Args:
-        plan: The suite's runs by the records at hand.
-        say: Told of each run that is moved.
+        plan: The suite's runs by the current records.
+        say: Called with a sentence for each run that is moved.
     """
     for record in _not_chosen(plan):
         if _move(RunFolder(plan.runs / record.run_id), RECORD, SUPERSEDED):
             say(
-                f"warning: {_shown(record)} is not of what the records at hand choose, and is not reported; "
-                f"its record is {plan.runs / record.run_id / SUPERSEDED} now"
+                f"warning: {_shown(record)} is no longer chosen by the current records, and is not reported; "
+                f"its record was moved to {plan.runs / record.run_id / SUPERSEDED}"
             )
     back = [cell for cell in plan.chosen if cell.record is None and _move(cell.job.folder, SUPERSEDED, RECORD)]
     for cell in back:
-        say(f"the record of run {cell.job.run_id} is back: the records at hand choose it again")
+        say(f"the record of run {cell.job.run_id} was restored: the current records choose it again")
     return bool(back)
 
 
 def _not_chosen(plan: Plan) -> Iterator[Record]:
-    """Yield the records that differ from a run of a choice in nothing but what is chosen."""
+    """Yield the records that differ from a run of a choice only in the choice."""
     planned = {cell.job.run_id for cell in plan.cells}
     of_choices = [*plan.chosen, *(cell for waiting in plan.waiting for cell in waiting.cells)]
     alike = {_without_choice(cell.job.spec) for cell in of_choices}
     for path in sorted(plan.runs.glob(f"*/{RECORD}")) if alike else []:
         if path.parent.name not in planned:
-            with contextlib.suppress(BadInput):  # a damaged one is no report's either
+            with contextlib.suppress(BadInput):  # no report reads a damaged record either
                 record = read_record(path)
                 if _without_choice(record.spec) in alike:
                     yield record
 
 
 def _without_choice(spec: RunSpec) -> str:
-    """Return the id that a run would have whatever were chosen."""
+    """Return the id that a run would have without its choice."""
     chosen = {name: value for name, value in spec.method.chosen.items() if name in spec.method.options}
     method = spec.method.model_copy(update={"chosen": chosen})
     training = spec.training.model_copy(update={"learning_rate": None})
@@ -63,7 +63,7 @@ def _without_choice(spec: RunSpec) -> str:
 
 
 def _move(folder: RunFolder, name: str, to: str) -> bool:
-    """Rename a file of a run, unless another process is at the run; whether it was renamed."""
+    """Rename a file of a run, unless another process has the run. Return True if it was renamed."""
     if not (folder.path / name).is_file():
         return False
     lock = folder.try_lock()

@@ -13,27 +13,28 @@ from lora_bench.util.filenames import file_name
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How the runs of a suite are done.
+    """Options for the runs of a suite.
 
     Args:
-        runs: The folder that holds `SUITE/RUN_ID`.
-        folder: The folder of the suite's runs, where it is not `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
+        runs: Folder that contains `SUITE/RUN_ID`.
+        folder: Folder of the suite's runs, if it is not `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
         workers: Runs at once; 0 does them in this process; None chooses from cores, devices and memory.
-        only: Run ids to do, and no others; empty for all.
-        retry: Do runs again that failed, timed out or ran out of memory.
-        series: Label of a repeat of the whole suite with seeds of its own.
-        data_dir: Folder that holds data sets in the layout in which they circulate.
-        timeout: Seconds that a run may make no progress before it is ended; 0 for any time; None follows its estimate.
-        pack: Whether runs that may share a base take their steps together; see `lora_bench.pack`.
-        cut: Whether DeBERTa's relative positions are cut to what rows reach; see `lora_bench.models.deberta_positions`.
-        among: How many processes do this at once, so that packs leave each of them something to do.
-        wait: Whether to wait for runs that others are at, and to do what is known then.
+        only: Ids of the only runs to do; empty for all.
+        retry: Repeat runs that failed, timed out or ran out of memory.
+        series: Label of a repeat of the whole suite with its own seeds.
+        data_dir: Folder with published data sets in their usual layout.
+        timeout: Seconds without progress before a run is ended; 0 for no limit; None follows its estimate.
+        pack: Train runs that may share a base model as packs; see `lora_bench.pack`.
+        cut: Restrict DeBERTa's relative positions to those rows reach; see `lora_bench.models.deberta_positions`.
+        among: Number of processes that do this at once, so that packs leave work for each of them.
+        wait: Wait for runs of other processes, and then do the runs that depend on them.
         ray: Address of a Ray cluster that does the runs: HOST:PORT, "auto", or "local" for one of this machine that ends
-            with the work. Its nodes see *runs*, the data and the base models under the same paths.
+            with the work. Its nodes must see *runs*, the data and the base models under the same paths.
         allow_code: Code of the suite that may run, as `NAME@HASH`; see `lora_bench.suite.consent`.
 
     Raises:
-        LoraBenchError: If two of them contradict each other, or the series is no file name.
+    Raises:
+        LoraBenchError: If two options contradict each other, or the series is not a valid file name.
     """
 
     runs: str | Path = "runs"

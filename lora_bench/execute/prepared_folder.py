@@ -1,10 +1,10 @@
-"""A prepared folder: it says whose runs it holds, so that a worker needs nothing but the folder.
+"""A prepared folder: it names its suite, so that a worker needs only the folder.
 
-    runs/<suite>/work.json    a suite by name, a suite's file as seen from this folder, or what is asked of a published table
+    runs/<suite>/work.json    a suite by name, a suite's file relative to this folder, or the arguments of a published table
 
-Whoever can write to the folder can write anything there, so it is read as strictly as a suite, and says nothing that a suite
-could not: the command line that starts a worker allows pickled weights and code. A suite that changed since is refused, lest
-workers that were started before and after the change, or on machines with different copies of it, do different runs.
+Every user with write access can put anything there. So it is read as strictly as a suite, and can allow nothing that a suite
+could not: only the command line of a worker allows pickled weights and code. A suite that changed since is refused, because
+workers started before and after the change, or on machines with different copies, would do different runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 
 
 class Asked(Strict):
-    """What is asked of a published table; see `lora_bench.published.reproduce.reproduction`."""
+    """Arguments for a published table; see `lora_bench.published.reproduce.reproduction`."""
 
     name: _Text
     model: _Text | None = None
@@ -48,16 +48,16 @@ class Asked(Strict):
 
 
 class Prepared(Strict):
-    """What a prepared folder says.
+    """The content of `work.json`.
 
     Args:
-        suite: The name of a suite.
-        file: The file of a suite, as seen from the folder.
-        table: What is asked of a published table; of these three one is given.
-        model_folder: Whether the table's `model` is a folder, as seen from this one.
-        sha256: Of the suite's file.
+        suite: Name of a suite.
+        file: File of a suite, relative to the folder.
+        table: Arguments for a published table; exactly one of these three is given.
+        model_folder: True if the table's `model` is a folder, relative to this one.
+        sha256: Hash of the suite's file.
         series: Label of a repeat.
-        data_dir: The folder that holds data sets, as seen from the folder.
+        data_dir: Folder with data sets, relative to this folder.
     """
 
     schema_version: int = Field(alias="schema")
@@ -72,18 +72,18 @@ class Prepared(Strict):
     @model_validator(mode="after")
     def _one_of_three(self) -> Self:
         if sum(given is not None for given in (self.suite, self.file, self.table)) != 1:
-            raise ValueError("one of suite, file and table is to be given")
+            raise ValueError("give one of suite, file and table")
         return self
 
 
 @dataclass(frozen=True)
 class PreparedWork:
-    """What a worker does: the suite of a prepared folder.
+    """The work of a prepared folder.
 
     Args:
-        suite: Whose runs the folder holds.
+        suite: The suite of the folder.
         series: Label of a repeat.
-        data_dir: Folder that holds data sets.
+        data_dir: Folder with data sets.
     """
 
     suite: Suite
@@ -94,20 +94,20 @@ class PreparedWork:
 def prepare(
     folder: Path, suite: Suite, asked: str | Asked, *, series: str | None = None, data_dir: Path | None = None
 ) -> Path:
-    """Leave in a runs folder what workers need; the file that says it.
+    """Write the file that workers need into a runs folder. Return its path.
 
     Args:
-        folder: Of the suite's runs.
+        folder: Folder of the suite's runs.
         suite: The suite.
-        asked: The suite as the user named it, or what they asked of a published table.
+        asked: The suite as the user named it, or the arguments for a published table.
         series: Label of a repeat.
-        data_dir: Folder that holds data sets.
+        data_dir: Folder with data sets.
 
     Raises:
         LoraBenchError: If the folder cannot be written.
     """
     check_writable(folder, "--runs")
-    # One that is named is a file too where it is the user's own: workers may have another working folder.
+    # A suite by name is a file too if it is the user's own: workers may have another working folder.
     own = suite.file.resolve().is_relative_to(Path("baselines").resolve())
     is_file = isinstance(asked, str) and (own or suite.file in (Path(asked), Path(asked, "suite.yaml")))
     table = None if isinstance(asked, str) else asked
@@ -129,16 +129,16 @@ def prepare(
 
 
 def read_prepared(folder: Path, allow_pickle: Collection[str] = (), allow_code: Collection[str] = ()) -> PreparedWork:
-    """What a prepared folder asks a worker to do.
+    """Return the work of a prepared folder.
 
     Args:
-        folder: Of a suite's runs.
+        folder: Folder of a suite's runs.
         allow_pickle: Base models whose pickled weights may be read.
         allow_code: Code of the suite that may run, as `NAME@HASH`.
 
     Raises:
-        LoraBenchError: If it is not prepared, or its suite is not there or has changed.
-        BadInput: With every fault of what it says, or of its suite.
+        LoraBenchError: If it is not prepared, or its suite is missing or has changed.
+        BadInput: With every fault of its content, or of its suite.
     """
     path = folder / FILE
     if not path.is_file():
@@ -166,7 +166,9 @@ def _suite_of(said: Prepared, folder: Path) -> Suite:
         return load_suite(said.suite)
     file = _place(folder, said.file)
     if not file.is_file():
-        raise LoraBenchError(f"{folder / FILE} names the suite {said.file}, and {file} is no file; {_how_to(folder)}")
+        raise LoraBenchError(
+            f"{folder / FILE} names the suite {said.file}, and {file} is not a file; {_how_to(folder)}"
+        )
     return load_suite(file)
 
 
@@ -175,7 +177,7 @@ def _unprepared(folder: Path) -> str:
         return f"{folder} is not there; `lora-bench plan SUITE --prepare` makes runs/SUITE for workers"
     inside = [f"`lora-bench work {path.parent}`" for path in sorted(folder.glob(f"*/{FILE}"))[:3]]
     hint = f"; did you mean {' or '.join(inside)}?" if inside else f"; {_how_to(folder)}"
-    return f"{folder} has no {FILE}, which says whose runs it holds{hint}"
+    return f"{folder} has no {FILE}, which names its suite{hint}"
 
 
 def _how_to(folder: Path) -> str:
@@ -183,14 +185,14 @@ def _how_to(folder: Path) -> str:
 
 
 def _hash_of(suite: Suite) -> str:
-    """Of all that its runs are made of: a task that is named lies in a file of its own, and another folder may have another."""
+    """Return the hash of everything that makes its runs, because a named task is a file that may differ between folders."""
     written = hashlib.sha256(suite.file.read_bytes()).hexdigest()
     return content_hash([written, [definition(task) for task, _ in suite.tasks]])
 
 
 def _seen_from(folder: Path, path: Path) -> str:
-    """A path as seen from a runs folder, which may be a link, and may lie elsewhere on another machine with all around it."""
-    # The last part may be a link to a file whose neighbours are not those of the link.
+    """Return a path relative to a runs folder, which may be a link, or be mounted elsewhere on another machine."""
+    # The last part may be a link to a file in another folder, so it is not resolved.
     whole = path.parent.resolve() / path.name
     try:
         return Path(os.path.relpath(whole, folder.resolve())).as_posix()
@@ -199,6 +201,6 @@ def _seen_from(folder: Path, path: Path) -> str:
 
 
 def _place(folder: Path, seen: str) -> Path:
-    """Where a path as seen from a runs folder is: as the user would name it from the working folder, where it is below that."""
+    """Return the place of a path relative to a runs folder; relative to the working folder if it is below that."""
     path = Path(os.path.normpath(folder.resolve() / seen))
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,6 +1,6 @@
-"""From a suite to the records of its probes: one process after another, each alone on its device.
+"""Do the probes of a suite: one process after another, each alone on its device.
 
-The same command again measures only what is missing. A pair that does not work, and a cell that does not fit, is a record
+The same command again measures only missing records. A pair that does not work, or a cell that does not fit, becomes a record
 with its reason, and the other cells are measured.
 """
 
@@ -21,15 +21,15 @@ from lora_bench.records.probe_record import DeviceType, ProbeRecord
 from lora_bench.records.probe_store import ProbeFolder
 from lora_bench.util.signals import stopping_on_signals
 
-# A process of a probe takes minutes, and says nothing meanwhile.
+# A process of a probe takes minutes, and sends nothing meanwhile.
 PATIENCE_SECONDS = 3600.0
 
 
 class Tell(Protocol):
-    """Told of a process that is done: its record, and its place among those to do, such as `[2/12]`."""
+    """Receives each finished process: its record, and its number among those to do, such as `[2/12]`."""
 
     def __call__(self, record: ProbeRecord, place: str) -> None:
-        """Hear of it."""
+        """Receive it."""
 
 
 def _tell_nobody(record: ProbeRecord, place: str) -> None:
@@ -38,11 +38,11 @@ def _tell_nobody(record: ProbeRecord, place: str) -> None:
 
 @dataclass(frozen=True)
 class ProbeOutcome:
-    """What became of a suite's probes.
+    """Result of a suite's probes.
 
     Args:
         records: Every record, old and new, in the plan's order.
-        interrupted: What stopped the work, the name of a signal or `disk_full`, or None.
+        interrupted: Cause that stopped the work, the name of a signal or `disk_full`, or None.
     """
 
     records: tuple[ProbeRecord, ...]
@@ -50,16 +50,16 @@ class ProbeOutcome:
 
 
 def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tell: Tell = _tell_nobody) -> ProbeOutcome:
-    """Measure what has no record yet.
+    """Measure the cells without a record.
 
     Args:
-        plan: What to measure.
-        share: Measure although something else is at work on the device; the records then say that it was.
-        retry: Measure again what did not end `ok`.
-        tell: Told of each process that is done.
+        plan: The processes to measure.
+        share: Measure although other work uses the device; the records then say so.
+        retry: Measure again those that did not end `ok`.
+        tell: Called with each finished process.
 
     Raises:
-        LoraBenchError: If something else is at work on the device, with its name.
+        LoraBenchError: If other work uses the device, with its name.
         WorkersLost: If no process can be started.
     """
     folder = ProbeFolder(plan.folder)
@@ -81,7 +81,7 @@ def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tel
             for number, result in enumerate(results, start=1):
                 if isinstance(result, Lost):
                     if stopped or full:
-                        continue  # the stop ended it; the same command measures it again
+                        continue  # a stop ended it; the same command measures it again
                     result = result.job.publish(result.job.record(result.status, result.reason))
                 tell(result, f"[{number}/{len(missing)}]")
                 if result.reason == DISK_FULL:
@@ -96,19 +96,19 @@ def _idle_device(device: DeviceType, share: bool) -> int | None:
     """Bytes used on a CUDA device before any work, or None.
 
     Raises:
-        LoraBenchError: If something else is at work on the device, and that is not allowed.
+        LoraBenchError: If other work uses the device, and sharing is not allowed.
     """
     others = company(device)
     if others and not share:
         raise LoraBenchError(
             f"wait until the {'GPU' if device == 'cuda' else 'CPU'} is free: it is in use by {', '.join(others)}; or measure "
-            "with `lora-bench probe --share`, and the records are marked as not exclusive"
+            "with `lora-bench probe --share`, which marks the records as not exclusive"
         )
     return used_bytes() if device == "cuda" else None
 
 
 def shown(record: ProbeRecord) -> str:
-    """A process of a probe in a line."""
+    """Describe a process of a probe in a line."""
     spec = record.spec
     cell = f"{spec.model.shown} · {spec.method.label} · process {record.repeat}{' (unchanged)' if record.twin else ''}"
     if record.speed is None:

@@ -1,7 +1,7 @@
-"""From a suite to its records: plan, do what is missing, and give back every record.
+"""Do a suite: plan it, do the missing runs, and return every record.
 
-The same command again does only what is missing. What cannot run (a pair that does not work, a method that no size of which
-meets the budget) becomes a record with its reason at once. Two processes may work on one folder: a record is written once.
+The same command again does only the missing runs. A pair that does not work, or a method that no size fits to the budget,
+becomes a record with its reason at once. Several processes may work on one folder: a record is written once.
 """
 
 from __future__ import annotations
@@ -36,48 +36,48 @@ from lora_bench.training.job import Job
 from lora_bench.util.atomic_files import check_writable, remove_orphans
 from lora_bench.util.failpoints import reach
 
-# Statuses that a run has for reasons that may be gone the next time.
+# Statuses of a run whose cause may be gone the next time.
 RETRIED = ("failed", "timeout", "out_of_memory")
 
-# A run may be silent for as long as all of it is likely to take, and at least for so long: reading a large data set, or
-# the first step on a device.
+# A run may be silent for its whole estimated time, and at least for this long: reading a large data set, or the first step on a
+# device.
 LEAST_PATIENCE_SECONDS = 1800.0
 
 
 class Display(Progress, Protocol):
-    """Shown what happens; see `lora_bench.cli.progress`."""
+    """Shows progress; see `lora_bench.cli.progress`."""
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """The runs that are about to be done."""
+        """Show the runs that are about to begin."""
 
 
 class Silent:
     """A display that shows nothing."""
 
     def say(self, message: str) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def event(self, event: Event) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def finished(self, record: Record) -> None:
-        """Nothing."""
+        """Show nothing."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a suite.
+    """Result of a suite.
 
     Args:
         records: Every record of the suite, old and new, in the suite's order.
-        done: How many runs were wanting and taken up, those that cannot run and those that were stopped among them.
-        interrupted: What stopped the work, the name of a signal or `disk_full`, or None.
-        undone: How many runs were taken up and have no record: the work was stopped, or a worker was told to stop alone.
-        elsewhere: How many were left to the processes that are at them, where nobody was to be waited for.
-        later: How many are not known before others are done.
+        done: Number of missing runs that this command took up, including runs that cannot be done or were stopped.
+        interrupted: Cause that stopped the work, the name of a signal or `disk_full`, or None.
+        undone: Number of runs taken up without a record: the work was stopped, or a worker alone was told to stop.
+        elsewhere: Number of runs left to other processes, if the command does not wait for them.
+        later: Number of runs that are unknown until others are done.
     """
 
     records: tuple[Record, ...]
@@ -89,7 +89,7 @@ class Outcome:
 
 
 class Named(Protocol):
-    """What has runs: a suite, or a suite of probes."""
+    """A suite, or a suite of probes."""
 
     @property
     def name(self) -> str:
@@ -97,7 +97,7 @@ class Named(Protocol):
 
 
 def runs_folder(suite: Named, runs: Path, series: str | None = None) -> Path:
-    """The folder of a suite's runs: `RUNS/SUITE`, or `RUNS/SUITE/SERIES` for a series."""
+    """Return the folder of a suite's runs: `RUNS/SUITE`, or `RUNS/SUITE/SERIES` for a series."""
     return runs / suite.name / series if series else runs / suite.name
 
 
@@ -112,15 +112,15 @@ def run_suite(
 
     Args:
         suite: A suite, its name, or its file.
-        options: How runs are done.
-        display: Shown what happens.
+        options: Options for its runs.
+        display: Shows progress.
         named: Options by name, such as `workers=2`; see `RunOptions`.
 
     Raises:
-        BadInput: With every fault of the suite, its data and its models, and with all code that is not allowed, before
-            anything is written.
-        LoraBenchError: If a clock ends runs, and they are to be done at once, or another process is at runs of the suite on
-            this machine; or if the options contradict each other.
+        BadInput: With every fault of the suite, its data and its models, or with all code that is not allowed; nothing has
+            been written then.
+        LoraBenchError: If a clock ends runs, and several would run at once, or another process does runs of the suite on this
+            machine; or if the options contradict each other.
         WorkBroken: If a file or the system fails in the middle of the work.
     """
     options = replace(options or RunOptions(), **named)
@@ -130,12 +130,12 @@ def run_suite(
     require_permission(suite)
     folder = options.folder or runs_folder(suite, Path(options.runs), options.series)
     for name, fault in broken_plug_ins().items():
-        shown.say(f"warning: methods of the plug-in {name} are missing, since it cannot be imported: {fault}")
+        shown.say(f"warning: the plug-in {name} cannot be imported, so its methods are missing: {fault}")
     taken: set[str] = set()
     interrupted, rounds = None, 0
 
     def untried(record: Record) -> bool:
-        # One that this command did again is tried, however it ended.
+        # A run that this command repeated counts as tried, however it ended.
         again = options.retry and record.status in RETRIED and record.run_id not in taken
         return again or is_untried(record)
 
@@ -148,7 +148,7 @@ def run_suite(
             )  # fmt: skip
             wanted = _wanted(plan, options, taken)
             remove_orphans(folder)
-            # A run that is asked for by name needs no choice.
+            # A run requested by its id needs no choice.
             if _put_damage_aside(plan, shown) or (not options.only and settle(plan, shown.say)):
                 continue
             if interrupted is not None or (taken and not wanted):
@@ -160,28 +160,29 @@ def run_suite(
             work = _begun(plan, wanted, folder, shown, options, cluster)
             interrupted = work.run() if work is not None else None
             rounds += 1
-            # Trials choose what is run after them, and runs start from others: what waited for these is known now, and
-            # what was chosen is chosen again, for a record may have changed meanwhile.
+            # Trials choose later runs, and runs start from others. Runs that waited for these are known now, and choices are
+            # made
+            # again, because a record may have changed meanwhile.
             if not wanted or not plan.chooses:
                 break
     return _outcome(plan, taken, interrupted, wait=options.wait)
 
 
 def _outcome(plan: Plan, taken: set[str], interrupted: str | None, *, wait: bool) -> Outcome:
-    """Return what became of a suite."""
-    # Looked at before the records: a process that is done meanwhile leaves one first.
+    """Return the result of a suite."""
+    # Read before the records: a process that finishes meanwhile publishes its record first.
     held = set() if wait or interrupted else _held(plan, taken)
-    # Those that this command had no part in were read when the suite was planned.
+    # Records that this command did not touch were read when the suite was planned.
     found = [cell.job.folder.record() if cell.job.run_id in taken else cell.record for cell in plan.cells]
     records = [record for record in found if record is not None]
-    # A run of a choice that does not stand any more is not known.
+    # A run of a choice that no longer holds is unknown.
     undone = taken & {cell.job.run_id for cell in plan.cells} - {record.run_id for record in records}
     later = sum(waiting.runs for waiting in plan.waiting)
     return Outcome(tuple(records), len(taken), interrupted, len(undone - held), len(undone & held), later)
 
 
 def _put_damage_aside(plan: Plan, shown: Display) -> bool:
-    """Put damaged records into the quarantine, and say so; whether there were any."""
+    """Move damaged records to the quarantine, and report them. Return True if there were any."""
     damaged = [said for cell in plan.cells if (said := cell.job.folder.put_damage_aside(cell.record)) is not None]
     for said in damaged:
         shown.say(f"warning: {said}")
@@ -189,7 +190,7 @@ def _put_damage_aside(plan: Plan, shown: Display) -> bool:
 
 
 def _held(plan: Plan, taken: Collection[str]) -> set[str]:
-    """The ids of runs without a record that other processes are at."""
+    """Return the ids of runs without a record that other processes have."""
     folders = {cell.job.run_id: cell.job.folder for cell in plan.cells if cell.job.run_id in taken}
     return {
         run_id for run_id, folder in folders.items() if folder.record() is None and not Watch().is_free(folder.path)
@@ -199,18 +200,18 @@ def _held(plan: Plan, taken: Collection[str]) -> set[str]:
 def _begun(
     plan: Plan, wanted: list[Cell], folder: Path, shown: Display, options: RunOptions, cluster: Any
 ) -> Scheduler[Job] | None:
-    """Publish the records of runs that cannot be done, and return what does the others, or None where there are none."""
+    """Publish the records of runs that cannot be done; return the work on the others, or None if there are none."""
     if wanted:
         check_writable(folder, "--runs")
     _check_disk(wanted, folder)
-    # The longest first, so that no long run is left alone at the end.
+    # The longest first, so that no long run remains alone at the end.
     runnable = sorted((cell for cell in wanted if cell.reason is None), key=lambda cell: -cell.estimate.seconds)
     timed, workers = _timed(runnable), options.workers
     if timed and workers is not None and workers > 1:
         raise LoraBenchError(f"use --workers 1 in place of {workers}: {_use_up(timed)}")
     executor = _executor(runnable, folder, options, cluster) if runnable else None
     for cell in wanted:
-        # Another process may have done it again meanwhile.
+        # Another process may have repeated it meanwhile.
         if cell.record is not None and cell.record == cell.job.folder.record():
             cell.job.folder.retry(cell.record)
     for cell in wanted:
@@ -233,7 +234,7 @@ def _begun(
 def _units(
     cells: Mapping[str, Cell], executor: SuiteExecutor, options: RunOptions, jobs: Sequence[Job]
 ) -> list[list[Job]]:
-    """Return units of work: packs of runs that may take their steps together, and single runs."""
+    """Return units of work: packs of runs that may share their steps, and single runs."""
     workers, among = executor.workers, options.among
     alone = [replace(job, exclusive=workers <= 1, cut=options.cut) for job in jobs]
     if not options.pack:
@@ -241,19 +242,19 @@ def _units(
     most = partial(_most_members, cells, workers, on_gpu=executor.on_gpu)
     units = packs(alone, max(1, workers) * among, most)
     if among > 1 and any(len(unit) > 1 for unit in units):
-        # Of a pack that all begin with, each would get a few members.
+        # If all processes began with one pack, each would get a few members.
         first = os.getpid() % len(units)
         return [*units[first:], *units[:first]]
     return units
 
 
 def _timed(cells: list[Cell]) -> list[PlannedSpec]:
-    """The specs of the runs that a clock may end."""
+    """Return the specs of the runs that a clock may end."""
     return [cell.job.spec for cell in cells if cell.reason is None and cell.job.spec.training.uses("train_seconds")]
 
 
 def _use_up(timed: list[PlannedSpec]) -> str:
-    """Why runs that a clock ends are done alone."""
+    """Return the reason why runs that a clock ends are done alone."""
     return (
         f"{len(timed)} runs are ended by train_seconds, such as {timed[0].method.label} on {timed[0].model.name} for "
         f"{timed[0].task.name}: work beside them would use up their time"
@@ -264,18 +265,18 @@ def _check_company(cells: list[Cell], folder: Path) -> None:
     timed, others = _timed(cells), others_at_work(folder)
     if timed and others:
         raise LoraBenchError(
-            f"wait for process {others[0]}, which is at runs in {folder} on this machine: {_use_up(timed)}"
+            f"wait for process {others[0]}, which does runs in {folder} on this machine: {_use_up(timed)}"
         )
 
 
 def _wanted(plan: Plan, options: RunOptions, taken: Collection[str]) -> list[Cell]:
     """Return the cells to do that this command has not taken up.
 
-    They have no record, or one of a run that was ended from outside; with *retry* also one that says a failure.
+    They have no record, or one of a run that was ended from outside; with *retry* also a record of a failure.
     """
     known, only = dict.fromkeys(cell.job.run_id for cell in plan.cells), options.only
     for run_id in only:
-        # One that was done may be known no more, now that another learning rate is chosen.
+        # A finished run may have become unknown, now that another learning rate is chosen.
         if run_id not in known and run_id not in taken:
             later = sum(waiting.runs for waiting in plan.waiting)
             unknown = f" ({later} runs are not known before others are done)" if later else ""
@@ -309,12 +310,12 @@ def _check_disk(cells: list[Cell], folder: Path) -> None:
 
 
 def _publish(cell: Cell, status: Status, reason: str) -> Record:
-    """The record of a run that gave no score and wrote none itself."""
+    """Publish the record of a run that has no score and wrote no record itself."""
     return cell.job.folder.publish(cell.job.record(status, reason, parameters=cell.fit.parameters))
 
 
 def _executor(cells: list[Cell], folder: Path, options: RunOptions, cluster: Any) -> SuiteExecutor:
-    """Return the executor that is asked for."""
+    """Return the executor that was asked for."""
     threads = max(cell.job.spec.training.threads for cell in cells)
     processes = max(cell.job.spec.training.processes for cell in cells)
     seconds = {cell.job.run_id: cell.estimate.seconds for cell in cells}
@@ -345,7 +346,7 @@ def _executor(cells: list[Cell], folder: Path, options: RunOptions, cluster: Any
 
 
 def _most_members(cells: Mapping[str, Cell], workers: int, job: Job, *, on_gpu: bool) -> int:
-    """Return how many runs like this a pack has at most."""
+    """Return the greatest number of runs like this in a pack."""
     cell = cells[job.run_id]
     if cell.fit.shape is None:
         return 1

@@ -1,4 +1,4 @@
-"""Do jobs beside other processes: runs that another process is at come last, and are waited for when nothing else is left."""
+"""Do jobs beside other processes: runs of another process come last, and are waited for when nothing else is left."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ class Lockable(AnyJob, Protocol):
 
     @property
     def folder(self) -> RunFolder:
-        """Where its record is to be."""
+        """Folder of its record."""
 
 
 class Progress(Protocol):
-    """Shown what happens to jobs."""
+    """Shows the progress of jobs."""
 
     def say(self, message: str) -> None:
-        """A line for the reader."""
+        """Show a line."""
 
     def event(self, event: Event) -> None:
-        """A run began, or did a step."""
+        """Show that a run began, or finished a step."""
 
     def finished(self, record: Record) -> None:
-        """A run ended."""
+        """Show that a run ended."""
 
 
 JobT = TypeVar("JobT", bound=Lockable)
 
 
 class Scheduler(Generic[JobT]):
-    """Has an executor do jobs until all are done, here or by other processes, or a stop is asked for.
+    """Does jobs with an executor until all are done, here or by other processes, or a stop is requested.
 
     Args:
         jobs: The jobs.
-        executor: Does them.
-        display: Shown what happens.
-        units: Makes units of work of the jobs that are left.
+        executor: Executor of the jobs.
+        display: Shows progress.
+        units: Makes units of work from the remaining jobs.
         publish_lost: Publishes and returns the record of a job whose worker died.
-        wait: Whether to wait for the runs that other processes are at; if not, the work ends when nothing else is left.
+        wait: Wait for the runs of other processes; otherwise the work ends when nothing else is left.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Scheduler(Generic[JobT]):
 
     @property
     def stopped_by(self) -> str | None:
-        """What stopped the work: the name of a signal, `disk_full`, or None."""
+        """Cause that stopped the work: the name of a signal, `disk_full`, or None."""
         return self._signals[0] if self._signals else DISK_FULL if self._disk_full else None
 
     def run(self) -> str | None:
-        """Do the jobs; return what stopped the work, or None."""
+        """Do the jobs. Return the cause that stopped the work, or None."""
         todo = list(self._jobs.values())
         with stopping_on_signals(self._executor.stop) as self._signals:
             while todo and self.stopped_by is None:
@@ -91,7 +91,7 @@ class Scheduler(Generic[JobT]):
         return self.stopped_by
 
     def _note(self, result: Record | Elsewhere | Lost[JobT]) -> None:
-        """Take in what became of a job."""
+        """Process the result of a job."""
         end = self._end_of(result) if isinstance(result, Lost) else result
         if isinstance(end, Elsewhere):
             self._elsewhere.append(self._jobs[end.run_id])
@@ -99,14 +99,14 @@ class Scheduler(Generic[JobT]):
             self._finish(end)
 
     def _end_of(self, lost: Lost[JobT]) -> Record | Elsewhere | None:
-        """Return what becomes of a job that was lost here: another process may have taken its run over, or done it.
+        """Return the result of a job that was lost here: another process may have taken its run over, or finished it.
 
-        None where it is to have no record: a worker that a stop caught before its first step had nothing to save.
+        Return None if it gets no record: a worker that a stop caught before its first step had nothing to save.
         """
         lock = lost.job.folder.try_lock(reaped=lost.pid)
         if lock is None:
             return Elsewhere(lost.job.run_id)
-        # Published under the lock, so that it does not stand before the record of a process that took the run over.
+        # Published under the lock, so that it cannot replace the record of a process that took the run over.
         with lock:
             record = lost.job.folder.record()
             if record is None and (lost.status == "timeout" or self.stopped_by is None):
@@ -114,7 +114,7 @@ class Scheduler(Generic[JobT]):
             return record
 
     def _finish(self, record: Record) -> None:
-        """Show a record; where the disk is full, stop the others, which would fail too and leave what they can."""
+        """Show a record; if the disk is full, stop the other runs, which would fail too."""
         reach("suite.finished")
         self._display.finished(record)
         if not self._disk_full and record.status == "failed" and is_attempt(record):
@@ -122,9 +122,9 @@ class Scheduler(Generic[JobT]):
             self._executor.stop("SIGTERM")
 
     def _taken_over(self) -> list[JobT]:
-        """Wait for the runs that other processes are at; return those that are free again and have no record."""
+        """Wait for the runs of other processes; return those that are free again and have no record."""
         if self._elsewhere and self._wait and self.stopped_by is None:
-            self._display.say(f"waiting for {len(self._elsewhere)} runs that other processes have claimed")
+            self._display.say(f"waiting for {len(self._elsewhere)} runs of other processes")
         free: list[JobT] = []
         while self._elsewhere and self.stopped_by is None:
             for job in list(self._elsewhere):
@@ -139,6 +139,6 @@ class Scheduler(Generic[JobT]):
             if free or not self._elsewhere or not self._wait:
                 break
             time.sleep(LOOK_SECONDS)
-        # Those that are still taken are asked for again by whoever does the free ones.
+        # Runs still taken are watched again after the free ones are done.
         left, self._elsewhere = (self._elsewhere if free else []), []
         return [*free, *left]

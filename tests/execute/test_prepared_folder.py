@@ -116,7 +116,7 @@ def test_a_worker_that_is_killed_costs_nothing_and_its_company_is_in_the_records
     assert [record.speed.exclusive for record in records] == [False] * 3
 
     other = start(forge, tmp_path)
-    wait_until(lambda: "waiting for 1 runs that other processes have claimed" in other.output)
+    wait_until(lambda: "waiting for 1 runs of other processes" in other.output)
     killed.send(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert other.wait() == 0, other.output
@@ -170,8 +170,8 @@ def put(**changed):
         ({}, "the suite tickets.yaml has changed since runs/tickets was prepared; `lora-bench plan SUITE --prepare`"),
         ({"file": "../../absent.yaml"}, "names the suite ../../absent.yaml, and absent.yaml is no file"),
         ({"file": "../../../../../../../../dev/zero"}, "dev/zero is no file"),
-        ({"file": None}, "one of suite, file and table is to be given"),
-        ({"suite": "quickstart"}, "one of suite, file and table is to be given"),
+        ({"file": None}, "give one of suite, file and table"),
+        ({"suite": "quickstart"}, "give one of suite, file and table"),
         ({"file": None, "suite": "quikstart"}, "did you mean 'quickstart'"),
         ({"file": None, "table": {"name": "lora-table9"}}, "did you mean 'lora-table"),
         ({"file": None, "table": {"name": "lora-table2", "seeds": 10**12}}, "table.seeds: must be less than or equal"),
@@ -211,7 +211,7 @@ def test_a_folder_that_is_not_prepared_says_what_to_do(tmp_path, capsys):
     assert main(["work", "runs/absent"]) == 2
     assert "runs/absent is not there; `lora-bench plan SUITE --prepare` makes" in capsys.readouterr().err
     assert main(["work", "runs/tickets"]) == 2
-    assert "runs/tickets has no work.json, which says whose runs it holds; `lora-bench plan" in capsys.readouterr().err
+    assert "runs/tickets has no work.json, which names its suite; `lora-bench plan" in capsys.readouterr().err
     put()
     assert main(["work", "runs"]) == 2
     assert "did you mean `lora-bench work runs/tickets`?" in capsys.readouterr().err

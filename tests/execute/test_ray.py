@@ -189,5 +189,8 @@ def test_an_actor_has_its_resources_on_one_node():
 def test_a_node_that_does_not_see_the_runs_folder_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(actor, "SEEN_SECONDS", 0.0)
     assert actor._fault(__version__, {str(tmp_path): "runs"}) is None
-    assert "does not see what is in runs:" in actor._fault(__version__, {str(tmp_path / "witness"): "runs"})
-    assert actor._fault("0.0.1", {}) == f"a node has lora_bench {__version__}, and this command is of 0.0.1"
+    assert "does not see the content of runs:" in actor._fault(__version__, {str(tmp_path / "witness"): "runs"})
+    assert (
+        actor._fault("0.0.1", {})
+        == f"a node has lora_bench {__version__}, and this command has 0.0.1; install the same version on all nodes"
+    )

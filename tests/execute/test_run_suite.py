@@ -301,14 +301,12 @@ def test_runs_that_a_clock_ends_are_not_begun_beside_another_harness(tmp_path):
     other = tmp_path / "runs" / "tickets" / "another"
     claim_of(other, os.getppid())
     with pytest.raises(
-        LoraBenchError, match=f"wait for process {os.getppid()}, which is at runs in .* would use up their time"
+        LoraBenchError, match=f"wait for process {os.getppid()}, which does runs in .* would use up their time"
     ):
         run_suite(path, runs=tmp_path / "runs", workers=0)
     (cell,) = make_plan(load_suite(path), tmp_path / "runs" / "tickets").cells
     # One that came later, or at the same moment, is told in the record.
-    assert run_job(cell.job).warnings == (
-        "another process ran on this machine and used up some of its train_seconds",
-    )
+    assert run_job(cell.job).warnings == ("another process ran on this machine and used up some of its train_seconds",)
 
 
 def test_a_reader_who_has_seen_enough_does_not_stop_the_work(tmp_path):

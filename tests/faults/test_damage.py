@@ -74,7 +74,7 @@ def test_what_a_killed_harness_was_at_is_taken_over_without_a_hand(forge, projec
     first.wait_until_reached()
     second = forge.start(project, *RUN, "1")
     end = time.monotonic() + 120
-    while "waiting for 1 runs that other processes have claimed" not in second.output.replace("\n", " "):
+    while "waiting for 1 runs of other processes" not in second.output.replace("\n", " "):
         assert time.monotonic() < end, second.output
         time.sleep(0.05)
     first.send(signal.SIGKILL)

@@ -65,7 +65,7 @@ def test_a_run_without_progress_is_ended_with_all_that_it_started(forge, project
     # What the run had started is gone too, and so is what the other runs of LoRA started.
     assert not forge.left_behind()
     late = ended_badly(project)
-    assert late.status == "timeout" and late.reason == "no progress for 15 s; workers.log shows where it stood"
+    assert late.status == "timeout" and late.reason == "no progress for 15 s; workers.log has its stack"
     assert sorted(found(project).values()) == ["ok", "timeout"]
     log = (project / "runs" / "tickets" / "workers.log").read_text()
     assert f"no progress for 15 s in {late.run_id}" in log
@@ -104,7 +104,7 @@ def test_a_pack_without_progress_costs_the_member_that_stands_still_alone(forge,
     ]  # fmt: skip
     assert found(project) == {"still": "timeout", "lora": "ok"}
     late = ended_badly(project)
-    assert late.reason == "no progress for 15 s; workers.log shows where it stood"
+    assert late.reason == "no progress for 15 s; workers.log has its stack"
     (done,) = [one for one in read_records(project / "runs" / "tickets") if one.status == "ok"]
     # Its checkpoint is of steps in company.
     assert done.resumed and done.packed_with == (late.run_id,) and done.attempts == 2
@@ -391,7 +391,7 @@ def test_a_stop_in_the_evaluation_loses_no_step(forge, project, undisturbed):
 def test_a_plug_in_that_cannot_be_imported_is_a_warning(forge, project, undisturbed):
     command = forge.start(project, *ONE, hook="tests.faults.hooks:broken_plug_in")
     assert command.wait() == 0, command.output
-    said = "warning: methods of the plug-in shiny (shiny.method) are missing, since it cannot be imported: ImportError"
+    said = "warning: the plug-in shiny (shiny.method) cannot be imported, so its methods are missing: ImportError"
     assert said in " ".join(command.output.split())
     assert content_of(project) == undisturbed
 

@@ -334,7 +334,7 @@ def test_where_every_rank_stands_is_in_the_log_when_one_hangs(tmp_path):
     command += ["--only", job.run_id, "--workers", "1", "--timeout", "20"]
     assert subprocess.run(command, cwd=tmp_path / "ddp", env=env, stdout=subprocess.DEVNULL).returncode == 3
     (record,) = read_records(tmp_path / "runs" / "tickets")
-    assert record.status == "timeout" and "workers.log shows where it stood" in record.reason
+    assert record.status == "timeout" and "workers.log has its stack" in record.reason
     (log,) = (tmp_path / "runs").rglob("workers.log")
     # The worker waits for a word, one rank hangs, and the other waits for its gradients.
     assert log.read_text().count("in _be_rank") == 2 and "in _hear" in log.read_text() and "in _hang" in log.read_text()

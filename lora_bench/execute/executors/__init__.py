@@ -1,6 +1,6 @@
-"""Ways to get units of work done: in this process, or by worker processes on this machine.
+"""Executors of units of work: this process, worker processes on this machine, or a Ray cluster.
 
-A unit is a list of jobs; an executor takes units and gives records, in whatever order they are done.
+A unit is a list of jobs; an executor takes units and returns records, in any order.
 """
 
 from lora_bench.execute.executors.executor import AnyJob, Done, Event, Executor, Lost

@@ -1,4 +1,4 @@
-"""Which executor does the runs of a suite: this process, workers on this machine, or actors of a Ray cluster."""
+"""Choose the executor of a suite: this process, workers on this machine, or actors of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SuiteExecutor = Executor[Job, Record | Elsewhere]
 
 
 def choose(workers: int, *, patience: Callable[[Job], float | None], log: Path, processes: int = 1) -> SuiteExecutor:
-    """The executor that was asked for.
+    """Return the executor that was asked for.
 
     Args:
-        workers: Runs at once, at most; 0 does them in this process.
-        patience: For how many seconds a job may give no sign of life before its worker is ended; None for ever.
-        log: File that takes what workers print.
-        processes: Of a run, at most: on CUDA each has a device of its own.
+        workers: Greatest number of runs at once; 0 does them in this process.
+        patience: Returns the seconds that a job may be silent before its worker is ended; None for no limit.
+        log: File for the output of workers.
+        processes: Greatest number of processes of a run; on CUDA each has its own device.
     """
     if in_this_process(workers):
         from lora_bench.execute.executors.inline import ThisProcess
@@ -45,7 +45,7 @@ def on_cluster(
     patience: Callable[[Job], float | None],
     log: Path,
 ) -> SuiteExecutor:
-    """Actors of the Ray cluster to which Ray is connected; see `RayWorkers`."""
+    """Return actors of the Ray cluster to which Ray is connected; see `RayWorkers`."""
     from lora_bench.execute.executors.ray import RayWorkers
 
     pool = RayWorkers(ray, workers, threads=threads, memory_bytes=memory_bytes, log=log, patience=patience)
@@ -54,7 +54,7 @@ def on_cluster(
 
 
 def connected_to(address: str | None) -> AbstractContextManager[Any]:
-    """Ray, connected to the cluster at an address; None where there is no address."""
+    """Return Ray, connected to the cluster at an address; None without an address."""
     if address is None:
         return nullcontext()
     from lora_bench.execute.executors.ray_connection import connected
@@ -63,12 +63,12 @@ def connected_to(address: str | None) -> AbstractContextManager[Any]:
 
 
 def in_this_process(workers: int | None) -> bool:
-    """Whether runs are done in this process; elsewhere than on Windows they can be forked."""
+    """Return True if runs are done in this process, because Windows cannot fork or the user asked for it."""
     return workers == 0 or sys.platform == "win32"
 
 
 def _environments(workers: int, processes: int) -> list[dict[str, str]]:
-    """The environment of each worker: on CUDA each sees one device, in turn, and knows those of its runs' ranks."""
+    """Return the environment of each worker: on CUDA each sees one device, in turn, and knows those of its worker ranks."""
     devices = cuda_devices()
     if not devices:
         return [{} for _ in range(workers)]

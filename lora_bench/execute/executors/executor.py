@@ -1,4 +1,4 @@
-"""An executor takes units of work, gives what becomes of each job in whatever order they end, and can be told to stop."""
+"""The protocol of executors: take units of work, yield the result of each job in any order, stop on request."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class AnyJob(Protocol):
 
     @property
     def run_id(self) -> str:
-        """What tells it from all others."""
+        """Unique name."""
 
     @property
     def steps(self) -> int | None:
-        """Steps it is shown with, where they are known before it begins."""
+        """Number of steps to display, if known before it begins."""
 
 
 class Done(Protocol):
@@ -24,11 +24,11 @@ class Done(Protocol):
 
     @property
     def run_id(self) -> str:
-        """Of the job."""
+        """Id of the job."""
 
     @property
     def status(self) -> str:
-        """How it ended."""
+        """End of the job."""
 
 
 JobT = TypeVar("JobT", bound=AnyJob)
@@ -36,15 +36,15 @@ DoneT = TypeVar("DoneT", bound=Done)
 DoneT_co = TypeVar("DoneT_co", bound=Done, covariant=True)
 
 
-# So long is a pack silent at most, if none of its members is given longer.
+# Longest silence of a pack, unless one of its members is allowed more.
 LONGEST_SILENCE_SECONDS = 1800.0
 
 
 def patience_with(each: Sequence[float | None]) -> float | None:
-    """Seconds of silence that are allowed to runs which take their steps in one another's time; None for any.
+    """Return the seconds of silence allowed to runs that share their steps; None for no limit.
 
     Args:
-        each: What is allowed to each of them by itself.
+        each: Seconds allowed to each of them alone.
     """
     known = [one for one in each if one is not None]
     if not known or len(known) < len(each):
@@ -54,7 +54,7 @@ def patience_with(each: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Event:
-    """What happened in a run: it began (step 0), or a step was done."""
+    """Progress of a run: it began (step 0), or finished a step."""
 
     run_id: str
     step: int
@@ -64,20 +64,20 @@ class Event:
 
 @dataclass(frozen=True)
 class Alive:
-    """A run got on with something that has no steps, such as an evaluation."""
+    """Heartbeat of a run in work without steps, such as an evaluation."""
 
     run_id: str
 
 
 @dataclass(frozen=True)
 class Lost(Generic[JobT]):
-    """A job whose worker ended before it gave a record.
+    """A job whose worker ended before it returned a record.
 
     Args:
         job: The job.
-        reason: Of what its worker ended.
-        status: That the job has for that.
-        pid: The number of the worker, where its process is gone.
+        reason: Reason for the end of its worker.
+        status: Status of the job for that reason.
+        pid: Number of the worker, if its process has ended.
     """
 
     job: JobT
@@ -91,17 +91,17 @@ class Executor(Protocol[JobT, DoneT_co]):
 
     @property
     def workers(self) -> int:
-        """Units at once; 0 where this process does them."""
+        """Number of units at once; 0 if this process does them."""
 
     @property
     def on_gpu(self) -> bool:
-        """Whether jobs have a GPU."""
+        """True if jobs have a GPU."""
 
     def submit(self, units: Sequence[Sequence[JobT]]) -> None:
-        """Take units of work, for the next call of `results`."""
+        """Add units of work, for the next call of `results`."""
 
     def results(self, tell: Callable[[Event], None]) -> Generator[DoneT_co | Lost[JobT], None, None]:
-        """Do the units; yield what becomes of each job, and pass on what happens meanwhile."""
+        """Do the units; yield the result of each job, and pass on its progress."""
 
     def stop(self, name: str) -> None:
-        """Ask all jobs to leave a checkpoint and end, by the name of a signal."""
+        """Ask all jobs to write a checkpoint and end, by the name of a signal."""

@@ -1,19 +1,19 @@
-"""The process that workers are forked from: it has the imports done, and does nothing else.
+"""The fork server: a process with its imports done, from which workers are forked.
 
-Importing torch, transformers and peft takes 6 to 8 s; a fork of a process that has imported them takes milliseconds. So
-that a fork is safe, the server runs no tensor operation, no tokenizer and no CUDA. It is a process of its own, and not a
-fork of the user's: the user's program may have threads and devices open, and may have no `if __name__ == "__main__"`.
+Importing torch, transformers and peft takes 6 to 8 s; a fork of a process that has imported them takes milliseconds. For a safe
+fork, the server runs no tensor operation, no tokenizer and no CUDA. It is not a fork of the user's program, which may have
+threads and devices open, and may have no `if __name__ == "__main__"`.
 
 It reads commands from its standard input, a line each, and writes a line for each worker that ended:
 
     fork {"CUDA_VISIBLE_DEVICES": "0"}   ->   started PID
     stop SIGTERM                              sends every worker that signal, which asks it to stop
-    signal PID SIGTERM                        sends it to one worker and what it started; SIGUSR1, which has a worker write
-                                              where it stands, to the worker alone
+    signal PID SIGTERM                        sends it to one worker and its children; SIGUSR1, at which a worker writes its
+                                              stack, goes to the worker alone
                                          ->   ended PID WAIT_STATUS
 
-When its standard input closes, whoever started it is gone: it kills its workers and ends. A worker is the first of a process
-group, which ends with it: what a run started does not outlive it.
+When its standard input closes, the process that started it has ended: it kills its workers and ends. A worker leads a process
+group, which ends with it, so that no child of a run outlives it.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def serve(address: str) -> None:
     Args:
         address: The Unix socket on which workers report for work.
     """
-    # Whoever started it tells it what to do; Ctrl-C and the like are their business.
+    # The process that started it handles Ctrl-C and other signals, and sends commands.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # Until the imports are done it does not see that its standard input closes.
+    # Until the imports are done it cannot notice that its standard input closes.
     end_with_parent()
     reach("server.import")
     import_everything()
@@ -91,7 +91,7 @@ def serve(address: str) -> None:
 
 
 def import_everything() -> None:
-    """What runs and probes import on their way."""
+    """Import the modules that runs and probes need."""
     import datasets  # noqa: F401
     import peft  # noqa: F401
 
@@ -114,12 +114,12 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> i
     server = os.getpid()
     pid = os.fork()
     if pid:
-        # Both do it, lest either is late.
+        # Parent and child both do it, so that neither can be late.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         _say(f"started {pid}")
         return pid
-    # The worker. Nothing may return from here into the server's loop.
+    # The worker. It must never return into the server's loop.
     code = 1
     try:
         with contextlib.suppress(OSError):
@@ -153,7 +153,7 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> i
 
 
 def _work(address: str, environment: dict[str, str]) -> None:
-    """Take units and give records until the other side closes the connection; begins by saying who it is, and where."""
+    """Do units and send records until the other side closes the connection; first send the own process number and folder."""
     from lora_bench.training.callbacks import stop_on_signals, stop_requested
 
     stop_on_signals()
@@ -167,14 +167,14 @@ def _work(address: str, environment: dict[str, str]) -> None:
 
 
 class Told(Protocol):
-    """Whoever asked for work: the other end of a connection, or what stands for one."""
+    """Receiver of a unit's messages: the other end of a connection, or a stand-in."""
 
     def send(self, word: Any) -> None:
-        """Take a record, an event, or a sign of life."""
+        """Send a record, an event, or a heartbeat."""
 
 
 def do_unit(unit: list[Any], connection: Told) -> None:
-    """Do the jobs of a unit and give their records. What it raises ends this process."""
+    """Do the jobs of a unit and send their records. An exception ends this process."""
     if len(unit) > 1:
         _do_together(unit, connection)
         return
@@ -188,7 +188,7 @@ def do_unit(unit: list[Any], connection: Told) -> None:
 
 
 def _do(job: Any, connection: Told) -> Any:
-    """The record of a job, whose progress is told on the way."""
+    """Return the record of a job, and send its progress."""
     from lora_bench.probe.probe_job import ProbeJob
     from lora_bench.probe.process import probe
     from lora_bench.training.run import run_job
@@ -197,7 +197,7 @@ def _do(job: Any, connection: Told) -> Any:
     reach("worker.job")
     connection.send(Event(job.run_id, 0, job.steps))
     if isinstance(job, ProbeJob):
-        # It has nothing to save: a stop ends it at once, and it is measured again another time.
+        # A probe has nothing to save: a stop ends it at once, and it is measured again another time.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return probe(job)
@@ -206,7 +206,7 @@ def _do(job: Any, connection: Told) -> Any:
 
 
 def _do_together(jobs: list[Any], connection: Told) -> None:
-    """Give the record of each job of a pack. One that fails as a whole ends this process, and its jobs are done one by one."""
+    """Send the record of each job of a pack. If the whole pack fails, this process ends, and its jobs are done one by one."""
     from lora_bench.pack.train import take_together
     from lora_bench.util.heartbeat import heard
 
@@ -224,7 +224,7 @@ def _do_together(jobs: list[Any], connection: Told) -> None:
 
 
 def _say_to(connection: Told, word: Event | Alive) -> None:
-    """Tell whoever asked for the run. If they are gone, it did not fail: its checkpoint, if any, stays."""
+    """Send progress. If the receiver has gone, the run has not failed: its checkpoint, if any, stays."""
     try:
         connection.send(word)
     except OSError:
@@ -232,7 +232,7 @@ def _say_to(connection: Told, word: Event | Alive) -> None:
 
 
 def _alive(connection: Told, word: Alive) -> Callable[[], None]:
-    """What passes signs of life on, one in a second."""
+    """Return a function that sends heartbeats, at most one a second."""
     last = time.monotonic()
 
     def pass_on() -> None:
@@ -245,7 +245,7 @@ def _alive(connection: Told, word: Alive) -> Callable[[], None]:
 
 
 def _bury(workers: set[int], *, wait: bool = False) -> None:
-    """Tell of the workers that ended, and end what they started; *wait* until all have."""
+    """Report the workers that ended, and end their children; with *wait* until all have ended."""
     how = 0 if wait else os.WNOHANG
     while workers:
         try:

@@ -1,4 +1,4 @@
-"""Runs one after the other in this process: for debuggers, and where processes cannot be forked."""
+"""Runs one after the other in this process: for debuggers, and for systems without fork."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = Record | Elsewhere | Lost[Job]
 
 
 class ThisProcess:
-    """An executor: this process."""
+    """The executor that uses this process."""
 
     workers = 0
 
@@ -30,11 +30,11 @@ class ThisProcess:
         self._waiting: deque[list[Job]] = deque()
 
     def submit(self, units: Sequence[Sequence[Job]]) -> None:
-        """Take units of work."""
+        """Add units of work."""
         self._waiting = deque([*unit] for unit in units)
 
     def results(self, tell: Callable[[Event], None]) -> Generator[Result, None, None]:
-        """Yield what becomes of each job, in order, until a stop is requested."""
+        """Yield the result of each job, in order, until a stop is requested."""
         try:
             while self._waiting and not stop_requested():
                 unit = self._waiting.popleft()
@@ -45,16 +45,16 @@ class ThisProcess:
                     tell(Event(job.run_id, 0, job.steps))
                     yield run_job(job, _notify(job, tell))
         finally:
-            # What a run sets aside from the search for garbage is the caller's too.
+            # A run freezes objects for the garbage collector, the caller's included.
             gc.unfreeze()
             end_ranks()
 
     def stop(self, name: str) -> None:
-        """Ask the run to leave a checkpoint and end."""
+        """Ask the run to write a checkpoint and end."""
         request_stop(name)
 
     def _together(self, unit: list[Job], tell: Callable[[Event], None]) -> Generator[Result, None, None]:
-        """Yield what becomes of each job of a pack; those that it leaves undone wait again."""
+        """Yield the result of each job of a pack; unfinished jobs wait again."""
         from lora_bench.pack.train import take_together
 
         waiting = {job.run_id: job for job in unit}
@@ -70,7 +70,7 @@ class ThisProcess:
                 at_work.pop(record.run_id, None)
                 yield record
         except Apart:
-            pass  # each that was at work is done by itself
+            pass  # each unfinished run is repeated alone
         if waiting:
             self._waiting.appendleft([*waiting.values()])
         self._waiting.extendleft([job] for job in reversed(at_work.values()))

@@ -1,8 +1,8 @@
-"""Worker processes on this machine, forked from a server that has the imports done.
+"""Worker processes on this machine, forked from a fork server.
 
-Each worker is long-lived and takes one unit after another; after a run that failed its worker is replaced, so that nothing
-of a failure reaches the next run. A worker that dies costs the job it was at, and nothing else. One whose run makes no
-progress is asked where it stands, then to end, and is then killed with all that it started.
+Each worker is long-lived and does one unit after another. After a failed run its worker is replaced, so that no failure affects
+the next run. A worker that dies loses only its current job. If a run makes no progress, its worker is asked for its stack, then
+to end, and is then killed with all its children.
 """
 
 from __future__ import annotations
@@ -27,63 +27,63 @@ from lora_bench.execute.executors.executor import Alive, DoneT, Event, JobT, Los
 from lora_bench.execute.executors.processes import cause, ended_within, kill_session, memory_kills
 from lora_bench.util.failpoints import reach
 
-# A worker may end while its first word is still on the way; after so many looks it has none.
+# A worker may end while its first message is still on the way; after so many looks there is none.
 MOST_UNSEEN = 5
 
-# How long a worker that makes no progress has to write where it stands, and then to leave a checkpoint.
+# Seconds that a worker without progress has to write its stack, and then to write a checkpoint.
 STACK_SECONDS = 1.0
 GRACE_SECONDS = 15.0
 
-# After these a worker is as good as new.
+# Statuses after which a worker is reused.
 CLEAN = ("ok", "unsupported", "elsewhere")
 
 
 @dataclass
 class _Worker(Generic[JobT]):
-    """A worker process and what it is at."""
+    """A worker process and its current work."""
 
     pid: int
     connection: Connection[Any, Any]
     environment: dict[str, str]
     at: list[JobT] = field(default_factory=list)
     spent: bool = False
-    # When it last said something, and how many of the means to end it were used since.
+    # Time of its last message, and number of means used since to end it.
     heard: float = field(default_factory=time.monotonic)
     pressed: int = 0
-    # The jobs of the unit that it is at of which it said anything.
+    # Jobs of its unit that it has sent messages about.
     begun: set[str] = field(default_factory=set)
-    # Whether it has several jobs at once, as a pack.
+    # True if it does several jobs at once, as a pack.
     together: bool = False
-    # Whether any job of its failed.
+    # True if any of its jobs failed.
     failed: bool = False
 
     @property
     def at_once(self) -> list[JobT]:
-        """The jobs that it is at now, with the next of its unit, which it may be about to begin."""
+        """Jobs that it is doing now, with the next of its unit, which it may be starting."""
         begun = [job for job in self.at if job.run_id in self.begun]
         return begun + [job for job in self.at if job.run_id not in self.begun][:1]
 
     def given_back(self) -> list[list[JobT]]:
-        """Units of what is left of a pack that it died of: which member it died of is not known, so each is one by itself."""
+        """Return units of the rest of a pack whose worker died: the member at fault is unknown, so each is done alone."""
         waits = [job for job in self.at if self.begun and job.run_id not in self.begun]
         alone = [[job] for job in self.at if job not in waits]
         return [*alone, waits] if waits else alone
 
     @property
     def overdue(self) -> bool:
-        """Whether it was told to end because it made no progress."""
+        """Return True if it was told to end because it made no progress."""
         return self.pressed > 1
 
 
 class LocalWorkers(Generic[JobT, DoneT]):
-    """An executor: `workers` processes on this machine.
+    """The executor of `workers` processes on this machine.
 
     Args:
-        workers: How many.
-        environments: The environment of each worker, such as the CUDA device that it may see.
-        log: File that takes what workers and libraries print.
-        fresh: Whether every unit gets a process that has done nothing else.
-        patience: For how many seconds a job may give no sign of life before its worker is ended; None for ever.
+        workers: Number of workers.
+        environments: Environment of each worker, such as the CUDA device that it may see.
+        log: File for the output of workers and libraries.
+        fresh: Give every unit a process that has done nothing else.
+        patience: Returns the seconds that a job may be silent before its worker is ended; None for no limit.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class LocalWorkers(Generic[JobT, DoneT]):
         self._server: subprocess.Popen[bytes] | None = None
 
     def stop(self, name: str) -> None:
-        """Ask every worker, by the signal of this name, to leave a checkpoint and end."""
+        """Ask every worker, by the signal of this name, to write a checkpoint and end."""
         self.stopping = True
         if self._server is not None:
             with contextlib.suppress(WorkersLost):
                 self._tell_server(f"stop {name}")
 
     def submit(self, units: Sequence[Sequence[JobT]]) -> None:
-        """Take units of work."""
+        """Add units of work."""
         self._units = [list(unit) for unit in units]
 
     def results(self, tell: Callable[[Event], None]) -> Generator[DoneT | Lost[JobT], None, None]:
@@ -148,9 +148,9 @@ class LocalWorkers(Generic[JobT, DoneT]):
                             link, _ = listener.accept()
                             connection: Connection[Any, Any] = Connection(link.detach())
                             try:
-                                # Workers that were forked together report in any order.
+                                # Workers forked together report in any order.
                                 pid, environment = connection.recv()
-                            except (EOFError, OSError):  # it ended before its first word; the server says so
+                            except (EOFError, OSError):  # it ended before its first message; the server reports it
                                 connection.close()
                                 continue
                             unreported.remove(environment)
@@ -162,12 +162,12 @@ class LocalWorkers(Generic[JobT, DoneT]):
                         else:
                             yield from self._hear(key.data, selector, tell)
                     for pid, reason in list(dead.items()):
-                        # What it sent before its end is heard first.
+                        # Its messages from before its end are read first.
                         if pid in workers and not workers[pid].connection.closed:
                             yield from self._hear(workers[pid], selector, tell)
                         if pid in workers and workers[pid].connection.closed:
                             if reason == cause(0) and not workers[pid].begun and workers[pid].at:
-                                # It was asked to end when it had done another unit, and never saw this one.
+                                # It was asked to end after its previous unit, and never received this one.
                                 waiting.insert(0, workers[pid].at)
                                 workers[pid].at = []
                             if workers[pid].together:
@@ -186,7 +186,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
                             worker.heard = time.monotonic()
                             worker.begun.clear()
                             worker.together = len(worker.at) > 1
-                            # One that died while it waited for work is noticed by its end.
+                            # If it died while it waited for work, the server reports its end.
                             with contextlib.suppress(OSError):
                                 worker.connection.send(worker.at)
             finally:
@@ -195,7 +195,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
                 reach("workers.end")
 
     def _press(self, workers: dict[int, _Worker[JobT]]) -> None:
-        """Use the next means on each worker that has been silent for too long."""
+        """Use the next means on each worker that has been silent too long."""
         for pid, worker in workers.items():
             patience = self._patience(worker)
             if patience is None:
@@ -208,25 +208,23 @@ class LocalWorkers(Generic[JobT, DoneT]):
                 worker.pressed += 1
                 if name == "SIGUSR1":
                     with self.log.open("ab") as log:
-                        log.write(
-                            f"no progress for {patience:.0f} s in {worker.at[0].run_id}; it stands here:\n".encode()
-                        )
+                        log.write(f"no progress for {patience:.0f} s in {worker.at[0].run_id}; its stack:\n".encode())
                 self._tell_server(f"signal {pid} {name}")
 
     def _patience(self, worker: _Worker[JobT]) -> float | None:
-        """Seconds of silence that a worker is allowed; those at a pack take their steps in one another's time."""
+        """Return the seconds of silence allowed to a worker; members of a pack share their steps."""
         return patience_with([self.patience(job) for job in worker.at_once])
 
     def _lost(self, worker: _Worker[JobT], job: JobT, reason: str, pid: int | None = None) -> Lost[JobT]:
         if not worker.overdue:
             return Lost(job, reason, pid=pid)
         patience = self.patience(job)
-        return Lost(job, f"no progress for {patience:.0f} s; {self.log.name} shows where it stood", "timeout", pid)
+        return Lost(job, f"no progress for {patience:.0f} s; {self.log.name} has its stack", "timeout", pid)
 
     def _hear(
         self, worker: _Worker[JobT], selector: selectors.BaseSelector, tell: Callable[[Event], None]
     ) -> Iterator[DoneT | Lost[JobT]]:
-        """Pass on what a worker says; closes its connection where it says no more, or should do no more."""
+        """Pass on a worker's message; close its connection if it has ended, or must end."""
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
@@ -242,13 +240,13 @@ class LocalWorkers(Generic[JobT, DoneT]):
         (job,) = [job for job in worker.at if job.run_id == message.run_id]
         got_on_late = worker.overdue and message.status == "interrupted"
         if got_on_late and worker.together:
-            return  # which of them stood still is not known: it stays among those that are done again by themselves
+            return  # the job at fault is unknown: it stays among those repeated alone
         worker.at.remove(job)
         worker.failed |= message.status not in CLEAN
         if not worker.at and (self.fresh or worker.overdue or worker.failed):
             worker.spent = True
             self._close(worker, selector)
-        # It got on in the end, and left a checkpoint when it was told to end.
+        # It made progress after all, and wrote a checkpoint when it was told to end.
         yield self._lost(worker, job, "") if got_on_late else message
 
     def _close(self, worker: _Worker[JobT], selector: selectors.BaseSelector) -> None:
@@ -259,7 +257,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
     def _start_server(self, address: str) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            # A session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop.
+            # In a session of its own: Ctrl-C reaches this process alone, which then asks the workers to stop.
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "lora_bench.execute.executors.fork_server", address],
                 stdin=subprocess.PIPE,
@@ -279,10 +277,10 @@ class LocalWorkers(Generic[JobT, DoneT]):
             raise WorkersLost(f"the server that starts workers is gone; see the end of {self.log}") from None
 
     def _ended(self) -> dict[int, str]:
-        """The workers that ended, and of what.
+        """Return the workers that ended, with the reason.
 
         Raises:
-            WorkersLost: If the server itself is gone.
+            WorkersLost: If the server itself has ended.
         """
         assert self._server is not None and self._server.stdout is not None
         chunk = os.read(self._server.stdout.fileno(), 65536)
@@ -295,24 +293,24 @@ class LocalWorkers(Generic[JobT, DoneT]):
             if word == "ended":
                 pid, status = map(int, numbers)
                 short = None not in (kills, before) and kills != before
-                # What the kernel has ended so far explains no later end.
+                # A memory kill counted so far explains no later end.
                 self._kills = kills
                 ended[pid] = cause(os.waitstatus_to_exitcode(status), out_of_memory=short)
         return ended
 
     def _end_server(self, *, at_once: bool) -> None:
-        """End the server, which ends its workers; *at_once* where it has none, since it may be deep in its imports."""
+        """End the server and its workers; with *at_once* kill it, because without workers it may be busy importing."""
         if self._server is None or self._server.stdin is None:
             return
         with contextlib.suppress(OSError):
             self._server.stdin.close()
         ended_within(self._server, 0 if at_once else 10)
-        # It is the first of a session of its own, with its workers and what they started.
+        # The server leads its session, which contains its workers and their children.
         kill_session(self._server.pid)
         self._server.wait()
 
 
 def _short_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for the socket, whose path may be little over 100 bytes long."""
+    """Return a folder for the socket, whose path may be little over 100 bytes long."""
     usual = tempfile.gettempdir()
     return tempfile.TemporaryDirectory(prefix="lora_bench-", dir=usual if len(os.fsencode(usual)) < 60 else "/tmp")

@@ -1,4 +1,4 @@
-"""What an executor knows of processes: why one ended, and how none is left behind."""
+"""Reasons for the end of a process, and ways to leave none behind."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def cause(code: int, *, out_of_memory: bool = False, who: str | None = None) -> str:
-    """Why a worker ended, from its exit code, which is the negative number of a signal if one ended it.
+    """Return the reason why a worker ended, from its exit code, which is negative for a signal.
 
     Args:
-        code: As `os.waitstatus_to_exitcode` gives it.
-        out_of_memory: Whether the kernel ended a process for want of memory meanwhile.
-        who: What to call it.
+        code: Exit code from `os.waitstatus_to_exitcode`.
+        out_of_memory: True if the kernel ended a process for lack of memory meanwhile.
+        who: Name of the worker.
     """
     if code >= 0:
         return f"{who or 'its worker'} ended with exit code {code}"
@@ -36,11 +36,11 @@ def cause(code: int, *, out_of_memory: bool = False, who: str | None = None) -> 
 
 
 def memory_kills(membership: str | None = None, groups: Path = CONTROL_GROUPS) -> int | None:
-    """How many processes of this one's control group the kernel has ended for want of memory; None where it does not tell.
+    """Return how many processes of this control group the kernel has ended for lack of memory, or None if it does not tell.
 
     Args:
-        membership: The content of /proc/self/cgroup; this process's by default.
-        groups: Where control groups are mounted.
+        membership: Content of /proc/self/cgroup; this process's by default.
+        groups: Mount point of control groups.
     """
     if membership is None:
         try:
@@ -65,13 +65,13 @@ def memory_kills(membership: str | None = None, groups: Path = CONTROL_GROUPS) -
 
 
 def end_with_parent(*, really: bool = True) -> None:
-    """Have the kernel end this process when the one that started it ends; or no longer. Linux alone can do it."""
+    """Make the kernel end this process when its parent ends, or undo it with *really* False. Only Linux can do it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if really else 0)
 
 
 def ended_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Whether a child ends within so many seconds; its number stays its own until it is waited for."""
+    """Return True if a child ends within some seconds; its number is not reused until it is waited for."""
     if not hasattr(os, "waitid"):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
@@ -88,7 +88,7 @@ def ended_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def kill_session(session: int) -> None:
-    """Kill every process of a session, such as what a worker started and did not end."""
+    """Kill every process of a session, including children that a worker left behind."""
     import psutil
 
     for pid in psutil.pids():

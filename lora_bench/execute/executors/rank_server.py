@@ -1,11 +1,11 @@
-"""The process that ranks are forked from: it has the imports done, and does one run after another.
+"""The rank server: a process with its imports done, from which the worker ranks of one run after another are forked.
 
     python -m lora_bench.execute.executors.rank_server DESCRIPTOR
 
-Over the connection comes a job with its devices, and while its ranks are at it the names of signals: those that ask for a stop,
-and SIGUSR1, upon which each writes where it stands. Back go the steps, None for a sign of life, and at last a record, or in a
-sentence how a rank ended. A run leaves no process: its ranks are killed when it has its record, when one of them ends, and when
-whoever gave the job is gone.
+It receives a job with its devices, and during the run the names of signals: stop signals, and SIGUSR1, at which each worker
+rank writes its stack. It sends the steps, None for a heartbeat, and at last a record, or a sentence on how a worker rank ended.
+A run leaves no process: its worker ranks are killed when it has its record, when one of them ends, and when the process that
+sent the job has ended.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.job import Job
 from lora_bench.util.redaction import without_secrets
 
-# Ranks wait for each other for as long as the first evaluates. Whether a run gets on is watched from outside.
+# Worker ranks wait for each other as long as the first evaluates. The progress of a run is watched from outside.
 PATIENCE = timedelta(days=30)
 
-# One that dies is noticed by the others, whose errors may be heard before its end is.
+# The death of one makes the others fail, and their errors may arrive before its end does.
 SETTLE_SECONDS = 0.5
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
-# What a rank says when it has nothing left to do.
+# Last message of a worker rank.
 _DONE = "done"
 
 
 @dataclass
 class _Child:
-    """A rank's process, and what is heard of it; *name* as readers count them."""
+    """The process of a worker rank, and its messages; *name* is for readers."""
 
     name: str
     pid: int
@@ -55,14 +55,14 @@ class _Child:
     alive: bool = True
 
     def ended(self, kills: int | None) -> str:
-        """How it ended, for a reader; it has."""
+        """Return how it ended, for readers; it must have ended."""
         self.alive = False
         _, status = os.waitpid(self.pid, 0)
         short = kills is not None and memory_kills() != kills
         return cause(os.waitstatus_to_exitcode(status), out_of_memory=short, who=self.name)
 
     def kill(self) -> None:
-        """End it, if it has not."""
+        """Kill it, unless it has ended."""
         self.link.close()
         if self.alive:
             os.kill(self.pid, signal.SIGKILL)
@@ -70,9 +70,9 @@ class _Child:
 
 
 def serve(connection: Connection[Any, Any]) -> None:
-    """Do the runs that are asked for until nobody asks any more. SIGINT and SIGTERM are blocked by whoever starts this."""
+    """Do runs until the connection closes. The process that starts this one blocks SIGINT and SIGTERM."""
     end_with_parent()
-    # Until a rank can write where it stands, it is not to die of being asked.
+    # Ignored until worker ranks can write their stacks, because the signal would kill the process.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     import_everything()
     import evaluate  # noqa: F401  # brings scipy, and every rank scores something
@@ -81,15 +81,15 @@ def serve(connection: Connection[Any, Any]) -> None:
         while True:
             asked = connection.recv()
             if isinstance(asked, str):
-                continue  # a stop, of a run that was done before it came
+                continue  # a stop for a run that had already finished
             job, devices = asked
-            connection.send(None)  # its imports are done, and from here on it is watched
+            connection.send(None)  # the imports are done, and the watch begins
             with tempfile.TemporaryDirectory(prefix="lora_bench-") as folder:
                 _run(job, devices, Path(folder) / "ranks", connection)
 
 
 def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any, Any]) -> None:
-    """Have a run done, and say what became of it."""
+    """Do a run, and send its record."""
     kills = memory_kills()
     children: list[_Child] = []
     try:
@@ -100,7 +100,7 @@ def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any
             for ready in wait([connection, *(child.link for child in listened)]):
                 if ready is connection:
                     number = signal.Signals[connection.recv()]
-                    # Where it stands is every rank's to say; the others stop when the first does.
+                    # Every worker rank writes its stack; a stop goes only to the first, and the others follow.
                     for child in children if number == signal.SIGUSR1 else children[:1]:
                         if child.alive:
                             os.kill(child.pid, number)
@@ -121,15 +121,15 @@ def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any
 
 
 def _heard(child: _Child, kills: int | None) -> Any:
-    """What a rank says, or in a sentence how it ended."""
+    """Return a message of a worker rank, or a sentence on how it ended."""
     try:
         return child.link.recv()
-    except (EOFError, OSError):  # it ended, maybe in the middle of a word
+    except (EOFError, OSError):  # it ended, maybe in the middle of a message
         return child.ended(kills)
 
 
 def _death(children: list[_Child], kills: int | None) -> str | None:
-    """How one of the ranks died, if one did: then another's failure is that it lost this one."""
+    """Return how one of the worker ranks died, if one did: then the failures of others are a consequence."""
     for child in children:
         while child.alive and not child.done and child.link.poll(SETTLE_SECONDS):
             said = _heard(child, kills)
@@ -152,7 +152,7 @@ def _fork(
     if pid:
         theirs.close()
         return _Child(f"rank {number} of {job.spec.training.processes}", pid, ours)
-    # The rank. Nothing may return from here into the server's loop.
+    # The worker rank. It must never return into the server's loop.
     try:
         end_with_parent()
         if os.getppid() != server:
@@ -170,7 +170,7 @@ def _fork(
 
 
 def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Connection[Any, Any]) -> None:
-    """Do a rank's part of a run, say what came of it, and wait to be ended."""
+    """Do the part of a worker rank in a run, send the result, and wait to be ended."""
     import torch
 
     from lora_bench.training.attempt import Facts, ended
@@ -184,19 +184,19 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
         stop_on_signals()
     else:
         for one in STOPS:
-            signal.signal(one, signal.SIG_IGN)  # they do what the first says
+            signal.signal(one, signal.SIG_IGN)  # the other worker ranks follow the first
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     os.environ |= {
         "RANK": str(number), "LOCAL_RANK": str(number),
         "WORLD_SIZE": str(rank.processes), "LOCAL_WORLD_SIZE": str(rank.processes),
-        # Else accelerate takes all cores.
+        # Otherwise accelerate takes all cores.
         "OMP_NUM_THREADS": str(recipe.threads),
     }  # fmt: skip
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     elif sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may lead nowhere
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's own name may not resolve
     last = -math.inf
 
     def alive() -> None:
@@ -210,7 +210,7 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
         with heard(alive):
             if devices:
                 torch.cuda.set_device(number)
-            # They meet at a file: no port of the machine can be taken already.
+            # They meet at a file, because a port may already be in use.
             torch.distributed.init_process_group(
                 "nccl" if devices else "gloo",
                 init_method=meeting.absolute().as_uri(),
@@ -227,7 +227,7 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
 
 
 def _said_of(record: Record, rank: WorkerRank) -> Record | str:
-    """What a rank says of an attempt that ended; a stop, or what else ends it for all, the first rank tells of."""
+    """Return a worker rank's message on an unfinished attempt; stops and other ends of all are sent by the first one."""
     if rank.first:
         return record
     if record.status not in ("failed", "out_of_memory"):

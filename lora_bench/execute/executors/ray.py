@@ -1,12 +1,11 @@
-"""Runs on a Ray cluster: long-lived actors on as many GPUs and hosts as it has, each at one unit of work after another.
+"""Runs on a Ray cluster: long-lived actors on as many GPUs and hosts as it has, each doing one unit of work after another.
 
-The runs folder is on a file system that all nodes see, and it decides: an actor claims a run as any other process does, and
-what is published there is done, whoever did it. A node that is lost costs what its actors were at, back to their last
-checkpoints; others go on from these. Nothing of a run goes through Ray but its spec and, on the way back, its progress and
-its record.
+The runs folder is on a file system that all nodes share, and it decides: an actor locks a run as any other process does, and a
+published run is done, whichever process did it. A lost node costs the work of its actors since their last checkpoints; other
+actors resume from these. Through Ray go only the spec of a run and, on the way back, its progress and its record.
 
-Nobody waits for one actor: an actor that has no place yet, such as the one that follows another whose node is gone, is given
-no work before it has said that it is there.
+The work never waits for a single actor. An actor that has no place yet, such as the replacement of one whose node is gone, gets
+no work before it has reported.
 """
 
 from __future__ import annotations
@@ -32,60 +31,60 @@ if TYPE_CHECKING:
     from lora_bench.records.run_lock import Elsewhere
     from lora_bench.training.job import Job
 
-# A run whose actor is lost so often without a step further is what loses it; and so many actors that cannot begin are enough.
+# A run that loses its actor so often at one step is given up, and so are actors after as many failed starts.
 MOST_LOSSES = 3
 LOOK_SECONDS = 0.5
 
-# What an actor has of the command's environment, where the command has it: where files lie, and whether to ask the hub.
+# Variables of the command's environment that an actor gets: places of files, and use of the hub.
 HANDED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 
 
 @dataclass(eq=False)
 class _Actor:
-    """An actor and what it is at.
+    """An actor and its current work.
 
     Args:
-        handle: Ray's.
-        word: What it was asked for last and has not answered; None where it waits for work.
+        handle: Ray's handle.
+        word: Its unanswered call, or None if it waits for work.
     """
 
     handle: Any
     word: Any
     node: str | None = None
     unit: list[Job] = field(default_factory=list)
-    # Those of the unit of which it said anything: the others wait until one of these leaves its pack.
+    # Jobs of its unit that it has sent messages about; the others wait until one of these leaves the pack.
     begun: set[str] = field(default_factory=set)
-    # Whether it has several jobs at once, as a pack.
+    # True if it does several jobs at once, as a pack.
     together: bool = False
-    # Whether any job of its failed.
+    # True if any of its jobs failed.
     failed: bool = False
-    # When it last got on, and whether it was ended because it did not.
+    # Time of its last progress, and True if it was ended for lack of progress.
     heard: float = field(default_factory=time.monotonic)
     overdue: bool = False
-    # Whether it ended without a word: it, or its node, is lost.
+    # True if it ended without a message: it, or its node, is lost.
     cut_off: bool = False
     told_to_stop: bool = False
 
     @property
     def at_once(self) -> list[Job]:
-        """The jobs that it is at now."""
+        """Jobs that it is doing now."""
         begun = [job for job in self.unit if job.run_id in self.begun]
         return begun or self.unit[: self.unit[0].at_once if self.unit else 0]
 
 
 class RayWorkers:
-    """An executor: actors of a Ray cluster.
+    """The executor of actors on a Ray cluster.
 
     Args:
-        ray: Ray, connected to it.
-        workers: How many actors, those that the cluster has no place for yet among them; None for as many as it has.
+        ray: Ray, connected to the cluster.
+        workers: Number of actors, including those without a place on the cluster yet; None for as many as fit.
         threads: CPU threads of each.
-        memory_bytes: That each needs, where it runs on a CPU.
-        log: File that takes what actors are lost by, in the folder of the runs.
-        patience: For how many seconds a job may give no sign of life before its actor is ended; None for ever.
+        memory_bytes: Memory that each needs on a CPU.
+        log: File for errors of lost actors, in the folder of the runs.
+        patience: Returns the seconds that a job may be silent before its actor is ended; None for no limit.
 
     Raises:
-        LoraBenchError: If the cluster has no place for any.
+        LoraBenchError: If the cluster has no place for any actor.
     """
 
     def __init__(
@@ -110,32 +109,32 @@ class RayWorkers:
             more = "a GPU" if self.on_gpu else f"{memory_bytes / 2**20:,.0f} MiB of memory"
             raise LoraBenchError(
                 f"no node of the Ray cluster has {threads} CPUs and {more} for a run; "
-                "--workers N waits for nodes that come later"
+                "use --workers N to wait for nodes that join later"
             )
         self._units: list[list[Job]] = []
-        # How far each run got, how far it was when it was lost last, and how often it was lost there.
+        # Progress of each run, its progress at the last loss, and the number of losses there.
         self._furthest: dict[str, int] = {}
         self._losses: dict[str, tuple[int, int]] = {}
         self._given_up: dict[str, Lost[Job]] = {}
-        # Actors that were lost before they said that they are there, since the last that did, and how many end the work.
+        # Number of actors lost before they reported, since the last report, and the number that ends the work.
         self._unborn, self._most_unborn = 0, MOST_LOSSES
 
     def stop(self, name: str) -> None:
-        """Ask every actor to leave a checkpoint and end, at the next look: it is a signal's handler that calls this."""
+        """Ask every actor to write a checkpoint and end, at the next look, because a signal handler calls this."""
         self._stopping = name
 
     def submit(self, units: Sequence[Sequence[Job]]) -> None:
-        """Take units of work."""
+        """Add units of work."""
         self._units = [list(unit) for unit in units]
 
     def results(self, tell: Callable[[Event], None]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
         """Yield the record of each job as it is done.
 
         Raises:
-            WorkersLost: If actors cannot begin, or their nodes do not see the folders of the runs, base models and data.
+            WorkersLost: If actors cannot start, or their nodes do not see the folders of the runs, base models and data.
         """
         units, self._units = self._units, []
-        # One that was given up comes again when whoever looks by its counter has found its owner dead.
+        # A run that was given up returns once its counter shows that its owner is dead.
         yield from (self._given_up[job.run_id] for unit in units for job in unit if job.run_id in self._given_up)
         left = [[_anywhere(job) for job in unit if job.run_id not in self._given_up] for unit in units]
         waiting = [unit for unit in left if unit]
@@ -161,7 +160,7 @@ class RayWorkers:
                             self._end(actor)
                             actors[actors.index(actor)] = self._begun(seen)
                             yield from self._put_back(actor, reason, waiting)
-                    # After what was heard: where it is this process that stood still, nobody was silent.
+                    # After the messages are read: if this process stood still, no actor was silent.
                     for actor in actors:
                         self._press(actor)
             finally:
@@ -180,7 +179,7 @@ class RayWorkers:
         self._ray.kill(actor.handle)
 
     def _direct(self, actor: _Actor, waiting: list[list[Job]]) -> None:
-        """Give an actor work that waits for it, or tell it to stop, whichever is due."""
+        """Send an actor its next unit, or a stop."""
         if actor.word is None and waiting and self._stopping is None:
             actor.unit, actor.begun = waiting.pop(0), set()
             actor.together, actor.heard = len(actor.unit) > 1, time.monotonic()
@@ -190,7 +189,7 @@ class RayWorkers:
             actor.handle.stop.remote(self._stopping)
 
     def _press(self, actor: _Actor) -> None:
-        """End an actor that has been silent for too long."""
+        """End an actor that has been silent too long."""
         if actor.overdue:
             return
         patience = patience_with([self._patience(job) for job in actor.at_once])
@@ -199,7 +198,7 @@ class RayWorkers:
             self._end(actor)
 
     def _heard(self, actor: _Actor, tell: Callable[[Event], None]) -> Generator[Record | Elsewhere, None, str | None]:
-        """Pass on what an actor says; why another is to take its place, or None."""
+        """Pass on an actor's messages; return the reason why it must be replaced, or None."""
         try:
             said = self._ray.get(actor.word)
         except self._ray.exceptions.RayError as error:
@@ -230,12 +229,12 @@ class RayWorkers:
             actor.word = actor.handle.said.remote()
             return None
         if said.failure is None and self._stopping is not None:
-            actor.unit = []  # a stop came before these were begun
-        # One that was ended for its silence may have said its last word before.
+            actor.unit = []  # a stop came before these began
+        # An actor ended for its silence may still have finished its unit.
         return said.failure or ("a run of its failed" if actor.failed or actor.unit or actor.overdue else None)
 
     def _published(self, actor: _Actor) -> Iterator[Record]:
-        """What an actor did before it was lost."""
+        """Yield the records that an actor published before it was lost."""
         if actor.node is None:
             self._unborn += 1
             if self._unborn >= self._most_unborn:
@@ -247,7 +246,7 @@ class RayWorkers:
                 yield record
 
     def _put_back(self, actor: _Actor, reason: str, waiting: list[list[Job]]) -> Iterator[Lost[Job]]:
-        """Have others do what a lost actor was at; give up what loses every actor."""
+        """Return the work of a lost actor to the queue; give up runs that lose every actor."""
         if self._stopping is not None or not actor.unit:
             return
         at_work = actor.at_once
@@ -259,7 +258,7 @@ class RayWorkers:
             self._losses[job.run_id] = (furthest, times + 1 if furthest <= step else 1)
         once = actor.cut_off and not actor.overdue and all(self._losses[job.run_id][1] == 1 for job in at_work)
         if actor.together and not once:
-            # It failed as a whole, or is what loses actors. Which of them it was is not known: each is done by itself.
+            # The unit failed as a whole, or loses its actors. The run at fault is unknown, so each is done alone.
             for job in at_work:
                 del self._losses[job.run_id]
             waiting[:0] = [[job] for job in at_work]
@@ -279,24 +278,24 @@ class RayWorkers:
 
 
 def places(nodes: Sequence[Mapping[str, float]], needs: Mapping[str, float]) -> int:
-    """How many actors find room at once, none of them on two nodes.
+    """Return how many actors find room at once, none of them spread over two nodes.
 
     Args:
-        nodes: What each has, by Ray's names of resources.
-        needs: What an actor needs.
+        nodes: Resources of each node, by Ray's names.
+        needs: Resources that an actor needs.
     """
     return sum(min(int(node.get(name, 0) // much) for name, much in needs.items()) for node in nodes)
 
 
 def _read(job: Job) -> list[Path]:
-    """Files and folders of the user that a run reads."""
+    """Return the user's files and folders that a run reads."""
     data = job.task.data
     own = () if data.asset is not None or data.hub is not None else data.files.values()
     return [job.base_model.folder, *(job.task_base / Path(file).expanduser() for file in own)]
 
 
 def _anywhere(job: Job) -> Job:
-    """A job whose folders are found whatever the working folder is."""
+    """Return a job with absolute folders, independent of the working folder."""
     return replace(
         job,
         task_base=job.task_base.absolute(),

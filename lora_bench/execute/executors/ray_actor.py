@@ -1,6 +1,6 @@
-"""What an actor of a Ray cluster is: a thread is at the work, and the actor's own answers for it.
+"""The actor of a Ray cluster: one thread does the work, and the actor's own thread answers for it.
 
-Nothing heavy is imported before `hello`, which is also what tells that the actor has a place.
+Nothing heavy is imported before `hello`, which also tells that the actor has a place.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from lora_bench.version import __version__
 if TYPE_CHECKING:
     from lora_bench.training.job import Job
 
-# How long the answer to a question waits for something that is worth telling.
+# Time that an answer waits for a message worth sending.
 TELL_SECONDS = 0.5
-# How long a file that another machine made may take to be seen.
+# Time until a file written on another machine is visible.
 SEEN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Said:
-    """What there is to tell since the last time.
+    """Messages since the last answer.
 
     Args:
-        words: Progress, signs of life and records, in their order.
-        ended: Whether the unit of work is at its end.
-        failure: The name of what ended it, where it did not end by itself.
+        words: Progress, heartbeats and records, in order.
+        ended: True if the unit of work has ended.
+        failure: Name of the exception that ended it, if one did.
     """
 
     words: tuple[Any, ...]
@@ -46,7 +46,7 @@ class Worker:
     """An actor.
 
     Args:
-        environment: What is set of the environment.
+        environment: Environment variables to set.
     """
 
     def __init__(self, environment: dict[str, str]) -> None:
@@ -57,11 +57,11 @@ class Worker:
         self._failure: str | None = None
 
     def hello(self, version: str, seen: Mapping[str, str]) -> tuple[str, str | None]:
-        """The id of the node, and what is wrong with it, if anything.
+        """Return the id of the node, and the node's fault, if any.
 
         Args:
-            version: Of the command's lora_bench.
-            seen: Files and folders that the command sees, each with the folder that lacks where it is not seen here.
+            version: Version of the command's lora_bench.
+            seen: Files and folders that the command sees, each with the folder to name if it is not visible here.
         """
         import ray
 
@@ -70,29 +70,29 @@ class Worker:
         return ray.get_runtime_context().get_node_id(), _fault(version, seen)
 
     def take(self, unit: Sequence[Job]) -> Said:
-        """Begin with the runs of a unit."""
+        """Begin the runs of a unit."""
         self._ended, self._failure = False, None
         self._worth_telling.clear()
         threading.Thread(target=self._work, args=(unit,), name="unit of work", daemon=True).start()
         return self.said()
 
     def said(self) -> Said:
-        """What there is to tell; waits a moment for a record or the end of the unit."""
+        """Return the messages; wait a moment for a record or the end of the unit."""
         self._worth_telling.wait(TELL_SECONDS)
         self._worth_telling.clear()
-        # Asked first: nothing is said after the end.
+        # Read before the messages: none follows the end.
         ended = self._ended
         words = [self._words.popleft() for _ in range(len(self._words))]
         return Said(tuple(words), ended, self._failure if ended else None)
 
     def send(self, word: Any) -> None:
-        """Take a word of the work."""
+        """Add a message from the work."""
         self._words.append(word)
         if not isinstance(word, Event | Alive):
             self._worth_telling.set()
 
     def stop(self, name: str) -> None:
-        """Ask the runs to leave checkpoints and end."""
+        """Ask the runs to write checkpoints and end."""
         from lora_bench.training.callbacks import request_stop
 
         request_stop(name)
@@ -115,15 +115,15 @@ class Worker:
 
 
 def _fault(version: str, seen: Mapping[str, str]) -> str | None:
-    """What is wrong with this node, or None."""
+    """Return the fault of this node, or None."""
     if version != __version__:
-        return f"a node has lora_bench {__version__}, and this command is of {version}"
+        return f"a node has lora_bench {__version__}, and this command has {version}; install the same version on all nodes"
     end = time.monotonic() + SEEN_SECONDS
     for path, folder in seen.items():
         while not Path(path).exists():
             if time.monotonic() > end:
                 return (
-                    f"a node does not see what is in {folder}: runs, base models and data are to be on a file system that all "
+                    f"a node does not see the content of {folder}: put runs, base models and data on a file system that all "
                     "nodes share, under the same path"
                 )
             time.sleep(TELL_SECONDS)

@@ -1,4 +1,4 @@
-"""The way to a Ray cluster: what is said, and how soon, where there is none."""
+"""Connect to a Ray cluster, with short and early errors."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 
 from lora_bench.errors import LoraBenchError
 
-# Where whoever listens is no head of a cluster, Ray tries 20 times, 40 s each; with these it is 16 s in all.
+# If the listener is no head of a cluster, Ray tries 20 times for 40 s each; with these settings it takes 16 s in all.
 IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
 CONNECT_SECONDS = 5.0
-# Ray lets its workers wait for all else on the machine, by a niceness of 15; those of this command are what it is there for.
+# Ray runs its workers at a niceness of 15, behind all else on the machine; here they are the main work.
 OF_ITS_OWN = {"RAY_worker_niceness": "0"}
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Ray, connected to a cluster that is let go of afterwards.
+    """Connect Ray to a cluster, and disconnect afterwards.
 
     Args:
-        address: HOST:PORT; "auto" for the one of this machine, or that `RAY_ADDRESS` names; "local" begins one on this
-            machine, which ends with the work.
+        address: HOST:PORT; "auto" for the cluster of this machine or of `RAY_ADDRESS`; "local" to start one on this machine,
+            which ends with the work.
 
     Raises:
         LoraBenchError: If Ray is not installed, or no cluster answers there.
@@ -44,7 +44,7 @@ def connected(address: str) -> Iterator[Any]:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except ImportError:
         raise LoraBenchError("--ray needs Ray: pip install 'lora_bench[ray]'") from None
-    except Exception as error:  # Ray raises bare ones too, where a cluster does not begin in time
+    except Exception as error:  # Ray raises bare exceptions too, if a cluster starts too slowly
         said = " ".join(str(error).split())
         raise LoraBenchError(
             f"cannot use a Ray cluster at {address!r}; give auto, local, or HOST:PORT: {said}"
@@ -53,7 +53,7 @@ def connected(address: str) -> Iterator[Any]:
         for name in settings:
             del os.environ[name]
         if term is not None and threading.current_thread() is threading.main_thread():
-            # Ray ends the process at SIGTERM; whoever called may have to finish something first.
+            # Ray ends the process at SIGTERM, but the caller may have to finish its work first.
             signal.signal(signal.SIGTERM, term)
     try:
         yield ray
@@ -63,14 +63,14 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """See that somebody listens at a HOST:PORT, which is said sooner and shorter here than by Ray.
+    """Check that a process listens at a HOST:PORT; this error is earlier and shorter than Ray's.
 
     Raises:
-        OSError: If nobody does.
-        ValueError: If the address is one of Ray's clients.
+        OSError: If none does.
+        ValueError: If the address is one of Ray's client addresses.
     """
     if "://" in address:
-        raise ValueError("the command is to run on a node of the cluster, and is no client from elsewhere")
+        raise ValueError("run the command on a node of the cluster; Ray's client addresses are not supported")
     host, _, port = address.rpartition(":")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
