@@ -19,6 +19,7 @@ from lora_bench.cli.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.cli.exchange_commands import add_exchange
 from lora_bench.cli.gate_commands import add_check, mistaken_code
 from lora_bench.cli.help import Formatter, Groups, Parser, add_command
+from lora_bench.cli.try_commands import add_try
 from lora_bench.cli.winner_commands import add_winner
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
 from lora_bench.util.redaction import message
@@ -81,6 +82,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"lora-bench {__version__}")
     parser.set_defaults(command=parser.show_help)
     subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", prog=parser.prog)
+    add_try(subcommands, parser.parse_args)
     _add_run(subcommands)
     _add_plan(subcommands)
     _add_work(subcommands)

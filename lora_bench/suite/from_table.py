@@ -1,0 +1,152 @@
+"""A suite file for a table: four methods with tuned learning rates, written with comments and made to be edited."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from lora_bench.tasks.look import Seen
+
+# Learning rates that each method chooses from.
+RATES = {
+    "full": ("3e-5", "1e-4", "3e-4"),
+    "lora": ("1e-3", "3e-3", "1e-2"),
+    "bottleneck_adapter": ("1e-3", "3e-3", "1e-2"),
+    "prefix_tuning": ("1e-2", "3e-2", "1e-1"),
+}
+# The same for base models of more weights than `plan.fit_minutes.SMALL_MODEL`.
+RATES_LARGE = {
+    "full": ("1e-5", "3e-5", "1e-4"),
+    "lora": ("3e-4", "1e-3", "3e-3"),
+    "bottleneck_adapter": ("3e-4", "1e-3", "3e-3"),
+    "prefix_tuning": ("3e-3", "1e-2", "3e-2"),
+}
+BATCH = 16
+LONGEST = 256
+
+_TEMPLATE = """\
+# Written by lora-bench after a look at the table. Every line can be edited; docs/suites.md has every key.
+# Plan: lora-bench plan {name}.yaml    Run, and go on after a stop: lora-bench run {name}.yaml
+suite: {name}
+
+# Rows are dealt out by their text: 80 % to train, 10 % to selection, 10 % to test.
+# About {tests:,} rows of test show differences of some {smallest:.2f} or more.
+tasks:
+{task}
+
+# A name of `lora-bench list models`, a folder, or a name on the hub; several are compared side by side.
+models: [{model}]
+
+# Each method tries its learning rates on the selection split; the best one runs on the test split.
+methods:
+{methods}
+tuning:
+  seeds: [100]  # more seeds choose learning rates more surely
+
+# 3 to 5 seeds are exploratory, 6 to 9 indicative, 10 and more a recommendation.
+seeds: {seeds}
+
+# Made for about {minutes:g} minutes. All methods get the same amount of work.
+budget:
+  train_examples: {train_examples:_}  # that each run sees, counted again when they come round{parameters}
+training:
+  batch_size: {batch}
+  max_length: {max_length}  # tokens at which a text is cut
+
+# Trained weights stay for `lora-bench use`; `none` saves the disk.
+keep_weights: last
+analysis:
+  reference: full
+  margin: {margin}  # difference of scores that does not matter to you
+"""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the suite file of a table says.
+
+    Args:
+        seen: The table.
+        model: Base model.
+        seeds: Number of seeds.
+        train_examples: Examples that each run sees.
+        adapter_parameters: Parameter budget; None for the sizes that methods have by default.
+        large: True for a base model that needs smaller learning rates.
+        minutes: Time that it was made for.
+    """
+
+    seen: Seen
+    model: str
+    seeds: int
+    train_examples: int
+    adapter_parameters: int | None
+    large: bool
+    minutes: float
+
+    @property
+    def name(self) -> str:
+        """Name of the suite and of its task: that of the table."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.seen.file.name.split(".")[0]).strip("-._")[:60] or "table"
+
+    def text(self, folder: Path) -> str:
+        """Return the suite as YAML with comments, for a file in *folder*."""
+        rates = RATES_LARGE if self.large else RATES
+        tests = max(1, self.seen.rows // 10)
+        parameters = ""
+        if self.adapter_parameters is not None:
+            parameters = f"\n  adapter_parameters: {self.adapter_parameters:_}  # of each method but `full`"
+        return _TEMPLATE.format(
+            name=self.name,
+            tests=tests,
+            smallest=smallest_difference(tests),
+            task="\n".join(_task_lines(self.name, self.seen, folder)),
+            model=as_yaml(self.model),
+            methods="\n".join(
+                f"  - {{method: {label}, learning_rate: [{', '.join(of)}]}}" for label, of in rates.items()
+            ),
+            seeds=list(range(self.seeds)),
+            minutes=self.minutes,
+            train_examples=self.train_examples,
+            parameters=parameters,
+            batch=BATCH,
+            max_length=_max_length(self.seen),
+            margin="0.01",
+        )
+
+
+def smallest_difference(tests: int) -> float:
+    """Return the smallest difference that a test split shows, if two models differ on a tenth of its rows."""
+    return float(1.96 * (0.1 / tests) ** 0.5)
+
+
+def as_yaml(text: str) -> str:
+    """Return a text as YAML that may stand in a list on one line."""
+    plain = re.fullmatch(r"[A-Za-z_./][\w./-]*", text) is not None and yaml.safe_load(text) == text
+    return text if plain else str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)).strip()
+
+
+def _task_lines(name: str, seen: Seen, folder: Path) -> list[str]:
+    text = [as_yaml(column) for column in seen.text]
+    given = {
+        "task": name,
+        "data": as_yaml(os.path.relpath(seen.file, folder)),
+        "delimiter": as_yaml(seen.delimiter) if seen.delimiter is not None else None,
+        "encoding": seen.encoding,
+        "uneven_rows": "leave_out  # rows with too few or too many values" if seen.uneven else None,
+        "kind": "regression" if seen.kind == "regression" else None,
+        "text": text[0] if len(text) == 1 else f"[{', '.join(text)}]",
+        "label": as_yaml(seen.label),
+        "metric": "pearson" if seen.kind == "regression" else "accuracy",
+    }
+    lines = [f"{key}: {value}" for key, value in given.items() if value is not None]
+    return [f"  - {lines[0]}", *(f"    {line}" for line in lines[1:])]
+
+
+def _max_length(seen: Seen) -> int:
+    """Return the tokens that 95 % of the texts have, rounded up to a multiple of 32."""
+    tokens = int(1.4 * seen.words[1]) + 2 + len(seen.text)
+    return min(LONGEST, max(32, -(-tokens // 32) * 32))

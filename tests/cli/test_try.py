@@ -1,0 +1,80 @@
+"""`lora-bench try` and `init`: from a table to a suite, and from there to an answer."""
+
+import pytest
+
+from lora_bench.cli import main
+from lora_bench.plan.fit_minutes import LEAST_EXAMPLES, draft_suite
+from lora_bench.suite.load_suite import load_suite
+from lora_bench.tasks.look import look
+from tests.project import write_data, write_model
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a table and a tiny model; no suite."""
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "project"
+    folder.mkdir()
+    write_model(folder / "base")
+    write_data(folder / "tickets.csv", 600)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_try_ends_with_an_answer_and_the_winner_can_be_used(project, capsys):
+    assert main(["try", "tickets.csv", "--model", "base", "--minutes", "0.00001", "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "2 classes (" in said and "guessed: the label is queue (2 different values)" in said
+    assert f"wrote tickets.yaml: 3 seeds, {LEAST_EXAMPLES} examples a run" in said
+    assert "tickets, base" in said and "; chosen" in said
+    assert said.splitlines()[-1] == "its weights: lora-bench use runs/tickets"
+    assert main(["use", "runs/tickets"]) == 0
+    assert "from_pretrained('runs/tickets/" in capsys.readouterr().out
+    # The same command again trains nothing, and takes the file as it is.
+    (project / "tickets.yaml").write_text((project / "tickets.yaml").read_text() + "# mine\n")
+    assert main(["try", "tickets.csv", "--model", "base", "--quiet"]) == 0
+    assert "tickets.yaml is there already and is used as it is" in capsys.readouterr().out
+    assert (project / "tickets.yaml").read_text().endswith("# mine\n")
+
+
+def test_a_dry_run_writes_the_suite_and_shows_the_plan(project, capsys):
+    line = ["try", "tickets.csv", "--text", "subject", "--label", "queue", "--model", "base", "--dry-run"]
+    assert main(line) == 0
+    said = capsys.readouterr().out
+    assert "guessed" not in said and "runs to do" in said
+    assert load_suite("tickets.yaml").name == "tickets" and not (project / "runs").exists()
+    assert sorted(path.name for path in project.iterdir()) == ["base", "tickets.csv", "tickets.yaml"]
+
+
+def test_init_writes_the_suite_once(project, capsys):
+    assert main(["init", "tickets.csv", "--model", "base"]) == 0
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "next: lora-bench plan tickets.yaml, then lora-bench run tickets.yaml"
+    )
+    assert main(["init", "tickets.csv", "--model", "base"]) == 2
+    assert "tickets.yaml is there already" in capsys.readouterr().err
+
+
+def test_more_minutes_give_more_seeds_and_no_run_fewer_examples(project):
+    seen = look(project / "tickets.csv")
+    drafts = [draft_suite(seen, project, model="base", minutes=minutes) for minutes in (0.00001, 0.05, 0.2, 100)]
+    assert [draft.seeds for draft in drafts] == sorted(draft.seeds for draft in drafts)
+    assert drafts[0].train_examples == LEAST_EXAMPLES
+    assert (drafts[-1].seeds, drafts[-1].train_examples) == (10, 2_400)  # five times 480 rows of training
+    assert all(draft.train_examples >= LEAST_EXAMPLES for draft in drafts)
+
+
+def test_a_table_that_is_not_there_is_said_and_nothing_is_written(project, capsys):
+    assert main(["try", "ticket.csv", "--model", "base"]) == 2
+    assert "there is no such file; did you mean 'tickets.csv'" in capsys.readouterr().err
+    assert main(["try", "tickets.csv", "--model", "bas"]) == 2
+    assert sorted(path.name for path in project.iterdir()) == ["base", "tickets.csv"]
+
+
+def test_minutes_are_a_number_above_zero(project, capsys):
+    for given in ("0", "-1", "soon"):
+        with pytest.raises(SystemExit) as done:
+            main(["try", "tickets.csv", "--minutes", given])
+        assert done.value.code == 2
+        assert "must be a number above 0" in capsys.readouterr().err

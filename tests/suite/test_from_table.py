@@ -1,0 +1,64 @@
+"""The suite file of a table: it loads, declares what was seen, and tunes every method alike."""
+
+import dataclasses
+
+import pytest
+
+from lora_bench.suite.from_table import Draft, as_yaml, smallest_difference
+from lora_bench.suite.load_suite import load_suite
+from lora_bench.tasks.look import Seen
+
+SEEN = Seen(
+    file=None, delimiter=None, encoding=None, uneven=0, rows=1_200, text=("subject",), label="queue",
+    kind="classification", classes={"a": 700, "b": 500}, words=(10, 20, 40), repeated=0, contradicting=0, guessed=(),
+)  # fmt: skip
+
+
+def loaded(tmp_path, model="minilm-l6-roberta", large=False, parameters=147_456, name="my tickets (2).csv", **changes):
+    seen = dataclasses.replace(SEEN, file=tmp_path / "data" / name, **changes)
+    draft = Draft(seen, model, 4, 960, parameters, large, 10.0)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    file = tmp_path / "out" / f"{draft.name}.yaml"
+    file.write_text(draft.text(tmp_path / "out"), encoding="utf-8")
+    return load_suite(file), file.read_text()
+
+
+def test_the_file_loads_and_says_what_was_chosen(tmp_path):
+    suite, text = loaded(tmp_path)
+    content = suite.content
+    assert (suite.name, content.seeds, content.tuning.seeds) == ("my-tickets-2", (0, 1, 2, 3), (100,))
+    assert (content.budget.train_examples, content.budget.adapter_parameters) == (960, (147_456,))
+    assert (content.keep_weights, content.analysis.margin, content.training.max_length) == ("last", 0.01, 32)
+    assert [entry.label for entry in suite.methods] == ["full", "lora", "bottleneck_adapter", "prefix_tuning"]
+    assert {len(entry.rates("minilm-l6-roberta")) for entry in suite.methods} == {3}
+    ((task, _),) = suite.tasks
+    assert (task.data.file, task.text, task.label.column) == ("../data/my tickets (2).csv", ("subject",), "queue")
+    assert sum(line.lstrip().startswith("#") for line in text.splitlines()) >= 8
+
+
+def test_what_the_table_needs_is_declared(tmp_path):
+    suite, _ = loaded(
+        tmp_path, delimiter="\t", encoding="cp1252", uneven=3, text=("a: b", "c, d"), label="no", kind="regression"
+    )
+    ((task, _),) = suite.tasks
+    assert (task.delimiter, task.encoding, task.uneven_rows) == ("\t", "cp1252", "leave_out")
+    assert (task.text, task.label.column, task.kind, task.metric) == (("a: b", "c, d"), "no", "regression", "pearson")
+
+
+def test_a_large_model_gets_smaller_rates(tmp_path):
+    (small, _), (large, _) = loaded(tmp_path), loaded(tmp_path, "owner/large", large=True)
+    for one, other in zip(small.methods, large.methods, strict=True):
+        assert max(other.rates("owner/large")) < max(one.rates("minilm-l6-roberta"))
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "a b", "yes", "1", "it's", 'say "so"', "#", "a, b]", "{x}", "schön", "null", "~"]
+)
+def test_any_name_is_read_back_as_it_is(text):
+    import yaml
+
+    assert yaml.safe_load(f"[{as_yaml(text)}]") == [text]
+
+
+def test_the_smallest_difference_halves_with_four_times_the_rows():
+    assert smallest_difference(400) == pytest.approx(smallest_difference(100) / 2) == pytest.approx(0.031, abs=1e-3)
