@@ -132,7 +132,7 @@ def _parser(figures: Mapping[str, bytes]) -> MarkdownIt:
         return "</a>" if str(opened.attrs["href"]).startswith("#") else "</span>"
 
     parser = MarkdownIt("zero").enable([*_RULES])
-    parser.validateLink = _is_own  # type: ignore[method-assign, assignment]
+    parser.validateLink = _is_own  # type: ignore[method-assign]
     parser.block.ruler.before("paragraph", "fold", _fold)
     for name, rule in (
         ("text", text), ("image", image), ("fold_open", fold_open), ("link_open", link_open), ("link_close", link_close),

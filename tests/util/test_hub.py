@@ -304,9 +304,7 @@ MODELS = {
         "absent/model",
         mends=False,
     ),
-    "no name": Case(
-        ("'a/b/c' is no folder here, and no valid name on the hub", "owner/name"), "a/b/c", mends=False
-    ),
+    "no name": Case(("'a/b/c' is no folder here, and no valid name on the hub", "owner/name"), "a/b/c", mends=False),
     "revision": Case(("has no revision 'v9' on the hub", "a branch, a tag"), ROBERTA, "v9", mends=False),
     "commit": Case((f"has no revision '{ABSENT_COMMIT}'",), ROBERTA, ABSENT_COMMIT, mends=False),
     "pickled": Case(

@@ -3,3 +3,228 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+from lora_bench.report import text
+from lora_bench.report.model.ranking import Rank
+from lora_bench.report.model.verdicts import Held, Judged
+from lora_bench.report.sections.tables import method_name, model_name, setting_name
+from lora_bench.report.text import MISSING, code, inert
+from lora_bench.stats import Verdict, collapsed, rate
+from lora_bench.stats.apart import fewest_unseen, least_p
+from lora_bench.stats.power import ALPHA
+from lora_bench.stats.verdict import VerdictName
+
+DECIDED: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "non-inferior")
+
+
+def verdict_lines(judged: Judged, said: Sequence[str] = (), picture: Sequence[str] = ()) -> list[str]:
+    """The section with every comparison.
+
+    Args:
+        judged: The verdicts.
+        said: Paragraphs on what was compared and how it came out.
+        picture: The comparisons of each task, as lines of Markdown.
+    """
+    lines = ["## Verdicts", ""]
+    lines += [line for paragraph in said for line in (paragraph, "")]
+    lines += [_declaration(judged), ""]
+    lines += [*picture, ""] if picture else []
+    lines += [*LEGEND, *collapse_legend([held.verdict for held in judged.held]), "", MORE, ""]
+    lines += [*_tables(judged), *_collapses(judged)]
+    if judged.left_out:
+        lines += ["", "Not compared:", "", *(f"- {inert(reason)}." for reason in judged.left_out)]
+    return lines
+
+
+def _declaration(judged: Judged) -> str:
+    name = code(judged.analysis.sha256[:16])
+    if judged.declared == "before":
+        return f"The rules were declared before the runs: all records carry them ({name})."
+    if judged.declared == "changed":
+        return f"**The rules ({name}) were changed after some of the runs**, when scores were known."
+    return "The rules are the defaults: none were declared before the runs."
+
+
+# Where the longer text on how to read verdicts is.
+MORE = "More on how to read verdicts: [docs/statistics.md](/docs/statistics.md#verdicts)."
+
+LEGEND = """\
+- *difference*: the method less the reference, mean over seeds.
+- *interval*: at 95 %, for this comparison alone; *covers* says what it allows for: new seeds, or also new test items.
+- *better*, *worse*: a difference is shown. *equivalent*: it is shown to be smaller than the margin.
+- *non-inferior*: the method is shown not to be worse by the margin.
+- *inconclusive*: none of these is shown; it never means that two methods are equal.
+- *no spread*: all seeds gave the same difference, so nothing is known of other seeds.
+- *p*: of no difference, after Holm's procedure. *p of sign flips*: without an assumed distribution; it changes no verdict.
+- *would decide*: seeds that decide with a probability of 80 %, if the difference seen is the true one.""".splitlines()
+
+
+def collapse_legend(verdicts: Sequence[Verdict]) -> list[str]:
+    """Items of the legend for verdicts that collapses limit; none where no verdict is limited."""
+    lines = []
+    if apart := [verdict.pairs for verdict in verdicts if verdict.apart]:
+        seeds = min(apart)
+        lines += [
+            "- *runs of two kinds*: some runs collapsed, or stand apart more than normal scores do. No p of such a "
+            f"comparison is below 2 / 4ⁿ with n seeds ({least_p(seeds):.2g} with {seeds}); none is equivalent or non-inferior.",
+        ]
+    if any(verdict.unless_collapse is not None for verdict in verdicts):
+        lines += [
+            "- *unless runs collapse*: so few seeds do not exclude that a method collapses in a tenth of its runs; "
+            f"{fewest_unseen(ALPHA)} without a collapse do in a single comparison, and more in a family.",
+        ]
+    return lines
+
+
+def _tables(judged: Judged) -> list[str]:
+    """Every comparison with its verdict, and below it how sure that is."""
+    named = [
+        [setting_name(held.setting, judged.comparison), model_name(held.table), method_name(held.row)]
+        for held in judged.held
+    ]
+    told, sure = [], []
+    flipped = any(held.difference.sign_flip is not None for held in judged.held)
+    at_floor = any(held.at_floor is not None for held in judged.held)
+    for name, held in zip(named, judged.held, strict=True):
+        covers = "seeds, items" if held.items is not None else "seeds"
+        difference, interval, covers, verdict, p_value, needed = numbers(held.verdict, covers)
+        told.append([*name, str(held.difference.pairs), difference, interval, verdict, needed])
+        flips = held.difference.sign_flip
+        sure.append(
+            [
+                *name, covers, p_value,
+                *([_probability(flips.p_value if flips is not None else None)] if flipped else []),
+                *([text.difference(held.at_floor)] if at_floor else []),
+            ]
+        )  # fmt: skip
+    where = ["task", "base model", "method"]
+    further = [
+        *where,
+        "covers",
+        "p",
+        *(["p of sign flips"] if flipped else []),
+        *(["failures at the floor"] if at_floor else []),
+    ]
+    return [
+        *text.table([*where, "seeds", "difference", "interval", "verdict", "would decide"], told, numbers_from=3),
+        "",
+        *text.folded("How sure each comparison is", text.table(further, sure, numbers_from=3)),
+    ]
+
+
+def numbers(verdict: Verdict, covers: str) -> list[str]:
+    """The cells of a comparison: difference, interval, what it covers, verdict, p, and the seeds that would decide."""
+    interval = verdict.interval
+    return [
+        text.difference(verdict.difference),
+        MISSING if interval is None else f"{text.difference(interval.low)} to {text.difference(interval.high)}",
+        covers,
+        verdict_words(verdict),
+        _probability(verdict.adjusted_p),
+        MISSING
+        if verdict.needed is None
+        else f"{verdict.needed.seeds} (a {verdict.needed.by})".replace("a equivalence", "an equivalence"),
+    ]
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """A verdict in a cell of a table."""
+    if verdict.reason is not None and verdict.interval is None:
+        return f"{verdict.verdict} ({'one seed' if verdict.pairs == 1 else 'no spread'})"
+    if verdict.small_but_real is not None:
+        return f"**equivalent**, and slightly {verdict.small_but_real}"
+    word = f"**{verdict.verdict}**" if verdict.verdict in DECIDED else verdict.verdict
+    if verdict.unless_collapse is not None:
+        return f"{word}; {verdict.unless_collapse} unless runs collapse"
+    return f"{word} by more than the margin" if verdict.beyond_margin else word
+
+
+class Counted(NamedTuple):
+    """Runs of a method that were judged: all, those that failed, those of them that diverged, and with scores of no worth.
+
+    Args:
+        fallen: Those with a score that is no better than the majority class (or the mean).
+    """
+
+    runs: int = 0
+    failed: int = 0
+    diverged: int = 0
+    fallen: int = 0
+
+
+def counted(judged: Judged) -> dict[str, Counted]:
+    """How the runs of each method ended, by label; those of a reference once."""
+    found: dict[str, Counted] = {}
+    seen: set[tuple[str, ...]] = set()
+    for held in judged.held:
+        better = bool(held.setting.spec.task.higher_is_better)
+        for row in (held.row, held.reference):
+            if row.run_ids in seen:
+                continue
+            seen.add(row.run_ids)
+            scores = {index: score.value for index, score in enumerate(row.scores)}
+            floor = row.majority_score
+            before = found.get(row.label, Counted())
+            found[row.label] = Counted(
+                runs=before.runs + len(row.run_ids),
+                failed=before.failed + len(row.failures),
+                diverged=before.diverged + sum(failure.status == "diverged" for failure in row.failures),
+                fallen=before.fallen
+                + (len(collapsed(scores, floor, higher_is_better=better)) if floor is not None else 0),
+            )
+    return found
+
+
+def _collapses(judged: Judged) -> list[str]:
+    """How many runs of each method failed, or scored no better than the majority class."""
+    found = counted(judged)
+    if not any(one.diverged or one.fallen for one in found.values()):
+        return []
+    rows = [
+        [code(label), str(one.runs), _rate(one.diverged, one.runs), _rate(one.fallen, one.runs)]
+        for label, one in found.items()
+    ]
+    return [
+        "",
+        "### Runs that learned nothing",
+        "",
+        "Runs whose loss was no number, and runs that scored no better than the majority class (or the mean), with exact 95 % "
+        "intervals. The second kind is in every mean on this page.",
+        "",
+        *text.table(["method", "runs", "diverged", "no better than the majority"], rows),
+    ]
+
+
+def _rate(count: int, runs: int) -> str:
+    found = rate(count, runs)
+    return f"{count} ({found.low:.0%} to {found.high:.0%})".replace("%", " %")
+
+
+def _probability(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def verdict_cell(held: Held | None) -> str:
+    """The verdict on a row, for the table of scores; a dash for the reference."""
+    return MISSING if held is None else verdict_words(held.verdict)
+
+
+def rank_words(rank: Rank | None) -> str:
+    """The ranks that shown differences leave a method, and the letters of its groups."""
+    if rank is None:
+        return MISSING
+    ranks = str(rank.best) if rank.best == rank.worst else f"{rank.best} to {rank.worst}"
+    return f"{ranks} ({rank.letters})"
+
+
+def rank_note(judged: Judged) -> str:
+    """What a column of ranks claims, as an item of a legend."""
+    alpha = judged.analysis.alpha
+    return (
+        "- *ranks*: the ranks that the shown differences leave open, and in brackets groups of ties. Two methods share a "
+        "letter if no difference between them is shown. All true ranks lie in these with a probability of "
+        f"{1 - 2 * alpha:g} or more."
+    )
