@@ -30,6 +30,9 @@ WEIGHT_BYTES = 4
 # Files whose sizes differ by a smaller share count as equally large: a budget has a tolerance.
 LIKE_COST = 0.1
 
+# Few seeds without a collapse do not exclude one.
+UNLESS = "unless runs collapse"
+
 Target = tuple[ParameterAxis, int] | None
 
 
@@ -56,6 +59,13 @@ class Contrast:
     by_seed: tuple[float, ...]
     higher_is_better: bool
     shares: bool
+
+    @property
+    def shown(self) -> str:
+        """Its verdict; of an open one what would hold if runs never collapsed, such as "equivalent unless runs collapse"."""
+        if self.verdict.verdict == "inconclusive" and self.verdict.unless_collapse is not None:
+            return f"{self.verdict.unless_collapse} {UNLESS}"
+        return self.verdict.verdict
 
     @property
     def gain(self) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lora_bench.records.record import Record
 from lora_bench.report import text
-from lora_bench.report.model.overview import LIKE_COST, Contrast, Line, Overview
+from lora_bench.report.model.overview import LIKE_COST, UNLESS, Contrast, Line, Overview
 from lora_bench.report.model.verdicts import Judged
 from lora_bench.report.sections.improving import improving_runs
 from lora_bench.report.sections.next_step import more_seeds, next_lines
@@ -25,7 +25,10 @@ from lora_bench.stats.verdict import grade as grade_of
 # The share of runs from which on a fact about them stands before any ranking.
 MANY = 0.1
 
-NOT_WORSE = ("better", "equivalent", "non-inferior")
+# Verdicts that a pick may have, and those that hold unless runs collapse.
+WITHIN = ("equivalent", "non-inferior")
+UNLESS_COLLAPSE = tuple(f"{word} {UNLESS}" for word in WITHIN)
+NOT_WORSE = ("better", *WITHIN, *UNLESS_COLLAPSE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,10 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         lead, further, following = why_not_judged(seen.comparison)
         return Headline(cautions=(), lead=lead, further=tuple(further), strength=None, next=tuple(following))
     grade = grade_of(min(contrast.verdict.pairs for contrast in seen.contrasts))
-    decided = any(contrast.verdict.verdict in DECIDED for contrast in seen.contrasts)
+    decided = any(contrast.shown in (*DECIDED, *UNLESS_COLLAPSE) for contrast in seen.contrasts)
     pick = _pick(seen) if decided else None
+    if pick is not None and any(contrast.shown in UNLESS_COLLAPSE for contrast in pick.contrasts):
+        grade = "indicative" if grade == "recommendation" else grade
     lead, further = _advice(seen, pick, grade) if pick is not None else _undecided(seen)
     return Headline(
         cautions=tuple(_cautions(seen, seen.judged, records)),
@@ -127,7 +132,7 @@ def _pick(seen: Overview) -> Line | None:
 
 def _all(line: Line, words: Sequence[str]) -> bool:
     """Whether every comparison of a method has one of these verdicts."""
-    return bool(line.contrasts) and all(contrast.verdict.verdict in words for contrast in line.contrasts)
+    return bool(line.contrasts) and all(contrast.shown in words for contrast in line.contrasts)
 
 
 _TAKE: dict[Grade, str] = {
@@ -149,7 +154,7 @@ def _advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
         against = "" if pick.reference else f" than {code(seen.reference)}"
         lead += f", or {code(best.label)} if a file about {_times(_larger(best, pick))} times as large is no matter: "
         lead += f"it scores {sizes(best.contrasts)} better{against}"
-    elif pick.reference and worse and all(contrast.verdict.verdict == "worse" for contrast in worse):
+    elif pick.reference and worse and all(contrast.shown == "worse" for contrast in worse):
         number = len({contrast.label for contrast in worse})
         lead += f": the {f'{number} other methods score' if number > 1 else 'other method scores'} {sizes(worse)} worse"
     elif pick.reference:
@@ -173,17 +178,13 @@ def _on(line: Line, grade: Grade) -> str:
 def _shown(line: Line) -> str:
     """The verdicts on a method with the sizes of shown differences, such as "worse in all 6, by 4.6 to 16.6 points"."""
     said = []
-    for word in (*DECIDED, "inconclusive"):
-        found = [contrast for contrast in line.contrasts if contrast.verdict.verdict == word]
+    for word in (*DECIDED, *UNLESS_COLLAPSE, "inconclusive"):
+        found = [contrast for contrast in line.contrasts if contrast.shown == word]
         if found:
-            by = (
-                f", by {sizes(found)}"
-                if word in ("better", "worse")
-                else _margin(found)
-                if word != "inconclusive"
-                else ""
-            )
-            said.append(f"{_WORDS.get(word, word)}{times(len(found), len(line.contrasts))}{by}")
+            by = f", by {sizes(found)}" if word in ("better", "worse") else ""
+            name, *unless = word.split(f" {UNLESS}")
+            by = _margin(found) + (f" {UNLESS}" if unless else "") if name in WITHIN else by
+            said.append(f"{_WORDS.get(name, name)}{times(len(found), len(line.contrasts))}{by}")
     return listed(said)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lora_bench.report import text
 from lora_bench.report.model.overview import Line, Overview, Ratio
-from lora_bench.report.sections.headline import times
+from lora_bench.report.sections.headline import UNLESS_COLLAPSE, times
 from lora_bench.report.sections.tables import SHARED, metric_name
 from lora_bench.report.sections.verdicts import DECIDED
 from lora_bench.report.text import MISSING, code, inert, plural
@@ -107,11 +107,12 @@ def verdict_of(line: Line, *, short: bool = False) -> str:
         return MISSING
     number = len(line.contrasts)
     said = []
-    for word in DECIDED:
-        found = sum(contrast.verdict.verdict == word for contrast in line.contrasts)
+    for word in (*DECIDED, *UNLESS_COLLAPSE):
+        found = sum(contrast.shown == word for contrast in line.contrasts)
         if found:
-            said.append(f"**{word}**{_times(found, number, short)}")
-    open_ones = [contrast.verdict for contrast in line.contrasts if contrast.verdict.verdict == "inconclusive"]
+            name = f"**{word}**" if word in DECIDED else word
+            said.append(f"{name}{_times(found, number, short)}")
+    open_ones = [contrast.verdict for contrast in line.contrasts if contrast.shown == "inconclusive"]
     if open_ones:
         needed = sorted(verdict.needed.seeds for verdict in open_ones if verdict.needed is not None)
         seeds = f" ({ESTIMATED} {needed[-1]} seeds)" if not short and len(needed) == len(open_ones) else ""

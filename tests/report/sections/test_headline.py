@@ -55,17 +55,19 @@ def test_it_names_the_cheapest_method_that_is_not_worse_and_the_gain_of_a_dearer
         found.lead
         == "Take `lora`, or `full` if a file about 145 times as large is no matter: it scores 3.0 points better."
     )
-    assert "`bottleneck_adapter` is as good within 1 point" in found.further[0]
+    assert "`bottleneck_adapter` is as good within 1 point unless runs collapse" in found.further[0]
     assert "`prefix_tuning` is worse, by 5.0 points: avoid it" in found.further[0]
     assert found.strength.startswith("Strength: **recommendation** (10 seeds, rules declared before the runs).")
     assert "this base model and `vader_film`; not tested on others" in found.strength
 
 
 def test_a_smaller_file_that_is_shown_not_to_be_worse_is_taken_over_the_reference():
+    found, _ = headline(runs("full", 0) + runs("lora", 0.02) + runs("prefix_tuning", -0.05))
+    assert found.lead == "Take `lora`: compared with `full` it is better, by 2.0 points, with a file 145 times smaller."
+    # Ten seeds do not exclude that runs collapse now and then, so that such a claim of a margin is weaker.
     found, _ = headline(runs("full", 0) + runs("lora", 0.0001) + runs("prefix_tuning", -0.05))
-    assert (
-        found.lead == "Take `lora`: compared with `full` it is as good within 1 point, with a file 145 times smaller."
-    )
+    said = "compared with `full` it is as good within 1 point unless runs collapse, with a file 145 times smaller"
+    assert found.lead == f"Lean towards `lora`: {said}." and "**indicative** (10 seeds" in found.strength
 
 
 def test_where_all_others_are_worse_the_reference_stays():
