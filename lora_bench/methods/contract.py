@@ -56,6 +56,12 @@ def trains_base(method: Method) -> bool:
     return bool(getattr(method, "trains_base", False))
 
 
+def loss_term(method: Method) -> str | None:
+    """Return what a method adds to the model's own loss, as its property `loss_term` says; None if nothing."""
+    term: str | None = getattr(method, "loss_term", None)
+    return term
+
+
 _METHODS: dict[str, type[Method]] = {}
 # Entry points that could not be imported, and what they raised.
 _BROKEN: dict[str, str] = {}

@@ -161,6 +161,13 @@ class Peft(Strict):
                 weight.requires_grad_(False)
         return adapted
 
+    @property
+    def loss_term(self) -> str | None:
+        """What PEFT adds to the model's own loss, if anything."""
+        if self.type != "ADALORA" or self.options.get("orth_reg_weight", 0.5) == 0:
+            return None
+        return "AdaLoRA's orthogonality penalty (orth_reg_weight)"
+
     def callbacks(self) -> list[TrainerCallback]:
         """Return AdaLoRA's allocation of ranks for that type, and nothing for others."""
         if self.type != "ADALORA":

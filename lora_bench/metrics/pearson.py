@@ -49,4 +49,4 @@ def weighted_pearson(*, references: Floats, predictions: Floats, classes: int = 
     return metric
 
 
-METRIC = Metric(pearson, kind="regression", margin=HALF_A_POINT, weighted=weighted_pearson)
+METRIC = Metric(pearson, kind="regression", margin=HALF_A_POINT, constant=0.0, weighted=weighted_pearson)

@@ -26,4 +26,4 @@ def weighted_mean(*, references: Floats, predictions: Floats, classes: int = 2) 
     return lambda weights: (linear(weights) + ranks(weights)) / 2
 
 
-METRIC = Metric(pearson_spearman_mean, kind="regression", margin=HALF_A_POINT, weighted=weighted_mean)
+METRIC = Metric(pearson_spearman_mean, kind="regression", margin=HALF_A_POINT, constant=0.0, weighted=weighted_mean)

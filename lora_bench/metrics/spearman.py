@@ -72,4 +72,4 @@ def _ranker(values: Floats) -> Weighted:
     return ranks
 
 
-METRIC = Metric(spearman, kind="regression", margin=HALF_A_POINT, weighted=weighted_spearman)
+METRIC = Metric(spearman, kind="regression", margin=HALF_A_POINT, constant=0.0, weighted=weighted_spearman)

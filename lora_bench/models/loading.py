@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model", "tokenizer_config.json")
 
-HEAD_DROPOUTS = {"classifier_dropout", "cls_dropout", "pooler_dropout"}
+# DeBERTa's `pooler_dropout` is another layer before the same classifier, and the papers' `cls_dropout` leaves it alone.
+HEAD_DROPOUTS = {"classifier_dropout", "cls_dropout"}
 BASE_DROPOUTS = re.compile(r"(?!classifier|cls|pooler|summary).*(dropout|dropout_prob|pdrop)")
 
 

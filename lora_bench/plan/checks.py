@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, first_line
+from lora_bench.methods import loss_term
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
 from lora_bench.records.budget import WORK, ParameterAxis, amount_of
@@ -13,6 +14,7 @@ from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.suite.validate_suite import masks_misfit, ranks_misfit, schedule_misfit, wanted_trials
+from lora_bench.tasks import Task
 
 
 def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
@@ -52,6 +54,18 @@ def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: Base
     if misfit is not None:
         where = f"{entry.label} on {base_model.name} for {task}: {misfit[0]}"
         raise BadInput([suite.document.fault(("recipes",), f"{where} {misfit[1]}")])
+
+
+def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseModel, entry: MethodEntry) -> None:
+    """Refuse label smoothing with a method that adds to the model's own loss: the smoothed loss takes its place."""
+    term = loss_term(entry.method)
+    # Regression has no labels to smooth.
+    if term is not None and recipe.training.label_smoothing and task.kind != "regression":
+        message = (
+            f"{entry.label} on {base_model.name} for {task.task}: label_smoothing {recipe.training.label_smoothing:g} takes the "
+            f"place of the model's own loss, to which {term} is added: set one of the two to 0"
+        )
+        raise BadInput([suite.document.fault(("recipes",), message)])
 
 
 def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> None:

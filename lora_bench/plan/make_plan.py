@@ -23,6 +23,7 @@ from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.checks import (
     check_first_rung,
+    check_loss,
     check_rates,
     check_recipe,
     check_schedule,
@@ -204,6 +205,7 @@ class _Planner:
         recipe = suite.recipe(name, base_model.name, entry, budget)
         check_rates(suite, recipe, name, base_model, entry)
         check_schedule(suite, recipe, name, base_model, entry)
+        check_loss(suite, recipe, loaded.task, base_model, entry)
         fit = fit_method(
             entry.method, base_model, loaded.task.kind, len(loaded.data.labels), recipe.budget, self.progress, self.fits
         )

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from lora_bench.errors import BadInput
@@ -152,6 +153,18 @@ def test_labels_that_are_numbers_are_not_smoothed(tmp_path):
     assert (made.status, made.spec.training.label_smoothing) == ("ok", 0.0), made.reason
 
 
+def test_smoothed_labels_that_would_drop_a_methods_own_loss_are_refused(tmp_path):
+    def planned(weight):
+        options = f"init_r: 3, target_r: 2, orth_reg_weight: {weight}"
+        method = f"{{method: peft, type: ADALORA, targets: [query, value], options: {{{options}}}, learning_rate: 1e-2}}"
+        suite = LORA.replace("{method: lora, learning_rate: 1e-2}", method)
+        return plan_of(tmp_path, suite + "training: {label_smoothing: 0.1}\n")
+
+    with pytest.raises(BadInput, match=r"label_smoothing 0\.1 takes the place of .* AdaLoRA's orthogonality penalty"):
+        planned(0.1)
+    assert planned(0.0).cells
+
+
 def test_dropout_of_base_and_head_are_set_apart(tmp_path):
     write_project(tmp_path)
     base = find_model("base", base=tmp_path)
@@ -159,6 +172,17 @@ def test_dropout_of_base_and_head_are_set_apart(tmp_path):
     rates = {name: module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
     assert rates.pop("classifier.dropout") == 0.5
     assert rates and set(rates.values()) == {0.25}
+
+
+def test_the_heads_dropout_acts_once_on_deberta(tmp_path):
+    config = transformers.DebertaV2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=50,
+        pooler_hidden_size=16, pooler_dropout=0.0,
+    )  # fmt: skip
+    transformers.DebertaV2ForSequenceClassification(config).save_pretrained(tmp_path / "base")
+    base = find_model("base", base=tmp_path)
+    model, _ = load_model(base, kind="classification", labels=2, head_dropout=0.15)
+    assert (model.dropout.p, model.pooler.dropout.p) == (0.15, 0.0)
 
 
 def test_trials_choose_the_rate_that_is_run(tmp_path):

@@ -29,6 +29,7 @@ class Metric:
             give its classes in order.
         points: True if a hundredth of it is a point, as papers print it. Other metrics have a unit of their own.
         margin: Difference that a suite disregards if it declares no margin; None for no default.
+        constant: Score that stands for a constant prediction where the metric is undefined for one, as no correlation is 0.
         library: Module of the extra `nlg` that it needs.
         java: True if that library runs Java.
         item_scores: For a mean over items, function from `references` (items,) and `predictions` (seeds, items) to the score
@@ -43,6 +44,7 @@ class Metric:
     takes_classes: bool = field(default=False, kw_only=True)
     points: bool = field(default=True, kw_only=True)
     margin: float | None = field(default=None, kw_only=True)
+    constant: float | None = field(default=None, kw_only=True)
     library: str | None = field(default=None, kw_only=True)
     java: bool = field(default=False, kw_only=True)
     item_scores: Callable[..., Floats] | None = field(default=None, kw_only=True)

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from pydantic import JsonValue
 
+from lora_bench.metrics import find
 from lora_bench.records.record import Environment, Memory, Parameters, Record, Status
 from lora_bench.report.text import GIB
 from lora_bench.stats import Summary, summarise
@@ -155,11 +156,18 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         evaluation_seconds_total=_total(
             record.speed.evaluation_seconds for record in records if record.speed is not None
         ),
-        majority_score=unique(record.data.majority_score for record in records if record.data is not None),
+        majority_score=unique(_floor(record) for record in records if record.data is not None),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         resumed=sum(record.resumed for record in records),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
     )
+
+
+def _floor(record: Record) -> float | None:
+    """Score of the majority class or of the mean, which no correlation is defined for."""
+    own = record.data.majority_score if record.data is not None else None
+    metric = find(record.spec.task.metric or "")
+    return metric.constant if own is None and metric is not None else own
 
 
 def _train_peak(memories: Sequence[Memory]) -> float | None:

@@ -26,3 +26,12 @@ def test_a_page_says_how_many_went_on():
     said = "1 run went on from a checkpoint after a stop, and is in no speed or memory number."
     assert said in render_markdown([WHOLE, RESUMED, record("full")], "report")
     assert "went on from a checkpoint" not in render_markdown([WHOLE, record("full")], "report")
+
+
+def test_the_floor_of_a_correlation_is_0_where_a_constant_has_none():
+    def floor(metric, own):
+        made = record("lora", score=0.5, seed=1, metric=metric)
+        made = made.model_copy(update={"data": made.data.model_copy(update={"majority_score": own})})
+        return make_row([made], [ENVIRONMENT]).majority_score
+
+    assert (floor("pearson", None), floor("accuracy", 0.4), floor("bleu", None)) == (0.0, 0.4, None)
