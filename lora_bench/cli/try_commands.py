@@ -115,9 +115,10 @@ def _try(arguments: argparse.Namespace) -> int:
         return _do(arguments.parse, ["plan", str(file), *runs])
     code = _do(arguments.parse, ["run", str(file), *runs, *(["--quiet"] if arguments.quiet else [])])
     folder = arguments.runs / file.stem
-    if code == 0:
+    if code == 0 and arguments.quiet:  # else `run` has ended with the report's answer
         code = _do(arguments.parse, ["choose", str(folder)])
-        print(f"its weights: lora-bench use {folder}")
+    if code == 0:
+        print(f"to take one now: lora-bench choose {folder}; its weights: lora-bench use {folder}")
     return code
 
 

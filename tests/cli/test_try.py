@@ -27,7 +27,9 @@ def test_try_ends_with_an_answer_and_the_winner_can_be_used(project, capsys):
     assert "2 classes (" in said and "guessed: the label is queue (2 different values)" in said
     assert f"wrote tickets.yaml: 3 seeds, {LEAST_EXAMPLES} examples a run" in said
     assert "tickets, base" in said and "; chosen" in said
-    assert said.splitlines()[-1] == "its weights: lora-bench use runs/tickets"
+    assert said.splitlines()[-1] == (
+        "to take one now: lora-bench choose runs/tickets; its weights: lora-bench use runs/tickets"
+    )
     assert main(["use", "runs/tickets"]) == 0
     assert "from_pretrained('runs/tickets/" in capsys.readouterr().out
     # The same command again trains nothing, and takes the file as it is.
