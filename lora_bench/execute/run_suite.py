@@ -161,8 +161,7 @@ def run_suite(
             interrupted = work.run() if work is not None else None
             rounds += 1
             # Trials choose later runs, and runs start from others. Runs that waited for these are known now, and choices are
-            # made
-            # again, because a record may have changed meanwhile.
+            # made again, because a record may have changed meanwhile.
             if not wanted or not plan.chooses:
                 break
     return _outcome(plan, taken, interrupted, wait=options.wait)

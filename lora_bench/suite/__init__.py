@@ -1,1 +1,1 @@
-"""From YAML to a `Suite`."""
+"""Read a YAML file into a `Suite`."""

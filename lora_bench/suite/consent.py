@@ -1,8 +1,8 @@
 """Code that a suite would run on this machine, and the user's consent to it.
 
 A suite may come from a stranger, so naming code in it is a request and no permission. Code is a metric's script (`hub:NAME`) or
-the classes of a base model's repository (`trust_remote_code`). The user allows it on the command line, by its name and the
-hash of what it is now: `--allow-code NAME@HASH`. Code that changed since has another hash, and needs a new permission.
+the classes of a base model's repository (`trust_remote_code`). The user allows it on the command line, by its name and its
+present hash: `--allow-code NAME@HASH`. Changed code has another hash, and needs a new permission.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Code:
 
     @property
     def permission(self) -> str:
-        """What a user gives to allow it: `NAME@HASH`."""
+        """Argument that allows it: `NAME@HASH`."""
         return self.name if self.name.endswith(f"@{self.version}") else f"{self.name}@{self.version}"
 
     @property
@@ -49,10 +49,10 @@ class Code:
 
 
 def suite_code(suite: Suite | ProbeSuite) -> list[Code]:
-    """Return the code that a suite would run, each once; nothing of it is run or downloaded.
+    """Return the code that a suite would run, each once; none of it is run or downloaded.
 
     Raises:
-        BadInput: If a script is not there, or cannot be pinned by a hash.
+        BadInput: If a script does not exist, or cannot be pinned by a hash.
     """
     found: dict[str, Code] = {}
     faults = []
@@ -78,10 +78,10 @@ def suite_code(suite: Suite | ProbeSuite) -> list[Code]:
 
 
 def check_permissions(given: Iterable[str], suite: Suite | ProbeSuite) -> frozenset[str]:
-    """Return the permissions that a user gives for a suite.
+    """Return the user's permissions for a suite.
 
     Raises:
-        LoraBenchError: If the suite would run no such code, or the code is no longer what the permission is for.
+        LoraBenchError: If the suite would run no such code, or the code has changed since the permission.
     """
     permissions = frozenset(given)
     if not permissions:
@@ -105,8 +105,8 @@ def require_permission(suite: Suite | ProbeSuite, *, kind: str | None = None) ->
     """Refuse a suite that would run code without the user's permission.
 
     Args:
-        suite: Which.
-        kind: Refuse only where code of this kind is among it; by default for any.
+        suite: The suite.
+        kind: Check only code of this kind; by default all code.
 
     Raises:
         BadInput: With every such piece of code and the option that allows it.
@@ -124,10 +124,10 @@ def require_permission(suite: Suite | ProbeSuite, *, kind: str | None = None) ->
 
 
 def allowing(task: Task, permissions: frozenset[str]) -> Task:
-    """Return a task that may be scored by the scripts among the permissions."""
+    """Return a task that the permitted scripts may score."""
     allowed: dict[str, str] = {}
     for permission in permissions:
         name, _, version = permission.rpartition("@")
-        # The commit is part of the name of a script on the hub.
+        # The name of a script on the hub contains its commit.
         allowed |= {name: version, permission: version}
     return task.allowing(allowed)

@@ -100,7 +100,7 @@ def read_each(document: Document, name: str, faults: list[Fault], read: Callable
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         key: Key = (name, index)
         if not isinstance(entry, str | dict):
-            continue  # the file's own model says so
+            continue  # the file's own schema reports it
         try:
             parts.append(read(key, entry))
         except BadInput as error:
@@ -217,7 +217,7 @@ def _begun(document: Document, trials: int) -> int:
         tuning = validate(Tuning, document, ("tuning",))
         return trials if tuning.halving is None else rungs_of(trials, tuning.halving, tuning.rungs)[0].trials
     except LoraBenchError:
-        return trials  # what is wrong with it is said once, and not of every range
+        return trials  # its fault is reported once, and not for every range
 
 
 def _said(document: Document, part: str, name: str) -> Any:

@@ -50,7 +50,7 @@ def rungs_of(trials: int, factor: int, number: int) -> tuple[Rung, ...]:
         )
     parts = [factor**step for step in range(number)]
     most = trials * parts[-1]
-    # Nothing rounded down, each rung spends the same: this many begin at least, and a few more where rounding leaves room.
+    # Without rounding, each rung spends the same. At least so many begin, and a few more if rounding leaves room.
     begun = most // number
     while sum((begun + 1) // part * part for part in parts) <= most:
         begun += 1

@@ -1,7 +1,7 @@
 """A suite: tasks × base models × methods × seeds under one budget, read from one YAML file.
 
-`load_suite` resolves every name in the file and reports every fault at once, and a `Suite` says what each of its cells is to
-do. What needs data, weights or counting comes after: see `lora_bench.plan.make_plan`.
+`load_suite` resolves every name in the file and reports every fault at once. A `Suite` has the recipe of each of its cells.
+Checks that need data, weights or counting come later: see `lora_bench.plan.make_plan`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from lora_bench.util.paths import suite_files
 
 @dataclass(frozen=True)
 class CellRecipe:
-    """How the runs of one task, base model and method are done.
+    """The recipe for the runs of one task, base model and method.
 
     Args:
         training: The recipe of the training.
-        arguments: Passed through to `transformers.TrainingArguments`.
-        budget: What the cell is held to.
+        arguments: Arguments passed through to `transformers.TrainingArguments`.
+        budget: Budget of the cell.
         rates: Learning rates; several are trials to choose from, or a search.
-        selection_every: Steps between scores on the way.
-        decoding: How completions are written.
-        start: Task from whose run the trained weights are taken, or None for the pretrained checkpoint.
+        selection_every: Steps between scores during training.
+        decoding: Decoding of completions.
+        start: Task whose run's trained weights are the start, or None for the pretrained checkpoint.
     """
 
     training: Training
@@ -53,15 +53,15 @@ class Suite:
     """A suite with every name resolved.
 
     Args:
-        file: The file it came from.
-        command: What a user types after `lora-bench` to run it; a file is named without its folders if absolute.
+        file: File of the suite.
+        command: Arguments of `lora-bench` that run it; an absolute path is given without its folders.
         document: The file as read, with the line of each key.
-        tasks: With the folder that each one's paths are seen from.
+        tasks: Each task, with the folder that its paths are relative to.
         protocol: Name of the protocol.
         rules: The protocol in full.
         content: The rest, as written.
-        pickles: The base models whose pickled weights may be read: a user names them for a command, and no suite does.
-        code: The code that may run, as `NAME@HASH`: a user's permission; see `lora_bench.suite.consent`.
+        pickles: Base models whose pickled weights may be read: a user allows them for a command, and no suite can.
+        code: Code that may run, as `NAME@HASH`: a user's permission; see `lora_bench.suite.consent`.
     """
 
     file: Path
@@ -78,17 +78,17 @@ class Suite:
 
     @property
     def analysis(self) -> Analysis | None:
-        """How its scores are judged, or None where there is one method."""
+        """Rules for judging its scores, or None if it has only one method."""
         return self.content.analysis or default_analysis([entry.label for entry in self.methods])
 
     def recipe(self, task: str, model: str, entry: MethodEntry, budget: Budget | None = None) -> CellRecipe:
-        """How the runs of a cell are done: the suite's recipe, with what its `recipes` change for this cell.
+        """Return the recipe of a cell: the suite's recipe, with the changes of its `recipes` for this cell.
 
         Args:
-            task: Its name.
-            model: The name of its base model.
-            entry: Its method.
-            budget: The one of the method's budgets that it is held to; the first by default.
+            task: Name of the task.
+            model: Name of the base model.
+            entry: The method.
+            budget: One of the method's budgets; the first by default.
         """
         content = self.content
         found = CellRecipe(
@@ -106,7 +106,7 @@ class Suite:
         return found
 
     def budgets(self, entry: MethodEntry) -> tuple[Budget, ...]:
-        """The budgets that a method is run under: one for each target of the suite, or one for a method without size."""
+        """Return the budgets of a method: one for each target of the suite, or one for a method without size."""
         budgets = self.content.budget.budgets(sized=entry.method.size is not None)
         tuning = self.content.tuning
         if tuning is None or tuning.halving is None:
@@ -121,12 +121,12 @@ class Suite:
 
     @property
     def base(self) -> Path:
-        """The folder that its paths are seen from."""
+        """Folder that its paths are relative to."""
         return self.file.parent
 
 
 def _changed(found: CellRecipe, recipe: Recipe) -> CellRecipe:
-    """A cell's recipe with what one entry of `recipes` says otherwise."""
+    """Return a cell's recipe with the changes of one entry of `recipes`."""
     given = {name: getattr(recipe, name) for name in recipe.model_fields_set}
     training = {name: value for name, value in given.items() if name in Training.model_fields}
     if "warmup" in training:
@@ -146,10 +146,10 @@ def _changed(found: CellRecipe, recipe: Recipe) -> CellRecipe:
 
 
 def load_suite(name_or_file: str | Path) -> Suite:
-    """Read a suite by name or from a file, and check all that can be checked without data or weights.
+    """Read a suite by name or from a file, and check everything that needs no data or weights.
 
     Raises:
-        LoraBenchError: If nothing answers to the name.
+        LoraBenchError: If no suite has the name.
         BadInput: With every fault of the file.
     """
     file, document, argument = find_suite(name_or_file)
@@ -158,7 +158,7 @@ def load_suite(name_or_file: str | Path) -> Suite:
             f"{argument} has no tasks to run: it is a suite of probes, for `lora-bench probe {argument}`"
         )
     faults: list[Fault] = []
-    # Parts are read even where the whole does not validate, so that all faults come at once.
+    # Parts are read even if the whole is invalid, so that all faults are reported at once.
     tasks = read_each(document, "tasks", faults, lambda key, entry: read_task(document, key, entry, file.parent))
     models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))
     methods = read_each(document, "methods", faults, lambda key, entry: read_method(document, key, entry))
@@ -181,7 +181,7 @@ def load_suite(name_or_file: str | Path) -> Suite:
 
 
 def _protocol(document: Document, faults: list[Fault]) -> tuple[str, Protocol]:
-    """The protocol's name and its rules in full."""
+    """Return the protocol's name and its rules in full."""
     given = document.data.get("protocol", "strict")
     name = given.get("protocol") if isinstance(given, dict) else given
     if not isinstance(name, str) or name not in PROTOCOLS:
@@ -199,11 +199,11 @@ def _protocol(document: Document, faults: list[Fault]) -> tuple[str, Protocol]:
 
 
 def find_suite(name_or_file: str | Path) -> tuple[Path, Document, str]:
-    """The file that a suite lies in, what it holds, and what a command calls it: a file without its folders if absolute.
+    """Return a suite's file, its content, and its name on the command line: an absolute path without its folders.
 
     Raises:
-        LoraBenchError: If nothing answers to the name.
-        BadInput: If the file cannot be read.
+        LoraBenchError: If no suite has the name.
+        BadInput: If the file is unreadable.
     """
     file = _find(str(name_or_file))
     document = read_yaml(file, shown=str(name_or_file) if file == Path(name_or_file) else None)
@@ -211,15 +211,15 @@ def find_suite(name_or_file: str | Path) -> tuple[Path, Document, str]:
 
 
 def is_probe_suite(document: Document) -> bool:
-    """Whether a file is a suite of probes alone: see `lora_bench.suite.probe_suite`."""
+    """Return True if a file is a suite of probes alone: see `lora_bench.suite.probe_suite`."""
     return "tasks" not in document.data and "cell" in document.data
 
 
 def check_pickles(names: Iterable[str], models: Iterable[ModelEntry]) -> frozenset[str]:
-    """The base models of a suite whose pickled weights a user allows to be read.
+    """Return the base models of a suite whose pickled weights the user allows.
 
     Raises:
-        LoraBenchError: If the suite has no such model, with the nearest it has.
+        LoraBenchError: If the suite has no such model, with its nearest one.
     """
     known = [entry.model for entry in models]
     for name in names:

@@ -1,6 +1,6 @@
 """A suite of probes: shapes × base models × methods, without training data.
 
-An ordinary suite can be probed too: its runs give models, methods, batch and length, and its `probe` block the rest.
+A suite of runs can be probed too: its runs give models, methods, batch and length, and its `probe` block the rest.
 """
 
 from __future__ import annotations
@@ -134,14 +134,14 @@ class ProbeSuite:
 
 
 def load_probe_suite(name_or_file: str | Path) -> Suite | ProbeSuite:
-    """Read a suite of probes, or an ordinary suite to probe, by name or from a file.
+    """Read a suite of probes, or a suite of runs to probe, by name or from a file.
 
     Raises:
         LoraBenchError: If no suite has this name.
         BadInput: With every fault of the file.
     """
     file, document, argument = find_suite(name_or_file)
-    # A suite of probes may leave `cell` out; what has any key of training is none.
+    # A suite of probes may leave `cell` out; a file with any key of training is a suite of runs.
     if is_probe_suite(document) or not {"tasks", "seeds", "training"} & document.data.keys():
         return read_probe_suite(file, document, argument)
     return load_suite(name_or_file)
@@ -159,7 +159,7 @@ def read_probe_suite(file: Path, document: Document, argument: str) -> ProbeSuit
         BadInput: With every fault of the file.
     """
     faults: list[Fault] = []
-    # Parts are read even where the whole does not validate, so that all faults come at once.
+    # Parts are read even if the whole is invalid, so that all faults are reported at once.
     models = read_each(document, "models", faults, lambda key, entry: read_model(document, key, entry))
     methods = read_each(document, "methods", faults, lambda key, entry: read_method(document, key, entry))
     content: ProbeFile | None = None
@@ -188,7 +188,7 @@ def _contradictions(
     for index, recipe in enumerate(content.recipes):
         key: Key = ("recipes", index)
         named += [((*key, part), part, name) for part in known for name in getattr(recipe, part)]
-        # Null is a value of `wide_tokens` alone: no such step.
+        # Null is a value only of `wide_tokens`: no such step.
         empty = [name for name in recipe.model_fields_set if name != "wide_tokens" and getattr(recipe, name) is None]
         faults += [document.fault((*key, name), "must not be null; leave the key out") for name in sorted(empty)]
     for index, entry in enumerate(content.methods):
@@ -201,7 +201,7 @@ def _contradictions(
     for place, method in enumerate(methods):
         named += [(("methods", place, "models"), "models", name) for name in method.models]
     return faults + [
-        document.fault(key, f"{name!r} is none of this suite's {part}{did_you_mean(name, known[part])}")
+        document.fault(key, f"{name!r} is not one of this suite's {part}{did_you_mean(name, known[part])}")
         for key, part, name in named
         if name not in known[part]
     ]

@@ -18,7 +18,7 @@ from lora_bench.util.filenames import NAME as NAME
 from lora_bench.util.filenames import Name
 from lora_bench.util.hub import COMMIT
 
-# What the harness itself decides; a suite that could change these would change what is measured, or lose it.
+# Arguments that the harness itself sets; a suite that changed these would change the measurement, or lose it.
 OWN_ARGUMENTS = {
     "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size",
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "bf16", "fp16", "seed",
@@ -26,7 +26,7 @@ OWN_ARGUMENTS = {
     "logging_nan_inf_filter", "save_strategy", "eval_strategy", "report_to", "disable_tqdm", "use_cpu",
     "resume_from_checkpoint", "load_best_model_at_end", "full_determinism", "push_to_hub",
     "label_smoothing_factor", "dataloader_drop_last", "auto_find_batch_size", "logging_strategy", "logging_first_step",
-    # Nothing of a run goes to the hub, and a token has no place in a suite or a record.
+    # A run sends nothing to the hub, and a token has no place in a suite or a record.
     "hub_token", "push_to_hub_token", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision",
     "push_to_hub_model_id", "push_to_hub_organization",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the keys of a suite together do not allow, and names in it that are none of its own."""
+"""Check the keys of a suite against each other, and the names in it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 
 
 def repeated(document: Document, name: str, names: list[str]) -> list[Fault]:
-    """Faults of a list in which a name stands twice."""
+    """Return a fault for each name that a list repeats."""
     twice = sorted({entry for entry in names if names.count(entry) > 1})
-    hint = "; give each a label of its own" if name == "methods" else ""
+    hint = "; give each its own label" if name == "methods" else ""
     return [document.fault((name,), f"{entry!r} is listed twice{hint}") for entry in twice]
 
 
@@ -30,11 +30,11 @@ def contradictions(
     models: list[ModelEntry],
     methods: list[MethodEntry],
 ) -> list[Fault]:
-    """Faults that only show when two keys are seen together.
+    """Return the faults of keys that contradict each other.
 
     Args:
         document: The file, for the lines of its keys.
-        content: What it says.
+        content: Its content.
         tasks: Names of its tasks.
         models: Its base models.
         methods: Its methods.
@@ -55,14 +55,16 @@ def _across(
     for entry in methods:
         for model in entry.learning_rates:
             if model is not None and model not in names:
-                message = f"learning_rate names {model!r}, which is no model of this suite{did_you_mean(model, names)}"
+                message = (
+                    f"learning_rate names {model!r}, which is not a model of this suite{did_you_mean(model, names)}"
+                )
                 faults.append(document.fault(("methods",), f"{entry.label}: {message}"))
     widths = [(entry.label, one.width) for entry in methods for one in entry.ranges]
     if widths and max(width for _, width in widths) > 1.001 * min(width for _, width in widths):
         spans = ", ".join(f"{label} {width:g}" for label, width in widths)
         message = f"ranges of learning rates must span the same factor, so that all methods are tuned alike: {spans}"
         faults.append(document.fault(("methods",), message))
-    # A recipe may give one cell other rates; those are counted where the plan is made.
+    # A recipe may give one cell other rates; the plan counts those.
     tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}
     faults += _numbers_of_trials(document, content, tried)
     several = any(count > 1 for count in tried.values()) or any(
@@ -125,7 +127,7 @@ def _across(
 
 
 def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, int]) -> list[Fault]:
-    """Faults of a number of trials that cannot be spent as it is to be, or that a method does not have."""
+    """Return the faults of a number of trials that cannot be spent as given, or that a method does not have."""
     tuning, trials = content.tuning, content.budget.trials
     if tuning is not None and tuning.halving is None and "rungs" in tuning.model_fields_set:
         return [document.fault(("tuning", "rungs"), "is of a halving: give its factor too, such as `halving: 3`")]
@@ -145,14 +147,14 @@ def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, 
 
 
 def wanted_trials(content: SuiteFile) -> str:
-    """What a suite says of the number of learning rates, to follow the name of the key."""
+    """Return the suite's number of learning rates in words, to follow the name of the key."""
     rungs = content.rungs
     halved = f", and their halving begins with {rungs[0].trials}" if rungs else ""
     return f"is {content.budget.trials}{halved}"
 
 
 def schedule_misfit(budget: HeldEqual, training: Training) -> tuple[str, str] | None:
-    """The key of a training that cannot follow the share of a budget, and why; None where the two go together."""
+    """Return the key of a training that cannot follow the share of a budget, and why; None if both fit."""
     (target,) = budget.given
     if target in ("train_examples", "epochs"):
         return None
@@ -167,7 +169,7 @@ def schedule_misfit(budget: HeldEqual, training: Training) -> tuple[str, str] | 
 
 
 def ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
-    """The key of a training that its number of processes does not go with, and why; None where all goes together."""
+    """Return the key of a training that contradicts its number of processes, and why; None if all fit."""
     if training.processes == 1:
         if training.parallelism == "fsdp":
             return "parallelism", "'fsdp' divides a model among processes: give their number, such as `processes: 2`"
@@ -193,7 +195,7 @@ def ranks_misfit(budget: HeldEqual, training: Training, arguments: Mapping[str, 
 
 
 def masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tuple[str, str] | None:
-    """The key of a training whose dropout does not go with what the Trainer is told, and why; None where it does."""
+    """Return the key of a training whose dropout contradicts the Trainer's arguments, and why; None if they fit."""
     again = next((name for name in _CHECKPOINTING if arguments.get(name)), None)
     if training.masks != "keyed" or again is None:
         return None
@@ -210,7 +212,7 @@ def _unknown_names(
     models: list[ModelEntry],
     methods: list[MethodEntry],
 ) -> list[Fault]:
-    """Faults of keys that name a task, a base model or a method of the suite."""
+    """Return the faults of keys that name an unknown task, base model or method."""
     known = {
         "tasks": tasks,
         "models": [entry.model for entry in models],
@@ -231,7 +233,7 @@ def _unknown_names(
         key = ("methods", index)
         named += [((*key, part), part, name) for part in ("tasks", "models") for name in getattr(entry, part)]
     faults = [
-        document.fault(key, f"{name!r} is none of this suite's {part}{did_you_mean(name, known[part])}")
+        document.fault(key, f"{name!r} is not one of this suite's {part}{did_you_mean(name, known[part])}")
         for key, part, name in named
         if name not in known[part]
     ]

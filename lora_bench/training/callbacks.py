@@ -222,7 +222,7 @@ class WatchLoss(TrainerCallback):
 
 
 class KeepCheckpoints(TrainerCallback):
-    """Writes a checkpoint every minute and when the run is asked to stop, and resumes from one.
+    """Writes a checkpoint every minute and on a stop request, and resumes from one.
 
     It runs before the measuring callback, which then starts the clock of a step.
 
@@ -286,7 +286,7 @@ class KeepCheckpoints(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inside: Any
     ) -> None:
-        """Write a checkpoint if one is due, or the run is asked to stop.
+        """Write a checkpoint if one is due, or after a stop request.
 
         It does so at the start of the next step, after the loss of the last one has been logged.
         """
@@ -305,10 +305,10 @@ class KeepCheckpoints(TrainerCallback):
             self._save(state.global_step, self.measure.seconds_so_far(), **inside)
 
     def stop_evaluation(self, model: nn.Module) -> None:
-        """End the evaluation of a trained model if the run is asked to stop; its weights are kept.
+        """End the evaluation of a trained model after a stop request; its weights are kept.
 
         Raises:
-            Interrupted: If the run is asked to stop.
+            Interrupted: After a stop request.
         """
         stop = stop_requested()
         if self.rank is not None and self.rank.shards:

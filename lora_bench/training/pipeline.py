@@ -285,7 +285,7 @@ def take_part(ready: Ready) -> None:
 
 
 def _answers(ready: Ready) -> dict[str, list[Any]]:
-    """Return the model's answers to each scored split, unless the run is asked to stop."""
+    """Return the model's answers to each scored split, unless a stop is requested."""
     lessons = ready.lessons
     with heard(lambda: ready.hooks.keep.stop_evaluation(ready.model)):
         return {name: lessons.exercise.answers(ready.model, lessons.questions[name]) for name in ready.scored}

@@ -168,8 +168,8 @@ def put(**changed):
     ("said", "message"),
     [
         ({}, "the suite tickets.yaml has changed since runs/tickets was prepared; `lora-bench plan SUITE --prepare`"),
-        ({"file": "../../absent.yaml"}, "names the suite ../../absent.yaml, and absent.yaml is no file"),
-        ({"file": "../../../../../../../../dev/zero"}, "dev/zero is no file"),
+        ({"file": "../../absent.yaml"}, "names the suite ../../absent.yaml, and absent.yaml is not a file"),
+        ({"file": "../../../../../../../../dev/zero"}, "dev/zero is not a file"),
         ({"file": None}, "give one of suite, file and table"),
         ({"suite": "quickstart"}, "give one of suite, file and table"),
         ({"file": None, "suite": "quikstart"}, "did you mean 'quickstart'"),

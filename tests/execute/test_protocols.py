@@ -296,14 +296,14 @@ def test_a_run_whose_source_gave_no_score_is_a_row_with_the_reason(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("recipes: [{tasks: tickts, epochs: 1}]", "'tickts' is none of this suite's tasks; did you mean 'tickets'?"),
+        ("recipes: [{tasks: tickts, epochs: 1}]", "'tickts' is not one of this suite's tasks; did you mean 'tickets'?"),
         ("recipes: [{methods: lroa, epochs: 1}]", "did you mean 'lora'?"),
         ("recipes: [{epochs: 1, train_examples: 5}]", "give at most one of train_examples and epochs"),
         ("recipes: [{start: tickets}]", "needs `tasks` that do not contain the task to start from"),
         ("recipes: [{batch_size: 0}]", "greater than 0"),
         ("recipes: [{training_arguments: {seed: 3}}]", "is decided by the suite's own keys: use seeds"),
         ("protocol: {protocol: strict, chekpoint: best}", "did you mean 'checkpoint'?"),
-        ("data: {ticket: here}", "'ticket' is none of this suite's tasks; did you mean 'tickets'?"),
+        ("data: {ticket: here}", "'ticket' is not one of this suite's tasks; did you mean 'tickets'?"),
         ("decoding: {beams: 0}", "greater than or equal to 1"),
     ],
 )  # fmt: skip

@@ -223,21 +223,21 @@ def test_a_file_without_any_key_of_training_is_a_suite_of_probes(tmp_path):
         ("length: 8", "length: 0", "costs.yaml:4: cell.length: must be greater than 0, got 0 (int)"),
         ("length: 8", "precision: float16", "costs.yaml:4: cell.precision: must be 'float32' or 'bfloat16', got 'float16'"),
         ("[full, lora]", "[full, lroa]", "costs.yaml:3: methods[1]: unknown method 'lroa'; did you mean 'lora'?"),
-        ("[full, lora]", "[full, full]", "costs.yaml:3: methods: 'full' is listed twice; give each a label"),
+        ("[full, lora]", "[full, full]", "costs.yaml:3: methods: 'full' is listed twice; give each its own label"),
         ("[base]", "[base, base]", "costs.yaml:2: models: 'base' is listed twice"),
         ("seconds: 0.1", "seconds: 0", "costs.yaml:5: probe.seconds: must be greater than 0, got 0"),
         ("seconds: 0.1", "attention: fast", "costs.yaml:5: probe.attention: must be 'eager', 'sdpa' or 'flash_attention_2'"),
         ("[[1, 8]]", "[[1]]", "costs.yaml:5: probe.latency[0][1]: is missing"),
-        ("seconds: 0.1", "twin: lroa", "costs.yaml:5: probe.twin: 'lroa' is none of this suite's methods; did you mean"),
+        ("seconds: 0.1", "twin: lroa", "costs.yaml:5: probe.twin: 'lroa' is not one of this suite's methods; did you mean"),
         ("seconds: 0.1}", "seconds: 0.1}\nrecipes:\n  - {methods: lara}",
-         "costs.yaml:7: recipes[0].methods: 'lara' is none of this suite's methods; did you mean 'lora'?"),
+         "costs.yaml:7: recipes[0].methods: 'lara' is not one of this suite's methods; did you mean 'lora'?"),
         ("seconds: 0.1}", "seconds: 0.1}\nrecipes:\n  - {batch_size: null}",
          "costs.yaml:7: recipes[0].batch_size: must not be null; leave the key out"),
         ("[full, lora]", "[full, {method: lora, learning_rate: 1e-3}]",
          "costs.yaml:3: methods[1].learning_rate: is not read in a suite of probes"),
         ("[full, lora]", "[full, {method: lora, tasks: [rte]}]", "costs.yaml:3: methods[1].tasks: is not read in a suite"),
         ("[full, lora]", "[full, {method: lora, models: [bse]}]",
-         "costs.yaml:3: methods[1].models: 'bse' is none of this suite's models; did you mean 'base'?"),
+         "costs.yaml:3: methods[1].models: 'bse' is not one of this suite's models; did you mean 'base'?"),
     ],
 )  # fmt: skip
 def test_a_fault_has_its_file_line_and_key(tmp_path, monkeypatch, old, new, message):
@@ -267,7 +267,7 @@ def test_one_cell_under_two_names_is_a_fault(tmp_path):
 
 def test_an_ordinary_suite_names_its_twin_among_its_methods(tmp_path):
     path = write_project(tmp_path, TICKETS + "probe: {twin: lroa}\n")
-    with pytest.raises(BadInput, match=r"probe.twin: 'lroa' is none of this suite's methods; did you mean 'lora'"):
+    with pytest.raises(BadInput, match=r"probe.twin: 'lroa' is not one of this suite's methods; did you mean 'lora'"):
         load_suite(path)
 
 

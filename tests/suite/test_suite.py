@@ -68,13 +68,13 @@ def test_all_mistakes_come_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("methods: [lora, lora]", "'lora' is listed twice; give each a label of its own"),
+        ("methods: [lora, lora]", "'lora' is listed twice; give each its own label"),
         ("seeds: [1, 1]", "a seed is listed twice"),
         ("keep_weights: best", "'best' needs selection_every"),
         ("training_arguments: {learning_rate: 0.1}", "is decided by the suite's own keys: use methods[].learning_rate"),
         ("training_arguments: {gradient_accumulation_steps: 3}", "must divide training.batch_size (16), got 3"),
         ("methods: [{method: lora, learning_rate: [1e-3, 1e-2]}]", "several learning rates make a search"),
-        ("methods: [{method: lora, learning_rate: {bas: 1e-3}}]", "no model of this suite; did you mean 'base'?"),
+        ("methods: [{method: lora, learning_rate: {bas: 1e-3}}]", "not a model of this suite; did you mean 'base'?"),
         ("budget: {train_examples: 10, trials: 3}", "is 3, but lora has 1 learning rates"),
         ("protocol: papre", "unknown protocol 'papre'; did you mean 'paper'?"),
         ("methods: [peft]", "method 'peft' needs type"),

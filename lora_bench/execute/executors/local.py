@@ -1,4 +1,4 @@
-"""Worker processes on this machine, forked from a fork server.
+"""Worker processes on this machine, made by a fork server.
 
 Each worker is long-lived and does one unit after another. After a failed run its worker is replaced, so that no failure affects
 the next run. A worker that dies loses only its current job. If a run makes no progress, its worker is asked for its stack, then
