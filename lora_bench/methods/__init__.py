@@ -13,5 +13,6 @@ from lora_bench.methods.contract import (
 )
 
 __all__ = [
-    "Method", "broken_plug_ins", "known_methods", "loss_term", "own_callbacks", "register", "trains_base", "unknown_method", "with_size",
+    "Method", "broken_plug_ins", "known_methods", "loss_term", "own_callbacks", "register", "trains_base",
+    "unknown_method", "with_size",
 ]  # fmt: skip

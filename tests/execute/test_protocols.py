@@ -156,7 +156,9 @@ def test_labels_that_are_numbers_are_not_smoothed(tmp_path):
 def test_smoothed_labels_that_would_drop_a_methods_own_loss_are_refused(tmp_path):
     def planned(weight):
         options = f"init_r: 3, target_r: 2, orth_reg_weight: {weight}"
-        method = f"{{method: peft, type: ADALORA, targets: [query, value], options: {{{options}}}, learning_rate: 1e-2}}"
+        method = (
+            f"{{method: peft, type: ADALORA, targets: [query, value], options: {{{options}}}, learning_rate: 1e-2}}"
+        )
         suite = LORA.replace("{method: lora, learning_rate: 1e-2}", method)
         return plan_of(tmp_path, suite + "training: {label_smoothing: 0.1}\n")
 
