@@ -14,6 +14,7 @@ COUNTS: dict[str, dict[str, str]] = {
     "rte": {"train": "2,490", "test": "277"},
     "wnli": {"train": "635", "test": "71"},
     "e2e": {"train": "42,061", "selection": "4,672 (547)", "test": "4,693 (630)"},
+    "e2e_tokens": {"train": "42,061", "selection": "4,672 (547)", "test": "4,693 (630)"},
     "webnlg": {
         "train": "18,025",
         "selection": "2,258 (870)",

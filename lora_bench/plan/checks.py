@@ -61,9 +61,10 @@ def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseMod
     term = loss_term(entry.method)
     # Regression has no labels to smooth.
     if term is not None and recipe.training.label_smoothing and task.kind != "regression":
+        share = recipe.training.label_smoothing
         message = (
-            f"{entry.label} on {base_model.name} for {task.task}: label_smoothing {recipe.training.label_smoothing:g} "
-            f"takes the place of the model's own loss, to which {term} is added: set one of the two to 0"
+            f"{entry.label} on {base_model.name} for {task.task}: label_smoothing {share:g} takes the place of the model's own "
+            f"loss, to which {term} is added: set one of the two to 0"
         )
         raise BadInput([suite.document.fault(("recipes",), message)])
 

@@ -47,6 +47,7 @@ _LATER_KEYS: tuple[tuple[str, ...], ...] = (
     ("empty_texts",),
     ("linearise",),
     ("subsets",),
+    ("spelling",),
     ("data", "also"),
     ("data", "splits", "also"),
     ("label", "where"),
@@ -107,6 +108,7 @@ class Task(Strict):
         text: Column of the text, or two for a pair; `a.b` is the value b inside column a.
         linearise: Rule that makes the input of a structured value, for generation.
         label: Column of the label or of the text to write, or a rule.
+        spelling: Spelling of the texts to write: "tokens" puts spaces between words and signs.
         labels: Class names in the order of their indexes; by default the sorted values of the training rows.
         label_names: Class name of each value of the label, if they differ.
         id: Column of example ids, by which runs are paired; the row number by default.
@@ -136,6 +138,7 @@ class Task(Strict):
     text: TextKey
     linearise: Linearise | None = None
     label: LabelKey
+    spelling: Literal["tokens"] | None = None
     labels: Annotated[tuple[str, ...], BeforeValidator(names_as_text)] | None = None
     label_names: dict[str, str] = Field(default_factory=dict)
     id: str | None = None

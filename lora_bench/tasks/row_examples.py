@@ -15,6 +15,7 @@ from lora_bench.errors import Fault, did_you_mean
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.linearise import linearise
 from lora_bench.tasks.source_tables import Table
+from lora_bench.tasks.token_spelling import as_tokens
 
 SHOWN_VALUES = 3
 
@@ -175,6 +176,8 @@ def _references(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str
             wrong.append(row)
             texts = []
         written = tuple(text for text in texts if text and text.strip())
+        if task.spelling == "tokens":
+            written = tuple(map(as_tokens, written))
         if not written and texts and table.own and task.empty_texts == "refuse":
             without.append(row)
         found.append(written or (("",) if texts else ()))
