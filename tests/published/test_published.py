@@ -317,6 +317,24 @@ def test_a_method_has_as_many_adapter_parameters_as_its_cells_say(name):
     assert {methods[label].name for _, label in pairs} <= set(known_methods())
 
 
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_count_that_is_not_the_printed_one_is_noted(name):
+    for cell in load_table(name).cells:
+        printed, ours = cell.printed_parameters, cell.adapter_parameters
+        if printed is None or ours is None:
+            continue
+        last_digit = 10 ** (len(str(printed)) - len(str(printed).rstrip("0")))
+        if abs(ours - printed) > last_digit / 2:
+            assert f"{ours:,}" in " ".join(cell.notes), cell.key
+
+
+def test_he_et_als_script_has_checkpoint_scaling_and_dropout():
+    cells = load_table("he2022-table2").cells
+    assert not any({"checkpoint", "scaling"} & set(cell.unpublished) for cell in cells if cell.method != "bitfit")
+    lora = entry_of(load_suite("he2022-table2"), "lora").method
+    assert (lora.rank * lora.scaling, lora.dropout) == (32, 0.1)
+
+
 def hyper_parameters(rows, **wanted):
     """The settings of a sheet for each task, as a mapping from their names."""
     found = {}
