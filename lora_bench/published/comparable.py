@@ -148,6 +148,7 @@ def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expecte
         found["adapter parameters"] = Differing("adapter parameters", cell.adapter_parameters, min(counts))
     if cell.printed_metric is not None:
         found["metric"] = Differing("metric", cell.printed_metric, cell.score)
+    found |= {field: Differing(field, theirs, ours) for field, theirs, ours in cell.unlike}
     if expected is None:
         found["recipe"] = Differing("recipe", "that of the table's suite", "not held against it")
     else:

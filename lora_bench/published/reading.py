@@ -9,20 +9,23 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from lora_bench.documents import read_yaml, validate
 from lora_bench.errors import BadInput, Fault, did_you_mean, unknown
-from lora_bench.published.table import PublishedCell, PublishedTable, TableFile
+from lora_bench.published.table import PublishedCell, PublishedTable, TableFile, Unlike
 from lora_bench.util.paths import folders
 
 COLUMNS = (
     "row", "method", "model", "task", "score", "printed_metric", "value", "spread", "printed", "printed_spread", "percent",
-    "statistic", "seeds", "source", "table", "printed_parameters", "adapter_parameters", "copied", "unpublished", "no_run",
-    "derived", "notes",
+    "statistic", "seeds", "source", "table", "printed_parameters", "adapter_parameters", "copied", "unpublished", "unlike",
+    "no_run", "derived", "notes",
 )  # fmt: skip
+
+_UNLIKE = re.compile(r"([\w.]+): (.+) > (.+)")
 
 
 def known_tables() -> dict[str, Path]:
@@ -163,6 +166,7 @@ class _Reading:
             adapter_parameters=self._count("adapter_parameters"),
             copied=self.row["copied"] or None,
             unpublished=_listed(self.row["unpublished"]),
+            unlike=self._unlike(),
             no_run=self.row["no_run"] or None,
             derived=derived,
             notes=_listed(self.row["notes"], " | "),
@@ -225,6 +229,17 @@ class _Reading:
         exponent = digits.as_tuple().exponent
         step = Decimal(5).scaleb(int(exponent) - 1)
         return float(step / 100 if percent else step)
+
+    def _unlike(self) -> tuple[Unlike, ...]:
+        """Known differences, written ``loss: the sum over a text > the mean over a batch; positions: …``."""
+        found = []
+        for part in _listed(self.row["unlike"]):
+            given = _UNLIKE.fullmatch(part)
+            if given is None:
+                self._fault("unlike", f"must be 'field: theirs > ours' parts with ';' between them, got {part!r}")
+            else:
+                found.append(Unlike(*given.groups()))
+        return tuple(found)
 
     def _derived(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Parts of an average, written ``mnli:accuracy,mismatched/accuracy; cola:matthews_correlation``."""

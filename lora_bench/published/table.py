@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_bench.documents import Strict
 
 Statistic = Literal["mean", "median"]
+
+
+class Unlike(NamedTuple):
+    """A known difference between what a source did and what its suite can say."""
+
+    field: str
+    theirs: str
+    ours: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,7 @@ class PublishedCell:
         adapter_parameters: What the suite's method counts to on this base model, the head apart.
         copied: The prior work that the number was copied from, where the source did not run it.
         unpublished: What the sources leave out of the recipe; the suite then makes a choice, which the notes name.
+        unlike: What the sources do and no suite here can say; the cell is not comparable.
         no_run: Why no suite here repeats it.
         derived: For an average over tasks: each task with the scores whose mean enters.
         notes: What is known of this number: where paper and script disagree, and what the suite takes.
@@ -65,6 +74,7 @@ class PublishedCell:
     adapter_parameters: int | None
     copied: str | None
     unpublished: tuple[str, ...]
+    unlike: tuple[Unlike, ...] = ()
     no_run: str | None
     derived: tuple[tuple[str, tuple[str, ...]], ...]
     notes: tuple[str, ...]

@@ -137,7 +137,7 @@ GOOD = {
     "row": "LoRA", "method": "lora", "model": "made/up", "task": "rte", "score": "accuracy", "printed_metric": "",
     "value": "0.866", "spread": "0.007", "printed": "86.6", "printed_spread": "0.7", "percent": "yes",
     "statistic": "median", "seeds": "5", "source": "A paper", "table": "Table 2", "printed_parameters": "300000",
-    "adapter_parameters": "294912", "copied": "", "unpublished": "", "no_run": "", "derived": "", "notes": "",
+    "adapter_parameters": "294912", "copied": "", "unpublished": "", "unlike": "", "no_run": "", "derived": "", "notes": "",
 }  # fmt: skip
 
 
@@ -159,6 +159,8 @@ def test_a_good_file_is_read():
     assert cell.line == 2
     assert cell.unpublished == ("learning_rate", "epochs")
     assert cell.notes == ("one thing", "another; longer")
+    (cell,) = read_cells(text({"unlike": "loss: a sum > a mean; positions: from 5 > from 0"}), "made.csv")
+    assert cell.unlike == (("loss", "a sum", "a mean"), ("positions", "from 5", "from 0"))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,7 @@ def test_a_good_file_is_read():
         ({"statistic": "best"}, "made.csv:2: statistic: must be 'mean' or 'median', got 'best'"),
         ({"seeds": "0"}, "made.csv:2: seeds: must be a whole number above 0, got '0'"),
         ({"model": " "}, "made.csv:2: model: is empty"),
+        ({"unlike": "loss: a sum"}, "made.csv:2: unlike: must be 'field: theirs > ours' parts with ';' between them"),
         ({"no_run": "why"}, "made.csv:2: method: give one of method, no_run and derived"),
         ({"method": ""}, "made.csv:2: method: give one of method, no_run and derived"),
         ({"method": "", "derived": "rte"}, "made.csv:2: derived: must be task:score,score parts"),
@@ -489,7 +492,16 @@ def test_li_and_liangs_rows_are_what_their_table_5_prints_and_are_copied_with_th
             assert (recipe.training.weight_decay, recipe.training.label_smoothing) == (0.0, 0.0)
             assert (recipe.decoding.beams, recipe.decoding.length_penalty) == (5, 1.0)
             assert recipe.decoding.no_repeat_ngram == 0
+            assert recipe.decoding.max_new_tokens == 100
+            copies = [
+                cell for cell in load_table(name).cells if (cell.method, cell.task) == (label, SPELT.get(task, task))
+            ]
+            unlike = {one.field for cell in copies for one in cell.unlike}
+            assert unlike == {"loss", "decoding.length"} | ({"positions"} if method == "prefix" else set())
+            if method.startswith("adapter"):
+                assert entry.method.initialisation == "paper"
             if method == "prefix":
+                assert recipe.training.base_dropout == 0.0
                 assert entry.method.num_virtual_tokens == int(row["prefix_length"])
                 assert (entry.method.reparameterised, entry.method.reparameterisation_width) == (True, 512)
 

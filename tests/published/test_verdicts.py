@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import t as student
 
 from lora_bench.published import PublishedCell, PublishedTable, expected_from, fields, judge, judge_average, judge_table
+from lora_bench.published.table import Unlike
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.spec import Decoding, Start
 from lora_bench.tasks import Release
@@ -261,6 +262,13 @@ def test_a_number_of_another_statistic_or_metric_is_not_comparable():
     assert names(verdict(cell(0.72, statistic="median"), three)) == ["rules.aggregation"]
     assert names(verdict(cell(0.72, printed_metric="F1, by its size"), three)) == ["metric"]
     assert verdict(cell(0.72, statistic=None), three).verdict == "reproduced"
+
+
+def test_what_no_suite_can_say_is_a_difference():
+    unlike = (Unlike("loss", "the sum over a text's tokens", "the mean over a batch's tokens"),)
+    found = verdict(cell(0.72, unlike=unlike), runs(0.72, 0.72, 0.72))
+    assert (found.verdict, names(found)) == ("not comparable", ["loss"])
+    assert (found.differs[0].asked, found.differs[0].run) == unlike[0][1:]
 
 
 def test_runs_that_nobody_held_against_the_suite_are_not_comparable():
