@@ -177,7 +177,7 @@ def test_which_file_systems_are_this_machines_own(tmp_path, monkeypatch):
 
 PACKAGE = ROOT / "lora_bench"
 # What a reader sees of a run, and nothing more: when it began, for MLflow and in a record.
-SHOWN = {"own_run.py", "attempt.py", "process.py", "to_mlflow.py"}
+SHOWN = {"script_run.py", "attempt.py", "process.py", "to_mlflow.py"}
 
 
 def test_no_module_asks_what_time_it_is_but_to_show_it():

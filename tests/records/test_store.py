@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lora_bench.errors import BadInput, LoraBenchError
+from lora_bench.records import store
 from lora_bench.records.record import Predictions
 from lora_bench.records.store import (
     RunFolder,
@@ -221,15 +222,15 @@ def test_a_record_that_another_process_puts_aside_while_it_is_read_is_none(tmp_p
     folder, record, _ = with_predictions(tmp_path)
     other = RunFolder(tmp_path / made(seed=1).run_id)
     other.publish(made(seed=1))
-    read_bytes = Path.read_bytes
+    read = store.read_regular
 
     def is_gone(name):
-        def read(path):
+        def late(path, *limit):
             if path.parent == folder.path and path.name == name:
                 path.unlink(missing_ok=True)
-            return read_bytes(path)
+            return read(path, *limit)
 
-        monkeypatch.setattr(Path, "read_bytes", read)
+        monkeypatch.setattr(store, "read_regular", late)
 
     for name, ask in (
         ("predictions.json", folder.damage),
@@ -237,20 +238,20 @@ def test_a_record_that_another_process_puts_aside_while_it_is_read_is_none(tmp_p
         ("record.json", folder.record),
         ("record.json", folder.retry),
     ):
-        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        monkeypatch.setattr(store, "read_regular", read)
         folder.publish(record)
         is_gone(name)
         assert ask() is None
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(store, "read_regular", read)
     folder.publish(record)
     is_gone("record.json")
     assert read_records(tmp_path) == [made(seed=1)] and folder.attempts() == 0
     # Another record stood there when this one was to be linked, and is gone when it is looked at.
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(store, "read_regular", read)
     folder.publish(made(score=0.5))
     is_gone("record.json")
     assert folder.publish(record) == record
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(store, "read_regular", read)
     assert folder.record() == record
 
 
