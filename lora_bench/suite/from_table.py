@@ -67,7 +67,7 @@ analysis:
 
 @dataclass(frozen=True)
 class Draft:
-    """What the suite file of a table says.
+    """The facts in the suite file of a table.
 
     Args:
         seen: The table.

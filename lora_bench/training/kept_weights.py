@@ -52,7 +52,7 @@ def keep_weights(
     state = whole_state(model)
     with quiet():
         if tokenizer.is_fast:
-            # What it was last told to cut or to fill up is of a data set, and no part of it.
+            # Its last truncation and padding settings belong to a data set, not to the tokenizer.
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
         model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))

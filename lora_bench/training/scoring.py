@@ -67,8 +67,8 @@ class Labelling:
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
         """Return token ids with their label."""
-        examples, cut = encode(split, self._tokenizer, self._spec.training.max_length)
-        return [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)], cut
+        examples, truncated = encode(split, self._tokenizer, self._spec.training.max_length)
+        return [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)], truncated
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
         """Return token ids."""

@@ -77,15 +77,15 @@ def shared_examples(
         found = _read(manifest, file)
         if found is not None:
             return found
-        examples, cut = make()
+        examples, truncated = make()
         try:
-            _write(manifest, file, examples, cut)
+            _write(manifest, file, examples, truncated)
         except OSError:
-            return examples, cut  # training needs no cache: its disk may be full, or read-only
-        return _read(manifest, file) or (examples, cut)
+            return examples, truncated  # training needs no cache: its disk may be full, or read-only
+        return _read(manifest, file) or (examples, truncated)
 
 
-def _write(manifest: Path, file: Path, examples: list[Example], cut: float) -> None:
+def _write(manifest: Path, file: Path, examples: list[Example], truncated: float) -> None:
     columns = [name for name, value in examples[0].items() if isinstance(value, list)]
     single = [name for name in examples[0] if name not in columns]
     lengths = [len(example[columns[0]]) for example in examples]
@@ -102,7 +102,7 @@ def _write(manifest: Path, file: Path, examples: list[Example], cut: float) -> N
         "examples": len(examples),
         "columns": columns,
         "single": {name: [example[name] for example in examples] for name in single},
-        "cut": cut,
+        "cut": truncated,
         "sha256_of_tokens": hashlib.sha256(raw).hexdigest(),
     }
     keep(manifest, said)
