@@ -1,7 +1,7 @@
 """What verdicts of `lora_bench.stats` do where runs collapse, come in two kinds or are skewed, before and after `stats.apart`.
 
-    python benchmarks/statistics_collapse.py              tables of docs/statistics.md; some ten minutes of one CPU core
-    python benchmarks/statistics_collapse.py --quick      seconds: shows that it runs
+    python -m benchmarks.statistics_collapse              tables of docs/statistics.md; some ten minutes of one CPU core
+    python -m benchmarks.statistics_collapse --quick      seconds: shows that it runs
 
 *t alone* are verdicts of Student's t, Holm's procedure and two one-sided tests, as they were. *now* are those of `judge`: with
 the least p-value of families in which runs stand apart, and with the collapses that few runs do not exclude. A test holds the
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
+from benchmarks.tables import folded
 from lora_bench.metrics.support.item_weights import item_metric
 from lora_bench.stats import paired_difference
 from lora_bench.stats.apart import LEVEL, bound, gaps, least_p, unseen
@@ -315,7 +316,7 @@ def main(arguments: list[str] | None = None) -> None:
     quick = parser.parse_args(arguments).quick
     families, experiments = (20, 5) if quick else (10_000, 1_000)
     for lines in (difference_lines(families), margin_lines(families), coverage_lines(experiments)):
-        print(*lines, "", sep="\n", flush=True)
+        print(*folded(lines), "", sep="\n", flush=True)
 
 
 if __name__ == "__main__":

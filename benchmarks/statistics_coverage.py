@@ -1,7 +1,7 @@
 """What intervals and verdicts of `lora_bench.stats` do on data of which the truth is known.
 
-    python benchmarks/statistics_coverage.py              the tables of docs/statistics.md; about two minutes of one CPU core
-    python benchmarks/statistics_coverage.py --quick      seconds: shows that it runs
+    python -m benchmarks.statistics_coverage              the tables of docs/statistics.md; about two minutes of one CPU core
+    python -m benchmarks.statistics_coverage --quick      seconds: shows that it runs
 
 Scores are simulated, thousands of experiments at once, and an interval covers if the truth is in it. The numbers of an
 experiment are those that `paired_difference` and `judge` give (a test holds the two together); only the published
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from benchmarks.tables import folded
 from lora_bench.stats.crossed import combined, unbiased_parts
 from lora_bench.stats.items import mean_parts
 
@@ -304,8 +305,8 @@ def main(arguments: list[str] | None = None) -> None:
     quick = parser.parse_args(arguments).quick
     experiments, draws = (100, 100) if quick else (20_000, 1000)
     for heading, worlds in (("differences", NORMAL), ("scores that are not normal", SKEWED)):
-        print(*coverage_lines(heading, worlds, experiments, draws), "", sep="\n")
-    print(*family_lines(100 if quick else 20_000), sep="\n")
+        print(*folded(coverage_lines(heading, worlds, experiments, draws)), "", sep="\n")
+    print(*folded(family_lines(100 if quick else 20_000)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import statistics_coverage as simulation
+from benchmarks.tables import unfolded
 from lora_bench.stats import Crossed, Estimate, ItemScores, crossed_bootstrap, judge, minimum_detectable_effect
 from lora_bench.stats.crossed import with_items
 
@@ -38,7 +39,7 @@ def plain(values):
 def stated(heading):
     """The rows of the table of the page whose header begins so, as lists of cells."""
     (table,) = re.findall(rf"^\| {re.escape(heading)}.*\n\|[- :|]+\n((?:\|.*\n)+)", PAGE, flags=re.MULTILINE)
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    return unfolded(table.splitlines())
 
 
 @pytest.mark.parametrize("item", [0.0, 1.0])
