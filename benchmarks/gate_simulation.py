@@ -1,7 +1,7 @@
 """What the nightly gate of `lora_bench.stats` does on histories of which the truth is known.
 
-    python benchmarks/gate_simulation.py              the tables of docs/gate.md; about four minutes of one CPU core
-    python benchmarks/gate_simulation.py --quick      seconds: shows that it runs
+    python -m benchmarks.gate_simulation              the tables of docs/gate.md; about four minutes of one CPU core
+    python -m benchmarks.gate_simulation --quick      seconds: shows that it runs
 
 A thousand histories of fifty series are simulated in each world, hundreds of nights at once, and judged as `judge_night` and
 `confirm` judge them (a test holds the two together). Scores are in standard deviations of a single run. Every night is accepted
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.special import stdtr, stdtrit
 
+from benchmarks.tables import folded
 from lora_bench.stats import holm
 from lora_bench.stats.gate import CONFIRM_ALPHA, DRIFT_ALPHA, LEVEL_ALPHA, TRAILING_NIGHTS
 
@@ -455,7 +456,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few histories: shows that it runs")
     histories = QUICK if parser.parse_args(arguments).quick else HISTORIES
     for lines in (alarm_lines, trade_lines, loss_lines, drift_lines):
-        print(*lines(histories), "", sep="\n", flush=True)
+        print(*folded(lines(histories)), "", sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import gate_simulation as simulation
+from benchmarks.tables import unfolded
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats import History, confirm, judge_night
 from lora_bench.stats.gate import CONFIRM_ALPHA, DRIFT_ALPHA, LEVEL_ALPHA
@@ -344,7 +345,7 @@ def test_alarms_where_the_floor_is_at_work_are_none():
 def stated(heading):
     """The rows of the table of the page whose header begins so, as lists of cells."""
     (table,) = re.findall(rf"^\| {re.escape(heading)}.*\n\|[- :|]+\n((?:\|.*\n)+)", PAGE, flags=re.MULTILINE)
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    return unfolded(table.splitlines())
 
 
 def test_the_page_has_every_table_that_the_benchmark_prints(capsys, monkeypatch):
