@@ -20,7 +20,7 @@ from lora_bench.records.probe_store import read_probe
 from lora_bench.records.record import Record
 from lora_bench.records.store import read_record, to_json
 from lora_bench.report import render_files
-from lora_bench.report.frames.records import to_frame
+from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.terminal import terminal_table
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,17 @@ def test_no_module_imports_itself_by_a_detour():
         for name in done:
             del left[name]
     assert not left, f"modules that import each other, or what does: {', '.join(sorted(left))}"
+
+
+def test_no_two_files_and_no_two_classes_have_one_name():
+    files = Counter(path.name for path in MODULES.values() if path.name not in ("__init__.py", "__main__.py"))
+    classes = Counter(
+        node.name
+        for path in MODULES.values()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in (files + classes).items() if count > 1] == []
 
 
 def test_the_design_page_shows_the_rooms_that_there_are():

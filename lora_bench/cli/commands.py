@@ -202,7 +202,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     from lora_bench.cli.progress import display
     from lora_bench.execute.run_suite import run_suite
     from lora_bench.published.reproduce import published_lines, reproduction, verdicts
-    from lora_bench.published.terminal import verdicts_listing
+    from lora_bench.published.table_terminal import verdicts_listing
 
     made = reproduction(
         arguments.table,
@@ -301,7 +301,7 @@ def _measure(
 def published(arguments: argparse.Namespace) -> int:
     """List the published tables that are known, or the cells of one."""
     from lora_bench.published import load_table
-    from lora_bench.published.terminal import cells_listing, tables_listing
+    from lora_bench.published.table_terminal import cells_listing, tables_listing
 
     shown = tables_listing() if arguments.table is None else cells_listing(load_table(arguments.table))
     _console().print(shown, highlight=False)

@@ -323,7 +323,7 @@ def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
                 write_atomic(arguments.plot / name, content)
     summary = os.environ.get("GITHUB_STEP_SUMMARY") if arguments.github else None
     if summary:
-        from lora_bench.gate.summary import summary_lines
+        from lora_bench.gate.gate_summary import summary_lines
 
         with output("the step summary"), Path(summary).open("a", encoding="utf-8") as opened:
             opened.write("\n".join(summary_lines(answer)) + "\n")
@@ -335,7 +335,7 @@ def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
 
 def _tell(answer: Answer, *, github: bool) -> None:
     from lora_bench.gate import outputs
-    from lora_bench.gate.summary import terminal_lines
+    from lora_bench.gate.gate_summary import terminal_lines
 
     if github:
         print(*outputs.annotation_lines(answer), sep="\n")

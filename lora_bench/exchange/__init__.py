@@ -1,6 +1,6 @@
 """Export records to other formats: tables for spreadsheets and data frames, or runs of an experiment tracker.
 
-An export has every number of a record, under the names of the frame (`lora_bench.report.frames.records`), and failed runs too.
+An export has every number of a record, failed runs included, under the names of `lora_bench.report.frames.record_frame`.
 Nothing is computed or rounded.
 """
 
@@ -54,12 +54,12 @@ def data_files(
         answers: Returns the predictions of a run, if they are stored; verdicts use them too.
     """
     from lora_bench.exchange.table_files import to_csv, to_json, to_parquet
-    from lora_bench.report.frames.probes import to_latency_frame, to_probe_frame
-    from lora_bench.report.frames.records import to_curves, to_frame
-    from lora_bench.report.frames.verdicts import to_comparison_frame, to_over_tasks_frame
+    from lora_bench.report.frames.probe_frame import to_latency_frame, to_probe_frame
+    from lora_bench.report.frames.record_frame import to_curves, to_frame
+    from lora_bench.report.frames.verdict_frame import to_comparison_frame, to_over_tasks_frame
     from lora_bench.report.model.comparison import compare
+    from lora_bench.report.model.judged import judge_comparison
     from lora_bench.report.model.side_costs import beside
-    from lora_bench.report.model.verdicts import judge_comparison
 
     tables = {}
     if records:

@@ -5,9 +5,9 @@ accepted nights of a baseline, small files in git, series by series; the answer 
 from too little history. Everything here is made of records and loads no torch. See `docs/gate.md`.
 """
 
-from lora_bench.gate.answer import Answer
 from lora_bench.gate.baseline import read_nights, tonight_in, write_night
 from lora_bench.gate.judge import judge
+from lora_bench.gate.night_answer import Answer
 from lora_bench.gate.read_night import night_of, read_night
 from lora_bench.gate.series import Night
 

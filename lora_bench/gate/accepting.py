@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 
 from lora_bench.errors import LoraBenchError, did_you_mean, unknown
-from lora_bench.gate.answer import Answer, Finding, SeriesAnswer
 from lora_bench.gate.environment_changes import environment_changes
 from lora_bench.gate.exact import COUNTS
+from lora_bench.gate.night_answer import Answer, Finding, SeriesAnswer
 from lora_bench.gate.past import mean_of
 from lora_bench.gate.rules import declared
 from lora_bench.gate.series import ID_LENGTH, Night, NightCell, changed_conditions, with_name

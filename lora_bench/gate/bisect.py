@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.gate.answer import Answer, Kind, SeriesAnswer
+from lora_bench.gate.night_answer import Answer, Kind, SeriesAnswer
 from lora_bench.report.text import plain, plural
 
 Tried = Literal["good", "bad", "skip"]

@@ -24,7 +24,7 @@ PATH_FILE = "of_the_environment_that_searches.pth"
 
 
 @dataclass(frozen=True)
-class Place:
+class BisectEnvironment:
     """An environment in which a cell can be run.
 
     Args:
@@ -37,7 +37,7 @@ class Place:
 
 
 @contextmanager
-def installed(folder: Path, requirement: str, log: Path) -> Iterator[Place | None]:
+def installed(folder: Path, requirement: str, log: Path) -> Iterator[BisectEnvironment | None]:
     """A virtual environment with *requirement* in it, or None where that cannot be installed; gone after the block.
 
     Args:
@@ -59,7 +59,7 @@ def installed(folder: Path, requirement: str, log: Path) -> Iterator[Place | Non
         ]
         with log.open("ab") as file:
             done = subprocess.run(command, env=_variables(), stdout=file, stderr=subprocess.STDOUT, check=False)
-        yield Place(str(python), _variables()) if done.returncode == 0 else None
+        yield BisectEnvironment(str(python), _variables()) if done.returncode == 0 else None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

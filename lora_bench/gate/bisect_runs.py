@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lora_bench.gate.answer import Answer, SeriesAnswer
 from lora_bench.gate.bisect import SAID, Candidates, Tried, tried
 from lora_bench.gate.bisect_environments import checked_out, installed
 from lora_bench.gate.judge import judge
+from lora_bench.gate.night_answer import Answer, SeriesAnswer
 from lora_bench.gate.read_night import read_night
 from lora_bench.gate.rerun import Way
 from lora_bench.gate.series import Night

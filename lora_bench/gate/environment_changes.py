@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_bench.gate.answer import Change
+from lora_bench.gate.night_answer import Change
 from lora_bench.gate.series import Night
 from lora_bench.records.record import Environment
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lora_bench.gate.answer import Finding, Kind
+from lora_bench.gate.night_answer import Finding, Kind
 from lora_bench.gate.series import Night, NightCell, NightRun, same_bound, with_name
 from lora_bench.records.record import Status
 from lora_bench.report.text import count, plain, plural

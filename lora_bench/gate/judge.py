@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.gate.answer import (
+from lora_bench.gate.environment_changes import environment_changes
+from lora_bench.gate.exact import CRASHES, diverged_more, exact_findings, missing_cells, reasons
+from lora_bench.gate.night_answer import (
     EXIT_CODES,
     FLAKY_NIGHTS,
     STATUSES,
@@ -19,15 +21,12 @@ from lora_bench.gate.answer import (
     verdict_of,
     worst_status,
 )
-from lora_bench.gate.environment_changes import environment_changes
-from lora_bench.gate.exact import CRASHES, diverged_more, exact_findings, missing_cells, reasons
 from lora_bench.gate.past import Indexed, Past, indexed, mean_of, past_of
 from lora_bench.gate.rules import under_rules
 from lora_bench.gate.series import Night, NightCell, changed_conditions, with_name
 from lora_bench.gate.young import young_losses
 from lora_bench.report.text import difference, plural, score
-from lora_bench.stats.gate import FEWEST_NIGHTS, TRAILING_NIGHTS, Shift, confirm, judge_night
-from lora_bench.stats.gate import Finding as Judged
+from lora_bench.stats.gate import FEWEST_NIGHTS, TRAILING_NIGHTS, JudgedSeries, Shift, confirm, judge_night
 
 
 def judge(
@@ -155,7 +154,7 @@ class _Series:
     series: str
     cell: NightCell
     past: Past
-    judged: Judged | None
+    judged: JudgedSeries | None
     again: NightCell | None
     tonight: Night
     accepted: Sequence[Night]

@@ -9,8 +9,8 @@ import json
 import re
 from xml.etree import ElementTree
 
-from lora_bench.gate.answer import SAID, Answer, SeriesAnswer, Status, Verdict
-from lora_bench.gate.summary import headline, named
+from lora_bench.gate.gate_summary import headline, named
+from lora_bench.gate.night_answer import SAID, Answer, SeriesAnswer, Status, Verdict
 from lora_bench.report.text import plain
 from lora_bench.util.redaction import without_secrets_in
 from lora_bench.util.sealed_json import as_json

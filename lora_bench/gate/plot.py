@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_bench.gate.answer import Answer, SeriesAnswer
-from lora_bench.gate.summary import STATUS_SAID, named
+from lora_bench.gate.gate_summary import STATUS_SAID, named
+from lora_bench.gate.night_answer import Answer, SeriesAnswer
 from lora_bench.report.figures.draw import COLOURS, REFERENCE_COLOUR, settings, to_svg
 from lora_bench.report.text import plain
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.gate.answer import SeriesAnswer
 from lora_bench.gate.baseline import CONFIRMATION
+from lora_bench.gate.night_answer import SeriesAnswer
 from lora_bench.gate.read_night import night_of
 from lora_bench.gate.series import Night
 from lora_bench.records.outcomes import at_work

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_bench.gate.answer import Finding
+from lora_bench.gate.night_answer import Finding
 from lora_bench.gate.series import Night, NightCell, with_name
 
 STATED = "the accepted nights hold"

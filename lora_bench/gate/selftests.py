@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.gate.answer import Answer, SeriesAnswer
 from lora_bench.gate.judge import judge_indexed
+from lora_bench.gate.night_answer import Answer, SeriesAnswer
 from lora_bench.gate.past import Indexed, indexed, mean_of, past_of
 from lora_bench.gate.rules import under_rules
 from lora_bench.gate.series import CellName, Night
@@ -67,7 +67,7 @@ def _alarm(one: SeriesAnswer) -> str:
 
 
 @dataclass(frozen=True)
-class Seen:
+class DropsSeen:
     """How often a loss that is put into a series would have been seen.
 
     Args:
@@ -85,7 +85,7 @@ class Seen:
     scale: str
 
 
-def inject(nights: Sequence[Night], loss: float, *, relative: bool, margin: float | None = None) -> list[Seen]:
+def inject(nights: Sequence[Night], loss: float, *, relative: bool, margin: float | None = None) -> list[DropsSeen]:
     """Put a loss into every accepted night that has enough history, series by series.
 
     Args:
@@ -117,7 +117,7 @@ def inject(nights: Sequence[Night], loss: float, *, relative: bool, margin: floa
     for series, tried in tries.items():
         reaches = sorted(reach for _, reach in tried)
         found.append(
-            Seen(
+            DropsSeen(
                 series=series,
                 name=cells[series].name,
                 nights=len(tried),
@@ -138,7 +138,7 @@ def _shifted(mean: float, loss: float, relative: bool, scale: str, higher_is_bet
     return mean + sign * (abs(mean) * loss if relative else loss)
 
 
-def inject_lines(found: Sequence[Seen], said: str) -> list[str]:
+def inject_lines(found: Sequence[DropsSeen], said: str) -> list[str]:
     """What injecting shows, for a terminal, the least seen first.
 
     Args:

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_bench.gate.answer import Finding
+from lora_bench.gate.night_answer import Finding
 from lora_bench.gate.past import Indexed, Past, mean_of, past_of
 from lora_bench.gate.series import NightCell, with_name
 from lora_bench.report.text import difference, plural, score

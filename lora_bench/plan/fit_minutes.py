@@ -16,7 +16,7 @@ from lora_bench.plan.cost_estimate import default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
 from lora_bench.suite.from_table import BATCH, RATES, Draft
 from lora_bench.suite.load_suite import load_suite
-from lora_bench.tasks.look import Seen
+from lora_bench.tasks.look import TableFacts
 
 DEFAULT_MODEL = "minilm-l6-roberta"
 # Models of more weights need smaller learning rates.
@@ -32,7 +32,7 @@ USED_SHARE = 0.7
 TIMES_DEFAULT_SIZE = 2
 
 
-def draft_suite(seen: Seen, folder: Path, *, model: str = DEFAULT_MODEL, minutes: float = 10.0) -> Draft:
+def draft_suite(seen: TableFacts, folder: Path, *, model: str = DEFAULT_MODEL, minutes: float = 10.0) -> Draft:
     """Return a suite of a table that takes about some minutes on this machine.
 
     Args:
@@ -75,7 +75,7 @@ def _plan_of(draft: Draft, folder: Path) -> Plan:
         Path(path).unlink()
 
 
-def _fit(plan: Plan, seconds: float, seen: Seen) -> tuple[int, int]:
+def _fit(plan: Plan, seconds: float, seen: TableFacts) -> tuple[int, int]:
     """Return the number of seeds and the examples of a run that fit into *seconds*."""
     cost: dict[str, float] = {}
     for cell in [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]:

@@ -17,9 +17,9 @@ from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.methods import with_size
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.resolve import run_spec
-from lora_bench.published import PublishedTable, Verdict, expected_from, judge_table, load_table
+from lora_bench.published import CellVerdict, PublishedTable, expected_from, judge_table, load_table
 from lora_bench.published.comparable import place_of
-from lora_bench.published.section import published_section
+from lora_bench.published.table_section import published_section
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec, RunSpec, Start
@@ -111,7 +111,7 @@ def reproduction(
     return Reproduction(table, dataclasses.replace(suite, command=(*suite.command, *words)))
 
 
-def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None = None) -> tuple[Verdict, ...]:
+def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None = None) -> tuple[CellVerdict, ...]:
     """A verdict for every printed number of a table, from records alone.
 
     Args:

@@ -40,7 +40,7 @@ Word = Literal["reproduced", "in line", "not reproduced", "too wide"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uncertainty:
+class CellUncertainty:
     """The standard error of a difference from a published value, and its degrees of freedom."""
 
     error: float
@@ -64,7 +64,7 @@ class Gap:
     """
 
     difference: float
-    uncertainty: Uncertainty
+    uncertainty: CellUncertainty
     tolerance: float
     rounding: float
 
@@ -118,7 +118,7 @@ def uncertainty(
     spread: float | None,
     seeds: int | None,
     starts: int = 0,
-) -> Uncertainty | None:
+) -> CellUncertainty | None:
     """Return the uncertainty of a difference from a published value, or None for fewer than two scores.
 
     Args:
@@ -137,7 +137,7 @@ def uncertainty(
         variance = ((n - 1) * variance + (m - 1) * spread**2) / freedom
     factor = MEDIAN_VARIANCE if statistic == "median" else 1.0
     shared = 1 / starts + 1 if starts else 0.0
-    return Uncertainty(error=math.sqrt(variance * (factor / n + factor / m + shared)), freedom=freedom)
+    return CellUncertainty(error=math.sqrt(variance * (factor / n + factor / m + shared)), freedom=freedom)
 
 
 def own_width(scores: Sequence[float], statistic: str) -> float | None:
@@ -149,7 +149,7 @@ def own_width(scores: Sequence[float], statistic: str) -> float | None:
     return _quantile(len(scores) - 1, 1 - ALPHA / 2) * error
 
 
-def combined(tasks: Sequence[Sequence[Uncertainty | None]]) -> Uncertainty | None:
+def combined(tasks: Sequence[Sequence[CellUncertainty | None]]) -> CellUncertainty | None:
     """Return the uncertainty of a mean over independent tasks, or None if one of them is unknown.
 
     The scores of one task come from the same runs, so their errors do not average out. Degrees of freedom are Welch and
@@ -165,7 +165,7 @@ def combined(tasks: Sequence[Sequence[Uncertainty | None]]) -> Uncertainty | Non
     variance = math.fsum(error**2 for error in errors)
     spread = math.fsum(error**4 / freedom for error, freedom in zip(errors, freedoms, strict=True))
     freedom = variance**2 / spread if spread else min(freedoms)
-    return Uncertainty(error=math.sqrt(variance) / len(errors), freedom=freedom)
+    return CellUncertainty(error=math.sqrt(variance) / len(errors), freedom=freedom)
 
 
 def _quantile(freedom: float, probability: float) -> float:

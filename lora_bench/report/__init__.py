@@ -17,13 +17,13 @@ from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.records.store import write_atomic
 from lora_bench.report.figures.draw import draw, plan_figures
-from lora_bench.report.frames.records import to_frame
+from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.html import render_page
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.report_model import ReportModel, report_model
 from lora_bench.report.model.seed_scores import AnswersOf
-from lora_bench.report.probes.section import probe_lines, render_probes
+from lora_bench.report.probes.probe_section import probe_lines, render_probes
 from lora_bench.report.sections.first_screen import draw_pictures
 from lora_bench.report.terminal import terminal_answer, terminal_table
 

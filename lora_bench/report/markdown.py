@@ -18,7 +18,8 @@ from lora_bench.report.figures.plan import FigurePlan
 from lora_bench.report.model.comparison import Comparison, ModelTable
 from lora_bench.report.model.report_model import ReportModel, report_model
 from lora_bench.report.model.seed_scores import AnswersOf
-from lora_bench.report.sections import budgets, tables
+from lora_bench.report.sections import budgets
+from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.answer import answer
 from lora_bench.report.sections.environments import environment_lines
 from lora_bench.report.sections.first_screen import by_task_picture, first_screen

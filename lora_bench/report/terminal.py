@@ -22,6 +22,7 @@ from lora_bench.report.model.report_model import ReportModel
 from lora_bench.report.model.rows import Row, canonical
 from lora_bench.report.sections.first_screen import elsewhere, picture_contrasts
 from lora_bench.report.sections.headline import headline_of
+from lora_bench.report.sections.method_tables import REFERENCE, SHARED
 from lora_bench.report.sections.summary import (
     file_of,
     next_step,
@@ -32,7 +33,6 @@ from lora_bench.report.sections.summary import (
     size_of,
     verdict_of,
 )
-from lora_bench.report.sections.tables import REFERENCE, SHARED
 from lora_bench.report.text import plain, unmarked
 
 

@@ -12,7 +12,7 @@ from lora_bench.stats.crossed import Crossed, crossed_bootstrap, seed_from
 from lora_bench.stats.estimate import Estimate, Interval, Summary, Uncertainty, clopper_pearson, summarise
 from lora_bench.stats.failures import Rate, collapsed, rate, with_failures_at_floor
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
-from lora_bench.stats.gate import Confirmation, Finding, History, Shift, confirm, judge_night
+from lora_bench.stats.gate import Confirmation, History, JudgedSeries, Shift, confirm, judge_night
 from lora_bench.stats.groups import Ranking, rank
 from lora_bench.stats.items import ItemMetric, Items, ItemScores, by_index, item_difference, one_at_a_time
 from lora_bench.stats.paired import (
@@ -34,13 +34,13 @@ __all__ = [
     "Confirmation",
     "Crossed",
     "Estimate",
-    "Finding",
     "History",
     "InterquartileMean",
     "Interval",
     "ItemMetric",
     "ItemScores",
     "Items",
+    "JudgedSeries",
     "MacroDifference",
     "MarginClaims",
     "Needed",

@@ -125,7 +125,7 @@ class Shift:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class JudgedSeries:
     """What a night shows of one series.
 
     Args:
@@ -166,7 +166,7 @@ def judge_night(
     *,
     alpha: float = LEVEL_ALPHA,
     drift_alpha: float = DRIFT_ALPHA,
-) -> dict[KeyT, Finding]:
+) -> dict[KeyT, JudgedSeries]:
     """What tonight shows of every series, all of them judged together.
 
     The family is those series of *tonight* with enough history, which is settled before any number of tonight's is seen.
@@ -188,7 +188,7 @@ def judge_night(
     drifts = {key: _Means.of_drift(histories[key], mean) for key, mean in tonight.items()}
     shifts, drifted = _shifts(levels, _level(alpha, "alpha")), _shifts(drifts, _level(drift_alpha, "drift_alpha"))
     return {
-        key: Finding(
+        key: JudgedSeries(
             answer=_answer(shifts.get(key)),
             level=shifts.get(key),
             drift=drifted.get(key),

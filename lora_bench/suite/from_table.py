@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from lora_bench.tasks.look import Seen
+from lora_bench.tasks.look import TableFacts
 
 # Learning rates that each method chooses from.
 RATES = {
@@ -79,7 +79,7 @@ class Draft:
         minutes: Time that it was made for.
     """
 
-    seen: Seen
+    seen: TableFacts
     model: str
     seeds: int
     train_examples: int
@@ -129,7 +129,7 @@ def as_yaml(text: str) -> str:
     return text if plain else str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)).strip()
 
 
-def _task_lines(name: str, seen: Seen, folder: Path) -> list[str]:
+def _task_lines(name: str, seen: TableFacts, folder: Path) -> list[str]:
     text = [as_yaml(column) for column in seen.text]
     given = {
         "task": name,
@@ -146,7 +146,7 @@ def _task_lines(name: str, seen: Seen, folder: Path) -> list[str]:
     return [f"  - {lines[0]}", *(f"    {line}" for line in lines[1:])]
 
 
-def _max_length(seen: Seen) -> int:
+def _max_length(seen: TableFacts) -> int:
     """Return the tokens that 95 % of the texts have, rounded up to a multiple of 32."""
     tokens = int(1.4 * seen.words[1]) + 2 + len(seen.text)
     return min(LONGEST, max(32, -(-tokens // 32) * 32))

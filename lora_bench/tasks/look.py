@@ -31,7 +31,7 @@ _LABEL_NAMES = re.compile(
 
 
 @dataclass(frozen=True)
-class Seen:
+class TableFacts:
     """What a table holds, for the task that is to be made of it.
 
     Args:
@@ -86,7 +86,7 @@ class Seen:
         return [*said, *self.guessed]
 
 
-def look(file: Path, text: str | None = None, text_pair: str | None = None, label: str | None = None) -> Seen:
+def look(file: Path, text: str | None = None, text_pair: str | None = None, label: str | None = None) -> TableFacts:
     """Look at a table; a column that is not named is guessed.
 
     Raises:
@@ -114,7 +114,7 @@ def look(file: Path, text: str | None = None, text_pair: str | None = None, labe
     kind = "regression" if _is_quantity(values) else "classification"
     if kind == "regression":
         guessed.append(f"guessed: {label} is a number to predict, as it has {len(set(values)):,} different values")
-    return Seen(
+    return TableFacts(
         file=file,
         delimiter=layout.delimiter,
         encoding=layout.encoding,

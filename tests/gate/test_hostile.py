@@ -12,11 +12,11 @@ from markdown_it import MarkdownIt
 from lora_bench.gate import judge, night_of
 from lora_bench.gate.accepting import diff_lines, show_lines
 from lora_bench.gate.baseline import to_text
+from lora_bench.gate.gate_summary import summary_lines, terminal_lines
 from lora_bench.gate.outputs import annotation_lines, to_answer_json, to_badge, to_junit
 from lora_bench.gate.plot import draw
 from lora_bench.gate.selftests import replay, replay_lines
 from lora_bench.gate.series import Night
-from lora_bench.gate.summary import summary_lines, terminal_lines
 from tests.gate.histories import number_of
 from tests.report.hostile import HOSTILE, STRINGS, WORDS, hostile_probes, hostile_records
 from tests.sample_records import ENVIRONMENT

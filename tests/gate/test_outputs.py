@@ -7,10 +7,10 @@ import jsonschema
 import pytest
 
 from lora_bench.gate import judge, night_of
-from lora_bench.gate.answer import Answer, Finding
+from lora_bench.gate.gate_summary import MAX_BYTES, course, summary_lines, terminal_lines
+from lora_bench.gate.night_answer import Answer, Finding
 from lora_bench.gate.outputs import annotation_lines, to_answer_json, to_badge, to_junit
 from lora_bench.gate.plot import plots
-from lora_bench.gate.summary import MAX_BYTES, course, summary_lines, terminal_lines
 from tests.gate.histories import accepted, night, night_records
 from tests.sample_records import ENVIRONMENT
 

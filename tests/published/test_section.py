@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from lora_bench.published import PublishedTable, fields, judge_table, load_table
-from lora_bench.published.section import published_section, published_value, summary, verdict_text
-from lora_bench.published.terminal import cells_listing, tables_listing, verdicts_listing
+from lora_bench.published.table_section import published_section, published_value, summary, verdict_text
+from lora_bench.published.table_terminal import cells_listing, tables_listing, verdicts_listing
 from lora_bench.records.protocol import PROTOCOLS
 from tests.sample_records import PARAMETERS, record
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import get_args
 
-from lora_bench.published import PublishedTable, Verdict, judge_table, load_table
+from lora_bench.published import CellVerdict, PublishedTable, judge_table, load_table
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Record
@@ -129,7 +129,7 @@ def hostile_sets(text: str = HOSTILE) -> TwoSets:
     return hold_against(*sets)
 
 
-def hostile_published(text: str = HOSTILE) -> tuple[PublishedTable, list[Verdict]]:
+def hostile_published(text: str = HOSTILE) -> tuple[PublishedTable, list[CellVerdict]]:
     """A published table with a verdict a cell: one was run, one failed and the others were not run."""
     found = load_table("lora-table2")
     model = "FacebookAI/roberta-base"

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from lora_bench.exchange import data_files
 from lora_bench.exchange.table_files import to_csv
-from lora_bench.published.section import published_section
-from lora_bench.published.terminal import cells_listing, verdicts_listing
+from lora_bench.published.table_section import published_section
+from lora_bench.published.table_terminal import cells_listing, verdicts_listing
 from lora_bench.report import render_files
-from lora_bench.report.frames.records import to_frame
+from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.html import ASSETS, render_page
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.probes.claims import claims_lines
-from lora_bench.report.probes.section import render_probes
+from lora_bench.report.probes.probe_section import render_probes
 from lora_bench.report.sections.compare_runs import two_sets_lines
 from lora_bench.report.terminal import terminal_table
 from lora_bench.util.redaction import visible

@@ -10,7 +10,7 @@ import pytest
 from lora_bench.exchange import export
 from lora_bench.exchange.facts import facts_of
 from lora_bench.exchange.table_files import to_csv
-from lora_bench.gate.answer import Answer
+from lora_bench.gate.night_answer import Answer
 from lora_bench.gate.outputs import to_answer_json
 from lora_bench.util.redaction import without_secrets_in
 from tests.sample_records import record

@@ -6,9 +6,9 @@ import pytest
 
 from lora_bench.suite.from_table import Draft, as_yaml, smallest_difference
 from lora_bench.suite.load_suite import load_suite
-from lora_bench.tasks.look import Seen
+from lora_bench.tasks.look import TableFacts
 
-SEEN = Seen(
+SEEN = TableFacts(
     file=None, delimiter=None, encoding=None, uneven=0, rows=1_200, text=("subject",), label="queue",
     kind="classification", classes={"a": 700, "b": 500}, words=(10, 20, 40), repeated=0, contradicting=0, guessed=(),
 )  # fmt: skip

@@ -21,9 +21,9 @@ from lora_bench.records.record import Record
 from lora_bench.records.store import answers_in, read_records
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, compare
+from lora_bench.report.model.judged import Held, judge_comparison
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import AnswersOf
-from lora_bench.report.model.verdicts import Held, judge_comparison
 from lora_bench.stats.verdict import Grade
 
 Prefer = Literal["storage", "memory", "time"]

@@ -72,7 +72,7 @@ class OverTasks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class TaskCell:
     """What enters of one task: the scores of every row of a base model, and the verdicts on them."""
 
     setting: Setting
@@ -82,7 +82,7 @@ class Cell:
     verdicts: Sequence[Verdict | None]
 
 
-def judge_over_tasks(cells: Sequence[Cell], analysis: Analysis) -> tuple[OverTasks, ...]:
+def judge_over_tasks(cells: Sequence[TaskCell], analysis: Analysis) -> tuple[OverTasks, ...]:
     """Every base model and target that has several tasks; the differences to the reference are one family."""
     groups = [group for group in _groups(cells) if len(group) > 1]
     differences: dict[tuple[int, str], MacroDifference] = {}
@@ -112,9 +112,9 @@ def judge_over_tasks(cells: Sequence[Cell], analysis: Analysis) -> tuple[OverTas
     )
 
 
-def _groups(cells: Sequence[Cell]) -> list[dict[str, Cell]]:
+def _groups(cells: Sequence[TaskCell]) -> list[dict[str, TaskCell]]:
     """The cells of each base model and target by task; a task with several settings has no one score, and stays out."""
-    groups: dict[tuple[object, ...], dict[str, list[Cell]]] = {}
+    groups: dict[tuple[object, ...], dict[str, list[TaskCell]]] = {}
     for cell in cells:
         if default_margin(cell.setting.spec.task.metric) is not None:
             key = (cell.table.model.shown, cell.table.weights, cell.setting.parameter_target)
@@ -122,7 +122,7 @@ def _groups(cells: Sequence[Cell]) -> list[dict[str, Cell]]:
     return [{task: found[0] for task, found in group.items() if len(found) == 1} for group in groups.values()]
 
 
-def _labels(group: Mapping[str, Cell]) -> list[str]:
+def _labels(group: Mapping[str, TaskCell]) -> list[str]:
     """The methods but the reference, in the order of the tables; those that stand twice in one are left out."""
     counts = [Counter(one.row.label for one in cell.scored) for cell in group.values()]
     found = dict.fromkeys(
@@ -131,7 +131,7 @@ def _labels(group: Mapping[str, Cell]) -> list[str]:
     return [label for label in found if all(count[label] < 2 for count in counts)]
 
 
-def _of(cell: Cell, label: str) -> Scored | None:
+def _of(cell: TaskCell, label: str) -> Scored | None:
     """The one row of a method on a task, or the reference's."""
     rows = [one for one in cell.scored if one.row.label == label]
     if label == cell.reference.label:
@@ -139,7 +139,7 @@ def _of(cell: Cell, label: str) -> Scored | None:
     return rows[0] if rows else None
 
 
-def _apart(group: Mapping[str, Cell], label: str) -> bool:
+def _apart(group: Mapping[str, TaskCell], label: str) -> bool:
     """Whether runs of a method or the reference collapsed or stand apart on any of the tasks."""
     return any(
         verdict.apart
@@ -149,7 +149,7 @@ def _apart(group: Mapping[str, Cell], label: str) -> bool:
     )
 
 
-def _against_reference(group: Mapping[str, Cell], label: str, reference: str) -> MacroDifference | None:
+def _against_reference(group: Mapping[str, TaskCell], label: str, reference: str) -> MacroDifference | None:
     """The difference over the tasks on which both have scores, or None where that is one task or no seed is in all."""
     found = {task: (_of(cell, label), _of(cell, reference)) for task, cell in group.items()}
     pairs = {
@@ -173,7 +173,7 @@ def _macro_difference(pairs: Mapping[str, tuple[Scored, Scored]], *, draws: int)
     )
 
 
-def _mean(group: Mapping[str, Cell], label: str) -> Summary | None:
+def _mean(group: Mapping[str, TaskCell], label: str) -> Summary | None:
     rows = [_of(cell, label) for cell in group.values()]
     scores = [row.scores for row in rows if row is not None and row.scores]
     seeds = sorted(set.intersection(*map(set, scores))) if len(scores) == len(group) else []
@@ -183,7 +183,7 @@ def _mean(group: Mapping[str, Cell], label: str) -> Summary | None:
 
 
 def _ranks(
-    groups: Sequence[Mapping[str, Cell]], verdicts: Mapping[tuple[int, str], Verdict], analysis: Analysis
+    groups: Sequence[Mapping[str, TaskCell]], verdicts: Mapping[tuple[int, str], Verdict], analysis: Analysis
 ) -> list[dict[str, Rank]]:
     """The ranks of the methods of each group that have all its tasks."""
     entered: list[list[str]] = []
@@ -212,7 +212,7 @@ def _ranks(
     ]
 
 
-def _gain_and_p(group: Mapping[str, Cell], one: str, other: str, alpha: float) -> tuple[float, float | None]:
+def _gain_and_p(group: Mapping[str, TaskCell], one: str, other: str, alpha: float) -> tuple[float, float | None]:
     """As `scored.gain_and_p`, over tasks."""
     pairs = {
         task: (first, second)
@@ -232,7 +232,7 @@ def _gain_and_p(group: Mapping[str, Cell], one: str, other: str, alpha: float) -
 
 
 def _across(
-    group: Mapping[str, Cell],
+    group: Mapping[str, TaskCell],
     label: str,
     difference: MacroDifference | None,
     verdict: Verdict | None,

@@ -16,9 +16,9 @@ from lora_bench.metrics import default_margin
 from lora_bench.records.analysis import default_analysis
 from lora_bench.records.budget import ParameterAxis
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.side_costs import Beside
-from lora_bench.report.model.verdicts import Judged
 from lora_bench.report.probes.cells import STEP, Probed, Value, probed_cells
 from lora_bench.stats import Verdict
 

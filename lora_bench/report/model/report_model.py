@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.report.model.comparison import Comparison, compare
+from lora_bench.report.model.judged import Judged, judge_comparison
 from lora_bench.report.model.overview import Overview, overview
 from lora_bench.report.model.seed_scores import AnswersOf
 from lora_bench.report.model.side_costs import Beside, beside
-from lora_bench.report.model.verdicts import Judged, judge_comparison
 
 
 @dataclass(frozen=True, kw_only=True)

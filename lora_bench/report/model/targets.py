@@ -5,7 +5,7 @@ from __future__ import annotations
 from lora_bench.report import text
 from lora_bench.report.model.comparison import TARGETS, Comparison, Setting
 from lora_bench.report.model.rows import Row, canonical, in_order
-from lora_bench.report.sections import tables
+from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import MISSING, code
 
 

@@ -17,7 +17,7 @@ NOTHING = ["Not measured here."]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ClaimPair:
     """The same step with all weights trained, and adapted."""
 
     whole: Probed

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.report.probes import claims_of_training, claims_of_use
 from lora_bench.report.probes.cells import Probed, probed_cells
-from lora_bench.report.probes.claim_pairs import CLAIMED, Pair, whole_of
+from lora_bench.report.probes.claim_pairs import CLAIMED, ClaimPair, whole_of
 from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity
 from lora_bench.report.text import inert
 
@@ -21,7 +21,7 @@ def claims_lines(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
     if not cells:
         return []
     pairs = [
-        Pair(whole, cell)
+        ClaimPair(whole, cell)
         for cell in cells
         if cell.spec.method.name == CLAIMED and (whole := whole_of(cell, cells)) is not None
     ]
@@ -42,7 +42,7 @@ def claims_lines(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
 
 
 _SECTIONS: dict[
-    Quantity, tuple[str, Callable[[Sequence[Claim], Sequence[Probed], Sequence[Pair]], list[str]]]
+    Quantity, tuple[str, Callable[[Sequence[Claim], Sequence[Probed], Sequence[ClaimPair]], list[str]]]
 ] = {
     "trained_weights": ("Fewer trained weights", claims_of_training.trained_weights),
     "step_memory": ("Less memory in training", claims_of_training.step_memory),

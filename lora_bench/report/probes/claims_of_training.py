@@ -13,7 +13,7 @@ from lora_bench.report import text
 from lora_bench.report.probes.cells import STEP, Probed, noise_floor
 from lora_bench.report.probes.claim_pairs import (
     NOTHING,
-    Pair,
+    ClaimPair,
     mebibytes,
     method_of,
     model_of,
@@ -29,7 +29,7 @@ from lora_bench.report.text import MISSING
 TASKS = 100
 
 
-def trained_weights(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[Pair]) -> list[str]:
+def trained_weights(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
     """Numbers of trained weights."""
 
     def adapter(record: ProbeRecord) -> float | None:
@@ -58,7 +58,7 @@ def trained_weights(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Seq
     ]
 
 
-def step_memory(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[Pair]) -> list[str]:
+def step_memory(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
     """The memory of a training step."""
 
     def fixed(record: ProbeRecord) -> float | None:
@@ -93,7 +93,7 @@ def step_memory(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequenc
     ]
 
 
-def stored_weights(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[Pair]) -> list[str]:
+def stored_weights(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
     """What must be stored."""
     rows = []
     for pair in pairs:
@@ -122,7 +122,7 @@ _PARTS = {
 }
 
 
-def step_speed(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[Pair]) -> list[str]:
+def step_speed(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
     """The time of a training step, and which parts of it were spared."""
     rows, sentences = [], []
     for pair in pairs:
@@ -163,7 +163,7 @@ def step_speed(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence
     ]
 
 
-def _where_time_goes(pair: Pair, steps: tuple[float, float]) -> str:
+def _where_time_goes(pair: ClaimPair, steps: tuple[float, float]) -> str:
     """Which parts of a step became shorter, of all that it became shorter by."""
     spared = {name: both[0] - both[1] for name, of in _PARTS.items() if (both := pair.both(of)) is not None}
     parts = [
@@ -174,7 +174,7 @@ def _where_time_goes(pair: Pair, steps: tuple[float, float]) -> str:
     return f"{model_of(pair.whole)}: {whole}: {text.listed(parts)}." if len(parts) == len(_PARTS) else ""
 
 
-def hundred_tasks(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[Pair]) -> list[str]:
+def hundred_tasks(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
     """What a hundred tasks take to store."""
     rows = []
     for pair in pairs:

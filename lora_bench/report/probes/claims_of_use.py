@@ -11,7 +11,7 @@ from lora_bench.report.probes.cells import Probed
 from lora_bench.report.probes.claim_pairs import (
     CLAIMED,
     NOTHING,
-    Pair,
+    ClaimPair,
     method_of,
     model_of,
     percent,
@@ -23,7 +23,7 @@ from lora_bench.report.probes.paper_claims import Claim
 from lora_bench.report.text import MISSING, code, inert
 
 
-def merged_latency(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[Pair]) -> list[str]:
+def merged_latency(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
     """Forward passes of the merged model."""
     rows = []
     for cell in cells:
@@ -47,7 +47,7 @@ def merged_latency(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequ
     ]
 
 
-def adapted_latency(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[Pair]) -> list[str]:
+def adapted_latency(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
     """Forward passes of the adapted model."""
     rows, explained = [], dict[str, None]()
     for claim in claims:
@@ -57,7 +57,7 @@ def adapted_latency(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Seq
         if cell is not None and (more := _more(cell, shown[2], "adapted")):
             ours = [text.milliseconds(_seconds(cell, shown[2], "unadapted")), *_spread(more)]
             whole = whole_of(cell, cells)
-            both = Pair(whole, cell).both("flops.forward") if whole is not None else None
+            both = ClaimPair(whole, cell).both("flops.forward") if whole is not None else None
             operations = MISSING if both is None else percent(both[1] / both[0] - 1)
             explained[cell.spec.device] = None
         rows.append([inert(shown[0]), code(shown[1]), times_sign(shown[2]), inert(claim.printed), *ours, operations])
@@ -80,7 +80,7 @@ _ADAPTED = {
 }
 
 
-def task_switch(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[Pair]) -> list[str]:
+def task_switch(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
     """Going from one task to another."""
     rows = []
     for cell in cells:

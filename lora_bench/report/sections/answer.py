@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lora_bench.metrics import default_margin
 from lora_bench.report import text
-from lora_bench.report.model.verdicts import Held, Judged
+from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.sections.verdicts import DECIDED, counted
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.verdict import FEWEST_PAIRS, Grade

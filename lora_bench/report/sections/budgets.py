@@ -12,7 +12,7 @@ from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.rows import Row, in_order, median_of
-from lora_bench.report.sections.tables import REFERENCE, each_row, method_name, model_name, setting_name, size
+from lora_bench.report.sections.method_tables import REFERENCE, each_row, method_name, model_name, setting_name, size
 from lora_bench.report.text import MISSING, code, count, inert
 
 

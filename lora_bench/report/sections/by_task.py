@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.over_tasks import Across, OverTasks
 from lora_bench.report.model.rows import Row, unique
 from lora_bench.report.model.side_costs import Beside
-from lora_bench.report.model.verdicts import Judged
-from lora_bench.report.sections import tables
+from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.verdicts import numbers, rank_words
 from lora_bench.report.text import MISSING, code, inert, listed
 

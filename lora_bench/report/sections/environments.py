@@ -5,7 +5,7 @@ from __future__ import annotations
 from lora_bench.records.record import Environment
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison
-from lora_bench.report.sections import tables
+from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import GIB, MISSING, inert, listed, plural
 
 Lines = list[str]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from lora_bench.report.figures import differences
+from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Contrast, Overview, contrasts_of
-from lora_bench.report.model.verdicts import Judged
 from lora_bench.report.sections.headline import Headline, headline_lines
 from lora_bench.report.sections.summary import next_step, shown_lines, summary_table
 

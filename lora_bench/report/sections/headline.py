@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from lora_bench.records.record import Record
 from lora_bench.report import text
+from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import LIKE_COST, UNLESS, Contrast, Line, Overview
-from lora_bench.report.model.verdicts import Judged
 from lora_bench.report.sections.improving import improving_runs
 from lora_bench.report.sections.next_step import more_seeds, next_lines
 from lora_bench.report.sections.not_judged import why_not_judged

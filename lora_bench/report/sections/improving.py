@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from lora_bench.records.record import Record
 from lora_bench.report.model.comparison import Comparison
-from lora_bench.report.sections import tables
+from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.text import inert, plural, score
 
 POINTS = 4

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
-from lora_bench.report.sections.tables import interval, metric_name, model_name, on_split, setting_name
+from lora_bench.report.sections.method_tables import interval, metric_name, model_name, on_split, setting_name
 from lora_bench.report.text import code, listed, natural, plural, score
 
 

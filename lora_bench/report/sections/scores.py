@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from lora_bench.records.budget import PARAMETER_AXES
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.rows import in_order
 from lora_bench.report.model.side_costs import Beside
 from lora_bench.report.model.targets import score_curves
-from lora_bench.report.model.verdicts import Judged
-from lora_bench.report.sections import tables
+from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.by_task import over_tasks_lines, scores_by_task
 from lora_bench.report.sections.introduction import facts
-from lora_bench.report.sections.tables import Column
+from lora_bench.report.sections.method_tables import TableColumn
 from lora_bench.report.sections.tuning import edge_lines, rungs_of_search, trial_lines
 from lora_bench.report.sections.verdicts import rank_note, rank_words, verdict_cell
 from lora_bench.report.text import code, inert, json_value, listed, seed
@@ -177,21 +177,21 @@ def _model_tables(setting: Setting, judged: Judged | None, beside: Beside) -> Li
     return lines
 
 
-def _judged(setting: Setting, judged: Judged | None) -> list[Column]:
+def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
     """The columns of ranks and verdicts, where a setting was judged."""
     if judged is None or not any(held.setting is setting for held in judged.held):
         return []
     return [
-        Column("ranks", lambda row: rank_words(judged.rank_of(row))),
-        Column(f"against {code(judged.analysis.reference)}", lambda row: verdict_cell(judged.of(row))),
+        TableColumn("ranks", lambda row: rank_words(judged.rank_of(row))),
+        TableColumn(f"against {code(judged.analysis.reference)}", lambda row: verdict_cell(judged.of(row))),
     ]
 
 
-def _beside(table: ModelTable, setting: Setting, beside: Beside) -> list[Column]:
+def _beside(table: ModelTable, setting: Setting, beside: Beside) -> list[TableColumn]:
     """The columns of what rows cost beside their runs, where it is known of any."""
     columns = (
-        Column("tuning, s", lambda row: text.rate(beside.tuning(row, table, setting))),
-        Column("checkpoint, MiB", lambda row: text.mebibytes(beside.checkpoint_bytes(row, table, setting))),
+        TableColumn("tuning, s", lambda row: text.rate(beside.tuning(row, table, setting))),
+        TableColumn("checkpoint, MiB", lambda row: text.mebibytes(beside.checkpoint_bytes(row, table, setting))),
     )
     return [column for column in columns if any(column.cell(row) != text.MISSING for row in table.rows)]
 

@@ -17,7 +17,7 @@ from lora_bench.records.budget import AXES, Axis, amount_of
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, Setting, conditions_of
 from lora_bench.report.model.rows import Row, canonical
-from lora_bench.report.sections.tables import best_rates, method_name, metric_name, model_name, size
+from lora_bench.report.sections.method_tables import best_rates, method_name, metric_name, model_name, size
 from lora_bench.report.text import MISSING
 from lora_bench.stats import expected_best
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lora_bench.report import text
+from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.ranking import Rank
-from lora_bench.report.model.verdicts import Held, Judged
-from lora_bench.report.sections.tables import method_name, model_name, setting_name
+from lora_bench.report.sections.method_tables import method_name, model_name, setting_name
 from lora_bench.report.text import MISSING, code, inert
 from lora_bench.stats import Verdict, collapsed, rate
 from lora_bench.stats.apart import fewest_unseen, least_p

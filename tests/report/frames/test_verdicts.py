@@ -6,10 +6,10 @@ import pandas
 import pytest
 
 from lora_bench.exchange import data_files
-from lora_bench.report.frames.verdicts import to_comparison_frame, to_over_tasks_frame
+from lora_bench.report.frames.verdict_frame import to_comparison_frame, to_over_tasks_frame
 from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.judged import judge_comparison
 from lora_bench.report.model.side_costs import beside
-from lora_bench.report.model.verdicts import judge_comparison
 from tests.sample_records import record, sample_suite
 
 FULL = (0.80, 0.81, 0.79, 0.80)

@@ -11,7 +11,7 @@ from lora_bench.records.record import Weights
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.side_costs import beside
-from lora_bench.report.sections.tables import setting_name
+from lora_bench.report.sections.method_tables import setting_name
 from tests.probe.records import probe_record
 from tests.sample_records import BUDGET, ENVIRONMENT, METHODS, MIB, PARAMETERS, record, sample_suite
 

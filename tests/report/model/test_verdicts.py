@@ -13,8 +13,8 @@ from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Predictions
 from lora_bench.records.store import Answers, answers_in, to_json
 from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.judged import judge_comparison
 from lora_bench.report.model.side_costs import beside
-from lora_bench.report.model.verdicts import judge_comparison
 from lora_bench.report.sections.answer import answer
 from lora_bench.report.sections.by_task import over_tasks_lines
 from lora_bench.report.sections.verdicts import verdict_lines, verdict_words

@@ -12,7 +12,7 @@ from lora_bench.records.probe_record import Flops, Inference, Latency
 from lora_bench.records.spec import MethodSpec
 from lora_bench.report.probes.claims import claims_lines
 from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity, known_claims, read_claims
-from lora_bench.report.probes.section import render_probes
+from lora_bench.report.probes.probe_section import render_probes
 from lora_bench.suite.probe_suite import load_probe_suite
 from tests.probe.records import probe_record
 from tests.report.test_markdown import tables

@@ -13,7 +13,7 @@ from lora_bench.cli import main
 from lora_bench.records.probe_record import Energy, StepBytes
 from lora_bench.records.store import to_json
 from lora_bench.report.probes.cells import noise_floor, probed_cells, unchanged_difference
-from lora_bench.report.probes.section import probe_lines, render_probes
+from lora_bench.report.probes.probe_section import probe_lines, render_probes
 from tests.probe.records import probe_record, sample_probes
 from tests.report.test_markdown import tables
 from tests.sample_records import MIB, sample_suite

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.over_tasks import Across, OverTasks
 from lora_bench.report.model.ranking import Rank
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.side_costs import Beside
-from lora_bench.report.model.verdicts import Judged
 from lora_bench.stats import Interval, Summary, Verdict
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ REFERENCE, SHARED, SEVERAL = "†", "‡", "§"
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column of the table of scores.
 
     Args:
@@ -31,19 +31,21 @@ class Column:
     of: Literal["method", "runs"] = "runs"
 
 
-def score_table(table: ModelTable, setting: Setting, judged: Sequence[Column] = ()) -> list[str]:
+def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColumn] = ()) -> list[str]:
     """What each method of a base model scored, with *judged* beside it. Failures are rows too."""
     own = _own(setting)
     return _split(table, own, [*_scores(setting), *judged, _FAILED], failures=True)
 
 
-def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[Column] = ()) -> list[str]:
+def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[TableColumn] = ()) -> list[str]:
     """Sizes of each method of a base model, and below them what its runs took, with *costs* beside it."""
     own = _own(setting)
     return [*_split(table, own, _sizes()), "", *_split(table, own, [*_measured(table), *costs])]
 
 
-def _split(table: ModelTable, own: Sequence[Column], columns: Sequence[Column], failures: bool = False) -> list[str]:
+def _split(
+    table: ModelTable, own: Sequence[TableColumn], columns: Sequence[TableColumn], failures: bool = False
+) -> list[str]:
     """Columns beside the names of rows, over as many tables as they need."""
     room = text.MOST_COLUMNS - len(own)
     lines: list[str] = []
@@ -53,7 +55,7 @@ def _split(table: ModelTable, own: Sequence[Column], columns: Sequence[Column], 
     return lines
 
 
-def _rows(table: ModelTable, columns: Sequence[Column], *, failures: bool) -> list[str]:
+def _rows(table: ModelTable, columns: Sequence[TableColumn], *, failures: bool) -> list[str]:
     lines = []
     place = next((index for index, column in enumerate(columns) if column.of == "runs"), len(columns))
     for row in table.rows:
@@ -66,26 +68,26 @@ def _rows(table: ModelTable, columns: Sequence[Column], *, failures: bool) -> li
     return text.table([column.heading for column in columns], lines, numbers_from=1)
 
 
-def _own(setting: Setting) -> list[Column]:
-    rate = Column("learning rate", lambda row: text.learning_rate(row.learning_rate), "method")
-    return [Column("method", method_name, "method"), *([rate] if setting.search else [])]
+def _own(setting: Setting) -> list[TableColumn]:
+    rate = TableColumn("learning rate", lambda row: text.learning_rate(row.learning_rate), "method")
+    return [TableColumn("method", method_name, "method"), *([rate] if setting.search else [])]
 
 
-def _scores(setting: Setting) -> list[Column]:
+def _scores(setting: Setting) -> list[TableColumn]:
     def of_score(shown: Callable[[Summary], str]) -> Callable[[Row], str]:
         return lambda row: MISSING if row.score is None else shown(row.score)
 
-    median = Column("median", of_score(lambda score: text.score(score.median)))
+    median = TableColumn("median", of_score(lambda score: text.score(score.median)))
     return [
         *([median] if setting.by_median else []),
-        Column(f"{metric_name(setting)}, mean ± SD", of_score(mean_and_sd)),
-        Column("95 % interval", interval),
-        Column("n", _scored_of_all),
-        Column("less majority", lambda row: text.difference(row.above_majority)),
+        TableColumn(f"{metric_name(setting)}, mean ± SD", of_score(mean_and_sd)),
+        TableColumn("95 % interval", interval),
+        TableColumn("n", _scored_of_all),
+        TableColumn("less majority", lambda row: text.difference(row.above_majority)),
     ]
 
 
-def _measured(table: ModelTable) -> list[Column]:
+def _measured(table: ModelTable) -> list[TableColumn]:
     kinds = {row.memory_kind for row in table.rows if row.memory_kind is not None}
     kind = f" ({', '.join(kinds)})" if len(kinds) == 1 else ""
 
@@ -97,22 +99,25 @@ def _measured(table: ModelTable) -> list[Column]:
         return lambda row: found if (found := shown(row)).startswith(MISSING) else found + _mark(row)
 
     return [
-        Column(f"peak memory, MiB{kind}", marked(peak)),
-        Column("step, ms", marked(lambda row: text.milliseconds(row.step_seconds))),
-        Column("examples/s", marked(lambda row: text.rate(row.examples_per_second))),
+        TableColumn(f"peak memory, MiB{kind}", marked(peak)),
+        TableColumn("step, ms", marked(lambda row: text.milliseconds(row.step_seconds))),
+        TableColumn("examples/s", marked(lambda row: text.rate(row.examples_per_second))),
     ]
 
 
-def _sizes() -> list[Column]:
+def _sizes() -> list[TableColumn]:
     def counted(of: str) -> Callable[[Row], str]:
         return lambda row: count(getattr(row.parameters, of) if row.parameters is not None else None)
 
-    return [Column("size", size, "method"), *(Column(name, counted(of), "method") for name, of in _PARAMETERS)]
+    return [
+        TableColumn("size", size, "method"),
+        *(TableColumn(name, counted(of), "method") for name, of in _PARAMETERS),
+    ]
 
 
 _PARAMETERS = (("adapter parameters", "adapter"), ("trained", "trained"), ("stored", "stored"), ("head", "head"))
 
-_FAILED = Column("failed", lambda row: str(len(row.failures)))
+_FAILED = TableColumn("failed", lambda row: str(len(row.failures)))
 
 
 def learning_rate_table(setting: Setting) -> list[str]:

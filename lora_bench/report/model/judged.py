@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from lora_bench.records.analysis import Analysis, default_analysis
 from lora_bench.records.record import Record
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
-from lora_bench.report.model.over_tasks import Cell, OverTasks, judge_over_tasks
+from lora_bench.report.model.over_tasks import OverTasks, TaskCell, judge_over_tasks
 from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import (
@@ -259,8 +259,8 @@ def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis:
     ]
 
 
-def _cell(number: int, table: _Table, verdicts: Mapping[_Key, Verdict]) -> Cell:
-    return Cell(
+def _cell(number: int, table: _Table, verdicts: Mapping[_Key, Verdict]) -> TaskCell:
+    return TaskCell(
         setting=table.setting,
         table=table.table,
         reference=table.scored[table.reference].row,

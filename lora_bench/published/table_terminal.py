@@ -8,8 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from lora_bench.published import PublishedTable, Verdict, known_tables, load_table
-from lora_bench.published.section import published_statistic, published_value, summary, verdict_text
+from lora_bench.published import CellVerdict, PublishedTable, known_tables, load_table
+from lora_bench.published.table_section import published_statistic, published_value, summary, verdict_text
 from lora_bench.report import text
 from lora_bench.report.text import MISSING, plain
 
@@ -43,7 +43,7 @@ def cells_listing(found: PublishedTable) -> Table:
     return table
 
 
-def verdicts_listing(verdicts: Sequence[Verdict]) -> Table:
+def verdicts_listing(verdicts: Sequence[CellVerdict]) -> Table:
     """The cells that were run, with their verdicts; the others are counted below."""
     table = Table(
         "base model", "row", "task", "score", "published", "measured", "n", "difference", "verdict",

@@ -12,9 +12,9 @@ from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report import text
 from lora_bench.report.probes.cells import Probed, noise_floor, probed_cells, unchanged_difference
 from lora_bench.report.probes.claims import claims_lines
-from lora_bench.report.probes.headline import headline_lines
 from lora_bench.report.probes.paper_claims import known_claims
-from lora_bench.report.probes.tables import (
+from lora_bench.report.probes.probe_headline import headline_lines
+from lora_bench.report.probes.probe_tables import (
     mebibytes,
     memory_table,
     percent,

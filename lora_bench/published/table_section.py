@@ -10,8 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lora_bench.published import Differing, PublishedCell, PublishedTable, Verdict
-from lora_bench.published.verdict import VerdictName
+from lora_bench.published import CellVerdict, Differing, PublishedCell, PublishedTable
+from lora_bench.published.cell_verdict import VerdictName
 from lora_bench.report import text
 from lora_bench.report.text import MISSING, code, inert, json_value, plural
 
@@ -33,7 +33,7 @@ _LEGEND = """\
   leaves open is filled by the suite: a choice that misses the number says nothing about it.""".splitlines()
 
 
-def published_section(table: PublishedTable, verdicts: Sequence[Verdict], *, with_not_run: bool = True) -> Lines:
+def published_section(table: PublishedTable, verdicts: Sequence[CellVerdict], *, with_not_run: bool = True) -> Lines:
     """The section as lines of GitHub Markdown.
 
     Args:
@@ -61,7 +61,7 @@ def published_section(table: PublishedTable, verdicts: Sequence[Verdict], *, wit
     return lines
 
 
-def summary(verdicts: Iterable[Verdict]) -> str:
+def summary(verdicts: Iterable[CellVerdict]) -> str:
     """How many cells have which verdict, and how many of them could have been refuted."""
     verdicts = list(verdicts)
     counts = Counter(verdict.verdict for verdict in verdicts)
@@ -89,7 +89,7 @@ def published_statistic(cell: PublishedCell) -> str:
     return f"{cell.statistic} of {cell.seeds}" if cell.statistic else plural(cell.seeds, "seed")
 
 
-def verdict_text(verdict: Verdict) -> str:
+def verdict_text(verdict: CellVerdict) -> str:
     """A verdict with its direction, or the names of the fields that differ; to be made inert where it is shown."""
     if verdict.direction is not None:
         return f"{verdict.verdict} ({verdict.direction})"
@@ -100,7 +100,7 @@ def verdict_text(verdict: Verdict) -> str:
     return verdict.verdict
 
 
-def _line(verdict: Verdict, notes: _Notes) -> list[str]:
+def _line(verdict: CellVerdict, notes: _Notes) -> list[str]:
     cell, measured = verdict.cell, verdict.measured
     of = published_statistic(cell)
     published = published_value(cell) + (f" ({of})" if of else "")
@@ -145,7 +145,7 @@ def _sentence(note: str) -> str:
     return note[:1].upper() + note[1:] + "."
 
 
-def _differing(verdicts: Sequence[Verdict]) -> Lines:
+def _differing(verdicts: Sequence[CellVerdict]) -> Lines:
     """Every field that differs, once with the cells that it is of."""
     found: list[tuple[Differing, list[PublishedCell]]] = []  # not a mapping: values may be lists
     for verdict in verdicts:
@@ -170,7 +170,7 @@ def _differing(verdicts: Sequence[Verdict]) -> Lines:
     return ["", "### What is not comparable", "", *text.table(header, rows, numbers_from=len(header))]
 
 
-def _reasons(verdicts: Sequence[Verdict]) -> Lines:
+def _reasons(verdicts: Sequence[CellVerdict]) -> Lines:
     found: dict[str, list[PublishedCell]] = {}
     for verdict in verdicts:
         if verdict.reason is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lora_bench.gate.answer import SAID, STATUSES, Answer, SeriesAnswer, Status
+from lora_bench.gate.night_answer import SAID, STATUSES, Answer, SeriesAnswer, Status
 from lora_bench.report.text import MISSING, code, fenced, inert, plain, plural, score, table
 
 # GitHub refuses a step summary of more than 1 MiB, whole.

@@ -28,8 +28,8 @@ from lora_bench.published.comparable import Differing, Expected, nearest, place_
 from lora_bench.published.rule import (
     TOLERANCE,
     WIDEST_TOLERANCES,
+    CellUncertainty,
     Gap,
-    Uncertainty,
     Word,
     combined,
     own_width,
@@ -62,7 +62,7 @@ class Measured:
     diverged: int
     value: float
     own_width: float | None
-    uncertainty: Uncertainty | None
+    uncertainty: CellUncertainty | None
     run_ids: tuple[str, ...]
 
     @property
@@ -72,7 +72,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class CellVerdict:
     """What our runs say to a published number.
 
     Args:
@@ -109,7 +109,7 @@ def judge_table(
     records: Sequence[Record],
     expected: Callable[[PublishedCell], Expected],
     stand_ins: Mapping[str, str] | None = None,
-) -> tuple[Verdict, ...]:
+) -> tuple[CellVerdict, ...]:
     """The verdict on every cell of a table, in its order.
 
     Args:
@@ -123,7 +123,7 @@ def judge_table(
     for record in records:
         if record.spec.score_on == "test":
             places.setdefault(place_of(record.spec), []).append(record)
-    found: dict[tuple[str, str, str, str], Verdict] = {}
+    found: dict[tuple[str, str, str, str], CellVerdict] = {}
     for cell in table.cells:
         if not cell.derived:
             mine = places.get(place_of_cell(cell, stand_ins), [])
@@ -135,7 +135,7 @@ def judge_table(
     return tuple(_together([found[cell.key] for cell in table.cells]))
 
 
-def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) -> Verdict:
+def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) -> CellVerdict:
     """The verdict on one printed number that is no average over tasks.
 
     Args:
@@ -144,7 +144,7 @@ def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) ->
         expected: The `fields` of a run of the cell as the table's own suite asks for it, or None where nobody knows.
     """
     if cell.no_run is not None:
-        return Verdict(cell=cell, verdict="not run", reason=cell.no_run)
+        return CellVerdict(cell=cell, verdict="not run", reason=cell.no_run)
     records, differing = nearest(cell, records, expected)
     scores = [
         record.scores[cell.score]
@@ -156,8 +156,10 @@ def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) ->
         if diverged >= FEWEST_RUNS and not differing:
             soft = unpublished(cell)
             name: VerdictName = "not comparable" if soft else "not reproduced"
-            return Verdict(cell=cell, verdict=name, differs=soft, choices=soft, reason=f"all {diverged} runs diverged")
-        return Verdict(cell=cell, verdict="not run", reason=_why_without_score(cell, records))
+            return CellVerdict(
+                cell=cell, verdict=name, differs=soft, choices=soft, reason=f"all {diverged} runs diverged"
+            )
+        return CellVerdict(cell=cell, verdict="not run", reason=_why_without_score(cell, records))
     rules = records[0].spec.rules
     statistic = cell.statistic or (rules.aggregation if rules is not None else "mean")
     starts = {record.spec.start.run_id for record in records if record.spec.start is not None}
@@ -174,7 +176,7 @@ def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) ->
     return _decide(cell, measured, differing, unpublished(cell))
 
 
-def judge_average(cell: PublishedCell, parts: Sequence[Sequence[Verdict]]) -> Verdict:
+def judge_average(cell: PublishedCell, parts: Sequence[Sequence[CellVerdict]]) -> CellVerdict:
     """The verdict on an average over tasks.
 
     Args:
@@ -185,7 +187,7 @@ def judge_average(cell: PublishedCell, parts: Sequence[Sequence[Verdict]]) -> Ve
     missing = [f"{one.cell.task} {one.cell.score}" for one in every if one.measured is None]
     if missing:
         reason = cell.no_run or f"not all of its cells are run: {', '.join(missing)}"
-        return Verdict(cell=cell, verdict="not run", reason=reason)
+        return CellVerdict(cell=cell, verdict="not run", reason=reason)
     found = [[one.measured for one in part if one.measured is not None] for part in parts]
     measured = Measured(
         n=min(one.n for part in found for one in part),
@@ -211,7 +213,7 @@ def _once(differing: Iterable[Differing]) -> tuple[Differing, ...]:
 
 def _decide(
     cell: PublishedCell, measured: Measured, hard: tuple[Differing, ...], soft: tuple[Differing, ...]
-) -> Verdict:
+) -> CellVerdict:
     """The rule of this module.
 
     Args:
@@ -221,11 +223,11 @@ def _decide(
         soft: Fields that the source does not publish.
     """
     if hard:
-        return Verdict(cell=cell, verdict="not comparable", measured=measured, differs=hard, choices=soft)
+        return CellVerdict(cell=cell, verdict="not comparable", measured=measured, differs=hard, choices=soft)
     if measured.diverged >= measured.n:
         reason = f"{measured.diverged} of {measured.diverged + measured.n} runs diverged"
         name: VerdictName = "not comparable" if soft else "not reproduced"
-        return Verdict(cell=cell, verdict=name, measured=measured, differs=soft, choices=soft, reason=reason)
+        return CellVerdict(cell=cell, verdict=name, measured=measured, differs=soft, choices=soft, reason=reason)
     assert measured.uncertainty is not None  # at least two runs have a score: of three, fewer than half diverged
     gap = Gap(
         difference=measured.value - cell.value,
@@ -233,7 +235,7 @@ def _decide(
         tolerance=tolerance_of(cell),
         rounding=cell.step,
     )
-    return _together([Verdict(cell=cell, verdict="in line", measured=measured, gap=gap, choices=soft)])[0]
+    return _together([CellVerdict(cell=cell, verdict="in line", measured=measured, gap=gap, choices=soft)])[0]
 
 
 def tolerance_of(cell: PublishedCell) -> float:
@@ -242,14 +244,14 @@ def tolerance_of(cell: PublishedCell) -> float:
     return TOLERANCE if metric is None or metric.points else TOLERANCE * abs(cell.value)
 
 
-def _together(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def _together(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
     """Return the verdicts with those that scores decide judged as one family."""
     gaps = [verdict.gap for verdict in verdicts if verdict.gap is not None]
     found = iter(words(gaps))
     return [verdict if verdict.gap is None else _worded(verdict, verdict.gap, next(found)) for verdict in verdicts]
 
 
-def _worded(verdict: Verdict, gap: Gap, word: Word) -> Verdict:
+def _worded(verdict: CellVerdict, gap: Gap, word: Word) -> CellVerdict:
     name: VerdictName = "not comparable"
     direction: Direction | None = None
     differs: tuple[Differing, ...] = ()
