@@ -58,8 +58,8 @@ def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: flo
     """
     begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
     found = [(one.night.label, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
-    scored = [(label, mean) for label, one in found if (mean := mean_of(one)) is not None]
-    means = tuple(mean for _, mean in scored)
+    scored = [(label, mean, one) for label, one in found if (mean := mean_of(one)) is not None]
+    means = tuple(mean for _, mean, _ in scored)
     held = margin if margin is not None and cell.scale == "linear" else cell.margin or 0.0
     level = abs(statistics.fmean(means)) if means else 1.0
     history = History(
@@ -68,14 +68,23 @@ def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: flo
         margin=held,
         floor=held * FLOOR_SHARE or max(level, 1.0) * FLOOR_WITHOUT_MARGIN,
         anchor=means[: min(MOST_NIGHTS, len(means) + 1 - TRAILING_NIGHTS)] if len(means) >= DRIFT_NIGHTS else None,
+        seeds=tuple(scaled_scores(one) for _, _, one in scored),
+        kind=cell.scale,
     )
-    return Past(tuple(one for _, one in found), tuple(label for label, _ in scored), means, history)
+    return Past(tuple(one for _, one in found), tuple(label for label, *_ in scored), means, history)
 
 
 def mean_of(cell: NightCell) -> float | None:
     """The mean over a night's runs on the scale of the tests; None where one of them has no score."""
     if not cell.runs or len(cell.scores) < len(cell.runs):
         return None
+    if cell.scale == "log" and min(cell.scores) <= 0:
+        return None
+    return statistics.fmean(scaled_scores(cell))
+
+
+def scaled_scores(cell: NightCell) -> tuple[float, ...]:
+    """The scores of a night on the scale of the tests, in the order of the seeds; times above 0 alone."""
     if cell.scale == "linear":
-        return statistics.fmean(cell.scores)
-    return statistics.fmean(math.log(value) for value in cell.scores) if min(cell.scores) > 0 else None
+        return tuple(cell.scores)
+    return tuple(math.log(value) for value in cell.scores if value > 0)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_bench.gate.night_answer import Finding
-from lora_bench.gate.past import Indexed, Past, mean_of, past_of
+from lora_bench.gate.past import Indexed, Past, mean_of, past_of, scaled_scores
 from lora_bench.gate.series import NightCell, with_name
 from lora_bench.report.text import difference, plural, score
 from lora_bench.stats import holm
@@ -38,9 +38,7 @@ class _Young:
     @property
     def runs(self) -> list[float]:
         """The earlier scores, on the scale of the tests."""
-        return [
-            _scaled(self.cell, score) for cell in self.past.cells for score in cell.scores if self._has_scale(score)
-        ]
+        return [score for cell in self.past.cells for score in scaled_scores(cell)]
 
     @property
     def observed(self) -> float:
@@ -72,9 +70,6 @@ class _Young:
         change = difference(now - was) if linear else f"{now / was - 1:+.1%}"
         where = f"{plural(len(self.runs), 'run')} {'under the conditions before' if self.elsewhere else 'so far'}"
         return f"{score(now)} where {where} give {score(was)} ({change}): a loss in too young a series to be judged"
-
-    def _has_scale(self, value: float) -> bool:
-        return self.cell.scale == "linear" or value > 0
 
 
 def young_losses(
@@ -113,7 +108,3 @@ def _before(cell: NightCell, nights: Sequence[Indexed]) -> Past | None:
             if any(earlier.scores for earlier in past.cells):
                 return past
     return None
-
-
-def _scaled(cell: NightCell, value: float) -> float:
-    return value if cell.scale == "linear" else math.log(value)

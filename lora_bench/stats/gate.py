@@ -2,13 +2,14 @@
 
 A series is one number measured every night in the same way; a *night mean* is its mean over that night's seeds. Seeds of one
 night share what the night did to them, so the night is the unit here and never the run. Of k earlier night means with mean x̄
-and standard deviation s, and a new mean y over m nights (one for tonight, five for the drift test),
+and a new mean y over m nights (one for tonight, five for the drift test),
 
     t = (y − x̄) / (max(s, floor) √(1/m + 1/k))
 
-is compared with Student's t on k − 1 degrees of freedom: a prediction interval, which allows for the next mean as well as for
-x̄ (Hahn and Meeker 1991, https://doi.org/10.1002/9780470316771, chapter 4). A mean plus two standard deviations, or the
-interval of x̄ itself, is exceeded several times as often as it says.
+is compared with Student's t: a prediction interval, which allows for the next mean as well as for x̄ (Hahn and Meeker 1991,
+https://doi.org/10.1002/9780470316771, chapter 4). A mean plus two standard deviations, or the interval of x̄ itself, is exceeded
+several times as often as it says. The spread s and its degrees of freedom are those of the k nights, and where scores of seeds
+are given, of the seeds and of other series too (`night_spread`).
 
 *Level*: tonight against the last twenty nights, all series of the night together by Holm's procedure. What moved is run again
 with new seeds and tested once more (`confirm`). *Drift*: the mean of the last five nights against an anchored release; a loss
@@ -29,18 +30,20 @@ from typing import Literal, TypeVar
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats.estimate import refuse_no_numbers, student_quantile, student_tail
 from lora_bench.stats.family import holm
+from lora_bench.stats.night_spread import Told, spreads
 
-# Fewer give no spread worth the name: at .03 / 50 Student's quantile is 5.2 on 7 degrees of freedom and 8.2 on 4.
+# Fewer give no spread worth the name: at .02 / 50 Student's quantile is 5.6 on 7 degrees of freedom and 9.2 on 4.
 FEWEST_NIGHTS = 8
 # Older nights say little of tonight: the system has changed under them a little at a time.
 MOST_NIGHTS = 20
 TRAILING_NIGHTS = 5
 
 # Chosen by benchmarks/gate_simulation.py. Over 50 series an unchanged system has anything confirmed, worse or better, in less
-# than one night of a hundred from eight nights on, and a loss of 3 standard deviations of a run is confirmed in its first night
-# in 86 of a hundred at twenty nights and three seeds: .05 alarms more often than that, .02 finds less than 85.
-LEVEL_ALPHA = 0.03
-CONFIRM_ALPHA = 0.005
+# than one night of a hundred from eight nights on, with scores of heavy tails too. A loss of 3 standard deviations of a run is
+# confirmed in its first night in 71 of a hundred at eight nights and three seeds, in 82 at twelve and in 89 at twenty. At .03
+# and .005 nights with heavy tails have an alarm in 1.6 of a hundred; at .01 and .001 only 65 are found at eight nights.
+LEVEL_ALPHA = 0.02
+CONFIRM_ALPHA = 0.001
 # At twenty anchored nights four years of a hundred have a drift that is none, either way; at ten times the level 28 would.
 DRIFT_ALPHA = 0.0001
 
@@ -65,9 +68,12 @@ class History:
             where nights agree to the last digit.
         anchor: Night means of the release that drift is measured from, none of them among the last four of *nights*; None
             where no release is anchored.
+        seeds: Scores of the seeds of each of *nights*; None where only means are known, and the nights alone give the spread.
+        kind: Series of one kind are taken to have nights that add alike to what seeds do, such as scores, or times.
 
     Raises:
-        LoraBenchError: If a number is not finite, the margin is below 0, or the floor is not above 0.
+        LoraBenchError: If a number is not finite, the margin is below 0, the floor is not above 0, or *seeds* are of another
+            number of nights.
     """
 
     nights: Sequence[float]
@@ -75,8 +81,14 @@ class History:
     margin: float
     floor: float
     anchor: Sequence[float] | None = None
+    seeds: Sequence[Sequence[float]] | None = None
+    kind: str = ""
 
     def __post_init__(self) -> None:
+        if self.seeds is not None and len(self.seeds) != len(self.nights):
+            raise LoraBenchError(f"there are seeds of {len(self.seeds)} nights and means of {len(self.nights)}")
+        for night, scores in enumerate(self.seeds or (), start=1):
+            refuse_no_numbers(enumerate(scores, start=1), f"night {night}, score")
         refuse_no_numbers(enumerate(self.nights, start=1), "the mean of night")
         anchor = () if self.anchor is None else self.anchor
         refuse_no_numbers(enumerate(anchor, start=1), "the mean of anchored night")
@@ -98,7 +110,8 @@ class Shift:
         expected: Mean of the earlier nights.
         loss: How much worse than expected in the unit of the metric, whichever its direction; below 0 it is better.
         sd: Standard deviation of the earlier nights.
-        spread: The greater of it and the floor.
+        spread: The standard deviation of a night mean that is believed, at least the floor.
+        freedom: Its degrees of freedom.
         nights: Number of earlier nights, k.
         p_worse: One-sided, of a loss this large from a series that has not moved; in [0, 1].
         p_better: Likewise of a gain: 1 − p_worse.
@@ -115,6 +128,7 @@ class Shift:
     loss: float
     sd: float
     spread: float
+    freedom: float
     nights: int
     p_worse: float
     p_better: float
@@ -184,7 +198,8 @@ def judge_night(
     for key in tonight:
         if key not in histories:
             raise LoraBenchError(f"there is no history for {key}; expected one, without nights where the series is new")
-    levels = {key: _Means.of_level(histories[key], mean) for key, mean in tonight.items()}
+    found = spreads({key: told for key in tonight if (told := _told(histories[key])) is not None})
+    levels = {key: _Means.of_level(histories[key], mean, found.get(key)) for key, mean in tonight.items()}
     drifts = {key: _Means.of_drift(histories[key], mean) for key, mean in tonight.items()}
     shifts, drifted = _shifts(levels, _level(alpha, "alpha")), _shifts(drifts, _level(drift_alpha, "drift_alpha"))
     return {
@@ -214,14 +229,15 @@ def confirm(
         second: Mean over as many new seeds as a night has.
         direction: Of the first: `worse` for a `suspect`, `better` for an `improved`.
         alpha: One-sided error level of this test alone.
-        first: What the first set of seeds showed. Where few series are judged together its bound is nearer than that of
-            *alpha*, and a second mean beyond it confirms too: two readings below a bound are no chance.
+        first: What the first set of seeds showed, whose spread is taken. Where few series are judged together its bound is
+            nearer than that of *alpha*, and a second mean beyond it confirms too: two readings below a bound are no chance.
 
     Raises:
         LoraBenchError: If the mean is not finite, there are too few nights, or the level is not in (0, 0.5).
     """
     refuse_no_numbers([("seeds", second)], "the mean of the second set of")
-    means = _Means.of_level(history, second)
+    spread = None if first is None else (first.spread, first.freedom)
+    means = _Means.of_level(history, second, spread)
     if isinstance(means, str):
         raise LoraBenchError(f"{means}, so nothing was suspect and there is nothing to confirm")
     shift = _shifts({None: means}, _level(alpha, "alpha"))[None]
@@ -236,21 +252,34 @@ def _beyond(first: Shift, second: float, direction: Direction) -> bool:
     return (second - bound) * (bound - first.expected) > 0
 
 
+def _told(history: History) -> Told | None:
+    """What a series with enough nights of several seeds says of its spread; None where only its night means do."""
+    if history.seeds is None or len(history.nights) < FEWEST_NIGHTS:
+        return None
+    seeds = history.seeds[-MOST_NIGHTS:]
+    return Told(history.kind, history.nights[-MOST_NIGHTS:], seeds) if min(map(len, seeds)) > 1 else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Means:
-    """A mean over *over* nights that is to be held against *nights*."""
+    """A mean over *over* nights that is to be held against *nights*.
+
+    Args:
+        known: Standard deviation of a night mean and its degrees of freedom; None for those of *nights*.
+    """
 
     history: History
     observed: float
     nights: Sequence[float]
     over: int
+    known: tuple[float, float] | None = None
 
     @classmethod
-    def of_level(cls, history: History, tonight: float) -> _Means | str:
+    def of_level(cls, history: History, tonight: float, known: tuple[float, float] | None = None) -> _Means | str:
         """Of tonight, or the reason why not."""
         if len(history.nights) < FEWEST_NIGHTS:
             return f"{_nights(len(history.nights))} of history, and the level test takes at least {FEWEST_NIGHTS}"
-        return cls(history=history, observed=tonight, nights=history.nights[-MOST_NIGHTS:], over=1)
+        return cls(history=history, observed=tonight, nights=history.nights[-MOST_NIGHTS:], over=1, known=known)
 
     @classmethod
     def of_drift(cls, history: History, tonight: float) -> _Means | str:
@@ -274,7 +303,12 @@ class _Means:
 
     @property
     def spread(self) -> float:
-        return max(statistics.stdev(self.nights), self.history.floor)
+        sd = statistics.stdev(self.nights) if self.known is None else self.known[0]
+        return max(sd, self.history.floor)
+
+    @property
+    def freedom(self) -> float:
+        return len(self.nights) - 1 if self.known is None else self.known[1]
 
     @property
     def error(self) -> float:
@@ -282,11 +316,11 @@ class _Means:
         return self.spread * math.sqrt(1 / self.over + 1 / len(self.nights))
 
     def p_value(self, sign: int) -> float:
-        return student_tail(len(self.nights) - 1, sign * self.loss / self.error)
+        return student_tail(self.freedom, sign * self.loss / self.error)
 
     def reach(self, level: float) -> float:
         """How far from what is expected a mean must be to have moved."""
-        return max(self.history.margin, student_quantile(len(self.nights) - 1, level) * self.error)
+        return max(self.history.margin, student_quantile(self.freedom, level) * self.error)
 
 
 def _shifts(family: Mapping[KeyT, _Means | str], alpha: float) -> dict[KeyT, Shift]:
@@ -310,6 +344,7 @@ def _shifts(family: Mapping[KeyT, _Means | str], alpha: float) -> dict[KeyT, Shi
             loss=means.loss,
             sd=statistics.stdev(means.nights),
             spread=means.spread,
+            freedom=means.freedom,
             nights=len(means.nights),
             p_worse=means.p_value(1),
             p_better=means.p_value(-1),

@@ -237,19 +237,26 @@ def test_the_order_of_the_series_changes_nothing(order):
 
 def test_the_simulation_judges_as_the_gate_does():
     generator = np.random.default_rng(0)
-    world = simulation.World("by hand", night=0.3, memory=0.5, floor=0.6, margin=0.4)
-    first, second = world.draw(generator, 1, 4, 30, 1)
+    world = simulation.World("by hand", night=0.3, memory=0.5, floor=0.2, margin=0.4)
+    runs = generator.standard_normal((1, 4, 30, 3))
+    second = generator.standard_normal((1, 4, 30)) / math.sqrt(3)
     # Few and large enough that every answer occurs, and half of them in the second set of seeds too.
     change = generator.choice([0, -8, 8], (4, 18), p=[0.9, 0.05, 0.05])
-    first[0, :, 12:] += change
+    runs[0, :, 12:] += change[..., None]
     second[0, :, 12:] += change * generator.integers(0, 2, (4, 18))
-    found = simulation.judged(first, second, 12, world, loss=2.0)
+    first = runs.mean(axis=-1)
+    drawn = simulation.Drawn(first, runs.var(axis=-1, ddof=1) / 3, second, 3)
+    found = simulation.judged(drawn, 12, world, loss=2.0)
     answers = set()
     for night in range(18):
         histories = {
-            key: History(nights=first[0, key, night : night + 12], higher_is_better=True, margin=0.4, floor=0.6)
+            key: History(
+                nights=first[0, key, night : night + 12],
+                seeds=runs[0, key, night : night + 12].tolist(),
+                higher_is_better=True, margin=0.4, floor=0.2,
+            )
             for key in range(4)
-        }
+        }  # fmt: skip
         tonight, again = first[0, :, night + 12].copy(), second[0, :, night + 12].copy()
         tonight[0] -= 2.0
         again[0] -= 2.0
@@ -258,7 +265,7 @@ def test_the_simulation_judges_as_the_gate_does():
             assert (one.answer == "improved") == found.better[0, key, night]
             answers.add(one.answer)
             if one.answer != "pass":
-                sure = confirm(histories[key], again[key], direction=one.level.direction).answer
+                sure = confirm(histories[key], again[key], direction=one.level.direction, first=one.level).answer
                 assert (sure == "regression") == found.regression[0, key, night]
                 assert (one.answer == sure == "improved") == found.improved[0, key, night]
                 answers.add(sure)
@@ -268,10 +275,10 @@ def test_the_simulation_judges_as_the_gate_does():
 def test_the_simulated_drift_is_that_of_the_gate():
     generator = np.random.default_rng(1)
     world = simulation.World("by hand", floor=0.5)
-    means, _ = world.draw(generator, 1, 3, 40, 3)
+    means = world.draw(generator, 1, 3, 40, 3).first
     means[0, 0, 8:] -= 0.3 * np.arange(32)
     lost, error = simulation.trailing_losses(means, 8, world)
-    drifted = simulation.moved(lost, error, 7, 0.0, DRIFT_ALPHA)
+    drifted, _ = simulation.moved(lost, error, 7, 0.0, DRIFT_ALPHA)
     for night in range(12, 40):
         histories = {
             key: History(
@@ -290,12 +297,15 @@ def test_worlds_have_a_variance_of_one():
     for world in simulation.WORLDS:
         if "collapses" in world.name:
             continue
-        first, second = world.draw(generator, 1000, 4, 10, 1)
-        # Rounding to whole numbers adds a twelfth.
-        assert first.var() == pytest.approx(13 / 12 if "steps" in world.name else 1, abs=0.06)
-        assert np.corrcoef(first.ravel(), second.ravel())[0, 1] == pytest.approx(world.night, abs=0.04)
+        drawn = world.draw(generator, 1000, 4, 10, 1)
+        first, second = drawn.first, drawn.second
+        # Rounding to whole numbers adds a twelfth; the tails of t are heavy.
+        wide = 0.25 if "tails" in world.name else 0.06
+        assert first.var() == pytest.approx(13 / 12 if "steps" in world.name else 1, abs=wide)
+        share = world.night / world.every
+        assert np.corrcoef(first.ravel(), second.ravel())[0, 1] == pytest.approx(share, abs=0.04)
         between = np.corrcoef(first[..., 1:].ravel(), first[..., :-1].ravel())[0, 1]
-        assert between == pytest.approx(world.night * world.memory, abs=0.04)
+        assert between == pytest.approx(share * world.memory, abs=0.04)
         alike = world.alike + world.night * world.together
         assert np.corrcoef(first[:, 0].ravel(), first[:, 1].ravel())[0, 1] == pytest.approx(alike, abs=0.05)
 
@@ -311,22 +321,31 @@ def test_an_unchanged_system_alarms_in_at_most_one_night_of_a_hundred(nights):
     found = simulation.alarms(simulation.INDEPENDENT, nights, 2000, judge=1, seed=1)
     assert found.either <= at_most(0.01, 2000)
     # One-sided, before confirmation: the level that is stated, and no less for fifty independent series.
-    assert found.suspect == pytest.approx(LEVEL_ALPHA, abs=3 * math.sqrt(0.03 / 2000))
+    assert found.suspect == pytest.approx(LEVEL_ALPHA, abs=3 * math.sqrt(LEVEL_ALPHA / 2000))
 
 
-def test_a_loss_of_three_deviations_is_found_in_its_first_night():
-    suspect, confirmed = simulation.losses_found(simulation.INDEPENDENT, 20, 1000, judge=2, seed=1)
-    # Of one series, by the noncentral t: Holm's procedure is at least that of Bonferroni.
-    power = stats.nct.sf(stats.t.isf(LEVEL_ALPHA / 50, 19), 19, 3 * math.sqrt(3) / math.sqrt(1 + 1 / 20))
-    error = 3 * math.sqrt(power * (1 - power) / 2000)
-    assert power > 0.85 and suspect == pytest.approx(power, abs=error)
-    assert confirmed >= 0.85 - error
+@pytest.mark.parametrize(("nights", "aim"), [(8, 0.7), (12, 0.8), (20, 0.85)])
+def test_a_loss_of_three_deviations_is_found_in_its_first_night(nights, aim):
+    suspect, confirmed = simulation.losses_found(simulation.INDEPENDENT, nights, 500, judge=2, seed=1)
+    error = 3 * math.sqrt(aim * (1 - aim) / 1000)
+    assert suspect >= confirmed >= aim - error
+    # More than the nights of a series alone find, by the noncentral t.
+    alone = stats.nct.sf(
+        stats.t.isf(LEVEL_ALPHA / 50, nights - 1), nights - 1, 3 * math.sqrt(3) / math.sqrt(1 + 1 / nights)
+    )
+    assert suspect > alone
+
+
+def test_scores_with_heavy_tails_alarm_in_at_most_one_night_of_a_hundred():
+    heavy = next(world for world in simulation.WORLDS if "heavy tails" in world.name)
+    assert simulation.alarms(heavy, 8, 1000, judge=1, seed=3).either <= at_most(0.01, 1000)
 
 
 def test_a_tenth_of_a_deviation_a_night_is_found_within_sixty_nights():
     found = simulation.drifts(simulation.INDEPENDENT, 20, 100, rate=0.1, seed=1)
     assert found.found == 1.0 and found.median < 30
-    assert found.level < 0.5
+    # The level test, whose history sinks along, sees about half of them.
+    assert found.level < 0.65
 
 
 def test_a_year_of_an_unchanged_system_seldom_drifts():
@@ -352,7 +371,7 @@ def test_the_page_has_every_table_that_the_benchmark_prints(capsys, monkeypatch)
     monkeypatch.setattr(simulation, "QUICK", 1)
     simulation.main(["--quick"])
     printed = re.findall(r"^\| ([^|]+) \|.*\n\| ---", capsys.readouterr().out, flags=re.MULTILINE)
-    assert len(printed) == 7
+    assert len(printed) == 8
     for heading in printed:
         assert stated(heading)
 
@@ -381,8 +400,10 @@ def test_the_targets_are_met_by_the_figures_of_the_page():
     for name, _, suspect, regression, either in stated("nights of an unchanged system with"):
         if name == simulation.INDEPENDENT.name:
             assert float(regression) <= float(either) <= 0.01 < float(suspect) < 0.04
+        if "heavy tails" in name or "questions" in name:
+            assert float(either) <= 0.01
     (levels,) = [row for row in stated("level test, confirmation") if row[0] == f"{LEVEL_ALPHA}, {CONFIRM_ALPHA}"]
-    assert float(levels[1]) >= 0.85
+    assert [float(found) >= aim for found, aim in zip(levels[1:4], (0.7, 0.8, 0.85), strict=True)] == [True] * 3
     for name, anchored, found, *_ in stated("slow loss a night, found within 60 nights"):
         if name == "0.1 SD of a run" and anchored == "20":
             assert float(found) == 1.0
@@ -396,6 +417,6 @@ def test_every_level_of_the_page_is_the_one_in_the_code():
 def test_a_loss_is_of_one_night_alone():
     # The nights that follow are judged by a history that the loss has not touched.
     world = replace(simulation.INDEPENDENT, name="none")
-    first, second = world.draw(np.random.default_rng(3), 2, 3, 30, 3)
-    without, with_loss = (simulation.judged(first, second, 20, world, loss) for loss in (0.0, 100.0))
+    drawn = world.draw(np.random.default_rng(3), 2, 3, 30, 3)
+    without, with_loss = (simulation.judged(drawn, 20, world, loss) for loss in (0.0, 100.0))
     assert with_loss.regression[:, 0].all() and not without.regression[:, 0].any()
