@@ -103,7 +103,7 @@ def _protocol(comparison: Comparison, records: Sequence[Record], judged: bool) -
     if any(row.reference for setting in comparison.settings for row in setting.rows):
         shared += ["", reference_note(comparison.settings)]
     used = budgets.work(comparison, records)
-    shared += ["", "Work that the runs used, medians over runs:", "", *used] if used else []
+    shared += ["", "What the runs used, medians over them:", "", *used] if used else []
     improving = improving_lines(records, comparison)
     lines = [
         "## Protocol and budget",

@@ -232,7 +232,7 @@ def test_trials_have_a_section_of_their_own_and_lines_in_the_budget():
     page = render([*trials, record(seed=0)])
     assert page.index("### `vader_film`\n") < page.index("## Tuning") < page.index("### `vader_film` (trials)")
     assert page.index("## Tuning") < page.index("#### Learning rates")
-    assert "Do not rank" not in page
+    assert "Not to be ranked against" not in page
     recipe = next(table for table in tables(page) if table[0][0] == "")
     assert recipe[0] == ["", "`vader_film`"]
     assert ["seeds", "0"] in recipe and ["seeds of the trials", "100"] in recipe
@@ -276,7 +276,7 @@ def test_the_reference_is_marked_and_exempt():
 
 def test_other_settings_are_named_and_kept_apart():
     page = render([record("full"), record("lora", training={"batch_size": 32})])
-    assert "Do not rank these rows against other settings of this task. Here `training.batch_size` is `16`." in page
+    assert "Not to be ranked against the other settings of this task. Here `training.batch_size` is `16`." in page
     assert "Here `training.batch_size` is `32`." in page
     found = [table for table in tables(page) if "less majority" in table[0]]
     assert [len(table) for table in found] == [3, 3]  # the header, the rule and one row

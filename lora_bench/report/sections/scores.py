@@ -154,7 +154,7 @@ def _apart_from_kin(setting: Setting, comparison: Comparison) -> Lines:
     said = {name: value for name, value in differs.items() if value is not None or not setting.unknown}
     fields = listed([f"{code(name)} is {json_value(value)}" for name, value in said.items()])
     here = f" Here {fields}." if said else " Here less is recorded."
-    return ["", f"Do not rank these rows against other settings of this task.{here}"]
+    return ["", f"Not to be ranked against the other settings of this task.{here}"]
 
 
 def _own_word(setting: Setting) -> Lines:

@@ -34,7 +34,10 @@ def shown_lines(seen: Overview) -> list[Line]:
         return [*seen.lines]
     higher = all(place.setting.spec.task.higher_is_better is not False for line in seen.lines for place in line.places)
     sign = -1 if higher else 1
-    best = sorted(seen.lines, key=lambda line: (not line.reference, line.score is None, sign * (line.score or 0.0)))
+    best = sorted(
+        seen.lines,
+        key=lambda line: (not (line.reference and seen.contrasts), line.score is None, sign * (line.score or 0.0)),
+    )
     return best[:MOST_LINES]
 
 
@@ -44,7 +47,8 @@ def notes(seen: Overview) -> str:
     said = []
     if len(shown) < len(seen.lines):
         said.append(f"The {len(shown)} with the highest means of {len(seen.lines)}; [all scores](#scores).")
-    said.append(f"Costs are multiples of {code(seen.reference)}'s.")
+    if any(line.step is not None or line.memory is not None for line in shown):
+        said.append(f"Costs are multiples of {code(seen.reference)}'s.")
     if any(line.counted and line.file_bytes for line in shown):
         said.append(f"{ESTIMATED} 4 bytes a stored parameter.")
     if any(ratio is not None and not ratio.exclusive for line in shown for ratio in (line.step, line.memory)):
@@ -55,7 +59,7 @@ def notes(seen: Overview) -> str:
 def _columns(seen: Overview) -> list[tuple[str, Callable[[Line], str]]]:
     reference = code(seen.reference)
     return [
-        ("method", lambda line: _name(line)),
+        ("method", lambda line: _name(line, seen)),
         (_score_name(seen), score_of),
         (f"difference to {reference}", lambda line: text.difference(line.difference)),
         ("verdict", lambda line: verdict_of(line)),
@@ -65,9 +69,11 @@ def _columns(seen: Overview) -> list[tuple[str, Callable[[Line], str]]]:
     ]
 
 
-def _name(line: Line) -> str:
+def _name(line: Line, seen: Overview) -> str:
     size = size_of(line)
-    return f"{code(line.label)}{f', {size}' if size else ''}" + (" (reference)" if line.reference else "")
+    return f"{code(line.label)}{f', {size}' if size else ''}" + (
+        " (reference)" if line.reference and seen.contrasts else ""
+    )
 
 
 def size_of(line: Line) -> str:
