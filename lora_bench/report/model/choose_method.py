@@ -1,8 +1,9 @@
 """The cheapest method that is not worse than the best by more than a margin.
 
 The best method of a table, by its mean score, becomes the reference of `judge_comparison`; every other method is judged against
-it by the verdicts of a report. The cheapest of those shown to be better, equivalent or non-inferior is chosen. With too few
-seeds nothing is shown, and the best itself is chosen.
+it by the verdicts of a report. The cheapest of those shown to be better, equivalent or non-inferior is chosen. Below 29 seeds
+the last two are shown only unless runs collapse: such a choice is at most indicative. With too few seeds nothing is shown, and
+the best itself is chosen.
 
 Taking the observed best for the reference makes the proof harder, since its mean is likely to be above its true one. The error
 level covers the methods of one task and base model.
@@ -24,7 +25,7 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, 
 from lora_bench.report.model.judged import Held, judge_comparison
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import AnswersOf
-from lora_bench.stats.verdict import Grade
+from lora_bench.stats.verdict import Grade, Verdict
 
 Prefer = Literal["storage", "memory", "time"]
 
@@ -157,12 +158,13 @@ def _choose(
     held = {id(one.row): one for one in judged.held} if judged is not None else {}
     admitted = [best]
     admitted += [
-        row for row in rows
-        if id(row) in held and held[id(row)].verdict.verdict in _ADMITTED and not row.failures
-    ]  # fmt: skip
+        row for row in rows if id(row) in held and _shown(held[id(row)].verdict) in _ADMITTED and not row.failures
+    ]
     costs = {id(row): cost for row, cost in zip(rows, _costs(rows, prefer), strict=True)}
     chosen = min(admitted, key=lambda row: (costs[id(row)] is None, costs[id(row)] or 0.0, row is not best))
     grades = [one.verdict.grade for one in held.values()]
+    if id(chosen) in held and held[id(chosen)].verdict.verdict not in _ADMITTED:
+        grades.append("indicative")
     return Choice(
         setting=setting,
         table=table,
@@ -171,6 +173,11 @@ def _choose(
         reasons=tuple(_reason(row, best, held.get(id(row)), costs[id(row)], prefer, chosen) for row in rows),
         grade=min(grades, key=_GRADES.index) if grades else None,
     )
+
+
+def _shown(verdict: Verdict) -> str:
+    """Return what a verdict shows; of one that admits no choice what it shows if no run collapses."""
+    return verdict.verdict if verdict.verdict in _ADMITTED else verdict.unless_collapse or verdict.verdict
 
 
 def _best(rows: Sequence[Row], *, higher: bool) -> Row:
@@ -206,12 +213,12 @@ def _reason(row: Row, best: Row, held: Held | None, cost: float | None, prefer: 
         verdict, interval = held.verdict, held.verdict.interval
         within = f" (interval {text.difference(interval.low)} to {text.difference(interval.high)})" if interval else ""
         margin = f" at a margin of {verdict.margin:g}" if verdict.margin is not None else ""
-        against = (
-            f"{verdict.verdict} to" if verdict.verdict in ("equivalent", "non-inferior") else f"{verdict.verdict} than"
-        )
-        if verdict.verdict == "inconclusive":
+        shown = _shown(verdict)
+        against = f"{shown} to" if shown in ("equivalent", "non-inferior") else f"{shown} than"
+        if shown == "inconclusive":
             against = "undecided against"
-        said += f", {against} {best.label}{margin}: {text.difference(verdict.difference)}{within}"
+        unless = " unless runs collapse" if shown != verdict.verdict else ""
+        said += f", {against} {best.label}{margin}{unless}: {text.difference(verdict.difference)}{within}"
     if row.failures:
         said += f", {len(row.failures)} of {text.plural(len(row.run_ids), 'run')} failed"
     said += f"; {_cost_words(row, cost, prefer)}"
