@@ -89,7 +89,7 @@ def test_names_on_the_command_line_are_refused_before_any_work(tmp_path, monkeyp
         assert stop.value.code == 2
     with pytest.raises(SystemExit):
         main(["baseline", "accept", "runs", f"--name={name}"])
-    assert "error: argument --series: " in capsys.readouterr().err
+    assert "argument --series: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
