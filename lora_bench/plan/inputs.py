@@ -11,6 +11,7 @@ from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.suite.consent import allowing, require_permission
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import Task, TaskData, find_folder, in_folder, load_data, pinned
+from lora_bench.util.hub import HubUnreachable, asked_once
 
 Progress = Callable[[str], None]
 
@@ -42,6 +43,13 @@ def obtain(suite: Suite, data_dir: Path | None, progress: Progress | None) -> tu
         BadInput: With every fault at once; or earlier, if a model would run code that the user has not allowed.
     """
     require_permission(suite, kind="model")
+    with asked_once():
+        return _obtained(suite, data_dir, progress)
+
+
+def _obtained(
+    suite: Suite, data_dir: Path | None, progress: Progress | None
+) -> tuple[list[LoadedTask], list[BaseModel]]:
     faults: list[Fault] = []
     tasks: list[LoadedTask] = []
     models: list[BaseModel] = []
@@ -54,7 +62,9 @@ def obtain(suite: Suite, data_dir: Path | None, progress: Progress | None) -> tu
         except BadInput as error:
             faults += error.faults
         except LoraBenchError as error:
-            faults.append(suite.document.fault(("tasks", index), str(error)))
+            way = "; --data-dir FOLDER reads a copy of it" if isinstance(error, HubUnreachable) and task.local else ""
+            said = "" if str(error).startswith("task ") else f"task {task.task}: "
+            faults.append(suite.document.fault(("tasks", index), f"{said}{error}{way}"))
     for index, entry in enumerate(suite.models):
         try:
             found = find_model(
@@ -68,7 +78,9 @@ def obtain(suite: Suite, data_dir: Path | None, progress: Progress | None) -> tu
             )
             models.append(found)
         except LoraBenchError as error:
-            faults.append(suite.document.fault(("models", index), str(error)))
+            a_table = isinstance(error, HubUnreachable) and suite.command[:1] == ("reproduce",)
+            way = "; --model FOLDER runs a copy of it" if a_table else ""
+            faults.append(suite.document.fault(("models", index), f"{error}{way}"))
     if faults:
         raise BadInput(faults)
     return tasks, models

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,24 @@ REPOSITORY_TYPES: dict[Kind, str] = {"model": "model", "data set": "dataset", "m
 # The name of a file in the cache is its hash: git's for small files, plain sha256 for large ones.
 GIT_DIGITS, SHA256_DIGITS = 40, 64
 COMMIT = re.compile(rf"[0-9a-f]{{{GIT_DIGITS}}}")
+
+
+# What could not be reached within `asked_once`; None outside of it.
+_UNREACHED: ContextVar[set[str] | None] = ContextVar("unreached", default=None)
+
+
+class HubUnreachable(LoraBenchError):
+    """The hub could not be reached, and the cache does not have the files."""
+
+
+@contextmanager
+def asked_once() -> Iterator[None]:
+    """Look in the cache alone within this block once the hub could not be reached: each try repeats for many seconds."""
+    token = _UNREACHED.set(set())
+    try:
+        yield
+    finally:
+        _UNREACHED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -60,6 +79,7 @@ def snapshot(
     """
     from huggingface_hub import snapshot_download
 
+    unreached = _UNREACHED.get()
     with quiet():
         try:
             folder = Path(
@@ -69,9 +89,14 @@ def snapshot(
                     revision=revision,
                     allow_patterns=list(files),
                     ignore_patterns=list(leave),
+                    local_files_only=bool(unreached),
                 )
             )
         except Exception as error:  # the hub's, the network's and the disk's errors have no class in common
+            if unreached or _is_unreachable(error):
+                if unreached is not None:
+                    unreached.add(_endpoint())
+                raise HubUnreachable(f"{kind} {name!r} {_not_reached(hint)}") from None
             raise LoraBenchError(f"{kind} {name!r} {why_not(kind, name, revision, error, hint)}") from None
     here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     damaged = [
@@ -162,11 +187,26 @@ def why_not(kind: Kind, name: str, revision: str | None, error: BaseException, h
         return f"is unavailable: the hub ({_endpoint()}) answered {status} {answer.response.reason_phrase}{later}"
     if first(errors.OfflineModeIsEnabled):
         return f"is missing or incomplete in the cache, and HF_HUB_OFFLINE forbids downloads{hint}"
-    if first(httpx.ConnectError, httpx.TimeoutException):
-        return f"is not in the cache, and the hub ({_endpoint()}) could not be reached{hint}"
+    if _is_unreachable(error):
+        return _not_reached(hint)
     if first(httpx.TransportError) or "Consistency check failed" in str(error):
         return "arrived incomplete: the connection broke off; run the same command again"
     return f"is unavailable: {without_secrets(typed_line(error))}"
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx
+
+    chain = list(_chain(error))
+    said = (errors.HFValidationError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled)
+    if any(isinstance(link, said) for link in chain):
+        return False  # the hub, or its settings, had an answer
+    return any(isinstance(link, httpx.ConnectError | httpx.TimeoutException) for link in chain)
+
+
+def _not_reached(hint: str) -> str:
+    return f"is not in the cache, and the hub ({_endpoint()}) could not be reached{hint}"
 
 
 def _endpoint() -> str:
