@@ -212,6 +212,8 @@ def reproduce(arguments: argparse.Namespace) -> int:
         methods=arguments.methods,
         seeds=arguments.seeds,
         protocol=arguments.protocol,
+        epochs=arguments.epochs,
+        train_examples=arguments.train_examples,
     )
     suite = _allowed(made.suite, arguments)
     if arguments.plan or arguments.prepare:
@@ -240,6 +242,8 @@ def _asked_of_table(arguments: argparse.Namespace) -> Asked:
             methods=tuple(arguments.methods),
             seeds=arguments.seeds,
             protocol=arguments.protocol,
+            epochs=arguments.epochs,
+            train_examples=arguments.train_examples,
         )
     except ValueError as error:
         raise LoraBenchError(f"--prepare cannot hand these options of {arguments.table} to workers: {error}") from None

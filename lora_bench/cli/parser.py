@@ -195,6 +195,15 @@ def _add_reproduce(subcommands: Commands) -> None:
     what.add_argument("--methods", type=_names, default=[], metavar="A,B", help="some of its rows, by method label")
     what.add_argument("--seeds", type=_count, metavar="N", help="number of seeds (default: the table's)")
     what.add_argument("--protocol", metavar="NAME", help="strict or paper (default: the table's)")
+    what.add_argument(
+        "--epochs", type=float, metavar="N", help="a smoke test of N epochs; makes every cell not comparable"
+    )
+    what.add_argument(
+        "--train-examples",
+        type=_positive,
+        metavar="N",
+        help="a smoke test of N examples; makes every cell not comparable",
+    )
     reproduce.how.add_argument(
         "--plan", action="store_true", help="show every run with its recipe and cost; train nothing"
     )

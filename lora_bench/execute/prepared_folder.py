@@ -45,6 +45,8 @@ class Asked(Strict):
     methods: tuple[_Text, ...] = ()
     seeds: int | None = Field(default=None, ge=0, le=100_000)
     protocol: _Text | None = None
+    epochs: float | None = Field(default=None, gt=0)
+    train_examples: int | None = Field(default=None, gt=0)
 
 
 class Prepared(Strict):

@@ -9,6 +9,7 @@ and a report of them can be rendered anywhere.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -66,6 +67,8 @@ def reproduction(
     methods: Collection[str] = (),
     seeds: int | None = None,
     protocol: str | None = None,
+    epochs: float | None = None,
+    train_examples: int | None = None,
 ) -> Reproduction:
     """The part of a published table that is to be run.
 
@@ -77,6 +80,8 @@ def reproduction(
         methods: Labels of methods; all by default.
         seeds: Their number, from 0 on; the table's own by default.
         protocol: Name of another protocol than the table's; no cell is comparable then.
+        epochs: Passes over the training split in place of each recipe's, for a smoke test; no cell is comparable then.
+        train_examples: Examples seen in their place, likewise.
 
     Raises:
         LoraBenchError: If a name is none of the table's.
@@ -104,8 +109,18 @@ def reproduction(
         if protocol not in PROTOCOLS:
             raise unknown("protocol", protocol, PROTOCOLS)
         suite = dataclasses.replace(suite, protocol=protocol, rules=PROTOCOLS[protocol])
+    work = {"epochs": epochs, "train_examples": train_examples}
+    if shortened := {name: amount for name, amount in work.items() if amount is not None}:
+        if len(shortened) > 1:
+            raise LoraBenchError("give at most one of --epochs and --train-examples")
+        for name, amount in shortened.items():
+            if not 0 < amount < math.inf:
+                raise LoraBenchError(f"--{name.replace('_', '-')} must be above 0, got {amount:g}")
+        # The last recipe wins, and this one is for every run.
+        suite = _with_content(suite, recipes=(*suite.content.recipes, Recipe.model_validate(shortened)))
     shown = Path(model).name if model is not None and Path(model).is_absolute() else model
     options = {"--model": shown, "--as": role, "--protocol": protocol, "--seeds": None if seeds is None else str(seeds)}
+    options |= {f"--{name.replace('_', '-')}": f"{amount:g}" for name, amount in shortened.items()}
     options |= {"--tasks": ",".join(tasks) or None, "--methods": ",".join(methods) or None}
     words = [word for option, value in options.items() if value is not None for word in (option, value)]
     return Reproduction(table, dataclasses.replace(suite, command=(*suite.command, *words)))

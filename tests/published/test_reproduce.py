@@ -203,6 +203,20 @@ def test_a_stand_in_is_named_in_every_cell(tmp_path, monkeypatch):
     assert (recipe.rates, recipe.budget.epochs, recipe.start) == ((4e-4,), 20, "mnli")
 
 
+@pytest.mark.parametrize("work", [{"epochs": 0.5}, {"train_examples": 64}])
+def test_a_smoke_test_takes_its_work_in_every_recipe_and_says_so(work):
+    made = reproduction("lora-table2", model="roberta-base", tasks=["rte"], methods=["lora"], **work)
+    (lora,) = made.suite.methods
+    for task in ("mnli", "rte"):
+        budget = made.suite.recipe(task, ROBERTA, lora).budget
+        assert {name: getattr(budget, name) for name in ("epochs", "train_examples")} == {
+            "epochs": None, "train_examples": None, **work
+        }  # fmt: skip
+    assert made.suite.recipe("rte", ROBERTA, lora).rates == (5e-4,)
+    (option,) = (word for word in made.suite.command if word.startswith(("--epochs", "--train")))
+    assert option == f"--{next(iter(work)).replace('_', '-')}"
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -212,6 +226,9 @@ def test_a_stand_in_is_named_in_every_cell(tmp_path, monkeypatch):
         ({"name": "lora-table2", "methods": ["lroa"]}, "did you mean 'lora'?"),
         ({"name": "lora-table2", "protocol": "papre"}, "did you mean 'paper'?"),
         ({"name": "lora-table2", "model": "./x", "role": "roberta-bse"}, "roberta-base"),
+        ({"name": "lora-table2", "epochs": 1.0, "train_examples": 9}, "at most one of --epochs and --train-examples"),
+        ({"name": "lora-table2", "epochs": -1.0}, "--epochs must be above 0, got -1"),
+        ({"name": "lora-table2", "epochs": float("nan")}, "--epochs must be above 0, got nan"),
         ({"name": "lora-table2", "role": "roberta-base"}, "name that one with --model"),
     ],
 )
