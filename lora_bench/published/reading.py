@@ -167,6 +167,7 @@ class _Reading:
             copied=self.row["copied"] or None,
             unpublished=_listed(self.row["unpublished"]),
             unlike=self._unlike(),
+            percent=percent,
             no_run=self.row["no_run"] or None,
             derived=derived,
             notes=_listed(self.row["notes"], " | "),

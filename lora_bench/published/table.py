@@ -49,6 +49,7 @@ class PublishedCell:
         copied: The prior work that the number was copied from, where the source did not run it.
         unpublished: What the sources leave out of the recipe; the suite then makes a choice, which the notes name.
         unlike: What the sources do and no suite here can say; the cell is not comparable.
+        percent: Whether the paper prints a hundred times our value.
         no_run: Why no suite here repeats it.
         derived: For an average over tasks: each task with the scores whose mean enters.
         notes: What is known of this number: where paper and script disagree, and what the suite takes.
@@ -75,9 +76,15 @@ class PublishedCell:
     copied: str | None
     unpublished: tuple[str, ...]
     unlike: tuple[Unlike, ...] = ()
+    percent: bool = True
     no_run: str | None
     derived: tuple[tuple[str, tuple[str, ...]], ...]
     notes: tuple[str, ...]
+
+    @property
+    def unit(self) -> float:
+        """What one of the paper's numbers is of ours: 0.01 for a percentage, else 1."""
+        return 0.01 if self.percent else 1.0
 
     @property
     def key(self) -> tuple[str, str, str, str]:

@@ -1,6 +1,6 @@
 """The section of a report that holds records against a published table: a line a printed number, with its verdict.
 
-Published values, spreads and differences are in our unit (a printed 87.5 is 0.875), with the digits that were printed. What
+All numbers are in the paper's unit (87.5, where a record has 0.875). Cells with runs come first. What
 is known of a number, what differs and why something was not run is said once below, for all the cells that it is of.
 """
 
@@ -24,7 +24,8 @@ _HEADER = (
 )  # fmt: skip
 
 _LEGEND = """\
-- *published*: the printed number ± its printed spread, and what it is of: a median or mean, and of how many seeds.
+- Numbers are in the paper's unit. *published*: the printed number ± its printed spread, and what it is of: a median or mean,
+  and of how many seeds.
 - *measured*: the same statistic of our n runs, with its 95 % interval over seeds.
 - *reproduced*: our number equals the published one within a tolerance of one point (1 % for NIST and CIDEr), shown by a
   test. *Not reproduced*: a difference is shown, with the direction of our value. *In line*: neither is shown. A wrong word of
@@ -42,6 +43,7 @@ def published_section(table: PublishedTable, verdicts: Sequence[CellVerdict], *,
         with_not_run: Whether cells without a run are lines too; else they are only counted.
     """
     shown = [verdict for verdict in verdicts if with_not_run or verdict.verdict != "not run"]
+    shown.sort(key=lambda verdict: verdict.measured is None)
     notes = _Notes()
     lines = [
         f"## Published: {inert(table.title)}",
@@ -74,10 +76,17 @@ def summary(verdicts: Iterable[CellVerdict]) -> str:
 
 
 def published_value(cell: PublishedCell) -> str:
-    """A published number with its spread, in our unit and with the printed digits."""
-    decimals = max(0, round(-math.log10(2 * cell.step))) if cell.step > 0 else 4
-    value = f"{cell.value:.{decimals}f}"
-    return (value if cell.spread is None else f"{value} ± {cell.spread:.{decimals}f}").replace("-", "−")
+    """Return a published number with its spread, as printed."""
+    value = cell.printed if cell.printed_spread is None else f"{cell.printed} ± {cell.printed_spread}"
+    return value.replace("-", "−")
+
+
+def in_its_unit(cell: PublishedCell, value: float | None, *, signed: bool = False) -> str:
+    """Return a value of ours in the paper's unit, with a digit more than is printed."""
+    if value is None:
+        return MISSING
+    decimals = max(0, round(-math.log10(2 * cell.step / cell.unit))) + 1 if cell.step > 0 else 4
+    return f"{value / cell.unit:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
 
 
 def published_statistic(cell: PublishedCell) -> str:
@@ -110,10 +119,10 @@ def _line(verdict: CellVerdict, notes: _Notes) -> list[str]:
     interval = MISSING
     if measured.own_width is not None:
         low, high = measured.value - measured.own_width, measured.value + measured.own_width
-        interval = f"{text.score(low)} to {text.score(high)}"
+        interval = f"{in_its_unit(cell, low)} to {in_its_unit(cell, high)}"
     runs = str(measured.n) + (f" (and {measured.diverged} diverged)" if measured.diverged else "")
     return [
-        *own, text.score(measured.value), interval, runs, text.difference(verdict.difference),
+        *own, in_its_unit(cell, measured.value), interval, runs, in_its_unit(cell, verdict.difference, signed=True),
         inert(verdict_text(verdict)), notes.of(cell),
     ]  # fmt: skip
 

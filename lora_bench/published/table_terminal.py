@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_bench.published import CellVerdict, PublishedTable, known_tables, load_table
-from lora_bench.published.table_section import published_statistic, published_value, summary, verdict_text
+from lora_bench.published.table_section import in_its_unit, published_statistic, published_value, summary, verdict_text
 from lora_bench.report import text
 from lora_bench.report.text import MISSING, plain
 
@@ -54,8 +54,8 @@ def verdicts_listing(verdicts: Sequence[CellVerdict]) -> Table:
         if verdict.verdict == "not run" and measured is None:
             continue
         parts = [_short(cell.model), cell.row, cell.task, cell.score, published_value(cell)]
-        parts += [text.score(measured.value if measured else None), str(measured.n if measured else 0)]
-        parts += [text.difference(verdict.difference), verdict_text(verdict)]
+        parts += [in_its_unit(cell, measured.value if measured else None), str(measured.n if measured else 0)]
+        parts += [in_its_unit(cell, verdict.difference, signed=True), verdict_text(verdict)]
         table.add_row(*(Text(plain(part)) for part in parts))
     return table
 

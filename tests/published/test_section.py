@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from lora_bench.published import PublishedTable, fields, judge_table, load_table
-from lora_bench.published.table_section import published_section, published_value, summary, verdict_text
+from lora_bench.published.table_section import in_its_unit, published_section, published_value, summary, verdict_text
 from lora_bench.published.table_terminal import cells_listing, tables_listing, verdicts_listing
 from lora_bench.records.protocol import PROTOCOLS
 from tests.sample_records import PARAMETERS, record
@@ -69,12 +69,23 @@ def tables(lines) -> list[list[list[str]]]:
 def test_a_line_has_the_published_and_the_measured_number_and_the_verdict(lora_row, verdicts):
     lines = published_section(lora_row, verdicts)
     rows = {(row[1], row[2]): row for row in tables(lines)[0][2:]}
-    assert rows["`rte`", "`accuracy`"][:5] == ["LoRA", "`rte`", "`accuracy`", "0.866 ± 0.007 (median of 5)", "0.8660"]
-    assert rows["`rte`", "`accuracy`"][6:9] == ["3", "+0.0000", "in line"]
-    assert rows["`mrpc`", "`accuracy`"][7:9] == ["−0.0960", "not reproduced (lower)"]
+    assert rows["`rte`", "`accuracy`"][:5] == ["LoRA", "`rte`", "`accuracy`", "86.6 ± 0.7 (median of 5)", "86.60"]
+    assert rows["`rte`", "`accuracy`"][6:9] == ["3", "+0.00", "in line"]
+    assert rows["`mrpc`", "`accuracy`"][7:9] == ["−9.60", "not reproduced (lower)"]
     assert rows["`sst2`", "`accuracy`"][8] == "not comparable: training.train\\_examples"
     assert rows["`cola`", "`matthews_correlation`"][4:9] == ["–", "–", "–", "–", "not run"]
-    assert rows["`glue`", "`average`"][3] == "0.872 (mean over tasks)"
+    assert rows["`glue`", "`average`"][3] == "87.2 (mean over tasks)"
+
+
+def test_cells_with_runs_come_first(lora_row, verdicts):
+    rows = tables(published_section(lora_row, verdicts))[0][2:]
+    assert [row[1] for row in rows[:3]] == ["`sst2`", "`mrpc`", "`rte`"]
+    assert all(row[4] == "–" for row in rows[3:])
+
+
+def test_a_number_that_is_no_percentage_stays_as_it_is():
+    nist = next(cell for cell in load_table("lora-table3").cells if cell.printed == "8.85")
+    assert (in_its_unit(nist, 8.7912), in_its_unit(nist, -0.0588, signed=True)) == ("8.791", "−0.059")
 
 
 def test_what_differs_stands_once_with_both_values(lora_row, verdicts):
@@ -120,7 +131,7 @@ def test_a_table_without_any_run_says_so_and_has_no_other_tables():
 def test_digits_are_those_that_were_printed():
     found = {cell.key: cell for cell in load_table("lora-table18").cells}
     rank = "LoRA, rank 4", "openai-community/gpt2-medium", "e2e_tokens"
-    assert published_value(found[(*rank, "bleu")]) == "0.7038"
+    assert published_value(found[(*rank, "bleu")]) == "70.38"
     assert published_value(found[(*rank, "nist")]) == "8.8439"
     spread = next(cell for cell in load_table("lora-table3").cells if cell.printed_spread == "0.02")
     assert published_value(spread) == "8.85 ± 0.02"
@@ -172,9 +183,9 @@ def test_a_tables_listing_has_every_cell(lora_row):
         "LoRA",
         "rte",
         "accuracy",
-        "0.866",
+        "86.6",
         "±",
-        "0.007",
+        "0.7",
         "median",
         "of",
         "5",
