@@ -336,7 +336,7 @@ def test_a_metric_that_no_evaluation_gives_is_said_and_no_other_takes_its_place(
     trainer_of(tmp_path, lora(), BenchmarkCallback(tmp_path / "mine", metric="f1"), eval_strategy="epoch").train()
     found = only_record(tmp_path / "mine")
     assert found.score is None and found.spec.task.metric == "f1"
-    assert "no evaluation gave the score f1; there are accuracy, loss" in found.warnings
+    assert "no evaluation gave the score f1; known scores are accuracy, loss" in found.warnings
 
 
 def test_a_resumed_run_has_the_work_of_all_its_parts(tmp_path):
