@@ -120,7 +120,7 @@ def test_a_slow_evaluation_is_no_hang(forge, project, undisturbed):
 
 def test_a_timeout_needs_a_process_to_end(forge, project):
     command = forge.start(project, "run", "tickets.yaml", "--workers", "0", "--timeout", "60")
-    assert command.wait() == 2 and "give --timeout with --workers 1 or more" in command.output
+    assert command.wait() == 2 and "--timeout needs worker processes; use --workers 1 or more" in command.output
     assert not (project / "runs").exists()
 
 

@@ -85,7 +85,7 @@ def test_pickles_beside_safetensors_are_not_read(tmp_path, folder, sign):
 def test_a_named_pickle_with_anything_but_tensors_is_refused_and_not_run(tmp_path, folder, sign, write):
     (folder / "model.safetensors").unlink()
     write(folder / "pytorch_model.bin", sign)
-    with pytest.raises(LoraBenchError, match=r"model 'base': pytorch_model\.bin is not read"):
+    with pytest.raises(LoraBenchError, match=r"model 'base': pytorch_model\.bin cannot be read safely"):
         find_model("base", base=tmp_path, allow_pickle=True)
     assert not sign.exists()
     assert not list((tmp_path / "cache").rglob("model.safetensors"))
