@@ -30,7 +30,7 @@ from typing import Literal, TypeVar
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats.estimate import refuse_no_numbers, student_quantile, student_tail
 from lora_bench.stats.family import holm
-from lora_bench.stats.night_spread import Told, spreads
+from lora_bench.stats.night_spread import SeriesNights, spreads
 
 # Fewer give no spread worth the name: at .02 / 50 Student's quantile is 5.6 on 7 degrees of freedom and 9.2 on 4.
 FEWEST_NIGHTS = 8
@@ -252,12 +252,12 @@ def _beyond(first: Shift, second: float, direction: Direction) -> bool:
     return (second - bound) * (bound - first.expected) > 0
 
 
-def _told(history: History) -> Told | None:
+def _told(history: History) -> SeriesNights | None:
     """What a series with enough nights of several seeds says of its spread; None where only its night means do."""
     if history.seeds is None or len(history.nights) < FEWEST_NIGHTS:
         return None
     seeds = history.seeds[-MOST_NIGHTS:]
-    return Told(history.kind, history.nights[-MOST_NIGHTS:], seeds) if min(map(len, seeds)) > 1 else None
+    return SeriesNights(history.kind, history.nights[-MOST_NIGHTS:], seeds) if min(map(len, seeds)) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ import numpy as np
 from lora_bench.stats.items import Floats
 
 
-class Told(NamedTuple):
+class SeriesNights(NamedTuple):
     """What a series says of its spread.
 
     Args:
@@ -49,7 +49,7 @@ class Told(NamedTuple):
 KeyT = TypeVar("KeyT", bound=Hashable)
 
 
-def spreads(series: Mapping[KeyT, Told]) -> dict[KeyT, tuple[float, float]]:
+def spreads(series: Mapping[KeyT, SeriesNights]) -> dict[KeyT, tuple[float, float]]:
     """The standard deviation of a night mean and its degrees of freedom, of every series."""
     found: dict[KeyT, tuple[float, float]] = {}
     for kind in dict.fromkeys(told.kind for told in series.values()):

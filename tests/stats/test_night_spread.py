@@ -5,7 +5,7 @@ import pytest
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.stats import History, confirm, judge_night
-from lora_bench.stats.night_spread import Told, pooled_variance, spreads
+from lora_bench.stats.night_spread import SeriesNights, pooled_variance, spreads
 
 
 def drawn(series, nights, seeds, night=0.0, generator=None, of=1):
@@ -18,7 +18,7 @@ def drawn(series, nights, seeds, night=0.0, generator=None, of=1):
 
 
 def test_the_parts_of_a_series_by_hand():
-    told = Told("", [2.0, 4.0, 6.0], [[1.0, 3.0], [4.0, 4.0], [5.0, 7.0]])
+    told = SeriesNights("", [2.0, 4.0, 6.0], [[1.0, 3.0], [4.0, 4.0], [5.0, 7.0]])
     # Means 2, 4, 6: a variance of 4. Variances of the seeds 2, 0, 2, over two seeds each: (1 + 0 + 1) / 3.
     assert told.parts() == (4.0, pytest.approx(2 / 3), 3, 2)
 
@@ -60,7 +60,7 @@ def test_kinds_of_series_say_nothing_of_each_other():
     times = {key: generator.normal(0, 0.3, (8, 1)) + generator.normal(0, 0.01, (8, 3)) for key in range(6, 9)}
 
     def told(series, kind):
-        return {key: Told(kind, runs.mean(axis=1).tolist(), runs.tolist()) for key, runs in series.items()}
+        return {key: SeriesNights(kind, runs.mean(axis=1).tolist(), runs.tolist()) for key, runs in series.items()}
 
     alone = spreads(told(scores, "linear"))
     both = spreads({**told(scores, "linear"), **told(times, "log")})
