@@ -35,20 +35,19 @@ A suite names tasks: `tasks: [cola, mrpc]`. Rows come from the Hugging Face hub 
 pinned hash, or your files, plain or gzipped. `--data-dir glue_data` finds each task's folder by name; `data: {cola: my/CoLA}`
 in the suite names one.
 
-- Without a selection split, a share of the training rows is set aside by a hash of their text; the protocol `paper` sets none
-  aside.
+- Without a selection split, a share of the training rows is set aside by a hash of their text, except by the protocol
+  `paper`.
 - GLUE's test labels are secret: its dev split is scored, as in published tables. `lora_bench.tasks.load_unlabelled` reads the
   unlabelled files.
-- `webnlg` and `wikisql` name `refs/convert/parquet`, the hub's own conversion, which may move; `e2e` and `dart` name a commit
-  of it. A record names the commit; another commit is another run.
+- `refs/convert/parquet` is the hub's own conversion, which may move. A record names the commit; another is another run.
 - Loading the generation tasks from the hub is untested.
 
 """
 
 OWN = """## A task of your own
 
-Write `tasks/NAME.yaml` in the working folder, or the same lines in a suite's `tasks:`. `lora-bench schema task` prints the JSON
-Schema. Faults of file and data are reported with their lines before any work.
+Write `tasks/NAME.yaml` in the working folder, or the same lines in a suite's `tasks:`. Faults of file and data are reported
+with their lines before any work. JSON Schema: `lora-bench schema task`.
 
 One CSV file, split by a hash of the text, so that equal texts stay together:
 
@@ -83,8 +82,8 @@ split: {train: 0.7, selection: 0.1, test: 0.2, by: author}
 metric: spearman
 ```
 
-Texts to write, one or a list for each row. Rows with equal inputs are scored as one input with all their texts; in training
-each text is an example.
+Texts to write, one or a list for each row. Rows with equal inputs are one input in scores; in training each text is an
+example.
 
 ```yaml
 task: facts
@@ -96,7 +95,7 @@ metric: bleu
 metrics: [chrf, "hub:./coverage"]
 ```
 
-A data set on the hub. A record names the branch's commit; name it yourself if others should repeat the task.
+A data set on the hub; name a commit if others should repeat the task:
 
 ```yaml
 task: emotion
@@ -110,9 +109,9 @@ label: label
 metric: accuracy
 ```
 
-`metric: hub:./FOLDER` is your own `evaluate` script, and `hub:NAME@COMMIT` one on the hub at a commit of 40 digits; both run on
-your machine, if you allow it with `--allow-code NAME@HASH` (see `lora-bench plan`). `hub:NAME@COMMIT:NUMBER` picks one of
-several numbers; `higher_is_better: false` says that less is better.
+`metric: hub:./FOLDER` is your own `evaluate` script, and `hub:NAME@COMMIT` one on the hub at a commit of 40 digits. Both run
+only if you allow it with `--allow-code NAME@HASH` (see `lora-bench plan`). `hub:NAME@COMMIT:NUMBER` picks one of several
+numbers.
 
 """
 
@@ -153,16 +152,15 @@ def overview(tasks: list[Task]) -> list[str]:
     for kind in dict.fromkeys(task.kind for task in tasks):
         found.append(f"{kind.capitalize()}:\n\n")
         for task in tasks:
-            pair = " (pairs)" if len(task.text) == 2 and kind != "generation" else ""
             metrics = ", ".join(f"`{name}`" for name in task.all_metrics)
             if task.kind == kind:
-                found.append(f"- [`{task.task}`](#{task.task}){pair}: {metrics}; {'; '.join(counts(task))}\n")
+                found.append(f"- [`{task.task}`](#{task.task}): {'; '.join(counts(task))}; {metrics}\n")
         found.append("\n")
     return found
 
 
-OVERVIEW = """Each has metrics, of which the first compares runs, and rows of train, selection and test: a number, or a share of
-the training rows or the file. For generation: texts, with distinct inputs in brackets. Full references: `tasks/NAME.yaml`.
+OVERVIEW = """Rows of train, selection and test (a number, or a share of the training rows or the file); metrics, of which the
+first compares runs. For generation: texts (distinct inputs). Full references and further folder names: `tasks/NAME.yaml`.
 
 """
 
@@ -188,22 +186,19 @@ def cards(tasks: list[Task]) -> list[str]:
         several = Counter(fact for own in of_each for fact in own)
         shared = [fact for fact, times in several.items() if len(group) > 1 and 2 * times > len(group)]
         if shared:
-            names = f"`{group[0].task}` to `{group[-1].task}`"
-            found.append(f"Unless their cards differ, {names} share:\n\n{listed(shared)}\n")
+            found.append(f"`{group[0].task}` to `{group[-1].task}`, if a card says no other: {listed(shared)}\n\n")
         for task, facts_of in zip(group, of_each, strict=True):
             own = listed([fact for fact in facts_of if fact not in shared])
-            found.append(
-                "\n\n".join([f"### {task.task}", task.about, *([own] if own else [""])]) + ("\n" if own else "")
-            )
+            found.append("\n\n".join([f"### {task.task}", task.about, *([own] if own else [])]) + "\n\n")
     return found
 
 
-def listed(lines: list[tuple[str, str]]) -> str:
-    """Return named facts as a Markdown list; facts of one name share a line."""
+def listed(facts: list[tuple[str, str]]) -> str:
+    """Return named facts as one line; facts of one name stand together."""
     by_name: dict[str, list[str]] = {}
-    for name, text in lines:
+    for name, text in facts:
         by_name.setdefault(name, []).append(text)
-    return "".join(f"- {name}: {'; '.join(texts)}\n" for name, texts in by_name.items())
+    return " ".join(f"*{name.capitalize()}:* {'; '.join(texts)}." for name, texts in by_name.items())
 
 
 def facts(task: Task) -> list[tuple[str, str]]:
@@ -222,7 +217,7 @@ def facts(task: Task) -> list[tuple[str, str]]:
         ("split", f"by a hash of `{by}`{before}" if by is not None else ""),
         ("hub", f"`{data.hub}`{name} at `{data.revision}`" if data.hub else ""),
         ("package", f"`{find_asset(data.asset).requirement}`" if data.asset else ""),
-        ("folder", ", ".join(f"`{name}`" for name in local.folders) if local is not None else ""),
+        ("folder", f"`{local.folders[0]}`" if local is not None else ""),
         ("files", files(local) if local is not None else ""),
         (
             "unlabelled",
@@ -235,14 +230,16 @@ def facts(task: Task) -> list[tuple[str, str]]:
 
 
 def short(reference: str) -> str:
-    """Return a reference's first author, year and venue, or its title if it names no venue; whole if it has no year."""
+    """Return a reference's first author and year, with the venue if it names one; whole if it has no year."""
     parts = re.split(r" \((\d{4})\)\. ", reference.removesuffix("."))
     if len(parts) != 3:
         return reference
     authors, year, rest = parts
     first = authors.partition(",")[0] + (" et al." if " and " in authors or "et al." in authors else "")
-    where = rest.rpartition(". ")[2]
-    return f"{first}, {where}" if where.endswith(year) else f"{first} {year}, {where}"
+    title, _, venue = rest.rpartition(". ")
+    if not title:
+        return f"{first} {year}"
+    return f"{first}, {venue}" if venue.endswith(year) else f"{first} {year}, {venue}"
 
 
 def files(local: Local) -> str:

@@ -13,10 +13,10 @@ PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}
 
 METRICS_HEADER = """## The metrics
 
-Values are fractions, not percent; higher is better, except for {lower}. Metrics are `evaluate.Metric` modules without network:
+Values are fractions; higher is better, except for {lower}. Metrics are `evaluate.Metric` modules without network:
 `lora_bench.metrics.metric("bleu").compute(predictions=["a b"], references=[["a b", "b a"]])`. Those of texts need the extra
-`lora_bench[nlg]`, some also Java 8 or newer. A run leaves out undefined values, and metrics that its machine cannot compute,
-which its record names. In italics: the library.
+`lora_bench[nlg]`, some also Java 8 or newer. A run leaves out undefined values, and metrics that its machine cannot compute;
+its record names these. In italics: the library.
 
 """
 

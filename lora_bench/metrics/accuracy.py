@@ -1,4 +1,4 @@
-"""Accuracy: the share of predictions that are the right class, in [0, 1]. Undefined without examples."""
+"""Accuracy: the share of right predictions, in [0, 1]. Undefined without examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mean of accuracy and F1, for tables that give one number for MRPC or QQP. Undefined where F1 is."""
+"""Mean of accuracy and F1, for tables with one number for MRPC or QQP. Undefined where F1 is."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """BLEU: precision of 1- to 4-grams with a penalty for short predictions, in [0, 1], as E2E's official scorer counts.
 
-Words are those of mteval-v13a in lower case, counted over all predictions together without smoothing: 0 if no 4-gram is
-right. sacrebleu's `-lc -tok 13a -s none`.
+Words of mteval-v13a in lower case, counted over all predictions together without smoothing: 0 if no 4-gram is right.
+sacrebleu's `-lc -tok 13a -s none`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 r"""BLEU as computed for WebNLG and DART in LoRA's tables, in [0, 1].
 
-Lower-cased texts are split at every character but letters, digits and underscores (`re.split(r"(\W)", text)`). Then Moses'
-multi-bleu-detok.perl counts: words of mteval-v13a, no smoothing. The first six references of an input count (`--ref_num 6`);
-files for Moses repeat the first of fewer, which changes no count. Differs from `bleu` where letters meet punctuation: "don't"
-is three words here and one there.
+Lower-cased texts are split at every character but letters, digits and underscores (`re.split(r"(\W)", text)`), then counted as
+by Moses' multi-bleu-detok.perl: words of mteval-v13a, no smoothing, the first six references (`--ref_num 6`). Differs from
+`bleu` where letters meet punctuation: "don't" is three words here and one there.
 """
 
 from __future__ import annotations

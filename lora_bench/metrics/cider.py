@@ -1,7 +1,7 @@
 """CIDEr: mean similarity to the references by weighted 1- to 4-grams, in [0, 10].
 
 An n-gram weighs more if fewer inputs have it in a reference (CIDEr-D times 10, as in E2E's official scorer). Undefined with
-fewer than two inputs, or without a word in any reference. Words are those of `rouge_l`.
+fewer than two inputs, or without a word in any reference. Words of `rouge_l`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """F1: the harmonic mean of precision and recall, in [0, 1].
 
-With two classes, F1 of the second, as in GLUE. With more, the unweighted mean over classes that are predicted or right
+With two classes, of the second, as in GLUE. With more, the unweighted mean over classes that are predicted or right
 anywhere. Undefined if none is.
 """
 

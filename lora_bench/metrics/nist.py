@@ -1,9 +1,9 @@
 """NIST: information-weighted precision of 1- to 5-grams, from 0 without limit, as mteval-v13a and E2E's official scorer count.
 
-An n-gram weighs its information, and short predictions get a penalty; `lora_bench/metrics/nist.py` has the formula. Words are
-those of `bleu`. The scorer's Python port averages reference lengths by input, and subtracts n - 1 n-grams even from shorter
-predictions: with a varying number of references, numbers differ in the second digit. The Perl lower-cases only A to Z, this
-every letter. Doddington 2002, https://dl.acm.org/doi/10.5555/1289189.1289273
+Short predictions get a penalty; `lora_bench/metrics/nist.py` has the formula. Words of `bleu`. The scorer's Python port
+averages reference lengths by input, and subtracts n - 1 n-grams even from shorter predictions: with a varying number of
+references, numbers differ in the second digit. The Perl lower-cases only A to Z, this every letter. Doddington 2002,
+https://dl.acm.org/doi/10.5555/1289189.1289273
 """
 
 from __future__ import annotations

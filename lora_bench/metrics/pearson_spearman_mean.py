@@ -1,4 +1,4 @@
-"""The mean of Pearson and Spearman correlation, for tables that give one number for STS-B. Undefined where they are."""
+"""Mean of Pearson and Spearman correlation, for tables with one number for STS-B. Undefined where they are."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """ROUGE-L: F-score of the longest common subsequence, in [0, 1], as E2E's official scorer counts.
 
 Joins the best precision and the best recall over an input's references, recall weighing 1.2 squared times as much; the mean
-over inputs. Words are those of the Penn Treebank tokenizer, in lower case, without punctuation. `rouge_l_summary` differs.
+over inputs. Words of the Penn Treebank tokenizer, in lower case, without punctuation.
 """
 
 from __future__ import annotations

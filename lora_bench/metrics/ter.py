@@ -1,7 +1,7 @@
 """TER: edits from a prediction to its nearest reference, per word of the reference; at least 0, lower is better.
 
-An edit inserts, deletes or replaces a word, or moves a run of words. sacrebleu's TER with its defaults (lower case, words
-between white space); it can exceed 1. LoRA's tables use pyter on nltk's words, averaged over inputs: another number.
+An edit inserts, deletes or replaces a word, or moves a run of words; values can exceed 1. sacrebleu's defaults: lower case,
+words between white space. LoRA's tables average pyter on nltk's words over inputs: another number.
 """
 
 from __future__ import annotations
