@@ -325,7 +325,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lora_bench.metrics.support.declaration import HALF_A_POINT, Metric
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Metric
 
 
 def balanced_accuracy(predictions: Sequence[int], references: Sequence[int]) -> float:
