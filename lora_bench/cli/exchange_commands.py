@@ -27,7 +27,12 @@ def add_exchange(commands: Commands) -> None:
     compare.where.add_argument(
         "--out", type=Path, default=Path(), metavar="FOLDER", help="folder for compare.md and compare.html (default: .)"
     )
-    compare.how.add_argument("--margin", type=margin, metavar="X", help="difference of scores that does not matter")
+    compare.how.add_argument(
+        "--margin",
+        type=margin,
+        metavar="X",
+        help="difference that does not matter, in the metric's unit (default: the metric's own, such as 0.005 for accuracy)",
+    )
     compare.parser.set_defaults(command=_compare)
 
     exports = add_command(

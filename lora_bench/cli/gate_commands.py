@@ -33,14 +33,20 @@ def add_check(commands: Commands) -> None:
         "check",
         "say whether tonight's runs regressed against the accepted nights of a baseline",
         "lora-bench check runs/nightly --baseline nightly --junit junit.xml",
-        more="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing,\n4 cannot decide.",
+        more="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing,\n"
+        "4 cannot decide, as with fewer than eight accepted nights.",
         takes="RUNS --baseline NAME",
     )
     what, where, how, output = check.what, check.where, check.how, check.output
     what.add_argument(
-        "runs", metavar="RUNS", type=Path, nargs="?", help="RUNS/SUITE that `run --series` wrote, or one night in it"
+        "runs", metavar="RUNS", type=Path, nargs="?", help="runs/SUITE that `run --series` wrote, or one night in it"
     )
-    what.add_argument("--baseline", required=True, metavar="NAME", help="baseline with accepted nights")
+    what.add_argument(
+        "--baseline",
+        required=True,
+        metavar="NAME",
+        help="baseline with accepted nights: of ./baselines, of the package, or a path",
+    )
     _night_options(what)
     what.add_argument(
         "--suite", metavar="SUITE", help="suite to run suspect series again with (default: the baseline's)"
@@ -63,14 +69,18 @@ def add_check(commands: Commands) -> None:
         "--data-dir", type=Path, metavar="FOLDER", help="folder of data sets for those runs, as in `run`"
     )
     how.add_argument("--no-confirm", action="store_true", help="run nothing again; suspect series then stay undecided")
-    how.add_argument("--workers", type=int, metavar="N", help="runs at once where series are run again")
+    how.add_argument(
+        "--workers", type=int, metavar="N", help="runs at once when series are run again (default: as `run`)"
+    )
     output.add_argument("--json", type=Path, metavar="FILE", help="write the whole answer")
     output.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML, one test case per series")
     output.add_argument(
         "--github", action="store_true", help="write annotations and a step summary of a GitHub workflow"
     )
     output.add_argument("--badge", type=Path, metavar="FILE", help="write JSON for the badge endpoint of shields.io")
-    output.add_argument("--plot", type=Path, metavar="FOLDER", help="draw the course of every series")
+    output.add_argument(
+        "--plot", type=Path, metavar="FOLDER", help="draw one SVG per series: its nights, bounds and tonight"
+    )
     tests = check.parser.add_argument_group("tests of the gate on your own accepted nights, without RUNS")
     tests.add_argument("--replay", action="store_true", help="count the false alarms that the gate would have raised")
     tests.add_argument("--inject", metavar="LOSS", help="say whether the gate would see a loss, such as 5%% or 0.01")
@@ -80,7 +90,7 @@ def add_check(commands: Commands) -> None:
         metavar="WHAT",
         help="PACKAGE=OLD,...,NEW for versions, or GOOD..BAD for commits; prints the cost first",
     )
-    search.add_argument("--yes", action="store_true", help="do the search")
+    search.add_argument("--yes", action="store_true", help="do the search (default: only print its cost)")
     search.add_argument("--cell", metavar="SERIES", help="the failing series (default: the worst)")
     search.add_argument(
         "--step",
@@ -148,8 +158,8 @@ def _night_options(parser: argparse._ArgumentGroup) -> None:
         "--margin",
         type=_above_zero,
         metavar="X",
-        help="the difference of scores that does not matter, declared in place of the suite's own; what the accepted "
-        "nights hold stands above it",
+        help="difference of scores that does not matter, in place of the suite's; if accepted nights declare another, "
+        "`check` exits with 4 and `baseline accept` needs --change",
     )
 
 

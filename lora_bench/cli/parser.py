@@ -100,7 +100,7 @@ def _add_run(subcommands: Commands) -> None:
     run = add_command(
         subcommands,
         "run",
-        "train every missing run of a suite, then write its report",
+        "train every missing run of a suite, then write its report; after a stop, the same command resumes",
         "lora-bench run quickstart",
         takes="SUITE",
     )
@@ -238,9 +238,7 @@ def _add_report(subcommands: Commands) -> None:
     report.what.add_argument(
         "--as", dest="role", metavar="MODEL", help="the table's base model that yours stands in for"
     )
-    report.where.add_argument(
-        "--out", metavar="FOLDER", type=Path, help="folder to write to (default: beside the runs)"
-    )
+    report.where.add_argument("--out", metavar="FOLDER", type=Path, help="folder to write to (default: RUNS itself)")
     report.output.add_argument("--data", action="store_true", help="also write every number as CSV, Parquet and JSON")
     report.output.add_argument(
         "--check", action="store_true", help="write nothing; exit with 1 if a report on disk differs from its records"
@@ -309,7 +307,7 @@ def _how_options(groups: Groups) -> None:
         "--timeout",
         type=_count,
         metavar="SECONDS",
-        help="end a run without progress for so long; 0 never ends one (default: its estimate, at least 30 minutes)",
+        help="end a run that makes no progress for SECONDS; 0: never (default: the run's estimated time, at least 1800)",
     )
     how.add_argument(
         "--no-pack",
@@ -321,7 +319,7 @@ def _how_options(groups: Groups) -> None:
         "--no-cut",
         dest="cut",
         action="store_false",
-        help="compute all relative positions of DeBERTa at every step (default: those that inputs reach)",
+        help="DeBERTa: compute all relative positions at every step (default: only those within the inputs' length)",
     )
     _quiet_option(groups)
 
@@ -345,7 +343,11 @@ def _series_option(groups: Groups) -> None:
 
 def _runs_option(groups: Groups) -> None:
     groups.where.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of SUITE/RUN_ID (default: ./runs)"
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="folder for SUITE/RUN_ID and SUITE/report.md (default: ./runs)",
     )
 
 
@@ -377,7 +379,7 @@ def _permission_options(groups: Groups) -> None:
         action="append",
         default=[],
         metavar="NAME@HASH",
-        help="run this code of the suite, which `plan` lists; it has your rights, so read it first; may be repeated",
+        help="allow this code of the suite, as `plan` lists it; it runs with your rights, so read it first; may be repeated",
     )
 
 

@@ -30,13 +30,17 @@ def add_try(commands: Commands, parse: Parse) -> None:
     tries = add_command(
         commands,
         "try",
-        "compare four methods on a table of yours: write the suite, train within some minutes, and answer",
+        "compare four methods on your own table: write a suite, train for about --minutes, and name the method to take",
         "lora-bench try tickets.csv --text subject --label queue --minutes 10",
         takes="TABLE",
     )
     _options(tries)
     tries.where.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of SUITE/RUN_ID (default: ./runs)"
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="folder for SUITE/RUN_ID and SUITE/report.md (default: ./runs)",
     )
     tries.how.add_argument("--dry-run", action="store_true", help="write the suite and show its plan; train nothing")
     tries.output.add_argument("--quiet", action="store_true", help="print failures and the answer only")
@@ -55,13 +59,17 @@ def add_try(commands: Commands, parse: Parse) -> None:
 
 def _options(groups: Groups) -> None:
     what = groups.what
-    what.add_argument("table", metavar="TABLE", type=Path, help="CSV, TSV, JSONL or Parquet file with a row an example")
+    what.add_argument("table", metavar="TABLE", type=Path, help="CSV, TSV, JSONL or Parquet file, one example a row")
     what.add_argument("--text", metavar="COLUMN", help="column of the text (default: guessed)")
     what.add_argument("--text-pair", metavar="COLUMN", help="column of a second text, for pairs")
     what.add_argument("--label", metavar="COLUMN", help="column of the class or number to predict (default: guessed)")
     what.add_argument("--model", metavar="MODEL", help="base model (default: minilm-l6-roberta, which needs no hub)")
     groups.how.add_argument(
-        "--minutes", type=_minutes, default=DEFAULT_MINUTES, metavar="N", help="time for all runs (default: 10)"
+        "--minutes",
+        type=_minutes,
+        default=DEFAULT_MINUTES,
+        metavar="N",
+        help="minutes that all runs together may take, by estimate (default: 10)",
     )
 
 

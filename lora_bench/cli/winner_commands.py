@@ -26,32 +26,39 @@ def add_winner(commands: Commands) -> None:
     choose = add_command(
         commands,
         "choose",
-        "name the cheapest method that is shown to be no worse than the best by more than a margin",
-        "lora-bench choose runs/quickstart --margin 0.01 --prefer memory",
+        "name the cheapest method shown to lose at most --margin to the best; if none is shown, name the best",
+        "lora-bench choose runs/tickets --margin 0.01 --prefer memory",
+        more="With fewer than 29 seeds the choice of a cheaper method is at most indicative.",
         takes="RUNS",
     )
     _what(choose)
     choose.how.add_argument(
-        "--margin", type=margin, metavar="X", help="loss of score that does not matter (default: the suite's margin)"
+        "--margin",
+        type=margin,
+        metavar="X",
+        help="loss of score that does not matter: 0.01 is one point of accuracy (default: the suite's margin)",
     )
     choose.how.add_argument(
         "--prefer",
         choices=["storage", "memory", "time"],
         default="storage",
         metavar="COST",
-        help="cost to keep small: storage, memory or time of training (default: storage)",
+        help="cost to keep small: storage (the file to ship), memory or time of training (default: storage)",
     )
     choose.parser.set_defaults(command=_choose)
 
     use = add_command(
         commands,
         "use",
-        "show the folder of the winner's weights and the Python lines that load it",
+        "show the folder of the winner's weights and the Python lines that load them",
         "lora-bench use runs/tickets --merge tickets-model",
+        more="The suite must keep weights: `keep_weights: last`, which the suite of `try` has.",
         takes="RUNS [METHOD]",
     )
     _what(use)
-    use.what.add_argument("method", nargs="?", metavar="METHOD", help="method by its label (default: the chosen one)")
+    use.what.add_argument(
+        "method", nargs="?", metavar="METHOD", help="method by its label (default: the one that `choose` names)"
+    )
     use.where.add_argument(
         "--merge", type=Path, metavar="OUT", help="write a plain model folder, with the adapter merged into the base"
     )
@@ -62,11 +69,9 @@ def add_winner(commands: Commands) -> None:
 
 
 def _what(groups: Groups) -> None:
-    groups.what.add_argument(
-        "runs", metavar="RUNS", type=Path, help="folder of a suite's runs, such as runs/quickstart"
-    )
-    groups.what.add_argument("--task", metavar="TASK", help="one task of the runs")
-    groups.what.add_argument("--model", metavar="MODEL", help="one base model of the runs")
+    groups.what.add_argument("runs", metavar="RUNS", type=Path, help="folder of a suite's runs, such as runs/tickets")
+    groups.what.add_argument("--task", metavar="TASK", help="one task, if the runs have several")
+    groups.what.add_argument("--model", metavar="MODEL", help="one base model, if the runs have several")
 
 
 def _choose(arguments: argparse.Namespace) -> int:
