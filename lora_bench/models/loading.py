@@ -9,10 +9,12 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line
+from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import FAMILIES, family_of
 from lora_bench.metrics import Kind
+from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.registry import BaseModel
+from lora_bench.models.safety import read_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,29 +52,62 @@ def load_model(
         LoraBenchError: If it cannot be loaded.
         UnsupportedPair: If the kind is generation and the model writes no text from left to right.
     """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-    from transformers.utils import logging
-
-    automatic = AutoModelForSequenceClassification
+    options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
     if kind == "generation":
         _refuse_encoder(base_model)
-        automatic = AutoModelForCausalLM
-    config = _config(base_model, kind, labels, base_dropout, head_dropout)
-    options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
-    if not base_model.has_weights:
-        with torch.device("meta") if on_meta else contextlib.nullcontext():
-            model = automatic.from_config(config, dtype=torch.float32, **options)
-        return model, head_modules(model, set() if kind == "generation" else _heads_of_other_tasks(model))
-    if on_meta:
-        options["device_map"] = "meta"
+    with in_a_sentence(f"model {base_model.name!r} cannot be loaded: config.json ({_described(base_model)})"):
+        config = _config(base_model, kind, labels, base_dropout, head_dropout)
+        if not base_model.has_weights:
+            model = _drawn(config, kind, on_meta, options)
+            return model, head_modules(model, set() if kind == "generation" else _heads_of_other_tasks(model))
+        if on_meta:
+            options["device_map"] = "meta"
+        model, report = _from_weights(base_model, config, kind, options)
+    lacking = set(report["missing_keys"])
+    other_shapes = {str(key[0]): (tuple(key[1]), tuple(key[2])) for key in report["mismatched_keys"]}
+    _refuse_incomplete(base_model, model, lacking, other_shapes)
+    lacking |= set(other_shapes)
+    if kind != "generation":
+        lacking |= _heads_of_other_tasks(model)
+    return model, head_modules(model, lacking)
+
+
+def _described(base_model: BaseModel) -> str:
+    """Return what a configuration says that its model is: its type, and how its weights are quantised."""
+    quantised = read_config(base_model.name, base_model.folder).get("quantization_config")
+    if not quantised:
+        return base_model.model_type
+    how = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    return f"{base_model.model_type} with weights quantised by {how}; weights in float32, float16 or bfloat16 need no library"
+
+
+def _automatic(kind: Kind) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
+
+
+def _drawn(config: PretrainedConfig, kind: Kind, on_meta: bool, options: dict[str, Any]) -> Any:
+    """Return a model of a shape, whose weights are drawn at random."""
+    import torch
+
+    with torch.device("meta") if on_meta else contextlib.nullcontext():
+        return _automatic(kind).from_config(config, dtype=torch.float32, **options)
+
+
+def _from_weights(
+    base_model: BaseModel, config: PretrainedConfig, kind: Kind, options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Return a model with the weights of its folder, and transformers' report of those that it lacks."""
+    import torch
+    from transformers.utils import logging
+
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # missing weights are expected: they make the head
     logging.disable_progress_bar()
     try:
         # float32 for every checkpoint, so that the frozen weights of all methods and model families are treated alike.
-        model, report = automatic.from_pretrained(
+        model, report = _automatic(kind).from_pretrained(
             base_model.folder,
             config=config,
             dtype=torch.float32,
@@ -83,15 +118,36 @@ def load_model(
             ignore_mismatched_sizes=kind != "generation",
             **options,
         )
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        first = first_line(error)
-        raise LoraBenchError(f"model {base_model.name!r} cannot be loaded: {first}") from None
     finally:
         logging.set_verbosity(verbosity)
-    lacking = set(report["missing_keys"]) | {str(key[0]) for key in report["mismatched_keys"]}
-    if kind != "generation":
-        lacking |= _heads_of_other_tasks(model)
-    return model, head_modules(model, lacking)
+    return model, report
+
+
+def _refuse_incomplete(
+    base_model: BaseModel,
+    model: PreTrainedModel,
+    lacking: set[str],
+    other_shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+) -> None:
+    """Refuse a folder whose weights are not all of the base model: what lacks would be drawn at random, as a head is.
+
+    A pooler may lack. Some heads read it, and a model that was pretrained without it has none.
+    """
+    base = f"{model.base_model_prefix}."
+    needed = [name for name, _ in model.named_parameters() if name.startswith(base) and ".pooler." not in name]
+    absent = [name for name in needed if name in lacking]
+    if absent:
+        raise LoraBenchError(
+            f"model {base_model.name!r} cannot be loaded: its weights lack {len(absent):,} of the {len(needed):,} that its "
+            f"config.json ({base_model.model_type}) needs, such as {absent[0]}"
+        )
+    misshapen = [name for name in needed if name in other_shapes]
+    if misshapen:
+        found, said = other_shapes[misshapen[0]]
+        raise LoraBenchError(
+            f"model {base_model.name!r} cannot be loaded: its config.json gives {misshapen[0]} the shape {said}, and its "
+            f"weights have {found}"
+        )
 
 
 def _config(
@@ -104,6 +160,8 @@ def _config(
         problem = "regression" if kind == "regression" else "single_label_classification"
         options = {"num_labels": max(1, labels), "problem_type": problem}
     config = AutoConfig.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code, **options)
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        raise ValueError("it does not say the decoder_start_token_id with which its decoder begins")
     for name, value in config.to_dict().items():
         if base_dropout is not None and BASE_DROPOUTS.fullmatch(name) and isinstance(value, int | float):
             setattr(config, name, base_dropout)
@@ -141,15 +199,13 @@ def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
     from lora_bench.models.sentencepiece import check_readable, normalise_as_trained
 
     # For a folder without a tokenizer, transformers makes an empty one of the model's class.
-    if not any(path for pattern in TOKENIZER_FILES for path in base_model.folder.glob(pattern)):
+    files = sorted({path.name for pattern in TOKENIZER_FILES for path in base_model.folder.glob(pattern)})
+    if not files:
         raise LoraBenchError(f"model {base_model.name!r} has no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
     check_readable(base_model.name, base_model.folder)
-    try:
+    with in_a_sentence(f"model {base_model.name!r} has no tokenizer that can be loaded ({', '.join(files)})"):
         tokenizer = AutoTokenizer.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        first = first_line(error)
-        raise LoraBenchError(f"model {base_model.name!r} has no tokenizer that can be loaded: {first}") from None
-    normalise_as_trained(tokenizer, base_model.folder)
+        normalise_as_trained(tokenizer, base_model.folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:

@@ -21,6 +21,7 @@ from lora_bench.models.safety import (
     as_safetensors,
     check_code,
     check_files,
+    check_type,
     check_weights,
     pickles,
     read_config,
@@ -211,6 +212,7 @@ def _base_model(
         raise LoraBenchError(f"model {name!r}: the folder has no config.json, so it is not a Hugging Face model")
     config = read_config(name, folder)
     check_code(name, folder, config, trusted=trusted)
+    model_type = check_type(name, config, trusted=trusted)
     check_weights(name, folder, config)
     warnings: tuple[str, ...] = ()
     if trusted:
@@ -225,15 +227,13 @@ def _base_model(
             )
         folder = as_safetensors(name, folder)
         warnings += (f"the weights of {name} were read from a pickle, allowed by --allow-pickle",)
-    if not isinstance(config.get("model_type"), str) or not config["model_type"]:
-        raise LoraBenchError(f"model {name!r}: its config.json has no model_type")
     return BaseModel(
         name=name,
         shown=shown,
         folder=folder,
         sha256=sha256 or _hash_of_files(folder),
         revision=revision,
-        model_type=config["model_type"],
+        model_type=model_type,
         remote_code=trusted,
         warnings=warnings,
     )

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lora_bench.errors import LoraBenchError, first_line
+from lora_bench.errors import SHOWN_CHARACTERS, LoraBenchError, did_you_mean, first_line
+from lora_bench.families import FAMILIES
+from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.regular_files import MIB, read_regular
 
@@ -24,6 +28,8 @@ MAX_CONFIG_BYTES = 16 * MIB
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Files that a user may allow: the form in which transformers wrote weights before safetensors, and its parts.
 PICKLED_WEIGHTS, PICKLED_INDEX = "pytorch_model*.bin", "pytorch_model.bin.index.json"
+# Numbers of a configuration that say how many layers and positions a model has.
+_LAYERS, _POSITIONS = re.compile(r"(.*_)?layers?"), re.compile(r"max_position_embeddings|n_positions")
 # Before this release torch's restricted reader could be made to write outside its buffers (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 
@@ -41,6 +47,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(read_regular(folder / "config.json", MAX_CONFIG_BYTES).decode("utf-8"))
+        content_hash(config)  # refuses numbers and characters that no JSON file can hold
     except (OSError, ValueError, RecursionError) as error:
         raise LoraBenchError(f"model {name!r}: its config.json cannot be read: {error}") from None
     if not isinstance(config, dict):
@@ -79,7 +86,8 @@ def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
         config: Its configuration.
 
     Raises:
-        LoraBenchError: If its configuration names a file of weights, or an index of safetensors names another kind of file.
+        LoraBenchError: If its configuration names a file of weights, an index of safetensors names another kind of file, or a
+            file of safetensors is incomplete.
     """
     if config.get("transformers_weights") is not None:
         raise LoraBenchError(
@@ -97,6 +105,29 @@ def check_weights(name: str, folder: Path, config: dict[str, Any]) -> None:
                 raise LoraBenchError(
                     f"model {name!r}: {index.name} names {shard!r}, and may only name files beside it that end in .safetensors"
                 )
+
+    sizes = [size for path in sorted(folder.glob("*.safetensors")) for size in _tensor_sizes(name, path)]
+    for key, value in config.items():
+        # Layers and positions that are only shapes take time too: a million of them are hours of counting.
+        most = len(sizes) if _LAYERS.fullmatch(key) else sum(sizes) if _POSITIONS.fullmatch(key) else None
+        if sizes and most is not None and isinstance(value, int) and value > most:
+            raise LoraBenchError(
+                f"model {name!r}: its config.json has {key} {value:,}, and its weights are {len(sizes):,} tensors of "
+                f"{sum(sizes):,} numbers"
+            )
+
+
+def _tensor_sizes(name: str, path: Path) -> list[int]:
+    """Return the sizes of the tensors in a file of safetensors; only its header is read, and compared with its size."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return [math.prod(file.get_slice(key).get_shape()) for key in file.keys()]  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError) as error:
+        raise LoraBenchError(
+            f"model {name!r}: {path.name} is not a complete safetensors file: {first_line(error)}"
+        ) from None
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -153,6 +184,30 @@ def _object(path: Path) -> dict[str, Any]:
 def _code(config: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the classes that a configuration takes from files beside it."""
     return [(key, value) for name in ("auto_map", "custom_pipelines") for key, value in _texts(config.get(name), name)]
+
+
+def check_type(name: str, config: dict[str, Any], *, trusted: bool) -> str:
+    """Return the `model_type` of a configuration.
+
+    Args:
+        name: Its name in the suite.
+        config: Its configuration.
+        trusted: True if code of its own may define a type that transformers lacks.
+
+    Raises:
+        LoraBenchError: If transformers has no such type, with those that every method adapts.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        raise LoraBenchError(f"model {name!r}: its config.json has no model_type")
+    if not trusted and not _is_known(model_type):
+        known = [known for family in FAMILIES for known in family.model_types]
+        shown = model_type if len(model_type) <= SHOWN_CHARACTERS else f"{model_type[:SHOWN_CHARACTERS]}…"
+        raise LoraBenchError(
+            f"model {name!r}: its config.json has the model_type {shown!r}, which transformers {version('transformers')} does "
+            f"not know{did_you_mean(model_type, known)} (types that methods adapt: {', '.join(known)})"
+        )
+    return model_type
 
 
 def _is_known(model_type: str) -> bool:

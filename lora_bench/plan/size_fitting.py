@@ -10,31 +10,60 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import psutil
 
 from lora_bench.documents import Strict
-from lora_bench.errors import BudgetUnreachable, UnsupportedPair
+from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair
 from lora_bench.methods import Method, with_size
 from lora_bench.metrics import Kind
+from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.budget import Budget, fit_size
 from lora_bench.records.record import CountedParameters
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
+from lora_bench.util.regular_files import MIB
 from lora_bench.util.sealed_json import keep, kept_as
 from lora_bench.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Sizes up to this one are counted at once: their weights take some MB a layer at most.
+LARGE_SIZE = 4096
+BYTES_PER_WEIGHT = 4
+# What models that look positions up call their table.
+POSITION_TABLES = ("position_embeddings", "wpe")
+
+
+def installed_bytes() -> int:
+    """Return the memory of this machine, free or not."""
+    return int(psutil.virtual_memory().total)
 
 
 class ModelShape(Strict):
     """Facts of a base model for estimates: weights that multiply every token, layers and width.
 
     These weights include the output vocabulary of a causal model, whether or not it shares it with its input.
+
+    Args:
+        multiplied: Weights that multiply every token.
+        layers: Number of layers.
+        width: Width of a token's vector.
+        vocabulary: Tokens that it can look up.
+        positions: Tokens of the longest input, or None for any length.
     """
 
     multiplied: int
     layers: int
     width: int
+    vocabulary: int
+    positions: int | None
 
 
 class MethodFit(Strict):
@@ -83,7 +112,7 @@ def fit_method(
             "options": method.model_dump(),
             "target": budget.parameter_target if method.size is not None else None,
             "tolerance": budget.tolerance,
-            "shape": 2,  # version of the cached content
+            "shape": 3,  # version of the cached content
             "versions": _versions(),
         }
     )
@@ -118,31 +147,70 @@ def _kept_or_counted(
         progress(f"counting {method.name} on {base_model.name}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # warnings of one library about another
-        fit = _count(method, base_model, kind, labels, budget)
+        fit = count_method(method, base_model, kind, labels, budget)
     if is_kept and fit.reason is None:
         keep(path, fit.model_dump(mode="json"))
     return fit
 
 
-def _count(method: Method, base_model: BaseModel, kind: Kind, labels: int, budget: Budget) -> MethodFit:
-    from lora_bench.training.measure.counters import count_parameters
-
-    def counted(candidate: Method) -> CountedParameters:
-        model, head = load_model(base_model, kind=kind, labels=labels, on_meta=True)
-        total = sum(weight.numel() for weight in model.parameters())
-        return count_parameters(candidate.apply(model, head=head), head=head, total=total)
-
+def count_method(method: Method, base_model: BaseModel, kind: Kind, labels: int, budget: Budget) -> MethodFit:
+    """Count a method on a base model as `fit_method` does, without the cache."""
+    counting = _Counting(base_model, kind, labels)
     size: int | None = None
     try:
         if method.size is not None and budget.parameter_target is not None:
             axis, target = budget.parameter_target
             size = fit_size(
-                lambda candidate: counted(with_size(method, candidate)).on(axis), target, budget.tolerance, axis
+                lambda candidate: counting.of(with_size(method, candidate)).on(axis), target, budget.tolerance, axis
             ).size
             method = with_size(method, size)
-        return MethodFit(size=size, parameters=counted(method), shape=_shape(base_model, kind, labels), reason=None)
+        return MethodFit(size=size, parameters=counting.of(method), shape=counting.shape(), reason=None)
     except (UnsupportedPair, BudgetUnreachable) as reason:
         return MethodFit(size=None, parameters=None, shape=None, reason=str(reason))
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """Counts methods on a base model that has shapes and no weights."""
+
+    base_model: BaseModel
+    kind: Kind
+    labels: int
+
+    def of(self, method: Method) -> CountedParameters:
+        """Count a method.
+
+        Raises:
+            LoraBenchError: If it is too large for this machine, or a library fails on it.
+        """
+        if method.size is not None and getattr(method, method.size) > LARGE_SIZE:
+            self._refuse_beyond_memory(method)
+        return self._counted(method)
+
+    def _counted(self, method: Method) -> CountedParameters:
+        from lora_bench.training.measure.counters import count_parameters
+
+        model, head = load_model(self.base_model, kind=self.kind, labels=self.labels, on_meta=True)
+        total = sum(weight.numel() for weight in model.parameters())
+        with in_a_sentence(f"{method.name} cannot be put on model {self.base_model.name!r}"):
+            return count_parameters(method.apply(model, head=head), head=head, total=total)
+
+    def _refuse_beyond_memory(self, method: Method) -> None:
+        """Refuse a size whose weights alone take more memory than there is: libraries make them before they are counted."""
+        one, two = (self._counted(with_size(method, size)).adapter for size in (1, 2))
+        size = getattr(method, str(method.size))
+        expected = one + (two - one) * (size - 1)
+        memory = installed_bytes()
+        if expected * BYTES_PER_WEIGHT > memory:
+            raise LoraBenchError(
+                f"{method.name} with {method.size} {size:,} comes to about {expected:,} parameters on model "
+                f"{self.base_model.name!r}: more than the {memory / MIB:,.0f} MiB of memory of this machine can hold"
+            )
+
+    def shape(self) -> ModelShape:
+        """Return the shape of the base model."""
+        with in_a_sentence(f"model {self.base_model.name!r} has a shape that cannot be read from its config.json"):
+            return _shape(self.base_model, self.kind, self.labels)
 
 
 def _shape(base_model: BaseModel, kind: Kind, labels: int) -> ModelShape:
@@ -163,4 +231,17 @@ def _shape(base_model: BaseModel, kind: Kind, labels: int) -> ModelShape:
         multiplied=sum(weight.numel() for weight in model.parameters()) - looked_up,
         layers=config.num_hidden_layers,
         width=config.hidden_size,
+        vocabulary=model.get_input_embeddings().weight.shape[0],
+        positions=_positions(model),
     )
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """Return the length of the longest input that a table of positions has rows for."""
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".")[-1] in POSITION_TABLES:
+            # RoBERTa counts from the row after that of padding.
+            return int(module.num_embeddings) - (0 if module.padding_idx is None else int(module.padding_idx) + 1)
+    return None

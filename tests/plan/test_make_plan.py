@@ -25,13 +25,13 @@ def _own_place(tmp_path, monkeypatch):
 def counted(monkeypatch):
     """The methods that were counted, in order."""
     names = []
-    count = fitting._count
+    count = fitting.count_method
 
     def noted(method, *rest):
         names.append(method.name)
         return count(method, *rest)
 
-    monkeypatch.setattr(fitting, "_count", noted)
+    monkeypatch.setattr(fitting, "count_method", noted)
     return names
 
 
