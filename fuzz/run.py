@@ -55,11 +55,16 @@ def seeds(name: str) -> list[bytes]:
         "published": ["baselines/*/published.csv"],
         "work": [],
         "data": [],
+        "config": [],
     }
     files = [path for pattern in patterns[name] for path in sorted(root.glob(pattern))][:20]
     found = [path.read_bytes() for path in files]
     if name == "work":
         found = [prepared()]
+    if name == "config":
+        from fuzz.targets import good_config
+
+        found = [good_config()]
     if name == "data":
         contents = (
             b"text,label\na,b\n",

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
@@ -27,6 +28,9 @@ from lora_bench.suite.probe_suite import load_probe_suite
 from lora_bench.tasks import task_from_document
 from lora_bench.tasks.files import read_bytes
 from lora_bench.tasks.source_tables import FORMATS, Layout
+
+if TYPE_CHECKING:
+    from transformers import RobertaConfig
 
 SECONDS = 20.0
 
@@ -126,6 +130,45 @@ def data(raw: bytes) -> None:
     read_bytes(raw[1:], f"train.{chosen}", layout)
 
 
+@functools.cache
+def _model_folder() -> tempfile.TemporaryDirectory[str]:
+    """The folder of a tiny RoBERTa."""
+    from transformers import RobertaModel
+
+    folder = tempfile.TemporaryDirectory(prefix="fuzz-model-")
+    RobertaModel(_roberta(), add_pooling_layer=False).save_pretrained(folder.name)
+    return folder
+
+
+def _roberta() -> RobertaConfig:
+    from transformers import RobertaConfig
+
+    return RobertaConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=64, pad_token_id=1,
+    )  # fmt: skip
+
+
+def good_config() -> bytes:
+    """The configuration that fits the weights beside a fuzzed one, with every default written out."""
+    return _roberta().to_json_string(use_diff=False).encode()
+
+
+def config(raw: bytes) -> None:
+    """A base model's configuration, beside the weights of a RoBERTa, as far as a plan looks at it."""
+    from lora_bench.methods import known_methods
+    from lora_bench.models.registry import find_model
+    from lora_bench.plan.size_fitting import count_method
+    from lora_bench.records.budget import Budget
+
+    folder = Path(_model_folder().name)
+    (folder / "config.json").write_bytes(raw)
+    before = {path.name for path in folder.iterdir()}
+    base_model = find_model(folder.name, base=folder.parent)
+    count_method(known_methods()["lora"](), base_model, "classification", 2, Budget(train_examples=16))
+    assert {path.name for path in folder.iterdir()} == before, "files were written beside the weights"
+
+
 TARGETS: dict[str, Target] = {
     "suite": suite,
     "probe-suite": probe_suite,
@@ -135,4 +178,5 @@ TARGETS: dict[str, Target] = {
     "work": work,
     "published": published,
     "data": data,
+    "config": config,
 }

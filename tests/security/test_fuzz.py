@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz import run
-from fuzz.targets import TARGETS, harmless
+from fuzz.targets import TARGETS, good_config, harmless
 from lora_bench.documents import read_yaml
 from tests.probe.records import probe_record
 from tests.probe.suites import SUITE as PROBES
@@ -150,6 +150,7 @@ def originals(tmp_path_factory):
         ],
         "probe": [probe_record("lora", 0).model_dump(mode="json", by_alias=True)],
         "work": list(map(json.loads, run.seeds("work"))),
+        "config": [json.loads(good_config())],
     }
     as_text = {name: run.seeds(name) or list(map(as_bytes, as_data.get(name, []))) for name in TARGETS}
     return as_data, as_text
@@ -167,7 +168,7 @@ def test_what_is_good_is_read(originals, name):
     assert any(read)
 
 
-@pytest.mark.parametrize("name", ["suite", "probe-suite", "task", "record", "probe", "work"])
+@pytest.mark.parametrize("name", ["suite", "probe-suite", "task", "record", "probe", "work", "config"])
 def test_changed_data_are_read_or_refused(originals, name):
     @fuzzed
     @given(changed(originals[0][name]).map(as_bytes))
