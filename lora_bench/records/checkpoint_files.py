@@ -62,30 +62,40 @@ def write_checkpoint(folder: Path, step: int, files: Mapping[str, bytes]) -> Pat
 
 
 def newest_checkpoint(
-    folder: Path, say: Callable[[str], None], needed: Collection[str] = ()
+    folder: Path,
+    say: Callable[[str], None],
+    needed: Collection[str] = (),
+    foreign: Callable[[Mapping[str, bytes]], str | None] = lambda files: None,
 ) -> tuple[Path, dict[str, bytes]] | None:
     """Return the folder and files of the newest checkpoint that matches its manifest, or None.
 
-    Leftovers of an interrupted writer are removed; a damaged checkpoint is moved to the quarantine beside *folder*.
+    Leftovers of an interrupted writer are removed. A damaged or foreign checkpoint is moved to the quarantine beside *folder*,
+    since it would otherwise count as one of those that are kept.
 
     Args:
         folder: Folder of the checkpoints.
-        say: Called with a sentence for each damaged checkpoint.
+        say: Called with a sentence for each damaged or foreign checkpoint, which says what the run resumes from.
         needed: Files that every checkpoint of a run has, whatever its manifest lists.
+        foreign: Returns the reason why the files of a checkpoint belong to another run, or None.
     """
+    passed_over: list[str] = []
+    found: tuple[Path, dict[str, bytes]] | None = None
     for path in _newest_first(folder):
         if not (path / MANIFEST).is_file():
             remove_tree(path)
             continue
         files, damage = _read(path, needed)
-        if damage is None:
-            return path, files
-        place = quarantine(path, f"{path.name}: {damage}", folder.parent / QUARANTINE)
+        reason = f"was damaged ({damage})" if damage is not None else foreign(files)
+        if reason is None:
+            found = path, files
+            break
+        place = quarantine(path, f"{path.name}: {damage or reason}", folder.parent / QUARANTINE)
         where = f"{QUARANTINE}/{place.parent.name}" if place is not None else QUARANTINE
-        say(
-            f"the checkpoint {path.name} was damaged ({damage}) and moved to {where}; the run resumed from the one before"
-        )
-    return None
+        passed_over.append(f"the checkpoint {path.name} {reason} and was moved to {where}")
+    resumes = f"the run resumed from {found[0].name}" if found is not None else "the run began anew"
+    for said in passed_over:
+        say(f"{said}; {resumes}")
+    return found
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -353,7 +353,8 @@ class KeepCheckpoints(TrainerCallback):
         weights = best.weights if best is not None else None
         with self.measure.left_out():
             folder = self.folder if writes else None
-            save_checkpoint(folder, step, model, optimizer, lr_scheduler, progress, best=weights)
+            run_id = self.folder.parent.name
+            save_checkpoint(folder, step, model, optimizer, lr_scheduler, progress, best=weights, run_id=run_id)
         self._last = time.monotonic()
 
 

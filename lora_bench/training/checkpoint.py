@@ -8,7 +8,7 @@ functions of (seed, epoch) and (seed, step).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,9 @@ def save_checkpoint(
     progress: dict[str, Any],
     *,
     best: dict[str, Tensor] | None = None,
+    run_id: str | None = None,
 ) -> None:
-    """Write a checkpoint after *step*, and keep the previous one. Without a folder, only gather the tensors."""
+    """Write a checkpoint of a run after *step*, and keep the previous one. Without a folder, only gather the tensors."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, dict[str, Any]] = {}
@@ -110,6 +111,7 @@ def save_checkpoint(
     rest = {
         "format": FORMAT,
         "step": step,
+        "run_id": run_id,
         "param_groups": state["param_groups"],
         "scalars": scalars,
         "schedule": schedule.state_dict(),
@@ -129,14 +131,23 @@ def _say_nothing(message: str) -> None:
     return
 
 
-def latest_checkpoint(folder: Path, say: Callable[[str], None] = _say_nothing) -> Checkpoint | None:
-    """Return the newest undamaged checkpoint, or None.
+def latest_checkpoint(
+    folder: Path, say: Callable[[str], None] = _say_nothing, run_id: str | None = None
+) -> Checkpoint | None:
+    """Return the newest undamaged checkpoint of a run, or None.
 
     Args:
         folder: Folder of the checkpoints.
-        say: Called with a sentence for each damaged checkpoint, and for one that a newer lora_bench wrote.
+        say: Called with a sentence for each damaged or foreign checkpoint, and for one that a newer lora_bench wrote.
+        run_id: The run that resumes; None for the checkpoint of any run.
     """
-    found = newest_checkpoint(folder, say, needed=(WEIGHTS, OPTIMIZER, STATE))
+
+    def foreign(files: Mapping[str, bytes]) -> str | None:
+        # None in what earlier releases wrote.
+        theirs = json.loads(files[STATE]).get("run_id")
+        return f"belongs to run {theirs}" if None not in (theirs, run_id) and theirs != run_id else None
+
+    found = newest_checkpoint(folder, say, (WEIGHTS, OPTIMIZER, STATE), foreign)
     if found is None:
         return None
     path, files = found

@@ -176,7 +176,7 @@ def prepare(
 
 def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint | None:
     """Return the checkpoint that a run resumes from, and record that it resumes."""
-    find = partial(latest_checkpoint, job.folder.checkpoints, facts.warnings.append)
+    find = partial(latest_checkpoint, job.folder.checkpoints, facts.warnings.append, job.run_id)
     checkpoint = find() if rank is None else rank.after_first(find)
     facts.resumed = checkpoint is not None
     if checkpoint is not None:

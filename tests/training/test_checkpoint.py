@@ -105,6 +105,7 @@ def test_any_damaged_file_sends_a_checkpoint_to_the_quarantine_and_the_one_befor
             assert said == [] and names(run) == ["checkpoint"]
             continue
         assert name in said[0] and "step-00000002" in said[0] and "quarantine/1" in said[0]
+        assert said[0].endswith("; the run resumed from step-00000001")
         assert names(run / "quarantine" / "1") == ["reason.txt", "step-00000002"]
         assert name in (run / "quarantine" / "1" / "reason.txt").read_text()
         assert len(names(run / "quarantine" / "1" / "step-00000002")) == len(FILES) - (damage is None)
@@ -118,6 +119,28 @@ def test_where_no_checkpoint_is_whole_the_run_begins_anew(tmp_path):
     said = []
     assert latest_checkpoint(tmp_path / "checkpoint", said.append) is None
     assert len(said) == 2 and names(tmp_path / "quarantine") == ["1", "2"]
+    assert all(one.endswith("; the run began anew") for one in said)
+
+
+def test_a_checkpoint_of_another_run_is_passed_over(tmp_path):
+    """Its weights have other names: to load them would end the run."""
+    save_checkpoint(tmp_path / "checkpoint", 1, *trained_for(1), {}, run_id="mine")
+    save_checkpoint(tmp_path / "checkpoint", 2, *trained_for(2), {}, run_id="theirs")
+    said = []
+    assert latest_checkpoint(tmp_path / "checkpoint", said.append, "mine").step == 1
+    assert said == [
+        "the checkpoint step-00000002 belongs to run theirs and was moved to quarantine/1; the run resumed from step-00000001"
+    ]
+    # Another run's would else count as one of the two that are kept, and take the place of this run's own.
+    assert names(tmp_path / "checkpoint") == ["step-00000001"]
+    assert latest_checkpoint(tmp_path / "checkpoint", said.append, "third") is None
+    assert said[-1].endswith("belongs to run mine and was moved to quarantine/2; the run began anew")
+
+
+def test_a_checkpoint_that_names_no_run_is_any_runs(tmp_path):
+    """Earlier releases wrote none."""
+    save_checkpoint(tmp_path / "checkpoint", 1, *trained_for(1), {})
+    assert latest_checkpoint(tmp_path / "checkpoint", run_id="mine").step == 1
 
 
 def test_a_manifest_names_nothing_outside_of_its_checkpoint(tmp_path):
