@@ -155,6 +155,7 @@ def run_suite(
                 break
             if not taken:
                 _check_company(wanted, folder)
+                _say_lost(plan, options, shown)
             taken.update(cell.job.run_id for cell in wanted)
             reach("suite.planned")
             work = _begun(plan, wanted, folder, shown, options, cluster)
@@ -186,6 +187,23 @@ def _put_damage_aside(plan: Plan, shown: Display) -> bool:
     for said in damaged:
         shown.say(f"warning: {said}")
     return bool(damaged)
+
+
+def _say_lost(plan: Plan, options: RunOptions, shown: Display) -> None:
+    """Say which predictions are gone, by which scores lack intervals over items; with `--retry` they are made again."""
+    lost = [path for cell in plan.cells if (path := _lost(cell)) is not None]
+    if lost and not options.retry:
+        beside = f" and {len(lost) - 1} more are" if len(lost) > 1 else " is"
+        shown.say(
+            f"warning: {lost[0]}{beside} gone, so the report lacks intervals over the test items; --retry makes them again"
+        )
+
+
+def _lost(cell: Cell) -> Path | None:
+    """Return the predictions of a reported run that are gone; those of a trial have had their use."""
+    if cell.record is None or cell.trial:
+        return None
+    return cell.job.folder.lost_predictions(cell.record)
 
 
 def _held(plan: Plan, taken: Collection[str]) -> set[str]:
@@ -289,7 +307,7 @@ def _wanted(plan: Plan, options: RunOptions, taken: Collection[str]) -> list[Cel
         and (
             is_done_again(cell.record)
             or cell.job.run_id in plan.untried
-            or (options.retry and cell.record.status in RETRIED)
+            or (options.retry and (cell.record.status in RETRIED or _lost(cell) is not None))
         )
     ]
     return [

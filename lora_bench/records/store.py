@@ -105,9 +105,25 @@ class RunFolder:
         if path.is_symlink() and not path.exists():
             raise LoraBenchError(f"{path} is a dangling link; remove it, and the same command trains the run")
         try:
-            return read_record(path) if path.is_file() else None
+            return self._own_record() if path.is_file() else None
         except (DamagedRecord, MissingRecord):
             return None
+
+    def _own_record(self) -> Record:
+        """Read the record, which must be of this run: its id names the folder, and is the hash of its spec.
+
+        Raises:
+            BadInput: As `read_record` does.
+            DamagedRecord: Also if it is another run's, however whole.
+        """
+        path = self.path / RECORD
+        record = read_record(path)
+        if record.run_id != self.path.name:
+            raise DamagedRecord([Fault(f"is the record of another run, {record.run_id}", file=str(path))])
+        if record.spec.run_id != record.run_id:
+            message = f"has the spec of another run, {record.spec.run_id}"
+            raise DamagedRecord([Fault(message, file=str(path))])
+        return record
 
     def damage(self, known: Record | None = None) -> str | None:
         """Describe the damage of the record, or of the predictions it names, in a line; None without damage.
@@ -118,7 +134,7 @@ class RunFolder:
         try:
             if known is None and not (self.path / RECORD).is_file():
                 return None
-            named = (known or read_record(self.path / RECORD)).predictions
+            named = (known or self._own_record()).predictions
         except DamagedRecord as error:
             return str(error)
         except MissingRecord:
@@ -129,6 +145,14 @@ class RunFolder:
         content = _content(self.path / named.file)
         changed = content is not None and hashlib.sha256(content).hexdigest() != named.sha256
         return f"{self.path / named.file} does not match its record" if changed else None
+
+    def lost_predictions(self, record: Record) -> Path | None:
+        """Return the file that a record names for its predictions or completions if it is gone."""
+        named = record.predictions
+        if named is None or named.file not in (PREDICTIONS, COMPLETIONS):
+            return None
+        path = self.path / named.file
+        return None if path.exists() or path.is_symlink() else path
 
     def put_damage_aside(self, known: Record | None = None) -> str | None:
         """Move a damaged record, or damaged predictions, to the quarantine, so that the run is repeated.
@@ -166,7 +190,7 @@ class RunFolder:
         path = self.path / RECORD
         while not write_once(path, sealed(record)):
             try:
-                return read_record(path)
+                return self._own_record()
             except DamagedRecord as error:
                 quarantine(path, str(error), self.path / QUARANTINE)
             except MissingRecord:

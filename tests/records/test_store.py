@@ -43,7 +43,7 @@ def test_a_record_reads_back_as_it_was(tmp_path):
 
 
 def test_the_first_record_stands(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = RunFolder(tmp_path / a_record().run_id)
     first = folder.publish(a_record(scores={"accuracy": 0.5}))
     second = folder.publish(a_record(scores={"accuracy": 0.9}))
     assert second == first
@@ -255,10 +255,30 @@ def test_a_record_that_another_process_puts_aside_while_it_is_read_is_none(tmp_p
     assert folder.record() == record
 
 
-def test_predictions_that_somebody_removed_are_no_damage(tmp_path):
-    folder, _, _ = with_predictions(tmp_path)
+def test_a_whole_record_of_another_run_is_not_taken_for_the_runs_own(tmp_path):
+    """It was copied into the folder, or its id or spec was edited and sealed again."""
+    mine, other = made(seed=0), made(seed=1)
+    folder = RunFolder(tmp_path / mine.run_id)
+    folder.publish(mine)
+    for foreign, words in (
+        (other, f"is the record of another run, {other.run_id}"),
+        (other.model_copy(update={"run_id": mine.run_id}), f"has the spec of another run, {other.run_id}"),
+    ):
+        folder.renew(foreign)
+        assert folder.record() is None and words in folder.damage()
+        assert "quarantine" in folder.put_damage_aside()
+        assert folder.publish(mine) == mine and folder.record() == mine and folder.damage() is None
+        # Nor does it stand in the way of one that is published.
+        folder.renew(foreign)
+        assert folder.publish(mine) == mine and folder.record() == mine
+
+
+def test_predictions_that_were_deleted_are_lost_and_no_damage(tmp_path):
+    folder, record, _ = with_predictions(tmp_path)
+    assert folder.lost_predictions(record) is None
     (folder.path / "predictions.json").unlink()
-    assert folder.damage() is None
+    assert folder.damage() is None and folder.lost_predictions(record) == folder.path / "predictions.json"
+    assert folder.lost_predictions(record.model_copy(update={"predictions": None})) is None
 
 
 def test_a_record_moves_no_file_but_its_own(tmp_path):
