@@ -268,8 +268,15 @@ def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any) -> 
         message = f"unknown key{did_you_mean(str(key[-1]), _keys(model, detail['loc'][:-1]))}"
     elif kind == "value_error":
         message = str(detail["ctx"]["error"])
+    elif kind in ("too_short", "too_long"):
+        bound, number = ("at least", "min_length") if kind == "too_short" else ("at most", "max_length")
+        given_number = detail["ctx"]["actual_length"]
+        message = f"must have {bound} {_entries(detail['ctx'][number])}, got {given_number}"
+    elif not detail["msg"].startswith("Input should be "):
+        message = f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {_shown(given)}"
     else:
         expected = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+        expected = {"array": "a list", "object": "a mapping"}.get(expected, expected)
         shown = (
             _shown(given)
             if not isinstance(given, dict | list)
@@ -279,6 +286,10 @@ def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any) -> 
         )
         message = f"must be {expected}, got {shown} ({type(given).__name__})"
     return document.fault(key, message)
+
+
+def _entries(number: int) -> str:
+    return "1 entry" if number == 1 else f"{number} entries"
 
 
 def _keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:

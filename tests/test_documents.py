@@ -1,6 +1,7 @@
 """YAML is read strictly: every fault with its file, line and key, and all at once."""
 
 import pytest
+from pydantic import Field
 
 from lora_bench.documents import Strict, dotted, read_yaml, validate
 from lora_bench.errors import BadInput
@@ -87,3 +88,23 @@ def test_a_file_that_is_not_there_or_no_text_is_bad_input(tmp_path):
 def test_keys_are_written_as_people_write_them():
     assert dotted(("methods", 1, "rank")) == "methods[1].rank"
     assert dotted(()) == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("names: []", "names: must have at least 1 entry, got 0"),
+        ("names: [a, b, c]", "names: must have at most 2 entries, got 3"),
+        ("names: a", "names: must be a list, got 'a' (str)"),
+        ("names: [a]\nword: x1", "word: string should match pattern '^[a-z]$', got 'x1'"),
+    ],
+)
+def test_a_length_or_a_pattern_that_does_not_fit_is_said_in_words(tmp_path, data, said):
+    class Lists(Strict):
+        names: tuple[str, ...] = Field(min_length=1, max_length=2)
+        word: str = Field("x", pattern="^[a-z]$")
+
+    (tmp_path / "lists.yaml").write_text(data)
+    with pytest.raises(BadInput) as error:
+        validate(Lists, read_yaml(tmp_path / "lists.yaml"))
+    assert str(error.value).endswith(said)

@@ -11,6 +11,7 @@ where an input in several rows is one example.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,6 +105,8 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
         raise BadInput(faults)
     dealt = _dealt(task, parts, whole_train)
     faults += _empty_splits(dealt, tables, parts)
+    if task.kind == "regression":
+        faults += _constant_splits(dealt, tables, parts)
     if faults:
         raise BadInput(faults)
     splits = {
@@ -268,6 +271,17 @@ def _empty_splits(
             yield tables[part].fault(f"leaves the split {split} without any example ({count:,} rows with a label)")
 
 
+def _constant_splits(
+    dealt: Mapping[str, Examples], tables: Mapping[str, Table], parts: Mapping[str, Examples]
+) -> Iterator[Fault]:
+    """Return a fault for each split whose labels are all the same: nothing correlates with them, so no run has a score."""
+    for split, examples in dealt.items():
+        if len(examples.labels) > 1 and len(set(examples.labels)) == 1:
+            part = split if split in parts else "all" if "all" in parts else "train"
+            count = len(examples.labels)
+            yield tables[part].fault(f"gives all {count:,} examples of {split} the label {examples.labels[0]:g}")
+
+
 def _told(examples: Examples, split: str) -> Examples:
     """Return examples of generation: in `train` one for each text to write, elsewhere one for each distinct input."""
     if split == "train":
@@ -312,6 +326,10 @@ def _warnings(
     unseen = [label for index, label in enumerate(labels) if index not in set(splits["train"].labels)]
     if unseen:
         yield f"no training example has the label {', '.join(map(repr, unseen))}"
+    counts = Counter(index for split in splits.values() for index in split.labels) if labels else Counter()
+    single = [label for index, label in enumerate(labels) if counts[index] == 1]
+    if single:
+        yield f"only one example in all splits has the label {', '.join(map(repr, single))}"
     for part, table in tables.items():
         empty = sum(not str(value).strip() for name in task.of_part(part).text for value in table.columns[name])
         if empty:

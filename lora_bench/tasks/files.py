@@ -87,7 +87,26 @@ def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> T
         name: [inside(value, name) for value in objects] for name in layout.wanted if name.split(".")[0] in names
     }
     place: Literal["line", "row"] = "line" if format == "jsonl" else "row"
+    if "\\ud" in text.lower():
+        _refuse_half_characters(columns, shown, places, place)
     return Table(shown, tuple(dict.fromkeys([*names, *columns])), columns, places, place=place, own=own)
+
+
+def _refuse_half_characters(
+    columns: dict[str, list[Any]], shown: str, places: list[int], place: Literal["line", "row"]
+) -> None:
+    """Refuse an escape of half a character without its other half, which no tokenizer and no record can take."""
+    faults = []
+    for name, values in columns.items():
+        for number, value in zip(places, values, strict=True):
+            try:
+                json.dumps(value, ensure_ascii=False).encode("utf-8")
+            except UnicodeEncodeError as error:
+                half = f"has half of a character (\\u{ord(error.object[error.start]):04x}) in column {name!r}"
+                row = number if place == "line" else None
+                faults.append(Fault(half if row is not None else f"{half} of row {number}", shown, row))
+    if faults:
+        raise BadInput(faults[:SHOWN_ROWS])
 
 
 def _content(path: Path) -> bytes:

@@ -18,6 +18,8 @@ from lora_bench.tasks.source_tables import Table
 from lora_bench.tasks.token_spelling import as_tokens
 
 SHOWN_VALUES = 3
+# The squared error of a larger one is infinite in float32, summed over a batch.
+LARGEST_LABEL = 1e18
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
         written = _references(task, table, faults)
         examples = Examples(list(range(count)), ids, texts, written, groups, subsets)
         return examples.where([bool(some) for some in written])
+    nested = [row for row, value in enumerate(given) if isinstance(value, list | dict)]
+    if nested:
+        kind = type(given[nested[0]]).__name__
+        message = f"has labels in column {task.label.column!r} that are neither text nor numbers but {kind}"
+        faults.append(table.rows_fault(message, nested))
     values = [_label_text(value, table.class_names.get(task.label.column)) for value in given]
     if task.label_names:
         values = [task.label_names.get(value, value) if value is not None else None for value in values]
@@ -89,6 +96,11 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
             table.rows_fault(f"has labels in column {task.label.column!r} that are no number ({shown})", wrong)
         )
         return examples
+    large = [row for row, number in enumerate(numbers) if abs(number or 0) > LARGEST_LABEL]
+    if large and task.kind == "regression":
+        such = f"{LARGEST_LABEL:g}, such as {numbers[large[0]]:g}: scale them"
+        message = f"has labels in column {task.label.column!r} beyond {such}"
+        faults.append(table.rows_fault(message, large))
     if task.label.rule is None:
         return replace(examples, labels=numbers)
     negative, positive = task.labels or ("negative", "positive")
@@ -209,8 +221,8 @@ def _group_values(table: Table, by: str, before: str | None, faults: list[Fault]
 
 
 def _label_text(value: Any, class_names: list[str] | None) -> str | None:
-    """Return a label as text, or None if there is none."""
-    if value is None:
+    """Return a label as text, or None if there is none; JSON as Python writes it has NaN for a gap."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if class_names is not None and isinstance(value, int):
         # The hub marks rows whose label is kept secret by -1.
