@@ -7,7 +7,7 @@ from tests.project import SUITE, write_project
 
 TRIALS = SUITE.replace(
     "[full, lora, bottleneck_adapter, prefix_tuning]",
-    "[{method: lora, learning_rate: [1e-2, 1e-3]}, {method: full, learning_rate: [1e-3, 1e-4, 1e-5]}]",
+    "[{method: lora, learning_rate: [1e-2, 1e-3]}, {method: full, learning_rate: [1e-3, 1e-4]}]",
 ).replace("seeds: [0]", "seeds: [0, 1]\ntuning: {seeds: [100, 101]}")
 
 PACKS = TRIALS + "training: {masks: keyed}\n"

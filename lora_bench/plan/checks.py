@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, first_line
 from lora_bench.methods import loss_term
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
+from lora_bench.plan.size_fitting import installed_bytes
 from lora_bench.records.budget import WORK, ParameterAxis, amount_of
+from lora_bench.records.environment import cuda_devices
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.suite.validate_suite import masks_misfit, ranks_misfit, schedule_misfit, wanted_trials
 from lora_bench.tasks import Task
+from lora_bench.training.step_plan import ENDLESS
+from lora_bench.util.regular_files import MIB
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
@@ -30,6 +41,38 @@ def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseMod
                 )
             ]
         )
+
+
+def check_equal_trials(suite: Suite, tasks: list[Task], models: list[BaseModel]) -> list[str]:
+    """Refuse to tune methods with unequal numbers of learning rates: a method that is tried more often looks better.
+
+    Returns:
+        A warning for each task and base model where a method has one given rate beside others that are tuned.
+    """
+    if suite.content.tuning is None or suite.content.budget.trials is not None:
+        return []  # `check_rates` compares with the number of trials
+    faults: dict[Fault, None] = {}
+    warnings = []
+    for task, base_model in itertools.product(tasks, models):
+        tried = {
+            entry.label: len(suite.recipe(task.task, base_model.name, entry, suite.budgets(entry)[0]).rates)
+            for entry in suite.methods
+            if entry.is_for(task.task, base_model.name)
+        }
+        tuned = {label: count for label, count in tried.items() if count > 1}
+        if len(set(tuned.values())) > 1:
+            shown = ", ".join(f"{label} has {count}" for label, count in tuned.items())
+            message = f"tuning gives every method equally many learning rates, but {shown}; make the lists equally long"
+            faults[suite.document.fault(("tuning",), message)] = None
+        elif tuned and len(tuned) < len(tried):
+            given = ", ".join(label for label in tried if label not in tuned)
+            warnings.append(
+                f"{task.task}: {given} runs on {base_model.name} at the one learning rate given, beside methods that choose "
+                f"among {max(tuned.values())}"
+            )
+    if faults:
+        raise BadInput(faults)
+    return warnings
 
 
 def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
@@ -86,11 +129,15 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
             kind = type(known[name].default).__name__
             faults.append(suite.document.fault(key, f"must be {kind}, got {value!r} ({type(value).__name__})"))
     if not faults:
-        try:
-            training_arguments(cells[0].job.spec, "nowhere")
-        except (ValueError, TypeError, ImportError) as error:
-            first = first_line(error)
-            faults.append(suite.document.fault(("training_arguments",), first))
+        tried: list[dict[str, JsonValue]] = []
+        for cell in cells:
+            if cell.job.spec.training.arguments not in tried:
+                tried.append(cell.job.spec.training.arguments)
+                try:
+                    _try_optimizer(training_arguments(cell.job.spec, "nowhere"))
+                except (ValueError, TypeError, ImportError) as error:
+                    faults.append(suite.document.fault(("training_arguments",), first_line(error)))
+    faults += _endless(suite, cells)
     for index, base_model in enumerate(models):
         try:
             load_tokenizer(base_model)
@@ -98,6 +145,55 @@ def check_recipe(suite: Suite, cells: list[Cell], models: list[BaseModel]) -> No
             faults.append(suite.document.fault(("models", index), str(error)))
     if faults:
         raise BadInput(faults)
+
+
+def _try_optimizer(arguments: TrainingArguments) -> None:
+    """Make the optimiser for one weight, which looks at its own numbers.
+
+    Raises:
+        ValueError: If it refuses one.
+    """
+    import torch
+    from transformers import Trainer
+
+    if arguments.optim_target_modules is None:  # else it looks for parts of the model
+        optimizer, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        optimizer([torch.nn.Parameter(torch.zeros(1))], **options)
+
+
+def _endless(suite: Suite, cells: list[Cell]) -> list[Fault]:
+    """Return a fault if a run would see more examples than can be counted."""
+    counts = [cell.job.spec.training.train_examples or 0 for cell in cells]
+    if max(counts, default=0) <= ENDLESS:
+        return []
+    axis = "epochs" if suite.content.budget.epochs is not None else "train_examples"
+    return [
+        suite.document.fault(("budget", axis), f"comes to {max(counts):.3g} examples; at most {ENDLESS:.3g} are seen")
+    ]
+
+
+def beyond_memory(cells: list[Cell]) -> list[str]:
+    """Return a warning for each method that is likely to need more memory than the device of its runs has."""
+    memory, where = _device_memory()
+    needed: dict[str, int] = {}
+    for cell in cells:
+        if cell.record is None and cell.reason is None and cell.estimate.memory_bytes > memory:
+            needed[_named(cell)] = max(needed.get(_named(cell), 0), cell.estimate.memory_bytes)
+    return [
+        f"{named} is likely not to fit: it needs about {need / MIB:,.0f} MiB, and {where} has {memory / MIB:,.0f} MiB"
+        for named, need in needed.items()
+    ]
+
+
+def _device_memory() -> tuple[int, str]:
+    """Return the memory of the device that a run gets, and its name."""
+    if not cuda_devices():
+        return installed_bytes(), "this machine"
+    import torch
+
+    if not torch.cuda.is_available():
+        return installed_bytes(), "this machine"
+    return torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name()
 
 
 def refuse_twins(suite: Suite, cells: list[Cell]) -> None:

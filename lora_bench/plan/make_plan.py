@@ -21,7 +21,10 @@ from lora_bench.errors import BudgetUnreachable, UnsupportedPair
 from lora_bench.methods import Method, with_size
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
+from lora_bench.plan.check_lengths import check_lengths
 from lora_bench.plan.checks import (
+    beyond_memory,
+    check_equal_trials,
     check_first_rung,
     check_loss,
     check_rates,
@@ -128,6 +131,7 @@ def make_plan(
         BadInput: With every fault of the data and the base models, or if only `full` can meet the budget.
     """
     tasks, models = obtain(suite, data_dir, progress)
+    unequal = check_equal_trials(suite, [loaded.task for loaded in tasks], models)
     planner = _Planner(suite, runs, series, data_dir, only, progress, untried)
     # A run that starts from another task's run needs that task's runs to be known.
     started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
@@ -143,8 +147,10 @@ def make_plan(
     refuse_unreachable(suite, cells)
     if any(cell.record is None for cell in cells):
         check_recipe(suite, cells, models)
+        check_lengths(suite, cells, {loaded.task.task: loaded.data for loaded in tasks})
     warnings = [warning for model in models for warning in model.warnings]
     warnings += [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
+    warnings += [*unequal, *beyond_memory(cells)]
     return Plan(
         suite,
         tuple(cells),

@@ -1,0 +1,82 @@
+"""Refuse inputs that a base model has no row for: a token beyond its vocabulary, or a position beyond its last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from lora_bench.errors import BadInput, Fault
+from lora_bench.models.loading import load_tokenizer
+from lora_bench.plan.cell import Cell
+from lora_bench.suite.load_suite import Suite
+from lora_bench.tasks import TaskData
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Tokens that a tokenizer and a task put around the texts of an input, at most.
+AROUND = 4
+
+
+def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData]) -> None:
+    """Refuse a tokenizer or inputs that a base model cannot take.
+
+    Args:
+        suite: For the lines of its keys.
+        cells: Its runs; each base model and task is looked at once.
+        data: The examples of each task, by name.
+    """
+    tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+    faults: dict[Fault, None] = {}
+    names = [entry.model for entry in suite.models]
+    seen: set[tuple[str, str, int]] = set()
+    for cell in cells:
+        base_model, task, shape = cell.job.base_model, cell.job.task.task, cell.fit.shape
+        length = cell.job.spec.training.max_length
+        if shape is None or cell.record is not None or (base_model.name, task, length) in seen:
+            continue
+        seen.add((base_model.name, task, length))
+        key = ("models", names.index(base_model.name))
+        if base_model.name not in tokenizers:
+            tokenizers[base_model.name] = load_tokenizer(base_model)
+        tokenizer = tokenizers[base_model.name]
+        if (tokens := max(tokenizer.get_vocab().values()) + 1) > shape.vocabulary:
+            message = (
+                f"the tokenizer of {base_model.name!r} has {tokens:,} tokens, and the model knows {shape.vocabulary:,}"
+            )
+            faults[suite.document.fault(key, message)] = None
+        elif shape.positions is not None and length > shape.positions:
+            longest = _beyond(data[task], tokenizer, shape.positions)
+            if longest is not None:
+                message = (
+                    f"is {length:,}, but {base_model.name!r} reads {shape.positions:,} tokens at most, and an input of {task} "
+                    f"has {longest:,}: take max_length: {shape.positions}"
+                )
+                faults[suite.document.fault(("training", "max_length"), message)] = None
+    if faults:
+        raise BadInput(faults)
+
+
+def _beyond(data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int) -> int | None:
+    """Return the tokens of an input that is longer than *positions*, or None."""
+    # A token stands for a byte at least, so short texts need not be encoded.
+    texts = [text for text in _texts(data) if sum(len(part.encode()) for part in text) + AROUND > positions]
+    for text in sorted(texts, key=lambda text: -sum(map(len, text))):
+        tokens = len(tokenizer(*text, verbose=False)["input_ids"])
+        if tokens > positions:
+            return tokens
+    return None
+
+
+def _texts(data: TaskData) -> Iterable[tuple[str, ...]]:
+    """Return each input, with what is to be written for it."""
+    for split in data.splits.values():
+        for text, label in zip(split.texts, split.labels, strict=True):
+            yield from _with_references(text, label)
+
+
+def _with_references(text: tuple[str, ...], label: object) -> Iterator[tuple[str, ...]]:
+    if not isinstance(label, tuple):
+        yield text
+    for reference in label if isinstance(label, tuple) else ():
+        yield (f"{text[0]} {reference}",)

@@ -1,0 +1,104 @@
+"""What a plan refuses or warns of, before any training."""
+
+import csv
+
+import pytest
+
+from lora_bench.cli import main
+from tests.project import GOOD, SUITE, write_data, write_project
+from tests.tiny import tiny_roberta
+
+ONE = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch, capsys):
+    """Plans a suite; gives the exit code, and what was printed."""
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def plan(suite, change=None):
+        write_project(tmp_path, suite)
+        if change is not None:
+            change(tmp_path)
+        code = main(["plan", "tickets.yaml"])
+        printed = capsys.readouterr()
+        return code, " ".join((printed.err if code else printed.out).split())
+
+    return plan
+
+
+@pytest.mark.parametrize("where", ["methods", "recipes"])
+def test_methods_are_not_tuned_with_unequal_numbers_of_learning_rates(planned, where):
+    full, lora = "[1e-4, 1e-3, 1e-2]", "[1e-4, 1e-3]" if where == "methods" else "[1e-4, 1e-3, 1e-2]"
+    suite = ONE.replace("[lora]", f"[{{method: full, learning_rate: {full}}}, {{method: lora, learning_rate: {lora}}}]")
+    suite += "tuning: {seeds: [7]}\n"
+    if where == "recipes":
+        assert planned(suite)[0] == 0
+        suite += "recipes: [{methods: lora, learning_rate: [1e-4, 1e-3]}]\n"
+    code, said = planned(suite)
+    assert code == 2 and "tuning" in said and "full has 3, lora has 2" in said
+
+
+def test_one_given_rate_beside_tuned_methods_is_a_warning(planned):
+    methods = "[full, {method: lora, learning_rate: [1e-4, 1e-3]}]"
+    code, said = planned(ONE.replace("[lora]", methods) + "tuning: {seeds: [7]}\n")
+    assert code == 0
+    assert (
+        "warning: tickets: full runs on base at the one learning rate given, beside methods that choose among 2" in said
+    )
+
+
+def test_a_plan_says_of_a_method_that_it_is_likely_not_to_fit(planned):
+    code, said = planned(ONE)
+    assert code == 0 and "not to fit" not in said
+    code, said = planned(ONE + "training: {batch_size: 1000000000}\n")
+    assert code == 0 and "warning: 'lora' on 'base' for 'tickets' is likely not to fit: it needs about" in said
+
+
+def test_inputs_beyond_a_models_positions_are_refused_and_a_long_max_length_alone_is_not(planned):
+    # RoBERTa's 64 rows of positions are 62 for tokens, of which two are the ends of the text.
+    def write(words):
+        def change(folder):
+            with write_data(folder / "tickets.csv").open("a", newline="") as file:
+                csv.writer(file).writerow([" ".join(words * [GOOD[0]]), "praise"])
+
+        return change
+
+    suite = ONE + "training: {max_length: 512}\n"
+    assert planned(suite, write(60))[0] == 0
+    code, said = planned(suite, write(61))
+    assert code == 2 and "training.max_length: is 512, but 'base' reads 62 tokens at most" in said
+    assert "an input of tickets has 63: take max_length: 62" in said
+    assert planned(ONE + "training: {max_length: 62}\n", write(61))[0] == 0
+
+
+def test_a_vocabulary_that_is_smaller_than_the_tokenizers_is_refused(planned):
+    def shrink(folder):
+        tiny_roberta(vocab_size=10).roberta.save_pretrained(folder / "base")
+
+    code, said = planned(ONE, shrink)
+    assert code == 2 and "models[0]: the tokenizer of 'base' has 25 tokens, and the model knows 10" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("adam_beta2: 5.0", "Invalid beta parameter at index 1: 5.0"),
+        ("adam_epsilon: -1.0", "Invalid epsilon value: -1.0"),
+    ],
+)
+@pytest.mark.parametrize("where", ["suite", "recipe"])
+def test_numbers_that_the_optimiser_refuses_are_refused_before_any_run(planned, where, given, words):
+    arguments = f"training_arguments: {{{given}}}"
+    suite = ONE + (f"{arguments}\n" if where == "suite" else f"recipes: [{{methods: lora, {arguments}}}]\n")
+    code, said = planned(suite)
+    assert code == 2 and f"training_arguments: {words}" in said
+
+
+@pytest.mark.parametrize(("axis", "amount"), [("epochs", "1e300"), ("train_examples", 9 * 10**18)])
+def test_work_without_an_end_is_refused(planned, axis, amount):
+    code, said = planned(ONE.replace("train_examples: 48", f"{axis}: {amount}"))
+    assert code == 2 and f"budget.{axis}: comes to" in said and "at most 1.1e+12 are seen" in said
