@@ -159,7 +159,7 @@ def test_a_checkpoint_of_a_newer_lora_bench_is_left_to_it(tmp_path, monkeypatch)
     monkeypatch.undo()
     said = []
     assert latest_checkpoint(tmp_path / "checkpoint", said.append) is None
-    assert "of a newer lora_bench" in said[0] and names(tmp_path) == ["checkpoint"]
+    assert "by a newer lora_bench" in said[0] and names(tmp_path) == ["checkpoint"]
 
 
 def test_trained_weights_are_those_the_optimiser_updates(tmp_path):
