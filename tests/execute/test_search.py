@@ -315,7 +315,7 @@ def test_a_suite_is_halved_from_its_plan_to_its_report_and_goes_on_where_it_was_
     assert [setting.rung for setting in comparison.settings] == [None, 1, 2]
     assert [plan.kind for plan in plan_figures(comparison, outcome.records)].count("learning_rates") == 2
     page = render_markdown(outcome.records, "figures")
-    assert page.count("The expected best") == 1 and "there is no expected best of fewer trials" in page
+    assert page.count("The expected best") == 1 and "no expected best is shown" in page
     assert "16 of them were trials" in page
     assert "The best 2 of each method went on to runs with 96 examples." in page
     assert (
