@@ -136,7 +136,8 @@ def test_two_processes_have_the_losses_and_scores_of_one(done, label, how):
     assert alone.run_id != record.run_id
     assert len(want) == len(losses) == 39
     assert losses == pytest.approx(want, abs=1e-6)
-    assert [point.loss for point in record.curve] == pytest.approx([point.loss for point in alone.curve], abs=1e-6)
+    # A curve's losses are rounded to six decimals: 1e-6 apart before it can be 2e-6 apart after.
+    assert [point.loss for point in record.curve] == pytest.approx([point.loss for point in alone.curve], abs=2.1e-6)
     assert (record.scores, record.predictions) == (alone.scores, alone.predictions)
     assert record.parameters == alone.parameters
     for name in ("train_steps", "train_examples", "train_real_tokens"):

@@ -301,7 +301,8 @@ def test_ways_to_make_a_step_faster_take_the_plain_step(tmp_path, masks, faster)
             assert found[name, label].status == "ok", found[name, label].reason
     for label in ("full", "lora", "prefix_tuning"):
         one, other = found["plain", label], found["faster", label]
-        assert [point.loss for point in other.curve] == pytest.approx([point.loss for point in one.curve], abs=1e-6)
+        # A curve's losses are rounded to six decimals: 1e-6 apart before it can be 2e-6 apart after.
+        assert [point.loss for point in other.curve] == pytest.approx([point.loss for point in one.curve], abs=2.1e-6)
         assert (other.scores, other.predictions) == (one.scores, one.predictions)
         assert other.run_id != one.run_id
 
