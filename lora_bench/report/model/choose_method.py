@@ -32,7 +32,7 @@ Prefer = Literal["storage", "memory", "time"]
 # A weight is stored in four bytes.
 _WEIGHT_BYTES = 4
 _ADMITTED = ("better", "equivalent", "non-inferior")
-_GRADES: tuple[Grade, ...] = ("exploratory", "indicative", "recommendation")
+GRADES: tuple[Grade, ...] = ("exploratory", "indicative", "recommendation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +98,36 @@ def choose_among(
     if prefer not in get_args(Prefer):
         raise unknown("cost", prefer, get_args(Prefer))
     comparison = compare(records)
-    found = [
-        _choose(comparison, setting, table, records, answers, margin, prefer)
-        for setting, table in chosen_tables(comparison, task, model)
-        if any(row.score is not None for row in table.rows)
-    ]
+    tables = chosen_tables(comparison, task, model)
+    found = _choices(comparison, tables, records, answers, margin, prefer)
     if not found:
         raise LoraBenchError("no method has a score, so there is nothing to choose")
-    return tuple(found)
+    return found
+
+
+def choices_of(comparison: Comparison, records: Sequence[Record], answers: AnswersOf) -> tuple[Choice, ...]:
+    """Return the choices at the declared margin for the headline of a report, which advises by the same rule."""
+    return _choices(comparison, _result_tables(comparison), records, answers, None, "storage")
+
+
+def _choices(
+    comparison: Comparison,
+    tables: Sequence[tuple[Setting, ModelTable]],
+    records: Sequence[Record],
+    answers: AnswersOf,
+    margin: float | None,
+    prefer: Prefer,
+) -> tuple[Choice, ...]:
+    return tuple(
+        _choose(comparison, setting, table, records, answers, margin, prefer)
+        for setting, table in tables
+        if any(row.score is not None for row in table.rows)
+    )
+
+
+def _result_tables(comparison: Comparison) -> list[tuple[Setting, ModelTable]]:
+    results = [setting for setting in comparison.results if not setting.search and not setting.trials]
+    return [(setting, table) for setting in results for table in setting.tables]
 
 
 def chosen_tables(comparison: Comparison, task: str | None, model: str | None) -> list[tuple[Setting, ModelTable]]:
@@ -114,8 +136,7 @@ def chosen_tables(comparison: Comparison, task: str | None, model: str | None) -
     Raises:
         LoraBenchError: If no results have this task or model, or all are trials.
     """
-    results = [setting for setting in comparison.results if not setting.search and not setting.trials]
-    tables = [(setting, table) for setting in results for table in setting.tables]
+    tables = _result_tables(comparison)
     if not tables:
         raise LoraBenchError(
             "these runs only search for learning rates; a method is chosen from runs on the test split"
@@ -171,7 +192,7 @@ def _choose(
         chosen=chosen,
         best=best,
         reasons=tuple(_reason(row, best, held.get(id(row)), costs[id(row)], prefer, chosen) for row in rows),
-        grade=min(grades, key=_GRADES.index) if grades else None,
+        grade=min(grades, key=GRADES.index) if grades else None,
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from lora_bench.metrics import default_margin
 from lora_bench.records.analysis import default_analysis
 from lora_bench.records.budget import ParameterAxis
+from lora_bench.report.model.choose_method import Choice
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.rows import Row
@@ -44,7 +45,7 @@ class Contrast:
         table: Of the base model.
         setting: Of the task, or of one of several.
         tasks: Number of tasks.
-        target: Of the parameter budget; None for a method that is exempt from it.
+        target: Of the parameter budget of its setting, also of a method that is exempt from it.
         by_seed: The difference at each seed.
         higher_is_better: Whether a positive difference is a gain.
         shares: Whether the score is a share or a correlation, so that differences are points of 100.
@@ -95,11 +96,6 @@ class Place:
     row: Row
     reference: Row | None
 
-    @property
-    def target(self) -> Target:
-        """The target that its method was fitted to; None for one that is exempt."""
-        return None if self.row.reference else self.setting.parameter_target
-
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
@@ -146,8 +142,9 @@ class Overview:
     """What the first screen of a report shows.
 
     Args:
-        lines: Every method at every target; the reference first.
+        lines: Every method at every target, one target after the other; the reference of each first.
         methods: Every method over all targets; the reference first.
+        choices: What `choose_method` names for each task, base model and target; empty where nothing is decided.
     """
 
     comparison: Comparison
@@ -156,15 +153,19 @@ class Overview:
     contrasts: tuple[Contrast, ...]
     lines: tuple[Line, ...]
     methods: tuple[Line, ...]
+    choices: tuple[Choice, ...] = ()
 
 
-def overview(comparison: Comparison, judged: Judged | None, beside: Beside) -> Overview:
+def overview(
+    comparison: Comparison, judged: Judged | None, beside: Beside, choices: tuple[Choice, ...] = ()
+) -> Overview:
     """The first screen of a report.
 
     Args:
         comparison: Of its records.
         judged: The verdicts on it, or None.
         beside: What stands beside its rows; its probes are preferred to what was measured in runs.
+        choices: What `choose_method` names.
     """
     labels = sorted({row.label for setting in comparison.settings for row in setting.rows})
     analysis = judged.analysis if judged is not None else default_analysis(labels)
@@ -176,12 +177,14 @@ def overview(comparison: Comparison, judged: Judged | None, beside: Beside) -> O
     def lines(by_target: bool) -> tuple[Line, ...]:
         groups: dict[tuple[str, Target], list[Place]] = {}
         for place in places:
-            groups.setdefault((place.row.label, place.target if by_target else None), []).append(place)
+            target = place.setting.parameter_target if by_target else None
+            groups.setdefault((place.row.label, target), []).append(place)
         found = []
         for (label, target), of_line in groups.items():
             own = [one for one in contrasts if one.label == label and (not by_target or one.target == target)]
             found.append(_line(label, target, of_line, reference, own, beside, probed))
-        return tuple(sorted(found, key=lambda line: not line.reference))
+        order = [*dict.fromkeys(line.target for line in found)]
+        return tuple(sorted(found, key=lambda line: (order.index(line.target), not line.reference)))
 
     return Overview(
         comparison=comparison,
@@ -190,6 +193,7 @@ def overview(comparison: Comparison, judged: Judged | None, beside: Beside) -> O
         contrasts=contrasts,
         lines=lines(by_target=True),
         methods=lines(by_target=False),
+        choices=choices,
     )
 
 
@@ -220,7 +224,7 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
                 table=group.table,
                 setting=next(iter(group.settings.values())),
                 tasks=len(one.difference.tasks),
-                target=None if next(iter(one.rows.values())).reference else _target_of(group.settings.values()),
+                target=_target_of(group.settings.values()),
                 verdict=one.verdict,
                 by_seed=one.difference.differences,
                 higher_is_better=True,
@@ -236,7 +240,7 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
             table=held.table,
             setting=held.setting,
             tasks=1,
-            target=None if held.row.reference else held.setting.parameter_target,
+            target=held.setting.parameter_target,
             verdict=held.verdict,
             by_seed=held.difference.differences,
             higher_is_better=bool(held.setting.spec.task.higher_is_better),
@@ -267,7 +271,9 @@ def _line(
         if place.row.score is not None
     ]
     ratios = []
-    for place, (size, _) in sizes:
+    # A method that is exempt from the target has one set of runs, and the files of each target's reference beside them.
+    for place in places:
+        size, _ = _file_bytes(place.row, place, beside)
         other = _file_bytes(place.reference, place, beside)[0] if place.reference is not None else None
         ratios += [size / other] if size is not None and other else []
     return Line(

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
+from lora_bench.report.model.choose_method import choices_of
 from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.judged import Judged, judge_comparison
-from lora_bench.report.model.overview import Overview, overview
+from lora_bench.report.model.overview import Overview, contrasts_of, overview
 from lora_bench.report.model.seed_scores import AnswersOf
 from lora_bench.report.model.side_costs import Beside, beside
 
@@ -47,6 +48,12 @@ def report_model(
     comparison = compare(records)
     judged = judge_comparison(comparison, records, answers)
     costs = beside(comparison, probes)
-    return ReportModel(
-        records=records, comparison=comparison, judged=judged, costs=costs, seen=overview(comparison, judged, costs)
-    )  # fmt: skip
+    choices = choices_of(comparison, records, answers) if judged is not None and _decided(judged) else ()
+    seen = overview(comparison, judged, costs, choices)
+    return ReportModel(records=records, comparison=comparison, judged=judged, costs=costs, seen=seen)
+
+
+def _decided(judged: Judged) -> bool:
+    """Whether enough is shown for a headline to name a method."""
+    verdicts = [contrast.verdict for contrast in contrasts_of(judged)]
+    return any(one.verdict != "inconclusive" or one.unless_collapse is not None for one in verdicts)

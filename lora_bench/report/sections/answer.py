@@ -21,7 +21,7 @@ MANY = 0.1
 _GRADES: dict[Grade, str] = {
     "recommendation": "carry a recommendation for these tasks and base models",
     "indicative": "are indicative: repeat them with ten seeds",
-    "exploratory": "are exploratory: do not choose a method on this",
+    "exploratory": "are exploratory: a hint; confirm with more seeds before choosing",
 }
 
 
@@ -204,9 +204,10 @@ def _needed(held: Sequence[Held]) -> str:
             f"; of the {len(open_ones)} undecided, one has an estimate of the seeds that would decide: {needed[0]}, if the "
             "difference seen is the true one"
         )
-    middle = needed[(len(needed) - 1) // 2]
+    most = [*dict.fromkeys(needed)]
+    shown = listed([str(one) for one in most]) if len(most) <= 6 else f"{most[0]} to {most[-1]}"
     have = "all" if len(needed) == len(open_ones) else f"{len(needed)}"
     return (
-        f"; of the {len(open_ones)} undecided, {have} have an estimate of the seeds that would decide: at most {middle} for "
-        "half of these, if the differences seen are the true ones"
+        f"; of the {len(open_ones)} undecided, {have} have an estimate of the seeds that would decide: {shown}, "
+        "if the differences seen are the true ones"
     )

@@ -6,19 +6,23 @@ that were still improving, runs that learned nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_bench.records.record import Record
 from lora_bench.report import text
+from lora_bench.report.model.choose_method import GRADES
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import LIKE_COST, UNLESS, Contrast, Line, Overview
 from lora_bench.report.sections.improving import improving_runs
-from lora_bench.report.sections.next_step import more_seeds, next_lines
+from lora_bench.report.sections.next_step import learned_little, more_seeds, next_lines, work_key
 from lora_bench.report.sections.not_judged import why_not_judged
-from lora_bench.report.sections.tuning import untuned_tasks
+from lora_bench.report.sections.tuning import edges_tried, tried_searches, untuned_tasks
 from lora_bench.report.sections.verdicts import DECIDED, counted
-from lora_bench.report.text import code, listed, plural
+from lora_bench.report.text import code, inert, listed, plural
+from lora_bench.stats.apart import fewest_unseen, least_p
+from lora_bench.stats.power import ALPHA
 from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
 from lora_bench.stats.verdict import grade as grade_of
 
@@ -66,9 +70,20 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
     grade = grade_of(min(contrast.verdict.pairs for contrast in seen.contrasts))
     decided = any(contrast.shown in (*DECIDED, *UNLESS_COLLAPSE) for contrast in seen.contrasts)
     pick = _pick(seen) if decided else None
-    if pick is not None and any(contrast.shown in UNLESS_COLLAPSE for contrast in pick.contrasts):
-        grade = "indicative" if grade == "recommendation" else grade
-    lead, further = _advice(seen, pick, grade) if pick is not None else _undecided(seen)
+    if pick is not None:
+        chosen = [choice.grade for choice in seen.choices if choice.grade is not None]
+        if any(contrast.shown in UNLESS_COLLAPSE for contrast in pick.contrasts):
+            chosen.append("indicative")
+        grade = min([grade, *chosen], key=GRADES.index)
+    if not decided:
+        lead, further = _undecided(seen)
+    elif pick is None:
+        lead, further = _unpicked(seen)
+    elif pick.reference or _all(pick, NOT_WORSE):
+        lead, further = _advice(seen, pick, grade)
+    else:
+        lead, further = _open(seen, pick)
+        pick, decided = None, False
     return Headline(
         cautions=tuple(_cautions(seen, seen.judged, records)),
         lead=lead,
@@ -90,10 +105,27 @@ def _cautions(seen: Overview, judged: Judged, records: Sequence[Record]) -> list
     sources = dict.fromkeys(setting.spec.source for setting in seen.comparison.results if setting.spec.source)
     if sources:
         said.append(f"**No suite planned these runs** (source: {listed([text.inert(source) for source in sources])}).")
+    said += _at_edge(seen)
     said += _doubts(seen, judged, records)
     if judged.declared == "changed":
         said.append("**The rules of the comparison were changed after some of the runs**, when scores were known.")
     return said
+
+
+def _at_edge(seen: Overview) -> list[str]:
+    """Whose best learning rates are the last ones tried, so that better ones may be outside."""
+    found = edges_tried(seen.comparison)
+    if not found:
+        return []
+    names = listed([code(label) for label in sorted({edge.row.label for edge in found})])
+    ends = " or ".join(sorted({edge.end for edge in found}))
+    several = len({edge.row.label for edge in found}) > 1 or len(found) > 1
+    rates = "best learning rates" if several else "best learning rate"
+    where = f" ({len(found)} of {tried_searches(seen.comparison)} searches)"
+    return [
+        f"**The {rates} of {names} {'are' if several else 'is'} the {ends} tried{where}:** "
+        "widen the range before you rank them."
+    ]
 
 
 def _doubts(seen: Overview, judged: Judged, records: Sequence[Record]) -> list[str]:
@@ -115,19 +147,23 @@ def _doubts(seen: Overview, judged: Judged, records: Sequence[Record]) -> list[s
 
 
 def _pick(seen: Overview) -> Line | None:
-    """The method with the smallest files that is shown not to be worse than the reference; the reference is one itself.
+    """The method that `choose_method` names everywhere, or None."""
+    named = {choice.method for choice in seen.choices}
+    return next((line for line in seen.methods if {line.label} == named), None)
 
-    Of several whose files are about equally large it is the one that is better everywhere, else the reference, else the one
-    with the largest mean difference.
+
+def _cheaper(seen: Overview, pick: Line) -> Line | None:
+    """The method with the smallest files that is shown not to be worse than the reference, if they are smaller than the pick's.
+
+    The reference is one itself. Of several whose files are about equally large it is the reference, else the one with the
+    largest mean difference.
     """
-    reference = next((line for line in seen.methods if line.reference), None)
-    fit = [line for line in seen.methods if not line.reference and _all(line, NOT_WORSE)]
-    lines = [line for line in (reference, *fit) if line is not None and line.file_ratio is not None]
-    if not lines:
-        return reference
-    smallest = min(line.file_ratio or 1.0 for line in lines)
-    like = [line for line in lines if (line.file_ratio or 1.0) <= smallest * (1 + LIKE_COST)]
-    return max(like, key=lambda line: (_all(line, ("better",)), line.reference, line.difference or 0.0))
+    fit = [line for line in seen.methods if line.file_ratio is not None and (line.reference or _all(line, NOT_WORSE))]
+    smallest = min((_larger(line, pick) for line in fit), default=1.0)
+    if smallest >= 1 - LIKE_COST:
+        return None
+    like = [line for line in fit if _larger(line, pick) <= smallest * (1 + LIKE_COST)]
+    return max(like, key=lambda line: (line.reference, line.difference or 0.0))
 
 
 def _all(line: Line, words: Sequence[str]) -> bool:
@@ -141,26 +177,78 @@ _TAKE: dict[Grade, str] = {
 
 
 def _advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
-    """The recommendation, and a sentence on the other methods."""
+    """The recommendation, and sentences on the other methods."""
+    reference = code(seen.reference)
     others = [line for line in seen.methods if line is not pick and line.contrasts]
-    dearer = [line for line in others if _all(line, ("better",)) and _larger(line, pick) > 1 + LIKE_COST]
-    gains = [line for line in dearer if pick.reference or (line.difference or 0) > (pick.difference or 0)]
-    best = max(gains, key=lambda line: min(contrast.gain for contrast in line.contrasts), default=None)
-    worse = [contrast for line in others for contrast in line.contrasts]
-    lead = _TAKE[grade].format(code(pick.label))
     if not pick.reference:
-        lead += f": compared with {code(seen.reference)} it is {_shown(pick)}{_saved(pick)}"
-    if best is not None:
-        against = "" if pick.reference else f" than {code(seen.reference)}"
-        lead += f", or {code(best.label)} if a file about {_times(_larger(best, pick))} times as large is no matter: "
-        lead += f"it scores {sizes(best.contrasts)} better{against}"
-    elif pick.reference and worse and all(contrast.shown == "worse" for contrast in worse):
-        number = len({contrast.label for contrast in worse})
-        lead += f": the {f'{number} other methods score' if number > 1 else 'other method scores'} {sizes(worse)} worse"
-    elif pick.reference:
-        lead += f": no other method is shown to be as good{_with_smaller(seen, pick)}"
-    said = [_on(line, grade) for line in others if line is not best]
-    return f"{lead}.", [f"Compared with {code(seen.reference)}, {'; '.join(said)}."] if said else []
+        lead = f"{_TAKE[grade].format(code(pick.label))}: compared with {reference} it is {_shown(pick)}{_file(pick)}"
+    else:
+        lead = _TAKE[grade].format(code(pick.label)) + _beside(seen, pick, others)
+    cheaper = _cheaper(seen, pick)
+    said = [f"Where that file is too large: {code(cheaper.label)}."] if cheaper is not None else []
+    on = [_on(line) for line in others]
+    said += [f"Compared with {reference}, {'; '.join(on)}."] if on else []
+    return f"{lead}.", [*said, *_runs_twice(seen, pick), *_no_equality(seen)]
+
+
+def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
+    """How the others score, to follow the name of the reference."""
+    contrasts = [contrast for line in others for contrast in line.contrasts]
+    if contrasts and all(contrast.shown == "worse" for contrast in contrasts):
+        who = f"{len(others)} other methods score" if len(others) > 1 else "other method scores"
+        return f": the {who} {sizes(contrasts)} worse"
+    if not any(_all(line, NOT_WORSE) for line in others):
+        return f": no other method is shown to be as good{_with_smaller(seen, pick)}"
+    better = [line for line in others if _all(line, ("better",))]
+    if better:
+        return (
+            f": {listed([f'{code(line.label)} scores {sizes(line.contrasts)} better{_file(line)}' for line in better])}"
+        )
+    return ": no other method that is shown to be as good has smaller files"
+
+
+def _unpicked(seen: Overview) -> tuple[str, list[str]]:
+    """What is shown where no one method is chosen everywhere."""
+    counts = Counter(choice.method for choice in seen.choices)
+    named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
+    on = [f"{code(line.label)} is {_shown(line)}" for line in seen.methods if line.contrasts]
+    return (
+        f"No one method fits all: by task, base model and target `lora-bench choose` names {named}.",
+        [f"Compared with {code(seen.reference)}, {'; '.join(on)}.", *_no_equality(seen)],
+    )
+
+
+def _open(seen: Overview, pick: Line) -> tuple[str, list[str]]:
+    """What is shown where the method that is chosen is not shown to be as good as the reference."""
+    highest = all(choice.best.label == pick.label for choice in seen.choices)
+    what = "has the best mean" if highest else "has the smallest files of those as good as the best mean"
+    on = [_on(line) for line in seen.methods if line is not pick and line.contrasts]
+    return (
+        f"{code(pick.label)} {what}, but compared with {code(seen.reference)} it is {_shown(pick)}.",
+        [f"Compared with {code(seen.reference)}, {'; '.join(on)}."] if on else [],
+    )
+
+
+def _runs_twice(seen: Overview, line: Line) -> list[str]:
+    """That the comparisons of a method that is exempt from several targets share its runs."""
+    places = {
+        (contrast.setting.spec.task.name, contrast.table.model.shown, contrast.table.weights)
+        for contrast in line.contrasts
+    }
+    if len(places) == len(line.contrasts) or not all(place.row.reference for place in line.places):
+        return []
+    sets = plural(len(places), "set")
+    return [f"{code(line.label)} has {sets} of runs, compared with {code(seen.reference)} at each of its sizes."]
+
+
+def _no_equality(seen: Overview) -> list[str]:
+    """That so few seeds cannot show that two methods are as good, where some are undecided."""
+    open_ones = [
+        one.verdict for one in seen.contrasts if one.shown == "inconclusive" and one.verdict.margin is not None
+    ]
+    fewest = fewest_unseen(ALPHA)
+    most = max((verdict.pairs for verdict in open_ones), default=fewest)
+    return [f"{plural(most, 'seed')} cannot show equality: that takes {fewest} or more."] if most < fewest else []
 
 
 def _with_smaller(seen: Overview, pick: Line) -> str:
@@ -169,10 +257,9 @@ def _with_smaller(seen: Overview, pick: Line) -> str:
     return " with a smaller file" if smaller else ""
 
 
-def _on(line: Line, grade: Grade) -> str:
+def _on(line: Line) -> str:
     """What is shown of a method that was not picked."""
-    avoid = ": avoid it" if grade == "recommendation" and _all(line, ("worse",)) else ""
-    return f"{code(line.label)} is {_shown(line)}{avoid}"
+    return f"{code(line.label)} is {_shown(line)}"
 
 
 def _shown(line: Line) -> str:
@@ -232,19 +319,33 @@ def _times(ratio: float) -> str:
     return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
 
-def _saved(pick: Line) -> str:
-    """How small the files of the pick are beside the reference's, where that is worth a word."""
-    if pick.file_ratio is None or pick.file_ratio > 1 - LIKE_COST:
+def _file(line: Line) -> str:
+    """How large the files of a method are beside the reference's, over base models and targets, where that is worth a word."""
+    if line.file_ratio is None or abs(line.file_ratio - 1) <= LIKE_COST:
         return ""
-    return f", with a file {_times(1 / pick.file_ratio)} times smaller"
+    if line.file_ratio < 1:
+        return f", with a file {_span([1 / ratio for ratio in line.file_ratios])} times smaller"
+    return f", but its file is {_span(line.file_ratios)} times as large"
+
+
+def _span(ratios: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(map(_times, (min(ratios), max(ratios)))))
 
 
 def _undecided(seen: Overview) -> tuple[str, list[str]]:
     """Why nothing is decided, and what would decide."""
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
+    bound = _bound(seen)
     if most < FEWEST_PAIRS:
         seeds = f"{plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few"
         lead = f"Nothing is decided: {seeds}, a verdict takes {FEWEST_PAIRS}."
+    elif bound is not None:
+        number = len(seen.contrasts)
+        of = f"{number} comparisons" if number > 1 else "the comparison"
+        lead = (
+            f"Nothing could be decided: where runs collapse, {plural(most, 'seed')} cannot bring p of {of} below "
+            f"{bound:.2g}."
+        )
     elif len(seen.contrasts) == 1:
         lead = "Nothing is decided: neither a difference is shown, nor that it is smaller than the margin."
     else:
@@ -252,7 +353,19 @@ def _undecided(seen: Overview) -> tuple[str, list[str]]:
             f"Nothing is decided: none of {len(seen.contrasts)} comparisons with {code(seen.reference)} shows a difference, "
             "or that it is smaller than the margin."
         )
+    if learned_little(seen):
+        longer = f"Train longer before adding seeds: raise {code(work_key(seen))}."
+        return lead, [longer]
     return lead, more_seeds(seen)
+
+
+def _bound(seen: Overview) -> float | None:
+    """The least p after Holm's procedure, where collapsed runs keep it above the error level in every comparison."""
+    verdicts = [contrast.verdict for contrast in seen.contrasts]
+    if not all(verdict.apart for verdict in verdicts):
+        return None
+    bounds = [min(1.0, verdict.family * least_p(verdict.pairs)) for verdict in verdicts]
+    return min(bounds) if all(bound > one.alpha for bound, one in zip(bounds, verdicts, strict=True)) else None
 
 
 def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> str:
@@ -265,8 +378,13 @@ def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> st
     models = {(contrast.table.model.shown, contrast.table.weights) for contrast in seen.contrasts}
     tasks = dict.fromkeys(held.setting.spec.task.name for held in judged.held)
     on = listed([code(task) for task in tasks]) if len(tasks) <= 3 else plural(len(tasks), "task")
-    these = "this base model" if len(models) == 1 else f"these {len(models)} base models"
+    shown = sorted({inert(name, 40) for name, _ in models})
+    these = listed(shown) if len(shown) <= 3 else f"these {len(models)} base models"
+    steps = {held.setting.spec.training.steps for held in judged.held}
+    number = next(iter(steps)) if len(steps) == 1 else None
+    after = f", after {plural(number, 'step')}" if number is not None else ""
+    hint = ": a hint; confirm with more seeds before choosing" if decided and grade == "exploratory" else ""
     return (
-        f"Strength: **{grade if decided else 'undecided'}** ({seeds}, {rules[judged.declared]}). Range: {these} and {on}; "
-        "not tested on others. [How this is decided](#verdicts)."
+        f"Strength: **{grade if decided else 'undecided'}**{hint} ({seeds}, {rules[judged.declared]}). "
+        f"Range: {these} on {on}{after}; not tested on others. [How this is decided](#verdicts)."
     )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import re
 
+from lora_bench.records.budget import AXES
 from lora_bench.report.model.overview import Line, Overview
-from lora_bench.report.text import code, plain, plural
+from lora_bench.report.sections.tuning import edges_tried
+from lora_bench.report.sections.verdicts import counted
+from lora_bench.report.text import code, listed, plain, plural
 from lora_bench.stats.verdict import RECOMMENDATION_PAIRS, Grade
 
 # What of a command can stand between backticks.
@@ -15,23 +18,51 @@ _WORD = re.compile(r"[\w./:=,+%…-]+")
 # A longer list of seeds is named by its length.
 MOST_LISTED = 12
 
+# The share of runs that learned nothing from which on more work comes before more seeds.
+LEARNED_LITTLE = 0.25
+
 
 def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
     """The next steps as pieces of Markdown: to use the pick, and to make the answer stronger or the pick's weights."""
     steps = []
-    keys = []
+    keys = [f"a larger {code(work_key(seen))}, so that runs learn"] if learned_little(seen) else []
+    if edges := edges_tried(seen.comparison):
+        labels = sorted({edge.row.label for edge in edges})
+        keys.append(f"a wider range of `learning_rate` for {listed([code(label) for label in labels])}")
     if pick is not None and all(place.row.checkpoint_bytes is not None for place in pick.places):
         suite, label = seen.comparison.suites[0], pick.label
         steps.append(f"`lora-bench use runs/{_plain(suite)} {_plain(label)}` loads {code(label)}")
     elif pick is not None:
-        keys.append("`keep_weights: last` to keep trained weights")
+        keys.append("`keep_weights: last` to keep trained weights (all runs train again)")
     total = seeds_to_decide(seen) if pick is None else RECOMMENDATION_PAIRS
-    if total is not None and not (pick is not None and grade == "recommendation"):
+    if total is not None and not learned_little(seen) and not (pick is not None and grade == "recommendation"):
         keys.append(_seeds(seen, total))
     command = suite_command(seen)
     if command is not None and keys:
-        steps.append(f"in the suite set {' and '.join(keys)}, then run {command}")
+        steps.append(_changed(command, ", and ".join(keys)))
     return steps
+
+
+def learned_little(seen: Overview) -> bool:
+    """Whether so many runs scored no better than the majority class that more work helps before more seeds."""
+    ends = [*counted(seen.judged).values()] if seen.judged is not None else []
+    return sum(one.fallen for one in ends) >= LEARNED_LITTLE * max(1, sum(one.runs for one in ends))
+
+
+def work_key(seen: Overview) -> str:
+    """The key of the budget that makes runs longer."""
+    training = seen.comparison.results[0].spec.training
+    return next((axis for axis in AXES if getattr(training, axis) is not None), "train_examples")
+
+
+def _changed(command: str, keys: str) -> str:
+    """How to run a suite with other keys; one that came with the package is copied first."""
+    words = command.split()
+    suite = words[2] if len(words) > 2 else ""
+    if not re.fullmatch(r"[\w-]+", suite):
+        return f"in the suite set {keys}, then run `{command}`"
+    again = " ".join([*words[:2], "my-suite.yaml", *words[3:]])
+    return f"copy `baselines/{suite}/suite.yaml` to `my-suite.yaml`, set there {keys}, then run `{again}`"
 
 
 def _plain(name: str) -> str:
@@ -41,9 +72,9 @@ def _plain(name: str) -> str:
 
 
 def suite_command(seen: Overview) -> str | None:
-    """The command that made the runs, as code; None where no suite did."""
+    """The command that made the runs; None where no suite did."""
     found = next((command for command in seen.comparison.commands if command.startswith("lora-bench run ")), None)
-    return None if found is None else f"`{_of_words(found)}`"
+    return None if found is None else _of_words(found)
 
 
 def _of_words(command: str) -> str:
@@ -69,7 +100,10 @@ def more_seeds(seen: Overview) -> list[str]:
     more = f"{plural(total - have, 'more seed')}"
     needed = [contrast for contrast in seen.contrasts if contrast.verdict.needed is not None]
     if not needed:
-        return [f"With {more} a method ({total} in all{_time(seen, total - have)}) the report can recommend."]
+        return [
+            f"With {more} a method ({total} in all{_time(seen, total - have)}) a recommendation is possible, "
+            "if the verdicts then decide."
+        ]
     number = len(seen.contrasts)
     of = (
         "it"

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import JsonValue
 
 from lora_bench.records.budget import AXES, Axis, amount_of
 from lora_bench.report import text
-from lora_bench.report.model.comparison import Comparison, Setting, conditions_of
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, conditions_of
 from lora_bench.report.model.rows import Row, canonical
 from lora_bench.report.sections.method_tables import best_rates, method_name, metric_name, model_name, size
 from lora_bench.report.text import MISSING
@@ -49,7 +51,46 @@ def untuned_tasks(comparison: Comparison) -> list[str]:
     return [task for task in found if task not in tuned]
 
 
-def edges(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """A method whose best learning rate is the last one tried.
+
+    Args:
+        row: Of this rate.
+        end: The smallest or the largest.
+    """
+
+    row: Row
+    table: ModelTable
+    end: Literal["smallest", "largest"]
+
+
+def edges_tried(comparison: Comparison) -> list[Edge]:
+    """The edges of all trials that chose rates for results; those of a method that is exempt from several targets once."""
+    return [
+        *{
+            edge.row.run_ids: edge for setting, rungs in _last_trials(comparison) for edge in edges(setting, rungs)
+        }.values()
+    ]
+
+
+def tried_searches(comparison: Comparison) -> int:
+    """The number of methods and base models for which a rate was chosen, at each target."""
+    found = {
+        frozenset(run_id for row in table.rows if row.label == label for run_id in row.run_ids)
+        for setting, _ in _last_trials(comparison)
+        for table in setting.tables
+        for label in {row.label for row in table.rows}
+    }
+    return len(found)
+
+
+def _last_trials(comparison: Comparison) -> list[tuple[Setting, tuple[Setting, ...]]]:
+    found = [(setting, rungs_of_search(setting, comparison)) for setting in searches(comparison) if setting.trials]
+    return [(setting, rungs) for setting, rungs in found if setting is rungs[-1]]
+
+
+def edges(setting: Setting, rungs: Sequence[Setting]) -> list[Edge]:
     """Where the best learning rate is the smallest or the largest tried, so that a better one may lie beyond.
 
     Args:
@@ -67,16 +108,20 @@ def edges(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
             )
             best = best_rates(rows, setting.spec.task.higher_is_better)
             if len(tried) > 1 and len(best) == 1 and best[0] in (tried[0], tried[-1]):
-                end = "smallest" if best[0] == tried[0] else "largest"
-                where = f"{method_name(rows[0])} on {model_name(table)}"
-                found.append(f"- {where}: {text.learning_rate(best[0])} is the {end} tried.")
+                row = next(row for row in rows if row.learning_rate == best[0])
+                found.append(Edge(row=row, table=table, end="smallest" if best[0] == tried[0] else "largest"))
     return found
 
 
 def edge_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
     """The edges of a search, or of the last rung of a halving, as lines of Markdown."""
     found = edges(setting, rungs) if setting is rungs[-1] else []
-    return ["", "A better learning rate may lie outside the rates tried:", "", *found] if found else []
+    said = [
+        f"- {method_name(edge.row)} on {model_name(edge.table)}: "
+        f"{text.learning_rate(edge.row.learning_rate)} is the {edge.end} tried."
+        for edge in found
+    ]
+    return ["", "A better learning rate may lie outside the rates tried:", "", *said] if said else []
 
 
 def trial_lines(setting: Setting, rungs: Sequence[Setting] = ()) -> list[str]:

@@ -455,7 +455,7 @@ def test_comparisons_of_few_seeds_are_counted_apart_from_those_of_many():
     last = sentences(runs("full", FULL) + runs("lora", shifted((0.019, 0.021))) + few)[2]
     assert last.startswith(
         "Of these verdicts 1 (1 decided) rest on 10 seeds a method and carry a recommendation for these tasks and base models; "
-        "1 (0 decided) rest on 3 seeds a method and are exploratory: do not choose a method on this; "
+        "1 (0 decided) rest on 3 seeds a method and are exploratory: a hint; confirm with more seeds before choosing; "
     )
 
 
