@@ -186,7 +186,7 @@ def _model_name(table: ModelTable) -> str:
 def _caption(rows: Sequence[Row]) -> str:
     notes = []
     if any(row.reference for row in rows):
-        notes.append(f"{REFERENCE} reference line, exempt from the parameter budget")
+        notes.append(f"{REFERENCE} exempt from the parameter target")
     if any(row.exclusive is False for row in rows):
         notes.append(f"{SHARED} other work ran beside")
     return "\n".join(notes)

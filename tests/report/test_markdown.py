@@ -10,7 +10,7 @@ from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Weights
 from lora_bench.report.markdown import render_markdown
 from tests.report.hostile import hostile_records
-from tests.sample_records import BUDGET, ENVIRONMENT, record, sample_suite
+from tests.sample_records import BUDGET, ENVIRONMENT, METHODS, record, sample_suite
 
 
 def render(records) -> str:
@@ -53,7 +53,7 @@ def test_the_title_the_answer_and_what_was_run():
     assert page.startswith("# quickstart\n\n**No learning rate was tuned in these runs:**")
     assert "\n\n## Verdicts\n\n`bottleneck_adapter`, `lora` and `prefix_tuning` were compared with" in page
     card = page.split("## Protocol and budget")[1].split("\n## ")[0]
-    assert "4 methods (`bottleneck_adapter`, `lora` and `prefix_tuning`, with `full` as" in card
+    assert "4 methods (`bottleneck_adapter`, `lora` and `prefix_tuning`, with `full` exempt" in card
     assert "Of 24 runs, 21 ended `ok`, 1 `diverged` and 2 `unsupported`." in card
     assert "No verdicts are drawn" not in page
     assert "With 1 to 2 seeds a method these verdicts are exploratory" in page
@@ -271,7 +271,7 @@ def test_the_reference_is_marked_and_exempt():
     page = render([record("full"), record("lora")])
     assert line_of(page, "`full`†")["size"] == "–"
     assert "| exempt† |" in page
-    assert "† The reference line" in page
+    assert "† Exempt from the target for adapter parameters" in page
 
 
 def test_other_settings_are_named_and_kept_apart():
@@ -347,3 +347,58 @@ def test_every_row_of_a_table_has_the_same_number_of_cells(records):
 def test_a_report_of_nothing_is_refused():
     with pytest.raises(LoraBenchError, match="no records"):
         render([])
+
+
+def test_trials_of_a_method_that_is_exempt_from_two_targets_are_counted_once():
+    budgets = [BUDGET.model_copy(update={"adapter_parameters": amount, "trials": 2}) for amount in (7_680, 15_360)]
+    small = METHODS["lora"]
+    wide = small.model_copy(update={"options": {**small.options, "rank": 8}, "chosen": {"rank": 8}})
+    records = [record(method, budget=budget) for method, budget in zip((small, wide), budgets, strict=True)]
+    records.append(record("full", budget=budgets[0]))
+    for rate in (1e-3, 3e-3):
+        trial = {"learning_rate": rate, "seed": 100, "spec": {"score_on": "selection"}}
+        records += [
+            record(method, budget=budget, **trial) for method, budget in zip((small, wide), budgets, strict=True)
+        ]
+        records.append(record("full", budget=budgets[0], **trial))
+    page = render_markdown(records, "report")
+    assert "Of 9 runs, 9 ended `ok`." in page
+    assert (
+        "6 of them were trials, which chose learning rates. Scores of the others are accuracy on the test split" in page
+    )
+
+
+def test_two_seeds_have_no_interval_and_no_test():
+    def page(seeds):
+        spreads = {"full": 50, "lora": 59}
+        return render_markdown(
+            [
+                record(method, seed=seed, score=0.8 + seed / spread)
+                for method, spread in spreads.items()
+                for seed in range(seeds)
+            ],
+            "report",
+        )
+
+    two, three = page(2), page(3)
+    intervals = r"\| [−+]?\d\.\d+ to [−+]?\d\.\d+ \|"
+    assert not re.search(intervals, two) and re.search(intervals, three)
+    assert "inconclusive (no test below 3 seeds)" in two and "no test" not in three
+
+
+def test_a_warning_on_inputs_names_its_task_and_one_of_no_input_is_left_out():
+    cut = "{} of the train inputs are longer than 64 tokens and were cut"
+    records = [
+        record(task="a", changes={"warnings": (cut.format("2.5%"),)}),
+        record(task="b", changes={"warnings": (cut.format("0.0%"),)}),
+    ]
+    page = render_markdown(records, "report")
+    assert "- a: 2.5% of the train inputs" in page.replace("\\", "") and "0.0%" not in page
+
+
+def test_a_method_that_could_not_run_has_no_learning_rate():
+    records = [record("full"), record("lora"), record("prefix_tuning", status="unsupported", reason="no")]
+    rows = [
+        line for line in render_markdown(records, "report").splitlines() if "1e-3" in line and "prefix_tuning" in line
+    ]
+    assert all("unsupported" in line for line in rows)

@@ -38,7 +38,7 @@ def test_failures_are_rows_with_their_reason():
 def test_the_reference_is_marked():
     text = shown([record("full"), record("lora")])
     assert "full†" in text
-    assert "† reference line" in text
+    assert "† exempt from the parameter target" in text
 
 
 def test_no_color_is_respected(monkeypatch):

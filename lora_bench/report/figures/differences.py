@@ -61,7 +61,11 @@ def caption(contrasts: Sequence[Contrast]) -> str:
     intervals = [(_factor(contrast), one) for contrast in contrasts if (one := contrast.verdict.adjusted) is not None]
     beyond = any(unit * one.low < limits[0] or unit * one.high > limits[1] for unit, one in intervals)
     said = ["Mark: mean difference."]
-    said += ["Line: the interval on which its verdict rests."] if intervals else []
+    said += (
+        ["Line: the interval of its verdict, adjusted for all comparisons; the table's is for one alone."]
+        if intervals
+        else []
+    )
     said += ["Arrowhead: it leaves the panel."] if beyond else []
     said += ["Grey: within the margin."] if len(_margins(contrasts)) == 1 else []
     said += ["Small points: seeds."] if any(_shows_seeds(contrast) for contrast in contrasts) else []

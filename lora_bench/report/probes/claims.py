@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.report.probes import claims_of_training, claims_of_use
-from lora_bench.report.probes.cells import Probed, probed_cells
-from lora_bench.report.probes.claim_pairs import CLAIMED, ClaimPair, whole_of
+from lora_bench.report.probes.cells import STEP, Probed, probed_cells
+from lora_bench.report.probes.claim_pairs import CLAIMED, ClaimPair, span, times_of, whole_of
 from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity
 from lora_bench.report.text import inert
 
@@ -40,6 +40,31 @@ def claims_lines(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
         lines += [*made(of_it, cells, pairs), ""]
     return lines
 
+
+def claims_sentence(claims: Claims, records: Sequence[ProbeRecord]) -> str | None:
+    """What was measured of the claims on training, each beside what the paper printed; None where nothing was."""
+    cells = [cell for cell in probed_cells(records) if cell.records]
+    pairs = [
+        ClaimPair(whole, cell)
+        for cell in cells
+        if cell.spec.method.name == CLAIMED and (whole := whole_of(cell, cells)) is not None
+    ]
+    said = []
+    for claim in claims.claims:
+        found = [pair.both(_VALUES[claim.quantity][0]) for pair in pairs] if claim.quantity in _VALUES else []
+        ratios = [both[0] / both[1] for both in found if both is not None and both[1]]
+        if ratios:
+            printed = inert(claim.printed.split(" (")[0])
+            said.append(f"{span(ratios, times_of)} times {_VALUES[claim.quantity][1]} (claimed: {printed})")
+    return f"The paper's claims, measured here: {'; '.join(said)}. [All claims](#the-papers-claims)." if said else None
+
+
+_VALUES: dict[Quantity, tuple[str | Callable[[ProbeRecord], float | None], str]] = {
+    "trained_weights": ("parameters.adapter", "fewer trained weights"),
+    "step_memory": ("measured.peak_bytes", "less memory in training"),
+    "stored_weights": ("checkpoint.adapter_bytes", "smaller checkpoints without heads"),
+    "step_speed": (STEP, "as fast a step"),
+}
 
 _SECTIONS: dict[
     Quantity, tuple[str, Callable[[Sequence[Claim], Sequence[Probed], Sequence[ClaimPair]], list[str]]]

@@ -42,7 +42,8 @@ def merged_latency(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequ
         *text.table(header, rows, numbers_from=3),
         "",
         "A merged model has the base model's modules and no other, so what differs from 0 is noise: in each process base model "
-        "and merged model take turns, and the range is over the processes. Outputs differ by the rounding of float32, since "
+        "and merged model take turns, and the range is over the processes. The tables of each shape compare medians over "
+        "processes and so may differ. Outputs differ by the rounding of float32, since "
         "(W + BA) x is not summed in the order of W x + B (A x).",
     ]
 

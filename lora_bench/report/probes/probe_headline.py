@@ -14,7 +14,11 @@ STORED = "checkpoint.stored_bytes"
 
 
 def headline_lines(
-    cells: Sequence[Probed], groups: Sequence[Sequence[Probed]], records: Sequence[ProbeRecord]
+    cells: Sequence[Probed],
+    groups: Sequence[Sequence[Probed]],
+    records: Sequence[ProbeRecord],
+    conditions: str,
+    claimed: Sequence[str],
 ) -> list[str]:
     """The headline, a small table and the next step, as lines of Markdown.
 
@@ -22,6 +26,8 @@ def headline_lines(
         cells: Every cell.
         groups: Those of one base model at one shape each.
         records: What the cells were made of.
+        conditions: On what they were measured.
+        claimed: Sentences on the claims of a paper.
     """
     pairs = _pairs(groups)
     if not pairs:
@@ -45,19 +51,25 @@ def headline_lines(
     lines = [f"**Compared with {label}, {who} {text.listed(said)}.**", ""]
     lines += [
         f"These are costs: nothing here says which method scores better. Strength: **measured**, {told}. "
-        f"Range: {plural(len(groups), 'shape')}, this machine. [How it was measured](#what-each-method-costs)."
+        f"Range: {conditions}. [How it was measured](#what-each-method-costs)."
     ]
-    header = ["method", "shapes", "training time", "peak memory", "file, times smaller"]
+    lines += [line for sentence in claimed for line in ("", sentence)]
+    header = ["method", "measured on", "training time", "peak memory", "file, times smaller"]
     rows = [
         [
             code(name),
-            str(len(found)),
+            text.listed([*dict.fromkeys(text.inert(cell.spec.model.shown, 60) for cell, _ in found)]),
             *(_span(found, value) or MISSING for value in (STEP, PEAK)),
             _span(found, STORED, inverse=True) or MISSING,
         ]
         for name, found in pairs.items()
     ]
-    lines += ["", *text.table(header, rows), "", f"Compared with {label} on the same base model and shape."]
+    lines += [
+        "",
+        *text.table(header, rows),
+        "",
+        f"Compared with {label} on the same base model and shape.{_apart(pairs)}",
+    ]
     commands = [record.command for record in records if record.command is not None]
     if commands:
         lines += [
@@ -65,6 +77,12 @@ def headline_lines(
             f"**Next:** [what each method costs](#what-each-method-costs), or measure again: {code_command(commands[0])}.",
         ]
     return lines
+
+
+def _apart(pairs: dict[str, list[tuple[Probed, Probed]]]) -> str:
+    """That methods that were measured on other base models are not ranked."""
+    on = {frozenset(cell.spec.model.shown for cell, _ in found) for found in pairs.values()}
+    return " Methods measured on different base models are not ranked among each other." if len(on) > 1 else ""
 
 
 def code_command(command: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report import text
 from lora_bench.report.probes.cells import Probed, noise_floor, probed_cells, unchanged_difference
-from lora_bench.report.probes.claims import claims_lines
+from lora_bench.report.probes.claims import claims_lines, claims_sentence
 from lora_bench.report.probes.paper_claims import known_claims
 from lora_bench.report.probes.probe_headline import headline_lines
 from lora_bench.report.probes.probe_tables import (
@@ -31,7 +31,15 @@ def render_probes(records: Sequence[ProbeRecord]) -> str:
     suites = text.listed([inert(suite) for suite in sorted({record.suite for record in records})])
     cells = probed_cells(records)
     return (
-        "\n".join([f"# {suites}", "", *headline_lines(cells, _groups(cells), records), "", *probe_lines(records)])
+        "\n".join(
+            [
+                f"# {suites}",
+                "",
+                *headline_lines(cells, _groups(cells), records, _conditions(cells), _claimed(records)),
+                "",
+                *probe_lines(records),
+            ]
+        )
         + "\n"
     )
 
@@ -68,6 +76,26 @@ def _claims(records: Sequence[ProbeRecord]) -> list[str]:
     return lines
 
 
+def _claimed(records: Sequence[ProbeRecord]) -> list[str]:
+    """What became of the claims of a paper, a sentence for each suite that tests them."""
+    found = []
+    for suite in sorted({record.suite for record in records}):
+        claims = known_claims(suite)
+        own = [record for record in records if record.suite == suite]
+        if claims is not None and (said := claims_sentence(claims, own)) is not None:
+            found.append(said)
+    return found
+
+
+def _conditions(cells: Sequence[Probed]) -> str:
+    """The base models, shapes, precision and device of all measured cells."""
+    measured = [cell for cell in cells if cell.records]
+    devices = sorted({_device(record) for cell in measured for record in cell.records})
+    models = dict.fromkeys(inert(cell.spec.model.shown, 60) for cell in measured)
+    shapes = dict.fromkeys(", ".join(_shape(cell.spec)) for cell in measured)
+    return f"{text.listed([*models])}; {text.listed([*shapes])}; on {text.listed(devices)}"
+
+
 def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:
     """Cells that may be compared: one base model at one shape."""
     groups: dict[tuple[object, ...], list[Probed]] = {}
@@ -83,12 +111,16 @@ def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:
 
 def _group_name(spec: ProbeSpec) -> str:
     kind = f"classification into {spec.labels}" if spec.kind == "classification" else spec.kind
-    shape = f"{spec.batch_size} × {spec.length} tokens"
-    parts = [inert(spec.model.shown), kind, shape, spec.precision]
-    parts.append("CUDA" if spec.device == "cuda" else text.plural(spec.threads, "thread"))
+    parts = [inert(spec.model.shown), kind, *_shape(spec)]
     if spec.attention is not None:
         parts.append(f"{spec.attention} attention")
     return ", ".join(parts)
+
+
+def _shape(spec: ProbeSpec) -> list[str]:
+    """The batch, the precision and the kind of device."""
+    device = "CUDA" if spec.device == "cuda" else text.plural(spec.threads, "thread")
+    return [f"{spec.batch_size} × {spec.length} tokens", spec.precision, device]
 
 
 def _introduction(cells: Sequence[Probed]) -> list[str]:
@@ -102,7 +134,7 @@ def _introduction(cells: Sequence[Probed]) -> list[str]:
         f"Every cell was measured in {span}{counts[-1]} fresh process{'es' if counts[-1] != 1 else ''} "
         f"on {text.listed(devices)}, {_company(records)}: fixed shapes, random tokens without padding, nothing but training "
         "steps, the methods in turn. A step time is the geometric mean over processes of their median step; every other "
-        "number is a median over processes.",
+        "number is a median over processes, each taken apart: forward, backward and optimiser need not add up to the step.",
         "",
         _noise(cells),
     ]

@@ -65,6 +65,8 @@ def counts(comparison: Comparison) -> list[str]:
     for setting in comparison.results:
         for table in setting.tables:
             for row in table.rows:
+                if not row.ok and all(failure.status == "unsupported" for failure in row.failures):
+                    continue
                 counted = [count(row.parameters.on(axis) if row.parameters is not None else None) for axis in axes]
                 cells = (model_name(table), method_name(row), size(row), *counted, _held_to(row, setting))
                 rates.setdefault(cells, set()).add(row.learning_rate)

@@ -100,7 +100,8 @@ def _cautions(seen: Overview, judged: Judged, records: Sequence[Record]) -> list
         every = len(untuned) == len({setting.spec.task.name for setting in seen.comparison.results})
         on = "" if every else f" on {listed([code(task) for task in untuned])}"
         said.append(
-            f"**No learning rate was tuned in these runs{on}:** another rate may change the order of the methods."
+            f"**No learning rate was tuned in these runs{on}:** "
+            "each was given, found elsewhere or not at all. Another may change the order of the methods."
         )
     sources = dict.fromkeys(setting.spec.source for setting in seen.comparison.results if setting.spec.source)
     if sources:

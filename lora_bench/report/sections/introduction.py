@@ -12,6 +12,8 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections.method_tables import interval, metric_name, model_name, on_split, setting_name
 from lora_bench.report.text import code, listed, natural, plural, score
+from lora_bench.stats import Interval
+from lora_bench.stats.verdict import FEWEST_PAIRS
 
 
 def introduction(comparison: Comparison, judged: bool = False) -> list[str]:
@@ -28,7 +30,15 @@ def introduction(comparison: Comparison, judged: bool = False) -> list[str]:
     statuses = listed(
         [f"{number} {'' if index else 'ended '}{code(status)}" for index, (status, number) in enumerate(ended)]
     )
-    trials = sum(len(row.run_ids) for setting in comparison.settings if setting not in results for row in setting.rows)
+    trials = len(
+        {
+            run_id
+            for setting in comparison.settings
+            if setting not in results
+            for row in setting.rows
+            for run_id in row.run_ids
+        }
+    )
     tuned = (
         f" {trials:,} of them {'was a trial' if trials == 1 else 'were trials'}, which chose learning rates."
         if trials
@@ -37,7 +47,7 @@ def introduction(comparison: Comparison, judged: bool = False) -> list[str]:
     return [
         f"{_methods(rows)} on {plural(len(models), 'base model')} and {plural(len(tasks), 'task')} "
         f"({listed([*tasks])}) with {_number_of_seeds(seeds)} each. Of {plural(comparison.runs, 'run')}, {statuses}.{tuned} "
-        f"Scores are {listed([*metrics])}{_under(comparison, [*protocols])}.",
+        f"{'Scores of the others' if trials else 'Scores'} are {listed([*metrics])}{_under(comparison, [*protocols])}.",
         "",
         _caution(comparison, rows, judged),
     ]
@@ -62,8 +72,8 @@ def _methods(rows: Sequence[Row]) -> str:
     if not references:
         return f"{number} ({listed(held)})"
     if not held:
-        return f"{number} (the reference line {listed(references)})"
-    return f"{number} ({listed(held)}, with {listed(references)} as the reference line)"
+        return f"{number} (all exempt from the parameter target: {listed(references)})"
+    return f"{number} ({listed(held)}, with {listed(references)} exempt from the parameter target)"
 
 
 def _metric(setting: Setting) -> str:
@@ -145,7 +155,7 @@ def _fact(table: ModelTable, setting: Setting, comparison: Comparison) -> str:
 def _with_interval(row: Row) -> str:
     assert row.score is not None
     seeds = plural(row.score.n, "seed")
-    if row.score.sd is None:
+    if row.score.sd is None or row.score.n < FEWEST_PAIRS:
         return f"{score(row.score.mean)} ({seeds}, so no interval)"
     if row.score.interval is None:
         return f"{score(row.score.mean)} ({seeds}, all the same, so no interval)"
@@ -154,12 +164,12 @@ def _with_interval(row: Row) -> str:
 
 def _overlap(first: Row, others: Sequence[Row]) -> str:
     """Whose intervals overlap that of *first*, whose do not, and who has none."""
-    mine = first.score.interval if first.score is not None else None
+    mine = _known(first)
     if mine is None:
         return ""
     overlapping, apart, without = [], [], []
     for row in others:
-        theirs = row.score.interval if row.score is not None else None
+        theirs = _known(row)
         if theirs is None:
             without.append(code(row.label))
         elif theirs.high >= mine.low and theirs.low <= mine.high:
@@ -172,6 +182,11 @@ def _overlap(first: Row, others: Sequence[Row]) -> str:
         f" There is no interval for {listed(without)}." if without else "",
     ]
     return "".join(said)
+
+
+def _known(row: Row) -> Interval | None:
+    """The interval of a mean that is shown: with fewer seeds it is wider than any scale."""
+    return row.score.interval if row.score is not None and row.score.n >= FEWEST_PAIRS else None
 
 
 def _interval_of(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from lora_bench.report.model.comparison import TARGETS, Comparison, ModelTable, 
 from lora_bench.report.model.rows import Failure, Row, in_order
 from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats import Summary
+from lora_bench.stats.verdict import FEWEST_PAIRS
 
 REFERENCE, SHARED, SEVERAL = "†", "‡", "§"
 
@@ -286,8 +287,8 @@ def _scored_of_all(row: Row) -> str:
 
 
 def interval(row: Row) -> str:
-    """The 95 % interval of a row's mean."""
-    if row.score is None or row.score.interval is None:
+    """The 95 % interval of a row's mean; none of two seeds, which is often wider than the scale of the score."""
+    if row.score is None or row.score.interval is None or row.score.n < FEWEST_PAIRS:
         return MISSING
     return f"{text.score(row.score.interval.low)} to {text.score(row.score.interval.high)}"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from lora_bench.report.model.comparison import Comparison
+from collections.abc import Iterable, Sequence
+
+from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.rows import Row
+from lora_bench.report.sections.method_tables import best_rates
 from lora_bench.report.sections.tuning import edges, rungs_of_search, searches
-from lora_bench.report.text import code, inert, listed, plural
+from lora_bench.report.text import code, inert, learning_rate, listed, plural
 
 Said = tuple[str, list[str], list[str]]
 
@@ -61,11 +64,44 @@ def _search(comparison: Comparison) -> Said:
     last = [(setting, rungs) for setting, rungs in found if setting is rungs[-1]]
     chosen = sum(len({row.label for row in table.rows}) for setting, _ in last for table in setting.tables)
     at_edge = sum(len(edges(setting, rungs)) for setting, rungs in last)
-    further = [f"It gives {plural(chosen, 'best rate')}, one for each method and base model: see [Scores](#scores)."]
+    rates: dict[str, set[float]] = {}
+    tied = 0
+    for setting, _ in last:
+        for table in setting.tables:
+            for label in {row.label for row in table.rows}:
+                best = best_rates((row for row in table.rows if row.label == label), setting.spec.task.higher_is_better)
+                tied += len(best) > 1
+                rates.setdefault(label, set()).update(best if len(best) == 1 else [])
+    named = [f"{code(label)} {_rates(found)}" for label, found in sorted(rates.items()) if found]
+    each = f": {listed(named)}" if named else ""
+    further = [
+        f"It gives {plural(chosen - tied, 'best rate')}, one for each method and base model{each}; see [Scores](#scores)."
+    ]
+    if tied:
+        further.append(f"In {tied} of {chosen} searches rates tie, so nothing is chosen there.")
     if at_edge:
         word = "is" if at_edge == 1 else "are"
         further.append(f"{at_edge} of them {word} the smallest or largest rate tried: a better one may be outside.")
+    further += _at_floor([row for setting, _ in found for row in setting.rows], found[0][0])
     following = [
         "write the best rates into a suite as `learning_rate` and run it on seeds that the search has not used"
     ]
     return "This is a search: it chooses learning rates and ranks no method.", further, following
+
+
+def _rates(rates: Iterable[float]) -> str:
+    """The best rates of a method, from the smallest to the largest over base models."""
+    ends = sorted(rates)
+    return " to ".join(dict.fromkeys(learning_rate(rate) for rate in (ends[0], ends[-1])))
+
+
+def _at_floor(rows: Sequence[Row], setting: Setting) -> list[str]:
+    """How many runs scored no better than the majority class of the training data."""
+    better = setting.spec.task.higher_is_better is not False
+    rows = [*{row.run_ids: row for row in rows}.values()]
+    scores = [
+        (score.value, row.majority_score) for row in rows for score in row.scores if row.majority_score is not None
+    ]
+    floor = sum((value <= least) if better else (value >= least) for value, least in scores)
+    what = "the majority class of the training data (or their mean)"
+    return [f"{floor} of {plural(len(scores), 'run')} scored no better than {what}."] if floor else []

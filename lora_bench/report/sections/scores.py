@@ -72,7 +72,7 @@ def _several_tasks(comparison: Comparison) -> bool:
 
 
 def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
-    lines = ["Rows are in alphabetical order.", "", *_LEGEND]
+    lines = ["Rows are in alphabetical order, below methods that are exempt from the parameter target.", "", *_LEGEND]
     if judged is not None and judged.ranks:
         lines.append(rank_note(judged))
     lines += _COSTS
@@ -88,8 +88,9 @@ def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> Li
 
 _LEGEND = """\
 - *mean ± SD*: over the n runs with a score, with the sample standard deviation; *failed* runs have none.
-- *95 % interval*: the t-interval of the mean over seeds; very wide with 2 seeds, none if all scores are the same.
-- *less majority*: the mean less the score of always answering the majority class (or the mean).""".splitlines()
+- *95 % interval*: the t-interval of the mean over seeds; none below 3 seeds or if all scores are the same.
+- *less majority*: the mean less the score of always answering the majority class of the training data (or their mean).
+""".splitlines()
 
 _COSTS = """\
 - *adapter parameters*: without the head. *trained*: updated by the optimiser, with the head. *stored*: to be saved.
@@ -117,12 +118,12 @@ _SHARED_NOTE = (
 
 
 def reference_note(settings: Sequence[Setting]) -> str:
-    """What the mark of the reference line says."""
+    """What the mark of an exempt method says."""
     axes = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
     axis = max(axes, key=PARAMETER_AXES.index, default=PARAMETER_AXES[0])
     return (
-        f"{tables.REFERENCE} The reference line: it has no size to fit, so it is exempt from the target for "
-        f"{axis.replace('_', ' ')}; all else is equal."
+        f"{tables.REFERENCE} Exempt from the target for {axis.replace('_', ' ')}, since it has no size to fit; learning rates "
+        "are tuned for each method, and all else is equal."
     )
 
 

@@ -14,6 +14,9 @@ from lora_bench.report.text import MISSING, code, inert, plural
 # A first screen has no room for more methods; all are under Scores.
 MOST_LINES = 10
 
+# So many metrics are named in a heading.
+MOST_METRICS = 4
+
 ESTIMATED = "≈"
 
 
@@ -53,6 +56,8 @@ def notes(seen: Overview) -> str:
         said.append(f"{ESTIMATED} 4 bytes a stored parameter.")
     if any(ratio is not None and not ratio.exclusive for line in shown for ratio in (line.step, line.memory)):
         said.append(f"{SHARED} Other work ran beside.")
+    if any(place.setting.spec.task.metric == "bleu" for line in shown for place in line.places):
+        said.append("BLEU is on a scale of 0 to 1.")
     return " ".join(said)
 
 
@@ -94,6 +99,8 @@ def _score_name(seen: Overview) -> str:
     tasks = {place.setting.spec.task.name for place in places}
     over = [plural(len(tasks), "task")] if len(tasks) > 1 else []
     over += [plural(len(models), "base model")] if len(models) > 1 else []
+    if 1 < len(metrics) <= MOST_METRICS:
+        return f"mean of {text.listed([*metrics])} ({' × '.join(over)})"
     name = next(iter(metrics)) if len(metrics) == 1 else "score"
     return f"{name} (mean of {' × '.join(over)})" if over else name
 

@@ -13,7 +13,7 @@ from lora_bench.report.text import MISSING, code, inert
 from lora_bench.stats import Verdict, collapsed, rate
 from lora_bench.stats.apart import fewest_unseen, least_p
 from lora_bench.stats.power import ALPHA
-from lora_bench.stats.verdict import VerdictName
+from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
 
 DECIDED: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "non-inferior")
 
@@ -118,7 +118,9 @@ def numbers(verdict: Verdict, covers: str) -> list[str]:
     interval = verdict.interval
     return [
         text.difference(verdict.difference),
-        MISSING if interval is None else f"{text.difference(interval.low)} to {text.difference(interval.high)}",
+        MISSING
+        if interval is None or verdict.pairs < FEWEST_PAIRS
+        else f"{text.difference(interval.low)} to {text.difference(interval.high)}",
         covers,
         verdict_words(verdict),
         _probability(verdict.adjusted_p),
@@ -132,6 +134,8 @@ def verdict_words(verdict: Verdict) -> str:
     """A verdict in a cell of a table."""
     if verdict.reason is not None and verdict.interval is None:
         return f"{verdict.verdict} ({'one seed' if verdict.pairs == 1 else 'no spread'})"
+    if verdict.pairs < FEWEST_PAIRS:
+        return f"{verdict.verdict} (no test below {FEWEST_PAIRS} seeds)"
     if verdict.small_but_real is not None:
         return f"**equivalent**, and slightly {verdict.small_but_real}"
     word = f"**{verdict.verdict}**" if verdict.verdict in DECIDED else verdict.verdict
@@ -222,9 +226,9 @@ def rank_words(rank: Rank | None) -> str:
 
 def rank_note(judged: Judged) -> str:
     """What a column of ranks claims, as an item of a legend."""
-    alpha = judged.analysis.alpha
+    percent = f"{100 * (1 - 2 * judged.analysis.alpha):g}"
     return (
         "- *ranks*: the ranks that the shown differences leave open, and in brackets groups of ties. Two methods share a "
-        "letter if no difference between them is shown. All true ranks lie in these with a probability of "
-        f"{1 - 2 * alpha:g} or more."
+        "letter if no difference between them is shown. These are the ranks not ruled "
+        f"out, with {percent} % probability for all together."
     )

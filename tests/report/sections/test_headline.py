@@ -269,6 +269,16 @@ def test_reports_without_verdicts_have_a_headline_of_their_own():
     ]
     assert "**This is a search: it chooses learning rates and ranks no method.**" in said(rates)
     assert "1 best rate" in said(rates) and "1 of them is the smallest or largest rate tried" in said(rates)
+    assert "one for each method and base model: `lora` 1e-3; see" in said(rates) and "scored no better" not in said(
+        rates
+    )
+    tied = [
+        record(learning_rate=rate, score=0.5, majority=0.5, spec={"score_on": "selection"}) for rate in (1e-4, 3e-4)
+    ]
+    assert "It gives 0 best rates" in said(
+        tied
+    ) and "In 1 of 1 searches rates tie, so nothing is chosen there." in said(tied)
+    assert "2 of 2 runs scored no better than the majority class of the training data" in said(tied)
     paper = {"protocol": "paper", "rules": PROTOCOLS["paper"]}
     assert "the protocol `paper` chooses on the split that it reports" in said(
         [record(method, spec=paper) for method in ("full", "lora")]
@@ -307,6 +317,14 @@ def test_the_small_table_marks_what_was_computed_and_what_was_not_measured_alone
     )
     assert cells["verdict"] == "**worse**" and full.startswith("| `full` (reference) |")
     assert "≈ 4 bytes a stored parameter." in note and "‡ Other work ran beside." in note
+
+
+def test_the_heading_of_a_mean_over_tasks_names_its_metrics_and_the_note_the_scale_of_bleu():
+    mixed = [one for task, metric in (("a", "accuracy"), ("b", "f1"))
+             for one in runs("full", 0, task=task, metric=metric) + runs("lora", -0.02, task=task, metric=metric)]  # fmt: skip
+    assert "| mean of accuracy and f1 (2 tasks) |" in summary_table(headline(mixed)[1])[0]
+    bleu = runs("full", 0, metric="bleu") + runs("lora", -0.02, metric="bleu")
+    assert summary_table(headline(bleu)[1])[-1].endswith("BLEU is on a scale of 0 to 1.")
 
 
 def test_many_methods_leave_the_small_table_small():
