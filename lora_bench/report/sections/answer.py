@@ -76,7 +76,7 @@ def margin_words(held: Sequence[Held]) -> str:
 
 
 def _how_it_came_out(judged: Judged) -> str:
-    further = [*_over_tasks(judged), *_without_result(judged)]
+    further = [*_shared_runs(judged), *_over_tasks(judged), *_without_result(judged)]
     return "; ".join([_decided(judged), *further]) + "."
 
 
@@ -117,6 +117,20 @@ def _counts(held: Sequence[Held]) -> str:
             words.append(f"{word}{times(len(found))}{by if word in ('better', 'worse') else ''}")
     open_ones = sum(one.verdict.verdict == "inconclusive" for one in held)
     return listed([*words, *([f"undecided{times(open_ones)}"] if open_ones else [])])
+
+
+def _shared_runs(judged: Judged) -> list[str]:
+    """That a method that is exempt from several targets has one set of runs for all of them."""
+    compared: dict[str, int] = Counter(held.row.label for held in judged.held if held.row.reference)
+    said = []
+    for label, number in compared.items():
+        sets = len({held.row.run_ids for held in judged.held if held.row.label == label})
+        if sets < number:
+            reference = code(judged.analysis.reference)
+            said.append(
+                f"{code(label)} has {plural(sets, 'set')} of runs, compared with {reference} at each of its sizes"
+            )
+    return said
 
 
 def _over_tasks(judged: Judged) -> list[str]:

@@ -189,7 +189,7 @@ def _advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
     said = [f"Where that file is too large: {code(cheaper.label)}."] if cheaper is not None else []
     on = [_on(line) for line in others]
     said += [f"Compared with {reference}, {'; '.join(on)}."] if on else []
-    return f"{lead}.", [*said, *_runs_twice(seen, pick), *_no_equality(seen)]
+    return f"{lead}.", [*said, *_no_equality(seen)]
 
 
 def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
@@ -230,18 +230,6 @@ def _open(seen: Overview, pick: Line) -> tuple[str, list[str]]:
     )
 
 
-def _runs_twice(seen: Overview, line: Line) -> list[str]:
-    """That the comparisons of a method that is exempt from several targets share its runs."""
-    places = {
-        (contrast.setting.spec.task.name, contrast.table.model.shown, contrast.table.weights)
-        for contrast in line.contrasts
-    }
-    if len(places) == len(line.contrasts) or not all(place.row.reference for place in line.places):
-        return []
-    sets = plural(len(places), "set")
-    return [f"{code(line.label)} has {sets} of runs, compared with {code(seen.reference)} at each of its sizes."]
-
-
 def _no_equality(seen: Overview) -> list[str]:
     """That so few seeds cannot show that two methods are as good, where some are undecided."""
     open_ones = [
@@ -249,7 +237,7 @@ def _no_equality(seen: Overview) -> list[str]:
     ]
     fewest = fewest_unseen(ALPHA)
     most = max((verdict.pairs for verdict in open_ones), default=fewest)
-    return [f"{plural(most, 'seed')} cannot show equality: that takes {fewest} or more."] if most < fewest else []
+    return [f"{plural(most, 'seed')} cannot show equality; {fewest} may."] if most < fewest else []
 
 
 def _with_smaller(seen: Overview, pick: Line) -> str:

@@ -32,7 +32,7 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
     if pick is not None and all(place.row.checkpoint_bytes is not None for place in pick.places):
         suite, label = seen.comparison.suites[0], pick.label
         steps.append(f"`lora-bench use runs/{_plain(suite)} {_plain(label)}` loads {code(label)}")
-    elif pick is not None:
+    elif pick is not None and not keys:
         keys.append("`keep_weights: last` to keep trained weights (all runs train again)")
     total = seeds_to_decide(seen) if pick is None else RECOMMENDATION_PAIRS
     if total is not None and not learned_little(seen) and not (pick is not None and grade == "recommendation"):
