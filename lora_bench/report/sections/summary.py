@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lora_bench.report import text
 from lora_bench.report.model.overview import Line, Overview, Ratio
-from lora_bench.report.sections.headline import UNLESS_COLLAPSE, times
+from lora_bench.report.sections.advice import UNLESS_COLLAPSE, times
 from lora_bench.report.sections.method_tables import SHARED, metric_name
 from lora_bench.report.sections.verdicts import DECIDED
 from lora_bench.report.text import MISSING, code, inert, plural
