@@ -49,7 +49,7 @@ def test_the_first_own_suite_tunes_every_method_and_runs_on_a_users_own_file_and
 @pytest.mark.parametrize(("layers", "width"), [(6, 384), (12, 768)], ids=["minilm-l6", "roberta-base and gpt2"])
 def test_every_method_of_an_example_meets_its_budget(page, layers, width):
     (target,) = re.findall(r"^budget: {adapter_parameters: ([\d_]+)", (ROOT / page).read_text(encoding="utf-8"), re.M)
-    # By the formulas of docs/budgets.md: matrices of queries and values, two adapters in each layer, keys and values.
+    # By the formulas of docs/methods.md: matrices of queries and values, two adapters in each layer, keys and values.
     counts = {
         "lora": lambda rank: 4 * layers * width * rank,
         "bottleneck_adapter": lambda size: 2 * layers * (2 * width * size + size + width),
