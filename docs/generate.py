@@ -29,14 +29,13 @@ from lora_bench.records.protocol import PROTOCOLS, STRICT, Protocol
 from lora_bench.records.spec import Decoding
 from lora_bench.suite.entries import Range, read_method
 from lora_bench.suite.probe_suite import CellShape, ProbeCellRecipe, ProbeFile, Size
-from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, Probe, Recipe, SuiteBudget, SuiteFile, Training, Tuning
+from lora_bench.suite.schema import ModelEntry, Probe, Recipe, SuiteBudget, SuiteFile, Training, Tuning
 
 FOLDER = Path(__file__).parent
 
 METHODS_HEADER = """# Methods
 
-Made by `docs/generate.py methods` from `lora_bench/methods/`. Each method has a size, which a budget turns, and a learning rate
-for suites that give none:
+Made by `docs/generate.py methods`. Each method's size, which a budget turns, and its learning rate for suites that give none:
 
 """
 
@@ -77,9 +76,8 @@ def card(name: str, method: Any) -> str:
 
 SUITES_HEADER = """# Every key of a suite
 
-Made by `docs/generate.py suites` from the classes that read a suite. `lora-bench schema suite` prints the JSON Schema for your
-editor. An unknown key is an error that names its line and the nearest key. Brackets hold a key's values and its default, the
-first of several.
+Made by `docs/generate.py suites`. `lora-bench schema suite` prints the JSON Schema for your editor. Brackets hold a key's
+values and its default, the first of several.
 
 ```yaml
 suite: tickets
@@ -108,23 +106,24 @@ analysis: {reference: lora, margin: 0.01}
 
 """
 
-METHODS = """A name of `lora-bench list methods`, or a mapping with [the method's options](methods.md) and these keys:
+METHODS = """A name, or a mapping with [the method's options](methods.md) and these keys:
 
 """
 
-RANGE = "`budget: {trials: N}` rates are drawn from a range, one from each of N slices:"
+RANGE = "A range, from which `budget: {trials: N}` draws N rates:"
 
-BUDGET = "Give one amount of work (`epochs` or `train_…`) and at most one of parameters. See [budgets](budgets.md)."
+BUDGET = "One amount of work (`epochs` or `train_…`), at most one of parameters. See [budgets](budgets.md)."
 
-TRAINING_ARGUMENTS = """Such as `adam_beta2`. `gradient_accumulation_steps` splits a batch and must divide
-`training.batch_size`. Refused, because a suite has its own key, lora_bench sets them, or they reach the hub:
+TRAINING_ARGUMENTS = """Such as `adam_beta2`. `gradient_accumulation_steps` splits a batch and must
+divide `training.batch_size`. Arguments that the suite's own keys or lora_bench set, or that reach the hub, are refused by name.
+
 """
 
-RECIPES = "A recipe names the runs it covers and what differs, with one amount of work at most:"
+RECIPES = "What differs, and for which runs; one amount of work at most:"
 
 PROBES = "It has shapes in place of tasks, and trains nothing. See [probes](probes.md)."
 
-CELL_RECIPES = "A recipe names the cells it covers and what differs:"
+CELL_RECIPES = "What differs, and for which cells:"
 
 # Where the keys of a class stand on the page.
 HEADINGS = {
@@ -152,7 +151,6 @@ LINKS = {
 def suites_page() -> str:
     """Return a table for each part of a suite, and of a suite of probes."""
     method_keys = "".join(f"- `{key}`: {text}\n" for key, text in arguments(read_method.__doc__, "Keys").items())
-    refused = ", ".join(f"`{name}`" for name in sorted(OWN_ARGUMENTS))
     parts = {
         "suite": keys(SuiteFile),
         "models": f"A name, or a mapping:\n\n{keys(ModelEntry)}",
@@ -160,8 +158,8 @@ def suites_page() -> str:
         "methods.learning_rate": f"{RANGE}\n\n{keys(Range)}",
         "budget": f"{BUDGET}\n\n{keys(SuiteBudget)}",
         "training": keys(Training),
-        "training_arguments": f"{TRAINING_ARGUMENTS}{refused}.\n\n",
-        "recipes": f"{RECIPES}\n\n{keys(Recipe, training=Training, budget=Work)}",
+        "training_arguments": TRAINING_ARGUMENTS,
+        "recipes": f"{RECIPES}\n\n{keys(Recipe, training=Training, budget=Work, suite=SuiteFile)}",
         "tuning": keys(Tuning),
         "protocol": protocol_part(),
         "decoding": keys(Decoding),
