@@ -2,13 +2,12 @@
 
     y = W x + b
 
-Trains every b of the base model, those of LayerNorms and embeddings too: about 0.1 % of the weights, 102,144 in RoBERTa-base.
-It has no size, so a parameter budget cannot fit it.
+Trains every b of the base model, those of LayerNorms and embeddings too: 102,144 weights (0.1 %) in RoBERTa-base.
 
 Paper: Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199. Learning rates: 1e-4 to 4e-3.
 
-Limits: biases change in place, so it cannot be switched off or share its base in memory; only biases are stored. Families
-without biases (Llama, ModernBERT, T5) have nothing to train.
+Limits: biases change in place, so it cannot be switched off or share its base in memory. Families without biases (Llama,
+ModernBERT, T5) have nothing to train.
 """
 
 from __future__ import annotations

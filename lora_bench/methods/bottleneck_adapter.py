@@ -3,7 +3,7 @@
     f(x) = scaling * (W_up g(W_down x + b_down) + b_up)
 
 W_down has shape (bottleneck_size, width), W_up (width, bottleneck_size). W_up starts at zero, so training starts from the base
-model. The variant says where f is added, and gives L layers of width d with bottleneck_size b these weights:
+model. The variant places f, and gives L layers of width d with bottleneck_size b these weights:
 
 - `houlsby`: 2L(2db + b + d). y + f(y) after attention and after the feed-forward block, before their residuals. Houlsby et al.
   2019, https://arxiv.org/abs/1902.00751, with gelu; later comparisons use silu.
@@ -16,8 +16,7 @@ model. The variant says where f is added, and gives L layers of width d with bot
 
 Learning rates: 3e-4 to 3e-3.
 
-Limits: not linear, so it cannot be merged and adds latency. The base model's LayerNorms stay frozen, as in the LoRA paper's
-comparisons.
+Limits: it cannot be merged and adds latency. The base model's LayerNorms stay frozen, as in the LoRA paper's comparisons.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """Full fine-tuning: train every weight, or every weight of the top layers.
 
-The reference of every comparison. It has no size: it is exempt from the parameter budget, marked so in reports, and held to
-every other axis. *top_layers* trains the last layers and the head, as in the LoRA paper's FT-Top2 (25,192,448 weights in GPT-2
-medium).
+It is exempt from the parameter budget, marked so in reports, and held to every other axis. *top_layers* trains the last layers
+and the head, as in the LoRA paper's FT-Top2 (25,192,448 weights in GPT-2 medium).
 
 Learning rates: 1e-5 to 5e-5 for base-size encoders, 1e-4 for small ones.
 
-Limits: runs cannot share a base. A result is stored as a whole model; with *top_layers*, as the trained layers, which change
-in place.
+Limits: runs cannot share a base. A result is stored as a whole model, or as the trained layers.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
     y = W x + scaling * B A x
 
-A has shape (rank, in_features), B (out_features, rank). B starts at zero, so training starts from the base model; PiSSA and
-OLoRA take their first B A out of W, to the same end. The paper adapts query and value: 4 L d rank weights in L layers of width
-d. Where one weight computes query, key and value (GPT-2, DeBERTa v1, ModernBERT), each adapted slice has its own A and B, as in
-the paper; PEFT's LoRA would adapt all three with one A.
+A has shape (rank, in_features), B (out_features, rank). Training starts from the base model: B starts at zero, and PiSSA and
+OLoRA take their first B A out of W. The paper adapts query and value: 4 L d rank weights in L layers of width d. Where one
+weight computes query, key and value (GPT-2, DeBERTa v1, ModernBERT), each adapted slice has its own A and B, as in the paper
+but unlike PEFT.
 
 Papers: Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA:
-Liu et al. 2024, https://arxiv.org/abs/2402.09353; PiSSA: Meng et al. 2024, https://arxiv.org/abs/2404.02948; OLoRA:
-Büyükakyüz 2024, https://arxiv.org/abs/2406.01775. Learning rates: 3e-4 to 3e-3 at scaling 2, higher for smaller models.
+Liu et al. 2024, https://arxiv.org/abs/2402.09353; PiSSA: Meng et al. 2024, https://arxiv.org/abs/2404.02948; OLoRA: Büyükakyüz
+2024, https://arxiv.org/abs/2406.01775. Learning rates: 3e-4 to 3e-3 at scaling 2, higher for smaller models.
 
 Limits: once merged, it cannot serve several tasks in one batch. PiSSA and OLoRA refuse a weight that computes query, key and
 value together, and change the base in memory. Load a saved one on the published base: loading takes the same B A out again.

@@ -6,9 +6,9 @@
       size_option: r
       size_value: 256
 
-Each method is tried first on a small model of the base model's class, width and options, with two layers and random weights
-(all layers if two fail). It trains a few steps and answers a padded batch. The pair is unsupported, with the reason, if
-anything raises, a weight gets no gradient, only the head is trained, or padding changes an answer.
+Each method is tried first on two random layers of the base model's class, width and options (all layers if two fail). The pair
+is unsupported, with the reason, if anything raises, a weight gets no gradient, only the head is trained, or padding changes an
+answer.
 
 Papers: https://huggingface.co/docs/peft/package_reference/peft_types. Learning rates: 1e-3 for most.
 

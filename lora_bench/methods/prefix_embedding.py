@@ -2,15 +2,15 @@
 
     layers([E; x])
 
-E has shape (num_virtual_tokens, width); x is the embedded text. P tokens of width d have P d weights, the fewest of the prefix
-methods. Virtual tokens pass every layer and are dropped at the end. The text keeps its positions.
+E has shape (num_virtual_tokens, width); x is the embedded text. P tokens of width d have P d weights. Virtual tokens pass every
+layer and are dropped at the end. The text keeps its positions.
 
 Paper: PreEmbed of Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 5.1. Learning rates: 1e-3 to 3e-2; needs more steps
 than LoRA or adapters.
 
 Limits: encoders only (for text generation use PEFT's PROMPT_TUNING through `peft`). It cannot be merged, does not start exactly
-from the base model, and costs the time of a text longer by P tokens. The paper's infix tokens, behind the text, are left out:
-in an encoder they would be prefix tokens (in DeBERTa, at other distances).
+from the base model, and costs the time of P more tokens. The paper's infix tokens are left out: in an encoder they would be
+prefix tokens.
 """
 
 from __future__ import annotations

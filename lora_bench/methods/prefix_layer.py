@@ -10,8 +10,7 @@ Paper: PreLayer of Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 5.1
 than LoRA or adapters.
 
 Limits: it cannot be merged and does not start exactly from the base model. The paper's infix tokens, between prompt and
-completion, are left out: a causal model is not told where its prompt ends, and its classifier reads the last token of the
-text, which does not see them. In an encoder they would be prefix tokens.
+completion, are left out: a causal model is not told where its prompt ends.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     attention(q, [P_k; K], [P_v; V])
 
 P_k and P_v have shape (num_virtual_tokens, width) in every layer: 2LPd weights in L layers of width d with P tokens. Real
-tokens keep their positions. A prefix has none, so DeBERTa's disentangled attention gives it only a content score.
+tokens keep their positions; a prefix has none.
 
 Reparameterised, as in the paper, layer l trains W_l tanh(W E + b) + b_l, with E of shape (P, d), W (m, d) and W_l (2d, m) for a
 reparameterisation_width m: Pd + md + m + L(2dm + 2d) weights, a hundred times as many. Saving folds them into 2LPd.
@@ -11,8 +11,7 @@ reparameterisation_width m: Pd + md + m + L(2dm + 2d) weights, a hundred times a
 Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190. Learning rates: 1e-3 to 3e-2, reparameterised 5e-5 to 1e-3; needs
 more steps than other methods.
 
-Limits: it cannot be merged and does not start exactly from the base model: an untrained prefix takes a share of every
-attention. A reparameterised prefix cannot start from words.
+Limits: it cannot be merged and does not start exactly from the base model. A reparameterised prefix cannot start from words.
 """
 
 from __future__ import annotations
