@@ -126,7 +126,7 @@ def check_report(
     data: Mapping[str, bytes] | None = None,
     answers: AnswersOf = lambda run_id: None,
 ) -> list[str]:
-    """How the report in *folder* differs from what its records give, byte for byte; an empty list where it does not."""
+    """List the differences, byte for byte, between the report in *folder* and a fresh rendering of its records."""
     expected = render_files(records, name, sections, probes, data, answers)
     differences = []
     for path, content in expected.items():

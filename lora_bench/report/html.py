@@ -94,7 +94,7 @@ def render_page(markdown: str, figures: Mapping[str, bytes]) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """What a browser may do for the page: use its own style, script and figures, and nothing else."""
+    """The content security policy of the page: it allows its own style, script and figures, and nothing else."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
     style_hash, script_hash = (f"'sha256-{found}'" for found in hashes)
     allowed = f"style-src {style_hash}; script-src {script_hash}; img-src data:"
@@ -142,7 +142,7 @@ def _parser(figures: Mapping[str, bytes]) -> MarkdownIt:
 
 
 def _is_own(url: str) -> bool:
-    """Whether a target is of a link, or a figure, that our renderers write."""
+    """Tell if our renderers write such a target: a link, or a figure."""
     return LINK.fullmatch(url) is not None or url.endswith(".svg")
 
 
@@ -179,7 +179,7 @@ def _name_headings(tokens: Sequence[Token]) -> list[Heading]:
 
 
 def _text(token: Token) -> str:
-    """What an inline token or an image says, without its markup."""
+    """The text of an inline token or an image, without its markup."""
     parts = (" " if child.type == "softbreak" else child.content for child in token.children or [])
     return "".join(parts).replace("\N{ZERO WIDTH SPACE}", "")
 
@@ -242,13 +242,13 @@ def _is_image(token: Token) -> bool:
 
 
 def _is_lead(token: Token) -> bool:
-    """Whether a paragraph is in bold from its first word to its last."""
+    """Tell if a paragraph is in bold from its first word to its last."""
     kinds = [child.type for child in token.children or [] if child.type != "text" or child.content]
     return kinds[:1] == ["strong_open"] and kinds[-1:] == ["strong_close"] and kinds.count("strong_open") == 1
 
 
 def _wide(tokens: Sequence[Token], label: str) -> list[Token]:
-    """What may be wider than the page, in a box that scrolls, by keys too."""
+    """Put tokens that may be wider than the page into a box that scrolls, by keys too."""
     attributes: dict[str, str | int | float] = {"class": "wide", "tabindex": "0", "role": "group", "aria-label": label}
     return [_opened("div", attributes), *tokens, _closed("div")]
 

@@ -1,8 +1,8 @@
 """The words and numbers of a report: units made readable, and strings from records made harmless.
 
-A record may come from anybody. Its names, reasons and warnings are shown as text and nothing else: `plain` makes one
-line of them, without control characters and without folders of its user, and `inert` keeps that line from
-being a link, markup, a table cell or a mention on a page.
+A record may come from any source. Its names, reasons and warnings are shown as plain text. `plain` makes one line of
+them, without control characters and without a user's folders. `inert` keeps that line from being a link, markup, a
+table cell or a mention on a page.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def caption(
     costs: Sequence[Cost],
     curves: Mapping[str, Sequence[CurvePoint]],
 ) -> str:
-    """What a figure of a kind shows."""
+    """The caption of a figure, by its kind."""
     if kind == "trade_offs":
         return " ".join(_trade_offs(settings, tables, costs))
     if kind == "learning_curves":
@@ -86,5 +86,5 @@ def _learning_curves(
 
 
 def not_alone(row: Row, cost: Cost) -> bool:
-    """Whether a row has a measured cost that other work on the machine may have changed."""
+    """Tell if a row has a measured cost that other work on the machine may have changed."""
     return cost.measured and row.score is not None and cost.of(row) is not None and not row.exclusive

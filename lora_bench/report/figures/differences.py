@@ -51,12 +51,12 @@ class _Row:
 
 
 def can_draw(contrasts: Sequence[Contrast]) -> bool:
-    """Whether the differences have one scale and fit into a picture."""
+    """Tell if the differences share one scale and fit into a picture."""
     return 0 < len(contrasts) <= MOST_ROWS and len({_scale(contrast) for contrast in contrasts}) == 1
 
 
 def caption(contrasts: Sequence[Contrast]) -> str:
-    """How to read the picture, in one line; only what it has is explained."""
+    """One line that explains how to read the picture, and only the marks that it has."""
     limits = value_limits(contrasts)
     intervals = [(_factor(contrast), one) for contrast in contrasts if (one := contrast.verdict.adjusted) is not None]
     beyond = any(unit * one.low < limits[0] or unit * one.high > limits[1] for unit, one in intervals)

@@ -98,7 +98,7 @@ def _draw(panel: Any, plan: FigurePlan, row: Row, lines: Mapping[str, Line]) -> 
 
 
 def _evaluated(setting: Setting) -> str:
-    """What evaluations while training scored, and on which examples where the rules of the runs say it."""
+    """The axis label of a learning curve: the metric, and the split that was evaluated if the rules name it."""
     rules = setting.spec.rules
     where = f"on the {rules.choose_on} split" if rules is not None else "of evaluations"
     return f"{short(setting.spec.task.metric or 'score', 40)} {where}"

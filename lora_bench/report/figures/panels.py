@@ -1,4 +1,4 @@
-"""What the panels of every figure are made of, and the figures of scores alone.
+"""The building blocks of every figure's panels, and the figures of scores alone.
 
 Imported only when a figure is drawn, since it needs matplotlib.
 """
@@ -258,7 +258,7 @@ def label_side(figure: Figure, text: str, inches: float) -> None:
 
 
 def score_name(plan: FigurePlan) -> str:
-    """What the score is, of what, and which way is better where it is not upwards."""
+    """The metric, its split and task, and "lower is better" where that holds."""
     spec = plan.settings[0].spec
     better = " (lower is better)" if spec.task.higher_is_better is False else ""
     where = f"on the {spec.score_on} split of" if spec.score_on is not None else "on"
@@ -293,7 +293,7 @@ def _line_name(row: Row, targets: dict[tuple[str, ...], str]) -> str:
 
 
 def model_name(table: ModelTable) -> str:
-    """How a base model is called over its panels."""
+    """The name of a base model over its panels."""
     return short(table.model.shown, 36) + (f" ({table.weights})" if table.ambiguous else "")
 
 

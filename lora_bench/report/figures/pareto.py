@@ -1,7 +1,7 @@
-"""What a score costs: the axes of a trade-off, and the Pareto front of the rows on each.
+"""The cost axes of a trade-off, and the Pareto front of the rows on each.
 
-A row dominates another if it is at least as good in both score and cost, and better in one of them. The front is of means and
-of costs as they were recorded, and knows nothing of how sure either is.
+A row dominates another if it is at least as good in both score and cost, and better in one of them. The front compares means
+and recorded costs; it ignores their uncertainty.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -
 
 
 def _equal_by_design(settings: Sequence[Setting]) -> bool:
-    """Whether a budget holds the parameters of all rows equal, so that a panel of them could show nothing."""
+    """Tell if a budget makes the parameters of all rows equal, so that a panel of them would show nothing."""
     fitted = [row for setting in settings for row in setting.rows if not row.reference and row.score is not None]
     return len(settings) == 1 and settings[0].parameter_target is not None and all(row.within_budget for row in fitted)
 
@@ -99,7 +99,7 @@ def front_of(rows: Sequence[Row], cost: Cost, higher_is_better: bool | None) -> 
 
 
 def several_bases(rows: Sequence[Row], cost: Cost) -> bool:
-    """Whether the costs of rows cannot all be compared."""
+    """Tell if the costs of some rows cannot be compared."""
     return len({cost.basis(row) for row in rows if row.score is not None and cost.of(row) is not None}) > 1
 
 

@@ -1,4 +1,4 @@
-"""What a figure is to show, before it is drawn."""
+"""The plan of a figure: all that it shows, before it is drawn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = Literal["scores", "trade_offs", "learning_curves", "learning_rates"]
 
 @dataclass(frozen=True)
 class Style:
-    """How a method looks in every figure."""
+    """Looks of a method, the same in every figure."""
 
     colour: str
     marker: str

@@ -139,7 +139,7 @@ def _name(path: str) -> str:
 
 
 def _columns() -> dict[str, Column]:
-    """What every record has: which it is, what was run, what came of it, and how it was made."""
+    """The columns of every record: identity, spec, result and provenance."""
     types = dict(fields_of(Record, _LEFT_OUT))
 
     def named(paths: Sequence[str]) -> dict[str, Column]:

@@ -1,7 +1,7 @@
-"""What a report computes of its records as data frames: a row a method on a task and base model, and a row a method over tasks.
+"""Results of a report as data frames: a row per method, task and base model, and a row per method over tasks.
 
-Values are not rounded, differences are as the metric has them, and what there is not is missing: a report without verdicts has
-means alone.
+Values are not rounded, and differences keep the metric's sign. A value that does not exist is missing: a report without
+verdicts has means alone.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a report compares, before any of it is text."""
+"""The model of a report: its comparisons, before any of it is text."""

@@ -89,7 +89,7 @@ class Setting:
 
     @property
     def by_median(self) -> bool:
-        """Whether its protocol takes the median over seeds, and not the mean."""
+        """True if the protocol takes the median over seeds, not the mean."""
         return self.spec.rules is not None and self.spec.rules.aggregation == "median"
 
     @property
@@ -104,12 +104,12 @@ class Setting:
 
     @property
     def trials(self) -> bool:
-        """Whether its scores are of the split that choices are made on: they choose, and are no results."""
+        """True if the scores are of the split that choices are made on: they choose, and are no results."""
         return self.spec.score_on == "selection"
 
     @property
     def unknown(self) -> list[str]:
-        """What its runs need to share and no record says, by dotted name: empty for runs that a suite planned."""
+        """Dotted names of conditions that the runs must share and no record states; empty for runs that a suite planned."""
         if self.spec.source is None:
             return []
         shared = conditions_of(self.spec, self.budget)
@@ -147,7 +147,7 @@ class Comparison:
         return [other for other in self.settings if kind(other) == kind(setting)]
 
     def differs_from_kin(self, setting: Setting) -> dict[str, JsonValue]:
-        """What sets it apart from the other settings of its task and kind, by dotted name."""
+        """The conditions, by dotted name, that differ from those of the other settings of its task and kind."""
         kin = self.kin_of(setting)
         return {
             name: value
@@ -190,7 +190,10 @@ def compare(records: Sequence[Record]) -> Comparison:
 
 
 def _warnings(records: Sequence[Record]) -> dict[str, int]:
-    """How many runs gave each warning; of several tasks those on inputs name theirs. A share that rounds to 0 is none."""
+    """Count the runs that gave each warning.
+
+    With several tasks, a warning on inputs names its task. A share that rounds to 0 counts as no warning.
+    """
     several = len({record.spec.task.name for record in records}) > 1
     found: Counter[str] = Counter()
     for record in records:
@@ -202,12 +205,12 @@ def _warnings(records: Sequence[Record]) -> dict[str, int]:
 
 
 def conditions(record: Record) -> dict[str, JsonValue]:
-    """What runs must share to stand in one table, by dotted name."""
+    """The conditions that runs must share to stand in one table, by dotted name."""
     return conditions_of(record.spec, record.budget)
 
 
 def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
-    """What runs must share to stand in one table with a run of this spec and budget, by dotted name."""
+    """The conditions that a run must share with one of this spec and budget to stand in one table, by dotted name."""
     spec = of.model_dump(mode="json")
     del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
     del spec["source_sha256"]  # one's own scripts are there to be compared
@@ -242,7 +245,7 @@ def _settings(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def exempt(record: Record) -> bool:
-    """Whether a run is exempt from the target for parameters, since its method has no size to fit."""
+    """Tell if a run is exempt from the parameter target, since its method has no size to fit."""
     return record.spec.method.size is None and record.budget is not None
 
 

@@ -1,10 +1,10 @@
-"""From the rows of a comparison to verdicts: each method against the reference, on each task and base model.
+"""Verdicts from the rows of a comparison: each method against the reference, on each task and base model.
 
     Comparison + declaration → family of paired differences → [Held: a row, its reference, the verdict]
 
-All comparisons of a report are one family, over which the error level holds; those of means over tasks are another, and so
-are, for ranks alone, the differences between methods of which none is the reference. Searches and
-protocols that choose on the reported split are left out, since their runs may have been chosen by their own scores.
+All comparisons of a report are one family, which shares the error level. Comparisons of means over tasks are a second family.
+Differences between two methods other than the reference are a third, used for ranks alone. Searches, and protocols that
+choose on the reported split, are left out: their runs may have been chosen by their own scores.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def judge_comparison(
 
 
 def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> Analysis | None:
-    """What the records carry; where they carry several the one of the most, and where none, the defaults."""
+    """The analysis that most records carry, or the default analysis if none carries one."""
     if carried:
         number = {key: sum(r.analysis is not None and r.analysis.sha256 == key for r in records) for key in carried}
         return carried[max(sorted(carried), key=lambda key: number[key])]

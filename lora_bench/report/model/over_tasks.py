@@ -2,9 +2,9 @@
 
     Comparison + verdicts on each task → [OverTasks: base model, target] → [Across: a method]
 
-A mean over tasks is of these tasks, each of which counts alike in points of its score. Only metrics that are shares or
-correlations enter, and of each task the one setting that was run with the target; a method that lacks a score on one of the
-tasks has no macro mean beside those of the others, and is not ranked.
+A mean covers these tasks alone, and weights them equally in points of score. Only metrics that are shares or correlations
+enter, with the one setting per task that was run with the target. A method without a score on one of the tasks has no macro
+mean and is not ranked.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class OverTasks:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCell:
-    """What enters of one task: the scores of every row of a base model, and the verdicts on them."""
+    """One task's part: the scores of every row of a base model, and the verdicts on them."""
 
     setting: Setting
     table: ModelTable
@@ -140,7 +140,7 @@ def _of(cell: TaskCell, label: str) -> Scored | None:
 
 
 def _apart(group: Mapping[str, TaskCell], label: str) -> bool:
-    """Whether runs of a method or the reference collapsed or stand apart on any of the tasks."""
+    """Tell if runs of a method or the reference collapsed or stand apart on any of the tasks."""
     return any(
         verdict.apart
         for cell in group.values()

@@ -70,7 +70,7 @@ class Contrast:
 
     @property
     def gain(self) -> float:
-        """How much better the method scores than the reference."""
+        """The difference from the reference, positive if the method is better."""
         return self.verdict.difference if self.higher_is_better else -self.verdict.difference
 
 
@@ -139,12 +139,12 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """What the first screen of a report shows.
+    """The content of a report's first screen.
 
     Args:
         lines: Every method at every target, one target after the other; the reference of each first.
         methods: Every method over all targets; the reference first.
-        choices: What `choose_method` names for each task, base model and target; empty where nothing is decided.
+        choices: The result of `choose_method` for each task, base model and target; empty where nothing is decided.
     """
 
     comparison: Comparison
@@ -293,7 +293,7 @@ def _line(
 
 
 def _one_scale(settings: Iterable[Setting]) -> bool:
-    """Whether a mean over these scores says something: they are of one metric, or all shares and correlations."""
+    """Tell if a mean over these scores has a meaning: they share one metric, or all are shares or correlations."""
     metrics = {setting.spec.task.metric for setting in settings}
     return len(metrics) == 1 or all(default_margin(metric) is not None for metric in metrics)
 

@@ -1,9 +1,8 @@
 """Ranks of the methods that stand side by side: groups of ties, and the ranks that the shown differences leave open.
 
-A rank claims what the verdicts claim and no more. Of two methods of which one is the reference, it is the verdict that says
-whether they are told apart; all other pairs of a report are a family of their own, over which Holm's procedure holds the same
-error level. So ranks never contradict a verdict, and all true ranks of a report lie in those that are shown with probability
-1 − 2 alpha or more: alpha for either family.
+Ranks claim no more than the verdicts. If one of two methods is the reference, its verdict decides whether they are told apart.
+All other pairs of a report are a family of their own, for which Holm's procedure keeps the same error level. So ranks never
+contradict a verdict. All true ranks lie in the shown ones with probability 1 − 2 alpha or more: alpha for either family.
 """
 
 from __future__ import annotations

@@ -54,6 +54,6 @@ def report_model(
 
 
 def _decided(judged: Judged) -> bool:
-    """Whether enough is shown for a headline to name a method."""
+    """Tell if enough is shown for a headline to name a method."""
     verdicts = [contrast.verdict for contrast in contrasts_of(judged)]
     return any(one.verdict != "inconclusive" or one.unless_collapse is not None for one in verdicts)

@@ -90,7 +90,7 @@ class Row:
 
     @property
     def measured(self) -> bool:
-        """Whether there is any number of speed or memory."""
+        """True if there is any number of speed or memory."""
         return any(value is not None for value in (self.train_peak_bytes, self.step_seconds, self.train_seconds))
 
     @property
@@ -105,7 +105,7 @@ class Row:
 
 
 def row_key(record: Record) -> tuple[str, str, str, str]:
-    """What the records of one row share within a setting and a base model."""
+    """The key that the records of one row share within a setting and a base model."""
     method = record.spec.method
     return method.label, method.name, canonical(method.options), canonical(record.spec.training.learning_rate)
 
@@ -194,7 +194,7 @@ def environment_index(record: Record, environments: Sequence[Environment]) -> in
 
 
 def alike(one: Environment, other: Environment) -> bool:
-    """Whether two environments are the same but for some MiB of memory, which change from boot to boot."""
+    """Compare two environments, with memory rounded to GiB, as it changes by some MiB from boot to boot."""
     without_memory = [environment.model_copy(update={"memory_bytes": None}) for environment in (one, other)]
     memories = [environment.memory_bytes for environment in (one, other)]
     in_gib = [None if memory is None else round(memory / GIB) for memory in memories]
@@ -202,7 +202,7 @@ def alike(one: Environment, other: Environment) -> bool:
 
 
 def statuses(records: Iterable[Record]) -> dict[Status, int]:
-    """How many records ended in each way."""
+    """Count the records by status."""
     return dict(sorted(Counter(record.status for record in records).items()))
 
 

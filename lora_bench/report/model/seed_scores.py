@@ -114,7 +114,7 @@ def row_difference(
 
 
 def collapse_seen(row: Row, other: Row, *, higher_is_better: bool) -> bool:
-    """Whether a run of either row diverged, or scores no better than the majority class (or the mean)."""
+    """Tell if a run of either row diverged, or scores no better than the majority class (or the mean)."""
     floor = row.majority_score if row.majority_score is not None else other.majority_score
     return any(
         any(failure.status == "diverged" for failure in side.failures)
@@ -130,11 +130,11 @@ def _by_place(row: Row) -> dict[int, float]:
 def gain_and_p(
     one: Scored, other: Scored, *, higher_is_better: bool, alpha: float, apart: bool = False
 ) -> tuple[float, float | None]:
-    """How much better the first row is than the second, and the p-value of no difference: what ranks are made of.
+    """The first row's gain over the second, and the p-value of no difference, from which ranks are made.
 
-    As for verdicts the p-value is the larger of that over seeds and that over seeds and test items, and there is none for
-    fewer than 3 pairs of seeds. Items are resampled only where seeds alone do not settle that nothing is shown at *alpha*.
-    If runs of the family stand *apart*, or one of these collapsed, it has the least value that verdicts have.
+    As for verdicts, the p-value is the larger of two: over seeds, and over seeds and test items. It is None for fewer than 3
+    pairs of seeds. Items are resampled only where seeds alone do not settle that nothing is shown at *alpha*. If runs of the
+    family stand *apart*, or one of these collapsed, it has the least value that verdicts have.
     """
     seeds = sorted(one.scores.keys() & other.scores.keys())
     if not seeds:

@@ -1,4 +1,4 @@
-"""What a row cost beside its own runs: the trials that chose its learning rate, and the files that must be kept."""
+"""Costs of a row beside its own runs: the trials that chose its learning rate, and the files that must be kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lora_bench.report.model.rows import Row, median_of
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """What stands beside the rows of a comparison.
+    """Costs beside the rows of a comparison.
 
     Args:
-        tuning_seconds: Of training in all trials, by what a row and its trials share.
+        tuning_seconds: Of training in all trials, by the key that a row and its trials share.
         probes: Of the same report.
     """
 
@@ -43,7 +43,7 @@ class Beside:
 
 
 def beside(comparison: Comparison, probes: Sequence[ProbeRecord] = ()) -> Beside:
-    """What stands beside the rows of *comparison*; *probes* are of the same report."""
+    """Collect the costs beside the rows of *comparison*; *probes* are of the same report."""
     seconds: dict[tuple[object, ...], list[float]] = {}
     for setting in comparison.settings:
         if not setting.trials:

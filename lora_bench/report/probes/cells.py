@@ -1,8 +1,7 @@
 """The cells of probe records, and how far two measurements of an unchanged cell may differ.
 
-The process is the unit of replication. A cell's step time is the geometric mean over its processes, each of which gave the
-median of its steps, so that the noise floor is of the very numbers that are shown; every other number is a median over the
-processes.
+The process is the unit of replication. A cell's step time is the geometric mean over the medians of its
+processes. So the noise floor is of the very numbers shown. Every other number is a median over the processes.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def _order(cell: Probed) -> tuple[object, ...]:
 
 
 def noise_floor(cells: Sequence[Probed]) -> float | None:
-    """How much the step times of an unchanged cell may differ, as a share: 19 of 20 such pairs differ by less.
+    """The share by which two step times of an unchanged cell may differ: 19 of 20 such pairs differ by less.
 
     With the logarithms y of the steps of the n processes of each measurement, twins being measurements of their own, and
     their pooled variance
@@ -95,7 +94,7 @@ def noise_floor(cells: Sequence[Probed]) -> float | None:
         s² = Σ (y − mean of its measurement)² / f,    f = Σ (n − 1),
 
     the difference of two means of n is within t(0.975, f) s √(2 / n) in 95 % of cases; this is its exponential less 1. Where
-    n differs, its harmonic mean is taken. Null where no measurement has two processes.
+    n differs, its harmonic mean is taken. None where no measurement has two processes.
     """
     # Only here, so that what merely has reports at hand loads no scipy.
     from scipy.stats import t as student
@@ -112,7 +111,7 @@ def noise_floor(cells: Sequence[Probed]) -> float | None:
 
 
 def unchanged_difference(cell: Probed) -> float | None:
-    """How much the step of a cell's second, unchanged measurement differs from the first, as a share with its sign."""
+    """The change in step time from a cell's first measurement to its second, unchanged one, as a signed share."""
     first, again = values(cell.records, STEP), values(cell.twins, STEP)
     if not first or not again:
         return None

@@ -1,4 +1,4 @@
-"""What the sections on a paper's claims share: the cells that are compared, and how numbers are written."""
+"""Shared parts of the sections on a paper's claims: the cells that are compared, and how numbers are written."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def method_of(cell: Probed) -> str:
 
 
 def times(large: float, small: float) -> str:
-    """How many times as large the first is."""
+    """The ratio of the first to the second, in words."""
     return MISSING if not small else times_of(large / small)
 
 

@@ -42,7 +42,7 @@ def claims_lines(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
 
 
 def claims_sentence(claims: Claims, records: Sequence[ProbeRecord]) -> str | None:
-    """What was measured of the claims on training, each beside what the paper printed; None where nothing was."""
+    """A sentence of the measured claims on training, each beside the paper's number; None where nothing was measured."""
     cells = [cell for cell in probed_cells(records) if cell.records]
     pairs = [
         ClaimPair(whole, cell)

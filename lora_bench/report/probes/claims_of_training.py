@@ -1,6 +1,6 @@
-"""What a paper claims of trained weights, memory, speed and stored bytes, each beside what was measured.
+"""A paper's claims of trained weights, memory, speed and stored bytes, each beside the measurement.
 
-What is said of a difference follows from the same records: from counts, from the parts of a step and of its memory, and from
+Explanations of a difference follow from the same records: from counts, from the parts of a step and of its memory, and from
 operations.
 """
 
@@ -94,7 +94,7 @@ def step_memory(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequenc
 
 
 def stored_weights(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
-    """What must be stored."""
+    """The section on the weights and files that must be stored."""
     rows = []
     for pair in pairs:
         weights, files = pair.both("checkpoint.adapter_bytes"), pair.both("checkpoint.stored_bytes")
@@ -175,7 +175,7 @@ def _where_time_goes(pair: ClaimPair, steps: tuple[float, float]) -> str:
 
 
 def hundred_tasks(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence[ClaimPair]) -> list[str]:
-    """What a hundred tasks take to store."""
+    """The section on the storage for a hundred tasks."""
     rows = []
     for pair in pairs:
         files, weights = pair.both("checkpoint.stored_bytes"), pair.both("checkpoint.adapter_bytes")

@@ -1,4 +1,4 @@
-"""What a paper claims of a model in use, latency and changes of task, each beside what was measured."""
+"""A paper's claims of a model in use, latency and changes of task, each beside the measurement."""
 
 from __future__ import annotations
 

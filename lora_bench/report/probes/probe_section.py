@@ -1,7 +1,7 @@
-"""What the probes of a suite found, as lines of Markdown: speed, memory, use and storage, and how far to trust them.
+"""Results of a suite's probes as lines of Markdown: speed, memory, use and storage, and how far to trust them.
 
-Every number is one of `lora_bench.report.probes.cells`, and what a second, unchanged measurement of a cell shows stands
-before any difference. What was not measured is a dash, and its reason is listed.
+Every number comes from `lora_bench.report.probes.cells`. The noise floor, from a second measurement of an unchanged cell,
+stands before any difference. A missing measurement is a dash, and its reason is listed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _claims(records: Sequence[ProbeRecord]) -> list[str]:
 
 
 def _claimed(records: Sequence[ProbeRecord]) -> list[str]:
-    """What became of the claims of a paper, a sentence for each suite that tests them."""
+    """A sentence on a paper's claims for each suite that tests them."""
     found = []
     for suite in sorted({record.suite for record in records}):
         claims = known_claims(suite)
@@ -142,7 +142,7 @@ def _introduction(cells: Sequence[Probed]) -> list[str]:
 
 
 def _company(records: Sequence[ProbeRecord]) -> str:
-    """Whether the processes were alone on their device."""
+    """Say if the processes were alone on their device."""
     shared = sum(record.exclusive is False for record in records)
     if shared:
         return f"**{shared} of {len(records)} with other work beside it**, so times are rough"
@@ -152,7 +152,7 @@ def _company(records: Sequence[ProbeRecord]) -> str:
 
 
 def _noise(cells: Sequence[Probed]) -> str:
-    """How far to trust a difference of step times."""
+    """Say how far to trust a difference of step times."""
     floor = noise_floor(cells)
     if floor is None:
         sentence = "**Noise floor: not known**, since no cell has two processes: no difference can be told from noise."
@@ -189,7 +189,7 @@ def _failures(cells: Sequence[Probed]) -> list[str]:
 
 
 def _unmeasured(cells: Sequence[Probed]) -> list[str]:
-    """What is missing, and why: a line for each reason, with the fields and the methods that it is of."""
+    """The missing measurements: a line for each reason, with its fields and methods."""
     reasons: dict[tuple[str, str], dict[str, None]] = {}
     for cell in cells:
         for record in (*cell.records, *cell.twins):

@@ -43,7 +43,7 @@ def speed_table(cells: Sequence[Probed]) -> list[str]:
 
 
 def memory_table(cells: Sequence[Probed]) -> list[str]:
-    """What a training step holds, and the peaks of each phase, in MiB."""
+    """The table of a training step's memory, by part, and the peaks of each phase, in MiB."""
     kind = next((record.phases.kind for cell in cells for record in cell.records if record.phases is not None), "")
     return _table(
         cells,
@@ -64,7 +64,7 @@ def memory_table(cells: Sequence[Probed]) -> list[str]:
 
 
 def stored_table(cells: Sequence[Probed]) -> list[str]:
-    """What must be kept, and what a change of task takes."""
+    """The table of kept files and of the cost of a change of task."""
     kept = [cell for cell in cells if any(record.checkpoint is not None for record in cell.records)]
     if not kept:
         return []

@@ -1,4 +1,4 @@
-"""What a headline advises: the method that `choose_method` names, how it compares with the reference, and the others.
+"""A headline's advice: the method that `choose_method` names, how it compares with the reference, and the others.
 
 Every number is a difference, a margin or a ratio of files of the report's verdicts.
 """
@@ -45,7 +45,7 @@ def _cheaper(seen: Overview, pick: Line) -> Line | None:
 
 
 def all_shown(line: Line, words: Sequence[str]) -> bool:
-    """Whether every comparison of a method has one of these verdicts."""
+    """Tell if every comparison of a method has one of these verdicts."""
     return bool(line.contrasts) and all(contrast.shown in words for contrast in line.contrasts)
 
 
@@ -70,7 +70,7 @@ def advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
 
 
 def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
-    """How the others score, to follow the name of the reference."""
+    """Words on the other methods' scores, to follow the name of the reference."""
     contrasts = [contrast for line in others for contrast in line.contrasts]
     if contrasts and all(contrast.shown == "worse" for contrast in contrasts):
         who = f"{len(others)} other methods score" if len(others) > 1 else "other method scores"
@@ -86,7 +86,7 @@ def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
 
 
 def unpicked(seen: Overview) -> tuple[str, list[str]]:
-    """What is shown where no one method is chosen everywhere."""
+    """The findings where no one method is chosen everywhere."""
     counts = Counter(choice.method for choice in seen.choices)
     named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
     on = [f"{code(line.label)} is {_shown(line)}" for line in seen.methods if line.contrasts]
@@ -97,7 +97,7 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
 
 
 def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
-    """What is shown where the method that is chosen is not shown to be as good as the reference."""
+    """The findings where the chosen method is not shown to be as good as the reference."""
     highest = all(choice.best.label == pick.label for choice in seen.choices)
     what = "has the best mean" if highest else "has the smallest files of those as good as the best mean"
     on = [_on(line) for line in seen.methods if line is not pick and line.contrasts]
@@ -118,13 +118,13 @@ def _no_equality(seen: Overview) -> list[str]:
 
 
 def _with_smaller(seen: Overview, pick: Line) -> str:
-    """What the other methods would have saved, where all have smaller files."""
+    """Words on smaller files, if every other method has them."""
     smaller = all(_larger(pick, line) > 1 + LIKE_COST for line in seen.methods if line is not pick and line.contrasts)
     return " with a smaller file" if smaller else ""
 
 
 def _on(line: Line) -> str:
-    """What is shown of a method that was not picked."""
+    """The findings on a method that was not picked."""
     return f"{code(line.label)} is {_shown(line)}"
 
 
@@ -150,7 +150,7 @@ def _margin(contrasts: Sequence[Contrast]) -> str:
 
 
 def times(number: int, of: int) -> str:
-    """How many of several comparisons: "", " in both", " in all 6", " in 2 of 6"."""
+    """The number of comparisons in words: "", " in both", " in all 6", " in 2 of 6"."""
     if of == 1:
         return ""
     if number < of:
@@ -177,7 +177,7 @@ def _number(value: float, shares: bool) -> str:
 
 
 def _larger(line: Line, other: Line) -> float:
-    """How many times as large the files of a method are as those of another."""
+    """The ratio of a method's file size to another's."""
     return (line.file_ratio or 1.0) / (other.file_ratio or 1.0)
 
 
@@ -186,7 +186,7 @@ def _times(ratio: float) -> str:
 
 
 def _file(line: Line) -> str:
-    """How large the files of a method are beside the reference's, over base models and targets, where that is worth a word."""
+    """Words on a method's file size against the reference's, over base models and targets; "" if it is about the same."""
     if line.file_ratio is None or abs(line.file_ratio - 1) <= LIKE_COST:
         return ""
     if line.file_ratio < 1:

@@ -99,7 +99,7 @@ def _decided(judged: Judged) -> str:
 
 
 def _counts(held: Sequence[Held]) -> str:
-    """How often a method has which verdict, and how large the differences are that were found."""
+    """The counts of a method's verdicts, and the sizes of the shown differences."""
     words = []
 
     def times(number: int) -> str:
@@ -134,7 +134,7 @@ def _shared_runs(judged: Judged) -> list[str]:
 
 
 def _over_tasks(judged: Judged) -> list[str]:
-    """What the means over tasks show, where there are any."""
+    """The findings of the means over tasks, if there are any."""
     by_label: dict[str, Counter[str]] = {}
     for group in judged.over_tasks:
         for one in group.methods:
@@ -156,7 +156,7 @@ def _over_tasks(judged: Judged) -> list[str]:
 
 
 def _without_result(judged: Judged) -> list[str]:
-    """What a reader must know before any verdict: that many runs failed, or learned nothing that the majority does not say."""
+    """A warning before any verdict, if many runs failed or scored no better than the majority class."""
     found = counted(judged).values()
     runs, failed, fallen = (sum(getattr(one, name) for one in found) for name in ("runs", "failed", "fallen"))
     said = []
@@ -172,7 +172,7 @@ def _how_far_it_carries(judged: Judged) -> str:
 
 
 def _grades(held: Sequence[Held]) -> str:
-    """How many seeds the verdicts rest on, and what that is good for; comparisons may have different numbers of them."""
+    """The number of seeds behind the verdicts, and what it is good for; comparisons may differ in it."""
     grades = {grade: [one for one in held if one.verdict.grade == grade] for grade in _GRADES}
     found = {grade: of for grade, of in grades.items() if of}
     if len(found) == 1:
@@ -194,7 +194,7 @@ def _seeds(held: Sequence[Held]) -> str:
 
 
 def _scope(held: Sequence[Held]) -> str:
-    """What the intervals cover, and what they do not."""
+    """The scope of the intervals: what they cover and what they do not."""
     with_items = sum(one.difference.crossed is not None for one in held)
     if with_items == len(held):
         new = "new seeds and new test items"

@@ -17,7 +17,7 @@ from lora_bench.report.text import MISSING, code, count, inert
 
 
 def recipe(comparison: Comparison) -> list[str]:
-    """What all runs of a setting were held equal to, a column a setting; its trials are lines of it."""
+    """A table of all that the runs of a setting have in common, a column a setting; its trials are lines of it."""
     settings = comparison.results
     lines = [[name, *(value(setting) for setting in settings)] for name, value in _RECIPE]
     lines += [[name, *(value(_trials_of(setting, comparison)) for setting in settings)] for name, value in _OF_TRIALS]
@@ -27,7 +27,7 @@ def recipe(comparison: Comparison) -> list[str]:
 
 
 def protocols(comparison: Comparison) -> list[str]:
-    """What the protocols of the runs mean, a line each."""
+    """Explain the protocols of the runs, a line each."""
     named = dict.fromkeys((setting.spec.protocol, setting.spec.rules) for setting in comparison.settings)
     said = [f"- Protocol {code(name)}: {_rules(rules)}." for name, rules in named if name and rules is not None]
     return ["", *said] if said else []
@@ -76,7 +76,7 @@ def counts(comparison: Comparison) -> list[str]:
 
 
 def work(comparison: Comparison, records: Sequence[Record]) -> list[str]:
-    """What the runs of each method used on every axis of work; nothing where all work is a number of examples, uncapped."""
+    """The work of each method's runs on every axis; empty if all work is a number of examples, uncapped."""
     by_id = {record.run_id: record for record in records}
     if all(_plain(setting) for setting in comparison.settings):
         return []
@@ -97,7 +97,7 @@ def work(comparison: Comparison, records: Sequence[Record]) -> list[str]:
 
 
 def used(record: Record, axis: Axis) -> float | None:
-    """What a run used on an axis of work, or None where it was not counted."""
+    """The amount of work on an axis that a run used, or None if it was not counted."""
     amount: float | None = None if record.speed is None else getattr(record.speed, WORK[axis].used)
     return amount
 
@@ -109,7 +109,7 @@ def _target_of(record: Record) -> tuple[Axis, float] | None:
 
 
 def _plain(setting: Setting) -> bool:
-    """Whether all runs of a setting do the same number of examples, whole batches at a time."""
+    """Tell if all runs of a setting do the same number of examples, whole batches at a time."""
     training = setting.spec.training
     of_examples = all(getattr(training, axis) is None for axis in AXES if axis != "train_examples")
     return of_examples and not training.caps and not _takes_parts(setting)

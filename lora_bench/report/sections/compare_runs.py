@@ -214,7 +214,7 @@ def _change(before: float | None, after: float | None) -> str:
 
 
 def _changes(sets: TwoSets) -> list[str]:
-    """What differs between the rows of the two sets, beside their scores."""
+    """The differences in specs and packages between the rows of the two sets."""
     found: dict[tuple[str, ...], list[str]] = {}
     for pair in sets.pairs:
         found.setdefault(pair.differs, []).append(" · ".join(map(inert, pair.place)))

@@ -132,7 +132,7 @@ def _at_edge(seen: Overview) -> list[str]:
 
 
 def _doubts(seen: Overview, judged: Judged, records: Sequence[Record]) -> list[str]:
-    """What many of the runs suffer from."""
+    """The problems that many of the runs share."""
     ends = [*counted(judged).values()]
     runs, failed, fallen = (sum(getattr(one, name) for one in ends) for name in ("runs", "failed", "fallen"))
     improving, ended = improving_runs(records, seen.comparison)
@@ -186,7 +186,7 @@ def _bound(seen: Overview) -> float | None:
 
 
 def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> str:
-    """How sure the answer is, and what it is about."""
+    """The strength of the evidence, and its subject."""
     pairs = sorted({contrast.verdict.pairs for contrast in seen.contrasts})
     seeds = plural(pairs[0], "seed") if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]} seeds"
     rules = {

@@ -25,7 +25,7 @@ LOSS_POINTS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Improving:
-    """How a run was still improving.
+    """The improvement of a run at the end of its budget.
 
     Args:
         metric: Of the scores on the selection split, or None where it is the training loss.
@@ -41,7 +41,7 @@ class Improving:
 
 
 def still_improving(record: Record) -> Improving | None:
-    """How a run was still improving at the end of its budget, or None where it was not or its curve is too short to tell."""
+    """Return a run's improvement at the end of its budget, or None if it had stopped or its curve is too short."""
     values, metric = _points(record)
     if len(values) < POINTS:
         return None
@@ -49,7 +49,7 @@ def still_improving(record: Record) -> Improving | None:
 
 
 def improving_runs(records: Sequence[Record], comparison: Comparison) -> tuple[int, int]:
-    """How many runs that are results were still improving, and how many of them ended `ok`."""
+    """Count the runs that are results and were still improving, and those of them that ended `ok`."""
     results = {
         run_id
         for _, setting, _, row in tables.each_row(comparison)
@@ -61,7 +61,7 @@ def improving_runs(records: Sequence[Record], comparison: Comparison) -> tuple[i
 
 
 def improving_lines(records: Sequence[Record], comparison: Comparison) -> list[str]:
-    """A line of Markdown for each method of which a run was still improving, searches left out; nothing where there is none."""
+    """A line of Markdown for each method with a run that was still improving; searches are left out."""
     ended = {record.run_id: record for record in records if record.status == "ok"}
     lines: list[str] = []
     short = 0

@@ -17,7 +17,7 @@ from lora_bench.stats.verdict import FEWEST_PAIRS
 
 
 def introduction(comparison: Comparison, judged: bool = False) -> list[str]:
-    """What was compared, how it ended, and, where no verdict says it, what its numbers are worth."""
+    """The compared methods, how the runs ended, and, where no verdict says it, the worth of the numbers."""
     # Trials are no results, unless there is nothing else.
     results = [setting for setting in comparison.settings if not setting.search] or comparison.settings
     rows = [row for setting in results for row in setting.rows]
@@ -82,7 +82,7 @@ def _metric(setting: Setting) -> str:
 
 
 def _under(comparison: Comparison, protocols: Sequence[str]) -> str:
-    """Under which protocols the scores were made; scores may have none that anybody recorded."""
+    """The protocols of the scores, in words; some scores may have none on record."""
     without = any(setting.spec.protocol is None for setting in comparison.settings)
     named = [f"under the protocol {listed(protocols)}"] if protocols else []
     return "".join(

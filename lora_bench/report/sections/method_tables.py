@@ -33,7 +33,7 @@ class TableColumn:
 
 
 def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColumn] = ()) -> list[str]:
-    """What each method of a base model scored, with *judged* beside it. Failures are rows too."""
+    """The table of scores of each method of a base model, with *judged* beside it. Failures are rows too."""
     own = _own(setting)
     return _split(table, own, [*_scores(setting), *judged, _FAILED], failures=True)
 
@@ -216,7 +216,7 @@ def provenance(comparison: Comparison) -> list[str]:
 
 
 def failure_cells(failed: Sequence[Failure]) -> list[str]:
-    """What stands where the score would: status and reason, once for all seeds that share them."""
+    """Cells in place of a score: status and reason, once for all seeds that share them."""
     seeds: dict[tuple[str, str], list[int | None]] = {}
     for failure in failed:
         seeds.setdefault((failure.status, failure.reason), []).append(failure.seed)

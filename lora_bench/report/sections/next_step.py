@@ -1,4 +1,4 @@
-"""What a reader does next: the command that decides more, or that uses the result."""
+"""The reader's next step: the command that decides more, or that uses the result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
 
 
 def learned_little(seen: Overview) -> bool:
-    """Whether so many runs scored no better than the majority class that more work helps before more seeds."""
+    """Tell if so many runs scored no better than the majority class that more work helps before more seeds."""
     ends = [*counted(seen.judged).values()] if seen.judged is not None else []
     return sum(one.fallen for one in ends) >= LEARNED_LITTLE * max(1, sum(one.runs for one in ends))
 
@@ -56,7 +56,7 @@ def work_key(seen: Overview) -> str:
 
 
 def _changed(command: str, keys: str) -> str:
-    """How to run a suite with other keys; one that came with the package is copied first."""
+    """The steps to run a suite with other keys; a suite that came with the package is copied first."""
     words = command.split()
     suite = words[2] if len(words) > 2 else ""
     if not re.fullmatch(r"[\w-]+", suite):
@@ -119,7 +119,7 @@ def more_seeds(seen: Overview) -> list[str]:
 
 
 def _time(seen: Overview, more: int) -> str:
-    """How long so many more seeds take, as far as runs were timed."""
+    """The time for so many more seeds, as far as runs were timed."""
     rows = {place.row.run_ids: place.row for line in seen.lines for place in line.places}
     seconds = math.fsum(
         ((row.train_seconds_total or 0.0) + (row.evaluation_seconds_total or 0.0)) / row.ok

@@ -96,7 +96,7 @@ def _rates(rates: Iterable[float]) -> str:
 
 
 def _at_floor(rows: Sequence[Row], setting: Setting) -> list[str]:
-    """How many runs scored no better than the majority class of the training data."""
+    """Count the runs that scored no better than the majority class of the training data."""
     better = setting.spec.task.higher_is_better is not False
     rows = [*{row.run_ids: row for row in rows}.values()]
     scores = [

@@ -27,7 +27,7 @@ Lines = list[str]
 
 
 def scores_lines(comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
-    """What the methods scored and what that cost."""
+    """The section on scores and their costs."""
     lines = ["## Scores", "", *_legend(comparison, judged, beside)]
     if judged is None and (found := facts(comparison)):
         lines += ["", *found]
@@ -63,7 +63,7 @@ def tuning_lines(comparison: Comparison, beside: Beside) -> Lines:
 
 
 def _apart(judged: Judged | None) -> bool:
-    """Whether the tables of tasks stand apart from what is over them."""
+    """Tell if the tables of tasks stand apart from those over tasks."""
     return judged is not None and bool(judged.over_tasks)
 
 
@@ -118,7 +118,7 @@ _SHARED_NOTE = (
 
 
 def reference_note(settings: Sequence[Setting]) -> str:
-    """What the mark of an exempt method says."""
+    """The note that explains the mark of an exempt method."""
     axes = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
     axis = max(axes, key=PARAMETER_AXES.index, default=PARAMETER_AXES[0])
     return (
@@ -159,7 +159,7 @@ def _apart_from_kin(setting: Setting, comparison: Comparison) -> Lines:
 
 
 def _own_word(setting: Setting) -> Lines:
-    """What a table of runs that no suite planned leaves to its readers to know."""
+    """The note on runs that no suite planned: their source, and the conditions that readers must know themselves."""
     if setting.spec.source is None:
         return []
     said = f"No suite planned these runs; their records come from: {inert(setting.spec.source)}."

@@ -21,7 +21,7 @@ ESTIMATED = "≈"
 
 
 def summary_table(seen: Overview) -> list[str]:
-    """The table as lines of Markdown; columns of which nothing is known are left out."""
+    """The table as lines of Markdown; columns without any known value are left out."""
     shown = shown_lines(seen)
     if not shown:
         return []
@@ -45,7 +45,7 @@ def shown_lines(seen: Overview) -> list[Line]:
 
 
 def notes(seen: Overview) -> str:
-    """What the marks and the numbers mean, in one line."""
+    """One line that explains the marks and the numbers."""
     shown = shown_lines(seen)
     said = []
     if len(shown) < len(seen.lines):
@@ -92,7 +92,7 @@ def size_of(line: Line) -> str:
 
 
 def _score_name(seen: Overview) -> str:
-    """What the scores are means of."""
+    """The metric and the scope of the scores' means."""
     places = [place for line in seen.lines for place in line.places]
     metrics = dict.fromkeys(metric_name(place.setting) for place in places)
     models = {(place.table.model.shown, place.table.weights) for place in places}

@@ -178,7 +178,7 @@ def _expected(setting: Setting, how: str) -> list[str]:
 
 
 def _went_on(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
-    """How many learning rates of a rung went on to the next one."""
+    """Count the learning rates of a rung that went on to the next one."""
     later = next((rung for rung in rungs if (rung.rung or 0) > (setting.rung or 0)), None)
     if later is None:
         return []
@@ -189,7 +189,7 @@ def _went_on(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
 
 
 def _costs(rungs: Sequence[Setting]) -> list[str]:
-    """What each rung of a halving cost, and all together."""
+    """The cost of each rung of a halving, and of all together."""
     found = [_by_method(rung) for rung in rungs]
     lines = []
     for name in dict.fromkeys(name for rung in found for name in rung):
@@ -229,7 +229,7 @@ def _by_method(setting: Setting) -> dict[Name, list[Row]]:
 
 
 def _all_but_work(setting: Setting) -> str:
-    """What the rungs of a halving share: everything but the amount of work and the steps that it comes to."""
+    """The conditions that the rungs of a halving share: all but the amount of work and its number of steps."""
     parts = {*AXES, "steps", "warmup_steps", "caps"}
     shared: Iterable[tuple[str, JsonValue]] = conditions_of(setting.spec, setting.budget).items()
     return canonical(

@@ -158,7 +158,7 @@ class Counted(NamedTuple):
 
 
 def counted(judged: Judged) -> dict[str, Counted]:
-    """How the runs of each method ended, by label; those of a reference once."""
+    """Count how the runs of each method ended, by label; runs of a reference count once."""
     found: dict[str, Counted] = {}
     seen: set[tuple[str, ...]] = set()
     for held in judged.held:
@@ -181,7 +181,7 @@ def counted(judged: Judged) -> dict[str, Counted]:
 
 
 def _collapses(judged: Judged) -> list[str]:
-    """How many runs of each method failed, or scored no better than the majority class."""
+    """Count the runs of each method that failed, or scored no better than the majority class."""
     found = counted(judged)
     if not any(one.diverged or one.fallen for one in found.values()):
         return []
@@ -225,7 +225,7 @@ def rank_words(rank: Rank | None) -> str:
 
 
 def rank_note(judged: Judged) -> str:
-    """What a column of ranks claims, as an item of a legend."""
+    """An item of the legend: the claim of a column of ranks."""
     percent = f"{100 * (1 - 2 * judged.analysis.alpha):g}"
     return (
         "- *ranks*: the ranks that the shown differences leave open, and in brackets groups of ties. Two methods share a "
