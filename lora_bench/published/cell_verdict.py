@@ -47,11 +47,11 @@ Direction = Literal["lower", "higher"]
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the runs of a cell came to.
+    """Result of a cell's runs.
 
     Args:
         n: Runs with the score.
-        diverged: Runs that diverged, which are left out of the value.
+        diverged: Runs that diverged; the value leaves them out.
         value: Their mean or median.
         own_width: Half-width of the 95 % interval of the value over seeds, or None for a single run.
         uncertainty: Of the difference from the published value, or None where no spread is known.
@@ -73,15 +73,15 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class CellVerdict:
-    """What our runs say to a published number.
+    """Verdict of our runs on a published number.
 
     Args:
-        direction: Whether our value is lower or higher, for what is not reproduced.
-        measured: What the runs came to, or None without a run that has the score.
+        direction: The side of our value, lower or higher, if the number is not reproduced.
+        measured: The result of the runs, or None without a run that has the score.
         gap: The difference that the rule judges, or None where the scores do not decide.
         differs: The fields for which a cell is not comparable.
         choices: The fields that the source does not publish; with any, no score can refute the number.
-        reason: Why a cell is not run, or why it is not reproduced where no number says so.
+        reason: The reason that a cell is not run, or is not reproduced where no number says so.
     """
 
     cell: PublishedCell
@@ -115,9 +115,9 @@ def judge_table(
     Args:
         table: The table.
         records: Any; those of a cell have the label of its method, its task and its base model. Trials are passed over.
-        expected: The `fields` of a run of the cell as the table's own suite asks for it, or None where nobody knows:
+        expected: The `fields` of a run of the cell as the table's own suite asks for it, or None if unknown:
             `expected_from` makes it of a plan.
-        stand_ins: For a base model of the table, the name of the one that was run in its stead.
+        stand_ins: For a base model of the table, the name of the model that was run in its stead.
     """
     places: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
@@ -141,7 +141,7 @@ def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) ->
     Args:
         cell: The printed number.
         records: Runs of the cell, which may differ in more than their seeds: those nearest to *expected* are taken.
-        expected: The `fields` of a run of the cell as the table's own suite asks for it, or None where nobody knows.
+        expected: The `fields` of a run of the cell as the table's own suite asks for it, or None if unknown.
     """
     if cell.no_run is not None:
         return CellVerdict(cell=cell, verdict="not run", reason=cell.no_run)

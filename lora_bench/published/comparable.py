@@ -1,4 +1,4 @@
-"""Whether runs are of what a published number is of: their recipe, held field by field against the one asked for."""
+"""Comparison of a run's recipe, field by field, with the recipe that a published number needs."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Differing:
 
 
 def fields(spec: RunSpec) -> dict[str, Any]:
-    """What a run was to do, as a flat mapping such as ``{"training.learning_rate": 5e-4, ...}``.
+    """The recipe of a run as a flat mapping such as ``{"training.learning_rate": 5e-4, ...}``.
 
-    Left out are the base model, which a published cell names itself, and what is no part of a recipe: seed, threads, labels,
-    and in how many parts a batch is taken.
+    It leaves out the base model, which a published cell names itself. It also leaves out parts that are no recipe: seed,
+    threads, labels, and the number of parts of a batch.
     """
     content = spec.model_dump(mode="json")
     for name in ("model", "seed", "series", "keep_weights", "spec_version", "protocol"):
@@ -79,12 +79,12 @@ def expected_from(
     stand_ins: Mapping[str, str] | None = None,
     releases: Mapping[str, Release | None] | None = None,
 ) -> Callable[[PublishedCell], Expected]:
-    """What a table's own suite asks of each cell, from the run specs of its plan.
+    """A function from a cell to the run that the table's own suite asks for, made from the run specs of its plan.
 
     Args:
         specs: Of the plan; trials of a learning rate among them are passed over.
-        stand_ins: For a base model of the table, the name of the one that the plan has in its stead.
-        releases: What the data of each task is, by its name.
+        stand_ins: For a base model of the table, the name of the model that the plan has in its stead.
+        releases: The data release of each task, by task name.
     """
     asked = {
         place_of(spec): fields(spec) | _released((releases or {}).get(spec.task.name), spec)
@@ -98,7 +98,7 @@ EXAMPLES, CONTENT = "data.examples.", "data.sha256"
 
 
 def _released(release: Release | None, spec: RunSpec) -> dict[str, Any]:
-    """What a run's data must be: its counts, and its hash where one is known."""
+    """The counts of a run's data that a release requires, and its hash if known."""
     if release is None:
         return {}
     found: dict[str, Any] = {EXAMPLES + split: count for split, count in release.examples.items()}
@@ -163,5 +163,5 @@ def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expecte
 
 
 def unpublished(cell: PublishedCell) -> tuple[Differing, ...]:
-    """What the sources leave out of the recipe, the statistic apart: that is then the protocol's."""
+    """The recipe fields that the sources leave out; the statistic apart, as it is then the protocol's."""
     return tuple(Differing(field, None, "the suite's choice") for field in cell.unpublished if field != "statistic")

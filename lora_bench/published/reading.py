@@ -1,7 +1,7 @@
-"""Reading a published table from its folder, strictly.
+"""Strict reading of a published table from its folder.
 
-Numbers stand in the paper's digits and in our unit at once (0.875 for a printed 87.5), and each is held against the other:
-a typing error is a fault with its line.
+Numbers stand both in the paper's digits and in our unit (0.875 for a printed 87.5). Each is compared with the other: a
+typing error is a fault with its line.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A published table run again: its own suite, narrowed to what is asked for, and its printed numbers beside ours.
+"""A published table run again: its own suite, narrowed to the request, and its printed numbers beside ours.
 
     table → its suite, narrowed → runs as of any suite → records → a verdict for every printed number
 
-What a cell was to be is asked of the table's suite again when the verdicts are made, so they follow from the records alone,
-and a report of them can be rendered anywhere.
+The table's suite gives the expected run of each cell again when the verdicts are made. So verdicts follow from the records
+alone, and their report can be rendered anywhere.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def reproduction(
     epochs: float | None = None,
     train_examples: int | None = None,
 ) -> Reproduction:
-    """The part of a published table that is to be run.
+    """Select the part of a published table to run.
 
     Args:
         name: Of the table.
         model: A base model of the table, with or without the owner of its repository, or any other that stands in for one.
-        role: The base model that a stand-in is run in the stead of; the table's first by default.
+        role: The base model that a stand-in replaces; the table's first by default.
         tasks: Names of tasks; all by default. Those that they start from come along.
         methods: Labels of methods; all by default.
         seeds: Their number, from 0 on; the table's own by default.
@@ -84,7 +84,7 @@ def reproduction(
         train_examples: Examples seen in their place, likewise.
 
     Raises:
-        LoraBenchError: If a name is none of the table's.
+        LoraBenchError: If a name is not in the table.
     """
     table, suite = table_suite(name)
     known = {entry.model: entry for entry in suite.models}
@@ -127,7 +127,7 @@ def reproduction(
 
 
 def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None = None) -> tuple[CellVerdict, ...]:
-    """A verdict for every printed number of a table, from records alone.
+    """Judge every printed number of a table, from records alone.
 
     Args:
         table: The table.
@@ -135,7 +135,7 @@ def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None 
         role: The base model of the table that another one in the records stands in for; the first by default.
 
     Raises:
-        LoraBenchError: If the role is none of the table's base models, or several models would play it.
+        LoraBenchError: If the role is not a base model of the table, or several models would play it.
     """
     stand_ins = _stand_ins(table, records, role)
     _, suite = table_suite(table.name)
@@ -169,7 +169,7 @@ def _stand_ins(table: PublishedTable, records: Sequence[Record], role: str | Non
 
 
 def _asked_for(suite: Suite, records: Sequence[Record]) -> list[RunSpec]:
-    """What a table's suite asks for where there are records: their data and base model, and else the suite's own recipe."""
+    """The runs that the table's suite asks for, on the data and base model of each record."""
     asked: dict[tuple[str, str, str], RunSpec] = {}
     for record in records:
         place = place_of(record.spec)

@@ -83,24 +83,24 @@ class PublishedCell:
 
     @property
     def unit(self) -> float:
-        """What one of the paper's numbers is of ours: 0.01 for a percentage, else 1."""
+        """The size of one of the paper's units in ours: 0.01 for a percentage, else 1."""
         return 0.01 if self.percent else 1.0
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What no other cell of the table has: row, model, task and score."""
+        """The unique key of a cell in the table: row, model, task and score."""
         return self.row, self.model, self.task, self.score
 
 
 class TableFile(Strict):
-    """What a table is, as `published.yaml` says.
+    """Head of a table, as `published.yaml` gives it.
 
     Args:
         table: Its name, which is its folder's.
-        title: What it shows.
+        title: Of the table.
         source: Paper, table and address.
-        no_suite: Why nothing here repeats it, where nothing does.
-        notes: What is known of all its cells.
+        no_suite: The reason that no suite here repeats it, if none does.
+        notes: Remarks that hold for all its cells.
     """
 
     table: str

@@ -64,7 +64,7 @@ def published_section(table: PublishedTable, verdicts: Sequence[CellVerdict], *,
 
 
 def summary(verdicts: Iterable[CellVerdict]) -> str:
-    """How many cells have which verdict, and how many of them could have been refuted."""
+    """Count the cells with each verdict, and those that could have been refuted."""
     verdicts = list(verdicts)
     counts = Counter(verdict.verdict for verdict in verdicts)
     refutable = Counter(verdict.verdict for verdict in verdicts if verdict.refutable)
@@ -90,7 +90,7 @@ def in_its_unit(cell: PublishedCell, value: float | None, *, signed: bool = Fals
 
 
 def published_statistic(cell: PublishedCell) -> str:
-    """What a published number is of: "median of 5", or what is known of it."""
+    """The statistic of a published number, such as "median of 5", as far as it is known."""
     if cell.derived:
         return "mean over tasks"
     if cell.seeds is None:

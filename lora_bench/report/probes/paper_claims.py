@@ -19,14 +19,14 @@ Quantity = Literal[
 
 
 class Claim(Strict):
-    """What a paper claims.
+    """A claim of a paper.
 
     Args:
-        quantity: What is claimed to be small, or large.
+        quantity: The quantity that is claimed to be small, or large.
         where: In the paper.
-        of: What it was measured on.
+        of: The model or setting that the paper measured.
         printed: The claim in the paper's numbers.
-        model: Name of the base model that it is of, where it is compared with one alone.
+        model: Name of the base model that the claim is of, if it is compared with one alone.
         method: Label of the method, likewise.
         shape: Batch size and length of a forward pass, likewise.
     """
