@@ -188,10 +188,10 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _baseline(name: str) -> Path:
-    """The folder of a baseline: of the working folder, or as it came with the package; a path stands for itself.
+    """Find the folder of a baseline: in the working folder, in the package, or at a path.
 
     Raises:
-        LoraBenchError: If there is none of that name.
+        LoraBenchError: If there is no baseline of that name.
     """
     from lora_bench.util.paths import folders
 
@@ -209,7 +209,7 @@ def _baseline(name: str) -> Path:
 
 
 def _warn(text: str) -> None:
-    """Say something beside the answer; nobody there to read it is no answer."""
+    """Print a message to standard error; ignore a closed stream."""
     with contextlib.suppress(OSError):
         print(message(f"lora-bench: {text}"), file=sys.stderr)
 
@@ -254,7 +254,7 @@ def _checked(arguments: argparse.Namespace) -> int:
 
 
 def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night], *, may_confirm: bool) -> Answer:
-    """What is to be said of tonight; what is suspect is run again where it may be."""
+    """Judge tonight's run, and run suspect series again if allowed."""
     from lora_bench.gate import judge, read_night, tonight_in
     from lora_bench.gate.baseline import before
     from lora_bench.gate.rerun import confirm, read_confirmation
@@ -287,7 +287,7 @@ def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
 
 
 def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
-    """How runs are done again; None where no suite is known: a record's own command is nobody's word but its author's."""
+    """Return a way to run series again, or None without a known suite; a record's own command is not trusted."""
     from lora_bench.gate.rerun import Way
 
     suite = arguments.suite or (str(folder / "suite.yaml") if (folder / "suite.yaml").is_file() else None)
@@ -301,7 +301,7 @@ def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
 
 
 def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
-    """What was asked for of an answer, the terminal's part last; whether all of it could be written."""
+    """Write every requested output, the terminal's last; return False if any failed."""
     from lora_bench.gate import outputs
     from lora_bench.records.store import write_atomic
 
@@ -309,7 +309,7 @@ def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
 
     @contextlib.contextmanager
     def output(what: object) -> Iterator[None]:
-        """What goes wrong with one output costs that one alone."""
+        """Limit an error to the output that caused it."""
         try:
             yield
         except (OSError, LoraBenchError) as error:
@@ -337,7 +337,7 @@ def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
 
         with output("the step summary"), Path(summary).open("a", encoding="utf-8") as opened:
             opened.write("\n".join(summary_lines(answer)) + "\n")
-    # What nobody reads any more, as behind `| head`, is said to nobody; the exit code stays the answer's.
+    # A reader such as `| head` may close the pipe early; the exit code stays the answer's.
     with output("standard output"), contextlib.suppress(BrokenPipeError):
         _tell(answer, github=arguments.github)
     return not broken
@@ -432,7 +432,7 @@ def _accept_night(arguments: argparse.Namespace) -> int:
     from lora_bench.gate.rerun import read_confirmation
     from lora_bench.util.filenames import file_name
 
-    # RUNS is named like its suite, or is a night in such a folder; which of its nights is new is asked of the baseline.
+    # RUNS is named like its suite, or is a night in such a folder; the baseline tells which of its nights is new.
     guess = Path("baselines") / (arguments.name or arguments.runs.resolve().name)
     label, place = tonight_in(arguments.runs, read_nights(guess), arguments.series)
     tonight = read_night(place, label)

@@ -1,4 +1,4 @@
-"""How the command line explains itself: for each command one sentence, an example, and its options in four groups.
+"""Help of the command line: for each command one sentence, an example, and its options in four groups.
 
 A mistyped command or choice is answered with the nearest one, and a command that needs another word shows its help.
 """

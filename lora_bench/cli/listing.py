@@ -1,4 +1,4 @@
-"""What can be named in a suite, as tables for the terminal."""
+"""Tables for the terminal of the names that a suite can use."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ from lora_bench.training.measure.memory_model import card_bytes, needed_bytes, p
 
 
 def plan_tables(plan: Plan, card: str | None = None) -> list[Table | Text]:
-    """What a suite comes to: a table a task, the warnings about its data, and a line of totals.
+    """Tables of a plan: one a task, the warnings about its data, and a line of totals.
 
     Args:
         plan: Of the suite.
-        card: A card by name: whether a training step of each run fits it is said in place of a rough estimate.
+        card: A card by name; the tables then say if a training step of each run fits it, not a rough estimate.
 
     Raises:
         LoraBenchError: If no card has the name.
@@ -78,7 +78,7 @@ def _table(plan: Plan, task: str, card: str | None) -> Table:
 
 
 def _fit_on(card: str, cell: Cell) -> str:
-    """What a training step of a run needs on a card, at its longest inputs, and whether the card has it."""
+    """The memory that a training step needs on a card at its longest inputs, and if the card has it."""
     spec = cell.job.spec
     if spec.training.parallelism == "fsdp":
         return "not known"  # what is held of a layer while another is at work depends on how they overlap
@@ -134,7 +134,7 @@ def _warmup(recipe: PlannedTraining) -> str:
 
 
 def _more(spec: PlannedSpec, start: str | None) -> str:
-    """What a recipe says beyond the usual columns, where it says anything."""
+    """The parts of a recipe beyond the usual columns; "" without any."""
     recipe = spec.training
     said = {
         "start": start,
@@ -212,7 +212,7 @@ def _totals(plan: Plan) -> str:
 
 
 def _work(plan: Plan) -> str:
-    """What the runs do, where all but the short trials of a halving do the same."""
+    """The work of the runs, where all but the short trials of a halving do the same."""
     cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
     recipes = [cell.job.spec.training for cell in _whole(cells)]
     if len({(recipe.target, recipe.batch_size) for recipe in recipes}) > 1:
@@ -225,7 +225,7 @@ def _work(plan: Plan) -> str:
 
 
 def _halving(plan: Plan) -> str:
-    """How the work of the trials is spent where not every trial has all of it."""
+    """The work of the trials by rung; "" if every trial has all of it."""
     content = plan.suite.content
     if not content.rungs:
         return ""

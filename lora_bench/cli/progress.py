@@ -1,4 +1,4 @@
-"""What a person sees while a suite runs: live bars on a terminal, plain lines everywhere else.
+"""Display of a running suite: live bars on a terminal, plain lines everywhere else.
 
 Colours follow the terminal and `NO_COLOR`, which rich respects.
 """
