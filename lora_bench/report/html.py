@@ -102,7 +102,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _parser(figures: Mapping[str, bytes]) -> MarkdownIt:
-    """A parser of what our renderers write and of nothing else, with our way to show some of it."""
+    """A parser of the Markdown that our renderers write, and of nothing else, with our rules for showing some of it."""
     from markdown_it import MarkdownIt
 
     def text(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:

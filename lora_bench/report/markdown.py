@@ -97,7 +97,7 @@ _OWN_TITLE = re.compile(r"[A-Z][a-z ]+")
 
 
 def _protocol(comparison: Comparison, records: Sequence[Record], judged: bool) -> Lines:
-    """The protocol card: what was equal for all runs, the size of each method, and the work that runs used."""
+    """The protocol card: conditions that all runs share, the size of each method, and the work that runs used."""
     shared = ["Equal for all runs:", "", *budgets.recipe(comparison), *budgets.protocols(comparison)]
     shared += ["", "Size, parameters and learning rate of each method:", "", *budgets.counts(comparison)]
     if any(row.reference for setting in comparison.settings for row in setting.rows):

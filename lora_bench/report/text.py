@@ -26,7 +26,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/+=,%-]*")
 
 
 def plain(text: str, limit: int = 300) -> str:
-    """One line of *text* with at most *limit* characters: without what is invisible, paths cut to their end."""
+    """One line of *text* with at most *limit* characters: invisible characters removed, paths cut to their end."""
     text = " ".join(visible(without_secrets(text)).split())
     text = _QUOTED_PATH.sub(lambda match: f"{match[1]}…/{match[2]}{match[1]}", text)
     text = _PATH.sub(_without_folders, text)

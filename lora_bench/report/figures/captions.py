@@ -1,4 +1,4 @@
-"""Captions: how to read each figure, and what it does not say. Only what a figure has is explained.
+"""Captions: how to read each figure, and its limits. A caption explains only what its figure shows.
 
 Captions have words of ours alone and none of a record, so they are inert wherever they are shown.
 """

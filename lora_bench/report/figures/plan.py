@@ -24,7 +24,7 @@ class Style:
 
 @dataclass(frozen=True, kw_only=True)
 class FigurePlan:
-    """One figure: what it shows, of what, and the name of its file.
+    """A figure to draw: its content, its subject, and the name of its file.
 
     Args:
         settings: What it is of: settings of one task that differ in nothing but their target, the smallest first.

@@ -1,4 +1,4 @@
-"""Scores against what they cost: a line of panels a base model, a column a cost. Needs matplotlib, as `panels` does."""
+"""Scores against costs: a line of panels a base model, a column a cost. Needs matplotlib, as `panels` does."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _parameter_axis(panel: Any, plan: FigurePlan, cost: Cost) -> None:
 
 
 def _measured_axis(panel: Any, rows: Sequence[Row], cost: Cost) -> None:
-    """An axis of its own for every panel: base models differ more in what was measured than methods do."""
+    """An axis of its own for every panel: measurements differ more between base models than between methods."""
     panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     values = [value for row in rows if (value := cost.of(row)) is not None]

@@ -74,7 +74,7 @@ def _json(value: Any) -> str:
 
 
 def _without_none(annotation: Any) -> Any:
-    """The type of a field without `None`, and without what validates it."""
+    """The type of a field without `None` and validators."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         others = [part for part in typing.get_args(annotation) if part is not type(None)]
         annotation = others[0] if len(others) == 1 else annotation

@@ -26,7 +26,7 @@ _LISTS = {"inference.latencies"}  # a frame of their own
 
 
 def to_probe_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
-    """One row a process, in the order given, failures included; what was not measured is missing."""
+    """One row a process, in the order given, failures included; missing measurements are missing values."""
     import pandas
 
     columns = {"run_id": Column("string", attrgetter("run_id")), **probe_columns()}

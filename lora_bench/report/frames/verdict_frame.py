@@ -51,7 +51,7 @@ def to_comparison_frame(comparison: Comparison, judged: Judged | None, beside: B
 
 
 def to_over_tasks_frame(judged: Judged | None) -> pandas.DataFrame:
-    """One row a method on a base model, over its tasks; none where there are no several tasks."""
+    """One row a method on a base model, over its tasks; no rows unless there are several tasks."""
     rows = [
         {**_place(group.table, next(iter(group.settings.values()))), **_across(one, group), "against": against}
         for group in (judged.over_tasks if judged is not None else ())

@@ -197,7 +197,7 @@ def _choose(
 
 
 def _shown(verdict: Verdict) -> str:
-    """Return what a verdict shows; of one that admits no choice what it shows if no run collapses."""
+    """Return a verdict's finding; an open one gives what it would be if no run collapses."""
     return verdict.verdict if verdict.verdict in _ADMITTED else verdict.unless_collapse or verdict.verdict
 
 
@@ -210,7 +210,7 @@ def _best(rows: Sequence[Row], *, higher: bool) -> Row:
 
 
 def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:
-    """Return what each method costs, all by one kind of measurement."""
+    """Return the cost of each method, all by one kind of measurement."""
     if prefer == "memory":
         return [row.train_peak_bytes for row in rows]
     if prefer == "time":
@@ -223,7 +223,7 @@ def _costs(rows: Sequence[Row], prefer: Prefer) -> list[float | None]:
 
 
 def _reason(row: Row, best: Row, held: Held | None, cost: float | None, prefer: Prefer, chosen: Row) -> str:
-    """Return one sentence on a method: its score, the verdict against the best, its cost, and what became of it."""
+    """Return one sentence on a method: its score, the verdict against the best, its cost, and if it was chosen."""
     assert row.score is not None
     said = f"{row.label}: {text.score(row.score.mean)} over {text.plural(row.score.n, 'seed')}"
     if row is best:

@@ -99,7 +99,7 @@ class Setting:
 
     @property
     def parameter_target(self) -> tuple[ParameterAxis, int] | None:
-        """The axis of parameters that its runs were held equal on, and the target, or None."""
+        """The axis of parameters that the runs share, and the target, or None."""
         return self.budget.parameter_target if self.budget is not None else None
 
     @property
@@ -135,7 +135,7 @@ class Comparison:
 
     @property
     def results(self) -> list[Setting]:
-        """The settings that are no trials; all where there is nothing else."""
+        """The settings that are no trials; all of them if all are trials."""
         return [setting for setting in self.settings if not setting.trials] or [*self.settings]
 
     def kin_of(self, setting: Setting) -> list[Setting]:
@@ -250,7 +250,7 @@ def exempt(record: Record) -> bool:
 
 
 def _held(records: Sequence[Record]) -> Record:
-    """One of the records of a setting that says its target."""
+    """A record of the setting that is not exempt, or else the first."""
     return next((record for record in records if not exempt(record)), records[0])
 
 

@@ -77,7 +77,7 @@ class Judged:
     left_out: tuple[str, ...]
 
     def of(self, row: Row) -> Held | None:
-        """The comparison of a row, or None for the reference and what is not judged."""
+        """The comparison of a row, or None for the reference and rows that are not judged."""
         return next((held for held in self.held if held.row is row), None)
 
     def rank_of(self, row: Row) -> Rank | None:
@@ -146,7 +146,7 @@ def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> 
 
 
 def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left_out: dict[str, None]) -> list[_Table]:
-    """The tables in which the reference was run; what is not judged goes to *left_out* with its reason."""
+    """The tables in which the reference was run; others go to *left_out* with the reason."""
     found = []
     for setting in comparison.settings:
         if setting.search or setting.trials:
@@ -183,7 +183,7 @@ def _compared(
 
 
 def _not_judged(setting: Setting) -> str | None:
-    """Why the scores of a setting are not judged, or None where they are."""
+    """The reason that the scores of a setting are not judged, or None where they are."""
     rules = setting.spec.rules
     if rules is not None and rules.choose_on != "selection":
         return "its protocol chooses on the split that it reports"
@@ -224,7 +224,7 @@ def _held(table: _Table, place: int, verdict: Verdict) -> Held:
 
 
 def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis: Analysis) -> list[tuple[Row, Rank]]:
-    """The ranks of the rows that were held and of the references, each among those of its table."""
+    """The ranks of the judged rows and of the references, each among those of its table."""
     contests, entered = [], []
     # Where the family of verdicts is one in which runs stand apart, that of the other pairs is too.
     apart = all(verdict.apart for verdict in verdicts.values())

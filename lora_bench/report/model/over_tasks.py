@@ -53,7 +53,7 @@ class Across:
 
     @property
     def failed(self) -> int:
-        """Those that ended in another way than `ok`."""
+        """The number of runs that ended in another way than `ok`."""
         return sum(len(row.failures) for row in self.rows.values())
 
 

@@ -63,7 +63,7 @@ class Contrast:
 
     @property
     def shown(self) -> str:
-        """Its verdict; of an open one what would hold if runs never collapsed, such as "equivalent unless runs collapse"."""
+        """The verdict; an open one says what would hold if runs never collapsed, such as "equivalent unless runs collapse"."""
         if self.verdict.verdict == "inconclusive" and self.verdict.unless_collapse is not None:
             return f"{self.verdict.unless_collapse} {UNLESS}"
         return self.verdict.verdict

@@ -38,7 +38,7 @@ class Rank:
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """Methods to be ranked among each other, by their place; the first is the reference.
+    """Methods that are ranked among each other, by their place; the first is the reference.
 
     Args:
         means: What orders them: the larger the better.

@@ -100,7 +100,7 @@ class Row:
 
     @property
     def above_majority(self) -> float | None:
-        """Mean score less what the majority class (or the mean) scores."""
+        """Mean score less the score of the majority class (or the mean)."""
         return None if self.score is None or self.majority_score is None else self.score.mean - self.majority_score
 
 
@@ -187,7 +187,7 @@ def _failure(record: Record) -> Failure:
 
 
 def environment_index(record: Record, environments: Sequence[Environment]) -> int:
-    """Which of *environments* a record's is; -1 where the record has none."""
+    """The index of a record's environment in *environments*; -1 if the record has none."""
     mine = record.environment
     matches = (index for index, other in enumerate(environments) if mine is not None and alike(mine, other))
     return next(matches, -1)
@@ -229,7 +229,7 @@ def unique(values: Iterable[ValueT | None]) -> ValueT | None:
 
 
 def median_of(values: Iterable[float | None]) -> float | None:
-    """The median of what is known, or None where nothing is."""
+    """The median of the known values, or None without any."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 

@@ -24,7 +24,7 @@ class Beside:
     probes: Sequence[ProbeRecord]
 
     def tuning(self, row: Row, table: ModelTable, setting: Setting) -> float | None:
-        """Seconds of training of the trials that chose a row's learning rate; None where the report has none of them."""
+        """Seconds of training of the trials that chose a row's learning rate; None if the report has no such trials."""
         return self.tuning_seconds.get(_key(row, table, setting))
 
     def checkpoint_bytes(self, row: Row, table: ModelTable, setting: Setting) -> float | None:

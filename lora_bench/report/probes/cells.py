@@ -37,7 +37,7 @@ class Probed:
     failures: tuple[ProbeRecord, ...]
 
     def value(self, of: Value) -> float | None:
-        """A field by its path, or what is computed from a record, over the processes that have it: see the module."""
+        """A field by its path, or a value computed from a record, over the processes that have it: see the module."""
         known = values(self.records, of)
         if not known:
             return None
@@ -45,7 +45,7 @@ class Probed:
 
 
 def values(records: Sequence[ProbeRecord], of: Value) -> list[float]:
-    """A field by its path, or what is computed from a record, of each record that has it."""
+    """A field by its path, or a value computed from a record, of each record that has it."""
     found = [_field(record, of) if isinstance(of, str) else of(record) for record in records]
     return [one for one in found if one is not None]
 

@@ -164,7 +164,7 @@ def step_speed(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequence
 
 
 def _where_time_goes(pair: ClaimPair, steps: tuple[float, float]) -> str:
-    """Which parts of a step became shorter, of all that it became shorter by."""
+    """The time that each part of a step saves, in milliseconds, and that of the whole step."""
     spared = {name: both[0] - both[1] for name, of in _PARTS.items() if (both := pair.both(of)) is not None}
     parts = [
         f"{name} {text.milliseconds(abs(seconds))} ms {'less' if seconds >= 0 else 'more'}"

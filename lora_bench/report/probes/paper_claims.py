@@ -1,4 +1,4 @@
-"""A paper's claims about what methods cost, as facts in a file beside the suite that measures it."""
+"""A paper's claims about the cost of methods, as facts in a file beside the suite that measures it."""
 
 from __future__ import annotations
 

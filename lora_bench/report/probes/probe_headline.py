@@ -1,4 +1,4 @@
-"""The headline of a report of probes alone: what each method costs beside the reference, and what it does not say."""
+"""The headline of a report of probes alone: the cost of each method beside the reference, and its limits."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def headline_lines(
 
 
 def _apart(pairs: dict[str, list[tuple[Probed, Probed]]]) -> str:
-    """That methods that were measured on other base models are not ranked."""
+    """A note that methods measured on other base models are not ranked."""
     on = {frozenset(cell.spec.model.shown for cell, _ in found) for found in pairs.values()}
     return " Methods measured on different base models are not ranked among each other." if len(on) > 1 else ""
 

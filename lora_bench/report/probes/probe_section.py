@@ -45,7 +45,7 @@ def render_probes(records: Sequence[ProbeRecord]) -> str:
 
 
 def probe_lines(records: Sequence[ProbeRecord]) -> list[str]:
-    """The section of a report that says what the methods cost, as lines of Markdown; empty where nothing was probed."""
+    """The section of a report on the cost of the methods, as lines of Markdown; empty where nothing was probed."""
     if not records:
         return []
     cells = probed_cells(records)

@@ -128,7 +128,7 @@ def _quartiles(cell: Probed) -> str:
 
 
 def _above_start(phase: str) -> Callable[[ProbeRecord], float | None]:
-    """The peak of a phase above what was held before the base model was loaded."""
+    """The peak of a phase above the memory in use before the base model was loaded."""
 
     def value(record: ProbeRecord) -> float | None:
         phases = record.phases

@@ -108,7 +108,7 @@ def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
 
 
 def _no_equality(seen: Overview) -> list[str]:
-    """That so few seeds cannot show that two methods are as good, where some are undecided."""
+    """A note that so few seeds cannot show equality, where some verdicts are undecided."""
     open_ones = [
         one.verdict for one in seen.contrasts if one.shown == "inconclusive" and one.verdict.margin is not None
     ]

@@ -1,4 +1,4 @@
-"""The verdicts of a report in three paragraphs: what was compared and how, how it came out, and how far that carries.
+"""The verdicts of a report in three paragraphs: the comparison, its outcome, and how far it carries.
 
 The sentences count verdicts and name their methods; they say nothing that a row of a table below does not.
 """
@@ -120,7 +120,7 @@ def _counts(held: Sequence[Held]) -> str:
 
 
 def _shared_runs(judged: Judged) -> list[str]:
-    """That a method that is exempt from several targets has one set of runs for all of them."""
+    """A note that a method exempt from several targets has one set of runs for all of them."""
     compared: dict[str, int] = Counter(held.row.label for held in judged.held if held.row.reference)
     said = []
     for label, number in compared.items():

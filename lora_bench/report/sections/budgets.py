@@ -1,4 +1,4 @@
-"""The section on the budget: what was equal for all runs, the size of each method, and the work that runs used."""
+"""The section on the budget: conditions that all runs share, the size of each method, and the work that runs used."""
 
 from __future__ import annotations
 

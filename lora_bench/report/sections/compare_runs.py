@@ -51,7 +51,7 @@ class RunSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One row of both sets: second less first."""
+    """A row of both sets: second less first."""
 
     place: Place
     first: Row
@@ -233,7 +233,7 @@ def _changes(sets: TwoSets) -> list[str]:
 
 
 def _rows(records: Sequence[Record]) -> dict[Place, _Found]:
-    """Every row that is a result, by task, base model and label; none of several that share them: which is meant?"""
+    """Every row that is a result, by task, base model and label; a place that several rows share is left out as ambiguous."""
     found: dict[Place, list[_Found]] = {}
     for setting in compare(records).settings:
         if setting.search or setting.spec.score_on == "selection":

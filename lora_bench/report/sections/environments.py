@@ -1,4 +1,4 @@
-"""Where the runs of a report ran: each environment, in what they differ, and which rows ran in which."""
+"""The environments of a report's runs: each one, their differences, and the rows that ran in each."""
 
 from __future__ import annotations
 

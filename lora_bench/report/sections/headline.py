@@ -116,7 +116,7 @@ def _cautions(seen: Overview, judged: Judged, records: Sequence[Record]) -> list
 
 
 def _at_edge(seen: Overview) -> list[str]:
-    """Whose best learning rates are the last ones tried, so that better ones may be outside."""
+    """Methods whose best learning rates are the last ones tried, so that better ones may be outside."""
     found = edges_tried(seen.comparison)
     if not found:
         return []
@@ -150,7 +150,7 @@ def _doubts(seen: Overview, judged: Judged, records: Sequence[Record]) -> list[s
 
 
 def _undecided(seen: Overview) -> tuple[str, list[str]]:
-    """Why nothing is decided, and what would decide."""
+    """The reason that nothing is decided, and the step that would decide."""
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
     bound = _bound(seen)
     if most < FEWEST_PAIRS:

@@ -54,7 +54,7 @@ def introduction(comparison: Comparison, judged: bool = False) -> list[str]:
 
 
 def facts(comparison: Comparison) -> list[str]:
-    """The highest mean of each base model with its interval, and whose intervals reach it; or the highest median."""
+    """Each base model's highest mean with its interval, and the methods whose intervals reach it; or the highest median."""
     return [
         _fact(table, setting, comparison)
         for setting in comparison.settings
@@ -163,7 +163,7 @@ def _with_interval(row: Row) -> str:
 
 
 def _overlap(first: Row, others: Sequence[Row]) -> str:
-    """Whose intervals overlap that of *first*, whose do not, and who has none."""
+    """The methods whose intervals overlap that of *first*, those whose do not, and those without one."""
     mine = _known(first)
     if mine is None:
         return ""

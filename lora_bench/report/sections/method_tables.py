@@ -39,7 +39,7 @@ def score_table(table: ModelTable, setting: Setting, judged: Sequence[TableColum
 
 
 def cost_tables(table: ModelTable, setting: Setting, costs: Sequence[TableColumn] = ()) -> list[str]:
-    """Sizes of each method of a base model, and below them what its runs took, with *costs* beside it."""
+    """Sizes of each method of a base model, and below them the costs of its runs, with *costs* beside it."""
     own = _own(setting)
     return [*_split(table, own, _sizes()), "", *_split(table, own, [*_measured(table), *costs])]
 
@@ -135,7 +135,7 @@ def learning_rate_table(setting: Setting) -> list[str]:
 
 
 def best_rates(rows: Iterable[Row], higher_is_better: bool | None) -> list[float]:
-    """The learning rates with the best mean score; several where means are equal, none where no record says what is better."""
+    """The learning rates with the best mean score: several for equal means; empty if no record gives the metric's direction."""
     if higher_is_better is None:
         return []
     means = {
@@ -227,7 +227,7 @@ def failure_cells(failed: Sequence[Failure]) -> list[str]:
 
 
 def setting_name(setting: Setting, comparison: Comparison) -> str:
-    """The task, and where it has several settings what tells them apart: trials, the target, or a number and the target."""
+    """The task, and if it has several settings, the difference: trials, the target, or a number and the target."""
     task, kin = setting.spec.task.name, comparison.kin_of(setting)
     said = ["trials"] if setting.trials and any(
         other.spec.task.name == task and not other.trials for other in comparison.settings
@@ -260,7 +260,7 @@ def metric_name(setting: Setting) -> str:
 
 
 def on_split(setting: Setting) -> str:
-    """Where the scores of a setting are from, to follow the name of a metric."""
+    """The split of a setting's scores, to follow the name of a metric."""
     return f"on the {setting.spec.score_on} split" if setting.spec.score_on is not None else "on a split not recorded"
 
 
@@ -287,7 +287,7 @@ def _scored_of_all(row: Row) -> str:
 
 
 def interval(row: Row) -> str:
-    """The 95 % interval of a row's mean; none of two seeds, which is often wider than the scale of the score."""
+    """The 95 % interval of a row's mean; for two seeds it is left out, as it is often wider than the scale of the score."""
     if row.score is None or row.score.interval is None or row.score.n < FEWEST_PAIRS:
         return MISSING
     return f"{text.score(row.score.interval.low)} to {text.score(row.score.interval.high)}"

@@ -147,7 +147,7 @@ def _fold_title(setting: Setting) -> str:
 
 
 def _apart_from_kin(setting: Setting, comparison: Comparison) -> Lines:
-    """In what a setting differs from the others of its task, with which it must not be ranked."""
+    """The differences between a setting and the others of its task, with which it must not be ranked."""
     differs = comparison.differs_from_kin(setting)
     if not differs:
         return []
@@ -189,7 +189,7 @@ def _judged(setting: Setting, judged: Judged | None) -> list[TableColumn]:
 
 
 def _beside(table: ModelTable, setting: Setting, beside: Beside) -> list[TableColumn]:
-    """The columns of what rows cost beside their runs, where it is known of any."""
+    """The columns of rows' costs beside their runs, where any is known."""
     columns = (
         TableColumn("tuning, s", lambda row: text.rate(beside.tuning(row, table, setting))),
         TableColumn("checkpoint, MiB", lambda row: text.mebibytes(beside.checkpoint_bytes(row, table, setting))),

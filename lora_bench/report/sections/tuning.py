@@ -91,7 +91,7 @@ def _last_trials(comparison: Comparison) -> list[tuple[Setting, tuple[Setting, .
 
 
 def edges(setting: Setting, rungs: Sequence[Setting]) -> list[Edge]:
-    """Where the best learning rate is the smallest or the largest tried, so that a better one may lie beyond.
+    """The methods whose best learning rate is the smallest or the largest tried, so that a better one may lie beyond.
 
     Args:
         setting: A search, or the last rung of a halving.
@@ -125,7 +125,7 @@ def edge_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
 
 
 def trial_lines(setting: Setting, rungs: Sequence[Setting] = ()) -> list[str]:
-    """The expected best of a search, and at the end of a halving what its rungs cost, as lines of Markdown.
+    """The expected best of a search, and at the end of a halving the cost of its rungs, as lines of Markdown.
 
     Args:
         setting: The search, or a rung of it.
@@ -212,7 +212,7 @@ def _costs(rungs: Sequence[Setting]) -> list[str]:
 
 
 def _runs_of(rungs: Sequence[Setting]) -> str:
-    """The work of a run of each rung, and what all rungs were to spend together."""
+    """The work of a run of each rung, and the planned total of all rungs."""
     amounts = [f"{amount_of(*target)} in rung {rung.rung}" for rung in rungs if (target := _target(rung)) is not None]
     budget = rungs[-1].budget
     trials = text.count(budget.trials if budget is not None else None)

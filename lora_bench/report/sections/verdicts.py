@@ -1,4 +1,4 @@
-"""Verdicts in a report: a table of every comparison, its words, and what they rest on."""
+"""Verdicts in a report: a table of every comparison, its words, and their basis."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _tables(judged: Judged) -> list[str]:
 
 
 def numbers(verdict: Verdict, covers: str) -> list[str]:
-    """The cells of a comparison: difference, interval, what it covers, verdict, p, and the seeds that would decide."""
+    """The cells of a comparison: difference, interval, its coverage, verdict, p, and the seeds that would decide."""
     interval = verdict.interval
     return [
         text.difference(verdict.difference),
