@@ -1,4 +1,4 @@
-"""Published tables: what papers printed, as data, and what our records say to each number.
+"""Published tables: numbers that papers printed, as data, and verdicts of our records on each.
 
 Reading and judging need records and no torch.
 """

@@ -15,7 +15,7 @@ from lora_bench.tasks import Release
 
 @dataclass(frozen=True)
 class Differing:
-    """One field in which the runs are not what the published number is of.
+    """A field in which the runs differ from the published number's recipe.
 
     Args:
         field: Its name, as in a run spec where it stands there.
@@ -125,7 +125,7 @@ def _found(record: Record, expected: Mapping[str, Any]) -> dict[str, Any]:
 def nearest(
     cell: PublishedCell, records: Sequence[Record], expected: Expected
 ) -> tuple[Sequence[Record], tuple[Differing, ...]]:
-    """The runs of one recipe that differ least from what was asked for, and in what they differ."""
+    """The runs of one recipe that differ least from the expected fields, and their differences."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         counts = sorted(record.data.examples.items()) if record.data is not None else None

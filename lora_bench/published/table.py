@@ -1,7 +1,7 @@
-"""Published tables: what a paper printed, cell by cell, as data beside the suite that repeats it.
+"""Published tables: numbers that a paper printed, cell by cell, as data beside the suite that repeats it.
 
-A table is a folder of `baselines/`: `published.csv` has one row a printed number, `published.yaml` says what the table is,
-and `suite.yaml`, where the table can be repeated here, runs it.
+A table is a folder of `baselines/`. `published.csv` has one row a printed number, and `published.yaml` describes the table.
+`suite.yaml` runs it, where the table can be repeated here.
 """
 
 from __future__ import annotations

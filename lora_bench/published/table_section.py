@@ -1,7 +1,7 @@
-"""The section of a report that holds records against a published table: a line a printed number, with its verdict.
+"""The section of a report that compares records with a published table: a line a printed number, with its verdict.
 
-All numbers are in the paper's unit (87.5, where a record has 0.875). Cells with runs come first. What
-is known of a number, what differs and why something was not run is said once below, for all the cells that it is of.
+All numbers are in the paper's unit (87.5, where a record has 0.875). Cells with runs come first. Notes on a number, its
+differences and reasons for missing runs stand once below, for all the cells that share them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Published tables on a terminal: which there are, what one has, and the verdicts of a run."""
+"""Published tables on a terminal: the list of tables, the cells of one, and the verdicts of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lora_bench.report.text import MISSING, plain
 
 
 def tables_listing() -> Table:
-    """Every published table by name: what it shows, its size, and whether it can be repeated here.
+    """Every published table by name: its title, its size, and if it can be repeated here.
 
     Raises:
         BadInput: With every fault of the first table that has any.
@@ -30,7 +30,7 @@ def tables_listing() -> Table:
 
 
 def cells_listing(found: PublishedTable) -> Table:
-    """Every cell of a table, with the recipe's gaps and whose number it is."""
+    """Every cell of a table, with the recipe's gaps and the source of its number."""
     table = Table(
         "base model", "row", "task", "score", "published", "statistic", "copied from", "repeated by",
         title=Text(plain(found.title)), caption=Text(plain(found.source, 600)), title_justify="left",
