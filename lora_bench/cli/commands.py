@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
-    """Return what the command line says of how runs are done."""
+    """Return the run options that the command line sets."""
     from lora_bench.execute.options import RunOptions
 
     given = vars(arguments)
@@ -65,7 +65,7 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
 
 
 def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
-    """Return a suite with what the command line allows: base models with pickled weights, and code."""
+    """Return a suite with the command line's permissions: base models with pickled weights, and code."""
     from lora_bench.suite.consent import check_permissions
     from lora_bench.suite.load_suite import check_pickles
 
@@ -365,7 +365,7 @@ def _published_sections(arguments: argparse.Namespace, source: Path, records: Se
 
 
 def list_names(arguments: argparse.Namespace) -> int:
-    """List what can be named in a suite."""
+    """List the names that a suite can use."""
     from lora_bench.cli.listing import listing
 
     console = _console()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_exchange(commands: Commands) -> None:
-    """Add the commands; each returns 0, or raises what the user can put right."""
+    """Add the commands; each returns 0, or raises an error that the user can fix."""
     compare = add_command(
         commands,
         "compare",

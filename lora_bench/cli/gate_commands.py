@@ -373,7 +373,7 @@ def _self_tests(arguments: argparse.Namespace, accepted: Sequence[Night]) -> int
 
 
 def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night]) -> int:
-    """Search versions or commits for what made a cell fail, or try the cell in this environment."""
+    """Search versions or commits for the change that made a cell fail, or try the cell in this environment."""
     from lora_bench.gate import bisect
     from lora_bench.gate.bisect_runs import Tries
 
@@ -400,7 +400,7 @@ def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
 
 
 def _tries_folder(arguments: argparse.Namespace, accepted: Sequence[Night]) -> Path:
-    """Where a search has its runs: beside the night, so that the same command again does only what is missing."""
+    """The folder of a search's runs, beside the night: the same command run again does only the missing ones."""
     from lora_bench.gate import tonight_in
 
     _, place = tonight_in(arguments.runs, accepted, arguments.series)

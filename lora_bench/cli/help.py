@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(action, f"must be one of {', '.join(known)}, got {value!r}{close}")
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where the help is, and exit with 2."""
+        """Print the error and the command for help, and exit with 2."""
         self.exit(USAGE_ERROR, f"{self.prog}: {message}\nsee: {self.prog} --help\n")
 
     def show_help(self, arguments: argparse.Namespace) -> int:

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _flush() -> None:
-    """Empty the buffers; what no reader is left for goes nowhere, and Python ends without an error of its own."""
+    """Empty the buffers; drop output without a reader, so that Python ends without an error of its own."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -125,7 +125,7 @@ def _recipes(plan: Plan) -> Table:
 
 
 def _whole(cells: Sequence[Cell]) -> list[Cell]:
-    """Those of some cells that have all of the work."""
+    """Select the cells that have all of the work."""
     return [cell for cell in cells if not cell.short]
 
 
@@ -160,7 +160,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
 
 
 def _reasons(plan: Plan) -> list[Text]:
-    """Why some pairs cannot run, each once."""
+    """The reasons that some pairs cannot run, each once."""
     reasons = {
         f"{cell.job.spec.method.label} on {cell.job.spec.model.shown}: {cell.reason}": None
         for cell in plan.cells

@@ -28,9 +28,9 @@ WIDE, WIDE_BAR, NARROW_BAR = 100, 24, 10
 
 
 class QuietOnBrokenPipe(Console):
-    """A console that goes quiet when the reader of a pipe such as `| head` has seen enough; the work goes on.
+    """A console that goes quiet when the reader of a pipe such as `| head` closes it; the work goes on.
 
-    Colours are rich's alone: what is shown cannot control the terminal, wherever it came from.
+    Colours come from rich alone: no shown text can control the terminal, whatever its source.
     """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -39,7 +39,7 @@ class QuietOnBrokenPipe(Console):
             yield piece if piece.control else Segment(visible(piece.text, lines=True), piece.style)
 
     def on_broken_pipe(self) -> None:
-        """Say nothing more, and send what is still in the buffer nowhere."""
+        """Stop printing, and drop the rest of the buffer."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -56,7 +56,7 @@ def _method_and_seed(spec: RunSpec) -> str:
 
 
 def run_names(cells: Sequence[Cell], *, short: bool = False) -> dict[str, str]:
-    """Return what tells runs from one another, by run id: trials, and runs of a search, with their learning rates.
+    """Return names that tell runs apart, by run id: trials, and runs of a search, with their learning rates.
 
     Args:
         cells: The runs.
@@ -81,7 +81,7 @@ def run_names(cells: Sequence[Cell], *, short: bool = False) -> dict[str, str]:
 
 
 def result_line(record: Record, name: str | None = None) -> str:
-    """Return what a run came to, in a line.
+    """Return the result of a run in a line.
 
     Args:
         record: Of the run.
@@ -121,7 +121,7 @@ class Lines:
             self.console.print(without_secrets(message), markup=False, highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
-        """Print what is about to be done."""
+        """Print the work ahead."""
         self.names |= run_names(cells)
         self.left = {cell.job.run_id for cell in cells}
         self.say(announcement(plan, cells, workers))
@@ -130,7 +130,7 @@ class Lines:
         """Print nothing: a line for each step would drown the rest."""
 
     def finished(self, record: Record) -> None:
-        """Print what a run came to."""
+        """Print the result of a run."""
         line = result_line(record, self.names.get(record.run_id))
         # A run that cannot be trained was never among those to do.
         if record.run_id in self.left and record.status != "interrupted":
@@ -165,7 +165,7 @@ class OwnLines(Lines):
             self.say(f"began {event.run_id} {self.names[event.run_id]}")
 
     def finished(self, record: Record) -> None:
-        """Print what a run came to."""
+        """Print the result of a run."""
         if record.run_id not in self.own and record.status == "ok":
             return
         line = f"ended {record.run_id} {result_line(record, self.names.get(record.run_id))}"
@@ -275,7 +275,7 @@ class Bars:
 
 
 def announcement(plan: Plan, cells: list[Cell], workers: int) -> str:
-    """Return what is about to be done, in a line."""
+    """Return the work ahead in a line."""
     there = len(plan.cells) - len(plan.missing)
     later = sum(waiting.runs for waiting in plan.waiting)
     if not cells:

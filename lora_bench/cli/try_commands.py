@@ -84,7 +84,7 @@ def _minutes(text: str) -> float:
 
 
 def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
-    """Look at the table, say what was seen, and write the suite; return its file.
+    """Inspect the table, print the findings, and write the suite; return its file.
 
     Args:
         arguments: The command's.
