@@ -178,7 +178,7 @@ def put(**changed):
         ({"schema": 2}, "has schema 2, and this lora_bench reads up to 1; upgrade it"),
         ({"schema": True}, "schema: must be"),
         ({"schema": None}, "schema: is missing"),
-        ({"sha256": "x"}, "sha256: must"),
+        ({"sha256": "x"}, "sha256: string should match"),
         ({"series": "../../elsewhere"}, "series: a name must have letters"),
         ({"data_dir": ["a"]}, "data_dir: must be string, got a list"),
         ({"allow_pickle": ["base"]}, "allow_pickle: unknown key"),

@@ -88,6 +88,11 @@ def serve(connection: Connection[Any, Any]) -> None:
                 _run(job, devices, Path(folder) / "ranks", connection)
 
 
+# Stacks go into one file: each worker rank has its part of this time, so that they do not mix. Less than STACK_SECONDS of
+# the workers, after which the run is stopped.
+_STACKS_SECONDS = 0.6
+
+
 def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any, Any]) -> None:
     """Do a run, and send its record."""
     kills = memory_kills()
@@ -104,6 +109,8 @@ def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any
                     for child in children if number == signal.SIGUSR1 else children[:1]:
                         if child.alive:
                             os.kill(child.pid, number)
+                        if number == signal.SIGUSR1:
+                            time.sleep(_STACKS_SECONDS / len(children))
                     continue
                 (child,) = [child for child in listened if child.link is ready]
                 said = _heard(child, kills)
