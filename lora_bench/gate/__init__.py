@@ -1,8 +1,8 @@
-"""The nightly gate: has what this suite measures changed since the accepted nights of its baseline?
+"""Nightly gate: compare a suite's results with the accepted nights of its baseline.
 
-A night is one repeat of a suite under a series label of its own (`lora-bench run SUITE --series LABEL`). It is held against the
-accepted nights of a baseline, small files in git, series by series; the answer tells a regression from runs that failed and
-from too little history. Everything here is made of records and loads no torch. See `docs/gate.md`.
+A night is one repeat of a suite under its own series label (`lora-bench run SUITE --series LABEL`). It is compared series by
+series with the baseline, whose accepted nights are small files in git. The answer separates regressions from failed runs and
+from too little history. The gate reads records only and loads no torch. See `docs/gate.md`.
 """
 
 from lora_bench.gate.baseline import read_nights, tonight_in, write_night

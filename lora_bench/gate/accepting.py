@@ -1,4 +1,4 @@
-"""Accepting a night into a baseline, and looking at what was accepted."""
+"""Accept a night into a baseline, and show the accepted nights."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def accepted_night(
     why: str | None = None,
     margin: float | None = None,
 ) -> Night:
-    """A night as it stands in a baseline.
+    """Return the night in the form that a baseline stores.
 
     Args:
         tonight: The night.
-        nights: Those that are accepted.
-        answer: What the gate says of it.
+        nights: Accepted nights.
+        answer: The gate's answer on the night.
         reason: Why it is accepted.
         change: Ids of the series whose change is acknowledged, or "all".
         why: Why everything that changed is accepted, in place of *change*.
-        margin: Of scores, from this night on; what the suite declared by default.
+        margin: Margin of scores from this night on; by default the one that the suite declares.
 
     Raises:
         LoraBenchError: If there is no reason, the night is accepted already, a series is not there, or one changed and its
@@ -76,10 +76,10 @@ def accepted_night(
 
 
 def series_or_why(text: str) -> tuple[tuple[str, ...], str | None]:
-    """Tell apart what `--change` takes: ids of series or "all", and words that say why everything is accepted.
+    """Parse `--change`: ids of series or "all", or else a text that says why everything is accepted.
 
     Returns:
-        The ids, and no words; or no ids, and the words.
+        The ids and None, or no ids and the text.
     """
     parts = tuple(part for part in re.split(r"[,\s]+", text) if part)
     if len(text.split()) == 1 or _ID.fullmatch(parts[0]):
@@ -91,7 +91,7 @@ _ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 
 
 def open_findings(of: SeriesAnswer) -> list[Finding]:
-    """Findings of a series that a person has to acknowledge before its night is accepted."""
+    """Return the findings that a person must acknowledge before the night is accepted."""
     statuses = ("regression", "failed", "improved", "undecided")
     return [one for one in of.findings if one.suspect or (one.status in statuses and one.kind != "history")]
 
@@ -113,13 +113,13 @@ def _refuse(tonight: Night, unacknowledged: Sequence[SeriesAnswer]) -> None:
 
 
 def _said(one: SeriesAnswer) -> str:
-    """A series that changed and how, as one line."""
+    """Describe a changed series in one line."""
     texts = dict.fromkeys(plain(finding.text) for finding in open_findings(one))
     return f"{one.series} {plain(' · '.join(one.name.words))}: {'; '.join(texts)}"
 
 
 def show_lines(nights: Sequence[Night]) -> list[str]:
-    """The accepted nights, for a terminal."""
+    """List the accepted nights for a terminal."""
     lines = []
     before: Night | None = None
     for night in nights:
@@ -147,7 +147,7 @@ def show_lines(nights: Sequence[Night]) -> list[str]:
 
 
 def two_nights(nights: Sequence[Night], labels: Sequence[str]) -> tuple[Night, Night]:
-    """The nights to hold against each other: those named, one and the last, or the last two.
+    """Return the two nights to compare: those named, or the named one and the last, or the last two.
 
     Raises:
         LoraBenchError: If there are not two, or one of them is not accepted.
@@ -165,7 +165,7 @@ def two_nights(nights: Sequence[Night], labels: Sequence[str]) -> tuple[Night, N
 
 
 def diff_lines(before: Night, after: Night) -> list[str]:
-    """How two nights differ, for a terminal."""
+    """List the differences between two nights for a terminal."""
     lines = [plain(f"{before.label} → {after.label}")]
     lines += [
         plain(f"{change.what}: {change.before or 'none'} → {change.after or 'none'}")

@@ -1,7 +1,7 @@
-"""A gate's baseline: accepted nights as small files in git, one a night, `baselines/<name>/nights/<label>.json`.
+"""A gate's baseline: one small file in git for each accepted night, `baselines/<name>/nights/<label>.json`.
 
-A night is accepted by a person, or by a workflow on the gate's word, with a reason; the file is reviewed like any other. Its
-number says where it stands, so no clock decides the order, and a name only where two were accepted at the same time.
+A person accepts a night with a reason, or a workflow does after the gate passed it. The file is reviewed like any other.
+Nights are ordered by their number, not by a clock; labels order nights that were accepted at the same time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ CONFIRMATION = "-confirm"
 
 
 def night_files(baseline: Path) -> list[Path]:
-    """The accepted nights of a baseline, as files."""
+    """Return the files of the accepted nights."""
     return sorted((baseline / NIGHTS).glob("*.json"))
 
 
 def read_nights(baseline: Path) -> list[Night]:
-    """The accepted nights of a baseline, in their order; none where it has none.
+    """Return the accepted nights of a baseline, in order of number and then label.
 
-    Two that were accepted at the same time have the same number: their labels decide.
+    Two nights that were accepted at the same time have the same number.
 
     Raises:
         BadInput: With every file that cannot be read, has no number, or is of another suite.
@@ -71,7 +71,7 @@ def _read(file: Path) -> Night:
 
 
 def write_night(night: Night, baseline: Path) -> Path:
-    """Write an accepted night; its file.
+    """Write an accepted night and return its file.
 
     Raises:
         LoraBenchError: If a night of that label is accepted already.
@@ -83,12 +83,12 @@ def write_night(night: Night, baseline: Path) -> Path:
 
 
 def to_text(night: Night) -> bytes:
-    """An accepted night as it is stored: a line for each run, so that a review sees what a night says."""
+    """Serialise an accepted night with one line a run, so that it can be reviewed as a diff."""
     content = night.model_dump(mode="json", exclude_defaults=True, by_alias=True)
     content["schema"] = SCHEMA
     for cell in content["cells"]:
         for run in cell["runs"]:
-            # Where a run was made and how long it took is in its record; no later night is held against it.
+            # The place and duration of a run are in its record; later nights are not compared on them.
             run.pop("command", None)
             run.pop("seconds", None)
     lines = ["{"]
@@ -111,12 +111,12 @@ def _compact(value: object) -> str:
 
 
 def before(nights: Sequence[Night], label: str) -> list[Night]:
-    """The nights that a night of this label is held against: all, or those before it where it is accepted itself."""
+    """Return the nights to compare this label with: those before it if it is accepted, else all."""
     return list(itertools.takewhile(lambda night: night.label != label, nights))
 
 
 def night_folders(runs: Path) -> dict[str, Path]:
-    """The nights in a suite's runs folder, by series label, without those that confirm another."""
+    """Return the nights in a suite's runs folder by series label, without confirmations of other nights."""
     if not runs.is_dir():
         raise LoraBenchError(
             f"{runs} is not there; `lora-bench run SUITE --series LABEL` writes a night to runs/SUITE/LABEL"
@@ -134,12 +134,12 @@ def night_folders(runs: Path) -> dict[str, Path]:
 
 
 def tonight_in(runs: Path, accepted: Sequence[Night], label: str | None = None) -> tuple[str | None, Path]:
-    """The night to look at: its label, None for the one its records have, and its folder.
+    """Return the label and the folder of the night to judge; the label is None if its records give it.
 
     Args:
         runs: A suite's runs folder, or the folder of one night.
         accepted: Nights of the baseline.
-        label: Of the night; by default the one night that is not accepted.
+        label: Label of the night; by default that of the only night that is not accepted.
 
     Raises:
         LoraBenchError: If there is no such night, or several and nothing says which.

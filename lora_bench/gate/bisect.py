@@ -1,7 +1,7 @@
-"""Which version of a package, or which commit, made a series fail: a search by halves over environments.
+"""Binary search over environments for the package version or commit that made a series fail.
 
-Every try runs the failing cell with the very seeds of the night and holds it against the same accepted nights, so that the
-environment is all that differs. An environment that cannot be built, or in which the cell gives no answer, is skipped.
+Every try runs the failing cell with the night's own seeds and compares it with the same accepted nights, so only the
+environment differs. An environment that cannot be built, or in which the cell gives no answer, is skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lora_bench.gate.night_answer import Answer, Kind, SeriesAnswer
 from lora_bench.report.text import plain, plural
 
 Tried = Literal["good", "bad", "skip"]
-# What `git bisect run` takes for "cannot be tested".
+# The exit code by which `git bisect run` means "cannot be tested".
 EXIT_CODES: dict[Tried, int] = {"good": 0, "bad": 1, "skip": 125}
 
 # Making an environment, installing into it, and the imports of a process, beside the runs themselves.
@@ -32,27 +32,27 @@ _COMMITS = re.compile(r"(?P<good>[A-Za-z0-9][\w./~^-]*?)\.\.(?P<bad>[A-Za-z0-9][
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is searched, from the good end to the bad one.
+    """Candidates of a search, from the good end to the bad one.
 
     Args:
-        package: The package whose versions they are, or None for commits of the repository in the working folder.
-        names: Versions, or hashes of commits.
+        package: The package whose versions are searched, or None for commits of the repository in the working folder.
+        names: Versions, or commit hashes.
     """
 
     package: str | None
     names: tuple[str, ...]
 
     def requirement(self, name: str) -> str | None:
-        """What pip is asked for, or None where a checkout is installed."""
+        """Return the requirement for pip, or None if a checkout is installed."""
         return None if self.package is None else f"{self.package}=={name}"
 
 
 def candidates(given: str, folder: Path) -> Candidates:
-    """What `--bisect` names: `PACKAGE=OLD,…,NEW`, or `GOOD..BAD` for the commits of a repository.
+    """Parse `--bisect`: `PACKAGE=OLD,…,NEW`, or `GOOD..BAD` for the commits of a repository.
 
     Args:
         given: The option.
-        folder: In the repository.
+        folder: A folder in the repository.
 
     Raises:
         LoraBenchError: If it is neither, or git does not know the commits.
@@ -87,12 +87,12 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def most_tries(count: int) -> int:
-    """Environments that are tried at most where none is skipped: both ends, and halves of what is between."""
+    """Return the most environments that a search tries if it skips none: both ends, then halves between them."""
     return min(count, 2 + math.ceil(math.log2(max(1, count - 1))))
 
 
 def cost_lines(found: Candidates, one: SeriesAnswer) -> list[str]:
-    """What a search is likely to cost, before it is done."""
+    """Estimate the cost of a search before it starts."""
     tries = most_tries(len(found.names))
     what = f"versions of {found.package}" if found.package is not None else "commits"
     known = one.seconds is not None
@@ -112,7 +112,7 @@ def cost_lines(found: Candidates, one: SeriesAnswer) -> list[str]:
 
 @dataclass(frozen=True)
 class Found:
-    """Where a search ended: the last good place and the first bad one, and what could not be tried between them."""
+    """Result of a search: the last good candidate, the first bad one, and those skipped between them."""
 
     good: int
     bad: int
@@ -120,14 +120,14 @@ class Found:
 
 
 def search(count: int, try_: Callable[[int], Tried]) -> Found:
-    """The first bad one of *count* candidates of which the first is good and the last is bad.
+    """Find the first bad one of *count* candidates; the first must be good and the last bad.
 
     Args:
         count: At least 2.
         try_: Tries one, by its index.
 
     Raises:
-        LoraBenchError: If the last is not bad or the first is not good: there is nothing between them to be found.
+        LoraBenchError: If the last is not bad or the first is not good, so that there is no change to find.
     """
     for index, wanted in ((count - 1, "bad"), (0, "good")):
         result = try_(index)
@@ -153,7 +153,7 @@ SAID: dict[Tried, str] = {"good": "good", "bad": "bad", "skip": "not to be tried
 
 
 def failing_cell(answer: Answer, series: str | None) -> SeriesAnswer:
-    """The cell to search for: the one named, or the worst.
+    """Return the cell to search for: the named one, or the worst.
 
     Raises:
         LoraBenchError: If there is no such series, or nothing is wrong with it.
@@ -179,13 +179,13 @@ def failing_cell(answer: Answer, series: str | None) -> SeriesAnswer:
 
 
 def _wrong(one: SeriesAnswer) -> frozenset[Kind]:
-    """What is wrong with a series: kinds of findings that a search can look for."""
+    """Return the kinds of findings in a series that a search can look for."""
     statuses = ("regression", "failed")
     return frozenset(finding.kind for finding in one.findings if finding.status in statuses or finding.suspect)
 
 
 def tried(one: SeriesAnswer | None, looked_for: SeriesAnswer) -> Tried:
-    """What a try says: bad where the cell has what is looked for, good where nothing is wrong with it."""
+    """Classify a try: bad if the cell has the failure that is searched for, good if it has none."""
     if one is None:
         return "skip"
     wrong = _wrong(one)
@@ -193,13 +193,13 @@ def tried(one: SeriesAnswer | None, looked_for: SeriesAnswer) -> Tried:
     wanted = _wrong(looked_for) or frozenset({"level"})
     if wrong & wanted:
         return "bad"
-    # Runs that give scores where they crashed need no history to be good; whether a score is, only a history tells.
+    # Runs that crashed before and now give scores are good without a history; judging a score needs one.
     undecided = not wanted <= {"crash", "unsupported"} and any(finding.kind == "history" for finding in one.findings)
     return "skip" if wrong or undecided or one.observed is None else "good"
 
 
 def found_lines(found: Found, of: Candidates, results: Sequence[str] = ()) -> list[str]:
-    """Where a search ended, for a terminal."""
+    """Describe the result of a search for a terminal."""
     what = f"{of.package} " if of.package is not None else "commit "
     lines = [*results, f"last good: {what}{of.names[found.good]}", f"first bad: {what}{of.names[found.bad]}"]
     if found.skipped:

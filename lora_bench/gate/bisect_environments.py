@@ -1,7 +1,7 @@
 """Environments of a search: one package, or one checkout, in front of everything that is installed here.
 
-A virtual environment costs a second, since it sees this one's packages through a path file: pip installs into it only what is
-to differ, and what that needs in another version. So nothing else differs, and nothing large is installed twice.
+A virtual environment takes a second to make, since it sees this one's packages through a path file. Pip installs into it only
+the searched package and dependencies that need another version. Nothing else differs, and nothing large is installed twice.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class BisectEnvironment:
     """An environment in which a cell can be run.
 
     Args:
-        python: Its interpreter.
-        environment: Variables for a process in it.
+        python: The interpreter.
+        environment: Environment variables for its processes.
     """
 
     python: str
@@ -38,12 +38,12 @@ class BisectEnvironment:
 
 @contextmanager
 def installed(folder: Path, requirement: str, log: Path) -> Iterator[BisectEnvironment | None]:
-    """A virtual environment with *requirement* in it, or None where that cannot be installed; gone after the block.
+    """Make a virtual environment with *requirement*, or yield None if pip cannot install it; remove it after the block.
 
     Args:
-        folder: Gets the environment; what a search left there that was killed goes first.
-        requirement: What pip installs: `PACKAGE==VERSION`, or a folder.
-        log: Gets what pip says.
+        folder: Receives the environment; the remains of a killed search are deleted first.
+        requirement: Requirement for pip: `PACKAGE==VERSION`, or a folder.
+        log: Receives pip's output.
     """
     try:
         python = _made(folder)
@@ -66,8 +66,8 @@ def installed(folder: Path, requirement: str, log: Path) -> Iterator[BisectEnvir
 
 @contextmanager
 def checked_out(folder: Path, repository: Path, commit: str, log: Path) -> Iterator[Path | None]:
-    """A checkout of a commit beside the repository's own, or None where git cannot make it; gone after the block."""
-    # What a search left that was killed; git, which knows of it still, is told by --force.
+    """Check out a commit beside the repository, or yield None if git cannot; remove it after the block."""
+    # Remains of a killed search; git still knows the checkout, hence --force.
     shutil.rmtree(folder, ignore_errors=True)
     git = ["git", "-C", str(repository), "worktree"]
     with log.open("ab") as file:
@@ -85,7 +85,7 @@ def checked_out(folder: Path, repository: Path, commit: str, log: Path) -> Itera
 
 
 def _made(folder: Path) -> Path:
-    """The interpreter of a new virtual environment that sees the packages of this one behind its own."""
+    """Make a virtual environment that sees this one's packages behind its own; return its interpreter."""
     builder = venv.EnvBuilder(clear=True, with_pip=False, symlinks=os.name != "nt")
     builder.create(folder)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -102,7 +102,7 @@ def _made(folder: Path) -> Path:
 
 
 def _variables() -> dict[str, str]:
-    """This process's variables without what would come before the environment's own packages."""
+    """Return this process's variables without those that would put other packages before the environment's."""
     without = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     # The working folder may be a checkout of what is searched.
     return {**without, "PYTHONSAFEPATH": "1"}

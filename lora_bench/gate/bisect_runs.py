@@ -1,4 +1,4 @@
-"""The tries of a search: the failing cell in one environment after another, each with the seeds of the night."""
+"""Tries of a search: run the failing cell in each environment with the seeds of the night."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lora_bench.report.text import plain, score
 
 @dataclass
 class Tries:
-    """Runs a cell in environments, and says of each what it shows.
+    """Runs a cell in environments and classifies each try.
 
     Args:
-        cell: What is looked for.
-        answer: On the night in which it fails.
-        accepted: The nights that it was held against.
-        way: How runs are done.
-        folder: Gets a folder for each environment, with the runs and what pip and they said.
-        margin: In place of the margins that the suite declared.
+        cell: The failing cell.
+        answer: The gate's answer on the night in which it fails.
+        accepted: The nights that it was compared with.
+        way: How runs are started.
+        folder: Receives a folder for each environment, with the runs and the output of pip and of the runs.
+        margin: Replaces the margins that the suite declares.
         told: A line for every try.
     """
 
@@ -41,7 +41,7 @@ class Tries:
     told: list[str] = field(default_factory=list)
 
     def at(self, candidates: Candidates, index: int) -> Tried:
-        """Try one of several candidates, and print what it shows."""
+        """Try one candidate and print the result."""
         name = candidates.names[index]
         place = self.folder.resolve() / f"{candidates.package or 'commit'}-{name.replace('!', '-').replace('+', '-')}"
         place.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ class Tries:
             return self._try(name, place, way, log)
 
     def here(self) -> Tried:
-        """Try the environment of this process; nothing of it is kept, as its code may be another the next time."""
+        """Try the environment of this process; keep nothing, since its code may change before the next search."""
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ class Tries:
         return self._say(name, result, findings or f"{score(one.observed if one is not None else None)}")
 
     def _judged(self, night: Night) -> SeriesAnswer | None:
-        """What a try says of the cell, held against the very nights that it failed against."""
+        """Judge the cell of a try against the same nights that it failed against."""
         answer = judge(night, self.accepted[: self.answer.nights], self.answer.baseline, margin=self.margin)
         return next((one for one in answer.series if one.name == self.cell.name), None)
 

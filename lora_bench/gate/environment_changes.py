@@ -1,4 +1,4 @@
-"""What is different between the environments of two nights: a package, a driver, a machine."""
+"""Differences between the environments of two nights: a package, a driver, a machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lora_bench.records.record import Environment
 
 
 def environment_changes(before: Night, after: Night) -> list[Change]:
-    """Every difference between two nights, packages first; of several environments in a night, all values."""
+    """Return every difference, packages first; a night with several environments shows all their values."""
     was, now = _facts(before.environments), _facts(after.environments)
     return [
         Change(what=what, before=was.get(what), after=now.get(what))
@@ -21,7 +21,7 @@ PACKAGE = "package "
 
 
 def _facts(environments: tuple[Environment, ...]) -> dict[str, str]:
-    """What environments say, by what it is said of."""
+    """Return the values of environments by name, such as a package or the driver."""
     found: dict[str, list[str]] = {}
     for environment in environments:
         content = environment.model_dump(mode="json", exclude={"packages"})

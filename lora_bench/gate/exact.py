@@ -1,7 +1,7 @@
-"""What needs no statistics: runs that crash or are missing, pairs that stopped working, counts that changed.
+"""Checks that need no statistics: runs that crash or are missing, pairs that stopped working, counts that changed.
 
-Counts are compared with the last accepted night, on whatever machine, since they do not depend on one; the peak of memory
-only within a series, with the greatest of its accepted nights.
+Counts do not depend on the machine, so they are compared with the last accepted night on any machine. Peak memory is compared
+only within a series, with the greatest value of its accepted nights.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ COUNTS: tuple[tuple[Kind, str, str], ...] = (
 
 
 def exact_findings(cell: NightCell, last: Night | None, history: Sequence[NightCell]) -> list[Finding]:
-    """What is wrong with a cell beyond doubt.
+    """Return the findings on a cell that need no statistics.
 
     Args:
-        cell: Tonight's.
+        cell: Tonight's cell.
         last: The last accepted night.
         history: The same series in the accepted nights since its last acknowledged change.
     """
@@ -40,7 +40,7 @@ def exact_findings(cell: NightCell, last: Night | None, history: Sequence[NightC
 
 
 def diverged_more(cell: NightCell, history: Sequence[NightCell]) -> str | None:
-    """Whether more runs diverged than in any accepted night, in words; None where not, or where there is no such night."""
+    """Describe that more runs diverged than in any accepted night; None if not, or if there is no such night."""
     diverged = cell.with_status("diverged")
     most = max((len(night.with_status("diverged")) for night in history), default=None)
     if most is None or len(diverged) <= most:
@@ -52,7 +52,7 @@ def diverged_more(cell: NightCell, history: Sequence[NightCell]) -> str | None:
 
 
 def missing_cells(tonight: Night, last: Night | None) -> list[tuple[NightCell, str]]:
-    """The cells of the last accepted night of which tonight has fewer runs, with what is missing in words."""
+    """Return each cell with fewer runs tonight than in the last accepted night, and a text on the missing runs."""
     found = []
     for name in dict.fromkeys(cell.name for cell in last.cells) if last is not None else ():
         assert last is not None
@@ -109,5 +109,5 @@ def _peak(cell: NightCell, history: Sequence[NightCell]) -> list[Finding]:
 
 
 def reasons(runs: Sequence[NightRun]) -> str:
-    """Why runs have no score, each reason once, as one line of text."""
+    """Join the reasons why runs have no score, each once, into one line."""
     return plain("; ".join(dict.fromkeys(f"{run.status}: {run.reason}" if run.reason else run.status for run in runs)))

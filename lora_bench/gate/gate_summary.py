@@ -1,4 +1,4 @@
-"""An answer in words: Markdown for a step summary, worst first and within GitHub's limit, and lines for a terminal."""
+"""Render an answer: Markdown for a step summary, worst first and within GitHub's limit, and lines for a terminal."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ COLUMNS = ("series", "status", "tonight", "expected", "bound", "margin", "nights
 
 
 def named(one: SeriesAnswer) -> str:
-    """The name of a series as one line of plain text."""
+    """Return the name of a series as one line of plain text."""
     return plain(" · ".join(one.name.words))
 
 
 def counted(answer: Answer) -> str:
-    """How many series have which status: "1 regression, 11 pass"."""
+    """Count the series of each status: "1 regression, 11 pass"."""
     numbers = ((len(answer.of_status(status)), STATUS_SAID[status]) for status in STATUSES)
     return ", ".join(f"{number} {said}" for number, said in numbers if number) or "no series"
 
 
 def headline(answer: Answer) -> str:
-    """The answer in a sentence of plain text."""
+    """Return the answer as one sentence of plain text."""
     against = plural(answer.nights, "accepted night")
     return plain(
         f"{SAID[answer.verdict]}: {answer.label} of {answer.suite} against {against} of {answer.baseline} ({counted(answer)})"
@@ -43,7 +43,7 @@ def headline(answer: Answer) -> str:
 
 
 def terminal_lines(answer: Answer) -> list[str]:
-    """What a terminal shows: every series that is not as it was, and how to do it again."""
+    """List for a terminal every series with findings, and the commands that reproduce regressions and failures."""
     lines = []
     for one in answer.series:
         if not one.findings:
@@ -62,12 +62,12 @@ def terminal_lines(answer: Answer) -> list[str]:
 
 
 def summary_lines(answer: Answer, limit: int = MAX_BYTES) -> list[str]:
-    """The answer as Markdown, of at most *limit* bytes: series that do not fit any more are left out, and counted."""
+    """Render the answer as Markdown of at most *limit* bytes; series that do not fit are counted, not shown."""
     changes = _changes(answer)
     head = [f"# {inert(answer.baseline)}: {SAID[answer.verdict]}", "", f"{inert(headline(answer))}.", "", *changes]
     header = table(COLUMNS, [], numbers_from=2)
     details = {one.series: _details(one) for one in answer.series if one.findings}
-    room = limit - _bytes([*head, *header]) - 1_000  # for what is said of the rest
+    room = limit - _bytes([*head, *header]) - 1_000  # room for the line on the rest
     rows: list[str] = []
     for one in answer.series:
         row = table(COLUMNS, [_row(one)], numbers_from=2)[-1]
@@ -114,14 +114,14 @@ def _row(one: SeriesAnswer) -> list[str]:
 
 
 def _bound(one: SeriesAnswer) -> float | None:
-    """The bound on the side to which tonight moved."""
+    """Return the bound on the side to which tonight moved."""
     assert one.observed is not None and one.expected is not None
     worse = one.observed <= one.expected if one.higher_is_better else one.observed >= one.expected
     return one.worst if worse else one.best
 
 
 def course(one: SeriesAnswer) -> str:
-    """The last nights and tonight as bars, the lowest and the highest of them between them."""
+    """Draw the last nights and tonight as bars, scaled between the lowest and the highest."""
     values = [point.mean for point in one.history[-MOST_NIGHTS_DRAWN:]]
     values += [] if one.observed is None else [one.observed]
     if len(values) < 2:
@@ -144,7 +144,7 @@ def _details(one: SeriesAnswer) -> list[str]:
 
 
 def _changes(answer: Answer) -> list[str]:
-    """What is different from the last accepted night's environment, as a table."""
+    """Tabulate the changes from the last accepted night's environment."""
     if not answer.environment_changes:
         return []
     header = ("environment", f"{inert(answer.last or '')}", f"{inert(answer.label)}")

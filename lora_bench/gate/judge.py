@@ -1,4 +1,4 @@
-"""The gate: a night against the accepted nights of a baseline, and what was suspect against a second set of seeds."""
+"""The gate: compare a night with the accepted nights of a baseline, and suspect series with a second set of seeds."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from lora_bench.stats.gate import FEWEST_NIGHTS, TRAILING_NIGHTS, JudgedSeries, 
 def judge(
     tonight: Night, accepted: Sequence[Night], baseline: str, again: Night | None = None, *, margin: float | None = None
 ) -> Answer:
-    """What a night shows, held against accepted nights.
+    """Compare a night with accepted nights.
 
     Args:
         tonight: The night.
         accepted: Nights before it, oldest first.
         baseline: The name of their baseline.
-        again: The runs that were done again with new seeds, or None while there are none.
-        margin: Declared for tonight in place of its suite's own. Margins of the accepted nights stand above either.
+        again: The runs that were repeated with new seeds, or None while there are none.
+        margin: Replaces the margin of tonight's suite. Margins of the accepted nights take precedence over both.
 
     Raises:
         LoraBenchError: If the night is of another suite than the baseline.
@@ -57,14 +57,14 @@ def judge_indexed(
     margin: float | None = None,
     rules: Mapping[str, Finding] | None = None,
 ) -> Answer:
-    """What `judge` says, of nights whose series are known already.
+    """Compare nights whose series are indexed already; see `judge`.
 
     Args:
-        one: The night, its cells under the rules that they are judged by.
-        nights: Those before it, oldest first.
+        one: The night, with its cells under the rules that apply to them.
+        nights: Nights before it, oldest first.
         baseline: The name of their baseline.
-        again: The runs that were done again with new seeds.
-        margin: In place of all margins of scores, to try what it would do.
+        again: The runs that were repeated with new seeds.
+        margin: Replaces all margins of scores, to try its effect.
         rules: Findings on rules that the night declares differently, by series.
 
     Raises:
@@ -117,7 +117,7 @@ def _is_unsupported(cell: NightCell) -> bool:
 
 
 def _size(one: SeriesAnswer) -> float:
-    """Sorts the greatest loss first, in shares of what was expected."""
+    """Return a sort key that puts the greatest relative loss first."""
     if one.observed is None or not one.expected:
         return 0.0
     change = (one.observed - one.expected) / abs(one.expected)
@@ -125,7 +125,7 @@ def _size(one: SeriesAnswer) -> float:
 
 
 def _with_missing(answers: list[SeriesAnswer], tonight: Night, last: Night | None) -> list[SeriesAnswer]:
-    """The answers with those of cells of which tonight has fewer runs than the last accepted night."""
+    """Add the answers on cells with fewer runs tonight than in the last accepted night."""
     for expected, said in missing_cells(tonight, last):
         assert last is not None
         finding = Finding(kind="missing", status="failed", text=said)
@@ -149,7 +149,7 @@ def _with_missing(answers: list[SeriesAnswer], tonight: Night, last: Night | Non
 
 @dataclass(frozen=True)
 class _Series:
-    """One series of tonight, with all that its answer is made of."""
+    """One series of tonight, with the inputs of its answer."""
 
     series: str
     cell: NightCell
@@ -161,7 +161,7 @@ class _Series:
     other: tuple[Finding, ...]
 
     def answer(self) -> SeriesAnswer:
-        """What tonight says of it."""
+        """Return the answer on the series."""
         last = self.accepted[-1] if self.accepted else None
         opened = self._opened()
         findings = (
@@ -210,7 +210,7 @@ class _Series:
         return held if held is None or self.cell.scale == "linear" else math.expm1(held)
 
     def _opened(self) -> tuple[str, ...]:
-        """What makes this another series than that of the last accepted night that has the cell; nothing where it is not."""
+        """List the changes that make this a new series of its cell since the last accepted night; empty if it is not new."""
         if self.past.cells:
             return ()
         for night in reversed(self.accepted):
@@ -223,7 +223,7 @@ class _Series:
         if self.cell.with_status("unsupported"):
             said = None if self.past.cells else "an unsupported pair that no accepted night has"
         elif not self.cell.scores:
-            said = None  # another finding says what became of its runs
+            said = None  # another finding covers its runs
         elif opened:
             said = f"a new series: {'; '.join(opened)}"
         else:
@@ -231,7 +231,7 @@ class _Series:
         return [] if said is None else [Finding(kind="history", status="undecided", text=said)]
 
     def _not_judged(self) -> tuple[Finding, ...]:
-        """What keeps a series from passing of which nothing could be held against anything."""
+        """Return the findings that keep a series from passing if nothing could be compared."""
         before = self.past.cells[-1:]
         if mean_of(self.cell) is not None or (before and _is_unsupported(before[0]) and _is_unsupported(self.cell)):
             return ()
@@ -255,7 +255,7 @@ class _Series:
         mean = mean_of(self.again)
         enough = len(self.past.history.nights) >= FEWEST_NIGHTS
         if mean is not None and enough and confirm(self.past.history, mean).answer == "regression":
-            # Tonight has no mean that could have been suspect, so these seeds are the first that say anything of the level.
+            # Tonight has no mean that could have been suspect, so these seeds are the first evidence on the level.
             lower = (
                 f"{said}; not so with new seeds, which give {score(self._own(mean))}, beyond the bound of one series"
             )
@@ -292,7 +292,7 @@ class _Series:
         if drift is None or drift.direction is None or level is None:
             return []
         if level.direction is not None:
-            return []  # one night far away moves the mean of five: new seeds say whether it counts
+            return []  # one outlying night moves the mean of five: new seeds decide whether it counts
         said = (
             f"drift: {self._said(drift, f'the first {drift.nights} accepted nights')}, "
             f"as the mean of the last {TRAILING_NIGHTS} nights"

@@ -1,6 +1,6 @@
-"""What the gate answers: a verdict on the night, and for every series a status with its findings.
+"""The gate's answer: a verdict on the night, and for every series a status with its findings.
 
-Strings come from records and stand here as they are; whatever shows them makes them harmless first.
+Strings come from records unchanged; the code that shows them must escape them first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAID: dict[Verdict, str] = {
     "undecided": "cannot decide",
 }
 
-# Nights that a count of flaky series looks back on, and how many in them are worth a word.
+# Nights that a count of flaky series covers, and the count from which a warning is given.
 FLAKY_NIGHTS, FLAKY_WARNING = 14, 3
 
 Kind = Literal[
@@ -38,10 +38,10 @@ Kind = Literal[
 
 
 class Finding(Strict):
-    """One thing that was noticed of a series, and what status it gives it.
+    """One observation on a series, and the status it leads to.
 
     Args:
-        suspect: Whether the runs have to be done again with new seeds before it counts.
+        suspect: Whether the runs must be repeated with new seeds before it counts.
     """
 
     kind: Kind
@@ -51,32 +51,32 @@ class Finding(Strict):
 
 
 class Point(Strict):
-    """The mean of an accepted night."""
+    """Mean of an accepted night."""
 
     label: str
     mean: float
 
 
 class SeriesAnswer(Strict):
-    """What tonight says of one series. Numbers are in the unit of the metric.
+    """Tonight's result for one series. Numbers are in the unit of the metric.
 
     Args:
-        series: Its id; what `--change` and `--bisect` take.
-        status: The worst of its findings, `pass` where there is none.
-        scores: Of tonight's runs.
-        observed: Their mean; of times the geometric one.
-        expected: Mean of the accepted nights that it is held against.
+        series: Id of the series, as `--change` and `--bisect` take it.
+        status: The worst status of its findings; `pass` without findings.
+        scores: Scores of tonight's runs.
+        observed: Their mean; for times the geometric mean.
+        expected: Mean of the accepted nights that it is compared with.
         worst: The bound on the bad side: beyond it a mean is suspect.
         best: The bound on the good side.
-        margin: The difference that nobody should care about; a share of the value for times; None where none is declared.
-        suspect: Whether the runs have to be done again with new seeds before the gate can decide.
-        confirmation: Scores of the runs that were done again, or None.
+        margin: The smallest difference that matters; for times a share of the value; None if none is declared.
+        suspect: Whether the runs must be repeated with new seeds before the gate can decide.
+        confirmation: Scores of the repeated runs, or None.
         history: Accepted nights since the last acknowledged change, oldest first.
-        opened: What is different from the accepted nights where this is a new series.
-        run_ids: Of tonight's runs.
-        commands: What makes tonight's runs again.
-        seconds: What they took.
-        flaky_nights: In how many of the last nights it was suspected and not confirmed, tonight included.
+        opened: Differences from the accepted nights, if this is a new series.
+        run_ids: Ids of tonight's runs.
+        commands: Commands that reproduce tonight's runs.
+        seconds: Duration of tonight's runs.
+        flaky_nights: Number of the last nights, tonight included, in which it was suspected and not confirmed.
     """
 
     series: str
@@ -109,16 +109,16 @@ class Change(Strict):
 
 
 class Answer(Strict):
-    """What the gate says of a night.
+    """The gate's answer on a night.
 
     Args:
         baseline: Name of the baseline.
-        label: Of the night.
-        confirmed_by: Label of the night that ran what was suspect again, or None.
-        nights: Number of accepted nights it was held against.
-        last: Label of the last of them.
-        environment_changes: What is different from the environment of that one.
-        series: Worst first.
+        label: Label of the night.
+        confirmed_by: Label of the night that repeated the suspect runs, or None.
+        nights: Number of accepted nights it was compared with.
+        last: Label of the last accepted night.
+        environment_changes: Changes from the environment of the last accepted night.
+        series: Answers on the series, worst first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
@@ -136,27 +136,27 @@ class Answer(Strict):
     series: tuple[SeriesAnswer, ...]
 
     def of_status(self, status: Status) -> list[SeriesAnswer]:
-        """Its series of that status."""
+        """Return the series of that status."""
         return [one for one in self.series if one.status == status]
 
     @property
     def suspects(self) -> list[SeriesAnswer]:
-        """The series that have to be run again with new seeds."""
+        """Return the series that must be run again with new seeds."""
         return [one for one in self.series if one.suspect]
 
     @property
     def flaky_warnings(self) -> list[SeriesAnswer]:
-        """The series that are flaky too often."""
+        """Return the series that are flaky too often."""
         return [one for one in self.series if one.flaky_nights >= FLAKY_WARNING]
 
 
 def worst_status(findings: tuple[Finding, ...]) -> Status:
-    """The worst status of findings."""
+    """Return the worst status among findings."""
     return min((finding.status for finding in findings), key=STATUSES.index, default="pass")
 
 
 def verdict_of(series: tuple[SeriesAnswer, ...]) -> Verdict:
-    """The verdict on a night: what was seen to regress comes before what failed, and that before what cannot be decided."""
+    """Return the verdict on a night: regressions come before failures, and failures before undecided series."""
     found = {one.status for one in series}
     verdicts: tuple[Verdict, ...] = ("regression", "failed", "undecided")
     return next((verdict for verdict in verdicts if verdict in found), "pass" if series else "undecided")

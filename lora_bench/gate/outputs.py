@@ -1,6 +1,6 @@
-"""An answer for machines: JUnit XML, annotations of a GitHub workflow, a badge, JSON.
+"""Machine-readable answers: JUnit XML, annotations of a GitHub workflow, a badge, JSON.
 
-Each has rules of its own for what a string may hold, and every string here may come from somebody else's record.
+Each format has its own escaping rules, and every string here may come from an untrusted record.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ COLOURS: dict[Verdict, str] = {"pass": "brightgreen", "regression": "red", "fail
 _LEVELS: dict[Status, str] = {
     "regression": "error", "failed": "error", "undecided": "warning", "flaky": "warning", "improved": "notice",
 }  # fmt: skip
-# What XML 1.0 has no way to write; `plain` has taken the control characters away.
+# Characters that XML 1.0 cannot represent; `plain` has removed the control characters.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_answer_json(answer: Answer) -> bytes:
-    """The answer as JSON; `lora-bench schema answer` prints its schema."""
+    """Serialise the answer as JSON; `lora-bench schema answer` prints its schema."""
     return as_json(without_secrets_in(answer.model_dump(mode="json", by_alias=True)))
 
 
 def to_junit(answer: Answer) -> bytes:
-    """The answer as JUnit XML: a test case a series.
+    """Serialise the answer as JUnit XML: a test case a series.
 
-    A regression is a failure, runs that crashed or are missing are an error, and what cannot be decided is skipped.
+    A regression is a failure; crashed or missing runs are an error; an undecided series is skipped.
     """
     tags: dict[Status, str] = {"regression": "failure", "failed": "error", "undecided": "skipped"}
     numbers = {
@@ -69,7 +69,7 @@ def _xml(text: str, limit: int = 300) -> str:
 
 
 def to_badge(answer: Answer) -> bytes:
-    """The answer as JSON for the badge endpoint of shields.io."""
+    """Serialise the answer as JSON for the badge endpoint of shields.io."""
     content = {
         "schemaVersion": 1,
         "label": plain(answer.baseline, 40),
@@ -80,7 +80,7 @@ def to_badge(answer: Answer) -> bytes:
 
 
 def annotation_lines(answer: Answer) -> list[str]:
-    """Workflow commands that make annotations of GitHub: at most ten, the worst first, and what was left out in the last."""
+    """Return workflow commands for at most ten GitHub annotations, worst first; the last one counts those left out."""
     found = [one for one in answer.series if one.status in _LEVELS]
     shown = found if len(found) <= MOST_ANNOTATIONS else found[: MOST_ANNOTATIONS - 1]
     lines = [_annotation(_LEVELS[one.status], f"{one.status}: {named(one)}", _message(one)) for one in shown]
@@ -101,7 +101,7 @@ def _annotation(level: str, title: str, message: str) -> str:
 
 
 def _escaped(text: str, also: str = "") -> str:
-    """*text* as a workflow command may have it: in a property, `:` and `,` end it too."""
+    """Escape *text* for a workflow command; in a property `:` and `,` are escaped too."""
     for character in f"%\r\n{also}":
         text = text.replace(character, f"%{ord(character):02X}")
     return text

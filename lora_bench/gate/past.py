@@ -1,4 +1,4 @@
-"""What accepted nights say of a series: its cells since the last acknowledged change, their means, and what the tests take."""
+"""A series' past in accepted nights: its cells since the last acknowledged change, their means, and the tests' input."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lora_bench.stats.gate import FEWEST_NIGHTS, MOST_NIGHTS, TRAILING_NIGHTS, H
 # Drift is measured from the first accepted nights since the last acknowledged change, at most twenty of them, none of which is
 # among the last five.
 DRIFT_NIGHTS = FEWEST_NIGHTS + TRAILING_NIGHTS - 1
-# The least spread that is believed, as a share of the margin; of the mean where there is no margin.
+# The smallest plausible spread, as a share of the margin, or of the mean without a margin.
 FLOOR_SHARE, FLOOR_WITHOUT_MARGIN = 0.25, 1e-4
 
 
 @dataclass(frozen=True)
 class Past:
-    """What accepted nights say of a series since its last acknowledged change, on the scale of its tests.
+    """A series in the accepted nights since its last acknowledged change, on the scale of its tests.
 
     Args:
-        cells: Of those nights, oldest first.
+        cells: Cells of those nights, oldest first.
         labels: Labels of the nights whose runs all have scores.
-        means: Their means.
-        history: What the tests take.
+        means: Means of those nights.
+        history: Input of the tests.
     """
 
     cells: tuple[NightCell, ...]
@@ -36,25 +36,25 @@ class Past:
 
 @dataclass(frozen=True)
 class Indexed:
-    """A night with its cells by the ids of their series, which are hashes: a history asks for each of them many times."""
+    """A night with its cells by series id. Ids are hashes, and a history looks each one up many times."""
 
     night: Night
     cells: Mapping[str, NightCell]
 
 
 def indexed(nights: Sequence[Night]) -> list[Indexed]:
-    """These nights with their cells by series."""
+    """Index the cells of each night by series."""
     return [Indexed(night, night.by_series()) for night in nights]
 
 
 def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: float | None) -> Past:
-    """What accepted nights say of a series.
+    """Collect the past of a series from accepted nights.
 
     Args:
-        series: Its id.
-        cell: Tonight's, for its direction and margin.
-        nights: Accepted, oldest first.
-        margin: In place of the cell's own where that is one of scores; times keep theirs.
+        series: Id of the series.
+        cell: Tonight's cell, for its direction and margin.
+        nights: Accepted nights, oldest first.
+        margin: Replaces the cell's own margin if that is one of scores; times keep theirs.
     """
     begin = max((index for index, one in enumerate(nights) if series in one.night.acknowledged), default=0)
     found = [(one.night.label, there) for one in nights[begin:] if (there := one.cells.get(series)) is not None]
@@ -75,7 +75,7 @@ def past_of(series: str, cell: NightCell, nights: Sequence[Indexed], margin: flo
 
 
 def mean_of(cell: NightCell) -> float | None:
-    """The mean over a night's runs on the scale of the tests; None where one of them has no score."""
+    """Return the mean over a night's runs on the scale of the tests, or None if a run has no score."""
     if not cell.runs or len(cell.scores) < len(cell.runs):
         return None
     if cell.scale == "log" and min(cell.scores) <= 0:
@@ -84,7 +84,7 @@ def mean_of(cell: NightCell) -> float | None:
 
 
 def scaled_scores(cell: NightCell) -> tuple[float, ...]:
-    """The scores of a night on the scale of the tests, in the order of the seeds; times above 0 alone."""
+    """Return a night's scores on the scale of the tests, in the order of the seeds; times must be above 0 to count."""
     if cell.scale == "linear":
         return tuple(cell.scores)
     return tuple(math.log(value) for value in cell.scores if value > 0)

@@ -17,17 +17,17 @@ MOST_LABELS = 12
 
 
 def plots(answer: Answer) -> dict[str, bytes]:
-    """An SVG for every series with scores, by file name: the same to the byte whenever it is drawn from the same answer."""
+    """Draw an SVG for every series with scores, by file name; the same answer gives the same bytes."""
     drawn = (one for one in answer.series if one.observed is not None or one.history)
     return {f"{one.series}.svg": draw(one, answer.label) for one in drawn}
 
 
 def draw(one: SeriesAnswer, label: str) -> bytes:
-    """The course of a series as SVG.
+    """Draw the course of a series as SVG.
 
     Args:
-        one: What the gate says of it.
-        label: Of the night.
+        one: The gate's answer on the series.
+        label: Label of the night.
     """
     title = f"{named(one)}: {STATUS_SAID[one.status]}"
     with settings():
@@ -55,7 +55,7 @@ def _figure(one: SeriesAnswer, label: str, title: str) -> Figure:
         again = [tonight + 0.4] * len(one.confirmation)
         axes.plot(again, one.confirmation, color=RED, marker="x", linestyle="none", label="new seeds")
     labels = [*(point.label for point in one.history), label]
-    # Counted from tonight backwards, so that it is always named.
+    # Counted back from tonight, so that tonight always has a label.
     places = range(len(labels) - 1, -1, -max(1, -(-len(labels) // MOST_LABELS)))
     axes.set_xticks(list(places), [plain(labels[place], 24) for place in places], rotation=45, ha="right", fontsize=7)
     axes.set_xlim(-0.5, tonight + 0.9)

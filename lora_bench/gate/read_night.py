@@ -1,4 +1,4 @@
-"""From the records of one series label to a night: a cell for every series, with its scores and its exact counts."""
+"""Turn the records of one series label into a night: a cell for every series, with its scores and exact counts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lora_bench.report.text import plain
 from lora_bench.util.filenames import file_name
 from lora_bench.util.hashing import content_hash
 
-# Steps that are 3 % slower are slower: less is within what a machine does from one night to the next.
+# Steps that are 3 % slower count as slower: smaller changes are a machine's usual variation between nights.
 STEP_SECONDS_MARGIN = math.log(1.03)
 
 _UNDECLARED = Analysis(reference="")
@@ -43,7 +43,7 @@ Held = tuple[CellName, Conditions, Machine | None]
 
 @dataclass(frozen=True)
 class _Group(Generic[AnyRecord]):
-    """The records of one series."""
+    """Records of one series."""
 
     name: CellName
     conditions: Conditions
@@ -51,11 +51,11 @@ class _Group(Generic[AnyRecord]):
 
 
 def read_night(folder: Path, label: str | None = None) -> Night:
-    """The night whose runs and probes lie in *folder*.
+    """Read the night whose runs and probes are in *folder*.
 
     Args:
-        folder: Holds `RUN_ID/record.json`.
-        label: What to call it; the series label of its records by default, or the folder's name where they have none.
+        folder: A folder with `RUN_ID/record.json`.
+        label: Label of the night; by default the series label of its records, or the folder's name if they have none.
 
     Raises:
         LoraBenchError: If there are no records, they are of several suites, or two runs of a series have the same seed.
@@ -70,11 +70,11 @@ def read_night(folder: Path, label: str | None = None) -> Night:
 
 
 def night_of(records: Sequence[Record], label: str, probes: Sequence[ProbeRecord] = ()) -> Night:
-    """The night of these records.
+    """Build the night of these records.
 
     Raises:
-        LoraBenchError: If they are of several suites, two runs of one series have the same seed, or no file can be called
-            *label*.
+        LoraBenchError: If they are of several suites, two runs of one series have the same seed, or *label* is not a valid
+            file name.
     """
     everything: list[Record | ProbeRecord] = [*records, *probes]
     try:
@@ -100,7 +100,7 @@ def night_of(records: Sequence[Record], label: str, probes: Sequence[ProbeRecord
 
 
 def name_of(record: Record) -> CellName:
-    """The cell of a suite that a record is of."""
+    """Return the name of a record's cell in its suite."""
     spec, budget = record.spec, record.budget
     target = None if budget is None or spec.method.size is None else budget.parameter_target
     return CellName(
@@ -114,9 +114,9 @@ def name_of(record: Record) -> CellName:
 
 
 def recipe_of(spec: RunSpec) -> str:
-    """A hash of what a run spec says beyond names, data, base model, size, seed and machine.
+    """Hash a run spec without its names, data, base model, size, seed and machine.
 
-    It is the run id of the same spec without these: an id that no later version of lora_bench may change.
+    The hash is the run id of the spec without these, so no later version of lora_bench may change it.
     """
     start = None if spec.start is None else Start(task=spec.start.task, run_id="")
     bare = {
@@ -179,9 +179,9 @@ def _series_of_probe(probe: ProbeRecord) -> Held:
 
 
 def _grouped(records: Iterable[AnyRecord], series_of: Callable[[AnyRecord], Held]) -> list[_Group[AnyRecord]]:
-    """The records of each series together, in the order of their seeds.
+    """Group records by series, in the order of their seeds.
 
-    What crashed before it knew where it ran stands with the rest of its cell.
+    A run that crashed before its environment was known joins the rest of its cell.
     """
     found: dict[tuple[str, Machine | None], _Group[AnyRecord]] = {}
     for record in sorted(records, key=lambda record: record.environment is None):
@@ -269,7 +269,7 @@ def _cell_of_probes(group: _Group[ProbeRecord], environments: Sequence[Environme
 
 
 def _allocated(probe: ProbeRecord) -> int | None:
-    """The peak of a step: the allocator's on CUDA, and elsewhere what the step was counted to hold."""
+    """Return the peak memory of a step: the allocator's on CUDA, elsewhere the counted one."""
     phases = probe.phases
     if phases is not None and phases.kind == "allocated":
         peaks = [peak for peak in (phases.first_step_bytes, phases.steady_bytes) if peak is not None]

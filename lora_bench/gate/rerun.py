@@ -1,6 +1,6 @@
-"""Runs that the gate has done by child processes: the suspect ones again with new seeds, or a failing cell elsewhere.
+"""Runs that the gate starts in child processes: suspect runs with new seeds, or a failing cell in another environment.
 
-What is run is a suite that the user names, or the one that lies beside the baseline; never what a record says.
+The suite is the one that the user names, or the one beside the baseline; commands in records are never executed.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from lora_bench.util.signals import CODES, Stopped, stopping_on_signals
 
 NAMES = {code: name for name, code in CODES.items()}
 
-# How long a child that is told to end at once has for it; its workers take up to ten seconds.
+# Seconds that a child has to end at once; its workers take up to ten.
 INSIST_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
 class Way:
-    """How runs are done again.
+    """Settings for repeating runs.
 
     Args:
         suite: The suite, by name or file.
         options: Further options of `lora-bench run` and `probe`, such as `--data-dir FOLDER`.
-        workers: Runs at once; probes are measured one by one.
+        workers: Number of concurrent runs; probes are measured one by one.
         python: The interpreter; this one by default.
-        environment: Variables of the child.
+        environment: Environment variables of the child.
     """
 
     suite: str
@@ -52,30 +52,30 @@ class Way:
     workers: int | None = None
 
     def command(self, verb: str, runs: Path, *arguments: str) -> list[str]:
-        """A command that does runs into *runs*."""
+        """Return the command that writes its runs to *runs*."""
         workers = ["--workers", str(self.workers)] if self.workers is not None and verb == "run" else []
         given = ["--runs", str(runs), *arguments, *self.options, *workers, "--quiet"]
         return [self.python, "-m", "lora_bench.cli", verb, self.suite, *given]
 
     @at_work()
     def do(self, verb: str, runs: Path, *arguments: str, log: Path | None = None) -> int:
-        """Do the runs; the exit code.
+        """Start the runs, wait for them and return the exit code.
 
         Args:
             verb: `run` or `probe`.
-            runs: The folder that gets `SUITE/...`.
-            arguments: Further ones.
-            log: A file that gets what is said; the terminal by default.
+            runs: The folder that receives `SUITE/...`.
+            arguments: Further arguments.
+            log: A file for the output; the terminal by default.
 
         Raises:
-            Stopped: If a signal ended them: what they had is saved.
-            WorkBroken: If they cannot be begun.
+            Stopped: If a signal ended them; their progress is saved.
+            WorkBroken: If they cannot be started.
         """
         command = self.command(verb, runs, *arguments)
         environment = self.environment or own_environment()
         with ExitStack() as stack:
             file = None if log is None else stack.enter_context(log.open("ab"))
-            # In a session of its own, so that a signal of the terminal reaches it once, through us: a second one insists.
+            # In its own session, so that a terminal's signal reaches it once, from this process: a second one ends it at once.
             child = subprocess.Popen(
                 command,
                 env=environment,
@@ -95,20 +95,20 @@ class Way:
 
 
 def _insist(child: subprocess.Popen[bytes], name: str) -> None:
-    """Pass on a signal that insists, and leave nothing of a child that does not end by it."""
+    """Pass on a repeated signal, and kill a child that does not end on it."""
     try:
         child.send_signal(signal.Signals[name])
         with suppress(subprocess.TimeoutExpired):
             child.wait(INSIST_SECONDS)
     finally:
-        # Also where a third signal came meanwhile.
+        # Also if a third signal came meanwhile.
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
             child.wait()
 
 
 def own_environment() -> dict[str, str]:
-    """This process's variables, with this very lora_bench importable by a child."""
+    """Return this process's variables, set so that a child imports this same lora_bench."""
     path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     # `-m` puts the working folder first, which may be a checkout of what is installed; the script `lora-bench` does not.
     alike = {} if {"", str(Path.cwd())} & set(sys.path) else {"PYTHONSAFEPATH": "1"}
@@ -116,13 +116,13 @@ def own_environment() -> dict[str, str]:
 
 
 def confirmation_of(folder: Path, label: str) -> Path:
-    """Where the runs of a night lie that were done again: the series LABEL-confirm beside it."""
-    # Resolved, as the night may be named by `.`, which has no parent of its own.
+    """Return the folder of a night's repeated runs: the series LABEL-confirm beside it."""
+    # Resolved, since the night may be given as `.`, which has no parent.
     return folder.resolve().parent / f"{label}{CONFIRMATION}"
 
 
 def read_confirmation(folder: Path, label: str) -> Night | None:
-    """The runs of a night that were done again, or None where none were."""
+    """Read the repeated runs of a night, or return None if there are none."""
     place = confirmation_of(folder, label)
     records = read_records(place) if record_files(place) else []
     probes: list[ProbeRecord] = []
@@ -139,20 +139,20 @@ AGAIN = "probed-again"
 
 
 def confirm(folder: Path, label: str, suite_name: str, suspects: Sequence[SeriesAnswer], way: Way) -> Night | None:
-    """Do the runs of suspect series again, in a fresh process and with new seeds.
+    """Repeat the runs of suspect series in a fresh process with new seeds.
 
     Args:
-        folder: Of the night, `RUNS/SUITE/LABEL`.
-        label: Of the night.
+        folder: Folder of the night, `RUNS/SUITE/LABEL`.
+        label: Label of the night.
         suite_name: The name of its suite.
         suspects: The series to run again.
-        way: How.
+        way: Settings of the runs.
 
     Returns:
-        The night of these runs, or None where there is none.
+        The night of these runs, or None if there is none.
 
     Raises:
-        LoraBenchError: If the night lies where a second series cannot lie beside it.
+        LoraBenchError: If there is no place for a second series beside the night's folder.
         Stopped: If a signal ended the runs.
     """
     resolved = folder.resolve()
@@ -172,9 +172,9 @@ def confirm(folder: Path, label: str, suite_name: str, suspects: Sequence[Series
 
 
 def _only(records: Sequence[Record], series: str) -> list[str]:
-    """Options that name the runs of *records* in another series, whose ids follow from their specs."""
+    """Return options that select the runs of *records* in another series, whose ids follow from their specs."""
     if any(record.spec.start is not None for record in records):
-        return []  # what they start from has other ids in another series too: the whole suite is run
+        return []  # runs that they start from have other ids in another series too: the whole suite is run
     ids = (record.spec.model_copy(update={"series": series}).run_id for record in records)
     return [option for run_id in ids for option in ("--only", run_id)]
 

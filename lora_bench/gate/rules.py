@@ -1,7 +1,7 @@
-"""The rules a night is judged by: the margin and the direction of each cell, as the accepted nights have them.
+"""Rules for judging a night: the margin and the direction of each cell in the accepted nights.
 
-A night's own records say what its suite declares. Were that applied, a suite could lower the bar for itself on the night it
-falls. So the accepted nights decide, and another declaration is a change that `baseline accept` takes only with `--change`.
+A night's own records carry its suite's declaration. If that applied, a suite could lower its own bar on a bad night. So the
+accepted nights decide, and `baseline accept` takes a different declaration only with `--change`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def under_rules(cells: Mapping[str, NightCell], accepted: Sequence[Night], margi
 
 
 def declared(cells: Mapping[str, NightCell], margin: float | None) -> dict[str, NightCell]:
-    """The cells with *margin* in place of what their suite declared; steps of probes keep theirs."""
+    """Return the cells with *margin* in place of their suite's; steps of probes keep theirs."""
     return {
         series: cell if margin is None or cell.scale == "log" else cell.model_copy(update={"margin": margin})
         for series, cell in cells.items()
@@ -56,7 +56,7 @@ def declared(cells: Mapping[str, NightCell], margin: float | None) -> dict[str, 
 
 
 def _rule_of(cell: NightCell, accepted: Sequence[Night]) -> NightCell | None:
-    """The last accepted cell of that name; of a new one, the last of its task and metric."""
+    """Return the last accepted cell of that name, or for a new name the last of its task and metric."""
     for night in reversed(accepted):
         if found := with_name(night, cell.name):
             return found[0]
@@ -66,7 +66,7 @@ def _rule_of(cell: NightCell, accepted: Sequence[Night]) -> NightCell | None:
 
 
 def _changes(rule: NightCell, own: NightCell) -> list[str]:
-    """What *own* declares differently, in words."""
+    """Describe each rule that *own* declares differently."""
     changes = []
     if own.margin != rule.margin:
         changes.append(f"{STATED} a margin of {_margin(rule)}, tonight declares {_margin(own)}")

@@ -1,4 +1,4 @@
-"""What a gate would have done on one's own accepted nights: how often it would have cried, and what it would have seen."""
+"""Self-tests of a gate on its accepted nights: its false alarms, and the losses it would have detected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_bench.stats.gate import judge_night
 
 @dataclass(frozen=True)
 class Replay:
-    """The gate on every accepted night, held against the nights before it.
+    """The gate's answers on every accepted night, compared with the nights before it.
 
     Args:
         answers: One for each night that has a series with enough history, oldest first; without second seeds.
@@ -29,14 +29,14 @@ class Replay:
     acknowledged: dict[str, frozenset[str]]
 
     def cried(self, answer: Answer) -> list[SeriesAnswer]:
-        """The series for which the gate would have cried in a night, those whose change was acknowledged left out."""
+        """Return the series with an alarm in a night, without those whose change was acknowledged."""
         known = self.acknowledged.get(answer.label, frozenset())
         alarms = ("regression", "failed")
         return [one for one in answer.series if (one.status in alarms or one.suspect) and one.series not in known]
 
 
 def replay(nights: Sequence[Night], baseline: str, margin: float | None = None) -> Replay:
-    """Hold every accepted night against those before it."""
+    """Compare every accepted night with those before it."""
     answers = []
     known = indexed(nights)
     for index, one in enumerate(known):
@@ -48,7 +48,7 @@ def replay(nights: Sequence[Night], baseline: str, margin: float | None = None) 
 
 
 def replay_lines(found: Replay) -> list[str]:
-    """What a replay shows, for a terminal."""
+    """Describe a replay for a terminal."""
     if not found.answers:
         return ["cannot decide: no accepted night has enough nights before it"]
     cried = {answer.label: alarms for answer in found.answers if (alarms := found.cried(answer))}
@@ -68,13 +68,13 @@ def _alarm(one: SeriesAnswer) -> str:
 
 @dataclass(frozen=True)
 class DropsSeen:
-    """How often a loss that is put into a series would have been seen.
+    """Detection rate of a loss injected into a series.
 
     Args:
-        nights: Nights that it was put into, one at a time.
-        seen: In how many of them it is suspect in the same night.
-        smallest: The loss that would have been seen in half of them, in the unit of the tests.
-        scale: Of the tests.
+        nights: Number of nights that it was injected into, one at a time.
+        seen: Number of them in which the series is suspect in the same night.
+        smallest: The loss that would be detected in half of them, in the unit of the tests.
+        scale: Scale of the tests.
     """
 
     series: str
@@ -86,13 +86,13 @@ class DropsSeen:
 
 
 def inject(nights: Sequence[Night], loss: float, *, relative: bool, margin: float | None = None) -> list[DropsSeen]:
-    """Put a loss into every accepted night that has enough history, series by series.
+    """Inject a loss into every accepted night that has enough history, series by series.
 
     Args:
-        nights: Accepted, oldest first.
-        loss: Above 0: a share of the night's mean where *relative*, else in the unit of the metric.
-        relative: Which of the two.
-        margin: In place of the margins that the suite declared.
+        nights: Accepted nights, oldest first.
+        loss: Above 0: a share of the night's mean if *relative*, else in the unit of the metric.
+        relative: Whether *loss* is a share of the mean.
+        margin: Replaces the margins that the suite declares.
 
     Raises:
         LoraBenchError: If the loss is not above 0, or, of a time, not relative.
@@ -139,10 +139,10 @@ def _shifted(mean: float, loss: float, relative: bool, scale: str, higher_is_bet
 
 
 def inject_lines(found: Sequence[DropsSeen], said: str) -> list[str]:
-    """What injecting shows, for a terminal, the least seen first.
+    """Describe injected losses for a terminal, least detected first.
 
     Args:
-        found: One for each series.
+        found: A result for each series.
         said: The loss as the user gave it.
     """
     if not found:

@@ -1,8 +1,8 @@
-"""Series: what the gate follows from night to night, and what a night says of each.
+"""Series, which the gate follows from night to night, and a night's data on each.
 
 A series is a cell of a suite under fixed conditions on one kind of machine: the same recipe on the same data and base model,
-with the same threads. Two nights are compared within a series and nowhere else; anything of that changed opens another one.
-What does not depend on a machine (numbers of weights, bytes of a checkpoint, FLOPs) belongs to the cell.
+with the same threads. Nights are compared only within a series; any change to its conditions opens a new one. Counts that do
+not depend on a machine (numbers of weights, bytes of a checkpoint, FLOPs) belong to the cell.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class CellName(Strict):
     """A cell of a suite, as its author names it.
 
     Args:
-        task: The task; None for a probe, which has none.
-        target: What the method's size is fitted to, such as "adapter_parameters=147456"; None for a method without size.
-        learning_rate: Of a search, which has a cell for each; None elsewhere.
-        metric: What is followed: the task's metric, or `step_seconds` of a probe.
+        task: The task; None for a probe.
+        target: Target of the method's size, such as "adapter_parameters=147456"; None for a method without size.
+        learning_rate: Learning rate in a search, which has a cell for each; None elsewhere.
+        metric: The task's metric, or `step_seconds` for a probe.
     """
 
     task: str | None
@@ -41,19 +41,19 @@ class CellName(Strict):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The name as readers should see it, part by part; strings from records as they are."""
+        """Return the parts of the displayed name; strings from records are not escaped."""
         rate = None if self.learning_rate is None else f"learning rate {self.learning_rate:g}"
         parts = (self.task or "probe", self.model, self.method, self.target, rate, self.metric)
         return tuple(part for part in parts if part is not None)
 
 
 class Conditions(Strict):
-    """What a cell is held under; numbers under other conditions are not compared.
+    """Conditions of a cell; numbers under different conditions are not compared.
 
     Args:
         size: The value of the method's size, such as a rank.
         seeds: Number of runs: a mean over more of them varies less.
-        recipe: Hash of everything else that a run spec says of training and scoring, and of the method's other options.
+        recipe: Hash of all other settings of training and scoring in a run spec, and of the method's other options.
     """
 
     size: JsonValue
@@ -66,7 +66,7 @@ class Conditions(Strict):
 
 
 class Machine(Strict):  # frozen, so that it can be a key
-    """What of an environment numbers depend on, beside the packages, whose changes are what a gate is to notice."""
+    """The parts of an environment that numbers depend on. Packages are left out: a gate must notice their changes."""
 
     device: str | None
     device_count: int | None
@@ -77,17 +77,17 @@ class Machine(Strict):  # frozen, so that it can be a key
 
 
 def machine_of(environment: Environment) -> Machine:
-    """The machine of an environment."""
+    """Return the machine of an environment."""
     return Machine(**{name: getattr(environment, name) for name in Machine.model_fields})
 
 
 class Counts(Strict):
-    """What a cell comes to exactly; null where nothing tells.
+    """Exact counts of a cell; null if unknown.
 
     Args:
-        checkpoint_bytes: What must be kept to restore the result.
+        checkpoint_bytes: Bytes that must be kept to restore the result.
         step_flops: FLOPs of a training step, as a probe counts them.
-        peak_allocated_bytes: Most that was allocated at one time; resident memory is too noisy for a gate.
+        peak_allocated_bytes: Peak of allocated memory; resident memory is too noisy for a gate.
     """
 
     total: int | None = None
@@ -101,7 +101,7 @@ class Counts(Strict):
 
 
 class NightRun(Strict):
-    """One run of a night: a seed, or a process of a probe, with its score or the reason why it has none."""
+    """One run of a night: a seed or a probe's process, with its score or the reason why it has none."""
 
     seed: int | None
     run_id: str
@@ -113,12 +113,12 @@ class NightRun(Strict):
 
 
 class NightCell(Strict):
-    """What a night says of one series.
+    """A night's data on one series.
 
     Args:
-        environment: Index among the night's environments; None where its runs did not get so far as to have one.
-        scale: "log" for times, whose noise is a share of them.
-        margin: Difference of scores that nobody should care about, on that scale; None where nobody declared one.
+        environment: Index among the night's environments; None if its runs ended before theirs was known.
+        scale: "log" for times, whose noise is proportional to them.
+        margin: The smallest difference of scores that matters, on that scale; None if none is declared.
     """
 
     name: CellName
@@ -132,25 +132,25 @@ class NightCell(Strict):
 
     @property
     def scores(self) -> list[float]:
-        """The scores that there are, in the order of the seeds."""
+        """Return the scores of the runs that have one, in the order of the seeds."""
         return [run.score for run in self.runs if run.score is not None]
 
     def with_status(self, *statuses: Status) -> list[NightRun]:
-        """The runs that ended so."""
+        """Return the runs with one of *statuses*."""
         return [run for run in self.runs if run.status in statuses]
 
 
 class Night(Strict):
-    """One repeat of a suite under a series label, with seeds of its own.
+    """One repeat of a suite under a series label, with its own seeds.
 
     Args:
         label: The label.
         number: Its place among the accepted nights of a baseline, from 1; None while it is not accepted.
-        reason: Why it was accepted, in the words of who did.
-        change: Why what changed was accepted with it, where `--change` says so in words.
-        changed: What changed, a line for each series that was not accepted without an acknowledgement.
+        reason: Reason for accepting it, as the user gave it.
+        change: Reason for accepting its changes, if `--change` gave one as a text.
+        changed: A line for each changed series that needed an acknowledgement.
         acknowledged: Ids of the series whose change was acknowledged with it: their history begins here.
-        flaky: Ids of the series that were suspected in this night, and not when they were run again.
+        flaky: Ids of the series that were suspected in this night and not confirmed by repeated runs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
@@ -168,36 +168,36 @@ class Night(Strict):
     cells: tuple[NightCell, ...]
 
     def environment_of(self, cell: NightCell) -> Environment | None:
-        """Where a cell's runs ran."""
+        """Return the environment of a cell's runs."""
         return None if cell.environment is None else self.environments[cell.environment]
 
     def machine_of(self, cell: NightCell) -> Machine | None:
-        """On what a cell's runs ran."""
+        """Return the machine of a cell's runs."""
         environment = self.environment_of(cell)
         return None if environment is None else machine_of(environment)
 
     def series_of(self, cell: NightCell) -> str:
-        """The id of a cell's series."""
+        """Return the id of a cell's series."""
         return series_id(self.suite, cell.name, cell.conditions, self.machine_of(cell))
 
     def by_series(self) -> dict[str, NightCell]:
-        """Its cells, by the ids of their series."""
+        """Return the cells by series id."""
         return {self.series_of(cell): cell for cell in self.cells}
 
 
 def series_id(suite: str, name: CellName, conditions: Conditions, machine: Machine | None) -> str:
-    """The first hexadecimal digits of the hash of all that makes a series the same one."""
+    """Return the id of a series: the first hexadecimal digits of the hash of everything that identifies it."""
     parts: list[Strict | None] = [name, conditions, machine]
     return content_hash([suite, *(part and part.model_dump(mode="json") for part in parts)])[:ID_LENGTH]
 
 
 def with_name(night: Night, name: CellName) -> list[NightCell]:
-    """A night's cells of that name: several where they ran under different conditions."""
+    """Return a night's cells of that name: several if they ran under different conditions."""
     return [cell for cell in night.cells if cell.name == name]
 
 
 def changed_conditions(before: tuple[Conditions, Machine | None], now: tuple[Conditions, Machine | None]) -> list[str]:
-    """What opened another series: "cpu: EPYC → Xeon"; parts of records as they are."""
+    """List the changes that opened a new series, such as "cpu: EPYC → Xeon"; strings from records are not escaped."""
     changes = []
     for old, new in zip(before, now, strict=True):
         was = {} if old is None else old.model_dump(mode="json")
@@ -215,7 +215,7 @@ def _shown(value: JsonValue) -> str:
 
 
 def same_bound(cells: Iterable[NightCell], of: NightCell) -> list[NightCell]:
-    """Those cells whose counts have to be the same as *of*'s: same data, base model and recipe, on whatever machine."""
+    """Return the cells whose counts must equal those of *of*: same data, base model and recipe, on any machine."""
 
     def bound(cell: NightCell) -> tuple[object, ...]:
         held = cell.conditions

@@ -1,8 +1,8 @@
 """Losses of series that are too young for the level test: on another machine, with another recipe, or in their first nights.
 
-A series with fewer than eight nights is not judged, so a loss that comes together with new conditions would become their
-history. Here tonight's runs are compared with the runs of the series so far; in its first night, with the runs under the
-conditions before. The earlier runs give the spread (t on their number less one). A loss found here decides nothing, and the
+A series with fewer than eight nights is not judged, so a loss that arrives with new conditions would become their history.
+Instead, tonight's runs are compared with the earlier runs of the series; in its first night, with those under the previous
+conditions. The earlier runs give the spread (t on their number less one). A loss found here does not fail the night, but the
 night is accepted only with `--change`.
 """
 
@@ -21,9 +21,9 @@ from lora_bench.stats import holm
 from lora_bench.stats.estimate import student_tail
 from lora_bench.stats.gate import FEWEST_NIGHTS
 
-# Of a hundred nights of an unchanged system with young series one asks for an acknowledgement.
+# One in a hundred nights of an unchanged system with young series asks for an acknowledgement.
 ALPHA = 0.01
-# Fewer runs tell nothing of their spread: a loss beyond the margin is then asked about.
+# Fewer runs give no spread: a loss beyond the margin then needs an acknowledgement.
 FEWEST_RUNS = 3
 
 
@@ -37,7 +37,7 @@ class _Young:
 
     @property
     def runs(self) -> list[float]:
-        """The earlier scores, on the scale of the tests."""
+        """Return the earlier scores, on the scale of the tests."""
         return [score for cell in self.past.cells for score in scaled_scores(cell)]
 
     @property
@@ -52,7 +52,7 @@ class _Young:
         return lost if self.cell.higher_is_better else -lost
 
     def p_value(self) -> float:
-        """Of a loss this large from a series that has not moved; 0 beyond the margin where no spread is known, else 1."""
+        """Return the p-value of a loss this large in an unchanged series; without a spread, 0 beyond the margin and else 1."""
         runs = self.runs
         if self.loss <= self.past.history.margin:
             return 1.0
@@ -63,7 +63,7 @@ class _Young:
         return student_tail(len(runs) - 1, self.loss / error)
 
     def text(self) -> str:
-        """The loss in words."""
+        """Describe the loss."""
         linear = self.cell.scale == "linear"
         expected = statistics.fmean(self.runs)
         was, now = (value if linear else math.exp(value) for value in (expected, self.observed))
@@ -78,9 +78,9 @@ def young_losses(
     """Return a finding for every young series that lost, by series, all of them judged together.
 
     Args:
-        cells: Tonight's.
-        pasts: Of each of them.
-        nights: Accepted, oldest first.
+        cells: Tonight's cells.
+        pasts: The past of each cell.
+        nights: Accepted nights, oldest first.
     """
     young = {}
     for series, cell in cells.items():
@@ -100,7 +100,7 @@ def young_losses(
 
 
 def _before(cell: NightCell, nights: Sequence[Indexed]) -> Past | None:
-    """The past of the same cell under the conditions that it had last."""
+    """Return the past of the same cell under its previous conditions."""
     for one in reversed(nights):
         for other in with_name(one.night, cell.name):
             under_rules = other.model_copy(update={"margin": cell.margin, "higher_is_better": cell.higher_is_better})
