@@ -1,10 +1,10 @@
-"""Statistics of comparisons: what scores over seeds and test items show, and what they do not.
+"""Statistics of comparisons of scores over seeds and test items.
 
     difference = paired_difference(lora, full, draw_seed=seed_from(*run_ids), items=(lora_items, full_items))
     verdicts = judge({"lora": difference, ...}, margin=0.005)
 
-Works on plain numbers, dictionaries from seeds to scores and numpy arrays, and knows no records. docs/statistics.md says what
-is computed, what each verdict means, and what simulations show of the coverage.
+Input is plain numbers, dictionaries from seeds to scores, and numpy arrays; records are not used here. docs/statistics.md
+explains the computations and verdicts, and gives the coverage found in simulations.
 """
 
 from lora_bench.stats.across import InterquartileMean, MacroDifference, interquartile_mean, macro_difference

@@ -1,10 +1,10 @@
 """The difference of two methods over several tasks.
 
-Tasks are those that were chosen and are not resampled: a macro mean says how two methods differ on these tasks. Each task
-counts alike, after its differences were divided by a unit that was declared beforehand (raw points where none was): a unit
-that is computed from the runs would have an error of its own. Seeds are those that every task has for both methods; they are
-resampled for all tasks at once, which stays right where tasks share something through the seed (RTE starts from the MNLI run
-of the same seed), and items are resampled task by task.
+Tasks are fixed and not resampled: a macro mean describes the difference on these tasks only. Tasks have equal weight. Their
+differences are first divided by a unit that is declared beforehand (raw points by default); a unit computed from the runs
+would have its own error. Only seeds that every task has for both methods are used. Seeds are resampled for all tasks at once,
+which is also right if tasks are linked by the seed (RTE starts from the MNLI run of the same seed). Items are resampled task
+by task.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from lora_bench.stats.estimate import CONFIDENCE, Estimate, Interval, seeds_in_o
 from lora_bench.stats.items import Floats, ItemDifference, Items, item_difference
 from lora_bench.stats.paired import SignFlip, Superiority, check_items, sign_flip, superiority
 
-# With fewer values the middle half is a handful, and a mean says as much.
+# With fewer values the middle half is a handful, no better than a mean.
 FEWEST_FOR_IQM = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class InterquartileMean:
-    """The mean of the middle half of all differences, over tasks and seeds: one task cannot carry it alone.
+    """Mean of the middle half of all differences over tasks and seeds, so that no single task dominates.
 
     Agarwal et al. 2021, https://arxiv.org/abs/2108.13264
 
     Args:
         value: In the declared units.
-        interval: From resampled seeds, with the factor √(n/(n−1)) and Student's quantile; None where resamples all agree
-            or were not asked for.
+        interval: From resampled seeds, with the factor √(n/(n−1)) and Student's quantile; None if resamples all agree
+            or there are none.
         values: Number of differences.
     """
 
@@ -49,16 +49,16 @@ class MacroDifference:
     """First method less second, over tasks. Positive: the first is better, whatever the direction of the metrics.
 
     Args:
-        seeds: Those that every task has for both methods, ascending.
-        left_out: Seeds that some task has for some method, and not all.
-        tasks: For each task the mean difference in its declared unit, positive where the first method is better.
-        scores: The mean over tasks of each seed, of the first method and of the second, in declared units.
-        differences: The mean over tasks of each seed.
-        sd: Sample standard deviation of these; None for one seed.
+        seeds: Seeds that every task has for both methods, ascending.
+        left_out: Seeds that only some tasks or methods have.
+        tasks: Mean difference of each task in its declared unit, positive if the first method is better.
+        scores: Mean over tasks for each seed, of the first method and of the second, in declared units.
+        differences: Mean difference over tasks for each seed.
+        sd: Sample standard deviation of the differences; None for one seed.
         estimate: The macro mean with its errors.
-        wins: On how many tasks the first method's mean is better: a description, without an interval.
-        crossed: None where no task has items.
-        without_items: Tasks whose items were not given: what their items add is not covered.
+        wins: Number of tasks on which the first method's mean is better; descriptive, without an interval.
+        crossed: Crossed bootstrap; None if no task has items.
+        without_items: Tasks without items; the errors do not cover their test items.
         interquartile_mean: None for fewer than 20 differences.
         reason: Why `estimate` has no error, or None.
     """
@@ -100,14 +100,14 @@ def macro_difference(
         first: For each task the score of each seed.
         second: For the same tasks.
         draw_seed: Seed of everything that is drawn.
-        units: For each task what its differences are divided by, above 0; 1 where none are given: raw points.
-        higher_is_better: For each task the direction of its metric; higher is better where none are given.
+        units: Divisor of each task's differences, above 0; by default 1, which gives raw points.
+        higher_is_better: Direction of each task's metric; by default higher is better.
         items: For tasks, the scores of both methods as functions of the test items.
         draws: Resamples.
 
     Raises:
-        LoraBenchError: If the tasks differ, a unit is missing or not above 0, no seed is everywhere, or items do not give
-            their scores.
+        LoraBenchError: If the tasks differ, a unit is missing or not above 0, no seed is common to all, or items do not
+            give their scores.
     """
     if set(first) != set(second) or not first:
         raise LoraBenchError(
@@ -151,7 +151,7 @@ def macro_difference(
 
 
 def interquartile_mean(values: Floats, *, draw_seed: int, draws: int = DRAWS) -> InterquartileMean | None:
-    """The mean of the middle half of *values*, or None where there are fewer than 20.
+    """Return the mean of the middle half of *values*, or None for fewer than 20.
 
     Args:
         values: Shape (tasks, seeds).
@@ -177,7 +177,7 @@ def interquartile_mean(values: Floats, *, draw_seed: int, draws: int = DRAWS) ->
 
 @dataclass(frozen=True, eq=False)
 class _OverTasks:
-    """A sum over tasks, each with items of its own, and a part that has none."""
+    """A sum over tasks, each with its own items, and a part without items."""
 
     parts_: tuple[tuple[float, ItemDifference], ...]
     rest: Floats
@@ -205,12 +205,12 @@ class _OverTasks:
 def _over_tasks(
     scores: Mapping[str, Mapping[int, float]], factors: Mapping[str, float], seeds: Sequence[int]
 ) -> tuple[float, ...]:
-    """The mean over tasks of each seed, in declared units."""
+    """Return the mean over tasks for each seed, in declared units."""
     return tuple(statistics.fmean(factor * scores[task][seed] for task, factor in factors.items()) for seed in seeds)
 
 
 def _factor(task: str, units: Mapping[str, float] | None, higher_is_better: Mapping[str, bool] | None) -> float:
-    """What a difference of *task* is multiplied with."""
+    """Return the factor for differences of *task*."""
     for kind, declared in (("unit", units), ("direction", higher_is_better)):
         if declared is not None and task not in declared:
             raise LoraBenchError(f"there is no {kind} for task {task!r}; known: {', '.join(sorted(declared))}")

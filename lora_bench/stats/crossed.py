@@ -1,16 +1,16 @@
-"""The crossed bootstrap: how far a mean over seeds would move with other seeds and other test items.
+"""Crossed bootstrap: the error of a mean over seeds from the choice of seeds and of test items.
 
 Seeds and test items are resampled at once, each seed meeting each item (the Multibootstrap: Sellam et al. 2022,
-https://arxiv.org/abs/2106.16163; the pigeonhole bootstrap: Owen 2007, https://arxiv.org/abs/0712.1111). Its variance is that
-of seeds alone, plus that of items alone, plus what seed and item do together, and its percentile interval is too narrow: with
-n seeds the first part comes out (n − 1) / n of what it is, and normal quantiles are taken of it as if n were large. So the
-three parts are kept apart, each is made unbiased, and Student's quantile is taken of their sum:
+https://arxiv.org/abs/2106.16163; the pigeonhole bootstrap: Owen 2007, https://arxiv.org/abs/0712.1111). Its variance is the
+sum of three parts: seeds alone, items alone, and the interaction of both. Its percentile interval is too narrow. With n seeds
+the first part is underestimated by the factor (n − 1) / n, and the quantiles are normal, as if n were large. So the three
+parts are computed separately and made unbiased, and Student's quantile is applied to their sum:
 
     A = n/(n−1) · seeds alone,   B = N/(N−1) · items alone,   E = nN/((n−1)(N−1)) · together
     variance = A + B − E,        freedom = (A + B − E)² / (A²/(n−1) + B²/(N−1) + E²/((n−1)(N−1)))
 
-E is in A and in B, so it is taken out once; freedom is Satterthwaite's (1946, https://doi.org/10.2307/3002019). With no
-items to speak of this is the t-interval over seeds; with seeds that all agree it is the one over items.
+A and B both contain E, so it is subtracted once; freedom is Satterthwaite's (1946, https://doi.org/10.2307/3002019). If items
+add no variance this is the t-interval over seeds; if all seeds agree it is the one over items.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from lora_bench.stats.items import Drawable, Floats
 DRAWS = 10_000
 # Numbers in memory for a block of draws: 8 MiB for each array of them.
 BLOCK = 2**20
-# A metric that is undefined on more of the resamples than this has no bootstrap worth the name.
+# A metric that is undefined on a larger share of the resamples has no usable bootstrap.
 MOST_UNDEFINED = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crossed:
-    """What resampling seeds and test items comes to.
+    """Result of resampling seeds and test items.
 
     Args:
         seeds: n, at least 2.
-        items: N, at least 2; over all tasks where there are several.
-        draws: Resamples that were drawn, and on which the metric is defined.
-        undefined: Resamples on which it is not.
-        seed_variance: A of the module, of the mean over seeds.
+        items: N, at least 2; the total over tasks if there are several.
+        draws: Number of resamples on which the metric is defined.
+        undefined: Number of resamples on which it is undefined.
+        seed_variance: A of the module docstring, of the mean over seeds.
         item_variance: B.
         shared_variance: E.
         freedom: Degrees of freedom of the variance.
-        percentile: The interval of the Multibootstrap as published, at 95 %, for comparison: it is too narrow at few seeds.
-            None without draws.
+        percentile: The 95 % interval of the published Multibootstrap, for comparison; too narrow for few seeds. None
+            without draws.
     """
 
     seeds: int
@@ -70,10 +70,10 @@ def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -
         draws: Resamples. With 0, a mean over items gives all but the percentile interval.
 
     Returns:
-        None for fewer than 2 seeds or items, and where the metric is undefined on more than 1 % of the resamples.
+        None for fewer than 2 seeds or items, or if the metric is undefined on more than 1 % of the resamples.
 
     Raises:
-        LoraBenchError: If *draws* is 0 and the metric is no mean over items.
+        LoraBenchError: If *draws* is 0 and the metric is not a mean over items.
     """
     scores = scored.scores()
     seeds, items = len(scores), scored.items
@@ -113,10 +113,10 @@ def crossed_bootstrap(scored: Drawable, *, draw_seed: int, draws: int = DRAWS) -
 
 
 def with_items(values: Floats, crossed: Crossed | None, size: float | None = None) -> Estimate:
-    """The mean of *values* over seeds, with the errors of seeds and, where there is a bootstrap, of seeds and items."""
+    """Return the mean of *values* over seeds with the error of seeds and, given a bootstrap, of seeds and items."""
     estimate = mean_estimate(values.tolist(), size)
     size = float(np.abs(values).max()) if size is None else size
-    # Below the square of the rounding error of scores there is no variance; where items add nothing, t says it all.
+    # Below the square of the scores' rounding error there is no variance; if items add nothing, t is enough.
     if crossed is None or crossed.variance <= max((1e-12 * size) ** 2, crossed.seed_variance):
         return estimate
     both = Uncertainty(source="bootstrap", standard_error=math.sqrt(crossed.variance), freedom=crossed.freedom)
@@ -126,15 +126,15 @@ def with_items(values: Floats, crossed: Crossed | None, size: float | None = Non
 def unbiased_parts(
     alone: Floats, item: Floats, both: Floats, *, seeds: int, items: int
 ) -> tuple[Floats, Floats, Floats]:
-    """A, B and E of the module from the three parts of the bootstrap's variance, of any one shape."""
+    """Return A, B and E of the module docstring from the parts of the bootstrap's variance, all of one shape."""
     n, N = seeds / (seeds - 1), items / (items - 1)
     return n * alone, N * item, n * N * both
 
 
 def combined(seed: Floats, item: Floats, shared: Floats, *, seeds: int, items: int) -> tuple[Floats, Floats]:
-    """Variance and degrees of freedom of A + B − E, of any one shape, and never less than A or B alone.
+    """Return variance and degrees of freedom of A + B − E, all of one shape, and never less than A or B alone.
 
-    Where E is above one of them, which estimates that component to be negative, the other stands alone.
+    If E exceeds A or B, the estimate of that component is negative, and the other is used alone.
     """
     rows, columns = seeds - 1, items - 1
     variance = seed + item - shared
@@ -146,12 +146,12 @@ def combined(seed: Floats, item: Floats, shared: Floats, *, seeds: int, items: i
 
 
 def seed_from(*names: str) -> int:
-    """A seed for draws that follows from names, such as run ids, and not from their order."""
+    """Derive a seed for draws from names, such as run ids, independent of their order."""
     return int.from_bytes(hashlib.sha256("\n".join(sorted(names)).encode()).digest()[:8], "big")
 
 
 def _draw(scored: Drawable, draw_seed: int, draws: int) -> tuple[Floats, Floats]:
-    """Scores on resampled items, shape (defined draws, seeds), and their means over resampled seeds."""
+    """Return scores on resampled items, shape (defined draws, seeds), and their means over resampled seeds."""
     generator = np.random.default_rng(draw_seed)
     seeds = len(scored.scores())
     size = max(1, BLOCK // scored.items)

@@ -1,8 +1,8 @@
-"""An estimate with what is known of its error, and everything that is read off it: intervals and p-values.
+"""Estimates with their errors, and the intervals and p-values that follow.
 
 An estimate may have two errors: that of the seeds (Student's t over them) and that of seeds and test items together (the
-crossed bootstrap). What is reported is always the wider interval, and the larger p-value, which is the same rule twice: the
-wider interval at confidence 1 − a leaves a number out exactly if both p-values against that number are below a.
+crossed bootstrap). Reports use the wider interval and the larger p-value. These are one rule: the wider interval at confidence
+1 − a leaves a number out exactly if both p-values against that number are below a.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Interval:
     """An interval of an estimate.
 
     Args:
-        confidence: Share of such intervals that hold the true value, in (0, 1).
+        confidence: Share of such intervals that contain the true value, in (0, 1).
         source: `t` covers seeds on these test items; `bootstrap` covers seeds and test items.
     """
 
@@ -40,7 +40,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty:
-    """A standard error with the degrees of freedom on which it is known.
+    """A standard error with its degrees of freedom.
 
     Args:
         standard_error: Above 0.
@@ -58,8 +58,8 @@ class Estimate:
 
     Args:
         value: The estimate.
-        uncertainties: One, two, or none where nothing is known: a single seed, or seeds that all gave the same.
-        least_p: The p-value against zero is no less, and there is no interval at a higher confidence than 1 − it.
+        uncertainties: One or two; none if the error is unknown, for a single seed or equal scores.
+        least_p: Lower bound of the p-value against zero; there is no interval at a confidence above 1 − least_p.
     """
 
     value: float
@@ -67,7 +67,7 @@ class Estimate:
     least_p: float = 0.0
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
-        """The widest of the intervals at *confidence*, or None where no error is known or *confidence* is out of reach."""
+        """Return the widest interval at *confidence*, or None if no error is known or *confidence* is out of reach."""
         tail = (1 - _share(confidence, "confidence")) / 2
         if 2 * tail < self.least_p:
             return None
@@ -82,20 +82,20 @@ class Estimate:
         )
 
     def p_value(self) -> float | None:
-        """The largest two-sided p-value against zero, or None where no error is known."""
+        """Return the largest two-sided p-value against zero, or None if no error is known."""
         above, below = self.p_above(0.0), self.p_below(0.0)
         return None if above is None or below is None else min(1.0, max(2 * min(above, below), self.least_p))
 
     def p_above(self, threshold: float) -> float | None:
-        """The largest one-sided p-value for the claim that the true value is above *threshold*."""
+        """Return the largest one-sided p-value for the claim that the true value is above *threshold*."""
         return self._largest_tail(self.value - threshold)
 
     def p_below(self, threshold: float) -> float | None:
-        """The largest one-sided p-value for the claim that the true value is below *threshold*."""
+        """Return the largest one-sided p-value for the claim that the true value is below *threshold*."""
         return self._largest_tail(threshold - self.value)
 
     def negated(self) -> Estimate:
-        """The same with the other sign: for a metric of which less is better."""
+        """Return the estimate with the opposite sign, for a metric where lower is better."""
         return replace(self, value=-self.value)
 
     def _largest_tail(self, distance: float) -> float | None:
@@ -111,8 +111,8 @@ class Summary:
     Args:
         n: Number of values, at least 1.
         sd: Sample standard deviation; None for a single value.
-        interval: t-interval of the mean; None for a single value and where all values are the same, which tells nothing of
-            how far others would lie.
+        interval: t-interval of the mean; None for a single value and for equal values, which do not show the spread of
+            others.
     """
 
     n: int
@@ -125,10 +125,10 @@ class Summary:
 
 
 def summarise(values: Sequence[float], confidence: float = CONFIDENCE) -> Summary:
-    """Mean, median, sample standard deviation, least, greatest and t-interval of *values*.
+    """Return mean, median, sample standard deviation, least, greatest and t-interval of *values*.
 
     Raises:
-        LoraBenchError: If there are none, or one is no finite number.
+        LoraBenchError: If there are no values, or one is not finite.
     """
     if not values:
         raise LoraBenchError("there are no values to summarise; expected at least one")
@@ -145,12 +145,12 @@ def summarise(values: Sequence[float], confidence: float = CONFIDENCE) -> Summar
 
 
 def mean_estimate(values: Sequence[float], size: float | None = None) -> Estimate:
-    """The mean of finite *values* over seeds, with the standard error s / √n on n − 1 degrees of freedom.
+    """Return the mean of finite *values* over seeds, with the standard error s / √n on n − 1 degrees of freedom.
 
     Args:
         values: At least one.
-        size: How large the numbers are that *values* were computed from, to which their rounding errors are in proportion;
-            the greatest of *values* where it is not given.
+        size: Magnitude of the numbers that *values* were computed from, which sets their rounding error; by default the
+            greatest of *values*.
     """
     mean = statistics.fmean(values)
     if all_the_same(values, size):
@@ -160,15 +160,15 @@ def mean_estimate(values: Sequence[float], size: float | None = None) -> Estimat
 
 
 def all_the_same(values: Sequence[float], size: float | None = None) -> bool:
-    """Whether values differ by no more than rounding: 0.3 − 0.2 and 0.2 − 0.1 are the same. A single value is."""
+    """Test if values differ by rounding at most: 0.3 − 0.2 and 0.2 − 0.1 are the same. True for a single value."""
     size = max(map(abs, values)) if size is None else size
     return max(values) - min(values) <= 1e-12 * size
 
 
 def clopper_pearson(least: int, most: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The exact interval of a share: the lower bound for *least* successes of *n*, the upper bound for *most* of them.
+    """Return the exact interval of a share: the lower bound for *least* successes of *n*, the upper bound for *most*.
 
-    The two differ where some trials could be counted either way. Clopper and Pearson 1934,
+    The two counts differ if some trials could be counted either way. Clopper and Pearson 1934,
     https://doi.org/10.1093/biomet/26.4.404
     """
     from scipy.special import betaincinv
@@ -180,7 +180,7 @@ def clopper_pearson(least: int, most: int, n: int, confidence: float = CONFIDENC
 
 
 def student_quantile(freedom: float, tail: float) -> float:
-    """The number that Student's t exceeds with probability *tail*, at most a half."""
+    """Return the number that Student's t exceeds with probability *tail*, at most a half."""
     # scipy.special alone: scipy.stats takes three times as long to import.
     from scipy.special import stdtrit
 
@@ -188,24 +188,24 @@ def student_quantile(freedom: float, tail: float) -> float:
 
 
 def student_tail(freedom: float, value: float) -> float:
-    """The probability that Student's t exceeds *value*."""
+    """Return the probability that Student's t exceeds *value*."""
     from scipy.special import stdtr
 
     return float(stdtr(freedom, -value))
 
 
 def refuse_no_numbers(values: Iterable[tuple[object, float]], kind: str) -> None:
-    """Raise LoraBenchError for the first of named values that is infinite or no number."""
+    """Raise LoraBenchError for the first of named values that is infinite or NaN."""
     for name, value in values:
         if not math.isfinite(value):
             raise LoraBenchError(f"{kind} {name} is {value}; expected a finite number")
 
 
 def seeds_in_order(scores: Mapping[int, float]) -> tuple[int, ...]:
-    """The seeds of *scores*, ascending: no number depends on the order in which runs were read.
+    """Return the seeds of *scores*, ascending, so that no result depends on the order of reading runs.
 
     Raises:
-        LoraBenchError: If a score is no finite number.
+        LoraBenchError: If a score is not finite.
     """
     for seed, score in scores.items():
         if not math.isfinite(score):

@@ -1,7 +1,7 @@
-"""Runs that did not end well: how often, and what the scores come to with them in.
+"""Failed runs: their rate, and scores that include them.
 
-Intervals of a mean do not cover where one run in ten collapses, whatever the formula, so failures are counted on their own,
-and the comparison is made a second time with them at the score of a method that learned nothing.
+If one run in ten collapses, no formula gives an interval of the mean with its stated coverage. So failures are counted
+separately, and the comparison is repeated with failures at the score of a method that learned nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Rate:
     """A share of runs, with its exact (Clopper-Pearson) interval.
 
     Args:
-        count: Runs that diverged, collapsed, or whatever is counted.
-        runs: Of how many.
+        count: Number of the counted runs, such as diverged or collapsed ones.
+        runs: Number of all runs.
         low: Lower bound at *confidence*.
         high: Upper bound.
     """
@@ -33,10 +33,10 @@ class Rate:
 
 
 def rate(count: int, runs: int, confidence: float = CONFIDENCE) -> Rate:
-    """The rate of *count* among *runs*.
+    """Return the rate of *count* among *runs*.
 
     Raises:
-        LoraBenchError: If there are no runs, or fewer than are counted.
+        LoraBenchError: If there are no runs, or fewer than *count*.
     """
     if not 0 <= count <= runs or runs < 1:
         raise LoraBenchError(
@@ -47,11 +47,11 @@ def rate(count: int, runs: int, confidence: float = CONFIDENCE) -> Rate:
 
 
 def collapsed(scores: Mapping[int, float], floor: float, *, higher_is_better: bool = True) -> tuple[int, ...]:
-    """The seeds that ended `ok` with a score no better than *floor*, ascending.
+    """Return the seeds that ended `ok` with a score no better than *floor*, ascending.
 
     Args:
         scores: Score of each seed.
-        floor: The score of a method that learned nothing, such as that of the majority class.
+        floor: Score of a method that learned nothing, such as that of the majority class.
         higher_is_better: Direction of the metric.
     """
     refuse_no_numbers([("floor", floor)], "the")
@@ -61,10 +61,10 @@ def collapsed(scores: Mapping[int, float], floor: float, *, higher_is_better: bo
 
 
 def with_failures_at_floor(scores: Mapping[int, float], failed: Iterable[int], floor: float) -> dict[int, float]:
-    """The scores with those of *failed* seeds at *floor*: what a user of the method gets, who cannot choose the seed.
+    """Add *failed* seeds with the score *floor*: the result for a user, who cannot choose the seed.
 
     Raises:
-        LoraBenchError: If a seed both failed and has a score, or *floor* is no finite number.
+        LoraBenchError: If a seed both failed and has a score, or *floor* is not finite.
     """
     refuse_no_numbers([("floor", floor)], "the")
     failed = list(failed)

@@ -1,12 +1,12 @@
-"""Many comparisons at once: error levels that hold for a whole table.
+"""Multiple comparisons: error levels that hold for a whole table.
 
-A family is every comparison that a table makes; whoever calls says which these are, also those that could not be computed.
-Two kinds of claims are made of it, and each kind has its own error of at most alpha over the whole family:
+A family is every comparison in a table; the caller lists them all, including those that could not be computed. There are two
+kinds of claims, and each kind has an error of at most alpha over the whole family:
 
 * *differences* (better, worse): Holm's procedure on the two-sided p-values. Holm 1979, https://www.jstor.org/stable/4615733
-* *margins* (equivalent, non-inferior): each comparison has two null hypotheses, that the difference is at least the margin one
-  way or the other, of which at most one can be true. So Holm's levels count comparisons and not hypotheses (Shaffer 1986,
-  https://doi.org/10.1080/01621459.1986.10478341), and a comparison leaves the count once both are rejected.
+* *margins* (equivalent, non-inferior): each comparison has two null hypotheses, that the difference is at least the margin in
+  one direction or the other. At most one can be true, so Holm's levels count comparisons and not hypotheses (Shaffer 1986,
+  https://doi.org/10.1080/01621459.1986.10478341). A comparison leaves the count once both are rejected.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from lora_bench.errors import LoraBenchError
 
 @dataclass(frozen=True, kw_only=True)
 class Adjusted:
-    """What Holm's procedure makes of one comparison of a family.
+    """Result of Holm's procedure for one comparison of a family.
 
     Args:
-        p_value: Adjusted: the least alpha at which the family would have this comparison among its rejections. None where
-            the comparison has no p-value.
-        level: The error level at which it was tested: alpha over the number of comparisons not rejected before it. The
-            interval at confidence 1 − level leaves out zero exactly if the comparison is rejected.
+        p_value: Adjusted p-value: the least alpha at which this comparison is rejected. None if it has no p-value.
+        level: Error level of its test: alpha over the number of comparisons not rejected before it. The interval at
+            confidence 1 − level leaves out zero exactly if the comparison is rejected.
     """
 
     p_value: float | None
@@ -37,10 +36,10 @@ class MarginClaims:
     """Adjusted p-values of the claims on one side of a margin, and within it.
 
     Args:
-        above: That the difference is above −margin. None where there is no p-value.
-        below: That it is below +margin.
-        within: Both.
-        level: One-sided error level at which those not rejected were tested.
+        above: For the claim that the difference is above −margin. None without a p-value.
+        below: For the claim that it is below +margin.
+        within: For both claims.
+        level: One-sided error level at which hypotheses that were not rejected were tested.
     """
 
     above: float | None
@@ -50,14 +49,14 @@ class MarginClaims:
 
 
 def holm(p_values: Sequence[float | None], alpha: float) -> list[Adjusted]:
-    """Holm's procedure over a family.
+    """Apply Holm's procedure to a family.
 
     Args:
-        p_values: One for each comparison of the family; None where there is none, which counts as a 1.
+        p_values: One for each comparison of the family; None counts as 1.
         alpha: In (0, 1).
 
     Raises:
-        LoraBenchError: If a p-value is no probability.
+        LoraBenchError: If a p-value is not a probability.
     """
     known = _known(p_values)
     adjusted, levels = [1.0] * len(known), [alpha] * len(known)
@@ -66,7 +65,7 @@ def holm(p_values: Sequence[float | None], alpha: float) -> list[Adjusted]:
         left = len(known) - tested
         reached = max(reached, min(1.0, left * known[index]))
         adjusted[index] = reached
-        # Where one is not rejected none after it is, and all of them were tested at the same level. So are equal p-values.
+        # After the first comparison that is not rejected, none is: all were tested at one level. So are equal p-values.
         if known[index] != last:
             level = alpha / (len(known) - rejected)
         levels[index], last = level, known[index]
@@ -78,15 +77,15 @@ def holm(p_values: Sequence[float | None], alpha: float) -> list[Adjusted]:
 
 
 def margin_claims(above: Sequence[float | None], below: Sequence[float | None], alpha: float) -> list[MarginClaims]:
-    """Holm's procedure over the two hypotheses of each comparison of a family.
+    """Apply Holm's procedure to the two hypotheses of each comparison of a family.
 
     Args:
-        above: One-sided p-values of the claims that differences are above −margin; None where there is none.
-        below: Those of the claims that they are below +margin.
+        above: One-sided p-values of the claims that differences are above −margin; None if unknown.
+        below: One-sided p-values of the claims that they are below +margin.
         alpha: One-sided, in (0, 0.5).
 
     Raises:
-        LoraBenchError: If a p-value is no probability.
+        LoraBenchError: If a p-value is not a probability.
     """
     if not above:
         return []

@@ -1,22 +1,23 @@
-"""The nightly gate: has a night's score moved from what the nights before it were?
+"""Tests of the nightly gate: has a night's score moved from those of earlier nights?
 
 A series is one number measured every night in the same way; a *night mean* is its mean over that night's seeds. Seeds of one
-night share what the night did to them, so the night is the unit here and never the run. Of k earlier night means with mean x̄
-and a new mean y over m nights (one for tonight, five for the drift test),
+night share its effects, so the unit is the night and never the run. With k earlier night means of mean x̄ and a new mean y over
+m nights (one for tonight, five for the drift test),
 
     t = (y − x̄) / (max(s, floor) √(1/m + 1/k))
 
-is compared with Student's t: a prediction interval, which allows for the next mean as well as for x̄ (Hahn and Meeker 1991,
-https://doi.org/10.1002/9780470316771, chapter 4). A mean plus two standard deviations, or the interval of x̄ itself, is exceeded
-several times as often as it says. The spread s and its degrees of freedom are those of the k nights, and where scores of seeds
-are given, of the seeds and of other series too (`night_spread`).
+is compared with Student's t. This is a prediction interval, which covers the error of the next mean and of x̄ (Hahn and Meeker
+1991, https://doi.org/10.1002/9780470316771, chapter 4). A bound of two standard deviations, or the interval of x̄ itself, is
+exceeded several times as often as its level. The spread s and its degrees of freedom come from the k nights. If scores of
+seeds are given, they also come from the seeds and from other series (`night_spread`).
 
-*Level*: tonight against the last twenty nights, all series of the night together by Holm's procedure. What moved is run again
-with new seeds and tested once more (`confirm`). *Drift*: the mean of the last five nights against an anchored release; a loss
-of a tenth of a standard deviation a night moves the last twenty nights along with it and never looks sudden. In both, a change
-counts only if it is also larger than the margin. Worse and better are two families, each at the error level given.
+*Level*: tonight against the last twenty nights, all series of the night together by Holm's procedure. Series that moved are
+run again with new seeds and tested once more (`confirm`). *Drift*: the mean of the last five nights against an anchored
+release. A loss of a tenth of a standard deviation a night moves the last twenty nights along with it and never looks sudden.
+In both tests a change counts only if it is also larger than the margin. Worse and better are two families, each at the given
+error level.
 
-docs/gate.md says what each answer means, and what simulations show of false alarms and of losses found.
+docs/gate.md explains the answers, and gives the rates of false alarms and of detected losses in simulations.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from lora_bench.stats.estimate import refuse_no_numbers, student_quantile, stude
 from lora_bench.stats.family import holm
 from lora_bench.stats.night_spread import SeriesNights, spreads
 
-# Fewer give no spread worth the name: at .02 / 50 Student's quantile is 5.6 on 7 degrees of freedom and 9.2 on 4.
+# Fewer give no usable spread: at .02 / 50 Student's quantile is 5.6 on 7 degrees of freedom and 9.2 on 4.
 FEWEST_NIGHTS = 8
-# Older nights say little of tonight: the system has changed under them a little at a time.
+# Older nights are no guide to tonight: the system has changed a little at a time since.
 MOST_NIGHTS = 20
 TRAILING_NIGHTS = 5
 
@@ -44,7 +45,7 @@ TRAILING_NIGHTS = 5
 # and .005 nights with heavy tails have an alarm in 1.6 of a hundred; at .01 and .001 only 65 are found at eight nights.
 LEVEL_ALPHA = 0.02
 CONFIRM_ALPHA = 0.001
-# At twenty anchored nights four years of a hundred have a drift that is none, either way; at ten times the level 28 would.
+# At twenty anchored nights four years of a hundred have a false drift, either way; at ten times the level 28 would.
 DRIFT_ALPHA = 0.0001
 
 Direction = Literal["worse", "better"]
@@ -54,26 +55,26 @@ ConfirmedAnswer = Literal["regression", "improved", "flaky"]
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """What tonight's mean of one series is held against.
+    """The history that tonight's mean of one series is compared with.
 
     For times, rates and bytes give logarithms: a margin of .03 is then 3 %.
 
     Args:
-        nights: Means of accepted nights since the last acknowledged change, oldest first, without tonight; each over as many
-            seeds as tonight's. All of them: each test takes what it needs.
+        nights: Means of all accepted nights since the last acknowledged change, oldest first, without tonight; each over as
+            many seeds as tonight's. Each test selects the nights it needs.
         higher_is_better: Direction of the metric.
-        margin: The change that nobody should care about, at least 0, in the unit of the metric.
-        floor: The least standard deviation of night means that is believed, above 0, in the unit of the metric. Nights that
-            happen to agree would make any difference a surprise. A quarter of the margin leaves it to the margin to decide
-            where nights agree to the last digit.
+        margin: The smallest change that matters, at least 0, in the unit of the metric.
+        floor: Lower bound for the standard deviation of night means, above 0, in the unit of the metric. Without it, nights
+            that agree by chance would make any difference significant. With a quarter of the margin, the margin decides if
+            nights agree to the last digit.
         anchor: Night means of the release that drift is measured from, none of them among the last four of *nights*; None
-            where no release is anchored.
-        seeds: Scores of the seeds of each of *nights*; None where only means are known, and the nights alone give the spread.
-        kind: Series of one kind are taken to have nights that add alike to what seeds do, such as scores, or times.
+            if no release is anchored.
+        seeds: Scores of the seeds of each of *nights*; None if only means are known, so that only nights give the spread.
+        kind: Kind of series, such as scores or times; nights of one kind are assumed to add alike to the variance of seeds.
 
     Raises:
-        LoraBenchError: If a number is not finite, the margin is below 0, the floor is not above 0, or *seeds* are of another
-            number of nights.
+        LoraBenchError: If a number is not finite, the margin is below 0, the floor is not above 0, or *seeds* has a
+            different number of nights.
     """
 
     nights: Sequence[float]
@@ -102,23 +103,23 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """A mean held against earlier nights.
+    """A mean compared with earlier nights.
 
     Args:
-        direction: Where it moved: by more than the margin, and its adjusted p-value is at most alpha. None: nowhere.
+        direction: Direction of a move by more than the margin with an adjusted p-value of at most alpha; None: no move.
         observed: Tonight's mean; for drift, that of the last five nights.
         expected: Mean of the earlier nights.
-        loss: How much worse than expected in the unit of the metric, whichever its direction; below 0 it is better.
+        loss: Loss against `expected` in the unit of the metric, for either direction of the metric; below 0 it is a gain.
         sd: Standard deviation of the earlier nights.
-        spread: The standard deviation of a night mean that is believed, at least the floor.
-        freedom: Its degrees of freedom.
+        spread: Standard deviation of a night mean used in the test, at least the floor.
+        freedom: Degrees of freedom of `spread`.
         nights: Number of earlier nights, k.
-        p_worse: One-sided, of a loss this large from a series that has not moved; in [0, 1].
-        p_better: Likewise of a gain: 1 − p_worse.
+        p_worse: One-sided p-value of a loss this large in an unchanged series; in [0, 1].
+        p_better: One-sided p-value of a gain: 1 − p_worse.
         adjusted_worse: p_worse after Holm's procedure over the series judged together.
         adjusted_better: p_better likewise.
-        worst: The bound on the bad side: `observed` beyond it is `worse`. It is as far from `expected` as the margin or
-            the prediction interval reaches, whichever is farther.
+        worst: The bound on the bad side: `observed` beyond it is `worse`. Its distance from `expected` is the margin or the
+            prediction interval, whichever is larger.
         best: The bound on the good side.
     """
 
@@ -140,13 +141,13 @@ class Shift:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedSeries:
-    """What a night shows of one series.
+    """A night's result for one series.
 
     Args:
-        answer: Of the level test. `suspect` and `improved` have yet to be confirmed with new seeds.
+        answer: Answer of the level test. `suspect` and `improved` still need confirmation with new seeds.
         level: Tonight against the nights before; None for `insufficient_history`.
-        drift: The last five nights against the anchored release: its `direction` is what drifted. None where the test could
-            not be made.
+        drift: The last five nights against the anchored release; its `direction` is that of the drift. None if the test was
+            not possible.
         reason: Why there is no level test, or None.
         drift_reason: Why there is no drift test, or None.
     """
@@ -160,11 +161,11 @@ class JudgedSeries:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """What a second set of seeds says of a series that moved.
+    """Result of a second set of seeds for a series that moved.
 
     Args:
-        answer: `regression` or `improved` where the second mean moved the same way, else `flaky`.
-        shift: The second mean against the nights before tonight. Its p-values are not corrected: they are of this series alone.
+        answer: `regression` or `improved` if the second mean moved the same way, else `flaky`.
+        shift: The second mean against the nights before tonight. Its p-values are of this series alone and not corrected.
     """
 
     answer: ConfirmedAnswer
@@ -181,13 +182,13 @@ def judge_night(
     alpha: float = LEVEL_ALPHA,
     drift_alpha: float = DRIFT_ALPHA,
 ) -> dict[KeyT, JudgedSeries]:
-    """What tonight shows of every series, all of them judged together.
+    """Judge every series of tonight together.
 
-    The family is those series of *tonight* with enough history, which is settled before any number of tonight's is seen.
+    The family is every series of *tonight* with enough history; it does not depend on tonight's numbers.
 
     Args:
         tonight: Means over tonight's seeds.
-        histories: One for each of them; one that is new has a history without nights. Others are not looked at.
+        histories: A history for each series of *tonight*; that of a new series has no nights. Others are ignored.
         alpha: Error level of the level test over all series of the night, for each direction.
         drift_alpha: Error level of the drift test, likewise.
 
@@ -222,15 +223,15 @@ def confirm(
     alpha: float = CONFIRM_ALPHA,
     first: Shift | None = None,
 ) -> Confirmation:
-    """Whether a second set of seeds moved the way the first did.
+    """Test if a second set of seeds moved the same way as the first.
 
     Args:
-        history: The one tonight was judged against: without tonight.
+        history: The history that tonight was judged against, without tonight.
         second: Mean over as many new seeds as a night has.
-        direction: Of the first: `worse` for a `suspect`, `better` for an `improved`.
+        direction: Direction of the first set: `worse` for a `suspect`, `better` for an `improved`.
         alpha: One-sided error level of this test alone.
-        first: What the first set of seeds showed, whose spread is taken. Where few series are judged together its bound is
-            nearer than that of *alpha*, and a second mean beyond it confirms too: two readings below a bound are no chance.
+        first: Result of the first set of seeds; its spread is reused. If few series are judged together, its bound is nearer
+            than that of *alpha*. A second mean beyond it also confirms: two means beyond a bound are not chance.
 
     Raises:
         LoraBenchError: If the mean is not finite, there are too few nights, or the level is not in (0, 0.5).
@@ -247,13 +248,13 @@ def confirm(
 
 
 def _beyond(first: Shift, second: float, direction: Direction) -> bool:
-    """Whether *second* lies beyond the bound that the first mean was held to, on the same side."""
+    """Test if *second* lies beyond the first mean's bound on the same side."""
     bound = first.worst if direction == "worse" else first.best
     return (second - bound) * (bound - first.expected) > 0
 
 
 def _told(history: History) -> SeriesNights | None:
-    """What a series with enough nights of several seeds says of its spread; None where only its night means do."""
+    """Return the data for the spread of a series with enough nights of several seeds; None if only night means count."""
     if history.seeds is None or len(history.nights) < FEWEST_NIGHTS:
         return None
     seeds = history.seeds[-MOST_NIGHTS:]
@@ -262,10 +263,10 @@ def _told(history: History) -> SeriesNights | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Means:
-    """A mean over *over* nights that is to be held against *nights*.
+    """A mean over *over* nights to compare with *nights*.
 
     Args:
-        known: Standard deviation of a night mean and its degrees of freedom; None for those of *nights*.
+        known: Standard deviation of a night mean and its degrees of freedom; None to use those of *nights*.
     """
 
     history: History
@@ -276,14 +277,14 @@ class _Means:
 
     @classmethod
     def of_level(cls, history: History, tonight: float, known: tuple[float, float] | None = None) -> _Means | str:
-        """Of tonight, or the reason why not."""
+        """Make tonight's mean, or return the reason why there is no level test."""
         if len(history.nights) < FEWEST_NIGHTS:
             return f"{_nights(len(history.nights))} of history, and the level test takes at least {FEWEST_NIGHTS}"
         return cls(history=history, observed=tonight, nights=history.nights[-MOST_NIGHTS:], over=1, known=known)
 
     @classmethod
     def of_drift(cls, history: History, tonight: float) -> _Means | str:
-        """Of the last nights with tonight, or the reason why not."""
+        """Make the mean of the last nights with tonight, or return the reason why there is no drift test."""
         if history.anchor is None:
             return "no release is anchored"
         if len(history.anchor) < FEWEST_NIGHTS:
@@ -312,19 +313,19 @@ class _Means:
 
     @property
     def error(self) -> float:
-        """Standard error of the prediction."""
+        """Return the standard error of the prediction."""
         return self.spread * math.sqrt(1 / self.over + 1 / len(self.nights))
 
     def p_value(self, sign: int) -> float:
         return student_tail(self.freedom, sign * self.loss / self.error)
 
     def reach(self, level: float) -> float:
-        """How far from what is expected a mean must be to have moved."""
+        """Return the distance from the expected mean beyond which a mean has moved."""
         return max(self.history.margin, student_quantile(self.freedom, level) * self.error)
 
 
 def _shifts(family: Mapping[KeyT, _Means | str], alpha: float) -> dict[KeyT, Shift]:
-    """The shift of every series that can be judged."""
+    """Return the shift of every series that can be judged."""
     judged = {key: means for key, means in family.items() if not isinstance(means, str)}
     worse = holm([means.p_value(1) for means in judged.values()], alpha)
     better = holm([means.p_value(-1) for means in judged.values()], alpha)

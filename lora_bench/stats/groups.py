@@ -1,9 +1,9 @@
-"""Methods in groups that cannot be told apart.
+"""Groups of methods without a significant difference.
 
-Not being told apart is not transitive: the first may be like the second, the second like the third, and the first better than
-the third. Ranks hide that. So methods get letters: two of them share one exactly if no difference between them is shown
-(compact letter display, Piepho 2004, https://doi.org/10.1198/1061860043515), and a method may have several. Beside them each
-has the ranks that the shown differences leave open.
+The absence of a difference is not transitive: the first may be like the second, the second like the third, and the first
+better than the third. Ranks hide that. So methods get letters: two methods share a letter exactly if no difference between
+them is shown (compact letter display, Piepho 2004, https://doi.org/10.1198/1061860043515). A method may have several letters.
+It also gets the range of ranks that the shown differences allow.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lora_bench.stats.power import ALPHA
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Methods from best to worst mean, and which of them can be told apart.
+    """Methods from best to worst mean, with groups and ranks.
 
     Args:
         order: Methods by their mean, best first; equal means by name.
-        groups: The largest sets of methods of which no two can be told apart, each in *order*, that of the best first. A
+        groups: The largest sets of methods without a shown difference, each in *order*, the best method's set first. A
             method may be in several.
         letters: For each method the letters of its groups: `a` is the first.
-        ranks: For each method the best and the worst rank that the shown differences leave it: 1 and the number of methods
-            where nothing is shown. With error level alpha over all pairs, all true ranks lie in these at once with
+        ranks: For each method the best and the worst rank that the shown differences allow: 1 and the number of methods if
+            none is shown. With error level alpha over all pairs, all true ranks lie in these ranges at once with
             probability 1 − alpha (Al Mohamad, Goeman and van Zwet 2022, Biometrics 78).
     """
 
@@ -43,13 +43,13 @@ def rank(
     alpha: float = ALPHA,
     higher_is_better: bool = True,
 ) -> Ranking:
-    """Group methods by what can be told apart.
+    """Group methods by the differences that are shown.
 
     Args:
         means: Mean score of each method.
         p_values: For every pair of methods, in either order, the p-value of no difference, adjusted over all pairs (see
-            `holm`); None, as for too few seeds, tells nothing apart.
-        alpha: At or below which two are told apart.
+            `holm`); None, as for too few seeds, shows no difference.
+        alpha: Largest p-value that shows a difference.
         higher_is_better: Direction of the metric.
 
     Raises:
@@ -81,7 +81,7 @@ def _apart(pair: tuple[str, str], p_values: Mapping[tuple[str, str], float | Non
 
 
 def _largest_groups(order: tuple[str, ...], apart: set[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
-    """All largest sets without a pair of *apart*: Piepho's insert and absorb."""
+    """Return all largest sets without a pair of *apart*, by Piepho's insert and absorb."""
     groups = [frozenset(order)]
     for one, other in sorted(apart):
         split = [group for group in groups if one in group and other in group]
@@ -96,5 +96,5 @@ def _largest_groups(order: tuple[str, ...], apart: set[tuple[str, str]]) -> tupl
 
 
 def _letter(index: int) -> str:
-    """A, b, …, z, and then a pair in brackets."""
+    """Return a, b, …, z, and then a pair in brackets."""
     return chr(ord("a") + index) if index < 26 else f"({chr(ord('a') + index // 26 - 1)}{chr(ord('a') + index % 26)})"

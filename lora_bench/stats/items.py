@@ -1,7 +1,7 @@
-"""Scores as functions of the test items, which is what a bootstrap over items needs.
+"""Scores as functions of the test items, for a bootstrap over items.
 
-`ItemScores` are per-item scores of a metric that is their mean (accuracy, ROUGE). `ItemMetric` is a metric that is no mean
-(Matthews, F1, a correlation), as a function of how often each item was drawn. Both hold every seed of one method.
+`ItemScores` are per-item scores of a metric that is their mean (accuracy, ROUGE). `ItemMetric` is a metric that is not a mean
+(Matthews, F1, a correlation), as a function of the number of times each item was drawn. Both contain every seed of one method.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ Weighted = Callable[[Floats], Floats]
 
 
 class Drawable(Protocol):
-    """Scores over seeds that can be drawn anew on resampled test items."""
+    """Scores over seeds that can be recomputed on resampled test items."""
 
     @property
     def items(self) -> int:
         """Number of test items."""
 
     def scores(self) -> Floats:
-        """The score of each seed on all items, shape (seeds,)."""
+        """Return the score of each seed on all items, shape (seeds,)."""
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        """The scores on *draws* resamples of the items, shape (draws, seeds); NaN where a score is undefined."""
+        """Return the scores on *draws* resamples of the items, shape (draws, seeds); NaN if a score is undefined."""
 
     def parts(self) -> tuple[float, float] | None:
-        """What `mean_parts` gives, or None for a metric that is no mean over items."""
+        """Return the result of `mean_parts`, or None for a metric that is not a mean over items."""
 
 
 class Items(Drawable, Protocol):
@@ -45,10 +45,10 @@ class Items(Drawable, Protocol):
         """The seed of each score."""
 
     def select(self, seeds: Sequence[int]) -> Items:
-        """The same with these seeds, in this order."""
+        """Return a copy with these seeds, in this order."""
 
     def on(self, weights: Floats) -> Floats:
-        """The scores, shape (draws, seeds), on data in which each item stands as often as *weights* (draws, items) say."""
+        """Return the scores, shape (draws, seeds), on data that repeats each item by its *weights* (draws, items)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class ItemScores:
         values: Shape (seeds, items), finite.
 
     Raises:
-        LoraBenchError: If shapes do not fit, a seed stands twice or a value is no finite number.
+        LoraBenchError: If shapes do not fit, a seed is repeated or a value is not finite.
     """
 
     seeds: tuple[int, ...]
@@ -85,30 +85,30 @@ class ItemScores:
         return int(self.values.shape[1])
 
     def select(self, seeds: Sequence[int]) -> ItemScores:
-        """The same with these seeds, in this order."""
+        """Return a copy with these seeds, in this order."""
         return ItemScores(tuple(seeds), self.values[[self.seeds.index(seed) for seed in seeds]])
 
     def scores(self) -> Floats:
-        """The mean over items, shape (seeds,)."""
+        """Return the mean over items, shape (seeds,)."""
         return np.asarray(self.values.mean(axis=1))
 
     def on(self, weights: Floats) -> Floats:
-        """The weighted means, shape (draws, seeds)."""
+        """Return the weighted means, shape (draws, seeds)."""
         return np.asarray(weights @ self.values.T / self.items)
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        """The means on *draws* resamples, shape (draws, seeds)."""
+        """Return the means on *draws* resamples, shape (draws, seeds)."""
         return self.on(draw_weights(generator, draws, self.items))
 
     def parts(self) -> tuple[float, float]:
-        """What the bootstrap would come to with endless draws."""
+        """Return the bootstrap's variance parts for infinitely many draws."""
         item, both = mean_parts(self.values)
         return float(item), float(both)
 
 
 @dataclass(frozen=True, eq=False)
 class ItemMetric:
-    """A metric that is no mean over items, as a function of item weights.
+    """A metric that is not a mean over items, as a function of item weights.
 
     Args:
         seeds: One for each column of what *metric* returns, without repetition.
@@ -126,29 +126,29 @@ class ItemMetric:
         _refuse_repetition(self.seeds)
 
     def select(self, seeds: Sequence[int]) -> ItemMetric:
-        """The same with these seeds, in this order."""
+        """Return a copy with these seeds, in this order."""
         columns = [self.seeds.index(seed) for seed in seeds]
         return ItemMetric(tuple(seeds), self.items, lambda weights: self.metric(weights)[:, columns])
 
     def scores(self) -> Floats:
-        """The metric on all items, shape (seeds,)."""
+        """Return the metric on all items, shape (seeds,)."""
         return np.asarray(self.metric(np.ones((1, self.items)))[0])
 
     def on(self, weights: Floats) -> Floats:
-        """The metric on weighted items, shape (draws, seeds)."""
+        """Return the metric on weighted items, shape (draws, seeds)."""
         return self.metric(weights)
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        """The metric on *draws* resamples, shape (draws, seeds)."""
+        """Return the metric on *draws* resamples, shape (draws, seeds)."""
         return self.on(draw_weights(generator, draws, self.items))
 
     def parts(self) -> None:
-        """None: they have to be drawn."""
+        """Return None: the parts must be drawn."""
 
 
 @dataclass(frozen=True, eq=False)
 class ItemDifference:
-    """The difference of two methods on the same seeds, and on the same items in every draw."""
+    """Difference of two methods on the same seeds, and on the same items in every draw."""
 
     first: Items
     second: Items
@@ -159,16 +159,16 @@ class ItemDifference:
         return self.first.items
 
     def scores(self) -> Floats:
-        """The difference of each seed, shape (seeds,)."""
+        """Return the difference of each seed, shape (seeds,)."""
         return self.first.scores() - self.second.scores()
 
     def drawn(self, generator: np.random.Generator, draws: int) -> Floats:
-        """The differences on *draws* resamples, shape (draws, seeds)."""
+        """Return the differences on *draws* resamples, shape (draws, seeds)."""
         weights = draw_weights(generator, draws, self.items)
         return self.first.on(weights) - self.second.on(weights)
 
     def parts(self) -> tuple[float, float] | None:
-        """Known where both are means over items."""
+        """Return the parts if both metrics are means over items, else None."""
         if isinstance(self.first, ItemScores) and isinstance(self.second, ItemScores):
             item, both = mean_parts(self.first.values - self.second.values)
             return float(item), float(both)
@@ -176,7 +176,7 @@ class ItemDifference:
 
 
 def item_difference(first: Items, second: Items, seeds: Sequence[int]) -> ItemDifference:
-    """The difference of two methods on *seeds*, scored on the same items in the same order.
+    """Return the difference of two methods on *seeds*, scored on the same items in the same order.
 
     Raises:
         LoraBenchError: If the numbers of items differ or a seed is missing.
@@ -193,7 +193,7 @@ def item_difference(first: Items, second: Items, seeds: Sequence[int]) -> ItemDi
 
 
 def by_index(metric: Callable[[Integers], Floats]) -> Callable[[Floats], Floats]:
-    """A metric of item weights from one of item indices.
+    """Turn a metric of item indices into one of item weights.
 
     Args:
         metric: From indices of shape (draws, items) to scores of shape (draws, seeds), whatever the order of the indices.
@@ -211,10 +211,10 @@ def one_at_a_time(
     references: Sequence[Any],
     predictions: Mapping[int, Sequence[Any]],
 ) -> ItemMetric:
-    """A metric of any kind, called once for every seed and draw: slow, so ask for fewer draws.
+    """Turn any metric into one of item weights. It is called for every seed and draw: slow, so use fewer draws.
 
     Args:
-        metric: From predictions and references to a number, or None where it is undefined.
+        metric: From predictions and references to a number, or None if undefined.
         references: One for each item.
         predictions: For each seed, one for each item.
     """
@@ -230,16 +230,16 @@ def one_at_a_time(
 
 
 def draw_weights(generator: np.random.Generator, draws: int, items: int) -> Floats:
-    """How often each item is drawn in *draws* resamples of as many as there are: shape (draws, items)."""
+    """Draw *draws* resamples of *items* items and return each item's count: shape (draws, items)."""
     chosen = generator.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
     return np.bincount(chosen.ravel(), minlength=draws * items).reshape(draws, items).astype(np.float64)
 
 
 def mean_parts(values: Floats) -> tuple[Floats, Floats]:
-    """What a bootstrap of a mean comes to with endless draws, without drawing.
+    """Return the variance parts of a mean's bootstrap with infinitely many draws, without drawing.
 
-    With seed means r, item means c and the mean m of all, Σ(c_i − m)² / N² is the variance of the mean when items alone are
-    resampled, and Σ(x_si − r_s − c_i + m)² / (nN)² is what resampling both adds to the variances of either alone.
+    With seed means r, item means c and the mean m of all, Σ(c_i − m)² / N² is the variance from resampling items alone.
+    Σ(x_si − r_s − c_i + m)² / (nN)² is the additional variance from resampling both.
 
     Args:
         values: x, shape (..., seeds n, items N).

@@ -1,19 +1,19 @@
-"""How far night means of a series lie apart, from its nights, its seeds, and what other series say of the two.
+"""Spread of a series' night means, estimated from its nights, its seeds, and the ratio of the two in other series.
 
-Eight nights give a standard deviation on seven degrees of freedom, which is little: at the level of fifty series Student's
-quantile is then 5.6, and 3.4 with many. But each night has several seeds. With k nights of m seeds
+Eight nights give a standard deviation on only seven degrees of freedom: at the level of fifty series Student's quantile is
+then 5.6, against 3.4 with many. But each night has several seeds. With k nights of m seeds
 
     b = variance of the night means                              on d = k − 1 degrees of freedom
     w = mean over nights of the variance of their seeds, over m   on e = k (m − 1)
 
-both estimate the variance of a night mean, if a night adds nothing to what its seeds do. If it adds something, b is r times as
-large as w. How large r is one series does not tell, and many do: log r is the mean over series of log b − log w. Then
+both estimate the variance of a night mean, if nights add no variance to that of seeds. If they do, b is r times as large as w.
+One series does not determine r, but many do: log r is the mean over series of log b − log w. Then
 
     variance = (d b + e′ r w) / (d + e′),     2 / e′ = 2 / e + t
 
-where t is how much log r differs from series to series, beyond chance. If nights do the same to all, e′ is e, and eight nights
-of three seeds have 23 degrees of freedom. If they do not, the seeds count for less. The freedom is Satterthwaite's, with the
-error of r. A series alone has its b and d.
+where t is the variance of log r between series, beyond chance. If nights affect all series alike, e′ is e, and eight nights of
+three seeds have 23 degrees of freedom. If not, the seeds count for less. The freedom is Satterthwaite's, with the error of r.
+A series alone uses its own b and d.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from lora_bench.stats.items import Floats
 
 
 class SeriesNights(NamedTuple):
-    """What a series says of its spread.
+    """Data of a series for the estimate of its spread.
 
     Args:
-        kind: Of the series; those of one kind have nights that add alike to what seeds do.
+        kind: Kind of the series; nights of one kind add alike to the variance of seeds.
         nights: Night means, at least 2.
         seeds: Scores of each night, at least 2.
     """
@@ -41,7 +41,7 @@ class SeriesNights(NamedTuple):
     seeds: Sequence[Sequence[float]]
 
     def parts(self) -> tuple[float, float, int, int]:
-        """b, w, k and m of the module."""
+        """Return b, w, k and m of the module docstring."""
         within = statistics.fmean(statistics.variance(scores) / len(scores) for scores in self.seeds)
         return statistics.variance(self.nights), within, len(self.nights), min(map(len, self.seeds))
 
@@ -50,7 +50,7 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 def spreads(series: Mapping[KeyT, SeriesNights]) -> dict[KeyT, tuple[float, float]]:
-    """The standard deviation of a night mean and its degrees of freedom, of every series."""
+    """Return the standard deviation of a night mean and its degrees of freedom for every series."""
     found: dict[KeyT, tuple[float, float]] = {}
     for kind in dict.fromkeys(told.kind for told in series.values()):
         of_kind = {key: told.parts() for key, told in series.items() if told.kind == kind}
@@ -62,14 +62,14 @@ def spreads(series: Mapping[KeyT, SeriesNights]) -> dict[KeyT, tuple[float, floa
 def pooled_variance(
     between: Floats, within: Floats, nights: Floats | int, seeds: Floats | int, *, axis: int = 0
 ) -> tuple[Floats, Floats]:
-    """The variance of night means of every series, and its degrees of freedom, of the shape of *between*.
+    """Return the variance of night means of every series, and its degrees of freedom, of the shape of *between*.
 
     Args:
-        between: b of the module, at least 0. Where it or *within* is 0, a series stands alone.
+        between: b of the module docstring, at least 0. If it or *within* is 0, a series is not pooled.
         within: w, at least 0.
         nights: k, at least 2.
-        seeds: m, at least 1. Of one seed a series stands alone.
-        axis: That of the series.
+        seeds: m, at least 1. A series with one seed is not pooled.
+        axis: Axis of the series.
     """
     from scipy.special import digamma, polygamma
 

@@ -1,8 +1,8 @@
-"""The difference of two methods on one task, paired by seed.
+"""Difference of two methods on one task, paired by seed.
 
-Two runs with one seed share the head's initial weights and the order of the data, and always the test items, so differences
-are taken seed by seed. Everything else here stands beside that difference: a test that assumes no normal distribution, the
-interval without pairing, and how often one method beats the other.
+Two runs with one seed share the head's initial weights, the order of the data and the test items, so differences are taken
+seed by seed. Three results supplement that difference: a test that assumes no normal distribution, the interval without
+pairing, and the rate at which one method beats the other.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from lora_bench.stats.estimate import (
 )
 from lora_bench.stats.items import Floats, Items, item_difference
 
-# With five pairs the least two-sided p of a sign-flip test is 2 / 2^5 = .0625: it could never speak.
+# With five pairs the least two-sided p of a sign-flip test is 2 / 2^5 = .0625: it could never be significant.
 FEWEST_FLIPS = 6
 # Sums that differ by less are the same.
 ROUNDING = 1e-12
-# 2^13 sign patterns and fewer are all gone through; of more, as many as this are drawn.
+# Up to 2^13 sign patterns are all enumerated; of more, this many are drawn.
 FLIPS = 10_000
-# A score and the one computed from its items may differ by what predictions and scores are rounded to.
+# A score and the one computed from its items may differ by the rounding of predictions and scores.
 AGREEMENT = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignFlip:
-    """The sign-flip permutation test of a mean difference of zero, two-sided.
+    """Sign-flip permutation test of a mean difference of zero, two-sided.
 
     Fisher 1935, The Design of Experiments, section 21; Pitman 1937, https://doi.org/10.2307/2984124
 
     Args:
         p_value: Share of sign patterns that give a mean at least as far from zero.
-        exact: Whether all patterns were gone through; else they were drawn.
+        exact: Whether all patterns were enumerated; else they were drawn.
     """
 
     p_value: float
@@ -55,7 +55,7 @@ class SignFlip:
 
 @dataclass(frozen=True, kw_only=True)
 class Superiority:
-    """P(A > B): how often the first method scores above the second at one seed, a tie counting half.
+    """P(A > B): the probability that the first method scores above the second at one seed; a tie counts half.
 
     Bouthillier et al. 2021, https://arxiv.org/abs/2103.03098
 
@@ -95,21 +95,21 @@ class Unpaired:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """First method less second, over the seeds that both have. Positive: the first scores higher.
+    """First method minus second, over the seeds of both. Positive: the first scores higher.
 
     Args:
         seeds: Seeds of both, ascending: the pairs.
-        only_first: Seeds that only the first has; they are in `unpaired` alone.
-        only_second: Likewise.
-        scores: Of the first method and of the second, in the order of the pairs.
+        only_first: Seeds of the first method only; they enter `unpaired` alone.
+        only_second: Seeds of the second method only, likewise.
+        scores: Scores of the first method and of the second, in the order of the pairs.
         differences: One for each pair.
         sd: Sample standard deviation of the differences; None for one pair.
-        estimate: Their mean with its errors.
-        correlation: Of the two methods' scores over pairs; None for fewer than 3 pairs or constant scores. Near 0, pairing
-            gains nothing and costs degrees of freedom: look at `unpaired` too.
+        estimate: Mean of the differences with its errors.
+        correlation: Correlation of the two methods' scores over pairs; None for fewer than 3 pairs or constant scores. Near
+            0, pairing gains nothing and costs degrees of freedom: see `unpaired` too.
         sign_flip: None for fewer than 6 pairs.
-        unpaired: A row of sensitivity. None where either has one run, or all runs of each score the same.
-        crossed: What items add; None where none were given.
+        unpaired: Sensitivity analysis. None if either method has one run, or the runs of each score the same.
+        crossed: Crossed bootstrap with test items; None without items.
         reason: Why `estimate` has no error, or None.
     """
 
@@ -130,7 +130,7 @@ class PairedDifference:
 
     @property
     def pairs(self) -> int:
-        """Number of pairs, which is what a verdict's grade goes by."""
+        """Number of pairs, which sets a verdict's grade."""
         return len(self.seeds)
 
 
@@ -152,8 +152,8 @@ def paired_difference(
         draws: Resamples of seeds and items.
 
     Raises:
-        LoraBenchError: If a score is no finite number, no seed is in both, the items are not the same, or they do not give
-            the scores.
+        LoraBenchError: If a score is not finite, no seed is in both, the items are not the same, or they do not give the
+            scores.
     """
     mine, theirs = seeds_in_order(first), seeds_in_order(second)
     seeds = tuple(seed for seed in mine if seed in second)
@@ -189,7 +189,7 @@ def paired_difference(
 
 
 def sign_flip(differences: Sequence[float], *, draw_seed: int) -> SignFlip | None:
-    """The sign-flip permutation test of *differences*, or None for fewer than 6.
+    """Run the sign-flip permutation test on *differences*; None for fewer than 6.
 
     Args:
         differences: One for each pair.
@@ -197,7 +197,7 @@ def sign_flip(differences: Sequence[float], *, draw_seed: int) -> SignFlip | Non
     """
     if len(differences) < FEWEST_FLIPS:
         return None
-    # Of a mean, patterns are one product of matrices, many times as fast as the general test of scipy.
+    # For a mean, patterns are one matrix product, many times as fast as scipy's general test.
     exact, values = 2 ** len(differences) <= FLIPS, np.array(differences)
     if exact:
         sums = np.abs(_patterns(len(differences)) @ values)
@@ -210,17 +210,17 @@ def sign_flip(differences: Sequence[float], *, draw_seed: int) -> SignFlip | Non
 
 @functools.lru_cache
 def _patterns(pairs: int) -> Floats:
-    """Every pattern of signs, shape (2 ** pairs, pairs); the first is that of the data."""
+    """Return every pattern of signs, shape (2 ** pairs, pairs); the first is that of the data."""
     bits = (np.arange(2**pairs)[:, None] >> np.arange(pairs)) & 1
     return np.asarray(1.0 - 2.0 * bits)
 
 
 def superiority(differences: Sequence[float], size: float | None = None) -> Superiority:
-    """How often the first method is above.
+    """Estimate the probability that the first method scores above the second.
 
     Args:
         differences: At least one.
-        size: How large the scores are: differences within 1e-12 of that are ties.
+        size: Magnitude of the scores: differences within 1e-12 of it are ties.
     """
     tie = 1e-12 * (max(map(abs, differences)) if size is None else size)
     above, ties, pairs = sum(d > tie for d in differences), sum(abs(d) <= tie for d in differences), len(differences)
@@ -229,7 +229,7 @@ def superiority(differences: Sequence[float], size: float | None = None) -> Supe
 
 
 def unpaired(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Unpaired | None:
-    """Welch's comparison of two means, or None where either has one value, or all values of each are the same."""
+    """Compare two means by Welch's test; None if either has one value, or all values of each are the same."""
     if min(len(first), len(second)) < 2 or (all_the_same(first) and all_the_same(second)):
         return None
     parts = [statistics.variance(scores) / len(scores) for scores in (first, second)]
@@ -242,7 +242,7 @@ def unpaired(first: Sequence[float], second: Sequence[float], confidence: float 
 
 
 def check_items(items: Items, scores: Mapping[int, float], seeds: Sequence[int]) -> None:
-    """Raise LoraBenchError where items do not give the scores that they are said to be of."""
+    """Raise LoraBenchError if *items* do not give *scores*."""
     missing = sorted(set(seeds) - set(items.seeds))
     if missing:
         raise LoraBenchError(f"there are no items of seed {missing[0]}; known: {sorted(items.seeds)}")

@@ -1,15 +1,15 @@
-"""What a number of seeds can show: power, the least effect that would be found, and the seeds that would decide.
+"""Power of a number of seeds: the least detectable effect, and the seeds needed for a decision.
 
-Power is that of the tests that the verdicts use. An estimate D has the standard error σ, and S its estimated counterpart with
-(S/σ)² distributed as χ²(f)/f. Then for a true difference d
+Power refers to the tests of the verdicts. An estimate D has the standard error σ, and S estimates σ, with (S/σ)² distributed as
+χ²(f)/f. Then for a true difference d
 
     difference:  P(|D| > t(1 − α/2, f) S),       equivalence:  P(−m + t(1 − α, f) S < D < m − t(1 − α, f) S),
 
 each a normal probability averaged over S. With σ² = s²/n and f = n − 1 the first is the power of the paired t-test (noncentral
 t), the second that of two one-sided tests (Phillips 1990, https://doi.org/10.1007/BF01063556).
 
-More seeds make the seeds' part of σ² smaller and leave that of the test items as it is: σ² = s²/n + v. So there are
-differences that no number of seeds decides, and then only more test items do.
+More seeds reduce only the seeds' part of σ² = s²/n + v and not the test items' part v. So some differences cannot be decided by
+any number of seeds, only by more test items.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Decides = Literal["difference", "equivalence"]
 
 @dataclass(frozen=True, kw_only=True)
 class Needed:
-    """The seeds that would decide a comparison.
+    """Number of seeds that would decide a comparison.
 
     Args:
-        seeds: Pairs of runs in all, not further ones.
-        by: What would then be shown with the power asked for, should the true difference be the observed one: that there is
-            a difference, or that it is within the margin. The one that takes fewer seeds.
+        seeds: Pairs of runs in total, including existing ones.
+        by: The claim that would then have the requested power, if the true difference is the observed one: a difference, or
+            equivalence within the margin. The claim that takes fewer seeds.
     """
 
     seeds: int
@@ -56,15 +56,15 @@ def minimum_detectable_effect(
     comparisons: int = 1,
     item_variance: float = 0.0,
 ) -> float:
-    """The least true difference that is found with probability *power*.
+    """Return the least true difference that is detected with probability *power*.
 
     Args:
         seeds: Of each method, at least 2.
         paired: Whether differences are taken by seed.
         power: In (0, 1).
         alpha: Two-sided error level of the family.
-        comparisons: Size of the family, all of which share alpha as in the first step of Holm's procedure.
-        item_variance: What the test items add to the variance of the mean difference, in squares of the unit below.
+        comparisons: Size of the family, which shares alpha as in the first step of Holm's procedure.
+        item_variance: Part of the mean difference's variance from test items, in squares of the unit below.
 
     Returns:
         In standard deviations: of the differences if *paired*, else of the scores of one method.
@@ -102,22 +102,22 @@ def seeds_needed(
     fewest: int = 2,
     fewest_within: int = 2,
 ) -> Needed | None:
-    """The fewest seeds that find *difference*, or prove it to be within *margin*, with probability *power*.
+    """Return the fewest seeds that detect *difference*, or prove it to be within *margin*, with probability *power*.
 
     Args:
-        difference: The true difference that is supposed: the observed one.
+        difference: The assumed true difference: the observed one.
         sd: Standard deviation of the differences over seeds.
-        margin: Above 0, or None where nothing counts as the same.
-        item_variance: What the test items add to the variance of the mean difference, however many seeds there are.
+        margin: Above 0, or None without equivalence claims.
+        item_variance: Part of the mean difference's variance from test items, independent of the number of seeds.
         alpha: Two-sided level at which a difference is tested.
-        margin_alpha: One-sided level at which equivalence is.
+        margin_alpha: One-sided level at which equivalence is tested.
         power: In (0, 1).
-        most: Seeds beyond which nobody goes.
-        fewest: Seeds with which a difference can be claimed at all.
-        fewest_within: Seeds with which a claim of a margin can be made at all.
+        most: Largest number of seeds considered.
+        fewest: Fewest seeds that allow a claim of a difference.
+        fewest_within: Fewest seeds that allow a claim of a margin.
 
     Returns:
-        None where *most* seeds decide nothing.
+        None if *most* seeds are not enough.
     """
     found: list[Needed] = []
     seeds = _fewest(lambda n: difference_power(difference, n, sd, item_variance, alpha) >= power, most)
@@ -135,7 +135,7 @@ def seeds_needed(
 def difference_power(
     difference: float, seeds: int, sd: float, item_variance: float = 0.0, alpha: float = ALPHA
 ) -> float:
-    """The probability that the wider of the two intervals at 1 − *alpha* leaves out zero.
+    """Return the probability that the wider of the two intervals at 1 − *alpha* leaves out zero.
 
     Args:
         difference: The true one.
@@ -153,7 +153,7 @@ def difference_power(
 def equivalence_power(
     difference: float, margin: float, seeds: int, sd: float, item_variance: float = 0.0, alpha: float = ALPHA
 ) -> float:
-    """The probability that the wider of the two intervals at 1 − 2 *alpha* lies within ± *margin*.
+    """Return the probability that the wider of the two intervals at 1 − 2 *alpha* lies within ± *margin*.
 
     Args:
         difference: The true one.
@@ -170,7 +170,7 @@ def equivalence_power(
 
 
 def two_sided_power(effect: float, freedom: float, alpha: float, ratio: float = 1.0) -> float:
-    """P(|D| > t(1 − α/2) · ratio · S) for D normal around *effect* with variance 1, and S² distributed as χ²(f)/f.
+    """Return P(|D| > t(1 − α/2) · ratio · S) for D normal around *effect* with variance 1, and S² distributed as χ²(f)/f.
 
     Args:
         effect: True difference in standard errors of the estimate.
@@ -186,14 +186,14 @@ def two_sided_power(effect: float, freedom: float, alpha: float, ratio: float = 
 
 
 def within_power(effect: float, margin: float, freedom: float, alpha: float, ratio: float = 1.0) -> float:
-    """P(−m + t(1 − α) · ratio · S < D < m − t(1 − α) · ratio · S), as `two_sided_power`.
+    """Return P(−m + t(1 − α) · ratio · S < D < m − t(1 − α) · ratio · S), as `two_sided_power`.
 
     Args:
         effect: True difference in standard errors of the estimate.
-        margin: In the same.
+        margin: Margin in standard errors of the estimate.
         freedom: f.
         alpha: One-sided level.
-        ratio: As there.
+        ratio: As for `two_sided_power`.
     """
     from scipy.special import ndtr
 
@@ -203,7 +203,7 @@ def within_power(effect: float, margin: float, freedom: float, alpha: float, rat
 
 
 def _errors(seeds: int, sd: float, item_variance: float) -> list[tuple[float, float, float]]:
-    """For the interval over seeds, and that over seeds and items: error of the estimate, freedom, and ratio of its own."""
+    """Return error of the estimate, freedom and ratio for the intervals over seeds and over seeds and items."""
     seed_variance = sd**2 / seeds
     error = math.sqrt(seed_variance + item_variance)
     if error == 0:
@@ -216,7 +216,7 @@ def _errors(seeds: int, sd: float, item_variance: float) -> list[tuple[float, fl
 
 @functools.lru_cache(maxsize=4096)
 def _spread(freedom: float) -> tuple[Floats, Floats]:
-    """Values of √(χ²(f)/f) and their probabilities: nodes of a quadrature over the quantiles."""
+    """Return values of √(χ²(f)/f) and their probabilities: nodes of a quadrature over the quantiles."""
     from scipy.special import gammaincinv
 
     quantiles, weights = _quadrature()
@@ -225,13 +225,13 @@ def _spread(freedom: float) -> tuple[Floats, Floats]:
 
 @functools.cache
 def _quadrature() -> tuple[Floats, Floats]:
-    """Nodes in (0, 1) and weights of the Gauss-Legendre rule."""
+    """Return nodes in (0, 1) and weights of the Gauss-Legendre rule."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
     return (nodes + 1) / 2, weights / 2
 
 
 def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
-    """The least number from 2 to *most* that is enough, where every greater one is too; or None."""
+    """Return the least number from 2 to *most* that is enough, or None. Every greater number must be enough too."""
     if not enough(most):
         return None
     low, high = 1, most

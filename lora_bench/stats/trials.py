@@ -1,9 +1,9 @@
-"""The best score to expect of a number of tuning trials.
+"""Expected best score of a number of tuning trials.
 
-A method that is tuned longer looks better. With the scores of n trials, the expected best of k of them is a property of the
-method and of k, and two methods can be compared at any k up to n (Dodge et al. 2019, https://arxiv.org/abs/1909.03004). This is
-the mean over all choices of k different trials, which has no bias; Dodge's, with trials drawn more than once, is too low
-(Tang et al. 2020, https://arxiv.org/abs/2004.13705).
+A method that is tuned longer looks better. With the scores of n trials, the expected best of k depends only on the method and
+k, so two methods can be compared at any k up to n (Dodge et al. 2019, https://arxiv.org/abs/1909.03004). This is the mean over
+all choices of k different trials, which has no bias. Dodge's estimate, with trials drawn more than once, is too low (Tang et
+al. 2020, https://arxiv.org/abs/2004.13705).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from lora_bench.stats.estimate import refuse_no_numbers
 
 
 def expected_best(scores: Sequence[float], *, higher_is_better: bool = True) -> tuple[float, ...]:
-    """The expected best score of 1, 2, …, n trials.
+    """Return the expected best score of 1, 2, …, n trials.
 
-    With scores ascending, that of k is Σ_i C(i−1, k−1) / C(n, k) · score_i: the share of the choices in which the i-th is the
-    greatest.
+    With scores ascending, that of k is Σ_i C(i−1, k−1) / C(n, k) · score_i. The factor is the share of choices in which the
+    i-th score is the greatest.
 
     Args:
-        scores: Of all trials on the selection split, failed ones at the metric's floor.
+        scores: Scores of all trials on the selection split, failed ones at the metric's floor.
         higher_is_better: Direction of the metric.
 
     Returns:
         One number for each k: the mean first, the best last.
 
     Raises:
-        LoraBenchError: If there are no scores, or one is no finite number.
+        LoraBenchError: If there are no scores, or one is not finite.
     """
     if not scores:
         raise LoraBenchError("there are no trials; expected the score of at least one")
@@ -39,7 +39,7 @@ def expected_best(scores: Sequence[float], *, higher_is_better: bool = True) -> 
 
 
 def _mean_best(ordered: Sequence[float], k: int) -> float:
-    """The mean of the last of all choices of *k* of *ordered*."""
+    """Return the mean over all choices of *k* of *ordered* of the last one."""
     n = len(ordered)
     # C(i−1, k−1) / C(n, k), from that of the last score, k / n, downwards: the binomials themselves overflow.
     share, terms = k / n, []

@@ -1,19 +1,19 @@
 """Verdicts on a family of comparisons, from differences, a margin declared beforehand, and one alpha.
 
 `equivalent`    the difference is smaller than the margin, either way (two one-sided tests)
-`better`        the first method scores better; nothing is said of how much
+`better`        the first method scores better, by any amount
 `worse`         likewise
-`non-inferior`  the first method is not worse by the margin or more, and no more can be said
+`non-inferior`  the first method is not worse by the margin or more, and nothing stronger is shown
 `inconclusive`  none of these; it never means that methods are equal
 
-A difference can be real and too small to care about: `equivalent` is then the verdict, and `small_but_real` the direction.
-Better and worse are claims of one kind and equivalent and non-inferior of another; over the whole family each kind is false
-with a probability of at most alpha (see `family`). Every p-value is the larger of that over seeds and that over seeds and test
-items. Two one-sided tests: Schuirmann 1987, https://doi.org/10.1007/BF01068419
+A difference can be real but too small to matter: the verdict is then `equivalent`, and `small_but_real` gives the direction.
+Better and worse are one kind of claim, equivalent and non-inferior another. Over the whole family each kind is false with a
+probability of at most alpha (see `family`). Every p-value is the larger of that over seeds and that over seeds and test items.
+Two one-sided tests: Schuirmann 1987, https://doi.org/10.1007/BF01068419
 
-Scores that collapse now and then are not normal, and a few of them do not show it. Where runs collapsed or stand apart no
-p-value is below 2 / 4ⁿ, and no claim of a margin is made. Elsewhere a claim of a margin also has to exclude that a method
-collapses in a tenth of its runs, which takes 29 pairs without a collapse, and more in a family (see `apart`).
+Scores with occasional collapses are not normal, and a few scores do not reveal it. If runs collapsed or stand apart, no p-value
+is below 2 / 4ⁿ, and no claim of a margin is made. Otherwise a claim of a margin must also exclude that a method collapses in a
+tenth of its runs. That takes 29 pairs without a collapse, and more in a family (see `apart`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lora_bench.stats.estimate import Estimate, Interval
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
 from lora_bench.stats.power import ALPHA, POWER, Needed, seeds_needed
 
-# Two differences give no spread worth the name: Student's quantile for them is 12.7.
+# Two differences give no usable spread: Student's quantile for them is 12.7.
 FEWEST_PAIRS = 3
 INDICATIVE_PAIRS = 6
 RECOMMENDATION_PAIRS = 10
@@ -42,11 +42,11 @@ WithinMargin = Literal["equivalent", "non-inferior"]
 
 
 class Difference(Protocol):
-    """What a verdict is made of: a `PairedDifference`, or a `MacroDifference` over tasks."""
+    """Input of a verdict: a `PairedDifference`, or a `MacroDifference` over tasks."""
 
     @property
     def estimate(self) -> Estimate:
-        """First method less second."""
+        """First method minus second."""
 
     @property
     def pairs(self) -> int:
@@ -54,7 +54,7 @@ class Difference(Protocol):
 
     @property
     def scores(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Of the first method and of the second, by pair."""
+        """Scores of the first method and of the second, by pair."""
 
     @property
     def sd(self) -> float | None:
@@ -62,7 +62,7 @@ class Difference(Protocol):
 
     @property
     def crossed(self) -> Crossed | None:
-        """What test items add."""
+        """Crossed bootstrap with test items."""
 
     @property
     def reason(self) -> str | None:
@@ -71,32 +71,32 @@ class Difference(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The verdict on the first method against the second. Differences are first less second, as the metric has them.
+    """Verdict on the first method against the second. Differences are first minus second, in the metric's own direction.
 
     Args:
-        verdict: Of the first method.
-        small_but_real: The direction of a difference that is shown to be there and smaller than the margin.
-        beyond_margin: Whether a better or worse method is so by more than the margin; read off `simultaneous`.
-        grade: How far to trust it: up to 5 pairs `exploratory` (a hint where to look), 6 to 9 `indicative` (an
-            assumption-free test could confirm it), 10 and more `recommendation`.
+        verdict: Verdict on the first method.
+        small_but_real: Direction of a difference that is shown and also shown to be smaller than the margin.
+        beyond_margin: Whether a better or worse method is so by more than the margin, by the interval `simultaneous`.
+        grade: Degree of trust: up to 5 pairs `exploratory` (a hint where to look), 6 to 9 `indicative` (an assumption-free
+            test could confirm it), 10 and more `recommendation`.
         difference: The estimate.
-        interval: At 1 − alpha, for this comparison alone; the wider one. None where no error is known.
-        adjusted: At the level at which Holm's procedure tested this comparison: it leaves out 0 exactly if a difference is
-            claimed. None where p-values do not go down to that level.
-        simultaneous: At 1 − alpha over the whole family, all of its intervals together (Bonferroni); None likewise.
-        p_value: Two-sided, of no difference; the larger one.
+        interval: The wider interval at 1 − alpha, for this comparison alone. None if no error is known.
+        adjusted: Interval at the level at which Holm's procedure tested this comparison: it leaves out 0 exactly if a
+            difference is claimed. None if p-values do not reach that level.
+        simultaneous: Interval at 1 − alpha over the whole family, all of its intervals together (Bonferroni); None likewise.
+        p_value: Two-sided p-value of no difference; the larger one.
         adjusted_p: The same after Holm's procedure.
-        equivalence_p: Adjusted, of a difference of the margin or more; None without a margin, and where runs of the family or
-            of these two methods stand apart.
-        noninferiority_p: Adjusted, of being worse by the margin or more; likewise.
-        unless_collapse: What the margin claims would be, were it known that neither method collapses in a tenth of its runs;
-            None where nothing, or no less is claimed without that.
-        apart: Whether runs collapsed or stand apart, so that p-values have a least value and a margin claims nothing.
+        equivalence_p: Adjusted p-value of a difference of the margin or more; None without a margin, and if runs of the
+            family or of these two methods stand apart.
+        noninferiority_p: Adjusted p-value of being worse by the margin or more; None likewise.
+        unless_collapse: Claim of the margin on the assumption that neither method collapses in a tenth of its runs; None if
+            there is none, or if the verdict claims as much without it.
+        apart: Whether runs collapsed or stand apart, so that p-values have a least value and no margin is claimed.
         margin: In the unit of the metric, or None.
         alpha: Error level of the family.
         family: Number of comparisons in it.
-        needed: For `inconclusive`: the seeds that would decide; None beyond 1000, and where no spread is known.
-        reason: Why nothing can be said, or None.
+        needed: For `inconclusive`: the seeds that would decide; None beyond 1000, and if no spread is known.
+        reason: Why no verdict is possible, or None.
     """
 
     verdict: VerdictName
@@ -133,17 +133,17 @@ def judge(
     power: float | None = POWER,
     collapsed: Collection[KeyT] = (),
 ) -> dict[KeyT, Verdict]:
-    """The verdict on every comparison of a family, whatever the order of the comparisons.
+    """Judge every comparison of a family; their order does not matter.
 
     Args:
-        family: All comparisons that are made in one table.
-        margin: The difference that nobody should care about, above 0, in the unit of the metric; for all or for each. Where
-            it is None, equivalence and non-inferiority are not asked.
+        family: All comparisons of one table.
+        margin: The smallest difference that matters, above 0, in the unit of the metric; for all or for each. If None,
+            equivalence and non-inferiority are not tested.
         alpha: Error level of each kind of claim over the family.
         higher_is_better: Direction of the metric, for all or for each.
-        power: With which `needed` is to decide; None where nobody asks how many seeds would.
-        collapsed: Comparisons of which a run is known to have collapsed. In others collapses are looked for in the scores of
-            the whole family.
+        power: Power for `needed`; None to leave `needed` out.
+        collapsed: Comparisons with a run that is known to have collapsed. For others, collapses are detected from the scores
+            of the whole family.
 
     Raises:
         LoraBenchError: If a margin is missing or not above 0, a direction is missing, or alpha is not in (0, 0.5).
@@ -175,11 +175,11 @@ def judge(
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """A comparison with what is asked of it.
+    """A comparison with the settings of its tests.
 
     Args:
-        apart: Whether a run of it collapsed, or runs of its family stand apart.
-        own_apart: Whether its own runs do, of which a family may say too little.
+        apart: Whether one of its runs collapsed, or runs of its family stand apart.
+        own_apart: Whether its own runs stand apart, which the test on a whole family may miss.
     """
 
     difference: Difference
@@ -195,17 +195,17 @@ class _Asked:
 
     @property
     def shown(self) -> Estimate:
-        """The estimate, without errors where there are too few pairs for a verdict."""
+        """The estimate, without errors if there are too few pairs for a verdict."""
         enough = self.difference.pairs >= FEWEST_PAIRS
         return self.estimate if enough else Estimate(value=self.estimate.value)
 
     @property
     def gain(self) -> Estimate:
-        """How much better the first method is."""
+        """Gain of the first method: positive if it is better."""
         return self.shown if self.higher_is_better else self.shown.negated()
 
     def within(self, *, strictly: bool) -> tuple[float | None, float | None]:
-        """One-sided p-values of being above −margin and below it; *strictly* also of a collapse in a tenth of the runs."""
+        """Return one-sided p-values of being above −margin and below +margin; *strictly* also excludes frequent collapses."""
         assert self.margin is not None
         above, below = self.gain.p_above(-self.margin), self.gain.p_below(self.margin)
         if above is None or below is None or self.apart or self.own_apart:
@@ -215,14 +215,14 @@ class _Asked:
 
 
 def _margins(asked: Mapping[KeyT, _Asked], alpha: float, *, strictly: bool) -> dict[KeyT, MarginClaims]:
-    """The claims of a margin, of the comparisons that have one."""
+    """Return the margin claims of the comparisons that have a margin."""
     p_values = {key: one.within(strictly=strictly) for key, one in asked.items() if one.margin is not None}
     above, below = ([pair[side] for pair in p_values.values()] for side in (0, 1))
     return dict(zip(p_values, margin_claims(above, below, alpha), strict=True))
 
 
 def _claimed(claims: MarginClaims | None, alpha: float) -> WithinMargin | None:
-    """What the margin claims, at *alpha*."""
+    """Return the claim of the margin at *alpha*, or None."""
     if claims is None:
         return None
     if claims.within is not None and claims.within <= alpha:
@@ -231,7 +231,7 @@ def _claimed(claims: MarginClaims | None, alpha: float) -> WithinMargin | None:
 
 
 def grade(pairs: int) -> Grade:
-    """How far to trust a verdict from this many pairs of seeds."""
+    """Return the degree of trust in a verdict from this many pairs of seeds."""
     if pairs >= RECOMMENDATION_PAIRS:
         return "recommendation"
     return "indicative" if pairs >= INDICATIVE_PAIRS else "exploratory"
@@ -252,7 +252,7 @@ def _verdict(
         direction = "better" if gain.value > 0 else "worse"
     within, unless = _claimed(claims, alpha), _claimed(given, alpha)
     name: VerdictName = within if within == "equivalent" else direction or within or "inconclusive"
-    # As the metric has it, and not as gains: a reader looks for the difference of the two numbers in the table.
+    # In the metric's direction, not as gains: readers expect the difference of the two numbers in the table.
     simultaneous = asked.shown.interval(1 - alpha / family)
     clear = simultaneous is not None and margin is not None and max(simultaneous.low, -simultaneous.high) > margin
     return Verdict(
