@@ -161,7 +161,7 @@ class Family:
         return self.pattern(*(path for part in parts for path in self.paths(part)))
 
     def paths(self, part: Part) -> tuple[str, ...]:
-        """Return the possible paths of *part*, relative to a layer: one, several of which a model has one, or none."""
+        """Return the possible paths of *part*, relative to a layer: none, one, or several alternatives."""
         declared: str | tuple[str, ...] | None = getattr(self, part)
         if declared is None:
             return ()

@@ -163,7 +163,7 @@ class Peft(Strict):
 
     @property
     def loss_term(self) -> str | None:
-        """What PEFT adds to the model's own loss, if anything."""
+        """Return the term that PEFT adds to the model's own loss, or None."""
         if self.type != "ADALORA" or self.options.get("orth_reg_weight", 0.5) == 0:
             return None
         return "AdaLoRA's orthogonality penalty (orth_reg_weight)"

@@ -48,12 +48,12 @@ def _drops(module: nn.Module) -> bool:
 
 @functools.cache
 def reached(tokens: int, buckets: int, most: int) -> int:
-    """Return an upper bound of the distance from the middle of the table to the positions of rows.
+    """Return an upper bound of the distance between the middle of the table and the positions of rows.
 
     Args:
         tokens: Tokens of a row.
         buckets: Beyond half of this number, positions share rows of the table, more of them the farther; below 1 none do.
-        most: Farthest position that is told from farther ones.
+        most: Farthest position that differs from farther ones.
     """
     middle = buckets // 2
     if buckets < 1 or tokens <= middle:

@@ -32,7 +32,7 @@ _LABEL_NAMES = re.compile(
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What a table holds, for the task that is to be made of it.
+    """Facts about a table, for the task to be made of it.
 
     Args:
         file: The table.
@@ -47,7 +47,7 @@ class TableFacts:
         words: Words of a text: median, 95th percentile and maximum.
         repeated: Rows whose text stands in an earlier row.
         contradicting: Texts that stand in several rows with different labels.
-        guessed: Sentences on what nobody said.
+        guessed: Sentences on settings that were guessed.
     """
 
     file: Path
@@ -66,7 +66,7 @@ class TableFacts:
 
     @property
     def sentences(self) -> list[str]:
-        """What was seen, for a user."""
+        """Describe the table to a user."""
         said = [f"{self.file}: {self.rows:,} rows; text: {' and '.join(self.text)}; label: {self.label}"]
         if self.kind == "classification":
             shown = ", ".join(f"{name} {number:,}" for name, number in list(self.classes.items())[:6])
