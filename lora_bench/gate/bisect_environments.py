@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lora_bench.util.paths import PACKAGE
 
-# A variable of pip's own (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX) says where packages come from.
+# Pip's own variables (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX) set the source of packages.
 PATH_FILE = "of_the_environment_that_searches.pth"
 
 

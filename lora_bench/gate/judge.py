@@ -202,7 +202,7 @@ class _Series:
         )
 
     def _own(self, value: float) -> float:
-        """A value of the tests in the unit of the metric."""
+        """Convert a value of the tests to the unit of the metric."""
         return value if self.cell.scale == "linear" else math.exp(value)
 
     def _margin(self) -> float | None:

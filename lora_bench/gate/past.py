@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from lora_bench.gate.series import Night, NightCell
 from lora_bench.stats.gate import FEWEST_NIGHTS, MOST_NIGHTS, TRAILING_NIGHTS, History
 
-# Drift is measured from the first accepted nights since the last acknowledged change, at most twenty of them, none of which is
-# among the last five.
+# Drift is measured from the first accepted nights since the last acknowledged change, at most twenty of them and none
+# of the last five.
 DRIFT_NIGHTS = FEWEST_NIGHTS + TRAILING_NIGHTS - 1
 # The smallest plausible spread, as a share of the margin, or of the mean without a margin.
 FLOOR_SHARE, FLOOR_WITHOUT_MARGIN = 0.25, 1e-4

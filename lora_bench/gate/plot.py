@@ -1,4 +1,4 @@
-"""The course of a series as a figure: accepted nights, tonight, and the bounds it was held to."""
+"""Figure of the course of a series: accepted nights, tonight, and its bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn whatever a library raises about a model's folder into one sentence that names the file.
+"""Turn any exception of a library about a model's folder into one sentence that names the file.
 
 A configuration can hold any value, and each library fails on a wrong one in its own way. A user can mend the folder, so every
 such failure is a `LoraBenchError`. Only a full disk or memory is left as it is: it says nothing about the folder.

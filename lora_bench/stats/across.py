@@ -1,4 +1,4 @@
-"""The difference of two methods over several tasks.
+"""Difference of two methods over several tasks.
 
 Tasks are fixed and not resampled: a macro mean describes the difference on these tasks only. Tasks have equal weight. Their
 differences are first divided by a unit that is declared beforehand (raw points by default); a unit computed from the runs

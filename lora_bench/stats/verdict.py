@@ -190,7 +190,7 @@ class _Asked:
 
     @property
     def estimate(self) -> Estimate:
-        """The difference, with the least p-value that its pairs allow where runs stand apart."""
+        """The difference; if runs stand apart, with the least p-value that its pairs allow."""
         return replace(self.difference.estimate, least_p=least_p(self.difference.pairs) if self.apart else 0.0)
 
     @property

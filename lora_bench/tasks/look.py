@@ -20,7 +20,7 @@ from lora_bench.tasks.files import read_file
 from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, Table, format_of
 
 SEPARATORS = (",", ";", "\t", "|")
-# Lines from which the separator is told.
+# Number of lines that the separator is guessed from.
 SAMPLE_LINES = 200
 MOST_CLASSES = 100
 # More different numbers than this are a quantity and no names of classes.
