@@ -49,10 +49,13 @@ def test_a_size_is_the_only_option_that_changes():
 
 
 def test_a_second_method_of_the_same_name_is_refused_with_the_place_of_the_first():
-    class Lora:
-        name = "lora"
-        size = None
-        learning_rate = 1.0
+    class Lora(Strict):
+        name: ClassVar[str] = "lora"
+        size: ClassVar[str | None] = None
+        learning_rate: ClassVar[float] = 1.0
+
+        def apply(self, model, *, head):
+            return model
 
     with pytest.raises(LoraBenchError, match=r"already registered by lora_bench\.methods\.lora\.Lora"):
         register(Lora)

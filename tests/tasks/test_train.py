@@ -120,6 +120,7 @@ REAL = {
     **{name: ("glue", lambda target, name=name: cut_glue(name, target))
        for name in ("cola", "sst2", "mrpc", "stsb", "rte", "wnli", "qnli")},
     "e2e": ("e2e", cut_e2e),
+    "e2e_tokens": ("e2e", cut_e2e),
     "webnlg": ("webnlg2017", cut_webnlg),
     "dart": ("dart", cut_dart),
 }  # fmt: skip
@@ -194,6 +195,7 @@ def write_many_questions(target: Path) -> None:
 
 MADE = {
     "e2e": write_e2e,
+    "e2e_tokens": write_e2e,
     "webnlg": write_webnlg,
     "dart": write_dart,
     "samsum": write_samsum,
