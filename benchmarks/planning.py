@@ -106,14 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from lora_bench.suite.load_suite import load_suite
 
     fits = 0
-    count = fitting._count
+    count = fitting.count_method
 
     def counted(*given: object) -> fitting.MethodFit:
         nonlocal fits
         fits += 1
         return count(*given)  # type: ignore[arg-type]
 
-    fitting._count = counted  # type: ignore[assignment]
+    fitting.count_method = counted  # type: ignore[assignment]
     before = peak_mib()
     print("CPU seconds, by the clock in brackets; memory beyond the imports\n")
     print("| runs | fits | first plan | fits in the cache | every record there | peak MiB |")
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 profile = cProfile.Profile()
                 profile.runcall(planned)
                 pstats.Stats(profile).sort_stats("cumulative").print_stats(60)
-    fitting._count = count
+    fitting.count_method = count
 
 
 if __name__ == "__main__":

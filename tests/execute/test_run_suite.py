@@ -266,7 +266,7 @@ def test_a_series_cannot_leave_its_folder(tmp_path, series):
 def test_where_runs_are_done_in_this_process_none_can_be_ended(tmp_path, monkeypatch):
     path = write_project(tmp_path / "project")
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(LoraBenchError, match="leave --timeout out on Windows"):
+    with pytest.raises(LoraBenchError, match="leave it out on Windows"):
         run_suite(path, runs=tmp_path / "runs", timeout=60)
     assert not (tmp_path / "runs").exists()
 
