@@ -17,7 +17,7 @@ from lora_bench.report.markdown import render_markdown
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import encode, load_data
 from lora_bench.training import callbacks as loop
-from lora_bench.training import pipeline
+from lora_bench.training import hooks
 from lora_bench.training import process_cache as warm
 from lora_bench.training.checkpoint import latest_checkpoint
 from lora_bench.training.measure.measure_callback import MeasureCallback
@@ -251,8 +251,8 @@ def test_what_ended_a_run_is_still_known_after_stops_in_its_evaluation(tmp_path,
 
 
 def test_a_real_clock_leaves_evaluations_out(tmp_path, monkeypatch):
-    slow = pipeline.scores_of
-    monkeypatch.setattr(pipeline, "scores_of", lambda *of: time.sleep(0.05) or slow(*of))
+    slow = hooks.scores_of
+    monkeypatch.setattr(hooks, "scores_of", lambda *of: time.sleep(0.05) or slow(*of))
     began = time.perf_counter()
     record = run_job(job_of(tmp_path, ONE.replace("train_examples: 48", "train_seconds: 1.0") + "selection_every: 1\n"))
     took = time.perf_counter() - began
