@@ -718,7 +718,7 @@ def test_records_of_two_scripts_stand_in_one_table_and_beside_those_of_the_harne
         ["mine", "old"],
     ]
     page = render_files([*own, *planned])["report.md"].decode()
-    assert "`mine`" in page and "own script" in page and "Do not rank these rows" in page
+    assert "`mine`" in page and "**No suite planned these runs** (source: own script)" in page
     frame = to_frame(own)
     assert set(frame["method"]) == {"lora", "full"} and (frame["train_real_tokens"] == 3 * TOKENS).all()
 

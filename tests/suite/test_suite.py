@@ -152,7 +152,7 @@ def plan_faults(tmp_path, suite):
         (("tickets.csv", "ticket.csv"), "ticket.csv"),
         (("text: subject", "text: subjct"), "did you mean 'subject'"),
         (("label: queue", "label: queue\n    labels: [praise, complain]"), "complaint"),
-        (("models: [base]", "models: [bse]"), "model 'bse' is not in the cache"),
+        (("models: [base]", "models: [bse]"), "models[0]: model 'bse' is "),
         (("48}", "48, adapter_parameters: 3}"), "no size meets 3 adapter parameters"),
         (("seeds: [0]", "seeds: [0]\ntraining_arguments: {adam_bta2: 0.9}"), "did you mean 'adam_beta2'?"),
         (("seeds: [0]", "seeds: [0]\ntraining_arguments: {adam_beta2: abc}"), "adam_beta2: must be float, got 'abc'"),
