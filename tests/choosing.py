@@ -1,4 +1,4 @@
-"""Suites whose runs depend on the records of others: trials, a halving, and runs that start from another task's."""
+"""Suites whose runs depend on the records of others: trials, a halving, starts from another task's runs, and added seeds."""
 
 import csv
 from pathlib import Path
@@ -31,7 +31,12 @@ recipes:
   - {tasks: tickets, start: urgency}
 """
 
-SUITES = {"trials": TRIALS, "halving": HALVING, "starts": STARTS, "packs": PACKS}
+SEEDS = SUITE.replace(
+    "[full, lora, bottleneck_adapter, prefix_tuning]",
+    "[full, {method: lora, learning_rate: [1e-2, 1e-3]}, bottleneck_adapter, prefix_tuning]",
+).replace("seeds: [0]", "seeds: {until: decided, at_least: 3, at_most: 8}\ntuning: {seeds: [100]}")
+
+SUITES = {"trials": TRIALS, "halving": HALVING, "starts": STARTS, "packs": PACKS, "seeds": SEEDS}
 
 
 def write_choosing(folder: Path, suite: str) -> Path:

@@ -132,6 +132,7 @@ def run_suite(
     for name, fault in broken_plug_ins().items():
         shown.say(f"warning: the plug-in {name} cannot be imported, so its methods are missing: {fault}")
     taken: set[str] = set()
+    told: set[str] = set()
     interrupted, rounds = None, 0
 
     def untried(record: Record) -> bool:
@@ -151,6 +152,10 @@ def run_suite(
             # A run requested by its id needs no choice.
             if _put_damage_aside(plan, shown) or (not options.only and settle(plan, shown.say)):
                 continue
+            for sentence in dict.fromkeys(plan.decided):
+                if sentence not in told:
+                    shown.say(sentence)
+                    told.add(sentence)
             if interrupted is not None or (taken and not wanted):
                 break
             if not taken:

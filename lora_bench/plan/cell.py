@@ -1,4 +1,4 @@
-"""A cell of a plan: one run, its method's fit, and its existing record."""
+"""A cell of a plan: one run, its method's fit, and its existing record; and cells that wait for others."""
 
 from __future__ import annotations
 
@@ -42,3 +42,28 @@ class Cell:
     def short(self) -> bool:
         """Return True if it is a trial with a part of the work: of any rung of a halving but the last."""
         return self.job.rung is not None and self.job.rung != self.job.budget.rungs
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Runs whose specs depend on missing records.
+
+    Args:
+        cells: The runs with the first learning rate, and started from the pretrained model, in place of these records.
+        reason: The runs that they wait for, in words.
+        start: Task of the run they start from, or None.
+    """
+
+    cells: tuple[Cell, ...]
+    reason: str
+    start: str | None
+
+    @property
+    def runs(self) -> int:
+        """Number of these runs."""
+        return len(self.cells)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds of all of them."""
+        return sum(cell.estimate.seconds for cell in self.cells)

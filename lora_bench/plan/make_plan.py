@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from lora_bench.errors import BudgetUnreachable, UnsupportedPair
 from lora_bench.methods import Method, with_size
 from lora_bench.models.registry import BaseModel
-from lora_bench.plan.cell import Cell
+from lora_bench.plan.cell import Cell, Waiting
 from lora_bench.plan.check_lengths import check_lengths
 from lora_bench.plan.checks import (
     beyond_memory,
@@ -37,6 +37,7 @@ from lora_bench.plan.cost_estimate import CostEstimate, estimate_run
 from lora_bench.plan.inputs import LoadedTask, Progress, obtain
 from lora_bench.plan.micro_batch import micro_batch
 from lora_bench.plan.resolve import run_spec
+from lora_bench.plan.rounds import rounds_of
 from lora_bench.plan.selection import best_rates, start_records
 from lora_bench.plan.size_fitting import MethodFit, fit_method
 from lora_bench.records.budget import Budget
@@ -52,31 +53,6 @@ from lora_bench.training.measure.flops import step_flops
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Runs whose specs depend on missing records.
-
-    Args:
-        cells: The runs with the first learning rate, and started from the pretrained model, in place of these records.
-        reason: The runs that they wait for, in words.
-        start: Task of the run they start from, or None.
-    """
-
-    cells: tuple[Cell, ...]
-    reason: str
-    start: str | None
-
-    @property
-    def runs(self) -> int:
-        """Number of these runs."""
-        return len(self.cells)
-
-    @property
-    def seconds(self) -> float:
-        """Estimated seconds of all of them."""
-        return sum(cell.estimate.seconds for cell in self.cells)
-
-
-@dataclass(frozen=True)
 class Plan:
     """Every run of a suite, in the suite's order, and warnings about the data.
 
@@ -85,6 +61,7 @@ class Plan:
         waiting: Runs that become known when others are done.
         chosen: Known runs that depend on the records of others.
         untried: Ids of runs that others wait for but whose record decides nothing: they must be repeated.
+        decided: What the seeds so far have decided, in sentences, where seeds are added until decided.
     """
 
     suite: Suite
@@ -94,6 +71,7 @@ class Plan:
     waiting: tuple[Waiting, ...] = ()
     chosen: tuple[Cell, ...] = ()
     untried: frozenset[str] = frozenset()
+    decided: tuple[str, ...] = ()
 
     @property
     def chooses(self) -> bool:
@@ -141,8 +119,9 @@ def make_plan(
                 if entry.is_for(loaded.task.task, base_model.name):
                     for budget in suite.budgets(entry):
                         planner.add(loaded, base_model, entry, budget)
+    rounds = rounds_of(suite, runs, planner.cells, known=not planner.waiting, untried=untried)
     order = {loaded.task.task: index for index, loaded in enumerate(tasks)}
-    cells = sorted(_estimated_from_records(planner.cells), key=lambda cell: order[cell.job.spec.task.name])
+    cells = sorted(_estimated_from_records([*rounds.cells]), key=lambda cell: order[cell.job.spec.task.name])
     refuse_twins(suite, cells)
     refuse_unreachable(suite, cells)
     if any(cell.record is None for cell in cells):
@@ -156,9 +135,10 @@ def make_plan(
         tuple(cells),
         runs,
         tuple(warnings),
-        waiting=tuple(planner.waiting),
-        chosen=tuple(planner.chosen),
-        untried=frozenset(planner.undecided),
+        waiting=(*planner.waiting, *rounds.waiting),
+        chosen=tuple(cell for cell in planner.chosen if cell in rounds.cells),
+        untried=frozenset(planner.undecided | rounds.untried),
+        decided=rounds.decided,
     )
 
 
@@ -258,7 +238,7 @@ class _Planner:
             )
             return Cell(job, fit, folder.record(), estimate, blocked)
 
-        rates, seeds = recipe.rates, suite.content.seeds
+        rates, seeds = recipe.rates, suite.content.every_seed
         reported = [cell(rates[0], seed) for seed in seeds]
         tuned = suite.content.tuning is not None and len(rates) > 1
         if fit.reason is not None or not (tuned or recipe.start is not None):

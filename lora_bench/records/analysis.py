@@ -5,18 +5,44 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.metrics import default_margin
+from lora_bench.stats.looks import looks_between, share_of
 
 # The default reference is the one that most readers ask for first, else the best-known method.
 REFERENCES = ("full", "lora")
 
 
 Margin = Annotated[float, Field(gt=0)]
+
+
+class UntilDecided(Strict):
+    """Seeds that are added until every comparison with the reference is decided.
+
+    Args:
+        until: Always "decided".
+        at_least: Seeds of every method before the first look.
+        at_most: Seeds of a comparison that stays undecided.
+    """
+
+    until: Literal["decided"]
+    at_least: int = Field(default=4, ge=3, le=1_000)
+    at_most: int = Field(default=20, le=1_000)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.at_most < self.at_least:
+            raise ValueError(f"at_most ({self.at_most}) must be no less than at_least ({self.at_least})")
+        return self
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds after which scores are judged."""
+        return looks_between(self.at_least, self.at_most)
 
 
 class Analysis(Strict):
@@ -27,11 +53,17 @@ class Analysis(Strict):
         margin: Smallest difference that matters, in the metric's unit; a mapping gives one for each task. By default the
             metric's own, if it has one.
         alpha: Probability of any false verdict of better or worse, over all comparisons of a report.
+        seeds: How seeds were added, from the suite's `seeds`; None where their number was fixed.
     """
 
     reference: str
     margin: Margin | dict[str, Margin] | None = None
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    seeds: UntilDecided | None = None
+
+    def share(self, pairs: int) -> float:
+        """Return the share of alpha that a comparison of this many seeds has."""
+        return 1.0 if self.seeds is None else share_of(pairs, self.seeds.looks)
 
     def margin_of(self, task: str, metric: str | None) -> float | None:
         """Return the margin for a task and metric, or None.
@@ -49,7 +81,11 @@ class Analysis(Strict):
     @property
     def sha256(self) -> str:
         """Hash of the declaration."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        content = json.dumps(
+            self.model_dump(mode="json", exclude={"seeds"} if self.seeds is None else None),
+            sort_keys=True,
+            separators=(",", ":"),
+        )
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 

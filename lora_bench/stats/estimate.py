@@ -60,17 +60,21 @@ class Estimate:
         value: The estimate.
         uncertainties: One or two; none if the error is unknown, for a single seed or equal scores.
         least_p: Lower bound of the p-value against zero; there is no interval at a confidence above 1 − least_p.
+        share: Share of the error level that this look has, in (0, 1]: p-values are divided by it, and intervals are as wide
+            as their tests (see `looks`).
     """
 
     value: float
     uncertainties: tuple[Uncertainty, ...] = ()
     least_p: float = 0.0
+    share: float = 1.0
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
         """Return the widest interval at *confidence*, or None if no error is known or *confidence* is out of reach."""
-        tail = (1 - _share(confidence, "confidence")) / 2
-        if 2 * tail < self.least_p:
+        level = 1 - _share(confidence, "confidence")
+        if level < self.least_p:
             return None
+        tail = level * self.share / 2
         return max(
             (
                 Interval(low=self.value - half, high=self.value + half, confidence=confidence, source=one.source)
@@ -99,9 +103,10 @@ class Estimate:
         return replace(self, value=-self.value)
 
     def _largest_tail(self, distance: float) -> float | None:
-        return max(
+        tail = max(
             (student_tail(one.freedom, distance / one.standard_error) for one in self.uncertainties), default=None
         )
+        return None if tail is None else min(1.0, tail / self.share)
 
 
 @dataclass(frozen=True, kw_only=True)

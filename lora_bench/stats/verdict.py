@@ -28,6 +28,7 @@ from lora_bench.stats.apart import fewest_apart, fewest_unseen, least_p, stand_a
 from lora_bench.stats.crossed import Crossed
 from lora_bench.stats.estimate import Estimate, Interval
 from lora_bench.stats.family import Adjusted, MarginClaims, holm, margin_claims
+from lora_bench.stats.looks import STOPPED
 from lora_bench.stats.power import ALPHA, POWER, Needed, seeds_needed
 
 # Two differences give no usable spread: Student's quantile for them is 12.7.
@@ -80,7 +81,8 @@ class Verdict:
         grade: Degree of trust: up to 5 pairs `exploratory` (a hint where to look), 6 to 9 `indicative` (an assumption-free
             test could confirm it), 10 and more `recommendation`.
         difference: The estimate.
-        interval: The wider interval at 1 − alpha, for this comparison alone. None if no error is known.
+        interval: The wider interval at 1 − alpha, for this comparison alone. None if no error is known. Where seeds were
+            added until decided, it is wider, to cover as often in spite of the stop.
         adjusted: Interval at the level at which Holm's procedure tested this comparison: it leaves out 0 exactly if a
             difference is claimed. None if p-values do not reach that level.
         simultaneous: Interval at 1 − alpha over the whole family, all of its intervals together (Bonferroni); None likewise.
@@ -132,6 +134,7 @@ def judge(
     higher_is_better: bool | Mapping[KeyT, bool] = True,
     power: float | None = POWER,
     collapsed: Collection[KeyT] = (),
+    shares: float | Mapping[KeyT, float] = 1.0,
 ) -> dict[KeyT, Verdict]:
     """Judge every comparison of a family; their order does not matter.
 
@@ -144,6 +147,7 @@ def judge(
         power: Power for `needed`; None to leave `needed` out.
         collapsed: Comparisons with a run that is known to have collapsed. For others, collapses are detected from the scores
             of the whole family.
+        shares: Share of alpha at the look that each comparison has reached (`looks.share_of`); 1 where seeds were fixed.
 
     Raises:
         LoraBenchError: If a margin is missing or not above 0, a direction is missing, or alpha is not in (0, 0.5).
@@ -162,6 +166,7 @@ def judge(
             higher_is_better=_each(higher_is_better, key, "direction"),
             apart=everywhere or key in collapsed,
             own_apart=stand_apart(one.scores),
+            share=_each(shares, key, "share"),
         )
         for key, one in family.items()
     }
@@ -180,6 +185,7 @@ class _Asked:
     Args:
         apart: Whether one of its runs collapsed, or runs of its family stand apart.
         own_apart: Whether its own runs stand apart, which the test on a whole family may miss.
+        share: Share of alpha at its look.
     """
 
     difference: Difference
@@ -187,11 +193,18 @@ class _Asked:
     higher_is_better: bool
     apart: bool
     own_apart: bool
+    share: float
 
     @property
     def estimate(self) -> Estimate:
-        """The difference; if runs stand apart, with the least p-value that its pairs allow."""
-        return replace(self.difference.estimate, least_p=least_p(self.difference.pairs) if self.apart else 0.0)
+        """The difference at its look; if runs stand apart, with the least p-value that its pairs allow."""
+        least = least_p(self.difference.pairs) if self.apart else 0.0
+        return replace(self.difference.estimate, least_p=least, share=self.share)
+
+    @property
+    def alone(self) -> Estimate:
+        """The difference, for an interval of this comparison alone."""
+        return replace(self.difference.estimate, share=1.0 if self.share == 1.0 else STOPPED)
 
     @property
     def shown(self) -> Estimate:
@@ -262,7 +275,7 @@ def _verdict(
         grade=grade(difference.pairs),
         difference=difference.estimate.value,
         pairs=difference.pairs,
-        interval=difference.estimate.interval(1 - alpha),
+        interval=asked.alone.interval(1 - alpha),
         adjusted=asked.shown.interval(1 - adjusted.level),
         simultaneous=simultaneous,
         p_value=gain.p_value(),
@@ -290,8 +303,8 @@ def _needed(asked: _Asked, adjusted: Adjusted, claims: MarginClaims | None, powe
         difference.sd,
         margin=None if asked.apart else asked.margin,
         item_variance=items,
-        alpha=adjusted.level,
-        margin_alpha=margin_level,
+        alpha=adjusted.level * asked.share,
+        margin_alpha=margin_level * asked.share,
         power=power,
         fewest=fewest_apart(adjusted.level) if asked.apart else 2,
         fewest_within=fewest_unseen(margin_level),

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from lora_bench.documents import Document, Key, read_yaml, validate
 from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
-from lora_bench.records.analysis import Analysis, default_analysis
+from lora_bench.records.analysis import Analysis, UntilDecided, default_analysis
 from lora_bench.records.budget import Budget, Work
 from lora_bench.records.protocol import PROTOCOLS, Protocol
 from lora_bench.records.spec import Decoding
@@ -79,7 +79,9 @@ class Suite:
     @property
     def analysis(self) -> Analysis | None:
         """Rules for judging its scores, or None if it has only one method."""
-        return self.content.analysis or default_analysis([entry.label for entry in self.methods])
+        found = self.content.analysis or default_analysis([entry.label for entry in self.methods])
+        seeds = self.content.seeds
+        return found.model_copy(update={"seeds": seeds}) if found and isinstance(seeds, UntilDecided) else found
 
     def recipe(self, task: str, model: str, entry: MethodEntry, budget: Budget | None = None) -> CellRecipe:
         """Return the recipe of a cell: the suite's recipe, with the changes of its `recipes` for this cell.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from lora_bench.documents import Strict
-from lora_bench.records.analysis import Analysis
+from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.records.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
 from lora_bench.records.spec import Attention, Decoding, KeepWeights, Parallelism, Precision, ScoreSplit, Settings
 from lora_bench.suite.halving import Rung, rungs_of
@@ -251,7 +251,8 @@ class SuiteFile(Strict):
         tasks: Tasks, by name or written out.
         models: Base models, by name or with details.
         methods: Methods, by name or with options.
-        seeds: One run for each seed.
+        seeds: One run for each seed; or `{until: decided, at_least: 4, at_most: 20}`, which adds the seeds 0, 1, … until every
+            comparison with the reference is decided.
         budget: Quantities held equal for all methods.
         training: Recipe shared by all methods.
         training_arguments: Arguments for `transformers.TrainingArguments`, the same for all methods.
@@ -272,7 +273,7 @@ class SuiteFile(Strict):
     tasks: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     methods: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
-    seeds: tuple[Seed, ...] = Field(min_length=1)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | UntilDecided
     budget: SuiteBudget
     training: Training = Training()
     training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
@@ -286,6 +287,11 @@ class SuiteFile(Strict):
     data: dict[str, str] = Field(default_factory=dict)
     probe: Probe | None = None
     analysis: Analysis | None = None
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """Every seed that a method may have."""
+        return tuple(range(self.seeds.at_most)) if isinstance(self.seeds, UntilDecided) else self.seeds
 
     @property
     def rungs(self) -> tuple[Rung, ...]:

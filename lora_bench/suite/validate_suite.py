@@ -8,7 +8,9 @@ from pydantic import JsonValue
 
 from lora_bench.documents import Document, Key
 from lora_bench.errors import Fault, LoraBenchError, did_you_mean
+from lora_bench.records.analysis import UntilDecided
 from lora_bench.records.budget import AXES, WORK, HeldEqual
+from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, SuiteFile, Training
 
@@ -50,8 +52,7 @@ def _across(
 ) -> list[Fault]:
     faults = []
     names = [entry.model for entry in models]
-    if len(set(content.seeds)) < len(content.seeds):
-        faults.append(document.fault(("seeds",), "a seed is listed twice"))
+    faults += _seeds(document, content, methods)
     for entry in methods:
         for model in entry.learning_rates:
             if model is not None and model not in names:
@@ -77,7 +78,7 @@ def _across(
         )
         faults.append(document.fault(("score_on",), message))
     if content.tuning is not None:
-        shared = sorted(set(content.tuning.seeds) & set(content.seeds))
+        shared = sorted(set(content.tuning.seeds) & set(content.every_seed))
         if shared:
             faults.append(
                 document.fault(("tuning", "seeds"), f"must not be among the reported seeds, as {shared[0]} is")
@@ -124,6 +125,35 @@ def _across(
         message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"
         faults.append(document.fault(("training_arguments", "gradient_accumulation_steps"), message))
     return faults
+
+
+def _seeds(document: Document, content: SuiteFile, methods: list[MethodEntry]) -> list[Fault]:
+    """Return the faults of the seeds, and of what cannot go with seeds that are added until decided."""
+    faults = []
+    if content.analysis is not None and content.analysis.seeds is not None:
+        faults.append(document.fault(("analysis", "seeds"), "is a key of the suite: `seeds: {until: decided}`"))
+    if not isinstance(content.seeds, UntilDecided):
+        twice = len(set(content.seeds)) < len(content.seeds)
+        return [*faults, *([document.fault(("seeds",), "a seed is listed twice")] if twice else [])]
+    reasons = []
+    if len(methods) < 2:
+        reasons.append("need two methods or more")
+    if content.score_on != "test":
+        reasons.append("need `score_on: test`, because a search is not judged")
+    if _chooses_on(content) != "selection":
+        reasons.append("need a protocol that chooses on the selection split, such as 'strict'")
+    if any(recipe.start is not None for recipe in content.recipes):
+        reasons.append("cannot go with `start`, because the runs that others start from have fixed seeds")
+    faults += [document.fault(("seeds",), f"added until decided {reason}; or list them") for reason in reasons]
+    return faults
+
+
+def _chooses_on(content: SuiteFile) -> object:
+    """Return the split on which the suite's protocol chooses."""
+    if isinstance(content.protocol, dict):
+        return content.protocol.get("choose_on", "selection")
+    known = PROTOCOLS.get(content.protocol)
+    return known.choose_on if known is not None else "selection"  # an unknown name is a fault of its own
 
 
 def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, int]) -> list[Fault]:

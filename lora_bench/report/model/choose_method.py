@@ -25,6 +25,7 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, 
 from lora_bench.report.model.judged import Held, judge_comparison
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.stats.power import ALPHA
 from lora_bench.stats.verdict import Grade, Verdict
 
 Prefer = Literal["storage", "memory", "time"]
@@ -173,7 +174,8 @@ def _choose(
     analysis = Analysis(
         reference=best.label,
         margin=margin if margin is not None else declared.margin if declared is not None else None,
-        **({"alpha": declared.alpha} if declared is not None else {}),
+        alpha=declared.alpha if declared is not None else ALPHA,
+        seeds=declared.seeds if declared is not None else None,
     )
     judged = judge_comparison(only, records, answers, analysis)
     held = {id(one.row): one for one in judged.held} if judged is not None else {}

@@ -205,7 +205,14 @@ def _verdicts(tables: Sequence[_Table], analysis: Analysis) -> dict[_Key, Verdic
             pair = table.scored[place].row, table.scored[table.reference].row
             if collapse_seen(*pair, higher_is_better=directions[number, place]):
                 fallen.add((number, place))
-    return judge(differences, margin=margins, alpha=analysis.alpha, higher_is_better=directions, collapsed=fallen)
+    return judge(
+        differences,
+        margin=margins,
+        alpha=analysis.alpha,
+        higher_is_better=directions,
+        collapsed=fallen,
+        shares={key: analysis.share(difference.pairs) for key, difference in differences.items()},
+    )
 
 
 def _held(table: _Table, place: int, verdict: Verdict) -> Held:
@@ -244,7 +251,7 @@ def _ranks(tables: Sequence[_Table], verdicts: Mapping[_Key, Verdict], analysis:
                 },
                 others={
                     pair: gain_and_p(
-                        rows[pair[0]], rows[pair[1]], higher_is_better=better, alpha=analysis.alpha, apart=apart
+                        rows[pair[0]], rows[pair[1]], higher_is_better=better, analysis=analysis, apart=apart
                     )
                     for pair in other_pairs(len(rows))
                 },

@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_bench.metrics import HALF_A_POINT, default_margin
 from lora_bench.records.analysis import Analysis
@@ -95,7 +95,8 @@ def judge_over_tasks(cells: Sequence[TaskCell], analysis: Analysis) -> tuple[Ove
         return ()
     margin = analysis.margin if isinstance(analysis.margin, float) else HALF_A_POINT
     apart = {key for key in differences if _apart(groups[key[0]], key[1])}
-    verdicts = judge(differences, margin=margin, alpha=analysis.alpha, collapsed=apart)
+    shares = {key: analysis.share(difference.pairs) for key, difference in differences.items()}
+    verdicts = judge(differences, margin=margin, alpha=analysis.alpha, collapsed=apart, shares=shares)
     ranks = _ranks(groups, verdicts, analysis)
     return tuple(
         OverTasks(
@@ -201,8 +202,7 @@ def _ranks(
                 verdict = verdicts[number, label]
                 against[0, place] = (-verdict.difference, verdict.adjusted_p)
         others = {
-            pair: _gain_and_p(group, labels[pair[0]], labels[pair[1]], analysis.alpha)
-            for pair in other_pairs(len(labels))
+            pair: _gain_and_p(group, labels[pair[0]], labels[pair[1]], analysis) for pair in other_pairs(len(labels))
         }
         means = [found.mean if (found := _mean(group, label)) is not None else 0.0 for label in labels]
         contests.append(Contest(means=means, against_reference=against, others=others))
@@ -212,7 +212,7 @@ def _ranks(
     ]
 
 
-def _gain_and_p(group: Mapping[str, TaskCell], one: str, other: str, alpha: float) -> tuple[float, float | None]:
+def _gain_and_p(group: Mapping[str, TaskCell], one: str, other: str, analysis: Analysis) -> tuple[float, float | None]:
     """As `scored.gain_and_p`, over tasks."""
     pairs = {
         task: (first, second)
@@ -222,10 +222,11 @@ def _gain_and_p(group: Mapping[str, TaskCell], one: str, other: str, alpha: floa
     found = _macro_difference(pairs, draws=0)
     if found is None:
         return 0.0, None
-    p_value = found.estimate.p_value()
-    if p_value is None or p_value <= alpha:
+    share = analysis.share(found.pairs)
+    p_value = replace(found.estimate, share=share).p_value()
+    if p_value is None or p_value <= analysis.alpha:
         with_test_items = _macro_difference(pairs, draws=DRAWS)
-        p_value = with_test_items.estimate.p_value() if with_test_items is not None else None
+        p_value = replace(with_test_items.estimate, share=share).p_value() if with_test_items is not None else None
     if p_value is not None and (_apart(group, one) or _apart(group, other)):
         p_value = max(p_value, least_p(found.pairs))
     return found.estimate.value, p_value if found.pairs >= FEWEST_PAIRS else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lora_bench.metrics import find
 from lora_bench.metrics.support.item_weights import item_metric
+from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import Answers
 from lora_bench.report.model.comparison import Setting
 from lora_bench.report.model.rows import Row
@@ -128,12 +129,12 @@ def _by_place(row: Row) -> dict[int, float]:
 
 
 def gain_and_p(
-    one: Scored, other: Scored, *, higher_is_better: bool, alpha: float, apart: bool = False
+    one: Scored, other: Scored, *, higher_is_better: bool, analysis: Analysis, apart: bool = False
 ) -> tuple[float, float | None]:
     """The first row's gain over the second, and the p-value of no difference, from which ranks are made.
 
     As for verdicts, the p-value is the larger of two: over seeds, and over seeds and test items. It is None for fewer than 3
-    pairs of seeds. Items are resampled only where seeds alone do not settle that nothing is shown at *alpha*. If runs of the
+    pairs of seeds. Items are resampled only where seeds alone do not settle that nothing is shown at alpha. If runs of the
     family stand *apart*, or one of these collapsed, it has the least value that verdicts have.
     """
     seeds = sorted(one.scores.keys() & other.scores.keys())
@@ -141,12 +142,13 @@ def gain_and_p(
         return 0.0, None
     values = np.array([one.scores[seed] - other.scores[seed] for seed in seeds])
     size = max(abs(side.scores[seed]) for side in (one, other) for seed in seeds)
-    estimate = with_items(values, None, size)
+    share = analysis.share(len(seeds))
+    estimate = replace(with_items(values, None, size), share=share)
     p_value, items = estimate.p_value(), items_of(one, other)
-    if items is not None and (p_value is None or p_value <= alpha):
+    if items is not None and (p_value is None or p_value <= analysis.alpha):
         difference = item_difference(*items, seeds)
         crossed = crossed_bootstrap(difference, draw_seed=_draw_seed(one, other), draws=_draws(items))
-        p_value = with_items(values, crossed, size).p_value()
+        p_value = replace(with_items(values, crossed, size), share=share).p_value()
     if p_value is not None and (apart or collapse_seen(one.row, other.row, higher_is_better=higher_is_better)):
         p_value = max(p_value, least_p(len(seeds)))
     gain = estimate.value if higher_is_better else -estimate.value

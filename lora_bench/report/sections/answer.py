@@ -13,6 +13,7 @@ from lora_bench.report import text
 from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.sections.verdicts import DECIDED, counted
 from lora_bench.report.text import code, listed, plural
+from lora_bench.stats.looks import LAST
 from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
 
 # The share of runs without a score, or with one that says nothing, from which on the answer says so.
@@ -55,7 +56,19 @@ def _what_was_judged(judged: Judged) -> str:
     }
     return (
         f"{listed([*labels.values()])} {'was' if len(labels) == 1 else 'were'} compared with {reference} {where}, paired by "
-        f"seed: {family} and {margin_words(judged.held)}, {declared[judged.declared]}."
+        f"seed: {family} and {margin_words(judged.held)}, {declared[judged.declared]}.{_looks(judged)}"
+    )
+
+
+def _looks(judged: Judged) -> str:
+    """How seeds were added; empty where their number was fixed."""
+    rule = judged.analysis.seeds
+    if rule is None or len(rule.looks) == 1:
+        return ""
+    each = (1 - LAST) / (len(rule.looks) - 1)
+    return (
+        f" Seeds were added until a comparison was decided, after looks at {listed([str(look) for look in rule.looks])} seeds: "
+        f"the last look has {LAST:.0%} of the error level, each other {each:.1%} of it."
     )
 
 

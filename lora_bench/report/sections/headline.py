@@ -200,6 +200,8 @@ def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> st
     steps = {held.setting.spec.training.steps for held in judged.held}
     number = next(iter(steps)) if len(steps) == 1 else None
     after = f", after {plural(number, 'step')}" if number is not None else ""
+    if judged.analysis.seeds is not None:
+        seeds += ", added until decided"
     hint = ": a hint; confirm with more seeds before choosing" if decided and grade == "exploratory" else ""
     return (
         f"Strength: **{grade if decided else 'undecided'}**{hint} ({seeds}, {rules[judged.declared]}). "

@@ -135,6 +135,9 @@ def _time(seen: Overview, more: int) -> str:
 
 def _seeds(seen: Overview, total: int) -> str:
     """The suite's key for so many seeds, those of the runs first."""
+    rule = seen.judged.analysis.seeds if seen.judged is not None else None
+    if rule is not None:
+        return f"`{'at_least' if total <= rule.at_most else 'at_most'}: {total}` under `seeds`"
     rows = [place.row for line in seen.lines for place in line.places]
     have = sorted({seed for row in rows for seed in row.seeds if seed is not None})
     further = (seed for seed in range(total + len(have)) if seed not in have)

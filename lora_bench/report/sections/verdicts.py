@@ -77,6 +77,15 @@ def collapse_legend(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
+def _seeds(judged: Judged, held: Held) -> str:
+    """The seeds of a comparison, with the number of its look where seeds were added until decided."""
+    seeds, rule = held.difference.pairs, judged.analysis.seeds
+    if rule is None:
+        return str(seeds)
+    number = next((number for number, look in enumerate(rule.looks, 1) if look >= seeds), len(rule.looks))
+    return f"{seeds} (look {number} of {len(rule.looks)})"
+
+
 def _tables(judged: Judged) -> list[str]:
     """Every comparison with its verdict, and below it how sure that is."""
     named = [
@@ -89,7 +98,7 @@ def _tables(judged: Judged) -> list[str]:
     for name, held in zip(named, judged.held, strict=True):
         covers = "seeds, items" if held.items is not None else "seeds"
         difference, interval, covers, verdict, p_value, needed = numbers(held.verdict, covers)
-        told.append([*name, str(held.difference.pairs), difference, interval, verdict, needed])
+        told.append([*name, _seeds(judged, held), difference, interval, verdict, needed])
         flips = held.difference.sign_flip
         sure.append(
             [
