@@ -27,6 +27,7 @@ RATES_LARGE = {
 }
 BATCH = 16
 LONGEST = 256
+FIRST_LOOK, FEWEST_WITH_LOOKS = 4, 8
 
 _TEMPLATE = """\
 # Written by lora-bench after a look at the table. Every line can be edited; docs/suites.md has every key.
@@ -48,7 +49,7 @@ tuning:
   seeds: [100]  # more seeds choose learning rates more surely
 
 # 3 to 5 seeds are exploratory, 6 to 9 indicative, 10 and more a recommendation.
-seeds: {seeds}
+{seeds}
 
 # Made for about {minutes:g} minutes. All methods get the same amount of work.
 budget:
@@ -72,7 +73,7 @@ class Draft:
     Args:
         seen: The table.
         model: Base model.
-        seeds: Number of seeds.
+        seeds: Number of seeds, at most.
         train_examples: Examples that each run sees.
         adapter_parameters: Parameter budget; None for the sizes that methods have by default.
         large: True for a base model that needs smaller learning rates.
@@ -108,7 +109,7 @@ class Draft:
             methods="\n".join(
                 f"  - {{method: {label}, learning_rate: [{', '.join(of)}]}}" for label, of in rates.items()
             ),
-            seeds=list(range(self.seeds)),
+            seeds=_seeds_line(self.seeds),
             minutes=self.minutes,
             train_examples=self.train_examples,
             parameters=parameters,
@@ -116,6 +117,13 @@ class Draft:
             max_length=_max_length(self.seen),
             margin="0.01",
         )
+
+
+def _seeds_line(most: int) -> str:
+    """Return the key of the seeds: added until decided, where their number leaves room for more than two looks."""
+    if most < FEWEST_WITH_LOOKS:
+        return f"seeds: {list(range(most))}"
+    return f"seeds: {{until: decided, at_least: {FIRST_LOOK}, at_most: {most}}}  # or a list, such as [0, 1, 2]"
 
 
 def smallest_difference(tests: int) -> float:

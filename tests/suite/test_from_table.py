@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lora_bench.suite.from_table import Draft, as_yaml, smallest_difference
+from lora_bench.suite.from_table import Draft, _seeds_line, as_yaml, smallest_difference
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import TableFacts
 
@@ -21,6 +21,11 @@ def loaded(tmp_path, model="minilm-l6-roberta", large=False, parameters=147_456,
     file = tmp_path / "out" / f"{draft.name}.yaml"
     file.write_text(draft.text(tmp_path / "out"), encoding="utf-8")
     return load_suite(file), file.read_text()
+
+
+def test_many_seeds_are_added_until_decided_and_few_are_a_list():
+    assert _seeds_line(10).startswith("seeds: {until: decided, at_least: 4, at_most: 10}")
+    assert _seeds_line(4) == "seeds: [0, 1, 2, 3]"
 
 
 def test_the_file_loads_and_says_what_was_chosen(tmp_path):
