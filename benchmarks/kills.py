@@ -1,20 +1,22 @@
 """Random kills over every kind of suite: does a folder that was disturbed come to hold what an undisturbed one holds?
 
-    python -m benchmarks.kills --rounds 25 --out reports/kills.md    25 rounds of each kind
-    python -m benchmarks.kills --minutes 20                          as many rounds as the time allows, in turn
+    python -m benchmarks.kills --kills 200 --out reports/kills.md    rounds of each kind in turn, until 200 signals have hit
+    python -m benchmarks.kills --minutes 20                          as many rounds as the time allows
     python -m benchmarks.kills --only trials twins --seed 7          of these kinds, with another draw
     python -m benchmarks.kills --rounds 1                            one of each: shows that it runs
 
-In a round the command is started up to three times. Each time a signal hits the command, the process that forks workers, or a
-worker, at a random moment: SIGKILL, SIGTERM or SIGINT, or once a round SIGSEGV. Then the same command is given until it ends
-with 0, from the second time on with --retry: a run that crashed is done again only where that is asked for. The folder must
-then hold the choices, runs and scores of an undisturbed one. Models are tiny; all processes are real.
+In a round one to six signals hit the command, the process that forks workers, or a worker, each at a random moment: SIGKILL,
+SIGTERM or SIGINT, or once a round SIGSEGV. A command that has ended is started again before the next signal. Then the same
+command is given until it ends with 0, from the second time on with --retry: a run that crashed is done again only where that
+is asked for. The folder must then hold the choices, runs and scores of an undisturbed one. Models are tiny; all processes are
+real. With Ray, each command starts a cluster of its own on this machine; its processes are among those hit.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import random
 import re
 import shutil
@@ -22,7 +24,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ cell: {batch_size: 2, length: 8, threads: 1}
 probe: {processes: 2, latency: [[1, 8]], seconds: 0.1}
 """
 RUN = ("run", "tickets.yaml", "--quiet")
-MOST_KILLS = 3
+MOST_KILLS = 6
 # A command that does not complete a folder in so many tries has failed.
 MOST_COMMANDS = 8
 
@@ -94,33 +96,42 @@ def content(project: Path) -> dict[str, Any]:
     return found | {f"probe {record.run_id} {record.repeat}": record.status for record in read_probes(folder)}
 
 
-def victims(command: int) -> dict[str, list[int]]:
-    """The processes of a command by their part."""
-    found: dict[str, list[int]] = {"command": [command], "server": [], "worker": []}
+def alive(process: psutil.Process) -> bool:
+    """Whether a signal still reaches a process: one that has ended stays listed until its parent asks for its exit code."""
     try:
-        for child in psutil.Process(command).children():
-            found["server"].append(child.pid)
-            found["worker"] += [one.pid for one in child.children()]
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def victims(command: int) -> dict[str, list[psutil.Process]]:
+    """The living processes of a command by their part; parts without any are left out."""
+    found: dict[str, list[psutil.Process]] = {"command": [], "server": [], "worker": []}
+    try:
+        found["command"].append(psutil.Process(command))
+        for child in found["command"][0].children():
+            found["server"].append(child)
+            found["worker"] += child.children()
     except psutil.NoSuchProcess:
         pass
-    return found
+    living = {part: [one for one in processes if alive(one)] for part, processes in found.items()}
+    return {part: processes for part, processes in living.items() if processes}
 
 
 def disturb(draw: random.Random, commands: Sequence[Command], seconds: float, tally: Tally, *, crash: bool) -> bool:
     """Send a signal to a process at a random moment; whether it was one that looks like a crash."""
     time.sleep(draw.uniform(0, seconds))
-    command = draw.choice(commands)
-    part = draw.choice(["command", "server", "worker", "worker"])
-    pids = victims(command.pid)[part]
+    parts = victims(draw.choice(commands).pid)
+    if not parts:
+        return False
+    part = draw.choice([*parts, *(["worker"] if "worker" in parts else [])])
     name = draw.choice(
         ["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", *(["SIGSEGV"] if crash and part == "worker" else [])]
     )
-    if not pids:
-        return False
     # The command tells its server what to do, which heeds no signal that can be heeded.
     number = signal.Signals["SIGKILL" if part == "server" else name]
     try:
-        psutil.Process(draw.choice(pids)).send_signal(number)
+        draw.choice(parts[part]).send_signal(number)
     except psutil.NoSuchProcess:
         return False
     tally.signals[f"{number.name} to a {part}"] += 1
@@ -141,12 +152,20 @@ def one_round(
     draw = random.Random(seed)
     project = Path(shutil.copytree(template, place))
     crash = True
+    commands: list[Command] = []
     for _ in range(draw.randint(1, MOST_KILLS)):
-        commands = [forge.start(project, *kind.argv) for _ in range(kind.commands)]
-        crash = not disturb(draw, commands, seconds, tally, crash=crash) and crash
-        for command in commands:
+        ended = [command for command in commands if not victims(command.pid)]
+        commands = [command for command in commands if command not in ended]
+        for command in ended:
             command.wait()
+        for _ in range(kind.commands - len(commands)):
+            commands.append(forge.start(project, *kind.argv))
             tally.commands += 1
+        # A folder that holds most records is soon complete.
+        missing = 1 - len(record_files(project / "runs" / "tickets")) / len(whole)
+        crash = not disturb(draw, commands, max(0.2, missing) * seconds, tally, crash=crash) and crash
+    for command in commands:
+        command.wait()
     codes = []
     while len(codes) < MOST_COMMANDS and codes[-1:] != [0]:
         last = forge.start(project, *kind.argv, *(["--retry"] if codes else []))
@@ -167,10 +186,18 @@ def one_round(
     shutil.rmtree(project)
 
 
-def measure(kinds: Sequence[str], rounds: int | None, minutes: float | None, seed: int) -> dict[str, Tally]:
-    """Do the rounds, the kinds in turn."""
+def measure(
+    kinds: Sequence[str],
+    seed: int,
+    *,
+    rounds: float,
+    kills: float,
+    minutes: float,
+    tell: Callable[[dict[str, Tally]], None],
+) -> dict[str, Tally]:
+    """Do the rounds, the kinds in turn, until a limit is met; *tell* gets what each turn came to."""
     tallies = {name: Tally() for name in kinds}
-    end = None if minutes is None else time.monotonic() + 60 * minutes
+    end = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         forge = Forge(folder)
@@ -187,12 +214,13 @@ def measure(kinds: Sequence[str], rounds: int | None, minutes: float | None, see
                 assert {status if isinstance(status, str) else status[0] for status in whole.values()} == {"ok"}, whole
                 undisturbed[kind] = (template, whole, time.monotonic() - began)
             number = 0
-            while (rounds is None or number < rounds) and (end is None or time.monotonic() < end):
+            while number < rounds and _signals(tallies).total() < kills and time.monotonic() < end:
                 number += 1
                 for kind, (template, whole, seconds) in undisturbed.items():
                     place = folder / kind / str(number)
                     told = f"{kind} {seed}.{number}"
                     one_round(forge, KINDS[kind], template, place, whole, seconds, told, tallies[kind])
+                tell(tallies)
             left = forge.left_behind()
             if left:
                 tallies[kinds[-1]].faults.append(f"these processes outlived all commands: {left}")
@@ -201,15 +229,20 @@ def measure(kinds: Sequence[str], rounds: int | None, minutes: float | None, see
     return tallies
 
 
+def _signals(tallies: dict[str, Tally]) -> Counter[str]:
+    """The signals of all kinds."""
+    return sum((tally.signals for tally in tallies.values()), Counter[str]())
+
+
 def page(tallies: dict[str, Tally], seed: int, skipped: Sequence[str]) -> str:
     """The page: a row for each kind, and every round that went wrong."""
     total = sum(tally.rounds for tally in tallies.values())
     faults = [fault for tally in tallies.values() for fault in tally.faults]
-    signals = sum((tally.signals for tally in tallies.values()), Counter[str]())
+    signals = _signals(tallies)
     lines = [
         "# Random kills",
         "",
-        f"In {total} rounds over {len(tallies)} kinds of suite, {sum(signals.values())} signals hit a process at a random "
+        f"In {total} rounds over {len(tallies)} kinds of suite, {signals.total()} signals hit a process at a random "
         f"moment. {'Every folder' if not faults else f'All folders but {len(faults)}'} came to hold the choices, runs and "
         "scores of an undisturbed one.",
         "",
@@ -218,7 +251,7 @@ def page(tallies: dict[str, Tally], seed: int, skipped: Sequence[str]) -> str:
         "| kind | rounds | commands | signals | records set aside | folders that differ |",
         "| --- | --: | --: | --: | --: | --: |",
         *(
-            f"| {name} | {tally.rounds} | {tally.commands} | {sum(tally.signals.values())} | {tally.aside} | "
+            f"| {name} | {tally.rounds} | {tally.commands} | {tally.signals.total()} | {tally.aside} | "
             f"{len(tally.faults)} |"
             for name, tally in tallies.items()
         ),
@@ -235,19 +268,30 @@ def page(tallies: dict[str, Tally], seed: int, skipped: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, help="of each kind")
+    parser.add_argument("--kills", type=int, help="until so many signals have hit")
     parser.add_argument("--minutes", type=float, help="for so long")
     parser.add_argument("--only", nargs="+", choices=sorted(KINDS), default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="the page; printed by default")
+    parser.add_argument(
+        "--out", type=Path, help="the page, written anew after each turn; printed at the end by default"
+    )
     given = parser.parse_args(arguments)
     skipped = [name for name in given.only if name == "ray" and importlib.util.find_spec("ray") is None]
     kinds = [name for name in given.only if name not in skipped]
-    rounds = given.rounds if given.rounds is not None or given.minutes is not None else 25
-    text = page(measure(kinds, rounds, given.minutes, given.seed), given.seed, skipped)
+    limits = {name: getattr(given, name) for name in ("rounds", "kills", "minutes")}
+    if set(limits.values()) == {None}:
+        limits["rounds"] = 25
+
+    def tell(tallies: dict[str, Tally]) -> None:
+        if given.out is not None:
+            given.out.write_text(page(tallies, given.seed, skipped), encoding="utf-8")
+
+    tallies = measure(
+        kinds, given.seed, **{name: math.inf if limit is None else limit for name, limit in limits.items()}, tell=tell
+    )
+    tell(tallies)
     if given.out is None:
-        print(text, end="")
-    else:
-        given.out.write_text(text, encoding="utf-8")
+        print(page(tallies, given.seed, skipped), end="")
 
 
 if __name__ == "__main__":
