@@ -121,10 +121,13 @@ def victims(command: int) -> dict[str, list[psutil.Process]]:
 def disturb(draw: random.Random, commands: Sequence[Command], seconds: float, tally: Tally, *, crash: bool) -> bool:
     """Send a signal to a process at a random moment; whether it was one that looks like a crash."""
     time.sleep(draw.uniform(0, seconds))
-    parts = victims(draw.choice(commands).pid)
-    if not parts:
-        return False
-    part = draw.choice([*parts, *(["worker"] if "worker" in parts else [])])
+    command = draw.choice(commands)
+    part = draw.choice(["command", "server", "worker", "worker"])
+    # A command that still plans has no worker yet.
+    while part not in (parts := victims(command.pid)):
+        if not parts:
+            return False
+        time.sleep(0.05)
     name = draw.choice(
         ["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", *(["SIGSEGV"] if crash and part == "worker" else [])]
     )
