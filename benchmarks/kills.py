@@ -5,11 +5,12 @@
     python -m benchmarks.kills --only trials twins --seed 7          of these kinds, with another draw
     python -m benchmarks.kills --rounds 1                            one of each: shows that it runs
 
-In a round one to six signals hit the command, the process that forks workers, or a worker, each at a random moment: SIGKILL,
-SIGTERM or SIGINT, or once a round SIGSEGV. A command that has ended is started again before the next signal. Then the same
-command is given until it ends with 0, from the second time on with --retry: a run that crashed is done again only where that
-is asked for. The folder must then hold the choices, runs and scores of an undisturbed one. Models are tiny; all processes are
-real. With Ray, each command starts a cluster of its own on this machine; its processes are among those hit.
+In a round up to nine signals hit the command, the process that forks workers, or a worker, each at a random moment: SIGKILL,
+SIGTERM or SIGINT, or once a round SIGSEGV. A command that has ended is started again before the next signal, until one ends
+with 0. Then the same command is given until it ends with 0, from the second time on with --retry: a run that crashed is done
+again only where that is asked for. The folder must then hold the choices, runs and scores of an undisturbed one. Models are
+tiny; all processes are real. With Ray, each command starts a cluster of its own on this machine; its processes are among those
+hit.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ cell: {batch_size: 2, length: 8, threads: 1}
 probe: {processes: 2, latency: [[1, 8]], seconds: 0.1}
 """
 RUN = ("run", "tickets.yaml", "--quiet")
-MOST_KILLS = 6
+MOST_KILLS = 9
 # A command that does not complete a folder in so many tries has failed.
 MOST_COMMANDS = 8
 
@@ -159,14 +160,14 @@ def one_round(
     for _ in range(draw.randint(1, MOST_KILLS)):
         ended = [command for command in commands if not victims(command.pid)]
         commands = [command for command in commands if command not in ended]
-        for command in ended:
-            command.wait()
+        if 0 in [command.wait() for command in ended]:
+            break
         for _ in range(kind.commands - len(commands)):
             commands.append(forge.start(project, *kind.argv))
             tally.commands += 1
-        # A folder that holds most records is soon complete.
+        # Half of what is left: a later moment is soon after the end, and the next signals come later anyway.
         missing = 1 - len(record_files(project / "runs" / "tickets")) / len(whole)
-        crash = not disturb(draw, commands, max(0.2, missing) * seconds, tally, crash=crash) and crash
+        crash = not disturb(draw, commands, max(0.1, missing / 2) * seconds, tally, crash=crash) and crash
     for command in commands:
         command.wait()
     codes = []
