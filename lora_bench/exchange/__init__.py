@@ -12,7 +12,7 @@ from pathlib import Path
 from lora_bench.errors import unknown
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
-from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 
 Export = Callable[[Sequence[Record], Path, str | None], str]
 
@@ -41,7 +41,7 @@ def formats() -> Mapping[str, Export]:
 
 
 def data_files(
-    records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = lambda run_id: None
+    records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = no_answers
 ) -> dict[str, bytes]:
     """Return every number behind a report as contents of files by name: each table as CSV, Parquet and JSON.
 

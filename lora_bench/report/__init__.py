@@ -22,7 +22,7 @@ from lora_bench.report.html import render_page
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.report_model import ReportModel, report_model
-from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.probes.probe_section import probe_lines, render_probes
 from lora_bench.report.sections.first_screen import draw_pictures
 from lora_bench.report.terminal import terminal_answer, terminal_table
@@ -47,7 +47,7 @@ def render_files(
     sections: Sequence[Sequence[str]] = (),
     probes: Sequence[ProbeRecord] = (),
     data: Mapping[str, bytes] | None = None,
-    answers: AnswersOf = lambda run_id: None,
+    answers: AnswersOf = no_answers,
     model: ReportModel | None = None,
 ) -> dict[str, bytes]:
     """A report as the content of its files, by path relative to the report's folder: `<name>.md`, `<name>.html` and more.
@@ -86,7 +86,7 @@ def write_report(
     sections: Sequence[Sequence[str]] = (),
     probes: Sequence[ProbeRecord] = (),
     data: Mapping[str, bytes] | None = None,
-    answers: AnswersOf = lambda run_id: None,
+    answers: AnswersOf = no_answers,
     model: ReportModel | None = None,
 ) -> list[Path]:
     """Write a report into *folder*, replacing one of the same name with its figures; the files written.
@@ -124,7 +124,7 @@ def check_report(
     sections: Sequence[Sequence[str]] = (),
     probes: Sequence[ProbeRecord] = (),
     data: Mapping[str, bytes] | None = None,
-    answers: AnswersOf = lambda run_id: None,
+    answers: AnswersOf = no_answers,
 ) -> list[str]:
     """List the differences, byte for byte, between the report in *folder* and a fresh rendering of its records."""
     expected = render_files(records, name, sections, probes, data, answers)

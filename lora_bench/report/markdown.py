@@ -17,7 +17,7 @@ from lora_bench.report.figures.draw import left_out, plan_figures
 from lora_bench.report.figures.plan import FigurePlan
 from lora_bench.report.model.comparison import Comparison, ModelTable
 from lora_bench.report.model.report_model import ReportModel, report_model
-from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.sections import budgets
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.answer import answer
@@ -37,7 +37,7 @@ def render_markdown(
     records: Sequence[Record],
     figures_folder_name: str,
     sections: Sequence[Sequence[str]] = (),
-    answers: AnswersOf = lambda run_id: None,
+    answers: AnswersOf = no_answers,
     probes: Sequence[ProbeRecord] = (),
     model: ReportModel | None = None,
 ) -> str:

@@ -24,7 +24,7 @@ from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.model.judged import Held, judge_comparison
 from lora_bench.report.model.rows import Row
-from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.stats.power import ALPHA
 from lora_bench.stats.verdict import Grade, Verdict
 
@@ -88,7 +88,7 @@ def choose_method(
 
 def choose_among(
     records: Sequence[Record],
-    answers: AnswersOf = lambda run_id: None,
+    answers: AnswersOf = no_answers,
     *,
     margin: float | None = None,
     prefer: Prefer = "storage",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from lora_bench.records.analysis import Analysis, default_analysis
+from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.over_tasks import OverTasks, TaskCell, judge_over_tasks
@@ -26,6 +27,8 @@ from lora_bench.report.model.seed_scores import (
     collapse_seen,
     difference_of,
     gain_and_p,
+    has_items,
+    no_answers,
     scored,
 )
 from lora_bench.stats import Items, PairedDifference, Verdict, judge
@@ -66,6 +69,7 @@ class Judged:
         ranks: Of every row that was held and of the references, among the rows of its table.
         over_tasks: Every base model and target over tasks, where there are several: a family of its own.
         left_out: What is not judged, with the reason.
+        lost: Runs whose stored predictions are missing, so that intervals do not cover new test items.
     """
 
     comparison: Comparison
@@ -75,6 +79,7 @@ class Judged:
     ranks: tuple[tuple[Row, Rank], ...]
     over_tasks: tuple[OverTasks, ...]
     left_out: tuple[str, ...]
+    lost: tuple[str, ...] = ()
 
     def of(self, row: Row) -> Held | None:
         """The comparison of a row, or None for the reference and rows that are not judged."""
@@ -102,7 +107,7 @@ _Key = tuple[int, int]
 def judge_comparison(
     comparison: Comparison,
     records: Sequence[Record],
-    answers: AnswersOf = lambda run_id: None,
+    answers: AnswersOf = no_answers,
     analysis: Analysis | None = None,
 ) -> Judged | None:
     """The verdicts on a comparison, or None if nothing can be compared.
@@ -134,6 +139,7 @@ def judge_comparison(
         ranks=tuple(_ranks(tables, verdicts, chosen)),
         over_tasks=judge_over_tasks([_cell(number, table, verdicts) for number, table in enumerate(tables)], chosen),
         left_out=tuple(left_out),
+        lost=_lost(tables, records, answers),
     )
 
 
@@ -180,6 +186,24 @@ def _compared(
         else:
             differences[place] = difference
     return _Table(setting, table, rows, reference, differences)
+
+
+def _lost(tables: Sequence[_Table], records: Sequence[Record], answers: AnswersOf) -> tuple[str, ...]:
+    """The runs of the tables whose record names predictions that *answers* does not have."""
+    if answers is no_answers:
+        return ()
+    named = {
+        record.run_id for record in records if record.predictions is not None and record.predictions.file == PREDICTIONS
+    }
+    return tuple(
+        score.run_id
+        for table in tables
+        if has_items(table.setting)
+        for one in table.scored
+        if one.items is None
+        for score in one.row.scores
+        if score.run_id in named and answers(score.run_id) is None
+    )
 
 
 def _not_judged(setting: Setting) -> str | None:

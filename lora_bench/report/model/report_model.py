@@ -11,7 +11,7 @@ from lora_bench.report.model.choose_method import choices_of
 from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.judged import Judged, judge_comparison
 from lora_bench.report.model.overview import Overview, contrasts_of, overview
-from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.model.side_costs import Beside, beside
 
 
@@ -33,7 +33,7 @@ class ReportModel:
 
 
 def report_model(
-    records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = lambda run_id: None
+    records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = no_answers
 ) -> ReportModel:
     """A report of *records*.
 

@@ -35,6 +35,11 @@ DRAWS = 2_000
 AnswersOf = Callable[[str], Answers | None]
 
 
+def no_answers(run_id: str) -> Answers | None:
+    """The predictions of a report that is given none."""
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class Scored:
     """A row with its scores.
@@ -59,10 +64,15 @@ def scored(row: Row, setting: Setting, answers: AnswersOf) -> Scored:
     return Scored(row, by_seed, *(found or (None, None)))
 
 
+def has_items(setting: Setting) -> bool:
+    """Whether the metric of a setting is a function of single test items."""
+    declared = find(setting.spec.task.metric)
+    return declared is not None and declared.of_items
+
+
 def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Sequence[Any]] | None:
     metric = setting.spec.task.metric
-    declared = find(metric)
-    if metric is None or declared is None or not declared.of_items:
+    if metric is None or not has_items(setting):
         return None
     predictions: dict[int, Sequence[Any]] = {}
     expected: list[Any] | None = None

@@ -29,6 +29,7 @@ def verdict_lines(judged: Judged, said: Sequence[str] = (), picture: Sequence[st
     lines = ["## Verdicts", ""]
     lines += [line for paragraph in said for line in (paragraph, "")]
     lines += [_declaration(judged), ""]
+    lines += [_lost(judged), ""] if judged.lost else []
     lines += [*picture, ""] if picture else []
     lines += [*LEGEND, *collapse_legend([held.verdict for held in judged.held]), "", MORE, ""]
     lines += [*_tables(judged), *_collapses(judged)]
@@ -44,6 +45,26 @@ def _declaration(judged: Judged) -> str:
     if judged.declared == "changed":
         return f"**The rules ({name}) were changed after some of the runs**, when scores were known."
     return "The rules are the defaults: none were declared before the runs."
+
+
+# Runs that are named one by one.
+MOST_NAMED = 5
+
+
+def _lost(judged: Judged) -> str:
+    """A sentence on runs without their predictions, and what that costs."""
+    lost = set(judged.lost)
+    named = [code(run_id) for run_id in judged.lost[:MOST_NAMED]]
+    more = len(judged.lost) - len(named)
+    narrow = sum(
+        any(score.run_id in lost for row in (held.row, held.reference) for score in row.scores) for held in judged.held
+    )
+    return (
+        f"**The stored predictions of {text.plural(len(lost), 'run')} are missing**: "
+        f"{text.listed([*named, f'{more:,} more'] if more else named)}. The intervals of "
+        f"{text.plural(narrow, 'comparison')} therefore cover new seeds only, not new test items. "
+        "`lora-bench run SUITE --retry` makes the predictions again."
+    )
 
 
 # Where the longer text on how to read verdicts is.

@@ -246,6 +246,35 @@ def test_items_enter_only_where_all_runs_have_the_same(tmp_path):
     assert judged(records, answers=one_has_others).held[0].items is None
 
 
+def test_lost_predictions_are_named_with_what_they_cost():
+    named = {"predictions": Predictions(file="predictions.json", sha256="0" * 64, count=4, ids_sha256="x")}
+    records = [
+        one.model_copy(update=named)
+        for method, scores in (
+            ("full", (0.5, 0.5, 0.75)),
+            ("lora", (0.75, 0.75, 0.5)),
+            ("prefix_tuning", (0.5, 0.5, 0.5)),
+        )
+        for one in runs(method, scores)
+    ]
+    whole = answers_of({one.run_id: [*range(round(one.score * 4))] for one in records}, 4)
+
+    def page(*lost):
+        found = judged(records, answers=lambda run_id: None if run_id in lost else whole(run_id))
+        return found.lost, "\n".join(verdict_lines(found))
+
+    assert "stored predictions" not in page()[1]
+    lora = next(one.run_id for one in records if one.spec.method.label == "lora")
+    lost, said = page(lora)
+    assert lost == (lora,)
+    assert f"**The stored predictions of 1 run are missing**: `{lora}`. The intervals of 1 comparison therefore" in said
+    # Both comparisons need those of the reference.
+    _, said = page(*(one.run_id for one in records))
+    assert "**The stored predictions of 9 runs are missing**" in said and " and 4 more. The intervals of 2 comp" in said
+    # A caller without stored predictions knows nothing of them.
+    assert judged(records).lost == ()
+
+
 def test_stored_predictions_are_read_from_runs_and_baselines_and_only_as_recorded(tmp_path):
     import hashlib
 
