@@ -15,6 +15,8 @@ from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
 from lora_bench.gate.series import Night
 from lora_bench.records.store import first_fault, write_once
 from lora_bench.report.text import natural
+from lora_bench.util.regular_files import read_regular
+from lora_bench.util.sealed_json import load_json
 
 NIGHTS = "nights"
 SCHEMA = 1
@@ -55,9 +57,7 @@ def read_nights(baseline: Path) -> list[Night]:
 
 def _read(file: Path) -> Night:
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
-        data = json.loads(file.read_bytes())
+        data = load_json(read_regular(file, MAX_BYTES))
         version = data.get("schema") if isinstance(data, dict) else None
         if isinstance(version, int) and version > SCHEMA:
             newer = f"was written with night schema {version}, and this lora_bench reads up to {SCHEMA}; upgrade it"

@@ -7,6 +7,8 @@ Files from before seals are read without one.
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 SEAL = "sha256"
 """The key that carries the hash of the rest of a file."""
+
+
+_SHOWN_DIGITS = 20
 
 
 class DamagedContent(ValueError):
@@ -51,7 +56,7 @@ def unseal(raw: bytes) -> tuple[dict[str, Any], bool]:
         DamagedContent: If it is no JSON object, or its seal does not match.
     """
     try:
-        data = json.loads(raw, parse_constant=_refuse)
+        data = load_json(raw)
     except (ValueError, RecursionError) as error:
         raise DamagedContent(str(error)) from None
     if not isinstance(data, dict):
@@ -78,8 +83,31 @@ def is_seal(content: dict[str, Any], name: str) -> bool:
         return False
 
 
+def load_json(raw: bytes) -> Any:
+    """Return the data of a JSON file that other people may have written.
+
+    Raises:
+        ValueError: If it is no JSON, or has a number that is infinite as a float: sums and means take no such number.
+        RecursionError: If it is nested too deeply.
+    """
+    return json.loads(raw, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
+
+
 def _refuse(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
+
+
+def _integer(digits: str) -> int:
+    _float(digits)
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        shown = digits if len(digits) <= _SHOWN_DIGITS else f"{digits[:_SHOWN_DIGITS]}…"
+        raise ValueError(f"{shown} is beyond the greatest number, {sys.float_info.max:.1e}")
+    return number
 
 
 def keep(path: Path, content: dict[str, Any]) -> None:

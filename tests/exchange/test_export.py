@@ -94,6 +94,18 @@ def rows(content):
     return list(csv.reader(io.StringIO(content.decode("utf-8"))))
 
 
+def test_a_count_of_more_than_64_bits_is_a_float(tmp_path):
+    one, other = record(seed=0), record(seed=1)
+    assert one.speed is not None
+    many = one.model_copy(update={"speed": one.speed.model_copy(update={"train_flops": 10**25})})
+    assert to_frame([one])["train_flops_counted"].dtype == "Int64"
+    frame = to_frame([many, other])
+    assert list(frame["train_flops_counted"].isna()) == [False, other.speed.train_flops is None]
+    assert frame["train_flops_counted"][0] == 1e25
+    for to in ("csv", "parquet", "json"):
+        assert export([many, other], to, beside=tmp_path).startswith("2 runs")
+
+
 def test_csv_reads_back_as_the_frame(tmp_path):
     frame = to_frame(sample_suite())
     said = export(sample_suite(), "csv", beside=tmp_path)

@@ -25,7 +25,7 @@ from lora_bench.records.store import (
 from lora_bench.util.atomic_files import TEMPORARY, check_writable, remove_orphans
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.process_identity import this_process
-from lora_bench.util.sealed_json import SEAL, keep, kept, seal, unseal
+from lora_bench.util.sealed_json import SEAL, DamagedContent, keep, kept, seal, unseal
 from tests.sample_records import record as made
 
 
@@ -307,6 +307,9 @@ def test_no_json_that_python_alone_knows_is_taken_for_data():
     assert unseal(seal({"a": 1.5, "b": [None, True, "é"]})) == ({"a": 1.5, "b": [None, True, "é"]}, True)
     with pytest.raises(ValueError, match="not JSON compliant"):
         seal({"a": float("inf")})
+    for number in ("1e400", "-1e400", "NaN", "1" + 400 * "0", "1" + 5000 * "0"):
+        with pytest.raises(DamagedContent):
+            unseal(b'{"a": %s}' % number.encode())
 
 
 def temporary(folder, tag):

@@ -60,12 +60,18 @@ def at(record: object, path: str) -> Any:
     return value
 
 
-def array(values: list[Any], column: Column) -> pandas.api.extensions.ExtensionArray:
-    """The values of a column as pandas holds them: `None` is missing, and plain data is JSON text."""
+def array(values: list[Any], dtype: str) -> pandas.api.extensions.ExtensionArray:
+    """The values of a column of a dtype of `Column`, as pandas holds them.
+
+    `None` is missing, plain data is JSON text, and whole numbers are floats if 64 bits do not hold them all.
+    """
     import pandas
 
-    if column.dtype != "json":
-        return pandas.array(values, dtype=column.dtype)
+    if dtype == "Int64" and any(value is not None and not -(2**63) <= value < 2**63 for value in values):
+        # FLOPs of a long run are such numbers.
+        return pandas.array([None if value is None else float(value) for value in values], dtype="Float64")
+    if dtype != "json":
+        return pandas.array(values, dtype=dtype)
     return pandas.array([None if value is None else _json(value) for value in values], dtype="string")
 
 

@@ -31,7 +31,7 @@ def to_probe_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
 
     columns = {"run_id": Column("string", attrgetter("run_id")), **probe_columns()}
     found = {name: [column.of(record) for record in records] for name, column in columns.items()}
-    return pandas.DataFrame({name: array(values, columns[name]) for name, values in found.items()})
+    return pandas.DataFrame({name: array(values, columns[name].dtype) for name, values in found.items()})
 
 
 def to_latency_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
@@ -46,7 +46,7 @@ def to_latency_frame(records: Sequence[ProbeRecord]) -> pandas.DataFrame:
     ]
     columns = {"run_id": pandas.array([run_id for run_id, _ in of], dtype="string")}
     for name, column in _columns(Latency):
-        columns[name] = array([column.of(latency) for _, latency in of], column)
+        columns[name] = array([column.of(latency) for _, latency in of], column.dtype)
     return pandas.DataFrame(columns)
 
 

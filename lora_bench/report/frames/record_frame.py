@@ -65,7 +65,10 @@ def to_frame(records: Sequence[Record]) -> pandas.DataFrame:
     import pandas
 
     return pandas.DataFrame(
-        {name: array([column.of(record) for record in records], column) for name, column in columns_of(records).items()}
+        {
+            name: array([column.of(record) for record in records], column.dtype)
+            for name, column in columns_of(records).items()
+        }
     )
 
 
@@ -77,7 +80,7 @@ def to_curves(records: Sequence[Record]) -> pandas.DataFrame:
     metrics = sorted({metric for _, point in points for metric in point.scores or {}})
     columns = {
         "run_id": pandas.array([run_id for run_id, _ in points], dtype="string"),
-        "step": pandas.array([point.step for _, point in points], dtype="Int64"),
+        "step": array([point.step for _, point in points], "Int64"),
         "loss": pandas.array([point.loss for _, point in points], dtype="Float64"),
     }
     for metric in metrics:

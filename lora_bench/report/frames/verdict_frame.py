@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lora_bench.report.frames.columns import array
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.over_tasks import Across, OverTasks
@@ -64,9 +65,7 @@ def to_over_tasks_frame(judged: Judged | None) -> pandas.DataFrame:
 def _frame(rows: list[dict[str, Any]], dtypes: dict[str, str]) -> pandas.DataFrame:
     import pandas
 
-    return pandas.DataFrame(
-        {name: pandas.array([row[name] for row in rows], dtype=dtype) for name, dtype in dtypes.items()}
-    )
+    return pandas.DataFrame({name: array([row[name] for row in rows], dtype) for name, dtype in dtypes.items()})
 
 
 _PLACE = {"model": "string", "model_sha256": "string", "target": "string", "target_parameters": "Int64"}
