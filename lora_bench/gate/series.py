@@ -8,9 +8,9 @@ not depend on a machine (numbers of weights, bytes of a checkpoint, FLOPs) belon
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.records.record import Environment, Status
@@ -166,6 +166,13 @@ class Night(Strict):
     flaky: tuple[str, ...] = ()
     environments: tuple[Environment, ...]
     cells: tuple[NightCell, ...]
+
+    @model_validator(mode="after")
+    def _has_its_environments(self) -> Self:
+        for cell in self.cells:
+            if cell.environment is not None and not 0 <= cell.environment < len(self.environments):
+                raise ValueError(f"a cell names environment {cell.environment}, and there are {len(self.environments)}")
+        return self
 
     def environment_of(self, cell: NightCell) -> Environment | None:
         """Return the environment of a cell's runs."""

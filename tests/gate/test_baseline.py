@@ -58,12 +58,22 @@ def test_a_night_is_accepted_once(tmp_path):
         (b"[" * 100_000, "no night"),
         (b'{"schema": 2}', "schema 2.*up to 1; upgrade"),
         (b'{"schema": 1, "suite": "x"}', "no night: label: Field required"),
+        (b'{"schema": 1, "number": 1' + b"0" * 400 + b"}", "no night: 10000000000000000000… is beyond the greatest"),
     ],
 )
 def test_what_is_no_night_is_bad_input_with_its_file(tmp_path, content, said):
     (tmp_path / "nights").mkdir()
     (tmp_path / "nights" / "n1.json").write_bytes(content)
     with pytest.raises(BadInput, match=f"n1.json.*{said}"):
+        read_nights(tmp_path)
+
+
+@pytest.mark.parametrize("environment", [99, -1])
+def test_a_cell_of_an_environment_that_is_not_there_is_bad_input(tmp_path, environment):
+    content = to_text(number_of(night("n1"), 1)).replace(b'"environment": 0', b'"environment": %d' % environment, 1)
+    (tmp_path / "nights").mkdir()
+    (tmp_path / "nights" / "n1.json").write_bytes(content)
+    with pytest.raises(BadInput, match=f"n1.json: is no night: .*names environment {environment}, and there are 1"):
         read_nights(tmp_path)
 
 
