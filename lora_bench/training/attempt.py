@@ -165,6 +165,8 @@ def without_folder(message: str, folder: Path, name: str) -> str:
     A relative folder of one part, such as `model`, counts as a path only if another part follows it.
     """
     absolute, relative = str(folder.absolute()), str(folder)
+    if absolute == folder.absolute().anchor:
+        return message  # the root says nothing of a machine, and begins every path
     message = re.sub(rf"{_PATH_BEGINS}{re.escape(absolute)}{_PATH_ENDS}", lambda found: name, message)
     if folder.is_absolute() or relative == ".":
         return message

@@ -27,3 +27,7 @@ def test_a_folder_is_replaced_where_it_stands_as_a_path(folder, message, said):
 def test_a_relative_folder_is_replaced_where_it_is_written_in_full():
     assert without_folder(f"no {Path('model').absolute()}/a", Path("model"), "MODEL") == "no MODEL/a"
     assert without_folder(f"no {Path.cwd()}/a", Path(), "SUITE") == "no SUITE/a"
+
+
+def test_the_root_is_no_folder_of_a_machine():
+    assert without_folder("1 / 2 of /data/x", Path("/"), "SUITE") == "1 / 2 of /data/x"
