@@ -17,7 +17,7 @@ from lora_bench.tasks.linearise import linearise
 from lora_bench.tasks.source_tables import Table
 from lora_bench.tasks.token_spelling import as_tokens
 
-SHOWN_VALUES = 3
+SHOWN_VALUES, SHOWN_CHARACTERS = 3, 40
 # The squared error of a larger one is infinite in float32, summed over a batch.
 LARGEST_LABEL = 1e18
 
@@ -91,7 +91,7 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
     numbers = [number_of(value) for value in values]
     wrong = [row for row, number in enumerate(numbers) if number is None and values[row] is not None]
     if wrong:
-        shown = ", ".join(repr(values[row]) for row in wrong[:SHOWN_VALUES])
+        shown = ", ".join(_shown(str(values[row])) for row in wrong[:SHOWN_VALUES])
         faults.append(
             table.rows_fault(f"has labels in column {task.label.column!r} that are no number ({shown})", wrong)
         )
@@ -106,6 +106,10 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
     negative, positive = task.labels or ("negative", "positive")
     signs = replace(examples, labels=[positive if (number or 0) > 0 else negative for number in numbers])
     return signs.where([number != 0 for number in numbers])
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…")
 
 
 def texts_of(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:
