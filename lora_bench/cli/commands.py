@@ -89,7 +89,7 @@ def _report(
 
     folder = runs_folder(suite, arguments.runs, arguments.series)
     interrupted = outcome.interrupted
-    with at_work():
+    with at_work(did=lambda: outcome.done > 0):
         if suite.content.probe is not None and not (interrupted or arguments.only or arguments.no_probes):
             interrupted = _probe_after_runs(suite, folder, arguments, console)
         reach("suite.report")

@@ -1,8 +1,8 @@
 """The command line: arguments in, one library call, exit code out.
 
 Exit codes: 0 done or pass; 1 a regression, or a committed report differs from its records; 2 bad input, before any work; 3 some
-runs ended neither `ok` nor `unsupported`, or the work broke off; 4 the gate cannot decide; 130 and 143 stopped by SIGINT or
-SIGTERM. Nothing heavy is imported before a command needs it.
+runs ended neither `ok` nor `unsupported`, the work broke off, or lora_bench itself has a fault; 4 the gate cannot decide; 130
+and 143 stopped by SIGINT or SIGTERM. Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return SOME_FAILED
         print(message(f"lora-bench: {error}"), file=sys.stderr)
         return BAD_INPUT
+    except Exception as error:
+        # Python itself would exit with 1, which stands for a regression.
+        print(message("".join(traceback.format_exception(error))), file=sys.stderr)
+        print("lora-bench: this is a fault in lora_bench; please report it with the lines above", file=sys.stderr)
+        return SOME_FAILED
     finally:
         _flush()
 

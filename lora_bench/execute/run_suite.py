@@ -133,14 +133,14 @@ def run_suite(
         shown.say(f"warning: the plug-in {name} cannot be imported, so its methods are missing: {fault}")
     taken: set[str] = set()
     told: set[str] = set()
-    interrupted, rounds = None, 0
+    interrupted, working = None, False
 
     def untried(record: Record) -> bool:
         # A run that this command repeated counts as tried, however it ended.
         again = options.retry and record.status in RETRIED and record.run_id not in taken
         return again or is_untried(record)
 
-    with at_work(lambda: bool(taken), lambda: rounds > 0), connected_to(options.ray) as cluster:
+    with at_work(lambda: bool(taken), lambda: working), connected_to(options.ray) as cluster:
         while True:
             reach("suite.plan")
             plan = make_plan(
@@ -164,13 +164,14 @@ def run_suite(
             taken.update(cell.job.run_id for cell in wanted)
             reach("suite.planned")
             work = _begun(plan, wanted, folder, shown, options, cluster)
+            working = working or work is not None
             interrupted = work.run() if work is not None else None
-            rounds += 1
             # Trials choose later runs, and runs start from others. Runs that waited for these are known now, and choices are
             # made again, because a record may have changed meanwhile.
             if not wanted or not plan.chooses:
                 break
-    return _outcome(plan, taken, interrupted, wait=options.wait)
+        outcome = _outcome(plan, taken, interrupted, wait=options.wait)
+    return outcome
 
 
 def _outcome(plan: Plan, taken: set[str], interrupted: str | None, *, wait: bool) -> Outcome:

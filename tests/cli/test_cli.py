@@ -12,6 +12,7 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.documents import read_yaml
+from lora_bench.errors import LoraBenchError
 from lora_bench.records.store import to_json
 from lora_bench.suite.load_suite import is_probe_suite
 from lora_bench.util.paths import suite_files
@@ -105,6 +106,34 @@ def test_a_disk_that_fails_before_any_work_is_bad_input_and_in_the_middle_of_it_
             assert main(["run", "tickets.yaml", "--workers", "0"]) == code
         err = capsys.readouterr().err
         assert said in err and ("run the same command again to continue" in err) == (code == 3)
+
+
+@pytest.mark.parametrize(
+    "place", ["execute.run_suite.Scheduler.run", "execute.run_suite._outcome", "report.write_report"]
+)
+def test_a_folder_that_is_spoilt_in_the_middle_of_the_work_is_no_bad_input(tmp_path, capsys, monkeypatch, place):
+    write_project(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]"))
+
+    def spoilt(*given, **named):
+        raise LoraBenchError("the folder is a link")
+
+    monkeypatch.setattr(f"lora_bench.{place}", spoilt)
+    assert main(["run", "tickets.yaml", "--workers", "0"]) == 3
+    assert "the folder is a link\nstopped; run the same command again" in capsys.readouterr().err
+
+
+def test_a_fault_of_our_own_is_no_regression(tmp_path, capsys, monkeypatch):
+    write_project(tmp_path)
+
+    def fails(*given, **named):
+        raise KeyError(f"hf_{'canary' * 5}")
+
+    monkeypatch.setattr("lora_bench.execute.run_suite.make_plan", fails)
+    assert main(["run", "tickets.yaml"]) == 3
+    err = capsys.readouterr().err
+    assert (
+        "Traceback" in err and "KeyError: 'hf_***" not in err and "KeyError: '***'" in err and "please report it" in err
+    )
 
 
 def test_a_report_that_cannot_be_written_is_no_bad_input(tmp_path, capsys, monkeypatch):
