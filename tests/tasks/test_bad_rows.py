@@ -67,3 +67,9 @@ def test_a_class_of_one_row_is_a_warning(read):
     labels = 50 * ['"a"', '"b"']
     assert not [said for said in read(*labels).warnings if "only one example" in said]
     assert "only one example in all splits has the label 'z'" in read('"z"', *labels).warnings
+
+
+def test_a_long_label_is_shown_in_part(read):
+    with pytest.raises(BadInput) as error:
+        read("1" + "0" * 400, *HUNDRED, **NUMBERS)
+    assert f"'1{'0' * 39}…') in 1 row" in str(error.value)
