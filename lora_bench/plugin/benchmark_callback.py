@@ -131,7 +131,7 @@ class BenchmarkCallback(MeasureCallback):
         self.earlier_seconds = (run.earlier or {}).get("seconds") or 0.0
         self._memory = PeakMemory(args.device)
         if args.device.type == "cuda":
-            self.start_bytes = allocated_beside(model, args.device)
+            self.start_bytes = allocated_beside(model)
         elif self._early:
             self.start_bytes = self._held
         if self.start_bytes is None:

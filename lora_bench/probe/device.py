@@ -31,6 +31,13 @@ def nvml_device() -> tuple[Any, Any] | str:
         return f"the driver does not tell: {error}"
 
 
+def has_bfloat16() -> bool:
+    """Return True if the CUDA device multiplies in bfloat16 itself; older ones, such as T4 and V100, only emulate it."""
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def used_bytes() -> int | None:
     """Return the bytes used on the CUDA device by all processes, or None if its driver does not tell."""
     found = nvml_device()
@@ -95,12 +102,15 @@ class Company:
         present when the watch began, and those present now.
         """
         if self.device_type == "cuda":
-            now = _on_cuda() or {}
-            if self._there is None:
+            now = _on_cuda()
+            if self._there is None or now is None:
                 return None
-            # In a container the driver may number processes differently, so this one cannot be told from others.
-            new = {pid: name for pid, name in now.items() if pid != os.getpid()} if os.getpid() in now else {}
-            return list({**self._there, **new}.values())
+            if os.getpid() in now:
+                others = {**self._there, **now}
+                del others[os.getpid()]
+                return list(others.values())
+            # A driver that does not name this process, as in a container, may hide others or number them differently.
+            return list(self._there.values()) or None
         passed = time.perf_counter() - self._began
         own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
         shares = {

@@ -23,10 +23,10 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import Method, known_methods
 from lora_bench.models.loading import load_model
 from lora_bench.probe.checkpoint_size import checkpoint
-from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, used_bytes
+from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, has_bfloat16, used_bytes
 from lora_bench.probe.inference import inference
 from lora_bench.probe.probe_job import ProbeJob
-from lora_bench.probe.reasons import NO_MEMORY, is_out_of_memory, reason_of
+from lora_bench.probe.reasons import NO_MEMORY, NOT_TRACED, is_out_of_memory, reason_of
 from lora_bench.records.environment import describe_environment
 from lora_bench.records.outcomes import is_disk_full
 from lora_bench.records.probe_record import Energy, Flops, PhasePeaks, ProbeRecord, ProbeSpec, StepBytes
@@ -160,7 +160,7 @@ def _measure(job: ProbeJob, found: _ProbeFindings, given: Windows | None) -> Non
     torch.set_num_threads(spec.threads)
     torch.manual_seed(SEED)
     found.fields["settings"] = _settings(device)
-    if spec.precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if spec.precision == "bfloat16" and device.type == "cuda" and not has_bfloat16():
         raise UnsupportedPair("the device has no bfloat16")
 
     return_freed_memory()
@@ -246,7 +246,7 @@ def _train(
         found.unmeasured["wide"] = "not asked for"
     for part in ("speed", "wide"):
         if part in found.fields and found.fields[part].host_bound_share is None:
-            found.unmeasured[f"{part}.host_bound_share"] = HOST_IS_DEVICE
+            found.unmeasured[f"{part}.host_bound_share"] = HOST_IS_DEVICE if device.type == "cpu" else NOT_TRACED
     found.take("measured", lambda: _measured_bytes(step, device, peaks))
     return_freed_memory()
     memory.take()

@@ -6,6 +6,7 @@ from lora_bench.errors import LoraBenchError, first_line, typed_line
 from lora_bench.records.outcomes import is_out_of_memory as is_out_of_memory
 
 NO_MEMORY = "there is not the memory for it"
+NOT_TRACED = "the profiler traced no kernel"
 
 
 def reason_of(error: BaseException) -> str:

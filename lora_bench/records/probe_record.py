@@ -84,7 +84,8 @@ class StepSpeed(Strict):
         optimizer_seconds: Median of clipping, the optimiser's step, and freeing the gradients.
         examples_per_second: All timed examples over all timed seconds.
         real_tokens_per_second: All timed tokens over all timed seconds.
-        host_bound_share: Share of a step in which the device waited for Python; null if host and device are one.
+        host_bound_share: Share of a step in which the device waited for Python; null if host and device are one, or if the
+            profiler traced no kernel.
     """
 
     batch_size: int
@@ -230,7 +231,8 @@ class ProbeRecord(Strict):
         unmeasured: Reason for each null, by the path of its field, such as `speed.host_bound_share`; a part that is null as a
             whole is there by its name. A state missing from `inference.latencies` is there as `inference.merged`, a missing
             shape as `inference.16x256`.
-        exclusive: True if no other work was seen on the device meanwhile; null if the system does not tell.
+        exclusive: True if no other work was seen on the device meanwhile; null if the system does not tell, as in a
+            container whose driver hides processes.
         settings: Other settings that numbers may depend on, such as `float32_matmul_precision`.
     """
 

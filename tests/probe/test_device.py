@@ -7,9 +7,18 @@ import time
 import types
 
 import pytest
+import torch
 
 from lora_bench.probe import device
-from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, company, nvml_device, used_bytes
+from lora_bench.probe.device import (
+    HOST_IS_DEVICE,
+    Company,
+    EnergyMeter,
+    company,
+    has_bfloat16,
+    nvml_device,
+    used_bytes,
+)
 
 BUSY = "while True: pass"
 
@@ -91,8 +100,39 @@ def test_where_the_driver_numbers_processes_otherwise_nobody_new_is_taken_for_an
     watch = Company("cuda")
     driver.pids.append(4_000_003)  # this one as the host sees it
     assert watch.seen() == ["process 4000001"]
+
+
+def test_alone_is_only_said_where_the_driver_names_this_process(driver):
+    """In a container NVML may hide every process, or number them as the host does."""
     driver.pids = []
-    assert Company("cuda").seen() == []
+    watch = Company("cuda")
+    assert watch.seen() is None
+    driver.pids = [4_000_003]
+    assert watch.seen() is None
+    driver.pids = [os.getpid()]
+    assert watch.seen() == []
+
+
+@pytest.mark.parametrize(("card", "emulates", "has"), [("T4", True, False), ("A100", False, True)])
+def test_a_card_that_emulates_bfloat16_does_not_have_it(monkeypatch, card, emulates, has):
+    def supported(including_emulation=True):
+        return (emulates and including_emulation) or has
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert torch.cuda.is_bf16_supported() and has_bfloat16() is has
+
+
+@pytest.mark.gpu
+def test_a_card_has_bfloat16_from_compute_capability_eight_on():
+    assert has_bfloat16() == (torch.cuda.get_device_capability() >= (8, 0))
+
+
+@pytest.mark.gpu
+def test_this_process_is_never_company_to_itself():
+    pytest.importorskip("pynvml")
+    watch = Company("cuda")
+    torch.zeros(1, device="cuda")
+    assert not [one for one in watch.seen() or [] if f"process {os.getpid()})" in one]
 
 
 def test_without_a_driver_nobody_can_tell(no_driver):

@@ -116,6 +116,9 @@ def test_the_host_bound_share_is_what_no_kernel_covers(monkeypatch):
     assert steps._host_bound_share(step, 400e-6) == pytest.approx(0.75)
     # Kernels that take longer than the step do not make the share negative.
     assert steps._host_bound_share(step, 50e-6) == 0.0
+    # A profiler that traced no kernel, as without rights, says nothing about them.
+    happened[:3] = []
+    assert steps._host_bound_share(step, 400e-6) is None
 
 
 # Steps.

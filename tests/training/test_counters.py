@@ -188,5 +188,42 @@ def test_what_a_device_holds_beside_a_model_is_all_but_the_model():
     model = tiny_roberta().to(device)
     assert beside >= before + 4_000_000
     assert torch.cuda.memory_allocated(device) > beside
-    assert allocated_beside(model, device) == beside
+    assert allocated_beside(model) == beside
     del other, model
+
+
+@pytest.fixture
+def two_cards(monkeypatch):
+    """An allocator of two cards, which hold 100 and 50 bytes and have held 120 and 90."""
+    now, peak = [100, 50], [120, 90]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda card: now[torch.device("cuda", card).index])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda card: peak[torch.device("cuda", card).index])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda card: peak.__setitem__(card, now[card]))
+    return torch.device("cuda", 0)
+
+
+def test_the_memory_of_a_model_over_several_cards_is_that_of_all(two_cards):
+    memory = PeakMemory(two_cards)
+    assert memory.now() == 100 + 50
+    assert memory.take() == 120 + 90
+    assert memory.take() == 100 + 50  # since the last reading
+
+
+def test_what_other_cards_hold_beside_a_model_counts_too(monkeypatch):
+    model = tiny_roberta()
+    blocks = [{"state": "active_allocated", "address": 1, "size": 7}, {"state": "inactive", "address": 2, "size": 9}]
+    segments = [{"device": card, "blocks": blocks} for card in (0, 1)]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    assert allocated_beside(model) == 14
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two devices")
+def test_real_cards_add_up():
+    memory = PeakMemory(torch.device("cuda", 0))
+    memory.take()
+    before = memory.now()
+    held = [torch.zeros(2**20, device=torch.device("cuda", card)) for card in (0, 1)]
+    assert memory.now() - before == memory.take() - before == 2 * 4 * 2**20
+    del held

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import known_methods
 from lora_bench.models.registry import find_model
-from lora_bench.training.measure.memory_model import CONTEXT_BYTES, card_bytes, needed_bytes, predicted_step
+from lora_bench.training.measure.memory_model import CARDS, CONTEXT_BYTES, card_bytes, needed_bytes, predicted_step
 
 GIB = 2**30
 
@@ -32,10 +33,30 @@ def step_of(method, *, batch_size=4, length=16, cuda=False, **options):
 
 
 def test_a_card_is_known_by_name_or_by_its_size():
-    assert card_bytes("H100 80GB") == card_bytes("h100 80gb") == card_bytes("80GB") == 80 * GIB
-    assert card_bytes("my own card 24 GB") == 24 * GIB
+    assert card_bytes("H100 80GB") == card_bytes("h100 80gb")
+    assert card_bytes("80GB") == 80 * 10**9
+    assert card_bytes("my own card 23.5 GiB") == 23.5 * GIB
     with pytest.raises(LoraBenchError, match="unknown device 'H100'; did you mean 'H100 80GB'"):
         card_bytes("H100")
+
+
+# What torch told of real cards, in GiB: from messages of users whose memory ran out.
+TOLD = {"T4 16GB": 14.56, "V100 32GB": 31.73, "RTX 4090 24GB": 23.52, "L4 24GB": 21.96, "L40S 48GB": 44.40,
+        "A100 40GB": 39.38, "H100 80GB": 79.18, "H200 141GB": 139.72, "B200 180GB": 178.35}  # fmt: skip
+
+
+@pytest.mark.parametrize("card", TOLD)
+def test_a_card_is_no_larger_than_torch_tells(card):
+    assert 0.99 * TOLD[card] * GIB < card_bytes(card) <= TOLD[card] * GIB
+
+
+@pytest.mark.gpu
+def test_the_card_of_this_machine_is_no_larger_than_torch_tells():
+    name, total = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    sizes = [card_bytes(card) for card in CARDS if card.rpartition(" ")[0] in name]
+    if not sizes:
+        pytest.skip(f"{name} is no card that we know")
+    assert any(0.98 * total < size <= total for size in sizes)
 
 
 def test_full_fine_tuning_holds_sixteen_bytes_a_weight_and_lora_four():

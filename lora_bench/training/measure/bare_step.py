@@ -214,10 +214,11 @@ def quantile(values: list[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _host_bound_share(step: TrainingStep, step_seconds: float) -> float:
+def _host_bound_share(step: TrainingStep, step_seconds: float) -> float | None:
     """Return the share of a step in which no kernel ran: 1 less the profiled kernels' time over the unprofiled step's.
 
     Profiling slows the host part of a step but not its kernels, so kernels are compared with the unprofiled step.
+    Where the profiler may not trace kernels, as without the rights that CUPTI asks for, it returns none: the share is None.
     """
     from torch.profiler import ProfilerActivity, profile
 
@@ -232,6 +233,8 @@ def _host_bound_share(step: TrainingStep, step_seconds: float) -> float:
         for event in profiled.events() or ()
         if event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
     ]
+    if not kernels:
+        return None
     busy = covered(kernels) / 1e6 / PROFILED_STEPS
     return min(1.0, max(0.0, 1.0 - busy / step_seconds))
 

@@ -77,7 +77,11 @@ def is_in(name: str, head: list[str]) -> bool:
 
 
 class PeakMemory:
-    """Peak of memory since the last reading, on the device that trains."""
+    """Peak of memory since the last reading, on the device that trains.
+
+    On CUDA the cards of this process add up, because a `device_map` may spread a model over several. A sum of peaks is an upper
+    bound of the peak of the sum.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -86,16 +90,18 @@ class PeakMemory:
     def now(self) -> int | None:
         """Return the bytes in use now."""
         if self.device.type == "cuda":
-            return int(torch.cuda.memory_allocated(self.device))
+            return sum(int(torch.cuda.memory_allocated(card)) for card in range(torch.cuda.device_count()))
         return _status_bytes("VmRSS")
 
     def take(self) -> int | None:
         """Return the peak in bytes since the last call, or None if the system does not tell."""
         if self.device.type == "cuda":
             # The allocator counts on the host at allocation, so there is no need to wait for the device.
-            peak: int | None = torch.cuda.max_memory_allocated(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return peak
+            cards = range(torch.cuda.device_count())
+            found = sum(int(torch.cuda.max_memory_allocated(card)) for card in cards)
+            for card in cards:
+                torch.cuda.reset_peak_memory_stats(card)
+            return found
         peak = _status_bytes("VmHWM")
         try:
             # Linux resets the peak of the resident set to its present size.
@@ -132,10 +138,14 @@ def a_model_is_there() -> bool:
     )
 
 
-def allocated_beside(model: nn.Module, device: torch.device) -> int:
-    """Return the bytes that a CUDA device's allocator has handed out for anything but *model*."""
+def allocated_beside(model: nn.Module) -> int:
+    """Return the bytes that the allocators of this process's CUDA devices have handed out for anything but *model*."""
     storages = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers()) if one.is_cuda}
     # Counted by allocated blocks, because a block may be up to a MiB larger than the tensor in it.
-    segments = [segment for segment in torch.cuda.memory_snapshot() if segment["device"] == (device.index or 0)]
-    blocks = [block for segment in segments for block in segment["blocks"] if block["state"] == "active_allocated"]
+    blocks = [
+        block
+        for segment in torch.cuda.memory_snapshot()
+        for block in segment["blocks"]
+        if block["state"] == "active_allocated"
+    ]
     return int(sum(block["size"] for block in blocks if block["address"] not in storages))
