@@ -12,6 +12,7 @@ before each.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,11 +22,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lora_bench.errors import first_line
 from lora_bench.util.seeding import seed_for
+
+logger = logging.getLogger(__name__)
 
 # One factor for each dimension, counted from the last, and one for the sites: odd, and no small multiples of each other.
 _STRIDES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0xD3A2646D)
 _SITE = 0x632BE5AB
+
+# The kernel counts the elements of a mask by numbers of 32 bits.
+_OF_KERNEL = 2**30
 
 _LOW = 0x9E3779B97F4A7C15  # keeps the two halves of a key apart for small seeds
 
@@ -57,7 +64,62 @@ def keep_mask(key: Tensor, site: int, shape: torch.Size, probability: float, fir
     mixed = place ^ (key[0] + _signed(site * _SITE))
     _mix(mixed)
     _mix(mixed.add_(key[1]))
-    return mixed >= int(probability * 2**32) - 2**31
+    return mixed >= _threshold(probability)
+
+
+def scaled_mask(
+    key: Tensor, site: int, shape: torch.Size, probability: float, first_row: int = 0, *, dtype: torch.dtype
+) -> Tensor:
+    """Return the mask of `keep_mask` as factors of *dtype*, whose expectation is 1.
+
+    On CUDA one kernel makes it, where Triton works.
+    """
+    if key.is_cuda and shape and dtype != torch.float64 and shape.numel() < _OF_KERNEL and _has_kernel():
+        return _by_kernel(key, site, shape, probability, first_row, dtype)
+    return keep_mask(key, site, shape, probability, first_row).to(dtype).div_(1 - probability)
+
+
+def _by_kernel(
+    key: Tensor, site: int, shape: torch.Size, probability: float, first_row: int, dtype: torch.dtype
+) -> Tensor:
+    from lora_bench.training.keyed_kernel import keyed_masks
+
+    masks: Tensor = keyed_masks(
+        key[None],
+        list(shape),
+        [_signed(stride) for stride in _STRIDES],
+        _signed(first_row * _STRIDES[len(shape) - 1]),
+        _signed(site * _SITE),
+        _threshold(probability),
+        _factor(probability, dtype),
+        dtype,
+    )
+    return masks[0]
+
+
+@functools.cache
+def _has_kernel() -> bool:
+    """Return True if the kernel works here: Triton is installed, compiles, and gives the same mask."""
+    key, shape = torch.tensor(key_of(0, 0), dtype=torch.int32, device="cuda"), torch.Size((3, 5, 7))
+    try:
+        found = _by_kernel(key, 1, shape, 0.5, 2, torch.float32)
+    except Exception as error:  # no Triton, no C compiler for it, or a card that it does not know
+        logger.warning("keyed masks are drawn without Triton, which is slower: %s", first_line(error))
+        return False
+    if torch.equal(found, keep_mask(key, 1, shape, 0.5, 2) * 2.0):
+        return True
+    logger.warning("keyed masks are drawn without Triton, which is slower: it gives other masks on this device")
+    return False
+
+
+@functools.cache
+def _factor(probability: float, dtype: torch.dtype) -> float:
+    """Return the factor on an element that is kept, as rounded in *dtype*."""
+    return float(torch.ones((), dtype=dtype).div_(1 - probability))
+
+
+def _threshold(probability: float) -> int:
+    return int(probability * 2**32) - 2**31
 
 
 def _mix(x: Tensor) -> None:
@@ -93,9 +155,10 @@ class KeyedMasks(TorchFunctionMode):
     def drop(self, x: Tensor, probability: float) -> Tensor:
         """Return *x* with some elements set to 0 and the others scaled up, so that its expectation stays."""
         first_row, rows = self.share
-        kept = keep_mask(self.key, self.site, x.shape, probability, first_row if x.shape[0] == rows else 0)
+        first_row = first_row if x.shape[0] == rows else 0
+        mask = scaled_mask(self.key, self.site, x.shape, probability, first_row, dtype=x.dtype)
         self.site += 1
-        return x * kept.to(x.dtype).div_(1 - probability)
+        return x * mask
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
