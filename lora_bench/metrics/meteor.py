@@ -1,8 +1,8 @@
 """METEOR 1.5: F-score of words matched by form, stem, synonym or paraphrase, lower for breaks in their order, in [0, 1].
 
 English weights with `-norm`, over all predictions together, by pycocoevalcap's jar; Java needs about 2 GB of memory, and ten
-seconds to read paraphrases. Words of the Penn Treebank tokenizer, as in E2E's official scorer. That scorer has another build
-of the jar, and LoRA's WebNLG and DART tables nltk's words: numbers are near theirs, not equal.
+seconds to read paraphrases. E2E's official scorer has the same jar, byte for byte, and the same words: those of the Penn
+Treebank tokenizer. LoRA's WebNLG and DART tables have nltk's words: numbers are near theirs, not equal.
 """
 
 from __future__ import annotations

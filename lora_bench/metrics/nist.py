@@ -2,8 +2,7 @@
 
 Short predictions get a penalty; `lora_bench/metrics/nist.py` has the formula. Words of `bleu`. The scorer's Python port
 averages reference lengths by input, and subtracts n - 1 n-grams even from shorter predictions: with a varying number of
-references, numbers differ in the second digit. The Perl lower-cases only A to Z, this every letter. Doddington 2002,
-https://dl.acm.org/doi/10.5555/1289189.1289273
+references, numbers differ in the second digit. Doddington 2002, https://dl.acm.org/doi/10.5555/1289189.1289273
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from functools import reduce
 from operator import or_
 
 from lora_bench.metrics.support.metric_facts import Metric
+from lora_bench.metrics.support.texts import mteval_words
 
 LONGEST = 5
 
@@ -24,14 +24,10 @@ Words = tuple[str, ...]
 
 def nist(predictions: list[str], references: list[list[str]]) -> float | None:
     """Return NIST of all predictions together, from 0 without limit; None if no reference has a word."""
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-
-    tokenize = Tokenizer13a()
-
-    def words(text: str) -> Words:
-        return tuple(tokenize(text.lower()).split())
-
-    return nist_of_words([words(text) for text in predictions], [[words(text) for text in each] for each in references])
+    words = mteval_words()
+    return nist_of_words(
+        [tuple(words(text)) for text in predictions], [[tuple(words(text)) for text in each] for each in references]
+    )
 
 
 def nist_of_words(predictions: list[Words], references: list[list[Words]]) -> float | None:

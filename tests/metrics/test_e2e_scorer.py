@@ -18,7 +18,6 @@ SHARED = Path(os.environ.get("LORA_BENCH_SHARED") or Path(__file__).parents[3] /
 TEST_SET = SHARED / "data" / "e2e" / "testset_w_refs.csv"
 
 # Prices, thousands, brackets, quotation marks, an apostrophe, hyphens, an ampersand, one word alone; one to three references.
-# The Perl puts only A to Z in lower case, so no other capital letter is here.
 LINES = [
     (
         "The ferry leaves at 7.30 from the old pier.",
@@ -60,6 +59,14 @@ LINES = [
     ),
 ]
 
+# The Perl puts A to Z in lower case and leaves É, Ö, Σ and their like as they are.
+CAPITALS = [
+    ("The CAFÉ ÉLAN serves ÖL.", ["The café élan serves öl.", "The CAFÉ ÉLAN has ÖL."]),
+    ("Élan is a Café in ÅRHUS & Ærø.", ["Élan is a Café in Århus and Ærø.", "élan is a café in ÅRHUS."]),
+    ("ŁÓDŹ has 1,200 Straßen – NAÏVE, isn't it?", ["Łódź has 1,200 straßen – naïve, isn't it?"]),
+    ("ΣΊΣΥΦΟΣ rolls İstanbul's stone.", ["Σίσυφος rolls İstanbul's stone.", "ΣΊΣΥΦΟΣ rolls a stone."]),
+]
+
 
 def value(name: str, predictions: list[str], references: list[list[str]]) -> float:
     if (reason := unavailable(name)) is not None:
@@ -72,6 +79,12 @@ def value(name: str, predictions: list[str], references: list[list[str]]) -> flo
 )
 def test_ten_lines_of_ours_as_the_official_scorer_scores_them(name, expected):
     predictions, references = zip(*LINES, strict=True)
+    assert value(name, list(predictions), list(references)) == pytest.approx(expected, abs=5e-5)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("bleu", 0.5754), ("nist", 4.5611)])
+def test_capitals_outside_ascii_as_the_official_scorer_takes_them(name, expected):
+    predictions, references = zip(*CAPITALS, strict=True)
     assert value(name, list(predictions), list(references)) == pytest.approx(expected, abs=5e-5)
 
 

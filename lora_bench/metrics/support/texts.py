@@ -1,8 +1,23 @@
-"""Shared parts of text metrics: references in sacrebleu's layout, and rouge-score's mean."""
+"""Shared parts of text metrics: mteval's words, references in sacrebleu's layout, and rouge-score's mean."""
 
 from __future__ import annotations
 
 import math
+import string
+from collections.abc import Callable
+
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def mteval_words() -> Callable[[str], list[str]]:
+    """Return the function that splits a text into words as mteval-v13a does.
+
+    Its Perl puts A to Z in lower case and no other letter, so that É and é differ.
+    """
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    tokenize = Tokenizer13a()
+    return lambda text: str(tokenize(text)).translate(_LOWER).split()
 
 
 def columns(references: list[list[str]]) -> list[list[str | None]]:
