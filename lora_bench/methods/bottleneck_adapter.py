@@ -16,6 +16,11 @@ model. The variant places f, and gives L layers of width d with bottleneck_size 
 
 Learning rates: 3e-4 to 3e-3.
 
+Where LayerNorm comes before a block (GPT-2, Llama, T5), two variants differ by design from AdapterHub's `adapters`, which hands
+an adapter the residual stream h. `pfeiffer` adds f(y) to the block's output y alone; `parallel` reads LayerNorm(h), the input
+of the weights beside it, whose scale does not grow with depth. He et al.'s code reads h there; in encoders, where LayerNorm
+comes after a block, both are one.
+
 Limits: it cannot be merged and adds latency. The base model's LayerNorms stay frozen, as in the LoRA paper's comparisons.
 """
 

@@ -14,6 +14,8 @@ Four placements, by `variant`:
   https://arxiv.org/abs/2005.00052.
 * `parallel`: f reads the feed-forward block's input and is added to its output. He et al. 2021,
   https://arxiv.org/abs/2110.04366, with relu and a scaling of 4 or less.
+  Where LayerNorm comes before the block, as in GPT-2, Llama and T5, that input is LayerNorm(h), as for the weights beside f.
+  He et al.'s code and AdapterHub's `adapters` read the residual stream h.
 * `lin`: y + f(LayerNorm(y)) after the whole layer, with a trained LayerNorm of its own. Lin et al. 2020,
   https://arxiv.org/abs/2004.03829, with relu; AdapterL of Hu et al. 2021. On GPT-2 it wraps the layer, so
   `output_hidden_states` shows each layer without its adapter.
