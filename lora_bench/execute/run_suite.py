@@ -22,7 +22,8 @@ from lora_bench.execute.scheduler import Progress, Scheduler
 from lora_bench.methods import broken_plug_ins
 from lora_bench.pack.group_runs import most_members, packs
 from lora_bench.plan.cell import Cell
-from lora_bench.plan.cost_estimate import WORKER_BYTES, default_workers
+from lora_bench.plan.checks import card_memory
+from lora_bench.plan.cost_estimate import BYTES_PER_WEIGHT, WORKER_BYTES, default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
 from lora_bench.records.environment import cuda_devices, too_few_devices
 from lora_bench.records.outcomes import at_work, is_done_again, is_untried
@@ -33,6 +34,7 @@ from lora_bench.records.store import free_bytes
 from lora_bench.suite.consent import check_permissions, require_permission
 from lora_bench.suite.load_suite import Suite, load_suite
 from lora_bench.training.job import Job
+from lora_bench.training.measure.memory_model import CONTEXT_BYTES, GAPS
 from lora_bench.util.atomic_files import check_writable, remove_orphans
 from lora_bench.util.failpoints import reach
 
@@ -377,5 +379,10 @@ def _most_members(cells: Mapping[str, Cell], workers: int, job: Job, *, on_gpu: 
 
     recipe = cell.job.spec.training
     flops = 4.0 * cell.fit.shape.multiplied * recipe.batch_size * recipe.max_length
-    free = None if on_gpu else int(psutil.virtual_memory().available) // max(1, workers)
-    return most_members(flops, cell.estimate.memory_bytes, free_bytes=free)
+    if on_gpu:
+        card = card_memory()
+        free = None if card is None else int(card * (1 - GAPS)) - CONTEXT_BYTES
+    else:
+        free = int(psutil.virtual_memory().available) // max(1, workers)
+    base = BYTES_PER_WEIGHT * cell.fit.parameters.total if cell.fit.parameters is not None else 0
+    return most_members(flops, cell.estimate.memory_bytes, free_bytes=free, on_gpu=on_gpu, shared_bytes=base)

@@ -36,17 +36,21 @@ LARGEST = 64
 """Greatest number of members of a pack: if a worker dies, all of them return to their last checkpoints."""
 
 
-def most_members(flops: float, memory_bytes: int, *, free_bytes: int | None) -> int:
-    """Return the greatest number of runs in a pack.
+def most_members(
+    flops: float, memory_bytes: int, *, free_bytes: int | None, on_gpu: bool = False, shared_bytes: int = 0
+) -> int:
+    """Return the greatest number of runs in a pack. One that exhausts the memory all the same is tried at half.
 
     Args:
         flops: FLOPs of a step of one run.
         memory_bytes: Memory that one run needs alone.
-        free_bytes: Memory for the pack, on a CPU; None on a GPU, whose cores are busy before its memory is full. Runs of a pack
-            that exhausts the memory are repeated one by one.
+        free_bytes: Memory for the pack; None if unknown, as of the GPUs of a cluster.
+        on_gpu: True if a GPU takes the steps.
+        shared_bytes: The part of *memory_bytes* that a pack needs once: its frozen base.
     """
-    by_work = (FLOPS_ON_CUDA if free_bytes is None else FLOPS_ON_CPU) / max(flops, 1.0)
-    by_memory = LARGEST if free_bytes is None else free_bytes / max(memory_bytes, 1)
+    by_work = (FLOPS_ON_CUDA if on_gpu else FLOPS_ON_CPU) / max(flops, 1.0)
+    own = max(memory_bytes - shared_bytes, 1)
+    by_memory = LARGEST if free_bytes is None else (free_bytes - shared_bytes) / own
     return max(1, int(min(by_work, by_memory, LARGEST)))
 
 

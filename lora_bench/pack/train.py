@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from lora_bench.pack.evaluate import answers_together, chosen_together, stack_of
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
+from lora_bench.records.outcomes import is_out_of_memory
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere, RunLock
 from lora_bench.training.adapted_model import device_of_runs
@@ -27,10 +29,13 @@ from lora_bench.training.callbacks import Interrupted, Notify, stop_requested
 from lora_bench.training.checkpoint import load_trained
 from lora_bench.training.job import Job
 from lora_bench.training.keyed_dropout import key_of
+from lora_bench.training.measure.counters import return_freed_memory
 from lora_bench.training.pipeline import Answered, Ready, prepare, score
 from lora_bench.training.run import lock_run, publish, run_job
 from lora_bench.training.scoring import autocast, quiet
 from lora_bench.util.heartbeat import heard
+
+logger = logging.getLogger(__name__)
 
 
 class Member:
@@ -125,18 +130,42 @@ def take_together(
 ) -> Iterator[Record | Elsewhere]:
     """Do the runs of a unit as a pack, and yield the result of each as soon as it is known.
 
-    After a stop request, runs that have not begun yield nothing.
+    After a stop request, runs that have not begun yield nothing. If the memory runs out, half as many are tried at once, from
+    their checkpoints.
 
     Args:
         jobs: Jobs that may share a pack; see `lora_bench.pack.group_runs`, which sets how many run at once. When one ends, the
             next takes its slot.
         notify: Returns the function to call with each step of a job.
-        begun: Called when a job begins.
+        begun: Called when a job begins, each time.
 
     Raises:
-        Apart: If a failure belongs to no single member.
+        Apart: If a failure belongs to no single member, and no smaller pack is left to try.
     """
     waiting, most = deque(jobs), jobs[0].at_once or len(jobs)
+    while True:
+        at_work: dict[str, Job] = {}
+        try:
+            yield from _taken(waiting, most, at_work, notify, begun)
+            return
+        except Apart as error:
+            cause, most = error.__cause__, len(at_work) // 2
+            if most < 2 or cause is None or not is_out_of_memory(cause):
+                raise
+            logger.warning("a pack of %d runs lacks memory; %d go on at once: %s", len(at_work), most, error)
+            del error, cause  # their frames hold the tensors of the pack
+        waiting.extendleft(reversed(at_work.values()))
+        return_freed_memory()
+
+
+def _taken(
+    waiting: deque[Job],
+    most: int,
+    at_work: dict[str, Job],
+    notify: Callable[[Job], Notify | None],
+    begun: Callable[[Job], None],
+) -> Iterator[Record | Elsewhere]:
+    """Do waiting runs, at most so many at once, and yield the result of each; *at_work* has those without a result yet."""
     members: list[Member] = []
     # Members come and go in any order, and each Trainer restores the log levels of libraries from when it came.
     with quiet(), ExitStack() as stack:
@@ -144,6 +173,7 @@ def take_together(
         def admitted() -> Iterator[Record | Elsewhere]:
             while waiting and len(members) < most and not stop_requested():
                 job = waiting.popleft()
+                at_work[job.run_id] = job
                 with ExitStack() as own:
                     beside = members[0].ready.model if members else None
                     begins = _begin(job, own, beside, notify(job), begun)
@@ -151,6 +181,7 @@ def take_together(
                         members.append(begins)
                         begins.held = stack.enter_context(own.pop_all())
                 if not isinstance(begins, Member):
+                    del at_work[job.run_id]
                     yield begins
 
         yield from admitted()
@@ -159,6 +190,7 @@ def take_together(
             for member, reason in left:
                 with member.held:
                     end = _end(member, reason, answered.get(member.ready.job.run_id))
+                del at_work[member.ready.job.run_id]
                 yield end
             yield from admitted()
 

@@ -187,13 +187,24 @@ def beyond_memory(cells: list[Cell]) -> list[str]:
 
 def _device_memory() -> tuple[int, str]:
     """Return the memory of the device that a run gets, and its name."""
-    if not cuda_devices():
+    memory = card_memory()
+    if memory is None:
         return installed_bytes(), "this machine"
     import torch
 
+    return memory, torch.cuda.get_device_name()
+
+
+def card_memory() -> int | None:
+    """Return the bytes of the smallest CUDA device of this machine, as torch tells it, or None without one."""
+    if not cuda_devices():
+        return None
+    import torch
+
     if not torch.cuda.is_available():
-        return installed_bytes(), "this machine"
-    return torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name()
+        return None
+    cards = range(torch.cuda.device_count())
+    return min((int(torch.cuda.get_device_properties(card).total_memory) for card in cards), default=None)
 
 
 def refuse_twins(suite: Suite, cells: list[Cell]) -> None:

@@ -1,12 +1,16 @@
 """Packed runs by the command's own path: real files, real workers, and records held against those of isolated runs."""
 
 import dataclasses
+import itertools
 import json
+import types
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from lora_bench.execute import run_suite as execute
+from lora_bench.execute.options import RunOptions
 from lora_bench.execute.run_suite import Silent, run_suite
 from lora_bench.pack import evaluate as asking
 from lora_bench.pack import train as together
@@ -119,11 +123,30 @@ def test_a_company_is_dealt_out_to_the_workers_the_longest_first(tmp_path):
 def test_a_pack_is_as_large_as_its_device_can_use_and_its_memory_holds():
     # RoBERTa-base multiplies some 85 million weights: 4 x 85e6 x 16 rows x 64 tokens is a third of a TFLOP.
     step = 4 * 85e6 * 16 * 64
-    assert most_members(step, 10**9, free_bytes=None) == 17
+    assert most_members(step, 10**9, free_bytes=None, on_gpu=True) == 17
     assert most_members(step, 10**9, free_bytes=10**11) == 1
     assert most_members(1e8, 10**9, free_bytes=10**11) == 10
     assert most_members(1e8, 10**9, free_bytes=4 * 10**9) == 4
     assert most_members(1.0, 1, free_bytes=10**11) == 64
+    # On a card of 16 GB: a base of 5 GB once, and 1 GB of each member's own. A cluster does not tell its cards' memory.
+    assert most_members(1.0, 6 * 10**9, free_bytes=16 * 10**9, on_gpu=True, shared_bytes=5 * 10**9) == 11
+    assert most_members(1.0, 6 * 10**9, free_bytes=None, on_gpu=True) == 64
+
+
+@pytest.mark.parametrize(("gigabytes", "members"), [(80, 4), (1, 2)])
+def test_the_plan_asks_for_the_memory_of_the_card(tmp_path, monkeypatch, gigabytes, members):
+    """Four members of a kind need 100 MB each. Of 1 GB the context of a process and gaps leave 216 MB."""
+    path = write_project(tmp_path / "project", SUITE)
+    cells = {cell.job.run_id: cell for cell in make_plan(load_suite(path), tmp_path / "runs").cells}
+    cells = {
+        run_id: dataclasses.replace(cell, estimate=dataclasses.replace(cell.estimate, memory_bytes=10**8))
+        for run_id, cell in cells.items()
+    }
+    monkeypatch.setattr(execute, "card_memory", lambda: gigabytes * 10**9)
+    executor = types.SimpleNamespace(workers=1, on_gpu=True)
+    units = execute._units(cells, executor, RunOptions(), [cell.job for cell in cells.values()])
+    of_lora = [job for unit in units for job in unit if job.spec.method.name == "lora"]
+    assert {job.at_once for job in of_lora} == {members}
 
 
 @pytest.mark.parametrize(
@@ -361,6 +384,30 @@ def test_of_a_pack_that_fails_as_a_whole_those_that_wait_go_on_together(tmp_path
     records = records_of(path, tmp_path / "runs", workers=0)
     assert {record.status for record in records.values()} == {"ok"} and len(records) == 6
     assert {run_id for run_id, record in records.items() if not record.packed_with} == set(calls[0])
+
+
+def test_a_pack_that_lacks_memory_is_tried_at_half(tmp_path, monkeypatch, caplog):
+    """A device holds two of the eight members: 8, 4, then 2 at once, and every run has the losses that it has alone."""
+    monkeypatch.setattr(execute, "most_members", lambda *given, **known: 64)
+    real, tried = together._step, []
+
+    def step(members, stack, optimiser):
+        tried.append(len(members))
+        if len(members) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(members, stack, optimiser)
+
+    monkeypatch.setattr(together, "_step", step)
+    suite = SUITE.replace(LORA_ALONE[0], "").replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]").replace("46", "16")
+    path = write_project(tmp_path / "project", suite)
+    packed = records_of(path, tmp_path / "packed", workers=0)
+    assert [most for most, _ in itertools.groupby(tried)] == [8, 4, 2] and len(packed) == 8
+    assert {len(record.packed_with) for record in packed.values()} == {1}
+    alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
+    for run_id, record in packed.items():
+        losses = [[point.loss for point in one.curve] for one in (record, alone[run_id])]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert "a pack of 4 runs lacks memory; 2 go on at once" in caplog.text
 
 
 def test_workers_do_packs_too(tmp_path):

@@ -61,7 +61,8 @@ class ThisProcess:
         at_work: dict[str, Job] = {}
 
         def begun(job: Job) -> None:
-            at_work[job.run_id] = waiting.pop(job.run_id)
+            waiting.pop(job.run_id, None)  # a smaller pack begins it again
+            at_work[job.run_id] = job
             tell(Event(job.run_id, 0, job.steps))
 
         try:
