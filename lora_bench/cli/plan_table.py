@@ -146,6 +146,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "dropout masks": recipe.masks if recipe.masks != "torch" else None,
         "processes": recipe.processes if recipe.processes > 1 else None,
         "parallelism": recipe.parallelism if recipe.processes > 1 else None,
+        "deterministic": recipe.deterministic or None,
         "gradient norm": recipe.max_grad_norm if recipe.max_grad_norm != 1.0 else None,
         "precision": recipe.precision if recipe.precision != "float32" else None,
         "scored every": spec.selection_every,

@@ -128,6 +128,8 @@ class Settings(RecordPart):
         masks: Source of dropout masks; "keyed" ones depend on position, so runs with dropout can share a pack.
         processes: Processes that share every batch, each with its own device, or with `threads` CPU threads.
         parallelism: "ddp" keeps all weights in every process; "fsdp" shards them, for models too large for one device.
+        deterministic: Use only algorithms that repeat a result to the bit on a GPU, slower ones among them; a run that needs
+            another fails. Results on a CPU repeat without it.
     """
 
     batch_size: int | None
@@ -142,6 +144,7 @@ class Settings(RecordPart):
     masks: Masks = "torch"
     processes: int | None = 1
     parallelism: Parallelism | None = "ddp"
+    deterministic: bool = False
 
 
 class TrainingSpec(Settings):

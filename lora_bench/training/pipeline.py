@@ -6,6 +6,7 @@ Methods differ only in `method.apply`. Every other line is the same for all meth
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,6 +155,7 @@ def prepare(
     """
     spec = job.spec
     torch.set_num_threads(spec.training.threads)
+    _use_deterministic(spec.training.deterministic)
     seed = spec.seed if spec.series is None else seed_for(spec.series, spec.seed)
     if rank is None:
         warm_up()
@@ -172,6 +174,14 @@ def prepare(
     facts.enter("preparing the training")
     reach("run.train")
     return Ready(setup, adapted, lessons, hooks, checkpoint)
+
+
+def _use_deterministic(only: bool) -> None:
+    """Use only deterministic algorithms in this process from now on, or any: the run before may have had it otherwise."""
+    if only:
+        # cuBLAS asks for it, and reads it when a process first multiplies on a device.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(only)
 
 
 def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint | None:

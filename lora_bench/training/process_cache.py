@@ -47,6 +47,7 @@ BASE_MAY_DIFFER: Fields = {
         **MAY_DIFFER["training"],
         "train_seconds": True, "batch_size": True, "max_length": True, "precision": True, "threads": True,
         "arguments": True, "label_smoothing": True, "masks": True, "processes": True, "parallelism": True,
+        "deterministic": True,
     },
 }  # fmt: skip
 """Fields in which runs of one base model may differ: a model is loaded before any method or step."""

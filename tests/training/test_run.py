@@ -269,6 +269,33 @@ def test_one_run_s_precision_of_products_is_not_the_next_one_s(tmp_path):
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
+def test_one_run_s_deterministic_algorithms_are_not_the_next_one_s(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    found = {value: jobs(tmp_path / value, deterministic(value))["lora"] for value in ("true", "false")}
+    plain = jobs(tmp_path / "plain")["lora"]
+    assert found["false"].run_id == plain.run_id != found["true"].run_id
+    assert run_job(found["true"]).status == "ok"
+    assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert run_job(plain).status == "ok"
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def deterministic(value):
+    text = SUITE.replace("training: {", f"training: {{deterministic: {value}, ")
+    assert text != SUITE
+    return text
+
+
+@pytest.mark.gpu
+def test_a_deterministic_run_repeats_itself_to_the_bit_on_a_gpu(tmp_path):
+    losses = []
+    for name in ("one", "other"):
+        record = run_job(jobs(tmp_path / name, deterministic("true"))["lora"])
+        assert record.status == "ok", record.reason
+        losses.append([point.loss for point in record.curve])
+    assert losses[0] == losses[1]
+
+
 def test_a_base_that_a_run_wrote_into_is_read_anew(tmp_path, monkeypatch):
     job = jobs(tmp_path)["lora"]
     monkeypatch.setattr(warm, "WARM", warm.Warm())
