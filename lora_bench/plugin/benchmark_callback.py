@@ -15,7 +15,7 @@ from __future__ import annotations
 import atexit
 import sys
 import weakref
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from transformers.trainer_callback import CallbackHandler
 from lora_bench.plugin.infer_spec import parameters_of, script_command, spec_of
 from lora_bench.plugin.script_run import OwnRun, ScriptOutcome, said, why_training_ended
 from lora_bench.plugin.token_counter import TokenCounter
-from lora_bench.plugin.trainer_log import curve_of, evaluation_of
+from lora_bench.plugin.trainer_log import curve_of, evaluated_set, evaluation_of
 from lora_bench.records.environment import describe_environment
 from lora_bench.records.record import DataSummary, Record, Speed
 from lora_bench.training.measure.counters import PeakMemory, a_model_is_there, allocated_beside
@@ -107,8 +107,7 @@ class BenchmarkCallback(MeasureCallback):
         assert model is not None, "the Trainer passes its model to every callback"
         self.close("training was started again before it ended")
         self._start_over()
-        dataset = getattr(train_dataloader, "dataset", None)
-        in_split = len(dataset) if isinstance(dataset, Sized) else None
+        in_split = _examples_of(train_dataloader)
         warnings: list[str] = [SEVERAL_DEVICES] if args.n_gpu > 1 else []
         run = OwnRun(
             spec=spec_of(args, state, model, in_split, task=self.task, label=self.label),
@@ -214,9 +213,9 @@ class BenchmarkCallback(MeasureCallback):
         if run is None:
             return
         super().on_evaluate(args, state, control, **inside)
-        dataset = getattr(eval_dataloader, "dataset", None)
-        if isinstance(dataset, Sized):
-            run.examples["evaluation"] = len(dataset)
+        examples = _examples_of(eval_dataloader)
+        if examples is not None:
+            run.examples["_".join(["evaluation", *evaluated_set(metrics or {})])] = examples
         if run.ended:
             self._publish(run, args)
         else:
@@ -343,6 +342,14 @@ class BenchmarkCallback(MeasureCallback):
             started_at=run.started_at,
             environment=describe_environment("cuda" if run.device.type == "cuda" else "cpu"),
         )
+
+
+def _examples_of(loader: Any) -> int | None:
+    """Return the number of examples of a loader's dataset, or None if it has no length."""
+    try:
+        return len(loader.dataset)
+    except (AttributeError, TypeError):
+        return None
 
 
 def _earlier(state: TrainerState) -> dict[str, float | None] | None:

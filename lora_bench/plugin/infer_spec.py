@@ -193,10 +193,12 @@ def training_of(args: TrainingArguments, state: TrainerState, model: nn.Module, 
         in_split: Number of training examples, if known.
     """
     batch = (state.train_batch_size or args.train_batch_size) * args.gradient_accumulation_steps * args.world_size
-    examples = state.max_steps * batch
-    if args.max_steps <= 0 and in_split is not None:
-        # The last batch of an epoch may be smaller.
-        examples = min(examples, round(args.num_train_epochs * in_split))
+    examples: int | None = None  # of a stream they are known when it has ended
+    if in_split is not None:
+        examples = state.max_steps * batch
+        if args.max_steps <= 0:
+            # The last batch of an epoch may be smaller.
+            examples = min(examples, round(args.num_train_epochs * in_split))
     longest = getattr(args, "max_length", None)
     return TrainingSpec(
         train_examples=examples,

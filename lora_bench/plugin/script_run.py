@@ -21,7 +21,7 @@ from lora_bench.metrics import known_metrics
 from lora_bench.plugin.token_counter import TokenCounter
 from lora_bench.plugin.trainer_log import Evaluation, evaluations, why_diverged
 from lora_bench.records.record import Parameters, Record, Status
-from lora_bench.records.spec import RunSpec
+from lora_bench.records.spec import RunSpec, TrainingSpec
 from lora_bench.records.store import RunFolder
 from lora_bench.training.measure.measure_callback import WorkDone
 
@@ -180,11 +180,18 @@ class OwnRun:
         return ScriptOutcome(
             status="ok" if diverged is None else "diverged",
             reason=diverged,
-            spec=self.spec.model_copy(update={"task": task}),
+            spec=self.spec.model_copy(update={"task": task, "training": self._training()}),
             scores=scores if scores and diverged is None else None,
             evaluation_seconds=chosen[-1].seconds if chosen else None,
             warnings=tuple(warnings),
         )
+
+    def _training(self) -> TrainingSpec:
+        """Return the recipe; where the data tell no length, with the number of examples seen."""
+        recipe = self.spec.training
+        if recipe.train_examples is not None:
+            return recipe
+        return recipe.model_copy(update={"train_examples": self.work_done().examples})
 
     def write(self, folder: Path, record: Record) -> None:
         """Publish the record of this training; an error of the disk is logged and never ends the script.
@@ -210,13 +217,18 @@ class OwnRun:
             logger.warning("lora_bench could not write its record to %s: %s", of_run.path, error)
 
 
+# Numbers that an evaluation logs about the model's outputs, of which neither more nor less is better; TRL logs them.
+_DIAGNOSTICS = ("entropy",)
+
+
 def _metric(told: str | None, scores: Sequence[str] | Mapping[str, float], args: TrainingArguments) -> str | None:
-    """Return the author's metric, the Trainer's metric for the best weights, or the first score that is not a loss."""
+    """Return the author's metric, the Trainer's for the best weights, or the first score that is no loss and no diagnostic."""
     if told is not None:
         return told
     best_by = (args.metric_for_best_model or "").removeprefix("eval_")
     named = [best_by] if best_by in scores else []
-    return next((name for name in (*named, *scores) if "loss" not in name), None)
+    judged = [name for name in scores if name.split("_")[-1] not in _DIAGNOSTICS]
+    return next((name for name in (*named, *judged) if "loss" not in name), None)
 
 
 def _direction(metric: str | None, told: bool | None, args: TrainingArguments) -> bool | None:
@@ -226,7 +238,9 @@ def _direction(metric: str | None, told: bool | None, args: TrainingArguments) -
         return bool(args.greater_is_better)
     if metric.split("_")[-1] == "loss":
         return False
-    return known_direction(metric) if metric in known_metrics() else None
+    # The name of an evaluated set may stand before it, or words such as `mean_token`.
+    known = next((name for name in known_metrics() if f"_{metric}".endswith(f"_{name}")), None)
+    return known_direction(known) if known is not None else None
 
 
 def why_training_ended() -> BaseException | None:

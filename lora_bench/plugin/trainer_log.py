@@ -33,18 +33,27 @@ def evaluation_of(metrics: Mapping[str, Any], step: int) -> Evaluation | None:
 
     The Trainer names every score by a prefix, `eval` by default, and logs `<prefix>_runtime` with them.
     """
-    prefixes = [key.removesuffix("_runtime") for key in metrics if key.endswith("_runtime") and key != "train_runtime"]
-    if len(prefixes) != 1:
+    prefix = _prefix(metrics)
+    if prefix is None:
         return None
-    (prefix,) = prefixes
     named = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items() if name.startswith(f"{prefix}_")}
-    before = prefix.removeprefix("eval").lstrip("_")
     scores = {
-        f"{before}_{name}" if before else name: float(value)
+        "_".join([*evaluated_set(metrics), name]): float(value)
         for name, value in named.items()
         if name not in _BOOKKEEPING and _is_number(value)
     }
     return Evaluation(step, scores, float(metrics[f"{prefix}_runtime"]))
+
+
+def evaluated_set(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the name of the evaluated set, of several or by a prefix of the script's own; empty for the only one."""
+    before = (_prefix(metrics) or "").removeprefix("eval").lstrip("_")
+    return [before] if before else []
+
+
+def _prefix(metrics: Mapping[str, Any]) -> str | None:
+    prefixes = [key.removesuffix("_runtime") for key in metrics if key.endswith("_runtime") and key != "train_runtime"]
+    return prefixes[0] if len(prefixes) == 1 else None
 
 
 def evaluations(history: Iterable[Mapping[str, Any]]) -> list[Evaluation]:

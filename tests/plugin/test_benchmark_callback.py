@@ -323,6 +323,53 @@ def test_the_scores_are_those_of_the_weights_that_are_kept(tmp_path):
     assert found.memory.save_bytes and found.memory.evaluation_bytes
 
 
+def test_entropy_is_a_diagnostic_and_no_score(tmp_path):
+    """TRL's SFTTrainer logs it before its accuracy, the mean over tokens."""
+    logged = {"entropy": 1.5, "mean_token_accuracy": 0.25}
+    trainer = trainer_of(tmp_path, lora(), BenchmarkCallback(tmp_path / "mine"), eval_strategy="epoch")
+    trainer.compute_metrics = lambda predicted: dict(logged)
+    trainer.train()
+    found = only_record(tmp_path / "mine")
+    assert (found.spec.task.metric, found.score, found.spec.task.higher_is_better) == (
+        "mean_token_accuracy",
+        0.25,
+        True,
+    )
+    assert found.scores["entropy"] == 1.5
+    del logged["mean_token_accuracy"]
+    alone = trainer_of(tmp_path, lora(), BenchmarkCallback(tmp_path / "other"), eval_strategy="epoch")
+    alone.compute_metrics = lambda predicted: dict(logged)
+    alone.train()
+    assert only_record(tmp_path / "other").spec.task.metric is None
+
+
+def test_every_one_of_several_evaluation_sets_counts(tmp_path):
+    trainer = trainer_of(tmp_path, lora(), BenchmarkCallback(tmp_path / "mine"), eval_strategy="epoch")
+    trainer.eval_dataset = {"short": rows((3, 4)), "long": rows((9, 8, 9, 8, 9))}
+    trainer.train()
+    found = only_record(tmp_path / "mine")
+    assert found.data.examples == {"train": 12, "evaluation_short": 2, "evaluation_long": 5}
+    assert set(found.scores) == {"short_accuracy", "short_loss", "long_accuracy", "long_loss"}
+    assert (found.spec.task.metric, found.spec.task.higher_is_better) == ("short_accuracy", True)
+    took = [entry for entry in trainer.state.log_history if entry["step"] == 9]
+    seconds = sum(entry.get("eval_short_runtime", 0) + entry.get("eval_long_runtime", 0) for entry in took)
+    assert found.speed.evaluation_seconds == pytest.approx(seconds)
+
+
+def test_of_a_stream_the_examples_are_those_that_were_seen(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(rows((9,) * 37))
+
+    # 37 examples in steps of four: nine full ones and one of a single example, twice.
+    trainer_of(tmp_path, lora(), BenchmarkCallback(tmp_path / "mine"), data=Stream(), max_steps=20).train()
+    found = only_record(tmp_path / "mine")
+    assert found.spec.training.steps == 20
+    assert found.spec.training.train_examples == found.speed.train_examples == 2 * 37
+    assert found.data.examples == {} and found.run_id == found.spec.run_id
+    assert "report.md" in render_files([found])
+
+
 def test_scores_that_are_older_than_the_weights_are_said_to_be(tmp_path):
     class Once(TrainerCallback):
         def on_step_end(self, args, state, control, **inside):
