@@ -208,6 +208,8 @@ class OwnRun:
                 return
             if self.ended:
                 of_run.retry()
+                # A stream's number of examples is known now and in the id; an attempt that did not finish has the id without.
+                RunFolder(folder / self.spec.run_id).retry()
             self.written = record.model_copy(update={"attempts": of_run.attempts() + 1})
             if self.ended or standing is None:
                 of_run.publish(self.written)

@@ -74,7 +74,9 @@ def scaled_mask(
 
     On CUDA one kernel makes it, where Triton works.
     """
-    if key.is_cuda and shape and dtype != torch.float64 and shape.numel() < _OF_KERNEL and _has_kernel():
+    # A compiler fuses the plain code itself.
+    plain = not key.is_cuda or dtype == torch.float64 or torch.compiler.is_compiling()
+    if not plain and shape and shape.numel() < _OF_KERNEL and _has_kernel():
         return _by_kernel(key, site, shape, probability, first_row, dtype)
     return keep_mask(key, site, shape, probability, first_row).to(dtype).div_(1 - probability)
 

@@ -21,7 +21,7 @@ _ASKED = ["count", "one", "two", "three", "four", "five", "first", "site", "thre
 
 
 @triton.jit(do_not_specialize=_ASKED)
-def _write(
+def _write(  # type: ignore[no-untyped-def]  # Triton gives its arguments their types
     keys, masks, count, one, two, three, four, five, first, site, threshold, scale,
     S1: tl.constexpr, S2: tl.constexpr, S3: tl.constexpr, S4: tl.constexpr, S5: tl.constexpr,
     FIRST: tl.constexpr, DIMENSIONS: tl.constexpr, BLOCK: tl.constexpr,
@@ -93,8 +93,10 @@ def keyed_masks(
     keys = keys.contiguous()
     masks = torch.empty((len(keys), *shape), dtype=dtype, device=keys.device)
     count = math.prod(shape)
-    if masks.numel():
-        lengths = [*reversed(shape[1:]), *[1] * MOST_DIMENSIONS][: MOST_DIMENSIONS - 1]
+    if not masks.numel():
+        return masks
+    lengths = [*reversed(shape[1:]), *[1] * MOST_DIMENSIONS][: MOST_DIMENSIONS - 1]
+    with torch.cuda.device_of(keys):  # Triton launches on the current device
         _write[(triton.cdiv(count, BLOCK), len(keys))](
             keys,
             masks,

@@ -370,6 +370,31 @@ def test_of_a_stream_the_examples_are_those_that_were_seen(tmp_path):
     assert "report.md" in render_files([found])
 
 
+def test_an_unfinished_training_on_a_stream_is_no_row_beside_the_finished_one(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(rows())
+
+    def train():
+        callback = BenchmarkCallback(tmp_path / "mine")
+        trainer = trainer_of(tmp_path, lora(), callback, data=Stream(), max_steps=4)
+        return trainer, callback
+
+    trainer, callback = train()
+    trainer.add_callback(Fails())
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    callback.close()
+    assert only_record(tmp_path / "mine").status == "interrupted"
+    train()[0].train()
+    assert only_record(tmp_path / "mine").status == "ok"
+
+
+class Fails(TrainerCallback):
+    def on_step_end(self, args, state, control, **inside):
+        raise RuntimeError("a mistake of the script")
+
+
 def test_scores_that_are_older_than_the_weights_are_said_to_be(tmp_path):
     class Once(TrainerCallback):
         def on_step_end(self, args, state, control, **inside):
