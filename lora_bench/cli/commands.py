@@ -324,7 +324,7 @@ def report(arguments: argparse.Namespace) -> int:
     from lora_bench.exchange import data_files
     from lora_bench.records.probe_store import probe_files, read_probes
     from lora_bench.records.store import answers_in, read_records, record_files
-    from lora_bench.report import check_report, write_report
+    from lora_bench.report import check_report, report_model, write_report
 
     def has_records(path: Path) -> bool:
         return bool(record_files(path) or probe_files(path))
@@ -343,11 +343,13 @@ def report(arguments: argparse.Namespace) -> int:
         records = read_records(source) if record_files(source) or not probes else []
         out = arguments.out or source
         sections = _published_sections(arguments, source, records)
-        data = data_files(records, probes, answers_in(source, records)) if arguments.data else None
+        answers = answers_in(source, records)
+        data = data_files(records, probes, answers, arguments.reference) if arguments.data else None
+        model = report_model(records, probes, answers, arguments.reference) if records else None
         if arguments.check:
-            differences += check_report(records, out, name, sections, probes, data, answers_in(source, records))
+            differences += check_report(records, out, name, sections, probes, data, answers, model)
         else:
-            written = write_report(records, out, name, sections, probes, data, answers_in(source, records))
+            written = write_report(records, out, name, sections, probes, data, answers, model)
             print(*(path for path in written if path.suffix != ".svg"), sep="\n")
     for difference in differences:
         print(difference)

@@ -244,6 +244,9 @@ def _add_report(subcommands: Commands) -> None:
     report.what.add_argument(
         "--as", dest="role", metavar="MODEL", help="the table's base model that yours stands in for"
     )
+    report.what.add_argument(
+        "--reference", metavar="METHOD", help="compare with this method, by label (default: as declared, full or lora)"
+    )
     report.where.add_argument("--out", metavar="FOLDER", type=Path, help="folder to write to (default: RUNS itself)")
     report.output.add_argument("--data", action="store_true", help="also write every number as CSV, Parquet and JSON")
     report.output.add_argument(

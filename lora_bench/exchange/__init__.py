@@ -41,7 +41,10 @@ def formats() -> Mapping[str, Export]:
 
 
 def data_files(
-    records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = no_answers
+    records: Sequence[Record],
+    probes: Sequence[ProbeRecord] = (),
+    answers: AnswersOf = no_answers,
+    reference: str | None = None,
 ) -> dict[str, bytes]:
     """Return every number behind a report as contents of files by name: each table as CSV, Parquet and JSON.
 
@@ -52,6 +55,7 @@ def data_files(
         records: Records of the report.
         probes: Probe records of the report.
         answers: Returns the predictions of a run, if they are stored; verdicts use them too.
+        reference: Label of the method to compare with, in place of the declared or the default one.
     """
     from lora_bench.exchange.table_files import to_csv, to_json, to_parquet
     from lora_bench.report.frames.probe_frame import to_latency_frame, to_probe_frame
@@ -64,7 +68,7 @@ def data_files(
     tables = {}
     if records:
         comparison = compare(records)
-        judged = judge_comparison(comparison, records, answers)
+        judged = judge_comparison(comparison, records, answers, reference=reference)
         tables = {
             "records": to_frame(records),
             "curves": to_curves(records),

@@ -125,9 +125,10 @@ def check_report(
     probes: Sequence[ProbeRecord] = (),
     data: Mapping[str, bytes] | None = None,
     answers: AnswersOf = no_answers,
+    model: ReportModel | None = None,
 ) -> list[str]:
     """List the differences, byte for byte, between the report in *folder* and a fresh rendering of its records."""
-    expected = render_files(records, name, sections, probes, data, answers)
+    expected = render_files(records, name, sections, probes, data, answers, model)
     differences = []
     for path, content in expected.items():
         file = folder / path

@@ -3,6 +3,7 @@
 import copy
 import json
 
+import pandas
 import pytest
 
 from lora_bench.cli import main
@@ -304,6 +305,52 @@ def test_an_import_made_again_gives_the_same_files(tmp_path):
     before = {file: file.read_bytes() for file in target.rglob("*") if file.is_file()}
     import_results(tmp_path / "method_comparison", target)
     assert {file: file.read_bytes() for file in target.rglob("*") if file.is_file()} == before and len(before) == 1
+
+
+def write_many(folder):
+    """37 methods as the real files have them: full fine-tuning trained otherwise, and LoRA in some forms among the rest."""
+    names = ["lora/llama-3.2-3B-rank64", "lora/llama-3.2-3B-rank32", "lora/llama-3.2-3B-rank32-dora"]
+    names += [f"ptuning/llama-3.2-3B-vt50-MLP-lr{number}e-{end}" for number in range(1, 5) for end in range(1, 9)]
+    for index, name in enumerate(["adalora/llama-3.2-3B-rank32", *names]):
+        made = {"experiment_name": name, "peft_config": {**LORA["run_info"]["peft_config"], "r": index + 1}}
+        result(folder, changed(run_info=made), name=f"{index}.json")
+    other = {**LORA["run_info"]["train_config"], "batch_size": 4}
+    result(
+        folder, changed(full(), run_info={"train_config": other, "experiment_name": "full-finetuning/x"}), name="f.json"
+    )
+
+
+def test_many_methods_are_compared_with_plain_lora_and_drawn_without_legends(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    write_many(tmp_path)
+    assert main(["import", "peft-results", "method_comparison"]) == 0
+    assert main(["report", "runs/peft-results"]) == 0
+    assert "Warning" not in capfd.readouterr().err
+    folder = tmp_path / "runs" / "peft-results"
+    page = (folder / "report.md").read_text()
+    # The largest table has no full fine-tuning; of its three LoRAs the plain one has the shortest name and the lower rank.
+    assert (
+        "| `lora/llama-3.2-3B-rank32` (reference) |" in page and "adalora/llama-3.2-3B-rank32` (reference)" not in page
+    )
+    assert "Figures with a legend are left out where there are more than 14 methods." in page
+    assert not [path.name for path in (folder / "report").glob("metamathqa-trade-offs.svg")]
+    drawn = max(((folder / "report").glob("*-scores.svg")), key=lambda path: path.stat().st_size).read_text()
+    # A line a method, and each name with the end that tells it from the others.
+    ends = [f"-MLP-lr{number}e-{end}" for number in range(1, 5) for end in range(1, 9)]
+    assert all(f"{end}<" in drawn for end in ends)
+
+
+def test_the_reference_is_the_one_that_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_many(tmp_path)
+    assert main(["import", "peft-results", "method_comparison"]) == 0
+    assert main(["report", "runs/peft-results", "--reference", "adalora/llama-3.2-3B-rank32", "--data"]) == 0
+    page = (tmp_path / "runs" / "peft-results" / "report.md").read_text()
+    assert "| `adalora/llama-3.2-3B-rank32` (reference) |" in page
+    frame = pandas.read_csv(tmp_path / "runs" / "peft-results" / "report" / "comparisons.csv")
+    assert set(frame["reference"].dropna()) == {"adalora/llama-3.2-3B-rank32"}
+    assert main(["report", "runs/peft-results", "--reference", "adalora/llama-3.2-3B-rank33"]) == 2
+    assert "did you mean 'adalora/llama-3.2-3B-rank32'?" in capsys.readouterr().err
 
 
 def test_a_report_shows_them_and_says_whose_they_are(tmp_path, monkeypatch, capsys):

@@ -27,6 +27,9 @@ COLUMNS = 3
 WIDTHS = {1: 5.6, 2: 7.2, 3: 9.0}
 PHONE_INCHES = 3.7
 
+# Of a method's label.
+MOST_CHARACTERS = 28
+
 # Lines of methods from which on they stand closer together.
 FEW = 20
 
@@ -40,7 +43,8 @@ def scores(plan: FigurePlan) -> Figure:
     """A line a method and target: seeds, mean and interval along the score axis; failures as words."""
     targets = _targets(plan)
     ordered = sorted(plan.rows, key=lambda row: not row.reference)
-    names = list(dict.fromkeys(_line_name(row, targets) for row in ordered))
+    lines = list(dict.fromkeys(_line_of(row, targets) for row in ordered))
+    names = [_line_name(row, targets) for row in {_line_of(row, targets): row for row in ordered}.values()]
     figure, panels = make_panels(
         [model_name(table) for table in plan.tables], height=0.55 + (0.34 if len(names) <= FEW else 0.2) * len(names)
     )
@@ -53,7 +57,7 @@ def scores(plan: FigurePlan) -> Figure:
         panel.tick_params(axis="y", length=0)
         panel.xaxis.set_major_locator(MaxNLocator(4))
         for row in table.rows:
-            line = names.index(_line_name(row, targets))
+            line = lines.index(_line_of(row, targets))
             draw_value(panel, row, plan.styles[row.label], line, limits, across=True)
             _failed(panel, row, line)
     label_below(panels, _wrapped(score_name(plan), inches=2.7))
@@ -197,7 +201,7 @@ def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Seque
     for label in sorted(reference, key=lambda name: (not reference[name], natural(name))):
         style = plan.styles[label]
         handles.append(Line2D([], [], color=style.colour, linestyle="none", marker=style.marker, markersize=7))
-        labels.append(short(label, 28) + (" (reference)" if reference[label] else ""))
+        labels.append(method_name(label) + (" (reference)" if reference[label] else ""))
     handles += [handle for handle, _ in further]
     labels += [name for _, name in further]
     widest = 0.5 + 0.065 * max(map(len, labels))
@@ -287,9 +291,22 @@ def _target(setting: Setting) -> str:
     return "no target" if setting.parameter_target is None else f"target {setting.parameter_target[1]:,}"
 
 
+def _line_of(row: Row, targets: dict[tuple[str, ...], str]) -> tuple[str, bool, str | None]:
+    """The line of a row among the methods; the names of two may be the same where they are cut short."""
+    return row.label, row.reference, targets.get(row.run_ids)
+
+
 def _line_name(row: Row, targets: dict[tuple[str, ...], str]) -> str:
     target = targets.get(row.run_ids)
-    return short(row.label, 28) + (" (reference)" if row.reference else "") + (f" ({target})" if target else "")
+    return method_name(row.label) + (" (reference)" if row.reference else "") + (f" ({target})" if target else "")
+
+
+def method_name(label: str) -> str:
+    """A method's label with both of its ends, of which the last tells variants apart."""
+    name = short(label, 300)
+    return (
+        name if len(name) <= MOST_CHARACTERS else f"{name[: MOST_CHARACTERS // 2]}…{name[1 - MOST_CHARACTERS // 2 :]}"
+    )
 
 
 def model_name(table: ModelTable) -> str:

@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from lora_bench.records.analysis import Analysis, default_analysis
+from lora_bench.records.analysis import Analysis
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.over_tasks import OverTasks, TaskCell, judge_over_tasks
 from lora_bench.report.model.ranking import Contest, Rank, other_pairs, rank_all
+from lora_bench.report.model.reference import undeclared_analysis, with_reference
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import (
     AnswersOf,
@@ -109,6 +110,7 @@ def judge_comparison(
     records: Sequence[Record],
     answers: AnswersOf = no_answers,
     analysis: Analysis | None = None,
+    reference: str | None = None,
 ) -> Judged | None:
     """The verdicts on a comparison, or None if nothing can be compared.
 
@@ -117,9 +119,15 @@ def judge_comparison(
         records: What it was made of; they carry the declarations.
         answers: Gives the predictions of a run, where they are stored.
         analysis: A declaration in place of the records' own.
+        reference: Label of the method to compare with, in place of the declared one.
+
+    Raises:
+        LoraBenchError: If no method has the label of *reference*.
     """
     carried = {record.analysis.sha256: record.analysis for record in records if record.analysis is not None}
-    chosen = analysis or _declaration(carried, records)
+    chosen = analysis or _declaration(carried, records) or undeclared_analysis(comparison)
+    if reference is not None:
+        chosen = with_reference(chosen, reference, records)
     if chosen is None:
         return None
     left_out: dict[str, None] = {}
@@ -144,11 +152,9 @@ def judge_comparison(
 
 
 def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> Analysis | None:
-    """The analysis that most records carry, or the default analysis if none carries one."""
-    if carried:
-        number = {key: sum(r.analysis is not None and r.analysis.sha256 == key for r in records) for key in carried}
-        return carried[max(sorted(carried), key=lambda key: number[key])]
-    return default_analysis(sorted({record.spec.method.label for record in records}))
+    """The analysis that most records carry, or None if none carries one."""
+    number = {key: sum(r.analysis is not None and r.analysis.sha256 == key for r in records) for key in carried}
+    return carried[max(sorted(carried), key=lambda key: number[key])] if carried else None
 
 
 def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left_out: dict[str, None]) -> list[_Table]:

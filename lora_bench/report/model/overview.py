@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lora_bench.metrics import default_margin
-from lora_bench.records.analysis import default_analysis
 from lora_bench.records.budget import ParameterAxis
 from lora_bench.report.model.choose_method import Choice
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.judged import Judged
+from lora_bench.report.model.reference import undeclared_analysis
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.side_costs import Beside
 from lora_bench.report.probes.cells import STEP, Probed, Value, probed_cells
@@ -168,7 +168,7 @@ def overview(
         choices: What `choose_method` names.
     """
     labels = sorted({row.label for setting in comparison.settings for row in setting.rows})
-    analysis = judged.analysis if judged is not None else default_analysis(labels)
+    analysis = judged.analysis if judged is not None else undeclared_analysis(comparison)
     reference = analysis.reference if analysis is not None else labels[0]
     contrasts = tuple(contrasts_of(judged)) if judged is not None else ()
     places = _places(comparison, reference)

@@ -33,7 +33,10 @@ class ReportModel:
 
 
 def report_model(
-    records: Sequence[Record], probes: Sequence[ProbeRecord] = (), answers: AnswersOf = no_answers
+    records: Sequence[Record],
+    probes: Sequence[ProbeRecord] = (),
+    answers: AnswersOf = no_answers,
+    reference: str | None = None,
 ) -> ReportModel:
     """A report of *records*.
 
@@ -41,12 +44,13 @@ def report_model(
         records: At least one.
         probes: Of the same methods; they give file sizes and costs.
         answers: Gives the predictions of a run, where they are stored.
+        reference: Label of the method to compare with, in place of the declared or the default one.
 
     Raises:
-        LoraBenchError: If two different records have the same run id.
+        LoraBenchError: If two different records have the same run id, or no method has the label of *reference*.
     """
     comparison = compare(records)
-    judged = judge_comparison(comparison, records, answers)
+    judged = judge_comparison(comparison, records, answers, reference=reference)
     costs = beside(comparison, probes)
     choices = choices_of(comparison, records, answers) if judged is not None and _decided(judged) else ()
     seen = overview(comparison, judged, costs, choices)

@@ -1,0 +1,52 @@
+"""The method that the others are compared with where no suite declared one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from lora_bench.errors import unknown
+from lora_bench.records.analysis import REFERENCES, Analysis, default_analysis
+from lora_bench.records.record import Record
+from lora_bench.report.model.comparison import Comparison
+from lora_bench.report.model.rows import Row
+from lora_bench.report.text import natural
+
+
+def undeclared_analysis(comparison: Comparison) -> Analysis | None:
+    """Return the default comparison of records that carry none, or None if they have fewer than two methods.
+
+    Labels need not be the usual ones. Then the table with the most scored methods gives the reference: full fine-tuning if it
+    is there, else the LoRA with the shortest label, else the method that trains the most weights.
+    """
+    labels = sorted({row.label for setting in comparison.settings for row in setting.rows})
+    tables = [table.rows for setting in comparison.results if not setting.search for table in setting.tables]
+    scored = max(([row for row in rows if row.score is not None] for rows in tables), key=len, default=[])
+    if len(labels) < 2 or not scored or any(label in REFERENCES for label in labels):
+        return default_analysis(labels)
+    return Analysis(reference=min(scored, key=_rank).label)
+
+
+def _rank(row: Row) -> tuple[object, ...]:
+    """Return a sort key: the smallest is the one to compare with."""
+    trained = row.parameters.trained if row.parameters is not None else None
+    usual = next((place for place, name in enumerate(REFERENCES) if _is_a(row, name)), len(REFERENCES))
+    plain = len(row.label) if usual < len(REFERENCES) else -(trained or 0)
+    return usual, plain, natural(row.label)
+
+
+def _is_a(row: Row, name: str) -> bool:
+    """Tell if a row is of a method by name or by its label's first word, as in "lora/llama-rank32" or "LoRA r=8"."""
+    return row.method == name or re.match(rf"{name}(?![a-z])", row.label, re.IGNORECASE) is not None
+
+
+def with_reference(analysis: Analysis | None, label: str, records: Sequence[Record]) -> Analysis:
+    """Return a comparison with the reference that a user names.
+
+    Raises:
+        LoraBenchError: If the records have no method of that label.
+    """
+    labels = sorted({record.spec.method.label for record in records})
+    if label not in labels:
+        raise unknown("method of these records", label, labels)
+    return Analysis(reference=label) if analysis is None else analysis.model_copy(update={"reference": label})
