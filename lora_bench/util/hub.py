@@ -30,8 +30,15 @@ GIT_DIGITS, SHA256_DIGITS = 40, 64
 COMMIT = re.compile(rf"[0-9a-f]{{{GIT_DIGITS}}}")
 
 
-# What could not be reached within `asked_once`; None outside of it.
-_UNREACHED: ContextVar[set[str] | None] = ContextVar("unreached", default=None)
+@dataclass
+class _Answering:
+    """Whether the hub answers; None before it was asked."""
+
+    answers: bool | None = None
+
+
+# Set within `asked_once` and `cache_only`, and None outside of them.
+_ASKED: ContextVar[_Answering | None] = ContextVar("asked", default=None)
 
 
 class HubUnreachable(LoraBenchError):
@@ -40,12 +47,44 @@ class HubUnreachable(LoraBenchError):
 
 @contextmanager
 def asked_once() -> Iterator[None]:
-    """Look in the cache alone within this block once the hub could not be reached: each try repeats for many seconds."""
-    token = _UNREACHED.set(set())
+    """Ask within this block once whether the hub answers, and if not look in the cache alone: each try takes many seconds."""
+    token = _ASKED.set(_Answering())
     try:
         yield
     finally:
-        _UNREACHED.reset(token)
+        _ASKED.reset(token)
+
+
+@contextmanager
+def cache_only() -> Iterator[None]:
+    """Look in the cache alone within this block; raise HubUnreachable for what it lacks."""
+    token = _ASKED.set(_Answering(answers=False))
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
+
+
+def _only_cached() -> bool:
+    """Return True if only the cache is to be looked at; within `asked_once` the first call asks the hub."""
+    asked = _ASKED.get()
+    if asked is None:
+        return False
+    if asked.answers is None:
+        asked.answers = _answers()
+    return not asked.answers
+
+
+def _answers() -> bool:
+    """Return True unless there is no connection to the hub. One short request; the hub's own functions repeat theirs."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # the network's errors have no class in common
+        return not _is_unreachable(error)
+    return True
 
 
 @dataclass(frozen=True)
@@ -79,7 +118,7 @@ def snapshot(
     """
     from huggingface_hub import snapshot_download
 
-    unreached = _UNREACHED.get()
+    only_cached = _only_cached()
     with quiet():
         try:
             folder = Path(
@@ -89,13 +128,13 @@ def snapshot(
                     revision=revision,
                     allow_patterns=list(files),
                     ignore_patterns=list(leave),
-                    local_files_only=bool(unreached),
+                    local_files_only=only_cached,
                 )
             )
         except Exception as error:  # the hub's, the network's and the disk's errors have no class in common
-            if unreached or _is_unreachable(error):
-                if unreached is not None:
-                    unreached.add(_endpoint())
+            if only_cached or _is_unreachable(error):
+                if (asked := _ASKED.get()) is not None:
+                    asked.answers = False
                 raise HubUnreachable(f"{kind} {name!r} {_not_reached(hint)}") from None
             raise LoraBenchError(f"{kind} {name!r} {why_not(kind, name, revision, error, hint)}") from None
     here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
@@ -129,6 +168,8 @@ def data_set(name: str, config: str | None, commit: str) -> Any:
     with quiet(), _quiet_datasets():
         builder = None if config is None else _prepared(name, config, commit)
         if builder is None:
+            if _only_cached():
+                raise HubUnreachable(f"data set {name!r} {_not_reached('')}")
             card = snapshot("data set", name, commit, ["README.md"]).folder / "README.md"
             try:
                 config = config or _default_configuration(name, card)
