@@ -166,6 +166,8 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str 
         series=arguments.series,
         data_dir=arguments.data_dir,
         progress=lambda said: print(message(said), file=sys.stderr),
+        # Workers need models and data. A published table's shapes and counts are known.
+        download=asked is not None or suite.command[:1] != ("reproduce",),
     )
     _show_plan(console, plan, arguments.device)
     if asked is not None:

@@ -12,7 +12,7 @@ from lora_bench.cli.progress import duration
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import known_methods
 from lora_bench.plan.cell import Cell
-from lora_bench.plan.cost_estimate import default_workers
+from lora_bench.plan.cost_estimate import CostEstimate, default_workers
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
@@ -42,6 +42,7 @@ def plan_tables(plan: Plan, card: str | None = None) -> list[Table | Text]:
         runs = sum(waiting.runs for waiting in plan.waiting if waiting.reason == reason)
         parts.append(Text(f"{runs} runs wait for {reason}"))
     parts += _code(plan)
+    parts += [Text(note) for note in plan.notes]
     parts += [Text(f"warning: {warning}") for warning in plan.warnings]
     parts.append(Text(_totals(plan)))
     return parts
@@ -71,10 +72,16 @@ def _table(plan: Plan, task: str, card: str | None) -> Table:
             *(f"{count:,}" for count in (counts.adapter, counts.head, counts.trained, counts.stored)),
             " ".join(dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)),
             f"{done}/{len(group)}",
-            ("" if first.estimate.measured else "~") + duration(first.estimate.seconds),
+            _time(first.estimate),
             f"~{first.estimate.memory_bytes / 2**20:,.0f} MiB" if card is None else _fit_on(card, first),
         )
     return table
+
+
+def _time(estimate: CostEstimate) -> str:
+    if not estimate.timed:
+        return "–"
+    return ("" if estimate.measured else "~") + duration(estimate.seconds)
 
 
 def _fit_on(card: str, cell: Cell) -> str:
@@ -207,9 +214,13 @@ def _totals(plan: Plan) -> str:
     disk = sum(cell.estimate.disk_bytes for cell in missing) / 2**20
     return (
         f"budget: {target}{_work(plan)}\n{_halving(plan)}"
-        f"{len(missing) + later} of {len(plan.cells) + later} runs to do, {workers} at once: about {duration(seconds)}, "
+        f"{len(missing) + later} of {len(plan.cells) + later} runs to do, {workers} at once{_about(missing, seconds)}, "
         f"{disk:,.1f} MiB kept on disk (times and memory marked ~ are estimates)"
     )
+
+
+def _about(missing: Sequence[Cell], seconds: float) -> str:
+    return f": about {duration(seconds)}" if all(cell.estimate.timed for cell in missing) else ""
 
 
 def _work(plan: Plan) -> str:

@@ -9,14 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_bench.errors import unknown
+from lora_bench.families import hub_name
 from lora_bench.util.paths import PACKAGE
 
 PREFIX = "shape:"
+# A model of another owner may have the same name and any shape.
+OWNERS = ("FacebookAI", "microsoft", "openai-community")
 
 
 def known_shapes() -> dict[str, Path]:
     """Return the folder of each shape's configuration, by the name of its model."""
     return {path.parent.name: path.parent for path in sorted((PACKAGE / "data" / "shapes").glob("*/config.json"))}
+
+
+def shape_of_hub(name: str) -> str | None:
+    """Return the name of the shape of a model on the hub, such as `FacebookAI/roberta-base`; None if it is not known."""
+    owner, _, last = hub_name(name).rpartition("/")
+    return f"{PREFIX}{last}" if owner in OWNERS and last in known_shapes() else None
 
 
 def shape_folder(name: str) -> Path:

@@ -35,6 +35,8 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
         length = cell.job.spec.training.max_length
         if shape is None or cell.record is not None or (base_model.name, task, length) in seen:
             continue
+        if not base_model.has_weights:
+            continue  # a shape has no tokenizer
         seen.add((base_model.name, task, length))
         key = ("models", names.index(base_model.name))
         if base_model.name not in tokenizers:

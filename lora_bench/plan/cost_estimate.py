@@ -30,12 +30,21 @@ WORKER_BYTES = 700_000_000
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Estimated cost of a run, from a record of the same cell on this machine, else from arithmetic."""
+    """Estimated cost of a run, from a record of the same cell on this machine, else from arithmetic.
+
+    Args:
+        seconds: Time of the run.
+        memory_bytes: Memory of training.
+        disk_bytes: Size of what it keeps.
+        measured: True if the time is that of a record.
+        timed: False if the time is not known, because the data was counted and not read.
+    """
 
     seconds: float
     memory_bytes: int
     disk_bytes: int
     measured: bool
+    timed: bool = True
 
 
 def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstimate:
@@ -72,7 +81,8 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
         + per_token * shape.layers * shape.width * rows * recipe.max_length
     )
     kept = 0 if spec.keep_weights == "none" else BYTES_PER_WEIGHT * parameters.stored
-    return CostEstimate(flops / rate, int(memory), kept + 8 * scored, measured=False)
+    timed = not data.counted_only
+    return CostEstimate(flops / rate if timed else 0.0, int(memory), kept + 8 * scored, measured=False, timed=timed)
 
 
 def _mean_tokens(texts: Sequence[tuple[str, ...]]) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -62,6 +62,7 @@ class Plan:
         chosen: Known runs that depend on the records of others.
         untried: Ids of runs that others wait for but whose record decides nothing: they must be repeated.
         decided: What the seeds so far have decided, in sentences, where seeds are added until decided.
+        notes: Sentences on models and data that were not downloaded for the plan.
     """
 
     suite: Suite
@@ -72,6 +73,7 @@ class Plan:
     chosen: tuple[Cell, ...] = ()
     untried: frozenset[str] = frozenset()
     decided: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def chooses(self) -> bool:
@@ -93,6 +95,7 @@ def make_plan(
     only: Collection[str] = (),
     progress: Progress | None = None,
     untried: Callable[[Record], bool] = is_untried,
+    download: bool = True,
 ) -> Plan:
     """Resolve a suite to its runs.
 
@@ -104,11 +107,13 @@ def make_plan(
         only: Ids of the requested runs; a learning rate in one of them need not be chosen by trials.
         progress: Called with a sentence before slow work.
         untried: Returns True if a record decides nothing, because its run must be repeated.
+        download: False to plan with known shapes and released counts for what is not on this machine. Such a plan can be
+            shown and not run.
 
     Raises:
         BadInput: With every fault of the data and the base models, or if only `full` can meet the budget.
     """
-    tasks, models = obtain(suite, data_dir, progress)
+    tasks, models = obtain(suite, data_dir, progress, download=download)
     unequal = check_equal_trials(suite, [loaded.task for loaded in tasks], models)
     planner = _Planner(suite, runs, series, data_dir, only, progress, untried)
     # A run that starts from another task's run needs that task's runs to be known.
@@ -139,7 +144,18 @@ def make_plan(
         chosen=tuple(cell for cell in planner.chosen if cell in rounds.cells),
         untried=frozenset(planner.undecided | rounds.untried),
         decided=rounds.decided,
+        notes=tuple(_not_downloaded(tasks, models)),
     )
+
+
+def _not_downloaded(tasks: Sequence[LoadedTask], models: Sequence[BaseModel]) -> Iterator[str]:
+    """Yield a sentence on the base models, and one on the data, that were not downloaded."""
+    shapes = [model.shown for model in models if not model.has_weights]
+    if shapes:
+        yield f"not downloaded: {', '.join(shapes)}; sizes, counts and memory follow from the published shape"
+    counted = [loaded.task.task for loaded in tasks if loaded.data.counted_only]
+    if counted:
+        yield f"not downloaded: data of {', '.join(counted)}; rows are the release's, and times are not known"
 
 
 class MakeCell(Protocol):

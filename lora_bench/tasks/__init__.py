@@ -6,7 +6,16 @@ examples of them, `linearise` those of structured inputs, and `examples` the spl
 """
 
 from lora_bench.tasks.declaration import Task, definition, task_from_definition
-from lora_bench.tasks.examples import SPLITS, Split, TaskData, hub_sha256, load_data, load_unlabelled, pinned
+from lora_bench.tasks.examples import (
+    SPLITS,
+    Split,
+    TaskData,
+    hub_sha256,
+    load_data,
+    load_unlabelled,
+    pinned,
+    released_data,
+)
 from lora_bench.tasks.folders import as_laid_out, find_folder, in_folder
 from lora_bench.tasks.load_task import load_task, task_from_document
 from lora_bench.tasks.sources import Release
@@ -29,6 +38,7 @@ __all__ = [
     "load_unlabelled",
     "majority_score",
     "pinned",
+    "released_data",
     "score",
     "split_scores",
     "task_from_definition",

@@ -77,6 +77,11 @@ class TaskData:
     sha256: str
     warnings: tuple[str, ...]
 
+    @property
+    def counted_only(self) -> bool:
+        """Return True if it has the numbers of examples and not the examples."""
+        return not self.splits["train"].texts
+
 
 def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole_train: bool = False) -> TaskData:
     """Load the examples of a task.
@@ -114,6 +119,25 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
         for name, examples in dealt.items()
     }
     return TaskData(splits, labels, sha256, tuple(_warnings(task, splits, labels, tables)))
+
+
+def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
+    """Return the data of a task as its release counts it, without texts and labels; None if the counts are not known.
+
+    Args:
+        task: The declaration, with its class names if it is a classification.
+        whole_train: Set no selection split aside if the data has none.
+    """
+    if task.release is None or (task.kind == "classification" and task.labels is None):
+        return None
+    counts = dict(task.release.examples)
+    if "selection" not in counts and not whole_train and task.shares is not None:
+        counts["selection"] = round(task.shares.selection * counts["train"])
+        counts["train"] -= counts["selection"]
+    data = task.data
+    sha256 = hub_sha256(data, data.revision) if data.hub is not None and data.revision is not None else ""
+    splits = {name: Split([""] * count, [], []) for name, count in counts.items()}
+    return TaskData(splits, task.labels or (), sha256, ())
 
 
 def pinned(task: Task) -> Task:
