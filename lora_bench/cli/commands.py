@@ -216,6 +216,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
         protocol=arguments.protocol,
         epochs=arguments.epochs,
         train_examples=arguments.train_examples,
+        start_from=arguments.start_from,
     )
     suite = _allowed(made.suite, arguments)
     if arguments.plan or arguments.prepare:
@@ -246,6 +247,7 @@ def _asked_of_table(arguments: argparse.Namespace) -> Asked:
             protocol=arguments.protocol,
             epochs=arguments.epochs,
             train_examples=arguments.train_examples,
+            start_from=None if arguments.start_from is None else str(arguments.start_from),
         )
     except ValueError as error:
         raise LoraBenchError(f"--prepare cannot hand these options of {arguments.table} to workers: {error}") from None

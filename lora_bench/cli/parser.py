@@ -210,8 +210,16 @@ def _add_reproduce(subcommands: Commands) -> None:
         metavar="N",
         help="a smoke test of N examples; makes every cell not comparable",
     )
+    what.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="FOLDER",
+        help="an adapter in PEFT's format for rows that start from another task's run; not comparable",
+    )
     reproduce.how.add_argument(
-        "--plan", action="store_true", help="show every run with its recipe and cost; train nothing"
+        "--plan",
+        action="store_true",
+        help="show every run with its recipe, counts and memory; train nothing, download nothing of the table",
     )
     reproduce.how.add_argument("--device", metavar="CARD", help="with --plan: say whether each run fits a GPU")
     _prepare_option(reproduce)

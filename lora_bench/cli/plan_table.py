@@ -126,7 +126,7 @@ def _recipes(plan: Plan) -> Table:
         table.add_row(
             Text(task), Text(model), Text(label), " ".join(rates), amount_of(*recipe.target), f"{recipe.batch_size}",
             f"{recipe.steps:,}" if recipe.steps is not None else "–", _warmup(recipe), f"{recipe.max_length}",
-            Text(_more(group[0].job.spec, found.task if found is not None else start)),
+            Text(_more(group[0].job.spec, start if found is None else found.task if found.run_id else "an adapter")),
         )  # fmt: skip
     return table
 

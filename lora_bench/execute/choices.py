@@ -59,7 +59,10 @@ def _without_choice(spec: RunSpec) -> str:
     chosen = {name: value for name, value in spec.method.chosen.items() if name in spec.method.options}
     method = spec.method.model_copy(update={"chosen": chosen})
     training = spec.training.model_copy(update={"learning_rate": None})
-    return spec.model_copy(update={"method": method, "training": training, "start": None}).run_id
+    start = (
+        spec.start if spec.start is not None and spec.start.run_id is None else None
+    )  # an adapter was given by the user
+    return spec.model_copy(update={"method": method, "training": training, "start": start}).run_id
 
 
 def _move(folder: RunFolder, name: str, to: str) -> bool:

@@ -47,6 +47,7 @@ class Asked(Strict):
     protocol: _Text | None = None
     epochs: float | None = Field(default=None, gt=0)
     train_examples: int | None = Field(default=None, gt=0)
+    start_from: _Text | None = None
 
 
 class Prepared(Strict):
@@ -56,7 +57,7 @@ class Prepared(Strict):
         suite: Name of a suite.
         file: File of a suite, relative to the folder.
         table: Arguments for a published table; exactly one of these three is given.
-        model_folder: True if the table's `model` is a folder, relative to this one.
+        model_folder: True if the table's `model` is a folder, relative to this one, as `start_from` always is.
         sha256: Hash of the suite's file.
         series: Label of a repeat.
         data_dir: Folder with data sets, relative to this folder.
@@ -116,6 +117,8 @@ def prepare(
     model_folder = table is not None and table.model is not None and Path(table.model).is_dir()
     if table is not None and table.model is not None and model_folder:
         table = table.model_copy(update={"model": _seen_from(folder, Path(table.model))})
+    if table is not None and table.start_from is not None:
+        table = table.model_copy(update={"start_from": _seen_from(folder, Path(table.start_from))})
     said = Prepared(
         schema=SCHEMA,
         suite=asked if isinstance(asked, str) and not is_file else None,
@@ -162,6 +165,8 @@ def _suite_of(said: Prepared, folder: Path) -> Suite:
         asked = said.table
         if asked.model is not None and said.model_folder:
             asked = asked.model_copy(update={"model": str(_place(folder, asked.model))})
+        if asked.start_from is not None:
+            asked = asked.model_copy(update={"start_from": str(_place(folder, asked.start_from))})
         return reproduction(**dict(asked)).suite
     if said.file is None:
         assert said.suite is not None, "one of the three is given"
@@ -189,7 +194,8 @@ def _how_to(folder: Path) -> str:
 def _hash_of(suite: Suite) -> str:
     """Return the hash of everything that makes its runs, because a named task is a file that may differ between folders."""
     written = hashlib.sha256(suite.file.read_bytes()).hexdigest()
-    return content_hash([written, [definition(task) for task, _ in suite.tasks]])
+    adapter = [] if suite.adapter is None else [suite.adapter.sha256]
+    return content_hash([written, [definition(task) for task, _ in suite.tasks], *adapter])
 
 
 def _seen_from(folder: Path, path: Path) -> str:

@@ -26,7 +26,7 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.probe_store import probe_files, read_probes
 from lora_bench.records.record import Environment, Record
-from lora_bench.records.spec import MethodSpec, RunSpec, Start
+from lora_bench.records.spec import MethodSpec, RunSpec
 from lora_bench.records.store import read_records, record_files
 from lora_bench.report.text import plain
 from lora_bench.util.filenames import file_name
@@ -118,7 +118,7 @@ def recipe_of(spec: RunSpec) -> str:
 
     The hash is the run id of the spec without these, so no later version of lora_bench may change it.
     """
-    start = None if spec.start is None else Start(task=spec.start.task, run_id="")
+    start = None if spec.start is None else spec.start.model_copy(update={"run_id": ""})
     bare = {
         "task": spec.task.model_copy(update={"data_sha256": None}),
         "model": spec.model.model_copy(update={"sha256": None, "revision": None}),

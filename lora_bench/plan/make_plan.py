@@ -39,7 +39,7 @@ from lora_bench.plan.micro_batch import micro_batch
 from lora_bench.plan.resolve import run_spec
 from lora_bench.plan.rounds import rounds_of
 from lora_bench.plan.selection import best_rates, start_records
-from lora_bench.plan.size_fitting import MethodFit, fit_method
+from lora_bench.plan.size_fitting import MethodFit, check_fits, fit_method
 from lora_bench.records.budget import Budget
 from lora_bench.records.outcomes import is_untried
 from lora_bench.records.record import Record
@@ -203,7 +203,7 @@ class _Planner:
 
     def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget) -> None:
         """Add the runs of a task, base model, method and budget: its trials and, once these are done, its reported runs."""
-        suite, name = self.suite, loaded.task.task
+        suite, name, adapter = self.suite, loaded.task.task, self.suite.adapter
         recipe = suite.recipe(name, base_model.name, entry, budget)
         check_rates(suite, recipe, name, base_model, entry)
         check_schedule(suite, recipe, name, base_model, entry)
@@ -251,6 +251,7 @@ class _Planner:
                 trial=rung is not None,
                 analysis=suite.analysis,
                 rung=rung.number if rung is not None and suite.content.rungs else None,
+                adapter=adapter.folder if start is not None and start.run_id is None and adapter is not None else None,
             )
             return Cell(job, fit, folder.record(), estimate, blocked)
 
@@ -277,6 +278,11 @@ class _Planner:
             rate = chosen
         if recipe.start is None:
             self._choose([cell(rate, seed) for seed in seeds])
+            return
+        if adapter is not None:
+            check_fits(adapter.folder, method, base_model, loaded.task.kind, max(1, len(loaded.data.labels)))
+            start = Start(task=recipe.start, run_id=None, adapter_sha256=adapter.sha256)
+            self.cells += [cell(rate, seed, start=start) for seed in seeds]
             return
         sources = [
             one

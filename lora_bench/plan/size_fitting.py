@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -151,6 +152,18 @@ def _kept_or_counted(
     if is_kept and fit.reason is None:
         keep(path, fit.model_dump(mode="json"))
     return fit
+
+
+def check_fits(adapter: Path, method: Method, base_model: BaseModel, kind: Kind, labels: int) -> None:
+    """Check that an adapter in a folder fits a method on a base model; only its shapes are read.
+
+    Raises:
+        LoraBenchError: If it does not fit.
+    """
+    from lora_bench.training.warm_start import check_adapter
+
+    model, head = load_model(base_model, kind=kind, labels=labels, on_meta=True)
+    check_adapter(method.apply(model, head=head), adapter, head)
 
 
 def count_method(method: Method, base_model: BaseModel, kind: Kind, labels: int, budget: Budget) -> MethodFit:

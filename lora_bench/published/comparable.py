@@ -35,14 +35,14 @@ def fields(spec: RunSpec) -> dict[str, Any]:
     threads, labels, and the number of parts of a batch.
     """
     content = spec.model_dump(mode="json")
-    for name in ("model", "seed", "series", "keep_weights", "spec_version", "protocol"):
+    for name in ("model", "seed", "series", "keep_weights", "spec_version", "protocol", "start"):
         del content[name]
-    method, task, start = content["method"], content["task"], content.pop("start")
+    method, task = content["method"], content["task"]
     content["method"] = {"name": method["name"], "options": method["options"]}
     del task["name"], content["training"]["threads"]
     content["training"]["arguments"].pop("gradient_accumulation_steps", None)
     task["definition"] = without_shown(spec.task.definition)
-    return {**_flat(content), "start": None if start is None else start["task"]}
+    return {**_flat(content), "start": None if spec.start is None else spec.start.shown}
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lora_bench.plan.resolve import run_spec
 from lora_bench.published import CellVerdict, PublishedTable, expected_from, judge_table, load_table
 from lora_bench.published.comparable import place_of
 from lora_bench.published.table_section import published_section
+from lora_bench.records.kept_adapter import find_adapter
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec, RunSpec, Start
@@ -69,6 +70,7 @@ def reproduction(
     protocol: str | None = None,
     epochs: float | None = None,
     train_examples: int | None = None,
+    start_from: Path | str | None = None,
 ) -> Reproduction:
     """Select the part of a published table to run.
 
@@ -82,6 +84,8 @@ def reproduction(
         protocol: Name of another protocol than the table's; no cell is comparable then.
         epochs: Passes over the training split in place of each recipe's, for a smoke test; no cell is comparable then.
         train_examples: Examples seen in their place, likewise.
+        start_from: Folder of an adapter in PEFT's format, from which rows start that start from another task's run. That
+            task is then run only if it is named; such a row is not comparable.
 
     Raises:
         LoraBenchError: If a name is not in the table.
@@ -101,8 +105,10 @@ def reproduction(
         suite = _renamed(_with_models(suite, [known[own]]), stand_ins)
     elif role is not None:
         raise LoraBenchError(f"--as {role} says for which base model another stands in: name that one with --model")
-    suite = _with_tasks(suite, tasks)
+    suite = _with_tasks(suite, tasks, alone=start_from is not None)
     suite = _with_methods(suite, methods)
+    if start_from is not None:
+        suite = _with_adapter(suite, Path(start_from))
     if seeds is not None:
         suite = _with_content(suite, seeds=tuple(range(seeds)))
     if protocol is not None:
@@ -120,6 +126,9 @@ def reproduction(
         suite = _with_content(suite, recipes=(*suite.content.recipes, Recipe.model_validate(shortened)))
     shown = Path(model).name if model is not None and Path(model).is_absolute() else model
     options = {"--model": shown, "--as": role, "--protocol": protocol, "--seeds": None if seeds is None else str(seeds)}
+    if start_from is not None:
+        folder = Path(start_from)
+        options["--start-from"] = folder.name if folder.is_absolute() else str(folder)
     options |= {f"--{name.replace('_', '-')}": f"{amount:g}" for name, amount in shortened.items()}
     options |= {"--tasks": ",".join(tasks) or None, "--methods": ",".join(methods) or None}
     words = [word for option, value in options.items() if value is not None for word in (option, value)]
@@ -281,15 +290,15 @@ def _renamed(suite: Suite, stand_ins: dict[str, str]) -> Suite:
     return dataclasses.replace(_with_content(suite, recipes=recipes), models=models, methods=methods)
 
 
-def _with_tasks(suite: Suite, tasks: Collection[str]) -> Suite:
-    """The suite on some of its tasks, and on those that they start from."""
+def _with_tasks(suite: Suite, tasks: Collection[str], *, alone: bool) -> Suite:
+    """The suite on some of its tasks, and, unless *alone*, on those that they start from."""
     known = [task.task for task, _ in suite.tasks]
     for name in tasks:
         if name not in known:
             raise unknown("task of the table", name, known)
     if not tasks:
         return suite
-    wanted = {*tasks, *_sources(suite.content.recipes, tasks)}
+    wanted = {*tasks, *(() if alone else _sources(suite.content.recipes, tasks))}
     recipes = tuple(
         recipe.model_copy(update={"tasks": tuple(name for name in recipe.tasks if name in wanted)})
         for recipe in suite.content.recipes
@@ -297,6 +306,29 @@ def _with_tasks(suite: Suite, tasks: Collection[str]) -> Suite:
     )
     chosen = tuple((task, base) for task, base in suite.tasks if task.task in wanted)
     return dataclasses.replace(_with_content(suite, recipes=recipes), tasks=chosen)
+
+
+def _with_adapter(suite: Suite, folder: Path) -> Suite:
+    """The suite with an adapter in place of the runs that others start from.
+
+    Raises:
+        LoraBenchError: If none starts from another run, or several base models or methods do: an adapter is of one.
+    """
+    adapter = find_adapter(folder)
+    rows = dict.fromkeys(
+        f"{entry.label} on {model.model}"
+        for task, _ in suite.tasks
+        for model in suite.models
+        for entry in suite.methods
+        if entry.is_for(task.task, model.model) and suite.recipe(task.task, model.model, entry).start is not None
+    )
+    if not rows:
+        raise LoraBenchError("--start-from: none of these rows starts from the run of another task")
+    if len(rows) > 1:
+        raise LoraBenchError(
+            f"--start-from gives one adapter, and it would start {', '.join(rows)}: choose with --model and --methods"
+        )
+    return dataclasses.replace(suite, adapter=adapter)
 
 
 def _sources(recipes: Sequence[Recipe], tasks: Collection[str]) -> set[str]:

@@ -245,15 +245,22 @@ class Decoding(Strict):
 
 
 class Start(Strict):
-    """The run whose trained weights, without its head, a run starts from.
+    """The trained weights, without their head, that a run starts from: those of another run, or an adapter in a folder.
 
     Args:
-        task: The task of that run.
-        run_id: Its id.
+        task: The task of that run, or of the run that the adapter stands in for.
+        run_id: Its id, or None for an adapter.
+        adapter_sha256: Hash of the adapter's files, or None for a run.
     """
 
     task: str
-    run_id: str
+    run_id: str | None
+    adapter_sha256: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """Return what it is, without the run, which is another one for each method and seed."""
+        return self.task if self.adapter_sha256 is None else f"an adapter for {self.task}, sha256 {self.adapter_sha256}"
 
 
 class RunSpec(RecordPart):
@@ -297,6 +304,8 @@ class RunSpec(RecordPart):
             for name, unset in fields.items():
                 if part[name] == unset:
                     del part[name]
+        if self.start is not None and self.start.adapter_sha256 is None:
+            del content["start"]["adapter_sha256"]
         del content["method"]["options"], content["model"]["shown"]
         if self.source is None:
             del content["method"]["label"], content["task"]["name"], content["model"]["name"]

@@ -16,6 +16,7 @@ from lora_bench.documents import Document, Key, read_yaml, validate
 from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
 from lora_bench.records.analysis import Analysis, UntilDecided, default_analysis
 from lora_bench.records.budget import Budget, Work
+from lora_bench.records.kept_adapter import KeptAdapter
 from lora_bench.records.protocol import PROTOCOLS, Protocol
 from lora_bench.records.spec import Decoding
 from lora_bench.suite.entries import MethodEntry, read_each, read_method, read_model, read_task
@@ -62,6 +63,7 @@ class Suite:
         content: The rest, as written.
         pickles: Base models whose pickled weights may be read: a user allows them for a command, and no suite can.
         code: Code that may run, as `NAME@HASH`: a user's permission; see `lora_bench.suite.consent`.
+        adapter: Adapter from which every run starts that would start from another task's run; None for that run.
     """
 
     file: Path
@@ -75,6 +77,7 @@ class Suite:
     content: SuiteFile
     pickles: frozenset[str] = frozenset()
     code: frozenset[str] = frozenset()
+    adapter: KeptAdapter | None = None
 
     @property
     def analysis(self) -> Analysis | None:

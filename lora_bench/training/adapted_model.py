@@ -18,7 +18,7 @@ from lora_bench.training.keyed_dropout import StepMasks, with_keyed_masks
 from lora_bench.training.measure.counters import count_parameters
 from lora_bench.training.process_cache import WARM, load_for
 from lora_bench.training.setup import Setup
-from lora_bench.training.warm_start import start_from
+from lora_bench.training.warm_start import start_from, start_from_adapter
 from lora_bench.util.failpoints import reach
 from lora_bench.util.seeding import adapters_drawn_from, draw_head
 
@@ -58,7 +58,9 @@ def adapt(setup: Setup) -> AdaptedModel:
         model = method.apply(model, head=head)
     if not trains_base(method):
         own_trained(model)
-    if spec.start is not None:
+    if job.adapter is not None:
+        start_from_adapter(model, job.adapter, head)
+    elif spec.start is not None and spec.start.run_id is not None:
         start_from(model, job.folder.of(spec.start.run_id), head)
     facts.parameters = count_parameters(model, head=head, total=total)
     facts.watch(model)

@@ -35,6 +35,7 @@ class Job:
         rung: Rung of a halving that a trial is of, for the record.
         at_once: Greatest number of runs of its unit of work in a pack at once; the others follow. None for all.
         cut: Restrict DeBERTa's relative positions to those that rows reach, if that changes no score.
+        adapter: Folder of the adapter that the run starts from, if it starts from one.
     """
 
     spec: PlannedSpec
@@ -51,6 +52,7 @@ class Job:
     rung: int | None = None
     at_once: int | None = None
     cut: bool = True
+    adapter: Path | None = None
 
     @functools.cached_property
     def run_id(self) -> str:

@@ -1,11 +1,25 @@
-"""Start from another task's run, as the LoRA paper starts MRPC, RTE and STS-B from MNLI: its adapter, without its head."""
+"""Start from another task's run, as the LoRA paper starts MRPC, RTE and STS-B from MNLI: its adapter, without its head.
+
+An adapter in a folder, in PEFT's format, may take the run's place.
+"""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import LoraBenchError, first_line
+from lora_bench.records.kept_adapter import WEIGHTS, adapter_config
 from lora_bench.records.store import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+# Settings of a LoRA adapter that no shape of its weights shows, with PEFT's default.
+HIDDEN = {"lora_alpha": None, "use_rslora": False, "use_dora": False, "fan_in_fan_out": False}
 
 
 def start_from(model: nn.Module, source: RunFolder, head: list[str]) -> None:
@@ -20,29 +34,97 @@ def start_from(model: nn.Module, source: RunFolder, head: list[str]) -> None:
         LoraBenchError: If the run left no weights, or weights of another shape.
     """
     from peft import PeftModel
-    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
     from safetensors.torch import load_file
 
     adapted = isinstance(model, PeftModel)
     # PEFT reads a pickle, or asks the hub, if the file it looks for first is missing.
-    if not any(source.weights.glob("adapter_model.safetensors" if adapted else "model*.safetensors")):
+    if not any(source.weights.glob(WEIGHTS if adapted else "model*.safetensors")):
         raise LoraBenchError(
             f"run {source.path.name}, from which this one starts, left no weights; remove its folder and run the suite again"
         )
     if adapted:
-        own, theirs = get_peft_model_state_dict(model), load_peft_weights(str(source.weights), device="cpu")
-    else:
-        shards = sorted(source.weights.glob("model*.safetensors"))
-        own, theirs = (
-            model.state_dict(),
-            {name: weight for shard in shards for name, weight in load_file(shard).items()},
-        )
-    taken = {name: weight for name, weight in theirs.items() if not any(f".{part}." in f".{name}" for part in head)}
-    misfits = [name for name, weight in taken.items() if name not in own or own[name].shape != weight.shape]
+        _load_adapter(model, source.weights, head, f"run {source.path.name}")
+        return
+    shards = sorted(source.weights.glob("model*.safetensors"))
+    theirs = {name: weight for shard in shards for name, weight in load_file(shard).items()}
+    own = model.state_dict()
+    taken = _fitting(_shapes(own), _shapes(theirs), head, f"run {source.path.name}")
+    model.load_state_dict({**own, **{name: theirs[name] for name in taken}})
+
+
+def start_from_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
+    """Load an adapter in a folder into a model of the same method; the head stays as drawn.
+
+    Raises:
+        LoraBenchError: As `check_adapter` does.
+    """
+    check_adapter(model, folder, head)
+    _load_adapter(model, folder, head, _named(folder))
+
+
+def check_adapter(model: nn.Module, folder: Path, head: list[str]) -> None:
+    """Check that an adapter in a folder fits a model, which may have shapes alone.
+
+    Args:
+        model: The base model with the method applied.
+        folder: Folder of the adapter.
+        head: The modules of the head.
+
+    Raises:
+        LoraBenchError: If the adapter is of another method, shape or strength, or covers a part of the model only.
+    """
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    if not isinstance(model, PeftModel):
+        raise LoraBenchError(f"{_named(folder)} does not fit a method that trains the base model")
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise LoraBenchError(f"{_named(folder)} cannot be read: {first_line(error)}") from None
+    wanted_shapes = _shapes(get_peft_model_state_dict(model))
+    taken = _fitting(wanted_shapes, shapes, head, _named(folder))
+    missing = sorted(name for name in wanted_shapes if name not in taken and not _in_head(name, head))
+    if missing:
+        raise LoraBenchError(f"{_named(folder)} lacks {missing[0]}, which this method trains")
+    (own,) = model.peft_config.values()
+    theirs = adapter_config(folder)
+    for name, default in HIDDEN.items():
+        wanted, given = getattr(own, name, default), theirs.get(name, default)
+        if wanted != given:
+            raise LoraBenchError(f"{_named(folder)} has {name} {given}, and this method {wanted}")
+
+
+def _named(folder: Path) -> str:
+    return f"the adapter in {folder.name}"
+
+
+def _load_adapter(model: Any, folder: Path, head: list[str], shown: str) -> None:
+    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    own, theirs = get_peft_model_state_dict(model), load_peft_weights(str(folder), device="cpu")
+    taken = _fitting(_shapes(own), _shapes(theirs), head, shown)
+    set_peft_model_state_dict(model, {**own, **{name: theirs[name] for name in taken}})
+
+
+def _fitting(own: Mapping[str, Shape], theirs: Mapping[str, Shape], head: list[str], shown: str) -> list[str]:
+    """Return the names of their weights that are not the head's.
+
+    Raises:
+        LoraBenchError: If a model's *own* weights have not one of them, or in another shape.
+    """
+    taken = [name for name in theirs if not _in_head(name, head)]
+    misfits = [name for name in taken if own.get(name) != theirs[name]]
     if misfits:
-        raise LoraBenchError(f"run {source.path.name} left weights that do not fit this method, such as {misfits[0]}")
-    weights = {**own, **taken}
-    if adapted:
-        set_peft_model_state_dict(model, weights)
-    else:
-        model.load_state_dict(weights)
+        raise LoraBenchError(f"{shown} has weights that do not fit this method, such as {misfits[0]}")
+    return taken
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def _in_head(name: str, head: list[str]) -> bool:
+    return any(f".{part}." in f".{name}" for part in head)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from lora_bench.cli import main
+from lora_bench.errors import LoraBenchError
 from lora_bench.execute.prepared_folder import Asked, prepare, read_prepared
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.published.reproduce import reproduction
@@ -261,6 +262,23 @@ def test_a_suite_by_name_and_a_part_of_a_table_are_what_was_asked_for(tmp_path, 
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     assert read_prepared(Path("../runs/table")).suite.models == suite.models
+
+
+def test_an_adapter_to_start_from_is_found_by_workers_and_may_not_change(tmp_path, monkeypatch):
+    adapter = tmp_path / "mnli"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    asked = Asked(name="lora-table2", model="roberta-base", tasks=("rte",), methods=("lora",), start_from="mnli")
+    suite = reproduction(**dict(asked)).suite
+    prepare(Path("runs/table"), suite, asked)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    found = read_prepared(Path("../runs/table")).suite
+    assert found.adapter.folder.samefile(adapter) and found.adapter.sha256 == suite.adapter.sha256
+    (adapter / "adapter_model.safetensors").write_bytes(b"others")
+    with pytest.raises(LoraBenchError, match="has changed since"):
+        read_prepared(Path("../runs/table"))
 
 
 def tool(folder: Path, name: str, script: str) -> None:

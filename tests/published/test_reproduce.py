@@ -12,6 +12,8 @@ import pytest
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.published.reproduce import reproduction, table_suite, verdicts
+from lora_bench.records.kept_adapter import find_adapter
+from lora_bench.records.spec import Start
 from lora_bench.records.store import read_records
 from lora_bench.tasks import definition, hub_sha256
 from tests.hub import add_dataset, add_model, serve
@@ -92,24 +94,27 @@ def reproduced(tmp_path_factory):
         command = [sys.executable, "-W", "ignore", "-m", "lora_bench.cli", "reproduce", "lora-table2", "--model",
                    "roberta-base", "--tasks", "mrpc,rte", "--methods", "lora", "--seeds", "3"]  # fmt: skip
         plan = subprocess.run([*command, "--plan"], cwd=folder, env=environment, capture_output=True, text=True)
+        assert hub.requests == []  # a plan downloads nothing
         done = subprocess.run(
             [*command, "--workers", "0"], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
         )
-    return folder, plan, done
+    return folder, plan, done, environment
 
 
 def test_the_plan_says_every_recipe_before_anything_is_run(reproduced):
-    _, plan, _ = reproduced
+    _, plan, *_ = reproduced
     assert plan.returncode == 0, plan.stderr
     lines = [" ".join(line.split()) for line in plan.stdout.splitlines()]
-    # RTE: 80 epochs of 48 examples, 5e-4, from MNLI's weights.
-    assert any(line.startswith("rte FacebookAI/roberta-base lora 0.0005 3,840 examples 256") for line in lines)
+    # RTE: 80 epochs of the release's 2,490 examples, 5e-4, from MNLI's weights; 2 matrices of 8 x 768 on 24 projections.
+    assert any(line.startswith("rte FacebookAI/roberta-base lora 0.0005 199,200 examples 256") for line in lines)
     assert any("start mnli" in line for line in lines)
+    assert any(line.startswith(f"lora 8 {24 * 2 * 8 * 768:,} ") for line in lines)
+    assert "not downloaded: data of mnli, mrpc, rte; rows are the release's, and times are not known" in lines
     assert "6 runs wait for the runs of mnli, from which they start" in lines
 
 
 def test_it_ends_in_a_verdict_for_every_cell(reproduced):
-    folder, _, done = reproduced
+    folder, _, done, _ = reproduced
     assert done.returncode == 0, done.stderr + done.stdout
     report = (folder / "runs" / "lora-table2" / "report.md").read_text(encoding="utf-8")
     assert "## Published: GLUE, RoBERTa-base" in report
@@ -135,7 +140,7 @@ def test_it_ends_in_a_verdict_for_every_cell(reproduced):
 
 
 def test_the_runs_do_what_the_paper_did(reproduced):
-    folder, _, _ = reproduced
+    folder, *_ = reproduced
     records = read_records(folder / "runs" / "lora-table2")
     mnli = [record for record in records if record.spec.task.name == "mnli"]
     best = max(mnli, key=lambda record: (record.score, -record.spec.seed))
@@ -190,6 +195,45 @@ def test_the_released_data_is_no_difference(reproduced):
     assert {one.field for one in judged["rte"].differs} - lengths == {"adapter parameters"}
 
 
+def test_an_adapter_takes_the_place_of_the_runs_of_mnli(reproduced):
+    folder, *_, environment = reproduced
+    of_mnli = next(one for one in read_records(folder / "runs" / "lora-table2") if one.spec.task.name == "mnli")
+    adapter = folder / "runs" / "lora-table2" / of_mnli.run_id / "weights"
+    (folder / "mnli-adapter").symlink_to(adapter)
+    command = [sys.executable, "-W", "ignore", "-m", "lora_bench.cli", "reproduce", "lora-table2", "--model",
+               "roberta-base", "--tasks", "rte", "--methods", "lora", "--seeds", "3", "--runs", "others",
+               "--start-from", "mnli-adapter", "--workers", "0"]  # fmt: skip
+    offline = {**environment, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=folder, env=offline, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr + done.stdout
+    table, _ = table_suite("lora-table2")
+    records = read_records(folder / "others" / "lora-table2")
+    sha256 = find_adapter(adapter).sha256
+    assert [(record.spec.task.name, record.status) for record in records] == [("rte", "ok")] * 3
+    assert {record.spec.start for record in records} == {Start(task="mnli", run_id=None, adapter_sha256=sha256)}
+    assert all("--start-from mnli-adapter" in record.command for record in records)
+    (rte,) = (verdict for verdict in verdicts(table, records) if verdict.measured is not None)
+    assert rte.verdict == "not comparable"
+    (start,) = (one for one in rte.differs if one.field == "start")
+    assert (start.asked, start.run) == ("mnli", f"an adapter for mnli, sha256 {sha256}")
+
+
+def test_a_start_from_an_adapter_needs_one_row_that_starts_from_another_task(reproduced):
+    folder, *_ = reproduced
+    adapter = next((folder / "runs" / "lora-table2").glob("*/weights"))
+    made = reproduction("lora-table2", model="roberta-base", tasks=["rte"], start_from=adapter)
+    assert [task.task for task, _ in made.suite.tasks] == ["rte"]
+    for asked, message in (
+        ({"tasks": ["sst2"]}, "none of these rows starts"),
+        ({}, "lora on FacebookAI/roberta-base, lora on FacebookAI/roberta-large, lora_r16 on microsoft"),
+        ({"start_from": adapter.parent}, f"did you mean {adapter}?"),
+        ({"start_from": folder}, "has no adapter_model.safetensors"),
+    ):
+        with pytest.raises(LoraBenchError) as caught:
+            reproduction("lora-table2", **{"start_from": adapter, **asked})
+        assert message in str(caught.value)
+
+
 def test_a_stand_in_is_named_in_every_cell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "mine")
@@ -239,7 +283,7 @@ def test_mistakes_name_the_nearest_choice(asked, message):
 
 
 def test_the_records_tell_the_command_that_makes_them_again(reproduced):
-    folder, _, _ = reproduced
+    folder, *_ = reproduced
     record = json.loads(next((folder / "runs" / "lora-table2").glob("*/record.json")).read_text())
     assert record["command"] == (
         "lora-bench reproduce lora-table2 --model roberta-base --seeds 3 --tasks mrpc,rte --methods lora "

@@ -217,8 +217,7 @@ def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
     if budget is not None and budget.peak_memory_bytes is not None:
         # Each method takes the same batch in as many parts as keep the peak.
         spec["training"]["arguments"].pop("gradient_accumulation_steps", None)
-    if spec["start"] is not None:
-        spec["start"] = spec["start"]["task"]  # its run is another one for each method and seed
+    spec["start"] = None if of.start is None else of.start.shown
     spec["task"]["definition"] = without_shown(of.task.definition)
     held_to = None if budget is None else budget.model_dump(mode="json")
     return dict(sorted(_flat({**spec, "budget": held_to}).items()))
