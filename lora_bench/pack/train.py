@@ -33,6 +33,7 @@ from lora_bench.training.measure.counters import return_freed_memory
 from lora_bench.training.pipeline import Answered, Ready, prepare, score
 from lora_bench.training.run import lock_run, publish, run_job
 from lora_bench.training.scoring import autocast, quiet
+from lora_bench.training.trainer_arguments import products_of
 from lora_bench.util.heartbeat import heard
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ def _taken(
     """Do waiting runs, at most so many at once, and yield the result of each; *at_work* has those without a result yet."""
     members: list[Member] = []
     # Members come and go in any order, and each Trainer restores the log levels of libraries from when it came.
-    with quiet(), ExitStack() as stack:
+    with quiet(), products_of(jobs[0].spec.training), ExitStack() as stack:
 
         def admitted() -> Iterator[Record | Elsewhere]:
             while waiting and len(members) < most and not stop_requested():

@@ -102,8 +102,6 @@ class Ready:
             follow.ended_by or follow.end_after(self.checkpoint.step, self.hooks.measure.earlier_seconds)
         ):
             return False
-        # There is no Trainer now, so its arguments must set the precision of this process.
-        training_arguments(self.job.spec, "nowhere")
         load_trained(self.model, self.checkpoint.weights)
         self.model.to(device_of_runs())
         return True

@@ -17,6 +17,7 @@ from lora_bench.training.distributed.launch import over_ranks
 from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.job import Job
 from lora_bench.training.pipeline import Ready, prepare, score, take_part
+from lora_bench.training.trainer_arguments import products_of
 from lora_bench.util.failpoints import reach
 
 
@@ -43,9 +44,10 @@ def run_job(job: Job, notify: Notify | None = None, *, in_company: bool = False)
             if job.spec.training.processes > 1:
                 record = over_ranks(job, notify)
             else:
-                ready = prepare(job, facts, notify)
-                train(ready)
-                record = score(ready)
+                with products_of(job.spec.training):
+                    ready = prepare(job, facts, notify)
+                    train(ready)
+                    record = score(ready)
         except Exception as error:
             record = ended(job, facts, error)
         return publish(job, lock, facts, record)
@@ -115,10 +117,11 @@ def as_rank(job: Job, rank: WorkerRank, facts: Facts, notify: Notify | None) -> 
         facts: Receives the facts found.
         notify: Called with each step, in the first worker rank.
     """
-    ready = prepare(job, facts, notify if rank.first else None, rank=rank)
-    train(ready)
-    if rank.first:
-        return score(ready)
-    if rank.shards:
-        take_part(ready)
-    return None
+    with products_of(job.spec.training):
+        ready = prepare(job, facts, notify if rank.first else None, rank=rank)
+        train(ready)
+        if rank.first:
+            return score(ready)
+        if rank.shards:
+            take_part(ready)
+        return None

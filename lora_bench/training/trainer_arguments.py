@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import nn
 from transformers import TrainingArguments, get_scheduler
+from transformers.utils import is_torch_tf32_available
 
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
 
 # A schedule of transformers counts steps; one that follows a share counts millionths of it.
 WHOLE = 1_000_000
 
-# Precision of float32 products in this process before any run changed it; releases before 2.9 have two settings for it.
-_WORDS: list[tuple[Any, str]] = (
-    [(torch.backends, "fp32_precision")]
-    if hasattr(torch.backends, "fp32_precision")
-    else [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32")]
+# Torch's switches of the precision of float32 products, as (module, name), in the order in which they can be set back.
+# The last ones are those that transformers sets. Releases before 2.9 have other switches.
+_NEW = hasattr(torch.backends, "fp32_precision")
+_LEGACY: tuple[Any, str] = (torch.backends.cuda.matmul, "allow_tf32")  # accelerate sets it for compiled models
+_SWITCHES: list[tuple[Any, str]] = (
+    [_LEGACY, (torch.backends.cuda.matmul, "fp32_precision"), (torch.backends, "fp32_precision")]
+    if _NEW
+    else [_LEGACY, (torch.backends.cudnn, "allow_tf32")]
 )
-_BEFORE_ANY_RUN = [getattr(place, name) for place, name in _WORDS]
+_BEFORE_ANY_RUN = [getattr(place, name) for place, name in _SWITCHES]
 
 
 def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> TrainingArguments:
@@ -62,10 +68,39 @@ def training_arguments(spec: PlannedSpec, output_dir: str, steps: int = 1) -> Tr
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
-    # `tf32` and `torch_compile` set it for the whole process, and the run before may have done so.
-    for (place, name), value in zip(_WORDS, _BEFORE_ANY_RUN, strict=True):
-        setattr(place, name, value)
     return TrainingArguments(**{**ours, **recipe.arguments})
+
+
+@contextmanager
+def products_of(recipe: PlannedTraining) -> Iterator[None]:
+    """Set the precision of float32 products that a run asks for, for this block.
+
+    transformers sets it for the whole process, and only at the first of several equal requests.
+    """
+    _set_products(_BEFORE_ANY_RUN)
+    tf32 = _tf32(recipe.arguments)
+    if tf32 is not None and is_torch_tf32_available():
+        if _NEW:
+            torch.backends.fp32_precision = "tf32" if tf32 else "ieee"
+        else:
+            _set_products([tf32, tf32])
+    try:
+        yield
+    finally:
+        _set_products(_BEFORE_ANY_RUN)
+
+
+def _set_products(values: Sequence[Any]) -> None:
+    for (place, name), value in zip(_SWITCHES, values, strict=True):
+        setattr(place, name, value)
+
+
+def _tf32(arguments: Mapping[str, JsonValue]) -> bool | None:
+    """Return whether float32 products are to use tf32, or None for torch's default; as transformers reads its arguments."""
+    if arguments.get("tf32") is not None:
+        return bool(arguments["tf32"])
+    compiled = any(arguments.get(name) for name in ("torch_compile", "torch_compile_backend", "torch_compile_mode"))
+    return True if compiled else None
 
 
 def rate_factor(recipe: PlannedTraining, arguments: TrainingArguments) -> Callable[[float], float]:

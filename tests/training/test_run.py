@@ -1,5 +1,6 @@
 """One run, from a run spec to a record, with real models and real files."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -256,17 +257,66 @@ def test_a_run_that_somebody_else_ended_meanwhile_writes_over_nothing(tmp_path, 
     assert not job.folder.weights.exists()
 
 
-def test_one_run_s_precision_of_products_is_not_the_next_one_s(tmp_path):
-    from transformers.utils.import_utils import enable_tf32
+def switches() -> dict[str, object]:
+    """The precision of float32 products now, by torch's names."""
+    places = {"matmul": torch.backends.cuda.matmul, "cudnn": torch.backends.cudnn, "all": torch.backends}
+    found = {}
+    for name, place in places.items():
+        found[name] = getattr(place, "fp32_precision", None)
+        with contextlib.suppress(RuntimeError):  # torch refuses the old question after the new switch
+            found[f"{name}, legacy"] = getattr(place, "allow_tf32", None)
+    return found
 
-    from lora_bench.training.trainer_arguments import training_arguments
 
-    job = jobs(tmp_path)["lora"]
-    enable_tf32(True)  # as transformers does for `tf32: true`, where there is a GPU
-    training_arguments(job.spec, str(tmp_path))
-    if hasattr(torch.backends, "fp32_precision"):
-        assert torch.backends.fp32_precision != "tf32"
-    assert not torch.backends.cuda.matmul.allow_tf32
+@pytest.fixture
+def a_card_with_tf32(monkeypatch):
+    """Stand-in for a card: transformers and our code take this machine's device for one that has tf32."""
+    for module in ("transformers.training_args", "lora_bench.training.trainer_arguments"):
+        monkeypatch.setattr(f"{module}.is_torch_tf32_available", lambda: True)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has other switches")
+@pytest.mark.usefixtures("a_card_with_tf32")
+@pytest.mark.parametrize(
+    "asked", ["tf32: true", "torch_compile: true, torch_compile_backend: aot_eager", "tf32: false", ""]
+)
+def test_each_run_has_the_precision_of_products_that_it_asks_for_and_leaves_none(tmp_path, monkeypatch, asked):
+    before, seen = switches(), []
+    forward = pipeline.Ready.trainer
+
+    def watched(ready):
+        seen.append(switches())
+        torch.backends.cuda.matmul.allow_tf32 = True  # as accelerate does for compiled models on a card
+        return forward(ready)
+
+    monkeypatch.setattr(pipeline.Ready, "trainer", watched)
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora, bitfit, prefix_tuning]")
+    for job in jobs(tmp_path, f"{suite}training_arguments: {{{asked}}}\n" if asked else suite).values():
+        assert run_job(job).status == "ok"
+        assert switches() == before
+    wanted = {"tf32: false": "ieee", "": "none"}.get(asked, "tf32")
+    assert [one["all"] for one in seen] == [wanted] * 3
+    assert [one["matmul"] for one in seen] == [wanted] * 3
+
+
+@pytest.mark.gpu
+def test_on_a_card_the_second_run_of_a_process_has_tf32_as_the_first_does(tmp_path, monkeypatch):
+    seen = []
+    scored = pipeline.score
+
+    def error(*_):
+        """Mean error of a product in float32, some 5e-4 of its size with tf32 and 1e-7 without."""
+        torch.manual_seed(0)
+        a, b = torch.randn(2, 512, 512, device="cuda")
+        exact = a.double() @ b.double()
+        seen.append(((a @ b).double() - exact).abs().mean().item() / exact.abs().mean().item())
+
+    monkeypatch.setattr("lora_bench.training.run.score", lambda ready: (error(), scored(ready))[1])
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora, bitfit]")
+    for name, asked in (("with", "true"), ("without", "false")):
+        for job in jobs(tmp_path / name, f"{suite}training_arguments: {{tf32: {asked}}}\n").values():
+            assert run_job(job).status == "ok"
+    assert [one > 1e-5 for one in seen] == [True, True, False, False]
 
 
 def test_one_run_s_deterministic_algorithms_are_not_the_next_one_s(tmp_path, monkeypatch):
