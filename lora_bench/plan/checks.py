@@ -14,7 +14,7 @@ from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.size_fitting import installed_bytes
 from lora_bench.records.budget import WORK, ParameterAxis, amount_of
-from lora_bench.records.environment import cuda_devices
+from lora_bench.records.environment import described_devices
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
@@ -189,24 +189,13 @@ def beyond_memory(cells: list[Cell]) -> list[str]:
 
 def _device_memory() -> tuple[int, str]:
     """Return the memory of the device that a run gets, and its name."""
-    memory = card_memory()
-    if memory is None:
-        return installed_bytes(), "this machine"
-    import torch
-
-    return memory, torch.cuda.get_device_name()
+    devices = described_devices()
+    return (devices[0].memory_bytes, devices[0].name) if devices else (installed_bytes(), "this machine")
 
 
 def card_memory() -> int | None:
-    """Return the bytes of the smallest CUDA device of this machine, as torch tells it, or None without one."""
-    if not cuda_devices():
-        return None
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    cards = range(torch.cuda.device_count())
-    return min((int(torch.cuda.get_device_properties(card).total_memory) for card in cards), default=None)
+    """Return the bytes of the smallest CUDA device of this machine, or None without one."""
+    return min((device.memory_bytes for device in described_devices()), default=None)
 
 
 def refuse_twins(suite: Suite, cells: list[Cell]) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
 import os
 import platform
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.records.record import Environment
 from lora_bench.version import __version__
 
@@ -19,6 +26,10 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", 
 
 # A worker finds the CUDA devices for the processes of its runs in this variable; it sees only one of them itself.
 RANK_DEVICES = "LORA_BENCH_RANK_DEVICES"
+
+# Without any of these files no driver of a CUDA device is there: NVIDIA's, that of its boards, Windows' for Linux, and AMD's.
+DEVICE_FILES = Path("/dev")
+DRIVERS = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
 
 
 def describe_environment(device_type: str) -> Environment:
@@ -62,20 +73,60 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def cuda_devices() -> list[str]:
-    """Return the usable CUDA devices, as `CUDA_VISIBLE_DEVICES` names them; empty if there is none.
+@dataclass(frozen=True)
+class CudaDevice:
+    """A CUDA device, by torch's account.
 
-    If the user has set that variable, only its entries are used. The driver's files are read before torch is imported: a
-    second look at a finished suite need not wait for that import.
+    Args:
+        visible: Its entry in `CUDA_VISIBLE_DEVICES`.
+        name: Name of the card.
+        memory_bytes: Its memory.
+        uuid: Its UUID, without the prefix that NVIDIA's tools write before it.
     """
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [entry.strip() for entry in chosen.split(",") if entry.strip() not in ("", "-1")]
-    if not Path("/proc/driver/nvidia/gpus").is_dir():
-        return []
-    import torch
 
-    return [str(index) for index in range(torch.cuda.device_count())]
+    visible: str
+    name: str
+    memory_bytes: int
+    uuid: str
+
+
+def cuda_devices() -> list[str]:
+    """Return the usable CUDA devices, as `CUDA_VISIBLE_DEVICES` names them; empty if there is none."""
+    return [device.visible for device in described_devices()]
+
+
+def described_devices() -> tuple[CudaDevice, ...]:
+    """Return the CUDA devices that torch can use in processes started from here.
+
+    Raises:
+        LoraBenchError: If torch cannot be asked.
+    """
+    return _asked(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+@functools.cache
+def _asked(visible: str | None) -> tuple[CudaDevice, ...]:
+    """Ask torch for its devices in another process, once.
+
+    Args:
+        visible: Value of `CUDA_VISIBLE_DEVICES`.
+    """
+    # A second look at a finished suite need not wait for torch's import where no driver is.
+    if visible == "" or (sys.platform == "linux" and not any(any(DEVICE_FILES.glob(one)) for one in DRIVERS)):
+        return ()
+    asked = subprocess.run(
+        [sys.executable, "-m", "lora_bench.records.ask_torch"],
+        capture_output=True, text=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if asked.returncode:
+        said = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
+        raise LoraBenchError(
+            f"torch fails when it looks for CUDA devices: {said}; set CUDA_VISIBLE_DEVICES to nothing to use the CPU"
+        )
+    found = json.loads(asked.stdout.splitlines()[-1])
+    # CUDA reads the entries in order, up to the first that names no device.
+    entries = [entry.strip() for entry in visible.split(",")] if visible is not None else map(str, itertools.count())
+    return tuple(CudaDevice(visible=entry, **facts) for entry, facts in zip(entries, found, strict=False))
 
 
 def too_few_devices(processes: int, devices: Sequence[str]) -> str | None:

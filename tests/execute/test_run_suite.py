@@ -18,6 +18,7 @@ from lora_bench.records.store import read_records, record_files
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.run import run_job
 from lora_bench.util.process_identity import start_ticks, this_process
+from tests.cards import pretend
 from tests.project import SUITE, write_project
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
@@ -248,6 +249,7 @@ def test_a_refusal_beside_retry_costs_no_record(tmp_path, monkeypatch):
     plan = make_plan(load_suite(path), tmp_path / "runs" / "tickets")
     (first, *_) = (cell.job for cell in plan.cells)
     failed = first.folder.publish(first.record("failed", "nobody knows why"))
+    pretend(monkeypatch, tmp_path, 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(LoraBenchError, match="over 2 processes needs as many CUDA devices, and there is 1; give this"):
         run_suite(path, runs=tmp_path / "runs", workers=1, retry=True)

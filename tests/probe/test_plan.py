@@ -27,6 +27,7 @@ from lora_bench.records.spec import MethodSpec, PlannedModel
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import CellShape, ProbeSuite, load_probe_suite
 from lora_bench.suite.schema import Probe
+from tests.cards import pretend
 from tests.probe.suites import SUITE, plan, write_suite
 from tests.project import SUITE as TICKETS
 from tests.project import write_data, write_project
@@ -61,6 +62,7 @@ def test_processes_come_from_the_command_then_the_suite_then_the_device(tmp_path
     given = SUITE.replace("seconds: 0.1", "seconds: 0.1, processes: 2")
     assert len(plan(tmp_path, given, processes=1).jobs) == 3
     assert len(plan(tmp_path, given).jobs) == 6
+    pretend(monkeypatch, tmp_path, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     made = plan(tmp_path)
     assert (len(made.jobs), made.jobs[0].spec.device) == (15, "cuda")
