@@ -16,8 +16,9 @@ from lora_bench.execute.executors.local import LocalWorkers
 from lora_bench.plan.probe_plan import ProbePlan
 from lora_bench.probe.device import company, used_bytes
 from lora_bench.probe.probe_job import ProbeJob
+from lora_bench.records.environment import CudaDevice
 from lora_bench.records.outcomes import DISK_FULL
-from lora_bench.records.probe_record import DeviceType, ProbeRecord
+from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.probe_store import ProbeFolder
 from lora_bench.util.signals import stopping_on_signals
 
@@ -68,7 +69,7 @@ def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tel
             tell(folder.publish(refused), "")
     missing, interrupted = plan.missing(retry=retry), None
     if missing:
-        idle = _idle_device(missing[0].spec.device, share)
+        idle = _idle_device(missing[0].card, share)
         for job in missing:
             folder.retry(job.run_id)
         pool: LocalWorkers[ProbeJob, ProbeRecord] = LocalWorkers(
@@ -92,19 +93,19 @@ def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tel
     return ProbeOutcome((*plan.refused, *records), interrupted)
 
 
-def _idle_device(device: DeviceType, share: bool) -> int | None:
+def _idle_device(card: CudaDevice | None, share: bool) -> int | None:
     """Bytes used on a CUDA device before any work, or None.
 
     Raises:
         LoraBenchError: If other work uses the device, and sharing is not allowed.
     """
-    others = company(device)
+    others = company(card)
     if others and not share:
         raise LoraBenchError(
-            f"wait until the {'GPU' if device == 'cuda' else 'CPU'} is free: it is in use by {', '.join(others)}; or measure "
+            f"wait until the {'CPU' if card is None else 'GPU'} is free: it is in use by {', '.join(others)}; or measure "
             "with `lora-bench probe --share`, which marks the records as not exclusive"
         )
-    return used_bytes() if device == "cuda" else None
+    return None if card is None else used_bytes(card)
 
 
 def shown(record: ProbeRecord) -> str:

@@ -19,7 +19,7 @@ from lora_bench.plan.resolve import method_spec, model_spec
 from lora_bench.plan.size_fitting import MethodFit, fit_method
 from lora_bench.probe.probe_job import ProbeJob
 from lora_bench.records.budget import Budget
-from lora_bench.records.environment import cuda_devices, usable_cores
+from lora_bench.records.environment import described_devices, usable_cores
 from lora_bench.records.probe_record import DeviceType, ProbeRecord, ProbeSpec
 from lora_bench.records.probe_store import PROBES
 from lora_bench.records.spec import MethodSpec
@@ -97,7 +97,8 @@ def plan_probes(
     Raises:
         BadInput: With every fault of models and data.
     """
-    device: DeviceType = "cuda" if cuda_devices() else "cpu"
+    card = next(iter(described_devices()), None)
+    device: DeviceType = "cpu" if card is None else "cuda"
     found = _of_suite(suite, runs, data_dir, progress) if isinstance(suite, Suite) else _of_probes(suite, progress)
     cells: dict[str, ProbeCell] = {}
     twins: set[str] = set()
@@ -137,7 +138,7 @@ def plan_probes(
     planned = tuple(cells.values())
 
     def job(cell: ProbeCell, repeat: int, twin: bool) -> ProbeJob:
-        return ProbeJob(cell.spec, suite.name, cell.base_model, repeat, twin, folder, command)
+        return ProbeJob(cell.spec, suite.name, cell.base_model, repeat, twin, folder, command, card)
 
     jobs = []
     able = [cell for cell in planned if cell.fit.reason is None]

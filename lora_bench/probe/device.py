@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from typing import Any, Literal
+from typing import Any
 
 import psutil
+
+from lora_bench.records.environment import CudaDevice
 
 # A process that uses a smaller share of a core does not disturb a measurement.
 BUSY_SHARE = 0.2
@@ -15,18 +18,18 @@ WATCHED_SECONDS = 0.5
 HOST_IS_DEVICE = "host and device are one"
 
 
-def nvml_device() -> tuple[Any, Any] | str:
-    """Return NVML and its handle of the first CUDA device that this process may use, or the reason why not."""
+def nvml_device(card: CudaDevice) -> tuple[Any, Any] | str:
+    """Return NVML and its handle of a CUDA device, or the reason why not.
+
+    NVML numbers cards by their place on the bus, CUDA by speed unless told otherwise: only the UUID names one card to both.
+    """
     try:
         import pynvml
     except ImportError:
         return "the package nvidia-ml-py is not installed"
     try:
         pynvml.nvmlInit()
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
-        if visible.isdecimal():
-            return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(visible))
-        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(visible)
+        return pynvml, _handle(pynvml, card)
     except Exception as error:  # NVML has many classes of errors, and all mean that the driver does not tell
         return f"the driver does not tell: {error}"
 
@@ -38,9 +41,42 @@ def has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def used_bytes() -> int | None:
-    """Return the bytes used on the CUDA device by all processes, or None if its driver does not tell."""
-    found = nvml_device()
+def _handle(nvml: Any, card: CudaDevice) -> Any:
+    """Return NVML's handle of a card, or of the part of a card that MIG made.
+
+    Raises:
+        Exception: If NVML does not know the card, or the part is unknown.
+    """
+    with contextlib.suppress(Exception):
+        return nvml.nvmlDeviceGetHandleByUUID(f"MIG-{card.uuid}")
+    whole = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{card.uuid}")
+    parts = _parts(nvml, whole)
+    if not parts:
+        return whole
+    # Some releases of CUDA give the UUID of the whole card for each of its parts.
+    named = [part for uuid, part in parts.items() if card.visible.startswith("MIG-") and uuid.startswith(card.visible)]
+    if len(named) != 1:
+        raise LookupError("the card is divided by MIG; name one part of it by its UUID in CUDA_VISIBLE_DEVICES")
+    return named[0]
+
+
+def _parts(nvml: Any, card: Any) -> dict[str, Any]:
+    """Return the handles of the parts that MIG made of a card, by UUID; empty for a whole card."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # cards without MIG raise
+        if not nvml.nvmlDeviceGetMigMode(card)[0]:
+            return found
+        for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
+            with contextlib.suppress(Exception):  # a place without a part
+                part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, index)
+                uuid = nvml.nvmlDeviceGetUUID(part)
+                found[uuid.decode() if isinstance(uuid, bytes) else uuid] = part
+    return found
+
+
+def used_bytes(card: CudaDevice) -> int | None:
+    """Return the bytes used on a CUDA device by all processes, or None if its driver does not tell."""
+    found = nvml_device(card)
     if isinstance(found, str):
         return None
     nvml, handle = found
@@ -53,15 +89,18 @@ def used_bytes() -> int | None:
 class EnergyMeter:
     """Measures the energy that a device uses in this block.
 
+    Args:
+        card: A CUDA device, or None for a CPU.
+
     Attributes:
         joules: Energy used, or None.
         reason: Reason why it is unknown, or None.
     """
 
-    def __init__(self, device_type: Literal["cpu", "cuda"]) -> None:
+    def __init__(self, card: CudaDevice | None) -> None:
         self.joules: float | None = None
         self.reason: str | None = None
-        self._device = nvml_device() if device_type == "cuda" else HOST_IS_DEVICE
+        self._device = nvml_device(card) if card is not None else HOST_IS_DEVICE
         self._before = 0.0
 
     def __enter__(self) -> EnergyMeter:
@@ -86,14 +125,18 @@ class EnergyMeter:
 
 
 class Company:
-    """Watches, from its creation on, for other processes on a device."""
+    """Watches, from its creation on, for other processes on a device.
 
-    def __init__(self, device_type: Literal["cpu", "cuda"]) -> None:
-        self.device_type = device_type
+    Args:
+        card: A CUDA device, or None for a CPU.
+    """
+
+    def __init__(self, card: CudaDevice | None) -> None:
+        self.card = card
         self._began = time.perf_counter()
-        self._before = _cpu_seconds() if device_type == "cpu" else {}
+        self._before = _cpu_seconds() if card is None else {}
         # Read before this process uses the device, so that every process on it is another one.
-        self._there = _on_cuda() if device_type == "cuda" else None
+        self._there = _on_cuda(card) if card is not None else None
 
     def seen(self) -> list[str] | None:
         """Describe each other process; None if the system does not tell.
@@ -101,8 +144,8 @@ class Company:
         On a CPU these are the processes that used more than a fifth of a core on average. On a CUDA device they are those
         present when the watch began, and those present now.
         """
-        if self.device_type == "cuda":
-            now = _on_cuda()
+        if self.card is not None:
+            now = _on_cuda(self.card)
             if self._there is None or now is None:
                 return None
             if os.getpid() in now:
@@ -121,17 +164,17 @@ class Company:
         return [f"{_named(pid)} at {share:.0%} of a core" for pid, share in shares.items() if share > BUSY_SHARE]
 
 
-def company(device_type: Literal["cpu", "cuda"]) -> list[str] | None:
-    """Describe the other processes on a device; a CPU is watched for half a second."""
-    watch = Company(device_type)
-    if device_type == "cpu":
+def company(card: CudaDevice | None) -> list[str] | None:
+    """Describe the other processes on a CUDA device, or on the CPU, which is watched for half a second."""
+    watch = Company(card)
+    if card is None:
         time.sleep(WATCHED_SECONDS)
     return watch.seen()
 
 
-def _on_cuda() -> dict[int, str] | None:
-    """Return the processes on the CUDA device by number, or None if its driver does not tell."""
-    found = nvml_device()
+def _on_cuda(card: CudaDevice) -> dict[int, str] | None:
+    """Return the processes on a CUDA device by number, or None if its driver does not tell."""
+    found = nvml_device(card)
     if isinstance(found, str):
         return None
     nvml, handle = found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.models.registry import BaseModel
+from lora_bench.records.environment import CudaDevice
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec, probe_run_id
 from lora_bench.records.probe_store import ProbeFolder
 from lora_bench.records.record import Status
@@ -24,6 +25,7 @@ class ProbeJob:
         twin: True if the cell is the one measured a second time unchanged.
         folder: Folder of the suite's probe records.
         command: Command that makes the record again.
+        card: The CUDA device to measure on, or None for the CPU.
         idle_bytes: Memory used on the device before any work, or None if its driver does not tell.
     """
 
@@ -34,6 +36,7 @@ class ProbeJob:
     twin: bool
     folder: Path
     command: str
+    card: CudaDevice | None = None
     idle_bytes: int | None = None
 
     @property

@@ -76,7 +76,7 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
         The record in place in the folder afterwards, whatever its status.
     """
     found = _ProbeFindings({"started_at": datetime.now(UTC).isoformat(timespec="seconds")})
-    company = Company(job.spec.device)
+    company = Company(job.card)
     status: Status = "ok"
     reason = None
     try:
@@ -224,7 +224,7 @@ def _train(
     step = TrainingStep(model, random_batch(model, spec, spec.batch_size, spec.length, device), spec.precision)
     step.whole()
     peaks["first_step_bytes"] = memory.take()
-    energy = EnergyMeter(spec.device)
+    energy = EnergyMeter(job.card)
     speed = found.fields["speed"] = step_speed(step, device, windows, energy)
     if energy.joules is None:
         found.unmeasured["energy"] = energy.reason or "the driver does not tell"
@@ -292,7 +292,7 @@ def _note_held(peaks: dict[str, int | None], found: _ProbeFindings, job: ProbeJo
 
     if device.type == "cuda":
         peaks["reserved_bytes"] = torch.cuda.max_memory_reserved(device)
-        used = used_bytes()
+        used = None if job.card is None else used_bytes(job.card)
         if used is None or job.idle_bytes is None:
             found.unmeasured["phases.device_bytes"] = "the driver does not tell"
         else:

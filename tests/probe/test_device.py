@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,8 +20,14 @@ from lora_bench.probe.device import (
     nvml_device,
     used_bytes,
 )
+from lora_bench.records.environment import CudaDevice, described_devices
 
 BUSY = "while True: pass"
+
+CARD = CudaDevice("0", "Fast", 80 * 2**30, "1f2e3d4c-5b6a-7988-9aab-bbccddeeff00")
+SLOW = CudaDevice("1", "Slow", 16 * 2**30, "00000000-5b6a-7988-9aab-bbccddeeff00")
+DIVIDED = "77777777-5b6a-7988-9aab-bbccddeeff00"
+PARTS = ["MIG-aaaaaaaa-1111-1111-1111-111111111111", "MIG-bbbbbbbb-1111-1111-1111-111111111111"]
 
 
 class Driver(types.ModuleType):
@@ -30,15 +37,36 @@ class Driver(types.ModuleType):
         super().__init__("pynvml")
         self.pids = [4_000_001]
         self.millijoules = [1_000, 4_500]
-        self.asked: list[object] = []
+        # By place on the bus: the slow card, which CUDA counts last, and a card in parts.
+        self.uuids = {"slow": f"GPU-{SLOW.uuid}", "card": f"GPU-{CARD.uuid}", "whole": f"GPU-{DIVIDED}"}
+        self.parts: dict[int, str] = {0: PARTS[0], 3: PARTS[1]}
+        self.knows_parts = True
 
     def nvmlInit(self) -> None: ...
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        self.asked.append(index)
-        return "card"
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        known = {given: name for name, given in self.uuids.items()}
+        if self.knows_parts:
+            known |= {part: f"part {place}" for place, part in self.parts.items()}
+        if uuid not in known:
+            raise RuntimeError("Not Found")
+        return known[uuid]
 
-    nvmlDeviceGetHandleByUUID = nvmlDeviceGetHandleByIndex
+    def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:
+        if handle == "slow":
+            raise RuntimeError("Not Supported")
+        return [1, 1] if handle == "whole" else [0, 0]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: str) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: str, index: int) -> str:
+        if index not in self.parts:
+            raise RuntimeError("Not Found")
+        return f"part {index}"
+
+    def nvmlDeviceGetUUID(self, handle: str) -> bytes:
+        return self.parts[int(handle.split()[1])].encode()
 
     def nvmlDeviceGetMemoryInfo(self, handle: str) -> object:
         return types.SimpleNamespace(used=7 * 2**20)
@@ -54,7 +82,6 @@ class Driver(types.ModuleType):
 def driver(monkeypatch):
     made = Driver()
     monkeypatch.setitem(sys.modules, "pynvml", made)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return made
 
 
@@ -66,7 +93,7 @@ def no_driver(monkeypatch):
 def test_a_busy_process_is_named_with_its_share_of_a_core(monkeypatch):
     monkeypatch.setattr(device, "BUSY_SHARE", 0.1)  # other tests may share the core with it
     busy = subprocess.Popen([sys.executable, "-c", BUSY], start_new_session=True)
-    watch = Company("cpu")
+    watch = Company(None)
     try:
         # A child of this process is ours; to be somebody else's, it is looked at as a grandchild would be.
         monkeypatch.setattr(device.psutil.Process, "children", lambda self, recursive=False: [])
@@ -82,7 +109,7 @@ def test_own_children_and_idle_processes_are_no_company():
     busy = subprocess.Popen([sys.executable, "-c", BUSY])
     idle = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     try:
-        seen = company("cpu")
+        seen = company(None)
     finally:
         for process in (busy, idle):
             process.kill()
@@ -91,13 +118,13 @@ def test_own_children_and_idle_processes_are_no_company():
 
 
 def test_a_process_that_comes_while_it_is_watched_is_seen(driver):
-    watch = Company("cuda")
+    watch = Company(CARD)
     driver.pids += [os.getpid(), 4_000_002]
     assert watch.seen() == ["process 4000001", "process 4000002"]
 
 
 def test_where_the_driver_numbers_processes_otherwise_nobody_new_is_taken_for_another(driver):
-    watch = Company("cuda")
+    watch = Company(CARD)
     driver.pids.append(4_000_003)  # this one as the host sees it
     assert watch.seen() == ["process 4000001"]
 
@@ -105,7 +132,7 @@ def test_where_the_driver_numbers_processes_otherwise_nobody_new_is_taken_for_an
 def test_alone_is_only_said_where_the_driver_names_this_process(driver):
     """In a container NVML may hide every process, or number them as the host does."""
     driver.pids = []
-    watch = Company("cuda")
+    watch = Company(CARD)
     assert watch.seen() is None
     driver.pids = [4_000_003]
     assert watch.seen() is None
@@ -130,42 +157,76 @@ def test_a_card_has_bfloat16_from_compute_capability_eight_on():
 @pytest.mark.gpu
 def test_this_process_is_never_company_to_itself():
     pytest.importorskip("pynvml")
-    watch = Company("cuda")
+    watch = Company(described_devices()[0])
     torch.zeros(1, device="cuda")
     assert not [one for one in watch.seen() or [] if f"process {os.getpid()})" in one]
 
 
 def test_without_a_driver_nobody_can_tell(no_driver):
-    assert Company("cuda").seen() is None
-    assert used_bytes() is None
-    with EnergyMeter("cuda") as meter:
+    assert Company(CARD).seen() is None
+    assert used_bytes(CARD) is None
+    with EnergyMeter(CARD) as meter:
         pass
     assert (meter.joules, meter.reason) == (None, "the package nvidia-ml-py is not installed")
 
 
 def test_energy_is_a_difference_in_joules(driver):
-    with EnergyMeter("cuda") as meter:
+    with EnergyMeter(CARD) as meter:
         pass
     assert (meter.joules, meter.reason) == (3.5, None)
-    assert used_bytes() == 7 * 2**20
+    assert used_bytes(CARD) == 7 * 2**20
 
 
 def test_a_card_without_a_counter_gives_a_reason_and_no_zero(driver):
     driver.millijoules = []  # the question raises
-    with EnergyMeter("cuda") as meter:
+    with EnergyMeter(CARD) as meter:
         pass
     assert meter.joules is None and meter.reason.startswith("the driver does not tell")
 
 
 def test_a_cpu_has_no_counter():
-    with EnergyMeter("cpu") as meter:
+    with EnergyMeter(None) as meter:
         pass
     assert (meter.joules, meter.reason) == (None, HOST_IS_DEVICE)
 
 
-@pytest.mark.parametrize(("visible", "asked"), [(None, 0), ("2,0", 2), ("GPU-1f2e,1", "GPU-1f2e")])
-def test_the_first_device_that_may_be_used_is_asked(driver, monkeypatch, visible, asked):
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert nvml_device() == (driver, "card")
-    assert driver.asked == [asked]
+@pytest.mark.parametrize(
+    ("card", "handle"),
+    [
+        (CARD, "card"),  # the second on the bus, and CUDA's first
+        (SLOW, "slow"),
+        (replace(CARD, visible="GPU-1f2e"), "card"),
+        (replace(CARD, visible="MIG-bb", uuid=PARTS[1].removeprefix("MIG-")), "part 3"),
+        # The card's UUID in place of the part's.
+        (replace(CARD, visible="MIG-bb", uuid=DIVIDED), "part 3"),
+        (replace(CARD, visible=PARTS[0], uuid=DIVIDED), "part 0"),
+    ],
+)
+def test_the_card_is_the_one_with_torchs_uuid(driver, card, handle):
+    assert nvml_device(card) == (driver, handle)
+
+
+@pytest.mark.parametrize("visible", ["0", "MIG-cc", "MIG-"])
+def test_a_part_that_nothing_names_is_not_guessed(driver, visible):
+    reason = nvml_device(replace(CARD, visible=visible, uuid=DIVIDED))
+    assert "divided by MIG; name one part of it by its UUID in CUDA_VISIBLE_DEVICES" in reason
+
+
+def test_a_card_that_the_driver_does_not_know_is_no_other_card(driver):
+    reason = nvml_device(replace(CARD, uuid="99999999-5b6a-7988-9aab-bbccddeeff00"))
+    assert reason == "the driver does not tell: Not Found"
+
+
+@pytest.mark.gpu
+def test_on_a_card_the_drivers_memory_grows_with_what_torch_takes():
+    pytest.importorskip("pynvml")
+    import torch
+
+    (card, *_) = described_devices()
+    torch.zeros(1, device="cuda")
+    before = used_bytes(card)
+    taken = torch.zeros(2**30, dtype=torch.uint8, device="cuda")
+    assert used_bytes(card) - before >= len(taken)
+    with EnergyMeter(card) as meter:
+        time.sleep(0.2)
+    assert (meter.joules is None) != (meter.reason is None)
