@@ -169,7 +169,7 @@ def _taken(
     """Do waiting runs, at most so many at once, and yield the result of each; *at_work* has those without a result yet."""
     members: list[Member] = []
     # Members come and go in any order, and each Trainer restores the log levels of libraries from when it came.
-    with quiet(), products_of(jobs[0].spec.training), ExitStack() as stack:
+    with quiet(), products_of(waiting[0].spec.training), ExitStack() as stack:
 
         def admitted() -> Iterator[Record | Elsewhere]:
             while waiting and len(members) < most and not stop_requested():

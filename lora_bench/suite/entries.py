@@ -13,9 +13,12 @@ from pydantic import Field, ValidationError, model_validator
 from lora_bench.documents import Document, Key, Strict, validate
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.methods import Method, known_methods, unknown_method
+from lora_bench.suite.from_table import as_yaml, name_of, task_flow
 from lora_bench.suite.halving import rungs_of
 from lora_bench.suite.schema import ModelEntry, Tuning
 from lora_bench.tasks import Task, load_task, task_from_document
+from lora_bench.tasks.look import look
+from lora_bench.tasks.source_tables import format_of
 from lora_bench.util.paths import task_files
 
 
@@ -113,8 +116,19 @@ def read_each(document: Document, name: str, faults: list[Fault], read: Callable
 def read_task(document: Document, key: Key, entry: Any, base: Path) -> tuple[Task, Path]:
     """Return a task, given by name or written out, and the folder that its paths start from."""
     if isinstance(entry, str):
+        if entry not in task_files() and format_of(entry) is not None:
+            raise LoraBenchError(_as_task(entry, base))
         return load_task(entry), task_files()[entry].parent
     return task_from_document(document, key), base
+
+
+def _as_task(file: str, base: Path) -> str:
+    """Return the answer to a file in place of a task: the task of it, with the columns that `lora-bench init` would guess."""
+    try:
+        written = task_flow(look(base / Path(file).expanduser()), base)
+    except (LoraBenchError, RuntimeError):  # there is no such file, or no column that looks like a label
+        written = f"{{task: {name_of(file)}, data: {as_yaml(file)}, text: COLUMN, label: COLUMN}}"
+    return f"{file!r} is a file, and a task also says its columns: write {written}"
 
 
 def read_model(document: Document, key: Key, entry: Any) -> ModelEntry:

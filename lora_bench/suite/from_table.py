@@ -91,7 +91,7 @@ class Draft:
     @property
     def name(self) -> str:
         """Name of the suite and of its task: that of the table."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.seen.file.name.split(".")[0]).strip("-._")[:60] or "table"
+        return name_of(self.seen.file.name)
 
     def text(self, folder: Path) -> str:
         """Return the suite as YAML with comments, for a file in *folder*."""
@@ -126,6 +126,19 @@ def _seeds_line(most: int) -> str:
     return f"seeds: {{until: decided, at_least: {FIRST_LOOK}, at_most: {most}}}  # or a list, such as [0, 1, 2]"
 
 
+def name_of(file: str) -> str:
+    """Return the name of the task that a file becomes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file).name.split(".")[0]).strip("-._")[:60] or "table"
+
+
+def task_flow(seen: TableFacts, folder: Path) -> str:
+    """Return the task of a table as YAML on one line, for a suite in *folder*."""
+    given = ", ".join(
+        f"{key}: {value}" for key, (value, _) in _task_keys(name_of(seen.file.name), seen, folder).items()
+    )
+    return f"{{{given}}}"
+
+
 def smallest_difference(tests: int) -> float:
     """Return the smallest difference that a test split shows, if two models differ on a tenth of its rows."""
     return float(1.96 * (0.1 / tests) ** 0.5)
@@ -137,20 +150,31 @@ def as_yaml(text: str) -> str:
     return text if plain else str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)).strip()
 
 
-def _task_lines(name: str, seen: TableFacts, folder: Path) -> list[str]:
+def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str, str]]:
+    """Return the keys of a table's task, each with its value and a comment, which may be empty."""
     text = [as_yaml(column) for column in seen.text]
+    uneven = ("leave_out", "rows with too few or too many values") if seen.uneven else None
+    unlabelled = ("leave_out", "rows without a label") if seen.unlabelled else None
     given = {
-        "task": name,
-        "data": as_yaml(os.path.relpath(seen.file, folder)),
-        "delimiter": as_yaml(seen.delimiter) if seen.delimiter is not None else None,
-        "encoding": seen.encoding,
-        "uneven_rows": "leave_out  # rows with too few or too many values" if seen.uneven else None,
-        "kind": "regression" if seen.kind == "regression" else None,
-        "text": text[0] if len(text) == 1 else f"[{', '.join(text)}]",
-        "label": as_yaml(seen.label),
-        "metric": "pearson" if seen.kind == "regression" else "accuracy",
+        "task": (name, ""),
+        "data": (as_yaml(os.path.relpath(seen.file, folder)), ""),
+        "delimiter": (as_yaml(seen.delimiter), "") if seen.delimiter is not None else None,
+        "encoding": (seen.encoding, "") if seen.encoding is not None else None,
+        "uneven_rows": uneven,
+        "unlabelled_rows": unlabelled,
+        "kind": ("regression", "") if seen.kind == "regression" else None,
+        "text": (text[0] if len(text) == 1 else f"[{', '.join(text)}]", ""),
+        "label": (as_yaml(seen.label), ""),
+        "metric": ("pearson" if seen.kind == "regression" else "accuracy", ""),
     }
-    lines = [f"{key}: {value}" for key, value in given.items() if value is not None]
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _task_lines(name: str, seen: TableFacts, folder: Path) -> list[str]:
+    lines = [
+        f"{key}: {value}" + (f"  # {comment}" if comment else "")
+        for key, (value, comment) in _task_keys(name, seen, folder).items()
+    ]
     return [f"  - {lines[0]}", *(f"    {line}" for line in lines[1:])]
 
 

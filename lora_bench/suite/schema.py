@@ -47,6 +47,22 @@ def _listed(given: Any) -> Any:
     return tuple(values)
 
 
+def _seed_list(first: int) -> Any:
+    """Return a validator that answers a single number with the two lists that it could mean.
+
+    Args:
+        first: The first seed of the longer list.
+    """
+
+    def check(given: Any) -> Any:
+        if not isinstance(given, int) or isinstance(given, bool):
+            return tuple(given) if isinstance(given, list) else given
+        several = f", and for {given} seeds {list(range(first, first + given))}" if 2 <= given <= 20 else ""
+        raise ValueError(f"must be a list: for the seed {given} write [{given}]{several}")
+
+    return BeforeValidator(check)
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...])]
 Rate = Annotated[float, Field(gt=0)]
 Rates = Annotated[
@@ -189,7 +205,7 @@ class Tuning(Strict):
         rungs: Number of such steps, with the last.
     """
 
-    seeds: tuple[Seed, ...] = Field(min_length=1)
+    seeds: Annotated[tuple[Seed, ...], _seed_list(100)] = Field(min_length=1)
     search_seed: Seed = 0
     halving: int | None = Field(default=None, ge=2, le=10)
     rungs: int = Field(default=2, ge=2, le=5)
@@ -273,7 +289,7 @@ class SuiteFile(Strict):
     tasks: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     models: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
     methods: tuple[str | dict[str, JsonValue], ...] = Field(min_length=1)
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | UntilDecided
+    seeds: Annotated[Annotated[tuple[Seed, ...], Field(min_length=1)] | UntilDecided, _seed_list(0)]
     budget: SuiteBudget
     training: Training = Training()
     training_arguments: dict[str, JsonValue] = Field(default_factory=dict)

@@ -14,6 +14,7 @@ from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, SuiteFile, Training
 
+SPLIT_NAMES = ("train", "selection", "validation", "test")
 _ACCUMULATION = "gradient_accumulation_steps"
 _CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 
@@ -248,7 +249,8 @@ def _unknown_names(
         "models": [entry.model for entry in models],
         "methods": [entry.label for entry in methods],
     }
-    named: list[tuple[Key, str, str]] = [(("data", name), "tasks", name) for name in content.data]
+    splits = [name for name in content.data if name in SPLIT_NAMES and name not in tasks]
+    named: list[tuple[Key, str, str]] = [(("data", name), "tasks", name) for name in content.data if name not in splits]
     if content.probe is not None and content.probe.twin is not None:
         named.append((("probe", "twin"), "methods", content.probe.twin))
     if content.analysis is not None:
@@ -267,6 +269,10 @@ def _unknown_names(
         for key, part, name in named
         if name not in known[part]
     ]
+    if splits:
+        files = ", ".join(f"{name}: {content.data[name]}" for name in splits)
+        way = f"tasks: [{{task: NAME, data: {{{files}}}, text: COLUMN, label: COLUMN}}]"
+        faults.append(document.fault(("data",), f"names the files of splits, which stand in their task: write {way}"))
     for index, recipe in enumerate(content.recipes):
         key = ("recipes", index)
         if len(recipe.given) > 1:

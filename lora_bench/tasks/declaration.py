@@ -42,6 +42,7 @@ _LATER_KEYS: tuple[tuple[str, ...], ...] = (
     ("metrics",),
     ("label_names",),
     ("uneven_rows",),
+    ("unlabelled_rows",),
     ("delimiter",),
     ("encoding",),
     ("empty_texts",),
@@ -104,6 +105,7 @@ class Task(Strict):
         delimiter: Character between the values of csv and tsv; a comma or a tab by default.
         encoding: Text encoding of csv and tsv, such as cp1252; UTF-8 by default.
         uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
+        unlabelled_rows: Rows without a label: "refuse" or "leave_out", which counts them.
         empty_texts: Rows of local files without a text: "refuse" or "keep".
         text: Column of the text, or two for a pair; `a.b` is the value b inside column a.
         linearise: Rule that makes the input of a structured value, for generation.
@@ -134,6 +136,7 @@ class Task(Strict):
     delimiter: str | None = None
     encoding: Encoding | None = None
     uneven_rows: UnevenRows = "refuse"
+    unlabelled_rows: Literal["refuse", "leave_out"] = "refuse"
     empty_texts: Literal["refuse", "keep"] = "refuse"
     text: TextKey
     linearise: Linearise | None = None

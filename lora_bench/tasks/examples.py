@@ -31,6 +31,7 @@ from lora_bench.tasks.row_examples import (
     number_of,
     texts_of,
     wanted_of,
+    with_labels,
 )
 from lora_bench.tasks.source_tables import Layout, Table, format_of, hub_commit, read_hub
 from lora_bench.tasks.sources import Data
@@ -97,7 +98,8 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
         AssetUnavailable: If the data is an asset that is neither cached nor available.
         LoraBenchError: If the hub does not have the data or cannot be reached.
     """
-    tables, sha256 = _tables(task, base, progress)
+    found, sha256 = _tables(task, base, progress)
+    tables = {part: with_labels(task.of_part(part), table) for part, table in found.items()}
     faults: list[Fault] = []
     parts = {part: examples_of(task.of_part(part), table, faults, part) for part, table in tables.items()}
     if faults:
@@ -358,6 +360,7 @@ def _warnings(
         empty = sum(not str(value).strip() for name in task.of_part(part).text for value in table.columns[name])
         if empty:
             yield f"{table.shown} has empty texts ({empty:,}), which are kept"
-        if table.left_out:
-            rows = "row" if table.left_out == 1 else "rows"
-            yield f"{table.shown} has {table.left_out:,} {rows} with too few or too many values, which are left out"
+        for count, such in ((table.left_out, "with too few or too many values"), (table.unlabelled, "without a label")):
+            if count:
+                one = count == 1
+                yield f"{table.shown} has {count:,} {'row' if one else 'rows'} {such}, which {'is' if one else 'are'} left out"

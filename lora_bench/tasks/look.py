@@ -17,6 +17,7 @@ from typing import Any
 
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.tasks.files import read_file
+from lora_bench.tasks.row_examples import has_label
 from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, Table, format_of
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -39,7 +40,8 @@ class TableFacts:
         delimiter: Character between values, if it is not the format's own.
         encoding: Text encoding, if it is not UTF-8.
         uneven: Rows with too few or too many values.
-        rows: Number of the other rows.
+        unlabelled: Rows without a label.
+        rows: Number of the other rows: those that are used.
         text: Columns of the text.
         label: Column of the label.
         kind: "classification" or "regression".
@@ -54,6 +56,7 @@ class TableFacts:
     delimiter: str | None
     encoding: str | None
     uneven: int
+    unlabelled: int
     rows: int
     text: tuple[str, ...]
     label: str
@@ -83,6 +86,8 @@ class TableFacts:
             )
         if self.uneven:
             said.append(f"{self.uneven:,} rows have too few or too many values and are left out")
+        if self.unlabelled:
+            said.append(f"{self.unlabelled:,} rows have no label and are left out")
         return [*said, *self.guessed]
 
 
@@ -107,10 +112,11 @@ def look(file: Path, text: str | None = None, text_pair: str | None = None, labe
     label = label or _label(table, {text, text_pair}, guessed)
     first = text or _text(table, {label, text_pair}, guessed)
     texts = (first, text_pair) if text_pair is not None else (first,)
-    values = [str(value) for value in table.columns[label]]
-    rows = list(zip(*(map(str, table.columns[name]) for name in texts), strict=True))
+    labelled = table.where([row for row, value in enumerate(table.columns[label]) if has_label(value)])
+    values = [str(value) for value in labelled.columns[label]]
+    rows = list(zip(*(map(str, labelled.columns[name]) for name in texts), strict=True))
     if not rows:
-        raise LoraBenchError(f"{file} has no rows")
+        raise LoraBenchError(f"{file} has no rows" + (f" with a label in column {label!r}" if table.places else ""))
     kind = "regression" if _is_quantity(values) else "classification"
     if kind == "regression":
         guessed.append(f"guessed: {label} is a number to predict, as it has {len(set(values)):,} different values")
@@ -119,6 +125,7 @@ def look(file: Path, text: str | None = None, text_pair: str | None = None, labe
         delimiter=layout.delimiter,
         encoding=layout.encoding,
         uneven=table.left_out,
+        unlabelled=len(table.places) - len(rows),
         rows=len(rows),
         text=texts,
         label=label,

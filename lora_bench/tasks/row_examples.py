@@ -20,6 +20,7 @@ from lora_bench.tasks.token_spelling import as_tokens
 SHOWN_VALUES, SHOWN_CHARACTERS = 3, 40
 # The squared error of a larger one is infinite in float32, summed over a batch.
 LARGEST_LABEL = 1e18
+LEAVE_OUT = "; `unlabelled_rows: leave_out` leaves such rows out, and counts them"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,23 @@ def wanted_of(task: Task, part: str) -> frozenset[str]:
     if task.subsets is not None and part in ("test", "all"):
         return task.wanted | {task.subsets.column}
     return task.wanted
+
+
+def with_labels(task: Task, table: Table) -> Table:
+    """Return a table without the rows that have no label, if the task leaves them out."""
+    given = table.columns.get(task.label.column)
+    if task.unlabelled_rows == "refuse" or given is None:
+        return table
+    names = table.class_names.get(task.label.column)
+    rows = [row for row, value in enumerate(given) if has_label(value, names)]
+    return replace(table.where(rows), unlabelled=len(given) - len(rows))
+
+
+def has_label(value: Any, class_names: list[str] | None = None) -> bool:
+    """Return False for a gap: nothing, blanks, or a list of nothing else."""
+    if isinstance(value, list | tuple):
+        return any(has_label(one) for one in value)
+    return isinstance(value, dict) or _label_text(value, class_names) is not None
 
 
 def missing_columns(table: Table, wanted: frozenset[str]) -> Iterator[Fault]:
@@ -84,7 +102,7 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
         values = [task.label_names.get(value, value) if value is not None else None for value in values]
     unlabelled = [row for row, value in enumerate(values) if value is None]
     if unlabelled:
-        faults.append(table.rows_fault(f"has no label in column {task.label.column!r}", unlabelled))
+        faults.append(table.rows_fault(f"has no label in column {task.label.column!r}", unlabelled, LEAVE_OUT))
     examples = Examples(list(range(count)), ids, texts, values, groups, subsets)
     if task.kind == "classification" and task.label.rule is None:
         return examples
@@ -198,7 +216,7 @@ def _references(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str
             without.append(row)
         found.append(written or (("",) if texts else ()))
     if without:
-        faults.append(table.rows_fault(f"has no text in column {task.label.column!r}", without))
+        faults.append(table.rows_fault(f"has no text in column {task.label.column!r}", without, LEAVE_OUT))
     if wrong:
         kind = type(given[wrong[0]]).__name__
         faults.append(

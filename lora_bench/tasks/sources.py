@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.tasks.source_tables import Format
@@ -87,12 +87,32 @@ class Part(Strict):
     optional: bool = False
 
 
-class HubSplits(Strict):
+def _with_validation(schema: dict[str, Any]) -> None:
+    """Let an editor accept the other name too."""
+    schema["properties"]["validation"] = {**schema["properties"]["selection"], "title": "Validation"}
+
+
+class _InSplits(Strict):
+    """Names or files of splits, in which `validation` means `selection`."""
+
+    model_config = ConfigDict(json_schema_extra=_with_validation)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validation_as_selection(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "validation" not in given:
+            return given
+        if "selection" in given:
+            raise ValueError("selection and validation are the same split: give one of them")
+        return {"selection" if name == "validation" else name: value for name, value in given.items()}
+
+
+class HubSplits(_InSplits):
     """Names of the splits on the hub; without `selection`, a share of `train` is set aside.
 
     Args:
         train: Name of this split.
-        selection: Name of this split.
+        selection: Name of this split; `validation` means the same.
         test: Name of this split.
         also: Further splits to score, by their name here.
     """
@@ -109,14 +129,14 @@ class HubSplits(Strict):
         return {split: name for split, name in given.items() if name is not None} | self.also
 
 
-class Data(Strict):
+class Data(_InSplits):
     """Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`.
 
     Args:
         file: File to split; with `asset`, a path inside it.
         asset: Named asset of `lora_bench.util.pip_assets`.
         train: File of this split.
-        selection: File of this split.
+        selection: File of this split; `validation` means the same.
         test: File of this split.
         also: Files of further splits to score, by name; a mapping for a file with other columns.
         hub: Data set on the Hugging Face hub, as `owner/name`.

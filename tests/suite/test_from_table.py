@@ -9,7 +9,7 @@ from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import TableFacts
 
 SEEN = TableFacts(
-    file=None, delimiter=None, encoding=None, uneven=0, rows=1_200, text=("subject",), label="queue",
+    file=None, delimiter=None, encoding=None, uneven=0, unlabelled=0, rows=1_200, text=("subject",), label="queue",
     kind="classification", classes={"a": 700, "b": 500}, words=(10, 20, 40), repeated=0, contradicting=0, guessed=(),
 )  # fmt: skip
 
@@ -43,10 +43,18 @@ def test_the_file_loads_and_says_what_was_chosen(tmp_path):
 
 def test_what_the_table_needs_is_declared(tmp_path):
     suite, _ = loaded(
-        tmp_path, delimiter="\t", encoding="cp1252", uneven=3, text=("a: b", "c, d"), label="no", kind="regression"
+        tmp_path,
+        delimiter="\t",
+        encoding="cp1252",
+        uneven=3,
+        unlabelled=2,
+        text=("a: b", "c, d"),
+        label="no",
+        kind="regression",
     )
     ((task, _),) = suite.tasks
-    assert (task.delimiter, task.encoding, task.uneven_rows) == ("\t", "cp1252", "leave_out")
+    assert (task.delimiter, task.encoding) == ("\t", "cp1252")
+    assert task.uneven_rows == task.unlabelled_rows == "leave_out"
     assert (task.text, task.label.column, task.kind, task.metric) == (("a: b", "c, d"), "no", "regression", "pearson")
 
 

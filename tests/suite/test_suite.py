@@ -33,6 +33,36 @@ def test_ten_lines_are_a_suite(tmp_path):
     ]
 
 
+def test_one_number_for_seeds_is_answered_with_both_lists_that_it_could_mean(tmp_path):
+    found = faults(tmp_path, SUITE.replace("seeds: [0]", "seeds: 3"))
+    assert found == ["s.yaml:9: seeds: must be a list: for the seed 3 write [3], and for 3 seeds [0, 1, 2]"]
+    (said,) = faults(tmp_path, SUITE + "tuning: {seeds: 2}\n")
+    assert said.endswith("tuning.seeds: must be a list: for the seed 2 write [2], and for 2 seeds [100, 101]")
+    (said,) = faults(tmp_path, SUITE + "tuning: {seeds: 100}\n")
+    assert said.endswith("for the seed 100 write [100]")
+
+
+def test_a_file_for_a_task_is_answered_with_the_task_of_it(tmp_path):
+    suite = "tasks: [tickets.csv]\n" + SUITE.replace("tasks:\n", "").replace(
+        SUITE[SUITE.index("  - task") : SUITE.index("models")], ""
+    )
+    unseen = "write {task: tickets, data: tickets.csv, text: COLUMN, label: COLUMN}"
+    (said,) = faults(tmp_path, suite)
+    assert "s.yaml:1: tasks[0]: 'tickets.csv' is a file, and a task also says its columns: " + unseen in said
+    write_project(tmp_path)
+    (said,) = faults(tmp_path, suite)
+    written = "{task: tickets, data: tickets.csv, text: subject, label: queue, metric: accuracy}"
+    assert said.endswith(f"write {written}")
+    assert load_suite(write_project(tmp_path, suite.replace("tickets.csv", written))).name == "tickets"
+
+
+def test_files_of_splits_beside_the_tasks_are_answered_with_their_place(tmp_path):
+    (said,) = faults(tmp_path, SUITE + "data: {train: a.csv, validation: b.csv, test: c.csv}\n")
+    files = "{train: a.csv, validation: b.csv, test: c.csv}"
+    assert said.startswith("s.yaml:11: data: names the files of splits, which stand in their task: write ")
+    assert said.endswith(f"tasks: [{{task: NAME, data: {files}, text: COLUMN, label: COLUMN}}]")
+
+
 def test_all_mistakes_come_at_once(tmp_path):
     text = (
         "suite: my suite\n"

@@ -41,6 +41,28 @@ def test_a_label_that_is_none_is_refused(read, label, words):
         read(label, *(100 * ['"a"', '"b"']))
 
 
+@pytest.mark.parametrize("gap", ["null", "NaN", '""', '"  "'])
+def test_rows_without_a_label_are_left_out_if_the_task_says_so_and_counted(read, gap):
+    labels = 100 * ['"a"', '"b"']
+    with pytest.raises(BadInput, match=r"in 2 rows \(lines 1, 2\); `unlabelled_rows: leave_out` leaves such rows out"):
+        read(gap, gap, *labels)
+    data = read(gap, gap, *labels, unlabelled_rows="leave_out")
+    assert sum(len(split.ids) for split in data.splits.values()) == 200 and data.labels == ("a", "b")
+    assert any(said.endswith("rows.jsonl has 2 rows without a label, which are left out") for said in data.warnings)
+    # Other faults name the line in the file.
+    with pytest.raises(BadInput, match=r"are neither text nor numbers but list in 1 row \(line 2\)"):
+        read(gap, '["a"]', *labels, unlabelled_rows="leave_out")
+    assert not read(*labels, unlabelled_rows="leave_out").warnings
+
+
+def test_numbers_and_texts_to_write_may_be_missing_too(read):
+    data = read("null", *HUNDRED, unlabelled_rows="leave_out", **NUMBERS)
+    assert sum(len(split.ids) for split in data.splits.values()) == 100
+    texts = {"kind": "generation", "metric": "exact_match", "unlabelled_rows": "leave_out"}
+    data = read('""', '[" ", null]', '["x", ""]', *(f'"{number}"' for number in HUNDRED), **texts)
+    assert sum(len(split.ids) for split in data.splits.values()) == 101
+
+
 def test_half_a_character_of_a_text_is_refused_and_a_whole_one_is_read(read):
     good = [json.dumps({"text": f"film {number} \U0001f600", "label": number % 2}) for number in range(100)]
     assert "\\ud83d\\ude00" in good[0]

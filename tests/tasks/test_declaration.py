@@ -42,6 +42,17 @@ def faults_of(folder: Path, text: str) -> list[str]:
     return [str(fault) for fault in error.value.faults]
 
 
+@pytest.mark.parametrize("text", [THREE_FILES, f"{HUB}"])
+def test_validation_is_another_word_for_selection(tmp_path, text):
+    said = text.replace("selection: selection.csv", "validation: selection.csv")
+    said = said.replace("splits: {train: train,", "splits: {train: train, validation: dev,")
+    usual = said.replace("validation:", "selection:")
+    one, other = task(tmp_path, said), task(tmp_path, usual)
+    assert one == other and definition(one) == definition(other) and one.data.has_selection
+    (fault,) = faults_of(tmp_path, said.replace("test:", "selection: x, test:"))
+    assert "selection and validation are the same split: give one of them" in fault
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

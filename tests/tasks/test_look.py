@@ -66,6 +66,14 @@ def test_uneven_rows_are_counted_and_left_out(tmp_path):
     assert (seen.rows, seen.uneven) == (40, 1)
 
 
+def test_rows_without_a_label_are_counted_and_left_out(tmp_path):
+    seen = look(written(tmp_path / "a.csv", [*ROWS, (41, "no answer", ""), (42, "blank", "  ")]))
+    assert (seen.rows, seen.unlabelled, seen.classes) == (40, 2, {"no": 20, "yes": 20})
+    assert "2 rows have no label and are left out" in seen.sentences
+    with pytest.raises(LoraBenchError, match="has no rows with a label in column 'answer'"):
+        look(written(tmp_path / "b.csv", [(1, "text", "")]), label="answer")
+
+
 def test_many_different_numbers_are_a_quantity(tmp_path):
     rows = [(index, f"text {index}", index / 7) for index in range(60)]
     seen = look(written(tmp_path / "a.csv", rows), label="answer")

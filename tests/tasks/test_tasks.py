@@ -227,7 +227,7 @@ def test_missing_texts_and_labels_are_counted_and_placed(tmp_path):
     write_csv(tmp_path / "rows.csv", rows)
     first, second = data_faults(tmp_path, ONE_FILE)
     assert first.endswith("has no text in column 'text' in 4 rows (lines 2, 4, 6, …)")
-    assert second.endswith("has no label in column 'label' in 1 row (line 5)")
+    assert "has no label in column 'label' in 1 row (line 5); `unlabelled_rows: leave_out`" in second
 
 
 def test_an_unknown_label_is_shown_with_its_row(tmp_path):

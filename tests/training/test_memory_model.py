@@ -36,8 +36,12 @@ def test_a_card_is_known_by_name_or_by_its_size():
     assert card_bytes("H100 80GB") == card_bytes("h100 80gb")
     assert card_bytes("80GB") == 80 * 10**9
     assert card_bytes("my own card 23.5 GiB") == 23.5 * GIB
-    with pytest.raises(LoraBenchError, match="unknown device 'H100'; did you mean 'H100 80GB'"):
-        card_bytes("H100")
+    # A part of the name is enough where it is of one card alone.
+    assert (card_bytes("T4"), card_bytes("4090")) == (card_bytes("T4 16GB"), card_bytes("RTX 4090 24GB"))
+    with pytest.raises(LoraBenchError, match="device 'A100' could be any of A100 40GB, A100 80GB: name one"):
+        card_bytes("A100")
+    with pytest.raises(LoraBenchError, match="unknown device 'H10': use one of T4 16GB"):
+        card_bytes("H10")
 
 
 # What torch told of real cards, in GiB: from messages of users whose memory ran out.

@@ -47,21 +47,26 @@ GAPS = 0.05
 
 
 def card_bytes(name: str) -> int:
-    """Return the memory of a card: a known one, or any with its size, such as "24GB" (24e9 bytes) or "my card 22.5 GiB".
+    """Return the memory of a card: a known one such as "T4" or "A100 80GB", or any with its size, such as "24GB" (24e9 bytes).
+
+    A size may also be in GiB, as in "my card 22.5 GiB".
 
     Raises:
-        LoraBenchError: If the name is unknown and gives no size.
+        LoraBenchError: If the name is unknown, or stands for cards of different sizes, and gives no size.
     """
-    known = {card.lower(): size for card, size in CARDS.items()}
-    size = known.get(name.strip().lower())
-    if size is None:
-        given = re.search(r"(\d+(?:\.\d+)?)\s*G(i?)B\b", name, re.IGNORECASE)
-        if given is None:
-            raise LoraBenchError(
-                f"unknown device {name!r}{did_you_mean(name, CARDS)}: use one of {', '.join(CARDS)}, or a size such as 24GB"
-            )
+    words = set(name.lower().split())
+    found = {card: size for card, size in CARDS.items() if words and words <= set(card.lower().split())}
+    given = re.search(r"(\d+(?:\.\d+)?)\s*G(i?)B\b", name, re.IGNORECASE)
+    # A size alone is what it says; with other words it names a known card.
+    if len(found) == 1 and (given is None or given[0].lower() not in words or len(words) > 1):
+        return int(next(iter(found.values())) * 2**30)
+    if given is not None:
         return int(float(given[1]) * (2**30 if given[2] else 10**9))
-    return int(size * 2**30)
+    if found:
+        raise LoraBenchError(f"device {name!r} could be any of {', '.join(found)}: name one")
+    raise LoraBenchError(
+        f"unknown device {name!r}{did_you_mean(name, CARDS)}: use one of {', '.join(CARDS)}, or a size such as 24GB"
+    )
 
 
 def needed_bytes(step: StepBytes) -> int | None:
