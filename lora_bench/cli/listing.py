@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 from rich.text import Text
 
 from lora_bench.documents import read_yaml
-from lora_bench.methods import broken_plug_ins, known_methods
+from lora_bench.methods import Method, broken_plug_ins, known_methods
 from lora_bench.models.registry import known_models
+from lora_bench.report.text import learning_rate
 from lora_bench.util.paths import suite_files, task_files
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:
@@ -22,11 +27,30 @@ def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:
 def _methods() -> Table:
     broken = [f"the plug-in {entry} cannot be imported: {fault}" for entry, fault in broken_plug_ins().items()]
     caption = Text("\n".join(broken)) if broken else None
-    table = Table("method", "size", "suggested learning rate", "what it is", caption=caption)
+    table = Table("method", "size, and sizes to try", "learning rate, and rates to try", "what it is", caption=caption)
     for name, method in known_methods().items():
-        about = (sys.modules[method.__module__].__doc__ or "").strip().splitlines()
-        table.add_row(Text(name), method.size or "–", f"{method.learning_rate:g}", Text(about[0] if about else ""))
+        card = (sys.modules[method.__module__].__doc__ or "").strip()
+        size = " ".join([method.size, *_default_size(method)]) if method.size else "–"
+        rate = learning_rate(method.learning_rate)
+        table.add_row(
+            Text(name),
+            Text(_with_range(size, card, "Sizes")),
+            Text(_with_range(rate, card, "Learning rates")),
+            Text(card.partition("\n")[0]),
+        )
     return table
+
+
+def _default_size(method: type[Method]) -> list[str]:
+    fields: dict[str, FieldInfo] = method.model_fields  # type: ignore[attr-defined]  # a Strict model
+    field = fields[str(method.size)]
+    return [] if field.is_required() else [str(field.default)]
+
+
+def _with_range(usual: str, card: str, of: str) -> str:
+    """The default of a method, with the range that its card gives, such as "Learning rates: 1e-4 to 4e-3."."""
+    found = re.search(rf"\b{of}: (.+?)(?:;|\.(?:\s|$))", " ".join(card.split()))
+    return usual if found is None else f"{usual}; {found[1]}"
 
 
 def _models() -> Table:

@@ -14,7 +14,7 @@ model. The variant places f, and gives L layers of width d with bottleneck_size 
 - `lin`: L(2db + b + 3d). y + f(LayerNorm(y)) after the layer, LayerNorm trained. Lin et al. 2020,
   https://arxiv.org/abs/2004.03829, with relu; AdapterL of the LoRA paper.
 
-Learning rates: 3e-4 to 3e-3.
+Learning rates: 3e-4 to 3e-3, 1e-3 to 1e-2 for small models. Sizes: 8 to 256.
 
 Where LayerNorm comes before a block (GPT-2, Llama, T5), two variants differ by design from AdapterHub's `adapters`, which hands
 an adapter the residual stream h. `pfeiffer` adds f(y) to the block's output y alone; `parallel` reads LayerNorm(h), the input

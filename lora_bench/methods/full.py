@@ -3,7 +3,7 @@
 It is exempt from the parameter budget, marked so in reports, and held to every other axis. *top_layers* trains the last layers
 and the head, as in the LoRA paper's FT-Top2 (25,192,448 weights in GPT-2 medium).
 
-Learning rates: 1e-5 to 5e-5 for base-size encoders, 1e-4 for small ones.
+Learning rates: 1e-5 to 1e-4 for base-size models, 3e-5 to 1e-3 for small ones.
 
 Limits: runs cannot share a base. A result is stored as a whole model, or as the trained layers.
 """

@@ -9,7 +9,8 @@ but unlike PEFT.
 
 Papers: Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA:
 Liu et al. 2024, https://arxiv.org/abs/2402.09353; PiSSA: Meng et al. 2024, https://arxiv.org/abs/2404.02948; OLoRA: Büyükakyüz
-2024, https://arxiv.org/abs/2406.01775. Learning rates: 3e-4 to 3e-3 at scaling 2, higher for smaller models.
+2024, https://arxiv.org/abs/2406.01775. Learning rates: 3e-4 to 3e-3 at scaling 2, 1e-3 to 1e-2
+for small models. Sizes: 1 to 64.
 
 Limits: once merged, it cannot serve several tasks in one batch. PiSSA and OLoRA refuse a weight that computes query, key and
 value together, and change the base in memory. Load a saved one on the published base: loading takes the same B A out again.

@@ -6,7 +6,7 @@ E has shape (num_virtual_tokens, width); x is the embedded text. P tokens of wid
 layer and are dropped at the end. The text keeps its positions.
 
 Paper: PreEmbed of Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 5.1. Learning rates: 1e-3 to 3e-2; needs more steps
-than LoRA or adapters.
+than LoRA or adapters. Sizes: 8 to 200.
 
 Limits: encoders only (for text generation use PEFT's PROMPT_TUNING through `peft`). It cannot be merged, does not start exactly
 from the base model, and costs the time of P more tokens. The paper's infix tokens are left out: in an encoder they would be

@@ -7,7 +7,7 @@ of width d with P tokens, half of prefix tuning's. A LayerNorm before attention 
 keep their positions.
 
 Paper: PreLayer of Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 5.1. Learning rates: 1e-3 to 3e-2; needs more steps
-than LoRA or adapters.
+than LoRA or adapters. Sizes: 8 to 200.
 
 Limits: it cannot be merged and does not start exactly from the base model. The paper's infix tokens, between prompt and
 completion, are left out: a causal model is not told where its prompt ends.

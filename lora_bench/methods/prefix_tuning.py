@@ -8,8 +8,8 @@ tokens keep their positions; a prefix has none.
 Reparameterised, as in the paper, layer l trains W_l tanh(W E + b) + b_l, with E of shape (P, d), W (m, d) and W_l (2d, m) for a
 reparameterisation_width m: Pd + md + m + L(2dm + 2d) weights, a hundred times as many. Saving folds them into 2LPd.
 
-Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190. Learning rates: 1e-3 to 3e-2, reparameterised 5e-5 to 1e-3; needs
-more steps than other methods.
+Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190. Learning rates: 1e-3 to 3e-2, 1e-2 to 1e-1 for small models,
+5e-5 to 1e-3 if reparameterised; needs more steps than other methods. Sizes: 8 to 200.
 
 Limits: it cannot be merged and does not start exactly from the base model. A reparameterised prefix cannot start from words.
 """
