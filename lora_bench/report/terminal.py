@@ -60,7 +60,7 @@ def terminal_answer(model: ReportModel, sections: Sequence[Sequence[str]] = ()) 
     """
     headline = headline_of(model.seen, model.records)
     parts: list[RenderableType] = [Text(unmarked(answer), style="bold") for answer in elsewhere(sections)]
-    parts += [Text(unmarked(caution)) for caution in headline.cautions]
+    parts += [_with_bold(caution) for caution in headline.cautions]
     parts.append(Text(unmarked(headline.lead), style="bold"))
     parts += [Text(unmarked(" ".join(headline.further)))] if headline.further else []
     parts += [Text(unmarked(headline.strength.split(" [")[0]))] if headline.strength is not None else []
@@ -71,6 +71,12 @@ def terminal_answer(model: ReportModel, sections: Sequence[Sequence[str]] = ()) 
     if 2 * (len(parts) + len(following)) + len(shown) + 4 + len(bars) <= ANSWER_LINES:
         parts += bars
     return Group(*parts, *([_summary(model.seen, shown)] if shown else []), *following)
+
+
+def _with_bold(markdown: str) -> Text:
+    """A paragraph of Markdown with its bold parts bold."""
+    pieces = markdown.split("**")
+    return Text.assemble(*((unmarked(piece), "bold" if index % 2 else "") for index, piece in enumerate(pieces)))
 
 
 def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
