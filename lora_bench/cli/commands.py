@@ -146,7 +146,7 @@ def _show(console: Console, records: Sequence[Record]) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    """Show every run of a suite with its size, counts and cost."""
+    """Show the data of a suite, and every run with its size, counts and cost."""
     from lora_bench.suite.load_suite import load_suite
 
     suite = _allowed(load_suite(arguments.suite), arguments)
@@ -168,14 +168,24 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str 
         progress=lambda said: print(message(said), file=sys.stderr),
         # Workers need models and data. A published table's shapes and counts are known.
         download=asked is not None or suite.command[:1] != ("reproduce",),
+        with_data=True,
     )
-    _show_plan(console, plan, arguments.device)
+    as_json = getattr(arguments, "json", False)
+    if as_json:
+        from lora_bench.cli.plan_json import plan_json
+
+        print(plan_json(plan))
+    else:
+        _show_plan(console, plan, arguments.device)
     if asked is not None:
         from lora_bench.execute.prepared_folder import prepare
 
         prepare(folder, suite, asked, series=arguments.series, data_dir=arguments.data_dir)
         said = f"prepared; start as many workers as you like with: lora-bench work {folder}"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        if as_json:
+            print(message(said), file=sys.stderr)
+        else:
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
     return DONE
 
 
@@ -319,7 +329,7 @@ def published(arguments: argparse.Namespace) -> int:
 def _show_plan(console: Console, plan: Plan, card: str | None) -> None:
     from lora_bench.cli.plan_table import plan_tables
 
-    for part in plan_tables(plan, card):
+    for part in plan_tables(plan, card, narrow=console.width < PLAIN_WIDTH):
         console.print(part, highlight=False)
 
 

@@ -119,7 +119,7 @@ def _add_plan(subcommands: Commands) -> None:
     plan = add_command(
         subcommands,
         "plan",
-        "show every run of a suite with its size and cost, and the code it would run; train nothing",
+        "show the data of a suite, every run with its size and cost, and the code it would run; train nothing",
         'lora-bench plan quickstart --device "H100 80GB"',
         takes="SUITE",
     )
@@ -132,6 +132,7 @@ def _add_plan(subcommands: Commands) -> None:
         "--device", metavar="CARD", help='say whether each run fits a GPU, such as "H100 80GB" or 24GB'
     )
     _prepare_option(plan)
+    plan.output.add_argument("--json", action="store_true", help="print one JSON object in place of tables")
     plan.parser.set_defaults(command=commands.plan)
 
 

@@ -1,4 +1,4 @@
-"""A plan for the terminal: a row for each task, base model and method, then the totals."""
+"""A plan for the terminal: the data, a row for each task, base model and method, then the totals."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from lora_bench.cli.data_table import data_parts
 from lora_bench.cli.progress import duration
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import known_methods
@@ -16,25 +17,30 @@ from lora_bench.plan.cost_estimate import CostEstimate, default_workers
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
+from lora_bench.report.text import learning_rate
 from lora_bench.suite.consent import suite_code
 from lora_bench.training.measure.memory_model import card_bytes, needed_bytes, predicted_step
 
+# Columns that narrow terminals go without.
+WIDE_ONLY = ("head", "trained", "stored")
 
-def plan_tables(plan: Plan, card: str | None = None) -> list[Table | Text]:
-    """Tables of a plan: one a task, the warnings about its data, and a line of totals.
+
+def plan_tables(plan: Plan, card: str | None = None, *, narrow: bool = False) -> list[Table | Text]:
+    """Tables of a plan: the data of each task, its methods, the warnings, and a line of totals.
 
     Args:
         plan: Of the suite.
         card: A card by name; the tables then say if a training step of each run fits it, not a rough estimate.
+        narrow: True for a terminal without room for every count of parameters.
 
     Raises:
         LoraBenchError: If no card has the name.
     """
     if card is not None:
         card_bytes(card)
-    parts: list[Table | Text] = []
+    parts = [part for facts in plan.data for part in data_parts(facts)]
     for task in dict.fromkeys(cell.job.spec.task.name for cell in plan.cells):
-        parts.append(_table(plan, task, card))
+        parts.append(_table(plan, task, card, narrow=narrow))
     parts += _reasons(plan)
     if plan.suite.content.recipes:
         parts.append(_recipes(plan))
@@ -43,17 +49,18 @@ def plan_tables(plan: Plan, card: str | None = None) -> list[Table | Text]:
         parts.append(Text(f"{runs} runs wait for {reason}"))
     parts += _code(plan)
     parts += [Text(note) for note in plan.notes]
-    parts += [Text(f"warning: {warning}") for warning in plan.warnings]
+    parts += [Text(f"warning: {warning}") for warning in (*plan.warnings, *plan.cautions)]
     parts.append(Text(_totals(plan)))
     return parts
 
 
-def _table(plan: Plan, task: str, card: str | None) -> Table:
+def _table(plan: Plan, task: str, card: str | None, *, narrow: bool) -> Table:
     table = Table(title=Text(f"{plan.suite.name}: {task}"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", no_wrap=not narrow, overflow="fold")
     memory = "memory" if card is None else f"on {card}"
-    for header in ("size", "adapter", "head", "trained", "stored", "rate", "done", "time", memory):
-        table.add_column(header, justify="right", no_wrap=header != "rate")
+    for header in ("size", "adapter", *(() if narrow else WIDE_ONLY), "rate", "done", "time", memory):
+        # Several rates take several lines, but none loses its end.
+        table.add_column(header, justify="right", no_wrap=header != "rate", min_width=4 if header == "rate" else None)
     shown = ""
     for group in _groups(plan, task):
         first = group[0]
@@ -69,8 +76,8 @@ def _table(plan: Plan, task: str, card: str | None) -> Table:
         table.add_row(
             Text(f"  {spec.method.label}{rung}"),
             f"{spec.method.options[spec.method.size]}" if spec.method.size else "–",
-            *(f"{count:,}" for count in (counts.adapter, counts.head, counts.trained, counts.stored)),
-            " ".join(dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)),
+            *(f"{getattr(counts, name):,}" for name in ("adapter", *(() if narrow else WIDE_ONLY))),
+            _rates(group),
             f"{done}/{len(group)}",
             _time(first.estimate),
             f"~{first.estimate.memory_bytes / 2**20:,.0f} MiB" if card is None else _fit_on(card, first),
@@ -82,6 +89,11 @@ def _time(estimate: CostEstimate) -> str:
     if not estimate.timed:
         return "–"
     return ("" if estimate.measured else "~") + duration(estimate.seconds)
+
+
+def _rates(group: Sequence[Cell]) -> str:
+    """The learning rates of runs, in their shortest form."""
+    return " ".join(dict.fromkeys(learning_rate(cell.job.spec.training.learning_rate) for cell in group))
 
 
 def _fit_on(card: str, cell: Cell) -> str:
@@ -122,9 +134,8 @@ def _recipes(plan: Plan) -> Table:
     for (task, model, label), group in groups.items():
         recipe, start = group[0].job.spec.training, starts.get(id(group[0]))
         found = group[0].job.spec.start
-        rates = dict.fromkeys(f"{cell.job.spec.training.learning_rate:g}" for cell in group)
         table.add_row(
-            Text(task), Text(model), Text(label), " ".join(rates), amount_of(*recipe.target), f"{recipe.batch_size}",
+            Text(task), Text(model), Text(label), _rates(group), amount_of(*recipe.target), f"{recipe.batch_size}",
             f"{recipe.steps:,}" if recipe.steps is not None else "–", _warmup(recipe), f"{recipe.max_length}",
             Text(_more(group[0].job.spec, start if found is None else found.task if found.run_id else "an adapter")),
         )  # fmt: skip

@@ -163,6 +163,9 @@ def run_suite(
             if not taken:
                 _check_company(wanted, folder)
                 _say_lost(plan, options, shown)
+                if wanted:
+                    for caution in plan.cautions:
+                        shown.say(f"warning: {caution}")
             taken.update(cell.job.run_id for cell in wanted)
             reach("suite.planned")
             work = _begun(plan, wanted, folder, shown, options, cluster)

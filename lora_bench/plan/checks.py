@@ -12,6 +12,7 @@ from lora_bench.errors import BadInput, Fault, LoraBenchError, did_you_mean, fir
 from lora_bench.methods import loss_term
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
+from lora_bench.plan.inputs import LoadedTask
 from lora_bench.plan.size_fitting import installed_bytes
 from lora_bench.records.budget import WORK, ParameterAxis, amount_of
 from lora_bench.records.environment import described_devices
@@ -43,7 +44,35 @@ def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseMod
         )
 
 
-def check_equal_trials(suite: Suite, tasks: list[Task], models: list[BaseModel]) -> list[str]:
+def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> list[str]:
+    """Return a warning if no method chooses a learning rate on some of the tasks: a bad rate can reverse the order."""
+    if suite.content.score_on != "test" or suite.command[:1] == ("reproduce",):
+        return []  # a search; and a published table says the rates of its rows
+    found = [
+        loaded.task.task
+        for loaded in tasks
+        if len(suite.methods) > 1
+        and all(max(_tried(suite, loaded.task.task, base_model).values(), default=1) == 1 for base_model in models)
+    ]
+    if not found:
+        return []
+    on = "" if len(found) == len(tasks) else f" on {', '.join(found)}"
+    return [
+        f"no learning rate is tuned{on}: each method runs at the one given, and another may change the order of the methods; "
+        "give each several (ranges: `lora-bench list methods`) and `tuning: {seeds: [100]}`"
+    ]
+
+
+def _tried(suite: Suite, task: str, base_model: BaseModel) -> dict[str, int]:
+    """Return the number of learning rates of each method on a task and base model."""
+    return {
+        entry.label: len(suite.recipe(task, base_model.name, entry, suite.budgets(entry)[0]).rates)
+        for entry in suite.methods
+        if entry.is_for(task, base_model.name)
+    }
+
+
+def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> list[str]:
     """Refuse to tune methods with unequal numbers of learning rates: a method that is tried more often looks better.
 
     Returns:
@@ -53,12 +82,8 @@ def check_equal_trials(suite: Suite, tasks: list[Task], models: list[BaseModel])
         return []  # `check_rates` compares with the number of trials
     faults: dict[Fault, None] = {}
     warnings = []
-    for task, base_model in itertools.product(tasks, models):
-        tried = {
-            entry.label: len(suite.recipe(task.task, base_model.name, entry, suite.budgets(entry)[0]).rates)
-            for entry in suite.methods
-            if entry.is_for(task.task, base_model.name)
-        }
+    for task, base_model in itertools.product((loaded.task for loaded in tasks), models):
+        tried = _tried(suite, task.task, base_model)
         tuned = {label: count for label, count in tried.items() if count > 1}
         if len(set(tuned.values())) > 1:
             shown = ", ".join(f"{label} has {count}" for label, count in tuned.items())

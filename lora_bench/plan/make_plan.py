@@ -32,8 +32,10 @@ from lora_bench.plan.checks import (
     check_schedule,
     refuse_twins,
     refuse_unreachable,
+    untuned,
 )
 from lora_bench.plan.cost_estimate import CostEstimate, estimate_run
+from lora_bench.plan.describe_data import DataFacts, describe, too_small
 from lora_bench.plan.inputs import LoadedTask, Progress, obtain
 from lora_bench.plan.micro_batch import micro_batch
 from lora_bench.plan.resolve import run_spec
@@ -54,10 +56,13 @@ from lora_bench.training.measure.flops import step_flops
 
 @dataclass(frozen=True)
 class Plan:
-    """Every run of a suite, in the suite's order, and warnings about the data.
+    """Every run of a suite, in the suite's order, and warnings.
 
     Args:
         cells: The known runs.
+        warnings: Warnings about data and base models, which records keep too.
+        cautions: Warnings about the suite itself: rates, memory and test splits.
+        data: Facts about the data of each task, if they were asked for.
         waiting: Runs that become known when others are done.
         chosen: Known runs that depend on the records of others.
         untried: Ids of runs that others wait for but whose record decides nothing: they must be repeated.
@@ -69,6 +74,8 @@ class Plan:
     cells: tuple[Cell, ...]
     runs: Path
     warnings: tuple[str, ...]
+    cautions: tuple[str, ...] = ()
+    data: tuple[DataFacts, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     chosen: tuple[Cell, ...] = ()
     untried: frozenset[str] = frozenset()
@@ -96,6 +103,7 @@ def make_plan(
     progress: Progress | None = None,
     untried: Callable[[Record], bool] = is_untried,
     download: bool = True,
+    with_data: bool = False,
 ) -> Plan:
     """Resolve a suite to its runs.
 
@@ -109,12 +117,13 @@ def make_plan(
         untried: Returns True if a record decides nothing, because its run must be repeated.
         download: False to plan with known shapes and released counts for what is not on this machine. Such a plan can be
             shown and not run.
+        with_data: Describe the data too, for a reader.
 
     Raises:
         BadInput: With every fault of the data and the base models, or if only `full` can meet the budget.
     """
     tasks, models = obtain(suite, data_dir, progress, download=download)
-    unequal = check_equal_trials(suite, [loaded.task for loaded in tasks], models)
+    unequal = check_equal_trials(suite, tasks, models)
     planner = _Planner(suite, runs, series, data_dir, only, progress, untried)
     # A run that starts from another task's run needs that task's runs to be known.
     started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
@@ -134,12 +143,16 @@ def make_plan(
         check_lengths(suite, cells, {loaded.task.task: loaded.data for loaded in tasks})
     warnings = [warning for model in models for warning in model.warnings]
     warnings += [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
-    warnings += [*unequal, *beyond_memory(cells)]
+    at_hand = [loaded for loaded in tasks if not loaded.data.counted_only]
+    readable = [model for model in models if model.has_weights]
+    known = [*cells, *(cell for waiting in planner.waiting for cell in waiting.cells)]
     return Plan(
         suite,
         tuple(cells),
         runs,
         tuple(warnings),
+        cautions=(*untuned(suite, tasks, models), *unequal, *too_small(suite, at_hand), *beyond_memory(cells)),
+        data=tuple(describe(suite, loaded, readable, known) for loaded in at_hand) if with_data else (),
         waiting=(*planner.waiting, *rounds.waiting),
         chosen=tuple(cell for cell in planner.chosen if cell in rounds.cells),
         untried=frozenset(planner.undecided | rounds.untried),

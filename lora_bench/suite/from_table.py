@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -142,6 +143,11 @@ def task_flow(seen: TableFacts, folder: Path) -> str:
 def smallest_difference(tests: int) -> float:
     """Return the smallest difference that a test split shows, if two models differ on a tenth of its rows."""
     return float(1.96 * (0.1 / tests) ** 0.5)
+
+
+def rows_needed(difference: float) -> int:
+    """Return the rows of a test split that shows a difference, if two models differ on a tenth of them."""
+    return math.ceil(0.1 * (1.96 / difference) ** 2)
 
 
 def as_yaml(text: str) -> str:

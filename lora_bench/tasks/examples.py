@@ -35,6 +35,7 @@ from lora_bench.tasks.row_examples import (
 )
 from lora_bench.tasks.source_tables import Layout, Table, format_of, hub_commit, read_hub
 from lora_bench.tasks.sources import Data
+from lora_bench.tasks.text_facts import shared_texts
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.pip_assets import find_asset, members
 
@@ -339,12 +340,8 @@ def _split(task: Task, examples: Examples, labels: tuple[str, ...]) -> Split:
 def _warnings(
     task: Task, splits: Mapping[str, Split], labels: tuple[str, ...], tables: Mapping[str, Table]
 ) -> Iterator[str]:
-    seen = {name: {normal(text) for text in split.texts} for name, split in splits.items()}
-    further = [(name, "train") for name in task.data.further]
-    for scored, known in (("test", "train"), ("selection", "train"), ("test", "selection"), *further):
-        if scored not in splits or known not in splits:
-            continue
-        shared = sum(normal(text) in seen[known] for text in splits[scored].texts)
+    texts = {name: [normal(text) for text in split.texts] for name, split in splits.items()}
+    for (scored, known), shared in shared_texts(texts).items():
         if shared:
             count = len(splits[scored].texts)
             verb = "shares its text" if shared == 1 else "share their text"

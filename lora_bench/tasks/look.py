@@ -17,8 +17,9 @@ from typing import Any
 
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.tasks.files import read_file
-from lora_bench.tasks.row_examples import has_label
+from lora_bench.tasks.row_examples import has_label, normal
 from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, Table, format_of
+from lora_bench.tasks.text_facts import contradicting, repeated, spread
 
 SEPARATORS = (",", ";", "\t", "|")
 # Number of lines that the separator is guessed from.
@@ -117,6 +118,7 @@ def look(file: Path, text: str | None = None, text_pair: str | None = None, labe
     rows = list(zip(*(map(str, labelled.columns[name]) for name in texts), strict=True))
     if not rows:
         raise LoraBenchError(f"{file} has no rows" + (f" with a label in column {label!r}" if table.places else ""))
+    texts_read = [normal(row) for row in rows]
     kind = "regression" if _is_quantity(values) else "classification"
     if kind == "regression":
         guessed.append(f"guessed: {label} is a number to predict, as it has {len(set(values)):,} different values")
@@ -131,9 +133,9 @@ def look(file: Path, text: str | None = None, text_pair: str | None = None, labe
         label=label,
         kind=kind,
         classes=dict(Counter(values).most_common()) if kind == "classification" else {},
-        words=_words(rows),
-        repeated=len(rows) - len(set(rows)),
-        contradicting=len(_several(rows, values)),
+        words=spread(sum(len(text.split()) for text in row) for row in rows),
+        repeated=repeated(texts_read),
+        contradicting=contradicting(texts_read, values),
         guessed=tuple(guessed),
     )
 
@@ -225,14 +227,3 @@ def _is_quantity(values: Sequence[str]) -> bool:
         return all(abs(float(value)) < float("inf") for value in different)
     except ValueError:
         return False
-
-
-def _words(rows: Sequence[tuple[str, ...]]) -> tuple[int, int, int]:
-    numbers = sorted(sum(len(text.split()) for text in row) for row in rows)
-    return numbers[len(numbers) // 2], numbers[min(len(numbers) - 1, int(0.95 * len(numbers)))], numbers[-1]
-
-
-def _several(rows: Sequence[tuple[str, ...]], values: Sequence[str]) -> set[tuple[str, ...]]:
-    """Return the texts that have several labels."""
-    first: dict[tuple[str, ...], str] = {}
-    return {row for row, value in zip(rows, values, strict=True) if first.setdefault(row, value) != value}

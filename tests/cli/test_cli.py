@@ -1,20 +1,26 @@
 """The command line: arguments in, exit code out, and no traceback for a mistake."""
 
 import errno
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 from lora_bench.cli import main
+from lora_bench.cli.plan_table import plan_tables
 from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
+from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import to_json
-from lora_bench.suite.load_suite import is_probe_suite
+from lora_bench.suite.from_table import RATES, RATES_LARGE
+from lora_bench.suite.load_suite import is_probe_suite, load_suite
 from lora_bench.util.paths import suite_files
 from lora_bench.version import __version__
 from tests.project import SUITE, write_project
@@ -151,6 +157,50 @@ def test_a_plan_writes_nothing_and_shows_exact_counts(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_plan_shows_every_rate_in_full_on_a_narrow_terminal_too(tmp_path):
+    methods = "[{method: full, learning_rate: [1e-4, 3e-4, 1e-3]}, {method: lora, learning_rate: [1.5e-3, 3e-3, 1e-2]}]"
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", methods) + "tuning: {seeds: [7]}\n"
+    plan = make_plan(load_suite(write_project(tmp_path, suite)), tmp_path / "runs", with_data=True)
+    for width in (80, 120):
+        paper = Console(file=io.StringIO(), width=width)
+        for part in plan_tables(plan, narrow=width < 120):
+            paper.print(part, highlight=False)
+        said = paper.file.getvalue()
+        assert "…" not in said and all(len(line) <= width for line in said.splitlines())
+        for rate in ("1e-4", "3e-4", "1e-3", "1.5e-3", "3e-3", "1e-2"):
+            assert rate in said
+
+
+def test_a_plan_as_json_is_all_that_is_printed(tmp_path, capsys):
+    write_project(tmp_path)
+    assert main(["plan", "tickets.yaml", "--json", "--prepare"]) == 0
+    printed = capsys.readouterr()
+    plan = json.loads(printed.out)
+    assert "prepared;" in printed.err and "counting lora on base" in printed.err
+    (data,) = plan["data"]
+    assert sum(split["examples"] for split in data["splits"].values()) == 400
+    assert [run["method"] for run in plan["runs"]] == ["full", "lora", "bottleneck_adapter", "prefix_tuning"]
+    lora = plan["runs"][1]
+    assert (lora["size"], lora["status"], lora["unsupported"]) == (8, None, None)
+    assert lora["parameters"]["adapter"] == 2 * 2 * 8 * (32 + 32)  # two layers, query and value, rank 8, width 32
+    assert any(said.startswith("no learning rate is tuned") for said in plan["warnings"])
+
+
+def test_a_run_says_before_it_trains_that_no_rate_is_tuned_and_what_the_test_split_cannot_show(tmp_path, capsys):
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full, lora]")
+    write_project(tmp_path, suite)
+    assert main(["run", "tickets.yaml", "--workers", "0"]) == 0
+    said = capsys.readouterr().out
+    before = said[: said.index("runs to do")]
+    assert "warning: no learning rate is tuned: each method runs at the one given" in before
+    assert "test examples show differences of about" in before
+    assert said.count("no learning rate is tuned") == 1
+    # The answer of the report, which comes last, says so too.
+    assert "No learning rate was tuned in these runs" in said
+    assert main(["run", "tickets.yaml", "--workers", "0"]) == 0
+    assert "warning: no learning rate" not in capsys.readouterr().out
+
+
 def test_a_report_that_differs_from_its_records_is_exit_code_1(tmp_path, capsys):
     records = tmp_path / "baselines" / "sample" / "records"
     records.mkdir(parents=True)
@@ -189,6 +239,18 @@ def test_lists_name_what_can_be_named(what, capsys):
         "suites": ["quickstart", "quickstart-search"],
     }[what]:
         assert name in shown
+
+
+def test_the_list_of_methods_has_sizes_and_rates_to_try_and_those_that_try_writes_are_among_them(capsys, monkeypatch):
+    monkeypatch.setattr("lora_bench.cli.commands.PLAIN_WIDTH", 300)
+    assert main(["list", "methods"]) == 0
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
+    said = {row[0]: row[1:] for row in rows if len(row) == 4}
+    assert said["lora"][:2] == ["rank 8; 1 to 64", "1e-3; 3e-4 to 3e-3 at scaling 2, 1e-3 to 1e-2 for small models"]
+    assert said["bitfit"][:2] == ["–", "1e-3; 1e-4 to 4e-3"]
+    for method, rates in [*RATES.items(), *RATES_LARGE.items()]:
+        known = [float(number) for number in re.findall(r"\de-\d", said[method][1])]
+        assert all(min(known) <= float(rate) <= max(known) for rate in rates), method
 
 
 INCOMPLETE = """

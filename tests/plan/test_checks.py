@@ -51,6 +51,28 @@ def test_one_given_rate_beside_tuned_methods_is_a_warning(planned):
     )
 
 
+def test_methods_without_a_tuned_rate_are_a_warning_and_one_method_or_a_search_is_none(planned):
+    two = ONE.replace("[lora]", "[full, lora]")
+    said = planned(two)[1]
+    assert "warning: no learning rate is tuned: each method runs at the one given" in said
+    assert "(ranges: `lora-bench list methods`) and `tuning: {seeds: [100]}`" in said
+    for suite in (ONE, two + "score_on: selection\n"):
+        assert "no learning rate is tuned" not in planned(suite)[1]
+    rates = "recipes: [{learning_rate: [1e-4, 1e-3]}]\ntuning: {seeds: [7]}\n"
+    assert "no learning rate is tuned" not in planned(two + rates)[1]
+
+
+def test_a_test_split_that_is_too_small_for_the_margin_is_a_warning(planned):
+    # 400 rows leave about 40 for the test: 1.96 * sqrt(0.1 / 40) = 0.098.
+    two = ONE.replace("[lora]", "[full, lora]") + "analysis: {reference: full, margin: MARGIN}\n"
+    said = planned(two.replace("MARGIN", "0.02"))[1]
+    assert "test examples show differences of about 0." in said
+    # 0.1 * (1.96 / 0.02) ** 2 = 960.4
+    assert "nothing as small as the margin of 0.02 can be decided; that takes about 961 (if" in said
+    assert "can be decided" not in planned(two.replace("MARGIN", "0.2"))[1]
+    assert "can be decided" not in planned(ONE)[1]  # one method is compared with none
+
+
 def test_a_plan_says_of_a_method_that_it_is_likely_not_to_fit(planned):
     code, said = planned(ONE)
     assert code == 0 and "not to fit" not in said

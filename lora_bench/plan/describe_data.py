@@ -1,0 +1,257 @@
+"""Describe the data of a plan: classes, repeats and lengths of each split, and the difference that the test split can show.
+
+Every row is counted; lengths in tokens are those of a sample, so that a large data set costs a second and not minutes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lora_bench.metrics import find
+from lora_bench.models.loading import load_tokenizer
+from lora_bench.models.registry import BaseModel
+from lora_bench.plan.cell import Cell
+from lora_bench.plan.inputs import LoadedTask
+from lora_bench.suite.from_table import rows_needed, smallest_difference
+from lora_bench.suite.load_suite import Suite
+from lora_bench.tasks import Split, encode
+from lora_bench.tasks.row_examples import normal
+from lora_bench.tasks.text_facts import contradicting, repeated, shared_texts, spread
+from lora_bench.training.generation import encode_completions, encode_prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Examples of a split that are encoded, and those with most characters that are encoded beside them for the longest.
+SAMPLE, LONGEST = 1_000, 20
+UNCUT = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLengths:
+    """Lengths of a split in tokens.
+
+    Args:
+        encoded: Number of examples that were encoded.
+        median: Median of their tokens.
+        longest: Greatest number of tokens, also of the texts with most characters.
+        cut_share: Share of them that is cut.
+    """
+
+    encoded: int
+    median: int
+    longest: int
+    cut_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataLengths:
+    """Lengths in tokens for base models that agree on them.
+
+    Args:
+        models: Names of these base models.
+        max_length: Tokens after which an input is cut.
+        splits: Lengths by split.
+    """
+
+    models: tuple[str, ...]
+    max_length: int
+    splits: dict[str, SplitLengths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFacts:
+    """Facts about a split.
+
+    Args:
+        examples: Number of its examples.
+        classes: Examples of each class, in the order of their indexes; empty for other kinds.
+        majority_share: Share of the largest class; None for other kinds.
+        values: Smallest, mean and greatest label of a regression; None for other kinds.
+        repeated: Examples whose text stands in an earlier example.
+        contradicting: Texts with several classes.
+        shared: Examples whose text stands in an example of another split, by the name of that split.
+    """
+
+    examples: int
+    classes: dict[str, int]
+    majority_share: float | None
+    values: tuple[float, float, float] | None
+    repeated: int
+    contradicting: int
+    shared: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """Facts about the data of a task.
+
+    Args:
+        task: Name of the task.
+        splits: Facts by split.
+        lengths: Lengths in tokens, of each base model that can run.
+        smallest_difference: Smallest difference that the test split can show, by rule of thumb; None for other metrics than a
+            share of right answers.
+        margin: Difference that does not matter; None if there is none.
+    """
+
+    task: str
+    splits: dict[str, SplitFacts]
+    lengths: tuple[DataLengths, ...]
+    smallest_difference: float | None
+    margin: float | None
+
+
+def describe(suite: Suite, loaded: LoadedTask, models: Sequence[BaseModel], cells: Sequence[Cell]) -> DataFacts:
+    """Return the facts about the data of a task.
+
+    Args:
+        suite: The suite.
+        loaded: The task.
+        models: Base models of the suite.
+        cells: Its runs, those that wait included.
+    """
+    data = loaded.data
+    texts = {name: [normal(text) for text in split.texts] for name, split in data.splits.items()}
+    shared = shared_texts(texts)
+    splits = {
+        name: _split_facts(
+            split, texts[name], data.labels, {known: count for (of, known), count in shared.items() if of == name}
+        )
+        for name, split in data.splits.items()
+    }
+    lengths: list[DataLengths] = []
+    for base_model in models:
+        of_pair = [
+            cell
+            for cell in cells
+            if cell.job.task.task == loaded.task.task and cell.job.base_model is base_model and cell.fit.reason is None
+        ]
+        rooms = sorted({(cell.job.spec.training.max_length, _written(cell)) for cell in of_pair})
+        if rooms:
+            lengths += _lengths(loaded, base_model, rooms)
+    return DataFacts(
+        task=loaded.task.task,
+        splits=splits,
+        lengths=_by_agreement(lengths),
+        smallest_difference=_smallest(loaded),
+        margin=_margin(suite, loaded),
+    )
+
+
+def too_small(suite: Suite, tasks: Iterable[LoadedTask]) -> list[str]:
+    """Return a warning for each test split that cannot show a difference as small as the margin."""
+    if suite.content.score_on != "test" or suite.command[:1] == ("reproduce",):
+        return []  # the test split of a published table is given
+    warnings = []
+    for loaded in tasks:
+        smallest, margin = _smallest(loaded), _margin(suite, loaded)
+        if smallest is not None and margin is not None and smallest > margin:
+            tests = len(loaded.data.splits["test"].ids)
+            warnings.append(
+                f"{loaded.task.task}: {tests:,} test examples show differences of about {smallest:.2g} or more, so nothing as "
+                f"small as the margin of {margin:g} can be decided; that takes about {rows_needed(margin):,} "
+                "(if two models differ on a tenth of them)"
+            )
+    return warnings
+
+
+def _smallest(loaded: LoadedTask) -> float | None:
+    metric = find(loaded.task.metric)
+    if metric is None or metric.item_scores is None or loaded.task.kind != "classification":
+        return None
+    return smallest_difference(len(loaded.data.splits["test"].ids))
+
+
+def _margin(suite: Suite, loaded: LoadedTask) -> float | None:
+    return suite.analysis.margin_of(loaded.task.task, loaded.task.metric) if suite.analysis is not None else None
+
+
+def _written(cell: Cell) -> int:
+    """Return the tokens that an input to be answered leaves free for its answer."""
+    decoding = cell.job.spec.decoding
+    return 0 if decoding is None else decoding.max_new_tokens
+
+
+def _lengths(loaded: LoadedTask, base_model: BaseModel, rooms: Sequence[tuple[int, int]]) -> list[DataLengths]:
+    """Return the lengths of a task's splits for a base model, for each pair of a length and what an answer takes of it."""
+    tokenizer = load_tokenizer(base_model)
+    counted = {
+        name: _token_counts(split, tokenizer, train=name == "train", kind=loaded.task.kind)
+        for name, split in loaded.data.splits.items()
+    }
+    return [
+        DataLengths(
+            models=(base_model.name,),
+            max_length=max_length,
+            splits={
+                name: SplitLengths(
+                    encoded=len(counts),
+                    median=spread(counts)[0],
+                    longest=longest,
+                    cut_share=sum(count > max_length - (written if name != "train" else 0) for count in counts)
+                    / len(counts),
+                )
+                for name, (counts, longest) in counted.items()
+            },
+        )
+        for max_length, written in rooms
+    ]
+
+
+def _token_counts(split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, kind: str) -> tuple[list[int], int]:
+    """Return the tokens of a sample of a split, and those of its longest example."""
+    everything = range(len(split.ids))
+    places = everything if len(everything) <= SAMPLE else sorted(random.Random(0).sample(everything, SAMPLE))
+    counts = _encoded(_part(split, places), tokenizer, train=train, kind=kind)
+    if len(places) == len(everything):
+        return counts, max(counts)
+    largest = sorted(everything, key=lambda place: -sum(map(len, split.texts[place])))[:LONGEST]
+    return counts, max(counts + _encoded(_part(split, largest), tokenizer, train=train, kind=kind))
+
+
+def _part(split: Split, places: Sequence[int]) -> Split:
+    labels = [split.labels[place] for place in places]
+    return Split([split.ids[place] for place in places], [split.texts[place] for place in places], labels)  # type: ignore[arg-type]
+
+
+def _encoded(split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, kind: str) -> list[int]:
+    """Return the tokens of each example as a run counts them, before it cuts any."""
+    if kind != "generation":
+        examples, _ = encode(split, tokenizer, UNCUT)
+    elif train:
+        examples, _ = encode_completions(split, tokenizer, UNCUT)
+    else:
+        examples, _ = encode_prompts(split, tokenizer, UNCUT, 0)
+    return [len(example["input_ids"]) for example in examples]
+
+
+def _by_agreement(lengths: Sequence[DataLengths]) -> tuple[DataLengths, ...]:
+    """Return the lengths with one entry for all base models that have the same."""
+    found: list[DataLengths] = []
+    for one in lengths:
+        same = next((other for other in found if replace(other, models=one.models) == one), None)
+        if same is None:
+            found.append(one)
+        else:
+            found[found.index(same)] = replace(same, models=(*same.models, *one.models))
+    return tuple(found)
+
+
+def _split_facts(split: Split, texts: Sequence[str], labels: Sequence[str], shared: dict[str, int]) -> SplitFacts:
+    counts = Counter(split.labels)
+    classes = {label: counts[index] for index, label in enumerate(labels)}
+    numbers = [value for value in split.labels if isinstance(value, float)]
+    return SplitFacts(
+        examples=len(split.ids),
+        classes=classes,
+        majority_share=max(classes.values()) / len(split.ids) if classes else None,
+        values=(min(numbers), sum(numbers) / len(numbers), max(numbers)) if numbers else None,
+        repeated=repeated(texts),
+        contradicting=contradicting(texts, split.labels) if labels else 0,
+        shared=shared,
+    )

@@ -1,0 +1,29 @@
+"""Lengths, repeats and shared texts, counted by hand."""
+
+from lora_bench.tasks.text_facts import contradicting, repeated, shared_texts, spread
+
+
+def test_the_median_the_95th_percentile_and_the_maximum():
+    assert spread([7]) == (7, 7, 7)
+    assert spread(range(1, 101)) == (51, 96, 100)
+    assert spread([9, 1, 5]) == (5, 9, 9)
+
+
+def test_a_text_that_comes_a_second_and_a_third_time_is_repeated_twice():
+    assert repeated(["a", "b", "a", "a", "c"]) == 2
+    assert repeated([]) == 0
+
+
+def test_a_text_with_two_labels_counts_once():
+    assert contradicting(["a", "b", "a", "a", "b"], [0, 1, 1, 2, 1]) == 1
+
+
+def test_scored_splits_are_compared_with_what_models_are_trained_and_chosen_on():
+    splits = {"train": ["a", "b"], "selection": ["b", "c"], "test": ["a", "c", "c", "d"], "unseen": ["a", "c"]}
+    assert shared_texts(splits) == {
+        ("test", "train"): 1,
+        ("selection", "train"): 1,
+        ("test", "selection"): 2,
+        ("unseen", "train"): 1,
+    }
+    assert shared_texts({"train": ["a"], "test": ["a"]}) == {("test", "train"): 1}
