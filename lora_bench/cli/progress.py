@@ -18,13 +18,15 @@ from rich.table import Column
 
 from lora_bench.execute.executors.executor import Event
 from lora_bench.plan.cell import Cell
-from lora_bench.plan.make_plan import Plan
+from lora_bench.plan.make_plan import Plan, Waiting
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec
 from lora_bench.util.redaction import visible, without_secrets
 
 # At 80 columns a bar leaves room for the name of its run.
 WIDE, WIDE_BAR, NARROW_BAR = 100, 24, 10
+# Share of the work after which its speed is known well enough to correct the estimates.
+KNOWN_SHARE = 0.05
 
 
 class QuietOnBrokenPipe(Console):
@@ -105,7 +107,7 @@ def duration(seconds: float) -> str:
 class Lines:
     """Print one line when a run ends, for logs; with *quiet* only of a run that did not end `ok`.
 
-    Runs become known in waves: trials first, then the runs that their scores choose. The counter goes on from wave to wave.
+    Runs become known in waves: trials first, then the runs that their scores choose. One counter has all of them.
     """
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
@@ -113,6 +115,7 @@ class Lines:
         self.quiet = quiet
         self.names: dict[str, str] = {}
         self.left: set[str] = set()
+        self.later = 0
         self.count = 0
 
     def say(self, message: str) -> None:
@@ -124,6 +127,7 @@ class Lines:
         """Print the work ahead."""
         self.names |= run_names(cells)
         self.left = {cell.job.run_id for cell in cells}
+        self.later = sum(waiting.runs for waiting in waiting_for(plan, cells))
         self.say(announcement(plan, cells, workers))
 
     def event(self, event: Event) -> None:
@@ -136,7 +140,7 @@ class Lines:
         if record.run_id in self.left and record.status != "interrupted":
             self.left.remove(record.run_id)
             self.count += 1
-            line = f"[{self.count}/{self.count + len(self.left)}] {line}"
+            line = f"[{self.count}/{self.count + len(self.left) + self.later}] {line}"
         if record.status == "interrupted":
             self.say(line)
             return
@@ -197,9 +201,10 @@ class Bars:
         self.began: dict[str, float] = {}
         self.whole: TaskID | None = None
         self.workers = 1
-        # What finished runs took, and what they were estimated to: the rest is likely to be off by the same factor.
-        self.took_seconds = 0.0
-        self.estimated_seconds = 0.0
+        self.first: float | None = None
+        # Estimated seconds of the runs that ended, and of those that wait for others.
+        self.done_seconds = 0.0
+        self.later_seconds = 0.0
 
     def say(self, message: str) -> None:
         """Print a line above the bars."""
@@ -217,7 +222,9 @@ class Bars:
         self.workers = max(1, workers)
         if not cells:
             return
-        total = self.count + len(cells)
+        waiting = waiting_for(plan, cells)
+        self.later_seconds = sum(one.seconds for one in waiting)
+        total = self.count + len(cells) + sum(one.runs for one in waiting)
         if self.whole is None:
             self.whole = self.progress.add_task("runs", total=total, note="starting workers")
         else:
@@ -233,11 +240,13 @@ class Bars:
                 self.short_names[event.run_id], total=event.steps, note="loading"
             )
             self.began[event.run_id] = time.monotonic()
+            self.first = self.first or self.began[event.run_id]
             self._remaining()
             return
         loss = f"loss {event.loss:.3f}" if event.loss is not None else ""
         note = ", ".join(filter(None, [loss, self._left(event)])) if event.step != event.steps else "scoring"
         self.progress.update(self.bars[event.run_id], completed=event.step, total=event.steps, note=note)
+        self._remaining()
 
     def finished(self, record: Record) -> None:
         """Replace the bar of a run by a line."""
@@ -247,8 +256,7 @@ class Bars:
         self.console.print(line, markup=False, highlight=False)
         cell = self.cells.pop(record.run_id, None)
         if cell is not None and record.run_id in self.began:
-            self.took_seconds += time.monotonic() - self.began[record.run_id]
-            self.estimated_seconds += cell.estimate.seconds
+            self.done_seconds += cell.estimate.seconds
         if self.whole is not None and cell is not None and record.status != "interrupted":
             self.count += 1
             self.progress.update(self.whole, completed=self.count)
@@ -261,10 +269,24 @@ class Bars:
         return f"{duration(seconds / event.step * (event.steps - event.step))} left"
 
     def _remaining(self) -> None:
-        if self.whole is not None:
-            factor = self.took_seconds / self.estimated_seconds if self.estimated_seconds else 1.0
-            seconds = factor * sum(cell.estimate.seconds for cell in self.cells.values()) / self.workers
-            self.progress.update(self.whole, note=f"about {duration(seconds)} left" if self.cells else "")
+        """Say how long all runs will take, at the speed so far once that is known."""
+        if self.whole is None:
+            return
+        if not self.cells:
+            self.progress.update(self.whole, note="")
+            return
+        begun = sum(self.cells[run_id].estimate.seconds * self._share(bar) for run_id, bar in self.bars.items())
+        done = self.done_seconds + begun
+        left = sum(cell.estimate.seconds for cell in self.cells.values()) - begun + self.later_seconds
+        elapsed = time.monotonic() - self.first if self.first is not None else 0.0
+        known = elapsed > 0 and done >= KNOWN_SHARE * (done + left)
+        # Estimated seconds for each second that passes: one a worker, until runs show it.
+        speed = done / elapsed if known else self.workers
+        self.progress.update(self.whole, note=f"about {duration(left / speed)} left")
+
+    def _share(self, bar: TaskID) -> float:
+        """Return the done share of a run."""
+        return self.progress.tasks[self.progress.task_ids.index(bar)].percentage / 100
 
     def __enter__(self) -> Bars:
         self.progress.start()
@@ -274,16 +296,25 @@ class Bars:
         self.progress.stop()
 
 
+def waiting_for(plan: Plan, cells: Sequence[Cell]) -> tuple[Waiting, ...]:
+    """Return the runs that will follow these; none if only some of the known runs were asked for."""
+    asked = {cell.job.run_id for cell in cells}
+    whole = all(cell.job.run_id in asked for cell in plan.missing if cell.reason is None)
+    return plan.waiting if whole else ()
+
+
 def announcement(plan: Plan, cells: list[Cell], workers: int) -> str:
     """Return the work ahead in a line."""
     there = len(plan.cells) - len(plan.missing)
     later = sum(waiting.runs for waiting in plan.waiting)
     if not cells:
         return f"{plan.suite.name}: nothing to do, {there} of {len(plan.cells) + later} runs are done"
-    seconds = sum(cell.estimate.seconds for cell in cells) / max(1, workers)
+    following = waiting_for(plan, cells)
+    estimated = sum(cell.estimate.seconds for cell in cells) + sum(waiting.seconds for waiting in following)
+    seconds = estimated / max(1, workers)
     have = f", {there} done before" if there else ""
     at_once = f", {workers} at once" if workers > 1 else ""
-    then = f"; then {later} more" if later else ""
+    then = f" with {later} that follow" if following else f"; then {later} more" if later else ""
     return (
         f"{plan.suite.name}: {len(cells)} of {len(plan.cells) + later} runs to do{have}{at_once}, "
         f"about {duration(seconds)}{then}"

@@ -59,6 +59,58 @@ def test_runs_that_differ_in_their_learning_rate_say_it(plan):
     assert "bitfit · seed 0 · rate 0.002: failed" in display.console.file.getvalue()
 
 
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """Four trials of LoRA and BitFit, and four runs that wait for them."""
+    folder = tmp_path_factory.mktemp("tuned")
+    rates = "[{method: lora, learning_rate: [0.001, 0.01]}, {method: bitfit, learning_rate: [0.002, 0.02]}]"
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", rates).replace("[0]", "[0, 1]")
+    return make_plan(load_suite(write_project(folder, suite + "tuning: {seeds: [7]}\n")), folder / "runs")
+
+
+def test_runs_that_wait_are_counted_unless_only_some_runs_were_asked_for(tuned):
+    cells = list(tuned.cells)
+    assert len(cells) == 4 and sum(waiting.runs for waiting in tuned.waiting) == 4
+    shown, bars = Lines(console(200)), Bars(console(terminal=True))
+    wave(shown, tuned, cells)
+    wave(bars, tuned, cells)
+    said = shown.console.file.getvalue()
+    assert "4 of 8 runs to do" in said and "with 4 that follow" in said
+    assert [line.partition("]")[0] for line in said.splitlines()[1:]] == ["[1/8", "[2/8", "[3/8", "[4/8"]
+    assert all("rate 0.0" in line for line in said.splitlines()[1:])
+    assert (bars.progress.tasks[0].completed, bars.progress.tasks[0].total) == (4, 8)
+    # The second wave ends at the total that the first announced.
+    wave(bars, replace(tuned, waiting=()), [cell for waiting in tuned.waiting for cell in waiting.cells])
+    assert (bars.progress.tasks[0].completed, bars.progress.tasks[0].total) == (8, 8)
+    some = Lines(console(200))
+    wave(some, tuned, cells[:1])
+    assert "[1/1]" in some.console.file.getvalue()
+
+
+def test_the_time_left_follows_the_speed_so_far_within_a_run_too(plan, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("lora_bench.cli.progress.time.monotonic", lambda: clock[0])
+    cells = [replace(cell, estimate=replace(cell.estimate, seconds=300.0)) for cell in plan.cells]
+    shown = Bars(console(terminal=True))
+    shown.planned(plan, cells, 1)
+    note = lambda: shown.progress.tasks[0].fields["note"]  # noqa: E731
+    shown.event(Event(cells[0].job.run_id, 0, 10))
+    assert note() == "about 15 min left"  # three runs of 300 s each
+    clock[0] += 300
+    shown.event(Event(cells[0].job.run_id, 5, 10, 0.5))
+    assert note() == "about 25 min left"  # half a run took as long as a whole one was to take
+    clock[0] += 300
+    shown.finished(cells[0].job.record("failed", "for the test"))
+    assert note() == "about 20 min left"
+    # Two at once, as in a pack, are done in the time of one.
+    for cell in cells[1:]:
+        shown.event(Event(cell.job.run_id, 0, 10))
+    clock[0] += 300
+    for cell in cells[1:]:
+        shown.event(Event(cell.job.run_id, 5, 10, 0.5))
+    assert note() == "about 8 min left"  # 600 of 900 estimated seconds in 900
+
+
 def test_one_bar_counts_all_waves_and_no_bar_of_a_run_is_left(plan):
     shown = Bars(console(terminal=True))
     first, second, third = plan.cells
