@@ -24,9 +24,9 @@ from lora_bench.records.spec import RunSpec
 from lora_bench.util.redaction import visible, without_secrets
 
 # At 80 columns a bar leaves room for the name of its run.
-WIDE, WIDE_BAR, NARROW_BAR = 100, 24, 10
-# Share of the work after which its speed is known well enough to correct the estimates.
-KNOWN_SHARE = 0.05
+WIDE, WIDE_BAR, NARROW_BAR = 100, 24, 6
+# Seconds of work after which its speed corrects the estimates.
+SETTLED_SECONDS = 10.0
 
 
 class QuietOnBrokenPipe(Console):
@@ -52,9 +52,12 @@ def run_name(spec: RunSpec) -> str:
 
 
 def _method_and_seed(spec: RunSpec) -> str:
-    method = spec.method
-    size = f" ({method.size} {method.options[method.size]})" if method.size is not None else ""
-    return f"{method.label}{size} · seed {spec.seed}"
+    size = f" ({_size(spec)})" if spec.method.size is not None else ""
+    return f"{spec.method.label}{size} · seed {spec.seed}"
+
+
+def _size(spec: RunSpec) -> str:
+    return f"{spec.method.size} {spec.method.options[spec.method.size]}" if spec.method.size is not None else ""
 
 
 def run_names(cells: Sequence[Cell], *, short: bool = False) -> dict[str, str]:
@@ -72,13 +75,16 @@ def run_names(cells: Sequence[Cell], *, short: bool = False) -> dict[str, str]:
     tasks, models = {spec.task.name for spec in specs}, {spec.model.name for spec in specs}
     names = {}
     for cell, spec in zip(cells, specs, strict=True):
-        name = run_name(spec)
+        several = len(rates[spec.task.name, spec.model.name, spec.method.label]) > 1
+        rate = [f"rate {spec.training.learning_rate:g}"] if cell.job.trial or several else []
         if short:
+            # A name may lose its end: what tells runs apart comes first.
             task = [spec.task.name] if len(tasks) > 1 else []
             model = [spec.model.name] if len(models) > 1 else []
-            name = " · ".join([_method_and_seed(spec), *task, *model])
-        several = len(rates[spec.task.name, spec.model.name, spec.method.label]) > 1
-        names[spec.run_id] = f"{name} · rate {spec.training.learning_rate:g}" if cell.job.trial or several else name
+            size = [_size(spec)] if spec.method.size is not None else []
+            names[spec.run_id] = " · ".join([spec.method.label, f"seed {spec.seed}", *rate, *task, *model, *size])
+        else:
+            names[spec.run_id] = " · ".join([run_name(spec), *rate])
     return names
 
 
@@ -223,6 +229,8 @@ class Bars:
         if not cells:
             return
         waiting = waiting_for(plan, cells)
+        # The estimates of a wave come from the records of the last one, so its speed tells nothing of theirs.
+        self.first, self.done_seconds = None, 0.0
         self.later_seconds = sum(one.seconds for one in waiting)
         total = self.count + len(cells) + sum(one.runs for one in waiting)
         if self.whole is None:
@@ -279,9 +287,8 @@ class Bars:
         done = self.done_seconds + begun
         left = sum(cell.estimate.seconds for cell in self.cells.values()) - begun + self.later_seconds
         elapsed = time.monotonic() - self.first if self.first is not None else 0.0
-        known = elapsed > 0 and done >= KNOWN_SHARE * (done + left)
         # Estimated seconds for each second that passes: one a worker, until runs show it.
-        speed = done / elapsed if known else self.workers
+        speed = done / elapsed if done and elapsed >= SETTLED_SECONDS else self.workers
         self.progress.update(self.whole, note=f"about {duration(left / speed)} left")
 
     def _share(self, bar: TaskID) -> float:

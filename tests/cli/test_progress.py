@@ -79,6 +79,9 @@ def test_runs_that_wait_are_counted_unless_only_some_runs_were_asked_for(tuned):
     assert [line.partition("]")[0] for line in said.splitlines()[1:]] == ["[1/8", "[2/8", "[3/8", "[4/8"]
     assert all("rate 0.0" in line for line in said.splitlines()[1:])
     assert (bars.progress.tasks[0].completed, bars.progress.tasks[0].total) == (4, 8)
+    # Its estimates are from records, so the speed of the first says nothing of them.
+    bars.planned(replace(tuned, waiting=()), list(tuned.cells)[:1], 1)
+    assert (bars.first, bars.done_seconds) == (None, 0.0)
     # The second wave ends at the total that the first announced.
     wave(bars, replace(tuned, waiting=()), [cell for waiting in tuned.waiting for cell in waiting.cells])
     assert (bars.progress.tasks[0].completed, bars.progress.tasks[0].total) == (8, 8)
@@ -137,4 +140,4 @@ def test_a_bar_is_one_line_that_tells_its_run(plan, width):
     assert len(lines) == 1 + len(plan.cells)
     assert all(len(line) <= width for line in lines)
     if width >= 80:
-        assert lines[1].startswith("lora (rank 8) · seed 0") and "600/1200" in lines[1] and "loss 0.123" in lines[1]
+        assert lines[1].startswith("lora · seed 0 · rate 0.001") and "600/1200" in lines[1] and "loss 0.123" in lines[1]
