@@ -13,7 +13,7 @@ PACKAGES = {"sklearn": "scikit-learn", "rouge_score": "rouge-score"}
 
 METRICS_HEADER = """## The metrics
 
-Values are fractions; higher is better, except for {lower}. Metrics are `evaluate.Metric` modules without network:
+Higher is better, except for {lower}. Metrics are `evaluate.Metric` modules without network:
 `lora_bench.metrics.metric("bleu").compute(predictions=["a b"], references=[["a b", "b a"]])`. Those of texts need the extra
 `lora_bench[nlg]`, some also Java 8 or newer. A run leaves out undefined values, and metrics that its machine cannot compute;
 its record names these. In italics: the library.

@@ -35,22 +35,9 @@ def weighted_f1(*, references: Floats, predictions: Floats, classes: int = 2) ->
         predictions: Shape (seeds, items).
         classes: At least 2.
     """
-    import numpy as np
+    from lora_bench.metrics.support.class_f1 import weighted_mean_f1
 
-    counted = [1] if classes == 2 else list(range(classes))
-    are = [(references == label).astype(np.float64) for label in counted]
-    said = [(predictions == label).astype(np.float64).T for label in counted]
-
-    def metric(weights: Floats) -> Floats:
-        total, present = 0.0, 0.0
-        for truth, answer in zip(are, said, strict=True):
-            named = weights @ answer + (weights @ truth)[:, None]
-            hits = weights @ (answer * truth[:, None])
-            total = total + np.divide(2 * hits, named, out=np.zeros_like(named), where=named > 0)
-            present = present + (named > 0)
-        return np.divide(total, present, out=np.full_like(present, np.nan, dtype=np.float64), where=present > 0)
-
-    return metric
+    return weighted_mean_f1(references, predictions, [1] if classes == 2 else range(classes))
 
 
 METRIC = Metric(f1, kind="classification", takes_classes=True, margin=HALF_A_POINT, weighted=weighted_f1)

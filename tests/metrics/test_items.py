@@ -5,10 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    matthews_corrcoef,
+    mean_absolute_error,
+    root_mean_squared_error,
+)
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.metrics import metric
+from lora_bench.metrics import kind_of, metric
 from lora_bench.metrics.support.item_weights import item_metric, metrics_of_items
 from lora_bench.stats import ItemMetric, ItemScores, by_index, one_at_a_time
 from lora_bench.stats.items import draw_weights
@@ -44,6 +50,9 @@ def on_resamples(reference, right, given, scored, draws=20):
 REFERENCES = {
     "accuracy": accuracy_score,
     "f1": f1_score,
+    "macro_f1": lambda right, given: f1_score(right, given, average="macro"),
+    "mae": mean_absolute_error,
+    "rmse": root_mean_squared_error,
     "matthews_correlation": matthews_corrcoef,
     "accuracy_f1_mean": lambda right, given: (accuracy_score(right, given) + f1_score(right, given)) / 2,
     "pearson": lambda right, given: stats.pearsonr(right, given)[0],
@@ -57,14 +66,14 @@ REFERENCES = {
 @pytest.mark.parametrize("name", metrics_of_items())
 def test_a_weighted_metric_is_the_metric_of_the_resampled_data(name):
     generator = np.random.default_rng(0)
-    right, given = numbers(generator, 60) if "pearson" in name or "spearman" in name else classes(generator, 60, 2)
+    right, given = numbers(generator, 60) if kind_of(name) == "regression" else classes(generator, 60, 2)
     scored = item_metric(name, right, given)
     expected, found = on_resamples(REFERENCES[name], right, given, scored)
     assert found == pytest.approx(expected, rel=1e-11, abs=1e-13)
     assert scored.scores() == pytest.approx([REFERENCES[name](right, given[seed]) for seed in SEEDS], rel=1e-11)
 
 
-@pytest.mark.parametrize("name", ["f1", "matthews_correlation", "accuracy_f1_mean"])
+@pytest.mark.parametrize("name", ["f1", "macro_f1", "matthews_correlation", "accuracy_f1_mean"])
 def test_so_it_is_with_three_classes(name):
     right, given = classes(np.random.default_rng(2), 40, 3)
 
@@ -73,6 +82,7 @@ def test_so_it_is_with_three_classes(name):
 
     reference = {
         "f1": macro,
+        "macro_f1": macro,
         "matthews_correlation": matthews_corrcoef,
         "accuracy_f1_mean": lambda truth, said: (accuracy_score(truth, said) + macro(truth, said)) / 2,
     }[name]
@@ -83,7 +93,7 @@ def test_so_it_is_with_three_classes(name):
 @pytest.mark.parametrize("name", metrics_of_items())
 def test_on_all_items_it_is_the_score_that_a_record_has(name):
     generator = np.random.default_rng(3)
-    right, given = numbers(generator, 50) if "pearson" in name or "spearman" in name else classes(generator, 50, 2)
+    right, given = numbers(generator, 50) if kind_of(name) == "regression" else classes(generator, 50, 2)
     scores = [metric(name).compute(predictions=given[seed].tolist(), references=right.tolist())[name] for seed in SEEDS]
     assert item_metric(name, right, given).scores() == pytest.approx(scores, rel=1e-11)
 

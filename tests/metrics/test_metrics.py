@@ -46,6 +46,20 @@ def test_f1_is_undefined_where_the_second_class_occurs_nowhere():
     assert value("f1", [0, 0], [0, 0]) is None
 
 
+def test_macro_f1_is_the_mean_of_both_of_two_classes():
+    # class 1 as above: 4/7; class 0: 0 right of 2 predicted: 0
+    assert value("macro_f1", [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]) == pytest.approx(2 / 7)
+    assert value("macro_f1", [0, 0, 1, 2], [0, 1, 1, 2]) == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert value("macro_f1", [0, 0], [0, 0]) == 1
+
+
+def test_errors_of_numbers_by_hand():
+    # errors 0, 3, -4: 7 / 3 and sqrt(25 / 3)
+    assert value("mae", [1.0, 2.0, 3.0], [1.0, 5.0, -1.0]) == pytest.approx(7 / 3)
+    assert value("rmse", [1.0, 2.0, 3.0], [1.0, 5.0, -1.0]) == pytest.approx(math.sqrt(25 / 3))
+    assert value("mae", [1.0], [math.inf]) is None and value("rmse", [1.0], [math.nan]) is None
+
+
 def test_matthews_correlation_of_a_two_by_two_table():
     # tp 2, tn 1, fp 1, fn 0: (2*1 - 1*0) / sqrt(3 * 2 * 2 * 1) = 2 / sqrt(12)
     assert value("matthews_correlation", [1, 1, 0, 0], [1, 1, 1, 0]) == pytest.approx(2 / math.sqrt(12))
@@ -119,8 +133,8 @@ def test_an_unknown_metric_is_named_with_the_nearest_one():
         metric("acuracy")
 
 
-def test_ter_alone_is_better_when_lower():
-    assert [name for name in known_metrics() if not higher_is_better(name)] == ["ter"]
+def test_errors_alone_are_better_when_lower():
+    assert [name for name in known_metrics() if not higher_is_better(name)] == ["mae", "rmse", "ter"]
 
 
 def test_the_kind_of_a_metric_is_that_of_the_task_it_scores():
@@ -168,12 +182,12 @@ def test_the_facts_of_a_metric_are_in_its_module():
     assert (f1.kind, f1.takes_classes, f1.margin, f1.points) == ("classification", True, 0.005, True)
     assert f1.options(3) == {"classes": 3} and declared("accuracy").options(3) == {}
     assert find("hub:rouge") is None and find("support") is None and find(None) is None
-    assert [name for name in known_metrics() if not find(name).points] == ["cider", "nist"]
+    assert [name for name in known_metrics() if not find(name).points] == ["mae", "rmse", "cider", "nist"]
 
 
 def test_a_default_margin_is_of_shares_and_correlations():
     assert [name for name in known_metrics() if default_margin(name) is not None] == [
-        "accuracy", "accuracy_f1_mean", "f1", "matthews_correlation", "pearson", "pearson_spearman_mean", "spearman",
-        "exact_match",
+        "accuracy", "accuracy_f1_mean", "f1", "macro_f1", "matthews_correlation", "pearson", "pearson_spearman_mean",
+        "spearman", "exact_match",
     ]  # fmt: skip
     assert default_margin("bleu") is None and default_margin("loss") is None

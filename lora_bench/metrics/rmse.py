@@ -1,0 +1,45 @@
+"""RMSE: the root of the mean squared error, from 0 without limit, in the unit of the label. Lower is better.
+
+Large errors count more than in `mae`. Undefined without examples, or if a prediction is not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lora_bench.metrics.support.metric_facts import Metric
+
+if TYPE_CHECKING:
+    from lora_bench.stats.items import Floats, Weighted
+
+
+def rmse(predictions: Sequence[float], references: Sequence[float]) -> float | None:
+    """Return the root of the mean squared error, from 0 without limit; None if it is undefined."""
+    from sklearn.metrics import root_mean_squared_error
+
+    if not all(map(math.isfinite, predictions)):
+        return None
+    return float(root_mean_squared_error(references, predictions))
+
+
+def weighted_rmse(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
+    """Return RMSE as a function of item weights.
+
+    Args:
+        references: Shape (items,).
+        predictions: Shape (seeds, items).
+        classes: Not needed.
+    """
+    import numpy as np
+
+    squares = ((predictions - references) ** 2).T
+
+    def metric(weights: Floats) -> Floats:
+        return np.asarray(np.sqrt(weights @ squares / weights.sum(axis=1, keepdims=True)))
+
+    return metric
+
+
+METRIC = Metric(rmse, kind="regression", higher_is_better=False, points=False, weighted=weighted_rmse)
