@@ -13,7 +13,7 @@ from lora_bench.families import family_of
 from lora_bench.pack.generate import most_rows, writer
 from lora_bench.pack.stack import Stack
 from lora_bench.training.pipeline import Answered, Ready
-from lora_bench.training.scoring import EVALUATION_BATCH, Labelling, Writing, autocast, predict_in_order
+from lora_bench.training.scoring import EVALUATION_BATCH, Labelling, Replies, Writing, autocast, predict_in_order
 
 
 def stack_of(members: Sequence[Ready]) -> Stack:
@@ -65,7 +65,7 @@ def answers_together(
 def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> dict[str, Answered]:
     """Return the answers of members with the same questions, by run id, without those whose outputs are not finite."""
     began = time.perf_counter()
-    answers: list[dict[str, list[Any]]] = [{} for _ in group]
+    answers: list[dict[str, Replies]] = [{} for _ in group]
     for name in splits:
         for given, own in zip(answers, _asked(group, name, stack), strict=True):
             if own is not None:
@@ -78,7 +78,7 @@ def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> 
     }
 
 
-def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[list[Any] | None]:
+def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[Replies | None]:
     """Return each member's answers to a split, or None if its outputs are not finite."""
     first = group[0]
     questions, at_hand = first.lessons.questions[split], first.lessons.exercise

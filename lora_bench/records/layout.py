@@ -3,3 +3,4 @@
 RECORD = "record.json"
 PREDICTIONS = "predictions.json"
 COMPLETIONS = "completions.json"
+PROBABILITIES = "probabilities.json"

@@ -150,6 +150,18 @@ class Predictions(Strict):
     ids_sha256: str
 
 
+class Probabilities(Strict):
+    """File with the probability of each class for each scored example, beside the predictions.
+
+    Args:
+        file: File name beside the record.
+        sha256: Hash of that file.
+    """
+
+    file: str
+    sha256: str
+
+
 class Weights(Strict):
     """Trained weights of a run: their folder beside the record if it exists, their size, and the step they are from."""
 
@@ -208,6 +220,7 @@ class Record(Strict):
         command: Command that makes the record again, or None if only the run's author knows it.
         rung: Rung of a successive halving that a trial is of, from 1 on; None for all other runs.
         packed_with: Ids of the runs in the same pack, over one frozen base; empty for a run by itself.
+        probabilities: Probabilities behind the predictions, of classification; None if they were not kept.
     """
 
     model_config = ConfigDict(
@@ -239,6 +252,7 @@ class Record(Strict):
     environment: Environment | None = None
     rung: int | None = None
     packed_with: tuple[FileName, ...] = ()
+    probabilities: Probabilities | None = None
 
     @property
     def score(self) -> float | None:

@@ -7,13 +7,15 @@ Damaged files are moved to `quarantine/` and never deleted.
 
     runs/<suite>/<run_id>/record.json         the record
                           predictions.json    one prediction an example, or completions.json with the generated texts
+                          probabilities.json  of classification: the probability of each class for each example
                           weights/            the trained weights, if the suite keeps them
                           attempts/<n>.json   attempts that ended without a final record, and retried records
                           checkpoint/         until the run is done
                           claim-<n>.json      the run lock: which process has the run; see `lora_bench.records.run_lock`
                           quarantine/<n>/     damaged files, with the reason
 
-A baseline folder holds the same records as `records/<run_id>.json`, with predictions in `records/<run_id>.predictions.json`.
+A baseline folder holds the same records as `records/<run_id>.json`, with predictions in `records/<run_id>.predictions.json`
+and probabilities in `records/<run_id>.probabilities.json`.
 Generated texts stay in the runs folder: they repeat the data set, whose licence may forbid redistribution.
 """
 
@@ -33,9 +35,9 @@ from pydantic import BaseModel, ValidationError
 from lora_bench.documents import dotted
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.records.checkpoint_files import remove_checkpoints
-from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, RECORD
+from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, PROBABILITIES, RECORD
 from lora_bench.records.outcomes import goes_on, is_attempt
-from lora_bench.records.record import SCHEMA, Record
+from lora_bench.records.record import SCHEMA, Predictions, Probabilities, Record
 from lora_bench.records.run_lock import LOOK_SECONDS, RunLock, Watch, try_lock
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, remove_orphans, sync_folder
 from lora_bench.util.atomic_files import free_bytes as free_bytes
@@ -283,12 +285,13 @@ def read_records(path: Path) -> list[Record]:
 def record_files(folder: Path) -> list[Path]:
     """Return the record files of a runs folder or a baseline."""
     runs = folder.glob(f"*/{RECORD}")
-    baseline = (path for path in folder.glob("records/*.json") if not path.name.endswith(f".{PREDICTIONS}"))
+    beside = (f".{PREDICTIONS}", f".{PROBABILITIES}")
+    baseline = (path for path in folder.glob("records/*.json") if not path.name.endswith(beside))
     return sorted([*runs, *baseline])
 
 
 def accept(runs: Path, baseline: Path) -> list[Record]:
-    """Copy the records of a runs folder, with their predictions, into a baseline, replacing those in it.
+    """Copy the records of a runs folder, with predictions and probabilities, into a baseline, replacing those in it.
 
     Interrupted at any moment, the baseline has whole records, old and new; the same command completes it.
 
@@ -296,12 +299,11 @@ def accept(runs: Path, baseline: Path) -> list[Record]:
         LoraBenchError: If there are no records, or predictions are missing or do not match their record.
     """
     records = read_records(runs)
-    predictions = {record.run_id: _predictions(runs / record.run_id, record) for record in records}
+    files = {record.run_id: _beside(runs / record.run_id, record) for record in records}
     target = baseline / "records"
     written: set[str] = set()
     for record in records:
-        content = predictions[record.run_id]
-        beside = {f"{record.run_id}.{PREDICTIONS}": content} if content is not None else {}
+        beside = {f"{record.run_id}.{name}": content for name, content in files[record.run_id].items()}
         for name, file in {**beside, f"{record.run_id}.json": to_json(record)}.items():
             write_atomic(target / name, file)
             written.add(name)
@@ -312,21 +314,29 @@ def accept(runs: Path, baseline: Path) -> list[Record]:
     return records
 
 
-def _predictions(folder: Path, record: Record) -> bytes | None:
-    if record.predictions is None or record.predictions.file != PREDICTIONS:
-        return None
-    path = folder / record.predictions.file
-    content = _content(path) or b""
-    if hashlib.sha256(content).hexdigest() != record.predictions.sha256:
-        raise LoraBenchError(f"{path} is missing or does not match its record; run {record.run_id} again")
-    return content
+def _beside(folder: Path, record: Record) -> dict[str, bytes]:
+    """Return the contents of the files that a baseline keeps of a run beside its record, by name."""
+    named = [(one.file, one.sha256) for one in (record.predictions, record.probabilities) if one is not None]
+    found = {}
+    for file, sha256 in named:
+        if file not in (PREDICTIONS, PROBABILITIES):
+            continue
+        found[file] = _content(folder / file) or b""
+        if hashlib.sha256(found[file]).hexdigest() != sha256:
+            raise LoraBenchError(f"{folder / file} is missing or does not match its record; run {record.run_id} again")
+    return found
 
 
 class Answers(NamedTuple):
-    """Predictions of a run for each scored example, and the references, in the order of the examples."""
+    """Predictions of a run for each scored example, and the references, in the order of the examples.
+
+    Args:
+        probabilities: For each example the probability of each class, rounded; None if they were not kept.
+    """
 
     predictions: list[Any]
     references: list[Any]
+    probabilities: list[list[float]] | None = None
 
 
 def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers | None]:
@@ -340,11 +350,21 @@ def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers
         record = by_id.get(run_id)
         if record is None or record.predictions is None or record.predictions.file != PREDICTIONS:
             return None
-        for file in (path / run_id / PREDICTIONS, path / "records" / f"{run_id}.{PREDICTIONS}"):
+        found = whole(run_id, record.predictions)
+        kept = whole(run_id, record.probabilities) if record.probabilities is not None else None
+        if found is None:
+            return None
+        return Answers(found["predictions"], found["references"], kept["probabilities"] if kept is not None else None)
+
+    def whole(run_id: str, named: Predictions | Probabilities) -> dict[str, Any] | None:
+        """Return the content of a file that matches its record."""
+        if named.file not in (PREDICTIONS, PROBABILITIES):
+            return None
+        for file in (path / run_id / named.file, path / "records" / f"{run_id}.{named.file}"):
             content = _content(file) or b""
-            if hashlib.sha256(content).hexdigest() == record.predictions.sha256:
-                found = json.loads(content)
-                return Answers(found["predictions"], found["references"])
+            if hashlib.sha256(content).hexdigest() == named.sha256:
+                found: dict[str, Any] = json.loads(content)
+                return found
         return None
 
     return read

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -14,6 +14,9 @@ from lora_bench.records.record import CurvePoint
 from lora_bench.training.checkpoint import trained_weights
 from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.measure.measure_callback import MeasureCallback
+
+if TYPE_CHECKING:
+    from lora_bench.training.scoring import Replies
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class SelectionScores(TrainerCallback):
         self,
         *,
         every: int,
-        score: Callable[[nn.Module, list[Any] | None], dict[str, float]],
+        score: Callable[[nn.Module, Replies | None], dict[str, float]],
         metric: str,
         higher_is_better: bool,
         curve: list[CurvePoint],
@@ -79,7 +82,7 @@ class SelectionScores(TrainerCallback):
         """Return True if scores are due after a step."""
         return step % self.every == 0 or last
 
-    def take(self, step: int, model: nn.Module, answers: list[Any] | None = None) -> None:
+    def take(self, step: int, model: nn.Module, answers: Replies | None = None) -> None:
         """Add the scores after a step, from answers if known, and keep the weights if they are the best."""
         with self.measure.left_out():
             scores = self.score(model, answers)

@@ -18,7 +18,7 @@ from lora_bench.training.checkpoint import Checkpoint
 from lora_bench.training.job import Job
 from lora_bench.training.lessons import Lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
-from lora_bench.training.scoring import scores_of
+from lora_bench.training.scoring import Replies, scores_of
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import Course
 
@@ -86,7 +86,7 @@ def _selection(setup: Setup, lessons: Lessons, measure: MeasureCallback) -> Sele
     spec = job.spec
     assert spec.selection_every is not None, "asked for before"
 
-    def score(adapted: nn.Module, answers: list[Any] | None) -> dict[str, float]:
+    def score(adapted: nn.Module, answers: Replies | None) -> dict[str, float]:
         chosen_on = spec.rules.choose_on
         with facts.within("the evaluation on the selection split"):
             if answers is None:

@@ -36,7 +36,7 @@ from lora_bench.training.kept_weights import keep_weights
 from lora_bench.training.lessons import BatchFlops, Lessons, read_lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.process_cache import WARM
-from lora_bench.training.scoring import keep_answers, quiet, scored_splits, scores_of
+from lora_bench.training.scoring import Replies, keep_answers, keep_probabilities, quiet, scored_splits, scores_of
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import ENDLESS
 from lora_bench.training.trainer_arguments import training_arguments
@@ -202,7 +202,7 @@ class Answered:
         seconds: Time taken.
     """
 
-    answers: Mapping[str, list[Any]]
+    answers: Mapping[str, Replies]
     seconds: float
 
 
@@ -262,7 +262,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         return there
     facts.enter("writing predictions and weights")
     reach("run.keep")
-
+    replies = answered.answers[spec.score_on]
     return job.record(
         "ok",
         **facts.known(),
@@ -276,7 +276,8 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
             evaluation_seconds=answered.seconds,
         ),
         scores=scores,
-        predictions=keep_answers(job, lessons.data.splits[spec.score_on], answered.answers[spec.score_on]),
+        predictions=keep_answers(job, lessons.data.splits[spec.score_on], replies.answers),
+        probabilities=keep_probabilities(job, replies) if spec.score_on == "test" else None,
         weights=keep_weights(
             job, model, ready.adapted.tokenizer, step, scores, len(lessons.data.splits[spec.score_on].ids)
         ),
@@ -292,7 +293,7 @@ def take_part(ready: Ready) -> None:
         whole_state(ready.model)
 
 
-def _answers(ready: Ready) -> dict[str, list[Any]]:
+def _answers(ready: Ready) -> dict[str, Replies]:
     """Return the model's answers to each scored split, unless a stop is requested."""
     lessons = ready.lessons
     with heard(lambda: ready.hooks.keep.stop_evaluation(ready.model)):

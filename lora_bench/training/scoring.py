@@ -10,14 +10,15 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 from transformers import DataCollatorWithPadding
 
-from lora_bench.records.layout import COMPLETIONS, PREDICTIONS
-from lora_bench.records.record import Predictions
+from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, PROBABILITIES
+from lora_bench.records.record import Predictions, Probabilities
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.records.store import write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
@@ -36,6 +37,22 @@ Example = dict[str, Any]
 # Padding changes no logit by more than 1e-6 in float32, so the size of an evaluation batch is not in the spec.
 EVALUATION_BATCH = 64
 
+# Probabilities are kept to this many decimals, and only if there are at most so many: about 7 MB of text.
+PROBABILITY_DECIMALS, MOST_PROBABILITIES = 4, 1_000_000
+
+
+@dataclass(frozen=True)
+class Replies:
+    """A model's answers to questions.
+
+    Args:
+        answers: Answer to each question: a class index, a number, or a text.
+        logits: Of classification, shape (questions, classes).
+    """
+
+    answers: list[Any]
+    logits: torch.Tensor | None = None
+
 
 class Exercise(Protocol):
     """Adapts a kind of task to a model."""
@@ -50,8 +67,8 @@ class Exercise(Protocol):
     def questions(self, split: Split) -> tuple[list[Example], float]:
         """Return the examples of a split to answer, and the share that was truncated."""
 
-    def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
-        """Return the model's answer to each question: a class index, a number, or a text.
+    def answers(self, model: nn.Module, questions: list[Example]) -> Replies:
+        """Return the model's answer to each question.
 
         Raises:
             Diverged: If the model's outputs are not finite.
@@ -74,11 +91,11 @@ class Labelling:
         """Return token ids."""
         return encode(split, self._tokenizer, self._spec.training.max_length)
 
-    def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
+    def answers(self, model: nn.Module, questions: list[Example]) -> Replies:
         """Return the likeliest class of each question, or its number."""
         return self.answers_in(predict(model, questions, self.collate, self._spec))
 
-    def answers_in(self, logits: torch.Tensor) -> list[Any]:
+    def answers_in(self, logits: torch.Tensor) -> Replies:
         """Return the answers from logits of shape (examples, labels).
 
         Raises:
@@ -87,8 +104,8 @@ class Labelling:
         if not torch.isfinite(logits).all():
             raise Diverged("the trained model's outputs are not finite")
         if self._task.kind == "regression":
-            return [round(value, 6) for value in logits.squeeze(-1).tolist()]
-        return list(logits.argmax(-1).tolist())
+            return Replies([round(value, 6) for value in logits.squeeze(-1).tolist()])
+        return Replies(logits.argmax(-1).tolist(), logits)
 
 
 class Writing:
@@ -108,14 +125,14 @@ class Writing:
         new = self._spec.decoding.max_new_tokens
         return encode_prompts(split, self._tokenizer, self._spec.training.max_length, new)
 
-    def answers(self, model: nn.Module, questions: list[Example]) -> list[Any]:
+    def answers(self, model: nn.Module, questions: list[Example]) -> Replies:
         """Return the text that the model writes for each input."""
         from lora_bench.training.generation.decode import complete
 
         with self._writing(model) as decoding:
-            return list(complete(model, questions, self._tokenizer, decoding, self._seed))
+            return Replies(list(complete(model, questions, self._tokenizer, decoding, self._seed)))
 
-    def answers_of_each(self, model: Any, questions: list[Example], seeds: Sequence[int], rows: int) -> list[list[Any]]:
+    def answers_of_each(self, model: Any, questions: list[Example], seeds: Sequence[int], rows: int) -> list[Replies]:
         """Return the texts of each of several models; see `lora_bench.training.generation.decode.complete_each`.
 
         Args:
@@ -128,7 +145,7 @@ class Writing:
 
         with self._writing(model) as decoding:
             each = complete_each(model, questions, self._tokenizer, decoding, seeds, batch_rows=rows)
-        return [list(texts) for texts in each]
+        return [Replies(list(texts)) for texts in each]
 
     @contextlib.contextmanager
     def _writing(self, model: nn.Module) -> Iterator[Decoding]:
@@ -210,11 +227,11 @@ def scored_splits(spec: PlannedSpec, data: TaskData) -> list[str]:
     return [spec.score_on, *beside]
 
 
-def scores_of(task: Task, data: TaskData, answers: Mapping[str, list[Any]]) -> dict[str, float]:
+def scores_of(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> dict[str, float]:
     """Return the scores of a model from its answers to each split; the first split names them."""
     scores: dict[str, float] = {}
     for index, (name, given) in enumerate(answers.items()):
-        scores.update(split_scores(task, data.splits[name], given, prefix=f"{name}/" if index else ""))
+        scores.update(split_scores(task, data.splits[name], given.answers, prefix=f"{name}/" if index else ""))
     return scores
 
 
@@ -232,9 +249,28 @@ def keep_answers(job: Job, split: Split, answers: list[Any]) -> Predictions:
                 "references": list(split.labels),
             },
         )
+    sha256 = _write_beside(job, file, content)
+    return Predictions(file=file, sha256=sha256, count=len(split.ids), ids_sha256=ids_sha256)
+
+
+def keep_probabilities(job: Job, replies: Replies) -> Probabilities | None:
+    """Write the probability of each class for each example beside the record; None without any, or if they are too many.
+
+    They are rounded, and have a file of their own: a pack moves logits by rounding, which may change a last digit here and
+    changes no prediction.
+    """
+    if replies.logits is None or replies.logits.numel() > MOST_PROBABILITIES:
+        return None
+    rows = replies.logits.double().softmax(-1).tolist()
+    rounded = [[round(share, PROBABILITY_DECIMALS) for share in row] for row in rows]
+    return Probabilities(file=PROBABILITIES, sha256=_write_beside(job, PROBABILITIES, {"probabilities": rounded}))
+
+
+def _write_beside(job: Job, file: str, content: Mapping[str, Any]) -> str:
+    """Write a file beside the record; return its hash."""
     raw = (json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n").encode("utf-8")
     write_atomic(job.folder.path / file, raw)
-    return Predictions(file=file, sha256=hashlib.sha256(raw).hexdigest(), count=len(split.ids), ids_sha256=ids_sha256)
+    return hashlib.sha256(raw).hexdigest()
 
 
 @contextlib.contextmanager

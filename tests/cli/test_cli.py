@@ -219,7 +219,8 @@ def test_runs_become_a_baseline_whose_report_is_the_same(tmp_path, capsys):
     assert main(["run", "tickets.yaml", "--workers", "0", "--quiet"]) == 0
     assert main(["baseline", "accept", "runs/tickets"]) == 0
     kept = sorted(path.name for path in (tmp_path / "baselines" / "tickets" / "records").iterdir())
-    assert len(kept) == 8 and sum(name.endswith(".predictions.json") for name in kept) == 4
+    assert len(kept) == 12 and sum(name.endswith(".predictions.json") for name in kept) == 4
+    assert sum(name.endswith(".probabilities.json") for name in kept) == 4
     assert main(["report", "baselines", "--out", "reports"]) == 0
     first, again = tmp_path / "runs" / "tickets" / "report.md", tmp_path / "reports" / "tickets.md"
     assert first.read_text().replace("(report/", "(tickets/") == again.read_text()

@@ -1,7 +1,9 @@
 """One run, from a run spec to a record, with real models and real files."""
 
 import contextlib
+import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -16,10 +18,11 @@ from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import RunFolder
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
-from lora_bench.training import pipeline
+from lora_bench.training import pipeline, scoring
 from lora_bench.training import process_cache as warm
 from lora_bench.training.checkpoint import latest_checkpoint
 from lora_bench.training.run import run_job
+from lora_bench.training.scoring import Replies, keep_probabilities
 from tests.project import SUITE, write_project
 
 
@@ -58,6 +61,23 @@ def test_a_record_says_all_that_was_asked(tmp_path, family):
         predictions = json.loads((job.folder.path / record.predictions.file).read_text())
         hits = [one == other for one, other in zip(predictions["predictions"], predictions["references"], strict=True)]
         assert record.scores["accuracy"] == pytest.approx(sum(hits) / len(hits))
+        kept = (job.folder.path / record.probabilities.file).read_bytes()
+        assert hashlib.sha256(kept).hexdigest() == record.probabilities.sha256
+        rows = json.loads(kept)["probabilities"]
+        assert len(rows) == record.predictions.count
+        for row, answer in zip(rows, predictions["predictions"], strict=True):
+            assert sum(row) == pytest.approx(1, abs=1e-4 * len(row)) and row[answer] == max(row)
+
+
+def test_probabilities_are_rounded_and_too_many_are_not_kept(tmp_path, monkeypatch):
+    (job,) = jobs(tmp_path, SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full]")).values()
+    # odds of 1 to 3, and of 1 to 1
+    replies = Replies([1, 0], torch.tensor([[0.0, math.log(3)], [5.0, 5.0]]))
+    assert keep_probabilities(job, replies) is not None
+    kept = json.loads((job.folder.path / "probabilities.json").read_text())
+    assert kept == {"probabilities": [[0.25, 0.75], [0.5, 0.5]]}
+    monkeypatch.setattr(scoring, "MOST_PROBABILITIES", 3)
+    assert keep_probabilities(job, replies) is None and keep_probabilities(job, Replies(["a text"])) is None
 
 
 def test_a_further_run_of_a_process_reads_no_tokenizer_and_no_data_again(tmp_path, monkeypatch):

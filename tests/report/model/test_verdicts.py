@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from lora_bench.records.analysis import Analysis, default_analysis
 from lora_bench.records.protocol import PROTOCOLS
-from lora_bench.records.record import Predictions
+from lora_bench.records.record import Predictions, Probabilities
 from lora_bench.records.store import Answers, answers_in, to_json
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.judged import judge_comparison
@@ -294,6 +294,27 @@ def test_stored_predictions_are_read_from_runs_and_baselines_and_only_as_recorde
         assert read(one.run_id) is None
     assert answers_in(tmp_path / "nowhere", [one])(one.run_id) is None
     assert answers_in(tmp_path, [record("full")])("unknown") is None
+
+
+def test_probabilities_are_read_where_they_match_the_record_and_old_records_have_none(tmp_path):
+    import hashlib
+
+    beside = {
+        "predictions.json": b'{"ids_sha256": "x", "predictions": [1, 0], "references": [1, 1]}',
+        "probabilities.json": b'{"probabilities": [[0.1, 0.9], [0.8, 0.2]]}',
+    }
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in beside.items()}
+    said = Predictions(file="predictions.json", sha256=sha256["predictions.json"], count=2, ids_sha256="x")
+    kept = Probabilities(file="probabilities.json", sha256=sha256["probabilities.json"])
+    one = record("lora", changes={"predictions": said, "probabilities": kept})
+    folder = tmp_path / one.run_id
+    folder.mkdir()
+    for name, content in beside.items():
+        (folder / name).write_bytes(content)
+    assert answers_in(tmp_path, [one])(one.run_id) == Answers([1, 0], [1, 1], [[0.1, 0.9], [0.8, 0.2]])
+    (folder / "probabilities.json").write_bytes(b"{}")
+    assert answers_in(tmp_path, [one])(one.run_id) == Answers([1, 0], [1, 1])
+    assert answers_in(tmp_path, [one.model_copy(update={"probabilities": None})])(one.run_id) == Answers([1, 0], [1, 1])
 
 
 # Over tasks.
