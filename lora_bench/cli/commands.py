@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lora_bench.plan.make_plan import Plan
     from lora_bench.records.probe_record import ProbeRecord
     from lora_bench.records.record import Record
+    from lora_bench.report.sections.items_page import TextsOf
     from lora_bench.suite.load_suite import Suite
     from lora_bench.suite.probe_suite import ProbeSuite
 
@@ -82,6 +83,7 @@ def _report(
 ) -> int:
     """Write the report of a suite, with further sections made of its records, and say how the work ended."""
     from lora_bench.execute.run_suite import runs_folder
+    from lora_bench.plan.item_texts import item_texts
     from lora_bench.records.outcomes import at_work
     from lora_bench.records.probe_store import read_probes
     from lora_bench.records.store import answers_in
@@ -96,7 +98,9 @@ def _report(
         if outcome.records:
             further, probes = sections(outcome.records), read_probes(folder)
             model = report_model(outcome.records, probes, answers_in(folder, outcome.records))
-            written = write_report(outcome.records, folder, sections=further, probes=probes, model=model)
+            written = write_report(
+                outcome.records, folder, sections=further, probes=probes, model=model, texts=item_texts(suite)
+            )
             if not arguments.quiet:
                 _show(console, outcome.records)
                 console.print(terminal_answer(model, further), highlight=False)
@@ -352,6 +356,7 @@ def report(arguments: argparse.Namespace) -> int:
         name = "report" if arguments.out is None else folder.resolve().name
         sources = {name: folder}
     differences: list[str] = []
+    texts = _texts(arguments.texts)
     for name, source in sources.items():
         probes = read_probes(source)
         records = read_records(source) if record_files(source) or not probes else []
@@ -363,11 +368,23 @@ def report(arguments: argparse.Namespace) -> int:
         if arguments.check:
             differences += check_report(records, out, name, sections, probes, data, answers, model)
         else:
-            written = write_report(records, out, name, sections, probes, data, answers, model)
+            written = write_report(records, out, name, sections, probes, data, answers, model, texts)
             print(*(path for path in written if path.suffix != ".svg"), sep="\n")
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE
+
+
+def _texts(suite: str | None) -> TextsOf:
+    """Return what gives the texts of a suite's test items, where they may be shown."""
+    from lora_bench.report.sections.items_page import no_texts
+
+    if suite is None:
+        return no_texts
+    from lora_bench.plan.item_texts import item_texts
+    from lora_bench.suite.load_suite import load_suite
+
+    return item_texts(load_suite(suite))
 
 
 def _published_sections(arguments: argparse.Namespace, source: Path, records: Sequence[Record]) -> list[list[str]]:

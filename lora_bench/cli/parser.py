@@ -256,6 +256,11 @@ def _add_report(subcommands: Commands) -> None:
     report.what.add_argument(
         "--reference", metavar="METHOD", help="compare with this method, by label (default: as declared, full or lora)"
     )
+    report.what.add_argument(
+        "--texts",
+        metavar="SUITE",
+        help="show the texts of test items from this suite's data, where its licence allows it",
+    )
     report.where.add_argument("--out", metavar="FOLDER", type=Path, help="folder to write to (default: RUNS itself)")
     report.output.add_argument("--data", action="store_true", help="also write every number as CSV, Parquet and JSON")
     report.output.add_argument(

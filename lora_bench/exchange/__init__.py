@@ -49,7 +49,8 @@ def data_files(
     """Return every number behind a report as contents of files by name: each table as CSV, Parquet and JSON.
 
     The tables are `records` and `curves` (the points of their learning curves), `comparisons` and `over_tasks` (means, ranks
-    and verdicts of each method), and `probes` and `latencies` (their timed forward passes). An empty table has no file.
+    and verdicts of each method), `classes` (scores of each class, from stored predictions), and `probes` and `latencies`
+    (their timed forward passes). An empty table has no file.
 
     Args:
         records: Records of the report.
@@ -60,8 +61,9 @@ def data_files(
     from lora_bench.exchange.table_files import to_csv, to_json, to_parquet
     from lora_bench.report.frames.probe_frame import to_latency_frame, to_probe_frame
     from lora_bench.report.frames.record_frame import to_curves, to_frame
-    from lora_bench.report.frames.verdict_frame import to_comparison_frame, to_over_tasks_frame
+    from lora_bench.report.frames.verdict_frame import to_class_frame, to_comparison_frame, to_over_tasks_frame
     from lora_bench.report.model.comparison import compare
+    from lora_bench.report.model.given_answers import given_answers
     from lora_bench.report.model.judged import judge_comparison
     from lora_bench.report.model.side_costs import beside
 
@@ -74,6 +76,7 @@ def data_files(
             "curves": to_curves(records),
             "comparisons": to_comparison_frame(comparison, judged, beside(comparison, probes)),
             "over_tasks": to_over_tasks_frame(judged),
+            "classes": to_class_frame(comparison, given_answers(comparison, answers)),
         }
     if probes:
         tables |= {"probes": to_probe_frame(probes), "latencies": to_latency_frame(probes)}

@@ -61,7 +61,7 @@ def _obtained(
     for index, (task, base) in enumerate(suite.tasks):
         try:
             whole_train = not suite.rules.selection_from_train
-            task, base = _with_local_data(suite, task, base, data_dir)
+            task, base = with_local_data(suite, task, base, data_dir)
             task = allowing(task, suite.code)
             released = None if download or task.data.hub is None else released_data(task, whole_train=whole_train)
             tasks.append(_loaded(task, base, progress, whole_train, released))
@@ -118,7 +118,7 @@ def _found(suite: Suite, entry: ModelEntry, progress: Progress | None, shape: st
     )
 
 
-def _with_local_data(suite: Suite, task: Task, base: Path, data_dir: Path | None) -> tuple[Task, Path]:
+def with_local_data(suite: Suite, task: Task, base: Path, data_dir: Path | None) -> tuple[Task, Path]:
     """Return the task with its data in the local folder that the suite or the user gives, and the folder of its paths."""
     named = suite.content.data.get(task.task)
     if named is not None:

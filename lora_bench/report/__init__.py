@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.probe_record import ProbeRecord
@@ -24,7 +24,9 @@ from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.report_model import ReportModel, report_model
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.probes.probe_section import probe_lines, render_probes
+from lora_bench.report.sections.class_tables import ITEMS_PAGE
 from lora_bench.report.sections.first_screen import draw_pictures
+from lora_bench.report.sections.items_page import TextsOf, items_page, no_texts
 from lora_bench.report.terminal import terminal_answer, terminal_table
 
 __all__ = [
@@ -40,6 +42,9 @@ __all__ = [
     "write_report",
 ]
 
+_PAGES = (".md", ".html")
+_ITEMS_HTML = ITEMS_PAGE.replace(".md", ".html")
+
 
 def render_files(
     records: Sequence[Record],
@@ -49,6 +54,7 @@ def render_files(
     data: Mapping[str, bytes] | None = None,
     answers: AnswersOf = no_answers,
     model: ReportModel | None = None,
+    texts: TextsOf = no_texts,
 ) -> dict[str, bytes]:
     """A report as the content of its files, by path relative to the report's folder: `<name>.md`, `<name>.html` and more.
 
@@ -60,23 +66,29 @@ def render_files(
         data: Files that lie beside the figures, by name: `lora_bench.exchange.data_files` makes them.
         answers: Gives the predictions of a run, where they are stored: `lora_bench.records.store.answers_in`.
         model: Of these records, probes and answers, where it is at hand.
+        texts: Gives the texts of test items, where they may be shown.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
     figures: dict[str, bytes] = {}
+    items = None
     narrow: dict[str, bytes] = {}
     if probes and not records:
         markdown = render_probes(probes)
     else:
         model = model or report_model(records, probes, answers)
         markdown = render_markdown(records, name, [*sections, probe_lines(probes)], model=model)
+        items = items_page(model, texts)
         wide, narrow = draw_pictures(model.seen)
         drawn = {plan.file: draw(plan) for plan in plan_figures(model.comparison, records)}
         figures = {f"{name}/{file}": svg for file, svg in {**wide, **drawn}.items()}
     page = render_page(markdown, {**figures, **{f"{name}/{file}": svg for file, svg in narrow.items()}})
     tables = {f"{name}/{file}": content for file, content in (data or {}).items()}
-    return {f"{name}.md": markdown.encode("utf-8"), f"{name}.html": page.encode("utf-8"), **figures, **tables}
+    pages = {f"{name}.md": markdown, f"{name}.html": page}
+    if items is not None:
+        pages |= {f"{name}/{ITEMS_PAGE}": items, f"{name}/{_ITEMS_HTML}": render_page(items, {})}
+    return {**{path: content.encode("utf-8") for path, content in pages.items()}, **figures, **tables}
 
 
 def write_report(
@@ -88,6 +100,7 @@ def write_report(
     data: Mapping[str, bytes] | None = None,
     answers: AnswersOf = no_answers,
     model: ReportModel | None = None,
+    texts: TextsOf = no_texts,
 ) -> list[Path]:
     """Write a report into *folder*, replacing one of the same name with its figures; the files written.
 
@@ -98,7 +111,7 @@ def write_report(
         raise LoraBenchError(
             f"{folder / name} is a link; remove it, since a report's figures may not be written elsewhere"
         )
-    files = render_files(records, name, sections, probes, data, answers, model)
+    files = render_files(records, name, sections, probes, data, answers, model, texts)
     before = _figures_of(folder / f"{name}.md", name)
     written = []
     for path, content in files.items():
@@ -110,11 +123,16 @@ def write_report(
 
 
 def _figures_of(page: Path, name: str) -> set[str]:
-    """The figures of an earlier report: those that its page shows."""
+    """The figures of an earlier report, and its page of items: those that its page shows."""
     if not page.is_file():
         return set()
-    shown = re.findall(r"^!\[[^\]]*\]\(([^()/\s]+)/([^()/\s]+\.svg)\)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {f"{name}/{unquote(file)}" for folder, file in shown if unquote(folder) == name and "/" not in unquote(file)}
+    written = page.read_text(encoding="utf-8")
+    shown = re.findall(r"^!\[[^\]]*\]\(([^()/\s]+)/([^()/\s]+\.svg)\)$", written, re.MULTILINE)
+    found = {
+        f"{name}/{unquote(file)}" for folder, file in shown if unquote(folder) == name and "/" not in unquote(file)
+    }
+    items = {ITEMS_PAGE, _ITEMS_HTML} if f"]({quote(f'{name}/{ITEMS_PAGE}')})" in written else set()
+    return found | {f"{name}/{file}" for file in items}
 
 
 def check_report(
@@ -136,7 +154,11 @@ def check_report(
             differences.append(f"{path} is missing")
         elif (found := file.read_bytes()) != content:
             differences.append(f"{path} differs from its records from line {_first_difference(found, content)} on")
-    left_over = sorted(f"{name}/{file.name}" for file in (folder / name).glob("*.svg"))
+    made = {
+        *(folder / name).glob("*.svg"),
+        *(path for path in (folder / name).glob("items.*") if path.suffix in _PAGES),
+    }
+    left_over = sorted(f"{name}/{file.name}" for file in made)
     differences += [f"{path} is not part of the report any more" for path in left_over if path not in expected]
     return differences
 

@@ -32,8 +32,9 @@ ASSETS = Path(__file__).parent / "assets"
 # A cell with more characters is prose: it wraps, and is set to the left in a column of numbers too.
 LONG, LONG_AMONG_NUMBERS = 48, 32
 
-# The links that our renderers write: to a section of the page, and to our documentation.
-LINK = re.compile(r"#[a-z0-9-]+|/docs/[a-z]+\.md(#[a-z0-9-]+)?")
+# The links that our renderers write: to a section of the page, to our documentation, and to the page beside the figures.
+BESIDE = re.compile(r"[\w.~%-]+/items\.md")
+LINK = re.compile(rf"#[a-z0-9-]+|/docs/[a-z]+\.md(#[a-z0-9-]+)?|{BESIDE.pattern}")
 
 _RULES = (
     "heading", "fence", "list", "table",
@@ -124,12 +125,14 @@ def _parser(figures: Mapping[str, bytes]) -> MarkdownIt:
 
     def link_open(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
         target = str(tokens[index].attrs["href"])
+        if BESIDE.fullmatch(target):
+            target = target.removesuffix(".md") + ".html"
         # A page of our documentation has no address here: its name is enough.
-        return f'<a href="{escape(target)}">' if target.startswith("#") else '<span class="docs">'
+        return '<span class="docs">' if target.startswith("/docs/") else f'<a href="{escape(target)}">'
 
     def link_close(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
         opened = next(token for token in reversed(tokens[:index]) if token.type == "link_open")
-        return "</a>" if str(opened.attrs["href"]).startswith("#") else "</span>"
+        return "</span>" if str(opened.attrs["href"]).startswith("/docs/") else "</a>"
 
     parser = MarkdownIt("zero").enable([*_RULES])
     parser.validateLink = _is_own  # type: ignore[method-assign]

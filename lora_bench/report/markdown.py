@@ -21,6 +21,7 @@ from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.sections import budgets
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.answer import answer
+from lora_bench.report.sections.class_tables import class_lines
 from lora_bench.report.sections.environments import environment_lines
 from lora_bench.report.sections.first_screen import by_task_picture, first_screen
 from lora_bench.report.sections.headline import headline_of
@@ -58,13 +59,17 @@ def render_markdown(
         raise LoraBenchError("there are no records to report")
     model = model or report_model(records, probes, answers)
     comparison, judged, costs, seen = model.comparison, model.judged, model.costs, model.seen
+
+    def further(table: ModelTable) -> Lines:
+        return class_lines(table, model.given, seen.reference, figures_folder_name)
+
     details: list[Sequence[str]] = [
         verdict_lines(judged, answer(judged), by_task_picture(judged, figures_folder_name))
         if judged is not None
         else [],
-        scores_lines(comparison, judged, costs),
+        scores_lines(comparison, judged, costs, further),
         _figures(plan_figures(comparison, records), figures_folder_name, comparison),
-        task_lines(comparison, judged, costs),
+        task_lines(comparison, judged, costs, further),
         tuning_lines(comparison, costs),
         _costs(comparison),
         *sections,

@@ -119,7 +119,7 @@ class Task(Strict):
         higher_is_better: Direction of the metric; its own by default.
         split: Shares of the splits, for data that does not come in three.
         subsets: Subsets of the test split to score apart too.
-        licence: Licence of the data.
+        licence: Licence of the data. Reports list texts of test items if it is open, or if local files state none.
         citation: Reference to credit.
     """
 

@@ -1,4 +1,4 @@
-"""Results of a report as data frames: a row per method, task and base model, and a row per method over tasks.
+"""Results of a report as data frames: a row per method, task and base model, per method over tasks, and per class.
 
 Values are not rounded, and differences keep the metric's sign. A value that does not exist is missing: a report without
 verdicts has means alone.
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.report.frames.columns import array
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.given_answers import GivenByRow, class_scores, rows_with_answers
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.over_tasks import Across, OverTasks
 from lora_bench.report.model.ranking import Rank
@@ -60,6 +61,36 @@ def to_over_tasks_frame(judged: Judged | None) -> pandas.DataFrame:
         for against in [judged.analysis.reference if one.verdict is not None and judged is not None else None]
     ]
     return _frame(rows, {**_PLACE, **_ACROSS, **_SUMMARY, **_RANK, "against": "string", **_VERDICT, **_MIDDLE})
+
+
+def to_class_frame(comparison: Comparison, given: GivenByRow) -> pandas.DataFrame:
+    """One row a class of a method on a task and base model, with means over runs; only where predictions are stored."""
+    rows = [
+        {
+            **_place(table, setting),
+            "task": setting.spec.task.name,
+            "label": row.label,
+            "runs": found.macro_f1.n,
+            "class": of_row.classes[place],
+            "items": items,
+            "precision": found.precision[place].mean,
+            "recall": found.recall[place].mean,
+            "f1": found.f1[place].mean,
+        }
+        for setting in comparison.results
+        for table in setting.tables
+        for row, of_row in rows_with_answers(table, given)
+        if of_row.classes
+        for found in [class_scores(of_row)]
+        for place, items in enumerate(found.items)
+    ]
+    return _frame(rows, {**_PLACE, **_CLASS})
+
+
+_CLASS = {
+    "task": "string", "label": "string", "runs": "Int64", "class": "string", "items": "Int64", "precision": "Float64",
+    "recall": "Float64", "f1": "Float64",
+}  # fmt: skip
 
 
 def _frame(rows: list[dict[str, Any]], dtypes: dict[str, str]) -> pandas.DataFrame:

@@ -9,6 +9,7 @@ from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.report.model.choose_method import choices_of
 from lora_bench.report.model.comparison import Comparison, compare
+from lora_bench.report.model.given_answers import GivenByRow, given_answers
 from lora_bench.report.model.judged import Judged, judge_comparison
 from lora_bench.report.model.overview import Overview, contrasts_of, overview
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
@@ -23,6 +24,7 @@ class ReportModel:
         judged: The verdicts, or None where nothing can be compared.
         costs: What stands beside the rows.
         seen: The first screen.
+        given: The answers of rows whose predictions are stored.
     """
 
     records: Sequence[Record]
@@ -30,6 +32,7 @@ class ReportModel:
     judged: Judged | None
     costs: Beside
     seen: Overview
+    given: GivenByRow
 
 
 def report_model(
@@ -54,7 +57,8 @@ def report_model(
     costs = beside(comparison, probes)
     choices = choices_of(comparison, records, answers) if judged is not None and _decided(judged) else ()
     seen = overview(comparison, judged, costs, choices)
-    return ReportModel(records=records, comparison=comparison, judged=judged, costs=costs, seen=seen)
+    given = given_answers(comparison, answers)
+    return ReportModel(records=records, comparison=comparison, judged=judged, costs=costs, seen=seen, given=given)
 
 
 def _decided(judged: Judged) -> bool:

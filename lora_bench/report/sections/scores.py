@@ -17,6 +17,7 @@ from lora_bench.report.model.side_costs import Beside
 from lora_bench.report.model.targets import score_curves
 from lora_bench.report.sections import method_tables as tables
 from lora_bench.report.sections.by_task import over_tasks_lines, scores_by_task
+from lora_bench.report.sections.class_tables import Further
 from lora_bench.report.sections.introduction import facts
 from lora_bench.report.sections.method_tables import TableColumn
 from lora_bench.report.sections.tuning import edge_lines, rungs_of_search, trial_lines
@@ -26,8 +27,12 @@ from lora_bench.report.text import code, inert, json_value, listed, seed
 Lines = list[str]
 
 
-def scores_lines(comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
-    """The section on scores and their costs."""
+def _nothing(table: ModelTable) -> Lines:
+    return []
+
+
+def scores_lines(comparison: Comparison, judged: Judged | None, beside: Beside, further: Further = _nothing) -> Lines:
+    """The section on scores and their costs, with a *further* part below the tables of each base model."""
     lines = ["## Scores", "", *_legend(comparison, judged, beside)]
     if judged is None and (found := facts(comparison)):
         lines += ["", *found]
@@ -37,18 +42,18 @@ def scores_lines(comparison: Comparison, judged: Judged | None, beside: Beside) 
     if not _apart(judged):
         if _several_tasks(comparison):
             lines += ["", *scores_by_task(comparison, judged)]
-        lines += _of_settings(comparison.results, comparison, judged, beside)
+        lines += _of_settings(comparison.results, comparison, judged, beside, further)
     return [*lines, *_notes(comparison.results)]
 
 
-def task_lines(comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
+def task_lines(comparison: Comparison, judged: Judged | None, beside: Beside, further: Further = _nothing) -> Lines:
     """The tables of each task, where means over several stand before them; else no lines."""
     if not _apart(judged):
         return []
     lines = ["## Task by task", "", *scores_by_task(comparison, judged)]
     return [
         *lines,
-        *_of_settings(comparison.results, comparison, judged, beside, fold=True),
+        *_of_settings(comparison.results, comparison, judged, beside, further, fold=True),
         *_notes(comparison.results),
     ]
 
@@ -128,14 +133,20 @@ def reference_note(settings: Sequence[Setting]) -> str:
 
 
 def _of_settings(
-    settings: Sequence[Setting], comparison: Comparison, judged: Judged | None, beside: Beside, fold: bool = False
+    settings: Sequence[Setting],
+    comparison: Comparison,
+    judged: Judged | None,
+    beside: Beside,
+    further: Further = _nothing,
+    *,
+    fold: bool = False,
 ) -> Lines:
     """The tables of some settings, each under its name, and folded away if *fold*."""
     lines: Lines = []
     for setting in settings:
         lines += ["", f"### {tables.setting_name(setting, comparison)}", *_apart_from_kin(setting, comparison)]
         lines += _own_word(setting)
-        shown = _search(setting, comparison) if setting.search else _model_tables(setting, judged, beside)
+        shown = _search(setting, comparison) if setting.search else _model_tables(setting, judged, beside, further)
         # One of many tasks is looked up, and not read on the way.
         lines += ["", *text.folded(_fold_title(setting), shown[1:])] if fold else shown
     return lines
@@ -168,13 +179,15 @@ def _own_word(setting: Setting) -> Lines:
     return ["", said]
 
 
-def _model_tables(setting: Setting, judged: Judged | None, beside: Beside) -> Lines:
+def _model_tables(setting: Setting, judged: Judged | None, beside: Beside, further: Further) -> Lines:
     lines: Lines = []
     for table in setting.tables:
         shown = tables.score_table(table, setting, _judged(setting, judged))
         lines += ["", f"#### {tables.model_name(table)}", "", *shown, *_seeds_note(table)]
-        further = tables.cost_tables(table, setting, _beside(table, setting, beside))
-        lines += ["", *text.folded("Sizes, memory and time", further)]
+        costs = tables.cost_tables(table, setting, _beside(table, setting, beside))
+        lines += ["", *text.folded("Sizes, memory and time", costs)]
+        if found := further(table):
+            lines += ["", *found]
     return lines
 
 

@@ -1,0 +1,53 @@
+"""The texts of test items for a report: of a user's own data, and of sets whose licence lets everybody pass them on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.plan.inputs import with_local_data
+from lora_bench.records.spec import TaskSpec
+from lora_bench.suite.load_suite import Suite
+from lora_bench.tasks import Task, TaskData, load_data
+
+# Licences as tasks state them. Any other words, such as a condition on use, are no such licence.
+_OPEN = re.compile(
+    r"(MIT|BSD [23]-Clause|Apache[- ]2\.0|CC0( 1\.0)?|CC BY(-SA)?( \d\.\d)?|public domain)", re.IGNORECASE
+)
+
+
+def may_show(task: Task) -> bool:
+    """Return True for a task on local files without a stated licence, which are the user's own, or with an open licence."""
+    return _OPEN.fullmatch(task.licence) is not None or (not task.licence and bool(task.data.files))
+
+
+def item_texts(suite: Suite) -> Callable[[TaskSpec, Sequence[int]], Sequence[tuple[str, ...]] | None]:
+    """Return a function that gives id and texts of each test item of a recorded task of a suite.
+
+    It returns None if they may not be shown, or the data is not at hand or has changed since the run.
+    """
+    tasks = {task.task: (task, base) for task, base in suite.tasks}
+
+    @cache
+    def data_of(name: str) -> TaskData | None:
+        task, base = tasks[name]
+        try:
+            task, base = with_local_data(suite, task, base, None)
+            return load_data(task, base, whole_train=not suite.rules.selection_from_train)
+        except LoraBenchError:
+            return None
+
+    def texts(spec: TaskSpec, references: Sequence[int]) -> Sequence[tuple[str, ...]] | None:
+        if spec.name not in tasks or not may_show(tasks[spec.name][0]):
+            return None
+        data = data_of(spec.name)
+        if data is None or data.sha256 != spec.data_sha256:
+            return None
+        test = data.splits["test"]
+        if list(test.labels) != list(references):
+            return None
+        return [(name, *said) for name, said in zip(test.ids, test.texts, strict=True)]
+
+    return texts

@@ -1,0 +1,177 @@
+"""The answers of each row's runs to the test items, where their predictions are stored, and the scores that follow.
+
+    Comparison + predictions → {run ids: GivenAnswers} → ClassScores, ErrorScores, and the items that methods answer differently
+
+Trials are left out: they choose, and are no results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.rows import Row
+from lora_bench.report.model.seed_scores import AnswersOf
+from lora_bench.stats import Summary, summarise
+from lora_bench.stats.class_scores import (
+    Classes,
+    brier_score,
+    calibration_error,
+    confusion,
+    mean_of_classes,
+    precision_recall_f1,
+)
+from lora_bench.stats.items import Floats
+
+# A confusion matrix of more classes takes too much memory.
+MOST_CLASSES = 1_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GivenAnswers:
+    """The answers of the runs of a row that have a score.
+
+    Args:
+        classes: Names of the classes; empty for regression.
+        references: Right answer to each item, shape (items,).
+        answers: Shape (runs, items).
+        probabilities: For each run, shape (items, classes); empty if a run kept none.
+    """
+
+    classes: tuple[str, ...]
+    references: Classes | Floats
+    answers: Classes | Floats
+    probabilities: tuple[Floats, ...]
+
+    @property
+    def right_share(self) -> Floats:
+        """The share of runs that answer each item right, shape (items,)."""
+        return np.asarray((self.answers == self.references).mean(axis=0), dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScores:
+    """Scores of a row by class, over its runs.
+
+    Args:
+        items: Number of items of each class.
+        confusion: Mean count of each answer, shape (right class, answered class).
+        calibration_error: None if a run kept no probabilities; so is `brier_score`.
+    """
+
+    items: tuple[int, ...]
+    precision: tuple[Summary, ...]
+    recall: tuple[Summary, ...]
+    f1: tuple[Summary, ...]
+    macro_f1: Summary
+    confusion: Floats
+    calibration_error: Summary | None
+    brier_score: Summary | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorScores:
+    """Errors of a row of regression, over its runs, in the unit of the label."""
+
+    mae: Summary
+    rmse: Summary
+
+
+# By the ids of a row's runs: a row may stand in the tables of several targets.
+GivenByRow = Mapping[tuple[str, ...], GivenAnswers]
+
+
+def given_answers(comparison: Comparison, answers: AnswersOf) -> GivenByRow:
+    """Return the answers of every row of the results whose predictions are all stored."""
+    found: dict[tuple[str, ...], GivenAnswers] = {}
+    for setting in comparison.results:
+        if setting.search or setting.trials:
+            continue
+        for row in setting.rows:
+            if row.run_ids not in found and (given := _given(row, setting, answers)) is not None:
+                found[row.run_ids] = given
+    return found
+
+
+def _given(row: Row, setting: Setting, answers: AnswersOf) -> GivenAnswers | None:
+    """Return the answers of a row, or None if some are missing or are no classes or numbers of the same items."""
+    stored = [found for score in row.scores if (found := answers(score.run_id)) is not None]
+    if not stored or len(stored) < len(row.scores):
+        return None
+    first = stored[0].references
+    if not first or any(one.references != first or len(one.predictions) != len(first) for one in stored):
+        return None
+    if not all(
+        isinstance(value, int | float) for one in (first, *(run.predictions for run in stored)) for value in one
+    ):
+        return None
+    classes = setting.spec.task.labels or ()
+    references, said = np.array(first), np.array([one.predictions for one in stored])
+    if classes:
+        if len(classes) > MOST_CLASSES or not all(_are_classes(one, len(classes)) for one in (references, said)):
+            return None
+    elif setting.spec.task.labels is None or not (np.isfinite(references).all() and np.isfinite(said).all()):
+        return None
+    shares = [np.array(one.probabilities) for one in stored if one.probabilities is not None]
+    whole = len(shares) == len(stored) and all(one.shape == (len(first), len(classes)) for one in shares)
+    return GivenAnswers(
+        classes=classes, references=references, answers=said, probabilities=tuple(shares) if whole else ()
+    )
+
+
+def _are_classes(values: Classes | Floats, classes: int) -> bool:
+    return bool(values.dtype.kind == "i" and (values >= 0).all() and (values < classes).all())
+
+
+def class_scores(given: GivenAnswers) -> ClassScores:
+    """Return the scores of a row of classification by class."""
+    references, number = given.references.astype(np.int64), len(given.classes)
+    counts = [confusion(references, said.astype(np.int64), number) for said in given.answers]
+    by_run = [precision_recall_f1(one) for one in counts]
+
+    def over_runs(which: int) -> tuple[Summary, ...]:
+        return tuple(summarise([float(run[which][place]) for run in by_run]) for place in range(number))
+
+    def of_probabilities(score: Callable[[Classes, Floats], float]) -> Summary | None:
+        return summarise([score(references, one) for one in given.probabilities]) if given.probabilities else None
+
+    return ClassScores(
+        items=tuple(counts[0].sum(axis=1).tolist()),
+        precision=over_runs(0),
+        recall=over_runs(1),
+        f1=over_runs(2),
+        macro_f1=summarise([mean_of_classes(run[2], one) for run, one in zip(by_run, counts, strict=True)]),
+        confusion=np.mean(counts, axis=0),
+        calibration_error=of_probabilities(calibration_error),
+        brier_score=of_probabilities(brier_score),
+    )
+
+
+def error_scores(given: GivenAnswers) -> ErrorScores:
+    """Return the errors of a row of regression."""
+    errors = given.answers - given.references
+    return ErrorScores(
+        mae=summarise(np.abs(errors).mean(axis=1).tolist()), rmse=summarise(np.sqrt((errors**2).mean(axis=1)).tolist())
+    )
+
+
+def rows_with_answers(table: ModelTable, given: GivenByRow) -> list[tuple[Row, GivenAnswers]]:
+    """Return the rows of a table whose answers are stored, to the same items."""
+    found = [(row, given[row.run_ids]) for row in table.rows if row.run_ids in given]
+    return [one for one in found if np.array_equal(one[1].references, found[0][1].references)]
+
+
+def differing_items(rows: Sequence[tuple[Row, GivenAnswers]]) -> list[int]:
+    """Return the items that a method answers right in most runs and another wrong in most, the clearest first.
+
+    Equally clear ones are in a fixed random order: files are often sorted by class, and readers see the first items alone.
+    """
+    if not rows or not rows[0][1].classes:
+        return []
+    shares = np.array([given.right_share for _, given in rows])
+    most, least = shares.max(axis=0), shares.min(axis=0)
+    found = np.random.default_rng(0).permutation(np.flatnonzero((most > 0.5) & (least < 0.5)))
+    return [int(place) for place in found[np.argsort(least[found] - most[found], kind="stable")]]

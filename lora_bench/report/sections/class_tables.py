@@ -1,0 +1,201 @@
+"""The folded part of a base model's scores: each class, confusions, calibration, errors of numbers, and agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from urllib.parse import quote
+
+import numpy as np
+
+from lora_bench.report import text
+from lora_bench.report.model.comparison import ModelTable
+from lora_bench.report.model.given_answers import (
+    ClassScores,
+    GivenAnswers,
+    GivenByRow,
+    class_scores,
+    differing_items,
+    error_scores,
+    rows_with_answers,
+)
+from lora_bench.report.model.rows import Row
+from lora_bench.report.sections.method_tables import method_name
+from lora_bench.report.text import MISSING, code, inert
+from lora_bench.stats import Summary
+from lora_bench.stats.verdict import FEWEST_PAIRS
+
+# More classes have no matrix: the lowest scores and the worst confusions say more.
+MOST_SHOWN, MOST_PAIRS = 20, 10
+
+# A matrix of more classes has numbers for its columns.
+MOST_NAMED = text.MOST_COLUMNS - 2
+
+ITEMS_PAGE = "items.md"
+
+Lines = list[str]
+_Scored = tuple[Row, ClassScores]
+
+
+def class_lines(table: ModelTable, given: GivenByRow, reference: str, folder: str) -> Lines:
+    """The part as lines of Markdown; empty where no predictions are stored.
+
+    Args:
+        table: Of the base model.
+        given: Answers of the rows.
+        reference: Label of the method that others are compared with.
+        folder: Folder of the report's figures, which has the page of items.
+    """
+    rows = rows_with_answers(table, given)
+    if not rows:
+        return []
+    if not rows[0][1].classes:
+        return text.folded("Errors in the unit of the label", [_LEGEND, "", *_errors(rows)])
+    names = rows[0][1].classes
+    scored = [(row, class_scores(of_row)) for row, of_row in rows]
+    lines = [_LEGEND, "", *_summary(scored), "", *_classes(scored, names), "", *_confusions(scored, names)]
+    return text.folded("Classes, confusions and calibration", [*lines, *_agreement(rows, reference, folder)])
+
+
+_LEGEND = (
+    "Means over the runs with a score, with 95 % intervals over seeds from 3 on: "
+    "[how to read them](/docs/statistics.md#classes-and-calibration)."
+)
+
+
+def _errors(rows: Sequence[tuple[Row, GivenAnswers]]) -> Lines:
+    lines = []
+    for row, given in rows:
+        found = error_scores(given)
+        lines.append([method_name(row), str(found.mae.n), _over_runs(found.mae), _over_runs(found.rmse)])
+    return text.table(["method", "runs", "MAE", "RMSE"], lines)
+
+
+def _summary(scored: Sequence[_Scored]) -> Lines:
+    calibrated = any(scores.calibration_error is not None for _, scores in scored)
+    header = ["method", "runs", "macro F1"]
+    lines = []
+    for row, scores in scored:
+        line = [method_name(row), str(scores.macro_f1.n), _over_runs(scores.macro_f1)]
+        if calibrated:
+            line += [_over_runs(one) for one in (scores.calibration_error, scores.brier_score)]
+        lines.append(line)
+    if calibrated:
+        return text.table([*header, "calibration error", "Brier score"], lines)
+    return [*text.table(header, lines), "", "Calibration is not shown: these runs kept no probabilities."]
+
+
+def _classes(scored: Sequence[_Scored], names: Sequence[str]) -> Lines:
+    """Precision, recall and F1 of the classes that the test items have."""
+    items = scored[0][1].items
+    present = [place for place, number in enumerate(items) if number]
+    shown = present
+    if len(present) > MOST_SHOWN:
+        lowest = sorted(present, key=lambda place: (min(scores.f1[place].mean for _, scores in scored), place))
+        shown = sorted(lowest[:MOST_SHOWN])
+    lines = [
+        [
+            _name(names[place]), method_name(row), text.count(items[place]), text.score(scores.precision[place].mean),
+            text.score(scores.recall[place].mean), _over_runs(scores.f1[place]),
+        ]
+        for place in shown
+        for row, scores in scored
+    ]  # fmt: skip
+    header = ["class", "method", "items", "precision", "recall", "F1"]
+    some = f"{len(shown)} of {len(present)} classes: those with the lowest F1 of any method."
+    return [*([some, ""] if len(shown) < len(present) else []), *text.table(header, lines, 2)]
+
+
+def _confusions(scored: Sequence[_Scored], names: Sequence[str]) -> Lines:
+    """The mean count of each answer to the items of each class."""
+    if len(names) > MOST_SHOWN:
+        return _worst_pairs(scored, names)
+    shown = [_name(name) for name in names]
+    if len(names) <= MOST_NAMED:
+        lines = [
+            [method_name(row), shown[right], *_counts(scores, right)]
+            for row, scores in scored
+            for right in range(len(names))
+        ]
+        return text.table(["method", "right class", *(f"answered {name}" for name in shown)], lines, numbers_from=2)
+    lines_of_all: Lines = []
+    for row, scores in scored:
+        header = ["right class", *(str(number) for number in range(1, len(names) + 1))]
+        matrix = [[f"{right + 1}: {shown[right]}", *_counts(scores, right)] for right in range(len(names))]
+        lines_of_all += ["", f"Answers of {method_name(row)}, by the number of the class:", ""]
+        lines_of_all += text.table(header, matrix)
+    return lines_of_all[1:]
+
+
+def _counts(scores: ClassScores, right: int) -> list[str]:
+    """A line of a confusion matrix, with what is right in bold."""
+    cells = [_mean_count(float(value)) for value in scores.confusion[right]]
+    cells[right] = f"**{cells[right]}**"
+    return cells
+
+
+def _worst_pairs(scored: Sequence[_Scored], names: Sequence[str]) -> Lines:
+    """The pairs of classes that are confused most often by any method."""
+    most = np.max([scores.confusion for _, scores in scored], axis=0)
+    np.fill_diagonal(most, 0)
+    worst = [divmod(int(place), len(names)) for place in np.argsort(-most, axis=None, kind="stable")[:MOST_PAIRS]]
+    lines = [
+        [_name(names[right]), _name(names[said])]
+        + [_mean_count(float(scores.confusion[right, said])) for _, scores in scored]
+        for right, said in worst
+        if most[right, said] > 0
+    ]
+    if not lines:
+        return ["No item was answered wrong."]
+    header = ["right class", "answered", *(method_name(row) for row, _ in scored)]
+    return ["The worst confusions, as the mean number of items:", "", *text.wide_table(header, lines, names=2)]
+
+
+def _agreement(rows: Sequence[tuple[Row, GivenAnswers]], reference: str, folder: str) -> Lines:
+    """How often each method and the reference are right on the same items, and where to find the others."""
+    lines: Lines = []
+    right = [given.right_share > 0.5 for _, given in rows]
+    place = next((place for place, (row, _) in enumerate(rows) if row.label == reference), None)
+    if place is not None and len(rows) > 1:
+        header = ["method", "both right", "method alone", f"{code(reference)} alone", "neither"]
+        cells = [
+            [method_name(row)]
+            + [
+                text.count(int(both.sum()))
+                for both in (own & right[place], own & ~right[place], ~own & right[place], ~own & ~right[place])
+            ]
+            for (row, _), own in zip(rows, right, strict=True)
+            if row is not rows[place][0]
+        ]
+        lines += ["", "Test items that are answered right in most runs:", "", *text.table(header, cells)]
+    differing = len(differing_items(rows))
+    if differing:
+        of_all = text.plural(len(rows[0][1].references), "test item")
+        verb = "has" if differing == 1 else "have"
+        page = quote(f"{folder}/{ITEMS_PAGE}")
+        lines += [
+            "",
+            f"{text.count(differing)} of {of_all} {verb} one method right in most runs and another wrong: "
+            f"[the items]({page}).",
+        ]
+    return lines
+
+
+def _over_runs(found: Summary | None) -> str:
+    """A mean, with its interval where there are enough seeds."""
+    if found is None:
+        return MISSING
+    if found.interval is None or found.n < FEWEST_PAIRS:
+        return text.score(found.mean)
+    return f"{text.score(found.mean)} ({text.score(found.interval.low)} to {text.score(found.interval.high)})"
+
+
+def _mean_count(value: float) -> str:
+    return text.count(int(value)) if value.is_integer() else f"{value:,.1f}"
+
+
+def _name(label: str) -> str:
+    return inert(label, 60)
+
+
+# Gives a part of the report on the scores of a base model.
+Further = Callable[[ModelTable], Lines]
