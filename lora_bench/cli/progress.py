@@ -17,8 +17,8 @@ from rich.segment import Segment
 from rich.table import Column
 
 from lora_bench.execute.executors.executor import Event
-from lora_bench.plan.cell import Cell
-from lora_bench.plan.make_plan import Plan, Waiting
+from lora_bench.plan.cell import Cell, Waiting
+from lora_bench.plan.make_plan import Plan
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec
 from lora_bench.util.redaction import visible, without_secrets
