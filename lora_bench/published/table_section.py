@@ -23,6 +23,9 @@ _HEADER = (
     "row", "task", "score", "published", "measured", "95 % interval", "n", "difference", "verdict", "notes",
 )  # fmt: skip
 
+# Cells with runs that a section names in its first paragraph.
+FEW = 3
+
 _LEGEND = """\
 - Numbers are in the paper's unit. *published*: the printed number ± its printed spread, and what it is of: a median or mean,
   and of how many seeds.
@@ -48,7 +51,7 @@ def published_section(table: PublishedTable, verdicts: Sequence[CellVerdict], *,
     lines = [
         f"## Published: {inert(table.title)}",
         "",
-        f"Compared with the printed numbers: {summary(verdicts)}",
+        " ".join([*_few(verdicts), f"Compared with the printed numbers: {summary(verdicts)}"]),
         "",
         f"{inert(table.source, 600)}.",
         "",
@@ -61,6 +64,18 @@ def published_section(table: PublishedTable, verdicts: Sequence[CellVerdict], *,
         lines += ["", f"### {code(model)}", "", *text.table(_HEADER, rows, numbers_from=len(_HEADER))]
     lines += _differing(shown) + _reasons(shown) + notes.lines()
     return lines
+
+
+def _few(verdicts: Sequence[CellVerdict]) -> Lines:
+    """A sentence for each cell with runs, in the paper's unit; none where these are many."""
+    measured = [(verdict, verdict.measured) for verdict in verdicts if verdict.measured is not None]
+    return [
+        f"{inert(one.cell.row)} on {code(one.cell.model)}, {code(one.cell.task)}, {code(one.cell.score)}: "
+        f"{published_value(one.cell)} printed, {in_its_unit(one.cell, ours.value)} in {plural(ours.n, 'run')} of ours: "
+        f"{inert(verdict_text(one))}."
+        for one, ours in measured
+        if len(measured) <= FEW
+    ]
 
 
 def summary(verdicts: Iterable[CellVerdict]) -> str:

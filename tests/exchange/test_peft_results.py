@@ -348,7 +348,7 @@ def test_the_reference_is_the_one_that_is_named(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "runs" / "peft-results" / "report.md").read_text()
     assert "| `adalora/llama-3.2-3B-rank32` (reference) |" in page
     frame = pandas.read_csv(tmp_path / "runs" / "peft-results" / "report" / "comparisons.csv")
-    assert set(frame["reference"].dropna()) == {"adalora/llama-3.2-3B-rank32"}
+    assert set(frame["against"].dropna()) == {"adalora/llama-3.2-3B-rank32"}
     assert main(["report", "runs/peft-results", "--reference", "adalora/llama-3.2-3B-rank33"]) == 2
     assert "did you mean 'adalora/llama-3.2-3B-rank32'?" in capsys.readouterr().err
 

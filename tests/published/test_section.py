@@ -77,6 +77,18 @@ def test_a_line_has_the_published_and_the_measured_number_and_the_verdict(lora_r
     assert rows["`glue`", "`average`"][3] == "87.2 (mean over tasks)"
 
 
+def test_one_cell_comes_first_of_all_in_the_papers_unit(lora_row, verdicts):
+    one = [
+        verdict if verdict.cell.task == "rte" else dataclasses.replace(verdict, measured=None) for verdict in verdicts
+    ]
+    first = published_section(lora_row, one)[2]
+    assert first.startswith(
+        "LoRA on `FacebookAI/roberta-base`, `rte`, `accuracy`: 86.6 ± 0.7 printed, 86.60 in 3 runs of ours: in line. "
+        "Compared with the printed numbers: "
+    )
+    assert len(first) < 400
+
+
 def test_cells_with_runs_come_first(lora_row, verdicts):
     rows = tables(published_section(lora_row, verdicts))[0][2:]
     assert [row[1] for row in rows[:3]] == ["`sst2`", "`mrpc`", "`rte`"]
