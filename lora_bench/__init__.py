@@ -3,6 +3,7 @@
     from lora_bench import load_suite, read_records, run_suite
 
     outcome = run_suite("quickstart")
+    print(outcome.answer)
     frame = read_records("runs/quickstart")
 
 A Trainer script of one's own leaves the same records with `callbacks=[BenchmarkCallback("runs/mine")]`.

@@ -19,6 +19,7 @@ def test_the_wheel_carries_tasks_baselines_schemas_and_the_small_gpt2():
         "lora_bench/schemas/suite.schema.json",
         "lora_bench/data/gpt2-mini/model.safetensors",
         "lora_bench/data/gpt2-mini/README.md",
+        "lora_bench/report/assets/card.css",
         "lora_bench/report/assets/page.css",
         "lora_bench/report/assets/page.js",
         "lora_bench/py.typed",

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lora_bench.execute.options import RunOptions
+    from lora_bench.execute.outcome import Outcome
     from lora_bench.execute.prepared_folder import Asked
     from lora_bench.execute.run_probes import ProbeOutcome
-    from lora_bench.execute.run_suite import Outcome
     from lora_bench.plan.make_plan import Plan
     from lora_bench.records.probe_record import ProbeRecord
     from lora_bench.records.record import Record
@@ -40,14 +40,14 @@ PLAIN_WIDTH = 120
 
 
 def _console() -> Console:
-    from lora_bench.cli.progress import QuietOnBrokenPipe
+    from lora_bench.execute.progress import QuietOnBrokenPipe
 
     return QuietOnBrokenPipe() if sys.stdout.isatty() else QuietOnBrokenPipe(width=PLAIN_WIDTH)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train every missing run of a suite, and write its report."""
-    from lora_bench.cli.progress import display
+    from lora_bench.execute.progress import display
     from lora_bench.execute.run_suite import run_suite
     from lora_bench.suite.load_suite import load_suite
 
@@ -195,8 +195,8 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str 
 
 def work(arguments: argparse.Namespace) -> int:
     """Train unclaimed runs of a prepared folder until none is left."""
-    from lora_bench.cli.progress import OwnLines
     from lora_bench.execute.prepared_folder import read_prepared
+    from lora_bench.execute.progress import OwnLines
     from lora_bench.execute.run_suite import run_suite
 
     folder: Path = arguments.runs
@@ -215,7 +215,7 @@ def work(arguments: argparse.Namespace) -> int:
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Run a published table again, and compare its numbers with ours."""
-    from lora_bench.cli.progress import display
+    from lora_bench.execute.progress import display
     from lora_bench.execute.run_suite import run_suite
     from lora_bench.published.reproduce import published_lines, reproduction, verdicts
     from lora_bench.published.table_terminal import verdicts_listing

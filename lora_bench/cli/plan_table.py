@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_bench.cli.data_table import data_parts
-from lora_bench.cli.progress import duration
 from lora_bench.errors import LoraBenchError
+from lora_bench.execute.progress import duration
 from lora_bench.methods import known_methods
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.cost_estimate import CostEstimate, default_workers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from lora_bench.execute.choices import settle
 from lora_bench.execute.executors.choice import SuiteExecutor, choose, connected_to, on_cluster
 from lora_bench.execute.executors.executor import Event
 from lora_bench.execute.options import RunOptions
+from lora_bench.execute.outcome import Outcome
 from lora_bench.execute.scheduler import Progress, Scheduler
 from lora_bench.methods import broken_plug_ins
 from lora_bench.pack.group_runs import most_members, packs
@@ -47,7 +48,7 @@ LEAST_PATIENCE_SECONDS = 1800.0
 
 
 class Display(Progress, Protocol):
-    """Shows progress; see `lora_bench.cli.progress`."""
+    """Shows progress; see `lora_bench.execute.progress`."""
 
     def planned(self, plan: Plan, cells: list[Cell], workers: int) -> None:
         """Show the runs that are about to begin."""
@@ -67,27 +68,6 @@ class Silent:
 
     def finished(self, record: Record) -> None:
         """Show nothing."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a suite.
-
-    Args:
-        records: Every record of the suite, old and new, in the suite's order.
-        done: Number of missing runs that this command took up, including runs that cannot be done or were stopped.
-        interrupted: Cause that stopped the work, the name of a signal or `disk_full`, or None.
-        undone: Number of runs taken up without a record: the work was stopped, or a worker alone was told to stop.
-        elsewhere: Number of runs left to other processes, if the command does not wait for them.
-        later: Number of runs that are unknown until others are done.
-    """
-
-    records: tuple[Record, ...]
-    done: int
-    interrupted: str | None
-    undone: int = 0
-    elsewhere: int = 0
-    later: int = 0
 
 
 class Named(Protocol):
@@ -115,7 +95,7 @@ def run_suite(
     Args:
         suite: A suite, its name, or its file.
         options: Options for its runs.
-        display: Shows progress.
+        display: Shows progress; by default in a terminal and in a notebook. `Silent()` shows nothing.
         named: Options by name, such as `workers=2`; see `RunOptions`.
 
     Raises:
@@ -126,7 +106,12 @@ def run_suite(
         WorkBroken: If a file or the system fails in the middle of the work.
     """
     options = replace(options or RunOptions(), **named)
-    shown = display or Silent()
+    if display is None:
+        from lora_bench.execute.progress import own_display
+
+        with own_display() as found:
+            return run_suite(suite, options, display=found or Silent())
+    shown = display
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     suite = replace(suite, code=suite.code | check_permissions(options.allow_code, suite))
     require_permission(suite)
@@ -175,11 +160,11 @@ def run_suite(
             # made again, because a record may have changed meanwhile.
             if not wanted or not plan.chooses:
                 break
-        outcome = _outcome(plan, taken, interrupted, wait=options.wait)
+        outcome = _outcome(plan, folder, taken, interrupted, wait=options.wait)
     return outcome
 
 
-def _outcome(plan: Plan, taken: set[str], interrupted: str | None, *, wait: bool) -> Outcome:
+def _outcome(plan: Plan, folder: Path, taken: set[str], interrupted: str | None, *, wait: bool) -> Outcome:
     """Return the result of a suite."""
     # Read before the records: a process that finishes meanwhile publishes its record first.
     held = set() if wait or interrupted else _held(plan, taken)
@@ -189,7 +174,16 @@ def _outcome(plan: Plan, taken: set[str], interrupted: str | None, *, wait: bool
     # A run of a choice that no longer holds is unknown.
     undone = taken & {cell.job.run_id for cell in plan.cells} - {record.run_id for record in records}
     later = sum(waiting.runs for waiting in plan.waiting)
-    return Outcome(tuple(records), len(taken), interrupted, len(undone - held), len(undone & held), later)
+    return Outcome(
+        suite=plan.suite.name,
+        folder=folder,
+        records=tuple(records),
+        done=len(taken),
+        interrupted=interrupted,
+        undone=len(undone - held),
+        elsewhere=len(undone & held),
+        later=later,
+    )
 
 
 def _put_damage_aside(plan: Plan, shown: Display) -> bool:

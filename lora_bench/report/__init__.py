@@ -31,6 +31,7 @@ from lora_bench.report.terminal import terminal_answer, terminal_table
 
 __all__ = [
     "Comparison",
+    "ReportModel",
     "check_report",
     "compare",
     "render_files",

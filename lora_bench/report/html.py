@@ -94,6 +94,21 @@ def render_page(markdown: str, figures: Mapping[str, bytes]) -> str:
 """
 
 
+def render_card(markdown: str, figures: Mapping[str, bytes]) -> str:
+    """A piece of HTML that shows *markdown* in a page of others, such as a notebook.
+
+    Colours follow the page around it; figures keep their white ground, since that page's theme is not known.
+
+    Args:
+        markdown: As our renderers write it.
+        figures: The SVG of every figure that it links to, by path.
+    """
+    parser = _parser(figures, alone=True)
+    shown = parser.renderer.render(_arranged(parser.parse(markdown)), parser.options, {})
+    style = (ASSETS / "card.css").read_text(encoding="utf-8")
+    return f'<div class="lora-bench-answer">\n<style>\n{style}</style>\n{shown}</div>\n'
+
+
 def _policy(style: str, script: str) -> str:
     """The content security policy of the page: it allows its own style, script and figures, and nothing else."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script))
@@ -102,8 +117,13 @@ def _policy(style: str, script: str) -> str:
     return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
 
 
-def _parser(figures: Mapping[str, bytes]) -> MarkdownIt:
-    """A parser of the Markdown that our renderers write, and of nothing else, with our rules for showing some of it."""
+def _parser(figures: Mapping[str, bytes], *, alone: bool = False) -> MarkdownIt:
+    """A parser of the Markdown that our renderers write, and of nothing else, with our rules for showing some of it.
+
+    Args:
+        figures: By path.
+        alone: Whether it is for a card: without links, and with figures in their own colours.
+    """
     from markdown_it import MarkdownIt
 
     def text(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
@@ -112,7 +132,8 @@ def _parser(figures: Mapping[str, bytes]) -> MarkdownIt:
 
     def image(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
         path = unquote(str(tokens[index].attrs["src"]))
-        shown = f'<img src="{data_address(figures[path])}" alt="{escape(_text(tokens[index]))}">'
+        address = data_address(figures[path], dark=not alone)
+        shown = f'<img src="{address}" alt="{escape(_text(tokens[index]))}">'
         narrow = figures.get(path.removesuffix(".svg") + "-narrow.svg")
         if narrow is None:
             return shown
@@ -128,11 +149,14 @@ def _parser(figures: Mapping[str, bytes]) -> MarkdownIt:
         if BESIDE.fullmatch(target):
             target = target.removesuffix(".md") + ".html"
         # A page of our documentation has no address here: its name is enough.
-        return '<span class="docs">' if target.startswith("/docs/") else f'<a href="{escape(target)}">'
+        return f'<a href="{escape(target)}">' if _links(target) else '<span class="docs">'
 
     def link_close(renderer: object, tokens: Sequence[Token], index: int, options: object, env: object) -> str:
         opened = next(token for token in reversed(tokens[:index]) if token.type == "link_open")
-        return "</span>" if str(opened.attrs["href"]).startswith("/docs/") else "</a>"
+        return "</a>" if _links(str(opened.attrs["href"])) else "</span>"
+
+    def _links(target: str) -> bool:
+        return not alone and not target.startswith("/docs/")
 
     parser = MarkdownIt("zero").enable([*_RULES])
     parser.validateLink = _is_own  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from lora_bench.cli import main
 from lora_bench.cli.listing import listing
 from lora_bench.cli.plan_table import plan_tables
-from lora_bench.cli.progress import Bars, Lines, QuietOnBrokenPipe, result_line
+from lora_bench.execute.progress import Bars, Lines, QuietOnBrokenPipe, result_line
 from lora_bench.execute.run_probes import shown
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite

@@ -29,8 +29,10 @@ DARK = {
 _PLAIN = " !$'()*+,/:;<=>?@[]{|}"
 
 
-def data_address(svg: bytes) -> str:
-    """Return an address that holds *svg* with its colours for dark pages."""
+def data_address(svg: bytes, *, dark: bool = True) -> str:
+    """Return an address that holds *svg*, with its colours for dark pages unless *dark* is false."""
+    if not dark:
+        return f"data:image/svg+xml,{quote(svg, safe=_PLAIN)}"
     drawing, end = svg.rsplit(b"</svg>", 1)
     return f"data:image/svg+xml,{quote(drawing + _dark_style().encode() + b'</svg>' + end, safe=_PLAIN)}"
 

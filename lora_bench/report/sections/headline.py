@@ -47,6 +47,7 @@ class Headline:
         further: Sentences that follow it.
         strength: How sure it is and what it is about; None where nothing was judged.
         next: Commands and what they do.
+        winner: Label of the method that the lead advises; None where it advises none.
     """
 
     cautions: tuple[str, ...]
@@ -54,13 +55,20 @@ class Headline:
     further: tuple[str, ...]
     strength: str | None
     next: tuple[str, ...]
+    winner: str | None = None
 
 
-def headline_lines(headline: Headline) -> list[str]:
-    """The headline as lines of Markdown, without the next step."""
+def headline_lines(headline: Headline, *, alone: bool = False) -> list[str]:
+    """The headline as lines of Markdown, without the next step.
+
+    Args:
+        headline: Of a report.
+        alone: Whether the rest of the report is missing, so that there is nothing to link to.
+    """
     parts = [*headline.cautions, f"**{headline.lead}**"]
     parts += [" ".join(headline.further)] if headline.further else []
-    parts += [headline.strength] if headline.strength is not None else []
+    how = "" if alone else " [How this is decided](#verdicts)."
+    parts += [f"{headline.strength}{how}"] if headline.strength is not None else []
     return [line for part in parts for line in (part, "")][:-1]
 
 
@@ -92,6 +100,7 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         further=tuple(further),
         strength=_strength(seen, seen.judged, grade, decided),
         next=tuple(next_lines(seen, pick, grade)),
+        winner=pick.label if pick is not None else None,
     )
 
 
@@ -205,5 +214,5 @@ def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> st
     hint = ": a hint; confirm with more seeds before choosing" if decided and grade == "exploratory" else ""
     return (
         f"Strength: **{grade if decided else 'undecided'}**{hint} ({seeds}, {rules[judged.declared]}). "
-        f"Range: {these} on {on}{after}; not tested on others. [How this is decided](#verdicts)."
+        f"Range: {these} on {on}{after}; not tested on others."
     )

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from lora_bench.cli.progress import Bars, Lines, OwnLines
 from lora_bench.execute.executors.executor import Event
+from lora_bench.execute.progress import Bars, Lines, OwnLines
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
 from tests.project import SUITE, write_project

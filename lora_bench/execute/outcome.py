@@ -1,0 +1,119 @@
+"""Result of a suite: its records, and the answer that they give.
+
+What needs verdicts is computed when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_bench.records.record import Record
+
+if TYPE_CHECKING:
+    import pandas
+
+    from lora_bench.report import ReportModel
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Outcome:
+    """Result of a suite; a notebook shows its answer.
+
+    Args:
+        suite: Name of the suite.
+        folder: Folder of its runs.
+        records: Every record of the suite, old and new, in the suite's order.
+        done: Number of missing runs that this command took up, including runs that cannot be done or were stopped.
+        interrupted: Cause that stopped the work, the name of a signal or `disk_full`, or None.
+        undone: Number of runs taken up without a record: the work was stopped, or a worker alone was told to stop.
+        elsewhere: Number of runs left to other processes, if the command does not wait for them.
+        later: Number of runs that are unknown until others are done.
+    """
+
+    suite: str
+    folder: Path
+    records: tuple[Record, ...]
+    done: int
+    interrupted: str | None
+    undone: int = 0
+    elsewhere: int = 0
+    later: int = 0
+
+    @cached_property
+    def model(self) -> ReportModel:
+        """The report as data, with the suite's probes and stored predictions."""
+        from lora_bench.records.probe_store import read_probes
+        from lora_bench.records.store import answers_in
+        from lora_bench.report import report_model
+
+        return report_model(self.records, read_probes(self.folder), answers_in(self.folder, self.records))
+
+    @property
+    def answer(self) -> str:
+        """The headline of the report as text, with what makes it doubtful first."""
+        from lora_bench.report.answer_card import answer_text
+
+        return answer_text(self.model) if self.records else NO_RECORDS
+
+    @property
+    def winner(self) -> str | None:
+        """Label of the method that the headline advises; None where nothing is decided, or base models differ."""
+        from lora_bench.report.sections.headline import headline_of
+
+        return headline_of(self.model.seen, self.records).winner if self.records else None
+
+    @property
+    def frame(self) -> pandas.DataFrame:
+        """The records, one row a run, failures included."""
+        from lora_bench.report import to_frame
+
+        return to_frame(self.records)
+
+    @property
+    def verdicts(self) -> pandas.DataFrame:
+        """Scores and verdicts, one row a method on a task and base model; see docs/statistics.md."""
+        from lora_bench.report.frames.verdict_frame import to_comparison_frame
+
+        return to_comparison_frame(self.model.comparison, self.model.judged, self.model.costs)
+
+    def write_report(self, folder: str | Path | None = None, name: str = "report") -> list[Path]:
+        """Write the report as Markdown and as a page.
+
+        Args:
+            folder: Folder of the report; that of the runs by default.
+            name: Name of its files.
+
+        Returns:
+            The files written.
+
+        Raises:
+            LoraBenchError: If there are no records.
+        """
+        from lora_bench.records.probe_store import read_probes
+        from lora_bench.report import write_report
+
+        target = self.folder if folder is None else Path(folder)
+        model = self.model if self.records else None
+        return write_report(self.records, target, name, probes=read_probes(self.folder), model=model)
+
+    def __repr__(self) -> str:
+        statuses = ", ".join(f"{number} {status}" for status, number in Counter(self._statuses).items()) or "none"
+        stopped = f", stopped by {self.interrupted}" if self.interrupted is not None else ""
+        return f"<Outcome of {self.suite} in {self.folder}: {len(self.records)} records ({statuses}){stopped}>"
+
+    def _repr_html_(self) -> str:
+        from lora_bench.report.answer_card import answer_card
+
+        return answer_card(self.model) if self.records else f"<p>{escape(NO_RECORDS)}</p>"
+
+    @property
+    def _statuses(self) -> list[str]:
+        return [record.status for record in self.records]
+
+
+NO_RECORDS = "No run of this suite has ended yet."

@@ -1,0 +1,124 @@
+"""The outcome of a suite in Python: a short repr, an answer, data frames, a report, and a card with progress in a notebook."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import html5lib
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from lora_bench.cli import main
+from lora_bench.execute.outcome import Outcome
+from lora_bench.execute.run_suite import run_suite
+from tests.project import SUITE, write_project
+
+ROOT = Path(__file__).parents[2]
+# At a rate near nothing prefixes learn nothing, and a full training does.
+TWO = "[{method: full, learning_rate: 3e-3}, {method: prefix_tuning, learning_rate: 1e-9}]"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A suite whose verdict is clear."""
+    suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", TWO).replace(
+        "seeds: [0]", "seeds: [0, 1, 2]"
+    )
+    suite = suite.replace("train_examples: 48", "train_examples: 1_600")
+    return write_project(tmp_path_factory.mktemp("outcome"), suite)
+
+
+@pytest.fixture(scope="module")
+def outcome(project):
+    return run_suite(project, runs=project.parent / "runs", workers=0)
+
+
+def test_a_repr_is_one_line(outcome):
+    said = repr(outcome)
+    assert said == f"<Outcome of tickets in {outcome.folder}: 6 records (6 ok)>" and str(outcome) == said
+
+
+def test_the_answer_and_the_winner_are_those_of_the_report_and_of_choose(outcome, project, capsys):
+    (page, *_) = outcome.write_report(project.parent / "reports", "mine")
+    markdown = page.read_text()
+    assert outcome.winner == "full"
+    lead = next(line for line in outcome.answer.splitlines() if "`" not in line and "full" in line)
+    assert lead in markdown.replace("`", "").replace("**", "") and "exploratory" in outcome.answer
+    assert "](" not in outcome.answer and "**" not in outcome.answer
+    assert main(["choose", str(outcome.folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(": full (exploratory: too few seeds to rely on)")
+
+
+def test_where_nothing_is_decided_there_is_no_winner(outcome):
+    first = tuple(record for record in outcome.records if record.spec.seed == 0)
+    undecided = Outcome(suite="tickets", folder=outcome.folder, records=first, done=2, interrupted=None)
+    assert undecided.winner is None and "Nothing is decided" in undecided.answer
+
+
+def test_its_frames_have_a_row_a_run_and_a_row_a_verdict(outcome):
+    assert len(outcome.frame) == 6 and set(outcome.frame["status"]) == {"ok"}
+    verdicts = outcome.verdicts.set_index("label")
+    assert verdicts.loc["prefix_tuning", "verdict"] == "worse" and verdicts.loc["prefix_tuning", "pairs"] == 3
+
+
+def test_the_report_is_that_of_the_command(outcome, tmp_path):
+    written = outcome.write_report(tmp_path, "report")
+    assert main(["report", str(outcome.folder), "--out", str(tmp_path / "other")]) == 0
+    other = (tmp_path / "other" / "tickets.md").read_text()
+    assert written[0].read_text() == other.replace("(tickets/", "(report/")
+    assert outcome.write_report()[0] == outcome.folder / "report.md"
+
+
+def test_a_card_is_html_that_asks_for_nothing(outcome):
+    card = outcome._repr_html_()
+    parsed = html5lib.parse(card, namespaceHTMLElements=False)
+    (box,) = parsed.findall("body/div")
+    assert not [one.tag for one in parsed.iter() if one.tag in ("script", "link", "iframe", "a")]
+    (image,) = box.iter("img")
+    assert image.get("src").startswith("data:image/svg+xml,") and "https://" not in card.replace(image.get("src"), "")
+    cells = [["".join(cell.itertext()) for cell in row] for row in box.iter("tr")]
+    assert [row[0].split(",")[0] for row in cells] == ["method", "full (reference)", "prefix_tuning"]
+    words = "".join(box.itertext())
+    assert outcome.answer.splitlines()[0] in words and "Next:" in words
+
+
+def test_an_outcome_without_records_says_so(tmp_path):
+    empty = Outcome(suite="x", folder=tmp_path, records=(), done=0, interrupted="SIGINT", undone=3)
+    assert repr(empty).endswith("0 records (none), stopped by SIGINT>")
+    assert empty.winner is None and empty.answer in empty._repr_html_() and len(empty.frame) == 0
+
+
+def test_a_notebook_shows_progress_in_one_output_and_then_the_card(project, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    code = (
+        "from lora_bench import run_suite\n"
+        f"outcome = run_suite({str(project)!r}, runs={str(project.parent / 'notebook')!r}, workers=0)"
+    )
+    cells = [nbformat.v4.new_code_cell(source) for source in (code, "outcome", "print(repr(outcome))")]
+    ran = NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=300, kernel_name="python3").execute()
+    progress, card, said = (cell.outputs for cell in ran.cells)
+    shown = [output.data["text/html"] for output in progress if "data" in output]
+    assert len(shown) == 1 and "6 of 6 runs" in shown[0] and 'value="6" max="6"' in shown[0]
+    assert re.search(r"\[6/6\] tickets · base · \w+", shown[0])
+    assert card[0].data["text/html"].startswith('<div class="lora-bench-answer">')
+    assert said[0].text.count("\n") == 1
+
+
+def test_a_script_in_a_terminal_shows_bars_and_a_pipe_nothing(project, monkeypatch, capsys):
+    pytest.importorskip("pty", reason="no pseudo-terminals here")
+    import pty
+
+    code = f"from lora_bench import run_suite; run_suite({str(project)!r}, runs={str(project.parent / 'runs')!r}, workers=0)"
+    seen = bytearray()
+
+    def read(descriptor):
+        data = os.read(descriptor, 1024)
+        seen.extend(data)
+        return data
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TERM", "xterm")
+    assert pty.spawn([sys.executable, "-c", code], read) == 0
+    assert b"nothing to do, 6 of 6 runs are done" in seen
