@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import pkgutil
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -103,9 +104,19 @@ def _lacks(method: Any) -> list[str]:
         lacks.append(f"a size that is None or one of its options ({', '.join(method.model_fields) or 'it has none'})")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < float("inf"):
         lacks.append("a learning_rate (a number above 0)")
-    if not callable(getattr(method, "apply", None)):
+    if not _takes_model_and_head(getattr(method, "apply", None)):
         lacks.append("apply(model, *, head)")
+    if not callable(getattr(method, "callbacks", list)):
+        lacks.append("callbacks() as a method, if it has any")
     return lacks
+
+
+def _takes_model_and_head(apply: Any) -> bool:
+    try:
+        inspect.signature(apply).bind("self", "model", head=[])
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 @functools.cache

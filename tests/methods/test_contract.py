@@ -82,7 +82,16 @@ def test_a_class_that_lacks_what_a_method_needs_is_refused_with_all_that_it_lack
         size: ClassVar[str | None] = None
         learning_rate: ClassVar[float] = 0.0
 
+    class Headless(Slow):
+        name: ClassVar[str] = "headless"
+        learning_rate: ClassVar[float] = 1e-3
+        callbacks: ClassVar[tuple] = ()
+
+        def apply(self, model):
+            return model
+
     lacks = {
+        Headless: r"it lacks apply\(model, \*, head\) and callbacks\(\) as a method, if it has any$",
         Empty: r"'.*Empty' is no method: it lacks a name .* and a size .* and a learning_rate .* and apply\(model",
         Sized: r"a size that is None or one of its options \(rank\)$",
         Plain: "make it a subclass of lora_bench.documents.Strict",
@@ -91,4 +100,4 @@ def test_a_class_that_lacks_what_a_method_needs_is_refused_with_all_that_it_lack
     for method, said in lacks.items():
         with pytest.raises(LoraBenchError, match=said):
             register(method)
-    assert not {"sized", "plain", "slow"} & known_methods().keys()
+    assert not {"sized", "plain", "slow", "headless"} & known_methods().keys()
