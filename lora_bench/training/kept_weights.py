@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Weights
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
-from lora_bench.training.model_card import model_card, public_name, writes
+from lora_bench.training.model_card import item_intervals, model_card, public_name, writes
 from lora_bench.training.scoring import quiet
 from lora_bench.util.atomic_files import sync_tree
 
@@ -62,7 +63,8 @@ def keep_weights(
         publish_adapter_config(folder / "adapter_config.json", job.spec)
         (config,) = model.peft_config.values()
         tuner = tuner_module(type(config))
-    card = model_card(job.spec, step, tuner, scores, examples)
+    intervals = item_intervals(job.folder.path / PREDICTIONS, job.spec, scores)
+    card = model_card(job.spec, step, tuner, scores, examples, intervals)
     (folder / "README.md").write_text(card, encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors' own files can be read by their owner only

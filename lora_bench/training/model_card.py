@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from lora_bench.metrics.support.item_weights import item_metric, metrics_of_items
 from lora_bench.models.registry import known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
@@ -24,7 +26,12 @@ PLACE = "THIS FOLDER"
 
 
 def model_card(
-    spec: PlannedSpec, step: int, tuner: str | None, scores: Mapping[str, float] | None = None, examples: int = 0
+    spec: PlannedSpec,
+    step: int,
+    tuner: str | None,
+    scores: Mapping[str, float] | None = None,
+    examples: int = 0,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> str:
     """Return the card as Markdown with metadata.
 
@@ -34,12 +41,13 @@ def model_card(
         tuner: Module to import before the weights load; "" for PEFT alone, None for a whole model.
         scores: Scores of the run, by metric.
         examples: Number of scored examples.
+        intervals: 95 % intervals of scores over these examples, by metric; see `item_intervals`.
     """
     options = _code(json.dumps(spec.method.options, sort_keys=True))
     labels = _words(", ".join(spec.task.labels))
     revision = f" at revision `{spec.model.revision}`" if spec.model.revision else ""
     metadata = yaml.safe_dump(
-        _metadata(spec, tuner, scores or {}, examples), sort_keys=False, allow_unicode=True, width=1000
+        _metadata(spec, tuner, scores or {}, examples, intervals or {}), sort_keys=False, allow_unicode=True, width=1000
     )
     return "\n".join(
         [
@@ -62,6 +70,34 @@ def model_card(
             "",
         ]
     )
+
+
+# Resamples of test items, and numbers in memory for a block of them.
+_DRAWS, _BLOCK = 2_000, 2**22
+
+
+def item_intervals(answers: Path, spec: PlannedSpec, scores: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Return 95 % intervals of a run's scores over its test items, by metric, from resampled items.
+
+    Args:
+        answers: File of its predictions.
+        spec: The run.
+        scores: Scores of the run. Metrics that are not of single items, and other splits, have no interval.
+    """
+    if not answers.is_file():
+        return {}
+    kept = json.loads(answers.read_text(encoding="utf-8"))
+    found = {}
+    for metric in {*scores}.intersection(metrics_of_items()):
+        items = item_metric(metric, kept["references"], {0: kept["predictions"]}, classes=len(spec.task.labels) or None)
+        generator, block = np.random.default_rng(0), max(1, _BLOCK // items.items)
+        sizes = [min(block, _DRAWS - start) for start in range(0, _DRAWS, block)]
+        drawn = np.concatenate([items.drawn(generator, size)[:, 0] for size in sizes])
+        defined = drawn[np.isfinite(drawn)]
+        if len(defined) > 0.99 * _DRAWS:
+            low, high = np.percentile(defined, [2.5, 97.5])
+            found[metric] = (float(low), float(high))
+    return found
 
 
 def loading_lines(spec: RunSpec, folder: str, tuner: str | None) -> list[str]:
@@ -126,7 +162,13 @@ def _head(spec: RunSpec) -> str:
     return f", num_labels=len(labels), {names}"
 
 
-def _metadata(spec: PlannedSpec, tuner: str | None, scores: Mapping[str, float], examples: int) -> dict[str, Any]:
+def _metadata(
+    spec: PlannedSpec,
+    tuner: str | None,
+    scores: Mapping[str, float],
+    examples: int,
+    intervals: Mapping[str, tuple[float, float]],
+) -> dict[str, Any]:
     """Return the metadata of the card, as the hub reads it."""
     pipeline = "text-generation" if writes(spec) else "text-classification"
     name = _bare(spec.task.name)
@@ -134,7 +176,7 @@ def _metadata(spec: PlannedSpec, tuner: str | None, scores: Mapping[str, float],
         {
             "type": _bare(metric),
             "value": value,
-            "name": f"{_bare(metric)} on {examples} {spec.score_on} examples, 1 seed",
+            "name": f"{_bare(metric)} on {examples} {spec.score_on} examples, 1 seed{_within(intervals.get(metric))}",
         }
         for metric, value in scores.items()
     ]
@@ -147,6 +189,10 @@ def _metadata(spec: PlannedSpec, tuner: str | None, scores: Mapping[str, float],
         "tags": ["lora_bench", _bare(spec.method.name)],
         **({"model-index": [{"name": title, "results": results}]} if metrics else {}),
     }
+
+
+def _within(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f", 95 % interval over examples {interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _words(text: str) -> str:

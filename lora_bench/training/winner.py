@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line, unknown
+from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.record import Record
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import RunFolder, answers_in, read_records
 from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
-from lora_bench.training.model_card import loading_lines, model_card
+from lora_bench.training.model_card import item_intervals, loading_lines, model_card
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -134,7 +135,8 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         _copy_tokenizer(winner.folder, out)
     assert record.weights is not None
     examples = record.predictions.count if record.predictions is not None else 0
-    card = model_card(spec, record.weights.step, None, record.scores, examples)
+    intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores)
+    card = model_card(spec, record.weights.step, None, record.scores, examples, intervals)
     (out / "README.md").write_text(card, encoding="utf-8")
     for path in out.iterdir():
         path.chmod(0o644)

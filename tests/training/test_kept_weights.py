@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import scipy.stats
 from huggingface_hub import ModelCard
 
 from lora_bench.plan.make_plan import make_plan
@@ -106,10 +107,18 @@ def test_a_kept_adapter_names_no_path_and_everybody_may_read_it(tmp_path):
             assert str(tmp_path).encode() not in file.read_bytes(), file.name
         card = ModelCard.load(folder / "README.md").data
         assert (card.base_model, card.pipeline_tag) == ("base", "text-classification")
+        assert card.library_name == ("peft" if record.spec.method.name == "lora" else "transformers")
         assert card.tags == ["lora_bench", record.spec.method.name]
         (result,) = card.eval_results
         assert (result.metric_type, result.metric_value) == ("accuracy", record.scores["accuracy"])
-        assert result.metric_name == f"accuracy on {record.predictions.count} test examples, 1 seed"
+        count = record.predictions.count
+        said = re.fullmatch(
+            rf"accuracy on {count} test examples, 1 seed, 95 % interval over examples ([\d.]+) to ([\d.]+)",
+            result.metric_name,
+        )
+        # Accuracy is a share of independent items: its resamples vary like a binomial.
+        low, high = (scipy.stats.binom.ppf(q, count, record.score) / count for q in (0.025, 0.975))
+        assert [float(end) for end in said.groups()] == pytest.approx([low, high], abs=2 / count)
         if record.spec.method.name == "lora":
             config = json.loads((folder / "adapter_config.json").read_text())
             assert (config["task_type"], config["base_model_name_or_path"], config["revision"]) == (
