@@ -88,6 +88,7 @@ def _report(
     from lora_bench.records.probe_store import read_probes
     from lora_bench.records.store import answers_in
     from lora_bench.report import report_model, terminal_answer, write_report
+    from lora_bench.report.index_page import write_index
 
     folder = runs_folder(suite, arguments.runs, arguments.series)
     interrupted = outcome.interrupted
@@ -101,10 +102,12 @@ def _report(
             written = write_report(
                 outcome.records, folder, sections=further, probes=probes, model=model, texts=item_texts(suite)
             )
+            index = write_index(Path(arguments.runs))
             if not arguments.quiet:
                 _show(console, outcome.records)
                 console.print(terminal_answer(model, further), highlight=False)
-                console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
+                said = f"report: {written[0]} and {written[1].name}; all suites: {index}"
+                console.print(said, markup=False, highlight=False)
     return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome, arguments.only)
 
 
@@ -273,6 +276,7 @@ def probe(arguments: argparse.Namespace) -> int:
     from lora_bench.records.outcomes import at_work
     from lora_bench.records.store import answers_in, read_records, record_files
     from lora_bench.report import write_report
+    from lora_bench.report.index_page import write_index
     from lora_bench.suite.probe_suite import load_probe_suite
 
     suite = _allowed(load_probe_suite(arguments.suite), arguments)
@@ -283,6 +287,7 @@ def probe(arguments: argparse.Namespace) -> int:
         with at_work():
             records = read_records(folder) if record_files(folder) else []
             written = write_report(records, folder, probes=outcome.records, answers=answers_in(folder, records))
+            write_index(Path(arguments.runs))
         if not arguments.quiet:
             console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
     if outcome.interrupted is not None:
@@ -338,11 +343,12 @@ def _show_plan(console: Console, plan: Plan, card: str | None) -> None:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Render records as Markdown with figures, and as one page."""
+    """Render records as Markdown with figures, and as one page; of several suites with an index."""
     from lora_bench.exchange import data_files
     from lora_bench.records.probe_store import probe_files, read_probes
     from lora_bench.records.store import answers_in, read_records, record_files
     from lora_bench.report import check_report, report_model, write_report
+    from lora_bench.report.index_page import check_index, write_index
 
     def has_records(path: Path) -> bool:
         return bool(record_files(path) or probe_files(path))
@@ -352,6 +358,7 @@ def report(arguments: argparse.Namespace) -> int:
     if folder.is_dir() and not has_records(folder):
         # The baselines folder: one report for each baseline that has records.
         sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and has_records(path)}
+    several = bool(sources)
     if not sources:
         name = "report" if arguments.out is None else folder.resolve().name
         sources = {name: folder}
@@ -370,6 +377,13 @@ def report(arguments: argparse.Namespace) -> int:
         else:
             written = write_report(records, out, name, sections, probes, data, answers, model, texts)
             print(*(path for path in written if path.suffix != ".svg"), sep="\n")
+    place = arguments.out or (folder if several else folder.parent)
+    if not arguments.check:
+        index = write_index(place, only_refresh=not several)
+        if index is not None:
+            print(index)
+    elif several:
+        differences += check_index(place)
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE

@@ -71,6 +71,21 @@ def render_page(markdown: str, figures: Mapping[str, bytes]) -> str:
     first, body = (parser.renderer.render(part, parser.options, {}) for part in (tokens[:below], tokens[below:]))
     style = (ASSETS / "page.css").read_text(encoding="utf-8")
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
+    shown = f'<section class="answer">\n{first}</section>\n{_contents(headings)}{body}'
+    return frame(headings[0].text, shown, style, script, _answer(tokens[:below]))
+
+
+def frame(title: str, shown: str, style: str, script: str = "", said: Mapping[str, str] | None = None) -> str:
+    """A whole page around a piece of HTML.
+
+    Args:
+        title: Of the page, as text.
+        shown: What it shows, as HTML.
+        style: Its only style.
+        script: Its only script; "" for none.
+        said: Facts for its head, by name.
+    """
+    facts = "".join(f'<meta name="{name}" content="{escape(value)}">\n' for name, value in (said or {}).items())
     return f"""\
 <!DOCTYPE html>
 <html lang="en">
@@ -80,18 +95,37 @@ def render_page(markdown: str, figures: Mapping[str, bytes]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta name="format-detection" content="telephone=no">
-<title>{escape(headings[0].text, quote=False)}</title>
+{facts}<title>{escape(title, quote=False)}</title>
 <style>{style}</style>
 </head>
 <body>
 <main>
-<section class="answer">
-{first}</section>
-{_contents(headings)}{body}</main>
-<script>{script}</script>
+{shown}</main>
+{f"<script>{script}</script>" if script else ""}
 </body>
 </html>
 """
+
+
+# The facts of a page's head stand among so many letters.
+HEAD_LETTERS = 30_000
+
+
+def _answer(tokens: Sequence[Token]) -> dict[str, str]:
+    """The facts of a page's head: its headline with what stands before it, and the strength of that."""
+    answer: list[str] = []
+    strength = ""
+    led = False
+    for token, following in itertools.pairwise(tokens):
+        if token.type != "paragraph_open" or _is_image(following):
+            continue
+        said = _text(following)
+        if not led:
+            answer.append(said)
+            led = token.attrs.get("class") == "lead"
+        elif "Strength: " in said and not strength:
+            strength = said[said.index("Strength: ") :].removesuffix(" How this is decided.")
+    return {"description": " ".join(answer if led else answer[:1])[:2_000], "lora-bench-strength": strength[:1_000]}
 
 
 def render_card(markdown: str, figures: Mapping[str, bytes]) -> str:

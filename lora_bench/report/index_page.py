@@ -1,0 +1,107 @@
+"""The index of a folder of reports: each suite with its answer, how sure it is, and links.
+
+It is made from the heads of the pages themselves, so it costs nothing beside them and needs no records.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from html import escape, unescape
+from pathlib import Path
+from urllib.parse import quote
+
+from lora_bench.report.html import ASSETS, HEAD_LETTERS, frame
+from lora_bench.util.atomic_files import write_atomic
+
+NAME = "index.html"
+
+# Reports of a folder of reports, of a folder of runs, and of the series of a suite.
+_PLACES = ("*.html", "*/report.html", "*/*/report.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A report of the folder.
+
+    Args:
+        title: Of its page.
+        address: Path of the page from the folder.
+        answer: Its headline, with what makes it doubtful first.
+        strength: How sure that is, and its range; "" where nothing was judged.
+        markdown: Whether the same report stands beside it as Markdown.
+    """
+
+    title: str
+    address: str
+    answer: str
+    strength: str
+    markdown: bool
+
+
+def entries(folder: Path) -> list[Entry]:
+    """The reports of a folder, by name. A page that is none of ours is left out."""
+    found = []
+    for path in sorted({path for place in _PLACES for path in folder.glob(place)}):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = file.read(HEAD_LETTERS)
+        title = re.search(r"<title>(.*?)</title>", head)
+        said = {name: unescape(text) for name, text in re.findall(r'<meta name="([a-z-]+)" content="([^"]*)">', head)}
+        if title is not None and "lora-bench-strength" in said:
+            found.append(
+                Entry(
+                    title=unescape(title[1]),
+                    address=path.relative_to(folder).as_posix(),
+                    answer=said.get("description", ""),
+                    strength=said["lora-bench-strength"],
+                    markdown=path.with_suffix(".md").is_file(),
+                )
+            )
+    return found
+
+
+def render_index(folder: Path) -> str | None:
+    """The index as a page, or None if the folder has no report."""
+    found = entries(folder)
+    if not found:
+        return None
+    parts = ["<h1>Suites and their answers</h1>"]
+    for entry in found:
+        address = quote(entry.address)
+        series = entry.address.split("/")[1:-1]
+        title = escape(" / ".join([entry.title, *series]), quote=False)
+        links = f'<a href="{address}">report</a>'
+        if entry.markdown:
+            links += f' · <a href="{address.removesuffix(".html")}.md">Markdown</a>'
+        parts += [f'<h2><a href="{address}">{title}</a></h2>', f"<p>{escape(entry.answer, quote=False)}</p>"]
+        parts += [f"<p>{escape(entry.strength, quote=False)}</p>"] if entry.strength else []
+        parts.append(f"<p>{links}</p>")
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
+    return frame("Suites and their answers", "\n".join(parts) + "\n", style)
+
+
+def write_index(folder: Path, *, only_refresh: bool = False) -> Path | None:
+    """Write the index of a folder of reports; its path, or None if there is nothing to write.
+
+    Args:
+        folder: Of reports or of runs.
+        only_refresh: Write it only where there is one.
+    """
+    path = folder / NAME
+    if only_refresh and not path.is_file():
+        return None
+    page = render_index(folder)
+    if page is None:
+        return None
+    write_atomic(path, page.encode("utf-8"))
+    return path
+
+
+def check_index(folder: Path) -> list[str]:
+    """The difference between the index of a folder and its pages, if there is any."""
+    page, path = render_index(folder), folder / NAME
+    if page is None:
+        return []
+    if not path.is_file():
+        return [f"{NAME} is missing"]
+    return [] if path.read_text(encoding="utf-8") == page else [f"{NAME} differs from the pages beside it"]
