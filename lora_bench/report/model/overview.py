@@ -36,6 +36,9 @@ UNLESS = "unless runs collapse"
 
 Target = tuple[ParameterAxis, int] | None
 
+# Where runs come from, and a number among the settings of one task and target.
+Group = tuple[str, int]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
@@ -102,6 +105,7 @@ class Line:
     """A method at one target over its tasks and base models.
 
     Args:
+        group: Settings that it is of: those of different groups differ in more than the task and the target.
         reference: Whether it is what the others are compared with.
         score: Its mean over places; None where metrics have no common scale.
         scored: Number of places with a score.
@@ -113,6 +117,7 @@ class Line:
 
     label: str
     target: Target
+    group: Group
     reference: bool
     places: tuple[Place, ...]
     score: float | None
@@ -142,7 +147,8 @@ class Overview:
     """The content of a report's first screen.
 
     Args:
-        lines: Every method at every target, one target after the other; the reference of each first.
+        lines: Every method at every target, one target after the other; the reference of each first. Groups of settings
+            with verdicts come before others, and planned runs before those of one's own scripts.
         methods: Every method over all targets; the reference first.
         choices: The result of `choose_method` for each task, base model and target; empty where nothing is decided.
     """
@@ -174,27 +180,51 @@ def overview(
     places = _places(comparison, reference)
     probed = probed_cells(beside.probes)
 
-    def lines(by_target: bool) -> tuple[Line, ...]:
-        groups: dict[tuple[str, Target], list[Place]] = {}
+    def lines(apart: bool) -> tuple[Line, ...]:
+        groups: dict[tuple[str, Group, Target], list[Place]] = {}
         for place in places:
-            target = place.setting.parameter_target if by_target else None
-            groups.setdefault((place.row.label, target), []).append(place)
+            key = _apart(place.setting, comparison) if apart else (("", 0), None)
+            groups.setdefault((place.row.label, *key), []).append(place)
         found = []
-        for (label, target), of_line in groups.items():
-            own = [one for one in contrasts if one.label == label and (not by_target or one.target == target)]
-            found.append(_line(label, target, of_line, reference, own, beside, probed))
+        for (label, group, target), of_line in groups.items():
+            own = [
+                one
+                for one in contrasts
+                if one.label == label and (not apart or _apart(one.setting, comparison) == (group, target))
+            ]
+            found.append(_line(label, target, group, of_line, reference, own, beside, probed))
+        judged_groups = {line.group for line in found if line.contrasts}
         order = [*dict.fromkeys(line.target for line in found)]
-        return tuple(sorted(found, key=lambda line: (order.index(line.target), not line.reference)))
+        return tuple(
+            sorted(
+                found,
+                key=lambda line: (
+                    line.group not in judged_groups, line.group, order.index(line.target), not line.reference
+                ),
+            )
+        )  # fmt: skip
 
     return Overview(
         comparison=comparison,
         judged=judged,
         reference=reference,
         contrasts=contrasts,
-        lines=lines(by_target=True),
-        methods=lines(by_target=False),
+        lines=lines(apart=True),
+        methods=lines(apart=False),
         choices=choices,
     )
+
+
+def _apart(setting: Setting, comparison: Comparison) -> tuple[Group, Target]:
+    """What keeps the scores of two settings out of one mean."""
+    kin = [
+        other
+        for other in comparison.results
+        if other.spec.task.name == setting.spec.task.name
+        and other.parameter_target == setting.parameter_target
+        and other.spec.source == setting.spec.source
+    ]
+    return (setting.spec.source or "", kin.index(setting)), setting.parameter_target
 
 
 def _places(comparison: Comparison, reference: str) -> list[Place]:
@@ -257,6 +287,7 @@ def _target_of(settings: Iterable[Setting]) -> Target:
 def _line(
     label: str,
     target: Target,
+    group: Group,
     places: Sequence[Place],
     reference: str,
     contrasts: Sequence[Contrast],
@@ -279,6 +310,7 @@ def _line(
     return Line(
         label=label,
         target=target,
+        group=group,
         reference=label == reference,
         places=tuple(once),
         score=statistics.fmean(scores) if scores and _one_scale(place.setting for place in once) else None,

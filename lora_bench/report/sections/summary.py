@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from lora_bench.report import text
 from lora_bench.report.model.overview import Line, Overview, Ratio
 from lora_bench.report.sections.advice import UNLESS_COLLAPSE, times
-from lora_bench.report.sections.method_tables import SHARED, metric_name
+from lora_bench.report.sections.method_tables import SHARED, metric_name, setting_name
 from lora_bench.report.sections.verdicts import DECIDED
 from lora_bench.report.text import MISSING, code, inert, plural
 
@@ -21,24 +21,38 @@ ESTIMATED = "≈"
 
 
 def summary_table(seen: Overview) -> list[str]:
-    """The table as lines of Markdown; columns without any known value are left out."""
+    """The table as lines of Markdown, or one for each group of settings; columns without any known value are left out."""
     shown = shown_lines(seen)
-    if not shown:
-        return []
-    columns = [(head, [cell(line) for line in shown]) for head, cell in _columns(seen)]
-    kept = [(head, cells) for head, cells in columns if any(cell != MISSING for cell in cells)]
-    rows = zip(*(cells for _, cells in kept), strict=True)
-    return [*text.table([head for head, _ in kept], rows), "", notes(seen)]
+    lines: list[str] = []
+    groups = [*dict.fromkeys(line.group for line in shown)]
+    for group in groups:
+        of_group = [line for line in shown if line.group == group]
+        columns = [(head, [cell(line) for line in of_group]) for head, cell in _columns(seen, of_group)]
+        kept = [(head, cells) for head, cells in columns if any(cell != MISSING for cell in cells)]
+        rows = zip(*(cells for _, cells in kept), strict=True)
+        lines += [f"{_title(seen, of_group)}:", ""] if len(groups) > 1 else []
+        lines += [*text.table([head for head, _ in kept], rows), ""]
+    return [*lines, notes(seen)] if shown else []
+
+
+def _title(seen: Overview, shown: Sequence[Line]) -> str:
+    settings = [place.setting for line in shown for place in line.places]
+    return text.listed([*dict.fromkeys(setting_name(setting, seen.comparison) for setting in settings)])
 
 
 def shown_lines(seen: Overview) -> list[Line]:
-    """The lines of the table: all, or of very many the reference and those with the highest scores."""
-    if len(seen.lines) <= MOST_LINES:
-        return [*seen.lines]
-    higher = all(place.setting.spec.task.higher_is_better is not False for line in seen.lines for place in line.places)
+    """The lines of the table: those of settings with verdicts, else of the first group of settings.
+
+    Of very many it is the reference and those with the highest scores.
+    """
+    groups = {line.group for line in seen.lines if line.contrasts} or {line.group for line in seen.lines[:1]}
+    lines = [line for line in seen.lines if line.group in groups]
+    if len(lines) <= MOST_LINES:
+        return lines
+    higher = all(place.setting.spec.task.higher_is_better is not False for line in lines for place in line.places)
     sign = -1 if higher else 1
     best = sorted(
-        seen.lines,
+        lines,
         key=lambda line: (not (line.reference and seen.contrasts), line.score is None, sign * (line.score or 0.0)),
     )
     return best[:MOST_LINES]
@@ -48,8 +62,13 @@ def notes(seen: Overview) -> str:
     """One line that explains the marks and the numbers."""
     shown = shown_lines(seen)
     said = []
-    if len(shown) < len(seen.lines):
-        said.append(f"The {len(shown)} with the highest means of {len(seen.lines)}; [all scores](#scores).")
+    groups = {line.group for line in shown}
+    among = [line for line in seen.lines if line.group in groups]
+    others = len({line.group for line in seen.lines}) - len(groups)
+    if len(shown) < len(among):
+        said.append(f"The {len(shown)} with the highest means of {len(among)}; [all scores](#scores).")
+    if others:
+        said.append(f"Runs of {plural(others, 'other setting')} are not compared with these: [all scores](#scores).")
     if any(line.step is not None or line.memory is not None for line in shown):
         said.append(f"Costs are multiples of {code(seen.reference)}'s.")
     if any(line.counted and line.file_bytes for line in shown):
@@ -61,11 +80,11 @@ def notes(seen: Overview) -> str:
     return " ".join(said)
 
 
-def _columns(seen: Overview) -> list[tuple[str, Callable[[Line], str]]]:
+def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[[Line], str]]]:
     reference = code(seen.reference)
     return [
         ("method", lambda line: _name(line, seen)),
-        (_score_name(seen), score_of),
+        (_score_name(shown), score_of),
         (f"difference to {reference}", lambda line: text.difference(line.difference)),
         ("verdict", lambda line: verdict_of(line)),
         ("file to ship, MiB", file_of),
@@ -91,16 +110,17 @@ def size_of(line: Line) -> str:
     return f"{inert(str(sizes[0][0]).replace('_', ' '))} {inert(' to '.join(ends))}"
 
 
-def _score_name(seen: Overview) -> str:
+def _score_name(shown: Sequence[Line]) -> str:
     """The metric and the scope of the scores' means."""
-    places = [place for line in seen.lines for place in line.places]
+    places = [place for line in shown for place in line.places]
     metrics = dict.fromkeys(metric_name(place.setting) for place in places)
     models = {(place.table.model.shown, place.table.weights) for place in places}
     tasks = {place.setting.spec.task.name for place in places}
     over = [plural(len(tasks), "task")] if len(tasks) > 1 else []
     over += [plural(len(models), "base model")] if len(models) > 1 else []
     if 1 < len(metrics) <= MOST_METRICS:
-        return f"mean of {text.listed([*metrics])} ({' × '.join(over)})"
+        words = [name.replace("\\_", "_").replace("_", " ") for name in metrics]
+        return f"mean of {text.listed(words)} ({' × '.join(over)})"
     name = next(iter(metrics)) if len(metrics) == 1 else "score"
     return f"{name} (mean of {' × '.join(over)})" if over else name
 

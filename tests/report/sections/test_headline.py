@@ -338,3 +338,21 @@ def test_many_methods_leave_the_small_table_small():
     _, seen = headline(records)
     table = summary_table(seen)
     assert len(table) == 2 + 10 + 2 and "The 10 with the highest means of 63; [all scores](#scores)." in table[-1]
+
+
+def test_a_planned_setting_and_an_own_script_are_in_no_mean_and_no_table_together():
+    own = [unplanned("LOHA"), unplanned("IA3", 0.8)]
+    _, seen = headline([*own, record("lora", score=0.75), record("full", score=0.7)])
+    table = summary_table(seen)
+    assert [line.split(" | ")[0] for line in table[2:-2]] == ["| `full` (reference)", "| `lora`, rank 4"]
+    page = "\n".join(table)
+    assert "LOHA" not in page and "mean of" not in page
+    assert "Runs of 1 other setting are not compared with these: [all scores](#scores)." in table[-1]
+    # Two batch sizes that both have verdicts are two tables, each with its own reference.
+    sizes = []
+    for size in (16, 32):
+        sizes += runs("full", 0, training={"batch_size": size}) + runs("lora", -0.05, training={"batch_size": size})
+    table = summary_table(headline(sizes)[1])
+    assert sum(line.startswith("| method |") for line in table) == 2
+    assert sum("`full` (reference)" in line for line in table) == 2
+    assert [line for line in table if line.endswith(":")] == ["`vader_film` (setting 1):", "`vader_film` (setting 2):"]
