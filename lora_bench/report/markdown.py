@@ -134,18 +134,23 @@ _KINDS = {
 
 
 def _figures(plans: Sequence[FigurePlan], folder: str, comparison: Comparison) -> Lines:
-    lines: Lines = []
+    """The figures, one after the other; of several tasks those of each are folded away."""
+    by_name: dict[str, Lines] = {}
     for plan in plans:
         name = listed([tables.setting_name(setting, comparison) for setting in plan.settings])
-        lines += ["", f"![{_KINDS[plan.kind]}]({quote(f'{folder}/{plan.file}')})", "", f"{name}. {plan.caption}"]
+        shown = [f"![{_KINDS[plan.kind]}]({quote(f'{folder}/{plan.file}')})", "", f"{name}. {plan.caption}"]
+        by_name.setdefault(plan.settings[0].spec.task.name, []).extend(["", *shown])
+    lines: Lines = []
+    for task, of_task in by_name.items():
+        lines += of_task if len(by_name) == 1 else ["", f"### {code(task)}", "", *folded("Figures", of_task[1:])]
     without = left_out(comparison)
     lines += ["", without] if without is not None else []
     return ["## Figures", *lines] if lines else []
 
 
 def _costs(comparison: Comparison) -> Lines:
-    lines = tables.costs(comparison)
-    if not lines:
+    of_one, of_all = tables.costs(comparison)
+    if not of_one:
         return []
     measured = [row for setting in comparison.settings for row in setting.rows if row.measured]
     shared = [row for row in measured if row.exclusive is False]
@@ -165,7 +170,13 @@ def _costs(comparison: Comparison) -> Lines:
             f" {plural(resumed, 'run')} went on from a checkpoint after a stop, and {'is' if resumed == 1 else 'are'} "
         )
         alone += "in no speed or memory number."
-    return ["## Costs", "", f"{alone} Failed runs have no times.", "", *lines]
+    shown = of_one if len(of_one) <= MOST_COSTS else folded("Seconds of one run", of_one)
+    in_all = folded("Seconds of all runs", of_all)
+    return ["## Costs", "", f"{alone} Failed runs have no times.", "", *shown, "", *in_all]
+
+
+# A longer table of costs is folded away.
+MOST_COSTS = 30
 
 
 def _warnings(comparison: Comparison) -> Lines:

@@ -9,6 +9,8 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Weights
 from lora_bench.report.markdown import render_markdown
+from lora_bench.report.probes.probe_section import render_probes
+from tests.probe.records import sample_probes
 from tests.report.hostile import hostile_records
 from tests.sample_records import BUDGET, ENVIRONMENT, METHODS, record, sample_suite
 
@@ -194,7 +196,11 @@ def test_several_tasks_have_a_table_over_them_and_one_of_each_method_on_each_tas
     assert not full[1].startswith("**") and not lora[1].startswith("**")
     assert full[2].startswith("0.8050 (") and lora[2].startswith("**0.8350** (")
     assert page.index("## Verdicts") < page.index("### Over tasks") < page.index("## Task by task")
-    assert page.index("## Task by task") < page.index("### `other`") < page.index("### `vader_film`")
+    by_task = page[page.index("## Task by task") :]
+    assert by_task.index("### `other`") < by_task.index("### `vader_film`")
+    figures = page[page.index("## Figures") : page.index("## Task by task")]
+    assert figures.index("### `other`") < figures.index("<details>") < figures.index("![") < figures.index("</details>")
+    assert figures.count("<details>") == 2
 
 
 def test_one_task_has_its_table_among_the_scores_and_nothing_over_tasks():
@@ -402,3 +408,8 @@ def test_a_method_that_could_not_run_has_no_learning_rate():
         line for line in render_markdown(records, "report").splitlines() if "1e-3" in line and "prefix_tuning" in line
     ]
     assert all("unsupported" in line for line in rows)
+
+
+def test_no_table_is_wider_than_a_page_of_github():
+    pages = [render(of_two_tasks()), render(sample_suite()), render_probes(sample_probes())]
+    assert max(len(table[0]) for page in pages for table in tables(page)) == 8

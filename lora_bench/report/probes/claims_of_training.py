@@ -83,7 +83,7 @@ def step_memory(claims: Sequence[Claim], cells: Sequence[Probed], pairs: Sequenc
     header = ["shape", "method", "peak of all weights, MiB", "adapted", "times less", f"{all_held}, of all weights",
               "adapted", "times less", f"{activations}, of all weights", "adapted"]  # fmt: skip
     return [
-        *text.table(header, rows, numbers_from=2),
+        *text.wide_table(header, rows, names=2),
         "",
         "In float32 AdamW holds 16 bytes for a trained weight (itself, its gradient, two states) and 4 for a frozen one, so no "
         f"method can need less than a quarter, and this is where LoRA comes to. What the claim leaves out are activations: "

@@ -66,7 +66,7 @@ def headline_lines(
     ]
     lines += [
         "",
-        *text.table(header, rows),
+        *text.table(header, rows, numbers_from=2),
         "",
         f"Compared with {label} on the same base model and shape.{_apart(pairs)}",
     ]

@@ -90,7 +90,7 @@ def stored_table(cells: Sequence[Probed]) -> list[str]:
 
 def _table(cells: Sequence[Probed], columns: Sequence[Column]) -> list[str]:
     rows = [[code(cell.spec.method.label), *(shown(cell) for _, shown in columns)] for cell in cells]
-    return text.table(["method", *(name for name, _ in columns)], rows)
+    return text.wide_table(["method", *(name for name, _ in columns)], rows, names=1)
 
 
 def _shown(value: Value, form: Callable[[float | None], str]) -> Callable[[Probed], str]:

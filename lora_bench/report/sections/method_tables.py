@@ -159,9 +159,9 @@ def each_row(comparison: Comparison) -> Iterator[tuple[str, Setting, ModelTable,
         yield text.listed(names[row.run_ids]), setting, table, row
 
 
-def costs(comparison: Comparison) -> list[str]:
-    """Seconds of training and of evaluation, a run and in all."""
-    lines = []
+def costs(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """Seconds of training and of evaluation, of one run of each row and of all its runs: two tables, or two empty lists."""
+    of_one, of_all = [], []
     totals: list[list[float]] = [[], []]
     for where, setting, table, row in each_row(comparison):
         if row.train_seconds_total is None:
@@ -169,20 +169,21 @@ def costs(comparison: Comparison) -> list[str]:
         totals[0].append(row.train_seconds_total)
         totals[1].append(row.evaluation_seconds_total or 0.0)
         mark = _mark(row)
-        of_run = [text.rate(row.train_seconds) + mark, text.rate(row.evaluation_seconds) + mark]
-        in_all = [text.rate(row.train_seconds_total), text.rate(row.evaluation_seconds_total)]
-        tokens = text.rate(row.real_tokens_per_second) + mark
         name = method_name(row) + (f" at {text.learning_rate(row.learning_rate)}" if setting.search else "")
-        lines.append([where, model_name(table), name, count(row.ok), *of_run, tokens, *in_all])
-    if not lines:
-        return []
-    header = [
-        "task", "base model", "method", "runs", "training, s a run", "evaluation, s a run", "tokens/s",
-        "training, s in all", "evaluation, s in all",
-    ]  # fmt: skip
+        named = [where, model_name(table), name]
+        measured = (row.train_seconds, row.evaluation_seconds, row.real_tokens_per_second)
+        of_one.append([*named, *(text.rate(value) + mark for value in measured)])
+        in_all = (row.train_seconds_total, row.evaluation_seconds_total)
+        of_all.append([*named, count(row.ok), *(text.rate(seconds) for seconds in in_all)])
+    if not of_one:
+        return [], []
     runs = sum(row.ok for _, _, _, row in each_row(comparison))
-    total = ["all", "", "", count(runs), "", "", "", *(text.rate(math.fsum(seconds)) for seconds in totals)]
-    return text.table(header, [*lines, total], numbers_from=3)
+    of_all.append(["all", "", "", count(runs), *(text.rate(math.fsum(seconds)) for seconds in totals)])
+    where = ["task", "base model", "method"]
+    return (
+        text.table([*where, "training, s a run", "evaluation, s a run", "tokens/s"], of_one, numbers_from=3),
+        text.table([*where, "runs", "training, s in all", "evaluation, s in all"], of_all, numbers_from=3),
+    )
 
 
 def failures(comparison: Comparison) -> list[str]:

@@ -65,10 +65,10 @@ def claims(*quantities: str, **narrowed) -> Claims:
 
 def row(quantity: str, records=None, **narrowed) -> dict[str, list[str]]:
     """The cells of a section's only row, by column; columns of one name are in order."""
-    header, _, line = tables("\n".join(claims_lines(claims(quantity, **narrowed), records or measured())))[0]
     found: dict[str, list[str]] = {}
-    for name, cell in zip(header, line, strict=True):
-        found.setdefault(name, []).append(cell)
+    for header, _, line in tables("\n".join(claims_lines(claims(quantity, **narrowed), records or measured()))):
+        for name, cell in zip(header, line, strict=True):
+            found.setdefault(name, []).append(cell)
     return found
 
 

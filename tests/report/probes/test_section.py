@@ -22,12 +22,12 @@ from tests.sample_records import MIB, sample_suite
 
 def line_of(page: str, title: str, label: str) -> dict[str, list[str]]:
     """The cells of a method's first line in a titled table, by column; columns of one name are in order."""
-    section = page[page.index(f"**{title}**") :]
-    header, _, *lines = tables(section)[0]
-    line = next(line for line in lines if line[0] == f"`{label}`")
+    section = page[page.index(f"**{title}**") + 2 :].partition("\n**")[0]
     found: dict[str, list[str]] = {}
-    for name, cell in zip(header, line, strict=True):
-        found.setdefault(name, []).append(cell)
+    for header, _, *lines in tables(section):
+        line = next(line for line in lines if line[0] == f"`{label}`")
+        for name, cell in zip(header, line, strict=True):
+            found.setdefault(name, []).append(cell)
     return found
 
 
