@@ -360,11 +360,12 @@ def report(arguments: argparse.Namespace) -> int:
         sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and has_records(path)}
     several = bool(sources)
     if not sources:
-        name = "report" if arguments.out is None else folder.resolve().name
-        sources = {name: folder}
+        sources = {folder.resolve().name: folder}
     differences: list[str] = []
     texts = _texts(arguments.texts)
-    for name, source in sources.items():
+    for folder_name, source in sources.items():
+        # Beside its records a report has the name that `run` gives it.
+        name = "report" if arguments.out is None else folder_name
         probes = read_probes(source)
         records = read_records(source) if record_files(source) or not probes else []
         out = arguments.out or source

@@ -179,7 +179,7 @@ def use_table(cells: Sequence[Probed]) -> list[str]:
             rows.append(row)
     header = ["method", "shape", "base model", "adapted", "more", "merged", "more", "merged differs by",
               "two adapters in a batch"]  # fmt: skip
-    return text.table(header, rows, numbers_from=2) if rows else []
+    return text.wide_table(header, rows, names=2) if rows else []
 
 
 def _latency(cell: Probed, rows: int, length: int, state: State) -> float | None:

@@ -21,13 +21,15 @@ from tests.sample_records import MIB, sample_suite
 
 
 def line_of(page: str, title: str, label: str) -> dict[str, list[str]]:
-    """The cells of a method's first line in a titled table, by column; columns of one name are in order."""
+    """The cells of a method's first line in a titled table, by column; columns of one name are in order, those of all parts."""
     section = page[page.index(f"**{title}**") + 2 :].partition("\n**")[0]
     found: dict[str, list[str]] = {}
     for header, _, *lines in tables(section):
         line = next(line for line in lines if line[0] == f"`{label}`")
+        named = {name for name in header[:2] if name in found}  # each part of a wide table names its lines
         for name, cell in zip(header, line, strict=True):
-            found.setdefault(name, []).append(cell)
+            if name not in named:
+                found.setdefault(name, []).append(cell)
     return found
 
 
