@@ -16,6 +16,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
+from lora_bench.pack.precision import AutocastWithin
 from lora_bench.pack.stack import Stack, scaled_by, whole_mask
 from lora_bench.tuners.attention import CACHE_ARGUMENTS
 
@@ -78,7 +79,7 @@ class _Rows:
             weights: dict[str, Tensor], factors: dict[str, Tensor], inputs: dict[str, Tensor], past: list[Tensor]
         ) -> tuple[Tensor, list[Tensor]]:
             own = _holding(cache, past)
-            with scaled_by(chassis, factors):
+            with scaled_by(chassis, factors), AutocastWithin(input_ids.device.type):
                 found = functional_call(
                     chassis,
                     weights,

@@ -24,7 +24,7 @@ def loss_for(kind: Kind, label_smoothing: float = 0.0) -> Loss:
             # As in transformers: the loss of a language model is in float32, whatever the precision of the weights.
             logits, labels = logits[..., :-1, :].float(), labels[..., 1:]
         counts = labels >= 0
-        logs = logits.log_softmax(-1)
+        logs = _whole(logits).log_softmax(-1)
         missed = -logs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         if label_smoothing:
             missed = (1 - label_smoothing) * missed - label_smoothing * logs.mean(-1)
@@ -35,4 +35,9 @@ def loss_for(kind: Kind, label_smoothing: float = 0.0) -> Loss:
 
 def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     counts = ~labels.isnan()
-    return ((logits.squeeze(-1) - labels.nan_to_num()) ** 2 * counts).sum() / counts.sum()
+    return ((_whole(logits).squeeze(-1) - labels.nan_to_num()) ** 2 * counts).sum() / counts.sum()
+
+
+def _whole(logits: Tensor) -> Tensor:
+    """Return logits in at least float32, in which autocast computes every loss."""
+    return logits.float() if logits.dtype.itemsize < 4 else logits

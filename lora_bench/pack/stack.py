@@ -21,6 +21,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from lora_bench.pack.precision import AutocastWithin
 from lora_bench.training.keyed_dropout import KeyedMasks
 from lora_bench.tuners.fused_lora import FusedLoraLayer
 
@@ -88,7 +89,7 @@ class Stack:
             key: Tensor | None,
         ) -> tuple[Tensor, Tensor]:
             nonlocal after
-            with scaled_by(chassis, factors):
+            with scaled_by(chassis, factors), AutocastWithin(labels.device.type):
                 if key is None:
                     logits = functional_call(chassis, weights, kwargs=inputs).logits
                 else:
@@ -119,7 +120,7 @@ class Stack:
             inputs["attention_mask"] = whole_mask(inputs["attention_mask"], causal=self.causal)
 
         def one(weights: dict[str, Tensor], factors: dict[str, Tensor]) -> Tensor:
-            with scaled_by(chassis, factors):
+            with scaled_by(chassis, factors), AutocastWithin(device.type):
                 found: Tensor = functional_call(chassis, weights, kwargs=inputs).logits
             return found
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import AdamW
+from torch.utils.hooks import RemovableHandle
 
 from lora_bench.methods import known_methods
 from lora_bench.models.shared_copy import copy_sharing, own_trained
@@ -181,6 +182,81 @@ def test_in_float32_a_pack_differs_by_rounding(family, method):
     packed, isolated = (members(family, method, dtype=torch.float32) for _ in range(2))
     for member, same, own in zip(packed, isolated, together(packed, family), strict=True):
         assert own == pytest.approx(alone(same)[0], abs=1e-5, rel=1e-5), member.seed
+
+
+def types_of(model: nn.Module, seen: dict[str, list[str]]) -> list[RemovableHandle]:
+    """Note the type of every output of every module of a model, by the module's name."""
+
+    def note(name):
+        def noted(module, inputs, output):
+            found = (
+                output if isinstance(output, tuple) else [*output.values()] if isinstance(output, dict) else [output]
+            )
+            seen.setdefault(name, []).extend(str(one.dtype) for one in found if isinstance(one, Tensor))
+
+        return noted
+
+    return [module.register_forward_hook(note(name)) for name, module in model.named_modules()]
+
+
+def steps_in_bfloat16(family: str, method: str, device: str) -> list[tuple[str, object, object]]:
+    """What a pack and its members alone compute of one batch each: types of activations, losses, logits, gradients."""
+    packed, isolated = (members(family, method, dtype=torch.float32) for _ in range(2))
+    for member in (*packed, *isolated):
+        member.model.to(device)
+    types, own_types = {}, {}
+    hooks = types_of(packed[0].model, types)
+    stack = Stack([member.model for member in packed], causal=FAMILIES[family], pad=PAD)
+    keys = torch.tensor([key_of(member.seed, 0) for member in packed], dtype=torch.int32, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        losses, logits, _ = stack([member.batch(0) for member in packed], keys, loss_for("classification"))
+    losses.sum().backward()
+    for hook in hooks:
+        hook.remove()
+    hooks = types_of(isolated[0].model, own_types)
+    found = []
+    for index, member in enumerate(isolated):
+        masks = StepMasks(member.seed)
+        with_keyed_masks(member.model, masks)
+        batch = {name: value.to(device) for name, value in member.batch(0).items()}
+        with torch.autocast(device, dtype=torch.bfloat16):
+            answered = member.model(**{**batch, "labels": None}).logits
+            loss = nn.functional.cross_entropy(answered, batch["labels"])
+        loss.backward()
+        found.append((f"loss of {index}", losses[index], loss))
+        found.append((f"logits of {index}", logits[index, : len(answered)], answered))
+        for name, weight in member.model.named_parameters():
+            if weight.requires_grad and weight.grad is not None:
+                gradient = stack.weights[name].grad[index]
+                found.append((name, gradient[tuple(map(slice, weight.shape))], weight.grad))
+        for hook in hooks:
+            hook.remove()
+    return [("types", types, own_types), *found]
+
+
+def holds_in_bfloat16(family: str, method: str, device: str) -> None:
+    (_, types, own_types), *values = steps_in_bfloat16(family, method, device)
+    assert types == own_types
+    assert any("bfloat16" in kind for kinds in types.values() for kind in kinds)
+    for name, ours, theirs in values:
+        assert ours.dtype == theirs.dtype, name
+        # Eight bits: products of another shape round some numbers to the neighbour.
+        scale = theirs.abs().max().item()
+        apart = (ours - theirs).abs().max().item()
+        assert apart <= 2**-5 * scale + 1e-4, f"{name}: {apart} apart, of numbers up to {scale}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_bfloat16_every_activation_has_the_type_that_it_has_alone(family, method):
+    holds_in_bfloat16(family, method, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_card_too_in_bfloat16_every_activation_has_the_type_that_it_has_alone(family, method):
+    holds_in_bfloat16(family, method, "cuda")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
