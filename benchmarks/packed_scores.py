@@ -4,9 +4,10 @@
     python benchmarks/packed_scores.py --quick    a minute: shows that it runs
 
 The runs are LoRA on MiniLM-L6 in the RoBERTa class for film reviews, with twenty seeds, dropout on, in bfloat16 by autocast.
-In float32 packed and isolated losses agree to 1e-5, as tests/pack holds them to; in bfloat16 activations have the same
-types, but the products of a pack have other shapes, and their last bits differ. The question is then what a score is worth: the paired differences are held against
-the noise of seeds. A CPU would not pack so large a model, since it gains nothing there; the limit is lifted for this.
+In float32 packed and isolated losses agree to 1e-5, as tests/pack holds them to; in bfloat16 activations have the same types,
+but the products of a pack have other shapes, and their last bits differ. The question is then what a score is worth: the paired
+differences are held against the noise of seeds. A CPU would not pack so large a model, since it gains nothing there; the limit
+is lifted for this.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ from lora_bench.plugin.script_run import OwnRun, ScriptOutcome, said, why_traini
 from lora_bench.plugin.token_counter import TokenCounter
 from lora_bench.plugin.trainer_log import curve_of, evaluated_set, evaluation_of
 from lora_bench.records.environment import describe_environment
-from lora_bench.records.record import DataSummary, Record, Speed
-from lora_bench.training.measure.counters import PeakMemory, a_model_is_there, allocated_beside
+from lora_bench.records.record import DataSummary, Parameters, Record, Speed
+from lora_bench.training.measure.counters import PeakMemory, a_model_is_there, allocated_beside, plain_tensors
 from lora_bench.training.measure.measure_callback import WARMUP_STEPS, MeasureCallback
 from lora_bench.util.signals import BeforeTermination
 
@@ -45,6 +45,8 @@ NO_START = (
 # Key among the callback states of a checkpoint. No class has this name: the Trainer restores callbacks by class name, and fails
 # to save a callback if it resumes from a checkpoint made without it.
 NOTE = "lora_bench"
+
+UNCOUNTED = Parameters(total=None, adapter=None, head=None, trained=None, stored=None)
 
 SEVERAL_DEVICES = "one process used several devices by DataParallel, where examples and tokens are not counted"
 
@@ -111,7 +113,7 @@ class BenchmarkCallback(MeasureCallback):
         warnings: list[str] = [SEVERAL_DEVICES] if args.n_gpu > 1 else []
         run = OwnRun(
             spec=spec_of(args, state, model, in_split, task=self.task, label=self.label),
-            parameters=parameters_of(model, warnings),
+            parameters=self.measured("numbers of weights", lambda: parameters_of(model, warnings)) or UNCOUNTED,
             model=weakref.ref(model),
             device=args.device,
             processes=args.world_size,
@@ -130,10 +132,12 @@ class BenchmarkCallback(MeasureCallback):
         self.earlier_seconds = (run.earlier or {}).get("seconds") or 0.0
         self._memory = PeakMemory(args.device)
         if args.device.type == "cuda":
-            self.start_bytes = allocated_beside(model)
+            self.start_bytes = self.measured("the memory in use beside the model", lambda: allocated_beside(model))
         elif self._early:
             self.start_bytes = self._held
-        if self.start_bytes is None:
+            if self.start_bytes is None:
+                warnings.append(NO_START)
+        else:
             warnings.append(NO_START)
         super().on_train_begin(args, state, control, **inside)
         if self.start_bytes is None:
@@ -323,6 +327,7 @@ class BenchmarkCallback(MeasureCallback):
             run.write(self.folder, self._record(run, outcome))
 
     def _record(self, run: OwnRun, outcome: ScriptOutcome) -> Record:
+        memory = self.memory(run.model())  # it may add to what is unmeasured
         return Record(
             run_id=outcome.spec.run_id,
             suite=self.suite,
@@ -331,12 +336,12 @@ class BenchmarkCallback(MeasureCallback):
             spec=outcome.spec,
             budget=None,
             parameters=run.parameters,
-            memory=self.memory(run.model()),
+            memory=memory,
             speed=self._speed(run, outcome.evaluation_seconds),
             scores=outcome.scores,
             curve=curve_of(run.history[: run.ended_at]),
             data=DataSummary(examples=dict(run.examples), truncated_share=None, majority_score=None),
-            warnings=outcome.warnings,
+            warnings=(*outcome.warnings, *self.unmeasured),
             resumed=run.first_step > 1,
             command=run.command,
             started_at=run.started_at,
@@ -363,9 +368,11 @@ def weights_are_finite(model: nn.Module | None) -> bool | None:
     if model is None:
         return None
     try:
-        trained = [weight for weight in model.parameters() if weight.requires_grad and weight.is_floating_point()]
-        return all(bool(torch.isfinite(weight.detach()).all()) for weight in trained)
-    except (RuntimeError, NotImplementedError):  # sharded weights, or weights of a special type
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        # Of sharded weights only the share of this process: the others may not be asked at this moment.
+        parts = [part for weight in trained for part in plain_tensors(weight.detach()) if part.is_floating_point()]
+        return all(bool(torch.isfinite(part).all()) for part in parts)
+    except Exception:  # weights of a special type
         return None
 
 

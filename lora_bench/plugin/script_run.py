@@ -99,6 +99,8 @@ class OwnRun:
         self.stopped = True
         if self.counter is not None:
             self.counter.stop()
+            if self.counter.fault is not None:
+                self.warnings.append(f"examples and tokens cannot be counted: {self.counter.fault}")
             self.done = self.counter.now().numbers()
             self.warmup = self.done if self.warmup is None else self.warmup
 

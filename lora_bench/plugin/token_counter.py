@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_bench.errors import typed_line
+
 
 @dataclass(frozen=True)
 class TokenCount:
@@ -53,12 +55,16 @@ class TokenCounter:
     Args:
         model: The model that trains.
         device: Device of the training.
+
+    Attributes:
+        fault: Reason why a batch could not be counted, so that the counts are unknown; or None.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._examples = self._unmasked = 0
         self._masked = torch.zeros((), dtype=torch.int64, device=device)
         self._has_tokens = self._has_rows = True
+        self.fault: str | None = None
         self._model = weakref.ref(model)
         self.start()
 
@@ -72,6 +78,13 @@ class TokenCounter:
     def _add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not (module.training and torch.is_grad_enabled()):
             return
+        try:
+            self._count(args, kwargs)
+        except Exception as error:  # a batch of another kind, which trains all the same
+            self._has_tokens = self._has_rows = False
+            self.fault = self.fault or typed_line(error)
+
+    def _count(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
         if not isinstance(ids, Tensor):
             self._has_tokens = False

@@ -263,11 +263,13 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     facts.enter("writing predictions and weights")
     reach("run.keep")
     replies = answered.answers[spec.score_on]
+    memory = measure.memory(model)
+    facts.warnings += measure.unmeasured
     return job.record(
         "ok",
         **facts.known(),
         capped_by=ended_by if ended_by != course.target else None,
-        memory=measure.memory(model),
+        memory=memory,
         speed=measure.speed_of_batches(
             step_examples=[batch.examples for batch in done],
             step_tokens=[batch.tokens for batch in done],

@@ -135,7 +135,7 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         _copy_tokenizer(winner.folder, out)
     assert record.weights is not None
     examples = record.predictions.count if record.predictions is not None else 0
-    intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores)
+    intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {})
     card = model_card(spec, record.weights.step, None, record.scores, examples, intervals)
     (out / "README.md").write_text(card, encoding="utf-8")
     for path in out.iterdir():

@@ -55,9 +55,9 @@ def lora(**options):
 def trainer_of(folder, model, *callbacks, data=None, **arguments):
     given = {
         "num_train_epochs": 3, "per_device_train_batch_size": 4, "report_to": "none", "save_strategy": "no",
-        "logging_steps": 1,
+        "logging_steps": 1, "use_cpu": True,
     }  # fmt: skip
-    settings = TrainingArguments(folder / "trainer", use_cpu=True, disable_tqdm=True, **{**given, **arguments})
+    settings = TrainingArguments(folder / "trainer", disable_tqdm=True, **{**given, **arguments})
     return Trainer(
         model, args=settings, train_dataset=data or rows(), eval_dataset=rows(), compute_metrics=accuracy,
         callbacks=list(callbacks),
@@ -191,6 +191,41 @@ def test_a_batch_without_tokens_makes_their_number_unknown():
     counter = TokenCounter(model, torch.device("cpu"))
     model(pixel_values=torch.ones(6, 3))
     assert counter.now().numbers().tolist() == [6, 18, 0, 1]
+
+
+def test_a_batch_that_cannot_be_counted_trains_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("Expected all tensors to be on the same device")
+
+    monkeypatch.setattr(TokenCounter, "_count", refuse)
+    monkeypatch.setattr("lora_bench.plugin.benchmark_callback.parameters_of", refuse)
+    callback = BenchmarkCallback(tmp_path / "mine")
+    trainer_of(tmp_path, lora(), callback).train()
+    found = only_record(tmp_path / "mine")
+    assert found.status == "ok"
+    assert found.speed.train_examples is found.speed.train_real_tokens is found.parameters.trained is None
+    said = "RuntimeError: Expected all tensors to be on the same device"
+    assert f"examples and tokens cannot be counted: {said}" in found.warnings
+    assert f"numbers of weights cannot be measured: {said}" in found.warnings
+
+
+MALLOC_ASYNC = """
+import sys
+from pathlib import Path
+from lora_bench import BenchmarkCallback
+from tests.plugin.test_benchmark_callback import lora, trainer_of
+folder = Path(sys.argv[1])
+trainer_of(folder, lora(), BenchmarkCallback(folder / "mine"), use_cpu=False).train()
+"""
+
+
+@pytest.mark.gpu
+def test_cudas_own_allocator_ends_no_training(tmp_path):
+    environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}
+    subprocess.run([sys.executable, "-c", MALLOC_ASYNC, str(tmp_path)], check=True, env=environment)
+    found = only_record(tmp_path / "mine")
+    assert (found.status, found.memory.start_bytes) == ("ok", None)
+    assert any("the memory in use beside the model cannot be measured" in said for said in found.warnings)
 
 
 def test_how_many_examples_were_flattened_into_a_row_is_not_known(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from lora_bench.training.measure.counters import PeakMemory, allocated_beside
+from lora_bench.training.measure import measure_callback
+from lora_bench.training.measure.counters import PeakMemory, allocated_beside, bytes_of
 from lora_bench.training.measure.measure_callback import MeasureCallback, StepClock, WorkDone
 from tests.tiny import tiny_batch, tiny_roberta
 
@@ -227,3 +228,85 @@ def test_real_cards_add_up():
     held = [torch.zeros(2**20, device=torch.device("cuda", card)) for card in (0, 1)]
     assert memory.now() - before == memory.take() - before == 2 * 4 * 2**20
     del held
+
+
+class Halved(torch.Tensor):
+    """Numbers that two tensors hold, and that have no storage of their own: as in torchao."""
+
+    @staticmethod
+    def __new__(cls, low, high):
+        return torch.Tensor._make_wrapper_subclass(cls, (low.numel() + high.numel(),), dtype=torch.bfloat16)
+
+    def __init__(self, low, high):
+        self.low, self.high = low, high
+
+    def __tensor_flatten__(self):
+        return ["low", "high"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return func(args[0].low) if func is torch.ops.aten.detach.default else NotImplemented
+
+
+@pytest.fixture
+def one_process():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_weights_without_a_storage_of_their_own_are_told_from_the_rest(one_process, monkeypatch):
+    """The allocator is a stand-in that has handed out each tensor's memory."""
+    from torch.distributed.fsdp import fully_shard
+
+    sharded = torch.nn.Linear(8, 4)
+    fully_shard(sharded)
+    halves = torch.zeros(6, dtype=torch.int8), torch.zeros(10, dtype=torch.int8)
+    model = torch.nn.ModuleDict({"sharded": sharded, "quantised": torch.nn.Module()})
+    model["quantised"].register_buffer("weight", Halved(*halves))
+    for one in model.parameters():
+        with pytest.raises(RuntimeError):
+            one.untyped_storage().data_ptr()
+    other = torch.zeros(1000)
+    held = [*halves, *(one.to_local() for one in sharded.parameters()), other]
+    blocks = [{"address": one.untyped_storage().data_ptr(), "size": 512, "state": "active_allocated"} for one in held]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: [{"device": 0, "blocks": blocks}])
+    assert allocated_beside(model) == 512
+    assert [bytes_of(one) for one in model.parameters()] == [4 * 32, 4 * 4]
+    assert [bytes_of(one) for one in model.buffers()] == [16]
+
+
+def test_an_allocator_without_statistics_ends_no_training_and_is_said(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("CUDAPluggableAllocator does not yet support getDeviceStats")
+
+    monkeypatch.setattr(PeakMemory, "take", refuse)
+    monkeypatch.setattr(PeakMemory, "now", refuse)
+    monkeypatch.setattr(measure_callback, "_state_bytes", refuse)
+    measure = MeasureCallback()
+    trained(tmp_path, measure)
+    memory = measure.memory(tiny_roberta())
+    assert len(measure.clock) > 3
+    assert memory.start_bytes is memory.steady_bytes is memory.load_bytes is memory.optimizer_bytes is None
+    assert memory.weight_bytes == 4 * 23_619
+    assert [said.partition(": RuntimeError: CUDAPluggable")[0] for said in measure.unmeasured] == [
+        "the memory in use cannot be measured", "the optimiser's memory cannot be measured",
+    ]  # fmt: skip
+
+
+@pytest.mark.gpu
+def test_what_a_device_holds_beside_a_sharded_model_is_all_but_the_model():
+    from torch.distributed.fsdp import fully_shard
+
+    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        device = torch.device("cuda")
+        model = tiny_roberta().to(device)
+        fully_shard(model)
+        other = torch.zeros(1000, 1000, device=device)
+        beside = allocated_beside(model)
+        assert 4_000_000 <= beside < torch.cuda.memory_allocated(device)
+        del other
+        assert beside - allocated_beside(model) >= 4_000_000
+    finally:
+        torch.distributed.destroy_process_group()

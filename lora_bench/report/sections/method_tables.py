@@ -179,10 +179,10 @@ def costs(comparison: Comparison) -> tuple[list[str], list[str]]:
         return [], []
     runs = sum(row.ok for _, _, _, row in each_row(comparison))
     of_all.append(["all", "", "", count(runs), *(text.rate(math.fsum(seconds)) for seconds in totals)])
-    where = ["task", "base model", "method"]
+    columns = ["task", "base model", "method"]
     return (
-        text.table([*where, "training, s a run", "evaluation, s a run", "tokens/s"], of_one, numbers_from=3),
-        text.table([*where, "runs", "training, s in all", "evaluation, s in all"], of_all, numbers_from=3),
+        text.table([*columns, "training, s a run", "evaluation, s a run", "tokens/s"], of_one, numbers_from=3),
+        text.table([*columns, "runs", "training, s in all", "evaluation, s in all"], of_all, numbers_from=3),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,9 +139,30 @@ def a_model_is_there() -> bool:
     )
 
 
+def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the tensors that hold a tensor's numbers: this process's share of a sharded one, the parts of a quantised one."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for part in (getattr(tensor, name) for name in names):
+        if isinstance(part, torch.Tensor):
+            yield from plain_tensors(part)
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """Return the bytes of a tensor's numbers in this process."""
+    return sum(one.numel() * one.element_size() for one in plain_tensors(tensor))
+
+
 def allocated_beside(model: nn.Module) -> int:
-    """Return the bytes that the allocators of this process's CUDA devices have handed out for anything but *model*."""
-    storages = {one.untyped_storage().data_ptr() for one in (*model.parameters(), *model.buffers()) if one.is_cuda}
+    """Return the bytes that the allocators of this process's CUDA devices have handed out for anything but *model*.
+
+    Raises:
+        RuntimeError: If the allocator does not tell, or a weight of the model has no address.
+    """
+    weights = (*model.parameters(), *model.buffers())
+    storages = {one.untyped_storage().data_ptr() for weight in weights for one in plain_tensors(weight)}
     # Counted by allocated blocks, because a block may be up to a MiB larger than the tensor in it.
     blocks = [
         block

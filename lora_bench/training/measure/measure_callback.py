@@ -12,21 +12,25 @@ import contextlib
 import statistics
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lora_bench.errors import typed_line
 from lora_bench.records.record import Memory, Speed
-from lora_bench.training.measure.counters import PeakMemory, return_freed_memory
+from lora_bench.training.measure.counters import PeakMemory, bytes_of, return_freed_memory
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+FoundT = TypeVar("FoundT")
 Phase = Literal["load", "first_step", "steady", "evaluation", "save"]
+
+MEMORY_IN_USE = "the memory in use"
 
 # The first steps include lazy allocation and the first use of each kernel.
 WARMUP_STEPS = 3
@@ -125,6 +129,7 @@ class MeasureCallback(TrainerCallback):
         self.peaks: dict[Phase, int | None] = {}
         self.start_bytes: int | None = None
         self.optimizer_bytes: int | None = None
+        self.unmeasured: list[str] = []
         self.clock = StepClock(torch.device("cpu"))
         self.first_step: int | None = None
         self._memory: PeakMemory | None = None
@@ -136,8 +141,26 @@ class MeasureCallback(TrainerCallback):
         """Begin to measure, before the base model is loaded."""
         return_freed_memory()
         self._memory = PeakMemory(device)
-        self._memory.take()
-        self.start_bytes = self._memory.now()
+        self._peak()
+        self.start_bytes = self.measured(MEMORY_IN_USE, self._memory.now)
+
+    def measured(self, what: str, read: Callable[[], FoundT]) -> FoundT | None:
+        """Return a measurement, or None with a sentence in `unmeasured`: no training ends for want of a number.
+
+        Args:
+            what: The quantity, for readers.
+            read: Measures it.
+        """
+        try:
+            return read()
+        except Exception as error:  # sharded and quantised weights and allocators of one's own raise what they like
+            said = f"{what} cannot be measured: {typed_line(error)}"
+            if said not in self.unmeasured:
+                self.unmeasured.append(said)
+            return None
+
+    def _peak(self) -> int | None:
+        return None if self._memory is None else self.measured(MEMORY_IN_USE, self._memory.take)
 
     @contextlib.contextmanager
     def left_out(self) -> Iterator[None]:
@@ -148,14 +171,13 @@ class MeasureCallback(TrainerCallback):
             yield
         finally:
             self._train_began += time.perf_counter() - began
-            if self._memory is not None:
-                self._memory.take()
+            self._peak()
 
     def take(self, phase: Phase) -> None:
         """Record the peak since the last reading for *phase*, if it is the highest of that phase."""
         if self._memory is None:
             return
-        peak, before = self._memory.take(), self.peaks.get(phase)
+        peak, before = self._peak(), self.peaks.get(phase)
         self.peaks[phase] = peak if before is None else before if peak is None else max(before, peak)
 
     def seconds_so_far(self) -> float:
@@ -177,8 +199,7 @@ class MeasureCallback(TrainerCallback):
     ) -> None:
         """Start the clock of a step."""
         if not self._in_training:
-            if self._memory is not None:
-                self._memory.take()
+            self._peak()
             self._in_training = True
         self.clock.begin()
 
@@ -197,7 +218,8 @@ class MeasureCallback(TrainerCallback):
             self.first_step = state.global_step
             self.take("first_step")
             # The optimiser's states exist from the first step on.
-            self.optimizer_bytes = _state_bytes(optimizer) if optimizer is not None else None
+            if optimizer is not None:
+                self.optimizer_bytes = self.measured("the optimiser's memory", lambda: _state_bytes(optimizer))
         self._pause(control)
 
     def on_epoch_end(
@@ -242,7 +264,11 @@ class MeasureCallback(TrainerCallback):
     def memory(self, model: nn.Module | None) -> Memory:
         """Return the peaks of each phase, and the exact static part if *model* is given."""
         kind = self._memory.kind if self._memory is not None else "resident"
-        weights = None if model is None else [*model.parameters()]
+        weights = [] if model is None else [*model.parameters()]
+
+        def held(of: Iterable[nn.Parameter]) -> int | None:
+            return self.measured("the memory of weights", lambda: sum(map(bytes_of, of))) if weights else None
+
         return Memory(
             kind=kind,
             exclusive=self.exclusive,
@@ -252,8 +278,8 @@ class MeasureCallback(TrainerCallback):
             steady_bytes=self.peaks.get("steady") if len(self.clock) > 1 else None,
             evaluation_bytes=self.peaks.get("evaluation"),
             save_bytes=self.peaks.get("save"),
-            weight_bytes=None if weights is None else sum(map(_bytes, weights)),
-            gradient_bytes=None if weights is None else sum(_bytes(one) for one in weights if one.requires_grad),
+            weight_bytes=held(weights),
+            gradient_bytes=held(one for one in weights if one.requires_grad),
             optimizer_bytes=self.optimizer_bytes,
         )
 
@@ -326,14 +352,10 @@ class MeasureCallback(TrainerCallback):
         )
 
 
-def _bytes(weight: nn.Parameter) -> int:
-    return int(weight.numel() * weight.element_size())
-
-
 def _state_bytes(optimizer: Optimizer) -> int:
     """Return the bytes of the optimiser's state tensors."""
     return sum(
-        value.numel() * value.element_size()
+        bytes_of(value)
         for state in optimizer.state.values()
         for value in state.values()
         if isinstance(value, torch.Tensor)
