@@ -322,7 +322,7 @@ def _measure(
     refused = f", {len(plan.refused)} cells cannot be measured" if plan.refused else ""
     say(f"probes: {missing or 'none'} of {len(plan.jobs)} processes to do{refused}")
     with at_work():
-        return run_probes(plan, share=share, retry=arguments.retry, tell=tell)
+        return run_probes(plan, share=share, retry=arguments.retry, tell=tell, say=say)
 
 
 def published(arguments: argparse.Namespace) -> int:

@@ -6,12 +6,13 @@ with its reason, and the other cells are measured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.execute.executors.executor import Lost
+from lora_bench.execute.executors.executor import Lost, Note, Word
 from lora_bench.execute.executors.local import LocalWorkers
 from lora_bench.plan.probe_plan import ProbePlan
 from lora_bench.probe.device import company, used_bytes
@@ -37,6 +38,10 @@ def _tell_nobody(record: ProbeRecord, place: str) -> None:
     return
 
 
+def _say_nothing(message: str) -> None:
+    return
+
+
 @dataclass(frozen=True)
 class ProbeOutcome:
     """Result of a suite's probes.
@@ -50,7 +55,14 @@ class ProbeOutcome:
     interrupted: str | None
 
 
-def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tell: Tell = _tell_nobody) -> ProbeOutcome:
+def run_probes(
+    plan: ProbePlan,
+    *,
+    share: bool = False,
+    retry: bool = False,
+    tell: Tell = _tell_nobody,
+    say: Callable[[str], None] = _say_nothing,
+) -> ProbeOutcome:
     """Measure the cells without a record.
 
     Args:
@@ -58,6 +70,7 @@ def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tel
         share: Measure although other work uses the device; the records then say so.
         retry: Measure again those that did not end `ok`.
         tell: Called with each finished process.
+        say: Called with a sentence on how the work is done.
 
     Raises:
         LoraBenchError: If other work uses the device, with its name.
@@ -77,8 +90,13 @@ def run_probes(plan: ProbePlan, *, share: bool = False, retry: bool = False, tel
         )
         units = [[replace(job, idle_bytes=idle)] for job in missing]
         full = False
+
+        def note(word: Word) -> None:
+            if isinstance(word, Note):
+                say(f"note: {word.text}")
+
         pool.submit(units)
-        with stopping_on_signals(pool.stop) as stopped, closing(pool.results(lambda event: None)) as results:
+        with stopping_on_signals(pool.stop) as stopped, closing(pool.results(note)) as results:
             for number, result in enumerate(results, start=1):
                 if isinstance(result, Lost):
                     if stopped or full:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Generic, Protocol, TypeVar
 
-from lora_bench.execute.executors.executor import AnyJob, Event, Executor, Lost
+from lora_bench.execute.executors.executor import AnyJob, Event, Executor, Lost, Note, Word
 from lora_bench.records.outcomes import DISK_FULL, is_attempt
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import LOOK_SECONDS, Elsewhere, Watch
@@ -84,11 +84,17 @@ class Scheduler(Generic[JobT]):
         with stopping_on_signals(self._executor.stop) as self._signals:
             while todo and self.stopped_by is None:
                 self._executor.submit(self._units(todo))
-                with closing(self._executor.results(self._display.event)) as results:
+                with closing(self._executor.results(self._tell)) as results:
                     for result in results:
                         self._note(result)
                 todo = self._taken_over()
         return self.stopped_by
+
+    def _tell(self, word: Word) -> None:
+        if isinstance(word, Note):
+            self._display.say(f"note: {word.text}")
+        else:
+            self._display.event(word)
 
     def _note(self, result: Record | Elsewhere | Lost[JobT]) -> None:
         """Process the result of a job."""

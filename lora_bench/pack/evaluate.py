@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from lora_bench.errors import typed_line
 from lora_bench.families import family_of
 from lora_bench.pack.generate import most_rows, writer
 from lora_bench.pack.stack import Stack
+from lora_bench.training.callbacks import Interrupted
 from lora_bench.training.pipeline import Answered, Ready
 from lora_bench.training.scoring import EVALUATION_BATCH, Labelling, Replies, Writing, autocast, predict_in_order
+
+Say = Callable[[str], None]
 
 
 def stack_of(members: Sequence[Ready]) -> Stack:
@@ -23,23 +26,27 @@ def stack_of(members: Sequence[Ready]) -> Stack:
     return Stack([member.model for member in members], causal=causal, pad=members[0].adapted.tokenizer.pad_token_id)
 
 
-def chosen_together(due: Mapping[int, Ready], stack: Stack) -> dict[str, Answered]:
+def chosen_together(due: Mapping[int, Ready], stack: Stack, say: Say) -> dict[str, Answered]:
     """Return the answers of members to the selection split after a step, by run id.
 
     Args:
         due: Members to evaluate, by their number in the stack.
         stack: All active members.
+        say: Called with a sentence if they are evaluated alone.
     """
     numbers = {ready.job.run_id: number for number, ready in due.items()}
 
     def part(group: Sequence[Ready]) -> Stack:
         return stack.part([numbers[ready.job.run_id] for ready in group])
 
-    return answers_together([*due.values()], lambda ready: [ready.job.spec.rules.choose_on], part)
+    return answers_together([*due.values()], lambda ready: [ready.job.spec.rules.choose_on], part, say)
 
 
 def answers_together(
-    asked: Sequence[Ready], splits: Callable[[Ready], Sequence[str]], stacked: Callable[[Sequence[Ready]], Stack]
+    asked: Sequence[Ready],
+    splits: Callable[[Ready], Sequence[str]],
+    stacked: Callable[[Sequence[Ready]], Stack],
+    say: Say,
 ) -> dict[str, Answered]:
     """Return the answers of members, by run id, without those that are better evaluated alone, or do not fit together.
 
@@ -47,6 +54,7 @@ def answers_together(
         asked: Members to evaluate.
         splits: Splits of each member.
         stacked: Weights of some of them.
+        say: Called with a sentence if they are evaluated alone.
     """
     alike: dict[Any, list[Ready]] = {}
     for ready in asked:
@@ -56,10 +64,24 @@ def answers_together(
     found: dict[str, Answered] = {}
     for group in alike.values():
         if len(group) > 1:
-            # If that fails, each member is evaluated alone, and reports its own failure.
-            with contextlib.suppress(Exception):
+            try:
                 found |= _answers_of(group, splits(group[0]), stacked(group))
+            except Interrupted:
+                continue  # each writes a checkpoint first
+            except Exception as error:
+                # Each member is evaluated alone, and reports its own failure.
+                _say_alone(group, error, say)
     return found
+
+
+def _say_alone(group: Sequence[Ready], error: Exception, say: Say) -> None:
+    """Say once, to the user and in each record, that members are evaluated alone."""
+    text = f"members of a pack were evaluated one by one, because together it failed: {typed_line(error)}"
+    if any(text not in ready.facts.warnings for ready in group):
+        say(text)
+    for ready in group:
+        if text not in ready.facts.warnings:
+            ready.facts.warnings.append(text)
 
 
 def _answers_of(group: Sequence[Ready], splits: Sequence[str], stack: Stack) -> dict[str, Answered]:

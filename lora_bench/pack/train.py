@@ -15,8 +15,9 @@ from torch import nn
 from torch.optim import AdamW
 from transformers import Trainer
 
+from lora_bench.errors import typed_line
 from lora_bench.models.shared_copy import own_trained, share_frozen
-from lora_bench.pack.evaluate import answers_together, chosen_together, stack_of
+from lora_bench.pack.evaluate import Say, answers_together, chosen_together, stack_of
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
@@ -127,7 +128,10 @@ class Member:
 
 
 def take_together(
-    jobs: Sequence[Job], notify: Callable[[Job], Notify | None], begun: Callable[[Job], None]
+    jobs: Sequence[Job],
+    notify: Callable[[Job], Notify | None],
+    begun: Callable[[Job], None],
+    say: Say = lambda text: None,
 ) -> Iterator[Record | Elsewhere]:
     """Do the runs of a unit as a pack, and yield the result of each as soon as it is known.
 
@@ -139,6 +143,7 @@ def take_together(
             next takes its slot.
         notify: Returns the function to call with each step of a job.
         begun: Called when a job begins, each time.
+        say: Called with a sentence on work that is done one by one instead of together.
 
     Raises:
         Apart: If a failure belongs to no single member, and no smaller pack is left to try.
@@ -147,13 +152,15 @@ def take_together(
     while True:
         at_work: dict[str, Job] = {}
         try:
-            yield from _taken(waiting, most, at_work, notify, begun)
+            yield from _taken(waiting, most, at_work, notify, begun, say)
             return
         except Apart as error:
             cause, most = error.__cause__, len(at_work) // 2
             if most < 2 or cause is None or not is_out_of_memory(cause):
                 raise
-            logger.warning("a pack of %d runs lacks memory; %d go on at once: %s", len(at_work), most, error)
+            said = f"a pack of {len(at_work)} runs lacks memory; {most} go on at once: {error}"
+            logger.warning(said)
+            say(said)
             del error, cause  # their frames hold the tensors of the pack
         waiting.extendleft(reversed(at_work.values()))
         return_freed_memory()
@@ -165,6 +172,7 @@ def _taken(
     at_work: dict[str, Job],
     notify: Callable[[Job], Notify | None],
     begun: Callable[[Job], None],
+    say: Say,
 ) -> Iterator[Record | Elsewhere]:
     """Do waiting runs, at most so many at once, and yield the result of each; *at_work* has those without a result yet."""
     members: list[Member] = []
@@ -186,8 +194,8 @@ def _taken(
                     yield begins
 
         yield from admitted()
-        for left in steps_together(members):
-            answered = _scored_together([member.ready for member, reason in left if reason is None])
+        for left in steps_together(members, say):
+            answered = _scored_together([member.ready for member, reason in left if reason is None], say)
             for member, reason in left:
                 with member.held:
                     end = _end(member, reason, answered.get(member.ready.job.run_id))
@@ -250,11 +258,14 @@ def _end(member: Member, reason: Exception | None, answered: Answered | None) ->
     return publish(ready.job, member.lock, ready.facts, record)
 
 
-def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Exception | None]]]:
+def steps_together(
+    members: list[Member], say: Say = lambda text: None
+) -> Iterator[list[tuple[Member, Exception | None]]]:
     """Take the steps of all members; yield those that leave, with the error that ended each, or None for its budget.
 
     Args:
         members: The active members. Those that leave are removed; those added meanwhile take part from the next step on.
+        say: As for `take_together`.
 
     Raises:
         Apart: If a joint step fails.
@@ -270,13 +281,14 @@ def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Excepti
                     _introduce(going)
                 losses = _step(going, stack, optimiser)
             except Exception as error:
-                raise Apart(f"{type(error).__name__}: {error}") from error
+                raise Apart(typed_line(error)) from error
             ended = [
                 (index, member, loss)
                 for index, (member, loss) in enumerate(zip(going, losses, strict=True))
                 if _own(member, member.end, left)
             ]
-            answered = chosen_together({index: member.ready for index, member, _ in ended if member.is_chosen}, stack)
+            due = {index: member.ready for index, member, _ in ended if member.is_chosen}
+            answered = chosen_together(due, stack, say)
             for _, member, loss in ended:
                 note = partial(member.note, loss, answered.get(member.ready.job.run_id))
                 if _own(member, note, left) and member.is_done:
@@ -286,7 +298,7 @@ def steps_together(members: list[Member]) -> Iterator[list[tuple[Member, Excepti
             try:
                 member.leave()
             except Exception as error:
-                raise Apart(f"{type(error).__name__}: {error}") from error
+                raise Apart(typed_line(error)) from error
         if left:
             yield left
 
@@ -331,7 +343,7 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
     return list(losses.detach().tolist())
 
 
-def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
+def _scored_together(trained: Sequence[Ready], say: Say) -> dict[str, Answered]:
     """Return the answers of trained members to the scored splits, by run id; empty after a stop request."""
     try:
         for ready in trained:
@@ -339,11 +351,11 @@ def _scored_together(trained: Sequence[Ready]) -> dict[str, Answered]:
                 load_trained(ready.model, ready.best.weights)
         # Each is then evaluated alone, and writes a checkpoint before it answers anything.
         with heard(_end_on_stop):
-            found = answers_together(trained, lambda ready: ready.scored, stack_of)
+            found = answers_together(trained, lambda ready: ready.scored, stack_of, say)
         for ready in trained:
             own_trained(ready.model)
     except Exception as error:
-        raise Apart(f"{type(error).__name__}: {error}") from error
+        raise Apart(typed_line(error)) from error
     return found
 
 

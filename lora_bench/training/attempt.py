@@ -126,7 +126,7 @@ def ended(job: Job, facts: Facts, error: Exception) -> Record:
         Apart: If memory ran out while other runs used some of it.
     """
     if facts.in_company and is_out_of_memory(error):
-        raise Apart(f"{type(error).__name__}: {error}") from error
+        raise Apart(typed_line(error)) from error
     status: Status = "failed"
     if isinstance(error, Interrupted):
         status, reason = "interrupted", str(error)

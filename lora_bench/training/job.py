@@ -34,6 +34,7 @@ class Job:
         analysis: Rules for judging the suite's scores, for the record.
         rung: Rung of a halving that a trial is of, for the record.
         at_once: Greatest number of runs of its unit of work in a pack at once; the others follow. None for all.
+        alone_because: Reason why it is done outside of the pack that it was planned for, or None.
         cut: Restrict DeBERTa's relative positions to those that rows reach, if that changes no score.
         adapter: Folder of the adapter that the run starts from, if it starts from one.
     """
@@ -51,6 +52,7 @@ class Job:
     analysis: Analysis | None = None
     rung: int | None = None
     at_once: int | None = None
+    alone_because: str | None = None
     cut: bool = True
     adapter: Path | None = None
 

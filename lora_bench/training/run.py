@@ -38,7 +38,7 @@ def run_job(job: Job, notify: Notify | None = None, *, in_company: bool = False)
     lock = lock_run(job)
     if not isinstance(lock, RunLock):
         return lock
-    facts = Facts(in_company=in_company)
+    facts = Facts(in_company=in_company, warnings=[] if job.alone_because is None else [job.alone_because])
     with lock:
         try:
             if job.spec.training.processes > 1:

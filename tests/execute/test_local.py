@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from lora_bench.execute.executors.executor import patience_with
+from lora_bench.training.attempt import Apart
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
 
@@ -28,6 +29,7 @@ class Toy:
     until: Path
     status: str = "ok"
     steps: int | None = None
+    alone_because: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ def test_a_worker_keeps_its_place_in_whatever_order_workers_report(tmp_path, mon
 def test_of_a_pack_that_a_worker_dies_of_those_at_work_are_done_alone_and_those_that_wait_together(
     tmp_path, monkeypatch
 ):
-    from lora_bench.execute.executors.executor import Event
+    from lora_bench.execute.executors.executor import Event, Note
 
     importlib.import_module("lora_bench.training.callbacks")
-    units = tmp_path / "units"
+    units, because, notes = tmp_path / "units", tmp_path / "because", []
 
     def note(jobs):
         with units.open("a") as file:
@@ -85,6 +87,7 @@ def test_of_a_pack_that_a_worker_dies_of_those_at_work_are_done_alone_and_those_
 
     def alone(job, connection):
         note([job])
+        because.write_text(str(job.alone_because))
         return Said(job.run_id, job.status, os.environ["PLACE"])
 
     def together(jobs, connection):
@@ -104,9 +107,43 @@ def test_of_a_pack_that_a_worker_dies_of_those_at_work_are_done_alone_and_those_
     jobs = [Toy(name, tmp_path) for name in ("done", "first", "second", "third", "fourth")]
     pool = local.LocalWorkers(1, tmp_path / "workers.log", [{"PLACE": "0"}])
     pool.submit([jobs])
-    found = [record.run_id for record in pool.results(lambda event: None)]
+    found = [record.run_id for record in pool.results(notes.append)]
+    failed = "a pack failed, so its runs are done one by one: its worker ended with exit code 1"
+    assert [word for word in notes if isinstance(word, Note)] == [Note("first", failed)]
+    assert because.read_text() == failed
     assert found == ["done", "first", "second", "third", "fourth"]
     assert units.read_text().splitlines() == ["done first second third fourth", "first", "second", "third fourth"]
+
+
+def test_why_a_pack_failed_is_said_by_its_worker(tmp_path, monkeypatch):
+    from lora_bench.execute.executors.executor import Note, PackFailed
+
+    importlib.import_module("lora_bench.training.callbacks")
+    together, because, notes = importlib.import_module("lora_bench.pack.train"), tmp_path / "because", []
+
+    def fails(jobs, told, begun, say):
+        for job in jobs:
+            begun(job)
+        say("the members are unlike")
+        raise Apart("RuntimeError: no rule for this")
+        yield
+
+    def alone(job, connection):
+        with because.open("a") as file:
+            file.write(f"{job.alone_because}\n")
+        return Said(job.run_id, job.status, "")
+
+    monkeypatch.setattr(server, "import_everything", lambda: None)
+    monkeypatch.setattr(server, "_do", alone)
+    monkeypatch.setattr(together, "take_together", fails)
+    monkeypatch.setattr(local, "subprocess", SimpleNamespace(Popen=ForkedServer, PIPE=-1))
+    pool = local.LocalWorkers(1, tmp_path / "workers.log", [{"PLACE": "0"}])
+    pool.submit([[Toy("first", tmp_path), Toy("second", tmp_path)]])
+    assert [record.run_id for record in pool.results(notes.append)] == ["first", "second"]
+    failed = "a pack failed, so its runs are done one by one: RuntimeError: no rule for this"
+    said = [word for word in notes if isinstance(word, Note)]
+    assert said == [Note("first", "the members are unlike"), PackFailed("first", failed)]
+    assert because.read_text().splitlines() == [failed] * 2
 
 
 def test_a_process_that_the_kernel_ended_explains_no_later_end(tmp_path, monkeypatch):

@@ -52,6 +52,14 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
 
 
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
 def jobs_of(path, runs):
     return [cell.job for cell in make_plan(load_suite(path), runs).cells]
 
@@ -239,9 +247,42 @@ def test_a_pack_that_fails_as_a_whole_is_done_one_by_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(together, "_step", short)
     path = write_project(tmp_path / "project", SUITE)
-    records = records_of(path, tmp_path / "runs", workers=0)
+    heard = Heard()
+    records = records_of(path, tmp_path / "runs", workers=0, display=heard)
     assert {record.status for record in records.values()} == {"ok"}
     assert {record.packed_with for record in records.values()} == {()}
+    # Four packs; full fine-tuning is in none.
+    failed = "a pack failed, so its runs are done one by one: MemoryError: too many of them"
+    assert [said for said in heard.said if "pack" in said] == [f"note: {failed}"] * 4
+    for record in records.values():
+        assert (failed in record.warnings) == (record.spec.method.name != "full")
+
+
+def test_members_that_are_evaluated_one_by_one_say_so_once(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no rule for this\nand more")
+
+    monkeypatch.setattr(asking, "_answers_of", fail)
+    suite = SUITE.replace("  - bottleneck_adapter\n  - prefix_tuning\n  - bitfit\n  - full\n", "")
+    heard = Heard()
+    records = records_of(write_project(tmp_path / "project", suite), tmp_path / "runs", workers=0, display=heard)
+    text = "members of a pack were evaluated one by one, because together it failed: RuntimeError: no rule for this"
+    assert [said for said in heard.said if "pack" in said] == [f"note: {text}"]
+    assert [record.warnings.count(text) for record in records.values()] == [1] * 4
+    assert {record.status for record in records.values()} == {"ok"}
+
+
+@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+def test_packs_in_bfloat16_are_done_together(tmp_path, family):
+    suite = SUITE.replace("masks: keyed", "masks: keyed, precision: bfloat16").replace("  - full\n", "")
+    path, heard = write_project(tmp_path / "project", suite, family), Heard()
+    packed = records_of(path, tmp_path / "packed", workers=0, display=heard)
+    alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
+    assert not [said for said in heard.said if "pack" in said]
+    for run_id, record in packed.items():
+        assert record.packed_with and record.status == "ok" and not any("pack" in said for said in record.warnings)
+        first, same = record.curve[0].loss, alone[run_id].curve[0].loss
+        assert first == pytest.approx(same, rel=2**-7)
 
 
 @pytest.mark.parametrize("part", ["prepare", "score"])
@@ -423,8 +464,8 @@ def test_members_that_are_done_at_once_are_asked_together(tmp_path, monkeypatch)
     asked = []
     real = together._scored_together
 
-    def counted(trained):
-        found = real(trained)
+    def counted(trained, say):
+        found = real(trained, say)
         asked.append((len(trained), len(found)))
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, Protocol, TypeVar
 
 
@@ -70,6 +70,38 @@ class Alive:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A sentence for the user on how the work is done.
+
+    Args:
+        run_id: A job of the unit that it is about; empty if it is about the workers.
+        text: The sentence.
+    """
+
+    run_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PackFailed(Note):
+    """A note that the runs of a pack will be done alone."""
+
+
+Word = Event | Note
+"""Passed on by an executor beside results."""
+
+
+def pack_failed(reason: str) -> str:
+    """Return the sentence on a pack whose runs are done alone."""
+    return f"a pack failed, so its runs are done one by one: {reason}"
+
+
+def done_alone(jobs: Sequence[JobT], reason: str) -> list[list[JobT]]:
+    """Return units for the jobs of a pack that failed: each is done alone, and its record says why."""
+    return [[replace(job, alone_because=reason)] for job in jobs]  # type: ignore[type-var]  # only runs are packed
+
+
+@dataclass(frozen=True)
 class Lost(Generic[JobT]):
     """A job whose worker ended before it returned a record.
 
@@ -100,7 +132,7 @@ class Executor(Protocol[JobT, DoneT_co]):
     def submit(self, units: Sequence[Sequence[JobT]]) -> None:
         """Add units of work, for the next call of `results`."""
 
-    def results(self, tell: Callable[[Event], None]) -> Generator[DoneT_co | Lost[JobT], None, None]:
+    def results(self, tell: Callable[[Word], None]) -> Generator[DoneT_co | Lost[JobT], None, None]:
         """Do the units; yield the result of each job, and pass on its progress."""
 
     def stop(self, name: str) -> None:

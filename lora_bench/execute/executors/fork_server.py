@@ -32,7 +32,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lora_bench.execute.executors.executor import Alive, Event
+from lora_bench.execute.executors.executor import Alive, Event, Note, PackFailed, Word, pack_failed
 from lora_bench.execute.executors.processes import end_with_parent
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full
 from lora_bench.util.failpoints import reach
@@ -208,6 +208,7 @@ def _do(job: Any, connection: Told) -> Any:
 def _do_together(jobs: list[Any], connection: Told) -> None:
     """Send the record of each job of a pack. If the whole pack fails, this process ends, and its jobs are done one by one."""
     from lora_bench.pack.train import take_together
+    from lora_bench.training.attempt import Apart
     from lora_bench.util.heartbeat import heard
 
     reach("worker.job")
@@ -218,13 +219,18 @@ def _do_together(jobs: list[Any], connection: Told) -> None:
     def told(job: Any) -> Notify:
         return lambda step, steps, loss: _say_to(connection, Event(job.run_id, step, steps, loss))
 
-    with heard(_alive(connection, Alive(jobs[0].run_id))):
-        for record in take_together(jobs, told, begun):
-            connection.send(record)
+    first = jobs[0].run_id
+    with heard(_alive(connection, Alive(first))):
+        try:
+            for record in take_together(jobs, told, begun, lambda text: _say_to(connection, Note(first, text))):
+                connection.send(record)
+        except Apart as failed:
+            _say_to(connection, PackFailed(first, pack_failed(str(failed))))
+            raise
 
 
-def _say_to(connection: Told, word: Event | Alive) -> None:
-    """Send progress. If the receiver has gone, the run has not failed: its checkpoint, if any, stays."""
+def _say_to(connection: Told, word: Word | Alive) -> None:
+    """Send progress or a note. If the receiver has gone, the run has not failed: its checkpoint, if any, stays."""
     try:
         connection.send(word)
     except OSError:

@@ -6,7 +6,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
-from lora_bench.execute.executors.executor import Event, Lost
+from lora_bench.execute.executors.executor import Event, Lost, Note, Word, done_alone, pack_failed
 from lora_bench.records.environment import cuda_devices
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import Elsewhere
@@ -33,7 +33,7 @@ class ThisProcess:
         """Add units of work."""
         self._waiting = deque([*unit] for unit in units)
 
-    def results(self, tell: Callable[[Event], None]) -> Generator[Result, None, None]:
+    def results(self, tell: Callable[[Word], None]) -> Generator[Result, None, None]:
         """Yield the result of each job, in order, until a stop is requested."""
         try:
             while self._waiting and not stop_requested():
@@ -53,29 +53,35 @@ class ThisProcess:
         """Ask the run to write a checkpoint and end."""
         request_stop(name)
 
-    def _together(self, unit: list[Job], tell: Callable[[Event], None]) -> Generator[Result, None, None]:
+    def _together(self, unit: list[Job], tell: Callable[[Word], None]) -> Generator[Result, None, None]:
         """Yield the result of each job of a pack; unfinished jobs wait again."""
         from lora_bench.pack.train import take_together
 
         waiting = {job.run_id: job for job in unit}
         at_work: dict[str, Job] = {}
+        alone: list[list[Job]] = []
 
         def begun(job: Job) -> None:
             waiting.pop(job.run_id, None)  # a smaller pack begins it again
             at_work[job.run_id] = job
             tell(Event(job.run_id, 0, job.steps))
 
+        def say(text: str) -> None:
+            tell(Note(unit[0].run_id, text))
+
         try:
-            for record in take_together(unit, lambda job: _notify(job, tell), begun):
+            for record in take_together(unit, lambda job: _notify(job, tell), begun, say):
                 waiting.pop(record.run_id, None)
                 at_work.pop(record.run_id, None)
                 yield record
-        except Apart:
-            pass  # each unfinished run is repeated alone
+        except Apart as failed:
+            text = pack_failed(str(failed))
+            say(text)
+            alone = done_alone([*at_work.values()], text)
         if waiting:
             self._waiting.appendleft([*waiting.values()])
-        self._waiting.extendleft([job] for job in reversed(at_work.values()))
+        self._waiting.extendleft(reversed(alone or [[job] for job in at_work.values()]))
 
 
-def _notify(job: Job, tell: Callable[[Event], None]) -> Notify:
+def _notify(job: Job, tell: Callable[[Word], None]) -> Notify:
     return lambda step, steps, loss: tell(Event(job.run_id, step, steps, loss))

@@ -23,7 +23,19 @@ from pathlib import Path
 from typing import Any, Generic
 
 from lora_bench.errors import WorkersLost
-from lora_bench.execute.executors.executor import Alive, DoneT, Event, JobT, Lost, patience_with
+from lora_bench.execute.executors.executor import (
+    Alive,
+    DoneT,
+    Event,
+    JobT,
+    Lost,
+    Note,
+    PackFailed,
+    Word,
+    done_alone,
+    pack_failed,
+    patience_with,
+)
 from lora_bench.execute.executors.processes import cause, ended_within, kill_session, memory_kills
 from lora_bench.util.failpoints import reach
 
@@ -54,6 +66,8 @@ class _Worker(Generic[JobT]):
     begun: set[str] = field(default_factory=set)
     # True if it does several jobs at once, as a pack.
     together: bool = False
+    # Sentence of it on its pack.
+    note: str | None = None
     # True if any of its jobs failed.
     failed: bool = False
 
@@ -63,11 +77,21 @@ class _Worker(Generic[JobT]):
         begun = [job for job in self.at if job.run_id in self.begun]
         return begun + [job for job in self.at if job.run_id not in self.begun][:1]
 
-    def given_back(self) -> list[list[JobT]]:
-        """Return units of the rest of a pack whose worker died: the member at fault is unknown, so each is done alone."""
+    def given_back(self, reason: str) -> tuple[list[list[JobT]], Note | None]:
+        """Return units of the rest of a pack whose worker died: the member at fault is unknown, so each is done alone.
+
+        Args:
+            reason: Reason for the worker's end.
+
+        Returns:
+            The units, and a sentence for the user if the worker sent none.
+        """
         waits = [job for job in self.at if self.begun and job.run_id not in self.begun]
-        alone = [[job] for job in self.at if job not in waits]
-        return [*alone, waits] if waits else alone
+        apart = [job for job in self.at if job not in waits]
+        note = self.note or pack_failed("it made no progress" if self.overdue else reason)
+        alone = done_alone(apart, note)
+        said = Note(apart[0].run_id, note) if self.note is None and apart else None
+        return ([*alone, waits] if waits else alone), said
 
     @property
     def overdue(self) -> bool:
@@ -116,7 +140,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
         """Add units of work."""
         self._units = [list(unit) for unit in units]
 
-    def results(self, tell: Callable[[Event], None]) -> Generator[DoneT | Lost[JobT], None, None]:
+    def results(self, tell: Callable[[Word], None]) -> Generator[DoneT | Lost[JobT], None, None]:
         """Yield the record of each job as it is done."""
         waiting, self._units = self._units, []
         self._kills = memory_kills()
@@ -171,7 +195,10 @@ class LocalWorkers(Generic[JobT, DoneT]):
                                 waiting.insert(0, workers[pid].at)
                                 workers[pid].at = []
                             if workers[pid].together:
-                                waiting[:0] = workers[pid].given_back()
+                                units, note = workers[pid].given_back(reason)
+                                waiting[:0] = units
+                                if note is not None and not self.stopping:
+                                    tell(note)
                                 workers[pid].at = []
                             yield from (self._lost(workers[pid], job, reason, pid) for job in workers[pid].at)
                             free.append(workers.pop(pid).environment)
@@ -185,6 +212,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
                             worker.at = list(waiting.pop(0))
                             worker.heard = time.monotonic()
                             worker.begun.clear()
+                            worker.note = None
                             worker.together = len(worker.at) > 1
                             # If it died while it waited for work, the server reports its end.
                             with contextlib.suppress(OSError):
@@ -222,7 +250,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
         return Lost(job, f"no progress for {patience:.0f} s; {self.log.name} has its stack", "timeout", pid)
 
     def _hear(
-        self, worker: _Worker[JobT], selector: selectors.BaseSelector, tell: Callable[[Event], None]
+        self, worker: _Worker[JobT], selector: selectors.BaseSelector, tell: Callable[[Word], None]
     ) -> Iterator[DoneT | Lost[JobT]]:
         """Pass on a worker's message; close its connection if it has ended, or must end."""
         try:
@@ -230,12 +258,15 @@ class LocalWorkers(Generic[JobT, DoneT]):
         except (EOFError, OSError):
             self._close(worker, selector)
             return
-        worker.begun.add(message.run_id)
+        if not isinstance(message, Note):
+            worker.begun.add(message.run_id)
         if not worker.overdue:
             worker.heard, worker.pressed = time.monotonic(), 0
-        if isinstance(message, Event):
+        if isinstance(message, PackFailed):
+            worker.note = message.text
+        if isinstance(message, Event | Note):
             tell(message)
-        if isinstance(message, Event | Alive):
+        if isinstance(message, Event | Note | Alive):
             return
         (job,) = [job for job in worker.at if job.run_id == message.run_id]
         got_on_late = worker.overdue and message.status == "interrupted"

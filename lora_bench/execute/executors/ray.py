@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, WorkersLost
-from lora_bench.execute.executors.executor import Alive, Event, Lost, patience_with
+from lora_bench.execute.executors.executor import (
+    Alive,
+    Event,
+    Lost,
+    Note,
+    PackFailed,
+    Word,
+    done_alone,
+    pack_failed,
+    patience_with,
+)
 from lora_bench.execute.executors.local import CLEAN
 from lora_bench.execute.executors.ray_actor import Said, Worker
 from lora_bench.util.atomic_files import TEMPORARY, make_folder
@@ -58,6 +68,8 @@ class _Actor:
     together: bool = False
     # True if any of its jobs failed.
     failed: bool = False
+    # Sentence on its pack, if that failed.
+    note: str | None = None
     # Time of its last progress, and True if it was ended for lack of progress.
     heard: float = field(default_factory=time.monotonic)
     overdue: bool = False
@@ -127,7 +139,7 @@ class RayWorkers:
         """Add units of work."""
         self._units = [list(unit) for unit in units]
 
-    def results(self, tell: Callable[[Event], None]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
+    def results(self, tell: Callable[[Word], None]) -> Generator[Record | Elsewhere | Lost[Job], None, None]:
         """Yield the record of each job as it is done.
 
         Raises:
@@ -159,7 +171,7 @@ class RayWorkers:
                         if reason is not None:
                             self._end(actor)
                             actors[actors.index(actor)] = self._begun(seen)
-                            yield from self._put_back(actor, reason, waiting)
+                            yield from self._put_back(actor, reason, waiting, tell)
                     # After the messages are read: if this process stood still, no actor was silent.
                     for actor in actors:
                         self._press(actor)
@@ -181,7 +193,7 @@ class RayWorkers:
     def _direct(self, actor: _Actor, waiting: list[list[Job]]) -> None:
         """Send an actor its next unit, or a stop."""
         if actor.word is None and waiting and self._stopping is None:
-            actor.unit, actor.begun = waiting.pop(0), set()
+            actor.unit, actor.begun, actor.note = waiting.pop(0), set(), None
             actor.together, actor.heard = len(actor.unit) > 1, time.monotonic()
             actor.word = actor.handle.take.remote(list(actor.unit))
         elif actor.unit and self._stopping is not None and not actor.told_to_stop:
@@ -197,7 +209,7 @@ class RayWorkers:
             actor.overdue = True
             self._end(actor)
 
-    def _heard(self, actor: _Actor, tell: Callable[[Event], None]) -> Generator[Record | Elsewhere, None, str | None]:
+    def _heard(self, actor: _Actor, tell: Callable[[Word], None]) -> Generator[Record | Elsewhere, None, str | None]:
         """Pass on an actor's messages; return the reason why it must be replaced, or None."""
         try:
             said = self._ray.get(actor.word)
@@ -217,6 +229,10 @@ class RayWorkers:
         if said.words:
             actor.heard = time.monotonic()
         for word in said.words:
+            if isinstance(word, Note):
+                actor.note = word.text if isinstance(word, PackFailed) else actor.note
+                tell(word)
+                continue
             actor.begun.add(word.run_id)
             if isinstance(word, Event):
                 self._furthest[word.run_id] = max(word.step, self._furthest.get(word.run_id, 0))
@@ -245,7 +261,9 @@ class RayWorkers:
                 actor.unit.remove(job)
                 yield record
 
-    def _put_back(self, actor: _Actor, reason: str, waiting: list[list[Job]]) -> Iterator[Lost[Job]]:
+    def _put_back(
+        self, actor: _Actor, reason: str, waiting: list[list[Job]], tell: Callable[[Word], None]
+    ) -> Iterator[Lost[Job]]:
         """Return the work of a lost actor to the queue; give up runs that lose every actor."""
         if self._stopping is not None or not actor.unit:
             return
@@ -261,7 +279,10 @@ class RayWorkers:
             # The unit failed as a whole, or loses its actors. The run at fault is unknown, so each is done alone.
             for job in at_work:
                 del self._losses[job.run_id]
-            waiting[:0] = [[job] for job in at_work]
+            if actor.note is None:
+                actor.note = pack_failed("it made no progress" if actor.overdue else reason)
+                tell(Note(at_work[0].run_id, actor.note))
+            waiting[:0] = done_alone(at_work, actor.note)
             return
         again = []
         for job in at_work:
