@@ -4,6 +4,9 @@ Importing torch, transformers and peft takes 6 to 8 s; a fork of a process that 
 fork, the server runs no tensor operation, no tokenizer and no CUDA. It is not a fork of the user's program, which may have
 threads and devices open, and may have no `if __name__ == "__main__"`.
 
+An import may start CUDA all the same: bitsandbytes does, which PEFT imports, and so may a plug-in. Then no fork can use CUDA.
+So the server says so and begins anew without imports, and each worker is a new process that does its own.
+
 It reads commands from its standard input, a line each, and writes a line for each worker that ended:
 
     fork {"CUDA_VISIBLE_DEVICES": "0"}   ->   started PID
@@ -11,6 +14,7 @@ It reads commands from its standard input, a line each, and writes a line for ea
     signal PID SIGTERM                        sends it to one worker and its children; SIGUSR1, at which a worker writes its
                                               stack, goes to the worker alone
                                          ->   ended PID WAIT_STATUS
+                                         ->   spawns, once, if workers do their own imports
 
 When its standard input closes, the process that started it has ended: it kills its workers and ends. A worker leads a process
 group, which ends with it, so that no child of a run outlives it.
@@ -30,10 +34,10 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from lora_bench.execute.executors.executor import Alive, Event, Note, PackFailed, Word, pack_failed
-from lora_bench.execute.executors.processes import end_with_parent
+from lora_bench.execute.executors.processes import end_with_parent, forks_can_use_cuda
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full
 from lora_bench.util.failpoints import reach
 from lora_bench.util.redaction import without_secrets
@@ -42,19 +46,26 @@ if TYPE_CHECKING:
     from lora_bench.training.callbacks import Notify
 
 
-def serve(address: str) -> None:
+SPAWNS = "spawns"
+
+
+def serve(address: str, *, spawns: bool = False) -> None:
     """Fork workers on request until standard input closes.
 
     Args:
         address: The Unix socket on which workers report for work.
+        spawns: Import nothing, because each worker does its own imports.
     """
     # The process that started it handles Ctrl-C and other signals, and sends commands.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Until the imports are done it cannot notice that its standard input closes.
     end_with_parent()
-    reach("server.import")
-    import_everything()
+    if not spawns:
+        reach("server.import")
+        import_everything()
+        if not forks_can_use_cuda():
+            _become(address, SPAWNS)
     reach("server.ready")
     end_with_parent(really=False)
     wake_read, wake_write = os.pipe()
@@ -63,6 +74,8 @@ def serve(address: str) -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     workers: set[int] = set()
     _say("ready")
+    if spawns:
+        _say(SPAWNS)
     pending = b""
     while True:
         readable, _, _ = select.select([0, wake_read], [], [])
@@ -77,7 +90,7 @@ def serve(address: str) -> None:
             for line in lines:
                 command, _, rest = line.decode().partition(" ")
                 if command == "fork":
-                    workers.add(_fork(address, json.loads(rest), (wake_read, wake_write)))
+                    workers.add(_fork(address, json.loads(rest), (wake_read, wake_write), spawns=spawns))
                 elif command == "stop":
                     for pid in workers:
                         os.kill(pid, signal.Signals[rest])
@@ -109,7 +122,7 @@ def import_everything() -> None:
         importlib.import_module(f"transformers.models.{name}.modeling_{name}")
 
 
-def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> int:
+def _fork(address: str, environment: dict[str, str], wake: tuple[int, int], *, spawns: bool = False) -> int:
     reach("server.fork")
     server = os.getpid()
     pid = os.fork()
@@ -119,14 +132,13 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> i
             os.setpgid(pid, pid)
         _say(f"started {pid}")
         return pid
-    # The worker. It must never return into the server's loop.
-    code = 1
-    try:
+
+    def be_worker() -> None:
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         end_with_parent()
         if os.getppid() != server:
-            os._exit(code)
+            os._exit(1)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in wake:
@@ -135,13 +147,24 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> i
         os.dup2(nothing, 0)
         os.dup2(2, 1)
         os.environ.update(environment)
-        from lora_bench.training.distributed.launch import ask_for_stacks
+        if spawns:
+            _become(address, json.dumps(environment))
+        _be_worker(address, environment)
 
-        # Written by the C library's handler, wherever the interpreter hangs.
-        signal.signal(signal.SIGUSR1, lambda number, frame: ask_for_stacks())
-        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=True)
-        reach("worker.begin")
-        _work(address, environment)
+    # The worker. It must never return into the server's loop.
+    end_after(be_worker)
+
+
+def _become(*arguments: str) -> NoReturn:
+    """Begin this module anew in this process, with its number, files and ignored signals."""
+    os.execv(sys.executable, [sys.executable, "-m", "lora_bench.execute.executors.fork_server", *arguments])
+
+
+def end_after(work: Callable[[], None]) -> NoReturn:
+    """Do the work of this process and end it."""
+    code = 1
+    try:
+        work()
         code = 0
     except BaseException:
         import traceback
@@ -150,6 +173,16 @@ def _fork(address: str, environment: dict[str, str], wake: tuple[int, int]) -> i
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _be_worker(address: str, environment: dict[str, str]) -> None:
+    from lora_bench.training.distributed.launch import ask_for_stacks
+
+    # Written by the C library's handler, wherever the interpreter hangs.
+    signal.signal(signal.SIGUSR1, lambda number, frame: ask_for_stacks())
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True, chain=True)
+    reach("worker.begin")
+    _work(address, environment)
 
 
 def _work(address: str, environment: dict[str, str]) -> None:
@@ -281,5 +314,18 @@ def _say(line: str) -> None:
         os.write(1, f"{line}\n".encode())
 
 
+def main(address: str, what: str | None = None) -> None:
+    """Be the server, or a worker that it spawned, whose environment is given as JSON."""
+    if what in (None, SPAWNS):
+        serve(address, spawns=what == SPAWNS)
+        return
+
+    def be_worker() -> None:
+        import_everything()
+        _be_worker(address, json.loads(str(what)))
+
+    end_after(be_worker)
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    main(*sys.argv[1:])

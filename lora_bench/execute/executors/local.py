@@ -46,6 +46,11 @@ MOST_UNSEEN = 5
 STACK_SECONDS = 1.0
 GRACE_SECONDS = 15.0
 
+SPAWNS = (
+    "a package that is imported here starts CUDA, which no fork of a process can use then; so each worker does its imports "
+    "itself, which takes seconds"
+)
+
 # Statuses after which a worker is reused.
 CLEAN = ("ok", "unsupported", "elsewhere")
 
@@ -182,7 +187,7 @@ class LocalWorkers(Generic[JobT, DoneT]):
                             workers[worker.pid] = worker
                             selector.register(connection, selectors.EVENT_READ, worker)
                         elif key.data == "server":
-                            dead |= self._ended()
+                            dead |= self._ended(tell)
                         else:
                             yield from self._hear(key.data, selector, tell)
                     for pid, reason in list(dead.items()):
@@ -307,8 +312,8 @@ class LocalWorkers(Generic[JobT, DoneT]):
         except (OSError, ValueError):
             raise WorkersLost(f"the server that starts workers is gone; see the end of {self.log}") from None
 
-    def _ended(self) -> dict[int, str]:
-        """Return the workers that ended, with the reason.
+    def _ended(self, tell: Callable[[Word], None]) -> dict[int, str]:
+        """Return the workers that ended, with the reason; pass on what else the server says.
 
         Raises:
             WorkersLost: If the server itself has ended.
@@ -321,6 +326,8 @@ class LocalWorkers(Generic[JobT, DoneT]):
         kills, before = memory_kills(), self._kills
         for line in chunk.decode().splitlines():
             word, *numbers = line.split()
+            if word == "spawns":
+                tell(Note("", SPAWNS))
             if word == "ended":
                 pid, status = map(int, numbers)
                 short = None not in (kills, before) and kills != before

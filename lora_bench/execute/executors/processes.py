@@ -70,6 +70,16 @@ def end_with_parent(*, really: bool = True) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if really else 0)
 
 
+def forks_can_use_cuda() -> bool:
+    """Return False if CUDA has been started in this process; torch then refuses it in every fork, so a fork tells."""
+    import torch
+
+    pid = os.fork()
+    if not pid:
+        os._exit(torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork())
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def ended_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Return True if a child ends within some seconds; its number is not reused until it is waited for."""
     if not hasattr(os, "waitid"):

@@ -1,11 +1,11 @@
 """The rank server: a process with its imports done, from which the worker ranks of one run after another are forked.
 
-    python -m lora_bench.execute.executors.rank_server DESCRIPTOR
+    python -m lora_bench.execute.executors.rank_server DESCRIPTOR [spawns | rank]
 
 It receives a job with its devices, and during the run the names of signals: stop signals, and SIGUSR1, at which each worker
 rank writes its stack. It sends the steps, None for a heartbeat, and at last a record, or a sentence on how a worker rank ended.
 A run leaves no process: its worker ranks are killed when it has its record, when one of them ends, and when the process that
-sent the job has ended.
+sent the job has ended. As in the fork server, worker ranks do their own imports where an import starts CUDA.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from lora_bench.execute.executors.fork_server import import_everything
-from lora_bench.execute.executors.processes import cause, end_with_parent, memory_kills
+from lora_bench.execute.executors.fork_server import SPAWNS, end_after, import_everything
+from lora_bench.execute.executors.processes import cause, end_with_parent, forks_can_use_cuda, memory_kills
 from lora_bench.records.outcomes import DISK_FULL
 from lora_bench.records.record import Record
 from lora_bench.training.distributed.ranks import WorkerRank
 from lora_bench.training.job import Job
-from lora_bench.util.redaction import without_secrets
 
 # Worker ranks wait for each other as long as the first evaluates. The progress of a run is watched from outside.
 PATIENCE = timedelta(days=30)
@@ -42,6 +41,9 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 # Last message of a worker rank.
 _DONE = "done"
+
+# Argument of a worker rank that the server spawned, which then sends it its work.
+_RANK = "rank"
 
 
 @dataclass
@@ -69,14 +71,21 @@ class _Child:
             os.waitpid(self.pid, 0)
 
 
-def serve(connection: Connection[Any, Any]) -> None:
-    """Do runs until the connection closes. The process that starts this one blocks SIGINT and SIGTERM."""
+def serve(connection: Connection[Any, Any], *, spawns: bool = False) -> None:
+    """Do runs until the connection closes. The process that starts this one blocks SIGINT and SIGTERM.
+
+    Args:
+        connection: Receives jobs.
+        spawns: Import nothing, because each worker rank does its own imports.
+    """
     end_with_parent()
     # Ignored until worker ranks can write their stacks, because the signal would kill the process.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    import_everything()
-    import evaluate  # noqa: F401  # brings scipy, and every rank scores something
-
+    if not spawns:
+        _import()
+        if not forks_can_use_cuda():
+            print("an import starts CUDA, so each worker rank does its own imports", file=sys.stderr, flush=True)
+            _become(connection, SPAWNS)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             asked = connection.recv()
@@ -85,7 +94,19 @@ def serve(connection: Connection[Any, Any]) -> None:
             job, devices = asked
             connection.send(None)  # the imports are done, and the watch begins
             with tempfile.TemporaryDirectory(prefix="lora_bench-") as folder:
-                _run(job, devices, Path(folder) / "ranks", connection)
+                _run(job, devices, Path(folder) / "ranks", connection, spawns)
+
+
+def _import() -> None:
+    import_everything()
+    import evaluate  # noqa: F401  # brings scipy, and every rank scores something
+
+
+def _become(connection: Connection[Any, Any], argument: str) -> NoReturn:
+    """Begin this module anew in this process, with a connection and a second argument."""
+    os.set_inheritable(connection.fileno(), True)
+    name = "lora_bench.execute.executors.rank_server"
+    os.execv(sys.executable, [sys.executable, "-m", name, str(connection.fileno()), argument])
 
 
 # Stacks go into one file: each worker rank has its part of this time, so that they do not mix. Less than STACK_SECONDS of
@@ -93,13 +114,13 @@ def serve(connection: Connection[Any, Any]) -> None:
 _STACKS_SECONDS = 0.6
 
 
-def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any, Any]) -> None:
+def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any, Any], spawns: bool) -> None:
     """Do a run, and send its record."""
     kills = memory_kills()
     children: list[_Child] = []
     try:
         for number in range(job.spec.training.processes):
-            children.append(_fork(job, number, devices, meeting, connection, children))
+            children.append(_fork(job, number, devices, meeting, connection, children, spawns))
         while True:
             listened = [child for child in children if child.alive]
             for ready in wait([connection, *(child.link for child in listened)]):
@@ -152,28 +173,29 @@ def _fork(
     meeting: Path,
     connection: Connection[Any, Any],
     before: list[_Child],
+    spawns: bool,
 ) -> _Child:
     server = os.getpid()
-    ours, theirs = Pipe(duplex=False)
+    ours, theirs = Pipe(duplex=spawns)
     pid = os.fork()
     if pid:
         theirs.close()
+        if spawns:
+            ours.send((job, number, devices, meeting))
         return _Child(f"rank {number} of {job.spec.training.processes}", pid, ours)
-    # The worker rank. It must never return into the server's loop.
-    try:
+
+    def be_rank() -> None:
         end_with_parent()
         if os.getppid() != server:
             os._exit(1)
         for inherited in (connection, ours, *(child.link for child in before)):
             inherited.close()
+        if spawns:
+            _become(theirs, _RANK)
         _be_rank(job, number, devices, meeting, theirs)
-    except BaseException:
-        import traceback
 
-        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
-    finally:
-        sys.stderr.flush()
-        os._exit(1)
+    # The worker rank. It must never return into the server's loop.
+    end_after(be_rank)
 
 
 def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Connection[Any, Any]) -> None:
@@ -243,5 +265,20 @@ def _said_of(record: Record, rank: WorkerRank) -> Record | str:
     return record.model_copy(update={"reason": reason})
 
 
+def main(descriptor: str, what: str | None = None) -> None:
+    """Be the server, or a worker rank that it spawned."""
+    connection: Connection[Any, Any] = Connection(int(descriptor))
+    if what != _RANK:
+        serve(connection, spawns=what == SPAWNS)
+        return
+
+    def be_rank() -> None:
+        _import()
+        job, number, devices, meeting = connection.recv()
+        _be_rank(job, number, devices, meeting, connection)
+
+    end_after(be_rank)
+
+
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])))
+    main(*sys.argv[1:])
