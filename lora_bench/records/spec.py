@@ -25,6 +25,7 @@ ScoreSplit = Literal["test", "selection"]
 Precision = Literal["float32", "bfloat16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 Masks = Literal["torch", "keyed"]
+Order = Literal["shuffled", "grouped"]
 Parallelism = Literal["ddp", "fsdp"]
 AnyPrecision = Literal["float32", "bfloat16", "float16"]
 KeepWeights = Literal["none", "best", "last"]
@@ -126,6 +127,8 @@ class Settings(RecordPart):
         base_dropout: Dropout inside the base model; the checkpoint's own by default.
         head_dropout: Dropout before the classifier; the checkpoint's own by default.
         masks: Source of dropout masks; "keyed" ones depend on position, so runs with dropout can share a pack.
+        order: Order of the examples of an epoch. "grouped" makes batches of like lengths, with little padding: it shuffles the
+            examples, sorts them by length inside windows of 50 batches, and shuffles all batches.
         processes: Processes that share every batch, each with its own device, or with `threads` CPU threads.
         parallelism: "ddp" keeps all weights in every process; "fsdp" shards them, for models too large for one device.
         deterministic: Use only algorithms that repeat a result to the bit on a GPU, slower ones among them; a run that needs
@@ -142,6 +145,7 @@ class Settings(RecordPart):
     base_dropout: float | None = None
     head_dropout: float | None = None
     masks: Masks = "torch"
+    order: Order = "shuffled"
     processes: int | None = 1
     parallelism: Parallelism | None = "ddp"
     deterministic: bool = False

@@ -58,6 +58,7 @@ budget:
 training:
   batch_size: {batch}
   max_length: {max_length}  # tokens at which a text is cut
+  order: grouped  # texts of like lengths share a batch, which needs less padding
 
 # Trained weights stay for `lora-bench use`; `none` saves the disk.
 keep_weights: last

@@ -17,7 +17,7 @@ from typing import Any, overload
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.budget import WORK, Axis, Batch, amount_of, tokens_of
 from lora_bench.records.spec import PlannedTraining
-from lora_bench.util.seeding import epoch_order
+from lora_bench.util.seeding import epoch_order, grouped_order
 
 Example = Mapping[str, Any]
 
@@ -30,15 +30,15 @@ class InOrder(Sequence[Example]):
 
     Args:
         examples: Examples of the training split.
-        seed: Seed of the order of each epoch.
+        order: Returns the indexes of the examples in the order of an epoch.
         start: Number of examples seen before.
         count: Number of examples that follow; endless by default.
     """
 
-    def __init__(self, examples: Sequence[Example], seed: int, start: int = 0, count: int = ENDLESS) -> None:
-        self._examples, self._seed, self._start, self._count = examples, seed, start, count
-        # Two epochs, because a batch may span the end of one.
-        self._epoch = functools.lru_cache(2)(lambda epoch: epoch_order(seed, epoch, len(examples)))
+    def __init__(
+        self, examples: Sequence[Example], order: Callable[[int], Sequence[int]], start: int = 0, count: int = ENDLESS
+    ) -> None:
+        self._examples, self._order, self._start, self._count = examples, order, start, count
 
     def __len__(self) -> int:
         return self._count
@@ -53,11 +53,11 @@ class InOrder(Sequence[Example]):
         if not 0 <= index < self._count:
             raise IndexError(f"example {index} of {self._count}")
         epoch, place = divmod(self._start + index, len(self._examples))
-        return self._examples[self._epoch(epoch)[place]]
+        return self._examples[self._order(epoch)[place]]
 
     def after(self, seen: int, count: int = ENDLESS) -> InOrder:
         """Return the examples that follow the first *seen* ones, or *count* of them."""
-        return InOrder(self._examples, self._seed, self._start + seen, count)
+        return InOrder(self._examples, self._order, self._start + seen, count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,8 @@ def plan_course(
         raise LoraBenchError(
             "the training examples have no tokens, so no amount of work is ever reached; check the data"
         )
-    course = Course(recipe=recipe, examples=InOrder(examples, seed), ends={}, shares=None, flops=flops)
+    in_order = InOrder(examples, _order_of(recipe, seed, examples))
+    course = Course(recipe=recipe, examples=in_order, ends={}, shares=None, flops=flops)
     target, amount = recipe.target
     ends: dict[Axis, int] = {}
     shares: tuple[float, ...] | None = None
@@ -185,6 +186,15 @@ def plan_course(
         if used is not None and used[-1] >= cap:
             ends[axis] = min(len(used) - 1, ends.get(axis, len(used)))
     return dataclasses.replace(course, ends=ends, shares=shares)
+
+
+def _order_of(recipe: PlannedTraining, seed: int, examples: Sequence[Example]) -> Callable[[int], Sequence[int]]:
+    """Return a function that gives the order of the examples in each epoch."""
+    # Two epochs are kept, because a batch may span the end of one.
+    if recipe.order == "shuffled":
+        return functools.lru_cache(2)(lambda epoch: epoch_order(seed, epoch, len(examples)))
+    lengths = [len(example["input_ids"]) for example in examples]
+    return functools.lru_cache(2)(lambda epoch: grouped_order(seed, epoch, lengths, recipe.batch_size))
 
 
 def _used(course: Course, axis: Axis, amount: float, at_most: int | None = None) -> list[int] | None:

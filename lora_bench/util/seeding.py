@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
+
+
+WINDOW = 50
+"""Number of batches over which `grouped_order` sorts; part of the meaning of the recipe's `order: grouped`."""
 
 
 def seed_for(*what: str | int) -> int:
@@ -38,6 +43,31 @@ def example_order(seed: int, examples: int, wanted: int) -> list[int]:
 def epoch_order(seed: int, epoch: int, examples: int) -> list[int]:
     """Return the indexes of the examples in the order of one epoch."""
     return sorted(range(examples), key=lambda index: seed_for("order", seed, epoch, index))
+
+
+def grouped_order(seed: int, epoch: int, lengths: Sequence[int], batch_size: int) -> list[int]:
+    """Return the indexes of the examples in the order of one epoch, with examples of like lengths in a batch.
+
+    Shuffled examples are sorted by length inside windows of `WINDOW` batches, and all batches are shuffled. A batch that
+    spans the end of an epoch stays as it was shuffled.
+
+    Args:
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
+        lengths: Number of tokens of each example.
+        batch_size: Examples of a step; earlier epochs are divided into steps without a gap.
+    """
+    order = epoch_order(seed, epoch, len(lengths))
+    first = min(-epoch * len(order) % batch_size, len(order))
+    last = len(order) - (len(order) - first) % batch_size
+    batches: list[list[int]] = []
+    for start in range(first, last, WINDOW * batch_size):
+        window = sorted(order[start : min(start + WINDOW * batch_size, last)], key=lengths.__getitem__)
+        batches += [window[index : index + batch_size] for index in range(0, len(window), batch_size)]
+    batches = [
+        batches[index] for index in sorted(range(len(batches)), key=lambda one: seed_for("batch", seed, epoch, one))
+    ]
+    return [*order[:first], *itertools.chain(*batches), *order[last:]]
 
 
 def draw_head(model: PreTrainedModel, head: list[str], seed: int) -> None:

@@ -68,9 +68,11 @@ def records_of(path, runs, **options):
     return {record.run_id: record for record in run_suite(load_suite(path), runs=runs, **options).records}
 
 
-@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
-def test_packed_runs_leave_the_records_of_isolated_ones(tmp_path, family):
-    path = write_project(tmp_path / "project", SUITE, family)
+@pytest.mark.parametrize(
+    ("family", "more"), [("roberta", ""), ("deberta-v2", ""), ("gpt2", ""), ("roberta", ", order: grouped")]
+)
+def test_packed_runs_leave_the_records_of_isolated_ones(tmp_path, family, more):
+    path = write_project(tmp_path / "project", SUITE.replace("masks: keyed", f"masks: keyed{more}"), family)
     packed = records_of(path, tmp_path / "packed", workers=0)
     alone = records_of(path, tmp_path / "alone", workers=0, pack=False)
     assert packed.keys() == alone.keys() and len(packed) == 12

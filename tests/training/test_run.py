@@ -109,9 +109,13 @@ def test_a_task_that_can_be_learned_is_learned(tmp_path):
     assert record.score > 0.95 > record.data.majority_score
 
 
-@pytest.mark.parametrize("label", ["full", "lora", "bottleneck_adapter", "prefix_tuning"])
-def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, label):
+@pytest.mark.parametrize(
+    ("label", "training"),
+    [("full", ""), ("lora", ""), ("bottleneck_adapter", ""), ("prefix_tuning", ""), ("lora", "order: grouped")],
+)
+def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, label, training):
     suite = SUITE.replace("train_examples: 48", "train_examples: 160") + "selection_every: 4\nkeep_weights: best\n"
+    suite += f"training: {{{training}}}\n"
     whole = run_job(jobs(tmp_path, suite, runs="whole")[label])
     job = jobs(tmp_path, suite, runs="stopped")[label]
 
@@ -139,12 +143,13 @@ def test_the_curve_of_a_resumed_run_is_whole_where_a_point_is_a_mean_of_several_
     assert resumed.resumed and answer(resumed) == answer(whole)
 
 
-def test_accumulating_gradients_changes_no_loss(tmp_path):
+@pytest.mark.parametrize("order", ["shuffled", "grouped"])
+def test_accumulating_gradients_changes_no_loss(tmp_path, order):
     """Four quarters of a batch, added up, are the batch; dropout, drawn for each quarter, is switched off."""
     plain = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full]").replace("48", "80")
     curves = []
     for number, extra in enumerate(("", "training_arguments: {gradient_accumulation_steps: 4}\n")):
-        path = write_project(tmp_path / f"project{number}", plain + extra)
+        path = write_project(tmp_path / f"project{number}", f"{plain}training: {{order: {order}}}\n{extra}")
         config = path.parent / "base" / "config.json"
         settings = json.loads(config.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         config.write_text(json.dumps(settings))

@@ -1,6 +1,8 @@
 """The course of a run: its steps, their costs and its end follow from (seed, epoch) and the lengths of the examples."""
 
 import math
+import random
+from hashlib import sha256
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.spec import PlannedTraining
 from lora_bench.training.step_plan import plan_course
 from lora_bench.training.trainer_arguments import rate_factor
+from lora_bench.util import seeding
 from lora_bench.util.seeding import example_order
 
 # Lengths 3, 5, 2, 4, 6, 1: 21 real tokens an epoch.
@@ -110,6 +113,51 @@ def test_a_clock_and_a_number_of_steps_end_a_run_by_what_comes_first():
     ]  # fmt: skip
     assert course.progress(2, 9.0) == 0.9 and course.progress(3, 1.0) == 0.75
     assert course.said(4, "train_examples", 9.0).endswith("after step 4, with 90% of 10 s of training used")
+
+
+def test_grouped_batches_hold_examples_of_like_lengths_in_a_shuffled_order():
+    # Epoch 0 is shuffled to 0 3 4 2 1 5, of lengths 3 4 6 2 5 1. By length: 5 2 | 0 3 | 1 4.
+    course = plan_course(recipe(train_examples=6, order="grouped"), 0, EXAMPLES)
+    assert sorted(numbers(course)) == [[0, 3], [1, 4], [5, 2]]
+    # The batches go by the sha256 of "batch", 0, 0 and their numbers.
+    drawn = [sha256(f"batch\x1f0\x1f0\x1f{number}".encode()).digest() for number in range(3)]
+    assert numbers(course) == [batch for _, batch in sorted(zip(drawn, [[5, 2], [0, 3], [1, 4]], strict=True))]
+    assert [example["number"] for example in course.rest(1)] == [one for batch in numbers(course)[1:] for one in batch]
+
+
+def test_a_batch_over_the_end_of_an_epoch_is_of_two_epochs_and_every_epoch_sees_all():
+    course = plan_course(recipe(train_examples=18, batch_size=4, order="grouped"), 0, EXAMPLES)
+    seen = [one for batch in numbers(course) for one in batch]
+    # Six examples in batches of four: the last two of epoch 0 and the first two of epoch 1 are as they were shuffled.
+    assert seen[4:8] == [*FIRST[4:], *SECOND[:2]]
+    assert set(seen[:4]) == set(FIRST[:4]) and set(seen[8:12]) == set(SECOND[2:])
+    assert all(
+        [LENGTHS[one] for one in batch] == sorted(LENGTHS[one] for one in batch) for batch in (seen[:4], seen[8:12])
+    )
+    # An epoch that is shorter than the rest of a batch is shuffled.
+    short = plan_course(recipe(train_examples=18, batch_size=16, order="grouped"), 0, EXAMPLES)
+    assert numbers(short) == [[*FIRST, *SECOND, *example_order(0, 6, 18)[12:16]], example_order(0, 6, 18)[16:]]
+
+
+def test_examples_stay_within_their_window_of_batches(monkeypatch):
+    monkeypatch.setattr(seeding, "WINDOW", 1)
+    course = plan_course(recipe(train_examples=6, order="grouped"), 0, EXAMPLES)
+    # Windows of one batch: 0 3 | 4 2 | 1 5, each by length.
+    assert sorted(numbers(course)) == [[0, 3], [2, 4], [5, 1]]
+
+
+def test_grouping_leaves_little_padding():
+    """Lengths like those of film reviews: a mean of 27 tokens, and few reviews with twice as many."""
+    draw = random.Random(0)
+    reviews = [{"input_ids": [7] * max(4, min(64, round(draw.lognormvariate(3.1, 0.6))))} for _ in range(8_000)]
+
+    def share(order):
+        course = plan_course(recipe(train_examples=8_000, batch_size=16, order=order), 0, reviews)
+        lengths = [[len(example["input_ids"]) for example in batch] for batch in course.batches(course.last_step)]
+        return sum(len(batch) * max(batch) for batch in lengths) / sum(map(sum, lengths))
+
+    assert share("shuffled") > 1.7
+    assert share("grouped") < 1.06
 
 
 def test_examples_without_tokens_never_reach_an_amount_of_them():
