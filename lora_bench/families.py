@@ -85,6 +85,8 @@ class Family:
         hidden_size_key: Config key of the width of hidden states.
         num_heads_key: Config key of the number of attention heads.
         num_layers_key: Config key of the number of layers.
+        reads: Token that a classifier's head reads; None if `models.read_position` is not written for the family.
+        last_norm: Norm behind all layers, by its path beside the layers; None if the head reads the last layer's output.
         shown: Name in tables.
         causal: True if a token attends only to those before it, so that the model can write text.
         own_masks: True if attention builds its mask from the mask of the rows, and takes no ready one.
@@ -115,6 +117,8 @@ class Family:
     hidden_size_key: str = "hidden_size"
     num_heads_key: str = "num_attention_heads"
     num_layers_key: str = "num_hidden_layers"
+    reads: Literal["first", "last"] | None = None
+    last_norm: str | None = None
     shown: str
     causal: bool = False
     own_masks: bool = False
@@ -214,6 +218,7 @@ ROBERTA = Family(
     prefix_kind="cache",
     bottleneck_sites=_POST_NORM_SITES,
     heads=("classifier", "qa_outputs"),
+    reads="first",
     shown="RoBERTa",
     packed_types=("roberta",),
     hub_names={"roberta-base": "FacebookAI/roberta-base", "roberta-large": "FacebookAI/roberta-large"},
@@ -238,6 +243,7 @@ DEBERTA = Family(
     prefix_kind="deberta",
     bottleneck_sites=_POST_NORM_SITES,
     heads=("pooler", "classifier", "qa_outputs"),
+    reads="first",
     shown="DeBERTa",
     own_masks=True,
     classes="Deberta",
@@ -259,6 +265,7 @@ DEBERTA_V2 = Family(
     prefix_kind="deberta_v2",
     bottleneck_sites=_POST_NORM_SITES,
     heads=("pooler", "classifier", "qa_outputs"),
+    reads="first",
     shown="DeBERTa-v2/v3",
     own_masks=True,
     packed_types=("deberta-v2",),
@@ -299,6 +306,8 @@ GPT2 = Family(
     hidden_size_key="n_embd",
     num_heads_key="n_head",
     num_layers_key="n_layer",
+    reads="last",
+    last_norm="ln_f",
     shown="GPT-2",
     causal=True,
     packed_types=("gpt2",),

@@ -162,6 +162,7 @@ def _more(spec: PlannedSpec, start: str | None) -> str:
         "dropout": recipe.base_dropout,
         "head dropout": recipe.head_dropout,
         "dropout masks": recipe.masks if recipe.masks != "torch" else None,
+        "last layer": recipe.last_layer.replace("_", " ") if recipe.last_layer != "whole" else None,
         "order": recipe.order if recipe.order != "shuffled" else None,
         "processes": recipe.processes if recipe.processes > 1 else None,
         "parallelism": recipe.parallelism if recipe.processes > 1 else None,

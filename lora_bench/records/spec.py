@@ -26,6 +26,7 @@ Precision = Literal["float32", "bfloat16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 Masks = Literal["torch", "keyed"]
 Order = Literal["shuffled", "grouped"]
+LastLayer = Literal["whole", "read_position"]
 Parallelism = Literal["ddp", "fsdp"]
 AnyPrecision = Literal["float32", "bfloat16", "float16"]
 KeepWeights = Literal["none", "best", "last"]
@@ -129,6 +130,8 @@ class Settings(RecordPart):
         masks: Source of dropout masks; "keyed" ones depend on position, so runs with dropout can share a pack.
         order: Order of the examples of an epoch. "grouped" makes batches of like lengths, with little padding: it shuffles the
             examples, sorts them by length inside windows of 50 batches, and shuffles all batches.
+        last_layer: Positions that a classifier's last layer computes. "read_position" is the one that its head reads: the same
+            answers up to rounding, in less time. Families and methods that it is not written for compute the whole layer.
         processes: Processes that share every batch, each with its own device, or with `threads` CPU threads.
         parallelism: "ddp" keeps all weights in every process; "fsdp" shards them, for models too large for one device.
         deterministic: Use only algorithms that repeat a result to the bit on a GPU, slower ones among them; a run that needs
@@ -146,6 +149,7 @@ class Settings(RecordPart):
     head_dropout: float | None = None
     masks: Masks = "torch"
     order: Order = "shuffled"
+    last_layer: LastLayer = "whole"
     processes: int | None = 1
     parallelism: Parallelism | None = "ddp"
     deterministic: bool = False

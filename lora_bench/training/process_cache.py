@@ -46,7 +46,8 @@ BASE_MAY_DIFFER: Fields = {
     "training": {
         **MAY_DIFFER["training"],
         "train_seconds": True, "batch_size": True, "max_length": True, "precision": True, "threads": True,
-        "arguments": True, "label_smoothing": True, "masks": True, "order": True, "processes": True, "parallelism": True,
+        "arguments": True, "label_smoothing": True, "masks": True, "order": True, "last_layer": True,
+        "processes": True, "parallelism": True,
         "deterministic": True,
     },
 }  # fmt: skip

@@ -10,7 +10,6 @@ with the same scale, but no content-to-position or position-to-content term.
 """
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -146,7 +145,7 @@ def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: A
         UnsupportedPair: If the attention kernel takes no four-dimensional mask, or the module no cache.
     """
     refuse_kernel(attention.config._attn_implementation)
-    names, cache_name = _arguments(type(attention).forward)
+    names, cache_name = arguments_of(type(attention).forward)
     arguments = dict(zip(names, args, strict=False)) | kwargs
     real_cache = arguments.get(cache_name)
     mask = arguments.get("attention_mask")
@@ -158,7 +157,7 @@ def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: A
 
 
 @cache
-def _arguments(forward: Callable[..., Any]) -> tuple[tuple[str, ...], str]:
+def arguments_of(forward: Callable[..., Any]) -> tuple[tuple[str, ...], str]:
     """Return the argument names of an attention's forward, without self, and the name of its cache."""
     names = tuple(inspect.signature(forward).parameters)[1:]
     for name in CACHE_ARGUMENTS:
@@ -210,18 +209,14 @@ def attend_deberta(
     relative_pos: Tensor | None = None,
     rel_embeddings: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return DeBERTa's attention with a prefix, with the arguments and result of transformers' forward.
-
-    Raises:
-        UnsupportedPair: If queries come from other states than keys, as in DeBERTa's mask decoder.
-    """
-    if query_states is not None:
-        raise UnsupportedPair("a prefix on deberta needs queries and keys of the same states")
+    """Return DeBERTa's attention with a prefix, with the arguments and result of transformers' forward."""
     query, key, value = attention.transpose_for_scores(attention.in_proj(hidden_states)).chunk(3, dim=-1)
+    if query_states is not None:
+        query = attention.transpose_for_scores(attention.in_proj(query_states)).chunk(3, dim=-1)[0]
     query = query + attention.transpose_for_scores(attention.q_bias[None, None, :])
     value = value + attention.transpose_for_scores(attention.v_bias[None, None, :])
     scale_factor = 1 + len(attention.pos_att_type)
-    query = query / _scale(query, scale_factor)
+    query = query / deberta_scale(query, scale_factor)
     scores = query @ key.transpose(-1, -2)
     if attention.relative_attention and rel_embeddings is not None and relative_pos is not None:
         positions = attention.pos_dropout(rel_embeddings)
@@ -250,7 +245,7 @@ def attend_deberta_v2(
     key = attention.transpose_for_scores(attention.key_proj(hidden_states), heads)
     value = attention.transpose_for_scores(attention.value_proj(hidden_states), heads)
     scale_factor = 1 + ("c2p" in attention.pos_att_type) + ("p2c" in attention.pos_att_type)
-    scale = _scale(query, scale_factor)
+    scale = deberta_scale(query, scale_factor)
     scores = torch.bmm(query, key.transpose(-1, -2) / scale)
     if attention.relative_attention:
         positions = attention.pos_dropout(rel_embeddings)
@@ -261,9 +256,12 @@ def attend_deberta_v2(
     return context.transpose(1, 2).flatten(2), probabilities if output_attentions else None
 
 
-def _scale(query: Tensor, scale_factor: int) -> Tensor:
-    # A tensor of the query's type, as in transformers: dividing by the Python number rounds differently in bfloat16.
-    return torch.tensor(math.sqrt(query.shape[-1] * scale_factor), dtype=query.dtype)
+def deberta_scale(query: Tensor, scale_factor: int) -> Tensor:
+    """Return the number that DeBERTa divides scores by.
+
+    As in transformers it is a root in float32, in the query's type: a Python number would round differently in bfloat16.
+    """
+    return torch.tensor(query.shape[-1] * scale_factor, dtype=torch.float).sqrt().to(query.dtype)
 
 
 def key_value_projections(attention: nn.Module, family: Family) -> tuple[nn.Module, nn.Module]:

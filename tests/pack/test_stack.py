@@ -14,6 +14,7 @@ from torch.optim import AdamW
 from torch.utils.hooks import RemovableHandle
 
 from lora_bench.methods import known_methods
+from lora_bench.models.read_position import read_alone
 from lora_bench.models.shared_copy import copy_sharing, own_trained
 from lora_bench.pack.losses import loss_for
 from lora_bench.pack.optimiser import StackedAdamW
@@ -151,6 +152,23 @@ def test_a_pack_trains_each_member_as_it_would_be_trained_alone(family, method):
         assert own == pytest.approx(expected, abs=1e-12, rel=1e-12)
         assert len(set(own)) == STEPS
         torch.testing.assert_close(logits(member.model, member), answered, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_members_whose_last_layer_is_the_read_position_alone_train_as_they_would_alone(family, method):
+    packed, isolated = members(family, method), members(family, method)
+    for member in (*packed, *isolated):
+        assert read_alone(member.model, family)
+    losses = together(packed, family)
+    for member, same, own in zip(packed, isolated, losses, strict=True):
+        expected, answered = alone(same)
+        assert own == pytest.approx(expected, abs=1e-12, rel=1e-12)
+        torch.testing.assert_close(logits(member.model, member), answered, atol=1e-11, rtol=1e-11)
+    evaluated = Stack([member.model for member in packed], causal=FAMILIES[family], pad=PAD)
+    batch = {name: tensor for name, tensor in packed[0].batch(STEPS).items() if name != "labels"}
+    first = evaluated.logits(batch)[0]
+    torch.testing.assert_close(first, logits(packed[0].model, packed[0]), atol=1e-11, rtol=1e-11)
 
 
 MEMBER = st.tuples(

@@ -69,7 +69,14 @@ def records_of(path, runs, **options):
 
 
 @pytest.mark.parametrize(
-    ("family", "more"), [("roberta", ""), ("deberta-v2", ""), ("gpt2", ""), ("roberta", ", order: grouped")]
+    ("family", "more"),
+    [
+        ("roberta", ""),
+        ("deberta-v2", ""),
+        ("gpt2", ""),
+        ("roberta", ", order: grouped, last_layer: read_position"),
+        ("gpt2", ", last_layer: read_position"),
+    ],
 )
 def test_packed_runs_leave_the_records_of_isolated_ones(tmp_path, family, more):
     path = write_project(tmp_path / "project", SUITE.replace("masks: keyed", f"masks: keyed{more}"), family)

@@ -247,7 +247,10 @@ def test_two_processes_keep_the_weights_that_one_would(tmp_path, how):
         ("masks: keyed", ""),
         (NO_DROPOUT, "training_arguments: {gradient_accumulation_steps: 2}\n"),
         ("masks: keyed", "training_arguments: {gradient_accumulation_steps: 4}\n"),
-        ("masks: keyed, order: grouped", "training_arguments: {gradient_accumulation_steps: 2}\n"),
+        (
+            "masks: keyed, order: grouped, last_layer: read_position",
+            "training_arguments: {gradient_accumulation_steps: 2}\n",
+        ),
     ],
 )
 def test_two_processes_drop_and_accumulate_what_one_does(tmp_path, how, training, rest):

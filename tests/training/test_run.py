@@ -111,7 +111,13 @@ def test_a_task_that_can_be_learned_is_learned(tmp_path):
 
 @pytest.mark.parametrize(
     ("label", "training"),
-    [("full", ""), ("lora", ""), ("bottleneck_adapter", ""), ("prefix_tuning", ""), ("lora", "order: grouped")],
+    [
+        ("full", ""),
+        ("lora", ""),
+        ("bottleneck_adapter", ""),
+        ("prefix_tuning", ""),
+        ("lora", "order: grouped, last_layer: read_position"),
+    ],
 )
 def test_a_run_that_is_stopped_and_goes_on_equals_one_that_was_not(tmp_path, label, training):
     suite = SUITE.replace("train_examples: 48", "train_examples: 160") + "selection_every: 4\nkeep_weights: best\n"

@@ -1,0 +1,307 @@
+"""Compute the last layer of a classifier only at the position that its head reads.
+
+A head reads the first token of an encoder, or the last real token of a causal model. The last layer's other positions serve as
+keys and values alone: its queries, its attention's output, its feed-forward block and its norms are needed at one position.
+Answers and gradients are those of the whole layer up to rounding, with any method that adapts modules of the layer. Dropout
+masks of the layer are drawn for one position.
+
+DeBERTa's relative positions are projected only for the distances from the position that is read. DeBERTa v1 computes query, key
+and value of every token in one product, which stays whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.deberta import modeling_deberta as deberta
+from transformers.models.deberta_v2 import modeling_deberta_v2 as deberta_v2
+from transformers.pytorch_utils import Conv1D
+
+from lora_bench.families import Family, family_of
+from lora_bench.tuners.attention import (
+    MASKED_ATTENTION,
+    Prefix,
+    arguments_of,
+    attend_deberta,
+    deberta_scale,
+    key_value_projections,
+)
+from lora_bench.tuners.embeddings import PrefixEmbeddingLayer
+from lora_bench.tuners.fused_lora import FusedLoraLayer
+
+
+@dataclass
+class Reading:
+    """The positions that a causal model's head reads in the current batch.
+
+    Args:
+        at: Position of the last real token of each row, shape (rows,); None if unknown.
+        tokens: Tokens of a row, if the last layer was computed at these positions alone; else None.
+    """
+
+    at: Tensor | None = None
+    tokens: int | None = None
+
+
+class KnownKeys:
+    """A cache argument that gives attention the keys and values of all tokens, whatever the tokens of its queries.
+
+    Args:
+        key: Shape (rows, heads, tokens, head_width).
+        value: Same shape as *key*.
+    """
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        self.key, self.value = key, value
+
+    def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of all tokens."""
+        return self.key, self.value
+
+
+class ReadSelfAttention(deberta.DisentangledSelfAttention):
+    """DeBERTa's attention, whose queries may be of the first token alone."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor,
+        output_attentions: bool = False,
+        query_states: Tensor | None = None,
+        relative_pos: Tensor | None = None,
+        rel_embeddings: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return context and probabilities; transformers' own code bypasses adapters if queries are given."""
+        if query_states is None:
+            return super().forward(hidden_states, attention_mask, output_attentions, None, relative_pos, rel_embeddings)
+        none = hidden_states.new_zeros(0, self.all_head_size)
+        return attend_deberta(
+            self, Prefix(none, none), hidden_states, attention_mask, output_attentions, query_states, relative_pos,
+            rel_embeddings,
+        )  # fmt: skip
+
+    def disentangled_att_bias(
+        self, query_layer: Tensor, key_layer: Tensor, relative_pos: Tensor, rel_embeddings: Tensor, scale_factor: int
+    ) -> Any:
+        """Return DeBERTa's bias; queries and keys have shape (batch, heads, tokens, width of a head)."""
+        if query_layer.shape[-2] == key_layer.shape[-2]:
+            return super().disentangled_att_bias(query_layer, key_layer, relative_pos, rel_embeddings, scale_factor)
+        middle = self.max_relative_positions
+        positions = _of_first(relative_pos, rel_embeddings, middle, min(key_layer.shape[-2], middle))
+        bias: Any = 0
+        if "c2p" in self.pos_att_type:  # the queries are scaled already
+            bias = bias + _to_position(query_layer, self.transpose_for_scores(self.pos_proj(positions))[0])
+        if "p2c" in self.pos_att_type:
+            of_query = self.transpose_for_scores(self.pos_q_proj(positions))[0]
+            bias = bias + _from_position(key_layer, of_query / deberta_scale(of_query, scale_factor))
+        return bias
+
+
+class ReadSelfAttentionV2(deberta_v2.DisentangledSelfAttention):
+    """The attention of DeBERTa v2 and v3, whose queries may be of the first token alone."""
+
+    def disentangled_attention_bias(
+        self, query_layer: Tensor, key_layer: Tensor, relative_pos: Tensor, rel_embeddings: Tensor, scale_factor: int
+    ) -> Any:
+        """Return DeBERTa's bias; queries and keys have shape (batch * heads, tokens, width of a head)."""
+        if query_layer.shape[-2] == key_layer.shape[-2]:
+            return super().disentangled_attention_bias(
+                query_layer, key_layer, relative_pos, rel_embeddings, scale_factor
+            )
+        heads, span = self.num_attention_heads, self.pos_ebd_size
+        positions = _of_first(relative_pos, rel_embeddings, span, span)
+        query, key = (states.unflatten(0, (-1, heads)) for states in (query_layer, key_layer))
+        scale = deberta_scale(query, scale_factor)
+        bias: Any = 0
+        if "c2p" in self.pos_att_type:
+            projection = self.key_proj if self.share_att_key else self.pos_key_proj
+            bias = bias + _to_position(query, self.transpose_for_scores(projection(positions), heads)) / scale
+        if "p2c" in self.pos_att_type:
+            projection = self.query_proj if self.share_att_key else self.pos_query_proj
+            bias = bias + _from_position(key, self.transpose_for_scores(projection(positions), heads)) / scale
+        return bias.flatten(0, 1) if isinstance(bias, Tensor) else bias
+
+
+def _of_first(relative_pos: Tensor, table: Tensor, middle: int, reach: int) -> Tensor:
+    """Return the rows of a table of relative positions that the first token meets, one for each key.
+
+    Distances from a key to the first token are these with the other sign, and DeBERTa turns that sign again. So keys use the
+    same rows.
+
+    Args:
+        relative_pos: Distance of each query and key, shape (..., tokens, tokens).
+        table: Shape (2 * middle, width).
+        middle: Row of distance 0.
+        reach: Greatest distance that has a row of its own.
+
+    Returns:
+        Shape (1, tokens, width).
+    """
+    distances = relative_pos[..., 0, :].flatten().long().clamp(-reach, reach - 1)
+    return table[distances + middle].unsqueeze(0)
+
+
+def _to_position(query: Tensor, of_key: Tensor) -> Tensor:
+    """Return content-to-position scores, from queries (batch, heads, 1, width) and positions (heads, tokens, width)."""
+    return (query.squeeze(-2).transpose(0, 1) @ of_key.mT).transpose(0, 1).unsqueeze(-2)
+
+
+def _from_position(key: Tensor, of_query: Tensor) -> Tensor:
+    """Return position-to-content scores, from keys (batch, heads, tokens, width) and positions (heads, tokens, width)."""
+    return (key * of_query).sum(-1).unsqueeze(-2)
+
+
+def read_alone(model: nn.Module, model_type: str) -> bool:
+    """Make the last layer of a classifier compute only the position that its head reads, in place.
+
+    Args:
+        model: The classifier, with its method applied.
+        model_type: Its model family, by transformers' name.
+
+    Returns:
+        False if nothing changed: for a family without `Family.reads`, and with virtual tokens in front of the text.
+    """
+    family = family_of(model_type)
+    if family.reads is None or any(isinstance(module, PrefixEmbeddingLayer) for module in model.modules()):
+        return False
+    found = {path: module for path, module in model.named_modules() if re.fullmatch(family.layer, path)}
+    path = max(found, key=lambda one: int(one.rsplit(".", 1)[1]))
+    layer: Any = _inside(found[path])
+    attention: Any = _inside(layer.get_submodule(family.self_attention))
+    config = _classifier(model).config
+    if getattr(config, "is_decoder", False) or getattr(attention, "talking_head", False):
+        return False
+    if family.own_masks:
+        attention.__class__ = (
+            ReadSelfAttention if isinstance(attention, deberta.DisentangledSelfAttention) else ReadSelfAttentionV2
+        )
+        layer.forward = _by_query_states(layer.forward)
+        return True
+    reading = Reading() if family.reads == "last" else None
+    layer.forward = _by_cache(layer, attention, family, getattr(config, family.num_heads_key), reading)
+    if reading is not None:
+        assert family.last_norm is not None, "a family whose head reads the last token has a norm behind its layers"
+        _follow(_classifier(model), reading)
+        _spread(model.get_submodule(f"{path.rsplit('.', 2)[0]}.{family.last_norm}"), reading)
+    return True
+
+
+def _inside(module: nn.Module) -> nn.Module:
+    """Return the module of the base model inside its adapters."""
+    while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
+        module = inner
+    return module
+
+
+def _classifier(model: Any) -> Any:
+    """Return the classifier inside PEFT's model."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _by_query_states(whole: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a DeBERTa layer's forward for the first token alone."""
+
+    def forward(hidden_states: Tensor, attention_mask: Tensor, query_states: Tensor | None = None, **rest: Any) -> Any:
+        if query_states is not None:
+            return whole(hidden_states, attention_mask, query_states=query_states, **rest)
+        return whole(hidden_states, attention_mask[..., :1, :], query_states=hidden_states[:, :1], **rest)
+
+    return forward
+
+
+def _by_cache(layer: Any, attention: Any, family: Family, heads: int, reading: Reading | None) -> Callable[..., Any]:
+    """Return the forward of a layer whose attention takes a cache: it gets keys and values of all tokens as one.
+
+    Args:
+        layer: The layer.
+        attention: Its attention without adapters.
+        family: Its family.
+        heads: Number of attention heads.
+        reading: Positions that the head reads; None for the first.
+    """
+    whole, (names, cache_name) = layer.forward, arguments_of(type(layer).forward)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        hidden, mask, cache = given["hidden_states"], given.get("attention_mask"), given.get(cache_name)
+        at = None if reading is None else reading.at
+        if reading is not None:
+            reading.tokens = None
+        past = cache is not None and cache.get_seq_length(attention.layer_idx) > 0
+        odd = attention.config._attn_implementation not in MASKED_ATTENTION or (mask is not None and mask.dim() != 4)
+        if past or odd or (reading is not None and at is None):
+            return whole(*args, **kwargs)
+        if reading is not None:
+            reading.tokens = hidden.shape[1]
+        x = layer.get_submodule(family.attention_norm)(hidden) if family.attention_norm is not None else hidden
+        to_key, to_value = key_value_projections(attention, family)
+        key, value = _without_queries(to_key, x) if family.fused else (to_key(x), to_value(x))
+        known = KnownKeys(*(states.unflatten(-1, (heads, -1)).transpose(1, 2) for states in (key, value)))
+        if at is None:
+            rows, mask = hidden[:, :1], None if mask is None else mask[..., :1, :]
+        else:
+            rows, mask = hidden.take_along_dim(at[:, None, None], 1), _mask_at(mask, at, hidden, attention)
+        return whole(**{**given, "hidden_states": rows, "attention_mask": mask, cache_name: known})
+
+    return forward
+
+
+def _without_queries(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return keys and values from a module that computes queries, keys and values, one after the other.
+
+    The queries are left out where the module is the base model's own, or has plain LoRA; an unknown adapter computes all.
+    """
+    if type(module) is Conv1D:
+        width = module.nf // 3
+        key, value = F.linear(x, module.weight[:, width:].T, module.bias[width:]).chunk(2, dim=-1)
+        return key, value
+    if isinstance(module, FusedLoraLayer) and not (
+        module.disable_adapters or module.merged or module.fused_lora_magnitude
+    ):
+        key, value = _without_queries(module.base_layer, x)
+        for name in module.live_adapters():
+            updates = module.updates(name, x, ())
+            key, value = (part + updates[index] if index in updates else part for index, part in ((1, key), (2, value)))
+        return key, value
+    _, key, value = module(x).chunk(3, dim=-1)
+    return key, value
+
+
+def _mask_at(mask: Tensor | None, at: Tensor, hidden: Tensor, attention: Any) -> Tensor:
+    """Return the tokens that each row's read position sees, shape (rows, heads or 1, 1, tokens)."""
+    if mask is not None:
+        return mask.expand(len(at), -1, -1, -1).take_along_dim(at[:, None, None, None], -2)
+    seen = torch.arange(hidden.shape[1], device=hidden.device) <= at[:, None, None, None]
+    if attention.config._attn_implementation == "eager":  # adds its mask to the scores
+        return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
+    return seen
+
+
+def _follow(classifier: nn.Module, reading: Reading) -> None:
+    """Make *reading* follow the batches of a causal classifier, which finds the last real token like this."""
+
+    def note(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        ids = named.get("input_ids", args[0] if args else None)
+        pad = module.config.pad_token_id
+        if ids is None or pad is None:
+            reading.at = None
+        else:
+            places = torch.arange(ids.shape[-1], device=ids.device, dtype=torch.int32)
+            reading.at = (places * (ids != pad)).argmax(-1)
+
+    classifier.register_forward_pre_hook(note, with_kwargs=True)
+
+
+def _spread(norm: nn.Module, reading: Reading) -> None:
+    """Make the norm behind the layers give the one position in place of every token: the classifier chooses among them."""
+
+    def spread(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output if reading.tokens is None else output.expand(-1, reading.tokens, -1)
+
+    norm.register_forward_hook(spread)
