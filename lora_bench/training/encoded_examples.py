@@ -17,18 +17,18 @@ from lora_bench.training.scoring import Example, Exercise, scored_splits
 
 def examples_of(
     job: Job, data: TaskData, at_hand: Exercise, facts: Facts
-) -> tuple[Sequence[Example], dict[str, list[Example]]]:
+) -> tuple[Sequence[Example], dict[str, Sequence[Example]]]:
     """Return the training examples and, by split, the examples to answer; record the facts about them."""
     spec = job.spec
     asked = dict.fromkeys(scored_splits(spec, data))
     if spec.selection_every is not None:
         asked[spec.rules.choose_on] = None
     truncated: dict[str, float] = {}
-    train, truncated["train"] = WARM.lessons(job, lambda: at_hand.lessons(data.splits["train"]))
-    questions: dict[str, list[Example]] = {}
+    train, truncated["train"] = WARM.shared(job, "train", "train", lambda: at_hand.lessons(data.splits["train"]))
+    questions: dict[str, Sequence[Example]] = {}
     for name in asked:
         asked_of = partial(at_hand.questions, data.splits[name])
-        questions[name], truncated[name] = WARM.encoded(job, f"{name} to be answered", asked_of)
+        questions[name], truncated[name] = WARM.shared(job, name, f"{name} to be answered", asked_of)
     facts.warnings += [*data.warnings, *unavailable_metrics(job.task)]
     for name, share in sorted(truncated.items()):
         if share > 0:

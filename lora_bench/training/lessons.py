@@ -36,7 +36,7 @@ class Lessons:
 
     data: TaskData
     exercise: Exercise
-    questions: dict[str, list[Example]]
+    questions: dict[str, Sequence[Example]]
     course: Course
     flops: BatchFlops | None
 

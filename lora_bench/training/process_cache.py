@@ -103,30 +103,35 @@ class Warm:
         found: MadeT = self._encoded[key]
         return found
 
-    def lessons(self, job: Job, make: Callable[[], tuple[list[Example], float]]) -> tuple[Sequence[Example], float]:
-        """Return the encoded training examples of a run; all workers share those of a large data set.
+    def shared(
+        self, job: Job, split: str, what: str, make: Callable[[], tuple[list[Example], float]]
+    ) -> tuple[Sequence[Example], float]:
+        """Return the encoded examples of a split; all workers of this machine share those of a large one.
 
         Args:
             job: The run.
+            split: Name of the split.
+            what: Name of the examples and their use.
             make: Makes them.
         """
         data, spec = self._data.made, job.spec
-        if data is None or len(data.splits["train"].ids) < LEAST_EXAMPLES:
-            return self.encoded(job, "train", make)
+        if data is None or len(data.splits[split].ids) < LEAST_EXAMPLES:
+            return self.encoded(job, what, make)
         try:
             folder = cache_folder("tokens")
         except OSError:
-            return self.encoded(job, "train", make)
+            return self.encoded(job, what, make)
         of = {
             "made_by": _encoders(),
             "task": definition(job.task),
             "data": spec.task.data_sha256,
-            "split": ["train", spec.rules.selection_from_train],
+            "split": [what, spec.rules.selection_from_train],
             "model": spec.model.sha256,
             "max_length": spec.training.max_length,
+            "max_new_tokens": spec.decoding.max_new_tokens if spec.decoding is not None else None,
             "versions": [__version__, version("tokenizers"), version("transformers")],
         }
-        return self.encoded(job, "train", lambda: shared_examples(folder, content_hash(of), make))
+        return self.encoded(job, what, lambda: shared_examples(folder, content_hash(of), make))
 
     def base(self, job: Job) -> Loaded:
         """Return a copy of the base model for a run, over the cached weights."""

@@ -67,7 +67,7 @@ class Exercise(Protocol):
     def questions(self, split: Split) -> tuple[list[Example], float]:
         """Return the examples of a split to answer, and the share that was truncated."""
 
-    def answers(self, model: nn.Module, questions: list[Example]) -> Replies:
+    def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
         """Return the model's answer to each question.
 
         Raises:
@@ -91,7 +91,7 @@ class Labelling:
         """Return token ids."""
         return encode(split, self._tokenizer, self._spec.training.max_length)
 
-    def answers(self, model: nn.Module, questions: list[Example]) -> Replies:
+    def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
         """Return the likeliest class of each question, or its number."""
         return self.answers_in(predict(model, questions, self.collate, self._spec))
 
@@ -125,14 +125,16 @@ class Writing:
         new = self._spec.decoding.max_new_tokens
         return encode_prompts(split, self._tokenizer, self._spec.training.max_length, new)
 
-    def answers(self, model: nn.Module, questions: list[Example]) -> Replies:
+    def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
         """Return the text that the model writes for each input."""
         from lora_bench.training.generation.decode import complete
 
         with self._writing(model) as decoding:
             return Replies(list(complete(model, questions, self._tokenizer, decoding, self._seed)))
 
-    def answers_of_each(self, model: Any, questions: list[Example], seeds: Sequence[int], rows: int) -> list[Replies]:
+    def answers_of_each(
+        self, model: Any, questions: Sequence[Example], seeds: Sequence[int], rows: int
+    ) -> list[Replies]:
         """Return the texts of each of several models; see `lora_bench.training.generation.decode.complete_each`.
 
         Args:
@@ -169,7 +171,7 @@ def autocast(model: nn.Module, spec: PlannedSpec) -> contextlib.AbstractContextM
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    examples: list[Example],
+    examples: Sequence[Example],
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     spec: PlannedSpec,
 ) -> torch.Tensor:
@@ -190,7 +192,7 @@ def predict(
 
 def predict_in_order(
     logits_of: Callable[[Mapping[str, torch.Tensor]], torch.Tensor],
-    examples: list[Example],
+    examples: Sequence[Example],
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     rows: int,
 ) -> torch.Tensor:

@@ -115,6 +115,10 @@ def test_a_run_over_shared_tokens_has_the_record_of_one_without(tmp_path, monkey
     monkeypatch.setattr(warm, "LEAST_EXAMPLES", train)
     records = [record_of("first"), record_of("second")]
     assert encoded == [train, test, train, test, test]
+    # Splits that are scored are shared alike, once they are large.
+    monkeypatch.setattr(warm, "LEAST_EXAMPLES", test)
+    records += [record_of("third"), record_of("fourth")]
+    assert encoded == [train, test, train, test, test, test]
     for record in records:
         assert (record.run_id, record.scores, record.curve, record.data, record.predictions.sha256) == (
             alone.run_id, alone.scores, alone.curve, alone.data, alone.predictions.sha256,
