@@ -59,6 +59,7 @@ training:
   batch_size: {batch}
   max_length: {max_length}  # tokens at which a text is cut
   order: grouped  # texts of like lengths share a batch, which needs less padding
+  masks: keyed  # dropout by position, in half the time; runs may then share a device in packs
   last_layer: read_position  # leaves out what no answer needs; same answers up to rounding
 
 # Trained weights stay for `lora-bench use`; `none` saves the disk.
