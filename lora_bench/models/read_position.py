@@ -23,7 +23,7 @@ from transformers.models.deberta import modeling_deberta as deberta
 from transformers.models.deberta_v2 import modeling_deberta_v2 as deberta_v2
 from transformers.pytorch_utils import Conv1D
 
-from lora_bench.families import Family, family_of
+from lora_bench.families import FAMILIES, Family, family_of
 from lora_bench.tuners.attention import (
     MASKED_ATTENTION,
     Prefix,
@@ -167,6 +167,8 @@ def read_alone(model: nn.Module, model_type: str) -> bool:
     Returns:
         False if nothing changed: for a family without `Family.reads`, and with virtual tokens in front of the text.
     """
+    if not any(model_type in family.model_types for family in FAMILIES):
+        return False
     family = family_of(model_type)
     if family.reads is None or any(isinstance(module, PrefixEmbeddingLayer) for module in model.modules()):
         return False
