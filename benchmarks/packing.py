@@ -153,9 +153,9 @@ class Way:
         return f"| {name} | {self.runs} | {each:.2f} | {of_loop / each:.2f} | {within} | {efficiency} |"
 
 
-def timed(command: list[str], folder: Path) -> float:
-    """Seconds that a command takes; its output is shown where it fails."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+def timed(command: list[str], folder: Path, root: Path = ROOT) -> float:
+    """Seconds that a command takes with the code in *root*; its output is shown where it fails."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(root)}
     began = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     seconds = time.perf_counter() - began

@@ -3,8 +3,10 @@
 import re
 
 import pytest
+import yaml
 
-from benchmarks import overhead, planning, published_verdicts, tuner_overhead
+from benchmarks import overhead, planning, published_verdicts, quickstart, tuner_overhead
+from lora_bench.suite.load_suite import load_suite
 
 TINY = tuner_overhead.Shape(width=32, layers=1, heads=4, feed_forward=64, vocabulary=100, batch=2, tokens=8)
 
@@ -96,3 +98,21 @@ def test_verdicts_on_published_numbers_are_simulated_in_every_world(capsys):
 def test_two_true_points_at_a_deviation_of_one_are_never_reproduced():
     found = published_verdicts.alone(published_verdicts.World(5, 5, 1.0, 2.0), 300)
     assert found["reproduced"] == 0 and found["not reproduced"] > 180
+
+
+def test_the_quickstart_of_now_differs_from_that_of_before_by_its_recipe(tmp_path):
+    before, now = (
+        yaml.safe_load(quickstart.write_suite(tmp_path / way / "suite.yaml", recipe, quick=False).read_text())
+        for way, recipe in (("before", ""), ("now", quickstart.RECIPE))
+    )
+    added = {"order": "grouped", "last_layer": "read_position", "masks": "keyed"}
+    assert now["training"] == before["training"] | added and before["training"].keys().isdisjoint(added)
+    assert {**now, "training": None} == {**before, "training": None}
+    assert len(load_suite(tmp_path / "now" / "suite.yaml").content.models) == 3
+
+
+def test_a_way_is_told_by_the_run():
+    loop, way = quickstart.Way(10, 500.0, 2.4, 50.0), quickstart.Way(24, 240.0, 1.05, 120.0)
+    # 50 s a run against 10 s; 120 s of arithmetic in 240 s.
+    assert way.row("now", loop) == "| now | 24 | 10.00 | 5.00 | 1.05 | 50% |"
+    assert loop.row("loop", loop) == "| loop | 10 | 50.00 | 1.00 | 2.40 | 10% |"
