@@ -79,7 +79,10 @@ class ReadSelfAttention(deberta.DisentangledSelfAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """Return context and probabilities; transformers' own code bypasses adapters if queries are given."""
         if query_states is None:
-            return super().forward(hidden_states, attention_mask, output_attentions, None, relative_pos, rel_embeddings)
+            found: tuple[Tensor, Tensor | None] = super().forward(
+                hidden_states, attention_mask, output_attentions, None, relative_pos, rel_embeddings
+            )
+            return found
         none = hidden_states.new_zeros(0, self.all_head_size)
         return attend_deberta(
             self, Prefix(none, none), hidden_states, attention_mask, output_attentions, query_states, relative_pos,
