@@ -143,12 +143,38 @@ def test_a_stop_leaves_a_checkpoint_and_the_same_command_goes_on_where_it_may_ru
         assert child.wait(60) == 130
     finally:
         child.kill()
+    _wait_for_the_end_of_all_that_it_started(child)
+    (record,) = run_suite(load_suite(path), runs=runs, ray=cluster.address).records
+    assert record.status == "ok" and record.resumed and record.attempts == 2
+
+
+@needs_ray
+def test_a_command_whose_own_node_dies_ends_and_the_same_command_goes_on(tmp_path, cluster):
+    path = write_project(tmp_path / "project", LONG)
+    runs = tmp_path / "runs"
+    command = [sys.executable, "-m", "lora_bench.cli", "run", str(path), "--runs", str(runs), "--quiet"]
+    child = subprocess.Popen(
+        [*command, "--ray", "local", "--workers", "1"], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while child.poll() is None and not list(runs.glob("tickets/*/claim-*.json")):
+            time.sleep(0.05)
+        (raylet,) = (one for one in psutil.Process(child.pid).children() if one.name() == "raylet")
+        raylet.kill()
+        _, said = child.communicate(timeout=180)
+    finally:
+        child.kill()
+    assert (child.returncode, "the Ray node of this command has died" in said) == (3, True)
+    _wait_for_the_end_of_all_that_it_started(child)
+    (record,) = run_suite(load_suite(path), runs=runs, ray=cluster.address).records
+    assert record.status == "ok"
+
+
+def _wait_for_the_end_of_all_that_it_started(child):
     end = time.monotonic() + 20
     while left := [pid for pid in psutil.pids() if _session(pid) == child.pid]:
         assert time.monotonic() < end, f"{left} outlive the command that began them"
         time.sleep(0.1)
-    (record,) = run_suite(load_suite(path), runs=runs, ray=cluster.address).records
-    assert record.status == "ok" and record.resumed and record.attempts == 2
 
 
 def _session(pid):

@@ -143,7 +143,8 @@ class RayWorkers:
         """Yield the record of each job as it is done.
 
         Raises:
-            WorkersLost: If actors cannot start, or their nodes do not see the folders of the runs, base models and data.
+            WorkersLost: If actors cannot start, the node of this process dies, or nodes do not see the folders of the runs,
+                base models and data.
         """
         units, self._units = self._units, []
         # A run that was given up returns once its counter shows that its owner is dead.
@@ -166,6 +167,8 @@ class RayWorkers:
                     words = {actor.word: actor for actor in actors if actor.word is not None}
                     self._ray.wait(list(words), timeout=LOOK_SECONDS)
                     ready, _ = self._ray.wait(list(words), num_returns=len(words), timeout=0)
+                    if not ready:
+                        self._check_own_node()
                     for actor in map(words.__getitem__, ready):
                         reason = yield from self._heard(actor, tell)
                         if reason is not None:
@@ -178,6 +181,16 @@ class RayWorkers:
             finally:
                 for actor in actors:
                     self._end(actor)
+
+    def _check_own_node(self) -> None:
+        """Check that the node of this process is alive: without it no actor answers, and none starts.
+
+        Raises:
+            WorkersLost: If it is dead.
+        """
+        own = self._ray.get_runtime_context().get_node_id()
+        if any(node["NodeID"] == own and not node["Alive"] for node in self._ray.nodes()):
+            raise WorkersLost("the Ray node of this command has died; run the same command again to continue")
 
     def _begun(self, seen: dict[str, str]) -> _Actor:
         environment = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
