@@ -71,6 +71,7 @@ KINDS = {
     "halving": Kind(SUITES["halving"]),
     "starts": Kind(SUITES["starts"]),
     "packs": Kind(SUITES["packs"], (*RUN, "--workers", "1")),
+    "seeds": Kind(SUITES["seeds"].replace("at_most: 8", "at_most: 4")),
     "twins": Kind(SUITES["trials"], (*RUN, "--workers", "1"), commands=2),
     "probes": Kind(PROBES, ("probe", "tickets.yaml", "--quiet", "--share")),
     "ray": Kind(SUITES["trials"], (*RUN, "--ray", "local", "--workers", "1")),
