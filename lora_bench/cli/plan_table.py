@@ -124,7 +124,8 @@ def _recipes(plan: Plan) -> Table:
     """The exact recipe of each task, base model and method, where the suite has more than one."""
     table = Table(title="recipes", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for header in ("task", "base model", "method", "rate", "work", "batch", "steps", "warm-up", "tokens", "and"):
-        table.add_column(header, justify="left" if header in ("task", "base model", "method", "and") else "right")
+        words = header in ("task", "base model", "method", "and")
+        table.add_column(header, justify="left" if words else "right", overflow="fold" if words else "ellipsis")
     starts = {id(cell): waiting.start for waiting in plan.waiting for cell in waiting.cells}
     cells = [*plan.cells, *(cell for waiting in plan.waiting for cell in waiting.cells)]
     groups: dict[tuple[str, str, str], list[Cell]] = {}

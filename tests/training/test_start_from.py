@@ -8,7 +8,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.methods.bitfit import BitFit
+from lora_bench.methods.full import Full
 from lora_bench.methods.lora import Lora
 from lora_bench.records.kept_adapter import find_adapter
 from lora_bench.training.warm_start import start_from_adapter
@@ -43,7 +43,7 @@ def test_the_adapters_weights_are_taken_and_the_head_stays(adapter):
     [
         (Lora(rank=3), "has weights that do not fit this method, such as base_model"),
         (Lora(rank=2, scaling=1.0), "has lora_alpha 4.0, and this method 2.0"),
-        (BitFit(), "does not fit a method that trains the base model"),
+        (Full(), "does not fit a method that trains the base model"),
     ],
 )
 def test_an_adapter_of_another_size_strength_or_method_is_refused(adapter, method, message):
