@@ -14,6 +14,7 @@ from lora_bench.probe import process
 from lora_bench.probe.probe_job import ProbeJob
 from lora_bench.probe.process import longest_input, make_model, probe, random_batch
 from lora_bench.probe.reasons import is_out_of_memory, reason_of
+from lora_bench.records.environment import CudaDevice
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.probe_store import ProbeFolder, accept_probes, read_probe, read_probes
 from lora_bench.records.store import to_json
@@ -299,7 +300,8 @@ def test_company_is_noted_and_not_known_is_not_none(jobs, monkeypatch, seen, exc
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has the device that is to be missing")
 def test_a_device_that_is_not_there_is_a_failed_record(jobs):
     job = jobs()[0]
-    record = probe(replace(job, spec=job.spec.model_copy(update={"device": "cuda"})))
+    card = CudaDevice("0", "Card", 80 * 2**30, "1f2e3d4c-5b6a-7988-9aab-bbccddeeff00")
+    record = probe(replace(job, spec=job.spec.model_copy(update={"device": "cuda"}), card=card))
     assert record.status == "failed" and record.reason
     assert record.exclusive is None
 
