@@ -210,7 +210,7 @@ class OwnRun:
                 return
             if self.ended:
                 of_run.retry()
-                # A stream's number of examples is known now and in the id; an attempt that did not finish has the id without.
+                # A stream's number of examples is known now and in the id; a record of lacking memory has the id without.
                 RunFolder(folder / self.spec.run_id).retry()
             self.written = record.model_copy(update={"attempts": of_run.attempts() + 1})
             if self.ended or standing is None:
