@@ -61,13 +61,9 @@ def caption(contrasts: Sequence[Contrast]) -> str:
     intervals = [(_factor(contrast), one) for contrast in contrasts if (one := contrast.verdict.adjusted) is not None]
     beyond = any(unit * one.low < limits[0] or unit * one.high > limits[1] for unit, one in intervals)
     said = ["Mark: mean difference."]
-    said += (
-        ["Line: the interval of its verdict, adjusted for all comparisons; the table's is for one alone."]
-        if intervals
-        else []
-    )
+    said += ["Line: its interval, widened for the number of comparisons; the verdict rests on it."] if intervals else []
     said += ["Arrowhead: it leaves the panel."] if beyond else []
-    said += ["Grey: within the margin."] if len(_margins(contrasts)) == 1 else []
+    said += [f"Grey: within the margin of {_margin(contrasts)}."] if len(_margins(contrasts)) == 1 else []
     said += ["Small points: seeds."] if any(_shows_seeds(contrast) for contrast in contrasts) else []
     return " ".join(said)
 
@@ -201,6 +197,12 @@ def _margins(contrasts: Sequence[Contrast]) -> set[float]:
     return {
         _factor(contrast) * contrast.verdict.margin for contrast in contrasts if contrast.verdict.margin is not None
     }
+
+
+def _margin(contrasts: Sequence[Contrast]) -> str:
+    """The one margin of the picture, in the unit of its axis."""
+    (margin,) = _margins(contrasts)
+    return f"{margin:g} {'point' if margin == 1 else 'points'}" if contrasts[0].shares else f"{margin:g}"
 
 
 def _factor(contrast: Contrast) -> float:

@@ -114,7 +114,7 @@ def _no_equality(seen: Overview) -> list[str]:
     ]
     fewest = fewest_unseen(ALPHA)
     most = max((verdict.pairs for verdict in open_ones), default=fewest)
-    return [f"{plural(most, 'seed')} cannot show equality; {fewest} may."] if most < fewest else []
+    return [f"{plural(most, 'seed')} cannot show that methods are equal; {fewest} may."] if most < fewest else []
 
 
 def _with_smaller(seen: Overview, pick: Line) -> str:

@@ -112,7 +112,7 @@ def _cautions(seen: Overview, judged: Judged, records: Sequence[Record]) -> list
         on = "" if every else f" on {listed([code(task) for task in untuned])}"
         said.append(
             f"**No learning rate was tuned in these runs{on}:** "
-            "each was given, found elsewhere or not at all. Another may change the order of the methods."
+            "they were given, not searched for. Others may change the order of the methods."
         )
     sources = dict.fromkeys(setting.spec.source for setting in seen.comparison.results if setting.spec.source)
     if sources:
@@ -136,7 +136,7 @@ def _at_edge(seen: Overview) -> list[str]:
     where = f" ({len(found)} of {tried_searches(seen.comparison)} searches)"
     return [
         f"**The {rates} of {names} {'are' if several else 'is'} the {ends} tried{where}:** "
-        "widen the range before you rank them."
+        f"a wider range may raise {'their scores' if several else 'its score'}."
     ]
 
 
@@ -161,17 +161,11 @@ def _doubts(seen: Overview, judged: Judged, records: Sequence[Record]) -> list[s
 def _undecided(seen: Overview) -> tuple[str, list[str]]:
     """The reason that nothing is decided, and the step that would decide."""
     most = max(contrast.verdict.pairs for contrast in seen.contrasts)
-    bound = _bound(seen)
     if most < FEWEST_PAIRS:
         seeds = f"{plural(most, 'seed')} of each method {'is' if most == 1 else 'are'} too few"
         lead = f"Nothing is decided: {seeds}, a verdict takes {FEWEST_PAIRS}."
-    elif bound is not None:
-        number = len(seen.contrasts)
-        of = f"{number} comparisons" if number > 1 else "the comparison"
-        lead = (
-            f"Nothing could be decided: where runs collapse, {plural(most, 'seed')} cannot bring p of {of} below "
-            f"{bound:.2g}."
-        )
+    elif _out_of_reach(seen):
+        lead = f"Nothing is decided: {plural(most, 'seed')} cannot decide where runs collapse."
     elif len(seen.contrasts) == 1:
         lead = "Nothing is decided: neither a difference is shown, nor that it is smaller than the margin."
     else:
@@ -180,18 +174,16 @@ def _undecided(seen: Overview) -> tuple[str, list[str]]:
             "or that it is smaller than the margin."
         )
     if learned_little(seen):
+        lead = "No result: too many runs did no better than a constant answer."
         longer = f"Train longer before adding seeds: raise {code(work_key(seen))}."
         return lead, [longer]
     return lead, more_seeds(seen)
 
 
-def _bound(seen: Overview) -> float | None:
-    """The least p after Holm's procedure, where collapsed runs keep it above the error level in every comparison."""
+def _out_of_reach(seen: Overview) -> bool:
+    """Tell if collapsed runs keep the least p after Holm's procedure above the error level in every comparison."""
     verdicts = [contrast.verdict for contrast in seen.contrasts]
-    if not all(verdict.apart for verdict in verdicts):
-        return None
-    bounds = [min(1.0, verdict.family * least_p(verdict.pairs)) for verdict in verdicts]
-    return min(bounds) if all(bound > one.alpha for bound, one in zip(bounds, verdicts, strict=True)) else None
+    return all(one.apart and one.family * least_p(one.pairs) > one.alpha for one in verdicts)
 
 
 def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> str:

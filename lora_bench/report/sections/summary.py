@@ -70,11 +70,11 @@ def notes(seen: Overview) -> str:
     if others:
         said.append(f"Runs of {plural(others, 'other setting')} are not compared with these: [all scores](#scores).")
     if any(line.step is not None or line.memory is not None for line in shown):
-        said.append(f"Costs are multiples of {code(seen.reference)}'s.")
+        said.append(f"Time and memory are multiples of {code(seen.reference)}'s.")
     if any(line.counted and line.file_bytes for line in shown):
         said.append(f"{ESTIMATED} 4 bytes a stored parameter.")
     if any(ratio is not None and not ratio.exclusive for line in shown for ratio in (line.step, line.memory)):
-        said.append(f"{SHARED} Other work ran beside.")
+        said.append(f"{SHARED} Other work ran on the machine at the time.")
     if any(place.setting.spec.task.metric == "bleu" for line in shown for place in line.places):
         said.append("BLEU is on a scale of 0 to 1.")
     return " ".join(said)
@@ -85,7 +85,7 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
     return [
         ("method", lambda line: _name(line, seen)),
         (_score_name(shown), score_of),
-        (f"difference to {reference}", lambda line: text.difference(line.difference)),
+        (f"difference to {reference}", difference_of),
         ("verdict", lambda line: verdict_of(line)),
         ("file to ship, MiB", file_of),
         ("training time", lambda line: ratio(line.step, line.reference)),
@@ -95,8 +95,10 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
 
 def _name(line: Line, seen: Overview) -> str:
     size = size_of(line)
+    several = len({one.target for one in seen.lines if one.group == line.group}) > 1
+    budget = f" at {line.target[1]:,} {line.target[0].replace('_', ' ')}" if several and line.target is not None else ""
     return f"{code(line.label)}{f', {size}' if size else ''}" + (
-        " (reference)" if line.reference and seen.contrasts else ""
+        f" (reference{budget})" if line.reference and seen.contrasts else ""
     )
 
 
@@ -151,6 +153,13 @@ def verdict_of(line: Line, *, short: bool = False) -> str:
         seeds = f" ({ESTIMATED} {needed[-1]} seeds)" if not short and len(needed) == len(open_ones) else ""
         said.append(f"undecided{_times(len(open_ones), number, short)}{seeds}")
     return ", ".join(said)
+
+
+def difference_of(line: Line) -> str:
+    """The mean difference, in points of 100 where the scores are shares, as the headline and the picture have it."""
+    if line.difference is None or not all(contrast.shares for contrast in line.contrasts):
+        return text.difference(line.difference)
+    return f"{100 * line.difference:+.1f} points".replace("-", "−")
 
 
 def _times(number: int, of: int, short: bool) -> str:
