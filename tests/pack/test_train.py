@@ -251,17 +251,17 @@ def test_a_member_that_diverges_leaves_and_the_others_do_not_notice(tmp_path):
 
 
 def test_a_pack_that_fails_as_a_whole_is_done_one_by_one(tmp_path, monkeypatch):
-    def short(members, stack, optimiser):
-        raise MemoryError("too many of them")
+    def fail(members, stack, optimiser):
+        raise RuntimeError("no such product")
 
-    monkeypatch.setattr(together, "_step", short)
+    monkeypatch.setattr(together, "_step", fail)
     path = write_project(tmp_path / "project", SUITE)
     heard = Heard()
     records = records_of(path, tmp_path / "runs", workers=0, display=heard)
     assert {record.status for record in records.values()} == {"ok"}
     assert {record.packed_with for record in records.values()} == {()}
     # Four packs; full fine-tuning is in none.
-    failed = "a pack failed, so its runs are done one by one: MemoryError: too many of them"
+    failed = "a pack failed, so its runs are done one by one: RuntimeError: no such product"
     assert [said for said in heard.said if "pack" in said] == [f"note: {failed}"] * 4
     for record in records.values():
         assert (failed in record.warnings) == (record.spec.method.name != "full")
