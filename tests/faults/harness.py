@@ -34,6 +34,7 @@ class ToyJob:
 
     folder: RunFolder
     record: Record
+    alone_because: None = None
 
     @property
     def run_id(self) -> str:

@@ -247,7 +247,9 @@ def test_one_who_stood_still_and_was_taken_over_publishes_a_score_and_no_failure
         return record
 
     # The job has no model and no data.
-    monkeypatch.setattr(ToyJob, "spec", SimpleNamespace(training=SimpleNamespace(processes=1)), raising=False)
+    monkeypatch.setattr(
+        ToyJob, "spec", SimpleNamespace(training=SimpleNamespace(processes=1, arguments={})), raising=False
+    )
     monkeypatch.setattr(running, "prepare", lambda job, facts, notify: job)
     monkeypatch.setattr(running, "train", lambda ready: None)
     monkeypatch.setattr(running, "score", score)

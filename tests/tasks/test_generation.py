@@ -99,7 +99,8 @@ def test_texts_that_are_none_are_shown_with_their_rows(three_files):
     with pytest.raises(BadInput) as error:
         load_data(task(three_files, THREE_FILES), three_files)
     dev, test = map(str, error.value.faults)
-    assert dev.endswith("dev.jsonl: has no text in column 'answer' in 2 rows (lines 5, 6)")
+    said = "dev.jsonl: has no text in column 'answer' in 2 rows (lines 5, 6); `unlabelled_rows: leave_out` leaves such rows out"
+    assert f"{said}, and counts them" in dev
     assert test.endswith("test.jsonl: has values in column 'answer' that are no text but int in 1 row (line 5)")
 
 
