@@ -54,7 +54,7 @@ def test_the_answer_and_the_winner_are_those_of_the_report_and_of_choose(outcome
 def test_where_nothing_is_decided_there_is_no_winner(outcome):
     first = tuple(record for record in outcome.records if record.spec.seed == 0)
     undecided = Outcome(suite="tickets", folder=outcome.folder, records=first, done=2, interrupted=None)
-    assert undecided.winner is None and "Nothing is decided" in undecided.answer
+    assert undecided.winner is None and "Strength: undecided" in undecided.answer
 
 
 def test_its_frames_have_a_row_a_run_and_a_row_a_verdict(outcome):

@@ -92,7 +92,7 @@ def test_runs_that_wait_are_counted_unless_only_some_runs_were_asked_for(tuned):
 
 def test_the_time_left_follows_the_speed_so_far_within_a_run_too(plan, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("lora_bench.cli.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("lora_bench.execute.progress.time.monotonic", lambda: clock[0])
     cells = [replace(cell, estimate=replace(cell.estimate, seconds=300.0)) for cell in plan.cells]
     shown = Bars(console(terminal=True))
     shown.planned(plan, cells, 1)

@@ -107,7 +107,7 @@ def test_the_plan_says_every_recipe_before_anything_is_run(reproduced):
     assert plan.returncode == 0, plan.stderr
     lines = [" ".join(line.split()) for line in plan.stdout.splitlines()]
     # RTE: 80 epochs of the release's 2,490 examples, 5e-4, from MNLI's weights; 2 matrices of 8 x 768 on 24 projections.
-    assert any(re.match(r"rte FacebookAI/\S+ lora 0\.0005 199,200 examples 256 779 ", line) for line in lines)
+    assert any(re.match(r"rte FacebookAI/\S+ lora 5e-4 199,200 examples 256 779 ", line) for line in lines)
     assert any("start mnli" in line for line in lines)
     assert any(line.startswith(f"lora 8 {24 * 2 * 8 * 768:,} ") for line in lines)
     assert "not downloaded: data of mnli, mrpc, rte; rows are the release's, and times are not known" in lines
