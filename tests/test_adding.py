@@ -81,7 +81,7 @@ def run(copy: Path, folder: Path, suite: str, *options: str) -> Path:
     (folder / "suite.yaml").write_text(suite, encoding="utf-8")
     options = ("--runs", str(folder / "runs"), "--workers", "0", *options)
     python(copy, "-m", "lora_bench.cli", "run", str(folder / "suite.yaml"), *options)
-    (runs,) = (folder / "runs").iterdir()
+    (runs,) = (path for path in (folder / "runs").iterdir() if path.is_dir())
     return runs
 
 

@@ -1,5 +1,6 @@
 """Random kills of real processes leave a folder with the choices, runs and scores of an undisturbed one."""
 
+import math
 import sys
 from collections import Counter
 
@@ -12,7 +13,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are l
 
 def test_a_round_of_kills_changes_no_choice(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
-    tally = kills.measure(["trials"], rounds=1, minutes=None, seed=0)["trials"]
+    limits = {"rounds": 1, "kills": math.inf, "minutes": math.inf}
+    tally = kills.measure(["trials"], seed=0, **limits, tell=lambda tallies: None)["trials"]
     assert tally.faults == [] and tally.rounds == 1
     assert sum(tally.signals.values()) >= 1 and tally.commands >= 2
 
