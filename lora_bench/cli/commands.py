@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -360,7 +361,8 @@ def report(arguments: argparse.Namespace) -> int:
         sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and has_records(path)}
     several = bool(sources)
     if not sources:
-        sources = {folder.resolve().name: folder}
+        # Of a name that no file can have, resolving would raise.
+        sources = {Path(os.path.normpath(folder.absolute())).name: folder}
     differences: list[str] = []
     texts = _texts(arguments.texts)
     for folder_name, source in sources.items():
