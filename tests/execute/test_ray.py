@@ -150,7 +150,7 @@ def test_a_stop_leaves_a_checkpoint_and_the_same_command_goes_on_where_it_may_ru
 
 @needs_ray
 def test_a_command_whose_own_node_dies_ends_and_the_same_command_goes_on(tmp_path, cluster):
-    path = write_project(tmp_path / "project", LONG)
+    path = write_project(tmp_path / "project", LONG.replace("6_400", "48_000"))
     runs = tmp_path / "runs"
     command = [sys.executable, "-m", "lora_bench.cli", "run", str(path), "--runs", str(runs), "--quiet"]
     child = subprocess.Popen(
