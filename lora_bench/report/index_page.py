@@ -40,7 +40,7 @@ class Entry:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """The reports of a folder, by name. A page that is none of ours is left out."""
+    """Return the reports of a folder by name, without pages that lora_bench did not write."""
     found = []
     for path in sorted({path for place in _PLACES for path in folder.glob(place)}):
         with path.open(encoding="utf-8", errors="replace") as file:

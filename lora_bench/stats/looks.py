@@ -1,8 +1,8 @@
 """Look at scores while seeds are added, and stop once a comparison is decided, with one error level over all looks.
 
-Whoever looks after each seed and stops at the first difference finds one sooner or later. So each look has a share of alpha,
-and the shares add up to one: a p-value is divided by its look's share (Bonferroni over looks). The error holds however looks
-depend on each other, for t-tests, resampled items and margins alike, and a comparison may stop at any look.
+A test repeated after each seed, until it finds a difference, finds one in the end even where there is none. So each look has a
+share of alpha, and the shares add up to one: a p-value is divided by its look's share (Bonferroni over looks). The error holds
+however looks depend on each other, for t-tests, resampled items and margins alike, and a comparison may stop at any look.
 
 The last look has three quarters, so that a suite that goes to its end finds nearly what it would have found without looking.
 `benchmarks/statistics_sequential.py` compares this rule with alpha spending (Lan and DeMets 1983,
