@@ -23,10 +23,9 @@ from lora_bench.execute.scheduler import Progress, Scheduler
 from lora_bench.methods import broken_plug_ins
 from lora_bench.pack.group_runs import most_members, packs
 from lora_bench.plan.cell import Cell
-from lora_bench.plan.checks import card_memory
 from lora_bench.plan.cost_estimate import BYTES_PER_WEIGHT, WORKER_BYTES, default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
-from lora_bench.records.environment import cuda_devices, too_few_devices
+from lora_bench.records.environment import card_memory, cuda_devices, too_few_devices
 from lora_bench.records.outcomes import at_work, is_done_again, is_untried
 from lora_bench.records.record import Record, Status
 from lora_bench.records.run_lock import Watch, others_at_work

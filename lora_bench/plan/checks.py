@@ -218,11 +218,6 @@ def _device_memory() -> tuple[int, str]:
     return (devices[0].memory_bytes, devices[0].name) if devices else (installed_bytes(), "this machine")
 
 
-def card_memory() -> int | None:
-    """Return the bytes of the smallest CUDA device of this machine, or None without one."""
-    return min((device.memory_bytes for device in described_devices()), default=None)
-
-
 def refuse_twins(suite: Suite, cells: list[Cell]) -> None:
     """Refuse two cells that are the same run under two names: they would share one record."""
     first: dict[str, Cell] = {}

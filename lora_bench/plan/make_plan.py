@@ -145,6 +145,7 @@ def make_plan(
     warnings += [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
     at_hand = [loaded for loaded in tasks if not loaded.data.counted_only]
     readable = [model for model in models if model.has_weights]
+    ids = {cell.job.run_id for cell in cells}
     known = [*cells, *(cell for waiting in planner.waiting for cell in waiting.cells)]
     return Plan(
         suite,
@@ -154,7 +155,7 @@ def make_plan(
         cautions=(*untuned(suite, tasks, models), *unequal, *too_small(suite, at_hand), *beyond_memory(cells)),
         data=tuple(describe(suite, loaded, readable, known) for loaded in at_hand) if with_data else (),
         waiting=(*planner.waiting, *rounds.waiting),
-        chosen=tuple(cell for cell in planner.chosen if cell in rounds.cells),
+        chosen=tuple(cell for cell in planner.chosen if cell.job.run_id in ids),
         untried=frozenset(planner.undecided | rounds.untried),
         decided=rounds.decided,
         notes=tuple(_not_downloaded(tasks, models)),

@@ -104,7 +104,7 @@ def _verdicts(
     closed = []
     for held in judged.held if judged is not None else ():
         keys = {of_run[run_id] for row in (held.row, held.reference) for run_id in row.run_ids if run_id in of_run}
-        if not is_decided(held):
+        if not _is_decided(held):
             open_ones |= keys
         elif any(run_id in of_run for run_id in held.row.run_ids):
             closed.append(held)
@@ -114,7 +114,7 @@ def _verdicts(
     ]
 
 
-def is_decided(held: Held) -> bool:
+def _is_decided(held: Held) -> bool:
     """Tell if more seeds are not needed: there is a verdict, if only on the assumption that no run collapses."""
     return held.verdict.verdict != "inconclusive" or held.verdict.unless_collapse is not None
 

@@ -129,6 +129,11 @@ def _asked(visible: str | None) -> tuple[CudaDevice, ...]:
     return tuple(CudaDevice(visible=entry, **facts) for entry, facts in zip(entries, found, strict=False))
 
 
+def card_memory() -> int | None:
+    """Return the bytes of the smallest of these devices, or None without one."""
+    return min((device.memory_bytes for device in described_devices()), default=None)
+
+
 def too_few_devices(processes: int, devices: Sequence[str]) -> str | None:
     """Return why these CUDA devices are too few for a run over several processes, or None. On the CPU they always suffice."""
     if not devices or len(devices) >= processes:

@@ -177,7 +177,7 @@ def load_suite(name_or_file: str | Path) -> Suite:
     faults += repeated(document, "methods", [entry.label for entry in methods])
     protocol, rules = _protocol(document, faults)
     if content is not None:
-        faults += contradictions(document, content, [task.task for task, _ in tasks], models, methods)
+        faults += contradictions(document, content, [task.task for task, _ in tasks], models, methods, rules)
     if faults or content is None:
         raise BadInput(faults)
     return Suite(

@@ -10,7 +10,7 @@ from lora_bench.documents import Document, Key
 from lora_bench.errors import Fault, LoraBenchError, did_you_mean
 from lora_bench.records.analysis import UntilDecided
 from lora_bench.records.budget import AXES, WORK, HeldEqual
-from lora_bench.records.protocol import PROTOCOLS
+from lora_bench.records.protocol import Protocol
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, SuiteFile, Training
 
@@ -32,6 +32,7 @@ def contradictions(
     tasks: list[str],
     models: list[ModelEntry],
     methods: list[MethodEntry],
+    rules: Protocol,
 ) -> list[Fault]:
     """Return the faults of keys that contradict each other.
 
@@ -41,9 +42,11 @@ def contradictions(
         tasks: Names of its tasks.
         models: Its base models.
         methods: Its methods.
+        rules: Its protocol.
     """
     return [
         *_across(document, content, models, methods),
+        *_seeds(document, content, methods, rules),
         *_unknown_names(document, content, tasks, models, methods),
     ]
 
@@ -53,7 +56,6 @@ def _across(
 ) -> list[Fault]:
     faults = []
     names = [entry.model for entry in models]
-    faults += _seeds(document, content, methods)
     for entry in methods:
         for model in entry.learning_rates:
             if model is not None and model not in names:
@@ -128,7 +130,7 @@ def _across(
     return faults
 
 
-def _seeds(document: Document, content: SuiteFile, methods: list[MethodEntry]) -> list[Fault]:
+def _seeds(document: Document, content: SuiteFile, methods: list[MethodEntry], rules: Protocol) -> list[Fault]:
     """Return the faults of the seeds, and of what cannot go with seeds that are added until decided."""
     faults = []
     if content.analysis is not None and content.analysis.seeds is not None:
@@ -141,20 +143,12 @@ def _seeds(document: Document, content: SuiteFile, methods: list[MethodEntry]) -
         reasons.append("need two methods or more")
     if content.score_on != "test":
         reasons.append("need `score_on: test`, because a search is not judged")
-    if _chooses_on(content) != "selection":
+    if rules.choose_on != "selection":
         reasons.append("need a protocol that chooses on the selection split, such as 'strict'")
     if any(recipe.start is not None for recipe in content.recipes):
         reasons.append("cannot go with `start`, because the runs that others start from have fixed seeds")
     faults += [document.fault(("seeds",), f"added until decided {reason}; or list them") for reason in reasons]
     return faults
-
-
-def _chooses_on(content: SuiteFile) -> object:
-    """Return the split on which the suite's protocol chooses."""
-    if isinstance(content.protocol, dict):
-        return content.protocol.get("choose_on", "selection")
-    known = PROTOCOLS.get(content.protocol)
-    return known.choose_on if known is not None else "selection"  # an unknown name is a fault of its own
 
 
 def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, int]) -> list[Fault]:

@@ -96,6 +96,7 @@ def test_a_run_that_failed_ends_no_round_by_itself_and_a_method_without_scores_g
         (("until: decided", "until: tired"), "decided"),
         (("tuning: {seeds: [100]}", "tuning: {seeds: [5]}"), "must not be among the reported seeds, as 5 is"),
         (("tuning: {seeds: [100]}", "tuning: {seeds: [100]}\nprotocol: paper"), "chooses on the selection split"),
+        (("tuning: {seeds: [100]}", "tuning: {seeds: [100]}\nprotocol: {protocol: paper}"), "chooses on the selection split"),
         (("tuning: {seeds: [100]}", "tuning: {seeds: [100]}\nrecipes: [{tasks: tickets, start: other}]"), "`start`"),
         (("[full, {method: lora, learning_rate: [1e-2, 1e-3]}, bottleneck_adapter, prefix_tuning]", "[full]"), "two methods"),
         (("tuning:", "analysis: {reference: full, seeds: {until: decided}}\ntuning:"), "a key of the suite"),
