@@ -106,7 +106,7 @@ def run_suite(
     """
     options = replace(options or RunOptions(), **named)
     if display is None:
-        from lora_bench.execute.progress import own_display
+        from lora_bench.execute.own_display import own_display
 
         with own_display() as found:
             return run_suite(suite, options, display=found or Silent())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -36,8 +35,6 @@ from lora_bench.training.run import lock_run, publish, run_job
 from lora_bench.training.scoring import autocast, quiet
 from lora_bench.training.trainer_arguments import products_of
 from lora_bench.util.heartbeat import heard
-
-logger = logging.getLogger(__name__)
 
 
 class Member:
@@ -143,7 +140,7 @@ def take_together(
             next takes its slot.
         notify: Returns the function to call with each step of a job.
         begun: Called when a job begins, each time.
-        say: Called with a sentence on work that is done one by one instead of together.
+        say: Called with a sentence on work that fewer runs do together than were given.
 
     Raises:
         Apart: If a failure belongs to no single member, and no smaller pack is left to try.
@@ -158,9 +155,7 @@ def take_together(
             cause, most = error.__cause__, len(at_work) // 2
             if most < 2 or cause is None or not is_out_of_memory(cause):
                 raise
-            said = f"a pack of {len(at_work)} runs lacks memory; {most} go on at once: {error}"
-            logger.warning(said)
-            say(said)
+            say(f"a pack of {len(at_work)} runs lacks memory; {most} go on at once: {error}")
             del error, cause  # their frames hold the tensors of the pack
         waiting.extendleft(reversed(at_work.values()))
         return_freed_memory()

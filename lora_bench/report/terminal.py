@@ -24,6 +24,7 @@ from lora_bench.report.sections.first_screen import elsewhere, picture_contrasts
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.method_tables import REFERENCE, SHARED
 from lora_bench.report.sections.summary import (
+    difference_of,
     file_of,
     next_step,
     notes,
@@ -95,7 +96,7 @@ def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
             + (f", {unmarked(values)}" if values else "")
             + (" (reference)" if line.reference else "")
         )
-        cells = [score_of(line), text.difference(line.difference), verdict_of(line, short=True), file_of(line)]
+        cells = [score_of(line), difference_of(line), verdict_of(line, short=True), file_of(line)]
         cells += [ratio(found, line.reference) for found in (line.step, line.memory)]
         table.add_row(Text(name), *(Text(unmarked(cell)) for cell in cells))
     return table

@@ -8,6 +8,7 @@ from lora_bench.report import text
 from lora_bench.report.model.overview import Line, Overview, Ratio
 from lora_bench.report.sections.advice import UNLESS_COLLAPSE, times
 from lora_bench.report.sections.method_tables import SHARED, metric_name, setting_name
+from lora_bench.report.sections.next_step import learned_little
 from lora_bench.report.sections.verdicts import DECIDED
 from lora_bench.report.text import MISSING, code, inert, plural
 
@@ -86,7 +87,8 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
         ("method", lambda line: _name(line, seen)),
         (_score_name(shown), score_of),
         (f"difference to {reference}", difference_of),
-        ("verdict", lambda line: verdict_of(line)),
+        # More seeds decide nothing where runs learn nothing.
+        ("verdict", lambda line: verdict_of(line, needed=not learned_little(seen))),
         ("file to ship, MiB", file_of),
         ("training time", lambda line: ratio(line.step, line.reference)),
         ("peak memory", lambda line: ratio(line.memory, line.reference)),
@@ -136,8 +138,14 @@ def score_of(line: Line) -> str:
     return text.score(line.score) + some
 
 
-def verdict_of(line: Line, *, short: bool = False) -> str:
-    """The verdicts on a method in a few words, such as "better in all 6" or "undecided (≈ 76 seeds)"."""
+def verdict_of(line: Line, *, short: bool = False, needed: bool = True) -> str:
+    """The verdicts on a method in a few words, such as "better in all 6" or "undecided (≈ 76 seeds)".
+
+    Args:
+        line: The method.
+        short: Leave out what all comparisons share.
+        needed: Name the seeds that would likely decide.
+    """
     if not line.contrasts:
         return MISSING
     number = len(line.contrasts)
@@ -149,8 +157,9 @@ def verdict_of(line: Line, *, short: bool = False) -> str:
             said.append(f"{name}{_times(found, number, short)}")
     open_ones = [contrast.verdict for contrast in line.contrasts if contrast.shown == "inconclusive"]
     if open_ones:
-        needed = sorted(verdict.needed.seeds for verdict in open_ones if verdict.needed is not None)
-        seeds = f" ({ESTIMATED} {needed[-1]} seeds)" if not short and len(needed) == len(open_ones) else ""
+        numbers = sorted(verdict.needed.seeds for verdict in open_ones if verdict.needed is not None)
+        all_known = needed and not short and len(numbers) == len(open_ones)
+        seeds = f" ({ESTIMATED} {numbers[-1]} seeds)" if all_known else ""
         said.append(f"undecided{_times(len(open_ones), number, short)}{seeds}")
     return ", ".join(said)
 
