@@ -97,7 +97,8 @@ class Memory(Strict):
         peaks = [peak for peak in (self.first_step_bytes, self.steady_bytes) if peak is not None]
         if not peaks or self.start_bytes is None:
             return None
-        return max(peaks) - self.start_bytes
+        # A process that gave back pages of earlier runs meanwhile ends below its start, which measures nothing.
+        return grown if (grown := max(peaks) - self.start_bytes) > 0 else None
 
 
 class Speed(Strict):

@@ -35,3 +35,13 @@ def test_the_floor_of_a_correlation_is_0_where_a_constant_has_none():
         return make_row([made], [ENVIRONMENT]).majority_score
 
     assert (floor("pearson", None), floor("accuracy", 0.4), floor("bleu", None)) == (0.0, 0.4, None)
+
+
+def test_a_process_that_ends_below_its_start_measured_no_memory():
+    """A worker that gives back pages of earlier runs while it trains ends with less than it had."""
+    shrunk = [record(name, seed=seed, peak_mib=-20) for name in ("lora", "full") for seed in (0, 1)]
+    assert [one.memory.train_peak_bytes for one in shrunk] == [None] * 4
+    assert record("lora", peak_mib=1).memory.train_peak_bytes == MIB
+    assert make_row(shrunk[:1], [ENVIRONMENT]).train_peak_bytes is None
+    one_shrank = [record("lora", peak_mib=-20), record("full", peak_mib=300)]
+    assert "MiniLM" in render_markdown([*one_shrank, *shrunk[1::2]], "report")
