@@ -3,6 +3,7 @@
     python -m pip install atheris
     python fuzz/run.py suite -max_total_time=600
     python fuzz/run.py published -runs=100000
+    python fuzz/run.py all -max_total_time=15               every target in a process of its own, one a core at once
 
 Inputs that reach something new are kept in fuzz/corpus/TARGET, begun with what the project has of the kind; an input with which
 our code fails is written to fuzz/crash-*.
@@ -10,8 +11,12 @@ our code fails is written to fuzz/crash-*.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -26,9 +31,11 @@ def main() -> None:
         from fuzz import targets
 
     names = ", ".join(targets.TARGETS)
-    if len(sys.argv) < 2 or sys.argv[1] not in targets.TARGETS:
-        sys.exit(f"usage: fuzz/run.py TARGET [options], where TARGET is one of {names}")
+    if len(sys.argv) < 2 or sys.argv[1] not in [*targets.TARGETS, "all"]:
+        sys.exit(f"usage: fuzz/run.py TARGET [options], where TARGET is all or one of {names}")
     name, options = sys.argv[1], sys.argv[2:]
+    if name == "all":
+        sys.exit(fuzz_all(list(targets.TARGETS), options))
     corpus = HERE / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(name)):
@@ -41,6 +48,19 @@ def main() -> None:
         [sys.argv[0], "-timeout=60", f"-artifact_prefix={HERE}/", "-max_len=20000", *options, str(corpus)], one
     )
     atheris.Fuzz()
+
+
+def fuzz_all(names: Sequence[str], options: Sequence[str]) -> int:
+    """Fuzz each target in a process of its own, as many at once as there are cores; the number of those that failed."""
+
+    def code(name: str) -> int:
+        return subprocess.run([sys.executable, __file__, name, *options]).returncode
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        codes = dict(zip(names, pool.map(code, names), strict=True))
+    failed = [name for name, found in codes.items() if found != 0]
+    print("fuzzing failed: " + ", ".join(failed) if failed else f"fuzzed {', '.join(names)}", flush=True)
+    return len(failed)
 
 
 def seeds(name: str) -> list[bytes]:
