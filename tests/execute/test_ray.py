@@ -26,7 +26,7 @@ from tests.faults.failpoints import STARTUP
 from tests.project import SUITE, write_project
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is an extra, and is not installed: tox -e ray"
+    importlib.util.find_spec("ray") is None, reason="Ray is an extra, and is not installed: tox -e more"
 )
 
 ONE = SUITE.replace("full, lora, bottleneck_adapter, prefix_tuning", "lora")
