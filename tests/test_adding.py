@@ -199,7 +199,7 @@ DISTILBERT = Family(
     },
 )
 
-FAMILIES: tuple[Family, ...] = (DISTILBERT, """
+ENCODERS: tuple[Family, ...] = (DISTILBERT, """
 
 FAMILY_ROW = """\
     "distilbert": {"prefix_tuning": NO_PREFIX, "prefix_layer": NO_PREFIX},
@@ -209,8 +209,8 @@ FAMILY_SUITE = METHOD_SUITE.replace("[layer_norm_tuning]", "[full, lora, bottlen
 
 
 def test_a_family(copy_of_package, tmp_path):
-    literal, row = "lora_bench/families.py", "tests/methods/test_other_families.py"
-    edit(copy_of_package, literal, "FAMILIES: tuple[Family, ...] = (", FAMILY)
+    literal, row = "lora_bench/families/encoders.py", "tests/methods/test_other_families.py"
+    edit(copy_of_package, literal, "ENCODERS: tuple[Family, ...] = (", FAMILY)
     edit(copy_of_package, row, '    "t5":', FAMILY_ROW)
     assert changed(copy_of_package) == steps("a model family") == {literal, row}
     checks = (row, "tests/test_families.py", "tests/tuners/test_trial.py")

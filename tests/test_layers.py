@@ -27,7 +27,7 @@ LEVELS = [
     ["errors", "version"],
 ]
 LEVEL = {room: len(LEVELS) - index for index, rooms in enumerate(LEVELS) for room in rooms}
-LOOSE = {"families", "documents", "errors", "testing", "version"}
+LOOSE = {"documents", "errors", "testing", "version"}
 DATA = {"assets", "data", "schemas"}
 
 

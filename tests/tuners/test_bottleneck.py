@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.families import ROBERTA
+from lora_bench.families.encoders import ROBERTA
 from lora_bench.tuners import BottleneckConfig, BottleneckLayer, bottleneck
 from tests.tiny import HIDDEN, LAYERS, MODELS, tiny_batch, tiny_gpt2, tiny_roberta
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, RobertaConfig, Stat
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.families import ROBERTA
+from lora_bench.families.encoders import ROBERTA
 from lora_bench.tuners import PrefixConfig, PrefixLayer
 from tests.tiny import HEADS, HIDDEN, LAYERS, MODELS, tiny_batch, tiny_deberta, tiny_deberta_v2, tiny_gpt2, tiny_roberta
 

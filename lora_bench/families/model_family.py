@@ -1,0 +1,173 @@
+"""What a family declares. This module imports no torch."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lora_bench.families.roles import ROLES, Part
+
+FusedLayout = Literal["blocks", "heads"]
+"""Layout of the output of a module that computes query, key and value together.
+
+blocks: all of the query, then all of the key, then all of the value. heads: query, key and value of the first head, then of
+the second, and so on.
+"""
+
+Placement = Literal["after", "beside", "beside_residual", "between_norms"]
+"""Way in which a bottleneck f joins its module, with x the module's input and y its output.
+
+after: y + f(y). beside: y + f(x). beside_residual: the module gets (x, r + f(r)) for its inputs (x, r), so that a module
+that ends in LayerNorm(... + r) gives LayerNorm(... + f(r) + r). between_norms: LayerNorm(h + f(z) + r), with h the output of
+the module's dense layer and dropout, and z = LayerNorm(h + r).
+"""
+
+PrefixKind = Literal["cache", "deberta", "deberta_v2"]
+"""Way of keys and values into the attention module: through its cache argument, or by one of DeBERTa's two formulas."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Place of a bottleneck in every layer.
+
+    Args:
+        modules: Paths of the modules that it joins, relative to the layer; an empty path is the layer itself.
+        placement: Way in which it joins them.
+    """
+
+    modules: tuple[str, ...]
+    placement: Placement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One way of building a transformer, as far as a fine-tuning method needs it.
+
+    Args:
+        name: Name in messages and reports.
+        model_types: Values of `model_type` in Hugging Face configs that it covers.
+        layer: Regular expression of the path of one layer, ending in that of any index.
+        query: Module that computes queries; the same as *key* and *value* if one module computes all three.
+        key: Module that computes keys.
+        value: Module that computes values.
+        attention_output: Projection at the end of attention.
+        feed_forward_in: First projection of the feed-forward block; several paths if models of the family differ in it.
+        feed_forward_out: Second projection of the feed-forward block.
+        feed_forward_gate: Projection beside the first, whose output multiplies the first one's; None if there is none.
+        self_attention: Module that takes hidden states and a mask and in which keys meet queries.
+        fused_layout: Layout of query, key and value in the output of one module; None if three modules compute them.
+        attention_norm: LayerNorm between a layer's input and its attention; None if attention reads the input itself.
+        encoder: Regular expression of the path of the module that calls all layers of an encoder with hidden states and a
+            mask; None if there is no such module.
+        prefix_kind: Way of a key/value prefix into *self_attention*; None if none is written.
+        bottleneck_sites: Site of each bottleneck variant that the family supports.
+        heads: Names of modules whose weights are in no pretrained checkpoint of the family.
+        hidden_size_key: Config key of the width of hidden states.
+        num_heads_key: Config key of the number of attention heads.
+        num_layers_key: Config key of the number of layers.
+        reads: Token that a classifier's head reads; None if `models.read_position` is not written for the family.
+        last_norm: Norm behind all layers, by its path beside the layers; None if the head reads the last layer's output.
+        shown: Name in tables.
+        causal: True if a token attends only to those before it, so that the model can write text.
+        own_masks: True if attention builds its mask from the mask of the rows, and takes no ready one.
+        packed_types: Those of *model_types* for which packed runs are tested against isolated ones.
+        hub_names: Repositories of its models on the hub, by a name from before repositories had owners.
+        classes: Beginning of its class names in transformers, such as "Roberta" of "RobertaConfig".
+        tiny: Config of its tiny model beside width, heads, layers and vocabulary; see `lora_bench.testing.tiny_model`.
+        in_every_check: True if `check_method` tries a method on it by default.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    layer: str
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    feed_forward_in: str | tuple[str, ...]
+    feed_forward_out: str
+    self_attention: str
+    feed_forward_gate: str | None = None
+    fused_layout: FusedLayout | None = None
+    attention_norm: str | None = None
+    encoder: str | None = None
+    prefix_kind: PrefixKind | None = None
+    bottleneck_sites: Mapping[str, Site] = field(default_factory=dict)
+    heads: tuple[str, ...]
+    hidden_size_key: str = "hidden_size"
+    num_heads_key: str = "num_attention_heads"
+    num_layers_key: str = "num_hidden_layers"
+    reads: Literal["first", "last"] | None = None
+    last_norm: str | None = None
+    shown: str
+    causal: bool = False
+    own_masks: bool = False
+    packed_types: tuple[str, ...] = ()
+    hub_names: Mapping[str, str] = field(default_factory=dict)
+    classes: str
+    tiny: Mapping[str, Any]
+    in_every_check: bool = False
+
+    @property
+    def fused(self) -> bool:
+        """True if one module computes query, key and value together.
+
+        A low-rank update of the whole fused module also adapts the key and shares its first matrix. At an equal budget it is
+        another method than the updates of query and value in `tuners.fused_lora`.
+        """
+        return self.query == self.key == self.value
+
+    def pattern(self, *modules: str, without_layers: Collection[int] = ()) -> str:
+        """Return a regular expression that matches the full path of *modules* in every layer, and nothing else.
+
+        A list of names would not do: "output.dense" is also the end of "attention.output.dense".
+
+        Args:
+            modules: Paths relative to a layer.
+            without_layers: Indexes of layers in which nothing matches.
+        """
+        layer = self.layer
+        if without_layers:
+            left_out = "|".join(str(index) for index in sorted(without_layers))
+            layer = layer.removesuffix(r"\d+") + rf"(?!(?:{left_out})(?:\.|$))\d+"
+        if modules == ("",):
+            return layer
+        alternatives = "|".join(re.escape(module) for module in dict.fromkeys(modules))
+        return rf"{layer}\.(?:{alternatives})"
+
+    def parts_at(self, path: str) -> tuple[Part, ...]:
+        """Return the parts that the module at *path* computes: one, all three of a fused module, or none."""
+        own = (part for part in ROLES["all"] if self.paths(part))
+        return tuple(part for part in own if re.fullmatch(self.targets(part), path))
+
+    def targets(self, *parts: Part) -> str:
+        """Return a regular expression of *parts* in every layer, for PEFT's `target_modules`."""
+        return self.pattern(*(path for part in parts for path in self.paths(part)))
+
+    def paths(self, part: Part) -> tuple[str, ...]:
+        """Return the possible paths of *part*, relative to a layer: none, one, or several alternatives."""
+        declared: str | tuple[str, ...] | None = getattr(self, part)
+        if declared is None:
+            return ()
+        return (declared,) if isinstance(declared, str) else declared
+
+    def key_width(self, config: Mapping[str, Any]) -> int:
+        """Return the width of a layer's keys, all heads together; smaller than that of hidden states if heads share keys.
+
+        Args:
+            config: The model's config as a mapping.
+        """
+        heads = config[self.num_heads_key]
+        head_width = config.get("head_dim") or config[self.hidden_size_key] // heads
+        width: int = (config.get("num_key_value_heads") or heads) * head_width
+        return width
+
+    def head_modules(self, children: Iterable[str]) -> list[str]:
+        """Return those of *children*, a model's direct submodules, that are heads, in the model's order."""
+        return [child for child in children if child in self.heads]
+
+
+# Dropout would hide what a step moves and what loading restores, so no tiny model has any.
+TINY_SIZES = {"intermediate_size": 48, "max_position_embeddings": 40}
+TINY_ENCODER = {**TINY_SIZES, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+TINY_ENDS = {"bos_token_id": 1, "eos_token_id": 1}
