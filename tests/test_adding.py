@@ -167,42 +167,32 @@ def test_a_method(copy_of_package, tmp_path):
 
 
 FAMILY = """\
-DISTILBERT = Family(
-    name="distilbert",
-    model_types=("distilbert",),
-    layer=r"(?:.*\\.)?transformer\\.layer\\.\\d+",
-    query="attention.q_lin",
-    key="attention.k_lin",
-    value="attention.v_lin",
-    attention_output="attention.out_lin",
-    feed_forward_in="ffn.lin1",
-    feed_forward_out="ffn.lin2",
-    self_attention="attention",
+ERNIE = Family(
+    name="ernie",
+    model_types=("ernie",),
+    layer=_ENCODER_LAYER,
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_output="attention.output.dense",
+    feed_forward_in="intermediate.dense",
+    feed_forward_out="output.dense",
+    self_attention="attention.self",
     bottleneck_sites={
-        "houlsby": Site(modules=("attention.out_lin", "ffn.dropout"), placement="after"),
-        "pfeiffer": Site(modules=("ffn.dropout",), placement="after"),
-        "parallel": Site(modules=("ffn",), placement="beside"),
-        "lin": Site(modules=("output_layer_norm",), placement="after"),
+        "houlsby": Site(modules=("attention.output.dropout", "output.dropout"), placement="after"),
+        "pfeiffer": Site(modules=("output",), placement="between_norms"),
+        "lin": Site(modules=("output",), placement="after"),
     },
-    heads=("pre_classifier", "classifier", "qa_outputs"),
-    hidden_size_key="dim",
-    num_heads_key="n_heads",
-    num_layers_key="n_layers",
-    shown="DistilBERT",
-    classes="DistilBert",
-    tiny={
-        "hidden_dim": 48,
-        "max_position_embeddings": 40,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "seq_classif_dropout": 0.0,
-    },
+    heads=("classifier", "qa_outputs"),
+    shown="ERNIE",
+    classes="Ernie",
+    tiny=TINY_ENCODER,
 )
 
-ENCODERS: tuple[Family, ...] = (DISTILBERT, """
+ENCODERS: tuple[Family, ...] = (ERNIE, """
 
 FAMILY_ROW = """\
-    "distilbert": {"prefix_tuning": NO_PREFIX, "prefix_layer": NO_PREFIX},
+    "ernie": {**NO_CACHE, "parallel": "ernie has no parallel adapter"},
     "t5":"""
 
 FAMILY_SUITE = METHOD_SUITE.replace("[layer_norm_tuning]", "[full, lora, bottleneck_adapter, bitfit]")
@@ -214,17 +204,17 @@ def test_a_family(copy_of_package, tmp_path):
     edit(copy_of_package, row, '    "t5":', FAMILY_ROW)
     assert changed(copy_of_package) == steps("a model family") == {literal, row}
     checks = (row, "tests/test_families.py", "tests/tuners/test_trial.py")
-    python(copy_of_package, "-m", "pytest", "-q", "-k", "distilbert or every_family", *checks)
+    python(copy_of_package, "-m", "pytest", "-q", "-k", "ernie or every_family", *checks)
 
     base = tmp_path / "base"
-    save = f"tiny_model('distilbert')[0].base_model.save_pretrained({str(base)!r})"
+    save = f"tiny_model('ernie')[0].base_model.save_pretrained({str(base)!r})"
     python(copy_of_package, "-c", f"from lora_bench.testing import tiny_model; {save}")
     write_tokenizer(base)
     write_data(tmp_path / "tickets.csv", rows=120)
     runs = run(copy_of_package, tmp_path, FAMILY_SUITE)
     records = {record.spec.method.name: record for record in read_records(runs)}
     assert {record.status for record in records.values()} == {"ok"}
-    assert {record.spec.model.model_type for record in records.values()} == {"distilbert"}
+    assert {record.spec.model.model_type for record in records.values()} == {"ernie"}
     # Two matrices of rank 8 for query and value in each of two layers of width 32.
     assert records["lora"].parameters.adapter == 2 * 2 * 2 * 8 * 32
 

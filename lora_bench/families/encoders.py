@@ -1,5 +1,7 @@
 """Families of encoders."""
 
+from dataclasses import replace
+
 from lora_bench.families.model_family import TINY_ENCODER, TINY_ENDS, TINY_SIZES, Family, Site
 
 # Encoders of the BERT line agree on everything but the inside of attention. Their layers are post-norm: each half
@@ -90,6 +92,83 @@ DEBERTA_V2 = Family(
     in_every_check=True,
 )
 
+# Distilled from BERT, with names of its own. Its attention takes no cache, so a prefix has no way in.
+_DISTILBERT_STACK = r"(?:.*\.)?transformer"
+DISTILBERT = Family(
+    name="distilbert",
+    model_types=("distilbert",),
+    layer=rf"{_DISTILBERT_STACK}\.layer\.\d+",
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    attention_output="attention.out_lin",
+    feed_forward_in="ffn.lin1",
+    feed_forward_out="ffn.lin2",
+    self_attention="attention",
+    encoder=_DISTILBERT_STACK,
+    bottleneck_sites={
+        "houlsby": Site(modules=("attention.out_lin", "ffn.dropout"), placement="after"),
+        "pfeiffer": Site(modules=("ffn.dropout",), placement="after"),
+        "parallel": Site(modules=("ffn",), placement="beside"),
+        "lin": Site(modules=("output_layer_norm",), placement="after"),
+    },
+    heads=("pre_classifier", "classifier", "qa_outputs"),
+    hidden_size_key="dim",
+    num_heads_key="n_heads",
+    num_layers_key="n_layers",
+    shown="DistilBERT",
+    classes="DistilBert",
+    tiny={
+        "hidden_dim": 48,
+        "max_position_embeddings": 40,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "seq_classif_dropout": 0.0,
+    },
+)
+
+# The names of BERT. What reads the answer and which packs are tested is said of RoBERTa alone.
+CAMEMBERT = replace(
+    ROBERTA,
+    name="camembert",
+    model_types=("camembert",),
+    reads=None,
+    shown="CamemBERT",
+    packed_types=(),
+    hub_names={},
+    classes="Camembert",
+    in_every_check=False,
+)
+ELECTRA = replace(CAMEMBERT, name="electra", model_types=("electra",), shown="ELECTRA", classes="Electra")
+
+# All passes through ALBERT share the weights of a group of layers, mostly one: an adapter of a group acts in each of its
+# passes, and its weights are counted once. Its attention takes no cache.
+ALBERT = Family(
+    name="albert",
+    model_types=("albert",),
+    layer=r"(?:.*\.)?albert_layer_groups\.\d+",
+    query="albert_layers.0.attention.query",
+    key="albert_layers.0.attention.key",
+    value="albert_layers.0.attention.value",
+    attention_output="albert_layers.0.attention.dense",
+    feed_forward_in="albert_layers.0.ffn",
+    feed_forward_out="albert_layers.0.ffn_output",
+    self_attention="albert_layers.0.attention",
+    encoder=_ENCODER,
+    bottleneck_sites={
+        "houlsby": Site(
+            modules=("albert_layers.0.attention.output_dropout", "albert_layers.0.ffn_output"), placement="after"
+        ),
+        "pfeiffer": Site(modules=("albert_layers.0.ffn_output",), placement="after"),
+        "lin": Site(modules=("albert_layers.0.full_layer_layer_norm",), placement="after"),
+    },
+    heads=("classifier", "qa_outputs"),
+    num_layers_key="num_hidden_groups",
+    shown="ALBERT",
+    classes="Albert",
+    tiny={**TINY_ENCODER, "num_hidden_layers": 4, "embedding_size": 24, "classifier_dropout_prob": 0.0},
+)
+
 # Pre-norm, with query, key and value in one weight and the gate of the feed-forward block in its first projection. Its
 # attention takes no cache, so a prefix has no way in; and the model reads attributes of its layers, so none is wrapped.
 MODERNBERT = Family(
@@ -116,4 +195,6 @@ MODERNBERT = Family(
     tiny={**TINY_SIZES, **TINY_ENDS, "local_attention": 8, "cls_token_id": 1, "sep_token_id": 2},
 )
 
-ENCODERS: tuple[Family, ...] = (ROBERTA, DEBERTA, DEBERTA_V2, MODERNBERT)
+ENCODERS: tuple[Family, ...] = (
+    ROBERTA, DEBERTA, DEBERTA_V2, DISTILBERT, CAMEMBERT, ELECTRA, ALBERT, MODERNBERT,
+)  # fmt: skip

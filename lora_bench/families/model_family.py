@@ -157,10 +157,19 @@ class Family:
         Args:
             config: The model's config as a mapping.
         """
-        heads = config[self.num_heads_key]
-        head_width = config.get("head_dim") or config[self.hidden_size_key] // heads
-        width: int = (config.get("num_key_value_heads") or heads) * head_width
+        width: int = (config.get("num_key_value_heads") or config[self.num_heads_key]) * self._head_width(config)
         return width
+
+    def has_unequal_slices(self, config: Mapping[str, Any]) -> bool:
+        """Return True if one weight computes queries and narrower keys and values.
+
+        Args:
+            config: The model's config as a mapping.
+        """
+        return self.fused and self.key_width(config) < config[self.num_heads_key] * self._head_width(config)
+
+    def _head_width(self, config: Mapping[str, Any]) -> int:
+        return int(config.get("head_dim") or config[self.hidden_size_key] // config[self.num_heads_key])
 
     def head_modules(self, children: Iterable[str]) -> list[str]:
         """Return those of *children*, a model's direct submodules, that are heads, in the model's order."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lora_bench.errors import LoraBenchError
 from lora_bench.families import Family, PrefixKind
 from lora_bench.tuners.attention import key_value_of, key_value_projections
+from lora_bench.tuners.fused_lora import refuse_unequal_slices
 from lora_bench.tuners.prefix import PrefixLayer, PrefixModel, prefix_kind
 from lora_bench.tuners.registration import register
 from lora_bench.tuners.sites import TunerConfig
@@ -99,7 +100,12 @@ class PrefixActivationModel(PrefixModel):
     def new_layer(
         self, base_layer: nn.Module, config: Any, family: Family, model_config: dict[str, Any], path: str
     ) -> PrefixActivationLayer:
-        """Wrap one attention module of the base model."""
+        """Wrap one attention module of the base model.
+
+        Raises:
+            UnsupportedPair: If one weight computes queries and narrower keys.
+        """
+        refuse_unequal_slices(family, model_config, self.title)
         layer = self.model.get_submodule(path.removesuffix(f".{family.self_attention}"))
         norm = layer.get_submodule(family.attention_norm) if family.attention_norm else None
         width, heads = model_config[family.hidden_size_key], model_config[family.num_heads_key]

@@ -22,8 +22,8 @@ from lora_bench.errors import UnsupportedPair
 from lora_bench.families import Family
 from lora_bench.tuners.slices import slices_of
 
-CACHE_ARGUMENTS = ("cache", "past_key_values")
-"""Names of the cache argument of attention modules, newest first; transformers renamed it in 5.24."""
+CACHE_ARGUMENTS = ("cache", "past_key_values", "layer_past")
+"""Names of the cache argument of attention modules, newest first; transformers renamed it in 5.24, but for GPT-NeoX."""
 
 MASKED_ATTENTION = ("eager", "sdpa")
 """Attention kernels that take a mask of shape (batch, heads, queries, keys), which a prefix must extend."""

@@ -310,6 +310,19 @@ class FusedLoraLayer(TunerLayer):
         weight.copy_(joined_slices([part.T for part in parts], self.groups).T)
 
 
+def refuse_unequal_slices(family: Family, model_config: dict[str, Any], title: str) -> None:
+    """Refuse a model whose fused weights have slices of unequal widths.
+
+    Raises:
+        UnsupportedPair: If it is one.
+    """
+    if family.has_unequal_slices(model_config):
+        raise UnsupportedPair(
+            f"{title} is not written for queries and narrower keys in one weight, as this {family.name} has them; "
+            "PEFT's LORA adapts the whole weight: {method: peft, type: LORA}"
+        )
+
+
 class FusedLoraModel(Tuner):
     """A base model with LoRA by role, from `get_peft_model(model, FusedLoraConfig(...))`."""
 
@@ -327,9 +340,11 @@ class FusedLoraModel(Tuner):
         """Wrap one linear module of the base model.
 
         Raises:
-            UnsupportedPair: If the module computes none of the config's parts.
+            UnsupportedPair: If the module computes none of the config's parts, or slices of unequal widths.
         """
         parts = family.parts_at(path)
+        if len(parts) > 1:
+            refuse_unequal_slices(family, model_config, self.title)
         if not set(parts) & set(config.parts):
             raise UnsupportedPair(f"{self.title} on {', '.join(config.roles)} has nothing to adapt in {path}")
         in_heads = len(parts) > 1 and family.fused_layout == "heads"

@@ -1,17 +1,17 @@
-"""A family is one declaration: Llama, ModernBERT and T5 show that every method which their layers have a site for works."""
+"""A family is one declaration: every method that its layers have a site for works on it."""
 
 import re
 
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, T5EncoderModel
+from transformers import AutoModelForCausalLM, T5EncoderModel
 
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import FAMILIES, ROLES, family_of
 from lora_bench.methods import known_methods
 from lora_bench.testing import check_method, tiny_model
-from lora_bench.tuners import BottleneckConfig, FusedLoraConfig, PrefixConfig
+from lora_bench.tuners import BottleneckConfig, FusedLoraConfig, PrefixActivationConfig, PrefixConfig
 
 METHODS = [
     {"name": "full"},
@@ -31,12 +31,23 @@ METHODS = [
 ]
 NO_PREFIX = "no key/value prefix is written for the attention of"
 NO_BIASES = "has no biases outside of its head"
+NO_CACHE = {"prefix_tuning": NO_PREFIX, "prefix_layer": NO_PREFIX}
 WITHOUT = {
+    "distilbert": NO_CACHE,
+    "camembert": {},
+    "electra": {},
+    "albert": {**NO_CACHE, "parallel": "albert has no parallel adapter"},
     "llama": {"bitfit": NO_BIASES},
-    "modernbert": {
-        "bitfit": NO_BIASES, "lin": "modernbert has no lin adapter", "prefix_tuning": NO_PREFIX, "prefix_layer": NO_PREFIX,
-    },
-    "t5": {"bitfit": NO_BIASES, "prefix_tuning": NO_PREFIX, "prefix_layer": NO_PREFIX},
+    "mistral": {"bitfit": NO_BIASES},
+    "qwen2": {},
+    "qwen3": {"bitfit": NO_BIASES},
+    "gemma2": {"bitfit": NO_BIASES},
+    "gemma3_text": {"bitfit": NO_BIASES},
+    "phi3": {"bitfit": NO_BIASES},
+    "gpt_neox": {},
+    "opt": {"parallel": "opt has no parallel adapter"},
+    "modernbert": {"bitfit": NO_BIASES, "lin": "modernbert has no lin adapter", **NO_CACHE},
+    "t5": {"bitfit": NO_BIASES, **NO_CACHE},
 }  # fmt: skip
 """A row for each family without a model in `tests.tiny`: what it refuses, by a word of `METHODS`, and why."""
 
@@ -130,14 +141,60 @@ def test_modernberts_slices_are_query_key_and_value():
     assert [bool(part.any()) for part in moved] == [False, False, True]
 
 
+# Width of the queries and of the keys and values of a layer, all heads together; hidden states are 32 wide.
+WIDTHS = {
+    "distilbert": (32, 32), "camembert": (32, 32), "electra": (32, 32), "albert": (32, 32), "mistral": (32, 16),
+    "qwen2": (32, 16), "qwen3": (48, 24), "gemma2": (48, 24), "gemma3_text": (48, 24), "phi3": (32, 32),
+    "gpt_neox": (32, 32), "opt": (32, 32),
+}  # fmt: skip
+GATED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
+
+
+@pytest.mark.parametrize("family", WIDTHS)
+def test_counts_are_those_of_two_layers_with_a_feed_forward_block_of_48(family):
+    query, key = WIDTHS[family]
+    # ALBERT's two groups of weights serve two layers each, and are counted once
+    assert count(family, name="lora", rank=4) == 2 * 4 * ((32 + query) + (32 + key))
+    # Phi-3's first projection computes the gate too
+    block = (32 + 96) + (48 + 32) if family == "phi3" else (3 if family in GATED else 2) * (32 + 48)
+    assert count(family, name="lora", rank=4, targets=("ffn",)) == 2 * 4 * block
+    assert count(family, name="bottleneck_adapter", bottleneck_size=3) == 2 * 2 * (2 * 32 * 3 + 3 + 32)
+    if "prefix_tuning" not in WITHOUT[family]:
+        assert count(family, name="prefix_tuning", num_virtual_tokens=5) == 2 * 5 * 2 * key
+
+
+@pytest.mark.parametrize("family", WITHOUT)
+def test_a_merged_update_answers_as_it_did_beside_the_weights(family):
+    base, head = tiny_model(family)
+    model = method_of({"name": "lora", "rank": 4, "targets": ("all",)}).apply(base, head=head).eval()
+    ids = torch.tensor([[5, 6, 7, 1]])
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+        for path, weight in model.named_parameters():
+            if "lora" in path:
+                weight.normal_(std=0.2)
+        beside = model(input_ids=ids).logits
+        merged = model.merge_and_unload()(input_ids=ids).logits
+    assert (beside - plain).abs().max() > 1e-3
+    assert torch.allclose(merged, beside, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [FusedLoraConfig(roles=["query"]), PrefixActivationConfig(num_virtual_tokens=2)])
+def test_slices_of_unequal_widths_are_refused(config):
+    base, _ = tiny_model("phi3")
+    base.config.num_key_value_heads = 2
+    base = type(base)(base.config)
+    with pytest.raises(UnsupportedPair, match=r"queries and narrower keys in one weight.*peft"):
+        get_peft_model(base, config)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
-def test_llama_writes_with_a_prefix_and_a_cache_what_it_writes_without_the_cache(beams):
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=40, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
+@pytest.mark.parametrize("family", [name for name in WITHOUT if family_of(name).causal])
+def test_a_model_writes_with_a_prefix_and_a_cache_what_it_writes_without_the_cache(family, beams):
+    config = tiny_model(family)[0].config
     torch.manual_seed(0)
-    model = get_peft_model(LlamaForCausalLM(config), PrefixConfig(num_virtual_tokens=3, init_std=1.0)).eval()
+    base = AutoModelForCausalLM.from_config(config)
+    model = get_peft_model(base, PrefixConfig(num_virtual_tokens=3, init_std=1.0)).eval()
     ids = torch.tensor([[5, 6, 7, 8], [0, 0, 9, 10]])
     how = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": beams}
     written = model.generate(input_ids=ids, attention_mask=(ids != 0).long(), **how)
