@@ -92,6 +92,31 @@ DEBERTA_V2 = Family(
     in_every_check=True,
 )
 
+# MPNet's layers are those of BERT with other names. One table gives the scores of all layers a bias for each distance, so its
+# attention is handed that bias and takes no cache.
+MPNET = Family(
+    name="mpnet",
+    model_types=("mpnet",),
+    layer=_ENCODER_LAYER,
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    attention_output="attention.attn.o",
+    feed_forward_in="intermediate.dense",
+    feed_forward_out="output.dense",
+    self_attention="attention.attn",
+    encoder=_ENCODER,
+    prefix_kind="mpnet",
+    bottleneck_sites={
+        **_POST_NORM_SITES,
+        "houlsby": Site(modules=("attention.dropout", "output.dropout"), placement="after"),
+    },
+    heads=("classifier", "qa_outputs"),
+    shown="MPNet",
+    classes="MPNet",
+    tiny=TINY_ENCODER,
+)
+
 # Distilled from BERT, with names of its own. Its attention takes no cache, so a prefix has no way in.
 _DISTILBERT_STACK = r"(?:.*\.)?transformer"
 DISTILBERT = Family(
@@ -196,5 +221,5 @@ MODERNBERT = Family(
 )
 
 ENCODERS: tuple[Family, ...] = (
-    ROBERTA, DEBERTA, DEBERTA_V2, DISTILBERT, CAMEMBERT, ELECTRA, ALBERT, MODERNBERT,
+    ROBERTA, DEBERTA, DEBERTA_V2, MPNET, DISTILBERT, CAMEMBERT, ELECTRA, ALBERT, MODERNBERT,
 )  # fmt: skip

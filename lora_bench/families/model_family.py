@@ -22,8 +22,8 @@ that ends in LayerNorm(... + r) gives LayerNorm(... + f(r) + r). between_norms: 
 the module's dense layer and dropout, and z = LayerNorm(h + r).
 """
 
-PrefixKind = Literal["cache", "deberta", "deberta_v2"]
-"""Way of keys and values into the attention module: through its cache argument, or by one of DeBERTa's two formulas."""
+PrefixKind = Literal["cache", "deberta", "deberta_v2", "mpnet"]
+"""Way of keys and values into the attention module: through its cache argument, or by the formula of a family without one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,13 @@ softmax(q [P_k; K]^T / scale) [P_v; V] in every layer, with P_k and P_v learned 
 no position: position ids, relative positions, mask lengths and the cache stay those of the real tokens.
 
 The functions take tensors. A prefix may have one more leading dimension: one prefix for each member of a pack, or for each row
-of a mixed batch. The three ways into an attention module come last: through its cache argument if it has one, and DeBERTa's two
-formulas, because DeBERTa takes no cache (and swallows one silently). There a prefix key gets the content score of a real key,
-with the same scale, but no content-to-position or position-to-content term.
+of a mixed batch. The ways into an attention module come last: through its cache argument if it has one, and the formulas of
+DeBERTa, DeBERTa v2 and MPNet, which take no cache (and swallow one silently). There a prefix key gets the content score of a
+real key, with the same scale, but no term of its position.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -256,6 +257,29 @@ def attend_deberta_v2(
     return context.transpose(1, 2).flatten(2), probabilities if output_attentions else None
 
 
+def attend_mpnet(
+    attention: Any,
+    prefix: Prefix,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    output_attentions: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, ...]:
+    """Return MPNet's attention with a prefix, with the arguments and result of transformers' forward."""
+    query, key, value = (
+        project(hidden_states).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+        for project in (attention.q, attention.k, attention.v)
+    )
+    query = query / math.sqrt(attention.attention_head_size)
+    scores = query @ key.transpose(-1, -2)
+    for addend in (position_bias, attention_mask):
+        scores = scores if addend is None else scores + addend
+    context, probabilities = attend_with_prefix(query, scores, value, prefix, attention.dropout)
+    output = attention.o(context.transpose(1, 2).flatten(2))
+    return (output, probabilities) if output_attentions else (output,)
+
+
 def deberta_scale(query: Tensor, scale_factor: int) -> Tensor:
     """Return the number that DeBERTa divides scores by.
 
@@ -283,4 +307,5 @@ ATTENTIONS: dict[str, Callable[..., Any]] = {
     "cache": attend_through_cache,
     "deberta": attend_deberta,
     "deberta_v2": attend_deberta_v2,
+    "mpnet": attend_mpnet,
 }

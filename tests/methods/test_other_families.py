@@ -12,6 +12,7 @@ from lora_bench.families import FAMILIES, ROLES, family_of
 from lora_bench.methods import known_methods
 from lora_bench.testing import check_method, tiny_model
 from lora_bench.tuners import BottleneckConfig, FusedLoraConfig, PrefixActivationConfig, PrefixConfig
+from lora_bench.tuners.attention import Prefix, attend_mpnet
 
 METHODS = [
     {"name": "full"},
@@ -26,6 +27,7 @@ METHODS = [
     {"name": "prefix_tuning"},
     {"name": "prefix_tuning", "reparameterised": True},
     {"name": "prefix_layer"},
+    {"name": "prefix_embedding"},
     {"name": "bitfit"},
     {"name": "peft", "type": "HRA", "targets": ("output",)},
 ]
@@ -33,6 +35,7 @@ NO_PREFIX = "no key/value prefix is written for the attention of"
 NO_BIASES = "has no biases outside of its head"
 NO_CACHE = {"prefix_tuning": NO_PREFIX, "prefix_layer": NO_PREFIX}
 WITHOUT = {
+    "mpnet": {},
     "distilbert": NO_CACHE,
     "camembert": {},
     "electra": {},
@@ -84,6 +87,32 @@ def test_counts_on_llama_with_keys_shared_by_two_heads_and_a_gate():
     assert count("llama", name="lora", rank=4, targets=("ffn",)) == 2 * 4 * 3 * (32 + 48)
     assert count("llama", name="prefix_tuning", num_virtual_tokens=5) == 2 * 5 * 2 * 16
     assert count("llama", name="prefix_layer", num_virtual_tokens=5) == 2 * 5 * 32
+
+
+def test_counts_on_mpnet():
+    # 2 layers of width 32, feed-forward width 48
+    assert count("mpnet", name="lora", rank=4) == 2 * 2 * 4 * (32 + 32)
+    assert count("mpnet", name="lora", rank=4, targets=("ffn",)) == 2 * 2 * 4 * (32 + 48)
+    assert count("mpnet", name="bottleneck_adapter", bottleneck_size=3) == 2 * 2 * (2 * 32 * 3 + 3 + 32)
+    assert count("mpnet", name="prefix_tuning", num_virtual_tokens=5) == 2 * 5 * 2 * 32
+    assert count("mpnet", name="prefix_layer", num_virtual_tokens=5) == 2 * 5 * 32
+    assert count("mpnet", name="prefix_embedding", num_virtual_tokens=5) == 5 * 32
+
+
+def test_mpnets_prefix_is_more_keys_and_values_without_a_position_bias():
+    model, _ = tiny_model("mpnet")
+    attention = model.mpnet.encoder.layer[1].attention.attn
+    x, bias = torch.randn(2, 8, 32), torch.randn(2, 4, 8, 8)
+    bias[..., :3] = 0
+    mask = torch.zeros(2, 1, 1, 8)
+    mask[1, ..., 6:] = torch.finfo(torch.float32).min
+    prefix = Prefix(attention.k(x[:, :3]), attention.v(x[:, :3]))
+    with torch.no_grad():
+        # The first three of eight tokens serve as the prefix of the other five.
+        want = attention(x, mask, bias, output_attentions=True)
+        got = attend_mpnet(attention, prefix, x[:, 3:], mask[..., 3:], bias[..., 3:, 3:], output_attentions=True)
+    assert (got[0] - want[0][:, 3:]).abs().max() < 1e-6
+    assert (got[1] - want[1][:, :, 3:]).abs().max() < 1e-6
 
 
 def test_counts_on_modernbert_with_one_weight_for_query_key_and_value():
