@@ -10,6 +10,12 @@ TRIALS = SUITE.replace(
     "[{method: lora, learning_rate: [1e-2, 1e-3]}, {method: full, learning_rate: [1e-3, 1e-4]}]",
 ).replace("seeds: [0]", "seeds: [0, 1]\ntuning: {seeds: [100, 101]}")
 
+EXTENDED = (
+    TRIALS.replace("tuning: {seeds: [100, 101]}", "tuning: {extend: true}")
+    .replace("[1e-2, 1e-3]", "[1e-2, 3e-3, 1e-3]")
+    .replace("[1e-3, 1e-4]", "[1e-3, 3e-4, 1e-4]")
+)
+
 PACKS = TRIALS + "training: {masks: keyed}\n"
 
 HALVING = SUITE.replace(
@@ -36,7 +42,7 @@ SEEDS = SUITE.replace(
     "[full, {method: lora, learning_rate: [1e-2, 1e-3]}, bottleneck_adapter, prefix_tuning]",
 ).replace("seeds: [0]", "seeds: {until: decided, at_least: 3, at_most: 8}\ntuning: {seeds: [100]}")
 
-SUITES = {"trials": TRIALS, "halving": HALVING, "starts": STARTS, "packs": PACKS, "seeds": SEEDS}
+SUITES = {"trials": TRIALS, "extended": EXTENDED, "halving": HALVING, "starts": STARTS, "packs": PACKS, "seeds": SEEDS}
 
 
 def write_choosing(folder: Path, suite: str) -> Path:

@@ -59,8 +59,28 @@ def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> l
     on = "" if len(found) == len(tasks) else f" on {', '.join(found)}"
     return [
         f"no learning rate is tuned{on}: each method runs at the one given, and another may change the order of the methods; "
-        "give each several (ranges: `lora-bench list methods`) and `tuning: {seeds: [100]}`"
+        "give each several (ranges: `lora-bench list methods`) and `tuning: {seeds: [100, 101]}`"
     ]
+
+
+# A range that few rates are drawn from at random is likely to have a hole around the best one.
+FEW_TRIALS = 6
+
+
+def coarse_tuning(suite: Suite) -> list[str]:
+    """Return a warning if learning rates are chosen by one seed, or from few random draws."""
+    tuning, trials = suite.content.tuning, suite.content.budget.trials
+    if tuning is None:
+        return []
+    said = []
+    if len(tuning.seeds) == 1:
+        said.append("learning rates are chosen by the scores of one seed: give `tuning: {seeds: [100, 101]}` or more")
+    drawn = any(entry.ranges for entry in suite.methods) and tuning.draws == "random"
+    if drawn and trials is not None and trials <= FEW_TRIALS and tuning.halving is None:
+        said.append(
+            f"{trials} random draws leave holes in the ranges of learning rates: give `tuning: {{draws: even}}` for a grid"
+        )
+    return said
 
 
 def _tried(suite: Suite, task: str, base_model: BaseModel) -> dict[str, int]:

@@ -30,6 +30,7 @@ from lora_bench.plan.checks import (
     check_rates,
     check_recipe,
     check_schedule,
+    coarse_tuning,
     refuse_twins,
     refuse_unreachable,
     untuned,
@@ -40,7 +41,7 @@ from lora_bench.plan.inputs import LoadedTask, Progress, obtain
 from lora_bench.plan.micro_batch import micro_batch
 from lora_bench.plan.resolve import run_spec
 from lora_bench.plan.rounds import rounds_of
-from lora_bench.plan.selection import best_rates, start_records
+from lora_bench.plan.selection import best_rates, rate_beyond, start_records
 from lora_bench.plan.size_fitting import MethodFit, check_fits, fit_method
 from lora_bench.records.budget import Budget
 from lora_bench.records.outcomes import is_untried
@@ -50,6 +51,7 @@ from lora_bench.records.store import RunFolder
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
+from lora_bench.suite.schema import Tuning
 from lora_bench.training.job import Job
 from lora_bench.training.measure.flops import step_flops
 
@@ -152,7 +154,13 @@ def make_plan(
         tuple(cells),
         runs,
         tuple(warnings),
-        cautions=(*untuned(suite, tasks, models), *unequal, *too_small(suite, at_hand), *beyond_memory(cells)),
+        cautions=(
+            *untuned(suite, tasks, models),
+            *unequal,
+            *coarse_tuning(suite),
+            *too_small(suite, at_hand),
+            *beyond_memory(cells),
+        ),
         data=tuple(describe(suite, loaded, readable, known) for loaded in at_hand) if with_data else (),
         waiting=(*planner.waiting, *rounds.waiting),
         chosen=tuple(cell for cell in planner.chosen if cell.job.run_id in ids),
@@ -175,7 +183,7 @@ def _not_downloaded(tasks: Sequence[LoadedTask], models: Sequence[BaseModel]) ->
 class MakeCell(Protocol):
     """Makes a run of a task, base model, method and budget."""
 
-    def __call__(self, rate: float, seed: int, *, rung: Rung | None = None) -> Cell:
+    def __call__(self, rate: float, seed: int, *, rung: Rung | None = None, extended: bool = False) -> Cell:
         """Return the run with a learning rate and a seed; with a rung, the trial of that rung."""
 
 
@@ -243,6 +251,7 @@ class _Planner:
             seed: int,
             *,
             rung: Rung | None = None,
+            extended: bool = False,
             start: Start | None = None,
             blocked: str | None = None,
         ) -> Cell:
@@ -265,6 +274,7 @@ class _Planner:
                 trial=rung is not None,
                 analysis=suite.analysis,
                 rung=rung.number if rung is not None and suite.content.rungs else None,
+                extended=extended,
                 adapter=adapter.folder if start is not None and start.run_id is None and adapter is not None else None,
             )
             return Cell(job, fit, folder.record(), estimate, blocked)
@@ -284,7 +294,8 @@ class _Planner:
         if tuned:
             chosen = self._tune(cell, rates, loaded.task.higher_is_better)
             if chosen is None:
-                possible = [cell(rate, seed) for rate in rates for seed in seeds] if self.only else []
+                among = (*rates, *_beyond(suite, rates))
+                possible = [cell(rate, seed) for rate in among for seed in seeds] if self.only else []
                 self.cells += [one for one in possible if one.job.run_id in self.only]
                 reason = "the trials that choose their learning rate"
                 self.waiting.append(Waiting(tuple(reported), reason, recipe.start))
@@ -342,7 +353,7 @@ class _Planner:
             trials = [cell(rate, seed, rung=rung) for rate in going for seed in tuning.seeds]
             if rung.part > 1:
                 check_first_rung(self.suite, trials[0].job.spec, rung)
-            if index:
+            if index or tuning.extend:
                 self._choose(trials)
             else:
                 self.cells += trials
@@ -355,9 +366,35 @@ class _Planner:
                     among = tuple(possible[: waits.trials * len(tuning.seeds)])
                     reason = "the shorter trials that choose which learning rates go on"
                     self.waiting.append(Waiting(among, reason, None))
+                self._await_extension(cell, rates, rungs[-1], tuning)
                 return None
             going = best
-        return going[0]
+        if not tuning.extend:
+            return going[0]
+        beyond = rate_beyond(rates, going[0])
+        if beyond is None or not any(trial.record is not None and trial.record.score is not None for trial in trials):
+            return going[0]
+        trials += [cell(beyond, seed, rung=rungs[-1], extended=True) for seed in tuning.seeds]
+        self._choose(trials[-len(tuning.seeds) :])
+        best = best_rates(self._at_hand(trials), higher_is_better, 1)
+        return None if best is None else best[0]
+
+    def _await_extension(self, cell: MakeCell, rates: Sequence[float], last: Rung, tuning: Tuning) -> None:
+        """Note the trials beyond the smallest or the greatest rate, which follow if that rate is the best."""
+        possible = [
+            cell(rate, seed, rung=last, extended=True) for rate in _beyond(self.suite, rates) for seed in tuning.seeds
+        ]
+        self.cells += [one for one in possible if one.job.run_id in self.only]
+        if possible:
+            reason = "the other trials, and are left out unless the best learning rate is at the edge of the range"
+            self.waiting.append(Waiting(tuple(possible[-len(tuning.seeds) :]), reason, None))
+
+
+def _beyond(suite: Suite, rates: Sequence[float]) -> tuple[float, ...]:
+    """Return the rates by which the suite may extend the range of *rates*."""
+    if suite.content.tuning is None or not suite.content.tuning.extend:
+        return ()
+    return tuple(rate for end in (min(rates), max(rates)) if (rate := rate_beyond(rates, end)) is not None)
 
 
 def _fitted_to_steps(

@@ -53,6 +53,18 @@ def best_rates(trials: Sequence[Record | None], higher_is_better: bool, number: 
     return tuple(rate for rate in by_rate if rate in best)
 
 
+def rate_beyond(rates: Sequence[float], chosen: float) -> float | None:
+    """Return the next learning rate beyond *chosen*, or None if it is neither the smallest nor the greatest of *rates*.
+
+    Its factor to the chosen rate is the mean factor between neighbours, so an even grid continues. It has three digits.
+    """
+    tried = sorted(rates)
+    factor = (tried[-1] / tried[0]) ** (1 / (len(tried) - 1))
+    if chosen not in (tried[0], tried[-1]):
+        return None
+    return float(f"{chosen * factor if chosen == tried[-1] else chosen / factor:.3g}")
+
+
 def start_records(sources: Sequence[Record | None], rules: Protocol, seeds: Sequence[int]) -> dict[int, str] | None:
     """Return by seed the id of the run that it starts from, or None while a source is missing.
 

@@ -220,6 +220,7 @@ class Record(Strict):
             earlier.
         command: Command that makes the record again, or None if only the run's author knows it.
         rung: Rung of a successive halving that a trial is of, from 1 on; None for all other runs.
+        extended: Whether it is a trial of a learning rate beyond the range, added because the best was at the edge.
         packed_with: Ids of the runs in the same pack, over one frozen base; empty for a run by itself.
         probabilities: Probabilities behind the predictions, of classification; None if they were not kept.
     """
@@ -252,6 +253,7 @@ class Record(Strict):
     started_at: str | None = Field(default=None, description="UTC, ISO 8601")
     environment: Environment | None = None
     rung: int | None = None
+    extended: bool = False
     packed_with: tuple[FileName, ...] = ()
     probabilities: Probabilities | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +25,8 @@ from lora_bench.util.paths import task_files
 class Range(Strict):
     """A range of learning rates; `budget: {trials: N}` draws one from each of N slices of equal ratio.
 
-    With `tuning: {halving: F}` the first rung sets N. Without slices, a few draws often lie close together and leave most of
-    the range untried.
+    With `tuning: {draws: even}` the N rates are a grid instead. With `tuning: {halving: F}` the first rung sets N. Without
+    slices, a few draws often lie close together and leave most of the range untried.
 
     Args:
         low: Smallest rate.
@@ -53,11 +53,18 @@ class Range(Strict):
         Rates have three digits, or more if two would be equal.
         """
         places = random.Random(f"learning rates {seed}")
-        shares = [(index + places.random()) / number for index in range(number)]
+        return self._at([(index + places.random()) / number for index in range(number)])
+
+    def grid(self, number: int) -> tuple[float, ...]:
+        """Return *number* rates from the smallest to the greatest, each the same factor above the one before."""
+        return self._at([index / (number - 1) for index in range(number)] if number > 1 else [0.5])
+
+    def _at(self, shares: Sequence[float]) -> tuple[float, ...]:
+        """Return the rates at these shares of the way from the smallest to the greatest."""
         rates: tuple[float, ...] = ()
         for digits in range(3, 18):
             rates = tuple(float(f"{self.low * self.width**share:.{digits}g}") for share in shares)
-            if len(set(rates)) == number:
+            if len(set(rates)) == len(shares):
                 break
         return rates
 
@@ -209,12 +216,15 @@ def _rates(document: Document, key: Key, given: Any, ranges: list[Range]) -> dic
 def _rate_list(document: Document, key: Key, given: Any, ranges: list[Range]) -> tuple[float, ...]:
     if isinstance(given, dict):
         ranges.append(validate(Range, document, key))
-        trials, seed = (_said(document, *where) for where in (("budget", "trials"), ("tuning", "search_seed")))
+        trials, seed = _said(document, "budget", "trials"), _said(document, "tuning", "search_seed")
         if not isinstance(trials, int) or trials < 1:
             raise BadInput(
                 [document.fault(key, "is a range, from which `budget: {trials: N}` rates are drawn; give their number")]
             )
-        return ranges[-1].draw(_begun(document, trials), seed if isinstance(seed, int) else 0)
+        number = _begun(document, trials)
+        if _said(document, "tuning", "draws") == "even":
+            return ranges[-1].grid(number)
+        return ranges[-1].draw(number, seed if isinstance(seed, int) else 0)
     values = given if isinstance(given, list) else [given]
     if not values or not all(
         isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values

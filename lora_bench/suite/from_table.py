@@ -26,6 +26,7 @@ RATES_LARGE = {
     "bottleneck_adapter": ("3e-4", "1e-3", "3e-3"),
     "prefix_tuning": ("3e-3", "1e-2", "3e-2"),
 }
+TRIAL_SEEDS = (100, 101)
 BATCH = 16
 LONGEST = 256
 FIRST_LOOK, FEWEST_WITH_LOOKS = 4, 8
@@ -47,7 +48,8 @@ models: [{model}]
 methods:
 {methods}
 tuning:
-  seeds: [100]  # more seeds choose learning rates more surely
+  seeds: {trial_seeds}  # the mean over them chooses
+  extend: true  # a best rate at the edge of its list: one more is tried beyond it
 
 # 3 to 5 seeds are exploratory, 6 to 9 indicative, 10 and more a recommendation.
 {seeds}
@@ -113,6 +115,7 @@ class Draft:
             methods="\n".join(
                 f"  - {{method: {label}, learning_rate: [{', '.join(of)}]}}" for label, of in rates.items()
             ),
+            trial_seeds=list(TRIAL_SEEDS),
             seeds=_seeds_line(self.seeds),
             minutes=self.minutes,
             train_examples=self.train_examples,

@@ -35,6 +35,7 @@ OWN_ARGUMENTS = {
 Schedule = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]  # fmt: skip
+Draws = Literal["random", "even"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 AtLeastZero = Annotated[float, Field(ge=0)]
@@ -198,15 +199,19 @@ class Tuning(Strict):
     """The search for a learning rate: each candidate is tried, and the best on the selection split runs.
 
     Args:
-        seeds: Seeds of the trials, none of them among the suite's seeds.
-        search_seed: Seed of the draws, if learning rates are given as a range.
+        seeds: Seeds of the trials, none of them among the suite's seeds. The mean over them chooses.
+        draws: Rates from a range: "random", or an "even" grid of equal factors with both ends, which leaves no holes.
+        search_seed: Seed of random draws.
+        extend: If the best rate is the smallest or the largest, try once one more beyond it.
         halving: Factor f of successive halving: more rates start in short runs, and the best of every f continue with f times
             the work, up to all of it. Total: the work of `budget.trials` runs.
         rungs: Number of such steps, with the last.
     """
 
-    seeds: Annotated[tuple[Seed, ...], _seed_list(100)] = Field(min_length=1)
+    seeds: Annotated[Annotated[tuple[Seed, ...], Field(min_length=1)], _seed_list(100)] = (100, 101)
+    draws: Draws = "random"
     search_seed: Seed = 0
+    extend: bool = False
     halving: int | None = Field(default=None, ge=2, le=10)
     rungs: int = Field(default=2, ge=2, le=5)
 

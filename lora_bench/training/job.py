@@ -33,6 +33,7 @@ class Job:
         trial: True if the run chooses a learning rate, and is no result.
         analysis: Rules for judging the suite's scores, for the record.
         rung: Rung of a halving that a trial is of, for the record.
+        extended: True for a trial beyond the range of learning rates, for the record.
         at_once: Greatest number of runs of its unit of work in a pack at once; the others follow. None for all.
         alone_because: Reason why it is done outside of the pack that it was planned for, or None.
         cut: Restrict DeBERTa's relative positions to those that rows reach, if that changes no score.
@@ -51,6 +52,7 @@ class Job:
     trial: bool = False
     analysis: Analysis | None = None
     rung: int | None = None
+    extended: bool = False
     at_once: int | None = None
     alone_because: str | None = None
     cut: bool = True
@@ -86,6 +88,7 @@ class Job:
             attempts=self.folder.attempts() + 1,
             command=self.command,
             rung=self.rung,
+            extended=self.extended,
             warnings=warnings,
             **found,
         )

@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
+from lora_bench.cli.plan_table import plan_tables
 from lora_bench.execute import run_suite as running
 from lora_bench.execute.executors.executor import Lost
 from lora_bench.execute.run_suite import Silent, run_suite, runs_folder
+from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.outcomes import DISK_FULL, NO_MEMORY, is_untried
 from lora_bench.records.run_lock import Elsewhere
 from lora_bench.records.store import read_records
@@ -214,6 +216,34 @@ def test_a_command_whose_choice_another_one_changes_meanwhile_follows_it(tmp_pat
     assert content(path, runs) == content(path, tmp_path / "whole")
 
 
+def test_a_best_rate_at_the_edge_is_extended_once_and_another_is_not(tmp_path, command, monkeypatch):
+    path = written(tmp_path, "extended")
+    # LoRA is the better the greater its rate, and full fine-tuning best in the middle.
+    monkeypatch.setattr(
+        "tests.execute.test_choices.score_of",
+        lambda job: (
+            rate if (rate := job.spec.training.learning_rate) and job.spec.method.label == "lora" else -abs(rate - 3e-4)
+        ),
+    )
+    plan = make_plan(load_suite(path), runs_folder(load_suite(path), tmp_path / "runs"))
+    said = "\n".join(part.plain for part in plan_tables(plan) if hasattr(part, "plain"))
+    assert "4 runs wait for the other trials, and are left out unless" in said
+    outcome = command(path, tmp_path / "runs")
+    tried, ran = {}, {}
+    for one in outcome.records:
+        where = tried if one.spec.seed in (100, 101) else ran
+        where.setdefault(one.spec.method.label, set()).add(one.spec.training.learning_rate)
+    # Neighbours of 1e-3, 3e-3 and 1e-2 are the root of 10 apart, on average.
+    assert tried == {"lora": {1e-3, 3e-3, 1e-2, 3.16e-2}, "full": {1e-4, 3e-4, 1e-3}}
+    assert ran == {"lora": {3.16e-2}, "full": {3e-4}}
+    extended = [one for one in outcome.records if one.extended]
+    assert {(one.spec.seed, one.spec.training.learning_rate) for one in extended} == {(100, 3.16e-2), (101, 3.16e-2)}
+    # Any of its runs can be made by its id alone.
+    wanted = [one.run_id for one in outcome.records if one.spec.training.learning_rate == 3.16e-2]
+    again = command(path, tmp_path / "elsewhere", only=wanted)
+    assert sorted(one.run_id for one in again.records) == sorted(wanted)
+
+
 def test_a_killed_source_starts_nothing(tmp_path, command):
     path = written(tmp_path, "starts")
     whole = command(path, tmp_path / "whole")
@@ -258,7 +288,7 @@ def rounds(seed, path, runs, command):
     raise AssertionError("it was never done")
 
 
-@pytest.mark.parametrize("name", ["trials", "halving", "starts", "seeds"])
+@pytest.mark.parametrize("name", ["trials", "extended", "halving", "starts", "seeds"])
 def test_whatever_happens_to_a_folder_it_comes_to_hold_what_an_undisturbed_one_holds(tmp_path, command, name):
     path = written(tmp_path, name)
     whole = command(path, tmp_path / "whole")

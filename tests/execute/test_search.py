@@ -15,7 +15,7 @@ from lora_bench.cli.plan_table import plan_tables
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.execute.run_suite import Silent, run_suite, runs_folder
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.plan.selection import best_rates, chosen_rate
+from lora_bench.plan.selection import best_rates, chosen_rate, rate_beyond
 from lora_bench.report import render_markdown
 from lora_bench.report.figures.draw import plan_figures
 from lora_bench.report.model.comparison import compare
@@ -102,6 +102,33 @@ def test_a_mistake_is_named_with_what_to_do(tmp_path, monkeypatch, given, said):
         suite(tmp_path, monkeypatch, **given)
     assert said in str(error.value)
     assert "tickets.yaml" in str(error.value)
+
+
+def test_an_even_grid_has_both_ends_and_equal_factors(tmp_path, monkeypatch):
+    assert Range(low=1e-4, high=1e-2).grid(3) == (1e-4, 1e-3, 1e-2)
+    assert Range(low=1e-4, high=1e-2).grid(5) == (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2)
+    assert Range(low=1e-4, high=1e-2).grid(1) == (1e-3,)
+    found = rates(suite(tmp_path, monkeypatch, budget="trials: 3, ", tuning="tuning: {draws: even}"))
+    assert found == {"full": (1e-5, 1e-4, 1e-3), "lora": (1e-4, 1e-3, 1e-2)}
+
+
+def test_two_seeds_choose_unless_others_are_given(tmp_path, monkeypatch):
+    assert suite(tmp_path, monkeypatch, tuning="tuning: {}").content.tuning.seeds == (100, 101)
+    assert suite(tmp_path, monkeypatch).content.tuning.seeds == (100,)
+
+
+@pytest.mark.parametrize(
+    ("tried", "chosen", "beyond"),
+    [
+        ((1e-4, 1e-3, 1e-2), 1e-2, 1e-1),
+        ((1e-4, 1e-3, 1e-2), 1e-4, 1e-5),
+        ((1e-4, 1e-3, 1e-2), 1e-3, None),
+        ((1e-2, 1e-3), 1e-3, 1e-4),  # in any order
+        ((1e-3, 2e-3, 1.6e-2), 1.6e-2, 6.4e-2),  # a factor of 16 in two steps
+    ],
+)
+def test_the_rate_beyond_an_edge_by_hand(tried, chosen, beyond):
+    assert rate_beyond(tried, chosen) == beyond
 
 
 def test_a_narrow_range_gives_as_many_different_rates_as_are_asked_for():

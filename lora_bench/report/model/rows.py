@@ -56,6 +56,7 @@ class Row:
             apart.
         exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured or said.
         environments: Indexes into the comparison's environments.
+        extended: Whether it is of trials beyond the range of learning rates.
     """
 
     label: str
@@ -87,6 +88,7 @@ class Row:
     checkpoint_bytes: float | None
     environments: tuple[int, ...]
     resumed: int = 0
+    extended: bool = False
 
     @property
     def measured(self) -> bool:
@@ -159,6 +161,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         majority_score=unique(_floor(record) for record in records if record.data is not None),
         checkpoint_bytes=median_of(record.weights.stored_bytes for record in records if record.weights is not None),
         resumed=sum(record.resumed for record in records),
+        extended=any(record.extended for record in records),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
     )
 

@@ -3,13 +3,14 @@
 A method that is tried more often looks better. So the expected best of k trials stands beside the best of all, for every method
 at the same k (Dodge et al. 2019, in the unbiased form of Tang et al. 2020). It is of trials with the same work that were drawn
 without regard to their scores. Of a successive halving only the first rung is that: what comes after it are the best of it, and
-any k of them are better than k drawn ones. So later rungs have none, and what a halving cost is shown rung by rung.
+any k of them are better than k drawn ones. So later rungs have none, and what a halving cost is shown rung by rung. Trials
+beyond the range, which the scores of others asked for, are left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,7 +105,11 @@ def edges(setting: Setting, rungs: Sequence[Setting]) -> list[Edge]:
         for label in dict.fromkeys(row.label for row in table.rows):
             rows = [row for row in table.rows if row.label == label]
             tried = sorted(
-                {row.learning_rate for row in of_model if row.label == label and row.learning_rate is not None}
+                {
+                    row.learning_rate
+                    for row in (*of_model, *rows)
+                    if row.label == label and row.learning_rate is not None
+                }
             )
             best = best_rates(rows, setting.spec.task.higher_is_better)
             if len(tried) > 1 and len(best) == 1 and best[0] in (tried[0], tried[-1]):
@@ -118,7 +123,8 @@ def edge_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
     found = edges(setting, rungs) if setting is rungs[-1] else []
     said = [
         f"- {method_name(edge.row)} on {model_name(edge.table)}: "
-        f"{text.learning_rate(edge.row.learning_rate)} is the {edge.end} tried."
+        f"{text.learning_rate(edge.row.learning_rate)} is the {edge.end} tried"
+        f"{', beyond the range given' if edge.row.extended else ''}."
         for edge in found
     ]
     return ["", "A better learning rate may lie outside the rates tried:", "", *said] if said else []
@@ -154,12 +160,12 @@ _CHOSEN = "These learning rates are the best of the rung before and not drawn at
 def _expected(setting: Setting, how: str) -> list[str]:
     better = setting.spec.task.higher_is_better
     found = _by_method(setting)
-    most = max((len(rows) for rows in found.values()), default=0)
+    most = max((sum(not row.extended for row in rows) for rows in found.values()), default=0)
     if better is None or most < 2:
         return []
     lines = []
     for name, rows in found.items():
-        scores = _at_each_rate(rows)
+        scores = _at_each_rate([row for row in rows if not row.extended])
         expected: Sequence[float] = expected_best(scores, higher_is_better=better) if scores else ()
         cells = [text.score(value) for value in expected]
         lines.append([*name[:2], *cells, *[MISSING] * (most - len(cells)), text.rate(_seconds(rows))])
@@ -171,10 +177,23 @@ def _expected(setting: Setting, how: str) -> list[str]:
     ]
     return [
         "",
-        f"The expected best {metric_name(setting)} of so many of these trials, {how}",
+        f"The expected best {metric_name(setting)} of so many of these trials, {how}{_beyond(found)}",
         "",
         *text.table(header, lines, numbers_from=2),
     ]
+
+
+def _beyond(found: Mapping[Name, Sequence[Row]]) -> str:
+    """Name the trials beyond the range, which are in the cost alone; "" where there are none."""
+    rates = [
+        f"{text.code(row.label)} on {name[0]} at {text.learning_rate(row.learning_rate)}"
+        for name, rows in found.items()
+        for row in rows
+        if row.extended
+    ]
+    if not rates:
+        return ""
+    return f" Tried beyond the range, as the best rate was at its edge, and only in the cost: {text.listed(rates)}."
 
 
 def _went_on(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
@@ -182,7 +201,7 @@ def _went_on(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
     later = next((rung for rung in rungs if (rung.rung or 0) > (setting.rung or 0)), None)
     if later is None:
         return []
-    most = max(len(rows) for rows in _by_method(later).values())
+    most = max(sum(not row.extended for row in rows) for rows in _by_method(later).values())
     target = _target(later)
     work = f" with {amount_of(*target)}" if target is not None else ""
     return ["", f"The best {most} of each method went on to runs{work}."]

@@ -57,6 +57,16 @@ def test_methods_are_compared_at_the_same_number_of_trials():
     assert full[4] == "–"
 
 
+def test_a_trial_beyond_the_range_is_in_the_cost_alone():
+    beyond = record(score=0.95, learning_rate=1.0, seed=100, spec=SEARCH, changes={"extended": True})
+    page = render_markdown([*search((0.9, 0.6, 0.75)), beyond], "figures")
+    header, _, lora = next(one for one in tables(page) if "3 trials" in one[0])
+    assert header[2:] == ["1 trial", "2 trials", "3 trials", "training, s in all"]
+    assert [float(cell) for cell in lora[2:5]] == pytest.approx([0.75, 0.85, 0.9], abs=1e-4) and lora[5] == "40.0"
+    assert "Tried beyond the range, as the best rate was at its edge, and only in the cost: `lora` on" in page
+    assert "1e0 is the largest tried, beyond the range given." in page
+
+
 def test_one_trial_is_no_search():
     assert table(search((0.6,))) == []
 
