@@ -31,25 +31,33 @@ def add_check(commands: Commands) -> None:
     check = add_command(
         commands,
         "check",
-        "say whether tonight's runs regressed against the accepted nights of a baseline",
-        "lora-bench check runs/nightly --baseline nightly --junit junit.xml",
+        "say whether runs regressed: against other runs or a commit, or tonight's against accepted nights",
+        "lora-bench check runs/tickets --against main --suite tickets.yaml",
         more="Exit codes: 0 pass, 1 regression, 2 bad input, 3 runs failed or are missing,\n"
-        "4 cannot decide, as with fewer than eight accepted nights.",
-        takes="RUNS --baseline NAME",
+        "4 cannot decide, as with too few seeds, or fewer than eight accepted nights.",
+        takes="RUNS --against WHAT | --baseline NAME",
     )
     what, where, how, output = check.what, check.where, check.how, check.output
     what.add_argument(
         "runs", metavar="RUNS", type=Path, nargs="?", help="runs/SUITE that `run --series` wrote, or one night in it"
     )
-    what.add_argument(
+    other = what.add_mutually_exclusive_group(required=True)
+    other.add_argument(
+        "--against",
+        metavar="WHAT",
+        help="hold RUNS against other runs of the suite: a folder, a baseline with records, or a git reference, whose runs "
+        "are done in an environment of their own and kept in RUNS-against",
+    )
+    other.add_argument(
         "--baseline",
-        required=True,
         metavar="NAME",
         help="baseline with accepted nights: of ./baselines, of the package, or a path",
     )
     _night_options(what)
     what.add_argument(
-        "--suite", metavar="SUITE", help="suite to run suspect series again with (default: the baseline's)"
+        "--suite",
+        metavar="SUITE",
+        help="suite to run suspect series again with (default: the baseline's), or to run at the git reference",
     )
     what.add_argument(
         "--allow-pickle",
@@ -72,6 +80,7 @@ def add_check(commands: Commands) -> None:
     how.add_argument(
         "--workers", type=int, metavar="N", help="runs at once when series are run again (default: as `run`)"
     )
+    output.add_argument("--markdown", type=Path, metavar="FILE", help="write a comment for a pull request (--against)")
     output.add_argument("--json", type=Path, metavar="FILE", help="write the whole answer")
     output.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML, one test case per series")
     output.add_argument(
@@ -187,8 +196,10 @@ def _print(lines: Iterable[str]) -> None:
         print(message(line))
 
 
-def _baseline(name: str) -> Path:
+def baseline_folder(name: str, *, may_begin: bool = False) -> Path:
     """Find the folder of a baseline: in the working folder, in the package, or at a path.
+
+    With *may_begin*, a name that is like no other is that of a baseline without a night yet.
 
     Raises:
         LoraBenchError: If there is no baseline of that name.
@@ -200,6 +211,8 @@ def _baseline(name: str) -> Path:
             return Path(name)
         raise LoraBenchError(f"there is no baseline at {name}")
     known = {path.name: path for folder in reversed(folders("baselines")) for path in folder.iterdir() if path.is_dir()}
+    if name not in known and may_begin and not did_you_mean(name, known):
+        return Path("baselines") / name
     if name not in known:
         raise LoraBenchError(
             f"there is no baseline {name!r}{did_you_mean(name, known)}; "
@@ -239,7 +252,13 @@ def mistaken_code(argv: Sequence[str], code: int) -> int:
 def _checked(arguments: argparse.Namespace) -> int:
     from lora_bench.gate.baseline import read_nights
 
-    folder = _baseline(arguments.baseline)
+    if arguments.against is not None:
+        from lora_bench.cli.against_command import check_against
+
+        return check_against(arguments)
+    if arguments.markdown is not None:
+        raise LoraBenchError("--markdown goes with --against; a night has --github and --json")
+    folder = baseline_folder(arguments.baseline, may_begin=True)
     accepted = read_nights(folder)
     if arguments.replay or arguments.inject is not None:
         return _self_tests(arguments, accepted)
@@ -248,7 +267,7 @@ def _checked(arguments: argparse.Namespace) -> int:
     if arguments.step or arguments.bisect is not None:
         return _search(arguments, folder, accepted)
     answer = _answer(arguments, folder, accepted, may_confirm=not arguments.no_confirm)
-    whole = _write(answer, arguments)
+    whole = write_answer(answer, arguments, _next(answer, arguments.runs))
     # An answer that is known stays what it is; only a pass without all that was asked for is none.
     return answer.exit_code if whole or answer.exit_code != DONE else BROKE_OFF
 
@@ -288,11 +307,14 @@ def _answer(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Nigh
 
 def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
     """Return a way to run series again, or None without a known suite; a record's own command is not trusted."""
+    suite = arguments.suite or (str(folder / "suite.yaml") if (folder / "suite.yaml").is_file() else None)
+    return None if suite is None else way_of(arguments, suite)
+
+
+def way_of(arguments: argparse.Namespace, suite: str) -> Way:
+    """Return the way to run a suite with the options of `check`."""
     from lora_bench.gate.rerun import Way
 
-    suite = arguments.suite or (str(folder / "suite.yaml") if (folder / "suite.yaml").is_file() else None)
-    if suite is None:
-        return None
     options = [option for model in arguments.allow_pickle for option in ("--allow-pickle", model)]
     options += [option for permission in arguments.allow_code for option in ("--allow-code", permission)]
     if arguments.data_dir is not None:
@@ -300,8 +322,26 @@ def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
     return Way(suite, tuple(options), workers=arguments.workers)
 
 
-def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
-    """Write every requested output, the terminal's last; return False if any failed."""
+def _next(answer: Answer, runs: Path) -> list[str]:
+    """The commands that a user may need after an answer other than a pass."""
+    here = f"lora-bench check {runs} --baseline {answer.baseline}"
+    accept = f"lora-bench baseline accept {runs} --name {answer.baseline} --reason"
+    if answer.verdict == "regression":
+        return [f"{here} --bisect GOOD..BAD", f'{accept} "it is meant" --change "why"']
+    if answer.verdict == "failed":
+        return [f"lora-bench run {answer.suite} --series {answer.label} --retry", here]
+    if answer.suspects:
+        return [f"{here} --suite SUITE", f"lora-bench baseline show {answer.baseline}"]
+    return [f'{accept} "no history yet"', f"lora-bench run {answer.suite} --series NEXT-LABEL"]
+
+
+def write_answer(
+    answer: Answer, arguments: argparse.Namespace, commands: Sequence[str], comment: Sequence[str] = ()
+) -> bool:
+    """Write every requested output, the terminal's last; return False if any failed.
+
+    *commands* come next for a user. *comment* is what `--markdown` writes, and the summary of a GitHub step too.
+    """
     from lora_bench.gate import outputs
     from lora_bench.records.store import write_atomic
 
@@ -320,6 +360,7 @@ def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
         (arguments.json, outputs.to_answer_json),
         (arguments.junit, outputs.to_junit),
         (arguments.badge, outputs.to_badge),
+        (arguments.markdown, lambda _: ("\n".join(comment) + "\n").encode("utf-8")),
     )
     for file, make in files:
         if file is not None:
@@ -336,20 +377,21 @@ def _write(answer: Answer, arguments: argparse.Namespace) -> bool:
         from lora_bench.gate.gate_summary import summary_lines
 
         with output("the step summary"), Path(summary).open("a", encoding="utf-8") as opened:
-            opened.write("\n".join(summary_lines(answer)) + "\n")
+            opened.write("\n".join(comment or summary_lines(answer)) + "\n")
     # A reader such as `| head` may close the pipe early; the exit code stays the answer's.
     with output("standard output"), contextlib.suppress(BrokenPipeError):
-        _tell(answer, github=arguments.github)
+        _tell(answer, commands, github=arguments.github)
     return not broken
 
 
-def _tell(answer: Answer, *, github: bool) -> None:
+def _tell(answer: Answer, commands: Sequence[str], *, github: bool) -> None:
     from lora_bench.gate import outputs
     from lora_bench.gate.gate_summary import terminal_lines
 
     if github:
         print(*outputs.annotation_lines(answer), sep="\n")
-    _print(terminal_lines(answer))
+    *lines, headline = terminal_lines(answer)
+    _print([*lines, *(f"next: {command}" for command in commands if answer.verdict != "pass"), headline])
 
 
 def _self_tests(arguments: argparse.Namespace, accepted: Sequence[Night]) -> int:
@@ -452,7 +494,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from lora_bench.gate import read_nights
     from lora_bench.gate.accepting import show_lines
 
-    nights = read_nights(_baseline(arguments.name))
+    nights = read_nights(baseline_folder(arguments.name))
     _print(show_lines(nights))
     return DONE if nights else CANNOT_DECIDE
 
@@ -461,5 +503,5 @@ def _diff(arguments: argparse.Namespace) -> int:
     from lora_bench.gate import read_nights
     from lora_bench.gate.accepting import diff_lines, two_nights
 
-    _print(diff_lines(*two_nights(read_nights(_baseline(arguments.name)), arguments.nights)))
+    _print(diff_lines(*two_nights(read_nights(baseline_folder(arguments.name)), arguments.nights)))
     return DONE

@@ -69,17 +69,22 @@ def candidates(given: str, folder: Path) -> Candidates:
             f"--bisect takes PACKAGE=OLD,...,NEW such as transformers=5.22.0,5.23.0,5.24.0, or GOOD..BAD for commits, "
             f"got {given!r}"
         )
-    good = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['good']}^{{commit}}").strip()
-    bad = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['bad']}^{{commit}}").strip()
-    listed = _git(folder, "rev-list", "--reverse", "--first-parent", f"{good}..{bad}", "--").split()
+    good = git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['good']}^{{commit}}").strip()
+    bad = git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['bad']}^{{commit}}").strip()
+    listed = git(folder, "rev-list", "--reverse", "--first-parent", f"{good}..{bad}", "--").split()
     if not listed:
         raise LoraBenchError(f"there is no commit in {given}; name the good one first")
-    if _git(folder, "rev-list", "--max-count=1", good, f"^{bad}", "--"):
+    if git(folder, "rev-list", "--max-count=1", good, f"^{bad}", "--"):
         raise LoraBenchError(f"{commits['good']} is not among what {commits['bad']} was made from; name one that is")
     return Candidates(None, (good, *listed))
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
+    """Return what git prints in a folder.
+
+    Raises:
+        LoraBenchError: With what it says, if it fails.
+    """
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise LoraBenchError(f"git {arguments[0]} failed: {plain(done.stderr)}")

@@ -36,10 +36,11 @@ def counted(answer: Answer) -> str:
 
 def headline(answer: Answer) -> str:
     """Return the answer as one sentence of plain text."""
-    against = plural(answer.nights, "accepted night")
-    return plain(
-        f"{SAID[answer.verdict]}: {answer.label} of {answer.suite} against {against} of {answer.baseline} ({counted(answer)})"
-    )
+    nights = plural(answer.nights, "accepted night")
+    # A night without any before it has no last one; what is held against other runs has.
+    other = answer.last is not None and answer.nights == 0
+    against = answer.baseline if other else f"{nights} of {answer.baseline}"
+    return plain(f"{SAID[answer.verdict]}: {answer.label} of {answer.suite} against {against} ({counted(answer)})")
 
 
 def terminal_lines(answer: Answer) -> list[str]:

@@ -95,7 +95,7 @@ def judge_indexed(
         ).answer()
         for series, cell in cells.items()
     ]
-    answers = _with_missing(answers, tonight, last)
+    answers = with_missing(answers, tonight, last)
     ordered = tuple(sorted(answers, key=lambda one: (STATUSES.index(one.status), _size(one), one.name.words)))
     verdict = verdict_of(ordered)
     return Answer(
@@ -124,7 +124,7 @@ def _size(one: SeriesAnswer) -> float:
     return change if one.higher_is_better else -change
 
 
-def _with_missing(answers: list[SeriesAnswer], tonight: Night, last: Night | None) -> list[SeriesAnswer]:
+def with_missing(answers: list[SeriesAnswer], tonight: Night, last: Night | None) -> list[SeriesAnswer]:
     """Add the answers on cells with fewer runs tonight than in the last accepted night."""
     for expected, said in missing_cells(tonight, last):
         assert last is not None

@@ -33,7 +33,7 @@ FLAKY_NIGHTS, FLAKY_WARNING = 14, 3
 
 Kind = Literal[
     "crash", "missing", "unsupported", "diverged", "parameters", "checkpoint_bytes", "flops", "peak", "level", "drift",
-    "history", "loss", "rules",
+    "history", "loss", "rules", "difference",
 ]  # fmt: skip
 
 
@@ -115,9 +115,9 @@ class Answer(Strict):
         baseline: Name of the baseline.
         label: Label of the night.
         confirmed_by: Label of the night that repeated the suspect runs, or None.
-        nights: Number of accepted nights it was compared with.
-        last: Label of the last accepted night.
-        environment_changes: Changes from the environment of the last accepted night.
+        nights: Number of accepted nights it was compared with; 0 where runs are held against others, and not against nights.
+        last: Label of the last accepted night, or the name of the other runs.
+        environment_changes: Changes from the environment of the last accepted night, or of the other runs.
         series: Answers on the series, worst first.
     """
 

@@ -374,3 +374,17 @@ def test_the_version_that_broke_a_cell_is_found_by_running_it(project, monkeypat
         "could not be tried, so the first bad one may be among them: 3.0",
     ]
     assert not list(project.glob("runs/tickets/tonight-bisect/*/venv"))
+
+
+def test_a_suites_first_night_cannot_be_decided_and_says_how_its_history_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "runs/tickets/tonight", night_records("tonight"))
+    assert main(["check", "runs/tickets", "--baseline", "tickets", "--json", "answer.json"]) == 4
+    *_, accept, run, headline = capsys.readouterr().out.splitlines()
+    assert accept == 'next: lora-bench baseline accept runs/tickets --name tickets --reason "no history yet"'
+    assert run.startswith("next: lora-bench run tickets --series ")
+    assert headline.startswith("cannot decide: tonight of tickets against 0 accepted nights of tickets")
+    assert main(["baseline", "accept", "runs/tickets", "--name", "tickets", "--reason", "no history yet"]) == 0
+    # A name that is nearly one of those that are there is a mistake.
+    assert main(["check", "runs/tickets", "--baseline", "ticketz"]) == 2
+    assert "did you mean" in capsys.readouterr().err

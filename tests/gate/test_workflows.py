@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from lora_bench.cli.parser import _parser
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GITHUB = yaml.safe_load((EXAMPLES / "nightly.github.yml").read_text(encoding="utf-8"))
 GITLAB = yaml.safe_load((EXAMPLES / "nightly.gitlab-ci.yml").read_text(encoding="utf-8"))
-STEPS = {step.get("name", step.get("run", step.get("uses"))): step for step in GITHUB["jobs"]["gate"]["steps"]}
+PULL_REQUEST = yaml.safe_load((EXAMPLES / "pull-request.github.yml").read_text(encoding="utf-8"))
+STEPS = {step.get("name", step.get("uses")): step for step in GITHUB["jobs"]["gate"]["steps"]}
 
 # Says what it was asked to do, and ends as the test has it end.
 STAND_IN = """#!/bin/bash
@@ -25,7 +27,8 @@ case "$1" in run) exit "$RUN_CODE";; check) exit "$CHECK_CODE";; *) exit "$ACCEP
 
 
 def scripts():
-    return [*(step["run"] for step in STEPS.values() if "run" in step), "\n".join(GITLAB["nightly-gate"]["script"])]
+    steps = [step for one in (GITHUB, PULL_REQUEST) for job in one["jobs"].values() for step in job["steps"]]
+    return [*(step["run"] for step in steps if "run" in step), "\n".join(GITLAB["nightly-gate"]["script"])]
 
 
 @pytest.fixture
@@ -59,18 +62,45 @@ def test_every_command_of_ours_is_one_that_the_command_line_takes():
             script.replace("\\\n", " ")
             .replace("$BASELINE", "nightly")
             .replace("$LABEL", "night-7-1")
+            .replace("$SUITE", "tickets")
+            .replace("$BASE", "1f2e3d4")
             .replace(" 2>&1)", "")
         )
         for command in re.findall(r"lora-bench (run|check|baseline)\b([^\n;|]*)", joined):
             arguments = shlex.split("".join(command))
             _parser().parse_args(arguments)
             found += 1
-    assert found == 6
+    assert found == 8
 
 
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 0), (2, 1), (130, 1)])
-def test_runs_that_fail_are_left_to_the_gate_and_bad_input_is_not(shell, code, ends):
-    assert shell(STEPS["Run the suite"]["run"], run_code=code)[0] == ends
+@pytest.mark.parametrize("job", [GITHUB["jobs"]["gate"], PULL_REQUEST["jobs"]["check"]])
+def test_runs_that_fail_are_left_to_the_gate_and_bad_input_is_not(shell, job, code, ends):
+    (step,) = [step for step in job["steps"] if step.get("name") == "Run the suite"]
+    assert shell(step["run"], run_code=code)[0] == ends
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4])
+def test_a_pull_request_ends_as_the_check(shell, code):
+    (step,) = [step for step in PULL_REQUEST["jobs"]["check"]["steps"] if step.get("name") == "Check"]
+    assert shell(step["run"], check_code=code) == (code, ["check"])
+
+
+@pytest.mark.parametrize("workflow", [GITHUB, PULL_REQUEST])
+def test_what_runs_foreign_code_may_only_read_and_every_action_is_pinned(workflow):
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        scripts = [step["run"] for step in job["steps"] if "run" in step]
+        foreign = any("pip install" in script or "lora-bench" in script for script in scripts)
+        assert foreign == ("write" not in job["permissions"].values())
+        assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in job["steps"] if "uses" in step)
+
+
+def test_zizmor_finds_nothing_in_the_workflows():
+    files = [str(EXAMPLES / name) for name in ("nightly.github.yml", "pull-request.github.yml")]
+    zizmor = str(Path(sysconfig.get_path("scripts")) / "zizmor")
+    done = subprocess.run([zizmor, "--offline", *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 4])
@@ -87,20 +117,27 @@ def test_a_night_that_begins_the_history_is_offered_though_its_job_has_failed():
 
 
 @pytest.mark.parametrize("accept_code", [0, 2])
-def test_a_night_that_is_not_accepted_is_a_warning_and_no_failure(shell, accept_code):
+def test_a_night_that_is_not_accepted_is_a_warning_and_no_failure(shell, tmp_path, accept_code):
     step = STEPS["Accept a night that passed, or that begins the history"]
     ended, told = shell(step["run"], accept_code=accept_code, code="0")
-    assert ended == 0
-    pushed = [] if accept_code else ["git-config", "git-config", "git-add", "git-commit", "git-push"]
-    assert told == ["git-pull", "baseline", *pushed]
+    assert (ended, told) == (0, ["baseline"])
+    said = (tmp_path / "output").read_text() if (tmp_path / "output").exists() else ""
+    assert said == ("" if accept_code else "accepted=true\n")
     warnings = [line for line in shell.said.splitlines() if line.startswith("::")]
     refused = ["::warning::night-7-1 was not accepted: lora-bench: 100%25 of it%0A  is new"]
     assert warnings == (refused if accept_code else [])
 
 
+def test_an_accepted_night_is_pushed_by_a_job_of_its_own(shell):
+    job = GITHUB["jobs"]["publish"]
+    assert job["if"] == "${{ !cancelled() && needs.gate.outputs.accepted == 'true' }}"
+    (script,) = [step["run"] for step in job["steps"] if "run" in step]
+    assert shell(script) == (0, ["git-config", "git-config", "git-add", "git-commit", "git-push"])
+
+
 def test_the_github_job_works_on_the_branch_as_it_is_and_needs_no_file_of_requirements():
     steps = GITHUB["jobs"]["gate"]["steps"]
-    assert steps[0]["with"] == {"ref": "${{ github.ref_name }}"}
+    assert steps[0]["with"]["ref"] == "${{ github.ref_name }}"
     assert "cache" not in steps[1]["with"]
     assert "run_number" not in STEPS["Name the night"]["run"]
 

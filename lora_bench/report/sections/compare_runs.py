@@ -87,13 +87,16 @@ class _Found(NamedTuple):
     row: Row
 
 
-def hold_against(first: RunSet, second: RunSet, *, margin: float | None = None, alpha: float = 0.05) -> TwoSets:
+def hold_against(
+    first: RunSet, second: RunSet, *, margin: float | dict[str, float] | None = None, alpha: float = 0.05
+) -> TwoSets:
     """Compare every row of *second* with that of *first* that has the same task, base model and label.
 
     Args:
         first: What was there.
         second: What is compared with it.
-        margin: The difference that does not matter, in the unit of the metrics; by default as for a suite.
+        margin: The difference that does not matter, in the unit of the metrics, or one for each task; by default
+            the metrics' own.
         alpha: Error level over all comparisons.
 
     Raises:
@@ -184,8 +187,8 @@ def _table(sets: TwoSets) -> list[str]:
             [
                 code(task), inert(model, 80), code(label), str(pair.difference.pairs), _mean(pair.first), _mean(pair.second),
                 *_numbers(pair),
-                _change(pair.first.step_seconds, pair.second.step_seconds),
-                _change(pair.first.train_peak_bytes, pair.second.train_peak_bytes),
+                change(pair.first.step_seconds, pair.second.step_seconds),
+                change(pair.first.train_peak_bytes, pair.second.train_peak_bytes),
             ]
         )  # fmt: skip
     header = [
@@ -206,7 +209,8 @@ def _mean(row: Row) -> str:
     return text.score(row.score.mean if row.score is not None else None)
 
 
-def _change(before: float | None, after: float | None) -> str:
+def change(before: float | None, after: float | None) -> str:
+    """A cost after a change, as a share of what it was."""
     if not before or after is None:
         return MISSING
     share = after / before - 1

@@ -1,0 +1,85 @@
+"""`lora-bench check RUNS --against WHAT`: runs held against other runs, a baseline, or those of a commit."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_bench.cli.gate_commands import BROKE_OFF, DONE, baseline_folder, way_of, write_answer
+from lora_bench.errors import LoraBenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lora_bench.gate.against import Against
+    from lora_bench.records.record import Record
+    from lora_bench.report.sections.compare_runs import RunSet
+
+
+def check_against(arguments: argparse.Namespace) -> int:
+    """Judge the runs of a folder against others, write what is asked for, and return the exit code."""
+    from lora_bench.gate.against import judge_against
+    from lora_bench.gate.against_text import comment_lines
+
+    for option in ("replay", "inject", "bisect", "step", "cell", "plot", "series"):
+        if getattr(arguments, option):
+            raise LoraBenchError(f"--{option} is for nights: it goes with --baseline, and not with --against")
+    if arguments.runs is None:
+        raise LoraBenchError("check takes RUNS, the folder of the suite's runs")
+    now = _runs_in(arguments.runs, arguments.runs.resolve().name)
+    before, place = _other(arguments, now.records)
+    found = judge_against(before, now, margin=arguments.margin)
+    commands = _next(found, arguments, place)
+    whole = write_answer(found.answer, arguments, commands, comment_lines(found, commands))
+    code = found.answer.exit_code
+    return code if whole or code != DONE else BROKE_OFF
+
+
+def _runs_in(folder: Path, name: str) -> RunSet:
+    from lora_bench.records.store import answers_in, read_records
+    from lora_bench.report.sections.compare_runs import RunSet
+
+    records = read_records(folder)
+    return RunSet(name, records, answers_in(folder, records))
+
+
+def _other(arguments: argparse.Namespace, records: Sequence[Record]) -> tuple[RunSet, Path]:
+    """The runs to hold against: a folder, then a baseline, then a git reference."""
+    from lora_bench.gate.base_runs import commit_of, kept_runs, runs_of_commit
+
+    given: str = arguments.against
+    if Path(given).is_dir():
+        return _runs_in(Path(given), given), Path(given)
+    try:
+        baseline = baseline_folder(given)
+    except LoraBenchError as none_of_that_name:
+        try:
+            commit = commit_of(given)
+        except LoraBenchError:
+            raise LoraBenchError(
+                f"--against {given}: there is no such folder, baseline or git reference"
+            ) from none_of_that_name
+    else:
+        if not (baseline / "records").is_dir():
+            raise LoraBenchError(f"baseline {given} has nights and no records; hold a night against it with --baseline")
+        return _runs_in(baseline, given), baseline
+    suite = records[0].suite
+    series = records[0].spec.series
+    way = way_of(arguments, arguments.suite or (f"{suite}.yaml" if Path(f"{suite}.yaml").is_file() else suite))
+    folder = runs_of_commit(commit, kept_runs(arguments.runs, commit), suite, series, way)
+    return _runs_in(folder, f"{given} at {commit[:12]}"), folder
+
+
+def _next(found: Against, arguments: argparse.Namespace, place: Path) -> list[str]:
+    """What a reader may run next."""
+    suite = arguments.suite or found.answer.suite
+    compare = f"lora-bench compare {os.path.relpath(place)} {os.path.relpath(arguments.runs)}"
+    if found.answer.verdict == "undecided":
+        needed = [pair.verdict.needed.seeds for pair in found.pairs.values() if pair.verdict.needed is not None]
+        more = f"with `seeds: {max(needed)}`" if needed else "with more seeds"
+        return [f"lora-bench run {suite}  # {more} in the suite, before and after the change", compare]
+    if found.answer.verdict == "failed":
+        return [f"lora-bench run {suite} --retry", compare]
+    return [compare]

@@ -1,0 +1,96 @@
+"""An answer on two sets of runs as Markdown, short enough for a comment on a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_bench.gate.against import Against
+from lora_bench.gate.gate_summary import STATUS_SAID, headline, named
+from lora_bench.gate.night_answer import SAID, SeriesAnswer
+from lora_bench.report.sections.compare_runs import Pair, change
+from lora_bench.report.text import MISSING, code, difference, fenced, inert, listed, plain, score, table
+
+COLUMNS = ("cell", "answer", "before", "now", "difference", "95 % interval", "step time", "peak memory")
+# Characters of the picture's scale, an odd number so that 0 has one.
+WIDTH = 41
+MOST_ROWS = 60
+MOST_CHANGES = 20
+
+
+def comment_lines(against: Against, commands: Sequence[str]) -> list[str]:
+    """Render an answer: verdict, picture, table, what was found, what else changed, the next commands.
+
+    Args:
+        against: The answer.
+        commands: What a reader may run next.
+    """
+    answer = against.answer
+    shown = answer.series[:MOST_ROWS]
+    lines = [f"## {SAID[answer.verdict].capitalize()}: fine-tuning in {inert(answer.suite)}", ""]
+    lines += [f"{inert(headline(answer))}.", ""]
+    drawn = [(one, against.pairs[one.series]) for one in shown if one.series in against.pairs]
+    if picture := _picture(drawn):
+        lines += ["```text", *picture, "```", ""]
+    lines += table(COLUMNS, [_row(one, against.pairs.get(one.series)) for one in shown], numbers_from=2)
+    if len(shown) < len(answer.series):
+        lines += ["", f"{len(answer.series) - len(shown)} more, with nothing worse than these."]
+    if found := [f"- {inert(named(one))}: {inert(finding.text, 600)}" for one in shown for finding in one.findings]:
+        lines += ["", "What was found:", "", *found]
+    lines += ["", "What else differs:", "", *_differs(against)]
+    return [*lines, "", "Next:", "", *fenced(commands)]
+
+
+def _row(one: SeriesAnswer, pair: Pair | None) -> list[str]:
+    interval = None if pair is None else pair.verdict.interval
+    return [
+        inert(named(one)),
+        STATUS_SAID[one.status],
+        score(one.expected),
+        score(one.observed),
+        MISSING if pair is None else difference(pair.verdict.difference),
+        MISSING if interval is None else f"{difference(interval.low)} to {difference(interval.high)}",
+        MISSING if pair is None else change(pair.first.step_seconds, pair.second.step_seconds),
+        MISSING if pair is None else change(pair.first.train_peak_bytes, pair.second.train_peak_bytes),
+    ]
+
+
+def _picture(drawn: Sequence[tuple[SeriesAnswer, Pair]]) -> list[str]:
+    """Draw each difference with its interval; `|` is no difference, `:` the margin on either side."""
+    reach = [abs(pair.verdict.difference) for _, pair in drawn]
+    reach += [abs(end) for _, pair in drawn if (held := pair.verdict.interval) for end in (held.low, held.high)]
+    reach += [pair.verdict.margin for _, pair in drawn if pair.verdict.margin is not None]
+    most = max(reach, default=0.0)
+    if not most:
+        return []
+
+    def place(value: float) -> int:
+        return round((value / most + 1) / 2 * (WIDTH - 1))
+
+    # No fence of a name's own ends the block.
+    names = [plain(named(one), 60).replace("`", "'") for one, _ in drawn]
+    width = max(map(len, names))
+    lines = []
+    for name, (one, pair) in zip(names, drawn, strict=True):
+        bar = [" "] * WIDTH
+        if (held := pair.verdict.interval) is not None:
+            bar[place(held.low) : place(held.high) + 1] = "─" * (place(held.high) - place(held.low) + 1)
+        margin = pair.verdict.margin
+        for value in (0.0, *(() if margin is None else (-margin, margin))):
+            bar[place(value)] = "|" if value == 0 else ":"
+        bar[place(pair.verdict.difference)] = "●"
+        lines.append(f"{name.ljust(width)}  {''.join(bar)}  {STATUS_SAID[one.status]}")
+    scale = f"{-most:+.3g}".ljust(WIDTH // 2) + "0" + f"{most:+.3g}".rjust(WIDTH // 2)
+    return [*lines, f"{''.ljust(width)}  {scale}".rstrip()]
+
+
+def _differs(against: Against) -> list[str]:
+    answer = against.answer
+    specs = sorted({name for pair in against.pairs.values() for name in pair.differs})
+    lines = [f"- Settings: {listed([code(name) for name in specs])}."] if specs else []
+    lines += [
+        f"- {inert(one.what)}: {code(one.before or 'none')} → {code(one.after or 'none')}"
+        for one in answer.environment_changes[:MOST_CHANGES]
+    ]
+    if (more := len(answer.environment_changes) - MOST_CHANGES) > 0:
+        lines.append(f"- {more} more changes of the environment.")
+    return lines or ["- Nothing in settings, packages or machine."]

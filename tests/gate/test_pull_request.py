@@ -1,0 +1,77 @@
+"""A pull request from end to end: two commits of a user's package, of which the second spoils training."""
+
+from pathlib import Path
+
+import pytest
+
+from lora_bench.records.store import read_records
+from tests.gate.test_bisect import git
+from tests.gate.test_bisect_commits import BACKEND, LEARNS, PYPROJECT, pip_install, python
+from tests.project import SUITE, write_project
+
+SHARES = {"before": "1.0", "harmless": "1.0", "spoilt": "0.0"}
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Three commits of a package in the working folder, each installed in a folder of its own, by name."""
+    project = tmp_path / "project"
+    write_project(
+        project,
+        SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[tinyshift]")
+        .replace("48", "1_600")
+        .replace("seeds: [0]", "seeds: [0, 1, 2]\nanalysis: {reference: tinyshift, margin: 0.02}"),
+    )
+    git(project, "init", "-q")
+    for name, share in SHARES.items():
+        method = LEARNS.replace("SHARE", share)
+        (project / "tinyshift.py").write_text(f"{method}\n\nREVISION = {name!r}\n")
+        (project / "backend.py").write_text(BACKEND)
+        (project / "pyproject.toml").write_text(PYPROJECT)
+        git(project, "add", "tinyshift.py", "backend.py", "pyproject.toml")
+        git(project, "commit", "-qm", name)
+        git(project, "tag", name)
+        pip_install(project, tmp_path / name)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return {name: tmp_path / name for name in SHARES}
+
+
+def test_a_change_that_spoils_training_is_seen_on_the_first_pull_request(installed):
+    answers = {}
+    for name in ("harmless", "spoilt"):
+        run = ("-m", "lora_bench.cli", "run", "tickets.yaml", "--runs", name, "--workers", "0", "--quiet")
+        assert python(*run, installed=installed[name]).returncode == 0
+        check = ("check", f"{name}/tickets", "--against", "before", "--workers", "0", "--markdown", f"{name}.md")
+        answers[name] = python("-m", "lora_bench.cli", *check, installed=installed[name])
+    assert answers["harmless"].returncode == 0, answers["harmless"].stderr
+    # The same weights, the same data in the same order: the same scores, run by run.
+    scores = {
+        folder: [one.score for one in read_records(Path(folder))]
+        for folder in ("harmless/tickets", next(map(str, Path("harmless/tickets-against").glob("*/runs/tickets"))))
+    }
+    assert len(set(map(tuple, scores.values()))) == 1
+    assert Path("harmless.md").read_text().startswith("## Pass: fine-tuning in tickets\n")
+
+    assert answers["spoilt"].returncode == 1, answers["spoilt"].stderr
+    assert "a loss is shown" in answers["spoilt"].stdout
+    comment = Path("spoilt.md").read_text()
+    assert comment.startswith("## Regression: fine-tuning in tickets\n") and "before at " in comment
+    # Nothing is left of checkouts and environments; the runs are kept, and asked for again nothing is installed.
+    (place,) = Path("spoilt/tickets-against").iterdir()
+    assert sorted(path.name for path in place.iterdir()) == ["complete", "log.txt", "runs"]
+    before = (place / "log.txt").read_bytes()
+    again = python("-m", "lora_bench.cli", *check, installed=installed["spoilt"])
+    assert again.returncode == 1 and (place / "log.txt").read_bytes() == before
+
+
+def test_a_commit_that_cannot_be_installed_ends_with_3_and_names_its_log(installed):
+    Path("pyproject.toml").write_text('"')
+    git(Path(), "commit", "-qam", "broken")
+    run = ("-m", "lora_bench.cli", "run", "tickets.yaml", "--workers", "0", "--quiet")
+    assert python(*run, installed=installed["before"]).returncode == 0
+    check = ("-m", "lora_bench.cli", "check", "runs/tickets", "--against", "HEAD")
+    ended = python(*check, installed=installed["before"])
+    assert ended.returncode == 3 and "cannot be installed: see " in ended.stderr
