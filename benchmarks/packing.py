@@ -4,6 +4,7 @@
     python benchmarks/packing.py --runs 20        fewer of ours
     python benchmarks/packing.py --out FILE       what it prints, as a page of Markdown too
     python benchmarks/packing.py --bfloat16       ours in bfloat16 too
+    python benchmarks/packing.py --model shape:roberta-base    a known shape with random weights
     python benchmarks/packing.py --quick          a minute: shows that it runs, and no time in it means anything
 
 A run is 60 steps of 16 pairs of sentences on MiniLM-L6 in the RoBERTa class, or in DeBERTa's with --model; the pairs are made
@@ -111,6 +112,30 @@ def write_pairs(path: Path, rows: int) -> None:
             )
 
 
+def drawn_at_random(shape: str, folder: Path) -> Path:
+    """A base model of a known shape with random weights and MiniLM's tokenizer, as no hub is asked.
+
+    Args:
+        shape: Its name, such as `shape:roberta-base`; its vocabulary must hold MiniLM's 30,522 tokens.
+        folder: Where its files go.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    from lora_bench.models.registry import find_model
+    from lora_bench.models.shapes import shape_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(find_model("minilm-l6-roberta", base=Path()).folder)
+    config = AutoConfig.from_pretrained(shape_folder(shape))
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = (
+        tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def write_suite(folder: Path, model: str, runs: int, precision: str = "float32") -> Path:
     """A sweep of so many runs: five methods by rank and learning rate, as many seeds as it takes."""
     methods = [(2, 3e-4), (4, 1e-3), (8, 1e-3), (8, 3e-3), (16, 1e-3)][: max(1, min(5, runs))]
@@ -215,7 +240,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100, help="of ours")
     parser.add_argument("--loop", type=int, default=10, help="runs of the loop")
     parser.add_argument("--model", default="minilm-l6-roberta")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, help="default: one a card, or one a core")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--out", type=Path, help="a file for the table")
     parser.add_argument("--quick", action="store_true")
@@ -223,11 +248,16 @@ def main() -> None:
     if given.quick:
         given.runs, given.loop = 4, 1
     from lora_bench.models.registry import find_model
+    from lora_bench.records.environment import cuda_devices
 
-    base = find_model(given.model, base=Path())
-    targets = {"roberta": "query,value", "deberta-v2": "query_proj,value_proj", "gpt2": "c_attn"}[base.model_type]
+    given.workers = given.workers or len(cuda_devices()) or os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        model = given.model
+        if model.startswith("shape:"):
+            model = str(drawn_at_random(model, folder / model.removeprefix("shape:")))
+        base = find_model(model, base=Path())
+        targets = {"roberta": "query,value", "deberta-v2": "query_proj,value_proj", "gpt2": "c_attn"}[base.model_type]
         write_pairs(folder / "pairs.csv", 1500)
         (folder / "loop.py").write_text(LOOP.format(threads=os.cpu_count()), encoding="utf-8")
         peak, loop = flops_per_second("float32"), 0.0
@@ -243,7 +273,7 @@ def main() -> None:
             wanted.append(("`lora-bench run`, in bfloat16", "bfloat16", []))
         ways: dict[str, Way] = {}
         for way, precision, options in wanted:
-            suite = write_suite(folder, given.model, given.runs, precision)
+            suite = write_suite(folder, model, given.runs, precision)
             speed = flops_per_second(precision)
             seconds, records = ours(folder, suite, f"runs-{len(ways)}", given.workers, *options)
             speed = max(speed, flops_per_second(precision))

@@ -58,7 +58,7 @@ def test_a_warm_up_takes_both_its_repeats_and_its_seconds(repeats, seconds, over
 def test_the_windows_are_those_of_the_documentation():
     assert CPU_WINDOWS.warmup == Window(2, 2, 0.0, both=True)
     assert CPU_WINDOWS.timed == Window(5, 50, 10.0)
-    assert CUDA_WINDOWS.warmup == Window(20, 20, 3.0, both=True)
+    assert CUDA_WINDOWS.warmup == Window(5, 5, 3.0, both=True)
     assert CUDA_WINDOWS.timed == Window(5, 100, 20.0)
     assert steps.windows_for(CPU) == CPU_WINDOWS
     assert steps.windows_for(torch.device("cuda")) == CUDA_WINDOWS

@@ -61,8 +61,8 @@ class Windows:
 
 # Short enough for a laptop, and long enough for the median of a step.
 CPU_WINDOWS = Windows(warmup=Window(2, 2, 0.0, both=True), timed=Window(5, 50, 10.0), passes=Window(3, 50, 2.0))
-# A device needs seconds to reach its clock speed, and small steps vary more.
-CUDA_WINDOWS = Windows(warmup=Window(20, 20, 3.0, both=True), timed=Window(5, 100, 20.0), passes=Window(20, 100, 5.0))
+# A device needs seconds to reach its clock speed, and small steps vary more; of large steps a few suffice.
+CUDA_WINDOWS = Windows(warmup=Window(5, 5, 3.0, both=True), timed=Window(5, 100, 20.0), passes=Window(5, 100, 5.0))
 
 
 def windows_for(device: torch.device, seconds: float | None = None) -> Windows:
