@@ -20,7 +20,7 @@ from lora_bench.records.spec import PlannedSpec
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
-from lora_bench.suite.validate_suite import masks_misfit, ranks_misfit, schedule_misfit, wanted_trials
+from lora_bench.suite.validate_suite import masks_misfit, ranks_misfit, rates_wanted, schedule_misfit, wanted_trials
 from lora_bench.tasks import Task
 from lora_bench.training.step_plan import ENDLESS
 from lora_bench.util.regular_files import MIB
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseModel, entry: MethodEntry) -> None:
     """Check that every method has the number of trials that the budget gives."""
-    trials, rungs = recipe.budget.trials, suite.content.rungs
-    if trials is not None and len(recipe.rates) != (rungs[0].trials if rungs else trials):
+    if recipe.budget.trials is not None and len(recipe.rates) != rates_wanted(suite.content):
         raise BadInput(
             [
                 suite.document.fault(
@@ -46,8 +45,9 @@ def check_rates(suite: Suite, recipe: CellRecipe, task: str, base_model: BaseMod
 
 def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> list[str]:
     """Return a warning if no method chooses a learning rate on some of the tasks: a bad rate can reverse the order."""
-    if suite.content.score_on != "test" or suite.command[:1] == ("reproduce",):
-        return []  # a search; and a published table says the rates of its rows
+    tuned = suite.content.score_on != "test" or suite.content.budget.tuned_in is not None
+    if tuned or suite.command[:1] == ("reproduce",):
+        return []  # a search, or rates that one chose; and a published table says the rates of its rows
     found = [
         loaded.task.task
         for loaded in tasks

@@ -152,12 +152,14 @@ class HeldEqual(Work):
         peak_memory_bytes: Limit of a training step's tensors, predicted from shapes; a batch is split into as few parts as
             fit.
         trials: Learning rates tried for every method.
+        tuned_in: Suite of these trials, where the suite at hand gives the best rate of each.
     """
 
     tolerance: float = Field(default=0.05, ge=0, lt=1)
     caps: Caps | None = None
     peak_memory_bytes: int | None = Field(default=None, gt=0)
     trials: int | None = Field(default=None, gt=0)
+    tuned_in: str | None = Field(default=None, min_length=1)
 
     def uses(self, axis: Axis) -> bool:
         """Return True if an axis of work stops a run or may end it early."""

@@ -158,21 +158,35 @@ def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, 
         return [document.fault(("tuning", "rungs"), "is of a halving: give its factor too, such as `halving: 3`")]
     if tuning is not None and tuning.halving is not None and trials is None:
         return [document.fault(("tuning", "halving"), "spends the work of `budget: {trials: N}`: give their number")]
+    if content.budget.tuned_in is not None and (trials is None or tuning is not None):
+        return [
+            document.fault(("budget", "tuned_in"), "names the suite that tried `trials: N` rates, in place of `tuning`")
+        ]
     if trials is None:
         return []
     try:
-        rungs = content.rungs
+        wanted = rates_wanted(content)
     except LoraBenchError as error:
         return [document.fault(("tuning", "halving"), str(error))]
     return [
         document.fault(("budget", "trials"), f"{wanted_trials(content)}, but {label} has {count} learning rates")
         for label, count in tried.items()
-        if count != (rungs[0].trials if rungs else trials)
+        if count != wanted
     ]
+
+
+def rates_wanted(content: SuiteFile) -> int | None:
+    """Return the number of learning rates that a suite with `budget.trials` gives each method."""
+    if content.budget.tuned_in is not None:
+        return 1
+    rungs = content.rungs
+    return rungs[0].trials if rungs else content.budget.trials
 
 
 def wanted_trials(content: SuiteFile) -> str:
     """Return the suite's number of learning rates in words, to follow the name of the key."""
+    if content.budget.tuned_in is not None:
+        return f"are in {content.budget.tuned_in}, so that one rate is given here"
     rungs = content.rungs
     halved = f", and their halving begins with {rungs[0].trials}" if rungs else ""
     return f"is {content.budget.trials}{halved}"

@@ -33,6 +33,14 @@ def test_ten_lines_are_a_suite(tmp_path):
     ]
 
 
+def test_rates_that_another_suite_tuned_are_one_a_method(tmp_path):
+    tuned = SUITE.replace("budget: {", "budget: {trials: 3, tuned_in: search, ")
+    budget = load_suite(write_project(tmp_path, tuned)).content.budget
+    assert (budget.trials, budget.tuned_in) == (3, "search")
+    found = faults(tmp_path, tuned.replace("[full,", "[{method: full, learning_rate: [1e-4, 1e-3]},"))
+    assert any("are in search, so that one rate is given here, but full has 2 learning rates" in one for one in found)
+
+
 def test_one_number_for_seeds_is_answered_with_both_lists_that_it_could_mean(tmp_path):
     found = faults(tmp_path, SUITE.replace("seeds: [0]", "seeds: 3"))
     assert found == ["s.yaml:9: seeds: must be a list: for the seed 3 write [3], and for 3 seeds [0, 1, 2]"]
@@ -106,6 +114,11 @@ def test_all_mistakes_come_at_once(tmp_path):
         ("methods: [{method: lora, learning_rate: [1e-3, 1e-2]}]", "several learning rates make a search"),
         ("methods: [{method: lora, learning_rate: {bas: 1e-3}}]", "not a model of this suite; did you mean 'base'?"),
         ("budget: {train_examples: 10, trials: 3}", "is 3, but lora has 1 learning rates"),
+        ("budget: {train_examples: 10, tuned_in: search}", "s.yaml:10: budget.tuned_in: names the suite that tried"),
+        (
+            "budget: {train_examples: 10, trials: 2, tuned_in: search}\ntuning: {seeds: [7]}",
+            "budget.tuned_in: names the suite that tried",
+        ),
         ("protocol: papre", "unknown protocol 'papre'; did you mean 'paper'?"),
         ("methods: [peft]", "method 'peft' needs type"),
         ("methods: [{method: peft, type: IA3, option: {}}]", "did you mean 'options'"),

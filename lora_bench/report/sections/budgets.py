@@ -218,7 +218,8 @@ def _scored_on(setting: Setting) -> str:
 def _tried(setting: Setting) -> str:
     budget = setting.budget
     if budget is None or budget.halving is None:
-        return count(budget.trials if budget is not None else None)
+        there = f", in {code(budget.tuned_in)}" if budget is not None and budget.tuned_in is not None else ""
+        return count(budget.trials if budget is not None else None) + there
     return f"for the work of {count(budget.trials)}, halved by {budget.halving} in {budget.rungs} rungs"
 
 

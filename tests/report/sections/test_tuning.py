@@ -133,3 +133,11 @@ def test_halvings_of_other_budgets_are_searches_of_their_own():
     records = [*rung(1, FIRST), *(one.model_copy(update={"budget": other}) for one in rung(2, (0.8, 0.7)))]
     comparison = compare(records)
     assert [len(rungs_of_search(setting, comparison)) for setting in comparison.settings] == [1, 1]
+
+
+def test_rates_that_another_suite_tuned_are_called_tuned_and_name_it():
+    budget = BUDGET.model_copy(update={"trials": 3, "tuned_in": "my-search"})
+    runs = [record(method, seed=seed, budget=budget) for method in ("full", "lora") for seed in (0, 1)]
+    page = render_markdown(runs, "figures")
+    assert "No learning rate was tuned" not in page
+    assert "| learning rates tried for every method | 3, in `my-search` |" in page
