@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lora_bench.plan.make_plan import make_plan
     from lora_bench.plugin.benchmark_callback import BenchmarkCallback
     from lora_bench.report import write_report
-    from lora_bench.report.model.choose_method import choose_method as choose_method
+    from lora_bench.report.model.choose_method import choose_method
     from lora_bench.suite.load_suite import load_suite
 
 _WHERE = {
@@ -41,6 +41,7 @@ _WHERE = {
 __all__ = [
     "BenchmarkCallback",
     "__version__",
+    "choose_method",
     "load_suite",
     "make_plan",
     "read_records",
