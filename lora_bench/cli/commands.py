@@ -365,16 +365,22 @@ def report(arguments: argparse.Namespace) -> int:
         sources = {Path(os.path.normpath(folder.absolute())).name: folder}
     differences: list[str] = []
     texts = _texts(arguments.texts)
-    for folder_name, source in sources.items():
-        # Beside its records a report has the name that `run` gives it.
-        name = "report" if arguments.out is None else folder_name
+    found = {}
+    for name, source in sources.items():
         probes = read_probes(source)
         records = read_records(source) if record_files(source) or not probes else []
+        answers = answers_in(source, records)
+        model = report_model(records, probes, answers, arguments.reference) if records else None
+        found[name] = (source, probes, records, answers, model)
+    models = {name: model for name, (*_, model) in found.items() if model is not None}
+    for folder_name, (source, probes, records, answers, model) in found.items():
+        # Beside its records a report has the name that `run` gives it.
+        name = "report" if arguments.out is None else folder_name
         out = arguments.out or source
         sections = _published_sections(arguments, source, records)
-        answers = answers_in(source, records)
         data = data_files(records, probes, answers, arguments.reference) if arguments.data else None
-        model = report_model(records, probes, answers, arguments.reference) if records else None
+        if model is not None and arguments.out is not None:
+            model = replace(model, others={other: of for other, of in models.items() if other != folder_name})
         if arguments.check:
             differences += check_report(records, out, name, sections, probes, data, answers, model)
         else:

@@ -7,9 +7,9 @@ from urllib.parse import quote
 from lora_bench.report.figures.differences import caption, draw_differences
 from lora_bench.report.html import render_card
 from lora_bench.report.model.report_model import ReportModel
-from lora_bench.report.sections.first_screen import PICTURE, PICTURE_TEXT, picture_contrasts
+from lora_bench.report.sections.first_screen import PICTURE, PICTURE_TEXT, picture_contrasts, small_table
 from lora_bench.report.sections.headline import headline_lines, headline_of
-from lora_bench.report.sections.summary import next_step, summary_table
+from lora_bench.report.sections.summary import next_step
 from lora_bench.report.text import unmarked
 
 
@@ -23,6 +23,6 @@ def answer_card(model: ReportModel) -> str:
     headline = headline_of(model.seen, model.records)
     contrasts = picture_contrasts(model.seen)
     picture = [f"![{PICTURE_TEXT}]({quote(PICTURE)})", "", caption(contrasts)] if contrasts else []
-    parts = [headline_lines(headline, alone=True), picture, summary_table(model.seen), next_step(headline.next)]
+    parts = [headline_lines(headline, alone=True), picture, small_table(model.seen), next_step(headline.next)]
     figures = {PICTURE: draw_differences(contrasts, model.seen.reference)} if contrasts else {}
     return render_card("\n\n".join("\n".join(part) for part in parts if part) + "\n", figures)

@@ -32,8 +32,8 @@ ASSETS = Path(__file__).parent / "assets"
 # A cell with more characters is prose: it wraps, and is set to the left in a column of numbers too.
 LONG, LONG_AMONG_NUMBERS = 48, 32
 
-# The links that our renderers write: to a section of the page, to our documentation, and to the page beside the figures.
-BESIDE = re.compile(r"[\w.~%-]+/items\.md")
+# The links that our renderers write: to a section of the page, to our documentation, and to pages beside this one.
+BESIDE = re.compile(r"[\w.~%-]+(/items)?\.md")
 LINK = re.compile(rf"#[a-z0-9-]+|/docs/[a-z]+\.md(#[a-z0-9-]+)?|{BESIDE.pattern}")
 
 _RULES = (

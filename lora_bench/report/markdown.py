@@ -27,6 +27,7 @@ from lora_bench.report.sections.first_screen import by_task_picture, first_scree
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.improving import improving_lines
 from lora_bench.report.sections.introduction import introduction
+from lora_bench.report.sections.other_reports import other_reports
 from lora_bench.report.sections.scores import reference_note, scores_lines, task_lines, tuning_lines
 from lora_bench.report.sections.verdicts import verdict_lines
 from lora_bench.report.text import code, count, fenced, folded, inert, listed, plural
@@ -84,6 +85,7 @@ def render_markdown(
     parts: list[Sequence[str]] = [
         [f"# {listed([inert(suite) for suite in comparison.suites])}"],
         *first_screen(seen, headline_of(seen, records), figures_folder_name, sections),
+        other_reports(model),
         index_lines(kept),
         *kept,
     ]

@@ -16,10 +16,11 @@ from rich.text import Text
 from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.figures.differences import value_limits, words
-from lora_bench.report.model.comparison import ModelTable, Setting, compare
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.model.overview import Contrast, Line, Overview
 from lora_bench.report.model.report_model import ReportModel
 from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.sections.chosen_rates import rate_rows, rates_note
 from lora_bench.report.sections.first_screen import elsewhere, picture_contrasts
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.method_tables import REFERENCE, SHARED
@@ -71,7 +72,7 @@ def terminal_answer(model: ReportModel, sections: Sequence[Sequence[str]] = ()) 
     # A paragraph has two lines at most, a table four beside its rows.
     if 2 * (len(parts) + len(following)) + len(shown) + 4 + len(bars) <= ANSWER_LINES:
         parts += bars
-    return Group(*parts, *([_summary(model.seen, shown)] if shown else []), *following)
+    return Group(*parts, *([_summary(model.seen, shown)] if shown else _rates(model.seen.comparison)), *following)
 
 
 def _with_bold(markdown: str) -> Text:
@@ -100,6 +101,21 @@ def _summary(seen: Overview, shown: Sequence[Line]) -> Table:
         cells += [ratio(found, line.reference) for found in (line.step, line.memory)]
         table.add_row(Text(name), *(Text(unmarked(cell)) for cell in cells))
     return table
+
+
+def _rates(comparison: Comparison) -> list[Table]:
+    """The table of the rates that a search chooses."""
+    rows = rate_rows(comparison)
+    if not rows:
+        return []
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, caption=Text(unmarked(rates_note(comparison))), caption_justify="left"
+    )
+    for name in rows[0]:
+        table.add_column(Text(unmarked(name)), overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*(Text(unmarked(cell)) for cell in row))
+    return [table]
 
 
 def _bars(contrasts: Sequence[Contrast]) -> list[Text]:

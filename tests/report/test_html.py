@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import html5lib
@@ -19,6 +20,7 @@ from lora_bench.report.text import folded, table
 from tests.probe.records import sample_probes
 from tests.sample_records import MODELS, record, sample_suite
 
+ROOT = Path(__file__).parents[2]
 XHTML = "{http://www.w3.org/1999/xhtml}"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
@@ -373,6 +375,20 @@ def test_the_first_screen_has_the_answer(open_page, files, decided, name, width,
     assert [*ends] == sorted(ends, key=ends.get)  # headline, strength, picture, table, next step
     assert ends[seen] <= height
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+COMMITTED = sorted(path for path in (ROOT / "reports").glob("*.md") if path.with_suffix(".html").is_file())
+
+
+@pytest.mark.parametrize("report", COMMITTED, ids=lambda path: path.stem)
+def test_a_laptop_shows_the_first_screen_of_every_committed_report(open_page, report):
+    figures = {path.relative_to(report.parent).as_posix(): path.read_bytes() for path in report.parent.glob("*/*.svg")}
+    page = open_page(render_page(report.read_text(encoding="utf-8"), figures), viewport={"width": 1400, "height": 900})
+    ends = page.eval_on_selector_all(
+        ".answer p", "all => all.map((one) => [one.innerText, one.getBoundingClientRect().bottom])"
+    )
+    (end,) = (end for said, end in ends if said.startswith("Next: "))
+    assert end <= 900
 
 
 def test_a_phone_gets_the_picture_that_it_can_show(open_page, decided):

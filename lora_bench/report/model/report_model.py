@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
@@ -25,6 +25,7 @@ class ReportModel:
         costs: What stands beside the rows.
         seen: The first screen.
         given: The answers of rows whose predictions are stored.
+        others: The reports beside this one, by the name of their pages.
     """
 
     records: Sequence[Record]
@@ -33,6 +34,7 @@ class ReportModel:
     costs: Beside
     seen: Overview
     given: GivenByRow
+    others: Mapping[str, ReportModel] = field(default_factory=dict)
 
 
 def report_model(

@@ -6,13 +6,14 @@ The claims are facts in a file beside the suite. Nothing is said of a number tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.report.probes import claims_of_training, claims_of_use
 from lora_bench.report.probes.cells import STEP, Probed, probed_cells
-from lora_bench.report.probes.claim_pairs import CLAIMED, ClaimPair, span, times_of, whole_of
+from lora_bench.report.probes.claim_pairs import CLAIMED, ClaimPair, percent_of, span, times_of, whole_of
 from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity
-from lora_bench.report.text import inert
+from lora_bench.report.text import inert, plural, table
 
 
 def claims_lines(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
@@ -41,29 +42,56 @@ def claims_lines(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
     return lines
 
 
-def claims_sentence(claims: Claims, records: Sequence[ProbeRecord]) -> str | None:
-    """A sentence of the measured claims on training, each beside the paper's number; None where nothing was measured."""
+def claims_table(claims: Claims, records: Sequence[ProbeRecord]) -> list[str]:
+    """The claims on training in a small table, each beside what was measured; empty where nothing was."""
     cells = [cell for cell in probed_cells(records) if cell.records]
     pairs = [
         ClaimPair(whole, cell)
         for cell in cells
         if cell.spec.method.name == CLAIMED and (whole := whole_of(cell, cells)) is not None
     ]
-    said = []
+    rows = []
     for claim in claims.claims:
-        found = [pair.both(_VALUES[claim.quantity][0]) for pair in pairs] if claim.quantity in _VALUES else []
+        found = [pair.both(_VALUES[claim.quantity].of) for pair in pairs] if claim.quantity in _VALUES else []
         ratios = [both[0] / both[1] for both in found if both is not None and both[1]]
         if ratios:
             printed = inert(claim.printed.split(" (")[0])
-            said.append(f"{span(ratios, times_of)} times {_VALUES[claim.quantity][1]} (claimed: {printed})")
-    return f"The paper's claims, measured here: {'; '.join(said)}. [All claims](#the-papers-claims)." if said else None
+            value = _VALUES[claim.quantity]
+            rows.append([value.what, f"{printed} ({inert(claim.of)})", value.said.format(span(ratios, value.shown))])
+    if not rows:
+        return []
+    models = {pair.whole.spec.model.shown for pair in pairs}
+    header = [
+        "a paper's claim",
+        f"in {inert(claims.paper.split(',')[0])}",
+        f"here, on {plural(len(models), 'base model')}",
+    ]
+    return [
+        *table(header, rows, numbers_from=len(header)),
+        "",
+        f"Claims of {inert(claims.paper)}, beside LoRA here. [All claims](#the-papers-claims).",
+    ]
 
 
-_VALUES: dict[Quantity, tuple[str | Callable[[ProbeRecord], float | None], str]] = {
-    "trained_weights": ("parameters.adapter", "fewer trained weights"),
-    "step_memory": ("measured.peak_bytes", "less memory in training"),
-    "stored_weights": ("checkpoint.adapter_bytes", "smaller checkpoints without heads"),
-    "step_speed": (STEP, "as fast a step"),
+@dataclass(frozen=True)
+class _Claimed:
+    """A claim on training: the measured value, its name, and the ratio of all weights' to the adapter's in words."""
+
+    of: str | Callable[[ProbeRecord], float | None]
+    what: str
+    said: str
+    shown: Callable[[float], str] = times_of
+
+
+def _faster(ratio: float) -> str:
+    return percent_of(ratio - 1)
+
+
+_VALUES: dict[Quantity, _Claimed] = {
+    "trained_weights": _Claimed("parameters.adapter", "trained weights, without heads", "{} times fewer"),
+    "step_memory": _Claimed("measured.peak_bytes", "memory in training", "{} times less"),
+    "stored_weights": _Claimed("checkpoint.adapter_bytes", "stored weights, without heads", "{} times smaller"),
+    "step_speed": _Claimed(STEP, "speed of training", "{} faster", _faster),
 }
 
 _SECTIONS: dict[

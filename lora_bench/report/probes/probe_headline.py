@@ -8,9 +8,15 @@ from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.report import text
 from lora_bench.report.model.overview import PEAK
 from lora_bench.report.probes.cells import REFERENCE, STEP, Probed, Value, noise_floor
-from lora_bench.report.text import MISSING, code, plural
+from lora_bench.report.text import MISSING, code
 
 STORED = "checkpoint.stored_bytes"
+
+
+# A first screen has no room for more rows; all are below.
+MOST_ROWS = 10
+
+Pairs = dict[str, list[tuple[Probed, Probed]]]
 
 
 def headline_lines(
@@ -27,49 +33,45 @@ def headline_lines(
         groups: Those of one base model at one shape each.
         records: What the cells were made of.
         conditions: On what they were measured.
-        claimed: Sentences on the claims of a paper.
+        claimed: Lines on the claims of a paper.
     """
     pairs = _pairs(groups)
     if not pairs:
         return ["**Nothing can be compared: no base model has both the reference and another method measured.**"]
-    others = [pair for found in pairs.values() for pair in found]
-    said = [
-        form.format(span)
-        for value, form in ((STEP, "takes {} of the time"), (PEAK, "{} of the memory"))
-        if (span := _span(others, value)) is not None
-    ]
-    smaller = _span(others, STORED, inverse=True)
-    said += [f"leaves a file {smaller} times smaller"] if smaller is not None else []
+    every = [pair for of_method in pairs.values() for pair in of_method]
+    label = code(every[0][1].spec.method.label)
+    who = code(next(iter(pairs))) if len(pairs) == 1 else f"each of the {len(pairs)} other methods"
     floor = noise_floor(cells)
     told = (
         "no difference of times can be told from noise"
         if floor is None
-        else f"times closer than {100 * floor:.1f} % are not told apart"
+        else f"a difference of times below {100 * floor:.1f} % may be noise"
     )
-    label = code(next(iter(pairs.values()))[0][1].spec.method.label)
-    who = code(next(iter(pairs))) if len(pairs) == 1 else f"each of {plural(len(pairs), 'other method')}"
-    lines = [f"**Compared with {label}, {who} {text.listed(said)}.**", ""]
-    lines += [
-        f"These are costs: nothing here says which method scores better. Strength: **measured**, {told}. "
-        f"Range: {conditions}. [How it was measured](#what-each-method-costs)."
+    lines = [
+        f"**Compared with {label}, {who} {_limits(every)}.**",
+        "",
+        f"These are costs: nothing here says which method scores better. Strength: **measured**; {told}. "
+        f"Range: {conditions}. [How it was measured](#what-each-method-costs).",
     ]
-    lines += [line for sentence in claimed for line in ("", sentence)]
-    header = ["method", "measured on", "training time", "peak memory", "file, times smaller"]
-    rows = [
-        [
-            code(name),
-            text.listed([*dict.fromkeys(text.inert(cell.spec.model.shown, 60) for cell, _ in found)]),
-            *(_span(found, value) or MISSING for value in (STEP, PEAK)),
-            _span(found, STORED, inverse=True) or MISSING,
-        ]
-        for name, found in pairs.items()
-    ]
+    by_model = {(name, model): of for name, found in pairs.items() for model, of in _by_model(found).items()}
+    rows = [(name, model, of) for (name, model), of in by_model.items()]
+    if len(rows) > MOST_ROWS:
+        rows = [(name, text.listed([*_by_model(found)]), found) for name, found in pairs.items()]
     lines += [
         "",
-        *text.table(header, rows, numbers_from=2),
+        *text.table(
+            ["method", "base model", f"training time, × {label}", f"peak memory, × {label}", "file, times smaller"],
+            [
+                [_method(of[0][0]), model, *(_span(of, value) or MISSING for value in (STEP, PEAK)),
+                 _span(of, STORED, inverse=True) or MISSING]
+                for name, model, of in rows
+            ],
+            numbers_from=2,
+        ),
         "",
-        f"Compared with {label} on the same base model and shape.{_apart(pairs)}",
-    ]
+        f"Each beside {label} on the same base model; a file has the classifier's head too.{_apart(pairs)}",
+    ]  # fmt: skip
+    lines += ["", *claimed] if claimed else []
     commands = [record.command for record in records if record.command is not None]
     if commands:
         lines += [
@@ -77,6 +79,48 @@ def headline_lines(
             f"**Next:** [what each method costs](#what-each-method-costs), or measure again: {code_command(commands[0])}.",
         ]
     return lines
+
+
+def _method(cell: Probed) -> str:
+    """The label of a method with its size, and its name where the label is another."""
+    method = cell.spec.method
+    facts = [code(method.name)] if method.label != method.name else []
+    if method.size is not None:
+        facts.append(f"{text.inert(method.size.replace('_', ' '))} {text.inert(str(method.options.get(method.size)))}")
+    return f"{code(method.label)} ({', '.join(facts)})" if facts else code(method.label)
+
+
+def _limits(pairs: Sequence[tuple[Probed, Probed]]) -> str:
+    """The highest costs of any method, one number for each kind of cost."""
+    needs = [
+        f"at most {_figures(max(ratios))} of the {noun}"
+        for value, noun in ((STEP, "training time"), (PEAK, "peak memory"))
+        if (ratios := _ratios(pairs, value))
+    ]
+    said = [f"needs {text.listed(needs)}"] if needs else []
+    if files := _ratios(pairs, STORED):
+        least = 1 / max(files)
+        size = (
+            f"at least {_figures(least)} times smaller"
+            if least >= 1
+            else f"up to {_figures(max(files))} times as large"
+        )
+        said.append(f"its file is {size}")
+    return "; ".join(said) or "was measured"
+
+
+def _ratios(pairs: Sequence[tuple[Probed, Probed]], value: Value) -> list[float]:
+    """The multiples of the reference's, in their order."""
+    known = [(cell.value(value), reference.value(value)) for cell, reference in pairs]
+    return sorted(own / other for own, other in known if own and other)
+
+
+def _by_model(pairs: Sequence[tuple[Probed, Probed]]) -> Pairs:
+    """The pairs of each base model, by its name."""
+    found: Pairs = {}
+    for pair in pairs:
+        found.setdefault(text.inert(pair[0].spec.model.shown, 60), []).append(pair)
+    return found
 
 
 def _apart(pairs: dict[str, list[tuple[Probed, Probed]]]) -> str:
@@ -105,8 +149,8 @@ def _pairs(groups: Sequence[Sequence[Probed]]) -> dict[str, list[tuple[Probed, P
 
 def _span(pairs: Sequence[tuple[Probed, Probed]], value: Value, *, inverse: bool = False) -> str | None:
     """The smallest and the largest multiple of the reference's, such as "0.54 to 0.60", or of the method's if *inverse*."""
-    known = [(cell.value(value), reference.value(value)) for cell, reference in pairs]
-    ratios = sorted(other / own if inverse else own / other for own, other in known if own and other)
+    found = _ratios(pairs, value)
+    ratios = sorted(1 / ratio for ratio in found) if inverse else found
     if not ratios:
         return None
     return " to ".join(dict.fromkeys(map(_figures, (ratios[0], ratios[-1]))))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report import text
 from lora_bench.report.probes.cells import Probed, noise_floor, probed_cells, unchanged_difference
-from lora_bench.report.probes.claims import claims_lines, claims_sentence
+from lora_bench.report.probes.claims import claims_lines, claims_table
 from lora_bench.report.probes.paper_claims import known_claims
 from lora_bench.report.probes.probe_headline import headline_lines
 from lora_bench.report.probes.probe_tables import (
@@ -77,23 +77,32 @@ def _claims(records: Sequence[ProbeRecord]) -> list[str]:
 
 
 def _claimed(records: Sequence[ProbeRecord]) -> list[str]:
-    """A sentence on a paper's claims for each suite that tests them."""
-    found = []
+    """A small table of a paper's claims for each suite that tests them."""
+    lines: list[str] = []
     for suite in sorted({record.suite for record in records}):
         claims = known_claims(suite)
         own = [record for record in records if record.suite == suite]
-        if claims is not None and (said := claims_sentence(claims, own)) is not None:
-            found.append(said)
-    return found
+        found = claims_table(claims, own) if claims is not None else []
+        lines += ["", *found] if lines and found else found
+    return lines
 
 
 def _conditions(cells: Sequence[Probed]) -> str:
     """The base models, shapes, precision and device of all measured cells."""
     measured = [cell for cell in cells if cell.records]
     devices = sorted({_device(record) for cell in measured for record in cell.records})
-    models = dict.fromkeys(inert(cell.spec.model.shown, 60) for cell in measured)
-    shapes = dict.fromkeys(", ".join(_shape(cell.spec)) for cell in measured)
-    return f"{text.listed([*models])}; {text.listed([*shapes])}; on {text.listed(devices)}"
+    names = [*dict.fromkeys(inert(cell.spec.model.shown, 60) for cell in measured)]
+    if len(names) > 1 and all(name.endswith(_RANDOM) for name in names):
+        models = f"{text.listed([name.removesuffix(_RANDOM) for name in names])}, all with random weights"
+    else:
+        models = text.listed(names)
+    batches = dict.fromkeys(f"{cell.spec.batch_size} × {cell.spec.length} tokens" for cell in measured)
+    precisions = dict.fromkeys(cell.spec.precision for cell in measured)
+    return f"{models}; steps of {text.listed([*batches])} in {text.listed([*precisions])} on {text.listed(devices)}"
+
+
+# The end of a shape's name.
+_RANDOM = " (random weights)"
 
 
 def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:

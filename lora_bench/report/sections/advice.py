@@ -5,11 +5,13 @@ Every number is a difference, a margin or a ratio of files of the report's verdi
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lora_bench.report import text
 from lora_bench.report.model.overview import LIKE_COST, UNLESS, Contrast, Line, Overview
+from lora_bench.report.sections.method_tables import metric_name
 from lora_bench.report.sections.verdicts import DECIDED
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.apart import fewest_unseen
@@ -20,6 +22,9 @@ from lora_bench.stats.verdict import Grade
 WITHIN = ("equivalent", "non-inferior")
 UNLESS_COLLAPSE = tuple(f"{word} {UNLESS}" for word in WITHIN)
 NOT_WORSE = ("better", *WITHIN, *UNLESS_COLLAPSE)
+
+# Follows the first number of comparisons.
+COMPARISONS = " comparisons"
 
 
 def pick_of(seen: Overview) -> Line | None:
@@ -59,14 +64,40 @@ def advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
     reference = code(seen.reference)
     others = [line for line in seen.methods if line is not pick and line.contrasts]
     if not pick.reference:
-        lead = f"{_TAKE[grade].format(code(pick.label))}: compared with {reference} it is {_shown(pick)}{_file(pick)}"
+        shown = _shown(pick, COMPARISONS)
+        lead = f"{_TAKE[grade].format(code(pick.label))}: compared with {reference} it is {shown}{_file(pick)}"
     else:
         lead = _TAKE[grade].format(code(pick.label)) + _beside(seen, pick, others)
     cheaper = _cheaper(seen, pick)
     said = [f"Where that file is too large: {code(cheaper.label)}."] if cheaper is not None else []
-    on = [_on(line) for line in others]
-    said += [f"Compared with {reference}, {'; '.join(on)}."] if on else []
+    said += _compared(seen, others, "" if pick.contrasts else COMPARISONS)
     return f"{lead}.", [*said, *_no_equality(seen)]
+
+
+def _compared(seen: Overview, lines: Sequence[Line], noun: str) -> list[str]:
+    """The findings on some methods, and what their comparisons are; *noun* stands where they are first counted."""
+    on = [f"{code(line.label)} is {_shown(line, noun if line is lines[0] else '')}" for line in lines]
+    of = comparisons_of(seen.methods)
+    if not on:
+        return [f"Comparisons: {of}."] if of else []
+    return [f"Compared with {code(seen.reference)}{f' ({of})' if of else ''}, {'; '.join(on)}."]
+
+
+def comparisons_of(lines: Iterable[Line]) -> str:
+    """The comparisons of each method, such as "3 base models × 2 parameter targets"; "" if one, or if methods differ."""
+    found = {_factors(line.contrasts) for line in lines if line.contrasts}
+    return next(iter(found)) if len(found) == 1 else ""
+
+
+def _factors(contrasts: Sequence[Contrast]) -> str:
+    kinds = {
+        "task": {contrast.setting.spec.task.name for contrast in contrasts if contrast.tasks == 1},
+        "base model": {(contrast.table.model.shown, contrast.table.weights) for contrast in contrasts},
+        "parameter target": {contrast.target for contrast in contrasts},
+    }
+    several = [plural(len(values), noun) for noun, values in kinds.items() if len(values) > 1]
+    number = math.prod(max(1, len(values)) for values in kinds.values())
+    return " × ".join(several) if number == len(contrasts) else ""
 
 
 def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
@@ -89,10 +120,10 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
     """The findings where no one method is chosen everywhere."""
     counts = Counter(choice.method for choice in seen.choices)
     named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
-    on = [f"{code(line.label)} is {_shown(line)}" for line in seen.methods if line.contrasts]
+    others = [line for line in seen.methods if line.contrasts]
     return (
         f"No one method fits all: by task, base model and target `lora-bench choose` names {named}.",
-        [f"Compared with {code(seen.reference)}, {'; '.join(on)}.", *_no_equality(seen)],
+        [*_compared(seen, others, COMPARISONS), *_no_equality(seen)],
     )
 
 
@@ -100,10 +131,10 @@ def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
     """The findings where the chosen method is not shown to be as good as the reference."""
     highest = all(choice.best.label == pick.label for choice in seen.choices)
     what = "has the best mean" if highest else "has the smallest files of those as good as the best mean"
-    on = [_on(line) for line in seen.methods if line is not pick and line.contrasts]
+    others = [line for line in seen.methods if line is not pick and line.contrasts]
     return (
-        f"{code(pick.label)} {what}, but compared with {code(seen.reference)} it is {_shown(pick)}.",
-        [f"Compared with {code(seen.reference)}, {'; '.join(on)}."] if on else [],
+        f"{code(pick.label)} {what}, but compared with {code(seen.reference)} it is {_shown(pick, COMPARISONS)}.",
+        _compared(seen, others, ""),
     )
 
 
@@ -123,13 +154,13 @@ def _with_smaller(seen: Overview, pick: Line) -> str:
     return " with a smaller file" if smaller else ""
 
 
-def _on(line: Line) -> str:
-    """The findings on a method that was not picked."""
-    return f"{code(line.label)} is {_shown(line)}"
+def _shown(line: Line, noun: str = "") -> str:
+    """The verdicts on a method with the sizes of shown differences, such as "worse in all 6, by 4.6 to 16.6 points".
 
-
-def _shown(line: Line) -> str:
-    """The verdicts on a method with the sizes of shown differences, such as "worse in all 6, by 4.6 to 16.6 points"."""
+    Args:
+        line: The method.
+        noun: Follows the first number of comparisons.
+    """
     said = []
     for word in (*DECIDED, *UNLESS_COLLAPSE, "inconclusive"):
         found = [contrast for contrast in line.contrasts if contrast.shown == word]
@@ -137,7 +168,8 @@ def _shown(line: Line) -> str:
             by = f", by {sizes(found)}" if word in ("better", "worse") else ""
             name, *unless = word.split(f" {UNLESS}")
             by = _margin(found) + (f" {UNLESS}" if unless else "") if name in WITHIN else by
-            said.append(f"{_WORDS.get(name, name)}{times(len(found), len(line.contrasts))}{by}")
+            counted = times(len(found), len(line.contrasts))
+            said.append(f"{_WORDS.get(name, name)}{counted}{noun if counted and not said else ''}{by}")
     return listed(said)
 
 
@@ -159,11 +191,13 @@ def times(number: int, of: int) -> str:
 
 
 def sizes(contrasts: Sequence[Contrast]) -> str:
-    """The sizes of differences from the smallest to the largest, such as "2.0 to 4.6 points"."""
+    """The sizes of differences from the smallest to the largest, such as "2.0 to 4.6 points" or "0.10 to 0.12 bleu"."""
     found = sorted(abs(contrast.verdict.difference) for contrast in contrasts)
     shares = all(contrast.shares for contrast in contrasts)
     ends = dict.fromkeys(_number(value, shares) for value in (found[0], found[-1]))
-    return " to ".join(ends) + (" points" if shares else "")
+    metrics = {metric_name(contrast.setting) for contrast in contrasts}
+    unit = "points" if shares else next(iter(metrics)) if len(metrics) == 1 else ""
+    return f"{' to '.join(ends)} {unit}".rstrip()
 
 
 def amount(value: float, shares: bool) -> str:

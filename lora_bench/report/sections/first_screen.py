@@ -11,6 +11,7 @@ from urllib.parse import quote
 from lora_bench.report.figures import differences
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Contrast, Overview, contrasts_of
+from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.headline import Headline, headline_lines
 from lora_bench.report.sections.summary import next_step, shown_lines, summary_table
 
@@ -25,7 +26,12 @@ def first_screen(seen: Overview, headline: Headline, folder: str, sections: Sequ
     contrasts = picture_contrasts(seen)
     picture = _picture(PICTURE_TEXT, PICTURE, contrasts, folder) if contrasts else []
     published = [[f"**{answer}**"] for answer in elsewhere(sections)]
-    return [*published, headline_lines(headline), picture, summary_table(seen), next_step(headline.next)]
+    return [*published, headline_lines(headline), picture, small_table(seen), next_step(headline.next)]
+
+
+def small_table(seen: Overview) -> Lines:
+    """The small table: of methods, or of the rates that a search chooses."""
+    return summary_table(seen) or rates_table(seen.comparison)
 
 
 def elsewhere(sections: Sequence[Sequence[str]]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from lora_bench.records.record import Record
 from lora_bench.report import text
@@ -25,10 +26,11 @@ from lora_bench.report.sections.advice import (
 )
 from lora_bench.report.sections.improving import improving_runs
 from lora_bench.report.sections.next_step import learned_little, more_seeds, next_lines, work_key
-from lora_bench.report.sections.not_judged import why_not_judged
+from lora_bench.report.sections.not_judged import search_strength, why_not_judged
+from lora_bench.report.sections.range_words import range_words
 from lora_bench.report.sections.tuning import edges_tried, tried_searches, untuned_tasks
 from lora_bench.report.sections.verdicts import DECIDED, counted
-from lora_bench.report.text import code, inert, listed, plural
+from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
 from lora_bench.stats.verdict import grade as grade_of
@@ -45,9 +47,10 @@ class Headline:
         cautions: What a reader must know before any ranking, a paragraph each.
         lead: The answer.
         further: Sentences that follow it.
-        strength: How sure it is and what it is about; None where nothing was judged.
+        strength: How sure it is and what it is about; None where nothing was judged or searched for.
         next: Commands and what they do.
         winner: Label of the method that the lead advises; None where it advises none.
+        level: The strength in a word; None where nothing was judged.
     """
 
     cautions: tuple[str, ...]
@@ -56,6 +59,7 @@ class Headline:
     strength: str | None
     next: tuple[str, ...]
     winner: str | None = None
+    level: Grade | Literal["undecided"] | None = None
 
 
 def headline_lines(headline: Headline, *, alone: bool = False) -> list[str]:
@@ -67,7 +71,7 @@ def headline_lines(headline: Headline, *, alone: bool = False) -> list[str]:
     """
     parts = [*headline.cautions, f"**{headline.lead}**"]
     parts += [" ".join(headline.further)] if headline.further else []
-    how = "" if alone else " [How this is decided](#verdicts)."
+    how = "" if alone or headline.level is None else " [How this is decided](#verdicts)."
     parts += [f"{headline.strength}{how}"] if headline.strength is not None else []
     return [line for part in parts for line in (part, "")][:-1]
 
@@ -76,7 +80,8 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
     """The headline of a report of runs."""
     if seen.judged is None or not seen.contrasts:
         lead, further, following = why_not_judged(seen.comparison)
-        return Headline(cautions=(), lead=lead, further=tuple(further), strength=None, next=tuple(following))
+        strength = search_strength(seen.comparison)
+        return Headline(cautions=(), lead=lead, further=tuple(further), strength=strength, next=tuple(following))
     grade = grade_of(min(contrast.verdict.pairs for contrast in seen.contrasts))
     decided = any(contrast.shown in (*DECIDED, *UNLESS_COLLAPSE) for contrast in seen.contrasts)
     pick = pick_of(seen) if decided else None
@@ -98,6 +103,7 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         cautions=tuple(_cautions(seen, seen.judged, records)),
         lead=lead,
         further=tuple(further),
+        level=grade if decided else "undecided",
         strength=_strength(seen, seen.judged, grade, decided),
         next=tuple(next_lines(seen, pick, grade)),
         winner=pick.label if pick is not None else None,
@@ -112,7 +118,7 @@ def _cautions(seen: Overview, judged: Judged, records: Sequence[Record]) -> list
         on = "" if every else f" on {listed([code(task) for task in untuned])}"
         said.append(
             f"**No learning rate was tuned in these runs{on}:** "
-            "they were given, not searched for. Others may change the order of the methods."
+            "they were given. Others may change the order of the methods."
         )
     sources = dict.fromkeys(setting.spec.source for setting in seen.comparison.results if setting.spec.source)
     if sources:
@@ -191,20 +197,14 @@ def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> st
     pairs = sorted({contrast.verdict.pairs for contrast in seen.contrasts})
     seeds = plural(pairs[0], "seed") if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]} seeds"
     rules = {
-        "before": "rules declared before the runs", "changed": "rules changed afterwards", "never": "default rules",
-    }  # fmt: skip
-    models = {(contrast.table.model.shown, contrast.table.weights) for contrast in seen.contrasts}
-    tasks = dict.fromkeys(held.setting.spec.task.name for held in judged.held)
-    on = listed([code(task) for task in tasks]) if len(tasks) <= 3 else plural(len(tasks), "task")
-    shown = sorted({inert(name, 40) for name, _ in models})
-    these = listed(shown) if len(shown) <= 3 else f"these {len(models)} base models"
-    steps = {held.setting.spec.training.steps for held in judged.held}
-    number = next(iter(steps)) if len(steps) == 1 else None
-    after = f", after {plural(number, 'step')}" if number is not None else ""
+        "before": "rules declared before the runs",
+        "changed": "rules changed afterwards",
+        "never": "default rules, none declared before the runs",
+    }
     if judged.analysis.seeds is not None:
         seeds += ", added until decided"
     hint = ": a hint; confirm with more seeds before choosing" if decided and grade == "exploratory" else ""
     return (
         f"Strength: **{grade if decided else 'undecided'}**{hint} ({seeds}, {rules[judged.declared]}). "
-        f"Range: {these} on {on}{after}; not tested on others."
+        f"{range_words([(held.setting, held.table) for held in judged.held])}"
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.rows import Row
-from lora_bench.report.sections.method_tables import best_rates
-from lora_bench.report.sections.tuning import edges, rungs_of_search, searches
-from lora_bench.report.text import code, inert, learning_rate, listed, plural
+from lora_bench.report.sections.chosen_rates import chosen_rates
+from lora_bench.report.sections.range_words import range_words
+from lora_bench.report.sections.tuning import searches
+from lora_bench.report.text import code, inert, listed, plural
 
 Said = tuple[str, list[str], list[str]]
 
@@ -60,39 +61,34 @@ def _sources(comparison: Comparison) -> list[str]:
 
 
 def _search(comparison: Comparison) -> Said:
-    found = [(setting, rungs_of_search(setting, comparison)) for setting in searches(comparison)]
-    last = [(setting, rungs) for setting, rungs in found if setting is rungs[-1]]
-    chosen = sum(len({row.label for row in table.rows}) for setting, _ in last for table in setting.tables)
-    at_edge = sum(len(edges(setting, rungs)) for setting, rungs in last)
-    rates: dict[str, set[float]] = {}
-    tied = 0
-    for setting, _ in last:
-        for table in setting.tables:
-            for label in {row.label for row in table.rows}:
-                best = best_rates((row for row in table.rows if row.label == label), setting.spec.task.higher_is_better)
-                tied += len(best) > 1
-                rates.setdefault(label, set()).update(best if len(best) == 1 else [])
-    named = [f"{code(label)} {_rates(found)}" for label, found in sorted(rates.items()) if found]
-    each = f": {listed(named)}" if named else ""
+    found = chosen_rates(comparison)
+    number, tied = sum(one.best is not None for one in found), sum(one.tied for one in found)
+    at_edge = sum(one.end != "" for one in found)
     further = [
-        f"It gives {plural(chosen - tied, 'best rate')}, one for each method and base model{each}; see [Scores](#scores)."
+        f"It gives {plural(number, 'best rate')}, one for each method and base model; all scores are under [Scores](#scores)."
     ]
     if tied:
-        further.append(f"In {tied} of {chosen} searches rates tie, so nothing is chosen there.")
+        further.append(f"In {tied} of {len(found)} searches rates tie, so nothing is chosen there.")
     if at_edge:
         word = "is" if at_edge == 1 else "are"
         further.append(f"{at_edge} of them {word} the smallest or largest rate tried: a better one may be outside.")
-    further += _at_floor([row for setting, _ in found for row in setting.rows], found[0][0])
+    all_searches = searches(comparison)
+    further += _at_floor([row for setting in all_searches for row in setting.rows], all_searches[0])
     following = [
         "write the best rates into a suite as `learning_rate` and run it on seeds that the search has not used"
     ]
     return "This is a search: it chooses learning rates and ranks no method.", further, following
 
 
-def _rates(rates: Iterable[float]) -> str:
-    """The best rates of a method, from the smallest to the largest over base models."""
-    ends = sorted(rates)
-    return " to ".join(dict.fromkeys(learning_rate(rate) for rate in (ends[0], ends[-1])))
+def search_strength(comparison: Comparison) -> str | None:
+    """How sure the choices of a search are, and what they are about; None where there are results, or no scores."""
+    found = chosen_rates(comparison)
+    seeds = sorted({one.best.score.n for one in found if one.best is not None and one.best.score is not None})
+    if not seeds or any(not setting.search for setting in comparison.results):
+        return None
+    number = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    said = f"Strength: **search** ({number} a rate): rates with scores near the best may be as good."
+    return f"{said} {range_words([(one.setting, one.table) for one in found])}"
 
 
 def _at_floor(rows: Sequence[Row], setting: Setting) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lora_bench.report import text
 from lora_bench.report.model.overview import Line, Overview, Ratio
-from lora_bench.report.sections.advice import UNLESS_COLLAPSE, times
+from lora_bench.report.sections.advice import UNLESS_COLLAPSE, comparisons_of, times
 from lora_bench.report.sections.method_tables import SHARED, metric_name, setting_name
 from lora_bench.report.sections.next_step import learned_little
 from lora_bench.report.sections.verdicts import DECIDED
@@ -83,12 +83,13 @@ def notes(seen: Overview) -> str:
 
 def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[[Line], str]]]:
     reference = code(seen.reference)
+    on = comparisons_of(shown)
     return [
         ("method", lambda line: _name(line, seen)),
         (_score_name(shown), score_of),
         (f"difference to {reference}", difference_of),
         # More seeds decide nothing where runs learn nothing.
-        ("verdict", lambda line: verdict_of(line, needed=not learned_little(seen))),
+        (f"verdict on {on}" if on else "verdict", lambda line: verdict_of(line, needed=not learned_little(seen))),
         ("file to ship, MiB", file_of),
         ("training time", lambda line: ratio(line.step, line.reference)),
         ("peak memory", lambda line: ratio(line.memory, line.reference)),

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from lora_bench.errors import BadInput
 from lora_bench.records.probe_record import Flops, Inference, Latency
 from lora_bench.records.spec import MethodSpec
-from lora_bench.report.probes.claims import claims_lines, claims_sentence
+from lora_bench.report.probes.claims import claims_lines, claims_table
 from lora_bench.report.probes.paper_claims import Claim, Claims, Quantity, known_claims, read_claims
 from lora_bench.report.probes.probe_section import render_probes
 from lora_bench.suite.probe_suite import load_probe_suite
@@ -109,13 +109,16 @@ def test_speed_both_ways_and_where_it_comes_from():
 
 def test_the_headline_holds_each_claim_on_training_against_what_was_measured():
     # The same numbers as in the sections: 480 and 300 MiB, 90 MiB and 30,720 bytes, 100 and 60 ms.
-    said = claims_sentence(claims("step_memory", "stored_weights", "step_speed", "task_switch"), measured())
-    assert said == (
-        "The paper's claims, measured here: 1.6 times less memory in training (claimed: much less); 3,072 times smaller "
-        "checkpoints without heads (claimed: much less); 1.67 times as fast a step (claimed: much less). "
-        "[All claims](#the-papers-claims)."
-    )
-    assert claims_sentence(claims("task_switch"), measured()) is None
+    lines = claims_table(claims("step_memory", "stored_weights", "step_speed", "task_switch"), measured())
+    assert lines[-1] == "Claims of A paper, beside LoRA here. [All claims](#the-papers-claims)."
+    ((header, _, *rows),) = tables("\n".join(lines))
+    assert header == ["a paper's claim", "in A paper", "here, on 1 base model"]
+    assert rows == [
+        ["memory in training", "much less (GPT-3)", "1.6 times less"],
+        ["stored weights, without heads", "much less (GPT-3)", "3,072 times smaller"],
+        ["speed of training", "much less (GPT-3)", "67 % faster"],
+    ]
+    assert claims_table(claims("task_switch"), measured()) == []
 
 
 def test_latency_of_merged_models_is_paired_within_processes():

@@ -13,6 +13,7 @@ from lora_bench.report.model.choose_method import choose_among
 from lora_bench.report.model.report_model import report_model
 from lora_bench.report.sections.headline import headline_lines, headline_of
 from lora_bench.report.sections.summary import next_step, summary_table
+from tests.report.test_markdown import tables
 from tests.report.test_unplanned import unplanned
 from tests.sample_records import BUDGET, METHODS, record, sample_suite
 
@@ -100,7 +101,9 @@ def test_the_headline_and_the_choice_name_the_same_method(records):
 
 def test_a_method_that_is_exempt_from_two_targets_is_compared_with_the_reference_of_each():
     found, seen = headline(of_two_targets())
-    assert found.lead.startswith("Take `full`: compared with `lora` it is better in all 4, by 2.0 to 4.0 points")
+    assert found.lead.startswith(
+        "Take `full`: compared with `lora` it is better in all 4 comparisons, by 2.0 to 4.0 points"
+    )
     page = render_markdown(of_two_targets(), "report")
     assert "`full` has 2 sets of runs, compared with `lora` at each of its sizes." in page
     # One block a target: its reference first, and the differences of full to this reference alone.
@@ -114,9 +117,9 @@ def test_where_base_models_differ_no_one_method_is_named():
     records += runs("full", 0, model="b") + runs("lora", -0.03, model="b")
     found, _ = headline(records)
     assert found.lead.endswith("`lora-bench choose` names `lora` in 1 of 2 and `full` in 1 of 2.")
-    assert (
-        found.further[0]
-        == "Compared with `full`, `lora` is better in 1 of 2, by 3.0 points and worse in 1 of 2, by 3.0 points."
+    assert found.further[0] == (
+        "Compared with `full` (2 base models), `lora` is better in 1 of 2 comparisons, by 3.0 points and worse in 1 of 2, "
+        "by 3.0 points."
     )
 
 
@@ -263,6 +266,17 @@ def test_every_size_in_the_headline_is_a_difference_of_the_verdicts(records):
         assert all(any(float(end) == pytest.approx(ratio, rel=0.05) for ratio in ratios) for end in ends if end)
 
 
+def test_a_number_of_comparisons_says_of_what():
+    found, seen = headline(of_two_targets())
+    assert "better in all 4 comparisons, by" in found.lead
+    assert found.further[1].startswith(
+        "Compared with `lora` (2 base models × 2 parameter targets), `prefix_tuning` is worse"
+    )
+    assert "| verdict on 2 base models |" in summary_table(seen)[0]
+    found, seen = headline(runs("full", 0) + runs("lora", 0.02) + runs("prefix_tuning", -0.05))
+    assert "(" not in found.further[0] and "| verdict |" in summary_table(seen)[0]
+
+
 def test_the_next_step_loads_weights_that_were_kept():
     kept = runs("full", 0, changes=KEPT) + runs("lora", -0.05, changes=KEPT)
     assert "**Next:** `lora-bench use runs/quickstart full` loads `full`." in said(kept)
@@ -277,7 +291,17 @@ def test_reports_without_verdicts_have_a_headline_of_their_own():
     ]
     assert "**This is a search: it chooses learning rates and ranks no method.**" in said(rates)
     assert "1 best rate" in said(rates) and "1 of them is the smallest or largest rate tried" in said(rates)
-    assert "one for each method and base model: `lora` 1e-3; see" in said(rates)
+    page = render_markdown(rates, "report")
+    assert (
+        "Strength: **search** (1 seed a rate): rates with scores near the best may be as good. Range: MiniLM-L6 in"
+        in page
+    )
+    ((header, _, row), *_) = tables(page)
+    assert (header, row) == (
+        ["base model", "`lora`"],
+        ["MiniLM-L6 in the RoBERTa class", "1e-3 (0.5000), largest tried"],
+    )
+    assert "Best learning rate; in brackets its mean accuracy on the selection split." in page
     tied = [
         record(learning_rate=rate, score=0.5, majority=0.5, spec={"score_on": "selection"}) for rate in (1e-4, 3e-4)
     ]

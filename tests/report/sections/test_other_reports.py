@@ -1,0 +1,72 @@
+"""A report names the others on its data, and says in what they differ, from the records of both."""
+
+from dataclasses import replace
+
+from lora_bench.cli import main
+from lora_bench.records.store import to_json
+from lora_bench.report.model.report_model import report_model
+from lora_bench.report.sections.other_reports import other_reports
+from tests.report.sections.test_headline import BASE, runs, trials
+from tests.sample_records import BUDGET, record
+
+
+def line(mine, **others):
+    """The paragraph of a report of some records beside others, by name."""
+    models = {name.replace("_", "-"): report_model(records) for name, records in others.items()}
+    return "\n".join(other_reports(replace(report_model(mine), others=models)))
+
+
+def untuned(seeds):
+    """Runs at one given rate: lora at 1e-3."""
+    return [
+        record(method, seed=seed, score=BASE[seed] + by, budget=BUDGET, learning_rate=1e-3)
+        for method, by in (("full", 0), ("lora", -0.05))
+        for seed in range(seeds)
+    ]
+
+
+def test_a_report_says_what_others_on_its_data_differ_in():
+    tuned = runs("full", 0) + runs("lora", -0.05)
+    said = "[`big-one`](big-one.md): a recommendation, 10 seeds (here 2), tuned rates (here untuned)"
+    assert line(untuned(2), big_one=tuned) == f"**On the same data:** {said}."
+    back = "[`small`](small.md): nothing decided, 2 seeds (here 10), untuned rates (here tuned)"
+    assert line(tuned, small=untuned(2)) == f"**On the same data:** {back}."
+
+
+def test_a_search_that_chose_the_rates_is_told_from_one_that_did_not():
+    search = trials("full", 1e-3) + trials("lora", 1e-3)
+    assert "[`search`](search.md): the search that chose the rates of this page" in line(untuned(2), search=search)
+    assert "[`used`](used.md): nothing decided at the rates that this page chose, 2 seeds" in line(
+        search, used=untuned(2)
+    )
+    other = trials("full", 1e-3) + trials("lora", 3e-3)
+    assert "[`search`](search.md): a search for learning rates" in line(untuned(2), search=other)
+
+
+def test_a_report_on_other_data_is_not_named():
+    other = [
+        one.model_copy(
+            update={
+                "spec": one.spec.model_copy(update={"task": one.spec.task.model_copy(update={"data_sha256": "0" * 64})})
+            }
+        )
+        for one in untuned(2)
+    ]
+    assert line(untuned(2), elsewhere=other) == ""
+    assert line(untuned(2)) == ""
+
+
+def test_pages_of_one_folder_link_to_each_other(tmp_path):
+    for name, records in (("short", untuned(2)), ("long", untuned(4))):
+        for one in records:
+            (tmp_path / "runs" / name / one.run_id).mkdir(parents=True)
+            (tmp_path / "runs" / name / one.run_id / "record.json").write_bytes(to_json(one))
+    out = str(tmp_path / "out")
+    assert main(["report", str(tmp_path / "runs"), "--out", out]) == 0
+    # Each seed gives the same difference, so that nothing is known of others.
+    assert "[`long`](long.md): nothing decided, 4 seeds (here 2)." in (tmp_path / "out" / "short.md").read_text()
+    assert '<a href="short.html"><code>short</code></a>' in (tmp_path / "out" / "long.html").read_text()
+    assert main(["report", str(tmp_path / "runs"), "--out", out, "--check"]) == 0
+    # Beside its records each report is written alone, as `run` does it.
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    assert "On the same data" not in (tmp_path / "runs" / "short" / "report.md").read_text()
