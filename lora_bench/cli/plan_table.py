@@ -225,7 +225,8 @@ def _totals(plan: Plan) -> str:
     seconds = (
         sum(cell.estimate.seconds for cell in missing) + sum(waiting.seconds for waiting in plan.waiting)
     ) / workers
-    disk = sum(cell.estimate.disk_bytes for cell in missing) / 2**20
+    all_missing = [*missing, *(cell for waiting in plan.waiting for cell in waiting.cells)]
+    disk = sum(cell.estimate.disk_bytes for cell in all_missing) / 2**20
     return (
         f"budget: {target}{_work(plan)}\n{_halving(plan)}"
         f"{len(missing) + later} of {len(plan.cells) + later} runs to do, {workers} at once{_about(missing, seconds)}, "

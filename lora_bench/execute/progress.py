@@ -21,6 +21,7 @@ from lora_bench.plan.cell import Cell, Waiting
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.record import Record
 from lora_bench.records.spec import RunSpec
+from lora_bench.report.text import learning_rate
 from lora_bench.util.redaction import visible, without_secrets
 
 # At 80 columns a bar leaves room for the name of its run.
@@ -76,7 +77,7 @@ def run_names(cells: Sequence[Cell], *, short: bool = False) -> dict[str, str]:
     names = {}
     for cell, spec in zip(cells, specs, strict=True):
         several = len(rates[spec.task.name, spec.model.name, spec.method.label]) > 1
-        rate = [f"rate {spec.training.learning_rate:g}"] if cell.job.trial or several else []
+        rate = [f"rate {learning_rate(spec.training.learning_rate)}"] if cell.job.trial or several else []
         if short:
             # A name may lose its end: what tells runs apart comes first.
             task = [spec.task.name] if len(tasks) > 1 else []

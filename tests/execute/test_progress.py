@@ -1,6 +1,7 @@
 """What a terminal and a log show of runs that become known in waves."""
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -51,12 +52,12 @@ def test_runs_that_differ_in_their_learning_rate_say_it(plan):
     for display in (Lines(console(200)), OwnLines(console(200)), Bars(console(200))):
         wave(display, plan, list(plan.cells))
         said = display.console.file.getvalue()
-        assert "seed 0 · rate 0.001: failed" in said and "seed 0 · rate 0.01: failed" in said
+        assert "seed 0 · rate 1e-3: failed" in said and "seed 0 · rate 1e-2: failed" in said
         assert "bitfit · seed 0: failed" in said
     trial = replace(plan.cells[-1].job, trial=True)
     display = Lines(console(200))
     wave(display, plan, [replace(plan.cells[-1], job=trial)])
-    assert "bitfit · seed 0 · rate 0.002: failed" in display.console.file.getvalue()
+    assert "bitfit · seed 0 · rate 2e-3: failed" in display.console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_runs_that_wait_are_counted_unless_only_some_runs_were_asked_for(tuned):
     said = shown.console.file.getvalue()
     assert "4 of 8 runs to do" in said and "with 4 that follow" in said
     assert [line.partition("]")[0] for line in said.splitlines()[1:]] == ["[1/8", "[2/8", "[3/8", "[4/8"]
-    assert all("rate 0.0" in line for line in said.splitlines()[1:])
+    assert all(re.search(r"rate \de-[23]", line) for line in said.splitlines()[1:])
     assert (bars.progress.tasks[0].completed, bars.progress.tasks[0].total) == (4, 8)
     # Its estimates are from records, so the speed of the first says nothing of them.
     bars.planned(replace(tuned, waiting=()), list(tuned.cells)[:1], 1)
@@ -140,4 +141,4 @@ def test_a_bar_is_one_line_that_tells_its_run(plan, width):
     assert len(lines) == 1 + len(plan.cells)
     assert all(len(line) <= width for line in lines)
     if width >= 80:
-        assert lines[1].startswith("lora · seed 0 · rate 0.001") and "600/1200" in lines[1] and "loss 0.123" in lines[1]
+        assert lines[1].startswith("lora · seed 0 · rate 1e-3") and "600/1200" in lines[1] and "loss 0.123" in lines[1]
