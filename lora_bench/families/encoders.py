@@ -17,7 +17,7 @@ _POST_NORM_SITES = {
 
 ROBERTA = Family(
     name="roberta",
-    model_types=("roberta", "xlm-roberta", "bert"),
+    model_types=("roberta", "bert"),
     layer=_ENCODER_LAYER,
     query="attention.self.query",
     key="attention.self.key",
@@ -152,17 +152,19 @@ DISTILBERT = Family(
     },
 )
 
-# The names of BERT. What reads the answer and which packs are tested is said of RoBERTa alone.
-CAMEMBERT = replace(
+# The names of BERT. Packs are tested for RoBERTa alone, and what reads the answer for XLM-R too.
+XLM_ROBERTA = replace(
     ROBERTA,
-    name="camembert",
-    model_types=("camembert",),
-    reads=None,
-    shown="CamemBERT",
+    name="xlm-roberta",
+    model_types=("xlm-roberta",),
+    shown="XLM-RoBERTa",
     packed_types=(),
     hub_names={},
-    classes="Camembert",
+    classes="XLMRoberta",
     in_every_check=False,
+)
+CAMEMBERT = replace(
+    XLM_ROBERTA, name="camembert", model_types=("camembert",), reads=None, shown="CamemBERT", classes="Camembert"
 )
 ELECTRA = replace(CAMEMBERT, name="electra", model_types=("electra",), shown="ELECTRA", classes="Electra")
 
@@ -221,5 +223,5 @@ MODERNBERT = Family(
 )
 
 ENCODERS: tuple[Family, ...] = (
-    ROBERTA, DEBERTA, DEBERTA_V2, MPNET, DISTILBERT, CAMEMBERT, ELECTRA, ALBERT, MODERNBERT,
+    ROBERTA, DEBERTA, DEBERTA_V2, MPNET, DISTILBERT, XLM_ROBERTA, CAMEMBERT, ELECTRA, ALBERT, MODERNBERT,
 )  # fmt: skip

@@ -37,6 +37,7 @@ NO_CACHE = {"prefix_tuning": NO_PREFIX, "prefix_layer": NO_PREFIX}
 WITHOUT = {
     "mpnet": {},
     "distilbert": NO_CACHE,
+    "xlm-roberta": {},
     "camembert": {},
     "electra": {},
     "albert": {**NO_CACHE, "parallel": "albert has no parallel adapter"},
@@ -172,9 +173,9 @@ def test_modernberts_slices_are_query_key_and_value():
 
 # Width of the queries and of the keys and values of a layer, all heads together; hidden states are 32 wide.
 WIDTHS = {
-    "distilbert": (32, 32), "camembert": (32, 32), "electra": (32, 32), "albert": (32, 32), "mistral": (32, 16),
-    "qwen2": (32, 16), "qwen3": (48, 24), "gemma2": (48, 24), "gemma3_text": (48, 24), "phi3": (32, 32),
-    "gpt_neox": (32, 32), "opt": (32, 32),
+    "distilbert": (32, 32), "xlm-roberta": (32, 32), "camembert": (32, 32), "electra": (32, 32), "albert": (32, 32),
+    "mistral": (32, 16), "qwen2": (32, 16), "qwen3": (48, 24), "gemma2": (48, 24), "gemma3_text": (48, 24),
+    "phi3": (32, 32), "gpt_neox": (32, 32), "opt": (32, 32),
 }  # fmt: skip
 GATED = ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
 
