@@ -175,7 +175,7 @@ def page(models: list[str], everywhere: list[str], faults: dict[str, dict[str, l
         f"Made by `docs/generate.py support` with {versions}.\n"
         "Each method was put on a small classifier of each kind, trained for three steps, and asked for a padded row.\n"
         "It works if every weight it adds gets a gradient, the head is trained whole, and padding changes no answer.\n\n"
-        f"Models: {', '.join(models)}.\n\n"
+        f"Models: {', '.join(models)}. The sites of others are worked out: [families](families.md).\n\n"
         f"These work on all of them: {listed(everywhere)}.\n\n"
         f"These fail on the models named and work on the others:\n\n{''.join(rows)}"
     )

@@ -422,10 +422,17 @@ def _published_sections(arguments: argparse.Namespace, source: Path, records: Se
 
 def list_names(arguments: argparse.Namespace) -> int:
     """List the names that a suite can use."""
-    from lora_bench.cli.listing import listing
+    from lora_bench.cli.listing import family_listing, family_yaml, listing
 
     console = _console()
-    console.print(listing(arguments.what), highlight=False)
+    if (arguments.what == "family") != (arguments.model is not None):
+        raise LoraBenchError("give a MODEL with `list family`, and with no other list")
+    if arguments.what != "family":
+        console.print(listing(arguments.what), highlight=False)
+    elif arguments.as_yaml:
+        print(family_yaml(arguments.model, arguments.revision), end="")
+    else:
+        console.print(family_listing(arguments.model, arguments.revision), highlight=False)
     return DONE
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from rich.table import Table
 from rich.text import Text
 
 from lora_bench.documents import read_yaml
+from lora_bench.families import Family, given_keys, installed_family
 from lora_bench.methods import Method, broken_plug_ins, known_methods
-from lora_bench.models.registry import known_models
+from lora_bench.models.find_family import infer
+from lora_bench.models.registry import find_model, known_models
 from lora_bench.report.text import learning_rate
 from lora_bench.util.paths import suite_files, task_files
 
@@ -22,6 +27,39 @@ if TYPE_CHECKING:
 def listing(what: Literal["methods", "models", "tasks", "suites"]) -> Table:
     """A table of every method, model, task or suite that has a name."""
     return {"methods": _methods, "models": _models, "tasks": _tasks, "suites": _suites}[what]()
+
+
+def family_listing(model: str, revision: str | None) -> Table:
+    """Return the names of the parts of a base model.
+
+    Raises:
+        UnsupportedPair: If no family names its type, and they cannot be worked out.
+    """
+    family, worked_out = _family(model, revision)
+    caption = "worked out from its structure" if worked_out else f"the family {family.name}"
+    table = Table("part", "module in each layer", caption=caption)
+    for key, value in given_keys(family).items():
+        table.add_row(Text(key), Text(json.dumps(value) if isinstance(value, dict) else _words(value)))
+    return table
+
+
+def family_yaml(model: str, revision: str | None) -> str:
+    """Return them as YAML for `family:` beside a model of a suite.
+
+    Raises:
+        UnsupportedPair: If no family names its type, and they cannot be worked out.
+    """
+    return yaml.safe_dump({"family": given_keys(_family(model, revision)[0])}, sort_keys=False, width=120)
+
+
+def _family(model: str, revision: str | None) -> tuple[Family, bool]:
+    found = find_model(model, base=Path(), revision=revision)
+    known = installed_family(found.model_type)
+    return (known, False) if known is not None else (infer(found), True)
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _methods() -> Table:

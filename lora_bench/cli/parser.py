@@ -273,16 +273,19 @@ def _add_listings(subcommands: Commands) -> None:
     listing = add_command(
         subcommands,
         "list",
-        "list the methods, models, tasks or suites that have a name",
+        "list the methods, models, tasks or suites that have a name, or the parts of a base model",
         "lora-bench list methods",
-        takes="WHAT",
+        takes="WHAT [MODEL]",
     )
     listing.what.add_argument(
         "what",
-        choices=["methods", "models", "tasks", "suites"],
+        choices=["methods", "models", "tasks", "suites", "family"],
         metavar="WHAT",
-        help="methods, models, tasks or suites",
+        help="methods, models, tasks or suites; or family, with a MODEL, for the names of its parts",
     )
+    listing.what.add_argument("model", nargs="?", metavar="MODEL", help="base model, for family")
+    listing.what.add_argument("--revision", metavar="COMMIT", help="revision of MODEL on the hub")
+    listing.output.add_argument("--as-yaml", action="store_true", help="print a family as the key of a suite's model")
     listing.parser.set_defaults(command=commands.list_names)
 
     schema = add_command(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 from lora_bench.families.roles import ROLES, Part
@@ -93,20 +93,23 @@ class Family:
     encoder: str | None = None
     prefix_kind: PrefixKind | None = None
     bottleneck_sites: Mapping[str, Site] = field(default_factory=dict)
-    heads: tuple[str, ...]
+    heads: tuple[str, ...] = ()
     hidden_size_key: str = "hidden_size"
     num_heads_key: str = "num_attention_heads"
     num_layers_key: str = "num_hidden_layers"
     reads: Literal["first", "last"] | None = None
     last_norm: str | None = None
-    shown: str
+    shown: str = ""
     causal: bool = False
     own_masks: bool = False
     packed_types: tuple[str, ...] = ()
     hub_names: Mapping[str, str] = field(default_factory=dict)
-    classes: str
-    tiny: Mapping[str, Any]
+    classes: str = ""
+    tiny: Mapping[str, Any] = field(default_factory=dict)
     in_every_check: bool = False
+
+    # For pydantic, where a suite has one.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     @property
     def fused(self) -> bool:
@@ -171,9 +174,59 @@ class Family:
     def _head_width(self, config: Mapping[str, Any]) -> int:
         return int(config.get("head_dim") or config[self.hidden_size_key] // config[self.num_heads_key])
 
+    def lacks(self, modules: Iterable[str]) -> list[str]:
+        """Return the fields whose modules some layer lacks, of a model with these paths of modules."""
+        there = set(modules)
+        layers = [path for path in there if re.fullmatch(self.layer, path)]
+        if not layers:
+            return ["layer"]
+
+        def is_in_each(paths: Iterable[str]) -> bool:
+            return all(any(f"{layer}.{path}".rstrip(".") in there for path in paths) for layer in layers)
+
+        single = {name: (getattr(self, name),) for name in ("self_attention", "attention_norm") if getattr(self, name)}
+        wanted = {part: self.paths(part) for part in ROLES["all"] if self.paths(part)} | single
+        lacking = [name for name, paths in wanted.items() if not is_in_each(paths)]
+        sites = self.bottleneck_sites.items()
+        return lacking + [
+            f"bottleneck_sites: {variant}"
+            for variant, site in sites
+            if not all(is_in_each([path]) for path in site.modules)
+        ]
+
+    def described(self) -> str:
+        """Return the names of the parts in a sentence."""
+        parts = [f"{part} {' or '.join(self.paths(part))}" for part in ROLES["all"] if self.paths(part)]
+        adapters = ", ".join(self.bottleneck_sites) or "none"
+        prefix = "fits" if self.prefix_kind else "does not fit"
+        return (
+            f"{', '.join(parts)}; norm {self.attention_norm or 'none'}; heads {', '.join(self.heads) or 'none'}; "
+            f"adapters {adapters}; a prefix {prefix}"
+        )
+
     def head_modules(self, children: Iterable[str]) -> list[str]:
         """Return those of *children*, a model's direct submodules, that are heads, in the model's order."""
         return [child for child in children if child in self.heads]
+
+
+NOT_GIVEN = ("shown", "classes", "tiny", "hub_names", "packed_types", "in_every_check")
+"""Fields that methods do not read."""
+
+
+def given_keys(family: Family) -> dict[str, Any]:
+    """Return what a family declares, as plain data: the keys that differ from their defaults."""
+    given: dict[str, Any] = {}
+    for key in fields(family):
+        value = getattr(family, key.name)
+        default = key.default_factory() if key.default_factory is not MISSING else key.default
+        if key.name not in NOT_GIVEN and value != default:
+            given[key.name] = list(value) if isinstance(value, tuple) else value
+    if family.bottleneck_sites:
+        given["bottleneck_sites"] = {
+            variant: {"modules": list(site.modules), "placement": site.placement}
+            for variant, site in family.bottleneck_sites.items()
+        }
+    return given
 
 
 # Dropout would hide what a step moves and what loading restores, so no tiny model has any.

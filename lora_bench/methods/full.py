@@ -59,10 +59,10 @@ class Full(Strict):
 def _top_layers(model: PreTrainedModel, head: list[str], count: int) -> nn.Module:
     from peft import get_peft_model
 
-    from lora_bench.families import family_of
     from lora_bench.tuners import SelectedConfig
+    from lora_bench.tuners.inferred_family import family_of_model
 
-    layer = family_of(model.config.model_type).layer
+    layer = family_of_model(model).layer
     paths = [path for path, _ in model.named_modules() if re.fullmatch(layer, path)]
     if count > len(paths):
         raise UnsupportedPair(f"top_layers must be at most {len(paths)}, the layers of the model, got {count}")

@@ -73,9 +73,9 @@ class Lora(Strict):
         from peft import LoraConfig, get_peft_model
         from transformers.pytorch_utils import Conv1D
 
-        from lora_bench.families import family_of
+        from lora_bench.tuners.inferred_family import family_of_model
 
-        family = family_of(model.config.model_type)
+        family = family_of_model(model)
         parts = parts_of(self.targets)
         options: dict[str, Any] = {
             "r": self.rank,

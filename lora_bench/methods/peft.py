@@ -187,7 +187,7 @@ class Peft(Strict):
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
         from transformers.pytorch_utils import Conv1D
 
-        from lora_bench.families import family_of
+        from lora_bench.tuners.inferred_family import family_of_model
 
         configs = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
         if self.type not in configs:
@@ -200,7 +200,7 @@ class Peft(Strict):
         for name in sorted(set(options) - fields):
             raise unknown(f"option of {self.type}", name, fields)
         if self.targets is not None:
-            options["target_modules"] = family_of(model.config.model_type).targets(*parts_of(self.targets))
+            options["target_modules"] = family_of_model(model).targets(*parts_of(self.targets))
         if "fan_in_fan_out" in fields:
             # GPT-2's Conv1D keeps its weight as (in_features, out_features).
             options.setdefault("fan_in_fan_out", any(isinstance(module, Conv1D) for module in model.modules()))

@@ -10,8 +10,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.families import FAMILIES, family_of
+from lora_bench.families import declared_family
 from lora_bench.metrics import Kind
+from lora_bench.models.find_family import use_family
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.registry import BaseModel
 from lora_bench.models.safety import read_config
@@ -52,6 +53,7 @@ def load_model(
         LoraBenchError: If it cannot be loaded.
         UnsupportedPair: If the kind is generation and the model writes no text from left to right.
     """
+    use_family(base_model)
     options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
     if kind == "generation":
         _refuse_encoder(base_model)
@@ -181,7 +183,7 @@ def _refuse_encoder(base_model: BaseModel) -> None:
 
 def writes_on(model_type: str) -> bool:
     """Return True if a model of this type writes text from left to right: each token sees only those before it."""
-    known = next((family for family in FAMILIES if model_type in family.model_types), None)
+    known = declared_family(model_type)
     if known is not None:
         return known.causal
     from transformers.models.auto.modeling_auto import (
@@ -217,10 +219,10 @@ def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:
 
 def _heads_of_other_tasks(model: PreTrainedModel) -> set[str]:
     """Return weights of modules that are a head in the model family, although a fine-tuned checkpoint may contain them."""
-    try:
-        heads = family_of(model.config.model_type).heads
-    except LoraBenchError:
-        return set()  # an undeclared model family: only missing weights are known to be a head
+    family = declared_family(model.config.model_type)
+    heads = (
+        () if family is None else family.heads
+    )  # of an undeclared family only missing weights are known to be a head
     return {name for name, _ in model.named_parameters() if name.split(".")[0] in heads}
 
 

@@ -11,10 +11,11 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_bench.errors import LoraBenchError, did_you_mean
+from lora_bench.families import Family
 from lora_bench.models.safety import (
     PICKLED_INDEX,
     PICKLED_WEIGHTS,
@@ -53,6 +54,8 @@ class BaseModel:
         has_weights: True if its folder has weights; those of a shape are drawn at random.
         remote_code: True if code that comes with it runs.
         warnings: Warnings for records of it.
+        family: Its family, if no installed package names one for its type.
+        inferred: True if that family was worked out from its structure.
     """
 
     name: str
@@ -64,6 +67,8 @@ class BaseModel:
     has_weights: bool = True
     remote_code: bool = False
     warnings: tuple[str, ...] = ()
+    family: Family | None = field(default=None, compare=False)
+    inferred: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

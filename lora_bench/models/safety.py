@@ -29,7 +29,8 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Files that a user may allow: the form in which transformers wrote weights before safetensors, and its parts.
 PICKLED_WEIGHTS, PICKLED_INDEX = "pytorch_model*.bin", "pytorch_model.bin.index.json"
 # Numbers of a configuration that say how many layers and positions a model has.
-_LAYERS, _POSITIONS = re.compile(r"(.*_)?layers?"), re.compile(r"max_position_embeddings|n_positions")
+# Qwen's max_window_layers bounds an index, and counts no layers.
+_LAYERS, _POSITIONS = re.compile(r"(?!max_window_)(.*_)?layers?"), re.compile(r"max_position_embeddings|n_positions")
 # Before this release torch's restricted reader could be made to write outside its buffers (CVE-2026-24747).
 SAFE_TORCH = (2, 10)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.models.find_family import with_family
 from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.models.shapes import shape_of_hub
 from lora_bench.suite.consent import allowing, require_permission
@@ -107,7 +108,7 @@ def _found(suite: Suite, entry: ModelEntry, progress: Progress | None, shape: st
         except LoraBenchError:
             found = find_model(shape, base=suite.base, shown=entry.shown or entry.model)
             return replace(found, name=entry.model)
-    return find_model(
+    found = find_model(
         entry.model,
         base=suite.base,
         revision=entry.revision,
@@ -116,6 +117,7 @@ def _found(suite: Suite, entry: ModelEntry, progress: Progress | None, shape: st
         trust_remote_code=entry.trust_remote_code,
         allow_pickle=entry.model in suite.pickles,
     )
+    return with_family(found, entry.family, progress)
 
 
 def with_local_data(suite: Suite, task: Task, base: Path, data_dir: Path | None) -> tuple[Task, Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.methods import with_size
+from lora_bench.models.find_family import with_family
 from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.resolve import method_spec, model_spec
@@ -170,17 +171,16 @@ def _of_probes(suite: ProbeSuite, progress: Progress | None) -> Iterator[Found]:
     faults: list[Fault] = []
     for index, one in enumerate(suite.models):
         try:
-            models.append(
-                find_model(
-                    one.model,
-                    base=suite.file.parent,
-                    revision=one.revision,
-                    shown=one.shown,
-                    progress=progress,
-                    trust_remote_code=one.trust_remote_code,
-                    allow_pickle=one.model in suite.pickles,
-                )
+            found = find_model(
+                one.model,
+                base=suite.file.parent,
+                revision=one.revision,
+                shown=one.shown,
+                progress=progress,
+                trust_remote_code=one.trust_remote_code,
+                allow_pickle=one.model in suite.pickles,
             )
+            models.append(with_family(found, one.family, progress))
         except LoraBenchError as error:
             faults.append(suite.document.fault(("models", index), str(error)))
     if faults:

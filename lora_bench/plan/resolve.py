@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
+from lora_bench.families import given_keys
 from lora_bench.methods import Method
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.budget import AXES, WORK, Axis, Work
@@ -96,12 +97,14 @@ def run_spec(
 
 def model_spec(base_model: BaseModel) -> PlannedModel:
     """Return the spec of a base model."""
+    given = base_model.family
     return PlannedModel(
         name=base_model.name if not Path(base_model.name).is_absolute() else Path(base_model.name).name,
         shown=base_model.shown,
         sha256=base_model.sha256,
         revision=base_model.revision,
         model_type=base_model.model_type,
+        family=None if given is None else "inferred" if base_model.inferred else given_keys(given),
     )
 
 

@@ -19,6 +19,7 @@ import psutil
 
 from lora_bench.documents import Strict
 from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair
+from lora_bench.families import given_keys
 from lora_bench.methods import Method, with_size
 from lora_bench.metrics import Kind
 from lora_bench.models.library_errors import in_a_sentence
@@ -115,6 +116,7 @@ def fit_method(
             "tolerance": budget.tolerance,
             "shape": 3,  # version of the cached content
             "versions": _versions(),
+            **({} if base_model.family is None else {"family": given_keys(base_model.family)}),
         }
     )
     known = {} if known is None else known

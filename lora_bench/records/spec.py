@@ -77,6 +77,8 @@ class ModelSpec(RecordPart):
         sha256: Hash of its weights, configuration and tokenizer.
         revision: Commit on the hub, if it came from there.
         model_type: Model family in transformers, such as "roberta".
+        family: "inferred" if the names of its parts were worked out from its structure; those that the suite gave; or None if
+            lora_bench or an installed package names them.
     """
 
     name: str
@@ -84,6 +86,7 @@ class ModelSpec(RecordPart):
     sha256: str | None
     revision: str | None
     model_type: str | None
+    family: dict[str, JsonValue] | Literal["inferred"] | None = None
 
 
 class PlannedModel(ModelSpec):
@@ -315,6 +318,8 @@ class RunSpec(RecordPart):
         if self.start is not None and self.start.adapter_sha256 is None:
             del content["start"]["adapter_sha256"]
         del content["method"]["options"], content["model"]["shown"]
+        if self.model.family is None:
+            del content["model"]["family"]
         if self.source is None:
             del content["method"]["label"], content["task"]["name"], content["model"]["name"]
         else:

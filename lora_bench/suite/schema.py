@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from lora_bench.documents import Strict
+from lora_bench.families import Family
 from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.records.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
 from lora_bench.records.spec import Attention, Decoding, KeepWeights, Parallelism, Precision, ScoreSplit, Settings
@@ -248,12 +249,15 @@ class ModelEntry(Strict):
         shown: Name in reports.
         trust_remote_code: Run code that comes with the model, if transformers lacks it; `revision` must be a commit of 40
             digits.
+        family: Names of its parts, for a type that no family names; `lora-bench list family MODEL --as-yaml` prints what is
+            found.
     """
 
     model: str
     revision: str | None = None
     shown: str | None = None
     trust_remote_code: bool = False
+    family: Family | None = None
 
     @model_validator(mode="after")
     def _code_is_pinned(self) -> ModelEntry:

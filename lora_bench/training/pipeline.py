@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer
 
-from lora_bench.families import family_of
 from lora_bench.methods import known_methods, trains_base
+from lora_bench.models.loading import writes_on
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import others_at_work
 from lora_bench.training.adapted_model import AdaptedModel, adapt, device_of_runs
@@ -109,7 +109,7 @@ class Ready:
     @property
     def has_rows_of_nothing(self) -> bool:
         """Return True if a causal model would classify a text without tokens: its tokenizer adds none of its own."""
-        if not family_of(self.job.base_model.model_type).causal or self.job.task.kind == "generation":
+        if not writes_on(self.job.base_model.model_type) or self.job.task.kind == "generation":
             return False
         return self.lessons.has_rows_of_nothing
 

@@ -100,8 +100,11 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     """
     import torch
     from peft import PeftModel
+    from pydantic import TypeAdapter
 
     import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
+    from lora_bench.families import Family
+    from lora_bench.models.find_family import with_family
     from lora_bench.models.loading import load_model, load_tokenizer
     from lora_bench.models.registry import find_model
     from lora_bench.training.scoring import quiet
@@ -114,6 +117,8 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     spec = PlannedSpec.model_validate(record.spec.model_dump())
     given = spec.model.name if base is None else str(base)
     found = find_model(given, base=Path(), revision=spec.model.revision if base is None else None)
+    if isinstance(spec.model.family, dict):
+        found = with_family(found, TypeAdapter(Family).validate_python(spec.model.family))
     if found.sha256 != spec.model.sha256:
         raise LoraBenchError(
             f"{given} is not the base model of run {record.run_id}: its files differ; name it by --base"

@@ -20,7 +20,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.families import Family, family_of
+from lora_bench.families import Family
 
 BASE_ROW = "__base__"
 """PEFT's name, in `adapter_names`, for a row without an adapter."""
@@ -124,15 +124,17 @@ class Tuner(BaseTuner):
         """Return a `TunerLayer` around *base_layer*, the base model's module at *path*, without an adapter."""
         raise NotImplementedError
 
-    def _family(self, model_config: dict[str, Any]) -> Family:
+    def _family(self) -> Family:
+        from lora_bench.tuners.inferred_family import family_of_model  # which tries tuners
+
         try:
-            return family_of(str(model_config.get("model_type")))
+            return family_of_model(self.model)
         except LoraBenchError as error:
             raise UnsupportedPair(f"{self.title} does not know where to act: {error}") from error
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         # Always asked, also for the user's own target modules: it is where an impossible pair is refused.
-        sites = self.site_pattern(peft_config, self._family(model_config), model_config)
+        sites = self.site_pattern(peft_config, self._family(), model_config)
         if peft_config.target_modules is None:
             peft_config.target_modules = sites
         return peft_config
@@ -151,7 +153,7 @@ class Tuner(BaseTuner):
         layer: Any = target
         if not isinstance(target, self.tuner_layer_cls):  # a further adapter finds the wrapper of the first
             model_config = self.get_model_config(self.model)
-            layer = self.new_layer(target, peft_config, self._family(model_config), model_config, current_key)
+            layer = self.new_layer(target, peft_config, self._family(), model_config, current_key)
             self._replace_module(parent, target_name, layer, target)
         layer.update_layer(adapter_name, peft_config, drawing_device(device))
         layer.place(adapter_name, device, dtype)

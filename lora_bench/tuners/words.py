@@ -12,8 +12,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.families import family_of
 from lora_bench.tuners.attention import key_value_of, key_value_projections
+from lora_bench.tuners.inferred_family import family_of_model
 from lora_bench.tuners.prefix import prefix_layers
 
 
@@ -37,7 +37,7 @@ def prefix_from_words(model: PeftModel, input_ids: Tensor, adapter_name: str = "
             f"the prefix has {config.num_virtual_tokens} virtual tokens, the words have shape {tuple(input_ids.shape)}"
         )
     base_config = model.get_base_model().config
-    family = family_of(base_config.model_type)
+    family = family_of_model(model.get_base_model())
     layers = [layer for _, layer in prefix_layers(model) if layer.has(adapter_name)]
     training = model.training
     model.eval()

@@ -78,7 +78,7 @@ def test_a_command_that_lacks_its_second_word_shows_its_help(name, capsys):
         (["qwertz"], "lora-bench: unknown command 'qwertz' (known: try, init, run, plan,"),
         (
             ["list", "metods"],
-            "lora-bench list: argument WHAT: must be one of methods, models, tasks, suites, got 'metods'; did you",
+            "lora-bench list: argument WHAT: must be one of methods, models, tasks, suites, family, got 'metods'; did you",
         ),
         (
             ["export", "runs", "--to", "cvs"],

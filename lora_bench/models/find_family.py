@@ -1,0 +1,104 @@
+"""The family of a base model whose type no installed package names: the user's, or one worked out from its structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.families import Family, declare, forget, installed_family
+from lora_bench.models.library_errors import in_a_sentence
+from lora_bench.models.registry import BaseModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Progress = Callable[[str], None]
+
+
+def with_family(found: BaseModel, given: Family | None = None, progress: Progress | None = None) -> BaseModel:
+    """Return a base model with its family, if no installed package names one for its type.
+
+    A family that cannot be worked out stays None: methods that need one then refuse the model, and say why.
+
+    Args:
+        found: The base model.
+        given: Family that the user gives.
+        progress: Called with a sentence before slow work.
+
+    Raises:
+        LoraBenchError: If *given* does not fit the model, or its type has a family already.
+    """
+    known = installed_family(found.model_type)
+    if given is not None:
+        _check_given(given, found, known)
+        return replace(found, family=given)
+    if known is not None:
+        return found
+    if progress is not None:
+        progress(f"working out the family of {found.name}")
+    try:
+        family = infer(found)
+    except UnsupportedPair:
+        return found
+    about = f"{found.name}: no family names {found.model_type}, so its sites were worked out: {family.described()}"
+    return replace(found, family=family, inferred=True, warnings=(*found.warnings, about))
+
+
+def _check_given(given: Family, found: BaseModel, known: Family | None) -> None:
+    if known is not None:
+        raise LoraBenchError(f"family: {found.model_type} is of the family {known.name} already; leave the key out")
+    if found.model_type not in given.model_types:
+        raise LoraBenchError(
+            f"family: model_types are {', '.join(given.model_types)}, and {found.name} is of type {found.model_type}"
+        )
+    model = skeleton(found)
+    lacks = given.lacks(path for path, _ in model.named_modules())
+    if lacks:
+        raise LoraBenchError(f"family: not every layer of {found.name} has the modules of {', '.join(lacks)}")
+    config = model.config.to_dict()
+    keys = {name: getattr(given, name) for name in ("hidden_size_key", "num_heads_key", "num_layers_key")}
+    for name, key in keys.items():
+        if key not in config:
+            raise LoraBenchError(f"family: {name} is {key}, which the config.json of {found.name} does not have")
+
+
+def infer(found: BaseModel) -> Family:
+    """Work out the family of a base model from its structure.
+
+    Raises:
+        UnsupportedPair: If it cannot be told.
+    """
+    from lora_bench.tuners.inferred_family import infer_family
+
+    try:
+        model = skeleton(found)
+    except LoraBenchError as error:
+        raise UnsupportedPair(str(error)) from None
+    return infer_family(model)
+
+
+def skeleton(found: BaseModel) -> PreTrainedModel:
+    """Return a base model without a head and without weights, on the meta device.
+
+    Raises:
+        LoraBenchError: If it cannot be built.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    code: Any = {"trust_remote_code": found.remote_code}
+    with in_a_sentence(f"model {found.name!r} cannot be built from its config.json ({found.model_type})"):
+        config = AutoConfig.from_pretrained(found.folder, **code)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModel.from_config(config, **code)
+    return model
+
+
+def use_family(base_model: BaseModel) -> None:
+    """Make the family of a base model the one of its type in this process."""
+    if base_model.family is not None:
+        declare(base_model.family)
+    else:
+        forget(base_model.model_type)

@@ -1,0 +1,115 @@
+"""The family of a type that no family names is worked out from the model's structure."""
+
+import dataclasses
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BloomConfig,
+    GPT2Config,
+    LlamaConfig,
+    MixtralConfig,
+    Phi3Config,
+    RoFormerConfig,
+    Starcoder2Config,
+)
+
+from lora_bench.errors import UnsupportedPair
+from lora_bench.families import Family, declared_family, family_of, forget
+from lora_bench.methods import known_methods
+from lora_bench.tuners import FusedLoraConfig, inferred_family
+from lora_bench.tuners.inferred_family import family_of_model, infer_family
+from lora_bench.tuners.trial import fault_of
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64, "pad_token_id": 0}
+ENDS = {"bos_token_id": 1, "eos_token_id": 1}
+ROFORMER = RoFormerConfig(**SIZES, intermediate_size=48, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+STARCODER2 = Starcoder2Config(**SIZES, **ENDS, intermediate_size=48, num_key_value_heads=2, residual_dropout=0.0)
+BLOOM = BloomConfig(
+    hidden_size=32, n_layer=2, n_head=4, vocab_size=64, pad_token_id=0, **ENDS, hidden_dropout=0.0, attention_dropout=0.0
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_declared():
+    yield
+    forget("roformer", "starcoder2", "bloom", "bert", "gpt2", "llama", "phi3")
+
+
+def classifier(config):
+    torch.manual_seed(0)
+    config.num_labels = 3
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (BertConfig(**SIZES, intermediate_size=48), "bert"),
+        (GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=64, pad_token_id=0, **ENDS), "gpt2"),
+        (LlamaConfig(**SIZES, **ENDS, intermediate_size=48, num_key_value_heads=2), "llama"),
+        (Phi3Config(**SIZES, **ENDS, intermediate_size=48), "phi3"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_worked_out_of_a_known_model_is_what_its_family_declares(config, parts):
+    found, known = infer_family(classifier(config)), family_of(parts)
+    same = ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_gate", "feed_forward_out",
+            "self_attention", "attention_norm", "fused_layout", "prefix_kind", "hidden_size_key", "num_heads_key",
+            "num_layers_key", "causal")  # fmt: skip
+    assert {name: getattr(found, name) for name in same} == {name: getattr(known, name) for name in same}
+
+
+@pytest.mark.parametrize("config", [ROFORMER, STARCODER2, BLOOM], ids=lambda config: config.model_type)
+@pytest.mark.parametrize(
+    "options",
+    [{"name": "lora", "targets": ("all",)}, {"name": "bottleneck_adapter"}, {"name": "full", "top_layers": 1}],
+    ids=lambda options: options["name"],
+)
+def test_methods_work_on_a_type_that_no_family_names(config, options):
+    assert declared_family(config.model_type) is None
+    model = classifier(config)
+    head = list(family_of_model(model).heads)
+    method = known_methods()[options["name"]](**{key: value for key, value in options.items() if key != "name"})
+    assert fault_of(method.apply(model, head=head), method.name, head) is None
+
+
+def test_counts_of_a_type_that_no_family_names():
+    # 2 layers of width 32, keys and values 16 wide
+    model = get_peft_model(classifier(STARCODER2), FusedLoraConfig(r=4, roles=["query", "value"]))
+    assert model.get_nb_trainable_parameters()[0] == 2 * 4 * ((32 + 32) + (32 + 16))
+    # Bloom's query, key and value of a head lie together in one weight
+    model = get_peft_model(classifier(BLOOM), FusedLoraConfig(r=4, roles=["query"]))
+    assert model.get_nb_trainable_parameters()[0] == 2 * 4 * (32 + 32)
+    layer = model.get_base_model().transformer.h[1].self_attention.query_key_value
+    with torch.no_grad():
+        layer.fused_lora_B["default"].normal_()
+        x = torch.randn(2, 5, 32)
+        moved = (layer(x) - layer.base_layer(x)).view(2, 5, 4, 3, 8)  # as in BloomAttention
+    assert [bool(moved[..., part, :].any()) for part in range(3)] == [True, False, False]
+
+
+def test_what_cannot_be_told_is_named_with_the_way_to_name_it():
+    config = MixtralConfig(**SIZES, **ENDS, intermediate_size=48, num_key_value_heads=2, num_local_experts=2)
+    with pytest.raises(UnsupportedPair, match=r"mixtral.*feed_forward_in, feed_forward_out.*`family:`.*list models"):
+        known_methods()["lora"]().apply(classifier(config), head=["score"])
+
+
+def test_a_layer_without_the_modules_of_the_last_one_is_named(monkeypatch):
+    monkeypatch.setattr(inferred_family, "_FOUND", {})
+    model = classifier(STARCODER2)
+    del model.model.layers[0].mlp.c_fc
+    with pytest.raises(UnsupportedPair, match="not every layer has the feed_forward_in"):
+        infer_family(model)
+
+
+def test_a_family_says_which_of_its_modules_are_not_there():
+    family = dataclasses.replace(family_of("llama"), query="self_attn.query", attention_norm="norm")
+    model = classifier(LlamaConfig(**SIZES, **ENDS, intermediate_size=48))
+    paths = [path for path, _ in model.named_modules()]
+    assert family_of("llama").lacks(paths) == []
+    assert family.lacks(paths) == ["query", "attention_norm"]
+    assert isinstance(family, Family) and dataclasses.replace(family, layer=r"blocks\.\d+").lacks(paths) == ["layer"]
