@@ -86,7 +86,7 @@ tasks:
   - {task: tickets, data: tickets.csv, text: subject, label: queue}  # or written out
 models:
   - FacebookAI/roberta-base
-  - {model: microsoft/deberta-v3-base, shown: DeBERTa-v3-base}
+  - {model: microsoft/deberta-v3-base, revision: 82d8d18a7b88346261ba15d8b1044900a452cf90}  # has safetensors
 methods:
   - method: full
     learning_rate:                                                   # by base model; `default` is every other one

@@ -198,6 +198,9 @@ def _add_reproduce(subcommands: Commands) -> None:
     what.add_argument("table", metavar="TABLE", help="published table (see `lora-bench published`)")
     what.add_argument("--model", metavar="MODEL", help="one base model of the table, or a stand-in for one")
     what.add_argument("--as", dest="role", metavar="MODEL", help="the table's base model that the stand-in replaces")
+    what.add_argument(
+        "--revision", metavar="COMMIT", help="revision of the base model on the hub, such as one that has safetensors"
+    )
     what.add_argument("--tasks", type=_names, default=[], metavar="A,B", help="some of the table's tasks")
     what.add_argument("--methods", type=_names, default=[], metavar="A,B", help="some of its rows, by method label")
     what.add_argument("--seeds", type=_count, metavar="N", help="number of seeds (default: the table's)")

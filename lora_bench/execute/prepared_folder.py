@@ -41,6 +41,7 @@ class Asked(Strict):
     name: _Text
     model: _Text | None = None
     role: _Text | None = None
+    revision: _Text | None = None
     tasks: tuple[_Text, ...] = ()
     methods: tuple[_Text, ...] = ()
     seeds: int | None = Field(default=None, ge=0, le=100_000)

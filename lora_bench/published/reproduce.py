@@ -64,6 +64,7 @@ def reproduction(
     *,
     model: str | None = None,
     role: str | None = None,
+    revision: str | None = None,
     tasks: Collection[str] = (),
     methods: Collection[str] = (),
     seeds: int | None = None,
@@ -78,6 +79,7 @@ def reproduction(
         name: Of the table.
         model: A base model of the table, with or without the owner of its repository, or any other that stands in for one.
         role: The base model that a stand-in replaces; the table's first by default.
+        revision: Revision of the base model on the hub, such as one with weights in safetensors; the table's own by default.
         tasks: Names of tasks; all by default. Those that they start from come along.
         methods: Labels of methods; all by default.
         seeds: Their number, from 0 on; the table's own by default.
@@ -105,6 +107,8 @@ def reproduction(
         suite = _renamed(_with_models(suite, [known[own]]), stand_ins)
     elif role is not None:
         raise LoraBenchError(f"--as {role} says for which base model another stands in: name that one with --model")
+    if revision is not None:
+        suite = _at_revision(suite, revision)
     suite = _with_tasks(suite, tasks, alone=start_from is not None)
     suite = _with_methods(suite, methods)
     if start_from is not None:
@@ -125,7 +129,13 @@ def reproduction(
         # The last recipe wins, and this one is for every run.
         suite = _with_content(suite, recipes=(*suite.content.recipes, Recipe.model_validate(shortened)))
     shown = Path(model).name if model is not None and Path(model).is_absolute() else model
-    options = {"--model": shown, "--as": role, "--protocol": protocol, "--seeds": None if seeds is None else str(seeds)}
+    options = {
+        "--model": shown,
+        "--as": role,
+        "--revision": revision,
+        "--protocol": protocol,
+        "--seeds": None if seeds is None else str(seeds),
+    }
     if start_from is not None:
         folder = Path(start_from)
         options["--start-from"] = folder.name if folder.is_absolute() else str(folder)
@@ -262,6 +272,14 @@ def _with_models(suite: Suite, models: list[ModelEntry]) -> Suite:
     names = {entry.model for entry in models}
     methods = tuple(entry for entry in suite.methods if not entry.models or names.intersection(entry.models))
     return dataclasses.replace(suite, models=tuple(models), methods=methods)
+
+
+def _at_revision(suite: Suite, revision: str) -> Suite:
+    """The suite with its one base model at a revision of its repository."""
+    if len(suite.models) > 1:
+        names = ", ".join(entry.model for entry in suite.models)
+        raise LoraBenchError(f"--revision is of one base model, and the table has {names}: name one with --model")
+    return dataclasses.replace(suite, models=(suite.models[0].model_copy(update={"revision": revision}),))
 
 
 def _renamed(suite: Suite, stand_ins: dict[str, str]) -> Suite:
