@@ -90,7 +90,7 @@ def comparisons_of(lines: Iterable[Line]) -> str:
 
 
 def _factors(contrasts: Sequence[Contrast]) -> str:
-    kinds = {
+    kinds: dict[str, set[object]] = {
         "task": {contrast.setting.spec.task.name for contrast in contrasts if contrast.tasks == 1},
         "base model": {(contrast.table.model.shown, contrast.table.weights) for contrast in contrasts},
         "parameter target": {contrast.target for contrast in contrasts},
@@ -161,7 +161,7 @@ def _shown(line: Line, noun: str = "") -> str:
         line: The method.
         noun: Follows the first number of comparisons.
     """
-    said = []
+    said: list[str] = []
     for word in (*DECIDED, *UNLESS_COLLAPSE, "inconclusive"):
         found = [contrast for contrast in line.contrasts if contrast.shown == word]
         if found:
