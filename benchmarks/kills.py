@@ -4,6 +4,7 @@
     python -m benchmarks.kills --minutes 20                          as many rounds as the time allows
     python -m benchmarks.kills --only trials twins --seed 7          of these kinds, with another draw
     python -m benchmarks.kills --rounds 1                            one of each: shows that it runs
+    python -m benchmarks.kills --kills 200 --out kills.md --resume   goes on from the page of a command that was cut off
 
 In a round up to nine signals hit the command, the process that forks workers, or a worker, each at a random moment: SIGKILL,
 SIGTERM or SIGINT, or once a round SIGSEGV. A command that has ended is started again before the next signal, until one ends
@@ -84,9 +85,17 @@ class Tally:
 
     rounds: int = 0
     commands: int = 0
-    signals: Counter[str] = field(default_factory=Counter)
+    signals: int = 0
     aside: int = 0
     faults: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Tallies:
+    """What all rounds came to, by kind, and the signals by name, such as "SIGKILL to a worker"."""
+
+    kinds: dict[str, Tally]
+    signals: Counter[str] = field(default_factory=Counter)
 
 
 def content(project: Path) -> dict[str, Any]:
@@ -121,7 +130,9 @@ def victims(command: int) -> dict[str, list[psutil.Process]]:
     return {part: processes for part, processes in living.items() if processes}
 
 
-def disturb(draw: random.Random, commands: Sequence[Command], seconds: float, tally: Tally, *, crash: bool) -> bool:
+def disturb(
+    draw: random.Random, commands: Sequence[Command], seconds: float, signals: Counter[str], *, crash: bool
+) -> bool:
     """Send a signal to a process at a random moment; whether it was one that looks like a crash."""
     time.sleep(draw.uniform(0, seconds))
     command = draw.choice(commands)
@@ -141,7 +152,7 @@ def disturb(draw: random.Random, commands: Sequence[Command], seconds: float, ta
         draw.choice(parts[part]).send_signal(number)
     except psutil.NoSuchProcess:
         return False
-    tally.signals[f"{number.name} to a {part}"] += 1
+    signals[f"{number.name} to a {part}"] += 1
     return number == signal.SIGSEGV
 
 
@@ -154,9 +165,11 @@ def one_round(
     seconds: float,
     seed: str,
     tally: Tally,
+    signals: Counter[str],
 ) -> None:
     """Disturb a folder, complete it, and note in what it differs from *whole*."""
     draw = random.Random(seed)
+    hit = signals.total()
     project = Path(shutil.copytree(template, place))
     crash = True
     commands: list[Command] = []
@@ -170,7 +183,7 @@ def one_round(
             tally.commands += 1
         # Half of what is left: a later moment is soon after the end, and the next signals come later anyway.
         missing = 1 - len(record_files(project / "runs" / "tickets")) / len(whole)
-        crash = not disturb(draw, commands, max(0.1, missing / 2) * seconds, tally, crash=crash) and crash
+        crash = not disturb(draw, commands, max(0.1, missing / 2) * seconds, signals, crash=crash) and crash
     for command in commands:
         command.wait()
     codes = []
@@ -179,6 +192,7 @@ def one_round(
         codes.append(last.wait())
         tally.commands += 1
     tally.rounds += 1
+    tally.signals += signals.total() - hit
     tally.aside += len(list(project.glob("runs/tickets/*/superseded.json")))
     if codes[-1] != 0:
         tally.faults.append(f"{seed}: the last command ended with {codes[-1]}: {last.output.strip()[-300:]}")
@@ -200,10 +214,14 @@ def measure(
     rounds: float,
     kills: float,
     minutes: float,
-    tell: Callable[[dict[str, Tally]], None],
-) -> dict[str, Tally]:
-    """Do the rounds, the kinds in turn, until a limit is met; *tell* gets what each turn came to."""
-    tallies = {name: Tally() for name in kinds}
+    tell: Callable[[Tallies], None],
+    tallies: Tallies | None = None,
+) -> Tallies:
+    """Do the rounds, the kinds in turn, until a limit is met; *tell* gets what each turn came to.
+
+    *tallies* is what earlier rounds came to, none by default.
+    """
+    tallies = tallies or Tallies({name: Tally() for name in kinds})
     end = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -220,39 +238,47 @@ def measure(
                 whole = content(project)
                 assert {status if isinstance(status, str) else status[0] for status in whole.values()} == {"ok"}, whole
                 undisturbed[kind] = (template, whole, time.monotonic() - began)
-            number = 0
-            while number < rounds and _signals(tallies).total() < kills and time.monotonic() < end:
+            number = min(tally.rounds for tally in tallies.kinds.values())
+            while number < rounds and tallies.signals.total() < kills and time.monotonic() < end:
                 number += 1
                 for kind, (template, whole, seconds) in undisturbed.items():
                     place = folder / kind / str(number)
                     told = f"{kind} {seed}.{number}"
                     try:
-                        one_round(forge, KINDS[kind], template, place, whole, seconds, told, tallies[kind])
+                        tally = tallies.kinds[kind]
+                        one_round(forge, KINDS[kind], template, place, whole, seconds, told, tally, tallies.signals)
                     except AssertionError as error:  # a command that does not end
-                        tallies[kind].faults.append(f"{told}: {str(error)[-300:]}")
+                        tally.faults.append(f"{told}: {str(error)[-300:]}")
                 tell(tallies)
             left = forge.left_behind()
             if left:
-                tallies[kinds[-1]].faults.append(f"these processes outlived all commands: {left}")
+                tallies.kinds[kinds[-1]].faults.append(f"these processes outlived all commands: {left}")
         finally:
             forge.close()
     return tallies
 
 
-def _signals(tallies: dict[str, Tally]) -> Counter[str]:
-    """The signals of all kinds."""
-    return sum((tally.signals for tally in tallies.values()), Counter[str]())
+def read_page(text: str) -> Tallies:
+    """What the rounds of a page came to."""
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| \d+ \|$", text, re.MULTILINE)
+    kinds = {
+        name: Tally(int(rounds), int(commands), int(hit), int(aside)) for name, rounds, commands, hit, aside in rows
+    }
+    for name, fault in re.findall(r"^\* ((\w+) \d+\.\d+: .*)$", text, re.MULTILINE):
+        kinds[fault].faults.append(name)
+    (said,) = re.findall(r"^Signals: (.*)\.$", text, re.MULTILINE)
+    return Tallies(kinds, Counter({name: int(count) for count, name in re.findall(r"(\d+) ([^,]+)", said)}))
 
 
-def page(tallies: dict[str, Tally], seed: int, skipped: Sequence[str]) -> str:
+def page(tallies: Tallies, seed: int, skipped: Sequence[str]) -> str:
     """The page: a row for each kind, and every round that went wrong."""
-    total = sum(tally.rounds for tally in tallies.values())
-    faults = [fault for tally in tallies.values() for fault in tally.faults]
-    signals = _signals(tallies)
+    total = sum(tally.rounds for tally in tallies.kinds.values())
+    faults = [fault for tally in tallies.kinds.values() for fault in tally.faults]
+    signals = tallies.signals
     lines = [
         "# Random kills",
         "",
-        f"In {total} rounds over {len(tallies)} kinds of suite, {signals.total()} signals hit a process at a random "
+        f"In {total} rounds over {len(tallies.kinds)} kinds of suite, {signals.total()} signals hit a process at a random "
         f"moment. {'Every folder' if not faults else f'All folders but {len(faults)}'} came to hold the choices, runs and "
         "scores of an undisturbed one.",
         "",
@@ -261,9 +287,8 @@ def page(tallies: dict[str, Tally], seed: int, skipped: Sequence[str]) -> str:
         "| kind | rounds | commands | signals | records set aside | folders that differ |",
         "| --- | --: | --: | --: | --: | --: |",
         *(
-            f"| {name} | {tally.rounds} | {tally.commands} | {tally.signals.total()} | {tally.aside} | "
-            f"{len(tally.faults)} |"
-            for name, tally in tallies.items()
+            f"| {name} | {tally.rounds} | {tally.commands} | {tally.signals} | {tally.aside} | {len(tally.faults)} |"
+            for name, tally in tallies.kinds.items()
         ),
         "",
         "Signals: " + ", ".join(f"{count} {name}" for name, count in sorted(signals.items())) + ".",
@@ -285,19 +310,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, help="the page, written anew after each turn; printed at the end by default"
     )
+    parser.add_argument("--resume", action="store_true", help="go on from the page --out")
     given = parser.parse_args(arguments)
+    earlier = read_page(given.out.read_text(encoding="utf-8")) if given.resume else None
     skipped = [name for name in given.only if name == "ray" and importlib.util.find_spec("ray") is None]
     kinds = [name for name in given.only if name not in skipped]
     limits = {name: getattr(given, name) for name in ("rounds", "kills", "minutes")}
     if set(limits.values()) == {None}:
         limits["rounds"] = 25
 
-    def tell(tallies: dict[str, Tally]) -> None:
+    def tell(tallies: Tallies) -> None:
         if given.out is not None:
             given.out.write_text(page(tallies, given.seed, skipped), encoding="utf-8")
 
     tallies = measure(
-        kinds, given.seed, **{name: math.inf if limit is None else limit for name, limit in limits.items()}, tell=tell
+        kinds if earlier is None else list(earlier.kinds),
+        given.seed,
+        **{name: math.inf if limit is None else limit for name, limit in limits.items()},
+        tell=tell,
+        tallies=earlier,
     )
     tell(tallies)
     if given.out is None:
