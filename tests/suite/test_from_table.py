@@ -1,10 +1,14 @@
 """The suite file of a table: it loads, declares what was seen, and tunes every method alike."""
 
+import contextlib
 import dataclasses
+import itertools
 
 import pytest
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.suite.from_table import Draft, _seeds_line, as_yaml, smallest_difference
+from lora_bench.suite.halving import rungs_of
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import TableFacts
 
@@ -26,6 +30,22 @@ def loaded(tmp_path, model="minilm-l6-roberta", large=False, parameters=147_456,
 def test_many_seeds_are_added_until_decided_and_few_are_a_list():
     assert _seeds_line(10).startswith("seeds: {until: decided, at_least: 4, at_most: 10}")
     assert _seeds_line(4) == "seeds: [0, 1, 2, 3]"
+
+
+def test_no_halving_tries_as_many_rates_in_less_work(tmp_path):
+    """Steps are planned by the examples of each rung, at the work of `loaded`: 960 examples in batches of 16."""
+    suite, _ = loaded(tmp_path)
+    (rates,) = {len(entry.rates("minilm-l6-roberta")) for entry in suite.methods}
+    examples, batch = suite.content.budget.train_examples, 16
+    steps = {}
+    for trials, factor, number in itertools.product(range(1, 9), range(2, 11), range(2, 5)):
+        with contextlib.suppress(LoraBenchError):  # refused, as its last rung has no choice
+            rungs = rungs_of(trials, factor, number)
+            assert rungs[0].trials >= rates
+            steps[trials, factor, number] = sum(rung.trials * (examples // rung.part // batch) for rung in rungs)
+    # Three rates take 3 x 60 steps. Six that begin with 20 steps, and two of them that go on, take 6 x 20 + 2 x 60.
+    assert (suite.content.tuning.halving, rates * (examples // batch), steps[4, 3, 2]) == (None, 180, 240)
+    assert min(steps.values()) > 180
 
 
 def test_the_file_loads_and_says_what_was_chosen(tmp_path):
