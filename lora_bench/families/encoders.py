@@ -117,7 +117,8 @@ MPNET = Family(
     tiny=TINY_ENCODER,
 )
 
-# Distilled from BERT, with names of its own. Its attention takes no cache, so a prefix has no way in.
+# Distilled from BERT, with names of its own. Its attention takes no cache, so a prefix has no way in. No module has the two
+# norms that Pfeiffer's adapter stands between; neither has one of ALBERT.
 _DISTILBERT_STACK = r"(?:.*\.)?transformer"
 DISTILBERT = Family(
     name="distilbert",
@@ -133,7 +134,6 @@ DISTILBERT = Family(
     encoder=_DISTILBERT_STACK,
     bottleneck_sites={
         "houlsby": Site(modules=("attention.out_lin", "ffn.dropout"), placement="after"),
-        "pfeiffer": Site(modules=("ffn.dropout",), placement="after"),
         "parallel": Site(modules=("ffn",), placement="beside"),
         "lin": Site(modules=("output_layer_norm",), placement="after"),
     },
@@ -186,7 +186,6 @@ ALBERT = Family(
         "houlsby": Site(
             modules=("albert_layers.0.attention.output_dropout", "albert_layers.0.ffn_output"), placement="after"
         ),
-        "pfeiffer": Site(modules=("albert_layers.0.ffn_output",), placement="after"),
         "lin": Site(modules=("albert_layers.0.full_layer_layer_norm",), placement="after"),
     },
     heads=("classifier", "qa_outputs"),

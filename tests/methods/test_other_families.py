@@ -36,11 +36,11 @@ NO_BIASES = "has no biases outside of its head"
 NO_CACHE = {"prefix_tuning": NO_PREFIX, "prefix_layer": NO_PREFIX}
 WITHOUT = {
     "mpnet": {},
-    "distilbert": NO_CACHE,
+    "distilbert": {**NO_CACHE, "pfeiffer": "distilbert has no pfeiffer adapter"},
     "xlm-roberta": {},
     "camembert": {},
     "electra": {},
-    "albert": {**NO_CACHE, "parallel": "albert has no parallel adapter"},
+    "albert": {**NO_CACHE, "parallel": "albert has no parallel adapter", "pfeiffer": "albert has no pfeiffer adapter"},
     "llama": {"bitfit": NO_BIASES},
     "mistral": {"bitfit": NO_BIASES},
     "qwen2": {},
