@@ -11,26 +11,19 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line
 from lora_bench.families import Family, FusedLayout, Site, declare, declared_family, forget
 from lora_bench.tuners.attention import CACHE_ARGUMENTS
+from lora_bench.tuners.layer_probe import TOKENS, LayerProbe, SeenModule, hooked, probe_layer, states_of, untold
 from lora_bench.tuners.trial import small_config
 
-TOKENS = 4
-WIDEST = 1024
-"""Width up to which a model may be tried at its own width."""
-NOTHING = 1e-9
-"""Share of the largest gradient below which one is none."""
 NEEDED = ("query", "key", "value", "attention_output", "feed_forward_in", "feed_forward_out")
 
 _FOUND: dict[tuple[type, str], Family | str] = {}
@@ -64,6 +57,8 @@ def infer_family(model: nn.Module) -> Family:
                 _FOUND[key] = _inferred(model, base)
         except UnsupportedPair as reason:
             _FOUND[key] = str(reason)
+        except Exception as error:  # a model's own code and config may be of any kind
+            _FOUND[key] = str(untold(config.model_type, typed_line(error)))
     found = _FOUND[key]
     if isinstance(found, str):
         raise UnsupportedPair(found)
@@ -71,29 +66,24 @@ def infer_family(model: nn.Module) -> Family:
     return found
 
 
-def _untold(model_type: str, why: str) -> UnsupportedPair:
-    return UnsupportedPair(
-        f"no family names {model_type}, and its sites cannot be told: {why}; name them by `family:` beside the model in the "
-        "suite (docs/families.md), or take a model of a type in docs/support.md or `lora-bench list models`"
-    )
-
-
 def _inferred(model: Any, base: Any) -> Family:
     config = model.config
     if config.is_encoder_decoder:
-        raise _untold(config.model_type, "it has an encoder and a decoder")
-    probe = _probe(type(base), config)
+        raise untold(config.model_type, "it has an encoder and a decoder")
+    probe = probe_layer(type(base), config)
     parts = _parts(probe)
     missing = [part for part in NEEDED if part not in parts]
     if missing:
         together = f" ({probe.unread} computes several of them, in an order or of widths that cannot be read)"
-        raise _untold(
+        raise untold(
             config.model_type,
             f"its layers do not show which module is {', '.join(missing)}{together if probe.unread else ''}",
         )
     attention = _common(parts["query"], parts["key"], parts["value"])
     if not attention:
-        raise _untold(config.model_type, "no module within a layer has query, key and value, as self_attention")
+        raise untold(config.model_type, "no module within a layer has query, key and value, as self_attention")
+    norm = probe.norm_before(parts["query"])
+    takes_cache = _takes_cache(probe.layer.get_submodule(attention))
     family = Family(
         name=config.model_type,
         model_types=(config.model_type,),
@@ -101,9 +91,9 @@ def _inferred(model: Any, base: Any) -> Family:
         **parts,
         self_attention=attention,
         fused_layout=probe.layout,
-        attention_norm=probe.norm_before(parts["query"]),
-        bottleneck_sites=_sites(parts),
-        prefix_kind="cache" if _takes_cache(probe.layer.get_submodule(attention)) else None,
+        attention_norm=norm,
+        bottleneck_sites=_sites(parts, norm),
+        prefix_kind="cache" if takes_cache and (norm is not None or probe.reads_layer(parts["query"])) else None,
         heads=_heads(model),
         hidden_size_key=_key(config, "hidden_size"),
         num_heads_key=_key(config, "num_attention_heads"),
@@ -112,229 +102,14 @@ def _inferred(model: Any, base: Any) -> Family:
     )
     lacks = family.lacks(path for path, _ in model.named_modules())
     if lacks:
-        raise _untold(config.model_type, f"not every layer has the {', '.join(lacks)} of the last one")
+        raise untold(config.model_type, f"not every layer has the {', '.join(lacks)} of the last one")
     return _tried(family, probe)
 
 
-@dataclass
-class _Linear:
-    """A linear module of the last layer, as two passes saw it.
-
-    Args:
-        path: Path of the module, relative to its layer.
-        module: The module.
-        given: Its input, shape (tokens, in_features).
-        carries: Channels through which an earlier token reaches the last one, shape (out_features,), bool.
-        alone: Channels that act where there is one token.
-        acts: True if the last token's output acts on its result.
-        back: True if a later token reaches the first one.
-    """
-
-    path: str
-    module: nn.Module
-    given: Tensor
-    carries: Tensor
-    alone: Tensor
-    acts: bool
-    back: bool
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Widths of input and output."""
-        return self.given.shape[-1], len(self.carries)
-
-
-@dataclass
-class _Probe:
-    """A small model and its last layer: in all before it, every module carries the state of other tokens on.
-
-    Args:
-        model: The small model.
-        stack: Path of its list of layers.
-        layer: The last layer.
-        seen: Linear modules of that layer, in the order of their calls.
-        norms: Outputs of the norms of that layer, by path.
-        layout: Layout of query, key and value in one weight, when it is found.
-        unread: Module that computes keys and values in another layout.
-    """
-
-    model: Any
-    stack: str
-    layer: nn.Module
-    seen: list[_Linear]
-    norms: dict[str, Tensor]
-    layout: FusedLayout | None = None
-    unread: str | None = None
-
-    @property
-    def causal(self) -> bool:
-        """True if a token sees only those before it."""
-        return not any(one.back for one in self.seen)
-
-    def at(self, path: str) -> _Linear:
-        """Return what was seen of a module."""
-        return next(one for one in self.seen if one.path == path)
-
-    def norm_before(self, path: str) -> str | None:
-        """Return the norm whose output a module reads; None if it reads the layer's input."""
-        given = self.at(path).given
-        return next((name for name, output in self.norms.items() if torch.equal(output, given)), None)
-
-
-def _probe(model_class: type[PreTrainedModel], config: Any) -> _Probe:
-    """Build a small model, and see what depends on what in it.
-
-    Raises:
-        UnsupportedPair: If it cannot be built and run.
-    """
-    fault = ""
-    # Some types allow no other widths.
-    for shrink in (_narrow_config, small_config) if config.hidden_size <= WIDEST else (_narrow_config,):
-        try:
-            torch.manual_seed(0)
-            small = shrink(config)
-            small._attn_implementation = "eager"
-            model = model_class(small).float().eval()
-            for weight in model.parameters():  # zeros would hide what depends on them
-                nn.init.normal_(weight, std=0.2)
-            return _traced(model)
-        except UnsupportedPair:
-            raise
-        except Exception as error:  # whatever the model's own code raises on these sizes
-            fault = typed_line(error)
-    raise _untold(config.model_type, f"a small model of it does not run ({fault})")
-
-
-def _narrow_config(config: Any) -> Any:
-    """Return a config of two layers with a few heads of the width that they have."""
-    small = small_config(config)
-    heads = 4
-    sizes = {
-        "num_attention_heads": heads,
-        "hidden_size": heads * (config.hidden_size // config.num_attention_heads),
-        "intermediate_size": 96,
-    }
-    shared = getattr(config, "num_key_value_heads", None)
-    if shared is not None:
-        sizes["num_key_value_heads"] = heads if shared == config.num_attention_heads else min(2, shared)
-    for name, value in sizes.items():
-        is_computed = isinstance(getattr(type(small), name, None), property)
-        if isinstance(getattr(small, name, None), int) and not is_computed:
-            setattr(small, name, value)
-    return small
-
-
-Passed = dict[nn.Module, tuple[Tensor, Tensor]]
-
-
-def _traced(model: Any) -> _Probe:
-    """Run a small model with several tokens and with one, and see which outputs reach which token."""
-    linear = {module: path for path, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    passed, states = _pass(model, linear, TOKENS)
-    single, single_states = _pass(model, linear, 1)
-    direction = torch.randn(states.shape[-1], dtype=states.dtype)
-    last = _reached(passed, states[0, -1] @ direction)
-    first = _reached(passed, states[0, 0] @ direction)
-    alone = _reached(single, single_states[0, 0] @ direction)
-    stack, index = _stack([linear[module] for module in passed], model.config.model_type)
-    start = f"{stack}.{index}."
-    seen = [
-        _Linear(
-            path=linear[module].removeprefix(start),
-            module=module,
-            given=given.reshape(TOKENS, -1),
-            carries=_live(last, module)[:-1].any(0),
-            alone=_live(alone, module)[0],
-            acts=bool(_live(last, module)[-1].any()),
-            back=bool(_live(first, module)[1:].any()),
-        )
-        for module, (given, output) in passed.items()
-        if linear[module].startswith(start) and output.numel() == TOKENS * output.shape[-1]
-    ]
-    return _Probe(model, stack, model.get_submodule(f"{stack}.{index}"), seen, _norms(model, start))
-
-
-def _stack(paths: list[str], model_type: str) -> tuple[str, int]:
-    """Return the path of the list that holds most of these modules, and its last index.
-
-    Raises:
-        UnsupportedPair: If they lie in no list.
-    """
-    outermost = [match for path in paths if (match := re.match(r"((?:[^.\d][^.]*\.)*[^.\d][^.]*)\.(\d+)\.", path))]
-    if not outermost:
-        raise _untold(model_type, "it has no list of layers")
-    lists = [match[1] for match in outermost]
-    stack = max(dict.fromkeys(lists), key=lists.count)
-    return stack, max(int(match[2]) for match in outermost if match[1] == stack)
-
-
-def _live(gradients: dict[nn.Module, Tensor], module: nn.Module) -> Tensor:
-    """Return which channels of which tokens have a gradient, shape (tokens, channels), bool."""
-    gradient = gradients[module]
-    largest = max(float(one.abs().max()) for one in gradients.values())
-    return gradient.reshape(-1, gradient.shape[-1]).abs() > NOTHING * largest
-
-
-def _pass(model: Any, linear: Mapping[nn.Module, str], tokens: int) -> tuple[Passed, Tensor]:
-    """Run a model; return input and output of the last call of each linear module, and the last hidden states."""
-    passed: Passed = {}
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        passed.pop(module, None)  # in the order of the last calls
-        passed[module] = inputs[0].detach(), output
-
-    with _hooked(linear, note):
-        states = _states(model, tokens)
-    return passed, states
-
-
-def _states(model: Any, tokens: int) -> Tensor:
-    """Return the last hidden states of some text, shape (1, tokens, width)."""
-    ids = torch.arange(5, 5 + tokens)[None]
-    options = {"use_cache": False} if "use_cache" in model.config.to_dict() else {}
-    states: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **options)[0]
-    return states
-
-
-@contextmanager
-def _hooked(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
-    handles = [module.register_forward_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _reached(passed: Passed, result: Tensor) -> dict[nn.Module, Tensor]:
-    """Return the gradient of a result by each module's output."""
-    outputs = [output for _, output in passed.values()]
-    found = torch.autograd.grad(result, outputs, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return dict(zip(passed, found, strict=True))
-
-
-def _norms(model: Any, start: str) -> dict[str, Tensor]:
-    """Return the outputs of the norms of a layer."""
-    paths = {
-        module: path.removeprefix(start)
-        for path, module in model.named_modules()
-        if path.startswith(start) and "norm" in type(module).__name__.lower()
-    }
-    found: dict[str, Tensor] = {}
-
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            found[paths[module]] = output.detach().reshape(-1, output.shape[-1])
-
-    with _hooked(paths, note), torch.no_grad():
-        _states(model, TOKENS)
-    return found
-
-
-def _parts(probe: _Probe) -> dict[str, Any]:
+def _parts(probe: LayerProbe) -> dict[str, Any]:
     """Return the path of each part that one module alone shows itself to be."""
     shown: dict[str, list[str]] = {"query": [], "key": [], "value": []}
-    rest: list[_Linear] = []
+    rest: list[SeenModule] = []
     value_width = 0
     for one in probe.seen:
         value, key = one.alone & one.carries, ~one.alone & one.carries
@@ -367,7 +142,7 @@ def _parts(probe: _Probe) -> dict[str, Any]:
     return parts | _feed_forward([one for one in rest if one is not output], hidden, probe)
 
 
-def _feed_forward(rest: list[_Linear], hidden: int, probe: _Probe) -> dict[str, Any]:
+def _feed_forward(rest: list[SeenModule], hidden: int, probe: LayerProbe) -> dict[str, Any]:
     """Return the parts of the feed-forward block among the modules that are not of attention."""
     ends = [call for call in rest if call.sizes[1] == hidden and call.sizes[0] != hidden]
     if len(ends) != 1:
@@ -384,15 +159,15 @@ def _feed_forward(rest: list[_Linear], hidden: int, probe: _Probe) -> dict[str, 
     return {}
 
 
-def _is_linear(start: _Linear, end: _Linear, probe: _Probe) -> bool:
+def _is_linear(start: SeenModule, end: SeenModule, probe: LayerProbe) -> bool:
     """Return True if the input of the second projection changes its sign with *start*: no activation is between."""
     given: list[Tensor] = []
     with (
         torch.no_grad(),
-        _hooked([start.module], lambda module, inputs, output: -output),
-        _hooked([end.module], lambda module, inputs, output: given.append(inputs[0])),
+        hooked([start.module], lambda module, inputs, output: -output),
+        hooked([end.module], lambda module, inputs, output: given.append(inputs[0])),
     ):
-        _states(probe.model, TOKENS)
+        states_of(probe.model, TOKENS)
     return bool(torch.allclose(given[-1].reshape(end.given.shape), -end.given))
 
 
@@ -417,8 +192,11 @@ def _common(*paths: str) -> str:
     return ".".join(shared)
 
 
-def _sites(parts: Mapping[str, Any]) -> dict[str, Site]:
-    """Return the sites of bottlenecks; those that fail are left out later."""
+def _sites(parts: Mapping[str, Any], norm: str | None) -> dict[str, Site]:
+    """Return the sites of bottlenecks; those that fail are left out later.
+
+    Pfeiffer's adapter needs a norm before the halves of a layer. Behind them it stands between two norms, which differ.
+    """
     output, end = parts["attention_output"], parts["feed_forward_out"]
     block = _common(parts["feed_forward_in"], end)
     sites = {
@@ -427,7 +205,8 @@ def _sites(parts: Mapping[str, Any]) -> dict[str, Site]:
         "parallel": Site(modules=(block,), placement="beside"),
         "lin": Site(modules=("",), placement="after"),
     }
-    return sites if block else {name: site for name, site in sites.items() if name != "parallel"}
+    left_out = {"parallel": not block, "pfeiffer": norm is None}
+    return {name: site for name, site in sites.items() if not left_out.get(name)}
 
 
 def _takes_cache(attention: nn.Module) -> bool:
@@ -438,7 +217,7 @@ def _takes_cache(attention: nn.Module) -> bool:
 def _key(config: Any, name: str) -> str:
     key: str = config.attribute_map.get(name, name)
     if key not in config.to_dict():
-        raise _untold(config.model_type, f"its config has no {name}")
+        raise untold(config.model_type, f"its config has no {name}")
     return key
 
 
@@ -459,7 +238,7 @@ def _heads(model: Any) -> tuple[str, ...]:
     )
 
 
-def _tried(family: Family, probe: _Probe) -> Family:
+def _tried(family: Family, probe: LayerProbe) -> Family:
     """Return the family with what works of it: a forward and a backward pass reach each site's new weights.
 
     Raises:
@@ -473,7 +252,7 @@ def _tried(family: Family, probe: _Probe) -> Family:
     try:
         fault = _fault(probe, FusedLoraConfig(r=2, roles=["all"]))
         if fault is not None:
-            raise _untold(family.name, f"an update of what was taken for them fails: {fault}")
+            raise untold(family.name, f"an update of what was taken for them fails: {fault}")
         sites = {
             variant: site
             for variant, site in family.bottleneck_sites.items()
@@ -485,7 +264,7 @@ def _tried(family: Family, probe: _Probe) -> Family:
     return replace(family, bottleneck_sites=sites, prefix_kind=prefix)
 
 
-def _fault(probe: _Probe, config: Any) -> str | None:
+def _fault(probe: LayerProbe, config: Any) -> str | None:
     """Return why an adapter does not work on the small model, or None."""
     from peft import get_peft_model
 
@@ -495,7 +274,7 @@ def _fault(probe: _Probe, config: Any) -> str | None:
         with torch.no_grad():
             for weight in freed.values():  # a factor that is zero hides the other's gradient
                 nn.init.normal_(weight, std=0.1)
-        _states(adapted, TOKENS).pow(2).sum().backward()
+        states_of(adapted, TOKENS).pow(2).sum().backward()
     except LoraBenchError as error:
         return str(error)
     except Exception as error:  # whatever the model's own code raises
