@@ -273,23 +273,25 @@ def test_a_broken_model_folder_is_bad_input_and_no_traceback(tmp_path, file, wor
         make_plan(load_suite(path), tmp_path / "runs")
 
 
-def test_a_model_of_an_undeclared_family_is_a_row_where_a_method_needs_to_know_it(tmp_path):
-    from transformers import ElectraConfig, ElectraForSequenceClassification
+def test_a_model_whose_family_cannot_be_told_is_a_row_where_a_method_needs_to_know_it(tmp_path):
+    from transformers import MixtralConfig, MixtralModel
 
-    path = write_project(tmp_path, SUITE.replace("[base]", "[base, electra]"))
-    config = ElectraConfig(
+    path = write_project(tmp_path, SUITE.replace("[base]", "[base, mixtral]"))
+    config = MixtralConfig(
         vocab_size=60,
-        embedding_size=16,
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
+        num_key_value_heads=2,
         intermediate_size=16,
+        num_local_experts=2,
+        max_position_embeddings=40,
     )
-    ElectraForSequenceClassification(config).electra.save_pretrained(tmp_path / "electra")
+    MixtralModel(config).save_pretrained(tmp_path / "mixtral")
     for file in (tmp_path / "base").glob("tokenizer*"):
-        (tmp_path / "electra" / file.name).write_bytes(file.read_bytes())
+        (tmp_path / "mixtral" / file.name).write_bytes(file.read_bytes())
     plan = make_plan(load_suite(path), tmp_path / "runs")
     reasons = {(cell.job.spec.model.name, cell.job.spec.method.label): cell.reason for cell in plan.cells}
-    assert reasons["electra", "full"] is reasons["base", "lora"] is None
+    assert reasons["mixtral", "full"] is reasons["base", "lora"] is None
     for method in ("lora", "bottleneck_adapter", "prefix_tuning"):
-        assert "electra" in reasons["electra", method]
+        assert "no family names mixtral" in reasons["mixtral", method]

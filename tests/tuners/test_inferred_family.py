@@ -92,6 +92,14 @@ def test_counts_of_a_type_that_no_family_names():
     assert [bool(moved[..., part, :].any()) for part in range(3)] == [True, False, False]
 
 
+def test_a_prefix_is_claimed_where_it_was_tried():
+    method = known_methods()["prefix_tuning"](num_virtual_tokens=3)
+    assert fault_of(method.apply(classifier(STARCODER2), head=["score"]), method.name, ["score"]) is None
+    for config in (BLOOM, ROFORMER):
+        with pytest.raises(UnsupportedPair, match="no key/value prefix"):
+            method.apply(classifier(config), head=[])
+
+
 def test_what_cannot_be_told_is_named_with_the_way_to_name_it():
     config = MixtralConfig(**SIZES, **ENDS, intermediate_size=48, num_key_value_heads=2, num_local_experts=2)
     with pytest.raises(UnsupportedPair, match=r"mixtral.*feed_forward_in, feed_forward_out.*`family:`.*list models"):

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers import MixtralConfig, MixtralForSequenceClassification
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.tuners import (
@@ -493,9 +493,16 @@ def test_adapter_names_that_cannot_be_meant_are_refused(method):
 
 @each_tuner
 def test_a_model_of_no_family_is_refused_before_anything_is_wrapped(method):
-    sizes = {"vocab_size": 50, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8}
-    model = DistilBertForSequenceClassification(DistilBertConfig(**sizes))
-    with pytest.raises(UnsupportedPair, match=r"unknown model type 'distilbert'.*known: bert, deberta"):
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
+    config = MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2)
+    model = MixtralForSequenceClassification(config)
+    with pytest.raises(UnsupportedPair, match=r"no family names mixtral.*feed_forward_in, feed_forward_out"):
         get_peft_model(model, CONFIGS[method]())
     assert not any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
