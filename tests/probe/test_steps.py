@@ -9,6 +9,7 @@ import torch
 
 from lora_bench.methods import known_methods
 from lora_bench.training.measure import bare_step as steps
+from lora_bench.training.measure import device_clock
 from lora_bench.training.measure.bare_step import (
     CPU_WINDOWS,
     CUDA_WINDOWS,
@@ -128,7 +129,9 @@ def test_the_parts_of_a_step_add_up_to_it(monkeypatch):
     """Two steps of 1 + 2 + 3 and 2 + 4 + 6 seconds, the first looked at after the window's own clock."""
     windows = Windows(Window(0, 0, 0.0), Window(2, 2, 1e9), Window(1, 1, 0.0))
     # The warm-up's clock twice, the window's begin; then each look of the window and three marks a step; then the last mark.
-    monkeypatch.setattr(steps, "time", Clock(0, 0, 0, 0, 10, 11, 13, 0, 16, 18, 22, 0, 28))
+    clock = Clock(0, 0, 0, 0, 10, 11, 13, 0, 16, 18, 22, 0, 28)
+    monkeypatch.setattr(steps, "time", clock)
+    monkeypatch.setattr(device_clock, "time", clock)
     found = steps.step_speed(training_step(), CPU, windows)
     assert (found.warmup_steps, found.timed_steps, found.batch_size) == (0, 2, 2)
     assert found.forward_seconds == statistics.median([1, 2])

@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from lora_bench.training.measure import measure_callback
 from lora_bench.training.measure.counters import PeakMemory, allocated_beside, bytes_of
+from lora_bench.training.measure.device_clock import clock_of
 from lora_bench.training.measure.measure_callback import MeasureCallback, StepClock, WorkDone
 from tests.tiny import tiny_batch, tiny_roberta
 
@@ -148,7 +149,7 @@ def test_a_steady_step_that_needs_more_is_the_peak_of_training(tmp_path):
 
 
 def test_a_clock_of_a_cpu_takes_the_time_between_both_ends():
-    clock = StepClock(torch.device("cpu"))
+    clock = StepClock(clock_of(torch.device("cpu")))
     for pause in (0.02, 0.05):
         clock.begin()
         time.sleep(pause)
@@ -157,11 +158,45 @@ def test_a_clock_of_a_cpu_takes_the_time_between_both_ends():
     assert clock.seconds()[0] == pytest.approx(0.02, abs=0.015) and clock.seconds()[1] >= 0.05
 
 
+class SlowCard:
+    """A clock of a card that is behind its host: each point passes when it is allowed to, or waited for."""
+
+    def __init__(self) -> None:
+        self.marks, self.passed, self.waits = 0, 0, 0
+
+    def mark(self) -> int:
+        self.marks += 1
+        return self.marks
+
+    def has_passed(self, mark: int) -> bool:
+        return mark <= self.passed
+
+    def wait(self) -> None:
+        self.passed, self.waits = self.marks, self.waits + 1
+
+    def seconds(self, earlier: int, later: int) -> float:
+        assert earlier < later <= self.passed, "a point is read that the card has not reached"
+        return (later**2 - earlier**2) / 1000
+
+
+def test_a_clock_of_a_card_reads_what_has_passed_and_waits_at_the_end_alone():
+    card = SlowCard()
+    clock = StepClock(card)
+    for step in range(1000):
+        clock.begin()
+        clock.end()
+        card.passed = max(card.passed, card.marks - 2 * 300)  # 300 steps behind
+        assert (len(clock), card.waits) == (step + 1, 0)
+    # The step n, from 1 on, lies between the points 2 n - 1 and 2 n.
+    assert list(clock.seconds()) == [((2 * n) ** 2 - (2 * n - 1) ** 2) / 1000 for n in range(1, 1001)]
+    assert card.waits == 1
+
+
 @pytest.mark.gpu
 def test_a_clock_of_a_cuda_device_takes_the_devices_time_and_not_that_of_launching():
     device = torch.device("cuda")
     matrix = torch.randn(4096, 4096, device=device)
-    clock = StepClock(device)
+    clock = StepClock(clock_of(device))
     launched = []
     for _ in range(600):  # more than the events that are kept
         clock.begin()

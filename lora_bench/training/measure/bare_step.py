@@ -14,13 +14,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lora_bench.records.probe_record import StepSpeed
 from lora_bench.records.spec import Precision
+from lora_bench.training.measure.device_clock import clock_of
 
 LEARNING_RATE = 1e-5
 MAX_GRAD_NORM = 1.0
@@ -114,31 +114,6 @@ class TrainingStep:
         self.update()
 
 
-class _Marks:
-    """Points in time on a device, recorded without making Python wait for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-        self.points: list[Any] = []
-
-    def take(self) -> None:
-        """Record the time at which the device gets here."""
-        if self.cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self.points.append(event)
-        else:
-            self.points.append(time.perf_counter())
-
-    def seconds(self) -> list[float]:
-        """Return the seconds between each point and the next, once the device has reached the last."""
-        pairs = itertools.pairwise(self.points)
-        if not self.cuda:
-            return [later - earlier for earlier, later in pairs]
-        torch.cuda.synchronize()
-        return [earlier.elapsed_time(later) / 1000 for earlier, later in pairs]
-
-
 def repeat(do: Callable[[], None], window: Window) -> int:
     """Call *do* until a window is over. Return the number of calls."""
     began, repeats = time.perf_counter(), 0
@@ -150,10 +125,11 @@ def repeat(do: Callable[[], None], window: Window) -> int:
 
 def time_passes(do: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of one call, its work on the device included."""
-    _wait_for(device)
+    clock = clock_of(device)
+    clock.wait()
     began = time.perf_counter()
     do()
-    _wait_for(device)
+    clock.wait()
     return time.perf_counter() - began
 
 
@@ -174,22 +150,23 @@ def step_speed(
         meanwhile: Context entered when the first timed step begins, and left when the device has finished the last.
     """
     warmup = repeat(step.whole, windows.warmup)
-    _wait_for(device)
-    marks = _Marks(device)
+    clock, marks = clock_of(device), []
+    clock.wait()
 
     def marked() -> None:
-        marks.take()
+        marks.append(clock.mark())
         loss = step.forward()
-        marks.take()
+        marks.append(clock.mark())
         loss.backward()
         del loss
-        marks.take()
+        marks.append(clock.mark())
         step.update()
 
     with _no_collection(), meanwhile or contextlib.nullcontext():
         timed = repeat(marked, windows.timed)
-        marks.take()
-        seconds = marks.seconds()
+        marks.append(clock.mark())
+        clock.wait()
+    seconds = [clock.seconds(earlier, later) for earlier, later in itertools.pairwise(marks)]
     parts = [seconds[part::3] for part in range(3)]
     steps = [sum(parts) for parts in zip(*parts, strict=True)]
     rows, length = step.batch["input_ids"].shape
@@ -259,8 +236,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

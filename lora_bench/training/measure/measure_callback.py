@@ -23,6 +23,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lora_bench.errors import typed_line
 from lora_bench.records.record import Memory, Speed
 from lora_bench.training.measure.counters import PeakMemory, bytes_of, return_freed_memory
+from lora_bench.training.measure.device_clock import DeviceClock, clock_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -35,67 +36,50 @@ MEMORY_IN_USE = "the memory in use"
 # The first steps include lazy allocation and the first use of each kernel.
 WARMUP_STEPS = 3
 
-# Number of steps whose CUDA events are kept before the finished ones are read.
-EVENTS_KEPT = 256
+# Number of steps whose points in time are kept before those that have passed are read.
+MARKS_KEPT = 256
 
 
 class StepClock:
-    """Seconds of steps, measured without making a CUDA device wait.
+    """Seconds of steps, measured without making a CUDA device wait: a step lasts from one point on the device to another.
 
-    On CUDA an event is put into the stream at both ends of a step, and the device records its time. The span between two events
-    is the step on the device, with its waiting for the host. Synchronising there would keep the host from running ahead, which
-    in short steps costs more than the measurement may. On a CPU the host's clock suffices; any other device is synchronised.
+    The span includes the device's waiting for the host.
 
     Args:
-        device: Device that trains.
+        clock: Clock of the device that trains.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, clock: DeviceClock) -> None:
+        self._clock = clock
         self._seconds = array("d")
-        # Events of steps that the device may not have finished.
-        self._under_way: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._event: torch.cuda.Event | None = None
-        self._began = 0.0
+        # Points of steps that the device may not have finished.
+        self._under_way: list[tuple[Any, Any]] = []
+        self._began: Any = None
 
     def __len__(self) -> int:
         return len(self._seconds) + len(self._under_way)
 
     def begin(self) -> None:
         """Begin a step."""
-        if self._device.type == "cuda":
-            self._event = torch.cuda.Event(enable_timing=True)
-            self._event.record()
-        else:
-            self._wait()
-            self._began = time.perf_counter()
+        self._began = self._clock.mark()
 
     def end(self) -> None:
         """End a step."""
-        if self._event is None:
-            self._wait()
-            self._seconds.append(time.perf_counter() - self._began)
-            return
-        end = torch.cuda.Event(enable_timing=True)
-        end.record()
-        self._under_way.append((self._event, end))
-        if len(self._under_way) >= EVENTS_KEPT and self._under_way[EVENTS_KEPT // 2][1].query():
-            self._read(EVENTS_KEPT // 2)
+        self._under_way.append((self._began, self._clock.mark()))
+        half = MARKS_KEPT // 2
+        if len(self._under_way) >= MARKS_KEPT and self._clock.has_passed(self._under_way[half - 1][1]):
+            self._read(half)
 
     def seconds(self) -> array[float]:
         """Return the seconds of each step so far, in order."""
         if self._under_way:
-            torch.cuda.synchronize(self._device)
+            self._clock.wait()
             self._read(len(self._under_way))
         return self._seconds
 
     def _read(self, count: int) -> None:
-        self._seconds.extend(begin.elapsed_time(end) / 1000 for begin, end in self._under_way[:count])
+        self._seconds.extend(self._clock.seconds(began, ended) for began, ended in self._under_way[:count])
         del self._under_way[:count]
-
-    def _wait(self) -> None:
-        if self._device.type not in ("cpu", "cuda"):
-            torch.accelerator.synchronize(self._device)
 
 
 @dataclass(frozen=True)
@@ -130,7 +114,7 @@ class MeasureCallback(TrainerCallback):
         self.start_bytes: int | None = None
         self.optimizer_bytes: int | None = None
         self.unmeasured: list[str] = []
-        self.clock = StepClock(torch.device("cpu"))
+        self.clock = StepClock(clock_of(torch.device("cpu")))
         self.first_step: int | None = None
         self._memory: PeakMemory | None = None
         self._in_training = False
@@ -191,7 +175,7 @@ class MeasureCallback(TrainerCallback):
         if self._memory is None:
             self.begin(args.device)
         self.take("load")
-        self.clock = StepClock(args.device)
+        self.clock = StepClock(clock_of(args.device))
         self._train_began = self._last_step_ended = time.perf_counter()
 
     def on_step_begin(
