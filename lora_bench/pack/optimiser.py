@@ -77,7 +77,8 @@ class StackedAdamW:
         eps = self.optimizers[0].param_groups[0]["eps"]
 
         def each(values: Iterable[float]) -> Tensor:
-            return torch.tensor(list(values), dtype=torch.float64, device=device)
+            # A copy that blocks would wait for all that the device still has to do.
+            return torch.tensor(list(values), dtype=torch.float64).to(device, non_blocking=True)
 
         root2 = each((1 - beta2**count) ** 0.5 for count in done)
         rates: dict[int, tuple[Tensor, Tensor]] = {}
@@ -103,5 +104,5 @@ class StackedAdamW:
         """Return the factor on each member's gradients."""
         squares = [gradient.flatten(1).square().sum(1) for gradient in gradients.values()]
         norms = torch.stack(squares).sum(0).sqrt()
-        most = torch.tensor([norm or torch.inf for norm in max_norms], dtype=norms.dtype, device=device)
+        most = torch.tensor([norm or torch.inf for norm in max_norms], dtype=norms.dtype).to(device, non_blocking=True)
         return (most / (norms + 1e-6)).clamp(max=1.0)

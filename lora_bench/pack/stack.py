@@ -141,7 +141,7 @@ class Stack:
     def factors_on(self, device: torch.device) -> dict[str, Tensor]:
         """Return the factors that differ, by the names of their modules, each of shape (members,)."""
         dtype = next(iter(self.weights.values())).dtype
-        return {name: factor.to(device, dtype) for name, factor in self._factors.items()}
+        return {name: factor.to(device, dtype, non_blocking=True) for name, factor in self._factors.items()}
 
     def joined(self, batches: Sequence[Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
         """Join the batches: inputs of shape (members, rows, tokens), and labels that ignore the padding."""

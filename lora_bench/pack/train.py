@@ -328,7 +328,7 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
     keys = None
     if recipe.masks == "keyed":
         own = [key_of(member.ready.setup.seed, member.step) for member in members]
-        keys = torch.tensor(own, dtype=torch.int32, device=device_of_runs())
+        keys = torch.tensor(own, dtype=torch.int32).to(device_of_runs(), non_blocking=True)
     with autocast(members[0].ready.model, first.spec):
         losses, _, _ = stack(
             [member.batch() for member in members], keys, loss_for(first.task.kind, recipe.label_smoothing)

@@ -236,7 +236,9 @@ class StepMasks:
     @contextmanager
     def drawn(self, device: torch.device) -> Iterator[None]:
         """Apply the masks to a part of the step's batch in this block."""
-        with KeyedMasks(torch.tensor(self._key, dtype=torch.int32, device=device), self._site, self.share) as masks:
+        # A copy that blocks would wait for all that the device still has to do.
+        key = torch.tensor(self._key, dtype=torch.int32).to(device, non_blocking=True)
+        with KeyedMasks(key, self._site, self.share) as masks:
             yield
         self._site = masks.site
 
