@@ -47,7 +47,7 @@ class Part:
     Args:
         name: Its name in files and on the page.
         command: Its arguments, after those of Python.
-        minutes: After which it is stopped; none for the last, which may use what is left.
+        minutes: After which it is stopped, or earlier if less time is left.
         shown: What the page shows of it: "page" for Markdown that it prints, "end" for its last lines.
     """
 
