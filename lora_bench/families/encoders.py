@@ -169,7 +169,7 @@ CAMEMBERT = replace(
 ELECTRA = replace(CAMEMBERT, name="electra", model_types=("electra",), shown="ELECTRA", classes="Electra")
 
 # All passes through ALBERT share the weights of a group of layers, mostly one: an adapter of a group acts in each of its
-# passes, and its weights are counted once. Its attention takes no cache.
+# passes, and its weights are counted once. Its attention takes no cache, and its stack reads embeddings of another width.
 ALBERT = Family(
     name="albert",
     model_types=("albert",),
@@ -181,7 +181,6 @@ ALBERT = Family(
     feed_forward_in="albert_layers.0.ffn",
     feed_forward_out="albert_layers.0.ffn_output",
     self_attention="albert_layers.0.attention",
-    encoder=_ENCODER,
     bottleneck_sites={
         "houlsby": Site(
             modules=("albert_layers.0.attention.output_dropout", "albert_layers.0.ffn_output"), placement="after"

@@ -76,6 +76,11 @@ def test_contract(family, options):
         check_method(method_of(options), families=[family])
 
 
+@pytest.mark.parametrize("family", [name for name in WITHOUT if family_of(name).encoder is not None])
+def test_embeddings_of_virtual_tokens_work_where_layers_are_called_as_one(family):
+    check_method(method_of({"name": "prefix_embedding"}), families=[family])
+
+
 def count(family, **options):
     model, head = tiny_model(family)
     model = method_of(options).apply(model, head=head)
