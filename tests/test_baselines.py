@@ -18,7 +18,8 @@ from lora_bench.plan.probe_plan import plan_probes
 from lora_bench.records.environment import cuda_devices
 from lora_bench.records.probe_store import probe_files, read_probes
 from lora_bench.records.store import answers_in, read_records, record_files, to_json
-from lora_bench.report import check_report
+from lora_bench.report import check_report, report_model
+from lora_bench.report.model.report_model import side_by_side
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
 from tests.shared import shared
@@ -78,13 +79,28 @@ def test_no_text_is_committed(name):
             assert all(isinstance(value, int | float) for value in [*found["predictions"], *found["references"]])
 
 
+@pytest.fixture(scope="module")
+def models():
+    """The report of each baseline beside those of all others."""
+    made = {}
+    for name, folder in BASELINES.items():
+        records = read_records(folder)
+        made[name] = report_model(records, read_probes(folder), answers_in(folder, records))
+    return side_by_side(made)
+
+
 @pytest.mark.parametrize("name", [*BASELINES, *PROBED])
-def test_the_pages_of_the_report_are_what_the_records_render_to(name):
+def test_the_pages_of_the_report_are_what_the_records_render_to(models, name):
     # Figures depend on the version of matplotlib; the tox environment `reports` pins it and compares them too.
     folder = ROOT / "baselines" / name
     records = read_records(folder) if name in BASELINES else []
     differences = check_report(
-        records, ROOT / "reports", name, probes=read_probes(folder), answers=answers_in(folder, records)
+        records,
+        ROOT / "reports",
+        name,
+        probes=read_probes(folder),
+        answers=answers_in(folder, records),
+        model=models.get(name),
     )
     assert [difference for difference in differences if ".md" in difference.split(":")[0]] == []
 

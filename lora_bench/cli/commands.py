@@ -352,6 +352,7 @@ def report(arguments: argparse.Namespace) -> int:
     from lora_bench.records.store import answers_in, read_records, record_files
     from lora_bench.report import check_report, report_model, write_report
     from lora_bench.report.index_page import check_index, write_index
+    from lora_bench.report.model.report_model import side_by_side
 
     def has_records(path: Path) -> bool:
         return bool(record_files(path) or probe_files(path))
@@ -375,14 +376,15 @@ def report(arguments: argparse.Namespace) -> int:
         model = report_model(records, probes, answers, arguments.reference) if records else None
         found[name] = (source, probes, records, answers, model)
     models = {name: model for name, (*_, model) in found.items() if model is not None}
-    for folder_name, (source, probes, records, answers, model) in found.items():
+    if arguments.out is not None:
+        models = side_by_side(models)
+    for folder_name, (source, probes, records, answers, _) in found.items():
         # Beside its records a report has the name that `run` gives it.
         name = "report" if arguments.out is None else folder_name
         out = arguments.out or source
         sections = _published_sections(arguments, source, records)
         data = data_files(records, probes, answers, arguments.reference) if arguments.data else None
-        if model is not None and arguments.out is not None:
-            model = replace(model, others={other: of for other, of in models.items() if other != folder_name})
+        model = models.get(folder_name)
         if arguments.check:
             differences += check_report(records, out, name, sections, probes, data, answers, model)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
@@ -61,6 +61,14 @@ def report_model(
     seen = overview(comparison, judged, costs, choices)
     given = given_answers(comparison, answers)
     return ReportModel(records=records, comparison=comparison, judged=judged, costs=costs, seen=seen, given=given)
+
+
+def side_by_side(models: Mapping[str, ReportModel]) -> dict[str, ReportModel]:
+    """The models of pages in one folder, each with the others."""
+    return {
+        name: replace(model, others={other: of for other, of in models.items() if other != name})
+        for name, model in models.items()
+    }
 
 
 def _decided(judged: Judged) -> bool:

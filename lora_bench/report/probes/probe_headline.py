@@ -69,7 +69,7 @@ def headline_lines(
             numbers_from=2,
         ),
         "",
-        f"Each beside {label} on the same base model; a file has the classifier's head too.{_apart(pairs)}",
+        f"Each beside {label} on the same base model; a file has the head too, where there is one.{_apart(pairs)}",
     ]  # fmt: skip
     lines += ["", *claimed] if claimed else []
     commands = [record.command for record in records if record.command is not None]

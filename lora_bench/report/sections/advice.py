@@ -64,8 +64,13 @@ def advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
     reference = code(seen.reference)
     others = [line for line in seen.methods if line is not pick and line.contrasts]
     if not pick.reference:
-        shown = _shown(pick, COMPARISONS)
-        lead = f"{_TAKE[grade].format(code(pick.label))}: compared with {reference} it is {shown}{_file(pick)}"
+        take = _TAKE[grade].format(code(pick.label))
+        if all_shown(pick, ("better",)):
+            number = times(len(pick.contrasts), len(pick.contrasts))
+            noun = COMPARISONS if number else ""
+            lead = f"{take}: it beats {reference}{number}{noun} by {sizes(pick.contrasts)}{_file(pick)}"
+        else:
+            lead = f"{take}: compared with {reference} it is {_shown(pick, COMPARISONS)}{_file(pick)}"
     else:
         lead = _TAKE[grade].format(code(pick.label)) + _beside(seen, pick, others)
     cheaper = _cheaper(seen, pick)

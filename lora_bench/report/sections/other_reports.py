@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -16,14 +17,15 @@ from lora_bench.report.text import code, inert, listed, plural
 
 def other_reports(model: ReportModel) -> list[str]:
     """A paragraph that names each report on the same data; empty where there is none."""
-    mine, facts = _data(model.comparison), _facts(model)
+    every = [model, *model.others.values()]
+    mine, facts = _data(model.comparison), _facts(model, every)
     said = []
     for name, other in sorted(model.others.items()):
         if not mine & _data(other.comparison):
             continue
         differing = [
             f"{fact.said} (here {facts[kind].value})" if kind in facts else fact.said
-            for kind, fact in _facts(other).items()
+            for kind, fact in _facts(other, every).items()
             if facts.get(kind) != fact and not (kind == "rates" and _chose(model, other))
         ]
         said.append(f"[{code(name)}]({quote(name)}.md): {', '.join([_kind(model, other), *differing])}")
@@ -82,8 +84,13 @@ class _Fact:
     said: str
 
 
-def _facts(model: ReportModel) -> dict[str, _Fact]:
-    """The facts in which reports on the same data may differ, by kind; a search has no seeds, rates or reference."""
+def _facts(model: ReportModel, every: Sequence[ReportModel]) -> dict[str, _Fact]:
+    """The facts in which reports on the same data may differ, by kind; a search has no seeds, rates or reference.
+
+    Args:
+        model: The report.
+        every: All reports of the folder: a search among them may have chosen its rates.
+    """
     comparison = model.comparison
     results = comparison.results
     trainings = [setting.spec.training for setting in results]
@@ -103,7 +110,8 @@ def _facts(model: ReportModel) -> dict[str, _Fact]:
     if _searches(model):
         return facts
     seeds = max((row.score.n for setting in results for row in setting.rows if row.score is not None), default=0)
-    rates = "untuned" if untuned_tasks(comparison) else "tuned"
+    given = untuned_tasks(comparison) and not any(_chose(other, model) for other in every)
+    rates = "untuned" if given else "tuned"
     facts |= {"seeds": _Fact(str(seeds), plural(seeds, "seed")), "rates": _Fact(rates, f"{rates} rates")}
     if model.judged is not None:
         reference = code(model.seen.reference)

@@ -99,7 +99,7 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
 def _name(line: Line, seen: Overview) -> str:
     size = size_of(line)
     several = len({one.target for one in seen.lines if one.group == line.group}) > 1
-    budget = f" at {line.target[1]:,} {line.target[0].replace('_', ' ')}" if several and line.target is not None else ""
+    budget = f" at {line.target[1]:,} parameters" if several and line.target is not None else ""
     return f"{code(line.label)}{f', {size}' if size else ''}" + (
         f" (reference{budget})" if line.reference and seen.contrasts else ""
     )

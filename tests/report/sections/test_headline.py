@@ -53,7 +53,7 @@ def test_it_names_the_best_method_and_the_cheaper_one_where_its_file_is_too_larg
         *runs("bottleneck_adapter", 0.0001, rules=rules), *runs("prefix_tuning", -0.05, rules=rules),
     ]  # fmt: skip
     found, _ = headline(records)
-    lead = "Take `full`: compared with `lora` it is better, by 3.0 points, but its file is 145 times as large."
+    lead = "Take `full`: it beats `lora` by 3.0 points, but its file is 145 times as large."
     assert found.lead == lead and found.further[0] == "Where that file is too large: `lora`."
     assert "`bottleneck_adapter` is as good within 1 point unless runs collapse" in found.further[1]
     assert "`prefix_tuning` is worse, by 5.0 points." in found.further[1]
@@ -65,7 +65,7 @@ def test_it_names_the_best_method_and_the_cheaper_one_where_its_file_is_too_larg
 
 def test_a_smaller_file_that_is_shown_not_to_be_worse_is_taken_over_the_reference():
     found, _ = headline(runs("full", 0) + runs("lora", 0.02) + runs("prefix_tuning", -0.05))
-    assert found.lead == "Take `lora`: compared with `full` it is better, by 2.0 points, with a file 145 times smaller."
+    assert found.lead == "Take `lora`: it beats `full` by 2.0 points, with a file 145 times smaller."
     # Ten seeds do not exclude that runs collapse now and then, so that such a claim of a margin is weaker.
     found, _ = headline(runs("full", 0) + runs("lora", 0.0001) + runs("prefix_tuning", -0.05))
     said = "compared with `full` it is as good within 1 point unless runs collapse, with a file 145 times smaller"
@@ -101,9 +101,7 @@ def test_the_headline_and_the_choice_name_the_same_method(records):
 
 def test_a_method_that_is_exempt_from_two_targets_is_compared_with_the_reference_of_each():
     found, seen = headline(of_two_targets())
-    assert found.lead.startswith(
-        "Take `full`: compared with `lora` it is better in all 4 comparisons, by 2.0 to 4.0 points"
-    )
+    assert found.lead.startswith("Take `full`: it beats `lora` in all 4 comparisons by 2.0 to 4.0 points")
     page = render_markdown(of_two_targets(), "report")
     assert "`full` has 2 sets of runs, compared with `lora` at each of its sizes." in page
     # One block a target: its reference first, and the differences of full to this reference alone.
@@ -268,7 +266,7 @@ def test_every_size_in_the_headline_is_a_difference_of_the_verdicts(records):
 
 def test_a_number_of_comparisons_says_of_what():
     found, seen = headline(of_two_targets())
-    assert "better in all 4 comparisons, by" in found.lead
+    assert "in all 4 comparisons by" in found.lead
     assert found.further[1].startswith(
         "Compared with `lora` (2 base models × 2 parameter targets), `prefix_tuning` is worse"
     )

@@ -39,6 +39,9 @@ def test_a_search_that_chose_the_rates_is_told_from_one_that_did_not():
     assert "[`used`](used.md): nothing decided at the rates that this page chose, 2 seeds" in line(
         search, used=untuned(2)
     )
+    # Rates that a search of the folder chose count as tuned.
+    tuned = runs("full", 0) + runs("lora", -0.05)
+    assert "10 seeds (here 2); [`search`]" in line(untuned(2), big=tuned, search=search)
     other = trials("full", 1e-3) + trials("lora", 3e-3)
     assert "[`search`](search.md): a search for learning rates" in line(untuned(2), search=other)
 
