@@ -18,7 +18,7 @@ LEVELS = [
     ["execute"],
     ["published"],
     ["plan"],
-    ["probe", "plugin", "pack", "testing"],
+    ["analyse", "probe", "plugin", "pack", "testing"],
     ["gate", "exchange", "suite", "training"],
     ["report", "methods", "models", "tasks"],
     ["records", "tuners"],

@@ -88,6 +88,7 @@ def _report(
     from lora_bench.records.outcomes import at_work
     from lora_bench.records.probe_store import read_probes
     from lora_bench.records.store import answers_in
+    from lora_bench.records.weight_analysis import read_analysis
     from lora_bench.report import report_model, terminal_answer, write_report
     from lora_bench.report.index_page import write_index
 
@@ -101,7 +102,13 @@ def _report(
             further, probes = sections(outcome.records), read_probes(folder)
             model = report_model(outcome.records, probes, answers_in(folder, outcome.records))
             written = write_report(
-                outcome.records, folder, sections=further, probes=probes, model=model, texts=item_texts(suite)
+                outcome.records,
+                folder,
+                sections=further,
+                probes=probes,
+                model=model,
+                texts=item_texts(suite),
+                analysis=read_analysis(folder),
             )
             index = write_index(Path(arguments.runs))
             if not arguments.quiet:
@@ -278,6 +285,7 @@ def probe(arguments: argparse.Namespace) -> int:
     from lora_bench.execute.run_suite import runs_folder
     from lora_bench.records.outcomes import at_work
     from lora_bench.records.store import answers_in, read_records, record_files
+    from lora_bench.records.weight_analysis import read_analysis
     from lora_bench.report import write_report
     from lora_bench.report.index_page import write_index
     from lora_bench.suite.probe_suite import load_probe_suite
@@ -289,7 +297,8 @@ def probe(arguments: argparse.Namespace) -> int:
     if outcome.records:
         with at_work():
             records = read_records(folder) if record_files(folder) else []
-            written = write_report(records, folder, probes=outcome.records, answers=answers_in(folder, records))
+            answers, analysis = answers_in(folder, records), read_analysis(folder)
+            written = write_report(records, folder, probes=outcome.records, answers=answers, analysis=analysis)
             write_index(Path(arguments.runs))
         if not arguments.quiet:
             console.print(f"report: {written[0]} and {written[1].name}", markup=False, highlight=False)
@@ -350,6 +359,7 @@ def report(arguments: argparse.Namespace) -> int:
     from lora_bench.exchange import data_files
     from lora_bench.records.probe_store import probe_files, read_probes
     from lora_bench.records.store import answers_in, read_records, record_files
+    from lora_bench.records.weight_analysis import read_analysis
     from lora_bench.report import check_report, report_model, write_report
     from lora_bench.report.index_page import check_index, write_index
     from lora_bench.report.model.report_model import side_by_side
@@ -385,10 +395,11 @@ def report(arguments: argparse.Namespace) -> int:
         sections = _published_sections(arguments, source, records)
         data = data_files(records, probes, answers, arguments.reference) if arguments.data else None
         model = models.get(folder_name)
+        analysis = read_analysis(source)
         if arguments.check:
-            differences += check_report(records, out, name, sections, probes, data, answers, model)
+            differences += check_report(records, out, name, sections, probes, data, answers, model, analysis)
         else:
-            written = write_report(records, out, name, sections, probes, data, answers, model, texts)
+            written = write_report(records, out, name, sections, probes, data, answers, model, texts, analysis)
             print(*(path for path in written if path.suffix != ".svg"), sep="\n")
     place = arguments.out or (folder if several else folder.parent)
     if not arguments.check:

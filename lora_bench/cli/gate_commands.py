@@ -455,6 +455,7 @@ def _accept(arguments: argparse.Namespace) -> int:
         return _accept_night(arguments)
     from lora_bench.records.probe_store import PROBES, accept_probes, probe_files
     from lora_bench.records.store import accept, record_files
+    from lora_bench.records.weight_analysis import accept_analysis
 
     folder: Path = arguments.runs
     for option in ("series", "margin", "change"):
@@ -463,6 +464,8 @@ def _accept(arguments: argparse.Namespace) -> int:
     target = Path("baselines") / (arguments.name or folder.resolve().name)
     if record_files(folder) or not probe_files(folder):
         print(f"{len(accept(folder, target))} records in {target / 'records'}")
+        if (analysis := accept_analysis(folder, target)) is not None:
+            print(f"the analysis of their weights in {analysis}")
     if probe_files(folder):
         print(f"{len(accept_probes(folder, target))} records in {target / PROBES}")
     return DONE

@@ -1,8 +1,9 @@
-"""The commands for the time after a comparison: `choose` a method, and `use` its weights."""
+"""The commands for the time after a comparison: `choose` a method, `use` its weights, and `analyse` the weights of all."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,25 @@ def add_winner(commands: Commands) -> None:
     )
     use.parser.set_defaults(command=_use)
 
+    analyse = add_command(
+        commands,
+        "analyse",
+        "show what training did to kept weights: norms, amplification, intruder dimensions and shared subspaces",
+        "lora-bench analyse runs/tickets",
+        more="The suite must keep weights (`keep_weights: last`); later reports show it too.",
+        takes="RUNS",
+    )
+    analyse.what.add_argument("runs", metavar="RUNS", type=Path, help="folder of a suite's runs, such as runs/tickets")
+    analyse.where.add_argument(
+        "--base",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="a base model (default: found by its name from here); may be repeated",
+    )
+    analyse.parser.set_defaults(command=_analyse)
+
 
 def _what(groups: Groups) -> None:
     groups.what.add_argument("runs", metavar="RUNS", type=Path, help="folder of a suite's runs, such as runs/tickets")
@@ -113,4 +133,18 @@ def _use(arguments: argparse.Namespace) -> int:
         lines = loading_lines(winner.record.spec, str(arguments.merge), None)
         print(f"merged into {arguments.merge}")
     print("", *lines, sep="\n")
+    return 0
+
+
+def _analyse(arguments: argparse.Namespace) -> int:
+    from lora_bench.analyse import analyse_runs
+    from lora_bench.records.outcomes import at_work
+    from lora_bench.records.weight_analysis import write_analysis
+    from lora_bench.report import write_weight_page
+
+    analysis = analyse_runs(arguments.runs, arguments.base, say=lambda said: print(message(said), file=sys.stderr))
+    with at_work():
+        written = [write_analysis(analysis, arguments.runs), *write_weight_page(analysis, arguments.runs)]
+    print(*(path for path in written if path.suffix != ".svg"), sep="\n")
+    print(f"`lora-bench report {arguments.runs}` adds it to the report")
     return 0

@@ -95,11 +95,13 @@ class Outcome:
             LoraBenchError: If there are no records.
         """
         from lora_bench.records.probe_store import read_probes
+        from lora_bench.records.weight_analysis import read_analysis
         from lora_bench.report import write_report
 
         target = self.folder if folder is None else Path(folder)
         model = self.model if self.records else None
-        return write_report(self.records, target, name, probes=read_probes(self.folder), model=model)
+        probes, analysis = read_probes(self.folder), read_analysis(self.folder)
+        return write_report(self.records, target, name, probes=probes, model=model, analysis=analysis)
 
     def __repr__(self) -> str:
         statuses = ", ".join(f"{number} {status}" for status, number in Counter(self._statuses).items()) or "none"

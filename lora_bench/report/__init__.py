@@ -16,6 +16,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.record import Record
 from lora_bench.records.store import write_atomic
+from lora_bench.records.weight_analysis import WeightAnalysis
 from lora_bench.report.figures.draw import draw, plan_figures
 from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.html import render_page
@@ -27,6 +28,7 @@ from lora_bench.report.probes.probe_section import probe_lines, render_probes
 from lora_bench.report.sections.class_tables import ITEMS_PAGE
 from lora_bench.report.sections.first_screen import draw_pictures
 from lora_bench.report.sections.items_page import TextsOf, items_page, no_texts
+from lora_bench.report.sections.weight_changes import PAGE, weight_figures, weight_lines, weight_page
 from lora_bench.report.terminal import terminal_answer, terminal_table
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "terminal_table",
     "to_frame",
     "write_report",
+    "write_weight_page",
 ]
 
 _PAGES = (".md", ".html")
@@ -56,6 +59,7 @@ def render_files(
     answers: AnswersOf = no_answers,
     model: ReportModel | None = None,
     texts: TextsOf = no_texts,
+    analysis: WeightAnalysis | None = None,
 ) -> dict[str, bytes]:
     """A report as the content of its files, by path relative to the report's folder: `<name>.md`, `<name>.html` and more.
 
@@ -68,6 +72,7 @@ def render_files(
         answers: Gives the predictions of a run, where they are stored: `lora_bench.records.store.answers_in`.
         model: Of these records, probes and answers, where it is at hand.
         texts: Gives the texts of test items, where they may be shown.
+        analysis: Of the weights that these runs kept.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
@@ -79,11 +84,13 @@ def render_files(
         markdown = render_probes(probes)
     else:
         model = model or report_model(records, probes, answers)
-        markdown = render_markdown(records, name, [*sections, probe_lines(probes)], model=model)
+        weights = [] if analysis is None else weight_lines(analysis, name, {record.run_id for record in records})
+        markdown = render_markdown(records, name, [*sections, probe_lines(probes), weights], model=model)
         items = items_page(model, texts)
         wide, narrow = draw_pictures(model.seen)
         drawn = {plan.file: draw(plan) for plan in plan_figures(model.comparison, records)}
-        figures = {f"{name}/{file}": svg for file, svg in {**wide, **drawn}.items()}
+        maps = {} if analysis is None else weight_figures(analysis)
+        figures = {f"{name}/{file}": svg for file, svg in {**wide, **drawn, **maps}.items()}
     page = render_page(markdown, {**figures, **{f"{name}/{file}": svg for file, svg in narrow.items()}})
     tables = {f"{name}/{file}": content for file, content in (data or {}).items()}
     pages = {f"{name}.md": markdown, f"{name}.html": page}
@@ -102,17 +109,28 @@ def write_report(
     answers: AnswersOf = no_answers,
     model: ReportModel | None = None,
     texts: TextsOf = no_texts,
+    analysis: WeightAnalysis | None = None,
 ) -> list[Path]:
     """Write a report into *folder*, replacing one of the same name with its figures; the files written.
 
     Raises:
         LoraBenchError: If there are no records, or two different ones with the same run id.
     """
+    files = render_files(records, name, sections, probes, data, answers, model, texts, analysis)
+    return _write_page(files, folder, name)
+
+
+def write_weight_page(analysis: WeightAnalysis, folder: Path) -> list[Path]:
+    """Write `analysis.md` and `analysis.html` into *folder*, replacing earlier ones with their figures; the files written."""
+    return _write_page(weight_page(analysis), folder, PAGE)
+
+
+def _write_page(files: Mapping[str, bytes], folder: Path, name: str) -> list[Path]:
+    """Write the files of a page, and remove figures that only its earlier version shows."""
     if (folder / name).is_symlink():
         raise LoraBenchError(
             f"{folder / name} is a link; remove it, since a report's figures may not be written elsewhere"
         )
-    files = render_files(records, name, sections, probes, data, answers, model, texts)
     before = _figures_of(folder / f"{name}.md", name)
     written = []
     for path, content in files.items():
@@ -145,9 +163,10 @@ def check_report(
     data: Mapping[str, bytes] | None = None,
     answers: AnswersOf = no_answers,
     model: ReportModel | None = None,
+    analysis: WeightAnalysis | None = None,
 ) -> list[str]:
     """List the differences, byte for byte, between the report in *folder* and a fresh rendering of its records."""
-    expected = render_files(records, name, sections, probes, data, answers, model)
+    expected = render_files(records, name, sections, probes, data, answers, model, analysis=analysis)
     differences = []
     for path, content in expected.items():
         file = folder / path

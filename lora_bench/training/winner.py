@@ -24,6 +24,8 @@ from lora_bench.training.model_card import item_intervals, loading_lines, model_
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from lora_bench.models.registry import BaseModel
+
 # Rounding alone moves a logit of a merged model less.
 MERGED_TOLERANCE = 1e-4
 
@@ -100,13 +102,9 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     """
     import torch
     from peft import PeftModel
-    from pydantic import TypeAdapter
 
     import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
-    from lora_bench.families import Family
-    from lora_bench.models.find_family import with_family
     from lora_bench.models.loading import load_model, load_tokenizer
-    from lora_bench.models.registry import find_model
     from lora_bench.training.scoring import quiet
 
     record, label = winner.record, winner.row.label
@@ -115,14 +113,7 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     if winner.tuner is None:
         raise LoraBenchError(f"{label} is a whole model already, and loads from {winner.folder}")
     spec = PlannedSpec.model_validate(record.spec.model_dump())
-    given = spec.model.name if base is None else str(base)
-    found = find_model(given, base=Path(), revision=spec.model.revision if base is None else None)
-    if isinstance(spec.model.family, dict):
-        found = with_family(found, TypeAdapter(Family).validate_python(spec.model.family))
-    if found.sha256 != spec.model.sha256:
-        raise LoraBenchError(
-            f"{given} is not the base model of run {record.run_id}: its files differ; name it by --base"
-        )
+    found = base_of(record, base)
     kind: Any = spec.task.definition["kind"]
     with quiet(), torch.no_grad():
         model, _ = load_model(found, kind=kind, labels=len(spec.task.labels))
@@ -147,10 +138,42 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         path.chmod(0o644)
 
 
+def base_of(record: Record, base: Path | None = None) -> BaseModel:
+    """Return the base model of a record on this machine.
+
+    Args:
+        record: A record of a suite.
+        base: Its folder, if its name does not lead there from here.
+
+    Raises:
+        LoraBenchError: If it is not there, or another one is.
+    """
+    from pydantic import TypeAdapter
+
+    from lora_bench.families import Family
+    from lora_bench.models.find_family import with_family
+    from lora_bench.models.registry import find_model
+
+    model = record.spec.model
+    given = model.name if base is None else str(base)
+    found = find_model(given, base=Path(), revision=model.revision if base is None else None)
+    if isinstance(model.family, dict):
+        found = with_family(found, TypeAdapter(Family).validate_python(model.family))
+    if found.sha256 != model.sha256:
+        raise LoraBenchError(
+            f"{given} is not the base model of run {record.run_id}: its files differ; name it by --base"
+        )
+    return found
+
+
+# Raised by adapters that are no change of weights.
+UNMERGEABLE = (AttributeError, NotImplementedError, TypeError, ValueError, UnsupportedPair)
+
+
 def _merged(adapted: Any, label: str) -> Any:
     try:
         return adapted.merge_and_unload()
-    except (AttributeError, NotImplementedError, TypeError, ValueError, UnsupportedPair) as error:
+    except UNMERGEABLE as error:
         raise LoraBenchError(
             f"{label} cannot be merged into the base model's weights ({first_line(error)}); use its adapter folder"
         ) from None

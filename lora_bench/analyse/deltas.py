@@ -1,0 +1,183 @@
+"""The change ΔW of each weight of a layer, from the weights that a run kept.
+
+LoRA gives its factors B and A. Every other method that changes weights (DoRA, PiSSA, full fine-tuning, PEFT's others) gives the
+difference of the trained weight and the base model's. What one module computes together, such as GPT-2's query, key and value,
+is taken apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
+from lora_bench.analyse.subspaces import Singular, of_matrix, of_product
+from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line
+from lora_bench.families import Family, family_of
+from lora_bench.models.loading import load_model
+from lora_bench.models.registry import BaseModel
+from lora_bench.records.spec import PlannedSpec
+from lora_bench.training.scoring import quiet
+from lora_bench.training.winner import UNMERGEABLE
+from lora_bench.tuners.fused_lora import FusedLoraLayer
+from lora_bench.tuners.slices import slices_of
+
+Place = tuple[int, str]
+"""Index of a layer, and the part of it that a weight computes."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The change of one weight.
+
+    Args:
+        delta: Its decomposition.
+        matrix: ΔW itself, or None where its factors are known.
+        A: First factor of LoRA, shape (rank, in_features), or None.
+    """
+
+    delta: Singular
+    matrix: Tensor | None = None
+    A: Tensor | None = None
+
+    def added_to(self, W: Tensor) -> Tensor:
+        """Return W + ΔW."""
+        if self.matrix is not None:
+            return W.double() + self.matrix.double()
+        return W.double() + (self.delta.left * self.delta.values) @ self.delta.right.T
+
+
+class NoDelta(LoraBenchError):
+    """The method of a run changes no weight of a layer."""
+
+
+def load_base(spec: PlannedSpec, base_model: BaseModel) -> nn.Module:
+    """Return the base model as the run began with it."""
+    kind: Any = spec.task.definition["kind"]
+    with quiet():
+        model, _ = load_model(base_model, kind=kind, labels=len(spec.task.labels))
+    return model.eval()
+
+
+def weights_of(model: nn.Module) -> Iterator[tuple[Place, Tensor]]:
+    """Yield the weight of each part of each layer, shape (out_features, in_features)."""
+    for path, module in model.named_modules():
+        for place, group in _places(model, path):
+            if isinstance(module, nn.Linear | Conv1D):
+                yield place, _sliced(_upright(module), group)
+
+
+def deltas_of(base: nn.Module, folder: Path, another: Callable[[], nn.Module]) -> dict[Place, Delta]:
+    """Return the change of each weight that a run changed.
+
+    Args:
+        base: The base model, as `load_base` gives it; its layers are the same afterwards.
+        folder: The weights that the run kept.
+        another: Loads the base model again, for methods that must be merged into it.
+
+    Raises:
+        NoDelta: If its method changes no weight of a layer.
+    """
+    from peft import LoraConfig, PeftConfig, PeftModel
+
+    from lora_bench.tuners import FusedLoraConfig
+
+    with quiet(), torch.no_grad():
+        if not (folder / "adapter_config.json").is_file():
+            loaded: Any = type(base)
+            return _differences(base, loaded.from_pretrained(folder, dtype=torch.float32))
+        config = PeftConfig.from_pretrained(str(folder))
+        plain = type(config) is LoraConfig and config.init_lora_weights in (True, False, "gaussian")
+        if (plain or type(config) is FusedLoraConfig) and not config.use_dora:
+            adapted: Any = PeftModel.from_pretrained(base, str(folder))
+            try:
+                return dict(_of_factors(base, adapted.base_model.model))
+            finally:
+                adapted.unload()
+        adapted = PeftModel.from_pretrained(another(), str(folder))
+        try:
+            merged = adapted.merge_and_unload()
+        except (LoraBenchError, *UNMERGEABLE) as error:
+            raise NoDelta(f"it cannot be merged into weights: {first_line(error)}") from None
+        return _differences(base, merged)
+
+
+def _of_factors(base: nn.Module, adapted: nn.Module) -> Iterator[tuple[Place, Delta]]:
+    from peft.tuners.lora import LoraLayer
+
+    for path, layer in adapted.named_modules():
+        if isinstance(layer, FusedLoraLayer):
+            (name,) = layer.configs
+            places = [place for place, _ in _places(base, path)]
+            factors = zip(layer.adapted(name), layer.fused_lora_B[name], layer.fused_lora_A[name], strict=True)
+            for index, B, A in factors:
+                yield places[index], Delta(of_product(layer.configs[name].scaling * B, A), A=A.double())
+        elif isinstance(layer, LoraLayer) and len(layer.lora_A) == 1:
+            own: Any = layer
+            (name,) = own.lora_A
+            A, B = own.lora_A[name].weight, own.lora_B[name].weight * own.scaling[name]
+            for place, group in _places(base, path):
+                yield place, Delta(of_product(_sliced(B, group), A), A=A.double())
+
+
+def _differences(base: nn.Module, trained: nn.Module) -> dict[Place, Delta]:
+    """Return the difference of each weight of a layer that changed."""
+    after = dict(weights_of(trained))
+    found = {}
+    for place, W in weights_of(base):
+        matrix = after[place].double() - W.double()
+        if matrix.any():
+            # A trained weight is rounded to float32, and a merged one twice.
+            rounding = 2 * torch.finfo(torch.float32).eps * float(torch.linalg.matrix_norm(W.double()))
+            found[place] = Delta(of_matrix(matrix, rounding), matrix=matrix)
+    if not found:
+        raise NoDelta("it changes no weight matrix of a layer")
+    return found
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """The rows of a weight that compute one part: the slice at *index* of *count*, in *groups* runs."""
+
+    index: int
+    count: int
+    groups: int
+
+
+def _places(model: nn.Module, path: str) -> list[tuple[Place, _Slice]]:
+    """Return the parts that the module at a path computes, with their rows of its weight; none outside of layers."""
+    config: Any = model.config
+    try:
+        family = family_of(config.model_type)
+    except UnsupportedPair:  # an undeclared family: each module is a part of its own
+        inside = re.fullmatch(r"(?:.*?\.)?(\d+)\.(.+)", path)
+        return [((int(inside[1]), inside[2]), _Slice(0, 1, 1))] if inside is not None else []
+    parts = family.parts_at(path)
+    layer = re.match(family.layer, path)
+    if not parts or layer is None:
+        return []
+    number = int(layer[0].rsplit(".", 1)[1])
+    groups = _runs_of(family, config.to_dict()) if len(parts) > 1 else 1
+    return [((number, part), _Slice(index, len(parts), groups)) for index, part in enumerate(parts)]
+
+
+def _runs_of(family: Family, config: dict[str, Any]) -> int:
+    heads: int = config[family.num_heads_key] if family.fused_layout == "heads" else 1
+    return heads
+
+
+def _upright(module: nn.Linear | Conv1D) -> Tensor:
+    weight = module.weight.detach()
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def _sliced(rows: Tensor, group: _Slice) -> Tensor:
+    """Return the rows of one part of a matrix of shape (out_features, ...)."""
+    return slices_of(rows.T, group.count, group.groups)[group.index].T

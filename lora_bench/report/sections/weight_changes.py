@@ -1,0 +1,308 @@
+"""What training did to the weights, from `analysis.json`: a section of a report, and a page of its own.
+
+Numbers are medians over layers and runs; heat maps are means.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from lora_bench.records.weight_analysis import ModelChanges, Overlap, RunChanges, WeightAnalysis, WeightChange
+from lora_bench.report import text
+from lora_bench.report.html import render_page
+from lora_bench.report.text import code, inert, listed, plural
+
+if TYPE_CHECKING:
+    from lora_bench.report.figures.heat_maps import HeatMap
+
+Lines = list[str]
+
+PAGE = "analysis"
+
+# Cosine below which a direction of the trained weight is an intruder; the first is the one in sentences.
+THRESHOLDS = (0.5, 0.3, 0.7)
+
+_OF = {"A": "A", "delta": "ΔW"}
+
+
+def weight_page(analysis: WeightAnalysis) -> dict[str, bytes]:
+    """Return the page of an analysis as the content of its files, by path."""
+    figures = {f"{PAGE}/{file}": svg for file, svg in weight_figures(analysis).items()}
+    title = f"# Weights of {listed([inert(suite) for suite in analysis.suites])}"
+    markdown = "\n".join([title, "", f"**{_lead(analysis)}**", "", *weight_lines(analysis, PAGE)]) + "\n"
+    page = render_page(markdown, figures)
+    return {f"{PAGE}.md": markdown.encode("utf-8"), f"{PAGE}.html": page.encode("utf-8"), **figures}
+
+
+def weight_lines(analysis: WeightAnalysis, folder: str, records: Collection[str] | None = None) -> Lines:
+    """Return the section as lines of Markdown.
+
+    Args:
+        analysis: What it shows.
+        folder: Folder of the figures, beside the page.
+        records: Ids of the records of the report; None on a page of its own.
+    """
+    runs = len(analysis.run_ids)
+    lines = [
+        "## Weight changes",
+        "",
+        f"ΔW is what a run changed in a weight W of a layer; r is the number of its directions: its rank, at most 64. From "
+        f"the kept weights of {plural(runs, 'run')}; numbers are medians over layers and runs.",
+    ]
+    if records is not None and (others := len(analysis.run_ids.difference(records))):
+        lines += [
+            "",
+            f"{plural(others, 'run')} of these {'is' if others == 1 else 'are'} not among the report's records.",
+        ]
+    if analysis.left_out:
+        said = [f"{code(label)} ({inert(reason)})" for label, reason in sorted(analysis.left_out.items())]
+        lines += ["", f"Left out, having no ΔW: {listed(said)}."]
+    for number, model in enumerate(analysis.models, start=1):
+        lines += ["", f"### Weights of {inert(model.model, 60)}, {inert(model.task, 60)}"]
+        lines += ["", *_norms(model), "", *_figure(folder, number, "norms", _NORMS)]
+        lines += ["", *_intruders(model)]
+        if model.overlaps:
+            lines += ["", *_overlaps(model)]
+            shown: Lines = []
+            for place, overlaps in enumerate(_by_pair(model.overlaps), start=1):
+                shown += [
+                    *([""] if shown else []),
+                    *_figure(folder, number, f"overlap-{place}", _overlap_caption(overlaps)),
+                ]
+            lines += ["", *text.folded("Heat maps of subspace similarity", shown)]
+    return lines
+
+
+def weight_figures(analysis: WeightAnalysis) -> dict[str, bytes]:
+    """Return the heat maps of the section, by file name."""
+    from lora_bench.report.figures.heat_maps import draw_heat_maps
+
+    drawn = {}
+    for number, model in enumerate(analysis.models, start=1):
+        maps = [_norm_map(group, runs) for group, runs in _by_group(model).items()]
+        most = max((value for one in maps for row in one.values for value in row if value is not None), default=1.0)
+        drawn[_file(number, "norms")] = draw_heat_maps(
+            maps, title=_NORMS, side="layer", below="", most=max(most, 1e-9), digits=1 if most >= 10 else 2
+        )
+        for place, overlaps in enumerate(_by_pair(model.overlaps), start=1):
+            drawn[_file(number, f"overlap-{place}")] = draw_heat_maps(
+                [*map(_overlap_map, overlaps), _random_map(overlaps[0])],
+                title=text.unmarked(_overlap_caption(overlaps)),
+                side=f"first i directions of {text.plain(overlaps[0].first, 40)}",
+                below=f"first j directions of {text.plain(overlaps[0].second, 40)}",
+                most=1.0,
+                digits=2,
+            )
+    return drawn
+
+
+def _lead(analysis: WeightAnalysis) -> str:
+    """Return the first sentence: how far weights moved."""
+    shares: dict[str, list[float]] = {}
+    for model in analysis.models:
+        for group, runs in _by_group(model).items():
+            shares.setdefault(group, []).extend(_shares(runs))
+    medians = sorted((statistics.median(found), group) for group, found in shares.items())
+    (least, first), (most, last) = medians[0], medians[-1]
+    if first == last:
+        return f"{code(first)} changed weights by {_percent(least)} of their norm."
+    return f"Methods changed weights by {_percent(least)} ({code(first)}) to {_percent(most)} ({code(last)}) of their norm."
+
+
+def _by_group(model: ModelChanges) -> dict[str, list[RunChanges]]:
+    groups: dict[str, list[RunChanges]] = {}
+    for run in model.runs:
+        groups.setdefault(run.group, []).append(run)
+    return dict(sorted(groups.items(), key=lambda item: text.natural(item[0])))
+
+
+def _parts(runs: Iterable[RunChanges]) -> list[str]:
+    return list(dict.fromkeys(change.part for run in runs for change in run.changes))
+
+
+def _shares(runs: Iterable[RunChanges]) -> list[float]:
+    return [change.delta_norm / change.weight_norm for run in runs for change in run.changes]
+
+
+def _norms(model: ModelChanges) -> Lines:
+    """The table of norms and of amplification, a line a method and part."""
+    header = [
+        "method", "part", "runs", "r", "‖W‖", "‖ΔW‖", "‖ΔW‖ / ‖W‖", "stable rank",
+        "‖UᵀWV‖ along ΔW", "along W", "along random", "amplification",
+    ]  # fmt: skip
+    rows = []
+    for group, runs in _by_group(model).items():
+        for part in _parts(runs):
+            changes = [change for run in runs for change in run.changes if change.part == part]
+            moved = [change for change in changes if change.directions]
+            rows.append(
+                [
+                    code(group),
+                    part.replace("_", " "),
+                    str(len(runs)),
+                    f"{statistics.median(change.directions for change in changes):g}",
+                    _number(changes, lambda change: change.weight_norm),
+                    _number(changes, lambda change: change.delta_norm),
+                    _percent(statistics.median(change.delta_norm / change.weight_norm for change in changes)),
+                    _number(moved, lambda change: (change.delta_norm / change.delta_spectral_norm) ** 2),
+                    _number(moved, lambda change: change.along_delta),
+                    _number(moved, lambda change: change.along_weight),
+                    _number(moved, _along_random),
+                    _number(moved, lambda change: change.delta_norm / change.along_delta),
+                ]
+            )
+    return [
+        "**Norms and amplification**",
+        "",
+        *text.wide_table(header, rows, names=2),
+        "",
+        "Stable rank is ‖ΔW‖² over its largest squared singular value. U and V are the first r singular vectors of ΔW, of W, "
+        "or random ones, so that ‖UᵀWV‖ says how much of W lies in them. Amplification is ‖ΔW‖ / ‖UᵀWV‖ along ΔW: far above "
+        "1, training strengthened directions that W has little of.",
+    ]
+
+
+def _number(changes: Sequence[WeightChange], of: Callable[[WeightChange], float]) -> str:
+    return f"{statistics.median(map(of, changes)):.3g}" if changes else text.MISSING
+
+
+def _along_random(change: WeightChange) -> float:
+    """The expected ‖UᵀWV‖ (root mean square) over r random directions."""
+    outputs, inputs = change.shape
+    return change.weight_norm * change.directions / math.sqrt(outputs * inputs)
+
+
+def _intruders(model: ModelChanges) -> Lines:
+    header = ["method", "weights", "vectors", *(f"below {threshold}" for threshold in THRESHOLDS), "smallest cosine"]
+    rows = []
+    for group, runs in _by_group(model).items():
+        found = [change.similarities for run in runs for change in run.changes]
+        values = [value for own in found for value in own]
+        counts = [text.count(sum(value < threshold for value in values)) for threshold in THRESHOLDS]
+        rows.append([code(group), text.count(len(found)), text.count(len(values)), *counts, f"{min(values):.2f}"])
+    return [
+        "**Intruder dimensions**",
+        "",
+        *text.table(header, rows),
+        "",
+        "Of the first 10 left singular vectors of each trained weight W + ΔW, those whose cosine with every one of W is below "
+        f"a threshold; {THRESHOLDS[0]} is the usual one.",
+    ]
+
+
+def _overlaps(model: ModelChanges) -> Lines:
+    header = ["compared", "seeds", "part", "of", "φ, first", "random", "φ, all", "random"]
+    rows = [
+        [
+            _pair(overlap),
+            overlap.seeds if overlap.seeds == "different" else f"{overlap.seeds}\\*",
+            overlap.part.replace("_", " "),
+            _OF[overlap.of],
+            f"{overlap.similarity[0][0]:.3f}",
+            f"{1 / overlap.width:.3f}",
+            f"{overlap.similarity[-1][-1]:.3f}",
+            f"{overlap.random:.3f}",
+        ]
+        for overlaps in _by_pair(model.overlaps)
+        for overlap in overlaps
+    ]
+    lines = [
+        "**Subspace similarity**",
+        "",
+        *text.table(header, rows, numbers_from=4),
+        "",
+        "φ(i, j) is the share of the smaller subspace that lies in the larger, over the first i and j right singular vectors "
+        "of A or of ΔW: 1 if one contains the other. Random: what random Gaussian matrices of these shapes have on average.",
+    ]
+    if any(overlap.seeds == "same" for overlap in model.overlaps):
+        lines += [
+            "",
+            "\\* Runs of one seed may share random numbers of their first A, so a part of their φ can be the draw. Pairs of "
+            "different seeds show what training found.",
+        ]
+    return lines
+
+
+def _pair(overlap: Overlap) -> str:
+    if overlap.first == overlap.second:
+        return code(overlap.first)
+    return f"{code(overlap.first)} and {code(overlap.second)}"
+
+
+_NORMS = "‖ΔW‖ as a percentage of ‖W‖, by layer and part: means over runs."
+
+
+def _norm_map(group: str, runs: Sequence[RunChanges]) -> HeatMap:
+    from lora_bench.report.figures.heat_maps import HeatMap
+
+    parts = _parts(runs)
+    layers = sorted({change.layer for run in runs for change in run.changes})
+    found: dict[tuple[int, str], list[float]] = {}
+    for run in runs:
+        for change in run.changes:
+            found.setdefault((change.layer, change.part), []).append(100 * change.delta_norm / change.weight_norm)
+    return HeatMap(
+        title=group,
+        rows=[str(layer) for layer in layers],
+        columns=[part.replace("_", "\n") for part in parts],
+        values=[
+            [statistics.fmean(found[layer, part]) if (layer, part) in found else None for part in parts]
+            for layer in layers
+        ],
+    )
+
+
+def _by_pair(overlaps: Sequence[Overlap]) -> list[list[Overlap]]:
+    """The overlaps of each pair of groups, which share a figure."""
+    found: dict[tuple[str, str, str], list[Overlap]] = {}
+    for overlap in overlaps:
+        found.setdefault((overlap.first, overlap.second, overlap.seeds), []).append(overlap)
+    return [found[pair] for pair in sorted(found, key=lambda pair: [*map(text.natural, pair)])]
+
+
+def _overlap_caption(overlaps: Sequence[Overlap]) -> str:
+    one = overlaps[0]
+    seeds = f"{plural(one.pairs, 'pair')} of runs with {'the same seed' if one.seeds == 'same' else 'different seeds'}"
+    return (
+        f"φ(i, j) of {_pair(one)}, a mean over layers and {seeds}; last panel: random Gaussian matrices of the first panel's "
+        "shape, on average."
+    )
+
+
+def _overlap_map(overlap: Overlap) -> HeatMap:
+    from lora_bench.report.figures.heat_maps import HeatMap
+
+    return HeatMap(
+        title=f"{_OF[overlap.of]}, {overlap.part.replace('_', ' ')}",
+        rows=[*map(str, overlap.rows)],
+        columns=[*map(str, overlap.columns)],
+        values=overlap.similarity,
+    )
+
+
+def _random_map(overlap: Overlap) -> HeatMap:
+    from lora_bench.report.figures.heat_maps import HeatMap
+
+    return HeatMap(
+        title="random",
+        rows=[*map(str, overlap.rows)],
+        columns=[*map(str, overlap.columns)],
+        values=[[max(i, j) / overlap.width for j in overlap.columns] for i in overlap.rows],
+    )
+
+
+def _figure(folder: str, number: int, kind: str, caption: str) -> Lines:
+    said = "Change of weights by layer" if kind == "norms" else "Subspace similarity"
+    return [f"![{said}]({quote(f'{folder}/{_file(number, kind)}')})", "", caption]
+
+
+def _file(number: int, kind: str) -> str:
+    return f"weights-{number}-{kind}.svg"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"

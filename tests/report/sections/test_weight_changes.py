@@ -1,0 +1,93 @@
+"""The page and the section of an analysis of weights: numbers by hand, heat maps, and what is left out."""
+
+import pytest
+
+from lora_bench.records.weight_analysis import (
+    ModelChanges,
+    Overlap,
+    RunChanges,
+    WeightAnalysis,
+    WeightChange,
+    accept_analysis,
+    read_analysis,
+    write_analysis,
+)
+from lora_bench.report import check_report, render_files, write_report, write_weight_page
+from lora_bench.report.sections.weight_changes import weight_lines
+from tests.sample_records import sample_suite
+
+
+def change(layer, part, **more):
+    """A weight of norm 60, 30 by 20, and a change of norm 6 in 4 directions along which it has 0.3."""
+    return WeightChange(
+        **{
+            "layer": layer, "part": part, "shape": (30, 20), "weight_norm": 60.0, "delta_norm": 6.0,
+            "delta_spectral_norm": 3.0, "directions": 4, "along_delta": 0.3, "along_weight": 20.0,
+            "similarities": (0.95, 0.9, 0.4, 0.2), **more,
+        }
+    )  # fmt: skip
+
+
+def analysis(run_ids=("aaaa", "bbbb"), group="lora, rank 4"):
+    overlap = Overlap(
+        first=group, second=group, seeds="different", part="query", of="A", pairs=1, width=20, rows=(1, 2, 4),
+        columns=(1, 2, 4), similarity=((0.5, 0.6, 0.7), (0.6, 0.4, 0.5), (0.7, 0.5, 0.25)), by_layer=(0.25, 0.25),
+    )  # fmt: skip
+    changes = (change(0, "query"), change(1, "query"), change(0, "feed_forward_out"))
+    runs = tuple(RunChanges(run_id=one, group=group, seed=seed, changes=changes) for seed, one in enumerate(run_ids))
+    model = ModelChanges(task="tickets", model="MiniLM", runs=runs, overlaps=(overlap,))
+    return WeightAnalysis(suites=("quickstart",), models=(model,), left_out={"bitfit": "it changes no weight matrix"})
+
+
+def test_the_numbers_of_a_table():
+    lines = weight_lines(analysis(), "report")
+    rows = [line for line in lines if line.startswith("| `lora, rank 4` | query |") or "rank 4 | query" in line]
+    # Stable rank (6 / 3)² = 4; random 60 × 4 / √600 = 9.80; amplification 6 / 0.3 = 20.
+    assert rows[0].endswith("| query | 2 | 4 | 60 | 6 | 10 % | 4 |")
+    assert rows[1].endswith("| query | 0.3 | 20 | 9.8 | 20 |")
+    (intruders,) = (line for line in lines if line.endswith("| 0.20 |"))
+    # Six weights of four vectors: two of each below 0.5 and 0.7, one below 0.3.
+    assert intruders.endswith("| 6 | 24 | 12 | 6 | 12 | 0.20 |")
+    (overlap,) = (line for line in lines if "| different |" in line)
+    assert overlap.endswith("| different | query | A | 0.500 | 0.050 | 0.250 | 0.200 |")
+    assert any("`bitfit` (it changes no weight matrix)" in line for line in lines)
+
+
+def test_the_page_has_its_heat_maps(tmp_path):
+    written = {path.name for path in write_weight_page(analysis(), tmp_path)}
+    assert written == {"analysis.md", "analysis.html", "weights-1-norms.svg", "weights-1-overlap-1.svg"}
+    page = (tmp_path / "analysis.html").read_text()
+    assert page.count("<img") == 2 and "10 %" in page
+    drawn = (tmp_path / "analysis" / "weights-1-overlap-1.svg").read_text()
+    assert ">.25<" in drawn and ">random<" in drawn
+
+
+def test_a_report_has_the_section_where_the_analysis_was_kept(tmp_path):
+    records = sample_suite()
+    kept = analysis(tuple(sorted(record.run_id for record in records)[:2]))
+    write_analysis(kept, tmp_path)
+    assert read_analysis(tmp_path) == kept
+    write_report(records, tmp_path, analysis=kept)
+    assert "## Weight changes" in (tmp_path / "report.md").read_text()
+    assert check_report(records, tmp_path, analysis=read_analysis(tmp_path)) == []
+    assert any("weights-1-norms.svg is not part" in line for line in check_report(records, tmp_path))
+
+
+def test_runs_that_the_report_lacks_are_said():
+    page = render_files(sample_suite(), analysis=analysis())["report.md"].decode()
+    assert "2 runs of these are not among the report's records." in page
+
+
+def test_a_baseline_takes_the_analysis_and_loses_an_old_one(tmp_path):
+    runs, baseline = tmp_path / "runs", tmp_path / "baseline"
+    write_analysis(analysis(), runs)
+    assert accept_analysis(runs, baseline) == baseline / "analysis.json"
+    assert read_analysis(baseline) == analysis()
+    (runs / "analysis.json").unlink()
+    assert accept_analysis(runs, baseline) is None and not (baseline / "analysis.json").exists()
+
+
+@pytest.mark.parametrize("name", ["<script>", "a|b", "[x](http://y)"])
+def test_names_of_records_stay_text(name):
+    page = "\n".join(weight_lines(analysis(group=name), "report"))
+    assert "<script>" not in page and "](http://" not in page
