@@ -29,7 +29,7 @@ from lora_bench.records.protocol import PROTOCOLS, STRICT, Protocol
 from lora_bench.records.spec import Decoding
 from lora_bench.suite.entries import Range, read_method
 from lora_bench.suite.probe_suite import CellShape, ProbeCellRecipe, ProbeFile, Size
-from lora_bench.suite.schema import ModelEntry, Probe, Recipe, SuiteBudget, SuiteFile, Training, Tuning
+from lora_bench.suite.schema import ModelEntry, Probe, Recipe, RetentionText, SuiteBudget, SuiteFile, Training, Tuning
 
 FOLDER = Path(__file__).parent
 
@@ -132,6 +132,7 @@ HEADINGS = {
     "Recipe": "recipes",
     "Tuning": "tuning",
     "Decoding": "decoding",
+    "RetentionText": "retention",
     "Analysis": "analysis",
     "Probe": "probe",
     "Cell": "cell",
@@ -163,6 +164,7 @@ def suites_page() -> str:
         "tuning": keys(Tuning),
         "protocol": protocol_part(),
         "decoding": keys(Decoding),
+        "retention": f"`true`, or a mapping:\n\n{keys(RetentionText)}",
         "analysis": f"See [statistics](statistics.md).\n\n{keys(Analysis)}",
         "probe": f"See [probes](probes.md).\n\n{keys(Probe)}",
         "A suite of probes": f"{PROBES}\n\n{keys(ProbeFile, suite=SuiteFile)}",

@@ -125,7 +125,7 @@ def recipe_of(spec: RunSpec) -> str:
         "method": spec.method.model_copy(update={"chosen": _without_size(spec.method)}),
         "training": spec.training.model_copy(update={"precision": None, "threads": None}),
     }
-    named = {"seed": None, "series": None, "keep_weights": None, "start": start}
+    named = {"seed": None, "series": None, "keep_weights": None, "start": start, "retention": None}
     return spec.model_copy(update={**bare, **named}).run_id
 
 

@@ -40,6 +40,7 @@ from lora_bench.plan.describe_data import DataFacts, describe, too_small
 from lora_bench.plan.inputs import LoadedTask, Progress, obtain
 from lora_bench.plan.micro_batch import micro_batch
 from lora_bench.plan.resolve import run_spec
+from lora_bench.plan.retention_data import Retentions, retention_data
 from lora_bench.plan.rounds import rounds_of
 from lora_bench.plan.selection import best_rates, rate_beyond, start_records
 from lora_bench.plan.size_fitting import MethodFit, check_fits, fit_method
@@ -126,7 +127,8 @@ def make_plan(
     """
     tasks, models = obtain(suite, data_dir, progress, download=download)
     unequal = check_equal_trials(suite, tasks, models)
-    planner = _Planner(suite, runs, series, data_dir, only, progress, untried)
+    retention = retention_data(suite, models, data_dir, progress)
+    planner = _Planner(suite, runs, series, data_dir, only, progress, untried, retention)
     # A run that starts from another task's run needs that task's runs to be known.
     started = {name for recipe in suite.content.recipes if recipe.start is not None for name in recipe.tasks}
     for loaded in sorted(tasks, key=lambda loaded: loaded.task.task in started):
@@ -198,6 +200,7 @@ class _Planner:
         only: Ids of the requested runs.
         progress: Called with a sentence before slow work.
         untried: Returns True if a record decides nothing, because its run must be repeated.
+        retention: Data for retention, by base model.
     """
 
     def __init__(
@@ -209,7 +212,9 @@ class _Planner:
         only: Collection[str],
         progress: Progress | None,
         untried: Callable[[Record], bool],
+        retention: Retentions,
     ) -> None:
+        self.retention = retention
         self.suite = suite
         self.runs = runs
         self.series = series
@@ -226,6 +231,7 @@ class _Planner:
     def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget) -> None:
         """Add the runs of a task, base model, method and budget: its trials and, once these are done, its reported runs."""
         suite, name, adapter = self.suite, loaded.task.task, self.suite.adapter
+        retention, held = self.retention.get(base_model.name, (None, None))
         recipe = suite.recipe(name, base_model.name, entry, budget)
         check_rates(suite, recipe, name, base_model, entry)
         check_schedule(suite, recipe, name, base_model, entry)
@@ -243,6 +249,7 @@ class _Planner:
             spec = run_spec(
                 suite, loaded.task, loaded.data, base_model, entry, method, recipe, rate, 0,
                 trial=rung is not None, part=1 if rung is None else rung.part, start=None, series=self.series,
+                retention=retention,
             )  # fmt: skip
             return spec, estimate_run(spec, fit, loaded.data)
 
@@ -276,6 +283,7 @@ class _Planner:
                 rung=rung.number if rung is not None and suite.content.rungs else None,
                 extended=extended,
                 adapter=adapter.folder if start is not None and start.run_id is None and adapter is not None else None,
+                retention=held if spec.retention is not None else None,
             )
             return Cell(job, fit, folder.record(), estimate, blocked)
 

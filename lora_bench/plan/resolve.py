@@ -20,6 +20,7 @@ from lora_bench.records.spec import (
     PlannedSpec,
     PlannedTask,
     PlannedTraining,
+    Retention,
     Settings,
     Start,
 )
@@ -44,6 +45,7 @@ def run_spec(
     part: int = 1,
     start: Start | None,
     series: str | None,
+    retention: Retention | None = None,
 ) -> PlannedSpec:
     """Return the run spec of a cell of a suite.
 
@@ -61,6 +63,7 @@ def run_spec(
         part: Divisor of its work, as in the first rungs of a halving; its schedule has the length of the part.
         start: The run it starts from.
         series: Label of a repeat.
+        retention: Data for its retention, if the suite asks for it; a trial has none.
     """
     content, rules = suite.content, suite.rules
     training = _training(recipe, learning_rate, len(data.splits["train"].ids), part)
@@ -92,6 +95,7 @@ def run_spec(
         rules=rules,
         decoding=recipe.decoding if task.kind == "generation" else None,
         start=start,
+        retention=None if trial else retention,
     )
 
 

@@ -35,7 +35,7 @@ def fields(spec: RunSpec) -> dict[str, Any]:
     threads, labels, and the number of parts of a batch.
     """
     content = spec.model_dump(mode="json")
-    for name in ("model", "seed", "series", "keep_weights", "spec_version", "protocol", "start"):
+    for name in ("model", "seed", "series", "keep_weights", "spec_version", "protocol", "start", "retention"):
         del content[name]
     method, task = content["method"], content["task"]
     content["method"] = {"name": method["name"], "options": method["options"]}

@@ -163,6 +163,20 @@ class Probabilities(Strict):
     sha256: str
 
 
+class Retained(Strict):
+    """Score of what the base model could do before, with the adapter on: the measure of the spec's `retention`.
+
+    Args:
+        before: Of the base model; a loss is in nats a token.
+        after: Of the trained model.
+        count: Number of predicted tokens, or of pairs of sentences.
+    """
+
+    before: float
+    after: float
+    count: int
+
+
 class Weights(Strict):
     """Trained weights of a run: their folder beside the record if it exists, their size, and the step they are from."""
 
@@ -223,6 +237,7 @@ class Record(Strict):
         extended: Whether it is a trial of a learning rate beyond the range, added because the best was at the edge.
         packed_with: Ids of the runs in the same pack, over one frozen base; empty for a run by itself.
         probabilities: Probabilities behind the predictions, of classification; None if they were not kept.
+        retention: Score apart from the task, before and after; None if the suite does not ask for it, or a warning says why.
     """
 
     model_config = ConfigDict(
@@ -256,6 +271,7 @@ class Record(Strict):
     extended: bool = False
     packed_with: tuple[FileName, ...] = ()
     probabilities: Probabilities | None = None
+    retention: Retained | None = None
 
     @property
     def score(self) -> float | None:

@@ -274,6 +274,19 @@ class Start(Strict):
         return self.task if self.adapter_sha256 is None else f"an adapter for {self.task}, sha256 {self.adapter_sha256}"
 
 
+class Retention(Strict):
+    """Data outside of the task on which a run is scored before and after training.
+
+    Args:
+        measure: "loss" of a causal model on a text, in nats a token; "spearman" of the cosines of an encoder's mean-pooled
+            sentences with people's ratings, without a head.
+        data_sha256: Hash of the data.
+    """
+
+    measure: Literal["loss", "spearman"]
+    data_sha256: str
+
+
 class RunSpec(RecordPart):
     """One fully resolved cell of a suite, or the known facts of a run that no suite planned.
 
@@ -285,6 +298,7 @@ class RunSpec(RecordPart):
         rules: The protocol in full, or None if the rules of the scores are unknown.
         decoding: How completions are written, for generation only.
         start: The run it starts from, or None for the pretrained checkpoint.
+        retention: Data for a score of what the base model could do before, or None.
         source: Program of a run that no suite planned, such as "own script". Its author vouches for everything beyond this
             spec.
         source_sha256: Hash of that program, or of the results it wrote; it tells runs of different programs apart.
@@ -304,6 +318,7 @@ class RunSpec(RecordPart):
     rules: Protocol | None = STRICT
     decoding: Decoding | None = None
     start: Start | None = None
+    retention: Retention | None = None
     source: str | None = None
     source_sha256: str | None = None
 
@@ -348,6 +363,7 @@ LATER: dict[str, JsonValue] = {
     "rules": STRICT.model_dump(mode="json"),
     "decoding": None,
     "start": None,
+    "retention": None,
     "source": None,
     "source_sha256": None,
 }

@@ -27,6 +27,7 @@ from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.probes.probe_section import probe_lines, render_probes
 from lora_bench.report.sections.class_tables import ITEMS_PAGE
 from lora_bench.report.sections.first_screen import draw_pictures
+from lora_bench.report.sections.forgetting import forgetting_figures
 from lora_bench.report.sections.items_page import TextsOf, items_page, no_texts
 from lora_bench.report.sections.weight_changes import PAGE, weight_figures, weight_lines, weight_page
 from lora_bench.report.terminal import terminal_answer, terminal_table
@@ -89,6 +90,7 @@ def render_files(
         items = items_page(model, texts)
         wide, narrow = draw_pictures(model.seen)
         drawn = {plan.file: draw(plan) for plan in plan_figures(model.comparison, records)}
+        drawn |= forgetting_figures(model.comparison)
         maps = {} if analysis is None else weight_figures(analysis)
         figures = {f"{name}/{file}": svg for file, svg in {**wide, **drawn, **maps}.items()}
     page = render_page(markdown, {**figures, **{f"{name}/{file}": svg for file, svg in narrow.items()}})

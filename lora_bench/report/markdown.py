@@ -24,6 +24,7 @@ from lora_bench.report.sections.answer import answer
 from lora_bench.report.sections.class_tables import class_lines
 from lora_bench.report.sections.environments import environment_lines
 from lora_bench.report.sections.first_screen import by_task_picture, first_screen
+from lora_bench.report.sections.forgetting import forgetting_lines
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.improving import improving_lines
 from lora_bench.report.sections.introduction import introduction
@@ -72,6 +73,7 @@ def render_markdown(
         _figures(plan_figures(comparison, records), figures_folder_name, comparison),
         task_lines(comparison, judged, costs, further),
         tuning_lines(comparison, costs),
+        forgetting_lines(comparison, figures_folder_name),
         _costs(comparison),
         *sections,
         _failures(comparison),

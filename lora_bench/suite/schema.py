@@ -240,6 +240,16 @@ class Probe(Strict):
     seconds: Rate | None = None
 
 
+class RetentionText(Strict):
+    """A text of one's own for `retention`.
+
+    Args:
+        text: File in UTF-8, relative to the suite, with a paragraph a line.
+    """
+
+    text: str
+
+
 class ModelEntry(Strict):
     """A base model of a suite.
 
@@ -288,6 +298,9 @@ class SuiteFile(Strict):
         recipes: Settings for some tasks, base models and methods; a later recipe overrides an earlier one.
         tuning: Search for a learning rate, if several are given.
         decoding: Decoding of completions, for generation.
+        retention: Also score, before and after training, what the base model could do before: causal models by their loss on a
+            text (one comes with lora_bench), encoders by the correlation on STS-B without a head (its data is that of the task
+            `stsb`: from the hub, `data: {stsb: FOLDER}` or `--data-dir`).
         data: Local folder of each task, in its published layout.
         probe: Measurements of `lora-bench probe` beside the training step.
         analysis: Comparison of scores, kept in every record. Default reference: `full`, else `lora`.
@@ -309,6 +322,7 @@ class SuiteFile(Strict):
     recipes: tuple[Recipe, ...] = ()
     tuning: Tuning | None = None
     decoding: Decoding = Decoding()
+    retention: bool | RetentionText = False
     data: dict[str, str] = Field(default_factory=dict)
     probe: Probe | None = None
     analysis: Analysis | None = None

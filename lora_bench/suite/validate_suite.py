@@ -12,7 +12,10 @@ from lora_bench.records.analysis import UntilDecided
 from lora_bench.records.budget import AXES, WORK, HeldEqual
 from lora_bench.records.protocol import Protocol
 from lora_bench.suite.entries import MethodEntry
-from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, SuiteFile, Training
+from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, Recipe, SuiteFile, Training
+
+# Task of the sentences on which encoders are scored for `retention`.
+SENTENCES = "stsb"
 
 SPLIT_NAMES = ("train", "selection", "validation", "test")
 _ACCUMULATION = "gradient_accumulation_steps"
@@ -94,6 +97,7 @@ def _across(
                 ("keep_weights",), "'best' needs selection_every, the steps between scores on the selection split"
             )
         )
+    faults += _retention(document, content)
     faults += [
         document.fault(("budget", "caps", name), "is what stops a run already: give another amount, or leave it out")
         for name in content.budget.given
@@ -258,7 +262,10 @@ def _unknown_names(
         "methods": [entry.label for entry in methods],
     }
     splits = [name for name in content.data if name in SPLIT_NAMES and name not in tasks]
-    named: list[tuple[Key, str, str]] = [(("data", name), "tasks", name) for name in content.data if name not in splits]
+    beside = [SENTENCES] if content.retention else []
+    named: list[tuple[Key, str, str]] = [
+        (("data", name), "tasks", name) for name in content.data if name not in (*splits, *beside)
+    ]
     if content.probe is not None and content.probe.twin is not None:
         named.append((("probe", "twin"), "methods", content.probe.twin))
     if content.analysis is not None:
@@ -288,6 +295,23 @@ def _unknown_names(
         if recipe.start is not None and (not recipe.tasks or recipe.start in recipe.tasks):
             faults.append(document.fault((*key, "start"), "needs `tasks` that do not contain the task to start from"))
         faults += _own_arguments(document, (*key, "training_arguments"), recipe.training_arguments)
+    return faults
+
+
+def _retention(document: Document, content: SuiteFile) -> list[Fault]:
+    """Return the faults of recipes under which a trained model cannot be read whole, as `retention` does."""
+    if not content.retention:
+        return []
+    faults = []
+    recipes: list[tuple[Key, Training | Recipe]] = [(("training",), content.training)]
+    recipes += [(("recipes", index), recipe) for index, recipe in enumerate(content.recipes)]
+    for key, recipe in recipes:
+        if recipe.last_layer == "read_position":
+            message = "is for the head alone, and retention reads every position: leave one of the two out"
+            faults.append(document.fault((*key, "last_layer"), message))
+        if recipe.parallelism == "fsdp":
+            message = "shards the model, which retention reads whole: leave one of the two out"
+            faults.append(document.fault((*key, "parallelism"), message))
     return faults
 
 

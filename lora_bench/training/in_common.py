@@ -25,7 +25,7 @@ MAY_DIFFER: Fields = {
         "max_grad_norm": True,
     },
     "seed": True, "series": True, "protocol": True, "rules": True, "score_on": True, "selection_every": True,
-    "keep_weights": True, "decoding": True, "start": True,
+    "keep_weights": True, "decoding": True, "start": True, "retention": True,
 }  # fmt: skip
 """Fields free to differ everywhere: neither the base model nor the shape of a training step depends on them."""
 

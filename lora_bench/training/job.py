@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.budget import Budget
@@ -14,6 +16,32 @@ from lora_bench.records.record import Record, Status
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.records.store import RunFolder
 from lora_bench.tasks import Task
+
+
+@dataclass(frozen=True)
+class RetentionData:
+    """Data for a run's `retention` on this machine: a text, or the task of sentence pairs with the folder of its paths."""
+
+    text: Path | None = None
+    sentences: tuple[Task, Path] | None = None
+
+    def paragraphs(self) -> tuple[list[str], str]:
+        """Return the paragraphs of its text, one a line, and the hash of its file.
+
+        Raises:
+            LoraBenchError: If the file cannot be read, is empty, or is not in UTF-8.
+        """
+        assert self.text is not None
+        try:
+            content = self.text.read_bytes()
+            found = [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
+        except OSError as error:
+            raise LoraBenchError(f"the text {self.text.name!r} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise LoraBenchError(f"the text {self.text.name!r} is not in UTF-8") from None
+        if not found:
+            raise LoraBenchError(f"the text {self.text.name!r} is empty")
+        return found, hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -38,6 +66,7 @@ class Job:
         alone_because: Reason why it is done outside of the pack that it was planned for, or None.
         cut: Restrict DeBERTa's relative positions to those that rows reach, if that changes no score.
         adapter: Folder of the adapter that the run starts from, if it starts from one.
+        retention: Data for the spec's retention, if it has one.
     """
 
     spec: PlannedSpec
@@ -57,6 +86,7 @@ class Job:
     alone_because: str | None = None
     cut: bool = True
     adapter: Path | None = None
+    retention: RetentionData | None = None
 
     @functools.cached_property
     def run_id(self) -> str:

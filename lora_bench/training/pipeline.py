@@ -36,6 +36,7 @@ from lora_bench.training.kept_weights import keep_weights
 from lora_bench.training.lessons import BatchFlops, Lessons, read_lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.process_cache import WARM
+from lora_bench.training.retention import retained
 from lora_bench.training.scoring import Replies, keep_answers, keep_probabilities, quiet, scored_splits, scores_of
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import ENDLESS
@@ -257,6 +258,8 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
     if not measure.exclusive and spec.training.uses("train_seconds"):
         facts.warnings.append("another process ran on this machine and used up some of its train_seconds")
     scores = scores_of(job.task, lessons.data, answered.answers)
+    facts.enter("scoring what the base model could do")
+    kept = retained(job, model, ready.adapted.tokenizer, facts.warnings.append)
     there = job.folder.record()
     if there is not None:  # the process that took the run over published first; its files must not be overwritten
         return there
@@ -280,6 +283,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         scores=scores,
         predictions=keep_answers(job, lessons.data.splits[spec.score_on], replies.answers),
         probabilities=keep_probabilities(job, replies) if spec.score_on == "test" else None,
+        retention=kept,
         weights=keep_weights(
             job, model, ready.adapted.tokenizer, step, scores, len(lessons.data.splits[spec.score_on].ids)
         ),

@@ -141,6 +141,7 @@ def draw_value(
     across: bool = False,
     interval: bool = True,
     hollow: bool = False,
+    seeds: bool = True,
 ) -> None:
     """Seeds, mean and interval of a row at *place*: upwards, or *across* where the score axis is the horizontal one."""
 
@@ -157,7 +158,7 @@ def draw_value(
             plot([place], [limits[0]], marker=CARETLEFT if across else CARETDOWN, markersize=5, clip_on=False)
         if ends.high > limits[1]:
             plot([place], [limits[1]], marker=CARETRIGHT if across else CARETUP, markersize=5, clip_on=False)
-    if row.score.n > 1:
+    if seeds and row.score.n > 1:
         look: dict[str, Any] = {"markersize": 3.2, "markeredgewidth": 0}
         if across:
             # Below the interval: a line of names has no value upwards that a mark could miss.

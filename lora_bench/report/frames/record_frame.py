@@ -29,7 +29,7 @@ _LEFT_OUT = {
 _NAMES_IN = {
     "analysis": "analysis_{}", "budget": "budget_{}", "budget.caps": "budget_caps_{}", "parameters": "{}_parameters",
     "predictions": "predictions_{}", "spec.decoding": "decoding_{}", "spec.rules": "rules_{}", "spec.start": "start_{}",
-    "weights": "weights_{}",
+    "retention": "retention_{}", "spec.retention": "retention_{}", "weights": "weights_{}",
 }  # fmt: skip
 _NAMES = {
     "environment.memory_bytes": "machine_memory_bytes",
@@ -53,7 +53,7 @@ _NAMES = {
 
 _FIRST = ("run_id", "suite", "spec.source", "spec.series", "status", "reason", "capped_by")
 _LAST = ("attempts", "resumed", "command", "started_at", "schema_version")
-_RESULTS = {"data", "memory", "parameters", "predictions", "speed", "weights"}
+_RESULTS = {"data", "memory", "parameters", "predictions", "retention", "speed", "weights"}
 
 
 def to_frame(records: Sequence[Record]) -> pandas.DataFrame:

@@ -214,6 +214,7 @@ def conditions_of(of: RunSpec, budget: Budget | None) -> dict[str, JsonValue]:
     spec = of.model_dump(mode="json")
     del spec["method"], spec["model"], spec["seed"], spec["training"]["learning_rate"]
     del spec["source_sha256"]  # one's own scripts are there to be compared
+    spec["retention"] = None if of.retention is None else "before and after"  # its data depends on the base model
     if budget is not None and budget.peak_memory_bytes is not None:
         # Each method takes the same batch in as many parts as keep the peak.
         spec["training"]["arguments"].pop("gradient_accumulation_steps", None)

@@ -33,6 +33,25 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forgetting:
+    """What a method's runs lost of the base model's score on data apart from the task.
+
+    Args:
+        measure: "loss" or "spearman".
+        before: Of the base model; None where runs differ.
+        after: Of the trained models.
+        lost: How much worse: the rise of a loss, the fall of a correlation.
+        each: The loss of each run beside its score.
+    """
+
+    measure: str
+    before: float | None
+    after: Summary
+    lost: Summary
+    each: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failure:
     """A run that ended in another way than `ok`."""
 
@@ -57,6 +76,7 @@ class Row:
         exclusive: Whether all measured runs had the machine to themselves; None where nothing was measured or said.
         environments: Indexes into the comparison's environments.
         extended: Whether it is of trials beyond the range of learning rates.
+        forgetting: None unless the suite asked for retention.
     """
 
     label: str
@@ -89,6 +109,7 @@ class Row:
     environments: tuple[int, ...]
     resumed: int = 0
     extended: bool = False
+    forgetting: Forgetting | None = None
 
     @property
     def measured(self) -> bool:
@@ -163,6 +184,27 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         resumed=sum(record.resumed for record in records),
         extended=any(record.extended for record in records),
         environments=tuple(sorted({environment_index(record, environments) for record in records} - {-1})),
+        forgetting=_forgetting(records),
+    )
+
+
+def _forgetting(records: Sequence[Record]) -> Forgetting | None:
+    kept = [
+        (record.retention, record.spec.retention.measure, record.score)
+        for record in records
+        if record.retention is not None and record.spec.retention is not None and record.score is not None
+    ]
+    measure = unique(measure for _, measure, _ in kept)
+    if measure is None:
+        return None
+    worse = 1 if measure == "loss" else -1
+    lost = [worse * (one.after - one.before) for one, _, _ in kept]
+    return Forgetting(
+        measure=measure,
+        before=unique(one.before for one, _, _ in kept),
+        after=summarise([one.after for one, _, _ in kept]),
+        lost=summarise(lost),
+        each=tuple((one, score) for one, (_, _, score) in zip(lost, kept, strict=True)),
     )
 
 

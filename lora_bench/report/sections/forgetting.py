@@ -1,0 +1,105 @@
+"""Learning against forgetting: the score of each method beside what it lost of the base model's abilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from lora_bench.report import text
+from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.rows import Row
+from lora_bench.report.sections import method_tables as tables
+from lora_bench.report.text import MISSING, code
+from lora_bench.stats import Summary
+
+if TYPE_CHECKING:
+    from lora_bench.report.figures.forgetting_plane import Plane
+
+Lines = list[str]
+
+MEASURES = {
+    "loss": "loss on a text apart from the task, nats a token",
+    "spearman": "Spearman's correlation on STS-B, without a head",
+}
+
+_CAPTION = (
+    "Score against what is lost of the base model: seeds (small points), their means and 95 % intervals in both directions. "
+    "Better methods are at the top, gentler ones on the left; the dashed line is the base model's own level."
+)
+
+
+def forgetting_lines(comparison: Comparison, folder: str) -> Lines:
+    """Return the section as lines of Markdown; empty where no run has a retention.
+
+    Args:
+        comparison: The rows.
+        folder: Folder of the figures, beside the page.
+    """
+    lines: Lines = []
+    for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
+        (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
+        lines += ["", f"### Forgetting on {tables.setting_name(setting, comparison)}, {tables.model_name(table)}", ""]
+        header = ["method", "score", "before", "after", "lost", "95 % interval", "seeds"]
+        header += ["perplexity before", "after"] if measure == "loss" else []
+        lines += [f"Measured by {MEASURES[measure]}.", "", *text.table(header, map(_cells, rows)), ""]
+        lines += [f"![Learning against forgetting]({quote(f'{folder}/{_file(number)}')})", "", _CAPTION]
+    if not lines:
+        return []
+    said = (
+        "Each run was scored on data apart from its task before and after training, with the adapter on. *Lost* is the rise of "
+        "a loss or the fall of a correlation, so 0 is a base model that kept all; below 0 it gained."
+    )
+    return ["## Learning against forgetting", "", said, *lines]
+
+
+def forgetting_figures(comparison: Comparison) -> dict[str, bytes]:
+    """Return the figures of the section, by file name."""
+    from lora_bench.report.figures.draw import styles
+    from lora_bench.report.figures.forgetting_plane import draw_plane
+
+    return {
+        _file(number): draw_plane(_plane(setting, table, rows), styles(comparison), title=_CAPTION)
+        for number, (setting, table, rows) in enumerate(_parts(comparison), start=1)
+    }
+
+
+def _parts(comparison: Comparison) -> Iterator[tuple[Setting, ModelTable, list[Row]]]:
+    """Yield the rows with a retention of each setting of results, and base model."""
+    for setting in comparison.settings:
+        for table in setting.tables:
+            rows = [row for row in table.rows if row.forgetting is not None and row.score is not None]
+            if rows:
+                yield setting, table, rows
+
+
+def _plane(setting: Setting, table: ModelTable, rows: list[Row]) -> Plane:
+    from lora_bench.report.figures.forgetting_plane import Plane
+
+    (measure,) = {row.forgetting.measure for row in rows if row.forgetting is not None}
+    lost = "rise of the loss" if measure == "loss" else "fall of the correlation"
+    metric = f"{setting.spec.task.metric} on {setting.spec.task.name}"
+    return Plane(rows=rows, title=table.model.shown, below=f"lost: {lost}", side=metric)
+
+
+def _cells(row: Row) -> list[str]:
+    found = row.forgetting
+    assert found is not None and row.score is not None
+    cells = [
+        code(row.label), text.score(row.score.mean), text.score(found.before), text.score(found.after.mean),
+        text.difference(found.lost.mean), _interval(found.lost), str(found.lost.n),
+    ]  # fmt: skip
+    if found.measure == "loss":
+        before = MISSING if found.before is None else text.rate(math.exp(found.before))
+        cells += [before, text.rate(math.exp(found.after.mean))]
+    return cells
+
+
+def _interval(summary: Summary) -> str:
+    ends = summary.interval
+    return MISSING if ends is None else f"{text.difference(ends.low)} to {text.difference(ends.high)}"
+
+
+def _file(number: int) -> str:
+    return f"forgetting-{number}.svg"

@@ -1,0 +1,220 @@
+"""What a run keeps of its base model's abilities: a score apart from the task, of the base model and of the trained one.
+
+A causal model is scored by its loss on a text: each paragraph is one row, its labels are its own tokens shifted by one, and
+padding is in neither the loss nor the count. Of a causal classifier that is the trained backbone below the language head of its
+checkpoint. An encoder is scored on pairs of sentences without a head: the mean of the last hidden states over real tokens, and
+Spearman's correlation of the cosines with people's ratings. The adapter is on; merging it changes nothing but rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.metrics.spearman import spearman
+from lora_bench.models.loading import load_model
+from lora_bench.records.record import Retained
+from lora_bench.tasks import encode, load_data
+from lora_bench.training.job import Job
+from lora_bench.training.scoring import Example, autocast, quiet
+from lora_bench.util.heartbeat import beat
+
+# Of a language model a row's logits are as wide as the vocabulary.
+ROWS_OF_TEXT, ROWS_OF_SENTENCES = 8, 64
+
+RowT = TypeVar("RowT")
+Score = Callable[[nn.Module], float]
+
+# Scores of base models, which many runs share.
+_BEFORE: dict[tuple[object, ...], float] = {}
+
+
+def retained(job: Job, model: nn.Module, tokenizer: Any, warn: Callable[[str], None]) -> Retained | None:
+    """Return the score of a run's retention before and after training; None if the spec asks for none, or *warn* was called.
+
+    Args:
+        job: The run.
+        model: Its trained model.
+        tokenizer: Of the base model.
+        warn: Called with the reason why it cannot be scored.
+
+    Raises:
+        LoraBenchError: If the data has changed since the plan.
+    """
+    asked = job.spec.retention
+    if asked is None:
+        return None
+    try:
+        _check_scorable(job, model)
+        with quiet(), torch.no_grad(), autocast(model, job.spec):
+            count, score = (_of_text if asked.measure == "loss" else _of_sentences)(job, tokenizer)
+            before, after = _before(job, model, score), score(_bare(job, model))
+        if not (math.isfinite(before) and math.isfinite(after)):
+            raise NotScored("outputs are not finite, or all sentences are alike to the model")
+    except NotScored as reason:
+        warn(f"retention was not scored: {reason}")
+        return None
+    return Retained(before=round(before, 6), after=round(after, 6), count=count)
+
+
+class NotScored(LoraBenchError):
+    """A model whose retention has no score."""
+
+
+def _check_scorable(job: Job, model: nn.Module) -> None:
+    if not job.base_model.has_weights:
+        raise NotScored("a shape without weights has nothing to keep")
+    if getattr(model, "prompt_encoder", None):
+        raise NotScored("PEFT's prompts stand before the model and are not in its layers")
+    if _base_of(model).config.is_encoder_decoder:
+        raise NotScored("it is not written for a model of encoder and decoder")
+
+
+def _base_of(model: nn.Module) -> Any:
+    """Return a model without PEFT's wrapper, its adapters in its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _fresh(job: Job, *, writes: bool) -> Any:
+    """Return the base model as its checkpoint has it: with its language head, or for the run's task."""
+    kind: Any = "generation" if writes else job.task.kind
+    model, head = load_model(job.base_model, kind=kind, labels=max(1, len(job.spec.task.labels)))
+    if writes and head and not model.config.tie_word_embeddings:
+        raise NotScored("the checkpoint has no language head")
+    return model.eval()
+
+
+def _before(job: Job, model: nn.Module, score: Score) -> float:
+    """Return the score of the base model."""
+    asked = job.spec.retention
+    device = next(model.parameters()).device
+    recipe = job.spec.training
+    key = (job.base_model.sha256, asked, recipe.max_length, recipe.precision, recipe.threads, device)
+    if key not in _BEFORE:
+        assert asked is not None
+        _BEFORE[key] = score(_fresh(job, writes=asked.measure == "loss").to(device))
+    return _BEFORE[key]
+
+
+def _bare(job: Job, model: nn.Module) -> Any:
+    """Return the trained model to score: a writer as it is, and of a causal classifier a language model with its backbone."""
+    trained = _base_of(model)
+    assert job.spec.retention is not None
+    if job.spec.retention.measure == "spearman" or job.task.kind == "generation":
+        return trained
+    language = _fresh(job, writes=True).to(next(model.parameters()).device)
+    setattr(language, language.base_model_prefix, getattr(trained, trained.base_model_prefix))
+    if language.config.tie_word_embeddings:
+        language.get_output_embeddings().weight = language.get_input_embeddings().weight
+    return language
+
+
+def _of_text(job: Job, tokenizer: Any) -> tuple[int, Score]:
+    """Return the number of predicted tokens, and the function that gives a causal model's loss on them."""
+    assert job.retention is not None
+    paragraphs, sha256 = job.retention.paragraphs()
+    _check(job, sha256)
+    encoded = tokenizer(paragraphs, truncation=True, max_length=job.spec.training.max_length)
+    rows = [list(ids) for ids in encoded["input_ids"]]
+    count = sum(max(0, len(ids) - 1) for ids in rows)
+    return count, lambda model: text_loss(model, rows, tokenizer.pad_token_id)
+
+
+def _of_sentences(job: Job, tokenizer: Any) -> tuple[int, Score]:
+    """Return the number of pairs of sentences, and the function that gives an encoder's correlation on them."""
+    assert job.retention is not None and job.retention.sentences is not None
+    task, base = job.retention.sentences
+    data = load_data(task, base, whole_train=True)
+    _check(job, data.sha256)
+    split = data.splits["test"]
+    sides = [replace(split, texts=[(pair[side],) for pair in split.texts]) for side in (0, 1)]
+    columns = [encode(side, tokenizer, job.spec.training.max_length)[0] for side in sides]
+    ratings: list[Any] = split.labels
+
+    def score(model: nn.Module) -> float:
+        first, second = (sentence_vectors(model, column, tokenizer) for column in columns)
+        found = spearman(F.cosine_similarity(first, second).tolist(), ratings)
+        return math.nan if found is None else found
+
+    return len(split.ids), score
+
+
+def _check(job: Job, sha256: str) -> None:
+    assert job.spec.retention is not None
+    if sha256 != job.spec.retention.data_sha256:
+        raise LoraBenchError(
+            "the data for retention changed after the suite was planned; run the same command again to use the new data"
+        )
+
+
+def text_loss(model: nn.Module, rows: Sequence[Sequence[int]], pad: int) -> float:
+    """Return a causal model's mean loss over the tokens of some rows, the first of each row apart, in nats.
+
+    Args:
+        model: It takes `input_ids` and `attention_mask`, and gives `logits`.
+        rows: Token ids of each row, without padding.
+        pad: Token that fills rows of a batch to one length; its predictions are not counted.
+    """
+    device = next(model.parameters()).device
+    total, count = 0.0, 0
+    with _evaluating(model):
+        for batch in _batches([row for row in rows if len(row) > 1], ROWS_OF_TEXT):
+            width = max(len(row) for row in batch)
+            ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in batch], device=device)
+            real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch], device=device)
+            logits: Tensor = model(input_ids=ids, attention_mask=real).logits
+            # Position i predicts token i + 1. The padding token may be a real one too, so the mask decides, not the id.
+            predicted = real[:, 1:].bool()
+            losses = F.cross_entropy(logits[:, :-1][predicted].float(), ids[:, 1:][predicted], reduction="sum")
+            total += losses.item()
+            count += int(predicted.sum())
+    return total / count
+
+
+def sentence_vectors(model: Any, rows: Sequence[Example], tokenizer: Any) -> Tensor:
+    """Return the mean of an encoder's last hidden states over the real tokens of each row, shape (rows, width).
+
+    Args:
+        model: A model for a task; its head is not used.
+        rows: Encoded sentences.
+        tokenizer: Pads them.
+    """
+    device = next(model.parameters()).device
+    backbone = getattr(model, model.base_model_prefix)
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    found: list[Tensor] = []
+    with _evaluating(model):
+        for batch in _batches(order, ROWS_OF_SENTENCES):
+            padded = tokenizer.pad([rows[index] for index in batch], return_tensors="pt").to(device)
+            states: Tensor = backbone(**padded).last_hidden_state.float()
+            mask = padded["attention_mask"].unsqueeze(-1)
+            found.append((states * mask).sum(1) / mask.sum(1))
+    joined = torch.cat(found)
+    in_order = torch.empty_like(joined)
+    in_order[torch.tensor(order, device=device)] = joined
+    return in_order
+
+
+def _batches(rows: Sequence[RowT], size: int) -> Iterator[Sequence[RowT]]:
+    for start in range(0, len(rows), size):
+        beat()
+        yield rows[start : start + size]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Turn dropout off in this block."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,57 @@
+"""The section on learning against forgetting: its numbers by hand, its figure, and nothing where no suite asked."""
+
+import pytest
+
+from lora_bench.records.record import Retained
+from lora_bench.records.spec import Retention
+from lora_bench.report import compare, render_files
+from lora_bench.report.sections.forgetting import forgetting_lines
+from tests.sample_records import record, sample_suite
+
+
+def runs(measure, before, after):
+    """Two methods with three seeds each."""
+    return [
+        record(
+            method,
+            seed=seed,
+            score=0.8 + seed / 100,
+            spec={"retention": Retention(measure=measure, data_sha256="0" * 64)},
+            changes={"retention": Retained(before=before, after=lost, count=100)},
+        )
+        for method, each in after.items()
+        for seed, lost in enumerate(each)
+    ]
+
+
+def test_a_loss_that_rises_is_lost():
+    found = forgetting_lines(compare(runs("loss", 2.0, {"full": [2.5, 2.6, 2.7], "lora": [2.0, 2.0, 2.0]})), "report")
+    (full,) = (line for line in found if line.startswith("| `full` |"))
+    # Mean 0.6, standard deviation 0.1, t = 4.303: 0.6 ± 4.303 × 0.1 / √3; e² = 7.39 and e^2.6 = 13.5.
+    assert full == "| `full` | 0.8100 | 2.0000 | 2.6000 | +0.6000 | +0.3516 to +0.8484 | 3 | 7.39 | 13.5 |"
+    (lora,) = (line for line in found if line.startswith("| `lora` |"))
+    assert "| +0.0000 | – | 3 |" in lora
+
+
+def test_a_correlation_that_falls_is_lost():
+    found = forgetting_lines(compare(runs("spearman", 0.8, {"lora": [0.7, 0.75]})), "report")
+    (line,) = (line for line in found if line.startswith("| `lora` |"))
+    assert "| 0.8000 | 0.7250 | +0.0750 |" in line and "perplexity" not in " ".join(found)
+
+
+@pytest.mark.parametrize("measure", ["loss", "spearman"])
+def test_a_report_shows_the_plane(measure):
+    files = render_files(runs(measure, 0.8, {"full": [0.5, 0.6, 0.55], "lora": [0.7, 0.75, 0.8]}))
+    page = files["report.md"].decode()
+    assert "## Learning against forgetting" in page and "](report/forgetting-1.svg)" in page
+    assert b"lost: " in files["report/forgetting-1.svg"] and b"full" in files["report/forgetting-1.svg"]
+
+
+def test_without_retention_there_is_no_section():
+    files = render_files(sample_suite())
+    assert b"forgetting" not in files["report.md"] and not [name for name in files if "forgetting" in name]
+
+
+def test_runs_that_asked_stand_apart_from_runs_that_did_not():
+    asked = runs("loss", 2.0, {"lora": [2.5]})
+    assert len(compare([*asked, record("lora", score=0.5)]).settings) == 2
