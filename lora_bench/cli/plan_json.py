@@ -33,6 +33,7 @@ def _run(cell: Cell) -> dict[str, Any]:
         "method": spec.method.label,
         "size": spec.method.options[spec.method.size] if spec.method.size is not None else None,
         "learning_rate": spec.training.learning_rate,
+        "distinct_examples": spec.training.distinct_examples,
         "seed": spec.seed,
         "trial": cell.trial,
         "status": cell.record.status if cell.record is not None else None,

@@ -73,8 +73,10 @@ def _table(plan: Plan, task: str, card: str | None, *, narrow: bool) -> Table:
             continue
         done = sum(cell.record is not None for cell in group)
         rung = f", rung {first.job.rung} of {first.job.budget.rungs}" if first.job.rung is not None else ""
+        rows = spec.training.distinct_examples
+        distinct = f", {rows:,} rows" if rows is not None else ""
         table.add_row(
-            Text(f"  {spec.method.label}{rung}"),
+            Text(f"  {spec.method.label}{distinct}{rung}"),
             f"{spec.method.options[spec.method.size]}" if spec.method.size else "–",
             *(f"{getattr(counts, name):,}" for name in ("adapter", *(() if narrow else WIDE_ONLY))),
             _rates(group),
@@ -206,8 +208,7 @@ def _groups(plan: Plan, task: str) -> list[list[Cell]]:
     for cell in plan.cells:
         spec = cell.job.spec
         if spec.task.name == task:
-            key = (spec.model.name, spec.method.label, cell.job.budget.parameter_target, cell.job.rung)
-            groups.setdefault(key, []).append(cell)
+            groups.setdefault((cell.place, cell.job.rung), []).append(cell)
     return list(groups.values())
 
 

@@ -108,6 +108,8 @@ def _choose(arguments: argparse.Namespace) -> int:
         where = f"{choice.setting.spec.task.name}, {choice.table.model.shown}"
         if choice.setting.target is not None:
             where += f", {choice.setting.target:,} adapter parameters"
+        if choice.setting.distinct_examples is not None:
+            where += f", {choice.setting.distinct_examples:,} rows"
         print(message(f"{where}: {choice.method} ({_STRENGTH[choice.grade]})"))
         for reason in choice.reasons:
             print(message(f"  {reason}"))

@@ -102,12 +102,15 @@ def night_of(records: Sequence[Record], label: str, probes: Sequence[ProbeRecord
 def name_of(record: Record) -> CellName:
     """Return the name of a record's cell in its suite."""
     spec, budget = record.spec, record.budget
-    target = None if budget is None or spec.method.size is None else budget.parameter_target
+    held = None if budget is None or spec.method.size is None else budget.parameter_target
+    rows = spec.training.distinct_examples
+    target = [] if held is None else [f"{held[0]}={held[1]}"]
+    target += [] if rows is None else [f"distinct_examples={rows}"]
     return CellName(
         task=spec.task.name,
         model=spec.model.name,
         method=spec.method.label,
-        target=None if target is None else f"{target[0]}={target[1]}",
+        target=", ".join(target) or None,
         learning_rate=spec.training.learning_rate if spec.score_on == "selection" else None,
         metric=spec.task.metric or "unknown metric",
     )

@@ -27,7 +27,8 @@ class CellName(Strict):
 
     Args:
         task: The task; None for a probe.
-        target: Target of the method's size, such as "adapter_parameters=147456"; None for a method without size.
+        target: Target of the method's size, such as "adapter_parameters=147456", and the number of different training rows
+            if given; None without either.
         learning_rate: Learning rate in a search, which has a cell for each; None elsewhere.
         metric: The task's metric, or `step_seconds` for a probe.
     """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lora_bench.plan.cost_estimate import CostEstimate
 from lora_bench.plan.size_fitting import MethodFit
+from lora_bench.records.budget import ParameterAxis
 from lora_bench.records.record import Record
 from lora_bench.training.job import Job
 
@@ -32,6 +33,18 @@ class Cell:
     def reason(self) -> str | None:
         """Reason why the run cannot be done, or None."""
         return self.fit.reason or self.blocked
+
+    @property
+    def place(self) -> tuple[str, str, str, tuple[ParameterAxis, int] | None, int | None]:
+        """Its place in the suite, whatever the seed and rate: task, base model, label, target, and different rows."""
+        spec = self.job.spec
+        return (
+            spec.task.name,
+            self.job.base_model.name,
+            spec.method.label,
+            self.job.budget.parameter_target,
+            spec.training.distinct_examples,
+        )
 
     @property
     def trial(self) -> bool:

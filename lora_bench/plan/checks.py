@@ -120,6 +120,14 @@ def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseM
     return warnings
 
 
+def check_distinct(suite: Suite, loaded: LoadedTask, distinct: int | None) -> None:
+    """Check that the training split has so many different rows."""
+    rows = len(loaded.data.splits["train"].ids)
+    if distinct is not None and distinct > rows:
+        message = f"{distinct:,} is more than the {rows:,} training rows of {loaded.task.task}"
+        raise BadInput([suite.document.fault(("distinct_examples",), message)])
+
+
 def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:
     """Check that the shortest runs of a halving do at least a whole batch, if the work tells it before the data."""
     training = spec.training

@@ -24,6 +24,7 @@ from lora_bench.plan.cell import Cell, Waiting
 from lora_bench.plan.check_lengths import check_lengths
 from lora_bench.plan.checks import (
     beyond_memory,
+    check_distinct,
     check_equal_trials,
     check_first_rung,
     check_loss,
@@ -135,8 +136,10 @@ def make_plan(
         for base_model in models:
             for entry in suite.methods:
                 if entry.is_for(loaded.task.task, base_model.name):
-                    for budget in suite.budgets(entry):
-                        planner.add(loaded, base_model, entry, budget)
+                    for distinct in suite.content.distinct_examples or (None,):
+                        check_distinct(suite, loaded, distinct)
+                        for budget in suite.budgets(entry):
+                            planner.add(loaded, base_model, entry, budget, distinct)
     rounds = rounds_of(suite, runs, planner.cells, known=not planner.waiting, untried=untried)
     order = {loaded.task.task: index for index, loaded in enumerate(tasks)}
     cells = sorted(_estimated_from_records([*rounds.cells]), key=lambda cell: order[cell.job.spec.task.name])
@@ -228,8 +231,18 @@ class _Planner:
         self.undecided: set[str] = set()
         self.fits: dict[str, MethodFit] = {}
 
-    def add(self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget) -> None:
-        """Add the runs of a task, base model, method and budget: its trials and, once these are done, its reported runs."""
+    def add(
+        self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget, distinct: int | None
+    ) -> None:
+        """Add the runs of a task, base model, method and budget: its trials and, once these are done, its reported runs.
+
+        Args:
+            loaded: The task with its data.
+            base_model: The base model.
+            entry: The method.
+            budget: One of its budgets.
+            distinct: Number of different training rows; None for all.
+        """
         suite, name, adapter = self.suite, loaded.task.task, self.suite.adapter
         retention, held = self.retention.get(base_model.name, (None, None))
         recipe = suite.recipe(name, base_model.name, entry, budget)
@@ -248,8 +261,8 @@ class _Planner:
         def of_any_seed(rate: float, rung: Rung | None) -> tuple[PlannedSpec, CostEstimate]:
             spec = run_spec(
                 suite, loaded.task, loaded.data, base_model, entry, method, recipe, rate, 0,
-                trial=rung is not None, part=1 if rung is None else rung.part, start=None, series=self.series,
-                retention=retention,
+                trial=rung is not None, part=1 if rung is None else rung.part, distinct=distinct,
+                start=None, series=self.series, retention=retention,
             )  # fmt: skip
             return spec, estimate_run(spec, fit, loaded.data)
 
@@ -320,7 +333,7 @@ class _Planner:
         sources = [
             one
             for one in self.cells
-            if not one.trial and _is_at(one, recipe.start, base_model.name, entry.label, budget)
+            if not one.trial and _is_at(one, recipe.start, base_model.name, entry.label, budget, distinct)
         ]
         found = start_records(self._at_hand(sources), suite.rules, seeds)
         if found is None or not sources:
@@ -429,10 +442,8 @@ def _fitted_to_steps(
     return fit, recipe
 
 
-def _is_at(cell: Cell, task: str, model: str, label: str, budget: Budget) -> bool:
-    spec = cell.job.spec
-    at = (spec.task.name, cell.job.base_model.name, spec.method.label, cell.job.budget.parameter_target)
-    return at == (task, model, label, budget.parameter_target)
+def _is_at(cell: Cell, task: str, model: str, label: str, budget: Budget, distinct: int | None) -> bool:
+    return cell.place == (task, model, label, budget.parameter_target, distinct)
 
 
 def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> PlannedSpec:
@@ -480,5 +491,4 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
 
 
 def _kind(cell: Cell) -> tuple[object, ...]:
-    spec = cell.job.spec
-    return spec.task.name, spec.model.name, spec.method.label, cell.job.budget.parameter_target, spec.training.target
+    return cell.place, cell.job.spec.training.target

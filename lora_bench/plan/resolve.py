@@ -43,6 +43,7 @@ def run_spec(
     *,
     trial: bool,
     part: int = 1,
+    distinct: int | None = None,
     start: Start | None,
     series: str | None,
     retention: Retention | None = None,
@@ -61,19 +62,24 @@ def run_spec(
         seed: Seed of the run.
         trial: True if the run chooses a learning rate; it is then scored on the split for choices.
         part: Divisor of its work, as in the first rungs of a halving; its schedule has the length of the part.
+        distinct: Number of different training rows; None for all.
         start: The run it starts from.
         series: Label of a repeat.
         retention: Data for its retention, if the suite asks for it; a trial has none.
     """
     content, rules = suite.content, suite.rules
-    training = _training(recipe, learning_rate, len(data.splits["train"].ids), part)
+    in_split = len(data.splits["train"].ids) if distinct is None else distinct
+    training = _training(recipe, learning_rate, in_split, part)
+    if distinct is not None:
+        drawn = {"distinct_examples": distinct, "distinct_seed": content.distinct_seed}
+        training = training.model_copy(update=drawn)
     if task.kind == "regression":
         # A number has no other labels over which its probability could be spread.
         training = training.model_copy(update={"label_smoothing": 0.0})
     every = recipe.selection_every
     if every is None and rules.checkpoint == "best":
         # The papers evaluate after every epoch.
-        every = math.ceil(len(data.splits["train"].ids) / training.batch_size)
+        every = math.ceil(in_split / training.batch_size)
     return PlannedSpec(
         task=PlannedTask(
             name=task.task,

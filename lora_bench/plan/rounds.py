@@ -20,7 +20,7 @@ from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.judged import Held, judge_comparison
 from lora_bench.suite.load_suite import Suite
 
-# Task, base model, label and target of a method.
+# The place of a cell.
 _Key = tuple[object, ...]
 
 
@@ -134,5 +134,4 @@ def _sentences(closed: Sequence[Held], look: int, analysis: Analysis) -> Iterato
 
 
 def _key(cell: Cell) -> _Key:
-    spec = cell.job.spec
-    return spec.task.name, cell.job.base_model.name, spec.method.label, cell.job.budget.parameter_target
+    return cell.place

@@ -172,6 +172,9 @@ class TrainingSpec(Settings):
         train_seconds: Seconds of training that stop the run.
         warmup: Share of the stopping amount over which the learning rate rises from 0.
         caps: Amounts of work that may end the run earlier, by axis.
+        distinct_examples: Number of different training rows: the first of one permutation of the training split, the same for
+            all methods and seeds. None for all rows.
+        distinct_seed: Seed of that permutation.
 
     The others are those of `Settings`.
     """
@@ -187,6 +190,8 @@ class TrainingSpec(Settings):
     train_seconds: float | None = None
     warmup: float | None = None
     caps: dict[Axis, float] = Field(default_factory=dict)
+    distinct_examples: int | None = None
+    distinct_seed: int = 0
 
     @classmethod
     def later(cls) -> dict[str, JsonValue]:

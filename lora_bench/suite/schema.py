@@ -292,6 +292,9 @@ class SuiteFile(Strict):
         training: Recipe shared by all methods.
         training_arguments: Arguments for `transformers.TrainingArguments`, the same for all methods.
         score_on: Split that is scored; "selection" for a search.
+        distinct_examples: Number of different training rows, or several to compare; all rows by default. All methods and
+            seeds get the same ones, and fewer are a part of more. An epoch has so many.
+        distinct_seed: Seed of the draw of these rows.
         selection_every: Steps between scores on the selection split.
         keep_weights: Trained weights to keep; "best" is by the selection split.
         protocol: Rules by which a run becomes a score.
@@ -316,6 +319,8 @@ class SuiteFile(Strict):
     training: Training = Training()
     training_arguments: dict[str, JsonValue] = Field(default_factory=dict)
     score_on: ScoreSplit = "test"
+    distinct_examples: Targets = None
+    distinct_seed: Seed = 0
     selection_every: int | None = Field(default=None, gt=0)
     keep_weights: KeepWeights = "none"
     protocol: str | dict[str, JsonValue] = "strict"

@@ -106,6 +106,11 @@ def _across(
     axis, targets = content.budget.parameter_targets or ("", ())
     if len(set(targets)) < len(targets):
         faults.append(document.fault(("budget", axis), "a target is listed twice"))
+    distinct = content.distinct_examples or ()
+    if len(set(distinct)) < len(distinct):
+        faults.append(document.fault(("distinct_examples",), "a number is listed twice"))
+    if not distinct and "distinct_seed" in content.model_fields_set:
+        faults.append(document.fault(("distinct_seed",), "draws the rows of `distinct_examples`: give their number"))
     misfit = schedule_misfit(content.budget, content.training)
     if misfit is not None:
         faults.append(document.fault(("training", misfit[0]), misfit[1]))

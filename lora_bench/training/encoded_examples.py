@@ -13,6 +13,7 @@ from lora_bench.training.attempt import Facts
 from lora_bench.training.job import Job
 from lora_bench.training.process_cache import WARM
 from lora_bench.training.scoring import Example, Exercise, scored_splits
+from lora_bench.util.seeding import distinct_rows
 
 
 def examples_of(
@@ -25,6 +26,9 @@ def examples_of(
         asked[spec.rules.choose_on] = None
     truncated: dict[str, float] = {}
     train, truncated["train"] = WARM.shared(job, "train", "train", lambda: at_hand.lessons(data.splits["train"]))
+    wanted = spec.training.distinct_examples
+    if wanted is not None:
+        train = [train[row] for row in distinct_rows(spec.training.distinct_seed, len(train), wanted)]
     questions: dict[str, Sequence[Example]] = {}
     for name in asked:
         asked_of = partial(at_hand.questions, data.splits[name])

@@ -40,6 +40,17 @@ def example_order(seed: int, examples: int, wanted: int) -> list[int]:
     return order[:wanted]
 
 
+def distinct_rows(seed: int, rows: int, wanted: int) -> list[int]:
+    """Return the indexes of *wanted* rows of a split: the first of one permutation, so that fewer are a part of more.
+
+    Args:
+        seed: Seed of the permutation; no run's own.
+        rows: Number of rows of the split.
+        wanted: At most *rows*.
+    """
+    return sorted(range(rows), key=lambda index: seed_for("distinct", seed, index))[:wanted]
+
+
 def epoch_order(seed: int, epoch: int, examples: int) -> list[int]:
     """Return the indexes of the examples in the order of one epoch."""
     return sorted(range(examples), key=lambda index: seed_for("order", seed, epoch, index))

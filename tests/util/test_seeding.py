@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_bench.methods import known_methods
-from lora_bench.util.seeding import adapters_drawn_from, draw_head, example_order, seed_for
+from lora_bench.util.seeding import adapters_drawn_from, distinct_rows, draw_head, example_order, seed_for
 from tests.tiny import tiny_roberta
 
 
@@ -27,6 +27,11 @@ def test_each_epoch_sees_every_example_once_in_an_order_of_its_own():
 def test_the_order_is_the_same_with_every_version_of_every_library():
     # From the sha256 of "order", 0, 0 and each index; another order would change every score.
     assert example_order(0, examples=6, wanted=6) == [0, 3, 4, 2, 1, 5]
+
+
+def test_distinct_rows_are_the_first_of_one_permutation_that_never_changes():
+    assert sorted(distinct_rows(0, 6, 6)) == list(range(6))
+    assert distinct_rows(0, 6, 2) == distinct_rows(0, 6, 6)[:2] == [2, 3]
 
 
 def test_heads_start_equal_across_methods_and_differ_between_seeds():

@@ -134,15 +134,18 @@ def _rows(contrasts: Sequence[Contrast], panels: Sequence[object]) -> list[_Row]
     """A heading for each method, and for each of its targets where these have no panels, with its base models below."""
     tasks = {contrast.setting.spec.task.name for contrast in contrasts if contrast.tasks == 1}
     apart = len(panels) == 1 and len({contrast.setting.parameter_target for contrast in contrasts}) > 1
+    numbers = {contrast.setting.distinct_examples for contrast in contrasts if contrast.tasks == 1}
     found: dict[str, dict[str, list[Contrast | None]]] = {}
     for contrast in contrasts:
         target = contrast.setting.parameter_target
         heading = plain(contrast.label, 40) + (f", {_target(target)}" if apart else "")
         place = panels.index(target) if len(panels) > 1 else 0
+        number = contrast.setting.distinct_examples
         own = _row_name(contrast, len(tasks) > 1)
+        own += f", {number:,} rows" if len(numbers) > 1 and number is not None else ""
         of_heading = found.setdefault(heading, {})
         # Two settings of a task may have the same target, and a row of their own each.
-        names = (own if number == 1 else f"{own} ({number})" for number in itertools.count(1))
+        names = (own if count == 1 else f"{own} ({count})" for count in itertools.count(1))
         name = next(name for name in names if name not in of_heading or of_heading[name][place] is None)
         of_heading.setdefault(name, [None] * len(panels))[place] = contrast
     rows = []

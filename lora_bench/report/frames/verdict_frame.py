@@ -99,7 +99,13 @@ def _frame(rows: list[dict[str, Any]], dtypes: dict[str, str]) -> pandas.DataFra
     return pandas.DataFrame({name: array([row[name] for row in rows], dtype) for name, dtype in dtypes.items()})
 
 
-_PLACE = {"model": "string", "model_sha256": "string", "target": "string", "target_parameters": "Int64"}
+_PLACE = {
+    "model": "string",
+    "model_sha256": "string",
+    "target": "string",
+    "target_parameters": "Int64",
+    "distinct_examples": "Int64",
+}
 
 
 def _place(table: ModelTable, setting: Setting) -> dict[str, Any]:
@@ -109,6 +115,7 @@ def _place(table: ModelTable, setting: Setting) -> dict[str, Any]:
         "model_sha256": table.model.sha256,
         "target": axis,
         "target_parameters": amount,
+        "distinct_examples": setting.distinct_examples,
     }
 
 

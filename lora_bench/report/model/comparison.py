@@ -47,6 +47,10 @@ ALWAYS_PLANNED = (
 # What of a budget holds the number of parameters, by dotted name.
 TARGETS = (*(f"budget.{axis}" for axis in PARAMETER_AXES), "budget.tolerance")
 
+# What says how many different training rows there are, and what follows from them where the work is in epochs.
+DISTINCT = "training.distinct_examples"
+FROM_EPOCHS = ("training.train_examples", "training.steps", "training.warmup_steps", "training.caps.train_examples")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTable:
@@ -101,6 +105,11 @@ class Setting:
     def parameter_target(self) -> tuple[ParameterAxis, int] | None:
         """The axis of parameters that the runs share, and the target, or None."""
         return self.budget.parameter_target if self.budget is not None else None
+
+    @property
+    def distinct_examples(self) -> int | None:
+        """The number of different training rows of its runs, or None for all."""
+        return self.spec.training.distinct_examples
 
     @property
     def trials(self) -> bool:
@@ -235,12 +244,13 @@ def _settings(records: Sequence[Record]) -> list[list[Record]]:
     for key in held:
         beside.setdefault(canonical(_without_target(json.loads(key))), []).append(key)
 
-    groups: dict[tuple[bool, int, str], list[Record]] = {}
+    groups: dict[tuple[bool, int, tuple[bool, float], str], list[Record]] = {}
     for record in records:
         own = shared[record.run_id]
         found = beside.get(canonical(_without_target(own)), []) if exempt(record) else []
         for key in found or [canonical(own)]:
-            groups.setdefault((record.spec.score_on != "test", record.rung or 0, key), []).append(record)
+            rows = in_order(record.spec.training.distinct_examples)
+            groups.setdefault((record.spec.score_on != "test", record.rung or 0, rows, key), []).append(record)
     return [groups[key] for key in sorted(groups)]
 
 

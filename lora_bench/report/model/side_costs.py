@@ -56,4 +56,5 @@ def beside(comparison: Comparison, probes: Sequence[ProbeRecord] = ()) -> Beside
 
 
 def _key(row: Row, table: ModelTable, setting: Setting) -> tuple[object, ...]:
-    return setting.spec.task.name, setting.parameter_target, table.model.shown, table.weights, row.label
+    target, rows = setting.parameter_target, setting.distinct_examples
+    return setting.spec.task.name, target, rows, table.model.shown, table.weights, row.label

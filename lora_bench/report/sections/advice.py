@@ -125,9 +125,10 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
     """The findings where no one method is chosen everywhere."""
     counts = Counter(choice.method for choice in seen.choices)
     named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
+    by = "number of rows" if any(choice.setting.distinct_examples for choice in seen.choices) else "target"
     others = [line for line in seen.methods if line.contrasts]
     return (
-        f"No one method fits all: by task, base model and target `lora-bench choose` names {named}.",
+        f"No one method fits all: by task, base model and {by} `lora-bench choose` names {named}.",
         [*_compared(seen, others, COMPARISONS), *_no_equality(seen)],
     )
 

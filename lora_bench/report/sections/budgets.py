@@ -54,6 +54,7 @@ def _trials_of(setting: Setting, comparison: Comparison) -> list[Setting]:
         if other not in comparison.results
         and other.spec.task.name == setting.spec.task.name
         and other.parameter_target == setting.parameter_target
+        and other.distinct_examples == setting.distinct_examples
     ]
 
 
@@ -257,6 +258,7 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("data, sha256", lambda setting: _code((setting.spec.task.data_sha256 or "")[:16])),
     ("scored on", _scored_on),
     ("examples in the splits", _splits),
+    ("different training rows", lambda setting: count(setting.distinct_examples)),
     ("seeds", lambda setting: _seeds(setting)),
 )
 

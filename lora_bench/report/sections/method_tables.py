@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_bench.report import text
-from lora_bench.report.model.comparison import TARGETS, Comparison, ModelTable, Setting
+from lora_bench.report.model.comparison import DISTINCT, FROM_EPOCHS, TARGETS, Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Failure, Row, in_order
 from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats import Summary
@@ -233,9 +233,15 @@ def setting_name(setting: Setting, comparison: Comparison) -> str:
     said = ["trials"] if setting.trials and any(
         other.spec.task.name == task and not other.trials for other in comparison.settings
     ) else []  # fmt: skip
+    named = {*TARGETS}
     if setting.rung is not None:
         said.append(f"rung {setting.rung} of a halving")
-    if set(comparison.differs_from_kin(setting)) - set(TARGETS):
+    if len({other.distinct_examples for other in kin}) > 1:
+        said.append(
+            "all training rows" if setting.distinct_examples is None else f"{count(setting.distinct_examples)} rows"
+        )
+        named |= {DISTINCT, *FROM_EPOCHS}
+    if set(comparison.differs_from_kin(setting)) - named:
         said.append(f"setting {next(index for index, other in enumerate(kin, start=1) if other is setting)}")
     if len({other.parameter_target for other in kin}) > 1:
         said.append(target_name(setting))
