@@ -20,6 +20,7 @@ from lora_bench.report.model.report_model import ReportModel, report_model
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.sections import budgets
 from lora_bench.report.sections import method_tables as tables
+from lora_bench.report.sections.along import along_lines
 from lora_bench.report.sections.answer import answer
 from lora_bench.report.sections.class_tables import class_lines
 from lora_bench.report.sections.environments import environment_lines
@@ -71,6 +72,7 @@ def render_markdown(
         else [],
         scores_lines(comparison, judged, costs, further),
         _figures(plan_figures(comparison, records), figures_folder_name, comparison),
+        along_lines(model.along),
         task_lines(comparison, judged, costs, further),
         tuning_lines(comparison, costs),
         forgetting_lines(comparison, figures_folder_name),
@@ -134,6 +136,7 @@ _KINDS = {
     "trade_offs": "Score against parameters, memory and time",
     "learning_curves": "Training loss against the step",
     "learning_rates": "Score against learning rate",
+    "sweeps": "Score along one number",
 }
 
 
@@ -141,7 +144,8 @@ def _figures(plans: Sequence[FigurePlan], folder: str, comparison: Comparison) -
     """The figures, one after the other; of several tasks those of each are folded away."""
     by_name: dict[str, Lines] = {}
     for plan in plans:
-        name = listed([tables.setting_name(setting, comparison) for setting in plan.settings])
+        of_settings = [tables.setting_name(setting, comparison) for setting in plan.settings]
+        name = code(plan.settings[0].spec.task.name) if plan.sweeps else listed(of_settings)
         shown = [f"![{_KINDS[plan.kind]}]({quote(f'{folder}/{plan.file}')})", "", f"{name}. {plan.caption}"]
         by_name.setdefault(plan.settings[0].spec.task.name, []).extend(["", *shown])
     lines: Lines = []

@@ -171,6 +171,11 @@ def rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def swept(value: float, *, rate: bool = False) -> str:
+    """A value of a swept number: a rank, an amount, or a learning *rate*."""
+    return learning_rate(value) if rate else f"{value:,.0f}" if value == round(value) else f"{value:g}"
+
+
 def learning_rate(value: float | None) -> str:
     """A learning rate as people write it, such as 3e-4."""
     if value is None:

@@ -17,6 +17,7 @@ from lora_bench.report.text import listed
 
 if TYPE_CHECKING:
     from lora_bench.report.figures.plan import Kind
+    from lora_bench.report.model.sweeps import SweptKind
 
 LEAVES = "Arrowhead: an interval leaves the panel."
 
@@ -41,9 +42,27 @@ def caption(
     if kind == "learning_curves":
         return " ".join(_learning_curves(settings, tables, curves))
     if kind == "learning_rates":
+        if any(row.score is not None and row.score.interval is not None for table in tables for row in table.rows):
+            return sweep_caption("learning_rate")
         return "Score against the learning rate. Lines: through the means. Small points: seeds, if there are several."
     each = "each method at each target" if len(settings) > 1 else "each method"
     return f"Seeds (small points), their mean and its 95 % interval for {each}. {LEAVES}"
+
+
+_SWEPT: dict[SweptKind, str] = {
+    "option": "one option of a method, all others equal",
+    "learning_rate": "the learning rate",
+    "distinct_examples": "the number of different training rows",
+    "work": "the work of a run",
+}
+
+
+def sweep_caption(kind: SweptKind) -> str:
+    """The caption of a figure of scores along a number."""
+    return (
+        f"Score against {_SWEPT[kind]}: seeds (small points), their mean and its 95 % interval. Lines: through the means. "
+        f"{LEAVES}"
+    )
 
 
 def _trade_offs(settings: Sequence[Setting], tables: Sequence[ModelTable], costs: Sequence[Cost]) -> list[str]:

@@ -19,11 +19,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lora_bench.records.record import CurvePoint, Record
-from lora_bench.report.figures.captions import caption
+from lora_bench.report.figures.captions import caption, sweep_caption
 from lora_bench.report.figures.curves import losses_of
 from lora_bench.report.figures.pareto import Cost, costs_of
 from lora_bench.report.figures.plan import FigurePlan, Kind, Style
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
+from lora_bench.report.model.sweeps import Sweep, sweeps
 from lora_bench.report.model.targets import over_targets
 from lora_bench.report.text import natural, plain
 
@@ -69,10 +70,7 @@ def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[Figu
     curves = {record.run_id: record.curve for record in records}
     stems: set[str] = set()
     for settings in over_targets(comparison):
-        slug = re.sub(r"[^a-z0-9]+", "-", plain(settings[0].spec.task.name, 40).lower()).strip("-") or "task"
-        numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
-        stem = next(name for name in numbered if name not in stems)
-        stems.add(stem)
+        stem = _stem(plain(settings[0].spec.task.name, 40), stems)
         tables = _over_targets_by_model(settings)
         costs = tuple(costs_of(settings, comparison.environments))
         of_rows = {run: curves[run] for table in tables for row in table.rows for run in row.run_ids if curves.get(run)}
@@ -89,7 +87,50 @@ def plan_figures(comparison: Comparison, records: Sequence[Record]) -> list[Figu
                     caption=caption(kind, settings, tables, costs, of_rows),
                 )
             )
+    return [*plans, *_over_sweeps(comparison, stems)]
+
+
+def _over_sweeps(comparison: Comparison, stems: set[str]) -> list[FigurePlan]:
+    """A figure for each task and number that methods were run over; one of a search is there already."""
+    plans = []
+    of_search = {setting.spec.task.name for setting in comparison.results if setting.search}
+    for (task, axis), group in itertools.groupby(sweeps(comparison), key=lambda sweep: sweep.subject):
+        found = tuple(group)
+        names = list(dict.fromkeys(line.name for sweep in found for line in sweep.lines))
+        if len(names) > MOST_METHODS or (found[0].kind == "learning_rate" and task in of_search):
+            continue
+        stem = _stem(f"{plain(task, 40)}-over-{plain(axis, 40)}", stems)
+        plans.append(
+            FigurePlan(
+                kind="sweeps",
+                settings=(found[0].setting,),
+                tables=tuple(sweep.table for sweep in found),
+                costs=(),
+                curves={},
+                styles=_line_styles(found, names, styles(comparison)),
+                file=f"{stem}.svg",
+                caption=sweep_caption(found[0].kind),
+                sweeps=found,
+            )
+        )
     return plans
+
+
+def _line_styles(found: Sequence[Sweep], names: Sequence[str], of_labels: Mapping[str, Style]) -> dict[str, Style]:
+    """The looks of lines: those of their methods where every line is of one method and named as it is."""
+    if all(line.name == line.label for sweep in found for line in sweep.lines):
+        return {name: of_labels[name] for name in names}
+    looks = zip(names, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+    return {name: Style(colour, marker) for name, colour, marker in looks}
+
+
+def _stem(name: str, stems: set[str]) -> str:
+    """The first part of a file's name, unlike all of *stems*, which it joins."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "task"
+    numbered = (slug if number == 1 else f"{slug}-{number}" for number in itertools.count(1))
+    stem = next(name for name in numbered if name not in stems)
+    stems.add(stem)
+    return stem
 
 
 # More methods have no room in a legend, and no colours that can be told apart.
@@ -158,13 +199,14 @@ def to_svg(figure: Figure, title: str) -> bytes:
 
 def make_figure(plan: FigurePlan) -> Figure:
     """The figure, to be drawn under this module's settings."""
-    from lora_bench.report.figures import learning_curves, panels, trade_offs
+    from lora_bench.report.figures import learning_curves, panels, sweep_panels, trade_offs
 
     paint = {
         "scores": panels.scores,
         "trade_offs": trade_offs.trade_offs,
         "learning_curves": learning_curves.learning_curves,
         "learning_rates": panels.learning_rates,
+        "sweeps": sweep_panels.sweep_panels,
     }
     return paint[plan.kind](plan)
 

@@ -82,7 +82,7 @@ def learning_rates(plan: FigurePlan) -> Figure:
             means = [row.score.mean for _, row in points if row.score is not None]
             panel.plot([rate for rate, _ in points], means, color=plan.styles[label].colour, linewidth=1.2)
             for rate, row in points:
-                draw_value(panel, row, plan.styles[label], rate, limits, interval=False)
+                draw_value(panel, row, plan.styles[label], rate, limits)
     label_below(panels, "learning rate")
     label_side(figure, score_name(plan), inches=2.5)
     legend(figure, plan, [row for row in plan.rows if row.score is not None])
@@ -139,7 +139,6 @@ def draw_value(
     limits: Limits,
     *,
     across: bool = False,
-    interval: bool = True,
     hollow: bool = False,
     seeds: bool = True,
 ) -> None:
@@ -150,7 +149,7 @@ def draw_value(
 
     if row.score is None:
         return
-    if interval and row.score.interval is not None:
+    if row.score.interval is not None:
         ends = row.score.interval
         low, high = max(ends.low, limits[0]), min(ends.high, limits[1])
         plot([place, place], [low, high], linewidth=1.4, alpha=0.5, solid_capstyle="butt")

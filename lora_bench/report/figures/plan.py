@@ -10,8 +10,9 @@ from lora_bench.records.record import CurvePoint
 from lora_bench.report.figures.pareto import Cost
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
+from lora_bench.report.model.sweeps import Sweep
 
-Kind = Literal["scores", "trade_offs", "learning_curves", "learning_rates"]
+Kind = Literal["scores", "trade_offs", "learning_curves", "learning_rates", "sweeps"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class FigurePlan:
         tables: The rows of each base model over these settings, the reference once.
         costs: The axes of a trade-off.
         curves: The learning curve of each run, by run id.
-        styles: The look of each method, by label.
+        styles: The look of each method, by label, or of each line of a sweep, by name.
+        sweeps: Those that it draws, of one task and number; a panel each.
     """
 
     kind: Kind
@@ -42,6 +44,7 @@ class FigurePlan:
     styles: Mapping[str, Style]
     file: str
     caption: str
+    sweeps: tuple[Sweep, ...] = ()
 
     @property
     def rows(self) -> list[Row]:

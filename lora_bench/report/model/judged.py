@@ -163,7 +163,7 @@ def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left
     for setting in comparison.settings:
         if setting.search or setting.trials:
             continue  # trials, which choose and are no results
-        if reason := _not_judged(setting):
+        if reason := not_judged(setting):
             left_out[f"{setting.spec.task.name}: {reason}"] = None
             continue
         for table in setting.tables:
@@ -212,7 +212,7 @@ def _lost(tables: Sequence[_Table], records: Sequence[Record], answers: AnswersO
     )
 
 
-def _not_judged(setting: Setting) -> str | None:
+def not_judged(setting: Setting) -> str | None:
     """The reason that the scores of a setting are not judged, or None where they are."""
     rules = setting.spec.rules
     if rules is not None and rules.choose_on != "selection":

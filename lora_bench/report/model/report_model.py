@@ -12,6 +12,7 @@ from lora_bench.report.model.comparison import Comparison, compare
 from lora_bench.report.model.given_answers import GivenByRow, given_answers
 from lora_bench.report.model.judged import Judged, judge_comparison
 from lora_bench.report.model.overview import Overview, contrasts_of, overview
+from lora_bench.report.model.plateaus import SweepFindings, sweep_findings
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
 from lora_bench.report.model.side_costs import Beside, beside
 
@@ -25,6 +26,7 @@ class ReportModel:
         costs: What stands beside the rows.
         seen: The first screen.
         given: The answers of rows whose predictions are stored.
+        along: What is shown along sweeps.
         others: The reports beside this one, by the name of their pages.
     """
 
@@ -34,6 +36,7 @@ class ReportModel:
     costs: Beside
     seen: Overview
     given: GivenByRow
+    along: SweepFindings
     others: Mapping[str, ReportModel] = field(default_factory=dict)
 
 
@@ -60,7 +63,10 @@ def report_model(
     choices = choices_of(comparison, records, answers) if judged is not None and _decided(judged) else ()
     seen = overview(comparison, judged, costs, choices)
     given = given_answers(comparison, answers)
-    return ReportModel(records=records, comparison=comparison, judged=judged, costs=costs, seen=seen, given=given)
+    along = sweep_findings(comparison, answers, judged.analysis if judged is not None else None)
+    return ReportModel(
+        records=records, comparison=comparison, judged=judged, costs=costs, seen=seen, given=given, along=along
+    )
 
 
 def side_by_side(models: Mapping[str, ReportModel]) -> dict[str, ReportModel]:

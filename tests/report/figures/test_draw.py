@@ -343,8 +343,9 @@ def many_methods(number=63):
 
 def test_many_methods_have_scores_that_can_be_read_and_no_legend_without_a_warning(recwarn):
     records = many_methods()
-    assert [plan.kind for plan in planned(records)] == ["scores"]
-    (svg,) = drawn(records).values()
+    # All are LoRA at one rank after the other, so they are a curve too.
+    assert [plan.kind for plan in planned(records)] == ["scores", "sweeps"]
+    svg = draw(planned(records)[0])
     assert {f"lora {rank}" for rank in range(1, 64)} <= set(words(svg))
     assert "left out where there are more than 14 methods" in render_markdown(records, "report")
     assert [str(one.message) for one in recwarn] == []
@@ -409,3 +410,29 @@ def test_labels_of_learning_rates_have_room():
     records = [record(learning_rate=rate, spec={"score_on": "selection"}) for rate in rates]
     shown = [word for word in words(drawn(records)["vader-film-learning-rates.svg"]) if re.fullmatch(r"\d+e-\d", word)]
     assert sorted(shown) == ["1e-1", "1e-2", "1e-3", "1e-4", "1e-5"]
+
+
+def test_a_sweep_has_a_panel_a_base_model_and_a_tick_a_value():
+    records = [
+        record(
+            method,
+            model=model,
+            seed=seed,
+            score=0.5 + number / 50_000 + seed / 100,
+            budget=Budget(epochs=1),
+            training=of,
+        )
+        for number in (100, 1_000, 10_000)
+        for of in [{"distinct_examples": number, "train_examples": number, "steps": number // 10}]
+        for method in ("full", "lora")
+        for model in [*MODELS][:2]
+        for seed in range(3)
+    ]
+    panels = panels_of(records, "sweeps")
+    assert len(panels) == 2 and panels[0].get_xscale() == "log"
+    assert [*panels[0].get_xticks()] == [100, 1_000, 10_000]
+    (plan,) = [plan for plan in planned(records) if plan.kind == "sweeps"]
+    assert plan.file == "vader-film-over-different-training-rows.svg"
+    assert {"100", "1,000", "10,000", "full", "lora"} <= {*words(draw(plan))} and draw(plan) == draw(plan)
+    # A method looks as it does in the other figures.
+    assert plan.styles == {label: styles(compare(records))[label] for label in ("full", "lora")}

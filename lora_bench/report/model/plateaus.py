@@ -1,0 +1,240 @@
+"""What is shown along sweeps: the values that are not shown to be worse than the best, and where two methods change places.
+
+The best value of a line is known only after the runs, so each line judges all pairs of its values. All pairs of all sweeps over
+one number are a family, which shares the error level. The pairs of methods at each value are another one: they say whether a
+crossing of two lines is shown on both of its sides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lora_bench.records.analysis import Analysis
+from lora_bench.report.model.comparison import Comparison
+from lora_bench.report.model.judged import not_judged
+from lora_bench.report.model.seed_scores import AnswersOf, Scored, collapse_seen, difference_of, scored
+from lora_bench.report.model.sweeps import Sweep, SweepLine, SweptPoint, sweeps
+from lora_bench.stats import PairedDifference, Verdict, judge
+from lora_bench.stats.power import ALPHA
+
+# Along these numbers a crossing of methods says which to take when; a shared learning rate or option says nothing.
+_CROSSED = ("distinct_examples", "work")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau:
+    """The best value of a line, and the values that are not shown to be worse.
+
+    Args:
+        best: The point with the best mean.
+        held: The points of the plateau, the best among them.
+        worse: The points that are shown to be worse, each with the verdict on it against the best.
+        compared: True if every pair with the best has a p-value; else nothing could be shown for some.
+    """
+
+    sweep: Sweep
+    line: SweepLine
+    best: SweptPoint
+    held: tuple[SweptPoint, ...]
+    worse: tuple[tuple[SweptPoint, Verdict], ...]
+    compared: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossing:
+    """Two methods that change places along a number.
+
+    Args:
+        methods: Names of their lines; the first is better below the change, and the second above.
+        between: On each side the nearest value at which a difference is shown, as long as the same method is ahead; else the
+            neighbour of the change.
+        about: The value at which straight lines between the means of the neighbours cross, on a logarithmic axis.
+        verdicts: On the better of the two at each of these values.
+    """
+
+    sweep: Sweep
+    methods: tuple[str, str]
+    between: tuple[float, float]
+    about: float
+    verdicts: tuple[Verdict, Verdict]
+
+    @property
+    def shown(self) -> tuple[bool, bool]:
+        """Whether a difference is shown at each of the two values."""
+        before, after = (verdict.verdict == "better" for verdict in self.verdicts)
+        return before, after
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFindings:
+    """What the sweeps of a report show."""
+
+    plateaus: tuple[Plateau, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+
+
+def sweep_findings(comparison: Comparison, answers: AnswersOf, analysis: Analysis | None) -> SweepFindings:
+    """Judge all sweeps of a report.
+
+    Args:
+        comparison: The report's.
+        answers: Gives the predictions of a run, where they are stored.
+        analysis: The declared rules of judgement, or None for the default error level.
+    """
+    found = [sweep for sweep in sweeps(comparison) if not_judged(sweep.setting) is None]
+    scores: dict[tuple[str, ...], Scored] = {}
+    for point in (point for sweep in found for line in sweep.lines for point in line.points):
+        if point.row.run_ids not in scores:
+            scores[point.row.run_ids] = scored(point.row, point.setting, answers)
+    plateaus: list[Plateau] = []
+    crossings: list[Crossing] = []
+    for axis in dict.fromkeys(sweep.axis for sweep in found):
+        of_axis = [sweep for sweep in found if sweep.axis == axis]
+        plateaus += _plateaus(of_axis, scores, analysis)
+        if of_axis[0].kind in _CROSSED:
+            crossings += _crossings(of_axis, scores, analysis)
+    return SweepFindings(plateaus=tuple(plateaus), crossings=tuple(crossings))
+
+
+Pair = tuple[SweptPoint, SweptPoint]
+
+
+def _judged(
+    pairs: Mapping[Hashable, Pair], scores: Mapping[tuple[str, ...], Scored], analysis: Analysis | None
+) -> dict[Hashable, Verdict]:
+    """The verdicts on the first points against the second ones: one family."""
+    differences: dict[Hashable, PairedDifference] = {}
+    directions, fallen = {}, set()
+    for key, (one, other) in pairs.items():
+        found = difference_of(scores[one.row.run_ids], scores[other.row.run_ids])
+        if isinstance(found, str):
+            continue
+        differences[key] = found[0]
+        directions[key] = one.setting.spec.task.higher_is_better is not False
+        if collapse_seen(one.row, other.row, higher_is_better=directions[key]):
+            fallen.add(key)
+    if not differences:
+        return {}
+    shares = {key: analysis.share(one.pairs) if analysis is not None else 1.0 for key, one in differences.items()}
+    return judge(
+        differences,
+        margin=None,
+        alpha=analysis.alpha if analysis is not None else ALPHA,
+        higher_is_better=directions,
+        power=None,
+        collapsed=fallen,
+        shares=shares,
+    )
+
+
+def _plateaus(
+    found: Sequence[Sweep], scores: Mapping[tuple[str, ...], Scored], analysis: Analysis | None
+) -> list[Plateau]:
+    lines = [(sweep, line) for sweep in found for line in sweep.lines]
+    pairs: dict[Hashable, Pair] = {
+        (number, first, second): (line.points[first], line.points[second])
+        for number, (_, line) in enumerate(lines)
+        for first, second in itertools.combinations(range(len(line.points)), 2)
+    }
+    verdicts = _judged(pairs, scores, analysis)
+    return [_plateau(sweep, line, number, verdicts) for number, (sweep, line) in enumerate(lines)]
+
+
+def _plateau(sweep: Sweep, line: SweepLine, number: int, verdicts: Mapping[Hashable, Verdict]) -> Plateau:
+    sign = _sign(sweep)
+    best = max(range(len(line.points)), key=lambda place: sign * mean(line.points[place]))
+    held: list[SweptPoint] = []
+    worse: list[tuple[SweptPoint, Verdict]] = []
+    compared = True
+    for place, point in enumerate(line.points):
+        first, second = sorted((place, best))
+        verdict = verdicts.get((number, first, second))
+        compared &= place == best or (verdict is not None and verdict.p_value is not None)
+        # A verdict is on the point with the smaller value.
+        if verdict is not None and verdict.verdict == ("worse" if place < best else "better"):
+            worse.append((point, verdict))
+        else:
+            held.append(point)
+    return Plateau(
+        sweep=sweep, line=line, best=line.points[best], held=tuple(held), worse=tuple(worse), compared=compared
+    )
+
+
+def _crossings(
+    found: Sequence[Sweep], scores: Mapping[tuple[str, ...], Scored], analysis: Analysis | None
+) -> list[Crossing]:
+    # The better of two methods comes first, so that a verdict is on it.
+    pairs: dict[Hashable, Pair] = {}
+    for number, sweep in enumerate(found):
+        for first, second in itertools.combinations(range(len(sweep.lines)), 2):
+            others = {point.value: point for point in sweep.lines[second].points}
+            for point in sweep.lines[first].points:
+                if point.value in others:
+                    other = others[point.value]
+                    ahead = _gain(sweep, point, other) >= 0
+                    pairs[number, first, second, point.value] = (point, other) if ahead else (other, point)
+    verdicts = _judged(pairs, scores, analysis)
+    return [
+        crossing
+        for number, sweep in enumerate(found)
+        for first, second in itertools.combinations(range(len(sweep.lines)), 2)
+        for crossing in _of_lines(sweep, (number, first, second), pairs, verdicts)
+    ]
+
+
+def _of_lines(
+    sweep: Sweep, key: tuple[int, int, int], pairs: Mapping[Hashable, Pair], verdicts: Mapping[Hashable, Verdict]
+) -> list[Crossing]:
+    """The crossings of two lines, from the smallest value on; equal means are no change of places."""
+    _, first, second = key
+    one, other = sweep.lines[first], sweep.lines[second]
+    # A value without a verdict, as its runs share no seed, says nothing of the order.
+    judged = [(point.value, verdicts[(*key, point.value)]) for point in one.points if (*key, point.value) in verdicts]
+    ahead = [pairs[(*key, value)][0] in one.points for value, _ in judged]
+    gains = [abs(verdict.difference) for _, verdict in judged]
+    kept = [place for place, gain in enumerate(gains) if gain > 0]
+    found = []
+    for number, (before, after) in enumerate(itertools.pairwise(kept)):
+        if ahead[before] == ahead[after]:
+            continue
+        sides = [
+            judged[_nearest_shown([verdict for _, verdict in judged], ahead, outwards)]
+            for outwards in (kept[number::-1], kept[number + 1 :])
+        ]
+        low, high = judged[before][0], judged[after][0]
+        share = gains[before] / (gains[before] + gains[after])
+        found.append(
+            Crossing(
+                sweep=sweep,
+                methods=(one.name, other.name) if ahead[before] else (other.name, one.name),
+                between=(sides[0][0], sides[1][0]),
+                about=math.exp(math.log(low) + share * math.log(high / low)),
+                verdicts=(sides[0][1], sides[1][1]),
+            )
+        )
+    return found
+
+
+def _nearest_shown(verdicts: Sequence[Verdict], ahead: Sequence[bool], outwards: Sequence[int]) -> int:
+    """The nearest place with a shown difference, as long as the same method is ahead; else the first place."""
+    first = outwards[0]
+    same = itertools.takewhile(lambda place: ahead[place] == ahead[first], outwards)
+    return next((place for place in same if verdicts[place].verdict == "better"), first)
+
+
+def mean(point: SweptPoint) -> float:
+    """The mean score of a point, which has one."""
+    assert point.row.score is not None, "sweeps are of scored rows"
+    return point.row.score.mean
+
+
+def _gain(sweep: Sweep, one: SweptPoint, other: SweptPoint) -> float:
+    """How much better the first point is."""
+    return _sign(sweep) * (mean(one) - mean(other))
+
+
+def _sign(sweep: Sweep) -> int:
+    return -1 if sweep.setting.spec.task.higher_is_better is False else 1

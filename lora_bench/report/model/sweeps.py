@@ -1,0 +1,284 @@
+"""Sweeps: scores of a method at several values of one number, all else equal.
+
+    Comparison → [Sweep: axis, task, base model] → [SweepLine: a method] → [SweptPoint: value, row]
+
+The number is an option of the method (rank, scaling, length), the learning rate, the work, or how many different training rows
+there are. Learning rates that trials chose may differ along a line. Trials have no sweeps: their scores are no results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, TypeGuard
+
+from pydantic import JsonValue
+
+from lora_bench.records.budget import AXES, Axis, Work
+from lora_bench.report.model.comparison import (
+    DISTINCT,
+    FROM_EPOCHS,
+    Comparison,
+    ModelTable,
+    Setting,
+    conditions_of,
+)
+from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.model.targets import over_targets
+from lora_bench.report.text import learning_rate, natural
+
+SweptKind = Literal["option", "learning_rate", "distinct_examples", "work"]
+
+# Fewer values are a comparison of two methods, and no curve. Two numbers of rows tell already if an order changes.
+FEWEST_VALUES: dict[SweptKind, int] = {"option": 3, "learning_rate": 3, "distinct_examples": 2, "work": 3}
+
+# Greater values in a record are no size of anything.
+GREATEST = 1e15
+
+# What says the work of runs, and what follows from it.
+_OF_WORK = {f"{part}.{name}" for part in ("training", "budget") for name in (*Work.model_fields, *AXES)} | {
+    "training.steps",
+    "training.warmup_steps",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweptPoint:
+    """A row at a value of the swept number."""
+
+    value: float
+    row: Row
+    setting: Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepLine:
+    """A method along the values, ascending.
+
+    Args:
+        name: Its label, or the method's name where each value has a label; with what sets it apart from other lines.
+    """
+
+    name: str
+    points: tuple[SweptPoint, ...]
+
+    @property
+    def label(self) -> str | None:
+        """The label of all its rows, or None if they have several."""
+        labels = {point.row.label for point in self.points}
+        return next(iter(labels)) if len(labels) == 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The lines over one number on one task and base model.
+
+    Args:
+        axis: Name of the number, such as "rank".
+        setting: One of its settings.
+        apart: What sets it apart from sweeps over the same number in other settings of its task; "" if there are none.
+    """
+
+    kind: SweptKind
+    axis: str
+    setting: Setting
+    table: ModelTable
+    lines: tuple[SweepLine, ...]
+    apart: str = ""
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The task and the number."""
+        return self.setting.spec.task.name, self.axis
+
+
+Cut = Callable[[SweptPoint], tuple[object, ...]]
+
+
+def sweeps(comparison: Comparison) -> tuple[Sweep, ...]:
+    """Every sweep of the results, those of one task and number together."""
+    groups: list[list[Sweep]] = []
+    results = {id(setting) for setting in comparison.results}
+    for settings in over_targets(comparison):
+        models = _by_model([setting for setting in settings if id(setting) in results])
+        groups.append([sweep for table, rows in models for sweep in _over_options(table, rows)])
+        groups.append([sweep for table, rows in models for sweep in _over_rates(table, rows)])
+    for settings in _alike(comparison, {DISTINCT, *FROM_EPOCHS}):
+        groups.append([*_over_settings("distinct_examples", "different training rows", settings, _rows_of)])
+    for settings in _alike(comparison, _OF_WORK):
+        groups += [
+            [*_over_settings("work", _WORK_NAMES[axis], settings, partial(_amount_of, axis=axis))] for axis in AXES
+        ]
+    found = [sweep for group in _told_apart(groups) for sweep in group]
+    return tuple(sorted(found, key=lambda sweep: sweep.subject))
+
+
+def _told_apart(groups: Sequence[Sequence[Sweep]]) -> list[list[Sweep]]:
+    """The sweeps of each group of settings, with what sets them apart from those of another with the same task and number."""
+    found = []
+    for group in groups:
+        named = []
+        for sweep in group:
+            others = [one for one in groups if any(other.subject == sweep.subject for other in one)]
+            rows = [one[0].setting.distinct_examples for one in others]
+            own = sweep.setting.distinct_examples
+            by_rows = sweep.kind != "distinct_examples" and own is not None and rows.count(own) == 1
+            number = next(place for place, one in enumerate(others, start=1) if one is group)
+            apart = f"{own:,} rows" if by_rows else f"setting {number}"
+            named.append(replace(sweep, apart=apart) if len(others) > 1 else sweep)
+        found.append(named)
+    return found
+
+
+_WORK_NAMES: dict[Axis, str] = {
+    "train_examples": "examples seen",
+    "train_tokens": "real tokens seen",
+    "train_flops": "FLOPs of training",
+    "train_seconds": "seconds of training",
+}
+
+
+def _amount_of(setting: Setting, axis: Axis) -> float | None:
+    amount: float | None = getattr(setting.spec.training, axis)
+    return amount
+
+
+def _rows_of(setting: Setting) -> float | None:
+    """The number of different training rows: all of them where none is given."""
+    return setting.distinct_examples or (setting.examples or {}).get("train")
+
+
+def _by_model(settings: Sequence[Setting]) -> list[tuple[ModelTable, list[SweptPoint]]]:
+    """The scored rows of each base model, each once; their value is not known yet."""
+    found: dict[str, tuple[ModelTable, dict[tuple[str, ...], SweptPoint]]] = {}
+    for setting in settings:
+        for table in setting.tables:
+            _, points = found.setdefault(canonical(table.model.model_dump()), (table, {}))
+            for row in table.rows:
+                if row.score is not None:
+                    points.setdefault(row.run_ids, SweptPoint(value=0.0, row=row, setting=setting))
+    return [(table, [*points.values()]) for table, points in found.values()]
+
+
+def _over_options(table: ModelTable, points: Sequence[SweptPoint]) -> Iterable[Sweep]:
+    names = {name for point in points for name, value in point.row.options.items() if _is_number(value)}
+    for name in sorted(names):
+        having = [
+            SweptPoint(value=float(value), row=point.row, setting=point.setting)
+            for point in points
+            if _is_number(value := point.row.options.get(name))
+        ]
+
+        def rest(point: SweptPoint, name: str = name) -> str:
+            return canonical({key: value for key, value in point.row.options.items() if key != name})
+
+        cuts: tuple[Cut, ...] = (
+            lambda point: (point.row.method, rest(point)),
+            lambda point: (point.row.method, rest(point), point.row.learning_rate),
+        )
+        yield from _sweep("option", name.replace("_", " "), table, having, cuts)
+
+
+def _over_rates(table: ModelTable, points: Sequence[SweptPoint]) -> Iterable[Sweep]:
+    having = [
+        SweptPoint(value=rate, row=point.row, setting=point.setting)
+        for point in points
+        if (rate := point.row.learning_rate) is not None
+    ]
+    cuts: tuple[Cut, ...] = (
+        lambda point: (point.row.method, canonical(point.row.options)),
+        lambda point: (point.row.label, canonical(point.row.options)),
+    )
+    yield from _sweep("learning_rate", "learning rate", table, having, cuts)
+
+
+def _over_settings(
+    kind: SweptKind, axis: str, settings: Sequence[Setting], value_of: Callable[[Setting], float | None]
+) -> Iterable[Sweep]:
+    cuts: tuple[Cut, ...] = (
+        lambda point: (point.row.method, canonical(point.row.options)),
+        lambda point: (point.row.label, canonical(point.row.options)),
+        lambda point: (point.row.label, canonical(point.row.options), point.row.learning_rate),
+    )
+    for table, points in _by_model(settings):
+        having = [
+            SweptPoint(value=float(value), row=point.row, setting=point.setting)
+            for point in points
+            if (value := value_of(point.setting)) is not None and value > 0
+        ]
+        yield from _sweep(kind, axis, table, having, cuts)
+
+
+def _alike(comparison: Comparison, but: set[str]) -> list[list[Setting]]:
+    """The results that share all conditions *but* these, several together."""
+    groups: dict[str, list[Setting]] = {}
+    for setting in comparison.results:
+        shared = conditions_of(setting.spec, setting.budget)
+        groups.setdefault(canonical({name: value for name, value in shared.items() if name not in but}), []).append(
+            setting
+        )
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _sweep(
+    kind: SweptKind, axis: str, table: ModelTable, points: Sequence[SweptPoint], cuts: Sequence[Cut]
+) -> list[Sweep]:
+    """The sweep of these points, or none: lines by the coarsest of *cuts* that gives each value of a line one row."""
+    fewest = FEWEST_VALUES[kind]
+    lines: list[tuple[SweptPoint, ...]] = []
+    pending = [[*points]]
+    for cut in cuts:
+        again = []
+        for group in pending:
+            for line in _cut(group, cut):
+                values = {point.value for point in line}
+                if len(values) < fewest:
+                    continue
+                if len(values) == len(line):
+                    lines.append(tuple(sorted(line, key=lambda point: point.value)))
+                else:
+                    again.append(line)
+        pending = again
+    if not lines:
+        return []
+    named = sorted(zip(_names(lines, axis), lines, strict=True), key=lambda item: natural(item[0]))
+    found = tuple(SweepLine(name=name, points=line) for name, line in named)
+    return [Sweep(kind=kind, axis=axis, setting=found[0].points[0].setting, table=table, lines=found)]
+
+
+def _cut(points: Iterable[SweptPoint], cut: Cut) -> list[list[SweptPoint]]:
+    groups: dict[tuple[object, ...], list[SweptPoint]] = {}
+    for point in points:
+        groups.setdefault(cut(point), []).append(point)
+    return [*groups.values()]
+
+
+def _names(lines: Sequence[Sequence[SweptPoint]], axis: str) -> list[str]:
+    """The name of each line: its label or method, with the options in which lines of that name differ."""
+    plain = [
+        line[0].row.label if len({point.row.label for point in line}) == 1 else line[0].row.method for line in lines
+    ]
+    found = []
+    for name, line in zip(plain, lines, strict=True):
+        same = [other for other, of in zip(lines, plain, strict=True) if of == name]
+        facts = [_facts(other, axis) for other in same]
+        own = _facts(line, axis)
+        apart = [key for key in own if len({canonical(one.get(key)) for one in facts}) > 1]
+        found.append(", ".join([name, *(f"{key} {own[key]}" for key in apart)]))
+    return found
+
+
+def _facts(line: Sequence[SweptPoint], axis: str) -> Mapping[str, JsonValue]:
+    """What all points of a line share: its options but the swept one, and the learning rate."""
+    first = line[0].row
+    facts = {key.replace("_", " "): value for key, value in first.options.items()}
+    facts.pop(axis, None)
+    if len({point.row.learning_rate for point in line}) == 1 and axis != "learning rate":
+        facts["learning rate"] = learning_rate(first.learning_rate)
+    return facts
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """Tell if an option of a record is a number that an axis can have."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -GREATEST < value < GREATEST

@@ -1,0 +1,97 @@
+"""The section on sweeps: the plateau of each line, and where methods change places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lora_bench.report import text
+from lora_bench.report.model.plateaus import Crossing, Plateau, SweepFindings, mean
+from lora_bench.report.model.sweeps import Sweep, SweptPoint
+from lora_bench.report.sections.method_tables import model_name
+from lora_bench.report.text import MISSING, code, inert
+
+Lines = list[str]
+
+_PLATEAU = (
+    "The plateau of a line: its values that are not shown to be worse than its best one, over all pairs of values of all "
+    "lines of a number, as one family. More seeds may make it narrower. Learning rates that trials chose may differ along a "
+    "line."
+)
+_CROSSINGS = (
+    "Two methods change places where the order of their means does, at about the value where straight lines between the means "
+    "meet on a logarithmic axis. *Shown*: the difference at that value is, over all pairs of methods at all values, as one "
+    "family. A change of order is decided if a difference is shown on both sides of it."
+)
+
+
+def along_lines(found: SweepFindings) -> Lines:
+    """The section, or no lines without sweeps; too few seeds to compare values leave nothing to say but of crossings."""
+    lines: Lines = []
+    for subject in dict.fromkeys(plateau.sweep.subject for plateau in found.plateaus):
+        plateaus = [plateau for plateau in found.plateaus if plateau.sweep.subject == subject]
+        crossings = [crossing for crossing in found.crossings if crossing.sweep.subject == subject]
+        if not crossings and not any(plateau.compared for plateau in plateaus):
+            continue
+        lines += ["", f"### {code(subject[0])}: {inert(subject[1], 60)}", "", *_plateau_table(plateaus)]
+        lines += _unknown(plateaus)
+        if plateaus[0].sweep.kind in ("distinct_examples", "work"):
+            lines += _crossing_lines(crossings, plateaus[0].sweep)
+    return ["## Curves", "", _PLATEAU, *lines] if lines else []
+
+
+def _plateau_table(plateaus: Sequence[Plateau]) -> Lines:
+    rows = [
+        [
+            _where(plateau.sweep),
+            code(plateau.line.name),
+            _value(plateau.sweep, plateau.best.value),
+            text.score(mean(plateau.best)),
+            _values(plateau.sweep, plateau.held) if plateau.compared else MISSING,
+            ", ".join(
+                f"{_value(plateau.sweep, point.value)} ({text.difference(mean(point) - mean(plateau.best))})"
+                for point, _ in plateau.worse
+            )
+            or MISSING,
+        ]
+        for plateau in plateaus
+    ]
+    return text.table(["base model", "method", "best", "mean", "plateau", "shown to be worse"], rows, numbers_from=2)
+
+
+def _unknown(plateaus: Sequence[Plateau]) -> Lines:
+    """A note on lines whose values could not be compared."""
+    if all(plateau.compared for plateau in plateaus):
+        return []
+    return ["", f"{MISSING} No plateau: fewer than three seeds in common, or equal scores, so nothing can be shown."]
+
+
+def _crossing_lines(crossings: Sequence[Crossing], sweep: Sweep) -> Lines:
+    if len(sweep.lines) < 2:
+        return []
+    if not crossings:
+        return ["", "No two methods change places."]
+    rows = []
+    for crossing in crossings:
+        sides = [
+            f"{code(method)} at {_value(sweep, value)}: {text.difference(verdict.difference)}, "
+            f"{'shown' if shown else 'not shown'}"
+            for method, value, verdict, shown in zip(
+                crossing.methods, crossing.between, crossing.verdicts, crossing.shown, strict=True
+            )
+        ]
+        decided = {2: "yes", 1: "one side", 0: "no"}[sum(crossing.shown)]
+        rows.append([_where(crossing.sweep), *sides, f"{float(f'{crossing.about:.2g}'):,.0f}", decided])
+    header = ["base model", "better with less", "better with more", "change places at about", "decided"]
+    return ["", _CROSSINGS, "", *text.table(header, rows, numbers_from=3)]
+
+
+def _where(sweep: Sweep) -> str:
+    return model_name(sweep.table) + (f", {sweep.apart}" if sweep.apart else "")
+
+
+def _values(sweep: Sweep, points: Sequence[SweptPoint]) -> str:
+    return ", ".join(_value(sweep, point.value) for point in points)
+
+
+def _value(sweep: Sweep, value: float) -> str:
+    return text.swept(value, rate=sweep.kind == "learning_rate")
