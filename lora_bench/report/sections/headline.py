@@ -1,7 +1,7 @@
 """The headline of a report: a recommendation as strong as the verdicts allow, and the command that goes on from it.
 
-Each sentence restates verdicts of the report. What makes a ranking doubtful stands before it: rates that were not tuned, runs
-that were still improving, runs that learned nothing.
+Each sentence restates verdicts of the report. What makes a ranking doubtful stands before it: rates that were not tuned,
+runs that learned nothing, many runs that were still improving. A few of those stand after it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from lora_bench.stats.verdict import grade as grade_of
 
 # The share of runs from which on a fact about them stands before any ranking.
 MANY = 0.1
+# Runs that were still improving change an answer less: only from this share on they stand before it.
+MANY_IMPROVING = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
     return Headline(
         cautions=tuple(_cautions(seen, seen.judged, records)),
         lead=lead,
-        further=tuple(further),
+        further=(*further, *_improving(seen, records)),
         level=grade if decided else "undecided",
         strength=_strength(seen, seen.judged, grade, decided),
         next=tuple(next_lines(seen, pick, grade)),
@@ -150,18 +152,28 @@ def _doubts(seen: Overview, judged: Judged, records: Sequence[Record]) -> list[s
     """The problems that many of the runs share."""
     ends = [*counted(judged).values()]
     runs, failed, fallen = (sum(getattr(one, name) for one in ends) for name in ("runs", "failed", "fallen"))
-    improving, ended = improving_runs(records, seen.comparison)
     said = []
     if failed >= MANY * runs:
         said.append(f"{failed} of {runs} runs ended without a score")
     if fallen >= MANY * runs:
         said.append(f"{fallen} of {runs} runs scored no better than the majority class (or the mean)")
-    if improving >= MANY * max(ended, 1):
+    improving, ended = improving_runs(records, seen.comparison)
+    if improving >= MANY_IMPROVING * max(ended, 1):
         said.append(f"{improving} of {ended} runs were still improving when their budget ended")
     if not said:
         return []
     many = "**Most runs learned nothing.** " if fallen > runs / 2 else ""
     return [f"{many}Read the ranking with care: {listed(said)}."]
+
+
+def _improving(seen: Overview, records: Sequence[Record]) -> list[str]:
+    """A note that some runs were still improving: the answer is that of their budget."""
+    improving, ended = improving_runs(records, seen.comparison)
+    if not MANY <= improving / max(ended, 1) < MANY_IMPROVING:
+        return []
+    return [
+        f"Longer training may change this: {improving} of {ended} runs were still improving when their budget ended."
+    ]
 
 
 def _undecided(seen: Overview) -> tuple[str, list[str]]:

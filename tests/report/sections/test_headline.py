@@ -237,6 +237,10 @@ def test_what_makes_a_ranking_doubtful_stands_before_it():
     falling = tuple(CurvePoint(step=step, loss=1 / step) for step in range(1, 41))
     improving = runs("full", 0, changes={"curve": falling}) + runs("lora", -0.05)
     assert said(improving).startswith("Read the ranking with care: 10 of 20 runs were still improving")
+    few = runs("full", 0) + runs("lora", -0.05)
+    few[:2] = improving[:2]
+    assert said(few).startswith("**Take")
+    assert "Longer training may change this: 2 of 20 runs were still improving when their budget ended." in said(few)
 
 
 @pytest.mark.parametrize("records", [
