@@ -5,8 +5,8 @@
     python -m benchmarks.quickstart --out FILE         what it prints, as a page of Markdown too
     python -m benchmarks.quickstart --quick            minutes: shows that it runs, and no time in it means anything
 
-The suite is the committed `quickstart`: full fine-tuning, LoRA, bottleneck adapters and prefix tuning on a RoBERTa, a DeBERTa
-and a GPT-2, on film reviews. Three ways do it, one after the other:
+The suite is `smoke`, the quickstart of that commit: full fine-tuning, LoRA, bottleneck adapters and prefix tuning on a RoBERTa,
+a DeBERTa and a GPT-2, on film reviews. Three ways do it, one after the other:
 
 * a loop that starts a process for each run, as scripts around transformers' examples do: imports, the model from the disk,
   Trainer, every input padded to the suite's `max_length`, an evaluation. It does one seed of each method and base model;
@@ -37,7 +37,7 @@ import yaml
 from benchmarks.packing import ROOT, flops_per_second, hardware, timed
 
 BEFORE = "e89b241"  # the last commit without these changes
-SUITE = ROOT / "baselines" / "quickstart" / "suite.yaml"
+SUITE = ROOT / "baselines" / "smoke" / "suite.yaml"
 RECIPE = "order: grouped, last_layer: read_position, masks: keyed"
 
 LOOP = """\
@@ -96,7 +96,7 @@ class Way:
 
 
 def write_suite(path: Path, recipe: str, quick: bool) -> Path:
-    """The quickstart with more lines in its recipe; with *quick*, LoRA on one base model and few examples."""
+    """The suite with more lines in its recipe; with *quick*, LoRA on one base model and few examples."""
     content = yaml.safe_load(SUITE.read_text(encoding="utf-8"))
     content["training"] |= yaml.safe_load(f"{{{recipe}}}")
     if quick:

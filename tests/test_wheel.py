@@ -16,6 +16,7 @@ def test_the_wheel_carries_tasks_baselines_schemas_and_the_small_gpt2():
         "lora_bench/_tasks/movie_reviews.yaml",
         "lora_bench/_baselines/quickstart/suite.yaml",
         "lora_bench/_baselines/quickstart-search/suite.yaml",
+        "lora_bench/_baselines/smoke/suite.yaml",
         "lora_bench/schemas/suite.schema.json",
         "lora_bench/data/gpt2-mini/model.safetensors",
         "lora_bench/data/gpt2-mini/README.md",

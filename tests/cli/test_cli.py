@@ -237,7 +237,7 @@ def test_lists_name_what_can_be_named(what, capsys):
         "methods": ["full", "lora", "bottleneck_adapter", "prefix_tuning"],
         "models": ["minilm-l6-roberta", "minilm-l6-deberta", "gpt2-mini"],
         "tasks": ["movie_reviews"],
-        "suites": ["quickstart", "quickstart-search"],
+        "suites": ["quickstart", "quickstart-search", "smoke"],
     }[what]:
         assert name in shown
 
