@@ -6,6 +6,7 @@ from lora_bench.methods.contract import (
     known_methods,
     loss_term,
     own_callbacks,
+    rate_factors,
     register,
     trains_base,
     unknown_method,
@@ -13,6 +14,6 @@ from lora_bench.methods.contract import (
 )
 
 __all__ = [
-    "Method", "broken_plug_ins", "known_methods", "loss_term", "own_callbacks", "register", "trains_base",
+    "Method", "broken_plug_ins", "known_methods", "loss_term", "own_callbacks", "rate_factors", "register", "trains_base",
     "unknown_method", "with_size",
 ]  # fmt: skip

@@ -3,8 +3,9 @@
 A method is a frozen `Strict` model. Its fields are its options, checked when a suite is read. It names the option that a
 budget may turn (its *size*), suggests a learning rate, and makes a base model trainable.
 
-Two things are optional. `callbacks()` returns transformers' `TrainerCallback` objects for the steps of a run.
-`trains_base = True` says that the method trains most of the base, so that no frozen copy is kept.
+Three things are optional. `callbacks()` returns transformers' `TrainerCallback` objects for the steps of a run.
+`trains_base = True` says that the method trains most of the base, so that no frozen copy is kept. `rate_factor(name)` returns
+the factor on the learning rate of a weight, by its name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -55,6 +57,13 @@ def own_callbacks(method: Method) -> list[TrainerCallback]:
 def trains_base(method: Method) -> bool:
     """Return whether a method trains most weights of the base model, as its class variable `trains_base` says."""
     return bool(getattr(method, "trains_base", False))
+
+
+def rate_factors(method: Method, weights: Iterable[str]) -> dict[str, float]:
+    """Return the factors other than 1 on the learning rates of *weights*, by name; a method may have a `rate_factor(name)`."""
+    factor = getattr(method, "rate_factor", None)
+    found = {name: float(factor(name)) for name in weights} if factor is not None else {}
+    return {name: one for name, one in found.items() if one != 1.0}
 
 
 def loss_term(method: Method) -> str | None:

@@ -9,8 +9,8 @@ but unlike PEFT.
 
 Papers: Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA:
 Liu et al. 2024, https://arxiv.org/abs/2402.09353; PiSSA: Meng et al. 2024, https://arxiv.org/abs/2404.02948; OLoRA: Büyükakyüz
-2024, https://arxiv.org/abs/2406.01775. Learning rates: 3e-4 to 3e-3 at scaling 2, 1e-3 to 1e-2
-for small models. Sizes: 1 to 64.
+2024, https://arxiv.org/abs/2406.01775; LoRA+ (`ratio` 16): Hayou et al. 2024, https://arxiv.org/abs/2402.12354. Learning rates:
+3e-4 to 3e-3 at scaling 2, 1e-3 to 1e-2 for small models. Sizes: 1 to 64.
 
 Limits: once merged, it cannot serve several tasks in one batch. PiSSA and OLoRA refuse a weight that computes query, key and
 value together, and change the base in memory. Load a saved one on the published base: loading takes the same B A out again.
@@ -19,18 +19,32 @@ value together, and change the base in memory. Load a saved one on the published
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
-from lora_bench.families import Role, parts_of, roles_in_order
+from lora_bench.families import Family, Role, parts_of, roles_in_order
 from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel
+
+
+Layer = Annotated[int, Field(ge=0)]
+Rank = Annotated[int, Field(ge=1)]
+
+
+def _by_index(pattern: Any) -> Any:
+    """Return ranks by layer; a record's JSON has only texts as keys."""
+    if not isinstance(pattern, dict):
+        return pattern
+    return {int(layer) if str(layer).isdecimal() else layer: rank for layer, rank in pattern.items()}
 
 
 @register
@@ -47,6 +61,9 @@ class Lora(Strict):
         use_dora: Learn the length of each adapted row of the weight apart from its direction.
         initialisation: `kaiming` or `gaussian` (random A, zero B), `pissa` (largest singular vectors of W) or `olora` (first
             vectors of its QR decomposition).
+        ratio: Learning rate of B divided by that of A and the head; LoRA+ has 16. The learning rate of a suite is A's.
+        rank_pattern: Ranks of layers that have another than *rank*, by their indexes from 0. *scaling* stays the same.
+        train_norms: Train the norms of every layer, too.
     """
 
     name: ClassVar[str] = "lora"
@@ -63,27 +80,56 @@ class Lora(Strict):
     use_rslora: bool = False
     use_dora: bool = False
     initialisation: Literal["kaiming", "gaussian", "pissa", "olora"] = "kaiming"
+    ratio: float = Field(default=1.0, gt=0)
+    rank_pattern: Annotated[dict[Layer, Rank], BeforeValidator(_by_index)] = Field(default_factory=dict)
+    train_norms: bool = False
+
+    def rate_factor(self, weight: str) -> float:
+        """Return the factor on the learning rate of a weight, by its name."""
+        return self.ratio if re.search(r"\.(?:fused_)?lora_B\.", weight) else 1.0
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the LoRA weights and the head trainable.
 
         Raises:
             UnsupportedPair: If the initialisation does not fit the weights: fused, transposed, quantised, or of a lower rank.
+                Or if the model lacks a layer of *rank_pattern*, or has no norms to train.
         """
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
+        from peft.tuners.lora.layer import LoraLayer
+
+        adapted: nn.Module = get_peft_model(model, self.config(model, head))
+        for module in adapted.modules():
+            # PEFT takes as many vectors as a weight has.
+            if isinstance(module, LoraLayer) and len(module.lora_A["default"].weight) < module.r["default"]:
+                raise UnsupportedPair(
+                    f"{self.initialisation} finds {len(module.lora_A['default'].weight)} vectors in a weight, fewer than rank "
+                    f"{module.r['default']}"
+                )
+        return adapted
+
+    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
+        """Return the config for *model*, with the modules of *head* trained whole.
+
+        Raises:
+            UnsupportedPair: See `apply`.
+        """
+        from peft import LoraConfig
         from transformers.pytorch_utils import Conv1D
 
         from lora_bench.tuners.inferred_family import family_of_model
 
         family = family_of_model(model)
         parts = parts_of(self.targets)
+        ranks = self._ranks(family, getattr(model.config, family.num_layers_key))
         options: dict[str, Any] = {
             "r": self.rank,
+            "rank_pattern": ranks,
             "lora_alpha": self.scaling if self.use_rslora else self.scaling * self.rank,
             "lora_dropout": self.dropout,
             "use_rslora": self.use_rslora,
             "use_dora": self.use_dora,
-            "modules_to_save": head,
+            "modules_to_save": [*head, *(norms_of(model, family) if self.train_norms else [])],
         }
         if family.fused and {"query", "key", "value"} & set(parts):
             from lora_bench.tuners import FusedLoraConfig
@@ -92,8 +138,7 @@ class Lora(Strict):
                 raise UnsupportedPair(
                     f"{self.initialisation} is not written for query, key and value in one weight, as {family.name} has them"
                 )
-            fused = FusedLoraConfig(**options, roles=list(self.targets), initialisation=self.initialisation)
-            return get_peft_model(model, fused)
+            return FusedLoraConfig(**options, roles=list(self.targets), initialisation=self.initialisation)
         transposed = any(isinstance(module, Conv1D) for module in model.modules())
         if self.initialisation == "olora" and transposed:
             raise UnsupportedPair("PEFT's olora takes each weight as (out_features, in_features), and Conv1D is not")
@@ -104,17 +149,36 @@ class Lora(Strict):
             )
         # On the meta device there are no weights to start from, and counting needs none.
         from_weights = from_weights and model.device.type != "meta"
-        config = LoraConfig(
+        return LoraConfig(
             **options,
+            alpha_pattern={} if self.use_rslora else {layer: self.scaling * rank for layer, rank in ranks.items()},
             init_lora_weights=self.initialisation if from_weights or self.initialisation == "gaussian" else True,
             target_modules=family.targets(*parts),
             # GPT-2's Conv1D keeps its weight as (in_features, out_features).
             fan_in_fan_out=transposed,
         )
-        adapted: nn.Module = get_peft_model(model, config)
-        ranks = [len(weight) for path, weight in adapted.named_parameters() if ".lora_A." in path]
-        if min(ranks) < self.rank:
-            raise UnsupportedPair(
-                f"{self.initialisation} finds {min(ranks)} vectors in a weight, fewer than rank {self.rank}"
-            )
-        return adapted
+
+    def _ranks(self, family: Family, layers: int) -> dict[str, int]:
+        """Return *rank_pattern* as PEFT reads it, by regular expressions over paths."""
+        absent = sorted(index for index in self.rank_pattern if index >= layers)
+        if absent:
+            raise UnsupportedPair(f"rank_pattern names layer {absent[0]}, and the model has layers 0 to {layers - 1}")
+        layer = family.layer.removesuffix(r"\d+")
+        return {rf"{layer}{index}\..*": rank for index, rank in sorted(self.rank_pattern.items())}
+
+
+def norms_of(model: nn.Module, family: Family) -> list[str]:
+    """Return the paths of the norms in every layer of a model.
+
+    Raises:
+        UnsupportedPair: If there is none.
+    """
+    inside = re.compile(rf"{family.layer}\..+")
+    norms = [
+        path
+        for path, module in model.named_modules()
+        if type(module).__name__.endswith("Norm") and inside.fullmatch(path) and any(True for _ in module.parameters())
+    ]
+    if not norms:
+        raise UnsupportedPair(f"{family.name} has no norms with weights in its layers")
+    return norms

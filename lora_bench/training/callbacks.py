@@ -129,7 +129,7 @@ class FollowBudget(TrainerCallback):
         assert optimizer is not None and isinstance(lr_scheduler, LambdaLR)
         factor = rate_factor(recipe, args)
 
-        # Called once for each group of weights; all groups have one rate.
+        # Called once for each group of weights; the factor is the same for all.
         @functools.lru_cache(1)
         def at_step(step: int) -> float:
             return factor(self._share(step))

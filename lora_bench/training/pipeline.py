@@ -36,6 +36,7 @@ from lora_bench.training.kept_weights import keep_weights
 from lora_bench.training.lessons import BatchFlops, Lessons, read_lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.process_cache import WARM
+from lora_bench.training.rate_groups import set_rates
 from lora_bench.training.retention import retained
 from lora_bench.training.scoring import Replies, keep_answers, keep_probabilities, quiet, scored_splits, scores_of
 from lora_bench.training.setup import Setup
@@ -133,6 +134,7 @@ class Ready:
                 callbacks=self.hooks.all,
             )
             trainer.remove_callback(PrinterCallback)
+            set_rates(trainer, self.setup.method, self.model)
             # Otherwise it takes the loss of a model with `**kwargs` as already divided by the accumulation steps.
             trainer.model_accepts_loss_kwargs = False
             if self.setup.rank is not None:

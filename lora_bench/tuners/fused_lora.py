@@ -14,11 +14,12 @@ of the rank in place of the rank.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
+from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
@@ -81,6 +82,8 @@ class FusedLoraConfig(TunerConfig):
         use_dora: Also learn the length of each adapted row of the weight.
         roles: Roles to adapt: query, key, value, output, ffn or all.
         initialisation: Draw of A, kaiming or gaussian.
+        rank_pattern: Other ranks than *r*, by regular expressions over whole paths, as PEFT reads them. The factor on the
+            update stays as with *r*, or as *use_rslora* says.
     """
 
     r: int = field(default=8)
@@ -90,6 +93,7 @@ class FusedLoraConfig(TunerConfig):
     use_dora: bool = field(default=False)
     roles: list[str] = field(default_factory=lambda: ["query", "value"])
     initialisation: str = field(default="kaiming")
+    rank_pattern: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,6 +109,12 @@ class FusedLoraConfig(TunerConfig):
             raise unknown("initialisation", self.initialisation, ("kaiming", "gaussian"))
         if not 0 <= self.lora_dropout < 1:
             raise LoraBenchError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
+
+    def at(self, path: str) -> "FusedLoraConfig":
+        """Return the config of the module at *path*, which may have another rank."""
+        rank = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), path), self.r)
+        alpha = self.lora_alpha if self.use_rslora else self.lora_alpha * rank / self.r
+        return replace(self, r=rank, lora_alpha=alpha, rank_pattern={})
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -124,15 +134,17 @@ class FusedLoraLayer(TunerLayer):
         base_layer: A linear layer, or GPT-2's `Conv1D`, which keeps its weight transposed.
         parts: Parts of its output: one, or query, key and value.
         groups: See `slices_of`.
+        path: Its path in the model.
     """
 
     adapter_layer_names = ("fused_lora_A", "fused_lora_B", "fused_lora_magnitude")
     other_param_names = ("configs", "merged_gains")
 
-    def __init__(self, base_layer: nn.Module, parts: tuple[Part, ...], groups: int) -> None:
+    def __init__(self, base_layer: nn.Module, parts: tuple[Part, ...], groups: int, path: str = "") -> None:
         super().__init__(base_layer)
         self.parts = parts
         self.groups = groups
+        self.path = path
         self.fused_lora_A = nn.ParameterDict()
         self.fused_lora_B = nn.ParameterDict()
         self.fused_lora_magnitude = nn.ParameterDict()
@@ -145,6 +157,7 @@ class FusedLoraLayer(TunerLayer):
         Raises:
             UnsupportedPair: If DoRA meets a quantised weight.
         """
+        config = config.at(self.path)
         self.configs[adapter_name] = config
         weight = self.get_base_layer().weight
         if config.use_dora and not weight.is_floating_point():
@@ -348,7 +361,7 @@ class FusedLoraModel(Tuner):
         if not set(parts) & set(config.parts):
             raise UnsupportedPair(f"{self.title} on {', '.join(config.roles)} has nothing to adapt in {path}")
         in_heads = len(parts) > 1 and family.fused_layout == "heads"
-        return FusedLoraLayer(base_layer, parts, model_config[family.num_heads_key] if in_heads else 1)
+        return FusedLoraLayer(base_layer, parts, model_config[family.num_heads_key] if in_heads else 1, path)
 
     def _check_merge_allowed(self) -> None:
         """Allow every merge: LoRA is a change of weights."""

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora.layer import LoraLayer
 from pydantic import ValidationError
 
 from lora_bench.errors import UnsupportedPair
-from lora_bench.methods import known_methods
+from lora_bench.methods import known_methods, rate_factors
 from lora_bench.testing import check_method, tiny_models
 from lora_bench.training.checkpoint import load_trained, trained_weights
+from lora_bench.tuners import FusedLoraLayer
 
 Lora = known_methods()["lora"]
 LAYERS, WIDTH, FEED_FORWARD, RANK = 2, 32, {"roberta": 48, "deberta-v2": 48, "gpt2": 128}, 4
@@ -42,6 +44,8 @@ def count(model) -> int:
         {"use_dora": True},
         {"use_dora": True, "targets": ("all",)},
         {"use_rslora": True, "dropout": 0.1},
+        {"rank_pattern": {1: 5}},
+        {"train_norms": True},
     ],
 )
 def test_contract(options):
@@ -219,3 +223,54 @@ def test_options_survive_a_record():
 def test_targets_that_cannot_be_meant_are_refused(targets):
     with pytest.raises(ValidationError, match="targets"):
         Lora(targets=targets)
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+@pytest.mark.parametrize("family", FEED_FORWARD)
+def test_a_layer_may_have_a_rank_of_its_own_at_the_same_scaling(family, use_rslora):
+    model = adapted(family, rank_pattern={1: 3}, scaling=0.5, use_rslora=use_rslora)
+    # query and value of the first layer have rank 4, those of the second rank 3
+    assert count(model) == 2 * 2 * WIDTH * (RANK + 3)
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            rank, scaling = module.r["default"], module.scaling["default"]
+        elif isinstance(module, FusedLoraLayer):
+            rank, scaling = module.fused_lora_A["default"].shape[1], module.configs["default"].scaling
+        else:
+            continue
+        assert scaling == pytest.approx(0.5 / rank**0.5 if use_rslora else 0.5)
+
+
+def test_a_rank_of_a_layer_that_is_not_there_is_refused():
+    with pytest.raises(UnsupportedPair, match="rank_pattern names layer 2, and the model has layers 0 to 1"):
+        adapted("roberta", rank_pattern={2: 4})
+
+
+@pytest.mark.parametrize("family", FEED_FORWARD)
+def test_trained_norms_are_both_of_each_layer(family):
+    model = adapted(family, train_norms=True)
+    norms = [weight for path, weight in model.named_parameters() if "modules_to_save" in path and weight.requires_grad]
+    base, head = tiny_models()[family]
+    in_head = sum(weight.numel() for name in head for weight in base.get_submodule(name).parameters())
+    assert sum(weight.numel() for weight in norms) - in_head == LAYERS * 2 * 2 * WIDTH
+
+
+@pytest.mark.parametrize("family", FEED_FORWARD)
+def test_lora_plus_gives_its_rate_to_every_b_and_to_nothing_else(family):
+    method = Lora(rank=RANK, ratio=16.0, targets=("all",), use_dora=True)
+    model, head = tiny_models()[family]
+    weights = {name: one for name, one in method.apply(model, head=head).named_parameters() if one.requires_grad}
+    factors = rate_factors(method, weights)
+    # B has as many columns as the rank, A as many rows; a fused weight has a leading dimension of slices
+    assert factors == {name: 16.0 for name, weight in weights.items() if "lora_B" in name}
+    assert all(weights[name].shape[-1] == RANK for name in factors)
+    assert factors.keys() < weights.keys()
+    assert rate_factors(Lora(rank=RANK), weights) == {}
+
+
+def test_new_options_survive_a_record_and_leave_old_ones_out():
+    method = Lora(rank_pattern={3: 2, 10: 1}, ratio=16.0)
+    assert Lora.model_validate_json(method.model_dump_json()) == method
+    assert Lora.model_validate(json.loads(json.dumps(method.model_dump(mode="json")))) == method
+    with pytest.raises(ValidationError):
+        Lora(rank_pattern={0: 0})

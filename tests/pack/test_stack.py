@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.hooks import RemovableHandle
 
-from lora_bench.methods import known_methods
+from lora_bench.methods import Method, known_methods, rate_factors
 from lora_bench.models.read_position import read_alone
 from lora_bench.models.shared_copy import copy_sharing, own_trained
 from lora_bench.pack.losses import loss_for
@@ -21,6 +21,7 @@ from lora_bench.pack.optimiser import StackedAdamW
 from lora_bench.pack.stack import Stack
 from lora_bench.testing import LABELS, PAD, VOCABULARY, tiny_model
 from lora_bench.training.keyed_dropout import StepMasks, key_of, with_keyed_masks
+from lora_bench.training.rate_groups import split_by_rate
 
 FAMILIES = {"roberta": False, "deberta-v2": None, "gpt2": True}
 STEPS = 6
@@ -29,6 +30,7 @@ STEPS = 6
 METHODS = {
     "lora": lambda index: {"rank": (2, 5, 8)[index], "scaling": (2.0, 0.5, 1.0)[index], "dropout": 0.1},
     "lora of everything": lambda index: {"rank": (1, 4, 2)[index], "targets": ("all",)},
+    "lora, plus": lambda index: {"rank": (2, 5, 8)[index], "ratio": 16.0, "rank_pattern": {1: 3}, "train_norms": True},
     "lora, rank-stabilised": lambda index: {"rank": (2, 3, 8)[index], "use_rslora": True},
     "bottleneck_adapter": lambda index: {"bottleneck_size": (4, 7, 1)[index]},
     "bottleneck_adapter, parallel": lambda index: {"bottleneck_size": (4, 7, 1)[index], "variant": "parallel"},
@@ -47,13 +49,17 @@ class Member:
     rate: float
     decay: float
     max_norm: float
+    method: Method
 
     def optimizer(self) -> AdamW:
         named = [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
         bias = [weight for name, weight in named if name.endswith("bias")]
         rest = [weight for name, weight in named if not name.endswith("bias")]
         groups = [{"params": rest, "weight_decay": self.decay}, {"params": bias, "weight_decay": 0.0}]
-        return AdamW([group for group in groups if group["params"]], lr=self.rate)
+        optimizer = AdamW([group for group in groups if group["params"]], lr=self.rate)
+        factors = rate_factors(self.method, [name for name, _ in named])
+        split_by_rate(optimizer, {weight: factors.get(name, 1.0) for name, weight in named})
+        return optimizer
 
     def batch(self, step: int, rows: int = 4) -> dict[str, Tensor]:
         """Rows of up to nine tokens, fewer and shorter in some members and steps than in others."""
@@ -98,7 +104,7 @@ def made(family, name, options, recipes, seeds, dtype) -> list[Member]:
         for weight in model.parameters():
             if weight.requires_grad:  # what starts at zero would hide a wrong product
                 weight.data += 0.1 * torch.randn(weight.shape, dtype=dtype)
-        found.append(Member(model.train(), seed, rate, decay, norm))
+        found.append(Member(model.train(), seed, rate, decay, norm, method))
     return found
 
 
