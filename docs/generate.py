@@ -58,7 +58,7 @@ def methods_page() -> str:
     """Return a table of the methods and a card for each."""
     methods = known_methods()
     sizes = {name: f"`{method.size}`" if isinstance(method.size, str) else "none" for name, method in methods.items()}
-    sizes["peft"] = "`size_option`"  # it has a size only if the suite names one
+    sizes |= {"peft": "`size_option`", "combined": "`size_value`"}  # they have a size only if the suite gives one
     rows = [f"- [`{name}`](#{name}): {sizes[name]}, {methods[name].learning_rate:g}\n" for name in methods]
     return METHODS_HEADER + "".join([*rows, *(card(name, method) for name, method in methods.items())])
 

@@ -58,8 +58,14 @@ def probed_methods() -> dict[str, Method]:
         rows[f"bottleneck_adapter, {variant}"] = known["bottleneck_adapter"](variant=variant)
     rows["prefix_tuning"] = known["prefix_tuning"]()
     rows["prefix_tuning, reparameterised"] = known["prefix_tuning"](reparameterised=True)
-    for name in sorted(set(known) - {"full", "bitfit", "lora", "bottleneck_adapter", "prefix_tuning", "peft"}):
+    for name in sorted(
+        set(known) - {"full", "bitfit", "lora", "bottleneck_adapter", "prefix_tuning", "combined", "peft"}
+    ):
         rows[name] = known[name]()
+    lora, parallel = {"method": "lora"}, {"method": "bottleneck_adapter", "variant": "parallel"}
+    rows["combined, LoRA+PE"] = known["combined"](parts=(lora, {"method": "prefix_embedding"}))
+    rows["combined, LoRA+PL"] = known["combined"](parts=(lora, {"method": "prefix_layer"}))
+    rows["combined, MAM"] = known["combined"](parts=({"method": "prefix_tuning"}, parallel))
     for peft_type, options in PEFT_TYPES.items():
         rows[f"peft, {peft_type}"] = known["peft"](type=peft_type, **options)
     return rows
@@ -175,7 +181,9 @@ def page(models: list[str], everywhere: list[str], faults: dict[str, dict[str, l
         f"Made by `docs/generate.py support` with {versions}.\n"
         "Each method was put on a small classifier of each kind, trained for three steps, and asked for a padded row.\n"
         "It works if every weight it adds gets a gradient, the head is trained whole, and padding changes no answer.\n\n"
-        f"Models: {', '.join(models)}. The sites of others are worked out: [families](families.md).\n\n"
+        f"Models: {', '.join(models)}. The sites of others are worked out: [families](families.md).\n"
+        "SmolLM2-135M works like any Llama, from a folder or the hub. It has no name of its own here: the package index has\n"
+        "it only rounded to 4 bits, and nothing to measure the rounding against.\n\n"
         f"These work on all of them: {listed(everywhere)}.\n\n"
         f"These fail on the models named and work on the others:\n\n{''.join(rows)}"
     )

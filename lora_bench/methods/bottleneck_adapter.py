@@ -26,6 +26,7 @@ Limits: it cannot be merged and adds latency. The base model's LayerNorms stay f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
@@ -34,6 +35,7 @@ from lora_bench.documents import Strict
 from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -80,7 +82,11 @@ class BottleneckAdapter(Strict):
         """
         from peft import get_peft_model
 
+        return get_peft_model(model, self.config(model, head))
+
+    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
+        """Return the config for *model*, with the modules of *head* trained whole."""
         from lora_bench.tuners import BottleneckConfig
 
         options: dict[str, Any] = self.model_dump(mode="json")
-        return get_peft_model(model, BottleneckConfig(**options, modules_to_save=head))
+        return BottleneckConfig(**options, modules_to_save=list(head))

@@ -15,6 +15,7 @@ completion, are left out: a causal model is not told where its prompt ends.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -23,6 +24,7 @@ from lora_bench.documents import Strict
 from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -51,6 +53,10 @@ class PreLayer(Strict):
         """
         from peft import get_peft_model
 
+        return get_peft_model(model, self.config(model, head))
+
+    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
+        """Return the config for *model*, with the modules of *head* trained whole."""
         from lora_bench.tuners import PrefixActivationConfig
 
-        return get_peft_model(model, PrefixActivationConfig(**self.model_dump(), modules_to_save=head))
+        return PrefixActivationConfig(**self.model_dump(), modules_to_save=list(head))

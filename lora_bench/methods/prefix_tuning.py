@@ -16,6 +16,7 @@ Limits: it cannot be merged and does not start exactly from the base model. A re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
@@ -25,6 +26,7 @@ from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods.contract import register
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
@@ -67,9 +69,9 @@ class PrefixTuning(Strict):
         """
         from peft import get_peft_model
 
-        from lora_bench.tuners import PrefixConfig, prefix_from_words
+        from lora_bench.tuners import prefix_from_words
 
-        config = PrefixConfig(**self.model_dump(exclude={"words"}), modules_to_save=head)
+        config = self.config(model, head)
         if self.words is None:
             return get_peft_model(model, config)
         tokens = _tokens(self.words, model, self.num_virtual_tokens)
@@ -77,6 +79,12 @@ class PrefixTuning(Strict):
         if model.device.type != "meta":  # where weights are counted and nothing can be read
             prefix_from_words(adapted, tokens.to(model.device))
         return adapted
+
+    def config(self, model: PreTrainedModel, head: Sequence[str] = ()) -> PeftConfig:
+        """Return the config for *model*, with the modules of *head* trained whole."""
+        from lora_bench.tuners import PrefixConfig
+
+        return PrefixConfig(**self.model_dump(exclude={"words"}), modules_to_save=list(head))
 
 
 def _tokens(words: str, model: PreTrainedModel, count: int) -> Tensor:

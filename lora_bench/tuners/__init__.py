@@ -1,9 +1,9 @@
 """PEFT tuners for the methods that PEFT lacks.
 
 They are bottleneck adapters, key/value prefixes, activations and embeddings of virtual tokens, LoRA on slices of a fused
-weight, and tuning of some of the base's own weights. Importing this package adds `BOTTLENECK_ADAPTER`, `LORA_BENCH_PREFIX`,
-`LORA_BENCH_PREFIX_LAYER`, `LORA_BENCH_PREFIX_EMBEDDING`, `LORA_BENCH_FUSED_LORA` and `LORA_BENCH_SELECTED` to PEFT, and does
-nothing else. It needs no other part of lora_bench:
+weight, tuning of some of the base's own weights, and combinations of adapters. Importing this package adds
+`BOTTLENECK_ADAPTER`, `LORA_BENCH_PREFIX`, `LORA_BENCH_PREFIX_LAYER`, `LORA_BENCH_PREFIX_EMBEDDING`, `LORA_BENCH_FUSED_LORA`,
+`LORA_BENCH_SELECTED` and `LORA_BENCH_COMBINED` to PEFT, and does nothing else. It needs no other part of lora_bench:
 
 ```python
 from peft import get_peft_model
@@ -15,6 +15,7 @@ model = get_peft_model(model, BottleneckConfig(bottleneck_size=64, modules_to_sa
 
 from lora_bench.tuners.activations import PrefixActivationConfig, PrefixActivationLayer, PrefixActivationModel
 from lora_bench.tuners.bottleneck import BottleneckConfig, BottleneckLayer, BottleneckModel, bottleneck
+from lora_bench.tuners.combination import CombinedConfig, CombinedModel
 from lora_bench.tuners.embeddings import PrefixEmbeddingConfig, PrefixEmbeddingLayer, PrefixEmbeddingModel
 from lora_bench.tuners.fused_lora import FusedLoraConfig, FusedLoraLayer, FusedLoraModel
 from lora_bench.tuners.prefix import PrefixConfig, PrefixLayer, PrefixModel, fold
@@ -25,6 +26,8 @@ __all__ = [
     "BottleneckConfig",
     "BottleneckLayer",
     "BottleneckModel",
+    "CombinedConfig",
+    "CombinedModel",
     "FusedLoraConfig",
     "FusedLoraLayer",
     "FusedLoraModel",

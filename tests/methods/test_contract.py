@@ -13,7 +13,7 @@ from lora_bench.training.measure.counters import count_parameters
 LAYERS, WIDTH = 2, 32
 
 
-@pytest.mark.parametrize("name", sorted(set(known_methods()) - {"peft"}))  # which needs to be told what of PEFT
+@pytest.mark.parametrize("name", sorted(set(known_methods()) - {"peft", "combined"}))  # which need to be told what
 def test_contract(name):
     encoders_only = {"prefix_embedding": ["roberta", "deberta-v2"]}
     check_method(known_methods()[name](), families=encoders_only.get(name, list(tiny_models())))

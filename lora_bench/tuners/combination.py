@@ -1,0 +1,125 @@
+"""Several of PEFT's and our adapters on one model, as one adapter that is trained, saved and loaded together.
+
+LoRA + PreEmbed and LoRA + PreLayer of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, Table 15) and the mix-and-match adapter
+of He et al. 2021 (https://arxiv.org/abs/2110.04366) are such combinations. A part acts as it does alone, on what the parts
+inside it make of its site. The inner parts are put on first (weights, then blocks, then attention, then the stack of layers),
+because a wrapped module has another path.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.other import set_additional_trainable_modules
+from torch import nn
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
+from lora_bench.tuners.registration import register
+from lora_bench.tuners.sites import TunerConfig
+
+ORDER = (
+    ("LORA", "LORA_BENCH_FUSED_LORA"),
+    ("BOTTLENECK_ADAPTER",),
+    ("LORA_BENCH_PREFIX", "LORA_BENCH_PREFIX_LAYER"),
+    ("LORA_BENCH_PREFIX_EMBEDDING",),
+)
+"""PEFT types that can be combined, from the innermost; types of a row have the same sites, so a combination has one of them."""
+
+
+@dataclass(kw_only=True)
+class CombinedConfig(TunerConfig):
+    """Config of several adapters that act together.
+
+    Args:
+        parts: Config of each part as a mapping, with its `peft_type`; in any order.
+    """
+
+    parts: list[dict[str, Any]] = field()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = LORA_BENCH_COMBINED
+        known = [name for row in ORDER for name in row]
+        types = [str(getattr(part.get("peft_type"), "value", part.get("peft_type"))) for part in self.parts]
+        for name in types:
+            if name not in known:
+                raise unknown("part of a combination", name, known)
+        rows = [next(index for index, row in enumerate(ORDER) if name in row) for name in types]
+        if len(set(rows)) < len(rows) or len(rows) < 2:
+            raise LoraBenchError(
+                f"a combination has two parts or more, each with sites of its own; got {', '.join(types) or 'none'}"
+            )
+        self.parts = [
+            {**part, "peft_type": name} for _, name, part in sorted(zip(rows, types, self.parts, strict=True), key=_row)
+        ]
+
+    def configs(self) -> list[PeftConfig]:
+        """Return the config of each part, the innermost first."""
+        by_name = {member.value: config for member, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        return [
+            by_name[part["peft_type"]](**{name: value for name, value in part.items() if name != "peft_type"})
+            for part in self.parts
+        ]
+
+
+def _row(part: tuple[int, str, dict[str, Any]]) -> int:
+    return part[0]
+
+
+class CombinedModel(BaseTuner):
+    """A base model with several adapters, from `get_peft_model(model, CombinedConfig(...))`."""
+
+    prefix = "combined_"
+    tuner_layer_cls = BaseTunerLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put every part on the model, and make all of them trainable.
+
+        Raises:
+            UnsupportedPair: If the model has an adapter already, or refuses a part.
+        """
+        config = self.peft_config[adapter_name]
+        if len(self.peft_config) > 1:
+            raise UnsupportedPair("a combination is one adapter of a model: load another base for the next")
+        for part in config.configs():
+            part.inference_mode = config.inference_mode
+            PEFT_TYPE_TO_TUNER_MAPPING[part.peft_type](model, {adapter_name: part}, adapter_name)
+            del model.peft_config  # the next part would take it for a second adapter of its own kind
+        if config.inference_mode:
+            for weight in model.parameters():
+                weight.requires_grad_(False)
+        set_additional_trainable_modules(
+            model=model,
+            peft_config=config,
+            model_config=self.get_model_config(model),
+            adapter_name=adapter_name,
+        )
+
+    def _create_and_replace(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the parts wrap their modules."""
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        raise LoraBenchError("a combination cannot be merged: one of its parts at most is a change of weights")
+
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
+        if merge:
+            self._check_merge_allowed()
+        raise LoraBenchError("a combination cannot be unloaded: load the base model again, or use disable_adapter()")
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Refuse batches of several adapters: a combination is the only one of its model."""
+        if kwargs.pop("adapter_names", None) is not None:
+            raise LoraBenchError("adapter_names mixes adapters in one batch, and a combination is alone on its model")
+        yield
+
+
+LORA_BENCH_COMBINED = register("LORA_BENCH_COMBINED", CombinedConfig, CombinedModel)
