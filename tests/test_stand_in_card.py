@@ -91,10 +91,13 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids.where(mask.bool(), PAD), "attention_mask": mask, "labels": torch.tensor([0, 2, 1])}
 
 
+OPTIONS = {"combined": {"parts": [{"method": "lora"}, {"method": "bottleneck_adapter"}]}}
+
+
 def adapted(family: str, name: str) -> torch.nn.Module:
     base, head = tiny_model(family)
     torch.manual_seed(1)
-    model = known_methods()[name]().apply(base, head=head)
+    model = known_methods()[name](**OPTIONS.get(name, {})).apply(base, head=head)
     with_keyed_masks(model, StepMasks(0))
     return model
 

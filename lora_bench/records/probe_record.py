@@ -67,6 +67,8 @@ class ProbeSpec(Strict):
             del content[part][shown]
         if self.seconds is None:
             del content["seconds"]
+        if self.model.family is None:
+            del content["model"]["family"]
         return content_hash(content)[:PROBE_ID_LENGTH]
 
 

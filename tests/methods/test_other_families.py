@@ -27,7 +27,6 @@ METHODS = [
     {"name": "prefix_tuning"},
     {"name": "prefix_tuning", "reparameterised": True},
     {"name": "prefix_layer"},
-    {"name": "prefix_embedding"},
     {"name": "bitfit"},
     {"name": "peft", "type": "HRA", "targets": ("output",)},
 ]

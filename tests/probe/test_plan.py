@@ -148,12 +148,13 @@ def test_everything_that_is_measured_enters_an_id():
         changed("model", sha256="b" * 64),
         changed("model", revision="main"),
         changed("model", model_type="bert"),
+        changed("model", family="inferred"),
     ]
     assert len({SPEC.probe_id, *(other.probe_id for other in others)}) == 1 + len(others)
     # A field that is added to the spec has to be put into one of these lists.
     assert set(ProbeSpec.model_fields) == {*MEASURED, "method", "model"}
     assert set(MethodSpec.model_fields) == {"name", "label", "size", "options", "chosen"}
-    assert set(PlannedModel.model_fields) == {"name", "shown", "sha256", "revision", "model_type"}
+    assert set(PlannedModel.model_fields) == {"name", "shown", "sha256", "revision", "model_type", "family"}
 
 
 def test_a_cell_that_is_refused_has_an_id_of_its_reason(tmp_path):

@@ -204,7 +204,7 @@ def test_importing_the_tuners_registers_its_types_and_does_nothing_else():
         "from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known\n"
         "before = set(known), dict(os.environ), random.getstate(), torch.get_rng_state(), torch.get_num_threads()\n"
         "import lora_bench.tuners\n"
-        f"assert sorted(t.value for t in set(known) - before[0]) == {sorted(OURS)}\n"
+        f"assert sorted(t.value for t in set(known) - before[0]) == {sorted([*OURS, 'LORA_BENCH_COMBINED'])}\n"
         "assert dict(os.environ) == before[1] and random.getstate() == before[2]\n"
         "assert torch.equal(torch.get_rng_state(), before[3]) and torch.get_num_threads() == before[4]\n"
         "ours = {name for name in sys.modules if name.startswith('lora_bench.')}\n"

@@ -37,6 +37,7 @@ _NAMES = {
     "memory.kind": "memory_kind",
     "schema_version": "schema",
     "spec.method.name": "method",
+    "spec.model.family": "model_family",  # a frame of verdicts has the number of comparisons as `family`
     "spec.model.name": "model",
     "spec.model.revision": "model_revision",
     "spec.model.sha256": "model_sha256",
