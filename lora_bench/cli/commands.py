@@ -50,12 +50,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Train every missing run of a suite, and write its report."""
     from lora_bench.execute.progress import display
     from lora_bench.execute.run_suite import run_suite
-    from lora_bench.suite.load_suite import load_suite
 
-    suite, console = _allowed(load_suite(arguments.suite), arguments), _console()
+    suite, console = _suite(arguments), _console()
     with display(console, quiet=arguments.quiet) as shown:
         outcome = run_suite(suite, _options(arguments), display=shown)
     return _report(suite, outcome, arguments, console, lambda records: [])
+
+
+def _suite(arguments: argparse.Namespace) -> Suite:
+    """Return the suite that the command line names, with its permissions and number of seeds."""
+    from lora_bench.suite.load_suite import load_suite, with_seeds
+
+    suite = _allowed(load_suite(arguments.suite), arguments)
+    return suite if arguments.seeds is None else with_seeds(suite, arguments.seeds)
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
@@ -162,9 +169,9 @@ def _show(console: Console, records: Sequence[Record]) -> None:
 
 def plan(arguments: argparse.Namespace) -> int:
     """Show the data of a suite, and every run with its size, counts and cost."""
-    from lora_bench.suite.load_suite import load_suite
-
-    suite = _allowed(load_suite(arguments.suite), arguments)
+    if arguments.prepare and arguments.seeds is not None:
+        raise LoraBenchError("--seeds does not go with --prepare, whose workers read the suite: write `seeds` there")
+    suite = _suite(arguments)
     return _make_and_show_plan(suite, arguments, arguments.suite if arguments.prepare else None)
 
 

@@ -111,6 +111,7 @@ def _add_run(subcommands: Commands) -> None:
         takes="SUITE",
     )
     _suite_argument(run, "suite name (see `lora-bench list suites`) or YAML file")
+    _seeds_option(run)
     _running_options(run)
     run.parser.set_defaults(command=commands.run)
 
@@ -124,6 +125,7 @@ def _add_plan(subcommands: Commands) -> None:
         takes="SUITE",
     )
     _suite_argument(plan, "suite name or YAML file")
+    _seeds_option(plan)
     _series_option(plan)
     _permission_options(plan)
     _runs_option(plan)
@@ -359,6 +361,15 @@ def _names(text: str) -> list[str]:
 
 def _suite_argument(groups: Groups, help: str) -> None:
     groups.what.add_argument("suite", metavar="SUITE", help=help)
+
+
+def _seeds_option(groups: Groups) -> None:
+    groups.what.add_argument(
+        "--seeds",
+        type=_positive,
+        metavar="N",
+        help="seeds of every method: the suite's and the next ones (default: as the suite says)",
+    )
 
 
 def _series_option(groups: Groups) -> None:

@@ -6,8 +6,9 @@ Checks that need data, weights or counting come later: see `lora_bench.plan.make
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -201,6 +202,34 @@ def _protocol(document: Document, faults: list[Fault]) -> tuple[str, Protocol]:
         faults += error.faults
         return name, PROTOCOLS[name]
     return name, PROTOCOLS[name].model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+def with_seeds(suite: Suite, number: int) -> Suite:
+    """Return a suite with so many seeds of every method.
+
+    They are its own and the next whole numbers. Where seeds are added until decided, each method has so many before the first
+    look.
+
+    Raises:
+        LoraBenchError: If seeds are added until decided, and these are too few for a look.
+    """
+    content = suite.content
+    trials = set(content.tuning.seeds) if content.tuning is not None else set()
+    seeds: tuple[int, ...] | UntilDecided
+    if isinstance(content.seeds, UntilDecided):
+        least = UntilDecided.model_json_schema()["properties"]["at_least"]["minimum"]
+        if number < least:
+            raise LoraBenchError(f"--seeds {number}: seeds that are added until decided begin with {least} or more")
+        seeds = UntilDecided(until="decided", at_least=number, at_most=max(number, content.seeds.at_most))
+        if common := trials & set(range(seeds.at_most)):
+            raise LoraBenchError(
+                f"--seeds {number}: seed {min(common)} is one of the suite's trials, `tuning: {{seeds: …}}`"
+            )
+    else:
+        further = (seed for seed in itertools.count() if seed not in {*content.seeds, *trials})
+        seeds = tuple(itertools.islice(itertools.chain(content.seeds, further), number))
+    command = (*suite.command, "--seeds", str(number))
+    return replace(suite, command=command, content=content.model_copy(update={"seeds": seeds}))
 
 
 def find_suite(name_or_file: str | Path) -> tuple[Path, Document, str]:

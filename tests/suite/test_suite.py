@@ -4,7 +4,7 @@ import pytest
 
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.suite.load_suite import load_suite
+from lora_bench.suite.load_suite import load_suite, with_seeds
 from tests.project import SUITE, write_project
 
 
@@ -48,6 +48,33 @@ def test_one_number_for_seeds_is_answered_with_both_lists_that_it_could_mean(tmp
     assert said.endswith("tuning.seeds: must be a list: for the seed 2 write [2], and for 2 seeds [100, 101]")
     (said,) = faults(tmp_path, SUITE + "tuning: {seeds: 100}\n")
     assert said.endswith("for the seed 100 write [100]")
+
+
+def test_more_seeds_are_the_suites_and_the_next_ones(tmp_path):
+    suite = load_suite(write_project(tmp_path, SUITE.replace("[0]", "[1, 5]")))
+    assert with_seeds(suite, 4).content.seeds == (1, 5, 0, 2)
+    assert with_seeds(suite, 1).content.seeds == (1,)
+    assert with_seeds(suite, 4).command == ("run", "tickets.yaml", "--seeds", "4")
+    tuned = SUITE.replace("[full,", "[{method: full, learning_rate: [1e-4, 1e-3]},") + "tuning: {seeds: [2, 3]}\n"
+    assert with_seeds(load_suite(write_project(tmp_path, tuned)), 4).content.seeds == (0, 1, 4, 5)
+    runs = {cell.job.spec.run_id: cell.job.command for cell in make_plan(suite, tmp_path / "runs").cells}
+    more = {cell.job.spec.run_id: cell.job.command for cell in make_plan(with_seeds(suite, 3), tmp_path / "runs").cells}
+    # What is there already stays as it is; what is added is made again by its command.
+    assert len(runs) == 8 and len(more) == 12 and runs.keys() < more.keys()
+    assert all("--seeds 3 --only" in more[run_id] for run_id in more.keys() - runs.keys())
+
+
+def test_so_many_seeds_come_before_the_first_look_where_seeds_are_added_until_decided(tmp_path):
+    text = SUITE.replace("[0]", "{until: decided, at_least: 4, at_most: 8}")
+    suite = load_suite(write_project(tmp_path, text))
+    for number, looks in ((6, (6, 8)), (10, (10,))):
+        assert with_seeds(suite, number).content.seeds.looks[0] == number
+        assert with_seeds(suite, number).analysis.seeds.at_most == looks[-1]
+    with pytest.raises(LoraBenchError, match="begin with 3 or more"):
+        with_seeds(suite, 2)
+    tuned = text.replace("[full,", "[{method: full, learning_rate: [1e-4, 1e-3]},") + "tuning: {seeds: [9]}\n"
+    with pytest.raises(LoraBenchError, match="seed 9 is one of the suite's trials"):
+        with_seeds(load_suite(write_project(tmp_path, tuned)), 10)
 
 
 def test_a_file_for_a_task_is_answered_with_the_task_of_it(tmp_path):

@@ -15,9 +15,6 @@ from lora_bench.stats.verdict import RECOMMENDATION_PAIRS, Grade
 # What of a command can stand between backticks.
 _WORD = re.compile(r"[\w./:=,+%…-]+")
 
-# A longer list of seeds is named by its length.
-MOST_LISTED = 12
-
 # The share of runs that learned nothing from which on more work comes before more seeds.
 LEARNED_LITTLE = 0.25
 
@@ -35,11 +32,12 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
     elif pick is not None and not keys:
         keys.append("`keep_weights: last` to keep trained weights (all runs train again)")
     total = seeds_to_decide(seen) if pick is None else RECOMMENDATION_PAIRS
-    if total is not None and not learned_little(seen) and not (pick is not None and grade == "recommendation"):
-        keys.append(_seeds(seen, total))
+    if learned_little(seen) or (pick is not None and grade == "recommendation"):
+        total = None
     command = suite_command(seen)
-    if command is not None and keys:
-        steps.append(_changed(command, ", and ".join(keys)))
+    if command is not None and (keys or total is not None):
+        seeds = "" if total is None else f" --seeds {total}"
+        steps.append(_changed(f"{command}{seeds}", ", and ".join(keys)))
     return steps
 
 
@@ -56,7 +54,9 @@ def work_key(seen: Overview) -> str:
 
 
 def _changed(command: str, keys: str) -> str:
-    """The steps to run a suite with other keys; a suite that came with the package is copied first."""
+    """The steps to run a suite with other keys, if any; a suite that came with the package is copied first."""
+    if not keys:
+        return f"`{command}` adds the seeds"
     words = command.split()
     suite = words[2] if len(words) > 2 else ""
     if not re.fullmatch(r"[\w-]+", suite):
@@ -74,7 +74,7 @@ def _plain(name: str) -> str:
 def suite_command(seen: Overview) -> str | None:
     """The command that made the runs; None where no suite did."""
     found = next((command for command in seen.comparison.commands if command.startswith("lora-bench run ")), None)
-    return None if found is None else _of_words(found)
+    return None if found is None else re.sub(r" --seeds \d+", "", _of_words(found))
 
 
 def _of_words(command: str) -> str:
@@ -131,15 +131,3 @@ def _time(seen: Overview, more: int) -> str:
         return ""
     said = plural(round(minutes), "minute") if minutes < 120 else plural(round(minutes / 60), "hour")
     return f", about {said} of training"
-
-
-def _seeds(seen: Overview, total: int) -> str:
-    """The suite's key for so many seeds, those of the runs first."""
-    rule = seen.judged.analysis.seeds if seen.judged is not None else None
-    if rule is not None:
-        return f"`{'at_least' if total <= rule.at_most else 'at_most'}: {total}` under `seeds`"
-    rows = [place.row for line in seen.lines for place in line.places]
-    have = sorted({seed for row in rows for seed in row.seeds if seed is not None})
-    further = (seed for seed in range(total + len(have)) if seed not in have)
-    seeds = sorted([*have, *(next(further) for _ in range(max(0, total - len(have))))])
-    return f"`seeds: {seeds}`" if len(seeds) <= MOST_LISTED else f"`seeds:` to {len(seeds)} seeds"

@@ -205,7 +205,7 @@ def test_few_seeds_have_weaker_words(seeds, verb, strength):
         and f"({seeds} seeds" in found.strength
     )
     assert ("a hint; confirm with more seeds" in found.strength) == (strength == "exploratory")
-    more = "`seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]`"
+    more = "lora-bench run my-suite.yaml --seeds 10"
     assert (more in "".join(found.next)) == (strength != "recommendation")
 
 
@@ -214,8 +214,7 @@ def test_where_nothing_is_decided_it_says_what_would_decide():
     text = said(records)
     assert "**Nothing is decided: 2 seeds of each method are too few, a verdict takes 3.**" in text
     assert "With 8 more seeds a method (10 in all" in text and "Strength: **undecided**" in text
-    assert "set there `seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]`, then run `lora-bench run my-suite.yaml`" in text
-    assert "copy `baselines/quickstart/suite.yaml` to `my-suite.yaml`" in text
+    assert "`lora-bench run quickstart --seeds 10` adds the seeds" in text
     open_ones = [
         record("lora", seed=seed, score=BASE[seed] + by, budget=TUNED) for seed, by in enumerate((0.05, -0.01, 0.02))
     ]
