@@ -26,14 +26,14 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
     if edges := edges_tried(seen.comparison):
         labels = sorted({edge.row.label for edge in edges})
         keys.append(f"a wider range of `learning_rate` for {listed([code(label) for label in labels])}")
-    if pick is not None and all(place.row.checkpoint_bytes is not None for place in pick.places):
-        suite, label = seen.comparison.suites[0], pick.label
-        steps.append(f"`lora-bench use runs/{_plain(suite)} {_plain(label)}` loads {code(label)}")
-    elif pick is not None and not keys:
-        keys.append("`keep_weights: last` to keep trained weights (all runs train again)")
     total = seeds_to_decide(seen) if pick is None else RECOMMENDATION_PAIRS
     if learned_little(seen) or (pick is not None and grade == "recommendation"):
         total = None
+    if pick is not None and all(place.row.checkpoint_bytes is not None for place in pick.places):
+        suite, label = seen.comparison.suites[0], pick.label
+        steps.append(f"`lora-bench use runs/{_plain(suite)} {_plain(label)}` loads {code(label)}")
+    elif pick is not None and not keys and total is None:
+        keys.append("`keep_weights: last` to keep trained weights (all runs train again)")
     command = suite_command(seen)
     if command is not None and (keys or total is not None):
         seeds = "" if total is None else f" --seeds {total}"

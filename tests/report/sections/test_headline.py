@@ -205,7 +205,7 @@ def test_few_seeds_have_weaker_words(seeds, verb, strength):
         and f"({seeds} seeds" in found.strength
     )
     assert ("a hint; confirm with more seeds" in found.strength) == (strength == "exploratory")
-    more = "lora-bench run my-suite.yaml --seeds 10"
+    more = "lora-bench run quickstart --seeds 10"
     assert (more in "".join(found.next)) == (strength != "recommendation")
 
 
