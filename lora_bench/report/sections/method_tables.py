@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lora_bench.records.budget import AXES, amount_of
 from lora_bench.report import text
 from lora_bench.report.model.comparison import DISTINCT, FROM_EPOCHS, TARGETS, Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Failure, Row, in_order
@@ -242,10 +243,23 @@ def setting_name(setting: Setting, comparison: Comparison) -> str:
         )
         named |= {DISTINCT, *FROM_EPOCHS}
     if set(comparison.differs_from_kin(setting)) - named:
-        said.append(f"setting {next(index for index, other in enumerate(kin, start=1) if other is setting)}")
+        number = next(index for index, other in enumerate(kin, start=1) if other is setting)
+        said.append(_work(setting, kin) or f"setting {number}")
     if len({other.parameter_target for other in kin}) > 1:
         said.append(target_name(setting))
     return f"{code(task)} ({', '.join(said)})" if said else code(task)
+
+
+def _work(setting: Setting, kin: Sequence[Setting]) -> str | None:
+    """The work of a setting, such as "1,024 examples", if it tells the setting from all of its kin."""
+    works = [
+        next(
+            (amount_of(axis, amount) for axis in AXES if (amount := getattr(one.spec.training, axis)) is not None), None
+        )
+        for one in kin
+    ]
+    own = works[kin.index(setting)]
+    return own if works.count(own) == 1 else None
 
 
 def target_name(setting: Setting) -> str:
