@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from benchmarks import against_simulation, kills, overhead, planning, published_verdicts, quickstart, tuner_overhead
+from benchmarks import against_simulation, overhead, planning, published_verdicts, quickstart, tuner_overhead
 from lora_bench.suite.load_suite import load_suite
 
 TINY = tuner_overhead.Shape(width=32, layers=1, heads=4, feed_forward=64, vocabulary=100, batch=2, tokens=8)
@@ -116,16 +116,6 @@ def test_a_way_is_told_by_the_run():
     # 50 s a run against 10 s; 120 s of arithmetic in 240 s.
     assert way.row("now", loop) == "| now | 24 | 10.00 | 5.00 | 1.05 | 50% |"
     assert loop.row("loop", loop) == "| loop | 10 | 50.00 | 1.00 | 2.40 | 10% |"
-
-
-def test_a_page_of_kills_is_read_back_as_it_was_written():
-    tallies = kills.Tallies(
-        {"trials": kills.Tally(3, 9, 7, 1, ["trials 0.2: 1 differ: a, b"]), "ray": kills.Tally(3, 6, 4)}
-    )
-    tallies.signals.update({"SIGKILL to a worker": 8, "SIGINT to a command": 3})
-    text = kills.page(tallies, 0, [])
-    assert "In 6 rounds over 2 kinds of suite, 11 signals" in text and "All folders but 1" in text
-    assert kills.read_page(text) == tallies
 
 
 def test_a_large_loss_is_found_and_none_is_not():
