@@ -133,7 +133,7 @@ def test_the_quickstart_beats_the_majority_class():
 def test_the_report_of_the_quickstart_opens_with_an_answer_that_its_comparisons_decide():
     _, _, answer, *rest = (ROOT / "reports" / "quickstart.md").read_text(encoding="utf-8").splitlines()
     assert answer.startswith("**Try `full` first")
-    rows = [line.split("|") for line in rest if line.startswith("| `movie_reviews` (setting")]
+    rows = [line.split("|") for line in rest if line.startswith("| `movie_reviews` (")]
     verdicts = [row[7] for row in rows if len(row) == 10]
     assert len(verdicts) == 9 and sum("better" in said or "worse" in said for said in verdicts) >= 3
 
