@@ -45,12 +45,13 @@ def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None) -
     Args:
         before: What is there without the change.
         now: What is there with it.
-        margin: The loss that does not matter, in the unit of the metrics; by default as the suite declares.
+        margin: The loss that does not matter, in the unit of the metrics; by default as the runs of *before* declare.
 
     Raises:
         LoraBenchError: If they are of several suites, or have no cell in common.
     """
-    declared = next((record.analysis for record in now.records if record.analysis is not None), None)
+    # A change may not lower the bar that it is held against.
+    declared = next((record.analysis for record in before.records if record.analysis is not None), None)
     rules = declared or Analysis(reference=before.name)
     sets = hold_against(before, now, margin=rules.margin if margin is None else margin, alpha=rules.alpha)
     was, is_now = night_of(before.records, _label(before.name)), night_of(now.records, "now")

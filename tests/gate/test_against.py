@@ -8,6 +8,7 @@ import pytest
 from lora_bench.cli.parser import main
 from lora_bench.gate.against import judge_against
 from lora_bench.gate.night_answer import Answer
+from lora_bench.records.analysis import Analysis
 from lora_bench.report.sections.compare_runs import RunSet
 from tests.gate.histories import changed, more_parameters, night_records
 from tests.gate.test_gate import put
@@ -52,6 +53,16 @@ def test_a_loss_that_is_shown_and_smaller_than_the_margin_passes_and_is_said():
     answer = judged(runs(seeds=range(8)), runs("now", seeds=range(8), shift={"lora": -0.004}), margin=0.01)
     assert status(answer, "lora")[0] == "pass" and "smaller than the margin" in status(answer, "lora")[1]
     assert answer.exit_code == 0
+
+
+def test_a_change_does_not_bring_its_own_margin():
+    def declaring(records, margin):
+        rules = Analysis(reference="full", margin=margin)
+        return [one.model_copy(update={"analysis": rules}) for one in records]
+
+    spoilt = declaring(runs("now", shift={"lora": -0.05}), 0.9)
+    answer = judged(declaring(runs(), 0.01), spoilt)
+    assert answer.exit_code == 1 and {one.margin for one in answer.series} == {0.01}
 
 
 def test_a_gain_is_named_and_passes():
