@@ -11,6 +11,7 @@ from lora_bench.gate.bisect import git
 from lora_bench.gate.bisect_environments import checked_out, installed
 from lora_bench.gate.rerun import Way
 from lora_bench.records.store import record_files
+from lora_bench.util.hashing import content_hash
 
 # Written when all runs of a commit are done, so that a kept folder needs no environment to tell.
 COMPLETE = "complete"
@@ -45,7 +46,10 @@ def runs_of_commit(commit: str, place: Path, suite_name: str, series: str | None
         WorkBroken: If the commit cannot be checked out or installed, or its runs cannot be started.
     """
     found = place / "runs" / suite_name / (series or "")
-    if (place / COMPLETE).is_file() and record_files(found):
+    # A suite that changed has other runs at the same commit.
+    file = Path(way.suite)
+    done = f"{commit} {content_hash(file.read_text(encoding='utf-8') if file.is_file() else way.suite)}\n"
+    if (place / COMPLETE).is_file() and (place / COMPLETE).read_text(encoding="utf-8") == done and record_files(found):
         return found
     place.mkdir(parents=True, exist_ok=True)
     log = place / "log.txt"
@@ -61,5 +65,5 @@ def runs_of_commit(commit: str, place: Path, suite_name: str, series: str | None
         code = way.do("run", place / "runs", "--no-probes", *of_series, log=log)
     if code not in (0, 3) or not record_files(found):
         raise WorkBroken(f"the runs of commit {commit[:12]} could not be done (exit code {code}): see {log}")
-    (place / COMPLETE).write_text(f"{commit}\n", encoding="utf-8")
+    (place / COMPLETE).write_text(done, encoding="utf-8")
     return found

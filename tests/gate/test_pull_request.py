@@ -65,6 +65,10 @@ def test_a_change_that_spoils_training_is_seen_on_the_first_pull_request(install
     before = (place / "log.txt").read_bytes()
     again = python("-m", "lora_bench.cli", *check, installed=installed["spoilt"])
     assert again.returncode == 1 and (place / "log.txt").read_bytes() == before
+    # A suite that changed has other runs at the same commit, so what is kept does not do.
+    Path("tickets.yaml").write_text(Path("tickets.yaml").read_text().replace("seeds: [0, 1, 2]", "seeds: [0, 1, 2, 3]"))
+    more = python("-m", "lora_bench.cli", *check, installed=installed["spoilt"])
+    assert len(list(place.glob("runs/tickets/*/record.json"))) == 4, more.stderr
 
 
 def test_a_commit_that_cannot_be_installed_ends_with_3_and_names_its_log(installed):
