@@ -35,6 +35,8 @@ class ThisProcess:
 
     def results(self, tell: Callable[[Word], None]) -> Generator[Result, None, None]:
         """Yield the result of each job, in order, until a stop is requested."""
+        # Each run collects garbage twice, which takes a quarter of a second where all that the caller has is searched.
+        gc.freeze()
         try:
             while self._waiting and not stop_requested():
                 unit = self._waiting.popleft()
@@ -45,7 +47,6 @@ class ThisProcess:
                     tell(Event(job.run_id, 0, job.steps))
                     yield run_job(job, _notify(job, tell))
         finally:
-            # A run freezes objects for the garbage collector, the caller's included.
             gc.unfreeze()
             end_ranks()
 
