@@ -1,18 +1,21 @@
-"""What a sweep of small LoRA runs takes from the command to the report: packed, not packed, and one process a run.
+"""What a sweep of small LoRA runs takes from the command to the report: now, at an earlier commit, and one process a run.
 
-    python benchmarks/packing.py                  some eighty minutes on two cores
-    python benchmarks/packing.py --runs 20        fewer of ours
-    python benchmarks/packing.py --out FILE       what it prints, as a page of Markdown too
-    python benchmarks/packing.py --bfloat16       ours in bfloat16 too
-    python benchmarks/packing.py --model shape:roberta-base    a known shape with random weights
-    python benchmarks/packing.py --quick          a minute: shows that it runs, and no time in it means anything
+    python -m benchmarks.packing                  some eighty minutes on two cores
+    python -m benchmarks.packing --runs 20        fewer of ours
+    python -m benchmarks.packing --before REF     another commit than the one before grouped batches and the read position
+    python -m benchmarks.packing --out FILE       what it prints, as a page of Markdown too
+    python -m benchmarks.packing --bfloat16       ours in bfloat16 too
+    python -m benchmarks.packing --model shape:roberta-base    a known shape with random weights
+    python -m benchmarks.packing --quick          a minute: shows that it runs, and no time in it means anything
 
 A run is 60 steps of 16 pairs of sentences on MiniLM-L6 in the RoBERTa class, or in DeBERTa's with --model; the pairs are made
-of film reviews and have the lengths of MRPC's, some 45 tokens. Seeds, ranks and learning rates differ. Three ways are timed one
+of film reviews and have the lengths of MRPC's, some 45 tokens. Seeds, ranks and learning rates differ. These ways are timed one
 after the other on the same machine:
 
-* `lora-bench run`, which packs what may be packed;
-* `lora-bench run --no-pack`;
+* `lora-bench run`, which packs what may be packed, with the recipe that new suites have;
+* on a card, `lora-bench run --no-pack`; on a CPU a run of this size fills a core and nothing packs;
+* on a CPU, one run at once over all cores, and two settings of glibc's malloc by which freed memory is kept;
+* `lora-bench run` of the earlier commit, from a git worktree, with the recipe of that time;
 * a loop that starts a process for each run, as scripts around transformers' run_glue and PEFT's examples do: imports, the model
   from the disk, Trainer, every input padded to 128 tokens, an evaluation.
 
@@ -25,6 +28,7 @@ large product of matrices on every core or on the card, in the same precision, t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import math
@@ -35,12 +39,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+BEFORE = "e89b241"  # the last commit without grouped batches, the read position and cheaper masks
+RECIPE = ", order: grouped, last_layer: read_position"
+KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
 STEPS, BATCH, LENGTH = 60, 16, 128
 
 SUITE = """\
@@ -52,7 +60,7 @@ methods:
 {methods}
 seeds: {seeds}
 budget: {{train_examples: {examples}}}
-training: {{batch_size: {batch}, max_length: {length}, masks: keyed, precision: {precision}}}
+training: {{batch_size: {batch}, max_length: {length}, masks: keyed, precision: {precision}{recipe}}}
 """
 
 LOOP = """\
@@ -136,22 +144,42 @@ def drawn_at_random(shape: str, folder: Path) -> Path:
     return folder
 
 
-def write_suite(folder: Path, model: str, runs: int, precision: str = "float32") -> Path:
+def write_suite(path: Path, model: str, runs: int, precision: str = "float32", recipe: str = RECIPE) -> Path:
     """A sweep of so many runs: five methods by rank and learning rate, as many seeds as it takes."""
     methods = [(2, 3e-4), (4, 1e-3), (8, 1e-3), (8, 3e-3), (16, 1e-3)][: max(1, min(5, runs))]
     lines = "\n".join(
         f"  - {{method: lora, label: lora-{rank}-{rate}, rank: {rank}, learning_rate: {rate}}}"
         for rank, rate in methods
     )
-    path = folder / f"sweep-{precision}.yaml"
     path.write_text(
         SUITE.format(
             model=model, methods=lines, seeds=list(range(math.ceil(runs / len(methods)))), examples=STEPS * BATCH,
-            batch=BATCH, length=LENGTH, precision=precision,
+            batch=BATCH, length=LENGTH, precision=precision, recipe=recipe,
         ),
         encoding="utf-8",
     )  # fmt: skip
     return path
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How one of our ways is asked for.
+
+    Args:
+        precision: Of training.
+        recipe: What the suite's recipe has more.
+        workers: Runs at once; as many as there are cores or cards if not given.
+        root: Folder of the code.
+        options: Of the command.
+        environment: Variables of the processes.
+    """
+
+    precision: str = "float32"
+    recipe: str = RECIPE
+    workers: int | None = None
+    root: Path = ROOT
+    options: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -178,26 +206,41 @@ class Way:
         return f"| {name} | {self.runs} | {each:.2f} | {of_loop / each:.2f} | {within} | {efficiency} |"
 
 
-def timed(command: list[str], folder: Path, root: Path = ROOT) -> float:
+def timed(command: list[str], folder: Path, root: Path = ROOT, environment: dict[str, str] | None = None) -> float:
     """Seconds that a command takes with the code in *root*; its output is shown where it fails."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(root)}
+    usual = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(root)}
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **usual, **(environment or {})}, capture_output=True, text=True
+    )
     seconds = time.perf_counter() - began
     if done.returncode:
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
     return seconds
 
 
-def ours(folder: Path, suite: Path, name: str, workers: int, *options: str) -> tuple[float, list[dict[str, Any]]]:
-    """Seconds of `lora-bench run`, and the records that it leaves."""
-    command = [sys.executable, "-m", "lora_bench.cli", "run", str(suite), "--runs", name, "--workers", str(workers)]
-    seconds = timed([*command, *options, "--quiet"], folder)
-    records = [json.loads(path.read_text()) for path in (folder / name).rglob("record.json")]
+def ours(
+    suite: Path, runs: Path, workers: int, *options: str, root: Path = ROOT, environment: dict[str, str] | None = None
+) -> tuple[float, list[dict[str, Any]]]:
+    """Seconds of `lora-bench run` of the code in *root*, and the records that it leaves."""
+    command = [sys.executable, "-P", "-c", "import sys; from lora_bench.cli import main; sys.exit(main())"]
+    command += ["run", str(suite), "--runs", str(runs), "--workers", str(workers), "--quiet"]
+    seconds = timed([*command, *options], suite.parent, root, environment)
+    records = [json.loads(path.read_text()) for path in runs.rglob("record.json")]
     failed = [record["reason"] for record in records if record["status"] != "ok"]
     if failed:
         sys.exit(f"{len(failed)} runs failed, such as: {failed[0]}")
     return seconds, records
+
+
+@contextlib.contextmanager
+def checked_out(ref: str, folder: Path) -> Iterator[Path]:
+    """A worktree of a commit, while this lasts."""
+    subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(folder), ref], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(folder)], check=True)
 
 
 def within(records: list[dict[str, Any]]) -> float:
@@ -241,6 +284,7 @@ def main() -> None:
     parser.add_argument("--loop", type=int, default=10, help="runs of the loop")
     parser.add_argument("--model", default="minilm-l6-roberta")
     parser.add_argument("--workers", type=int, help="default: one a card, or one a core")
+    parser.add_argument("--before", default=BEFORE, metavar="REF", help=f"commit of the code before; {BEFORE}")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--out", type=Path, help="a file for the table")
     parser.add_argument("--quick", action="store_true")
@@ -268,22 +312,36 @@ def main() -> None:
             )  # fmt: skip
         peak = max(peak, flops_per_second("float32"))
         print(f"a process a run: {loop / given.loop:.2f} s a run", file=sys.stderr)
-        wanted = [("`lora-bench run`", "float32", []), ("`lora-bench run --no-pack`", "float32", ["--no-pack"])]
+        wanted = {"`lora-bench run`": Asked()}
+        if cuda_devices():
+            wanted["`lora-bench run --no-pack`"] = Asked(options=("--no-pack",))
+        else:
+            cores = os.cpu_count() or 1
+            wanted[f"one run at once, over {cores} threads"] = Asked(recipe=f"{RECIPE}, threads: {cores}", workers=1)
+            wanted["malloc that keeps its memory"] = Asked(environment=KEEPING)
         if given.bfloat16:
-            wanted.append(("`lora-bench run`, in bfloat16", "bfloat16", []))
+            wanted["`lora-bench run`, in bfloat16"] = Asked(precision="bfloat16")
         ways: dict[str, Way] = {}
-        for way, precision, options in wanted:
-            suite = write_suite(folder, model, given.runs, precision)
-            speed = flops_per_second(precision)
-            seconds, records = ours(folder, suite, f"runs-{len(ways)}", given.workers, *options)
-            speed = max(speed, flops_per_second(precision))
-            needed = needed_flops(base, records)
-            share = within(records) / seconds / given.workers
-            ways[way] = Way(len(records), seconds, share, needed / speed)
-            print(f"{way}: {seconds / len(records):.2f} s a run", file=sys.stderr)
-            if len(ways) == 1:
-                sizes = sorted(len(record["packed_with"]) + 1 for record in records)
-                of_loop = Way(given.loop, loop, None, needed / len(records) * given.loop / peak)
+        with checked_out(given.before, folder / "before") as before:
+            wanted[f"`lora-bench run` at {given.before}"] = Asked(recipe="", root=before)
+            for way, asked in wanted.items():
+                suite = write_suite(
+                    folder / f"sweep-{len(ways)}.yaml", model, given.runs, asked.precision, asked.recipe
+                )
+                workers = asked.workers or given.workers
+                speed = flops_per_second(asked.precision)
+                seconds, records = ours(
+                    suite, folder / f"runs-{len(ways)}", workers, *asked.options,
+                    root=asked.root, environment=asked.environment,
+                )  # fmt: skip
+                speed = max(speed, flops_per_second(asked.precision))
+                needed = needed_flops(base, records)
+                share = within(records) / seconds / workers
+                ways[way] = Way(len(records), seconds, share, needed / speed)
+                print(f"{way}: {seconds / len(records):.2f} s a run", file=sys.stderr)
+                if len(ways) == 1:
+                    sizes = sorted(len(record["packed_with"]) + 1 for record in records)
+                    of_loop = Way(given.loop, loop, None, needed / len(records) * given.loop / peak)
     table = [of_loop.row("a process a run", of_loop), *(found.row(way, of_loop) for way, found in ways.items())]
     packs = f"packs of {sizes[0]} to {sizes[-1]}" if sizes[-1] > 1 else "none packed, since one fills a core"
     lines = [
@@ -296,8 +354,8 @@ def main() -> None:
     ]
     print(*lines, sep="\n")
     if given.out is not None:
-        command = f"python benchmarks/packing.py --runs {given.runs} --loop {given.loop} --model {given.model}"
-        command += f" --workers {given.workers}" + " --bfloat16" * given.bfloat16
+        command = f"python -m benchmarks.packing --runs {given.runs} --loop {given.loop} --model {given.model}"
+        command += f" --workers {given.workers} --before {given.before}" + " --bfloat16" * given.bfloat16
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "peft"))
         page = ["# A sweep of small LoRA runs", "", *lines, "", f"`{command}`,", f"with {versions}. {WHAT}"]
         given.out.write_text("\n".join(page), encoding="utf-8")

@@ -1,6 +1,6 @@
 """What a run of the quickstart takes: one process a run, the code of an earlier commit, and now, on the same machine.
 
-    python -m benchmarks.quickstart                    an hour and more on two cores
+    python -m benchmarks.quickstart                    three quarters of an hour on two cores
     python -m benchmarks.quickstart --before REF       another commit than the one before these changes
     python -m benchmarks.quickstart --out FILE         what it prints, as a page of Markdown too
     python -m benchmarks.quickstart --quick            minutes: shows that it runs, and no time in it means anything
@@ -24,7 +24,6 @@ import argparse
 import csv
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -34,9 +33,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.packing import ROOT, flops_per_second, hardware, timed
+from benchmarks.packing import BEFORE, ROOT, checked_out, flops_per_second, hardware, ours, timed
 
-BEFORE = "e89b241"  # the last commit without these changes
 SUITE = ROOT / "baselines" / "smoke" / "suite.yaml"
 RECIPE = "order: grouped, last_layer: read_position, masks: keyed"
 
@@ -57,7 +55,7 @@ def encoded(path):
         lambda one: tokenizer(one["text"], padding="max_length", truncation=True, max_length=given["max_length"]), batched=True
     )
 train, test = encoded("train.csv"), encoded("test.csv")
-model = AutoModelForSequenceClassification.from_pretrained(given["model"], num_labels=2)
+model = AutoModelForSequenceClassification.from_pretrained(given["model"], num_labels=2, dtype=torch.float32)
 model.config.pad_token_id = tokenizer.pad_token_id
 model = known_methods()[given["method"]](**given["options"]).apply(model, head=given["head"])
 arguments = TrainingArguments(
@@ -154,20 +152,6 @@ def needed_flops(jobs: list[Any], records: dict[str, Any]) -> dict[str, float]:
     return needed
 
 
-def ours(root: Path, suite: Path, workers: int) -> tuple[float, dict[str, Any]]:
-    """Seconds of `lora-bench run` of the code in *root*, and the records that it leaves, by id."""
-    runs = suite.parent / "runs"
-    command = [sys.executable, "-P", "-c", "import sys; from lora_bench.cli import main; sys.exit(main())"]
-    seconds = timed(
-        [*command, "run", str(suite), "--runs", str(runs), "--workers", str(workers), "--quiet"], suite.parent, root
-    )
-    records = [json.loads(path.read_text()) for path in runs.rglob("record.json")]
-    failed = [record["reason"] for record in records if record["status"] != "ok"]
-    if failed:
-        sys.exit(f"{len(failed)} runs failed, such as: {failed[0]}")
-    return seconds, {record["run_id"]: record for record in records}
-
-
 def looped(folder: Path, jobs: list[Any], rows: int | None) -> float:
     """Seconds of a process for each of these jobs, with at most so many rows of each split."""
     from lora_bench.families import family_of
@@ -196,12 +180,6 @@ def looped(folder: Path, jobs: list[Any], rows: int | None) -> float:
     return seconds
 
 
-def checked_out(ref: str, folder: Path) -> Path:
-    """A worktree of a commit."""
-    subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", str(folder), ref], check=True)
-    return folder
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", default=BEFORE, metavar="REF", help=f"commit of the code before; {BEFORE}")
@@ -218,18 +196,16 @@ def main(arguments: list[str] | None = None) -> None:
         }
         jobs = {way: planned(suite, suite.parent / "runs") for way, suite in suites.items()}
         once = [job for job in jobs["before"] if job.spec.seed == jobs["before"][0].spec.seed]
-        before = checked_out(given.before, folder / "code")
         peaks = [flops_per_second("float32")]
-        try:
-            loop = looped(folder, once, 64 if given.quick else None)
-            took = {}
+        loop = looped(folder, once, 64 if given.quick else None)
+        took = {}
+        with checked_out(given.before, folder / "code") as before:
             for way, root in (("before", before), ("now", ROOT)):
                 peaks.append(flops_per_second("float32"))
-                took[way] = ours(root, suites[way], given.workers)
-                print(f"{way}: {took[way][0]:.0f} s for {len(took[way][1])} runs", file=sys.stderr)
-            peaks.append(flops_per_second("float32"))
-        finally:
-            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(before)], check=True)
+                seconds, records = ours(suites[way], suites[way].parent / "runs", given.workers, root=root)
+                took[way] = seconds, {record["run_id"]: record for record in records}
+                print(f"{way}: {seconds:.0f} s for {len(records)} runs", file=sys.stderr)
+        peaks.append(flops_per_second("float32"))
         peak = max(peaks)
         needed = {way: needed_flops(jobs[way], took[way][1]) for way in took}
         real = sum(took["before"][1][job.run_id]["speed"]["train_real_tokens"] for job in once)
