@@ -18,7 +18,7 @@ from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.methods import with_size
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.resolve import run_spec
-from lora_bench.published import CellVerdict, PublishedTable, expected_from, judge_table, load_table
+from lora_bench.published import CellVerdict, PublishedTable, disagreements, expected_from, judge_table, load_table
 from lora_bench.published.comparable import place_of
 from lora_bench.published.table_section import published_section
 from lora_bench.records.kept_adapter import find_adapter
@@ -166,7 +166,7 @@ def verdicts(table: PublishedTable, records: Sequence[Record], role: str | None 
 def published_lines(name: str, records: Sequence[Record], role: str | None = None) -> list[str]:
     """The section of a Markdown report that holds records against a published table."""
     table = load_table(name)
-    return published_section(table, verdicts(table, records, role))
+    return published_section(table, verdicts(table, records, role), elsewhere=disagreements(table))
 
 
 def _stand_ins(table: PublishedTable, records: Sequence[Record], role: str | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lora_bench.published import CellVerdict, Differing, PublishedCell, PublishedTable
+from lora_bench.published import CellVerdict, Differing, Disagreement, PublishedCell, PublishedTable
 from lora_bench.published.cell_verdict import VerdictName
 from lora_bench.report import text
 from lora_bench.report.text import MISSING, code, inert, json_value, plural
@@ -37,13 +37,20 @@ _LEGEND = """\
   leaves open is filled by the suite: a choice that misses the number says nothing about it.""".splitlines()
 
 
-def published_section(table: PublishedTable, verdicts: Sequence[CellVerdict], *, with_not_run: bool = True) -> Lines:
+def published_section(
+    table: PublishedTable,
+    verdicts: Sequence[CellVerdict],
+    *,
+    with_not_run: bool = True,
+    elsewhere: Sequence[Disagreement] = (),
+) -> Lines:
     """The section as lines of GitHub Markdown.
 
     Args:
         table: The published table.
         verdicts: One a cell, in the table's order.
         with_not_run: Whether cells without a run are lines too; else they are only counted.
+        elsewhere: Numbers that other tables print differently.
     """
     shown = [verdict for verdict in verdicts if with_not_run or verdict.verdict != "not run"]
     shown.sort(key=lambda verdict: verdict.measured is None)
@@ -62,7 +69,7 @@ def published_section(table: PublishedTable, verdicts: Sequence[CellVerdict], *,
     for model in dict.fromkeys(verdict.cell.model for verdict in shown):
         rows = [_line(verdict, notes) for verdict in shown if verdict.cell.model == model]
         lines += ["", f"### {code(model)}", "", *text.table(_HEADER, rows, numbers_from=len(_HEADER))]
-    lines += _differing(shown) + _reasons(shown) + notes.lines()
+    lines += _differing(shown) + _reasons(shown) + _elsewhere(elsewhere) + notes.lines()
     return lines
 
 
@@ -203,6 +210,19 @@ def _reasons(verdicts: Sequence[CellVerdict]) -> Lines:
         return []
     lines = [f"- {_sentence(reason)[:-1]}: {_where(cells)}." for reason, cells in found.items()]
     return ["", "### What was not run, and why", "", *lines]
+
+
+def disagreement_text(found: Disagreement) -> str:
+    """Return both numbers of a disagreement, with the cell that they are of; to be made inert where it is shown."""
+    cell = found.cell
+    where = ", ".join((cell.row, cell.model.rsplit("/", 1)[-1], cell.task, cell.score))
+    return f"{where}: {published_value(cell)} here, {published_value(found.other)} in {found.table}"
+
+
+def _elsewhere(found: Sequence[Disagreement]) -> Lines:
+    if not found:
+        return []
+    return ["", "### What other tables print", "", *(f"- {inert(disagreement_text(one))}." for one in found)]
 
 
 def _where(cells: Sequence[PublishedCell]) -> str:

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from lora_bench.published import CellVerdict, PublishedTable, known_tables, load_table
-from lora_bench.published.table_section import in_its_unit, published_statistic, published_value, summary, verdict_text
+from lora_bench.published import CellVerdict, PublishedTable, disagreements, known_tables, load_table
+from lora_bench.published.table_section import (
+    disagreement_text,
+    in_its_unit,
+    published_statistic,
+    published_value,
+    summary,
+    verdict_text,
+)
 from lora_bench.report import text
 from lora_bench.report.text import MISSING, plain
 
 
 def tables_listing() -> Table:
-    """Every published table by name: its title, its size, and if it can be repeated here.
+    """Every published table by name: its title, its size, if it can be repeated here, and which tables disagree.
 
     Raises:
         BadInput: With every fault of the first table that has any.
     """
-    table = Table("table", "what it shows", "cells", "models", "tasks", "can be repeated", box=SIMPLE_HEAD)
-    for name in sorted(known_tables(), key=text.natural):
-        found = load_table(name)
-        cells = [Text(plain(part)) for part in (name, found.title)]
+    every = [load_table(name) for name in sorted(known_tables(), key=text.natural)]
+    table = Table(
+        "table", "what it shows", "cells", "models", "tasks", "can be repeated",
+        caption=Text(plain(_pairs(every), 600)), caption_justify="left", box=SIMPLE_HEAD,
+    )  # fmt: skip
+    for found in every:
+        cells = [Text(plain(part)) for part in (found.name, found.title)]
         models, tasks = (", ".join(names) for names in (map(_short, found.models), found.tasks))
         table.add_row(*cells, str(len(found.cells)), Text(plain(models)), Text(plain(tasks)), Text(_repeatable(found)))
     return table
 
 
 def cells_listing(found: PublishedTable) -> Table:
-    """Every cell of a table, with the recipe's gaps and the source of its number."""
+    """Every cell of a table, with the source of its number; below, the numbers that other tables print differently."""
+    elsewhere = [disagreement_text(one) for one in disagreements(found)]
     table = Table(
         "base model", "row", "task", "score", "published", "statistic", "copied from", "repeated by",
-        title=Text(plain(found.title)), caption=Text(plain(found.source, 600)), title_justify="left",
-        caption_justify="left", box=SIMPLE_HEAD,
+        title=Text(plain(found.title)), caption=Text("\n".join(plain(line, 600) for line in (found.source, *elsewhere))),
+        title_justify="left", caption_justify="left", box=SIMPLE_HEAD,
     )  # fmt: skip
     for cell in found.cells:
         how = cell.method or ("the cells it is over" if cell.derived else f"nothing: {cell.no_run}")
@@ -58,6 +70,15 @@ def verdicts_listing(verdicts: Sequence[CellVerdict]) -> Table:
         parts += [in_its_unit(cell, verdict.difference, signed=True), verdict_text(verdict)]
         table.add_row(*(Text(plain(part)) for part in parts))
     return table
+
+
+def _pairs(tables: Sequence[PublishedTable]) -> str:
+    """Name the pairs of tables that print different numbers for one row; empty if there are none."""
+    counts = Counter(
+        (first.name, one.table) for first in tables for one in disagreements(first, tables) if first.name < one.table
+    )
+    said = [f"{first} and {second} ({text.plural(count, 'number')})" for (first, second), count in counts.items()]
+    return f"Different numbers for one row: {', '.join(said)}." if said else ""
 
 
 def _repeatable(found: PublishedTable) -> str:

@@ -14,7 +14,7 @@ import pytest
 from lora_bench.cli import main
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.methods import known_methods
-from lora_bench.published import known_tables, load_table, read_cells, read_table
+from lora_bench.published import disagreements, known_tables, load_table, read_cells, read_table
 from lora_bench.published.reading import COLUMNS
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.util.paths import suite_files
@@ -29,16 +29,24 @@ SHEETS = {
     "adalora-table1": "adalora_table01_glue_debertav3base",
     "he2022-table2": "he2022_table02_roberta_base",
     "prefix-table1": "prefix_tuning_table1_gpt2",
+    "adalora-table2": "adalora_table02_squad_debertav3base",
+    "adalora-table14": "adalora_table14_lora_targets",
+    "adalora-table15": "adalora_table15_training_cost",
 }
-REPEATED = [name for name in SHEETS if name != "lora-table4"]
+# Each of their numbers was read in two sources, such as the paper and another that quotes it.
+READ_TWICE = ["vera-table2", "vera-table3", "fourierft-table2", "reft-table4"]
+TABLES = [*SHEETS, *READ_TWICE]
+READ_ONLY = {"lora-table4", "adalora-table2", "adalora-table14", "adalora-table15", *READ_TWICE}
+REPEATED = [name for name in SHEETS if name not in READ_ONLY]
 
 # What a sheet calls a number, and where ours is the same number by another name.
 SCORES = {
     "accuracy_overall_m_mm": "accuracy", "matthews_corr": "matthews_correlation", "mean_of_8": "average",
     "mean_pearson_spearman": "pearson_spearman_mean", "accuracy_val": "accuracy",
     "logical_form_accuracy_val": "exact_match", "rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l_summary",
-    "val_loss": "val_loss",
+    "val_loss": "val_loss", "gpu_mem_gb": "gpu_memory_gb",
 }  # fmt: skip
+TASKS = {"glue_avg8": "glue", "e2e": "e2e_tokens", "squad_v1.1": "squad_v1.1", "squad_v2": "squad_v2"}
 # The papers train on and score against E2E's texts in a spelling of their own.
 SPELT = {"e2e": "e2e_tokens"}
 PARTS = {"mnli_mm": "mismatched/", "webnlg_seen": "seen/", "webnlg_unseen": "unseen/"}
@@ -66,7 +74,7 @@ def score_in_sheet(row):
 
 
 def test_the_known_tables_are_those_of_the_papers():
-    assert set(SHEETS) <= set(known_tables())
+    assert set(TABLES) <= set(known_tables())
 
 
 @pytest.mark.parametrize("name", SHEETS)
@@ -78,17 +86,17 @@ def test_every_printed_cell_is_there_with_its_number(name):
         assert (cell.printed, cell.printed_spread or "") == (row["value"], row["stddev"])
         assert (cell.source, cell.table) == (row["source"], row["table"])
         assert score_in_sheet(row) == cell.score
-        assert cell.task == {"glue_avg8": "glue", "e2e": "e2e_tokens"}.get(row["task"], row["task"].split("_")[0])
+        assert cell.task == TASKS.get(row["task"], row["task"].split("_")[0])
         if not cell.derived:
             assert str(cell.seeds or "") == row["n_seeds"]
         if name != "lora-table18":  # whose sheet has computed counts
             assert str(cell.printed_parameters or "") == row["trainable_params"]
 
 
-@pytest.mark.parametrize("name", SHEETS)
+@pytest.mark.parametrize("name", TABLES)
 def test_shares_are_fractions_and_nothing_else_is(name):
     for cell in load_table(name).cells:
-        if cell.score in ("nist", "cider", "validation_loss"):
+        if cell.score in ("nist", "cider", "validation_loss", "gpu_memory_gb", "minutes_per_epoch"):
             assert cell.value == float(cell.printed)
         else:
             assert 0 < cell.value < 1
@@ -96,19 +104,21 @@ def test_shares_are_fractions_and_nothing_else_is(name):
 
 def test_a_printed_average_is_the_mean_of_its_cells_as_far_as_rounding_goes():
     checked = 0
-    for name in ("lora-table2", "adalora-table1"):
+    for name, parts in {
+        "lora-table2": 8, "adalora-table1": 8, "reft-table4": 8, "vera-table2": 6, "fourierft-table2": 6,
+    }.items():  # fmt: skip
         cells = {cell.key: cell for cell in load_table(name).cells}
         for cell in cells.values():
             if cell.derived:
-                assert len(cell.derived) == 8
+                assert len(cell.derived) == parts
                 tasks = []
                 for task, scores in cell.derived:
                     values = [cells[cell.row, cell.model, task, score].value for score in scores]
                     tasks.append(math.fsum(values) / len(values))
-                # The eight were rounded too: AdaLoRA's full fine-tuning has 0.8809 for a mean of 0.88096.
-                assert math.fsum(tasks) / 8 == pytest.approx(cell.value, abs=2 * cell.step + 1e-12)
+                # The parts were rounded too: AdaLoRA's full fine-tuning has 0.8809 for a mean of 0.88096.
+                assert math.fsum(tasks) / parts == pytest.approx(cell.value, abs=2 * cell.step + 1e-12)
                 checked += 1
-    assert checked == 14 + 12
+    assert checked == 14 + 12 + 15 + 12 + 11
 
 
 def test_the_first_cells_of_two_tables_as_one_reads_them_in_the_papers():
@@ -125,10 +135,62 @@ def test_the_first_cells_of_two_tables_as_one_reads_them_in_the_papers():
 
 
 def test_gpt_3_is_published_only():
-    table = load_table("lora-table4")
-    assert table.no_suite == "the weights of GPT-3 are not public"
-    assert {cell.no_run for cell in table.cells} == {table.no_suite}
-    assert "lora-table4" not in suite_files()
+    assert load_table("lora-table4").no_suite == "the weights of GPT-3 are not public"
+
+
+@pytest.mark.parametrize("name", sorted(READ_ONLY))
+def test_a_table_without_a_suite_says_why_for_every_number(name):
+    table = load_table(name)
+    assert {cell.no_run for cell in table.cells if not cell.derived} == {table.no_suite}
+    assert name not in suite_files()
+
+
+def test_a_number_copied_from_the_lora_paper_is_the_one_that_stands_there():
+    there = {cell.key: cell for name in ("lora-table2", "lora-table3") for cell in load_table(name).cells}
+    checked = 0
+    for name in READ_TWICE:
+        for cell in load_table(name).cells:
+            if cell.copied == "Hu et al. 2021" and not cell.derived:
+                assert there[cell.key].value == cell.value
+                assert cell.spread in (None, there[cell.key].spread)
+                checked += 1
+    # Ten rows of six tasks and seven of five scores in VeRA's tables; ten of six, and five of LoRA, in FourierFT's.
+    assert checked == 10 * 6 + 7 * 5 + 10 * 6 + 5
+
+
+def differences(name):
+    return [(one.cell.row, one.cell.model.rsplit("/")[-1], one.cell.score, one.cell.printed, one.table, one.other.printed)
+            for one in disagreements(load_table(name))]  # fmt: skip
+
+
+def test_vera_prints_lora_on_e2e_lower_than_the_lora_paper_does():
+    found = differences("vera-table3")
+    assert found[0] == ("LoRA", "gpt2-medium", "bleu", "68.9", "lora-table3", "70.4")
+    assert {(row, table) for row, _, _, _, table, _ in found} == {("LoRA", "lora-table3")} and len(found) == 10
+    there = [(row, model, score, theirs, "vera-table3", ours) for row, model, score, ours, _, theirs in found]
+    assert sorted(differences("lora-table3")) == sorted(there)
+
+
+def test_two_tables_of_the_adalora_paper_disagree():
+    assert differences("adalora-table14") == [
+        ("LoRA 0.33M", "deberta-v3-base", "accuracy", "94.31", "adalora-table1", "94.03"),
+        ("LoRA 0.33M", "deberta-v3-base", "accuracy", "90.44", "adalora-table1", "89.71"),
+    ]
+
+
+def test_no_other_tables_disagree():
+    pairs = {(name, found[4]) for name in TABLES for found in differences(name)}
+    some = {("vera-table3", "lora-table3"), ("adalora-table14", "adalora-table1")}
+    assert pairs == some | {(second, first) for first, second in some}
+
+
+def test_a_table_that_cannot_be_read_disagrees_with_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "baselines" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "published.csv").write_text("row\n", encoding="utf-8")
+    (folder / "published.yaml").write_text("table: broken\ntitle: A\nsource: B\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert "broken" in known_tables() and len(differences("vera-table3")) == 10
 
 
 # --- strict reading --------------------------------------------------------------------------------------------------
@@ -226,8 +288,16 @@ PAGE = (Path(__file__).parents[2] / "docs" / "published.md").read_text(encoding=
 
 def test_the_page_names_every_table_and_every_column_in_order():
     names = re.findall(r"^\| `(?!--)([^`]+)` \|", PAGE, flags=re.MULTILINE)
-    assert set(names[: len(SHEETS)]) == set(SHEETS)
-    assert tuple(names[len(SHEETS) :]) == COLUMNS
+    assert set(names[: len(TABLES)]) == set(TABLES)
+    assert tuple(names[len(TABLES) :]) == COLUMNS
+
+
+def test_the_page_shows_where_tables_disagree():
+    rows = re.findall(r"^\| (.+?): (.+?) \| ([\d.]+) in `(.+?)` \| ([\d.]+) in `(.+?)` \|$", PAGE, flags=re.MULTILINE)
+    assert len(rows) == 6
+    for row, score, first, one, second, other in rows:
+        printed = {(ours, table, theirs) for _, _, _, ours, table, theirs in differences(one)}
+        assert (first, other, second) in printed, (row, score)
 
 
 def test_the_page_names_options_that_there_are(capsys):

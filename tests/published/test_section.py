@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from lora_bench.published import PublishedTable, fields, judge_table, load_table
+from lora_bench.published import PublishedTable, disagreements, fields, judge_table, load_table
 from lora_bench.published.table_section import in_its_unit, published_section, published_value, summary, verdict_text
 from lora_bench.published.table_terminal import cells_listing, tables_listing, verdicts_listing
 from lora_bench.records.protocol import PROTOCOLS
@@ -179,12 +179,23 @@ def shown(listing) -> str:
 
 def test_the_listing_has_every_table_and_whether_it_can_be_repeated():
     lines = shown(tables_listing()).splitlines()
-    (gpt3,) = (line for line in lines if "lora-table4" in line)
+    (gpt3,) = (line for line in lines if " lora-table4 " in line)
     assert "no: the weights of GPT-3 are not public" in gpt3
-    (glue,) = (line for line in lines if "lora-table2" in line)
+    (glue,) = (line for line in lines if " lora-table2 " in line)
     assert "126" in glue and "roberta-base, roberta-large, deberta-v2-xxlarge" in glue and "all but 16 cells" in glue
     names = [line.split()[0] for line in lines if "-table" in line]
     assert names.index("lora-table3") < names.index("lora-table13")
+    said = " ".join(" ".join(lines).split())
+    assert "adalora-table1 and adalora-table14 (2 numbers), lora-table3 and vera-table3 (10 numbers)." in said
+
+
+def test_a_number_that_another_table_prints_differently_is_named_with_it():
+    table = load_table("vera-table3")
+    line = "LoRA, gpt2-medium, e2e_tokens, bleu: 68.9 here, 70.4 ± 0.1 in lora-table3"
+    assert line in " ".join(shown(cells_listing(table)).split())
+    lines = published_section(table, judge_table(table, [], lambda cell: None), elsewhere=disagreements(table))
+    first = lines.index("### What other tables print") + 2
+    assert lines[first] == f"- {line.replace('_', chr(92) + '_')}."
 
 
 def test_a_tables_listing_has_every_cell(lora_row):
