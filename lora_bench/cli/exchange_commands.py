@@ -11,6 +11,7 @@ from lora_bench.errors import BadInput
 
 if TYPE_CHECKING:
     from lora_bench.cli.help import Commands
+    from lora_bench.exchange.peft_results import Imported
 
 
 def add_exchange(commands: Commands) -> None:
@@ -78,6 +79,11 @@ def add_exchange(commands: Commands) -> None:
         metavar="FOLDER",
         help="folder for peft-results/RUN_ID (default: ./runs)",
     )
+    peft_results.what.add_argument(
+        "--history",
+        action="store_true",
+        help="read results of all dates: in the git history of DIR, in dated snapshots, or in its files; writes history.md",
+    )
     peft_results.parser.set_defaults(command=_import_peft_results)
 
 
@@ -128,11 +134,27 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import_peft_results(arguments: argparse.Namespace) -> int:
-    from lora_bench.exchange.peft_results import import_results
-
     target = arguments.runs / "peft-results"
-    imported = import_results(arguments.folder, target)
-    print(f"{len(imported.records)} of {imported.files} result files are records in {target}")
+    if arguments.history:
+        imported = _import_history(arguments.folder, target)
+    else:
+        from lora_bench.exchange.peft_results import import_results
+
+        imported = import_results(arguments.folder, target)
+        print(f"{len(imported.records)} of {imported.files} result files are records in {target}")
     if imported.faults:
         raise BadInput(imported.faults)
     return 0
+
+
+def _import_history(folder: Path, target: Path) -> Imported:
+    from lora_bench.exchange.peft_results.all_versions import import_history
+    from lora_bench.exchange.peft_results.history_page import history_lines
+    from lora_bench.records.store import write_atomic
+
+    imported = import_history(folder, target)
+    print(f"{len(imported.records)} runs of {imported.files} versions of result files are records in {target}")
+    page = target / "history.md"
+    write_atomic(page, ("\n".join(history_lines(imported.records)) + "\n").encode("utf-8"))
+    print(page)
+    return imported

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pydantic import ValidationError
 
@@ -82,15 +82,49 @@ def read_result(file: Path, command: str | None = None) -> Record:
     Raises:
         BadInput: If it is not a result file.
     """
+    return record_in(content_of(file), file.resolve(), command=command, shown=file)
+
+
+def content_of(file: Path) -> bytes:
+    """Return the bytes of a result file.
+
+    Raises:
+        BadInput: If it cannot be read, or is too long.
+    """
     try:
         if not file.is_file():
             raise ValueError("it is not a file")
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"it is longer than {MAX_BYTES:,} bytes")
-        content = file.read_bytes()
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise _no_result(file, str(error)) from None
+
+
+def record_in(
+    content: bytes, path: PurePath, *, command: str | None, series: str | None = None, shown: PurePath | None = None
+) -> Record:
+    """Return the record of a result file's content.
+
+    Args:
+        content: The bytes.
+        path: Path of the file, whose folders name the task.
+        command: Command that makes the record again.
+        series: Label that tells results of one experiment at different dates apart.
+        shown: Path for messages, if another.
+
+    Raises:
+        BadInput: If it is not a result file.
+    """
+    try:
         data, complete = plain_data(content)
         record = record_of(
-            Result.model_validate(data), content, task=_task_name(file), complete=complete, command=command
+            Result.model_validate(data),
+            content,
+            task=_task_name(path),
+            complete=complete,
+            command=command,
+            series=series,
         )
         to_json(record)
         return record
@@ -99,12 +133,16 @@ def read_result(file: Path, command: str | None = None) -> Record:
         message = f"{dotted(first['loc'])}: {first['msg']}"
     except RecursionError:
         message = "it is nested too deep"
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         message = str(error)
-    raise BadInput([Fault(f"is not a result file of method_comparison: {message}", file=str(file))])
+    raise _no_result(shown or path, message)
 
 
-def _task_name(file: Path) -> str | None:
+def _no_result(file: PurePath, message: str) -> BadInput:
+    return BadInput([Fault(f"is not a result file of method_comparison: {message}", file=str(file))])
+
+
+def _task_name(file: PurePath) -> str | None:
     """Return the name of the folder above the results, PEFT's name of the task."""
-    parent = file.resolve().parent
+    parent = file.parent
     return parent.parent.name if parent.name in (*FOLDERS, "temporary_results") else None

@@ -67,7 +67,9 @@ NOT_SCORES = {"step", "train loss", "train samples", "train total tokens", "trai
 NOT_SCORES |= {"tokens / sec", "mem allocated avg", "mem reserved avg"}
 
 
-def record_of(result: Result, content: bytes, *, task: str | None, complete: bool, command: str | None) -> Record:
+def record_of(
+    result: Result, content: bytes, *, task: str | None, complete: bool, command: str | None, series: str | None = None
+) -> Record:
     """Return the record of a result.
 
     Args:
@@ -76,6 +78,7 @@ def record_of(result: Result, content: bytes, *, task: str | None, complete: boo
         task: Name of the task, if the file's folder tells it.
         complete: True if all numbers of the file are finite.
         command: Command that makes the record again.
+        series: Label that tells results of one experiment at different dates apart.
     """
     run, train, meta = result.run_info, result.train_info, result.meta_info
     method, left_out = _method(run, train)
@@ -95,6 +98,7 @@ def record_of(result: Result, content: bytes, *, task: str | None, complete: boo
         score_on="test",
         selection_every=run.train_config.eval_steps,
         keep_weights=None,
+        series=series,
         rules=None,
         source=SOURCE,
         source_sha256=hashlib.sha256(content).hexdigest(),
