@@ -1,5 +1,8 @@
 """A pull request from end to end: two commits of a user's package, of which the second spoils training."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,8 +10,10 @@ import pytest
 from lora_bench.records.store import read_records
 from tests.gate.test_bisect import git
 from tests.gate.test_bisect_commits import BACKEND, LEARNS, PYPROJECT, pip_install, python
+from tests.gate.test_workflows import ACTION, MERGE_REQUEST, PULL_REQUEST
 from tests.project import SUITE, write_project
 
+ROOT = Path(__file__).parents[2]
 SHARES = {"before": "1.0", "harmless": "1.0", "spoilt": "0.0"}
 
 
@@ -79,3 +84,38 @@ def test_a_commit_that_cannot_be_installed_ends_with_3_and_names_its_log(install
     check = ("-m", "lora_bench.cli", "check", "runs/tickets", "--against", "HEAD")
     ended = python(*check, installed=installed["before"])
     assert ended.returncode == 3 and "cannot be installed: see " in ended.stderr
+
+
+def test_the_files_for_each_service_find_it_too(installed, tmp_path):
+    """Their shell steps as they stand; only `pip` does nothing, as all is installed."""
+    here = tmp_path / "bin"
+    here.mkdir()
+    (here / "lora-bench").write_text(f'#!/bin/sh\nexec {sys.executable} -m lora_bench.cli "$@"\n')
+    (here / "pip").write_text("#!/bin/sh\n")
+    for stand_in in here.iterdir():
+        stand_in.chmod(0o755)
+    environment = {
+        **os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join([str(installed["spoilt"]), str(ROOT)]), "GITHUB_ACTION_PATH": str(ROOT),
+        "GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+        "AGAINST": "before", "BASE": "before", "CI_MERGE_REQUEST_DIFF_BASE_SHA": "before",
+    }  # fmt: skip
+    jobs = {
+        "action.yml": ("tickets.yaml", [step["run"] for step in ACTION["runs"]["steps"] if "run" in step]),
+        "pull-request.github.yml": (
+            "tickets", [step["run"] for step in PULL_REQUEST["jobs"]["check"]["steps"] if "run" in step],
+        ),
+        "merge-request.gitlab-ci.yml": ("tickets", ["\n".join(MERGE_REQUEST["fine-tuning"]["script"])]),
+    }  # fmt: skip
+    for name, (suite, steps) in jobs.items():
+        Path("gate/comment.md").unlink(missing_ok=True)
+        ended = [
+            subprocess.run(
+                ["bash", "-eo", "pipefail", "-c", step], env={**environment, "SUITE": suite},
+                capture_output=True, text=True, check=False,
+            )
+            for step in steps
+        ]  # fmt: skip
+        assert [one.returncode for one in ended] == [*[0] * (len(steps) - 1), 1], (name, [one.stderr for one in ended])
+        assert Path("gate/comment.md").read_text().startswith("## Regression: fine-tuning in tickets\n")
+    assert (tmp_path / "output").read_text() == "code=1\n"

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -12,10 +13,17 @@ import yaml
 
 from lora_bench.cli.parser import _parser
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-GITHUB = yaml.safe_load((EXAMPLES / "nightly.github.yml").read_text(encoding="utf-8"))
-GITLAB = yaml.safe_load((EXAMPLES / "nightly.gitlab-ci.yml").read_text(encoding="utf-8"))
-PULL_REQUEST = yaml.safe_load((EXAMPLES / "pull-request.github.yml").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def read(file):
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+GITHUB, PULL_REQUEST = read(EXAMPLES / "nightly.github.yml"), read(EXAMPLES / "pull-request.github.yml")
+GITLAB, MERGE_REQUEST = read(EXAMPLES / "nightly.gitlab-ci.yml"), read(EXAMPLES / "merge-request.gitlab-ci.yml")
+ACTION = read(ROOT / "action.yml")
 STEPS = {step.get("name", step.get("uses")): step for step in GITHUB["jobs"]["gate"]["steps"]}
 
 # Says what it was asked to do, and ends as the test has it end.
@@ -28,7 +36,11 @@ case "$1" in run) exit "$RUN_CODE";; check) exit "$CHECK_CODE";; *) exit "$ACCEP
 
 def scripts():
     steps = [step for one in (GITHUB, PULL_REQUEST) for job in one["jobs"].values() for step in job["steps"]]
-    return [*(step["run"] for step in steps if "run" in step), "\n".join(GITLAB["nightly-gate"]["script"])]
+    gitlab = (GITLAB["nightly-gate"], MERGE_REQUEST["fine-tuning"])
+    return [
+        *(step["run"] for step in [*steps, *ACTION["runs"]["steps"]] if "run" in step),
+        *("\n".join(job["script"]) for job in gitlab),
+    ]
 
 
 @pytest.fixture
@@ -45,6 +57,7 @@ def shell(tmp_path):
             "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "TOLD": str(tmp_path / "told"),
             "RUN_CODE": str(run_code), "CHECK_CODE": str(check_code), "ACCEPT_CODE": str(accept_code),
             "BASELINE": "nightly", "LABEL": "night-7-1", "CODE": code, "GITHUB_OUTPUT": str(tmp_path / "output"),
+            "SUITE": "suites/tickets.yaml",
         }  # fmt: skip
         command = ["bash", "-e", "-c", script]
         done = subprocess.run(command, env=variables, cwd=tmp_path, check=False, capture_output=True, text=True)
@@ -63,18 +76,20 @@ def test_every_command_of_ours_is_one_that_the_command_line_takes():
             .replace("$BASELINE", "nightly")
             .replace("$LABEL", "night-7-1")
             .replace("$SUITE", "tickets")
+            .replace("$CI_MERGE_REQUEST_DIFF_BASE_SHA", "1f2e3d4")
             .replace("$BASE", "1f2e3d4")
+            .replace("$AGAINST", "1f2e3d4")
             .replace(" 2>&1)", "")
         )
         for command in re.findall(r"lora-bench (run|check|baseline)\b([^\n;|]*)", joined):
             arguments = shlex.split("".join(command))
             _parser().parse_args(arguments)
             found += 1
-    assert found == 8
+    assert found == 12
 
 
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 0), (2, 1), (130, 1)])
-@pytest.mark.parametrize("job", [GITHUB["jobs"]["gate"], PULL_REQUEST["jobs"]["check"]])
+@pytest.mark.parametrize("job", [GITHUB["jobs"]["gate"], PULL_REQUEST["jobs"]["check"], ACTION["runs"]])
 def test_runs_that_fail_are_left_to_the_gate_and_bad_input_is_not(shell, job, code, ends):
     (step,) = [step for step in job["steps"] if step.get("name") == "Run the suite"]
     assert shell(step["run"], run_code=code)[0] == ends
@@ -84,6 +99,27 @@ def test_runs_that_fail_are_left_to_the_gate_and_bad_input_is_not(shell, job, co
 def test_a_pull_request_ends_as_the_check(shell, code):
     (step,) = [step for step in PULL_REQUEST["jobs"]["check"]["steps"] if step.get("name") == "Check"]
     assert shell(step["run"], check_code=code) == (code, ["check"])
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4])
+def test_the_action_ends_as_the_check_and_hands_its_code_on(shell, tmp_path, code):
+    (step,) = [step for step in ACTION["runs"]["steps"] if step.get("id") == "check"]
+    assert shell(step["run"], check_code=code) == (code, ["check"])
+    assert (tmp_path / "told").read_text().startswith("check runs/tickets --against ")
+    assert (tmp_path / "output").read_text() == f"code={code}\n"
+
+
+def test_the_action_installs_the_commit_that_it_is_used_at(shell):
+    (step,) = [step for step in ACTION["runs"]["steps"] if step.get("name") == "Install"]
+    assert "$GITHUB_ACTION_PATH" in step["run"] and shell(step["run"])[0] == 0
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4])
+def test_a_merge_request_ends_as_the_check_and_is_orange_where_that_cannot_decide(shell, code):
+    job = MERGE_REQUEST["fine-tuning"]
+    assert shell("\n".join(job["script"]), check_code=code) == (code, ["run", "check"])
+    assert job["allow_failure"] == {"exit_codes": 4}
+    assert job["artifacts"]["reports"]["junit"] in "\n".join(job["script"])
 
 
 @pytest.mark.parametrize("workflow", [GITHUB, PULL_REQUEST])
@@ -96,10 +132,23 @@ def test_what_runs_foreign_code_may_only_read_and_every_action_is_pinned(workflo
         assert all(re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in job["steps"] if "uses" in step)
 
 
+def test_every_action_of_the_composite_action_is_pinned():
+    used = [step["uses"] for step in ACTION["runs"]["steps"] if "uses" in step]
+    assert len(used) == 2 and all(re.search(r"@[0-9a-f]{40}$", action) for action in used)
+
+
 def test_zizmor_finds_nothing_in_the_workflows():
-    files = [str(EXAMPLES / name) for name in ("nightly.github.yml", "pull-request.github.yml")]
+    files = [*EXAMPLES.glob("*.github.yml"), ROOT / "action.yml", *(ROOT / ".github" / "workflows").glob("*.yml")]
+    assert len(files) >= 3
     zizmor = str(Path(sysconfig.get_path("scripts")) / "zizmor")
-    done = subprocess.run([zizmor, "--offline", *files], capture_output=True, text=True, check=False)
+    done = subprocess.run([zizmor, "--offline", *map(str, files)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("actionlint") is None, reason="actionlint is not installed here")
+def test_actionlint_finds_nothing_in_the_workflows():
+    files = [*EXAMPLES.glob("*.github.yml"), *(ROOT / ".github" / "workflows").glob("*.yml")]
+    done = subprocess.run(["actionlint", *map(str, files)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
