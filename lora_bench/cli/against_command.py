@@ -73,7 +73,7 @@ def _other(arguments: argparse.Namespace, records: Sequence[Record]) -> tuple[Ru
 
 
 def _next(found: Against, arguments: argparse.Namespace, place: Path) -> list[str]:
-    """What a reader may run next."""
+    """The two commands that a reader may need next."""
     suite = arguments.suite or found.answer.suite
     compare = f"lora-bench compare {os.path.relpath(place)} {os.path.relpath(arguments.runs)}"
     if found.answer.verdict == "undecided":
@@ -82,4 +82,4 @@ def _next(found: Against, arguments: argparse.Namespace, place: Path) -> list[st
         return [f"lora-bench run {suite}  # {more} in the suite, before and after the change", compare]
     if found.answer.verdict == "failed":
         return [f"lora-bench run {suite} --retry", compare]
-    return [compare]
+    return [compare, f"lora-bench report {os.path.relpath(arguments.runs)}"]

@@ -323,15 +323,21 @@ def way_of(arguments: argparse.Namespace, suite: str) -> Way:
 
 
 def _next(answer: Answer, runs: Path) -> list[str]:
-    """The commands that a user may need after an answer other than a pass."""
+    """The two commands that a user may need after an answer other than a pass."""
+    from lora_bench.gate.accepting import open_findings
+
     here = f"lora-bench check {runs} --baseline {answer.baseline}"
     accept = f"lora-bench baseline accept {runs} --name {answer.baseline} --reason"
+    accept_change = f'{accept} "it is meant" --change "why"'
     if answer.verdict == "regression":
-        return [f"{here} --bisect GOOD..BAD", f'{accept} "it is meant" --change "why"']
+        return [f"{here} --bisect GOOD..BAD", accept_change]
     if answer.verdict == "failed":
         return [f"lora-bench run {answer.suite} --series {answer.label} --retry", here]
+    show = f"lora-bench baseline show {answer.baseline}"
     if answer.suspects:
-        return [f"{here} --suite SUITE", f"lora-bench baseline show {answer.baseline}"]
+        return [f"{here} --suite SUITE", show]
+    if any(open_findings(one) for one in answer.series):
+        return [show, accept_change]  # without a reason for the change it would be refused
     return [f'{accept} "no history yet"', f"lora-bench run {answer.suite} --series NEXT-LABEL"]
 
 

@@ -138,7 +138,10 @@ def test_the_command_writes_every_output(tmp_path, monkeypatch, capsys):
     # The picture: the margin, no difference, and the loss to their left.
     (line,) = [line for line in comment.splitlines() if "●" in line and "lora" in line]
     assert line.index("●") < line.index(":") < line.index("|")
-    assert comment.rstrip().splitlines()[-2] == "lora-bench compare old/tickets runs/tickets"
+    assert comment.rstrip().splitlines()[-3:-1] == [
+        "lora-bench compare old/tickets runs/tickets",
+        "lora-bench report runs/tickets",
+    ]
     assert json.loads((tmp_path / "gate/answer.json").read_bytes())["exit_code"] == 1
     assert ElementTree.parse(tmp_path / "gate/junit.xml").getroot().attrib["failures"] == "1"
     # A baseline with records is found by its name.

@@ -13,6 +13,7 @@ import pytest
 from lora_bench.cli.gate_commands import _way
 from lora_bench.cli.parser import _parser, main
 from lora_bench.gate import read_night, read_nights, write_night
+from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import read_records, to_json
 from tests.gate.histories import accepted, night_records, number_of
 from tests.gate.test_bisect import wheel
@@ -88,6 +89,26 @@ def test_a_crash_is_trouble(place, capsys):
     assert check() == 3
     said = capsys.readouterr().out
     assert "failed: vader_film" in said and "ValueError: no" in said and "again: lora-bench run tickets" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "confirmed", "commands"),
+    [
+        ({"shift": {"lora": -0.03}}, True, ["--bisect GOOD..BAD", '--change "why"']),
+        ({"status": "failed", "reason": "ValueError: no"}, False, ["--series tonight --retry", "check runs/tickets"]),
+        ({"shift": {"lora": -0.03}}, False, ["--suite SUITE", "baseline show gate"]),
+        # A night that would not be accepted without a reason is not offered without one.
+        ({"changes": {"analysis": Analysis(reference="full", margin=0.9)}}, False, ["show gate", '--change "why"']),
+    ],
+    ids=["regression", "failed", "suspect", "other rules"],
+)
+def test_every_failing_answer_names_the_next_two_commands(place, capsys, changes, confirmed, commands):
+    put(place / "runs/tickets/tonight", night_records("tonight", **changes))
+    if confirmed:
+        put(place / "runs/tickets/tonight-confirm", night_records("tonight-confirm", methods=["lora"], **changes))
+    assert check("--no-confirm") != 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: lora-bench ")]
+    assert len(said) == 2 and all(command in line for command, line in zip(commands, said, strict=True)), said
 
 
 @pytest.mark.parametrize(

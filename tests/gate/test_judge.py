@@ -196,6 +196,16 @@ def test_changed_parameters_are_a_regression_on_another_machine_too():
     assert kinds(judge(night_of(moved, "tonight"), accepted(20), "nightly"), "lora") == ["parameters", "history"]
 
 
+def test_what_depends_on_no_machine_is_compared_across_machines_from_the_first_night():
+    elsewhere = {"environment": ENVIRONMENT.model_copy(update={"cpu": "another"})}
+    there = night_records("tonight", methods=["full", "prefix_tuning"], **elsewhere)
+    counted = night_records("tonight", methods=["lora"], parameters=more_parameters("lora", 1), **elsewhere)
+    gone = night_records("tonight", methods=["lora"], status="unsupported", reason="no such module", **elsewhere)
+    for of_lora, kind, code in ((counted, "parameters", 1), (gone, "unsupported", 1), ([], "missing", 3)):
+        answer = judge(night_of([*there, *of_lora], "tonight"), accepted(1), "nightly")
+        assert answer.exit_code == code and kinds(answer, "lora")[0] == kind
+
+
 def test_a_count_that_is_not_there_any_more_is_no_pass():
     tonight = night_of(changed(night_records("tonight"), "lora", parameters=None), "tonight")
     answer = judge(tonight, accepted(20), "nightly")
