@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from lora_bench.cli import commands
 from lora_bench.cli.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
+from lora_bench.cli.completion import add_completion, complete
 from lora_bench.cli.exchange_commands import add_exchange
 from lora_bench.cli.gate_commands import add_check, mistaken_code
 from lora_bench.cli.help import Formatter, Groups, Parser, add_command
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    parser = _parser()
+    complete(parser)
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = parser.parse_args(argv)
     except SystemExit as end:
         raise SystemExit(mistaken_code(sys.argv[1:] if argv is None else argv, int(end.code or 0))) from None
     resumes = getattr(arguments, "resumes", False)
@@ -99,6 +102,7 @@ def _parser() -> Parser:
     add_check(subcommands)
     add_exchange(subcommands)
     _add_listings(subcommands)
+    add_completion(subcommands)
     return parser
 
 
