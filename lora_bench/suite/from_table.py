@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from lora_bench.tasks.look import TableFacts
+from lora_bench.util.paths import PACKAGE
 
 # Learning rates that each method chooses from.
 RATES = {
@@ -31,7 +32,9 @@ BATCH = 16
 LONGEST = 256
 FIRST_LOOK, FEWEST_WITH_LOOKS = 4, 8
 
+# Editors read YAML 1.2, where 1_000 is a text, so numbers are plain.
 _TEMPLATE = """\
+# yaml-language-server: $schema={schema}
 # Written by lora-bench after a look at the table. Every line can be edited; docs/suites.md has every key.
 # Plan: lora-bench plan {name}.yaml    Run, and go on after a stop: lora-bench run {name}.yaml
 suite: {name}
@@ -56,7 +59,7 @@ tuning:
 
 # Made for about {minutes:g} minutes. All methods get the same amount of work.
 budget:
-  train_examples: {train_examples:_}  # that each run sees, counted again when they come round{parameters}
+  train_examples: {train_examples}  # that each run sees, counted again when they come round{parameters}
 training:
   batch_size: {batch}
   max_length: {max_length}  # tokens at which a text is cut
@@ -105,8 +108,9 @@ class Draft:
         tests = max(1, self.seen.rows // 10)
         parameters = ""
         if self.adapter_parameters is not None:
-            parameters = f"\n  adapter_parameters: {self.adapter_parameters:_}  # of each method but `full`"
+            parameters = f"\n  adapter_parameters: {self.adapter_parameters}  # of each method but `full`"
         return _TEMPLATE.format(
+            schema=_schema(folder),
             name=self.name,
             tests=tests,
             smallest=smallest_difference(tests),
@@ -124,6 +128,12 @@ class Draft:
             max_length=_max_length(self.seen),
             margin="0.01",
         )
+
+
+def _schema(folder: Path) -> str:
+    """Return where editors find the schema of suites: relative to *folder* if the environment lies in it, else an address."""
+    file, here = PACKAGE / "schemas" / "suite.schema.json", folder.absolute()
+    return file.relative_to(here).as_posix() if file.is_relative_to(here) else file.as_uri()
 
 
 def _seeds_line(most: int) -> str:

@@ -3,8 +3,15 @@
 import contextlib
 import dataclasses
 import itertools
+import json
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+import jsonschema
 import pytest
+import yaml
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.suite.from_table import Draft, _seeds_line, as_yaml, smallest_difference
@@ -62,6 +69,19 @@ def test_the_file_loads_and_says_what_was_chosen(tmp_path):
     assert sum(line.lstrip().startswith("#") for line in text.splitlines()) >= 8
 
 
+def test_an_editor_finds_the_schema_and_no_fault_by_it(tmp_path, monkeypatch):
+    _, text = loaded(tmp_path)
+    address = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    schema = json.loads(Path(url2pathname(urlsplit(address).path)).read_text(encoding="utf-8"))
+    jsonschema.validate(yaml.safe_load(text), schema)
+    assert not re.search(r"\d_\d", text)  # in YAML 1.2, which editors read, 1_000 is a text
+    # An environment within the project is where colleagues have it too.
+    monkeypatch.setattr("lora_bench.suite.from_table.PACKAGE", tmp_path / "out" / ".venv" / "lora_bench")
+    assert loaded(tmp_path)[1].startswith(
+        "# yaml-language-server: $schema=.venv/lora_bench/schemas/suite.schema.json\n"
+    )
+
+
 def test_what_the_table_needs_is_declared(tmp_path):
     suite, _ = loaded(
         tmp_path,
@@ -89,8 +109,6 @@ def test_a_large_model_gets_smaller_rates(tmp_path):
     "text", ["plain", "a b", "yes", "1", "it's", 'say "so"', "#", "a, b]", "{x}", "schön", "null", "~"]
 )
 def test_any_name_is_read_back_as_it_is(text):
-    import yaml
-
     assert yaml.safe_load(f"[{as_yaml(text)}]") == [text]
 
 
