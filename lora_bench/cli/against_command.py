@@ -63,7 +63,9 @@ def _other(arguments: argparse.Namespace, records: Sequence[Record]) -> tuple[Ru
             ) from none_of_that_name
     else:
         if not (baseline / "records").is_dir():
-            raise LoraBenchError(f"baseline {given} has nights and no records; hold a night against it with --baseline")
+            nights = (baseline / "nights").is_dir()
+            has = "nights and no records; hold a night against it with --baseline" if nights else "no records here"
+            raise LoraBenchError(f"baseline {given} has {has}")
         return _runs_in(baseline, given), baseline
     suite = records[0].suite
     series = records[0].spec.series
