@@ -18,10 +18,11 @@ from tests.project import write_data, write_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: Path = ROOT / "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def test_every_command_and_suite_is_named():
@@ -62,16 +63,18 @@ def test_every_method_of_an_example_meets_its_budget(page, layers, width):
 
 
 def test_python_examples_use_names_that_exist():
-    for example in blocks("python"):
+    examples = [example for page in PAGES for example in blocks("python", page)]
+    assert len(examples) >= 8
+    for example in examples:
         for node in ast.walk(ast.parse(example)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lora_bench"):
                 module = __import__(node.module, fromlist=["_"])
                 assert all(hasattr(module, alias.name) for alias in node.names)
 
 
-def test_the_plug_in_of_the_readme_is_the_one_that_is_tested():
+def test_the_plug_in_of_the_page_is_the_one_that_is_tested():
     plug_in = (ROOT / "tests" / "methods" / "plug_in" / "vera_plug_in.py").read_text(encoding="utf-8")
-    assert plug_in in blocks("python")
+    assert plug_in in blocks("python", ROOT / "docs" / "how-to" / "add-a-method.md")
     assert len(plug_in.splitlines()) < 40
 
 
@@ -93,9 +96,10 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_link_leads_to_a_file_and_to_a_heading_in_it():
-    for page in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in [*PAGES, *sorted((ROOT / "reports").glob("*.md"))]:
         for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
-            file = page.parent / target if target else page
+            # A link from the root of the repository is one there for a forge and for the site.
+            file = (ROOT / target[1:] if target.startswith("/") else page.parent / target) if target else page
             assert file.exists(), f"{page.name} links to {target}"
             assert not heading or heading in anchors(file), f"{page.name} links to {target}#{heading}"
 
