@@ -1,0 +1,55 @@
+"""The files of the documentation site: those of docs/, the reports, and whatever else pages link to.
+
+MkDocs sees each under its path in the repository, so a relative link that is right on a forge is right on the site. Addresses
+leave out the folder docs/. Pages of the reference that only the site has are made here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mkdocs.structure.files import File, Files
+from reference import pages
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+SHOWN = (
+    "*",
+    "docs/*.css",
+    "docs/**/*.md",
+    "examples/*",
+    "lora_bench/data/gpt2-mini/README.md",
+    "reports/*.md",
+    "reports/*/*.md",
+    "reports/*/*.svg",
+)
+# The first page is docs/index.md.
+ADDRESSES = {"README.md": "readme/index.html"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Put the repository's files in the place of those of docs/; the theme's stay."""
+    found = [file for file in files if file.src_dir != config.docs_dir]
+    for path in sorted({path for pattern in SHOWN for path in ROOT.glob(pattern) if path.is_file()}):
+        name = path.relative_to(ROOT).as_posix()
+        found.append(placed(File(name, str(ROOT), config.site_dir, config.use_directory_urls)))
+    for name, content in pages().items():
+        found.append(placed(File.generated(config, f"docs/reference/{name}.md", content=content)))
+    return Files(found)
+
+
+def placed(file: File) -> File:
+    """Give a file its address on the site."""
+    file.dest_uri = ADDRESSES.get(file.src_uri, file.dest_uri.removeprefix("docs/"))
+    return file
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Let folded parts of reports have tables, and keep their thousands of numbers out of the search."""
+    if page.file.src_uri.startswith("reports/"):
+        page.meta["search"] = {"exclude": True}
+    return markdown.replace("<details>", '<details markdown="1">')
