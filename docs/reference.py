@@ -117,6 +117,7 @@ def fields(schema: dict[str, Any]) -> str:
     if not names:
         return ""
     texts = {name: told_of.get(name) or schema["properties"][name].get("description", "") for name in names}
+    texts = {name: text.replace("None", "null") for name, text in texts.items()}
     entries = "".join(f"- {each}: {text}\n" if text else f"- {each}\n" for each, text in merged(texts, names))
     return f"{about.split(chr(10))[0]}\n\n{entries}\n"
 
