@@ -19,6 +19,7 @@ GPT2 = Family(
     self_attention="attn",
     fused_layout="blocks",
     attention_norm="ln_1",
+    positions="wpe",
     prefix_kind="cache",
     bottleneck_sites={
         "houlsby": Site(modules=("attn.resid_dropout", "mlp.dropout"), placement="after"),

@@ -59,6 +59,8 @@ class Family:
         attention_norm: LayerNorm between a layer's input and its attention; None if attention reads the input itself.
         encoder: Regular expression of the path of the module that calls all layers of an encoder with hidden states and a
             mask; None if there is no such module.
+        positions: Table of learned positions beside the layers of a decoder, whose classifiers then take virtual tokens around
+            the text; None if there is none.
         prefix_kind: Way of a key/value prefix into *self_attention*; None if none is written.
         bottleneck_sites: Site of each bottleneck variant that the family supports.
         heads: Names of modules whose weights are in no pretrained checkpoint of the family.
@@ -91,6 +93,7 @@ class Family:
     fused_layout: FusedLayout | None = None
     attention_norm: str | None = None
     encoder: str | None = None
+    positions: str | None = None
     prefix_kind: PrefixKind | None = None
     bottleneck_sites: Mapping[str, Site] = field(default_factory=dict)
     heads: tuple[str, ...] = ()

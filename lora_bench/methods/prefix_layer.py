@@ -10,7 +10,7 @@ Paper: PreLayer of Hu et al. 2021, https://arxiv.org/abs/2106.09685, section 5.1
 than LoRA or adapters. Sizes: 8 to 200.
 
 Limits: it cannot be merged and does not start exactly from the base model. The paper's infix tokens, between prompt and
-completion, are left out: a causal model is not told where its prompt ends.
+completion, are left out: no token of a classifier could see them, and a model that writes is not told where its prompt ends.
 """
 
 from __future__ import annotations

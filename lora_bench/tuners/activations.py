@@ -7,7 +7,8 @@ model's projections in front, and it is computed as one. Nothing is inserted; po
 of the base model.
 
 The paper's infix tokens, between prompt and completion, are left out. In an encoder they would be prefix tokens, since neither
-has a position. A causal model is not told where its prompt ends.
+has a position. In a causal classifier no token that is read could see them. A model that writes is not told where its prompt
+ends. `tuners.embeddings` has them for causal classifiers.
 """
 
 from dataclasses import dataclass, field

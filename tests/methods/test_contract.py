@@ -15,8 +15,7 @@ LAYERS, WIDTH = 2, 32
 
 @pytest.mark.parametrize("name", sorted(set(known_methods()) - {"peft", "combined"}))  # which need to be told what
 def test_contract(name):
-    encoders_only = {"prefix_embedding": ["roberta", "deberta-v2"]}
-    check_method(known_methods()[name](), families=encoders_only.get(name, list(tiny_models())))
+    check_method(known_methods()[name](), families=list(tiny_models()))
 
 
 def adapter_parameters(name, family, **options):

@@ -84,11 +84,12 @@ def test_the_twin_can_be_named(tmp_path):
 
 
 def test_the_twin_of_a_model_whose_first_method_does_not_work_is_the_next(tmp_path):
-    made = plan(tmp_path, SUITE.replace("[full, lora]", "[prefix_embedding, lora]"), processes=1, base="gpt2")
+    methods = "[{method: lora, label: pissa, initialisation: pissa}, lora]"
+    made = plan(tmp_path, SUITE.replace("[full, lora]", methods), processes=1, base="gpt2")
     assert order(made) == ["lora0", "lora*0"]
     (refused,) = made.refused
-    assert (refused.status, refused.spec.method.label) == ("unsupported", "prefix_embedding")
-    assert "written for encoders" in refused.reason
+    assert (refused.status, refused.spec.method.label) == ("unsupported", "pissa")
+    assert "query, key and value in one weight" in refused.reason
 
 
 # Ids.
