@@ -95,6 +95,20 @@ metric: bleu
 metrics: [chrf, "hub:./coverage"]
 ```
 
+Labels of words, such as named entities: lists in JSON Lines or Parquet, JSON lists or words with spaces in CSV, or a `.conll`
+file. The first token of a word has its label, and a word that is cut off counts as `O`. Without tags such as B-PER, say
+`metric: token_accuracy`.
+
+```yaml
+task: entities
+kind: tokens
+data: {train: train.jsonl, test: test.jsonl}
+text: words
+label: tags
+metric: seqeval_f1
+metrics: [token_accuracy]
+```
+
 A data set on the hub; name a commit if others should repeat the task:
 
 ```yaml

@@ -122,7 +122,7 @@ GPT_NEOX = Family(
         "parallel": Site(modules=("mlp",), placement="beside"),
         "lin": Site(modules=("",), placement="after"),
     },
-    heads=("score", "qa_outputs"),
+    heads=("score", "classifier", "qa_outputs"),
     shown="GPT-NeoX",
     causal=True,
     classes="GPTNeoX",

@@ -30,6 +30,7 @@ from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line, unknown
 from lora_bench.families import Role, parts_of, roles_in_order
 from lora_bench.methods.contract import register
+from lora_bench.metrics.support.kinds import KINDS
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -212,8 +213,9 @@ class Peft(Strict):
             options.setdefault("modules_to_save", list(head))  # PEFT may extend it in place
         if issubclass(config_class, PromptLearningConfig) or "modules_to_save" not in fields:
             # PEFT then has a model of its own for the task, which frees a head and puts prompts before the text.
-            kind = "SEQ_CLS" if type(model).__name__.endswith("ForSequenceClassification") else "CAUSAL_LM"
-            options.setdefault("task_type", kind)
+            name = type(model).__name__
+            kinds = (facts.task_type for facts in KINDS.values() if name.endswith(f"For{facts.auto}"))
+            options.setdefault("task_type", next(kinds, "CAUSAL_LM"))
         try:
             return config_class(**options)
         except Exception as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import declared_family
 from lora_bench.metrics import Kind
+from lora_bench.metrics.support.kinds import KINDS
 from lora_bench.models.find_family import use_family
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.registry import BaseModel
@@ -42,8 +43,8 @@ def load_model(
 
     Args:
         base_model: The base model.
-        kind: A classifier, a regressor, or a causal model that writes, which has no head.
-        labels: Number of classes, for classification.
+        kind: A classifier of texts or of words, a regressor, or a causal model that writes, which has no head.
+        labels: Number of classes.
         base_dropout: Dropout everywhere in the base model, or None for the checkpoint's own.
         head_dropout: Dropout before the classifier, or None for the checkpoint's own.
         attention: Kernel path of attention by transformers' name, or None for the model's own choice.
@@ -51,7 +52,8 @@ def load_model(
 
     Raises:
         LoraBenchError: If it cannot be loaded.
-        UnsupportedPair: If the kind is generation and the model writes no text from left to right.
+        UnsupportedPair: If the kind is generation and the model writes no text from left to right, or transformers has no model
+            of its type for words.
     """
     use_family(base_model)
     options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
@@ -59,6 +61,8 @@ def load_model(
         _refuse_encoder(base_model)
     with in_a_sentence(f"model {base_model.name!r} cannot be loaded: config.json ({_described(base_model)})"):
         config = _config(base_model, kind, labels, base_dropout, head_dropout)
+        if kind == "tokens" and not base_model.remote_code:
+            _refuse_unknown(config, kind)
         if not base_model.has_weights:
             model = _drawn(config, kind, on_meta, options)
             return model, head_modules(model, set() if kind == "generation" else _heads_of_other_tasks(model))
@@ -84,9 +88,9 @@ def _described(base_model: BaseModel) -> str:
 
 
 def _automatic(kind: Kind) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    import transformers
 
-    return AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
+    return getattr(transformers, f"AutoModelFor{KINDS[kind].auto}")
 
 
 def _drawn(config: PretrainedConfig, kind: Kind, on_meta: bool, options: dict[str, Any]) -> Any:
@@ -171,6 +175,12 @@ def _config(
         for name in HEAD_DROPOUTS:
             setattr(config, name, head_dropout)
     return config
+
+
+def _refuse_unknown(config: PretrainedConfig, kind: Kind) -> None:
+    """Refuse a kind of task for which transformers has no model of this type."""
+    if type(config) not in _automatic(kind)._model_mapping:
+        raise UnsupportedPair(f"transformers has no {config.model_type} of the kind {KINDS[kind].auto}, as {kind} need")
 
 
 def _refuse_encoder(base_model: BaseModel) -> None:

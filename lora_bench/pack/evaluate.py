@@ -112,5 +112,5 @@ def _asked(group: Sequence[Ready], split: str, stack: Stack) -> Sequence[Replies
     # As many rows in all as a single run has, or as few as a step of it has.
     rows = max(first.job.spec.training.batch_size, EVALUATION_BATCH // len(group))
     with autocast(first.model, first.job.spec):
-        logits = predict_in_order(stack.logits, questions, at_hand.collate, rows)
-    return [at_hand.answers_in(own) if torch.isfinite(own).all() else None for own in logits]
+        found = predict_in_order(lambda batch: at_hand.read(stack.logits(batch)), questions, at_hand.collate, rows)
+    return [at_hand.answers_in(own, questions) if torch.isfinite(own).all() else None for own in found]

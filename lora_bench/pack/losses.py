@@ -12,8 +12,8 @@ def loss_for(kind: Kind, label_smoothing: float = 0.0) -> Loss:
     """Return the mean loss over rows or tokens that count.
 
     Args:
-        kind: Cross entropy over the rows of a classifier, or over the completion tokens of a causal model; the squared error
-            of a regressor.
+        kind: Cross entropy over the rows of a classifier, the labelled words of one of words, or the completion tokens of a
+            causal model; the squared error of a regressor.
         label_smoothing: Share of the target's probability spread over all labels.
     """
     if kind == "regression":

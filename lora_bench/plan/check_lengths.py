@@ -9,7 +9,7 @@ from lora_bench.errors import BadInput, Fault
 from lora_bench.models.loading import load_tokenizer
 from lora_bench.plan.cell import Cell
 from lora_bench.suite.load_suite import Suite
-from lora_bench.tasks import TaskData
+from lora_bench.tasks import Task, TaskData
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +48,7 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
             )
             faults[suite.document.fault(key, message)] = None
         elif shape.positions is not None and length > shape.positions:
-            longest = _beyond(data[task], tokenizer, shape.positions)
+            longest = _beyond(cell.job.task, data[task], tokenizer, shape.positions)
             if longest is not None:
                 message = (
                     f"is {length:,}, but {base_model.name!r} reads {shape.positions:,} tokens at most, and an input of {task} "
@@ -59,10 +59,10 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
         raise BadInput(faults)
 
 
-def _beyond(data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int) -> int | None:
+def _beyond(task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int) -> int | None:
     """Return the tokens of an input that is longer than *positions*, or None."""
     # A token stands for a byte at least, so short texts need not be encoded.
-    texts = [text for text in _texts(data) if sum(len(part.encode()) for part in text) + AROUND > positions]
+    texts = [text for text in _texts(task, data) if sum(len(part.encode()) for part in text) + AROUND > positions]
     for text in sorted(texts, key=lambda text: -sum(map(len, text))):
         tokens = len(tokenizer(*text, verbose=False)["input_ids"])
         if tokens > positions:
@@ -70,9 +70,12 @@ def _beyond(data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int) 
     return None
 
 
-def _texts(data: TaskData) -> Iterable[tuple[str, ...]]:
-    """Return each input, with what is to be written for it."""
+def _texts(task: Task, data: TaskData) -> Iterable[tuple[str, ...]]:
+    """Return each input, with what is to be written for it; the words of one as a text."""
     for split in data.splits.values():
+        if task.kind == "tokens":
+            yield from ((" ".join(words),) for words in split.texts)
+            continue
         for text, label in zip(split.texts, split.labels, strict=True):
             yield from _with_references(text, label)
 

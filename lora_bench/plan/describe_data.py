@@ -6,7 +6,6 @@ Every row is counted; lengths in tokens are those of a sample, so that a large d
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,7 +18,9 @@ from lora_bench.plan.inputs import LoadedTask
 from lora_bench.suite.from_table import rows_needed, smallest_difference
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import Split, encode
+from lora_bench.tasks.examples import count_classes
 from lora_bench.tasks.row_examples import normal
+from lora_bench.tasks.tagging import encode_words
 from lora_bench.tasks.text_facts import contradicting, repeated, shared_texts, spread
 from lora_bench.training.generation import encode_completions, encode_prompts
 
@@ -69,7 +70,7 @@ class SplitFacts:
 
     Args:
         examples: Number of its examples.
-        classes: Examples of each class, in the order of their indexes; empty for other kinds.
+        classes: Examples of each class (words, for tokens), in the order of their indexes; empty for other kinds.
         majority_share: Share of the largest class; None for other kinds.
         values: Smallest, mean and greatest label of a regression; None for other kinds.
         repeated: Examples whose text stands in an earlier example.
@@ -221,7 +222,9 @@ def _part(split: Split, places: Sequence[int]) -> Split:
 
 def _encoded(split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, kind: str) -> list[int]:
     """Return the tokens of each example as a run counts them, before it cuts any."""
-    if kind != "generation":
+    if kind == "tokens":
+        examples, _ = encode_words(split, tokenizer, UNCUT)
+    elif kind != "generation":
         examples, _ = encode(split, tokenizer, UNCUT)
     elif train:
         examples, _ = encode_completions(split, tokenizer, UNCUT)
@@ -243,13 +246,12 @@ def _by_agreement(lengths: Sequence[DataLengths]) -> tuple[DataLengths, ...]:
 
 
 def _split_facts(split: Split, texts: Sequence[str], labels: Sequence[str], shared: dict[str, int]) -> SplitFacts:
-    counts = Counter(split.labels)
-    classes = {label: counts[index] for index, label in enumerate(labels)}
+    classes = count_classes(split, labels)
     numbers = [value for value in split.labels if isinstance(value, float)]
     return SplitFacts(
         examples=len(split.ids),
         classes=classes,
-        majority_share=max(classes.values()) / len(split.ids) if classes else None,
+        majority_share=max(classes.values()) / sum(classes.values()) if classes else None,
         values=(min(numbers), sum(numbers) / len(numbers), max(numbers)) if numbers else None,
         repeated=repeated(texts),
         contradicting=contradicting(texts, split.labels) if labels else 0,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.methods import with_size
+from lora_bench.metrics.support.kinds import WITH_CLASSES
 from lora_bench.models.find_family import with_family
 from lora_bench.models.registry import BaseModel, find_model
 from lora_bench.plan.make_plan import make_plan
@@ -108,7 +109,7 @@ def plan_probes(
             model=model_spec(base_model),
             random_weights=not base_model.has_weights,
             kind=cell.kind,
-            labels=cell.labels if cell.kind == "classification" else 1,
+            labels=cell.labels if cell.kind in WITH_CLASSES else 1,
             method=_method_spec(entry, fit),
             batch_size=cell.batch_size,
             length=cell.length,

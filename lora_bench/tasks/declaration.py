@@ -32,9 +32,14 @@ from lora_bench.tasks.sources import (
 )
 from lora_bench.util.filenames import Name
 
-Kind = Literal["classification", "regression", "generation"]
+Kind = Literal["classification", "regression", "generation", "tokens"]
 
-USUAL_METRIC: dict[str, str] = {"classification": "accuracy", "regression": "pearson", "generation": "bleu"}
+USUAL_METRIC: dict[str, str] = {
+    "classification": "accuracy",
+    "regression": "pearson",
+    "generation": "bleu",
+    "tokens": "seqeval_f1",
+}
 
 # Keys that tasks gained after the first records: a definition leaves them out while they have their default, so that a
 # new key gives no run another id.
@@ -94,27 +99,29 @@ class Task(Strict):
         task: Name of the task.
         version: Raised when the same data would give other examples.
         about: Description, in a sentence or two.
-        kind: "classification", "regression" or "generation".
+        kind: "classification", "regression", "generation" or "tokens": a label for each word.
         data: Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`. A string is a
             file.
         local: Layout of the set's files, for `--data-dir`; missing keys are the task's own.
         release: Counts and hashes of the data as released; no part of a run's id.
         format: Format of the files, if their suffix does not give it.
-        columns: Column names of csv and tsv files without a header.
+        columns: Column names of csv and tsv files without a header; of conll files, by default `words`, the first, and `tags`,
+            the last.
         quoting: False if quotation marks in csv and tsv belong to the text.
         delimiter: Character between the values of csv and tsv; a comma or a tab by default.
         encoding: Text encoding of csv and tsv, such as cp1252; UTF-8 by default.
         uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
         unlabelled_rows: Rows without a label: "refuse" or "leave_out", which counts them.
         empty_texts: Rows of local files without a text: "refuse" or "keep".
-        text: Column of the text, or two for a pair; `a.b` is the value b inside column a.
+        text: Column of the text, or two for a pair; `a.b` is the value b inside column a. For tokens the words: a list, JSON
+            text of one, or words separated by spaces.
         linearise: Rule that makes the input of a structured value, for generation.
-        label: Column of the label or of the text to write, or a rule.
+        label: Column of the label or of the text to write, or a rule. For tokens the labels of the words, in the same forms.
         spelling: Spelling of the texts to write: "tokens" puts spaces between words and signs.
         labels: Class names in the order of their indexes; by default the sorted values of the training rows.
         label_names: Class name of each value of the label, if they differ.
         id: Column of example ids, by which runs are paired; the row number by default.
-        metric: Metric to compare runs by; accuracy, pearson or bleu by default.
+        metric: Metric to compare runs by; accuracy, pearson, bleu or seqeval_f1 by default.
         metrics: Further metrics.
         higher_is_better: Direction of the metric; its own by default.
         split: Shares of the splits, for data that does not come in three.

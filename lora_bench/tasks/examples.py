@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import BadInput, Fault, did_you_mean
+from lora_bench.metrics import find
+from lora_bench.metrics.support.kinds import WITH_CLASSES
+from lora_bench.metrics.support.tags import is_tag
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.files import read_bytes, read_file
 from lora_bench.tasks.folders import as_laid_out, unlabelled_file
@@ -52,8 +57,9 @@ class Split:
 
     Args:
         ids: Ids by which runs are paired, unique within the split.
-        texts: One text, or two for a pair.
-        labels: Class indexes; numbers for regression; for generation the texts to write, one in `train`.
+        texts: One text, or two for a pair; for tokens the words.
+        labels: Class indexes; numbers for regression; for generation the texts to write, one in `train`; for tokens the
+            labels of the words, by name.
         subsets: Indexes of the examples of each subset that is scored apart too, by its name.
     """
 
@@ -105,10 +111,12 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
     parts = {part: examples_of(task.of_part(part), table, faults, part) for part, table in tables.items()}
     if faults:
         raise BadInput(faults)
-    labels = _labels(task, parts, tables, faults) if task.kind == "classification" else ()
-    if task.kind == "classification":
+    labels = _labels(task, parts, tables, faults) if task.kind in WITH_CLASSES else ()
+    if task.kind in WITH_CLASSES:
         for part, examples in parts.items():
             faults += _unknown_labels(task.of_part(part), tables[part], examples, labels)
+    if not faults:
+        faults += _no_entities(task, labels, next(iter(tables.values())))
     if faults:
         raise BadInput(faults)
     dealt = _dealt(task, parts, whole_train)
@@ -131,7 +139,7 @@ def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
         task: The declaration, with its class names if it is a classification.
         whole_train: Set no selection split aside if the data has none.
     """
-    if task.release is None or (task.kind == "classification" and task.labels is None):
+    if task.release is None or (task.kind in WITH_CLASSES and task.labels is None):
         return None
     counts = dict(task.release.examples)
     if "selection" not in counts and not whole_train and task.shares is not None:
@@ -233,13 +241,13 @@ def _labels(
     table, column = tables[part], task.label.column
     if column in table.class_names:
         return tuple(table.class_names[column])
-    found = set(parts[part].labels)
-    labels = tuple(sorted(found, key=_as_sorted))
+    given = list(_single_labels(task, parts[part].labels))
+    labels = tuple(sorted(set(given), key=_as_sorted))
     if len(labels) < 2:
         faults.append(
             table.fault(f"has {len(labels)} class in column {column!r} {list(labels)}; at least 2 are needed")
         )
-    if len(labels) > MAX_CLASSES_WITHOUT_DOUBT and len(labels) > len(parts[part].labels) / 2:
+    if len(labels) > MAX_CLASSES_WITHOUT_DOUBT and len(labels) > len(given) / 2:
         faults.append(
             table.fault(
                 f"has {len(labels):,} different values in column {column!r} in {len(parts[part].labels):,} rows; "
@@ -249,6 +257,31 @@ def _labels(
     return labels
 
 
+def _single_labels(task: Task, labels: Iterable[Any]) -> Iterable[Any]:
+    """Return the labels of examples one by one: those of all words, where each word has one."""
+    return chain.from_iterable(labels) if task.kind == "tokens" else labels
+
+
+def _no_entities(task: Task, labels: Sequence[str], table: Table) -> Iterator[Fault]:
+    """Return a fault if a metric of the task counts entities, and the labels are no tags of entities."""
+    counting = [name for name in task.all_metrics if (found := find(name)) is not None and found.entities]
+    others = [label for label in labels if not is_tag(label)]
+    if counting and others:
+        shown = ", ".join(map(repr, others[:SHOWN_VALUES])) + (", …" if len(others) > SHOWN_VALUES else "")
+        yield table.fault(
+            f"has labels in column {task.label.column!r} that are no tags of entities such as B-PER, I-PER and O, which "
+            f"{counting[0]} counts: {shown}; say `metric: token_accuracy`, or rename them with `label_names`"
+        )
+
+
+def count_classes(split: Split, labels: Sequence[str]) -> dict[str, int]:
+    """Return how often each class is the label of an example, or of a word where each word has one."""
+    counts = Counter(
+        chain.from_iterable(one if isinstance(one, tuple) else (labels[int(one)],) for one in split.labels)
+    )
+    return {label: counts[label] for label in labels}
+
+
 def _as_sorted(label: str) -> tuple[bool, float, str]:
     """Return a sort key: numbers in their order before words in theirs."""
     number = number_of(label)
@@ -256,9 +289,12 @@ def _as_sorted(label: str) -> tuple[bool, float, str]:
 
 
 def _unknown_labels(task: Task, table: Table, examples: Examples, labels: tuple[str, ...]) -> Iterator[Fault]:
-    rows = [index for index, label in enumerate(examples.labels) if label not in labels]
+    known = set(labels)
+    single = partial(_single_labels, task)
+    rows = [index for index, label in enumerate(examples.labels) if not known.issuperset(single([label]))]
     if rows:
-        values = list(dict.fromkeys(examples.labels[index] for index in rows))
+        given = single(examples.labels[index] for index in rows)
+        values = [value for value in dict.fromkeys(given) if value not in known]
         shown = ", ".join(map(repr, values[:SHOWN_VALUES])) + (", …" if len(values) > SHOWN_VALUES else "")
         hint = did_you_mean(str(values[0]), labels)
         yield table.rows_fault(
@@ -328,7 +364,8 @@ def _told(examples: Examples, split: str) -> Examples:
 
 def _split(task: Task, examples: Examples, labels: tuple[str, ...]) -> Split:
     index = {label: number for number, label in enumerate(labels)}
-    values: list[Any] = [index[label] for label in examples.labels] if labels else examples.labels
+    by_index = labels and task.kind != "tokens"
+    values: list[Any] = [index[label] for label in examples.labels] if by_index else examples.labels
     names = [*task.subsets.parts, task.subsets.rest] if task.subsets is not None else []
     places = {name: [place for place, subset in enumerate(examples.subsets) if subset == name] for name in names}
     subsets = {name: tuple(found) for name, found in places.items() if name is not None and found}
@@ -346,11 +383,11 @@ def _warnings(
             count = len(splits[scored].texts)
             verb = "shares its text" if shared == 1 else "share their text"
             yield f"{shared:,} of the {count:,} examples of {scored} {verb} with an example of {known}"
-    unseen = [label for index, label in enumerate(labels) if index not in set(splits["train"].labels)]
+    counts = {name: count_classes(split, labels) for name, split in splits.items()} if labels else {}
+    unseen = [label for label in labels if counts["train"][label] == 0]
     if unseen:
         yield f"no training example has the label {', '.join(map(repr, unseen))}"
-    counts = Counter(index for split in splits.values() for index in split.labels) if labels else Counter()
-    single = [label for index, label in enumerate(labels) if counts[index] == 1]
+    single = [label for label in labels if sum(of_split[label] for of_split in counts.values()) == 1]
     if single:
         yield f"only one example in all splits has the label {', '.join(map(repr, single))}"
     for part, table in tables.items():

@@ -81,6 +81,8 @@ def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> T
             raise BadInput([Fault(f"is not {layout.encoding} text", file=shown)]) from None
         hint = "; name its `encoding:`, such as cp1252" if format in SEPARATED else ""
         raise BadInput([Fault(f"is not UTF-8 text{hint}", file=shown, line=_line_of_wrong_byte(raw))]) from None
+    if format == "conll":
+        return _released(lambda: releases.conll(text, layout.columns), shown, layout, own, place="line")
     objects, places = _jsonl(text, shown) if format == "jsonl" else _json(text, shown)
     names = list(dict.fromkeys(name for value in objects for name in value))
     columns = {
@@ -147,14 +149,20 @@ def _folder(path: Path, layout: Layout) -> tuple[Table, str]:
     return Table(_from_here(path), tables[0].names, columns, places, place="row"), whole.hexdigest()
 
 
-def _released(read: Callable[[], releases.Rows], shown: str, layout: Layout, own: bool) -> Table:
+def _released(
+    read: Callable[[], releases.Rows],
+    shown: str,
+    layout: Layout,
+    own: bool,
+    place: Literal["line", "row"] = "row",
+) -> Table:
     """Return the table of a release in a form of its own."""
     try:
         names, rows, places = read()
     except releases.NotThisForm as error:
         raise BadInput([Fault(error.message, file=shown, line=error.line)]) from None
     columns = {name: [row[index] for row in rows] for index, name in enumerate(names) if name in layout.wanted}
-    return Table(shown, names, columns, places, place="row", own=own)
+    return Table(shown, names, columns, places, place=place, own=own)
 
 
 def _separated(raw: bytes, shown: str, format: Format, layout: Layout, own: bool) -> Table:

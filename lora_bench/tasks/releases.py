@@ -1,4 +1,4 @@
-"""Rows of data sets with release formats of their own: WebNLG's and DART's triples, and WikiSQL.
+"""Rows of data sets with release formats of their own: WebNLG's and DART's triples, WikiSQL, and tagged words.
 
 Each reader returns the names of the columns, the rows, and the place of each row, counted from 1 within its file.
 """
@@ -14,6 +14,7 @@ Rows = tuple[tuple[str, ...], list[list[Any]], list[int]]
 
 TRIPLE_COLUMNS = ("triples", "category", "text", "id")
 WIKISQL_COLUMNS = ("header", "question", "sql", "id")
+WORD_COLUMNS = ("words", "tags")
 
 # The positions of sql's numbers in the release.
 _AGGREGATES = ("", "MAX", "MIN", "COUNT", "SUM", "AVG")
@@ -59,6 +60,37 @@ def wikisql(raw: bytes, tables: bytes) -> Rows:
         except (TypeError, IndexError, ValueError):
             raise NotThisForm("is no question of WikiSQL: its sql does not fit its table", line) from None
     return WIKISQL_COLUMNS, rows, list(range(1, len(rows) + 1))
+
+
+def conll(text: str, columns: tuple[str, ...] | None) -> Rows:
+    """Return a row for each sentence: a line for each word with its columns, and an empty line behind the sentence.
+
+    Args:
+        text: Content of the file.
+        columns: Names of all columns; by default the first is `words` and the last `tags`.
+    """
+    names = columns or WORD_COLUMNS
+    sentences: list[list[Any]] = []
+    places: list[int] = []
+    words: list[list[str]] = []
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        cells = [cell.strip() for cell in line.split("\t")] if "\t" in line.strip() else line.split()
+        if not cells or cells[0] == "-DOCSTART-":
+            if words:
+                sentences.append([list(column) for column in zip(*words, strict=True)])
+            words = []
+            continue
+        if len(cells) < 2 or (columns is not None and len(cells) != len(columns)):
+            expected = (
+                f"{len(columns)} columns ({', '.join(columns)})" if columns is not None else "a word and its label"
+            )
+            raise NotThisForm(f"has {len(cells)} value{'s' if len(cells) > 1 else ''}, but needs {expected}", number)
+        if not words:
+            places.append(number)
+        words.append(cells if columns is not None else [cells[0], cells[-1]])
+    if not sentences:
+        raise NotThisForm("is empty")
+    return names, sentences, places
 
 
 def _query(header: list[str], sql: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.linearise import linearise
 from lora_bench.tasks.source_tables import Table
 from lora_bench.tasks.token_spelling import as_tokens
+from lora_bench.tasks.word_lists import listed, words_of
 
 SHOWN_VALUES, SHOWN_CHARACTERS = 3, 40
 # The squared error of a larger one is infinite in float32, summed over a batch.
@@ -88,6 +89,9 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
     groups = [normal(text) for text in texts] if by is None else _group_values(table, by, before, faults)
     subsets = _subset_values(task, table) if part in ("test", "all") else list[str | None]([None] * count)
     given = table.columns[task.label.column]
+    if task.kind == "tokens":
+        tags = tags_of(task, table, texts, faults)
+        return Examples(list(range(count)), ids, texts, tags, groups, subsets)
     if task.kind == "generation":
         written = _references(task, table, faults)
         examples = Examples(list(range(count)), ids, texts, written, groups, subsets)
@@ -131,7 +135,9 @@ def _shown(value: str) -> str:
 
 
 def texts_of(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:
-    """Return the texts of each row; note every fault of their columns."""
+    """Return the texts of each row, or for tokens its words; note every fault of their columns."""
+    if task.kind == "tokens":
+        return words_of(table, task.text[0], faults)
     columns = [table.columns[name] for name in task.text]
     if task.linearise is None:
         for name in task.text:
@@ -222,6 +228,37 @@ def _references(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str
         faults.append(
             table.rows_fault(f"has values in column {task.label.column!r} that are no text but {kind}", wrong)
         )
+    return found
+
+
+def tags_of(
+    task: Task, table: Table, words: Sequence[tuple[str, ...]], faults: list[Fault]
+) -> list[tuple[str | None, ...]]:
+    """Return the labels of the words of each row; note every row without one label for each word."""
+    column = task.label.column
+    names = table.class_names.get(column)
+    found: list[tuple[str | None, ...]] = []
+    no_list, uneven, without = [], [], []
+    for row, value in enumerate(table.columns[column]):
+        given = listed(value)
+        tags = tuple(_label_text(one, names) if not isinstance(one, list | dict) else None for one in given or ())
+        tags = tuple(task.label_names.get(tag, tag) if tag is not None else None for tag in tags)
+        if given is None:
+            no_list.append(row)
+        elif words[row] and len(tags) != len(words[row]):
+            uneven.append(row)
+        elif None in tags:
+            without.append(row)
+        found.append(tags)
+    if no_list:
+        faults.append(table.rows_fault(f"has no list of labels in column {column!r}", no_list, LEAVE_OUT))
+    if uneven:
+        first = uneven[0]
+        pair = f"{len(found[first])} in column {column!r} for {len(words[first])} in column {task.text[0]!r}"
+        hint = "; give one label for each word: two lists, or two texts separated by spaces"
+        faults.append(table.rows_fault(f"has other numbers of labels than of words, such as {pair},", uneven, hint))
+    if without:
+        faults.append(table.rows_fault(f"has words without a label in column {column!r}", without))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from lora_bench.errors import Fault, LoraBenchError, unknown
 
 Progress = Callable[[str], None]
-Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "webnlg", "dart", "wikisql"]
+Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "webnlg", "dart", "wikisql", "conll"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 SEPARATED: tuple[Format, ...] = ("csv", "tsv")
@@ -25,6 +25,7 @@ SUFFIXES: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".conll": "conll",
 }
 
 SHOWN_ROWS = 3
@@ -79,7 +80,7 @@ class Layout:
 
     Args:
         format: Format; None to go by the suffix of the name.
-        columns: Column names of a csv or tsv file without a header.
+        columns: Column names of a csv or tsv file without a header, or of a conll file.
         quoting: True if quotation marks enclose values in csv and tsv.
         wanted: Columns to read; `a.b` is the value b inside column a.
         uneven_rows: Csv and tsv rows with too few or too many values: "refuse" or "leave_out".
@@ -156,8 +157,9 @@ def from_datasets(loaded: Any, shown: str, wanted: Collection[str], own: bool) -
             columns[name] = [inside(value, inner) for value in loaded[outer]]
     class_names = {
         name: list(feature.names)
-        for name, feature in loaded.features.items()
-        if isinstance(feature, datasets.ClassLabel) and feature.names
+        for name, each in loaded.features.items()
+        # A list of labels, one for each word, has the names too.
+        if isinstance(feature := getattr(each, "feature", each), datasets.ClassLabel) and feature.names
     }
     return Table(
         shown,

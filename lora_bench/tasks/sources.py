@@ -47,7 +47,7 @@ class Label(Strict):
     """The label of a row.
 
     Args:
-        column: Column of the label, or of one text to write or several.
+        column: Column of the label, of one text to write or several, or of the labels of the words.
         rule: "sign" gives the classes negative and positive of a number, and drops zeros.
         where: Keep texts at whose index the lists in these columns have these values.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError
@@ -40,7 +41,7 @@ def encode(
 
 
 def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Return the task's metrics on predictions: class indexes, numbers for regression, texts for generation.
+    """Return the task's metrics on predictions: class indexes, numbers, texts for generation, or for tokens lists of labels.
 
     Args:
         task: The task.
@@ -54,8 +55,8 @@ def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> 
     Raises:
         LoraBenchError: If a metric is a script that the task does not allow (`Task.allowing`), or has changed since.
     """
-    if task.kind == "generation":
-        references = [list(texts) for texts in references]
+    if task.kind in ("generation", "tokens"):
+        references = [list(each) for each in references]
     found: dict[str, float] = {}
     for name in task.all_metrics:
         if unavailable(name) is not None:
@@ -104,13 +105,18 @@ def unavailable_metrics(task: Task) -> list[str]:
 
 
 def majority_score(task: Task, data: TaskData, split: str) -> float | None:
-    """Return the score of always predicting the most frequent training class (or the training mean), if it is defined.
+    """Return the score of always predicting the most frequent class of training (or the mean), if it is defined.
 
     Generation has no such prediction.
     """
     if task.kind == "generation":
         return None
     train: Sequence[Any] = data.splits["train"].labels
+    if task.kind == "tokens":
+        counts = Counter(chain.from_iterable(train))
+        most = min(counts, key=lambda label: (-counts[label], label))
+        right: Sequence[Any] = data.splits[split].labels
+        return score(task, right, [[most] * len(each) for each in right]).get(task.metric)
     if task.kind == "regression":
         constant = math.fsum(train) / len(train)
     else:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from lora_bench.documents import Key
 from lora_bench.errors import LoraBenchError, did_you_mean, unknown
 from lora_bench.metrics import find, kind_of, known_metrics, unpinned
+from lora_bench.metrics.support.kinds import WITH_CLASSES
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.folders import as_laid_out
 from lora_bench.tasks.linearise import INPUT_COLUMNS
@@ -107,12 +108,12 @@ def _faults_of_metrics(task: Task) -> Iterator[tuple[Key, str]]:
 def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
     if task.label.where and task.kind != "generation":
         yield ("label", "where"), f"is only for generation; the kind is {task.kind}"
-    if task.kind != "classification":
+    if task.label.rule is not None and task.kind != "classification":
+        yield ("label", "rule"), f"makes classes, but the kind is {task.kind}"
+    if task.kind not in WITH_CLASSES:
         for key in ("labels", "label_names"):
             if getattr(task, key):
-                yield (key,), f"is only for classification; the kind is {task.kind}"
-        if task.label.rule is not None:
-            yield ("label", "rule"), f"makes classes, but the kind is {task.kind}"
+                yield (key,), f"is only for {' and '.join(sorted(WITH_CLASSES))}; the kind is {task.kind}"
         return
     if task.label_names and task.label.rule is not None:
         yield ("label_names",), f"must go: the rule {task.label.rule!r} names the classes"
@@ -158,8 +159,8 @@ def _faults_of_text(task: Task) -> Iterator[tuple[Key, str]]:
         if len(task.text) != len(needed):
             columns = "the column" if len(needed) == 1 else f"{len(needed)} columns"
             yield ("text",), f"must be {columns} of {' and '.join(needed)} for {task.linearise!r}, got {len(task.text)}"
-    elif task.kind == "generation" and len(task.text) != 1:
-        yield ("text",), f"must be one column for generation, got {len(task.text)}"
+    elif task.kind in ("generation", "tokens") and len(task.text) != 1:
+        yield ("text",), f"must be one column for {task.kind}, got {len(task.text)}"
     elif not 1 <= len(task.text) <= 2 or len(set(task.text)) < len(task.text):
         yield ("text",), "must be one column, or a list of two"
 
@@ -191,7 +192,7 @@ def _faults_of_format(task: Task) -> Iterator[tuple[Key, str]]:
     formats = {task.format} if task.format else {format_of(file) for file in files.values() if file is not None}
     if task.data.hub is not None or formats - {*SEPARATED, None}:
         for key in ("columns", "quoting", "delimiter", "encoding", "uneven_rows"):
-            if key in task.model_fields_set:
+            if key in task.model_fields_set and not (key == "columns" and formats == {"conll"}):
                 yield (key,), "is only for csv and tsv"
     if task.delimiter is not None and (len(task.delimiter) != 1 or task.delimiter in '"\r\n'):
         yield ("delimiter",), f"must be one character that separates values, got {task.delimiter!r}"

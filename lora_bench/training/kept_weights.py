@@ -17,7 +17,7 @@ from lora_bench.records.record import Weights
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
-from lora_bench.training.model_card import item_intervals, model_card, public_name, writes
+from lora_bench.training.model_card import item_intervals, kind_facts, model_card, public_name
 from lora_bench.training.scoring import quiet
 from lora_bench.util.atomic_files import sync_tree
 
@@ -80,7 +80,7 @@ def publish_adapter_config(path: Path, spec: PlannedSpec) -> None:
     """
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {
-        "task_type": "CAUSAL_LM" if writes(spec) else "SEQ_CLS",
+        "task_type": kind_facts(spec).task_type,
         "auto_mapping": None,
         "base_model_name_or_path": public_name(spec.model),
         "revision": spec.model.revision,

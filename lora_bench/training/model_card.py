@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from lora_bench.metrics.support.item_weights import item_metric, metrics_of_items
+from lora_bench.metrics.support.kinds import KINDS, KindFacts
 from lora_bench.models.registry import known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
@@ -108,7 +109,7 @@ def loading_lines(spec: RunSpec, folder: str, tuner: str | None) -> list[str]:
         folder: Their folder.
         tuner: Module to import before they load; "" for PEFT alone, None for a whole model.
     """
-    auto = "ForCausalLM" if writes(spec) else "ForSequenceClassification"
+    auto = f"For{kind_facts(spec).auto}"
     known = spec.model.name in known_models()
     place, named = repr(folder), _head(spec)
     lines = []
@@ -143,6 +144,12 @@ def writes(spec: RunSpec) -> bool:
     return (spec.task.definition or {}).get("kind") == "generation"
 
 
+def kind_facts(spec: RunSpec) -> KindFacts:
+    """Return the facts about the kind of task of a run."""
+    kind: Any = (spec.task.definition or {}).get("kind", "classification")
+    return KINDS[kind]
+
+
 def _is_folder(model: ModelSpec) -> bool:
     return model.revision is None and model.name not in known_models() and not model.name.startswith(PREFIX)
 
@@ -170,7 +177,7 @@ def _metadata(
     intervals: Mapping[str, tuple[float, float]],
 ) -> dict[str, Any]:
     """Return the metadata of the card, as the hub reads it."""
-    pipeline = "text-generation" if writes(spec) else "text-classification"
+    pipeline = kind_facts(spec).pipeline
     name = _bare(spec.task.name)
     metrics = [
         {

@@ -123,7 +123,12 @@ class Ready:
         examples: Sequence[Any] = course.rest(self.done)
         collate: Callable[[Any], Any] = self.lessons.exercise.collate
         if self.setup.rank is not None:
-            examples = BatchShares(examples, recipe.batch_size // recipe.accumulation, recipe.processes)
+            examples = BatchShares(
+                examples,
+                recipe.batch_size // recipe.accumulation,
+                recipe.processes,
+                predicts_next=self.job.task.kind != "tokens",
+            )
             collate = collate_share(collate)
         with tempfile.TemporaryDirectory() as nothing_is_written_here, quiet():
             trainer = Trainer(

@@ -17,13 +17,16 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithPadding
 
+from lora_bench.errors import LoraBenchError
 from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, PROBABILITIES
 from lora_bench.records.record import Predictions, Probabilities
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.records.store import write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
+from lora_bench.tasks.tagging import encode_words, labels_of_tokens, labels_of_words
 from lora_bench.training.callbacks import Diverged
 from lora_bench.training.generation import CompletionCollator, encode_completions, encode_prompts
+from lora_bench.training.generation.encode import NO_LOSS
 from lora_bench.training.job import Job
 from lora_bench.util.failpoints import reach
 from lora_bench.util.hashing import content_hash
@@ -46,7 +49,7 @@ class Replies:
     """A model's answers to questions.
 
     Args:
-        answers: Answer to each question: a class index, a number, or a text.
+        answers: Answer to each question: a class index, a number, a text, or the labels of its words.
         logits: Of classification, shape (questions, classes).
     """
 
@@ -93,10 +96,14 @@ class Labelling:
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
         """Return the likeliest class of each question, or its number."""
-        return self.answers_in(predict(model, questions, self.collate, self._spec))
+        return self.answers_in(predict(model, questions, self.collate, self._spec, self.read), questions)
 
-    def answers_in(self, logits: torch.Tensor) -> Replies:
-        """Return the answers from logits of shape (examples, labels).
+    def read(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return what answers are made of, shape (..., examples, values), from the logits of a batch."""
+        return logits
+
+    def answers_in(self, logits: torch.Tensor, questions: Sequence[Example]) -> Replies:
+        """Return the answers from what was read, of shape (examples, values).
 
         Raises:
             Diverged: If they are not finite.
@@ -106,6 +113,56 @@ class Labelling:
         if self._task.kind == "regression":
             return Replies([round(value, 6) for value in logits.squeeze(-1).tolist()])
         return Replies(logits.argmax(-1).tolist(), logits)
+
+
+class Tagging(Labelling):
+    """Labels of words: an answer is the label of each word, that of its first token."""
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec) -> None:
+        super().__init__(task, tokenizer, spec)
+        self.collate = CompletionCollator(tokenizer)
+        self._names = spec.task.labels
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """Return token ids with a label for the first token of each word.
+
+        Raises:
+            LoraBenchError: If no word of an example has a token, so that its loss would be undefined.
+        """
+        examples, truncated = self.questions(split)
+        index = {name: number for number, name in enumerate(self._names)}
+        found = []
+        right: Sequence[Any] = split.labels
+        for name, example, tags in zip(split.ids, examples, right, strict=True):
+            labels = labels_of_tokens(example["begins"], [index[tag] for tag in tags], NO_LOSS)
+            if set(labels) == {NO_LOSS}:
+                raise LoraBenchError(f"the tokenizer makes no token of any word of training example {name}")
+            found.append({key: example[key] for key in example if key not in ("begins", "words")} | {"labels": labels})
+        return found, truncated
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """Return token ids, and which of them begin a word."""
+        return encode_words(split, self._tokenizer, self._spec.training.max_length)
+
+    def read(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the likeliest label of each token, NaN where logits are not finite, filled up to `max_length` tokens."""
+        likeliest = logits.argmax(-1).float().masked_fill(~logits.isfinite().all(-1), torch.nan)
+        return nn.functional.pad(likeliest, (0, self._spec.training.max_length - likeliest.shape[-1]))
+
+    def answers_in(self, logits: torch.Tensor, questions: Sequence[Example]) -> Replies:
+        """Return the labels of the words of each question.
+
+        Raises:
+            Diverged: If the label of a token is NaN.
+        """
+        answers = []
+        for row, question in zip(logits, questions, strict=True):
+            of_tokens = row[: len(question["input_ids"])]
+            if of_tokens.isnan().any():
+                raise Diverged("the trained model's outputs are not finite")
+            said = [self._names[int(number)] for number in of_tokens.tolist()]
+            answers.append(labels_of_words(question["begins"], question["words"], said, self._names))
+        return Replies(answers)
 
 
 class Writing:
@@ -159,6 +216,8 @@ class Writing:
 
 def exercise(task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> Exercise:
     """Return the exercise of a kind of task."""
+    if task.kind == "tokens":
+        return Tagging(task, tokenizer, spec)
     return Writing(tokenizer, spec, seed) if task.kind == "generation" else Labelling(task, tokenizer, spec)
 
 
@@ -174,15 +233,15 @@ def predict(
     examples: Sequence[Example],
     collate: Callable[[list[Example]], Mapping[str, torch.Tensor]],
     spec: PlannedSpec,
+    read: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
 ) -> torch.Tensor:
-    """Return the logits of every example in order, shape (examples, labels), in float32 on the CPU."""
+    """Return what *read* returns of the logits of every example in order, shape (examples, values), in float32 on the CPU."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
 
     def logits_of(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        found: torch.Tensor = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-        return found
+        return read(model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits)
 
     with autocast(model, spec):
         found = predict_in_order(logits_of, examples, collate, EVALUATION_BATCH)
@@ -238,7 +297,7 @@ def scores_of(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> dic
 
 
 def keep_answers(job: Job, split: Split, answers: list[Any]) -> Predictions:
-    """Write the answers beside the record: numbers and a hash of the ids without any text of the data, or generated texts."""
+    """Write the answers beside the record: numbers or labels and a hash of the ids without any text of the data, or texts."""
     ids_sha256 = content_hash(list(split.ids))
     if job.task.kind == "generation":
         file, content = COMPLETIONS, {"ids_sha256": ids_sha256, "completions": answers}

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers import PreTrainedConfig
+from transformers.loss.loss_utils import ForCausalLMLoss, ForTokenClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_pt_utils import LabelSmoother
 
@@ -37,9 +38,17 @@ def test_a_causal_model_s_over_the_completion_alone():
     torch.testing.assert_close(found, ForCausalLMLoss(logits, labels, vocab_size=11))
 
 
-@pytest.mark.parametrize("kind", ["classification", "generation"])
+def test_a_tagger_s_over_the_labelled_tokens_alone():
+    logits, labels = torch.randn(3, 6, 5, generator=DRAWN), torch.randint(0, 5, (3, 6), generator=DRAWN)
+    labels[0, 1:] = -100
+    labels[1, 3:5] = -100
+    found = loss_for("tokens")(filled(logits, 7.0), filled(labels, -100))
+    torch.testing.assert_close(found, ForTokenClassification(logits, labels, PreTrainedConfig(num_labels=5)))
+
+
+@pytest.mark.parametrize("kind", ["classification", "generation", "tokens"])
 def test_label_smoothing_is_the_trainer_s(kind):
-    if kind == "generation":
+    if kind != "classification":
         logits, labels = torch.randn(3, 6, 11, generator=DRAWN), torch.randint(0, 11, (3, 6), generator=DRAWN)
         labels[:, :2] = -100
     else:

@@ -108,6 +108,7 @@ def test_the_examples_are_of_each_kind_and_each_source(tasks):
         "duplicates": "classification",
         "stars": "regression",
         "facts": "generation",
+        "entities": "tokens",
         "emotion": "classification",
     }
     assert tasks["emotion"].data.hub == "dair-ai/emotion"

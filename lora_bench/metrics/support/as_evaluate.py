@@ -12,11 +12,12 @@ import evaluate
 from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import declared, unavailable
 
-_VALUES = {"classification": "int64", "regression": "float64", "generation": "string"}
+_VALUES = {"classification": "int64", "regression": "float64", "generation": "string", "tokens": "string"}
 _INPUTS = {
     "classification": "predictions, references: class indexes",
     "regression": "predictions, references: numbers",
     "generation": "predictions: texts; references: for each prediction a list of one or more texts",
+    "tokens": "predictions, references: for each sentence a list of the labels of its words",
 }
 
 
@@ -33,12 +34,13 @@ class PackageMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         kind = self.declared.kind
         value = datasets.Value(_VALUES[kind])
-        references = datasets.Sequence(value) if kind == "generation" else value
+        references = datasets.Sequence(value) if kind in ("generation", "tokens") else value
+        predictions = references if kind == "tokens" else value
         return evaluate.MetricInfo(
             description=self.declared.value.__doc__ or "",
             citation="",
             inputs_description=_INPUTS[kind],
-            features=datasets.Features({"predictions": value, "references": references}),
+            features=datasets.Features({"predictions": predictions, "references": references}),
         )
 
     def _compute(

@@ -6,20 +6,21 @@ weights, thousands of resamples are a few matrix products. Each metric agrees wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.metrics import find, known_metrics
 from lora_bench.stats.estimate import refuse_no_numbers
-from lora_bench.stats.items import Floats, ItemMetric, Items, ItemScores
+from lora_bench.stats.items import Floats, ItemMetric, Items, ItemScores, Weighted
 
 
 def item_metric(
     metric: str,
-    references: Sequence[float],
-    predictions: Mapping[int, Sequence[float]],
+    references: Sequence[Any],
+    predictions: Mapping[int, Sequence[Any]],
     *,
     classes: int | None = None,
 ) -> Items:
@@ -27,7 +28,7 @@ def item_metric(
 
     Args:
         metric: Name of a metric that is `of_items`, such as `matthews_correlation`.
-        references: Right class, or number, of each item.
+        references: Right class, number, or labels of the words, of each item.
         predictions: Predictions of each seed, in the order of *references*.
         classes: Number of classes of the task; by default that of the classes that occur.
 
@@ -42,8 +43,11 @@ def item_metric(
             raise LoraBenchError(
                 f"seed {seed} has {len(answers)} predictions for {len(references)} items; expected one for each"
             )
-        refuse_no_numbers(enumerate(answers), f"seed {seed}: the prediction of item")
+        if found.item_parts is None:
+            refuse_no_numbers(enumerate(answers), f"seed {seed}: the prediction of item")
     seeds = tuple(predictions)
+    if found.item_parts is not None:
+        return ItemMetric(seeds, len(references), _ratio(found.item_parts, references, [*predictions.values()]))
     right = np.asarray(references, dtype=np.float64)
     given = np.array([predictions[seed] for seed in seeds], dtype=np.float64).reshape(len(seeds), len(right))
     if found.item_scores is not None:
@@ -52,6 +56,22 @@ def item_metric(
     if classes is None:
         classes = int(max(right.max(initial=0), given.max(initial=0))) + 1
     return ItemMetric(seeds, len(right), found.weighted(references=right, predictions=given, classes=max(classes, 2)))
+
+
+def _ratio(
+    parts: Callable[[Any, Any], tuple[float, float]], references: Sequence[Any], predictions: Sequence[Sequence[Any]]
+) -> Weighted:
+    """Return a sum over items divided by another as a function of item weights; 0 where the other is 0."""
+    each = np.array(
+        [[parts(right, given) for right, given in zip(references, answers, strict=True)] for answers in predictions],
+        dtype=np.float64,
+    )
+
+    def metric(weights: Floats) -> Floats:
+        above, below = weights @ each[..., 0].T, weights @ each[..., 1].T
+        return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
+
+    return metric
 
 
 def metrics_of_items() -> list[str]:

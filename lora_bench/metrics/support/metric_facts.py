@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted
 
-Kind = Literal["classification", "regression", "generation"]
+Kind = Literal["classification", "regression", "generation", "tokens"]
 
 # What published tables print as a difference, of a metric that is a share or a correlation.
 HALF_A_POINT = 0.005
@@ -22,8 +22,8 @@ class Metric:
     Args:
         value: Function from predictions and references, at least one of each, to the value; None or NaN if it is undefined.
             Its docstring says in a line what it returns, and in which range.
-        kind: Kind of task that it scores. Predictions are class indexes, numbers or texts; references of a text are a list
-            of texts.
+        kind: Kind of task that it scores. Predictions are class indexes, numbers, texts or lists of the words' labels;
+            references of a text are a list of texts.
         higher_is_better: Direction.
         takes_classes: True if `value` takes the number of `classes`. With two, it is then of the second class, so a task must
             give its classes in order.
@@ -36,6 +36,9 @@ class Metric:
             of each item, shape (seeds, items).
         weighted: For another metric of items, function from the same and `classes` to a function of how often each item was
             drawn.
+        item_parts: For a sum over items divided by another, function from an item's reference and prediction to its parts of
+            the two sums.
+        entities: True if it counts entities, so that labels must be tags such as B-PER, I-PER and O.
     """
 
     value: Callable[..., float | None]
@@ -49,11 +52,13 @@ class Metric:
     java: bool = field(default=False, kw_only=True)
     item_scores: Callable[..., Floats] | None = field(default=None, kw_only=True)
     weighted: Callable[..., Weighted] | None = field(default=None, kw_only=True)
+    item_parts: Callable[[Any, Any], tuple[float, float]] | None = field(default=None, kw_only=True)
+    entities: bool = field(default=False, kw_only=True)
 
     @property
     def of_items(self) -> bool:
         """True if it can be computed on resampled test items."""
-        return self.item_scores is not None or self.weighted is not None
+        return self.item_scores is not None or self.weighted is not None or self.item_parts is not None
 
     def options(self, classes: int | None) -> dict[str, Any]:
         """Return the further arguments of `value` for a task of so many classes."""

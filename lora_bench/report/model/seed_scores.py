@@ -84,7 +84,9 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Seque
         if found.references != expected:
             return None
         predictions[score.seed] = found.predictions
-    if not expected or isinstance(expected[0], str | list):
+    declared = find(metric)
+    by_parts = declared is not None and declared.item_parts is not None
+    if not expected or (isinstance(expected[0], str | list) and not by_parts):
         return None
     return item_metric(metric, expected, predictions, classes=len(setting.spec.task.labels or ()) or None), expected
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lora_bench.metrics.support.kinds import WITH_CLASSES
 from lora_bench.records.probe_record import ProbeRecord, ProbeSpec
 from lora_bench.report import text
 from lora_bench.report.probes.cells import Probed, noise_floor, probed_cells, unchanged_difference
@@ -119,7 +120,7 @@ def _groups(cells: Sequence[Probed]) -> list[list[Probed]]:
 
 
 def _group_name(spec: ProbeSpec) -> str:
-    kind = f"classification into {spec.labels}" if spec.kind == "classification" else spec.kind
+    kind = f"{spec.kind} into {spec.labels}" if spec.kind in WITH_CLASSES else spec.kind
     parts = [inert(spec.model.shown), kind, *_shape(spec)]
     if spec.attention is not None:
         parts.append(f"{spec.attention} attention")

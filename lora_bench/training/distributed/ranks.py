@@ -90,10 +90,12 @@ class BatchShares(Sequence[Share]):
         examples: Examples in training order.
         rows: Rows of a batch; the last may have fewer.
         processes: Number of shares of each batch.
+        predicts_next: True if a label of a token is that of the token before it, as of a text to write.
     """
 
-    def __init__(self, examples: Sequence[Example], rows: int, processes: int) -> None:
+    def __init__(self, examples: Sequence[Example], rows: int, processes: int, *, predicts_next: bool = True) -> None:
         self._examples, self._rows, self._processes = examples, rows, processes
+        self._counted = functools.partial(_counted, first=int(predicts_next))
 
     def __len__(self) -> int:
         return -(-len(self._examples) // self._rows) * self._processes
@@ -107,13 +109,13 @@ class BatchShares(Sequence[Share]):
         if first == last:
             return Share(batch[:1], 0, 0.0)
         share = batch[first:last]
-        return Share(share, first, self._processes * sum(map(_counted, share)) / sum(map(_counted, batch)))
+        return Share(share, first, self._processes * sum(map(self._counted, share)) / sum(map(self._counted, batch)))
 
 
-def _counted(example: Example) -> int:
-    """Return the count that a loss is a mean over: 1 example, or the predicted tokens of a text, all but its first."""
+def _counted(example: Example, first: int = 1) -> int:
+    """Return the count that a loss is a mean over: 1 example, or its tokens with a label from the *first* on."""
     labels = example["labels"]
-    return sum(label != _NO_LOSS for label in labels[1:]) if isinstance(labels, list) else 1
+    return sum(label != _NO_LOSS for label in labels[first:]) if isinstance(labels, list) else 1
 
 
 def collate_share(collate: Callable[[Any], Mapping[str, Any]]) -> Callable[[list[Share]], dict[str, Any]]:

@@ -108,6 +108,7 @@ class CompletionCollator:
         self.fills = {
             "input_ids": padding if padding is not None else _end_of_text(tokenizer),
             "attention_mask": 0,
+            "token_type_ids": tokenizer.pad_token_type_id,
             "labels": NO_LOSS,
         }
 

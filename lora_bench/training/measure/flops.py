@@ -17,6 +17,7 @@ from typing import Any
 from lora_bench.errors import UnsupportedPair, first_line
 from lora_bench.methods import Method
 from lora_bench.metrics import Kind
+from lora_bench.metrics.support.kinds import label_shapes
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.util.hashing import content_hash
@@ -121,11 +122,10 @@ def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, row
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0
     shape = (rows, length)
-    target: tuple[int, ...] = shape if kind == "generation" else shape[:1]
     try:
         _, flops = predict_step(
             method.apply(model, head=head),
-            {"input_ids": shape, "attention_mask": shape, "labels": target},
+            {"input_ids": shape, "attention_mask": shape, **label_shapes(kind, rows, length)},
             "float32",
             fused_attention=False,
             real=("labels",) if kind == "regression" else (),

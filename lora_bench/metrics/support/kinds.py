@@ -1,0 +1,44 @@
+"""Facts about the kinds of task, for code that works with a model and knows no task: its class, its batches, its labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_bench.metrics.support.metric_facts import Kind
+
+
+@dataclass(frozen=True)
+class KindFacts:
+    """Names of a kind of task elsewhere.
+
+    Args:
+        auto: End of the names of its automatic classes in transformers and PEFT, as in `AutoModelForCausalLM`.
+        task_type: Its task type in PEFT.
+        pipeline: Its pipeline on the hub.
+    """
+
+    auto: str
+    task_type: str
+    pipeline: str
+
+
+KINDS: dict[Kind, KindFacts] = {
+    "classification": KindFacts("SequenceClassification", "SEQ_CLS", "text-classification"),
+    "regression": KindFacts("SequenceClassification", "SEQ_CLS", "text-classification"),
+    "generation": KindFacts("CausalLM", "CAUSAL_LM", "text-generation"),
+    "tokens": KindFacts("TokenClassification", "TOKEN_CLS", "token-classification"),
+}
+
+WITH_CLASSES: frozenset[str] = frozenset({"classification", "tokens"})
+"""Kinds whose labels are names of classes."""
+
+LABEL_PER_TOKEN: frozenset[str] = frozenset({"generation", "tokens"})
+"""Kinds whose batches have a label for each token, and not for each example."""
+
+READS_ONE_TOKEN: frozenset[str] = frozenset({"classification", "regression"})
+"""Kinds whose head reads one token of an example."""
+
+
+def label_shapes(kind: Kind, rows: int, length: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of labels in a batch, by its name."""
+    return {"labels": (rows, length) if kind in LABEL_PER_TOKEN else (rows,)}

@@ -1,0 +1,48 @@
+"""Shared parts of metrics of tagged words: entities by the rules of conlleval, and sums over sentences.
+
+Labels are tags of entities in the form IOB1, IOB2 or IOBES: O outside of entities, else a prefix and a type, as in B-PER. An
+entity begins at B and S, behind O, E and S, and where the type changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+TAG = re.compile(r"O|([BIES])(?:-(.+))?", re.DOTALL)
+
+
+def is_tag(label: str) -> bool:
+    """Return True if a label is a tag of entities."""
+    return TAG.fullmatch(label) is not None
+
+
+def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Return the type, the first word and the last word of each entity of a sentence.
+
+    Args:
+        tags: Tag of each word; a label that is none is outside of entities.
+    """
+    found: set[tuple[str, int, int]] = set()
+    before, of_type, first = "O", "", 0
+    for place, tag in enumerate([*tags, "O"]):
+        given = TAG.fullmatch(tag)
+        prefix, type_ = (given[1] or "O", given[2] or "") if given is not None else ("O", "")
+        begins = prefix in "BS" or before in "OES" or type_ != of_type
+        if before != "O" and (prefix == "O" or begins):
+            found.add((of_type, first, place - 1))
+        if prefix != "O" and begins:
+            first = place
+        before, of_type = prefix, type_
+    return found
+
+
+def over_items(
+    parts: Callable[[Sequence[str], Sequence[str]], tuple[float, float]],
+    predictions: Sequence[Sequence[str]],
+    references: Sequence[Sequence[str]],
+) -> float:
+    """Return the sum of the first parts of all items divided by that of the second; 0 if that is 0."""
+    each = [parts(right, given) for given, right in zip(predictions, references, strict=True)]
+    below = sum(second for _, second in each)
+    return sum(first for first, _ in each) / below if below else 0.0

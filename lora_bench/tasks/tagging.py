@@ -1,0 +1,90 @@
+"""Words encoded for a model that labels each of them, and its labels read off the tokens.
+
+The words are joined by spaces and encoded as a text, as a model saw texts in its pretraining. The first token of a word has its
+label and the others none. A word that is cut off, or of which a tokenizer makes nothing, is answered as outside of entities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.tasks.examples import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NO_WORD = -1
+"""Number at a token that begins no word."""
+
+OUTSIDE = "O"
+
+
+def encode_words(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Encode the words of each example, cut to *max_length* tokens and not padded.
+
+    Returns:
+        For each example its `input_ids`, `attention_mask` and the tokenizer's other values; `begins`, the number of the word
+        that each token begins, or `NO_WORD`; and `words`, their number. And the share of examples that were cut.
+
+    Raises:
+        LoraBenchError: If the tokenizer does not tell which characters a token stands for.
+    """
+    if not tokenizer.is_fast:
+        raise LoraBenchError(
+            f"the tokenizer ({type(tokenizer).__name__}) does not tell which characters a token stands for, so words cannot be "
+            "labelled: take a base model with a tokenizer.json"
+        )
+    texts = [" ".join(words) for words in split.texts]
+    if not texts:
+        return [], 0.0
+    batch = tokenizer(texts, truncation=True, max_length=max_length, padding=False, return_offsets_mapping=True)
+    columns = {name: list(values) for name, values in batch.items()}
+    spans = columns.pop("offset_mapping")
+    examples: list[dict[str, Any]] = []
+    for words, of_tokens, row in zip(split.texts, spans, zip(*columns.values(), strict=True), strict=True):
+        values = dict(zip(columns, row, strict=True))
+        examples.append({**values, "begins": _begins(words, of_tokens), "words": len(words)})
+    return examples, sum(bool(encoding.overflowing) for encoding in batch.encodings) / len(examples)
+
+
+def _begins(words: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the number of the word that each token begins, or `NO_WORD`.
+
+    Args:
+        words: The words.
+        spans: First character of each token in the joined text, and the one behind its last; empty for special tokens.
+    """
+    word_at = [at for number, word in enumerate(words) for at in (*[number] * len(word), NO_WORD)]
+    begun = NO_WORD
+    found = []
+    for first, behind in spans:
+        # A token may begin with the space before its word.
+        word = next((word_at[place] for place in range(first, behind) if word_at[place] != NO_WORD), NO_WORD)
+        found.append(word if word > begun else NO_WORD)
+        begun = max(begun, word)
+    return found
+
+
+def labels_of_tokens(begins: Sequence[int], labels: Sequence[int], none: int) -> list[int]:
+    """Return the label of each token: that of the word it begins, else *none*."""
+    return [labels[word] if word != NO_WORD else none for word in begins]
+
+
+def labels_of_words(begins: Sequence[int], words: int, said: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the label of each word.
+
+    Args:
+        begins: Number of the word that each token begins.
+        words: Number of words.
+        said: Label of each token.
+        names: All labels; `OUTSIDE` if it is among them, else the first, is that of words without a token.
+    """
+    found = [OUTSIDE if OUTSIDE in names else names[0]] * words
+    for place, word in enumerate(begins):
+        if word != NO_WORD:
+            found[word] = said[place]
+    return found
