@@ -82,6 +82,26 @@ split: {train: 0.7, selection: 0.1, test: 0.2, by: author}
 metric: spearman
 ```
 
+Several labels a row, as a list in JSON Lines or Parquet; an empty list has none:
+
+```yaml
+task: topics
+kind: multilabel
+data: {train: train.jsonl, selection: dev.jsonl, test: test.jsonl}
+text: title
+label: topics
+labels: [science, art, sport]
+metric: multilabel_micro_f1
+metrics: [multilabel_macro_f1]
+```
+
+In CSV the label is `{column: topics, separator: "|"}`, a list in JSON (`["art", "sport"]`), or columns of 0 and 1: `label:
+[science, art, sport]`. A list of 0 and 1 for each row, on the hub for example, needs `labels`. Each label has a binary cross
+entropy. One threshold for all labels is chosen on the selection split, as few examples of a rare label would choose its own by
+chance: the hundredth with the best value of the metric, or .5 without a selection split. It stands in the record, and
+`lora-bench use` prints a function `labels_of` that uses it. A score on the selection split itself is at the threshold that is
+best there.
+
 Texts to write, one or a list for each row. Rows with equal inputs are one input in scores; in training each text is an
 example.
 

@@ -14,7 +14,7 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _libraries_are_no_garbage():
-    """A run collects garbage twice, and a search of all that the libraries and other tests made takes longer than a tiny run."""
+    """A run collects garbage twice; searching all that libraries and other tests made takes longer than a tiny run."""
     gc.freeze()
     yield
     gc.unfreeze()

@@ -132,7 +132,7 @@ def _use(arguments: argparse.Namespace) -> int:
         from lora_bench.training.model_card import loading_lines
 
         merge_winner(winner, arguments.merge, arguments.base)
-        lines = loading_lines(winner.record.spec, str(arguments.merge), None)
+        lines = loading_lines(winner.record.spec, str(arguments.merge), None, winner.record.threshold)
         print(f"merged into {arguments.merge}")
     print("", *lines, sep="\n")
     return 0

@@ -43,7 +43,8 @@ def load_model(
 
     Args:
         base_model: The base model.
-        kind: A classifier of texts or of words, a regressor, or a causal model that writes, which has no head.
+        kind: A classifier of texts into one class or several labels, or of words; a regressor; or a causal model that writes,
+            which has no head.
         labels: Number of classes.
         base_dropout: Dropout everywhere in the base model, or None for the checkpoint's own.
         head_dropout: Dropout before the classifier, or None for the checkpoint's own.
@@ -163,7 +164,9 @@ def _config(
 
     options: dict[str, Any] = {}
     if kind != "generation":
-        problem = "regression" if kind == "regression" else "single_label_classification"
+        problem = {"regression": "regression", "multilabel": "multi_label_classification"}.get(
+            kind, "single_label_classification"
+        )
         options = {"num_labels": max(1, labels), "problem_type": problem}
     config = AutoConfig.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code, **options)
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:

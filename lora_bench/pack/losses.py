@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from lora_bench.metrics import Kind
 from lora_bench.pack.stack import Loss
@@ -13,11 +14,13 @@ def loss_for(kind: Kind, label_smoothing: float = 0.0) -> Loss:
 
     Args:
         kind: Cross entropy over the rows of a classifier, the labelled words of one of words, or the completion tokens of a
-            causal model; the squared error of a regressor.
+            causal model; the squared error of a regressor; the binary cross entropy of each of several labels.
         label_smoothing: Share of the target's probability spread over all labels.
     """
     if kind == "regression":
         return _squared_error
+    if kind == "multilabel":
+        return _binary_cross_entropy
 
     def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         if kind == "generation":
@@ -36,6 +39,12 @@ def loss_for(kind: Kind, label_smoothing: float = 0.0) -> Loss:
 def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     counts = ~labels.isnan()
     return ((_whole(logits).squeeze(-1) - labels.nan_to_num()) ** 2 * counts).sum() / counts.sum()
+
+
+def _binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    counts = ~labels.isnan()
+    missed = binary_cross_entropy_with_logits(_whole(logits), labels.nan_to_num(), reduction="none")
+    return (missed * counts).sum() / counts.sum()
 
 
 def _whole(logits: Tensor) -> Tensor:

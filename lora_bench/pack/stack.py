@@ -152,7 +152,9 @@ class Stack:
         inputs: dict[str, Tensor] = {}
         for name in batches[0]:
             given = [batch[name] for batch in batches]
-            shape = (len(batches), rows, *([tokens] if given[0].dim() == 2 else []))
+            # Numbers are those of several labels; all other rows have a value a token.
+            width = given[0].shape[-1] if given[0].is_floating_point() else tokens
+            shape = (len(batches), rows, *([width] if given[0].dim() == 2 else []))
             fill = filling.get(name, 0) if not given[0].is_floating_point() else torch.nan
             inputs[name] = given[0].new_full(shape, fill)
             for index, one in enumerate(given):

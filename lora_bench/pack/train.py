@@ -346,7 +346,7 @@ def _scored_together(trained: Sequence[Ready], say: Say) -> dict[str, Answered]:
                 load_trained(ready.model, ready.best.weights)
         # Each is then evaluated alone, and writes a checkpoint before it answers anything.
         with heard(_end_on_stop):
-            found = answers_together(trained, lambda ready: ready.scored, stack_of, say)
+            found = answers_together(trained, lambda ready: ready.answered, stack_of, say)
         for ready in trained:
             own_trained(ready.model)
     except Exception as error:

@@ -76,6 +76,9 @@ def _texts(task: Task, data: TaskData) -> Iterable[tuple[str, ...]]:
         if task.kind == "tokens":
             yield from ((" ".join(words),) for words in split.texts)
             continue
+        if data.labels:  # names of classes are not written
+            yield from split.texts
+            continue
         for text, label in zip(split.texts, split.labels, strict=True):
             yield from _with_references(text, label)
 

@@ -155,8 +155,8 @@ def check_schedule(suite: Suite, recipe: CellRecipe, task: str, base_model: Base
 def check_loss(suite: Suite, recipe: CellRecipe, task: Task, base_model: BaseModel, entry: MethodEntry) -> None:
     """Refuse label smoothing with a method that adds to the model's own loss: the smoothed loss takes its place."""
     term = loss_term(entry.method)
-    # Regression has no labels to smooth.
-    if term is not None and recipe.training.label_smoothing and task.kind != "regression":
+    # Regression and several labels have none to smooth.
+    if term is not None and recipe.training.label_smoothing and task.kind not in ("regression", "multilabel"):
         share = recipe.training.label_smoothing
         message = (
             f"{entry.label} on {base_model.name} for {task.task}: label_smoothing {share:g} takes the place of the model's own "

@@ -70,8 +70,8 @@ class SplitFacts:
 
     Args:
         examples: Number of its examples.
-        classes: Examples of each class (words, for tokens), in the order of their indexes; empty for other kinds.
-        majority_share: Share of the largest class; None for other kinds.
+        classes: Examples (words, for tokens) of each class or label, in the order of their indexes; empty for other kinds.
+        majority_share: Share of the most frequent one; None for other kinds.
         values: Smallest, mean and greatest label of a regression; None for other kinds.
         repeated: Examples whose text stands in an earlier example.
         contradicting: Texts with several classes.

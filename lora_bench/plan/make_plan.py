@@ -19,6 +19,7 @@ from pydantic import JsonValue
 
 from lora_bench.errors import BudgetUnreachable, UnsupportedPair
 from lora_bench.methods import Method, with_size
+from lora_bench.models.label_order import label_order_warnings
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell, Waiting
 from lora_bench.plan.check_lengths import check_lengths
@@ -150,6 +151,7 @@ def make_plan(
         check_lengths(suite, cells, {loaded.task.task: loaded.data for loaded in tasks})
     warnings = [warning for model in models for warning in model.warnings]
     warnings += [f"{loaded.task.task}: {warning}" for loaded in tasks for warning in loaded.data.warnings]
+    warnings += [said for model in models for one in tasks for said in label_order_warnings(model, one.data.labels)]
     at_hand = [loaded for loaded in tasks if not loaded.data.counted_only]
     readable = [model for model in models if model.has_weights]
     ids = {cell.job.run_id for cell in cells}

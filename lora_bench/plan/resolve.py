@@ -73,8 +73,8 @@ def run_spec(
     if distinct is not None:
         drawn = {"distinct_examples": distinct, "distinct_seed": content.distinct_seed}
         training = training.model_copy(update=drawn)
-    if task.kind == "regression":
-        # A number has no other labels over which its probability could be spread.
+    if task.kind in ("regression", "multilabel"):
+        # A number has no other labels over which its probability could be spread; nor has each of several labels.
         training = training.model_copy(update={"label_smoothing": 0.0})
     every = recipe.selection_every
     if every is None and rules.checkpoint == "best":

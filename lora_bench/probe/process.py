@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import Method, known_methods
-from lora_bench.metrics.support.kinds import label_shapes
+from lora_bench.metrics.support.kinds import REAL_LABELS, label_shapes
 from lora_bench.models.loading import load_model
 from lora_bench.probe.checkpoint_size import checkpoint
 from lora_bench.probe.device import HOST_IS_DEVICE, Company, EnergyMeter, has_bfloat16, used_bytes
@@ -136,8 +136,8 @@ def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, devi
     """Return a batch of random tokens without padding, with labels.
 
     Returns:
-        `input_ids` and `attention_mask`, shape (rows, length), and `labels`, of the same shape for generation and tokens, and
-        of shape (rows,) for a classifier or a regressor.
+        `input_ids` and `attention_mask`, shape (rows, length), and `labels`, of the same shape for generation and tokens, of
+        shape (rows, labels) for several labels, and of shape (rows,) for a classifier or a regressor.
     """
     config: Any = model.config
     drawn = torch.Generator().manual_seed(SEED)
@@ -147,8 +147,12 @@ def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, devi
         labels = input_ids
     elif spec.kind == "regression":
         labels = torch.rand(rows, generator=drawn)
+    elif spec.kind == "multilabel":
+        labels = torch.randint(2, (rows, spec.labels), generator=drawn).float()
     else:
-        labels = torch.randint(spec.labels, label_shapes(spec.kind, rows, length)["labels"], generator=drawn)
+        labels = torch.randint(
+            spec.labels, label_shapes(spec.kind, rows, length, spec.labels)["labels"], generator=drawn
+        )
     batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
     return {name: value.to(device) for name, value in batch.items()}
 
@@ -328,8 +332,8 @@ def _predict(job: ProbeJob, found: _ProbeFindings) -> None:
     """Predict the memory and FLOPs of the step, from its shapes alone."""
     spec = job.spec
     shape = (spec.batch_size, spec.length)
-    batch = {"input_ids": shape, "attention_mask": shape, **label_shapes(spec.kind, *shape)}
-    real = ("labels",) if spec.kind == "regression" else ()
+    batch = {"input_ids": shape, "attention_mask": shape, **label_shapes(spec.kind, *shape, spec.labels)}
+    real = ("labels",) if spec.kind in REAL_LABELS else ()
 
     def predict(eager: bool, fused: bool) -> tuple[StepBytes, Flops]:
         model, head = make_model(job, on_meta=True, eager=eager)

@@ -237,6 +237,7 @@ class Record(Strict):
         extended: Whether it is a trial of a learning rate beyond the range, added because the best was at the edge.
         packed_with: Ids of the runs in the same pack, over one frozen base; empty for a run by itself.
         probabilities: Probabilities behind the predictions, of classification; None if they were not kept.
+        threshold: Probability above which a label is answered, of several labels a text; None for other kinds.
         retention: Score apart from the task, before and after; None if the suite does not ask for it, or a warning says why.
     """
 
@@ -272,6 +273,7 @@ class Record(Strict):
     packed_with: tuple[FileName, ...] = ()
     probabilities: Probabilities | None = None
     retention: Retained | None = None
+    threshold: float | None = None
 
     @property
     def score(self) -> float | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from lora_bench.tasks.declaration import USUAL_METRIC
 from lora_bench.tasks.look import TableFacts
 from lora_bench.util.paths import PACKAGE
 
@@ -177,6 +178,9 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
     text = [as_yaml(column) for column in seen.text]
     uneven = ("leave_out", "rows with too few or too many values") if seen.uneven else None
     unlabelled = ("leave_out", "rows without a label") if seen.unlabelled else None
+    label = as_yaml(seen.label)
+    if seen.separator is not None:
+        label = f"{{column: {label}, separator: {as_yaml(seen.separator)}}}"
     given = {
         "task": (name, ""),
         "data": (as_yaml(os.path.relpath(seen.file, folder)), ""),
@@ -184,10 +188,10 @@ def _task_keys(name: str, seen: TableFacts, folder: Path) -> dict[str, tuple[str
         "encoding": (seen.encoding, "") if seen.encoding is not None else None,
         "uneven_rows": uneven,
         "unlabelled_rows": unlabelled,
-        "kind": ("regression", "") if seen.kind == "regression" else None,
+        "kind": (seen.kind, "") if seen.kind != "classification" else None,
         "text": (text[0] if len(text) == 1 else f"[{', '.join(text)}]", ""),
-        "label": (as_yaml(seen.label), ""),
-        "metric": ("pearson" if seen.kind == "regression" else "accuracy", ""),
+        "label": (label, ""),
+        "metric": (USUAL_METRIC[seen.kind], ""),
     }
     return {key: value for key, value in given.items() if value is not None}
 

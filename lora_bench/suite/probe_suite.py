@@ -26,14 +26,14 @@ class CellShape(Strict):
 
     Args:
         kind: Kind of task.
-        labels: Number of classes, for classification and tokens.
+        labels: Number of classes, for classification, tokens and several labels.
         batch_size: Examples per step.
         length: Tokens per example, none of them padding.
         precision: "bfloat16" uses autocast.
         threads: CPU threads; all cores by default.
     """
 
-    kind: Literal["classification", "regression", "generation", "tokens"] = "classification"
+    kind: Literal["classification", "regression", "generation", "tokens", "multilabel"] = "classification"
     labels: Positive = 2
     batch_size: Positive = 16
     length: Positive = 128
@@ -51,7 +51,7 @@ class ProbeCellRecipe(Strict):
 
     models: Names = ()
     methods: Names = ()
-    kind: Literal["classification", "regression", "generation", "tokens"] | None = None
+    kind: Literal["classification", "regression", "generation", "tokens", "multilabel"] | None = None
     labels: Positive | None = None
     batch_size: Positive | None = None
     length: Positive | None = None

@@ -32,13 +32,14 @@ from lora_bench.tasks.sources import (
 )
 from lora_bench.util.filenames import Name
 
-Kind = Literal["classification", "regression", "generation", "tokens"]
+Kind = Literal["classification", "regression", "generation", "tokens", "multilabel"]
 
 USUAL_METRIC: dict[str, str] = {
     "classification": "accuracy",
     "regression": "pearson",
     "generation": "bleu",
     "tokens": "seqeval_f1",
+    "multilabel": "multilabel_micro_f1",
 }
 
 # Keys that tasks gained after the first records: a definition leaves them out while they have their default, so that a
@@ -99,7 +100,8 @@ class Task(Strict):
         task: Name of the task.
         version: Raised when the same data would give other examples.
         about: Description, in a sentence or two.
-        kind: "classification", "regression", "generation" or "tokens": a label for each word.
+        kind: "classification", "regression", "generation", "tokens" (a label for each word) or "multilabel" (several labels a
+            text).
         data: Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`. A string is a
             file.
         local: Layout of the set's files, for `--data-dir`; missing keys are the task's own.
@@ -116,12 +118,13 @@ class Task(Strict):
         text: Column of the text, or two for a pair; `a.b` is the value b inside column a. For tokens the words: a list, JSON
             text of one, or words separated by spaces.
         linearise: Rule that makes the input of a structured value, for generation.
-        label: Column of the label or of the text to write, or a rule. For tokens the labels of the words, in the same forms.
+        label: Column of the label or of the text to write, a rule, or columns of 0 and 1 for several labels. For tokens the
+            labels of the words, in the same forms.
         spelling: Spelling of the texts to write: "tokens" puts spaces between words and signs.
         labels: Class names in the order of their indexes; by default the sorted values of the training rows.
         label_names: Class name of each value of the label, if they differ.
         id: Column of example ids, by which runs are paired; the row number by default.
-        metric: Metric to compare runs by; accuracy, pearson, bleu or seqeval_f1 by default.
+        metric: Metric to compare runs by; accuracy, pearson, bleu, seqeval_f1 or multilabel_micro_f1 by default.
         metrics: Further metrics.
         higher_is_better: Direction of the metric; its own by default.
         split: Shares of the splits, for data that does not come in three.
@@ -203,7 +206,7 @@ class Task(Strict):
     def wanted(self) -> frozenset[str]:
         """The columns to read of every part."""
         by = self.shares.by if self.shares is not None else None
-        named = (*self.text, self.label.column, *self.label.where, self.id, by)
+        named = (*self.text, self.label.column or None, *self.label.columns, *self.label.where, self.id, by)
         return frozenset(name for name in named if name is not None)
 
     def of_part(self, part: str) -> Task:

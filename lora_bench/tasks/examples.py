@@ -11,6 +11,7 @@ where an input in several rows is one example.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from lora_bench.metrics.support.tags import is_tag
 from lora_bench.tasks.declaration import Task, with_part
 from lora_bench.tasks.files import read_bytes, read_file
 from lora_bench.tasks.folders import as_laid_out, unlabelled_file
+from lora_bench.tasks.label_sets import as_json_list, guessed_separator, several_in
 from lora_bench.tasks.row_examples import (
     SHOWN_VALUES,
     Examples,
@@ -59,14 +61,20 @@ class Split:
         ids: Ids by which runs are paired, unique within the split.
         texts: One text, or two for a pair; for tokens the words.
         labels: Class indexes; numbers for regression; for generation the texts to write, one in `train`; for tokens the
-            labels of the words, by name.
+            labels of the words, by name; for several labels their indexes, rising.
         subsets: Indexes of the examples of each subset that is scored apart too, by its name.
     """
 
     ids: list[str]
     texts: list[tuple[str, ...]]
-    labels: list[int] | list[float] | list[tuple[str, ...]]
+    labels: list[int] | list[float] | list[tuple[Any, ...]]
     subsets: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def each_label(self) -> Iterator[Any]:
+        """Every label of every example: several of an example that has several."""
+        for label in self.labels:
+            yield from label if isinstance(label, tuple) else (label,)
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def released_data(task: Task, *, whole_train: bool = False) -> TaskData | None:
     """Return the data of a task as its release counts it, without texts and labels; None if the counts are not known.
 
     Args:
-        task: The declaration, with its class names if it is a classification.
+        task: The declaration, with its class names if it has classes.
         whole_train: Set no selection split aside if the data has none.
     """
     if task.release is None or (task.kind in WITH_CLASSES and task.labels is None):
@@ -237,29 +245,37 @@ def _labels(
         return task.labels
     if task.label.rule == "sign":
         return ("negative", "positive")
+    if task.label.columns:
+        return task.label.columns
     part = "all" if "all" in parts else "train"
     table, column = tables[part], task.label.column
     if column in table.class_names:
         return tuple(table.class_names[column])
     given = list(_single_labels(task, parts[part].labels))
     labels = tuple(sorted(set(given), key=_as_sorted))
+    several = task.kind == "multilabel"
     if len(labels) < 2:
+        kind = "label" if several else "class"
         faults.append(
-            table.fault(f"has {len(labels)} class in column {column!r} {list(labels)}; at least 2 are needed")
+            table.fault(f"has {len(labels)} {kind} in column {column!r} {list(labels)}; at least 2 are needed")
         )
+    listed = [label for label in labels if as_json_list(label) is not None] if task.kind == "classification" else []
+    if listed:
+        way = "for several labels a row say `kind: multilabel`"
+        faults.append(table.fault(f"has lists in column {column!r}, such as {listed[0]}; {way}"))
     if len(labels) > MAX_CLASSES_WITHOUT_DOUBT and len(labels) > len(given) / 2:
         faults.append(
             table.fault(
                 f"has {len(labels):,} different values in column {column!r} in {len(parts[part].labels):,} rows; "
-                "name the column of the label, or say `kind: regression` for numbers"
+                f"name the column of the label, or say {_other_kinds(column, labels)}"
             )
         )
     return labels
 
 
 def _single_labels(task: Task, labels: Iterable[Any]) -> Iterable[Any]:
-    """Return the labels of examples one by one: those of all words, where each word has one."""
-    return chain.from_iterable(labels) if task.kind == "tokens" else labels
+    """Return the labels of examples one by one: those of all words, or all of several."""
+    return chain.from_iterable(labels) if task.kind in ("tokens", "multilabel") else labels
 
 
 def _no_entities(task: Task, labels: Sequence[str], table: Table) -> Iterator[Fault]:
@@ -275,11 +291,18 @@ def _no_entities(task: Task, labels: Sequence[str], table: Table) -> Iterator[Fa
 
 
 def count_classes(split: Split, labels: Sequence[str]) -> dict[str, int]:
-    """Return how often each class is the label of an example, or of a word where each word has one."""
-    counts = Counter(
-        chain.from_iterable(one if isinstance(one, tuple) else (labels[int(one)],) for one in split.labels)
-    )
+    """Return how often each class is a label: of an example, one of several, or of a word where each word has one."""
+    counts = Counter(one if isinstance(one, str) else labels[int(one)] for one in split.each_label)
     return {label: counts[label] for label in labels}
+
+
+def _other_kinds(column: str, labels: Sequence[str]) -> str:
+    """Return how to declare a column with nearly as many values as rows."""
+    sign = guessed_separator(labels)
+    if sign is None:
+        return "`kind: regression` for numbers"
+    separated = f"`label: {{column: {column}, separator: {json.dumps(sign)}}}`"
+    return f"`kind: regression` for numbers, or `kind: multilabel` and {separated} for several labels a row"
 
 
 def _as_sorted(label: str) -> tuple[bool, float, str]:
@@ -296,7 +319,8 @@ def _unknown_labels(task: Task, table: Table, examples: Examples, labels: tuple[
         given = single(examples.labels[index] for index in rows)
         values = [value for value in dict.fromkeys(given) if value not in known]
         shown = ", ".join(map(repr, values[:SHOWN_VALUES])) + (", …" if len(values) > SHOWN_VALUES else "")
-        hint = did_you_mean(str(values[0]), labels)
+        way = several_in(str(values[0]), known) if task.kind == "classification" else None
+        hint = did_you_mean(str(values[0]), labels) if way is None else f"; for several labels a row say {way}"
         yield table.rows_fault(
             f"has labels in column {task.label.column!r} that are not among {', '.join(labels)}: {shown}{hint}",
             [examples.rows[index] for index in rows],
@@ -364,8 +388,11 @@ def _told(examples: Examples, split: str) -> Examples:
 
 def _split(task: Task, examples: Examples, labels: tuple[str, ...]) -> Split:
     index = {label: number for number, label in enumerate(labels)}
-    by_index = labels and task.kind != "tokens"
-    values: list[Any] = [index[label] for label in examples.labels] if by_index else examples.labels
+    if task.kind == "multilabel":
+        values: list[Any] = [tuple(sorted(index[label] for label in own)) for own in examples.labels]
+    else:
+        by_index = labels and task.kind != "tokens"
+        values = [index[label] for label in examples.labels] if by_index else examples.labels
     names = [*task.subsets.parts, task.subsets.rest] if task.subsets is not None else []
     places = {name: [place for place, subset in enumerate(examples.subsets) if subset == name] for name in names}
     subsets = {name: tuple(found) for name, found in places.items() if name is not None and found}
@@ -387,6 +414,10 @@ def _warnings(
     unseen = [label for label in labels if counts["train"][label] == 0]
     if unseen:
         yield f"no training example has the label {', '.join(map(repr, unseen))}"
+    names = frozenset(labels)
+    for label in labels if task.kind == "classification" else ():
+        if (way := several_in(label, names)) is not None:
+            yield f"the label {label!r} is one class of its own; if it is several of the others, say {way}"
     single = [label for label in labels if sum(of_split[label] for of_split in counts.values()) == 1]
     if single:
         yield f"only one example in all splits has the label {', '.join(map(repr, single))}"

@@ -12,11 +12,13 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.tasks.files import read_file
+from lora_bench.tasks.label_sets import as_json_list
 from lora_bench.tasks.row_examples import has_label, normal
 from lora_bench.tasks.source_tables import SEPARATED, Format, Layout, Table, format_of
 from lora_bench.tasks.text_facts import contradicting, repeated, spread
@@ -28,8 +30,10 @@ MOST_CLASSES = 100
 # More different numbers than this are a quantity and no names of classes.
 MOST_NUMBERED_CLASSES = 20
 _LABEL_NAMES = re.compile(
-    r"(?i)(label|class|category|queue|target|sentiment|intent|topic|tag|priority|rating|score|y)s?"
+    r"(?i)((label|class|category|queue|target|sentiment|intent|topic|tag|genre|priority|rating|score|y)s?|classes|categories)"
 )
+# What may stand between several labels; longer parts are no names of labels.
+_LABEL_SEPARATORS, _LONGEST_LABEL = ("|", ";", ","), 40
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ class TableFacts:
         rows: Number of the other rows: those that are used.
         text: Columns of the text.
         label: Column of the label.
-        kind: "classification" or "regression".
-        classes: Rows of each class, the largest first; empty for regression.
+        kind: "classification", "regression" or "multilabel".
+        classes: Rows of each class or label, the largest first; empty for regression.
         words: Words of a text: median, 95th percentile and maximum.
         repeated: Rows whose text stands in an earlier row.
         contradicting: Texts that stand in several rows with different labels.
         guessed: Sentences on settings that were guessed.
+        separator: What stands between several labels of a row, if they are no lists.
     """
 
     file: Path
@@ -67,16 +72,21 @@ class TableFacts:
     repeated: int
     contradicting: int
     guessed: tuple[str, ...]
+    separator: str | None = None
 
     @property
     def sentences(self) -> list[str]:
         """Describe the table to a user."""
         said = [f"{self.file}: {self.rows:,} rows; text: {' and '.join(self.text)}; label: {self.label}"]
-        if self.kind == "classification":
+        if self.classes:
             shown = ", ".join(f"{name} {number:,}" for name, number in list(self.classes.items())[:6])
             more = ", …" if len(self.classes) > 6 else ""
             share = max(self.classes.values()) / self.rows
-            said.append(f"{len(self.classes)} classes ({shown}{more}); the largest has {share:.0%} of the rows")
+            if self.kind == "multilabel":
+                each = sum(self.classes.values()) / self.rows
+                said.append(f"{len(self.classes)} labels ({shown}{more}); a row has {each:.1f} on average")
+            else:
+                said.append(f"{len(self.classes)} classes ({shown}{more}); the largest has {share:.0%} of the rows")
         middle, most, longest = self.words
         said.append(f"a text has {middle} words in the middle, 95 % have at most {most}, the longest has {longest:,}")
         if self.repeated:
@@ -113,13 +123,20 @@ def look(file: Path, text: str | None = None, text_pair: str | None = None, labe
     label = label or _label(table, {text, text_pair}, guessed)
     first = text or _text(table, {label, text_pair}, guessed)
     texts = (first, text_pair) if text_pair is not None else (first,)
-    labelled = table.where([row for row, value in enumerate(table.columns[label]) if has_label(value)])
-    values = [str(value) for value in labelled.columns[label]]
+    given = table.columns[label]
+    labelled = table.where([row for row, value in enumerate(given) if has_label(value)])
+    several, separator = _several_labels(labelled.columns[label])
+    if several and None not in given:  # an empty list or text is a row with none of the labels
+        labelled, (several, separator) = table, _several_labels(given)
+    values = [str(value) for value in several or labelled.columns[label]]
     rows = list(zip(*(map(str, labelled.columns[name]) for name in texts), strict=True))
     if not rows:
         raise LoraBenchError(f"{file} has no rows" + (f" with a label in column {label!r}" if table.places else ""))
     texts_read = [normal(row) for row in rows]
-    kind = "regression" if _is_quantity(values) else "classification"
+    kind = "multilabel" if several else "regression" if _is_quantity(values) else "classification"
+    if several:
+        between = "" if separator is None else f", separated by {separator!r}"
+        guessed.append(f"guessed: {label} has several labels a row{between}")
     if kind == "regression":
         guessed.append(f"guessed: {label} is a number to predict, as it has {len(set(values)):,} different values")
     return TableFacts(
@@ -132,12 +149,32 @@ def look(file: Path, text: str | None = None, text_pair: str | None = None, labe
         text=texts,
         label=label,
         kind=kind,
-        classes=dict(Counter(values).most_common()) if kind == "classification" else {},
+        classes={}
+        if kind == "regression"
+        else dict(Counter(chain.from_iterable(several) if several else values).most_common()),
         words=spread(sum(len(text.split()) for text in row) for row in rows),
         repeated=repeated(texts_read),
         contradicting=contradicting(texts_read, values),
         guessed=tuple(guessed),
+        separator=separator,
     )
+
+
+def _several_labels(values: Sequence[Any]) -> tuple[list[tuple[str, ...]], str | None]:
+    """Return the labels of each row and what separates them in texts; nothing if a row has one label."""
+    lists = [as_json_list(value) if isinstance(value, str) and value.strip() else value for value in values]
+    if all(isinstance(value, list | tuple) or value == "" for value in lists) and any(lists):
+        return [tuple(sorted({str(label) for label in value or ()})) for value in lists], None
+    texts = [value for value in values if isinstance(value, str)]
+    whole = set(texts) if len(texts) == len(values) else set()
+    for sign in _LABEL_SEPARATORS:
+        if not any(sign in value for value in whole):
+            continue
+        parts = {part.strip() for value in whole for part in value.split(sign)} - {""}
+        few = 2 <= len(parts) <= min(len(whole), MOST_CLASSES)
+        if few and all(len(part) <= _LONGEST_LABEL and not part.isdigit() for part in parts):
+            return [tuple(sorted({part.strip() for part in text.split(sign)} - {""})) for text in texts], sign
+    return [], None
 
 
 def _with_columns(layout: Layout, names: Sequence[str]) -> Layout:
@@ -193,7 +230,8 @@ def _label(table: Table, taken: set[str | None], guessed: list[str]) -> str:
     rows = len(table.places)
     possible = {}
     for name, values in table.columns.items():
-        different = len(set(map(str, values)))
+        several = _several_labels(values)[0] if _LABEL_NAMES.fullmatch(name) else []
+        different = len(set(chain.from_iterable(several) if several else map(str, values)))
         if name not in taken and 2 <= different <= min(MOST_CLASSES, max(2, rows // 3)):
             possible[name] = different
     if not possible:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lora_bench.errors import Fault, did_you_mean
 from lora_bench.tasks.declaration import Task
+from lora_bench.tasks.label_sets import label_lists
 from lora_bench.tasks.linearise import linearise
 from lora_bench.tasks.source_tables import Table
 from lora_bench.tasks.token_spelling import as_tokens
@@ -54,18 +55,20 @@ def wanted_of(task: Task, part: str) -> frozenset[str]:
 
 def with_labels(task: Task, table: Table) -> Table:
     """Return a table without the rows that have no label, if the task leaves them out."""
-    given = table.columns.get(task.label.column)
-    if task.unlabelled_rows == "refuse" or given is None:
+    columns = [name for name in task.label.columns or (task.label.column,) if name in table.columns]
+    if task.unlabelled_rows == "refuse" or not columns:
         return table
-    names = table.class_names.get(task.label.column)
-    rows = [row for row, value in enumerate(given) if has_label(value, names)]
-    return replace(table.where(rows), unlabelled=len(given) - len(rows))
+    rows = list(range(len(table.places)))
+    for name in columns:
+        given, names = table.columns[name], table.class_names.get(name)
+        rows = [row for row in rows if has_label(given[row], names)]
+    return replace(table.where(rows), unlabelled=len(table.places) - len(rows))
 
 
 def has_label(value: Any, class_names: list[str] | None = None) -> bool:
     """Return False for a gap: nothing, blanks, or a list of nothing else."""
     if isinstance(value, list | tuple):
-        return any(has_label(one) for one in value)
+        return any(has_label(one, class_names) for one in value)
     return isinstance(value, dict) or _label_text(value, class_names) is not None
 
 
@@ -88,6 +91,8 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
     by, before = (task.shares.by, task.shares.before) if task.shares is not None else (None, None)
     groups = [normal(text) for text in texts] if by is None else _group_values(table, by, before, faults)
     subsets = _subset_values(task, table) if part in ("test", "all") else list[str | None]([None] * count)
+    if task.kind == "multilabel":
+        return Examples(list(range(count)), ids, texts, _label_sets(task, table, faults), groups, subsets)
     given = table.columns[task.label.column]
     if task.kind == "tokens":
         tags = tags_of(task, table, texts, faults)
@@ -100,7 +105,8 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
     if nested:
         kind = type(given[nested[0]]).__name__
         message = f"has labels in column {task.label.column!r} that are neither text nor numbers but {kind}"
-        faults.append(table.rows_fault(message, nested))
+        several = "; for several labels a row say `kind: multilabel`" if kind == "list" else ""
+        faults.append(table.rows_fault(message, nested, several))
     values = [_label_text(value, table.class_names.get(task.label.column)) for value in given]
     if task.label_names:
         values = [task.label_names.get(value, value) if value is not None else None for value in values]
@@ -171,13 +177,24 @@ def _faults_of_text(table: Table, name: str, *, keep_empty: bool = False) -> Ite
     column = table.columns[name]
     wrong = [row for row, value in enumerate(column) if value is not None and not isinstance(value, str)]
     if wrong:
-        kind = type(column[wrong[0]]).__name__
-        yield table.rows_fault(f"has values in column {name!r} that are no text but {kind}", wrong)
+        value = column[wrong[0]]
+        message = f"has values in column {name!r} that are no text but {type(value).__name__}"
+        yield table.rows_fault(message, wrong, _as_text(name, value))
     strict = table.own and not keep_empty
     # Rows of a published data set without a text are part of it, and a user could not mend them.
     without = [row for row, value in enumerate(column) if value is None or (strict and not str(value).strip())]
     if without:
         yield table.rows_fault(f"has no text in column {name!r}", without)
+
+
+def _as_text(name: str, value: Any) -> str:
+    """Return a hint how a value that is no text can be read."""
+    if isinstance(value, dict):
+        inner = next((key for key, one in value.items() if isinstance(one, str)), None)
+        return "" if inner is None else f"; `text: {name}.{inner}` reads the text inside"
+    if isinstance(value, list):
+        return "; join each list to one text in the file, such as 'first second' for ['first', 'second']"
+    return ""
 
 
 def ids_of(task: Task, table: Table, faults: list[Fault]) -> list[str]:
@@ -195,6 +212,22 @@ def ids_of(task: Task, table: Table, faults: list[Fault]) -> list[str]:
         shown = ", ".join(repr(ids[row]) for row in repeated[:SHOWN_VALUES])
         faults.append(table.rows_fault(f"repeats an id of column {task.id!r} ({shown})", repeated))
     return ids
+
+
+def _label_sets(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:
+    """Return the labels of each row, sorted and each once; note every fault of their columns."""
+    names = table.class_names.get(task.label.column)
+    found: list[tuple[str, ...]] = []
+    without: list[int] = []
+    for row, labels in enumerate(label_lists(task, table, faults)):
+        said = [None] if labels is None else [_label_text(label, names) for label in labels]
+        if None in said:
+            without.append(row)
+        found.append(tuple(sorted({task.label_names.get(label, label) for label in said if label is not None})))
+    if without:
+        shown = ", ".join(task.label.columns) or task.label.column
+        faults.append(table.rows_fault(f"has no label in column {shown!r}", without, LEAVE_OUT))
+    return found
 
 
 def _references(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, ...]]:

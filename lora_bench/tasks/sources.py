@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from lora_bench.documents import Strict
 from lora_bench.tasks.source_tables import Format
@@ -22,6 +30,8 @@ def file_as_data(given: Any) -> Any:
 
 
 def _column_as_label(given: Any) -> Any:
+    if isinstance(given, list | tuple):
+        return {"columns": tuple(given)}
     return {"column": given} if isinstance(given, str) else given
 
 
@@ -43,6 +53,9 @@ def names_as_text(given: Any) -> Any:
     return tuple(str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in given)
 
 
+Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]
+
+
 class Label(Strict):
     """The label of a row.
 
@@ -50,16 +63,25 @@ class Label(Strict):
         column: Column of the label, of one text to write or several, or of the labels of the words.
         rule: "sign" gives the classes negative and positive of a number, and drops zeros.
         where: Keep texts at whose index the lists in these columns have these values.
+        separator: What stands between the labels of a row, for several labels in one text.
+        columns: Columns of 0 and 1, one for each label, in place of `column`.
     """
 
-    column: str
+    column: str = ""
     rule: Literal["sign"] | None = None
     where: dict[str, str] = Field(default_factory=dict)
+    separator: str | None = Field(default=None, min_length=1)
+    columns: Columns = ()
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that came after the first records while they say nothing, so that no run gets another id."""
+        said: dict[str, Any] = dump(self)
+        return {key: value for key, value in said.items() if value or key not in ("separator", "columns")}
 
 
-Columns = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]
 TextKey = Annotated[tuple[str, ...], BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, str])]
-LabelKey = Annotated[Label, BeforeValidator(_column_as_label, json_schema_input_type=str | Label)]
+LabelKey = Annotated[Label, BeforeValidator(_column_as_label, json_schema_input_type=str | tuple[str, ...] | Label)]
 Files = Annotated[
     tuple[str, ...],
     BeforeValidator(one_or_more, json_schema_input_type=str | tuple[str, ...]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError
@@ -41,7 +40,7 @@ def encode(
 
 
 def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-    """Return the task's metrics on predictions: class indexes, numbers, texts for generation, or for tokens lists of labels.
+    """Return the task's metrics on predictions: class indexes, numbers, texts, lists of words' labels or of label indexes.
 
     Args:
         task: The task.
@@ -55,7 +54,7 @@ def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> 
     Raises:
         LoraBenchError: If a metric is a script that the task does not allow (`Task.allowing`), or has changed since.
     """
-    if task.kind in ("generation", "tokens"):
+    if task.kind in ("generation", "tokens", "multilabel"):
         references = [list(each) for each in references]
     found: dict[str, float] = {}
     for name in task.all_metrics:
@@ -107,20 +106,22 @@ def unavailable_metrics(task: Task) -> list[str]:
 def majority_score(task: Task, data: TaskData, split: str) -> float | None:
     """Return the score of always predicting the most frequent class of training (or the mean), if it is defined.
 
-    Generation has no such prediction.
+    With several labels a text, the one most frequent label is predicted. Generation has no such prediction.
     """
     if task.kind == "generation":
         return None
     train: Sequence[Any] = data.splits["train"].labels
+    constant: Any
     if task.kind == "tokens":
-        counts = Counter(chain.from_iterable(train))
+        counts = Counter(data.splits["train"].each_label)
         most = min(counts, key=lambda label: (-counts[label], label))
         right: Sequence[Any] = data.splits[split].labels
         return score(task, right, [[most] * len(each) for each in right]).get(task.metric)
     if task.kind == "regression":
         constant = math.fsum(train) / len(train)
     else:
-        counts = Counter(train)
-        constant = min(counts, key=lambda label: (-counts[label], label))
+        counts = Counter(data.splits["train"].each_label)
+        constant = min(counts, key=lambda label: (-counts[label], label), default=0)
+        constant = [constant] if task.kind == "multilabel" else constant
     references = data.splits[split].labels
     return score(task, references, [constant] * len(references)).get(task.metric)

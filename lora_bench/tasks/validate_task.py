@@ -110,6 +110,7 @@ def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
         yield ("label", "where"), f"is only for generation; the kind is {task.kind}"
     if task.label.rule is not None and task.kind != "classification":
         yield ("label", "rule"), f"makes classes, but the kind is {task.kind}"
+    yield from _faults_of_several_labels(task)
     if task.kind not in WITH_CLASSES:
         for key in ("labels", "label_names"):
             if getattr(task, key):
@@ -133,6 +134,29 @@ def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
         for name in task.all_metrics:
             if (found := find(name)) is not None and found.takes_classes:
                 yield ("labels",), f"is missing: {name} is that of the second class, so the order must be said"
+
+
+def _faults_of_several_labels(task: Task) -> Iterator[tuple[Key, str]]:
+    label = task.label
+    if not label.column and not label.columns:
+        yield ("label", "column"), "is missing"
+    if task.kind != "multilabel":
+        for key in ("separator", "columns"):
+            if getattr(label, key):
+                yield ("label", key), f"is only for several labels a row, `kind: multilabel`; the kind is {task.kind}"
+        return
+    if label.rule is not None:
+        yield ("label", "rule"), "makes one class of a number, but the kind is multilabel"
+    if not label.columns:
+        return
+    if len(set(label.columns)) < max(2, len(label.columns)):
+        yield ("label", "columns"), f"must be at least two different columns, got {list(label.columns)}"
+    for key in ("column", "separator"):
+        if getattr(label, key):
+            yield ("label", key), "must go: `columns` has the labels"
+    for key in ("labels", "label_names"):
+        if getattr(task, key):
+            yield (key,), "must go: the columns name the labels, in their order"
 
 
 def _faults_of_split(task: Task) -> Iterator[tuple[Key, str]]:

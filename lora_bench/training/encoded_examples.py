@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 
-from lora_bench.models.registry import BaseModel
+from lora_bench.models.label_order import label_order_warnings
 from lora_bench.records.record import DataSummary
 from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
 from lora_bench.training.attempt import Facts
 from lora_bench.training.job import Job
 from lora_bench.training.process_cache import WARM
-from lora_bench.training.scoring import Example, Exercise, scored_splits
+from lora_bench.training.scoring import Example, Exercise, answered_splits
 from lora_bench.util.seeding import distinct_rows
 
 
@@ -21,7 +20,7 @@ def examples_of(
 ) -> tuple[Sequence[Example], dict[str, Sequence[Example]]]:
     """Return the training examples and, by split, the examples to answer; record the facts about them."""
     spec = job.spec
-    asked = dict.fromkeys(scored_splits(spec, data))
+    asked = dict.fromkeys(answered_splits(job.task, spec, data))
     if spec.selection_every is not None:
         asked[spec.rules.choose_on] = None
     truncated: dict[str, float] = {}
@@ -39,7 +38,7 @@ def examples_of(
             facts.warnings.append(
                 f"{_share(share)} of the {name} inputs are longer than {spec.training.max_length} tokens and were truncated"
             )
-    facts.warnings += _label_order_warning(job.base_model, data.labels)
+    facts.warnings += label_order_warnings(job.base_model, data.labels)
     facts.data = DataSummary(
         examples={name: len(split.labels) for name, split in data.splits.items()},
         truncated_share=truncated,
@@ -51,18 +50,3 @@ def examples_of(
 def _share(share: float) -> str:
     """Return a share above 0 in per cent, never rounded to zero."""
     return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
-
-
-def _label_order_warning(base_model: BaseModel, labels: Sequence[str]) -> list[str]:
-    """Warn if the checkpoint orders the same labels differently."""
-    config = json.loads((base_model.folder / "config.json").read_text(encoding="utf-8"))
-    known = [
-        str(name).lower() for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
-    ]
-    ours = [label.lower() for label in labels]
-    if known != ours and sorted(known) == sorted(ours):
-        return [
-            f"the checkpoint of {base_model.name} orders the labels {known}, the task {ours}; "
-            "the head is new, so the task's order is used"
-        ]
-    return []

@@ -21,6 +21,7 @@ from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.scoring import Replies, scores_of
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import Course
+from lora_bench.training.thresholds import decided
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def _selection(setup: Setup, lessons: Lessons, measure: MeasureCallback) -> Sele
         with facts.within("the evaluation on the selection split"):
             if answers is None:
                 answers = lessons.exercise.answers(adapted, lessons.questions[chosen_on])
-            return scores_of(job.task, lessons.data, {chosen_on: answers})
+            at_threshold, _ = decided(job.task, lessons.data, {chosen_on: answers})
+            return scores_of(job.task, lessons.data, at_threshold)
 
     return SelectionScores(
         every=spec.selection_every,

@@ -32,6 +32,7 @@ def keep_weights(
     step: int,
     scores: Mapping[str, float],
     examples: int,
+    threshold: float | None = None,
 ) -> Weights | None:
     """Leave the trained weights in PEFT's format (or transformers', for a whole model), with a model card.
 
@@ -42,6 +43,7 @@ def keep_weights(
         step: Step after which the weights were taken.
         scores: Scores of the run, for the card.
         examples: Number of scored examples.
+        threshold: Probability above which a label is answered, of several labels a text.
     """
     if job.spec.keep_weights == "none":
         return None
@@ -64,7 +66,7 @@ def keep_weights(
         (config,) = model.peft_config.values()
         tuner = tuner_module(type(config))
     intervals = item_intervals(job.folder.path / PREDICTIONS, job.spec, scores)
-    card = model_card(job.spec, step, tuner, scores, examples, intervals)
+    card = model_card(job.spec, step, tuner, scores, examples, intervals, threshold)
     (folder / "README.md").write_text(card, encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors' own files can be read by their owner only

@@ -33,6 +33,7 @@ def model_card(
     scores: Mapping[str, float] | None = None,
     examples: int = 0,
     intervals: Mapping[str, tuple[float, float]] | None = None,
+    threshold: float | None = None,
 ) -> str:
     """Return the card as Markdown with metadata.
 
@@ -43,6 +44,7 @@ def model_card(
         scores: Scores of the run, by metric.
         examples: Number of scored examples.
         intervals: 95 % intervals of scores over these examples, by metric; see `item_intervals`.
+        threshold: Probability above which a label is answered, of several labels a text.
     """
     options = _code(json.dumps(spec.method.options, sort_keys=True))
     labels = _words(", ".join(spec.task.labels))
@@ -66,7 +68,7 @@ def model_card(
             + (" Run these lines beside its folder." if _is_folder(spec.model) and tuner is not None else ""),
             "",
             "```python",
-            *loading_lines(spec, PLACE, tuner),
+            *loading_lines(spec, PLACE, tuner, threshold),
             "```",
             "",
         ]
@@ -101,13 +103,14 @@ def item_intervals(answers: Path, spec: PlannedSpec, scores: Mapping[str, float]
     return found
 
 
-def loading_lines(spec: RunSpec, folder: str, tuner: str | None) -> list[str]:
-    """Return the Python lines that make `model` and `tokenizer` of kept weights.
+def loading_lines(spec: RunSpec, folder: str, tuner: str | None, threshold: float | None = None) -> list[str]:
+    """Return the Python lines that make `model` and `tokenizer` of kept weights, and `labels_of` for several labels.
 
     Args:
         spec: The run that left the weights.
         folder: Their folder.
         tuner: Module to import before they load; "" for PEFT alone, None for a whole model.
+        threshold: Probability above which a label is answered, of several labels a text.
     """
     auto = f"For{kind_facts(spec).auto}"
     known = spec.model.name in known_models()
@@ -131,7 +134,16 @@ def loading_lines(spec: RunSpec, folder: str, tuner: str | None) -> list[str]:
     if tuner is not None and not writes(spec):
         # A causal classifier reads the last token that is not padding.
         lines += ["model.config.pad_token_id = tokenizer.pad_token_id"]
+    if threshold is not None:
+        lines += ["", "", *_LABELS_OF.format(threshold=threshold).splitlines()]
     return lines
+
+
+_LABELS_OF = """\
+def labels_of(text, threshold={threshold}):
+    probabilities = model(**tokenizer(text, truncation=True, return_tensors="pt")).logits.sigmoid()[0].tolist()
+    return [model.config.id2label[place] for place, one in enumerate(probabilities) if one > threshold]
+"""
 
 
 def public_name(model: ModelSpec) -> str:
@@ -166,7 +178,9 @@ def _head(spec: RunSpec) -> str:
     if not spec.task.labels:
         return ', num_labels=1, problem_type="regression"'
     names = "id2label=dict(enumerate(labels)), label2id={label: index for index, label in enumerate(labels)}"
-    return f", num_labels=len(labels), {names}"
+    several = (spec.task.definition or {}).get("kind") == "multilabel"
+    problem = ', problem_type="multi_label_classification"' if several else ""
+    return f", num_labels=len(labels), {names}{problem}"
 
 
 def _metadata(

@@ -38,9 +38,18 @@ from lora_bench.training.measure.measure_callback import MeasureCallback
 from lora_bench.training.process_cache import WARM
 from lora_bench.training.rate_groups import set_rates
 from lora_bench.training.retention import retained
-from lora_bench.training.scoring import Replies, keep_answers, keep_probabilities, quiet, scored_splits, scores_of
+from lora_bench.training.scoring import (
+    Replies,
+    answered_splits,
+    keep_answers,
+    keep_probabilities,
+    quiet,
+    scored_splits,
+    scores_of,
+)
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import ENDLESS
+from lora_bench.training.thresholds import decided
 from lora_bench.training.trainer_arguments import training_arguments
 from lora_bench.training.warm_up import warm_up
 from lora_bench.util.failpoints import reach
@@ -90,6 +99,11 @@ class Ready:
     def scored(self) -> list[str]:
         """Splits of its scores."""
         return scored_splits(self.job.spec, self.lessons.data)
+
+    @property
+    def answered(self) -> list[str]:
+        """Splits that the trained model answers."""
+        return answered_splits(self.job.task, self.job.spec, self.lessons.data)
 
     @property
     def best(self) -> Best | None:
@@ -206,7 +220,7 @@ class Answered:
     """Answers of a trained model.
 
     Args:
-        answers: Answers to each scored split, by split.
+        answers: Answers to each split of `Ready.answered`, by split.
         seconds: Time taken.
     """
 
@@ -264,7 +278,8 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         measure.exclusive = False
     if not measure.exclusive and spec.training.uses("train_seconds"):
         facts.warnings.append("another process ran on this machine and used up some of its train_seconds")
-    scores = scores_of(job.task, lessons.data, answered.answers)
+    answers, threshold = decided(job.task, lessons.data, answered.answers)
+    scores = scores_of(job.task, lessons.data, {name: answers[name] for name in ready.scored})
     facts.enter("scoring what the base model could do")
     kept = retained(job, model, ready.adapted.tokenizer, facts.warnings.append)
     there = job.folder.record()
@@ -272,7 +287,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         return there
     facts.enter("writing predictions and weights")
     reach("run.keep")
-    replies = answered.answers[spec.score_on]
+    replies = answers[spec.score_on]
     memory = measure.memory(model)
     facts.warnings += measure.unmeasured
     return job.record(
@@ -291,8 +306,9 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
         predictions=keep_answers(job, lessons.data.splits[spec.score_on], replies.answers),
         probabilities=keep_probabilities(job, replies) if spec.score_on == "test" else None,
         retention=kept,
+        threshold=threshold,
         weights=keep_weights(
-            job, model, ready.adapted.tokenizer, step, scores, len(lessons.data.splits[spec.score_on].ids)
+            job, model, ready.adapted.tokenizer, step, scores, len(lessons.data.splits[spec.score_on].ids), threshold
         ),
     )
 
@@ -307,7 +323,7 @@ def take_part(ready: Ready) -> None:
 
 
 def _answers(ready: Ready) -> dict[str, Replies]:
-    """Return the model's answers to each scored split, unless a stop is requested."""
+    """Return the model's answers to each split that it answers, unless a stop is requested."""
     lessons = ready.lessons
     with heard(lambda: ready.hooks.keep.stop_evaluation(ready.model)):
-        return {name: lessons.exercise.answers(ready.model, lessons.questions[name]) for name in ready.scored}
+        return {name: lessons.exercise.answers(ready.model, lessons.questions[name]) for name in ready.answered}

@@ -28,6 +28,7 @@ from lora_bench.training.callbacks import Diverged
 from lora_bench.training.generation import CompletionCollator, encode_completions, encode_prompts
 from lora_bench.training.generation.encode import NO_LOSS
 from lora_bench.training.job import Job
+from lora_bench.training.thresholds import CHOSEN_ON, USUAL, labels_above
 from lora_bench.util.failpoints import reach
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.heartbeat import beat
@@ -49,8 +50,8 @@ class Replies:
     """A model's answers to questions.
 
     Args:
-        answers: Answer to each question: a class index, a number, a text, or the labels of its words.
-        logits: Of classification, shape (questions, classes).
+        answers: Answer to each question: a class index, a number, a text, the labels of its words, or a list of label indexes.
+        logits: Of classification into one class or several labels, shape (questions, classes).
     """
 
     answers: list[Any]
@@ -79,7 +80,7 @@ class Exercise(Protocol):
 
 
 class Labelling:
-    """Classification and regression: an answer is a class index or a number."""
+    """Classification and regression: an answer is a class index, a number, or a list of label indexes."""
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec) -> None:
         self.collate = DataCollatorWithPadding(tokenizer)
@@ -88,14 +89,19 @@ class Labelling:
     def lessons(self, split: Split) -> tuple[list[Example], float]:
         """Return token ids with their label."""
         examples, truncated = encode(split, self._tokenizer, self._spec.training.max_length)
-        return [{**example, "labels": label} for example, label in zip(examples, split.labels, strict=True)], truncated
+        labels: Sequence[Any] = split.labels
+        if self._task.kind == "multilabel":
+            # Tuples, as lists have a value a token.
+            each = range(len(self._spec.task.labels))
+            labels = [tuple(float(place in own) for place in each) for own in labels]
+        return [{**example, "labels": label} for example, label in zip(examples, labels, strict=True)], truncated
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
         """Return token ids."""
         return encode(split, self._tokenizer, self._spec.training.max_length)
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
-        """Return the likeliest class of each question, or its number."""
+        """Return the likeliest class of each question, its number, or its labels that are likelier than not."""
         return self.answers_in(predict(model, questions, self.collate, self._spec, self.read), questions)
 
     def read(self, logits: torch.Tensor) -> torch.Tensor:
@@ -112,6 +118,8 @@ class Labelling:
             raise Diverged("the trained model's outputs are not finite")
         if self._task.kind == "regression":
             return Replies([round(value, 6) for value in logits.squeeze(-1).tolist()])
+        if self._task.kind == "multilabel":
+            return Replies(labels_above(logits, USUAL), logits)
         return Replies(logits.argmax(-1).tolist(), logits)
 
 
@@ -288,6 +296,12 @@ def scored_splits(spec: PlannedSpec, data: TaskData) -> list[str]:
     return [spec.score_on, *beside]
 
 
+def answered_splits(task: Task, spec: PlannedSpec, data: TaskData) -> list[str]:
+    """Return the splits that a trained model answers: those to score, and the one that chooses a threshold."""
+    chosen_on = [CHOSEN_ON] if task.kind == "multilabel" and CHOSEN_ON in data.splits else []
+    return list(dict.fromkeys([*scored_splits(spec, data), *chosen_on]))
+
+
 def scores_of(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> dict[str, float]:
     """Return the scores of a model from its answers to each split; the first split names them."""
     scores: dict[str, float] = {}
@@ -322,7 +336,8 @@ def keep_probabilities(job: Job, replies: Replies) -> Probabilities | None:
     """
     if replies.logits is None or replies.logits.numel() > MOST_PROBABILITIES:
         return None
-    rows = replies.logits.double().softmax(-1).tolist()
+    logits = replies.logits.double()
+    rows = (logits.sigmoid() if job.task.kind == "multilabel" else logits.softmax(-1)).tolist()
     rounded = [[round(share, PROBABILITY_DECIMALS) for share in row] for row in rows]
     return Probabilities(file=PROBABILITIES, sha256=_write_beside(job, PROBABILITIES, {"probabilities": rounded}))
 

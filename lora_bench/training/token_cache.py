@@ -70,7 +70,7 @@ def shared_examples(
     Args:
         folder: Folder of the cache.
         key: Unique key of these examples.
-        make: Makes them; each has the same keys, and lists of integers of one length, or single numbers.
+        make: Makes them; each has the same keys, and lists of integers of one length, single numbers, or tuples of numbers.
     """
     manifest, file = folder / f"{key}.json", folder / f"{key}.npy"
     with _alone(folder / f"{key}.lock"):
@@ -126,7 +126,12 @@ def _mapped(manifest: Path, file: Path) -> tuple[MappedExamples, float] | None:
         quarantine(file, f"{file.name} does not match {manifest.name}", file.parent / QUARANTINE)
         return None
     numbers = np.load(file, mmap_mode="r", allow_pickle=False)
-    return MappedExamples(numbers, said["columns"], said["single"], said["examples"]), said["cut"]
+    # A value of an example is never a list: JSON has made one of the numbers of several labels.
+    single = {
+        name: [tuple(value) if isinstance(value, list) else value for value in values]
+        for name, values in said["single"].items()
+    }
+    return MappedExamples(numbers, said["columns"], single, said["examples"]), said["cut"]
 
 
 @contextlib.contextmanager

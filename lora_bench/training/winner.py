@@ -55,7 +55,7 @@ class Winner:
     @property
     def lines(self) -> list[str]:
         """The Python lines that load it."""
-        return loading_lines(self.record.spec, str(self.folder), self.tuner)
+        return loading_lines(self.record.spec, str(self.folder), self.tuner, self.record.threshold)
 
 
 def find_winner(runs: Path, method: str | None = None, *, task: str | None = None, model: str | None = None) -> Winner:
@@ -132,7 +132,7 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
     assert record.weights is not None
     examples = record.predictions.count if record.predictions is not None else 0
     intervals = item_intervals(winner.folder.parent / PREDICTIONS, spec, record.scores or {})
-    card = model_card(spec, record.weights.step, None, record.scores, examples, intervals)
+    card = model_card(spec, record.weights.step, None, record.scores, examples, intervals, record.threshold)
     (out / "README.md").write_text(card, encoding="utf-8")
     for path in out.iterdir():
         path.chmod(0o644)

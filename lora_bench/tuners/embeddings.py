@@ -326,7 +326,7 @@ class PrefixEmbeddingModel(Tuner):
         decoder, dot, _ = layer.removesuffix(f".{layer.rsplit('.', 1)[1]}").rpartition(".")
         if not dot:
             raise UnsupportedPair(f"{self.title} needs a model with a head, and this is a {family.name} without one")
-        return re.escape(decoder.removesuffix(".base_layer"))  # of a second adapter
+        return re.escape(str(decoder).removesuffix(".base_layer"))  # of a second adapter
 
     def new_layer(
         self,

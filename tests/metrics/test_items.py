@@ -20,6 +20,7 @@ from lora_bench.stats import ItemMetric, ItemScores, by_index, one_at_a_time
 from lora_bench.stats.items import draw_weights
 
 SEEDS = (3, 1, 4)
+OF_ONE_LABEL = [name for name in metrics_of_items() if kind_of(name) not in ("multilabel", "tokens")]
 
 
 def classes(generator, items, count):
@@ -63,10 +64,7 @@ REFERENCES = {
 }
 
 
-OF_NUMBERS = [name for name in metrics_of_items() if kind_of(name) != "tokens"]
-
-
-@pytest.mark.parametrize("name", OF_NUMBERS)
+@pytest.mark.parametrize("name", OF_ONE_LABEL)
 def test_a_weighted_metric_is_the_metric_of_the_resampled_data(name):
     generator = np.random.default_rng(0)
     right, given = numbers(generator, 60) if kind_of(name) == "regression" else classes(generator, 60, 2)
@@ -93,7 +91,7 @@ def test_so_it_is_with_three_classes(name):
     assert found == pytest.approx(expected, rel=1e-11)
 
 
-@pytest.mark.parametrize("name", OF_NUMBERS)
+@pytest.mark.parametrize("name", OF_ONE_LABEL)
 def test_on_all_items_it_is_the_score_that_a_record_has(name):
     generator = np.random.default_rng(3)
     right, given = numbers(generator, 50) if kind_of(name) == "regression" else classes(generator, 50, 2)

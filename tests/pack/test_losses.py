@@ -30,6 +30,12 @@ def test_a_regressor_s():
     torch.testing.assert_close(found, F.mse_loss(logits.squeeze(), labels))
 
 
+def test_several_labels():
+    logits, labels = torch.randn(5, 3, generator=DRAWN), torch.randint(0, 2, (5, 3), generator=DRAWN).float()
+    found = loss_for("multilabel")(filled(logits, 7.0), filled(labels, torch.nan))
+    torch.testing.assert_close(found, F.binary_cross_entropy_with_logits(logits, labels))
+
+
 def test_a_causal_model_s_over_the_completion_alone():
     logits, labels = torch.randn(3, 6, 11, generator=DRAWN), torch.randint(0, 11, (3, 6), generator=DRAWN)
     labels[:, :2] = -100

@@ -207,9 +207,10 @@ def test_later_recipes_hold(tmp_path):
 def test_labels_are_for_classifiers_alone(tmp_path):
     three = SUITE.replace("threads: 1", "threads: 1, labels: 3, kind: {}")
     found = [
-        plan(tmp_path, three.replace("{}", kind)).cells[0].spec.labels for kind in ("classification", "regression")
+        plan(tmp_path, three.replace("{}", kind)).cells[0].spec.labels
+        for kind in ("classification", "regression", "multilabel")
     ]
-    assert found == [3, 1]
+    assert found == [3, 1, 3]
 
 
 def test_a_file_without_any_key_of_training_is_a_suite_of_probes(tmp_path):

@@ -334,6 +334,7 @@ def test_errors_are_told_apart_and_fit_in_a_line(error, out_of_memory, reason):
         ("regression", (4,), torch.float32),
         ("generation", (4, 500), torch.long),
         ("tokens", (4, 500), torch.long),
+        ("multilabel", (4, 2), torch.float32),
     ],
 )
 def test_random_tokens_are_of_the_vocabulary_and_none_is_padding(jobs, pad, kind, shape, dtype):

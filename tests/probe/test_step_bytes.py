@@ -182,6 +182,17 @@ def test_labels_of_a_regression_are_real_numbers():
     assert real.activation_bytes - shaped.activation_bytes == 4 * (ROWS - 1)
 
 
+def test_several_labels_are_a_row_of_real_numbers():
+    made = {"num_labels": 5, "problem_type": "multi_label_classification"}
+    batch = {**batch_for("roberta"), "labels": torch.ones(ROWS, 5)}
+    shapes = {name: tuple(value.shape) for name, value in batch.items()}
+    real, _ = step_bytes(TrainingStep(MODELS["roberta"](**made), batch, "float32"))
+    with torch.device("meta"):
+        model = MODELS["roberta"](**made)
+    shaped, _ = predict_step(model, shapes, "float32", fused_attention=False, real=("labels",))
+    assert abs(real.activation_bytes - shaped.activation_bytes) <= 4 * ROWS * 5
+
+
 # Fused attention.
 
 

@@ -99,6 +99,14 @@ def test_what_the_table_needs_is_declared(tmp_path):
     assert (task.text, task.label.column, task.kind, task.metric) == (("a: b", "c, d"), "no", "regression", "pearson")
 
 
+@pytest.mark.parametrize("separator", ["|", ";", ",", None])
+def test_several_labels_are_declared_with_what_separates_them(tmp_path, separator):
+    suite, _ = loaded(tmp_path, kind="multilabel", separator=separator)
+    ((task, _),) = suite.tasks
+    assert (task.kind, task.label.column, task.label.separator) == ("multilabel", "queue", separator)
+    assert task.metric == "multilabel_micro_f1"
+
+
 def test_a_large_model_gets_smaller_rates(tmp_path):
     (small, _), (large, _) = loaded(tmp_path), loaded(tmp_path, "owner/large", large=True)
     for one, other in zip(small.methods, large.methods, strict=True):

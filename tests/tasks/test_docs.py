@@ -107,6 +107,7 @@ def test_the_examples_are_of_each_kind_and_each_source(tasks):
         "tickets": "classification",
         "duplicates": "classification",
         "stars": "regression",
+        "topics": "multilabel",
         "facts": "generation",
         "entities": "tokens",
         "emotion": "classification",
@@ -139,6 +140,13 @@ def test_rows_of_a_parquet_file_stay_together_by_author(tasks, tmp_path):
     splits = load_data(tasks["stars"], tmp_path).splits
     authors = {name: {int(text.split()[1]) % 50 for (text,) in split.texts} for name, split in splits.items()}
     assert sum(map(len, authors.values())) == len(set.union(*authors.values())) == 50
+
+
+def test_a_row_has_several_labels_or_none(tasks, tmp_path):
+    rows = [{"title": "one", "topics": ["sport", "science"]}, {"title": "two", "topics": []}]
+    for name in ("train", "dev", "test"):
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    assert load_data(tasks["topics"], tmp_path).splits["test"].labels == [(0, 2), ()]
 
 
 def test_an_input_may_have_one_text_or_several(tasks, tmp_path):

@@ -84,6 +84,11 @@ def test_full_fine_tuning_of_a_gpt2_takes_what_arithmetic_says(tmp_path):
     assert flops_of(tmp_path, "gpt2", "full", rows, length, "generation", 0) == 3 * forward
 
 
+def test_several_labels_take_the_products_of_as_many_classes(tmp_path):
+    of_classes = flops_of(tmp_path, "roberta", "lora", 3, 7, labels=5)
+    assert flops_of(tmp_path, "roberta", "lora", 3, 7, "multilabel", 5) == of_classes
+
+
 @pytest.mark.parametrize("family", ["roberta", "deberta", "deberta-v2", "gpt2"])
 @pytest.mark.parametrize("method", ["lora", "prefix_tuning"])
 def test_what_is_interpolated_is_what_would_be_counted(tmp_path, family, method):

@@ -470,6 +470,8 @@ def test_a_checkpoint_that_orders_the_same_labels_otherwise_is_said(tmp_path):
     config = tmp_path / "project" / "base" / "config.json"
     names = {"id2label": {"0": "PRAISE", "1": "COMPLAINT"}, "label2id": {"PRAISE": 0, "COMPLAINT": 1}}
     config.write_text(json.dumps(json.loads(config.read_text()) | names))
-    cells = make_plan(load_suite(path), tmp_path / "runs").cells
-    record = run_job({cell.job.spec.method.label: cell.job for cell in cells}["lora"])
-    assert any("orders the labels ['praise', 'complaint']" in warning for warning in record.warnings)
+    plan = make_plan(load_suite(path), tmp_path / "runs")
+    record = run_job({cell.job.spec.method.label: cell.job for cell in plan.cells}["lora"])
+    (said,) = [warning for warning in record.warnings if "orders the labels ['praise', 'complaint']" in warning]
+    assert said.endswith('to keep the checkpoint\'s, say `labels: ["praise", "complaint"]` in the task')
+    assert said in plan.warnings

@@ -25,10 +25,11 @@ CLASSES = [
     {"input_ids": [5, 6], "attention_mask": [1, 1], "labels": 0},
 ]
 NUMBERS = [{"input_ids": [4, 4], "labels": 0.1}, {"input_ids": [1], "labels": -1 / 3}]
+SETS = [{"input_ids": [4, 4], "labels": (0.0, 1.0, 1.0)}, {"input_ids": [1], "labels": (0.0, 0.0, 0.0)}]
 TEXTS = [{"input_ids": [3, 9], "attention_mask": [1, 1], "labels": [-100, 9]}]
 
 
-@pytest.mark.parametrize("examples", [CLASSES, NUMBERS, TEXTS])
+@pytest.mark.parametrize("examples", [CLASSES, NUMBERS, SETS, TEXTS])
 def test_shared_examples_are_those_that_were_made(tmp_path, examples):
     found, cut = shared_examples(tmp_path, "key", lambda: (examples, 1 / 3))
     assert isinstance(found, MappedExamples)

@@ -12,12 +12,19 @@ import evaluate
 from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import declared, unavailable
 
-_VALUES = {"classification": "int64", "regression": "float64", "generation": "string", "tokens": "string"}
+_VALUES = {
+    "classification": "int64",
+    "regression": "float64",
+    "generation": "string",
+    "tokens": "string",
+    "multilabel": "int64",
+}
 _INPUTS = {
     "classification": "predictions, references: class indexes",
     "regression": "predictions, references: numbers",
     "generation": "predictions: texts; references: for each prediction a list of one or more texts",
     "tokens": "predictions, references: for each sentence a list of the labels of its words",
+    "multilabel": "predictions, references: lists of label indexes",
 }
 
 
@@ -34,8 +41,9 @@ class PackageMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         kind = self.declared.kind
         value = datasets.Value(_VALUES[kind])
-        references = datasets.Sequence(value) if kind in ("generation", "tokens") else value
-        predictions = references if kind == "tokens" else value
+        listed = datasets.Sequence(value)
+        predictions = listed if kind in ("tokens", "multilabel") else value
+        references = listed if kind in ("generation", "tokens", "multilabel") else value
         return evaluate.MetricInfo(
             description=self.declared.value.__doc__ or "",
             citation="",

@@ -19,11 +19,24 @@ def weighted_mean_f1(references: Floats, predictions: Floats, counted: Sequence[
     """
     import numpy as np
 
-    are = [(references == label).astype(np.float64) for label in counted]
-    said = [(predictions == label).astype(np.float64).T for label in counted]
+    return mean_f1(
+        [(references == label).astype(np.float64) for label in counted],
+        [(predictions == label).astype(np.float64).T for label in counted],
+    )
+
+
+def mean_f1(are: Sequence[Floats], said: Sequence[Floats]) -> Weighted:
+    """Return the mean F1 of the classes that are predicted or right, as a function of item weights.
+
+    Args:
+        are: For each class 1 if an item has it, shape (items,).
+        said: For each class 1 if it is predicted, shape (items, seeds).
+    """
+    import numpy as np
 
     def metric(weights: Floats) -> Floats:
-        total, present = 0.0, 0.0
+        total = np.zeros((len(weights), said[0].shape[1]))
+        present = np.zeros_like(total)
         for truth, answer in zip(are, said, strict=True):
             named = weights @ answer + (weights @ truth)[:, None]
             hits = weights @ (answer * truth[:, None])

@@ -13,6 +13,7 @@ import numpy as np
 
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.metrics import find, known_metrics
+from lora_bench.metrics.support.label_arrays import label_arrays
 from lora_bench.stats.estimate import refuse_no_numbers
 from lora_bench.stats.items import Floats, ItemMetric, Items, ItemScores, Weighted
 
@@ -28,7 +29,7 @@ def item_metric(
 
     Args:
         metric: Name of a metric that is `of_items`, such as `matthews_correlation`.
-        references: Right class, number, or labels of the words, of each item.
+        references: Right class, number, label indexes, or labels of the words, of each item.
         predictions: Predictions of each seed, in the order of *references*.
         classes: Number of classes of the task; by default that of the classes that occur.
 
@@ -43,11 +44,15 @@ def item_metric(
             raise LoraBenchError(
                 f"seed {seed} has {len(answers)} predictions for {len(references)} items; expected one for each"
             )
-        if found.item_parts is None:
+        if found.item_parts is None and found.kind != "multilabel":
             refuse_no_numbers(enumerate(answers), f"seed {seed}: the prediction of item")
     seeds = tuple(predictions)
     if found.item_parts is not None:
         return ItemMetric(seeds, len(references), _ratio(found.item_parts, references, [*predictions.values()]))
+    if found.kind == "multilabel":
+        assert found.weighted is not None
+        sets, of_seeds = label_arrays(references, [predictions[seed] for seed in seeds])
+        return ItemMetric(seeds, len(sets), found.weighted(references=sets, predictions=of_seeds))
     right = np.asarray(references, dtype=np.float64)
     given = np.array([predictions[seed] for seed in seeds], dtype=np.float64).reshape(len(seeds), len(right))
     if found.item_scores is not None:

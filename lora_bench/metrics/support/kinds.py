@@ -26,19 +26,26 @@ KINDS: dict[Kind, KindFacts] = {
     "classification": KindFacts("SequenceClassification", "SEQ_CLS", "text-classification"),
     "regression": KindFacts("SequenceClassification", "SEQ_CLS", "text-classification"),
     "generation": KindFacts("CausalLM", "CAUSAL_LM", "text-generation"),
+    "multilabel": KindFacts("SequenceClassification", "SEQ_CLS", "text-classification"),
     "tokens": KindFacts("TokenClassification", "TOKEN_CLS", "token-classification"),
 }
 
-WITH_CLASSES: frozenset[str] = frozenset({"classification", "tokens"})
+WITH_CLASSES: frozenset[str] = frozenset({"classification", "tokens", "multilabel"})
 """Kinds whose labels are names of classes."""
 
 LABEL_PER_TOKEN: frozenset[str] = frozenset({"generation", "tokens"})
 """Kinds whose batches have a label for each token, and not for each example."""
 
-READS_ONE_TOKEN: frozenset[str] = frozenset({"classification", "regression"})
+READS_ONE_TOKEN: frozenset[str] = frozenset({"classification", "regression", "multilabel"})
 """Kinds whose head reads one token of an example."""
 
 
-def label_shapes(kind: Kind, rows: int, length: int) -> dict[str, tuple[int, ...]]:
+REAL_LABELS: frozenset[str] = frozenset({"regression", "multilabel"})
+"""Kinds whose labels are real numbers, and no indexes."""
+
+
+def label_shapes(kind: Kind, rows: int, length: int, labels: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of labels in a batch, by its name."""
+    if kind == "multilabel":
+        return {"labels": (rows, labels)}
     return {"labels": (rows, length) if kind in LABEL_PER_TOKEN else (rows,)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted
 
-Kind = Literal["classification", "regression", "generation", "tokens"]
+Kind = Literal["classification", "regression", "generation", "tokens", "multilabel"]
 
 # What published tables print as a difference, of a metric that is a share or a correlation.
 HALF_A_POINT = 0.005
@@ -22,8 +22,8 @@ class Metric:
     Args:
         value: Function from predictions and references, at least one of each, to the value; None or NaN if it is undefined.
             Its docstring says in a line what it returns, and in which range.
-        kind: Kind of task that it scores. Predictions are class indexes, numbers, texts or lists of the words' labels;
-            references of a text are a list of texts.
+        kind: Kind of task that it scores. Predictions are class indexes, numbers, texts, lists of the words' labels or lists
+            of label indexes; references of a text are a list of texts.
         higher_is_better: Direction.
         takes_classes: True if `value` takes the number of `classes`. With two, it is then of the second class, so a task must
             give its classes in order.
@@ -35,7 +35,7 @@ class Metric:
         item_scores: For a mean over items, function from `references` (items,) and `predictions` (seeds, items) to the score
             of each item, shape (seeds, items).
         weighted: For another metric of items, function from the same and `classes` to a function of how often each item was
-            drawn.
+            drawn. For several labels there is no `classes`, and the arrays of 0 and 1 have one more axis: the labels.
         item_parts: For a sum over items divided by another, function from an item's reference and prediction to its parts of
             the two sums.
         entities: True if it counts entities, so that labels must be tags such as B-PER, I-PER and O.

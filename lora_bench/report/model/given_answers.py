@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lora_bench.metrics.multilabel_macro_f1 import weighted_macro_f1
+from lora_bench.metrics.support.label_arrays import are_label_sets, label_arrays
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import AnswersOf
@@ -36,8 +38,9 @@ class GivenAnswers:
 
     Args:
         classes: Names of the classes; empty for regression.
-        references: Right answer to each item, shape (items,).
-        answers: Shape (runs, items).
+        references: Right answer to each item, shape (items,); of several labels a text 1 for each right one, shape (items,
+            classes).
+        answers: Shape (runs, items), or (runs, items, classes).
         probabilities: For each run, shape (items, classes); empty if a run kept none.
     """
 
@@ -48,8 +51,14 @@ class GivenAnswers:
 
     @property
     def right_share(self) -> Floats:
-        """The share of runs that answer each item right, shape (items,)."""
-        return np.asarray((self.answers == self.references).mean(axis=0), dtype=np.float64)
+        """The share of runs that answer each item right, with all of its labels, shape (items,)."""
+        same = self.answers == self.references
+        return np.asarray((same.all(axis=-1) if self.several else same).mean(axis=0), dtype=np.float64)
+
+    @property
+    def several(self) -> bool:
+        """True if an item may have several of the classes."""
+        return self.references.ndim == 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +67,7 @@ class ClassScores:
 
     Args:
         items: Number of items of each class.
-        confusion: Mean count of each answer, shape (right class, answered class).
+        confusion: Mean count of each answer, shape (right class, answered class); empty for several labels.
         calibration_error: None if a run kept no probabilities; so is `brier_score`.
     """
 
@@ -104,11 +113,18 @@ def _given(row: Row, setting: Setting, answers: AnswersOf) -> GivenAnswers | Non
     first = stored[0].references
     if not first or any(one.references != first or len(one.predictions) != len(first) for one in stored):
         return None
+    classes = setting.spec.task.labels or ()
+    if (setting.spec.task.definition or {}).get("kind") == "multilabel":
+        if len(classes) > MOST_CLASSES or not all(
+            are_label_sets(one, len(classes)) for one in (first, *(run.predictions for run in stored))
+        ):
+            return None
+        right, of_runs = label_arrays(first, [one.predictions for one in stored], len(classes))
+        return GivenAnswers(classes=classes, references=right, answers=of_runs, probabilities=())
     if not all(
         isinstance(value, int | float) for one in (first, *(run.predictions for run in stored)) for value in one
     ):
         return None
-    classes = setting.spec.task.labels or ()
     references, said = np.array(first), np.array([one.predictions for one in stored])
     if classes:
         if len(classes) > MOST_CLASSES or not all(_are_classes(one, len(classes)) for one in (references, said)):
@@ -128,6 +144,8 @@ def _are_classes(values: Classes | Floats, classes: int) -> bool:
 
 def class_scores(given: GivenAnswers) -> ClassScores:
     """Return the scores of a row of classification by class."""
+    if given.several:
+        return _label_scores(given)
     references, number = given.references.astype(np.int64), len(given.classes)
     counts = [confusion(references, said.astype(np.int64), number) for said in given.answers]
     by_run = [precision_recall_f1(one) for one in counts]
@@ -150,6 +168,31 @@ def class_scores(given: GivenAnswers) -> ClassScores:
     )
 
 
+def _label_scores(given: GivenAnswers) -> ClassScores:
+    """Return the scores of each of several labels: those of the second class of its own two."""
+    number = len(given.classes)
+    right, answers = given.references.astype(np.int64), given.answers.astype(np.int64)
+    counts = [[confusion(right[:, label], said[:, label], 2) for label in range(number)] for said in answers]
+    by_run = [[precision_recall_f1(one) for one in of_labels] for of_labels in counts]
+
+    def over_runs(which: int) -> tuple[Summary, ...]:
+        return tuple(summarise([float(run[label][which][1]) for run in by_run]) for label in range(number))
+
+    of_items, of_runs = given.references.astype(np.float64), given.answers.astype(np.float64)
+    macro = [weighted_macro_f1(references=of_items, predictions=said[None]) for said in of_runs]
+    everything = np.ones((1, len(right)))
+    return ClassScores(
+        items=tuple(right.sum(axis=0).tolist()),
+        precision=over_runs(0),
+        recall=over_runs(1),
+        f1=over_runs(2),
+        macro_f1=summarise([float(np.nan_to_num(one(everything)[0, 0])) for one in macro]),
+        confusion=np.zeros((0, 0)),
+        calibration_error=None,
+        brier_score=None,
+    )
+
+
 def error_scores(given: GivenAnswers) -> ErrorScores:
     """Return the errors of a row of regression."""
     errors = given.answers - given.references
@@ -167,9 +210,10 @@ def rows_with_answers(table: ModelTable, given: GivenByRow) -> list[tuple[Row, G
 def differing_items(rows: Sequence[tuple[Row, GivenAnswers]]) -> list[int]:
     """Return the items that a method answers right in most runs and another wrong in most, the clearest first.
 
-    Equally clear ones are in a fixed random order: files are often sorted by class, and readers see the first items alone.
+    Items with several labels are not among them. Equally clear ones are in a fixed random order: files are often sorted by
+    class, and readers see the first items alone.
     """
-    if not rows or not rows[0][1].classes:
+    if not rows or not rows[0][1].classes or rows[0][1].several:
         return []
     shares = np.array([given.right_share for _, given in rows])
     most, least = shares.max(axis=0), shares.min(axis=0)

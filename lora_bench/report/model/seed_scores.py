@@ -10,6 +10,7 @@ import numpy as np
 
 from lora_bench.metrics import find
 from lora_bench.metrics.support.item_weights import item_metric
+from lora_bench.metrics.support.label_arrays import are_label_sets
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import Answers
 from lora_bench.report.model.comparison import Setting
@@ -84,11 +85,15 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Seque
         if found.references != expected:
             return None
         predictions[score.seed] = found.predictions
-    declared = find(metric)
-    by_parts = declared is not None and declared.item_parts is not None
-    if not expected or (isinstance(expected[0], str | list) and not by_parts):
+    if not expected:
         return None
-    return item_metric(metric, expected, predictions, classes=len(setting.spec.task.labels or ()) or None), expected
+    declared, classes = find(metric), len(setting.spec.task.labels or ())
+    if declared is not None and declared.kind == "multilabel":
+        if not all(are_label_sets(values, classes) for values in (expected, *predictions.values())):
+            return None
+    elif isinstance(expected[0], str | list) and (declared is None or declared.item_parts is None):
+        return None
+    return item_metric(metric, expected, predictions, classes=classes or None), expected
 
 
 def items_of(one: Scored, other: Scored) -> tuple[Items, Items] | None:

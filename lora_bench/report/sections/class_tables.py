@@ -52,6 +52,9 @@ def class_lines(table: ModelTable, given: GivenByRow, reference: str, folder: st
         return text.folded("Errors in the unit of the label", [_LEGEND, "", *_errors(rows)])
     names = rows[0][1].classes
     scored = [(row, class_scores(of_row)) for row, of_row in rows]
+    if rows[0][1].several:
+        lines = [_LEGEND, "", *_classes(scored, names, "label"), *_agreement(rows, reference, folder)]
+        return text.folded("Labels", lines)
     lines = [_LEGEND, "", *_summary(scored), "", *_classes(scored, names), "", *_confusions(scored, names)]
     return text.folded("Classes, confusions and calibration", [*lines, *_agreement(rows, reference, folder)])
 
@@ -84,7 +87,7 @@ def _summary(scored: Sequence[_Scored]) -> Lines:
     return [*text.table(header, lines), "", "Calibration is not shown: these runs kept no probabilities."]
 
 
-def _classes(scored: Sequence[_Scored], names: Sequence[str]) -> Lines:
+def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class") -> Lines:
     """Precision, recall and F1 of the classes that the test items have."""
     items = scored[0][1].items
     present = [place for place, number in enumerate(items) if number]
@@ -100,8 +103,9 @@ def _classes(scored: Sequence[_Scored], names: Sequence[str]) -> Lines:
         for place in shown
         for row, scores in scored
     ]  # fmt: skip
-    header = ["class", "method", "items", "precision", "recall", "F1"]
-    some = f"{len(shown)} of {len(present)} classes: those with the lowest F1 of any method."
+    header = [what, "method", "items", "precision", "recall", "F1"]
+    several = "labels" if what == "label" else "classes"
+    some = f"{len(shown)} of {len(present)} {several}: those with the lowest F1 of any method."
     return [*([some, ""] if len(shown) < len(present) else []), *text.table(header, lines, 2)]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from lora_bench.errors import UnsupportedPair, first_line
 from lora_bench.methods import Method
 from lora_bench.metrics import Kind
-from lora_bench.metrics.support.kinds import label_shapes
+from lora_bench.metrics.support.kinds import REAL_LABELS, label_shapes
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.util.hashing import content_hash
@@ -125,10 +125,10 @@ def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, row
     try:
         _, flops = predict_step(
             method.apply(model, head=head),
-            {"input_ids": shape, "attention_mask": shape, **label_shapes(kind, rows, length)},
+            {"input_ids": shape, "attention_mask": shape, **label_shapes(kind, rows, length, labels)},
             "float32",
             fused_attention=False,
-            real=("labels",) if kind == "regression" else (),
+            real=("labels",) if kind in REAL_LABELS else (),
         )
     except RuntimeError as error:
         reason = first_line(error)

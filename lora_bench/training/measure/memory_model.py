@@ -12,7 +12,7 @@ from importlib.metadata import version
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.methods import Method
 from lora_bench.metrics import Kind
-from lora_bench.metrics.support.kinds import label_shapes
+from lora_bench.metrics.support.kinds import REAL_LABELS, label_shapes
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.probe_record import StepBytes
@@ -119,13 +119,13 @@ def predicted_step(
     if model.config.pad_token_id is None:
         model.config.pad_token_id = 0
     shape = (batch_size, length)
-    batch = {"input_ids": shape, "attention_mask": shape, **label_shapes(kind, batch_size, length)}
+    batch = {"input_ids": shape, "attention_mask": shape, **label_shapes(kind, batch_size, length, labels)}
     found, _ = predict_step(
         method.apply(model, head=head),
         batch,
         precision,
         fused_attention=cuda and attention != "eager",
-        real=("labels",) if kind == "regression" else (),
+        real=("labels",) if kind in REAL_LABELS else (),
     )
     keep(path, found.model_dump(mode="json"))
     return found

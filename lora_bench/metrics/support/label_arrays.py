@@ -1,0 +1,42 @@
+"""Sets of labels as arrays of 0 and 1, from which metrics of several labels are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lora_bench.stats.items import Floats
+
+LabelSets = Sequence[Sequence[int]]
+"""Label indexes of each item; an item may have none."""
+
+
+def are_label_sets(values: Sequence[Any], labels: int) -> bool:
+    """Return True if every value is a list of label indexes below *labels*."""
+    return all(
+        isinstance(value, list) and all(type(label) is int and 0 <= label < labels for label in value)
+        for value in values
+    )
+
+
+def label_arrays(
+    references: LabelSets, predictions: Sequence[LabelSets], width: int | None = None
+) -> tuple[Floats, Floats]:
+    """Return right labels, shape (items, labels), and those of each seed, shape (seeds, items, labels).
+
+    Args:
+        references: Right labels of each item.
+        predictions: Those of each seed.
+        width: Number of labels; by default that of the labels that occur.
+    """
+    import numpy as np
+
+    every = (references, *predictions)
+    if width is None:
+        width = max((label + 1 for sets in every for labels in sets for label in labels), default=1)
+    found = np.zeros((len(every), len(references), width))
+    for place, sets in enumerate(every):
+        for item, labels in enumerate(sets):
+            found[place, item, list(labels)] = 1.0
+    return found[0], found[1:]
