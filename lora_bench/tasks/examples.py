@@ -292,6 +292,8 @@ def _no_entities(task: Task, labels: Sequence[str], table: Table) -> Iterator[Fa
 
 def count_classes(split: Split, labels: Sequence[str]) -> dict[str, int]:
     """Return how often each class is a label: of an example, one of several, or of a word where each word has one."""
+    if not labels:
+        return {}
     counts = Counter(one if isinstance(one, str) else labels[int(one)] for one in split.each_label)
     return {label: counts[label] for label in labels}
 
@@ -410,7 +412,7 @@ def _warnings(
             count = len(splits[scored].texts)
             verb = "shares its text" if shared == 1 else "share their text"
             yield f"{shared:,} of the {count:,} examples of {scored} {verb} with an example of {known}"
-    counts = {name: count_classes(split, labels) for name, split in splits.items()} if labels else {}
+    counts = {name: count_classes(split, labels) for name, split in splits.items()}
     unseen = [label for label in labels if counts["train"][label] == 0]
     if unseen:
         yield f"no training example has the label {', '.join(map(repr, unseen))}"
