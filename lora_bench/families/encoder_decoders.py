@@ -40,4 +40,42 @@ T5 = Family(
     },
 )
 
-ENCODER_DECODERS: tuple[Family, ...] = (T5,)
+# Self-attention and feed-forward block are adapted in each layer of encoder and decoder: a classifier reads the decoder, behind
+# both. Attention from the decoder to the encoder stays frozen. Post-norm, and attention reads a layer's input itself.
+BART = Family(
+    name="bart",
+    model_types=("bart",),
+    layer=r"(?:.*\.)?(?:encoder|decoder)\.layers\.\d+",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    attention_output="self_attn.out_proj",
+    feed_forward_in="fc1",
+    feed_forward_out="fc2",
+    self_attention="self_attn",
+    prefix_kind="cache",
+    bottleneck_sites={
+        "houlsby": Site(modules=("self_attn.out_proj", "fc2"), placement="after"),
+        "pfeiffer": Site(modules=("fc2",), placement="after"),
+        "lin": Site(modules=("",), placement="after"),
+    },
+    heads=("classification_head", "qa_outputs"),
+    hidden_size_key="d_model",
+    num_heads_key="encoder_attention_heads",
+    num_layers_key="encoder_layers",
+    shown="BART",
+    classes="Bart",
+    tiny={
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 40,
+        "dropout": 0.0,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 1,
+    },
+)
+
+ENCODER_DECODERS: tuple[Family, ...] = (T5, BART)

@@ -189,9 +189,13 @@ def _refuse_unknown(config: PretrainedConfig, kind: Kind) -> None:
 def _refuse_encoder(base_model: BaseModel) -> None:
     """Refuse an encoder for generation: it is trained to fill gaps and sees both sides of a word."""
     if not writes_on(base_model.model_type):
-        raise UnsupportedPair(
-            f"{base_model.model_type} is an encoder and writes no text; generation needs a causal model such as gpt2"
+        both = read_config(base_model.name, base_model.folder).get("is_encoder_decoder")
+        what = (
+            "has an encoder and a decoder, which this does not train to write"
+            if both
+            else "is an encoder and writes no text"
         )
+        raise UnsupportedPair(f"{base_model.model_type} {what}; generation needs a causal model such as gpt2")
 
 
 def writes_on(model_type: str) -> bool:

@@ -51,6 +51,7 @@ WITHOUT = {
     "opt": {"parallel": "opt has no parallel adapter"},
     "modernbert": {"bitfit": NO_BIASES, "lin": "modernbert has no lin adapter", **NO_CACHE},
     "t5": {"bitfit": NO_BIASES, **NO_CACHE},
+    "bart": {"parallel": "bart has no parallel adapter"},
 }  # fmt: skip
 """A row for each family without a model in `tests.tiny`: what it refuses, by a word of `METHODS`, and why."""
 
@@ -102,6 +103,14 @@ def test_counts_on_mpnet():
     assert count("mpnet", name="prefix_tuning", num_virtual_tokens=5) == 2 * 5 * 2 * 32
     assert count("mpnet", name="prefix_layer", num_virtual_tokens=5) == 2 * 5 * 32
     assert count("mpnet", name="prefix_embedding", num_virtual_tokens=5) == 5 * 32
+
+
+def test_counts_on_bart_are_of_encoder_and_decoder():
+    # 2 layers in each, of width 32, feed-forward width 48
+    assert count("bart", name="lora", rank=4) == 2 * 2 * 2 * 4 * (32 + 32)
+    assert count("bart", name="lora", rank=4, targets=("ffn",)) == 2 * 2 * 2 * 4 * (32 + 48)
+    assert count("bart", name="bottleneck_adapter", bottleneck_size=3) == 2 * 2 * 2 * (2 * 32 * 3 + 3 + 32)
+    assert count("bart", name="prefix_tuning", num_virtual_tokens=5) == 2 * 2 * 5 * 2 * 32
 
 
 def test_mpnets_prefix_is_more_keys_and_values_without_a_position_bias():
@@ -240,7 +249,7 @@ def test_every_part_and_site_that_is_declared_exists(name):
     model, _ = tiny_model(name)
     family = family_of(name)
     blocks = [module for path, module in model.named_modules() if re.fullmatch(family.pattern(""), path)]
-    assert len(blocks) == 2
+    assert len(blocks) == (4 if name == "bart" else 2)  # of encoder and decoder
     for block in blocks:
         modules = dict(block.named_modules())
         for part in ROLES["all"]:
