@@ -63,8 +63,9 @@ def method_of(part: Part) -> Method:
     given = found.model_dump()
     if given.get("initialisation") in ("pissa", "olora"):
         raise ValueError(f"{given['initialisation']} changes the base model and is no part")
-    if given.get("train_norms"):
-        raise ValueError("train_norms is no option of a part")
+    for option in ("train_norms", "train_tokens"):
+        if given.get(option):
+            raise ValueError(f"{option} is no option of a part")
     if given.get("reparameterised") or given.get("words") is not None:
         raise ValueError("a prefix that is reparameterised or starts from words is no part")
     return found

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 Layer = Annotated[int, Field(ge=0)]
+Token = Annotated[int, Field(ge=0)]
 Rank = Annotated[int, Field(ge=1)]
 
 
@@ -64,6 +65,8 @@ class Lora(Strict):
         ratio: Learning rate of B divided by that of A and the head; LoRA+ has 16. The learning rate of a suite is A's.
         rank_pattern: Ranks of layers that have another than *rank*, by their indexes from 0. *scaling* stays the same.
         train_norms: Train the norms of every layer, too.
+        train_tokens: Ids of tokens whose rows in the embeddings, and in a language model's output, are trained too: those that
+            a chat template brings and the checkpoint has not learned.
     """
 
     name: ClassVar[str] = "lora"
@@ -83,6 +86,7 @@ class Lora(Strict):
     ratio: float = Field(default=1.0, gt=0)
     rank_pattern: Annotated[dict[Layer, Rank], BeforeValidator(_by_index)] = Field(default_factory=dict)
     train_norms: bool = False
+    train_tokens: tuple[Token, ...] = Field(default=(), strict=False)
 
     def rate_factor(self, weight: str) -> float:
         """Return the factor on the learning rate of a weight, by its name."""
@@ -93,7 +97,7 @@ class Lora(Strict):
 
         Raises:
             UnsupportedPair: If the initialisation does not fit the weights: fused, transposed, quantised, or of a lower rank.
-                Or if the model lacks a layer of *rank_pattern*, or has no norms to train.
+                Or if the model lacks a layer of *rank_pattern* or a token of *train_tokens*, or has no norms to train.
         """
         from peft import get_peft_model
         from peft.tuners.lora.layer import LoraLayer
@@ -130,6 +134,7 @@ class Lora(Strict):
             "use_rslora": self.use_rslora,
             "use_dora": self.use_dora,
             "modules_to_save": [*head, *(norms_of(model, family) if self.train_norms else [])],
+            "trainable_token_indices": rows_of(model, self.train_tokens) if self.train_tokens else None,
         }
         if family.fused and {"query", "key", "value"} & set(parts):
             from lora_bench.tuners import FusedLoraConfig
@@ -165,6 +170,22 @@ class Lora(Strict):
             raise UnsupportedPair(f"rank_pattern names layer {absent[0]}, and the model has layers 0 to {layers - 1}")
         layer = family.layer.removesuffix(r"\d+")
         return {rf"{layer}{index}\..*": rank for index, rank in sorted(self.rank_pattern.items())}
+
+
+def rows_of(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]]:
+    """Return the rows of *tokens* by the path of their module: the embeddings, and an output with weights of its own.
+
+    Raises:
+        UnsupportedPair: If the embeddings lack one.
+    """
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    if max(tokens) >= len(inputs.weight):
+        raise UnsupportedPair(
+            f"train_tokens names token {max(tokens)}, and the model has tokens 0 to {len(inputs.weight) - 1}"
+        )
+    paths = {id(module): path for path, module in model.named_modules()}
+    own = outputs is not None and outputs.weight is not inputs.weight
+    return {paths[id(module)]: sorted(set(tokens)) for module in ((inputs, outputs) if own else (inputs,))}
 
 
 def norms_of(model: nn.Module, family: Family) -> list[str]:

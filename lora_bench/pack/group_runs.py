@@ -96,8 +96,10 @@ def _packs(model_type: str, spec: PlannedSpec) -> bool:
     method, recipe = spec.method, spec.training
     if method.name not in SIZES or not any(model_type in family.packed_types for family in FAMILIES):
         return False
-    # DoRA divides by lengths of rows. Padded ranks leave these alone, but no test shows it. The others change the base.
-    plain = not method.options.get("use_dora") and method.options.get("initialisation", "kaiming") in (
+    # DoRA divides by lengths of rows. Padded ranks leave these alone, but no test shows it, as none does for trained rows of
+    # embeddings. The others change the base.
+    rows = method.options.get("use_dora") or method.options.get("train_tokens")
+    plain = not rows and method.options.get("initialisation", "kaiming") in (
         "kaiming", "gaussian", "identity", "paper",
     )  # fmt: skip
     # Shared time says nothing about the time of one run.

@@ -84,6 +84,7 @@ class FusedLoraConfig(TunerConfig):
         initialisation: Draw of A, kaiming or gaussian.
         rank_pattern: Other ranks than *r*, by regular expressions over whole paths, as PEFT reads them. The factor on the
             update stays as with *r*, or as *use_rslora* says.
+        trainable_token_indices: Rows of embeddings that are trained too, by the path of their module, as PEFT reads them.
     """
 
     r: int = field(default=8)
@@ -94,6 +95,7 @@ class FusedLoraConfig(TunerConfig):
     roles: list[str] = field(default_factory=lambda: ["query", "value"])
     initialisation: str = field(default="kaiming")
     rank_pattern: dict[str, int] = field(default_factory=dict)
+    trainable_token_indices: dict[str, list[int]] | None = field(default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

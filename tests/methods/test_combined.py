@@ -162,6 +162,7 @@ def test_two_spellings_are_one_method_and_survive_a_record():
         ((LORA, {"method": "prefix_layer", "rank": 3}), "part prefix_layer: rank: "),
         ((PL, {**LORA, "initialisation": "pissa"}), "pissa changes the base model and is no part"),
         ((PL, {**LORA, "train_norms": True}), "train_norms is no option of a part"),
+        ((PL, {**LORA, "train_tokens": [3]}), "train_tokens is no option of a part"),
         ((LORA, {**PREFIX, "reparameterised": True}), "reparameterised or starts from words is no part"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft.tuners.lora.layer import LoraLayer
 from pydantic import ValidationError
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lora_bench.errors import UnsupportedPair
 from lora_bench.methods import known_methods, rate_factors
@@ -46,6 +47,7 @@ def count(model) -> int:
         {"use_rslora": True, "dropout": 0.1},
         {"rank_pattern": {1: 5}},
         {"train_norms": True},
+        {"train_tokens": (9, 5)},
     ],
 )
 def test_contract(options):
@@ -274,3 +276,35 @@ def test_new_options_survive_a_record_and_leave_old_ones_out():
     assert Lora.model_validate(json.loads(json.dumps(method.model_dump(mode="json")))) == method
     with pytest.raises(ValidationError):
         Lora(rank_pattern={0: 0})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_of_tokens_are_trained_where_they_are_read_and_where_they_are_written(tied):
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, tie_word_embeddings=tied,
+    )  # fmt: skip
+    base = LlamaForCausalLM(config)
+    before = base.get_input_embeddings().weight.detach().clone(), base.get_output_embeddings().weight.detach().clone()
+    model = Lora(rank=2, train_tokens=(18, 19)).apply(base, head=[])
+    # Two rows of width 16, twice if the output has its own; LoRA of rank 2 on query and value.
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert trained == (1 if tied else 2) * 2 * 16 + 2 * 2 * 2 * 16
+    optimiser = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.5)
+    ids = torch.tensor([[1, 18, 2, 19, 3]])
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimiser.step()
+    model.eval()
+    logits = model(input_ids=ids).logits
+    merged = model.merge_and_unload()
+    assert torch.allclose(merged(input_ids=ids).logits, logits, atol=1e-5)
+    after = merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
+    for old, new in zip(before, after, strict=True):
+        changed = (old != new).any(1).nonzero().flatten().tolist()
+        assert changed == [18, 19]
+
+
+def test_tokens_that_a_model_lacks_are_refused():
+    model, head = tiny_models()["gpt2"]
+    with pytest.raises(UnsupportedPair, match="train_tokens names token 1000, and the model has tokens 0 to"):
+        Lora(train_tokens=(5, 1000)).apply(model, head=head)
