@@ -129,6 +129,21 @@ metric: seqeval_f1
 metrics: [token_accuracy]
 ```
 
+Conversations: a column of messages, each with `role` and `content` (in CSV as JSON), or `text` and `label` as prompt and
+completion. They go through the tokenizer's chat template, or one of yours. The loss is over each answer (`assistant`) and
+the mark of its end. Scores are of all answers for `loss` and `perplexity`, and of the last one, written anew, for metrics of
+texts.
+
+```yaml
+task: helpdesk
+kind: chat
+data: {train: train.jsonl, validation: dev.jsonl, test: test.jsonl}
+text: messages
+chat_template: chat.jinja
+metric: loss
+metrics: [perplexity, exact_match]
+```
+
 A data set on the hub; name a commit if others should repeat the task:
 
 ```yaml

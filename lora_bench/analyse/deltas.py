@@ -24,6 +24,7 @@ from lora_bench.families import Family, family_of
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.spec import PlannedSpec
+from lora_bench.tasks.declaration import model_kind
 from lora_bench.training.scoring import quiet
 from lora_bench.training.winner import UNMERGEABLE
 from lora_bench.tuners.fused_lora import FusedLoraLayer
@@ -60,7 +61,7 @@ class NoDelta(LoraBenchError):
 
 def load_base(spec: PlannedSpec, base_model: BaseModel) -> nn.Module:
     """Return the base model as the run began with it."""
-    kind: Any = spec.task.definition["kind"]
+    kind = model_kind(str(spec.task.definition["kind"]))
     with quiet():
         model, _ = load_model(base_model, kind=kind, labels=len(spec.task.labels))
     return model.eval()

@@ -17,7 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from lora_bench.errors import unknown
-from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Kind, Metric
+from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Kind, Metric, MetricKind
 
 if TYPE_CHECKING:
     import evaluate
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from lora_bench.metrics.support.hub_metric import HubMetric
 
 __all__ = [
-    "HALF_A_POINT", "HUB", "Kind", "Metric", "declared", "default_margin", "find", "higher_is_better", "kind_of",
+    "HALF_A_POINT", "HUB", "Kind", "Metric", "MetricKind", "declared", "default_margin", "find", "higher_is_better", "kind_of",
     "known_metrics", "metric", "unavailable", "unpinned",
 ]  # fmt: skip
 
 HUB = "hub:"
 
 
-def known_metrics() -> dict[str, Kind]:
+def known_metrics() -> dict[str, MetricKind]:
     """Return every metric of this package with the kind of task it scores, kind by kind and then by name."""
     kinds = {name: _read(name).kind for name in sorted(_names())}
-    return {name: kind for each in typing.get_args(Kind) for name, kind in kinds.items() if kind == each}
+    return {name: kind for each in typing.get_args(MetricKind) for name, kind in kinds.items() if kind == each}
 
 
 def find(name: str | None) -> Metric | None:
@@ -62,7 +62,7 @@ def default_margin(name: str | None) -> float | None:
     return None if found is None else found.margin
 
 
-def kind_of(name: str) -> Kind | None:
+def kind_of(name: str) -> MetricKind | None:
     """Return the kind of task that a metric scores; None for a metric from the hub.
 
     Raises:

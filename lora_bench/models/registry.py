@@ -37,7 +37,7 @@ Progress = Callable[[str], None]
 
 # Files that make a model; other files of a folder (cards, logs, other formats) do not change it.
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
-               "*.model", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+               "*.model", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")  # fmt: skip
 
 
 @dataclass(frozen=True)

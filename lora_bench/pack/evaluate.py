@@ -50,6 +50,8 @@ def answers_together(
 ) -> dict[str, Answered]:
     """Return the answers of members, by run id, without those that are better evaluated alone, or do not fit together.
 
+    Losses on texts are taken alone: the logits of all members over a vocabulary need too much memory.
+
     Args:
         asked: Members to evaluate.
         splits: Splits of each member.
@@ -63,7 +65,8 @@ def answers_together(
         alike.setdefault(of, []).append(ready)
     found: dict[str, Answered] = {}
     for group in alike.values():
-        if len(group) > 1:
+        at_hand = group[0].lessons.exercise
+        if len(group) > 1 and not (isinstance(at_hand, Writing) and at_hand.weighs):
             try:
                 found |= _answers_of(group, splits(group[0]), stacked(group))
             except Interrupted:

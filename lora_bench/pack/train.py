@@ -331,7 +331,7 @@ def _step(members: Sequence[Member], stack: Stack, optimiser: StackedAdamW) -> l
         keys = torch.tensor(own, dtype=torch.int32).to(device_of_runs(), non_blocking=True)
     with autocast(members[0].ready.model, first.spec):
         losses, _, _ = stack(
-            [member.batch() for member in members], keys, loss_for(first.task.kind, recipe.label_smoothing)
+            [member.batch() for member in members], keys, loss_for(first.task.model_kind, recipe.label_smoothing)
         )
     losses.sum().backward()
     optimiser.step([member.ready.job.spec.training.max_grad_norm for member in members])

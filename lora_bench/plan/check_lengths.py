@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lora_bench.errors import BadInput, Fault
+from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.models.loading import load_tokenizer
 from lora_bench.plan.cell import Cell
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import Task, TaskData
+from lora_bench.training.generation import encode_to_learn
+from lora_bench.training.generation.chat import ChatFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Tokens that a tokenizer and a task put around the texts of an input, at most.
 AROUND = 4
+LONGEST = 10**9
 
 
 def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData]) -> None:
-    """Refuse a tokenizer or inputs that a base model cannot take.
+    """Refuse a tokenizer or inputs that a base model cannot take, and a chat without a template.
 
     Args:
         suite: For the lines of its keys.
@@ -42,13 +45,22 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
         if base_model.name not in tokenizers:
             tokenizers[base_model.name] = load_tokenizer(base_model)
         tokenizer = tokenizers[base_model.name]
+        declared = cell.job.task
+        if declared.kind == "chat":
+            try:
+                ChatFormat(tokenizer, declared.chat_template)
+            except LoraBenchError as error:
+                faults[suite.document.fault(key, f"{base_model.name!r} cannot be trained on {task}: {error}")] = None
+                continue
         if (tokens := max(tokenizer.get_vocab().values()) + 1) > shape.vocabulary:
             message = (
-                f"the tokenizer of {base_model.name!r} has {tokens:,} tokens, and the model knows {shape.vocabulary:,}"
+                f"the tokenizer of {base_model.name!r} has {tokens:,} tokens, and the model knows {shape.vocabulary:,}: save "
+                f"the model again after resize_token_embeddings({tokens}); `full` trains the new rows, and `lora` with "
+                "`train_tokens`"
             )
             faults[suite.document.fault(key, message)] = None
         elif shape.positions is not None and length > shape.positions:
-            longest = _beyond(cell.job.task, data[task], tokenizer, shape.positions)
+            longest = _beyond(declared, data[task], tokenizer, shape.positions)
             if longest is not None:
                 message = (
                     f"is {length:,}, but {base_model.name!r} reads {shape.positions:,} tokens at most, and an input of {task} "
@@ -61,6 +73,10 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
 
 def _beyond(task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int) -> int | None:
     """Return the tokens of an input that is longer than *positions*, or None."""
+    if task.kind == "chat":
+        encoded = (encode_to_learn(task, split, tokenizer, LONGEST)[0] for split in data.splits.values())
+        longest = max(len(example["input_ids"]) for examples in encoded for example in examples)
+        return longest if longest > positions else None
     # A token stands for a byte at least, so short texts need not be encoded.
     texts = [text for text in _texts(task, data) if sum(len(part.encode()) for part in text) + AROUND > positions]
     for text in sorted(texts, key=lambda text: -sum(map(len, text))):

@@ -11,6 +11,7 @@ from lora_bench.records.budget import WORK, OneExample
 from lora_bench.records.environment import cuda_devices, usable_cores
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
 from lora_bench.tasks import TaskData
+from lora_bench.training.model_card import writes
 
 # Rough numbers for machines without a record of the same cell; a plan says "about".
 CPU_FLOPS_PER_THREAD = 50e9
@@ -59,9 +60,9 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     is_full = spec.method.size is None and parameters.adapter + parameters.head == parameters.total
     asked = _mean_tokens(data.splits["train"].texts)
     written = (
-        0.0
-        if spec.decoding is None
-        else _mean_tokens([label for label in data.splits["train"].labels if isinstance(label, tuple)])
+        _mean_tokens([label for label in data.splits["train"].labels if isinstance(label, tuple)])
+        if writes(spec)
+        else 0.0
     )
     tokens = min(recipe.max_length, asked + written + 2)
     # Per weight and token a forward pass takes two operations, a backward pass two for inputs and two for trained weights.

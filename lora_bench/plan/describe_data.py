@@ -17,12 +17,12 @@ from lora_bench.plan.cell import Cell
 from lora_bench.plan.inputs import LoadedTask
 from lora_bench.suite.from_table import rows_needed, smallest_difference
 from lora_bench.suite.load_suite import Suite
-from lora_bench.tasks import Split, encode
+from lora_bench.tasks import Split, Task, encode
 from lora_bench.tasks.examples import count_classes
 from lora_bench.tasks.row_examples import normal
 from lora_bench.tasks.tagging import encode_words
 from lora_bench.tasks.text_facts import contradicting, repeated, shared_texts, spread
-from lora_bench.training.generation import encode_completions, encode_prompts
+from lora_bench.training.generation import encode_to_answer, encode_to_learn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -182,7 +182,7 @@ def _lengths(loaded: LoadedTask, base_model: BaseModel, rooms: Sequence[tuple[in
     """Return the lengths of a task's splits for a base model, for each pair of a length and what an answer takes of it."""
     tokenizer = load_tokenizer(base_model)
     counted = {
-        name: _token_counts(split, tokenizer, train=name == "train", kind=loaded.task.kind)
+        name: _token_counts(split, tokenizer, train=name == "train", task=loaded.task)
         for name, split in loaded.data.splits.items()
     }
     return [
@@ -204,15 +204,17 @@ def _lengths(loaded: LoadedTask, base_model: BaseModel, rooms: Sequence[tuple[in
     ]
 
 
-def _token_counts(split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, kind: str) -> tuple[list[int], int]:
+def _token_counts(
+    split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, task: Task
+) -> tuple[list[int], int]:
     """Return the tokens of a sample of a split, and those of its longest example."""
     everything = range(len(split.ids))
     places = everything if len(everything) <= SAMPLE else sorted(random.Random(0).sample(everything, SAMPLE))
-    counts = _encoded(_part(split, places), tokenizer, train=train, kind=kind)
+    counts = _encoded(_part(split, places), tokenizer, train=train, task=task)
     if len(places) == len(everything):
         return counts, max(counts)
     largest = sorted(everything, key=lambda place: -sum(map(len, split.texts[place])))[:LONGEST]
-    return counts, max(counts + _encoded(_part(split, largest), tokenizer, train=train, kind=kind))
+    return counts, max(counts + _encoded(_part(split, largest), tokenizer, train=train, task=task))
 
 
 def _part(split: Split, places: Sequence[int]) -> Split:
@@ -220,16 +222,16 @@ def _part(split: Split, places: Sequence[int]) -> Split:
     return Split([split.ids[place] for place in places], [split.texts[place] for place in places], labels)  # type: ignore[arg-type]
 
 
-def _encoded(split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, kind: str) -> list[int]:
+def _encoded(split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, task: Task) -> list[int]:
     """Return the tokens of each example as a run counts them, before it cuts any."""
-    if kind == "tokens":
+    if task.kind == "tokens":
         examples, _ = encode_words(split, tokenizer, UNCUT)
-    elif kind != "generation":
+    elif not task.writes:
         examples, _ = encode(split, tokenizer, UNCUT)
-    elif train:
-        examples, _ = encode_completions(split, tokenizer, UNCUT)
+    elif train or not task.completes:
+        examples, _ = encode_to_learn(task, split, tokenizer, UNCUT)
     else:
-        examples, _ = encode_prompts(split, tokenizer, UNCUT, 0)
+        examples, _ = encode_to_answer(task, split, tokenizer, UNCUT, 0)
     return [len(example["input_ids"]) for example in examples]
 
 

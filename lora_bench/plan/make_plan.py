@@ -252,7 +252,13 @@ class _Planner:
         check_schedule(suite, recipe, name, base_model, entry)
         check_loss(suite, recipe, loaded.task, base_model, entry)
         fit = fit_method(
-            entry.method, base_model, loaded.task.kind, len(loaded.data.labels), recipe.budget, self.progress, self.fits
+            entry.method,
+            base_model,
+            loaded.task.model_kind,
+            len(loaded.data.labels),
+            recipe.budget,
+            self.progress,
+            self.fits,
         )
         method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
         if fit.reason is None:
@@ -328,7 +334,7 @@ class _Planner:
             self._choose([cell(rate, seed) for seed in seeds])
             return
         if adapter is not None:
-            check_fits(adapter.folder, method, base_model, loaded.task.kind, max(1, len(loaded.data.labels)))
+            check_fits(adapter.folder, method, base_model, loaded.task.model_kind, max(1, len(loaded.data.labels)))
             start = Start(task=recipe.start, run_id=None, adapter_sha256=adapter.sha256)
             self.cells += [cell(rate, seed, start=start) for seed in seeds]
             return
@@ -428,7 +434,7 @@ def _fitted_to_steps(
     If a limit cannot be met, the fit has the reason.
     """
     budget, training = recipe.budget, recipe.training
-    kind, labels = loaded.task.kind, max(1, len(loaded.data.labels))
+    kind, labels = loaded.task.model_kind, max(1, len(loaded.data.labels))
     try:
         if budget.peak_memory_bytes is not None:
             rows = micro_batch(base_model, method, training, budget.peak_memory_bytes, kind=kind, labels=labels)

@@ -213,7 +213,7 @@ def _of_suite(suite: Suite, runs: Path, data_dir: Path | None, progress: Progres
     for cell in known:
         spec = cell.job.spec
         shape = CellShape(
-            kind=cell.job.task.kind,
+            kind=cell.job.task.model_kind,
             labels=max(1, len(spec.task.labels)),
             batch_size=spec.training.batch_size,
             length=spec.training.max_length,

@@ -99,7 +99,7 @@ def run_spec(
         keep_weights="none" if trial else _kept(suite, task.task),
         series=series,
         rules=rules,
-        decoding=recipe.decoding if task.kind == "generation" else None,
+        decoding=recipe.decoding if task.completes else None,
         start=start,
         retention=None if trial else retention,
     )

@@ -126,7 +126,7 @@ def read_task(document: Document, key: Key, entry: Any, base: Path) -> tuple[Tas
         if entry not in task_files() and format_of(entry) is not None:
             raise LoraBenchError(_as_task(entry, base))
         return load_task(entry), task_files()[entry].parent
-    return task_from_document(document, key), base
+    return task_from_document(document, key, base=base), base
 
 
 def _as_task(file: str, base: Path) -> str:

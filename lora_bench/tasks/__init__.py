@@ -2,7 +2,8 @@
 
 `declaration` and `sources` declare the YAML, `validate` checks its keys together, and `load` reads a task. `folders` finds its
 files below a data directory. `files` (with `releases`) and `tables` read rows of files, assets and the hub. `rows` makes
-examples of them, `linearise` those of structured inputs, and `examples` the splits. `scoring` scores predictions.
+examples of them, `linearise` those of structured inputs, `conversations` those of chats, and `examples` the splits. `scoring`
+scores predictions.
 """
 
 from lora_bench.tasks.declaration import Task, definition, task_from_definition

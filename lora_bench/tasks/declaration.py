@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, PrivateAttr, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError
-from lora_bench.metrics import higher_is_better
+from lora_bench.metrics import Kind as ModelKind
+from lora_bench.metrics import MetricKind, higher_is_better, kind_of
 from lora_bench.tasks.linearise import Linearise
 from lora_bench.tasks.source_tables import Format
 from lora_bench.tasks.sources import (
@@ -32,7 +33,7 @@ from lora_bench.tasks.sources import (
 )
 from lora_bench.util.filenames import Name
 
-Kind = Literal["classification", "regression", "generation", "tokens", "multilabel"]
+Kind = Literal["classification", "regression", "generation", "tokens", "multilabel", "chat"]
 
 USUAL_METRIC: dict[str, str] = {
     "classification": "accuracy",
@@ -40,6 +41,7 @@ USUAL_METRIC: dict[str, str] = {
     "generation": "bleu",
     "tokens": "seqeval_f1",
     "multilabel": "multilabel_micro_f1",
+    "chat": "loss",
 }
 
 # Keys that tasks gained after the first records: a definition leaves them out while they have their default, so that a
@@ -58,7 +60,18 @@ _LATER_KEYS: tuple[tuple[str, ...], ...] = (
     ("data", "also"),
     ("data", "splits", "also"),
     ("label", "where"),
+    ("chat_template",),
 )
+
+
+def model_kind(kind: str) -> ModelKind:
+    """Return the kind of model that a kind of task trains: the answers of a chat are written like any text."""
+    return "generation" if kind == "chat" else kind  # type: ignore[return-value]  # the other kinds have one name
+
+
+def _label_is_optional(schema: dict[str, Any]) -> None:
+    """Let an editor accept a chat without a label."""
+    schema["required"].remove("label")
 
 
 class Shares(Strict):
@@ -100,8 +113,8 @@ class Task(Strict):
         task: Name of the task.
         version: Raised when the same data would give other examples.
         about: Description, in a sentence or two.
-        kind: "classification", "regression", "generation", "tokens" (a label for each word) or "multilabel" (several labels a
-            text).
+        kind: "classification", "regression", "generation", "tokens" (a label for each word), "multilabel" (several labels a
+            text) or "chat".
         data: Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`. A string is a
             file.
         local: Layout of the set's files, for `--data-dir`; missing keys are the task's own.
@@ -119,12 +132,13 @@ class Task(Strict):
             text of one, or words separated by spaces.
         linearise: Rule that makes the input of a structured value, for generation.
         label: Column of the label or of the text to write, a rule, or columns of 0 and 1 for several labels. For tokens the
-            labels of the words, in the same forms.
+            labels of the words, in the same forms. None for a chat whose `text` has whole conversations.
+        chat_template: Template of a chat, or a file of it; the tokenizer's own by default.
         spelling: Spelling of the texts to write: "tokens" puts spaces between words and signs.
         labels: Class names in the order of their indexes; by default the sorted values of the training rows.
         label_names: Class name of each value of the label, if they differ.
         id: Column of example ids, by which runs are paired; the row number by default.
-        metric: Metric to compare runs by; accuracy, pearson, bleu, seqeval_f1 or multilabel_micro_f1 by default.
+        metric: Metric to compare runs by; accuracy, pearson, bleu, seqeval_f1, multilabel_micro_f1 or loss by default.
         metrics: Further metrics.
         higher_is_better: Direction of the metric; its own by default.
         split: Shares of the splits, for data that does not come in three.
@@ -132,6 +146,8 @@ class Task(Strict):
         licence: Licence of the data. Reports list texts of test items if it is open, or if local files state none.
         citation: Reference to credit.
     """
+
+    model_config = ConfigDict(json_schema_extra=_label_is_optional)
 
     task: Name
     version: int = Field(default=1, ge=1)
@@ -151,6 +167,7 @@ class Task(Strict):
     text: TextKey
     linearise: Linearise | None = None
     label: LabelKey
+    chat_template: str | None = Field(default=None, min_length=1)
     spelling: Literal["tokens"] | None = None
     labels: Annotated[tuple[str, ...], BeforeValidator(names_as_text)] | None = None
     label_names: dict[str, str] = Field(default_factory=dict)
@@ -169,15 +186,42 @@ class Task(Strict):
     @model_validator(mode="before")
     @classmethod
     def _usual_metric(cls, given: Any) -> Any:
-        """Fill in the metric by the kind, and the direction by the metric, if they are missing."""
+        """Fill in what is missing: the metric by the kind, its direction, and the column of a chat's answers."""
         if not isinstance(given, dict):
             return given
+        if given.get("kind") == "chat" and "label" not in given and isinstance(given.get("text"), str):
+            given = {**given, "label": given["text"]}
         metric = given.get("metric", USUAL_METRIC.get(str(given.get("kind")), "accuracy"))
         try:
             direction = higher_is_better(metric) if isinstance(metric, str) else None
         except LoraBenchError:  # an unknown name is reported with its line, together with every other fault
             direction = None
         return {"metric": metric, **({} if direction is None else {"higher_is_better": direction}), **given}
+
+    @property
+    def model_kind(self) -> ModelKind:
+        """The kind of model that it trains."""
+        return model_kind(self.kind)
+
+    @property
+    def writes(self) -> bool:
+        """True if its answers are texts."""
+        return self.model_kind == "generation"
+
+    @property
+    def metric_kinds(self) -> tuple[MetricKind, ...]:
+        """The kinds of its metrics."""
+        return ("generation", "likelihood") if self.writes else (self.model_kind,)
+
+    @property
+    def weighs(self) -> bool:
+        """True if a metric reads how likely the right texts are to the model."""
+        return any(kind_of(name) == "likelihood" for name in self.all_metrics)
+
+    @property
+    def completes(self) -> bool:
+        """True if a metric reads texts that the model writes."""
+        return self.writes and any(kind_of(name) != "likelihood" for name in self.all_metrics)
 
     @property
     def all_metrics(self) -> tuple[str, ...]:

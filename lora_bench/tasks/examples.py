@@ -4,8 +4,8 @@
 data at once. If the data has fewer splits, rows are dealt out by a hash of their text, or of a column such as their document.
 A row always goes to the same split, whatever the order of the file, and rows that belong together stay together.
 
-For generation a label is the texts that may be written for an input: one of them in `train`, all of them in scored splits,
-where an input in several rows is one example.
+For generation and chat a label is the texts that may be written for an input: one of them in `train`, all of them in scored
+splits, where an input in several rows is one example.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def load_data(task: Task, base: Path, progress: Progress | None = None, *, whole
     if faults:
         raise BadInput(faults)
     splits = {
-        name: _split(task, examples if task.kind != "generation" else _told(examples, name), labels)
+        name: _split(task, _told(examples, name) if task.writes else examples, labels)
         for name, examples in dealt.items()
     }
     return TaskData(splits, labels, sha256, tuple(_warnings(task, splits, labels, tables)))
@@ -372,7 +372,7 @@ def _constant_splits(
 
 
 def _told(examples: Examples, split: str) -> Examples:
-    """Return examples of generation: in `train` one for each text to write, elsewhere one for each distinct input."""
+    """Return examples of texts to write: in `train` one for each text to write, elsewhere one for each distinct input."""
     if split == "train":
         rows = [(place, number) for place, texts in enumerate(examples.labels) for number in range(len(texts))]
         each = examples.at([place for place, _ in rows])
@@ -398,7 +398,7 @@ def _split(task: Task, examples: Examples, labels: tuple[str, ...]) -> Split:
     names = [*task.subsets.parts, task.subsets.rest] if task.subsets is not None else []
     places = {name: [place for place, subset in enumerate(examples.subsets) if subset == name] for name in names}
     subsets = {name: tuple(found) for name, found in places.items() if name is not None and found}
-    if task.kind == "generation":
+    if task.writes:
         values = [tuple(given) for given in values]
     return Split(examples.ids, examples.texts, values, subsets)
 

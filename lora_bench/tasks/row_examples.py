@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lora_bench.errors import Fault, did_you_mean
+from lora_bench.tasks.conversations import NoAnswer, conversation
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.label_sets import label_lists
 from lora_bench.tasks.linearise import linearise
@@ -62,6 +63,8 @@ def with_labels(task: Task, table: Table) -> Table:
     for name in columns:
         given, names = table.columns[name], table.class_names.get(name)
         rows = [row for row in rows if has_label(given[row], names)]
+    if task.kind == "chat" and task.wanted <= table.columns.keys():
+        rows = [row for row, found in enumerate(_conversations(task, table)) if not isinstance(found, NoAnswer)]
     return replace(table.where(rows), unlabelled=len(table.places) - len(rows))
 
 
@@ -86,7 +89,11 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
         faults += missing
         return Examples([], [], [], [], [], [])
     count = len(table.places)
-    texts = texts_of(task, table, faults)
+    written: list[tuple[str, ...]] | None = None
+    if task.kind == "chat":
+        texts, written = _chats(task, table, faults)
+    else:
+        texts = texts_of(task, table, faults)
     ids = ids_of(task, table, faults)
     by, before = (task.shares.by, task.shares.before) if task.shares is not None else (None, None)
     groups = [normal(text) for text in texts] if by is None else _group_values(table, by, before, faults)
@@ -99,6 +106,7 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
         return Examples(list(range(count)), ids, texts, tags, groups, subsets)
     if task.kind == "generation":
         written = _references(task, table, faults)
+    if written is not None:
         examples = Examples(list(range(count)), ids, texts, written, groups, subsets)
         return examples.where([bool(some) for some in written])
     nested = [row for row, value in enumerate(given) if isinstance(value, list | dict)]
@@ -163,6 +171,30 @@ def texts_of(task: Task, table: Table, faults: list[Fault]) -> list[tuple[str, .
             table.rows_fault(f"has no {task.linearise} input in {', '.join(task.text)}: {first}", list(wrong))
         )
     return texts
+
+
+def _conversations(task: Task, table: Table) -> Iterator[tuple[str, str] | ValueError]:
+    """Return the input and the answer of each row of a chat, or what is wrong with it."""
+    columns = [table.columns[name] for name in dict.fromkeys((*task.text, task.label.column))]
+    for values in zip(*columns, strict=True):
+        try:
+            yield conversation(*values)
+        except ValueError as error:
+            yield error
+
+
+def _chats(task: Task, table: Table, faults: list[Fault]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Return the input and the text to write of each row of a chat; note every fault of its messages."""
+    found = list(_conversations(task, table))
+    wrong: dict[str, list[int]] = {}
+    for row, one in enumerate(found):
+        if isinstance(one, ValueError):
+            wrong.setdefault(str(one), []).append(row)
+    named = " and ".join(dict.fromkeys((*task.text, task.label.column)))
+    for said, rows in wrong.items():
+        faults.append(table.rows_fault(f"has {said} in {named}", rows))
+    whole = [("", "") if isinstance(one, ValueError) else one for one in found]
+    return [(text,) for text, _ in whole], [(answer,) for _, answer in whole]
 
 
 def _subset_values(task: Task, table: Table) -> list[str | None]:

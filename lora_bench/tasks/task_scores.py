@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_bench.errors import LoraBenchError
@@ -39,13 +40,29 @@ def encode(
     return examples, cut / len(examples)
 
 
-def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely the right text of an example is to a model.
+
+    Args:
+        nats: Sum of the negative log probabilities of its tokens.
+        tokens: Number of these tokens.
+    """
+
+    nats: float
+    tokens: int
+
+
+def score(
+    task: Task, references: Sequence[Any], predictions: Sequence[Any], likelihoods: Sequence[Likelihood] = ()
+) -> dict[str, float]:
     """Return the task's metrics on predictions: class indexes, numbers, texts, lists of words' labels or of label indexes.
 
     Args:
         task: The task.
-        references: As in `Split.labels`: for generation the texts that may be written for each example.
-        predictions: One for each example.
+        references: As in `Split.labels`: the texts that may be written for each example, where texts are written.
+        predictions: One for each example; none if no metric reads them.
+        likelihoods: Of the right text of each example, if a metric reads them.
 
     Returns:
         Values by the metrics' names, without undefined ones, such as a correlation with a constant, and without those that
@@ -54,7 +71,7 @@ def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> 
     Raises:
         LoraBenchError: If a metric is a script that the task does not allow (`Task.allowing`), or has changed since.
     """
-    if task.kind in ("generation", "tokens", "multilabel"):
+    if task.writes or task.kind in ("tokens", "multilabel"):
         references = [list(each) for each in references]
     found: dict[str, float] = {}
     for name in task.all_metrics:
@@ -63,7 +80,10 @@ def score(task: Task, references: Sequence[Any], predictions: Sequence[Any]) -> 
         declared = find(name)
         options = {} if declared is None else declared.options(len(task.labels or ()))
         scorer = metric(name, _allowed(task, name)) if name.startswith(HUB) else metric(name)
-        values = scorer.compute(references=list(references), predictions=list(predictions), **options) or {}
+        right, given = list(references), list(predictions)
+        if declared is not None and declared.kind == "likelihood":
+            right, given = [one.tokens for one in likelihoods], [one.nats for one in likelihoods]
+        values = scorer.compute(references=right, predictions=given, **options) or {}
         found |= {name: float(value) for name, value in values.items() if value is not None}
     return found
 
@@ -78,22 +98,26 @@ def _allowed(task: Task, name: str) -> str:
     return task.allowed_code[script]
 
 
-def split_scores(task: Task, split: Split, predictions: Sequence[Any], prefix: str = "") -> dict[str, float]:
+def split_scores(
+    task: Task, split: Split, predictions: Sequence[Any], prefix: str = "", likelihoods: Sequence[Likelihood] = ()
+) -> dict[str, float]:
     """Return the scores of a split and of its subsets.
 
     Args:
         task: The task.
         split: The split that was predicted.
-        predictions: One for each of its examples.
+        predictions: One for each of its examples; none if no metric reads them.
         prefix: Name of the split, unless it is the main test split.
+        likelihoods: Of the right text of each example, if a metric reads them.
 
     Returns:
         Values by the metrics' names, after the name of the split or the subset and a slash if there is one.
     """
     before = f"{prefix.rstrip('/')}/" if prefix else ""
-    found = {f"{before}{name}": value for name, value in score(task, split.labels, predictions).items()}
+    found = {f"{before}{name}": value for name, value in score(task, split.labels, predictions, likelihoods).items()}
     for subset, places in split.subsets.items():
-        values = score(task, [split.labels[place] for place in places], [predictions[place] for place in places])
+        of_each = ([given[place] for place in places] if given else [] for given in (predictions, likelihoods))
+        values = score(task, [split.labels[place] for place in places], *of_each)
         found |= {f"{before}{subset}/{name}": value for name, value in values.items()}
     return found
 
@@ -106,9 +130,9 @@ def unavailable_metrics(task: Task) -> list[str]:
 def majority_score(task: Task, data: TaskData, split: str) -> float | None:
     """Return the score of always predicting the most frequent class of training (or the mean), if it is defined.
 
-    With several labels a text, the one most frequent label is predicted. Generation has no such prediction.
+    With several labels a text, the one most frequent label is predicted. Where texts are written there is no such prediction.
     """
-    if task.kind == "generation":
+    if task.writes:
         return None
     train: Sequence[Any] = data.splits["train"].labels
     constant: Any

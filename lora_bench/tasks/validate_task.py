@@ -95,8 +95,8 @@ def _faults_of_metrics(task: Task) -> Iterator[tuple[Key, str]]:
         except LoraBenchError as error:
             yield key, str(error)
             continue
-        if kind is not None and kind != task.kind:
-            fitting = ", ".join(name for name, kind in known_metrics().items() if kind == task.kind)
+        if kind is not None and kind not in task.metric_kinds:
+            fitting = ", ".join(name for name, kind in known_metrics().items() if kind in task.metric_kinds)
             yield key, f"{name!r} is for {kind}, and the task's kind is {task.kind} ({fitting})"
         if (reason := unpinned(name)) is not None:
             yield key, f"{name!r} {reason}"
@@ -106,6 +106,8 @@ def _faults_of_metrics(task: Task) -> Iterator[tuple[Key, str]]:
 
 
 def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
+    if task.chat_template is not None and task.kind != "chat":
+        yield ("chat_template",), f"is only for chat; the kind is {task.kind}"
     if task.label.where and task.kind != "generation":
         yield ("label", "where"), f"is only for generation; the kind is {task.kind}"
     if task.label.rule is not None and task.kind != "classification":
@@ -183,7 +185,7 @@ def _faults_of_text(task: Task) -> Iterator[tuple[Key, str]]:
         if len(task.text) != len(needed):
             columns = "the column" if len(needed) == 1 else f"{len(needed)} columns"
             yield ("text",), f"must be {columns} of {' and '.join(needed)} for {task.linearise!r}, got {len(task.text)}"
-    elif task.kind in ("generation", "tokens") and len(task.text) != 1:
+    elif (task.writes or task.kind == "tokens") and len(task.text) != 1:
         yield ("text",), f"must be one column for {task.kind}, got {len(task.text)}"
     elif not 1 <= len(task.text) <= 2 or len(set(task.text)) < len(task.text):
         yield ("text",), "must be one column, or a list of two"

@@ -5,6 +5,7 @@ An adapter is kept in PEFT's format, a whole model in transformers'. Beside it l
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,9 @@ def keep_weights(
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
         model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
+        if job.task.chat_template is not None:
+            tokenizer = copy.copy(tokenizer)
+            tokenizer.chat_template = job.task.chat_template
         tokenizer.save_pretrained(folder)
     tuner = None
     if hasattr(model, "peft_config"):

@@ -72,6 +72,6 @@ def _flops(job: Job, method: Method, train: Sequence[Example]) -> BatchFlops:
     recipe, labels = job.spec.training, max(1, len(job.spec.task.labels))
 
     def count(rows: int, length: int) -> int:
-        return step_flops(job.base_model, method, kind=job.task.kind, labels=labels, rows=rows, length=length)
+        return step_flops(job.base_model, method, kind=job.task.model_kind, labels=labels, rows=rows, length=length)
 
     return batch_flops(count, train, recipe.batch_size, recipe.accumulation)

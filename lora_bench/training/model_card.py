@@ -20,6 +20,7 @@ from lora_bench.models.registry import known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import ModelSpec, PlannedSpec, RunSpec
+from lora_bench.tasks.declaration import model_kind
 from lora_bench.util.redaction import visible
 from lora_bench.version import __version__
 
@@ -153,13 +154,13 @@ def public_name(model: ModelSpec) -> str:
 
 def writes(spec: RunSpec) -> bool:
     """Return True if the model of a run writes texts."""
-    return (spec.task.definition or {}).get("kind") == "generation"
+    return model_kind(str((spec.task.definition or {}).get("kind"))) == "generation"
 
 
 def kind_facts(spec: RunSpec) -> KindFacts:
     """Return the facts about the kind of task of a run."""
-    kind: Any = (spec.task.definition or {}).get("kind", "classification")
-    return KINDS[kind]
+    kind = str((spec.task.definition or {}).get("kind", "classification"))
+    return KINDS[model_kind(kind)]
 
 
 def _is_folder(model: ModelSpec) -> bool:

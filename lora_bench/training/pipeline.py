@@ -125,7 +125,7 @@ class Ready:
     @property
     def has_rows_of_nothing(self) -> bool:
         """Return True if a causal model would classify a text without tokens: its tokenizer adds none of its own."""
-        if not writes_on(self.job.base_model.model_type) or self.job.task.kind == "generation":
+        if not writes_on(self.job.base_model.model_type) or self.job.task.writes:
             return False
         return self.lessons.has_rows_of_nothing
 
@@ -303,7 +303,7 @@ def score(ready: Ready, answered: Answered | None = None) -> Record:
             evaluation_seconds=answered.seconds,
         ),
         scores=scores,
-        predictions=keep_answers(job, lessons.data.splits[spec.score_on], replies.answers),
+        predictions=keep_answers(job, lessons.data.splits[spec.score_on], replies),
         probabilities=keep_probabilities(job, replies) if spec.score_on == "test" else None,
         retention=kept,
         threshold=threshold,

@@ -85,7 +85,7 @@ def _base_of(model: nn.Module) -> Any:
 
 def _fresh(job: Job, *, writes: bool) -> Any:
     """Return the base model as its checkpoint has it: with its language head, or for the run's task."""
-    kind: Any = "generation" if writes else job.task.kind
+    kind: Any = "generation" if writes else job.task.model_kind
     model, head = load_model(job.base_model, kind=kind, labels=max(1, len(job.spec.task.labels)))
     if writes and head and not model.config.tie_word_embeddings:
         raise NotScored("the checkpoint has no language head")
@@ -108,7 +108,7 @@ def _bare(job: Job, model: nn.Module) -> Any:
     """Return the trained model to score: a writer as it is, and of a causal classifier a language model with its backbone."""
     trained = _base_of(model)
     assert job.spec.retention is not None
-    if job.spec.retention.measure == "spearman" or job.task.kind == "generation":
+    if job.spec.retention.measure == "spearman" or job.task.writes:
         return trained
     language = _fresh(job, writes=True).to(next(model.parameters()).device)
     setattr(language, language.base_model_prefix, getattr(trained, trained.base_model_prefix))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,17 @@ from torch import nn
 from transformers import DataCollatorWithPadding
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.metrics import kind_of
 from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, PROBABILITIES
 from lora_bench.records.record import Predictions, Probabilities
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.records.store import write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
 from lora_bench.tasks.tagging import encode_words, labels_of_tokens, labels_of_words
+from lora_bench.tasks.task_scores import Likelihood
 from lora_bench.training.callbacks import Diverged
-from lora_bench.training.generation import CompletionCollator, encode_completions, encode_prompts
+from lora_bench.training.generation import CompletionCollator, encode_to_answer, encode_to_learn
+from lora_bench.training.generation.chat import ChatFormat, Ending
 from lora_bench.training.generation.encode import NO_LOSS
 from lora_bench.training.job import Job
 from lora_bench.training.thresholds import CHOSEN_ON, USUAL, labels_above
@@ -50,12 +54,15 @@ class Replies:
     """A model's answers to questions.
 
     Args:
-        answers: Answer to each question: a class index, a number, a text, the labels of its words, or a list of label indexes.
+        answers: Answer to each question: a class index, a number, a text, the labels of its words, or a list of label indexes;
+            none if no metric reads texts.
         logits: Of classification into one class or several labels, shape (questions, classes).
+        likelihoods: Of the right text of each question, if a metric reads them.
     """
 
     answers: list[Any]
     logits: torch.Tensor | None = None
+    likelihoods: Sequence[Likelihood] = ()
 
 
 class Exercise(Protocol):
@@ -173,34 +180,88 @@ class Tagging(Labelling):
         return Replies(answers)
 
 
-class Writing:
-    """Generation: an answer is the text by which a causal model continues its input."""
+# Place among the questions of what a text is right for; a prompt has none.
+ITEM = "item"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> None:
+
+class Writing:
+    """Generation and chat: an answer is the text by which a causal model continues its input.
+
+    Questions are prompts, if a metric reads texts, and then right texts, if one reads how likely these are.
+    """
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> None:
         self.collate = CompletionCollator(tokenizer)
-        self._tokenizer, self._spec, self._seed = tokenizer, spec, seed
+        self.weighs = task.weighs
+        self._task, self._tokenizer, self._spec, self._seed = task, tokenizer, spec, seed
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
         """Return input and completion, with a loss on the completion."""
-        return encode_completions(split, self._tokenizer, self._spec.training.max_length)
+        return encode_to_learn(self._task, split, self._tokenizer, self._spec.training.max_length)
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
-        """Return the inputs to continue."""
-        assert self._spec.decoding is not None
-        new = self._spec.decoding.max_new_tokens
-        return encode_prompts(split, self._tokenizer, self._spec.training.max_length, new)
+        """Return the inputs to continue, and the texts to weigh."""
+        prompts: list[Example] = []
+        cut = 0.0
+        longest = self._spec.training.max_length
+        if self._spec.decoding is not None:
+            new = self._spec.decoding.max_new_tokens
+            prompts, cut = encode_to_answer(self._task, split, self._tokenizer, longest, new)
+        if not self.weighs:
+            return prompts, cut
+        labels: list[Any] = list(split.labels)
+        pairs = [(item, text) for item, texts in enumerate(labels) for text in texts]
+        items = [item for item, _ in pairs]
+        references: list[tuple[str, ...]] = [(text,) for _, text in pairs]
+        each = Split([split.ids[item] for item in items], [split.texts[item] for item in items], references)
+        right, cut_right = encode_to_learn(self._task, each, self._tokenizer, longest)
+        unweighed = [{**prompt, "labels": [NO_LOSS] * len(prompt["input_ids"]), ITEM: -1} for prompt in prompts]
+        weighed = [{**example, ITEM: item} for item, example in zip(items, right, strict=True)]
+        return [*unweighed, *weighed], max(cut, cut_right)
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
-        """Return the text that the model writes for each input."""
+        """Return the text that the model writes for each input, and how likely the right ones are.
+
+        Raises:
+            Diverged: If a likelihood is not finite.
+        """
         from lora_bench.training.generation.decode import complete
 
-        with self._writing(model) as decoding:
-            return Replies(list(complete(model, questions, self._tokenizer, decoding, self._seed)))
+        prompts = [one for one in questions if one.get(ITEM, -1) < 0]
+        texts: list[str] = []
+        if prompts:
+            with self._writing(model) as decoding:
+                texts = complete(model, prompts, self._tokenizer, decoding, self._seed, ending=self._ending())
+        return Replies(texts, likelihoods=self._weighed(model, questions[len(prompts) :]))
+
+    def _weighed(self, model: nn.Module, right: Sequence[Example]) -> list[Likelihood]:
+        """Return how likely the right texts of each item are."""
+        from lora_bench.training.generation.likelihood import likelihoods
+
+        if not right:
+            return []
+        recipe = self._spec.training
+        rows = max(1, recipe.batch_size // (recipe.accumulation * recipe.processes))  # as many as a step has in memory
+        with quiet(), autocast(model, self._spec):
+            found = likelihoods(model, right, self.collate, batch_rows=rows)
+        of_items: dict[int, Likelihood] = {}
+        for row, one in zip(right, found, strict=True):
+            if not math.isfinite(one.nats):
+                raise Diverged("the trained model's outputs are not finite")
+            before = of_items.get(row[ITEM], Likelihood(0.0, 0))
+            of_items[row[ITEM]] = Likelihood(round(before.nats + one.nats, 6), before.tokens + one.tokens)
+        return [of_items[item] for item in sorted(of_items)]
+
+    def _ending(self) -> Ending | None:
+        """Return the end of an answer; None for the tokenizer's own."""
+        return ChatFormat(self._tokenizer, self._task.chat_template).ending if self._task.kind == "chat" else None
 
     def answers_of_each(
         self, model: Any, questions: Sequence[Example], seeds: Sequence[int], rows: int
     ) -> list[Replies]:
         """Return the texts of each of several models; see `lora_bench.training.generation.decode.complete_each`.
+
+        It weighs no right text.
 
         Args:
             model: All of them as one model, whose rows have the weights of one or another.
@@ -211,7 +272,9 @@ class Writing:
         from lora_bench.training.generation.decode import complete_each
 
         with self._writing(model) as decoding:
-            each = complete_each(model, questions, self._tokenizer, decoding, seeds, batch_rows=rows)
+            each = complete_each(
+                model, questions, self._tokenizer, decoding, seeds, batch_rows=rows, ending=self._ending()
+            )
         return [Replies(list(texts)) for texts in each]
 
     @contextlib.contextmanager
@@ -226,7 +289,7 @@ def exercise(task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, 
     """Return the exercise of a kind of task."""
     if task.kind == "tokens":
         return Tagging(task, tokenizer, spec)
-    return Writing(tokenizer, spec, seed) if task.kind == "generation" else Labelling(task, tokenizer, spec)
+    return Writing(task, tokenizer, spec, seed) if task.writes else Labelling(task, tokenizer, spec)
 
 
 def autocast(model: nn.Module, spec: PlannedSpec) -> contextlib.AbstractContextManager[Any]:
@@ -306,25 +369,30 @@ def scores_of(task: Task, data: TaskData, answers: Mapping[str, Replies]) -> dic
     """Return the scores of a model from its answers to each split; the first split names them."""
     scores: dict[str, float] = {}
     for index, (name, given) in enumerate(answers.items()):
-        scores.update(split_scores(task, data.splits[name], given.answers, prefix=f"{name}/" if index else ""))
+        prefix = f"{name}/" if index else ""
+        scores.update(split_scores(task, data.splits[name], given.answers, prefix, given.likelihoods))
     return scores
 
 
-def keep_answers(job: Job, split: Split, answers: list[Any]) -> Predictions:
-    """Write the answers beside the record: numbers or labels and a hash of the ids without any text of the data, or texts."""
+def keep_answers(job: Job, split: Split, replies: Replies) -> Predictions:
+    """Write the answers beside the record: numbers or labels and a hash of the ids without any text of the data, or texts.
+
+    The record names the numbers that its main metric reads; texts may lie beside them.
+    """
     ids_sha256 = content_hash(list(split.ids))
-    if job.task.kind == "generation":
-        file, content = COMPLETIONS, {"ids_sha256": ids_sha256, "completions": answers}
-    else:
-        file, content = (
-            PREDICTIONS,
-            {
-                "ids_sha256": ids_sha256,
-                "predictions": answers,
-                "references": list(split.labels),
-            },
-        )
-    sha256 = _write_beside(job, file, content)
+    answers, references = replies.answers, list[Any](split.labels)
+    numbers = not job.task.writes
+    if kind_of(job.task.metric) == "likelihood":
+        numbers = True
+        answers, references = [one.nats for one in replies.likelihoods], [one.tokens for one in replies.likelihoods]
+    found: dict[str, str] = {}
+    if job.task.completes:
+        content = {"ids_sha256": ids_sha256, "completions": replies.answers}
+        found[COMPLETIONS] = _write_beside(job, COMPLETIONS, content)
+    if numbers:
+        content = {"ids_sha256": ids_sha256, "predictions": answers, "references": references}
+        found[PREDICTIONS] = _write_beside(job, PREDICTIONS, content)
+    file, sha256 = list(found.items())[-1]
     return Predictions(file=file, sha256=sha256, count=len(split.ids), ids_sha256=ids_sha256)
 
 

@@ -19,6 +19,7 @@ from lora_bench.records.store import RunFolder, answers_in, read_records
 from lora_bench.report.model.choose_method import Choice, choose_among
 from lora_bench.report.model.comparison import ModelTable, Setting
 from lora_bench.report.model.rows import Row
+from lora_bench.tasks.declaration import model_kind
 from lora_bench.training.model_card import item_intervals, loading_lines, model_card
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
         raise LoraBenchError(f"{label} is a whole model already, and loads from {winner.folder}")
     spec = PlannedSpec.model_validate(record.spec.model_dump())
     found = base_of(record, base)
-    kind: Any = spec.task.definition["kind"]
+    kind = model_kind(str(spec.task.definition["kind"]))
     with quiet(), torch.no_grad():
         model, _ = load_model(found, kind=kind, labels=len(spec.task.labels))
         model.config.pad_token_id = load_tokenizer(found).pad_token_id

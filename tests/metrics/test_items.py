@@ -38,6 +38,19 @@ def numbers(generator, items):
     return right, {seed: np.round(right + generator.normal(100, 0.5, items), 1) for seed in SEEDS}
 
 
+def sums(generator, items):
+    """Numbers of tokens, and the sums of their losses for three seeds."""
+    tokens = generator.integers(1, 9, size=items)
+    return tokens, {seed: tokens * generator.uniform(0.1, 2, items) for seed in SEEDS}
+
+
+def data_for(name, generator, items):
+    """Data of the kind of a metric."""
+    makers = {"regression": numbers, "likelihood": sums}
+    maker = makers.get(kind_of(name))
+    return maker(generator, items) if maker is not None else classes(generator, items, 2)
+
+
 def on_resamples(reference, right, given, scored, draws=20):
     """A reference on the resampled data, and what is claimed of it."""
     weights = draw_weights(np.random.default_rng(1), draws, len(right))
@@ -61,13 +74,15 @@ REFERENCES = {
     "pearson_spearman_mean": lambda right, given: (
         (stats.pearsonr(right, given)[0] + stats.spearmanr(right, given)[0]) / 2
     ),
+    "loss": lambda right, given: given.sum() / right.sum(),
+    "perplexity": lambda right, given: np.exp(given.sum() / right.sum()),
 }
 
 
 @pytest.mark.parametrize("name", OF_ONE_LABEL)
 def test_a_weighted_metric_is_the_metric_of_the_resampled_data(name):
     generator = np.random.default_rng(0)
-    right, given = numbers(generator, 60) if kind_of(name) == "regression" else classes(generator, 60, 2)
+    right, given = data_for(name, generator, 60)
     scored = item_metric(name, right, given)
     expected, found = on_resamples(REFERENCES[name], right, given, scored)
     assert found == pytest.approx(expected, rel=1e-11, abs=1e-13)
@@ -94,7 +109,7 @@ def test_so_it_is_with_three_classes(name):
 @pytest.mark.parametrize("name", OF_ONE_LABEL)
 def test_on_all_items_it_is_the_score_that_a_record_has(name):
     generator = np.random.default_rng(3)
-    right, given = numbers(generator, 50) if kind_of(name) == "regression" else classes(generator, 50, 2)
+    right, given = data_for(name, generator, 50)
     scores = [metric(name).compute(predictions=given[seed].tolist(), references=right.tolist())[name] for seed in SEEDS]
     assert item_metric(name, right, given).scores() == pytest.approx(scores, rel=1e-11)
 

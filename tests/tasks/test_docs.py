@@ -93,7 +93,8 @@ def tasks(tmp_path) -> dict[str, Task]:
     for text in EXAMPLES:
         file = tmp_path / "task.yaml"
         file.write_text(text, encoding="utf-8")
-        task = task_from_document(read_yaml(file))
+        (tmp_path / "chat.jinja").write_text("{{ messages }}", encoding="utf-8")
+        task = task_from_document(read_yaml(file), base=tmp_path)
         found[task.task] = task
     return found
 
@@ -110,6 +111,7 @@ def test_the_examples_are_of_each_kind_and_each_source(tasks):
         "topics": "multilabel",
         "facts": "generation",
         "entities": "tokens",
+        "helpdesk": "chat",
         "emotion": "classification",
     }
     assert tasks["emotion"].data.hub == "dair-ai/emotion"

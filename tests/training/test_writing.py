@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import random
 
 import pytest
@@ -88,6 +89,13 @@ def test_all_four_methods_train_and_score(tmp_path):
     assert [(made.spec.method.label, made.status) for made in records] == [
         ("full", "ok"), ("lora", "ok"), ("bottleneck_adapter", "ok"), ("prefix_tuning", "ok"),
     ]  # fmt: skip
+
+
+def test_the_loss_on_the_right_texts_is_a_score_too_and_needs_no_texts_of_the_model(tmp_path):
+    suite = SUITE.replace("metric: bleu\n    metrics: [nist, chrf]", "metric: loss")
+    (made,) = run_suite(write_project(tmp_path / "project", suite), runs=tmp_path / "runs", workers=0).records
+    # A target is one of 15 words, and `end` and the end of the text, which are certain.
+    assert 0 < made.scores["loss"] < math.log(15) and made.spec.decoding is None
 
 
 def test_decoding_is_part_of_what_a_run_is(tmp_path):

@@ -18,6 +18,7 @@ _VALUES = {
     "generation": "string",
     "tokens": "string",
     "multilabel": "int64",
+    "likelihood": "float64",
 }
 _INPUTS = {
     "classification": "predictions, references: class indexes",
@@ -25,6 +26,7 @@ _INPUTS = {
     "generation": "predictions: texts; references: for each prediction a list of one or more texts",
     "tokens": "predictions, references: for each sentence a list of the labels of its words",
     "multilabel": "predictions, references: lists of label indexes",
+    "likelihood": "predictions: sums of the losses of a text's tokens, in nats; references: numbers of these tokens",
 }
 
 

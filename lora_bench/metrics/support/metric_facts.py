@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted
 
 Kind = Literal["classification", "regression", "generation", "tokens", "multilabel"]
+MetricKind = Literal[Kind, "likelihood"]
 
 # What published tables print as a difference, of a metric that is a share or a correlation.
 HALF_A_POINT = 0.005
@@ -23,7 +24,8 @@ class Metric:
         value: Function from predictions and references, at least one of each, to the value; None or NaN if it is undefined.
             Its docstring says in a line what it returns, and in which range.
         kind: Kind of task that it scores. Predictions are class indexes, numbers, texts, lists of the words' labels or lists
-            of label indexes; references of a text are a list of texts.
+            of label indexes; references of a text are a list of texts. For "likelihood", of tasks that write texts, a
+            prediction is the sum of the losses of the right text's tokens, in nats, and a reference their number.
         higher_is_better: Direction.
         takes_classes: True if `value` takes the number of `classes`. With two, it is then of the second class, so a task must
             give its classes in order.
@@ -42,7 +44,7 @@ class Metric:
     """
 
     value: Callable[..., float | None]
-    kind: Kind = field(kw_only=True)
+    kind: MetricKind = field(kw_only=True)
     higher_is_better: bool = field(default=True, kw_only=True)
     takes_classes: bool = field(default=False, kw_only=True)
     points: bool = field(default=True, kw_only=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lora_bench.metrics import find
 from lora_bench.metrics.multilabel_macro_f1 import weighted_macro_f1
 from lora_bench.metrics.support.label_arrays import are_label_sets, label_arrays
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
@@ -106,7 +107,10 @@ def given_answers(comparison: Comparison, answers: AnswersOf) -> GivenByRow:
 
 
 def _given(row: Row, setting: Setting, answers: AnswersOf) -> GivenAnswers | None:
-    """Return the answers of a row, or None if some are missing or are no classes or numbers of the same items."""
+    """Return the answers of a row, or None if some are missing, or are not classes or numbers of the same items."""
+    metric = find(setting.spec.task.metric)
+    if metric is not None and metric.kind == "likelihood":
+        return None
     stored = [found for score in row.scores if (found := answers(score.run_id)) is not None]
     if not stored or len(stored) < len(row.scores):
         return None

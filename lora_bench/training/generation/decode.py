@@ -18,6 +18,7 @@ from transformers import GenerationConfig, TemperatureLogitsWarper, TopPLogitsWa
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.records.spec import Decoding
 from lora_bench.training.generation.beams import BeamSearch
+from lora_bench.training.generation.chat import Ending
 from lora_bench.training.generation.encode import Example
 from lora_bench.training.generation.steps import Draw, End, NoRepeat, Stop
 from lora_bench.util.failpoints import reach
@@ -41,6 +42,7 @@ def complete(
     seed: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
+    ending: Ending | None = None,
 ) -> list[str]:
     """Complete every prompt.
 
@@ -51,6 +53,7 @@ def complete(
         decoding: Choice of tokens and end of a completion.
         seed: Seed of sampling.
         batch_tokens: Greatest number of tokens in a batch, over all beams; a prompt that needs more has its own batch.
+        ending: End of a completion; the tokenizer's end-of-text token by default.
 
     Returns:
         The text for each prompt in order, without its end marker and without spaces around it.
@@ -60,7 +63,7 @@ def complete(
         UnsupportedPair: See `check_completes`.
     """
     check_completes(model)
-    return _complete(model, prompts, tokenizer, decoding, [seed], batch_tokens, batch_rows=None)[0]
+    return _complete(model, prompts, tokenizer, decoding, [seed], batch_tokens, None, ending)[0]
 
 
 def complete_each(
@@ -72,22 +75,24 @@ def complete_each(
     *,
     batch_tokens: int = BATCH_TOKENS,
     batch_rows: int,
+    ending: Ending | None = None,
 ) -> list[list[str]]:
     """Complete every prompt with several models, run as one model whose rows have the weights of one or another.
 
     Args:
         model: Takes `of`, the number of the model whose weights each row has, shape (rows,), besides a causal model's inputs.
-        prompts: As for `complete`, as are the tokenizer, the decoding and the tokens of a batch.
+        prompts: As for `complete`, as are the tokenizer, the decoding, the tokens of a batch and the ending.
         tokenizer: Tokenizer of all models.
         decoding: Decoding of all models.
         seeds: Seed of sampling of each model.
         batch_tokens: Greatest number of tokens in a batch, over all models and beams.
         batch_rows: Greatest number of rows in a batch, over all models and beams.
+        ending: Ending of all models.
 
     Returns:
         The result of `complete` for each model.
     """
-    return _complete(model, prompts, tokenizer, decoding, seeds, batch_tokens, batch_rows)
+    return _complete(model, prompts, tokenizer, decoding, seeds, batch_tokens, batch_rows, ending)
 
 
 def _complete(
@@ -98,12 +103,14 @@ def _complete(
     seeds: Sequence[int],
     batch_tokens: int,
     batch_rows: int | None,
+    ending: Ending | None,
 ) -> list[list[str]]:
     """Return the texts of each of the models in *model*; of *model* alone without a limit of rows."""
     if decoding.sample and decoding.beams > 1:
         raise LoraBenchError(f"decoding samples with {decoding.beams} beams: give beams: 1 or sample: false")
     device = next(model.parameters()).device
-    end = End(tokenizer, decoding.end, device)
+    token, ends = ending or Ending(int(tokenizer.eos_token_id))
+    end = End(tokenizer, (*decoding.end, *ends), device, token)
     texts: list[dict[Tokens, str]] = [{} for _ in seeds]
     was_training = model.training
     model.eval()

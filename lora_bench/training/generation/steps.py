@@ -27,12 +27,15 @@ class End:
         tokenizer: Tokenizer of the model, with an end-of-text token.
         texts: Further texts that end a completion, none of them empty.
         device: Device of the completions.
+        token: Token that ends a completion; the end-of-text token by default.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], device: torch.device, token: int | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.texts = texts
-        self.token = int(tokenizer.eos_token_id)
+        self.token = int(tokenizer.eos_token_id) if token is None else token
         # Decoding every hypothesis at every step would cost more than a small model. Only a token with the last character of
         # a text can complete it. A single token may lose its space when decoded, or have only a part of a character.
         lasts = {text[-1] for text in texts}

@@ -1,0 +1,41 @@
+"""Loss: the mean negative log probability of a token of the right texts, in nats, from 0 without limit. Lower is better.
+
+It is over all tokens of all texts, so long texts count more. The end of a text is one of its tokens. Models with different
+tokenizers have different tokens: compare their losses with care.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lora_bench.metrics.support.metric_facts import Metric
+
+if TYPE_CHECKING:
+    from lora_bench.stats.items import Floats, Weighted
+
+
+def loss(predictions: Sequence[float], references: Sequence[float]) -> float | None:
+    """Return the mean negative log probability of a token, from 0 without limit; None without tokens."""
+    tokens = math.fsum(references)
+    return math.fsum(predictions) / tokens if tokens else None
+
+
+def weighted_loss(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
+    """Return the loss as a function of item weights.
+
+    Args:
+        references: Number of tokens of each item, shape (items,).
+        predictions: Sum of their losses, shape (seeds, items).
+        classes: Not needed.
+    """
+    import numpy as np
+
+    def metric(weights: Floats) -> Floats:
+        return np.asarray(weights @ predictions.T / (weights @ references)[:, None])
+
+    return metric
+
+
+METRIC = Metric(loss, kind="likelihood", higher_is_better=False, points=False, weighted=weighted_loss)

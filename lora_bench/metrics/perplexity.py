@@ -1,0 +1,46 @@
+"""Perplexity: the exponential of the loss, from 1 without limit. Lower is better.
+
+A model with perplexity 10 is as unsure of a token as if it had to choose among 10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lora_bench.metrics.loss import loss, weighted_loss
+from lora_bench.metrics.support.metric_facts import Metric
+
+if TYPE_CHECKING:
+    from lora_bench.stats.items import Floats, Weighted
+
+
+def perplexity(predictions: Sequence[float], references: Sequence[float]) -> float | None:
+    """Return the exponential of the loss, from 1 without limit; None without tokens, or if it is too large a number."""
+    mean = loss(predictions, references)
+    try:
+        return math.exp(mean) if mean is not None else None
+    except OverflowError:
+        return None
+
+
+def weighted_perplexity(*, references: Floats, predictions: Floats, classes: int = 2) -> Weighted:
+    """Return the perplexity as a function of item weights.
+
+    Args:
+        references: Number of tokens of each item, shape (items,).
+        predictions: Sum of their losses, shape (seeds, items).
+        classes: Not needed.
+    """
+    import numpy as np
+
+    mean = weighted_loss(references=references, predictions=predictions)
+
+    def metric(weights: Floats) -> Floats:
+        return np.asarray(np.exp(mean(weights)))
+
+    return metric
+
+
+METRIC = Metric(perplexity, kind="likelihood", higher_is_better=False, points=False, weighted=weighted_perplexity)

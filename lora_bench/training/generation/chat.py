@@ -1,0 +1,243 @@
+"""Encode conversations for a causal model by a chat template, with a loss on the answers alone.
+
+The template is rendered twice: with the answers, and with marks in their place. The text between two marks is the template's,
+so the place of each answer is known to the character, whatever the template does. An answer is its text and the mark of its
+end, such as `<|im_end|>`. The whole text is encoded at once, as models read it: the loss is over every token of an answer. A
+prompt is the same up to the first token of the last answer.
+
+A conversation that is too long loses its beginning, down to half of the length, and then its last answer loses its end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.models.library_errors import in_a_sentence
+from lora_bench.tasks.conversations import ANSWERS, Message, messages_of
+from lora_bench.training.generation.encode import NO_LOSS, Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lora_bench.tasks import Split
+
+# Characters for private use, which no text has and no template changes.
+_MARK = "\ue2a7{}\ue2a8"
+_MARKS = re.compile("\ue2a7\\d+\ue2a8")
+# Some templates write the date, and the same run must be the same on another day. It is the one that Llama's fall back to.
+_NOW, _ONE_DAY = "strftime_now", "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+
+
+class Ending(NamedTuple):
+    """How an answer ends.
+
+    Args:
+        token: Token after which nothing is written.
+        texts: Texts that end it, if no token of its own does.
+    """
+
+    token: int
+    texts: tuple[str, ...] = ()
+
+
+class Turns(NamedTuple):
+    """A conversation as text.
+
+    Args:
+        text: All of it, to the end of its last answer.
+        answers: First character of each answer, and the one after its last, its end included.
+    """
+
+    text: str
+    answers: list[tuple[int, int]]
+
+
+class ChatFormat:
+    """The form of a tokenizer's conversations.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        template: Its chat template; the tokenizer's own by default.
+
+    Raises:
+        LoraBenchError: If there is no template, or the template leaves out an answer or its end.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
+        if template is None and not tokenizer.chat_template:
+            raise LoraBenchError(
+                "its tokenizer has no chat template; give the task `chat_template: FILE`, or take the chat model of the family"
+            )
+        if not tokenizer.is_fast:
+            raise LoraBenchError("a chat needs a tokenizer with tokenizer.json, which tells where each token stands")
+        with in_a_sentence("the tokenizer has several chat templates"):
+            text = tokenizer.get_chat_template(template)
+        self.tokenizer, self.template = tokenizer, _ONE_DAY + text if _NOW in text else text
+        tail = self._pieces([{"role": "user", "content": "a"}, {"role": ANSWERS, "content": "b"}])[-1]
+        self.end = tail.rstrip() or tail
+        if not self.end:
+            raise LoraBenchError(
+                "the chat template puts nothing behind an answer, so none would end: let it write {{ eos_token }} there"
+            )
+
+    @property
+    def ending(self) -> Ending:
+        """How an answer ends."""
+        ids = self.tokenizer(self.end.strip() or self.end, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and ids[0] in self.tokenizer.added_tokens_decoder:
+            return Ending(ids[0])
+        if self.tokenizer.eos_token_id is None:
+            raise LoraBenchError(f"the tokenizer has no end-of-text token, and {self.end!r} behind answers is no token")
+        return Ending(self.tokenizer.eos_token_id, (self.end,))
+
+    def turns(self, messages: Sequence[Message]) -> Turns:
+        """Return a conversation that ends with an answer as text.
+
+        Raises:
+            LoraBenchError: If the template refuses the messages, or changes an answer.
+        """
+        pieces = self._pieces(messages)
+        contents = [message["content"] for message in messages if _is_answer(message)]
+        text, answers = pieces[0], []
+        for content, piece in zip(contents, pieces[1:], strict=True):
+            end = len(text) + len(content) + (len(self.end) if piece.startswith(self.end) else 0)
+            answers.append((len(text), end))
+            text += content + piece
+        if text != self._render(messages):
+            raise LoraBenchError(
+                "the chat template changes an answer, for example by leaving out its reasoning: give a `chat_template` that "
+                "writes the content of each message as it is"
+            )
+        return Turns(text[: answers[-1][1]], answers)
+
+    def _pieces(self, messages: Sequence[Message]) -> list[str]:
+        """Return the text before, between and after the answers."""
+        places = [place for place, message in enumerate(messages) if _is_answer(message)]
+        marked = [
+            {**message, "content": _MARK.format(place)} if place in places else message
+            for place, message in enumerate(messages)
+        ]
+        text = self._render(marked)
+        if _MARKS.findall(text) != [_MARK.format(place) for place in places]:
+            raise LoraBenchError("the chat template does not write each answer once, in its place")
+        return _MARKS.split(text)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        with in_a_sentence("the chat template refuses the messages"):
+            text: str = self.tokenizer.apply_chat_template(list(messages), chat_template=self.template, tokenize=False)
+        return text
+
+
+def encode_conversations(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str | None
+) -> tuple[list[Example], float]:
+    """Return the training examples: each conversation with the first of its answers.
+
+    Args:
+        split: The messages before the last answer as JSON, and the answers as its labels.
+        tokenizer: Tokenizer of a causal model.
+        max_length: Tokens of an example, at least 2.
+        template: Chat template; the tokenizer's own by default.
+
+    Returns:
+        The `input_ids`, `attention_mask` and `labels` of each example, unpadded; and the share that was truncated.
+
+    Raises:
+        LoraBenchError: If the tokenizer has no template, or the template does not fit the messages.
+    """
+    if max_length < 2:
+        raise LoraBenchError(f"max_length must be at least 2 for a chat, got {max_length}")
+    examples, cut = [], 0
+    for ids, labels, start in _encoded(split, tokenizer, template):
+        before = max(max_length // 2, max_length - (len(ids) - start))
+        first = max(0, start - before)
+        last = first + max_length
+        cut += len(ids) > max_length
+        examples.append(
+            {
+                "input_ids": ids[first:last],
+                "attention_mask": [1] * len(ids[first:last]),
+                "labels": labels[first:last],
+            }
+        )
+    return examples, cut / len(examples) if examples else 0.0
+
+
+def encode_openings(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, max_new_tokens: int, template: str | None
+) -> tuple[list[Example], float]:
+    """Return the prompts to answer: each conversation up to its last answer.
+
+    Args:
+        split: As for `encode_conversations`, as are the tokenizer and the template.
+        tokenizer: Tokenizer of a causal model.
+        max_length: Tokens of a prompt and its answer together.
+        max_new_tokens: Tokens to leave for the answer.
+        template: Chat template.
+
+    Returns:
+        The `input_ids` and `attention_mask` of each example, unpadded; and the share that was truncated.
+
+    Raises:
+        LoraBenchError: As for `encode_conversations`, or if no room is left for a prompt.
+    """
+    room = max_length - max_new_tokens
+    if room < 1:
+        raise LoraBenchError(
+            f"max_length {max_length} leaves no room for a prompt before max_new_tokens {max_new_tokens}: "
+            f"raise it to at least {max_new_tokens + 1}, better to the length of the conversations and {max_new_tokens}"
+        )
+    prompts = [ids[:start] for ids, _, start in _encoded(split, tokenizer, template)]
+    examples = [{"input_ids": ids[-room:], "attention_mask": [1] * len(ids[-room:])} for ids in prompts]
+    return examples, sum(len(ids) > room for ids in prompts) / len(prompts) if prompts else 0.0
+
+
+def _encoded(
+    split: Split, tokenizer: PreTrainedTokenizerBase, template: str | None
+) -> list[tuple[list[int], list[int], int]]:
+    """Return the tokens of each conversation, their labels, and the place of the first token of its last answer."""
+    form = ChatFormat(tokenizer, template)
+    references: list[Any] = list(split.labels)
+    turns = [
+        _turns(form, name, messages_of(text, answers[0]))
+        for name, (text,), answers in zip(split.ids, split.texts, references, strict=True)
+    ]
+    if not turns:
+        return []
+    encoded = tokenizer(
+        [one.text for one in turns],
+        add_special_tokens=False,
+        truncation=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    found = []
+    for name, one, ids, offsets in zip(split.ids, turns, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        spans = iter(one.answers)
+        start, end = next(spans)
+        labels, last = [NO_LOSS] * len(ids), -1
+        for place, (first, after) in enumerate(offsets):
+            while first >= end and (span := next(spans, None)) is not None:
+                (start, end), last = span, -1
+            if after > start and first < end:
+                labels[place] = ids[place]
+                last = place if last < 0 else last
+        if last < 1 or end != one.answers[-1][1]:
+            raise LoraBenchError(f"the last answer of conversation {name!r} has no tokens, or nothing stands before it")
+        found.append((list(ids), labels, last))
+    return found
+
+
+def _turns(form: ChatFormat, name: str, messages: list[Message]) -> Turns:
+    try:
+        return form.turns(messages)
+    except LoraBenchError as error:
+        raise LoraBenchError(f"conversation {name!r}: {error}") from error
+
+
+def _is_answer(message: Message) -> bool:
+    """Return True for a message that a model is to write; one without text, such as a call of a tool, is none."""
+    return bool(message["role"] == ANSWERS and message["content"])

@@ -1,0 +1,52 @@
+"""The losses of a causal model on right texts, text by text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lora_bench.tasks.task_scores import Likelihood
+from lora_bench.training.generation.encode import NO_LOSS, Example
+from lora_bench.util.failpoints import reach
+from lora_bench.util.heartbeat import beat
+
+
+@torch.no_grad()
+def likelihoods(
+    model: nn.Module,
+    rows: Sequence[Example],
+    collate: Callable[[list[Example]], Mapping[str, Tensor]],
+    *,
+    batch_rows: int,
+) -> list[Likelihood]:
+    """Return how likely the labelled tokens of each row are to a causal model.
+
+    Args:
+        model: It gives the logits of the next token at each token.
+        rows: Their `input_ids`, `attention_mask` and `labels`.
+        collate: Makes a batch.
+        batch_rows: Rows of a batch.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    found: dict[int, Likelihood] = {}
+    by_length = sorted(range(len(rows)), key=lambda row: -len(rows[row]["input_ids"]))
+    for start in range(0, len(rows), batch_rows):
+        reach("run.evaluation")
+        beat()
+        places = by_length[start : start + batch_rows]
+        batch = {name: tensor.to(device) for name, tensor in collate([rows[place] for place in places]).items()}
+        labels = batch.pop("labels")
+        counts = labels[:, 1:] != NO_LOSS
+        # Virtual tokens stand in front. Over a large vocabulary, float32 is for the tokens of answers alone.
+        logits = model(**batch).logits[:, -labels.shape[1] : -1][counts].float()
+        losses = F.cross_entropy(logits, labels[:, 1:][counts], reduction="none").cpu().double()
+        sums = losses.new_zeros(len(places)).index_add_(0, counts.nonzero()[:, 0].cpu(), losses)
+        for place, nats, tokens in zip(places, sums.tolist(), counts.sum(1).tolist(), strict=True):
+            found[place] = Likelihood(nats, tokens)
+    model.train(was_training)
+    return [found[row] for row in range(len(rows))]
