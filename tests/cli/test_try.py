@@ -4,8 +4,10 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.plan.fit_minutes import LEAST_EXAMPLES, draft_suite
+from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import look
+from tests.chats import write_chat_model
 from tests.project import write_data, write_model
 
 
@@ -37,6 +39,17 @@ def test_try_ends_with_an_answer_and_the_winner_can_be_used(project, capsys):
     assert main(["try", "tickets.csv", "--model", "base", "--quiet"]) == 0
     assert "tickets.yaml is there already and is used as it is" in capsys.readouterr().out
     assert (project / "tickets.yaml").read_text().endswith("# mine\n")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_try_compares_methods_on_a_decoder(project, capsys, family):
+    write_chat_model(project / "decoder", family)
+    assert main(["try", "tickets.csv", "--model", "decoder", "--minutes", "0.00001", "--quiet"]) == 0
+    assert "tickets, decoder" in capsys.readouterr().out
+    records = read_records(project / "runs" / "tickets")
+    assert {one.spec.method.label for one in records} == {"full", "lora", "bottleneck_adapter", "prefix_tuning"}
+    assert {one.status for one in records} == {"ok"}
+    assert main(["use", "runs/tickets"]) == 0
 
 
 def test_a_dry_run_writes_the_suite_and_shows_the_plan(project, capsys):
