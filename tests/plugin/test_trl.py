@@ -1,0 +1,110 @@
+"""TRL's trainers write records through the callback, and train our tuners as they train PEFT's."""
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lora_bench import BenchmarkCallback
+from lora_bench.methods import known_methods
+from lora_bench.records.store import read_records
+from lora_bench.report import compare
+from lora_bench.tuners import BottleneckConfig, PrefixConfig
+from tests.chats import CHATML, chat_tokenizer, echoes
+
+trl = pytest.importorskip("trl", reason="TRL is an extra, and is not installed: tox -e more")
+datasets = pytest.importorskip("datasets")
+
+WIDTH, LAYERS = 32, 2
+# What transformers needs to tell an answer's tokens, and otherwise CHATML.
+MARKED = CHATML.replace(
+    "{{ message['content'] }}<|im_end|>\n",
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ message['content'] }}<|im_end|>{% endif %}\n",
+)
+CONFIGS = {
+    "PEFT's LoRA": LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    "bottleneck adapter": BottleneckConfig(bottleneck_size=4, task_type="CAUSAL_LM"),
+    "prefix": PrefixConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+}
+ADAPTER = {
+    "PEFT's LoRA": LAYERS * 2 * (2 * WIDTH + WIDTH * 2),
+    # Houlsby's: two in each layer, each down and up with biases.
+    "bottleneck adapter": LAYERS * 2 * (4 * WIDTH + 4 + WIDTH * 4 + WIDTH),
+    # A key and a value of every token in every layer.
+    "prefix": LAYERS * 2 * 3 * WIDTH,
+}
+
+
+def tiny_llama():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=100, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=4, pad_token_id=1, eos_token_id=2, bos_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def arguments(config, folder, **more):
+    given = {"max_steps": 3, "learning_rate": 1e-2, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
+    return config(
+        output_dir=str(folder / "trainer"), per_device_train_batch_size=4, use_cpu=True, bf16=False, disable_tqdm=True,
+        gradient_checkpointing=False, **given, **more,
+    )  # fmt: skip
+
+
+def trained(trainer, callback, folder):
+    """The record of a training, which changed the adapter and nothing else."""
+    trainer.add_callback(callback)
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])}
+    frozen = {name for name, weight in trainer.model.named_parameters() if not weight.requires_grad}
+    assert changed and not changed & frozen
+    (record,) = read_records(folder)
+    return record
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_sft_trains_an_adapter_and_leaves_its_record(tmp_path, name):
+    rows = datasets.Dataset.from_list([{"messages": chat} for chat in echoes(12)])
+    trainer = trl.SFTTrainer(
+        model=tiny_llama(), args=arguments(trl.SFTConfig, tmp_path, max_length=64, assistant_only_loss=True),
+        train_dataset=rows, processing_class=chat_tokenizer(MARKED), peft_config=CONFIGS[name],
+    )  # fmt: skip
+    record = trained(trainer, BenchmarkCallback(tmp_path / "mine", task="echo"), tmp_path / "mine")
+    assert (record.status, record.speed.train_steps, record.speed.train_examples) == ("ok", 3, 12)
+    # Two turns of 6 tokens of a question, 5 of an answer, and no token for the lines between them.
+    assert record.speed.train_real_tokens == 12 * 22
+    assert (record.parameters.adapter, record.parameters.head) == (ADAPTER[name], 0)
+    assert record.spec.training.max_length == 64 and len(record.curve) == 3
+
+
+def test_sft_trains_a_model_that_a_method_has_adapted(tmp_path):
+    model = known_methods()["lora"](rank=2).apply(tiny_llama(), head=[])
+    rows = datasets.Dataset.from_list([{"messages": chat} for chat in echoes(12)])
+    trainer = trl.SFTTrainer(
+        model=model, args=arguments(trl.SFTConfig, tmp_path, max_length=64), train_dataset=rows,
+        processing_class=chat_tokenizer(MARKED),
+    )  # fmt: skip
+    record = trained(trainer, BenchmarkCallback(tmp_path / "mine"), tmp_path / "mine")
+    assert record.spec.method.name == "lora" and record.parameters.adapter == ADAPTER["PEFT's LoRA"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_grpo_trains_an_adapter_and_leaves_its_record(tmp_path, name):
+    rows = datasets.Dataset.from_list([{"prompt": chat[:1]} for chat in echoes(8)])
+
+    def length(completions, **others):
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    trainer = trl.GRPOTrainer(
+        model=tiny_llama(), reward_funcs=length, train_dataset=rows, processing_class=chat_tokenizer(MARKED),
+        args=arguments(trl.GRPOConfig, tmp_path, num_generations=4, max_completion_length=5, beta=0.1),
+        peft_config=CONFIGS[name],
+    )  # fmt: skip
+    record = trained(trainer, BenchmarkCallback(tmp_path / "mine", task="long"), tmp_path / "mine")
+    # Four completions a step are trained on; passes that only write or compare are no training.
+    assert (record.status, record.speed.train_steps, record.speed.train_examples) == ("ok", 3, 12)
+    assert record.parameters.adapter == ADAPTER[name]
+    assert compare(read_records(tmp_path / "mine")).settings
