@@ -1,5 +1,7 @@
 """TRL's trainers write records through the callback, and train our tuners as they train PEFT's."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig
@@ -9,6 +11,7 @@ from lora_bench import BenchmarkCallback
 from lora_bench.methods import known_methods
 from lora_bench.records.store import read_records
 from lora_bench.report import compare
+from lora_bench.training.generation.chat import ChatFormat
 from lora_bench.tuners import BottleneckConfig, PrefixConfig
 from tests.chats import CHATML, chat_tokenizer, echoes
 
@@ -34,6 +37,33 @@ ADAPTER = {
     # A key and a value of every token in every layer.
     "prefix": LAYERS * 2 * 3 * WIDTH,
 }
+
+
+TALK = [
+    {"role": "user", "content": "the film"}, {"role": "assistant", "content": "was great"},
+    {"role": "user", "content": "a plot"}, {"role": "assistant", "content": "is dull"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("llama3", ("<|eot_id|>", "<|eot_id|>")),
+        ("llama3_2", ("<|eot_id|>", "<|eot_id|>")),
+        ("qwen2_5", ("<|im_end|>", "<|im_end|>")),
+        ("qwen3", ("<|im_end|>", "<|im_end|>")),
+        ("gemma3", ("<end_of_turn>", "<end_of_turn>")),
+        ("phi3", ("<|end|>", "<|end|>\n</s>")),
+        ("gptoss", ("<|end|>", "<|return|>")),
+        ("deepseekv3", ("<｜end▁of▁sentence｜>", "<｜end▁of▁sentence｜>")),
+    ],
+)
+def test_answers_are_found_in_the_templates_that_trl_brings(name, ends):
+    template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    tokenizer = chat_tokenizer(None)
+    tokenizer.bos_token = "<s>"
+    turns = ChatFormat(tokenizer, template).turns(TALK)
+    assert [turns.text[first:after] for first, after in turns.answers] == [f"was great{ends[0]}", f"is dull{ends[1]}"]
 
 
 def tiny_llama():

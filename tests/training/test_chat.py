@@ -131,6 +131,14 @@ def test_the_end_of_an_answer_is_the_mark_of_the_template(words, pieces):
     assert (ChatFormat(words, None).ending, ChatFormat(pieces, CHATML).ending) == (Ending(STOP), Ending(stop))
 
 
+def test_an_answer_may_end_otherwise_within_a_conversation_than_at_its_end(words):
+    """As Phi 3's and GPT-OSS's."""
+    other = CHATML.replace("<|im_end|>\n{% endfor %}", "{{ '</s>' if loop.last else '<|im_end|>' }}{% endfor %}")
+    (example,), _ = encode_conversations(split_of(TWO), words, 32, other)
+    assert example["labels"] == [NO] * 7 + [WAS, GREAT, STOP] + [NO] * 7 + [IS, DULL, 2]
+    assert ChatFormat(words, other).ending == Ending(2)
+
+
 def test_what_a_template_writes_before_the_last_answer_alone_is_given_and_not_learned(words):
     """As Qwen 3's empty thoughts."""
     thinking = CHATML.replace(

@@ -13,6 +13,7 @@ import pytest
 from lora_bench.cli import main
 from lora_bench.errors import BadInput
 from lora_bench.execute.run_suite import run_suite, runs_folder
+from lora_bench.gate import night_of
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.probe_plan import plan_probes
 from lora_bench.records.store import accept, answers_in
@@ -77,6 +78,7 @@ def test_four_methods_run_and_their_report_has_the_losses(tmp_path, family):
     accept(runs / "echo", tmp_path / "baseline")
     kept = sorted(file.name.partition(".")[2] for file in (tmp_path / "baseline" / "records").iterdir())
     assert kept == ["json"] * 4 + ["predictions.json"] * 4
+    assert len(night_of(records, "first").cells) == 4
     assert {cell.spec.kind for cell in plan_probes(load_suite(path), runs).cells} == {"generation"}
 
 

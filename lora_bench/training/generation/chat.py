@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Characters for private use, which no text has and no template changes.
 _MARK = "\ue2a7{}\ue2a8"
 _MARKS = re.compile("\ue2a7\\d+\ue2a8")
+_TAG = re.compile(r"\s*<[^<>\s]+>")
 # Some templates write the date, and the same run must be the same on another day. It is the one that Llama's fall back to.
 _NOW, _ONE_DAY = "strftime_now", "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
@@ -87,8 +88,8 @@ class ChatFormat:
     def ending(self) -> Ending:
         """How an answer ends."""
         ids = self.tokenizer(self.end.strip() or self.end, add_special_tokens=False)["input_ids"]
-        if len(ids) == 1 and ids[0] in self.tokenizer.added_tokens_decoder:
-            return Ending(ids[0])
+        if ids[-1] in self.tokenizer.added_tokens_decoder:
+            return Ending(ids[-1])
         if self.tokenizer.eos_token_id is None:
             raise LoraBenchError(f"the tokenizer has no end-of-text token, and {self.end!r} behind answers is no token")
         return Ending(self.tokenizer.eos_token_id, (self.end,))
@@ -103,8 +104,7 @@ class ChatFormat:
         contents = [message["content"] for message in messages if _is_answer(message)]
         text, answers = pieces[0], []
         for content, piece in zip(contents, pieces[1:], strict=True):
-            end = len(text) + len(content) + (len(self.end) if piece.startswith(self.end) else 0)
-            answers.append((len(text), end))
+            answers.append((len(text), len(text) + len(content) + self._end_in(piece)))
             text += content + piece
         if text != self._render(messages):
             raise LoraBenchError(
@@ -112,6 +112,14 @@ class ChatFormat:
                 "writes the content of each message as it is"
             )
         return Turns(text[: answers[-1][1]], answers)
+
+    def _end_in(self, piece: str) -> int:
+        """Return the characters of the end of an answer at the start of the text behind it.
+
+        Some templates have another end for the last answer: Phi 3 writes `<|end|>` behind each, and `<|endoftext|>` at last.
+        """
+        first = _TAG.match(piece)
+        return len(self.end) if piece.startswith(self.end) else first.end() if first is not None else 0
 
     def _pieces(self, messages: Sequence[Message]) -> list[str]:
         """Return the text before, between and after the answers."""
