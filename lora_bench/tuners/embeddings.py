@@ -196,14 +196,14 @@ class DecoderEmbeddingLayer(PrefixEmbeddingLayer):
             LoraBenchError: If the text is a part of one, or has types of tokens or a mask of pairs of tokens.
         """
         decoder: Any = self.base_layer
-        text = input_ids if input_ids is not None else inputs_embeds
-        assert text is not None, "a decoder gets token ids or embeddings"
+        given = input_ids if input_ids is not None else inputs_embeds
+        assert given is not None, "a decoder gets token ids or embeddings"
         if adapter_names is not None and self.virtual_embedding and not self.disable_adapters:
-            check_rows(adapter_names, text)
+            check_rows(adapter_names, given)
             virtual = [self.mixed(weights, adapter_names) for weights in (self.virtual_embedding, self.virtual_infix)]
         elif live := self.live_adapters():
             virtual = [
-                self._active(weights, live, len(text)) for weights in (self.virtual_embedding, self.virtual_infix)
+                self._active(weights, live, len(given)) for weights in (self.virtual_embedding, self.virtual_infix)
             ]
         else:
             own = {"attention_mask": attention_mask, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
@@ -230,10 +230,13 @@ class DecoderEmbeddingLayer(PrefixEmbeddingLayer):
         )
         last = output["last_hidden_state"][:, -1:]
         output = _of_text(output, prefix, tokens)
+        text = output["last_hidden_state"]
         if infix:
             places = torch.arange(tokens, device=states.device)
             read = (places == self._read(input_ids, states)[:, None]) & of_infix.any(dim=1, keepdim=True)
-            output["last_hidden_state"] = torch.where(read[..., None], last, output["last_hidden_state"])
+            text = torch.where(read[..., None], last, text)
+        # Of a view, torch's product with a head that is trained rounds otherwise than with one that is not.
+        output["last_hidden_state"] = text.contiguous()
         return output
 
     def _active(self, weights: nn.ParameterDict, live: Sequence[str], batch: int) -> tuple[Tensor, Tensor]:
@@ -326,7 +329,8 @@ class PrefixEmbeddingModel(Tuner):
         decoder, dot, _ = layer.removesuffix(f".{layer.rsplit('.', 1)[1]}").rpartition(".")
         if not dot:
             raise UnsupportedPair(f"{self.title} needs a model with a head, and this is a {family.name} without one")
-        return re.escape(str(decoder).removesuffix(".base_layer"))  # of a second adapter
+        decoder = str(decoder).removesuffix(".base_layer")  # of a second adapter
+        return re.escape(decoder)
 
     def new_layer(
         self,
