@@ -144,6 +144,20 @@ metric: loss
 metrics: [perplexity, exact_match]
 ```
 
+Answers that stand in a text, as in SQuAD (`unanswerable: true` for 2.0; `format: squad` reads its files). A long text is read
+in windows of `max_length` tokens that overlap; in training each window is an example. An answer is a mapping of `text` and
+`answer_start`, or a text: the first place where it stands, or that of `label: {column: answer, start: start}`.
+
+```yaml
+task: questions
+kind: spans
+data: {train: train.csv, test: test.csv}
+text: [question, context]
+label: answer
+metric: squad_f1
+metrics: [squad_exact_match]
+```
+
 A data set on the hub; name a commit if others should repeat the task:
 
 ```yaml

@@ -54,7 +54,7 @@ def load_model(
     Raises:
         LoraBenchError: If it cannot be loaded.
         UnsupportedPair: If the kind is generation and the model writes no text from left to right, or transformers has no model
-            of its type for words.
+            of its type for words or answers.
     """
     use_family(base_model)
     options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
@@ -62,7 +62,7 @@ def load_model(
         _refuse_encoder(base_model)
     with in_a_sentence(f"model {base_model.name!r} cannot be loaded: config.json ({_described(base_model)})"):
         config = _config(base_model, kind, labels, base_dropout, head_dropout)
-        if kind == "tokens" and not base_model.remote_code:
+        if kind in ("tokens", "spans") and not base_model.remote_code:
             _refuse_unknown(config, kind)
         if not base_model.has_weights:
             model = _drawn(config, kind, on_meta, options)
@@ -167,7 +167,7 @@ def _config(
         problem = {"regression": "regression", "multilabel": "multi_label_classification"}.get(
             kind, "single_label_classification"
         )
-        options = {"num_labels": max(1, labels), "problem_type": problem}
+        options = {"num_labels": 2 if kind == "spans" else max(1, labels), "problem_type": problem}
     config = AutoConfig.from_pretrained(base_model.folder, trust_remote_code=base_model.remote_code, **options)
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         raise ValueError("it does not say the decoder_start_token_id with which its decoder begins")

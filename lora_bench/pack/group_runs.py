@@ -85,7 +85,8 @@ def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list
 def company_of(job: Job) -> str | None:
     """Return the key that runs sharing a pack must have in common, or None for a run that must be done alone."""
     spec = job.spec
-    if not _packs(job.base_model.model_type, spec):
+    # Of an answer in a text, a model gives the logits of its first and its last token apart; a pack has one output.
+    if job.task.kind == "spans" or not _packs(job.base_model.model_type, spec):
         return None
     method = {**MAY_DIFFER["method"], "options": dict.fromkeys(SIZES[spec.method.name], True)}
     # A prefix trained by another run is no longer made by a network.

@@ -92,7 +92,7 @@ def _texts(task: Task, data: TaskData) -> Iterable[tuple[str, ...]]:
         if task.kind == "tokens":
             yield from ((" ".join(words),) for words in split.texts)
             continue
-        if data.labels:  # names of classes are not written
+        if data.labels or task.kind == "spans":  # names of classes are not written, and answers stand in the texts
             yield from split.texts
             continue
         for text, label in zip(split.texts, split.labels, strict=True):

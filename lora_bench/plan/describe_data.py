@@ -194,7 +194,10 @@ def _lengths(loaded: LoadedTask, base_model: BaseModel, rooms: Sequence[tuple[in
                     encoded=len(counts),
                     median=spread(counts)[0],
                     longest=longest,
-                    cut_share=sum(count > max_length - (written if name != "train" else 0) for count in counts)
+                    # Of a long text with answers every window is read.
+                    cut_share=0.0
+                    if loaded.task.kind == "spans"
+                    else sum(count > max_length - (written if name != "train" else 0) for count in counts)
                     / len(counts),
                 )
                 for name, (counts, longest) in counted.items()

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from lora_bench.families import given_keys
 from lora_bench.methods import Method
+from lora_bench.metrics.support.kinds import WITHOUT_SMOOTHING
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.budget import AXES, WORK, Axis, Work
 from lora_bench.records.spec import (
@@ -73,8 +74,8 @@ def run_spec(
     if distinct is not None:
         drawn = {"distinct_examples": distinct, "distinct_seed": content.distinct_seed}
         training = training.model_copy(update=drawn)
-    if task.kind in ("regression", "multilabel"):
-        # A number has no other labels over which its probability could be spread; nor has each of several labels.
+    if task.kind in WITHOUT_SMOOTHING:
+        # A number, a place, or each of several labels has no others over which its probability could be spread.
         training = training.model_copy(update={"label_smoothing": 0.0})
     every = recipe.selection_every
     if every is None and rules.checkpoint == "best":

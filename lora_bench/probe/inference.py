@@ -65,7 +65,7 @@ def inference(
                 calls = {state: functools.partial(model, **batch) for state, model in models.items()}
                 seconds = time_in_turn(calls, device, window)
                 if "merged" in models and difference is None:
-                    both = [models[state](**batch).logits for state in ("adapted", "merged")]
+                    both = [models[state](**batch)[0] for state in ("adapted", "merged")]
                     difference = float((both[0] - both[1]).abs().max())
             except Exception as error:
                 unmeasured[shape] = NO_MEMORY if is_out_of_memory(error) else reason_of(error)
@@ -117,7 +117,7 @@ def _latency(rows: int, length: int, state: State, timed: list[float]) -> Latenc
 
 
 def _inputs(batch: Batch) -> Batch:
-    return {name: value for name, value in batch.items() if name != "labels"}
+    return {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
 
 
 def _merged(adapted: nn.Module) -> nn.Module | str:

@@ -137,7 +137,8 @@ def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, devi
 
     Returns:
         `input_ids` and `attention_mask`, shape (rows, length), and `labels`, of the same shape for generation and tokens, of
-        shape (rows, labels) for several labels, and of shape (rows,) for a classifier or a regressor.
+        shape (rows, labels) for several labels, and of shape (rows,) for a classifier or a regressor; for spans
+        `start_positions` and `end_positions` in place of them.
     """
     config: Any = model.config
     drawn = torch.Generator().manual_seed(SEED)
@@ -149,11 +150,14 @@ def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, devi
         labels = torch.rand(rows, generator=drawn)
     elif spec.kind == "multilabel":
         labels = torch.randint(2, (rows, spec.labels), generator=drawn).float()
+    elif spec.kind == "spans":
+        labels = torch.randint(length, (rows,), generator=drawn)
     else:
         labels = torch.randint(
             spec.labels, label_shapes(spec.kind, rows, length, spec.labels)["labels"], generator=drawn
         )
-    batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
+    given = dict.fromkeys(label_shapes(spec.kind, rows, length, spec.labels), labels)
+    batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **given}
     return {name: value.to(device) for name, value in batch.items()}
 
 

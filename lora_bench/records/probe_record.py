@@ -30,7 +30,7 @@ class ProbeSpec(Strict):
     Args:
         model: The base model.
         random_weights: True if it was built from its shape with random weights.
-        kind: Output of the model: "classification", "regression", "generation", "tokens" or "multilabel".
+        kind: Output of the model: "classification", "regression", "generation", "tokens", "multilabel" or "spans".
         labels: Number of classes.
         batch_size: Examples in one step.
         length: Tokens of each example; none of them is padding.
@@ -45,7 +45,7 @@ class ProbeSpec(Strict):
 
     model: ModelSpec
     random_weights: bool
-    kind: Literal["classification", "regression", "generation", "tokens", "multilabel"]
+    kind: Literal["classification", "regression", "generation", "tokens", "multilabel", "spans"]
     labels: int
     method: MethodSpec
     batch_size: int

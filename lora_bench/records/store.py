@@ -332,11 +332,13 @@ class Answers(NamedTuple):
 
     Args:
         probabilities: For each example the probability of each class, rounded; None if they were not kept.
+        item_scores: Score of each example by metric, for metrics of texts that are not kept; None for other metrics.
     """
 
     predictions: list[Any]
     references: list[Any]
     probabilities: list[list[float]] | None = None
+    item_scores: dict[str, list[float]] | None = None
 
 
 def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers | None]:
@@ -354,7 +356,8 @@ def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers
         kept = whole(run_id, record.probabilities) if record.probabilities is not None else None
         if found is None:
             return None
-        return Answers(found["predictions"], found["references"], kept["probabilities"] if kept is not None else None)
+        shares = kept["probabilities"] if kept is not None else None
+        return Answers(found["predictions"], found["references"], shares, found.get("item_scores"))
 
     def whole(run_id: str, named: Predictions | Probabilities) -> dict[str, Any] | None:
         """Return the content of a file that matches its record."""

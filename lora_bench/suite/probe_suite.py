@@ -33,7 +33,7 @@ class CellShape(Strict):
         threads: CPU threads; all cores by default.
     """
 
-    kind: Literal["classification", "regression", "generation", "tokens", "multilabel"] = "classification"
+    kind: Literal["classification", "regression", "generation", "tokens", "multilabel", "spans"] = "classification"
     labels: Positive = 2
     batch_size: Positive = 16
     length: Positive = 128
@@ -51,7 +51,7 @@ class ProbeCellRecipe(Strict):
 
     models: Names = ()
     methods: Names = ()
-    kind: Literal["classification", "regression", "generation", "tokens", "multilabel"] | None = None
+    kind: Literal["classification", "regression", "generation", "tokens", "multilabel", "spans"] | None = None
     labels: Positive | None = None
     batch_size: Positive | None = None
     length: Positive | None = None

@@ -33,7 +33,7 @@ from lora_bench.tasks.sources import (
 )
 from lora_bench.util.filenames import Name
 
-Kind = Literal["classification", "regression", "generation", "tokens", "multilabel", "chat"]
+Kind = Literal["classification", "regression", "generation", "tokens", "multilabel", "spans", "chat"]
 
 USUAL_METRIC: dict[str, str] = {
     "classification": "accuracy",
@@ -42,6 +42,7 @@ USUAL_METRIC: dict[str, str] = {
     "tokens": "seqeval_f1",
     "multilabel": "multilabel_micro_f1",
     "chat": "loss",
+    "spans": "squad_f1",
 }
 
 # Keys that tasks gained after the first records: a definition leaves them out while they have their default, so that a
@@ -61,6 +62,8 @@ _LATER_KEYS: tuple[tuple[str, ...], ...] = (
     ("data", "splits", "also"),
     ("label", "where"),
     ("chat_template",),
+    ("label", "start"),
+    ("unanswerable",),
 )
 
 
@@ -114,7 +117,7 @@ class Task(Strict):
         version: Raised when the same data would give other examples.
         about: Description, in a sentence or two.
         kind: "classification", "regression", "generation", "tokens" (a label for each word), "multilabel" (several labels a
-            text) or "chat".
+            text), "spans" (an answer that stands in a text) or "chat".
         data: Source of the rows: `file`, `asset` with `file`, `train` and `test` (and `selection`), or `hub`. A string is a
             file.
         local: Layout of the set's files, for `--data-dir`; missing keys are the task's own.
@@ -129,16 +132,19 @@ class Task(Strict):
         unlabelled_rows: Rows without a label: "refuse" or "leave_out", which counts them.
         empty_texts: Rows of local files without a text: "refuse" or "keep".
         text: Column of the text, or two for a pair; `a.b` is the value b inside column a. For tokens the words: a list, JSON
-            text of one, or words separated by spaces.
+            text of one, or words separated by spaces. For spans the question and the text.
         linearise: Rule that makes the input of a structured value, for generation.
         label: Column of the label or of the text to write, a rule, or columns of 0 and 1 for several labels. For tokens the
-            labels of the words, in the same forms. None for a chat whose `text` has whole conversations.
+            labels of the words, in the same forms. For spans the answers as in SQuAD, or one as a text. None for a chat whose
+            `text` has whole conversations.
         chat_template: Template of a chat, or a file of it; the tokenizer's own by default.
+        unanswerable: True if questions may have no answer, as in SQuAD 2.0.
         spelling: Spelling of the texts to write: "tokens" puts spaces between words and signs.
         labels: Class names in the order of their indexes; by default the sorted values of the training rows.
         label_names: Class name of each value of the label, if they differ.
         id: Column of example ids, by which runs are paired; the row number by default.
-        metric: Metric to compare runs by; accuracy, pearson, bleu, seqeval_f1, multilabel_micro_f1 or loss by default.
+        metric: Metric to compare runs by; accuracy, pearson, bleu, seqeval_f1, multilabel_micro_f1, squad_f1 or loss by
+            default.
         metrics: Further metrics.
         higher_is_better: Direction of the metric; its own by default.
         split: Shares of the splits, for data that does not come in three.
@@ -168,6 +174,7 @@ class Task(Strict):
     linearise: Linearise | None = None
     label: LabelKey
     chat_template: str | None = Field(default=None, min_length=1)
+    unanswerable: bool = False
     spelling: Literal["tokens"] | None = None
     labels: Annotated[tuple[str, ...], BeforeValidator(names_as_text)] | None = None
     label_names: dict[str, str] = Field(default_factory=dict)
@@ -250,7 +257,9 @@ class Task(Strict):
     def wanted(self) -> frozenset[str]:
         """The columns to read of every part."""
         by = self.shares.by if self.shares is not None else None
-        named = (*self.text, self.label.column or None, *self.label.columns, *self.label.where, self.id, by)
+        named = (
+            *self.text, self.label.column or None, *self.label.columns, self.label.start, *self.label.where, self.id, by,
+        )  # fmt: skip
         return frozenset(name for name in named if name is not None)
 
     def of_part(self, part: str) -> Task:

@@ -61,7 +61,8 @@ class Split:
         ids: Ids by which runs are paired, unique within the split.
         texts: One text, or two for a pair; for tokens the words.
         labels: Class indexes; numbers for regression; for generation the texts to write, one in `train`; for tokens the
-            labels of the words, by name; for several labels their indexes, rising.
+            labels of the words, by name; for several labels their indexes, rising; for spans the first character of each
+            answer and the one behind its last.
         subsets: Indexes of the examples of each subset that is scored apart too, by its name.
     """
 

@@ -70,6 +70,8 @@ def read_bytes(raw: bytes, shown: str, layout: Layout, *, own: bool = True) -> T
         return _parquet(raw, shown, layout.wanted, own)
     if format == "webnlg":
         return _released(lambda: releases.webnlg(raw, Path(shown).stem), shown, layout, own)
+    if format == "squad":
+        return _released(lambda: releases.squad(raw), shown, layout, own)
     if format == "dart":
         return _released(lambda: releases.dart(raw, Path(shown).stem), shown, layout, own)
     try:

@@ -1,4 +1,4 @@
-"""Rows of data sets with release formats of their own: WebNLG's and DART's triples, WikiSQL, and tagged words.
+"""Rows of data sets with release formats of their own: WebNLG's and DART's triples, WikiSQL, tagged words, and SQuAD.
 
 Each reader returns the names of the columns, the rows, and the place of each row, counted from 1 within its file.
 """
@@ -14,6 +14,7 @@ Rows = tuple[tuple[str, ...], list[list[Any]], list[int]]
 
 TRIPLE_COLUMNS = ("triples", "category", "text", "id")
 WIKISQL_COLUMNS = ("header", "question", "sql", "id")
+SQUAD_COLUMNS = ("id", "title", "question", "context", "answers")
 WORD_COLUMNS = ("words", "tags")
 
 # The positions of sql's numbers in the release.
@@ -91,6 +92,25 @@ def conll(text: str, columns: tuple[str, ...] | None) -> Rows:
     if not sentences:
         raise NotThisForm("is empty")
     return names, sentences, places
+
+
+def squad(raw: bytes) -> Rows:
+    """Return a row for each question of a release of SQuAD, with its answers as they stand there."""
+    try:
+        articles = json.loads(raw)["data"]
+        rows = [
+            [question["id"], article.get("title"), question["question"], paragraph["context"], question["answers"]]
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        ]
+    except json.JSONDecodeError as error:
+        raise NotThisForm(f"is no valid JSON: {error.msg}", error.lineno) from None
+    except KeyError as error:
+        raise NotThisForm(f"is no release of SQuAD: it has no {error} where one has it") from None
+    except (TypeError, AttributeError, UnicodeError, RecursionError):
+        raise NotThisForm("is no release of SQuAD: data, paragraphs and qas must be lists of objects") from None
+    return SQUAD_COLUMNS, rows, list(range(1, len(rows) + 1))
 
 
 def _query(header: list[str], sql: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lora_bench.errors import Fault, did_you_mean
+from lora_bench.tasks.answer_spans import answers_of
 from lora_bench.tasks.conversations import NoAnswer, conversation
 from lora_bench.tasks.declaration import Task
 from lora_bench.tasks.label_sets import label_lists
@@ -104,6 +105,10 @@ def examples_of(task: Task, table: Table, faults: list[Fault], part: str) -> Exa
     if task.kind == "tokens":
         tags = tags_of(task, table, texts, faults)
         return Examples(list(range(count)), ids, texts, tags, groups, subsets)
+    if task.kind == "spans":
+        columns = task.label.column, task.label.start
+        spans = answers_of(table, columns, texts, task.unanswerable, faults)
+        return Examples(list(range(count)), ids, texts, spans, groups, subsets)
     if task.kind == "generation":
         written = _references(task, table, faults)
     if written is not None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from lora_bench.errors import Fault, LoraBenchError, unknown
 
 Progress = Callable[[str], None]
-Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "webnlg", "dart", "wikisql", "conll"]
+Format = Literal["csv", "tsv", "json", "jsonl", "parquet", "webnlg", "dart", "wikisql", "conll", "squad"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 SEPARATED: tuple[Format, ...] = ("csv", "tsv")

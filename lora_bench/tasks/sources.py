@@ -60,8 +60,10 @@ class Label(Strict):
     """The label of a row.
 
     Args:
-        column: Column of the label, of one text to write or several, or of the labels of the words.
+        column: Column of the label, of one text to write or several, of the labels of the words, or of answers.
         rule: "sign" gives the classes negative and positive of a number, and drops zeros.
+        start: Column of the first character of an answer in its text, counted from 0; by default the first place where it
+            stands.
         where: Keep texts at whose index the lists in these columns have these values.
         separator: What stands between the labels of a row, for several labels in one text.
         columns: Columns of 0 and 1, one for each label, in place of `column`.
@@ -69,6 +71,7 @@ class Label(Strict):
 
     column: str = ""
     rule: Literal["sign"] | None = None
+    start: str | None = None
     where: dict[str, str] = Field(default_factory=dict)
     separator: str | None = Field(default=None, min_length=1)
     columns: Columns = ()

@@ -58,6 +58,8 @@ def score(
 ) -> dict[str, float]:
     """Return the task's metrics on predictions: class indexes, numbers, texts, lists of words' labels or of label indexes.
 
+    Answers of spans are texts here; see `as_scored`.
+
     Args:
         task: The task.
         references: As in `Split.labels`: the texts that may be written for each example, where texts are written.
@@ -114,12 +116,38 @@ def split_scores(
         Values by the metrics' names, after the name of the split or the subset and a slash if there is one.
     """
     before = f"{prefix.rstrip('/')}/" if prefix else ""
-    found = {f"{before}{name}": value for name, value in score(task, split.labels, predictions, likelihoods).items()}
+    right, answers = as_scored(task, split, predictions)
+    found = {f"{before}{name}": value for name, value in score(task, right, answers, likelihoods).items()}
     for subset, places in split.subsets.items():
-        of_each = ([given[place] for place in places] if given else [] for given in (predictions, likelihoods))
-        values = score(task, [split.labels[place] for place in places], *of_each)
+        of_each = ([given[place] for place in places] if given else [] for given in (answers, likelihoods))
+        values = score(task, [right[place] for place in places], *of_each)
         found |= {f"{before}{subset}/{name}": value for name, value in values.items()}
     return found
+
+
+def as_scored(task: Task, split: Split, predictions: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return references and predictions as the metrics of a task take them: of spans the texts that stand there."""
+    if task.kind != "spans":
+        return split.labels, predictions
+    right: Sequence[Any] = split.labels
+    return (
+        [
+            [text[first:behind] for first, behind in spans] or [""]
+            for (_, text), spans in zip(split.texts, right, strict=True)
+        ],
+        [text[slice(*span)] if span else "" for (_, text), span in zip(split.texts, predictions, strict=True)],
+    )
+
+
+def item_scores(task: Task, split: Split, predictions: Sequence[Any]) -> dict[str, list[float]]:
+    """Return the score of each item by each metric that is a mean over items with texts, rounded to 6 decimals."""
+    right, given = as_scored(task, split, predictions)
+    found = {name: find(name) for name in task.all_metrics}
+    return {
+        name: [round(metric_.of_item(*pair), 6) for pair in zip(right, given, strict=True)]
+        for name, metric_ in found.items()
+        if metric_ is not None and metric_.of_item is not None
+    }
 
 
 def unavailable_metrics(task: Task) -> list[str]:
@@ -136,6 +164,8 @@ def majority_score(task: Task, data: TaskData, split: str) -> float | None:
         return None
     train: Sequence[Any] = data.splits["train"].labels
     constant: Any
+    if task.kind == "spans":
+        return split_scores(task, data.splits[split], [()] * len(data.splits[split].ids)).get(task.metric)
     if task.kind == "tokens":
         counts = Counter(data.splits["train"].each_label)
         most = min(counts, key=lambda label: (-counts[label], label))

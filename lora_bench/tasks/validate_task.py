@@ -110,6 +110,10 @@ def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
         yield ("chat_template",), f"is only for chat; the kind is {task.kind}"
     if task.label.where and task.kind != "generation":
         yield ("label", "where"), f"is only for generation; the kind is {task.kind}"
+    if task.label.start is not None and task.kind != "spans":
+        yield ("label", "start"), f"is only for spans; the kind is {task.kind}"
+    if task.unanswerable and task.kind != "spans":
+        yield ("unanswerable",), f"is only for spans; the kind is {task.kind}"
     if task.label.rule is not None and task.kind != "classification":
         yield ("label", "rule"), f"makes classes, but the kind is {task.kind}"
     yield from _faults_of_several_labels(task)
@@ -187,6 +191,8 @@ def _faults_of_text(task: Task) -> Iterator[tuple[Key, str]]:
             yield ("text",), f"must be {columns} of {' and '.join(needed)} for {task.linearise!r}, got {len(task.text)}"
     elif (task.writes or task.kind == "tokens") and len(task.text) != 1:
         yield ("text",), f"must be one column for {task.kind}, got {len(task.text)}"
+    elif task.kind == "spans" and len(set(task.text)) != 2:
+        yield ("text",), f"must be two columns for spans, the question and its text; got {list(task.text)}"
     elif not 1 <= len(task.text) <= 2 or len(set(task.text)) < len(task.text):
         yield ("text",), "must be one column, or a list of two"
 

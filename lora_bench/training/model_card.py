@@ -20,6 +20,7 @@ from lora_bench.models.registry import known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import ModelSpec, PlannedSpec, RunSpec
+from lora_bench.stats.items import Items, ItemScores
 from lora_bench.tasks.declaration import model_kind
 from lora_bench.util.redaction import visible
 from lora_bench.version import __version__
@@ -93,7 +94,11 @@ def item_intervals(answers: Path, spec: PlannedSpec, scores: Mapping[str, float]
     kept = json.loads(answers.read_text(encoding="utf-8"))
     found = {}
     for metric in {*scores}.intersection(metrics_of_items()):
-        items = item_metric(metric, kept["references"], {0: kept["predictions"]}, classes=len(spec.task.labels) or None)
+        if metric in kept.get("item_scores", {}):
+            items: Items = ItemScores((0,), np.array([kept["item_scores"][metric]]))
+        else:
+            right, given = kept["references"], kept["predictions"]
+            items = item_metric(metric, right, {0: given}, classes=len(spec.task.labels) or None)
         generator, block = np.random.default_rng(0), max(1, _BLOCK // items.items)
         sizes = [min(block, _DRAWS - start) for start in range(0, _DRAWS, block)]
         drawn = np.concatenate([items.drawn(generator, size)[:, 0] for size in sizes])
@@ -176,6 +181,8 @@ def _head(spec: RunSpec) -> str:
     """Return the arguments that give the base model its head."""
     if writes(spec):
         return ""
+    if kind_facts(spec).auto == "QuestionAnswering":
+        return ", num_labels=2"
     if not spec.task.labels:
         return ', num_labels=1, problem_type="regression"'
     names = "id2label=dict(enumerate(labels)), label2id={label: index for index, label in enumerate(labels)}"

@@ -23,7 +23,7 @@ from lora_bench.models.deberta_positions import cut_to_reach
 from lora_bench.models.loading import load_model, load_tokenizer
 from lora_bench.models.registry import BaseModel
 from lora_bench.models.shared_copy import copy_sharing
-from lora_bench.tasks import TaskData, definition, load_data, tagging
+from lora_bench.tasks import TaskData, answer_spans, definition, load_data, tagging
 from lora_bench.tasks import task_scores as scoring
 from lora_bench.training.generation import chat, encode
 from lora_bench.training.in_common import MAY_DIFFER, Fields, in_common
@@ -163,7 +163,7 @@ class Warm:
 @functools.cache
 def _encoders() -> str:
     """Return a hash of the code that makes tokens: a checkout of another commit may have the same version."""
-    sources = (scoring, encode, chat, pieces, tagging)
+    sources = (scoring, encode, chat, pieces, tagging, answer_spans)
     return content_hash([Path(str(module.__file__)).read_text(encoding="utf-8") for module in sources])
 
 

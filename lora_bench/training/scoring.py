@@ -25,8 +25,9 @@ from lora_bench.records.record import Predictions, Probabilities
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.records.store import write_atomic
 from lora_bench.tasks import SPLITS, Split, Task, TaskData, encode, split_scores
+from lora_bench.tasks.answer_spans import NOWHERE, encode_windows, tokens_of
 from lora_bench.tasks.tagging import encode_words, labels_of_tokens, labels_of_words
-from lora_bench.tasks.task_scores import Likelihood
+from lora_bench.tasks.task_scores import Likelihood, item_scores
 from lora_bench.training.callbacks import Diverged
 from lora_bench.training.generation import CompletionCollator, encode_to_answer, encode_to_learn
 from lora_bench.training.generation.chat import ChatFormat, Ending
@@ -180,6 +181,91 @@ class Tagging(Labelling):
         return Replies(answers)
 
 
+class WindowCollator(CompletionCollator):
+    """Makes a batch of windows, with the first and the last token of their answers."""
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Return tensors of shape (windows, longest), and (windows,) for the positions."""
+        batch = super().__call__(examples)
+        positions = [name for name in ("start_positions", "end_positions") if name in examples[0]]
+        return batch | {name: torch.tensor([example[name] for example in examples]) for name in positions}
+
+
+class Answering(Labelling):
+    """Answers in a text: the likeliest first and last token of all windows of a question, and the characters they stand for.
+
+    With unanswerable questions there is none if the sum of both logits is greatest at the first token of a window, which in
+    SQuAD's code is called a null score with a threshold of 0; of several windows the least counts.
+    """
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec) -> None:
+        super().__init__(task, tokenizer, spec)
+        self.collate = WindowCollator(tokenizer)
+
+    def lessons(self, split: Split) -> tuple[list[Example], float]:
+        """Return every window of every example, with the tokens of its first answer."""
+        windows, truncated = self.questions(split)
+        right: Sequence[Any] = split.labels
+        found = []
+        for window in windows:
+            spans = right[window.pop("example")]
+            begins, ends = window.pop("begins"), window.pop("ends")
+            first, last = tokens_of(spans[0] if spans else None, begins, ends)
+            found.append({**window, "start_positions": first, "end_positions": last})
+        return found, truncated
+
+    def questions(self, split: Split) -> tuple[list[Example], float]:
+        """Return the windows of every example."""
+        return encode_windows(split, self._tokenizer, self._spec.training.max_length)
+
+    def read(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits of first and last tokens side by side, filled up to `max_length` tokens."""
+        more = self._spec.training.max_length - logits.shape[-2]
+        return nn.functional.pad(logits, (0, 0, 0, more)).flatten(-2)
+
+    def answers_in(self, logits: torch.Tensor, questions: Sequence[Example]) -> Replies:
+        """Return first character of each question's answer and the one behind its last; nothing for no answer.
+
+        Raises:
+            Diverged: If a logit is not finite.
+        """
+        best: dict[int, tuple[float, list[int]]] = {}
+        null: dict[int, float] = {}
+        for row, window in zip(logits, questions, strict=True):
+            of_tokens = row.reshape(-1, 2)[: len(window["input_ids"])]
+            if not of_tokens.isfinite().all():
+                raise Diverged("the trained model's outputs are not finite")
+            number = window["example"]
+            null[number] = min(null.get(number, torch.inf), float(of_tokens[0].sum()))
+            found = _likeliest(of_tokens, window)
+            if found[0] > best.get(number, (-torch.inf, []))[0] or number not in best:
+                best[number] = found
+        without = {number for number in best if self._task.unanswerable and null[number] > best[number][0]}
+        return Replies([[] if number in without else best[number][1] for number in sorted(best)])
+
+
+# Tokens of the longest answer, as in SQuAD's code.
+LONGEST_ANSWER = 30
+
+
+def _likeliest(logits: torch.Tensor, window: Example) -> tuple[float, list[int]]:
+    """Return the sum of the logits of a window's likeliest answer, and its characters; nothing without a text.
+
+    Args:
+        logits: Of first and last tokens, shape (tokens, 2).
+        window: The window.
+    """
+    inside = torch.tensor([place for place, first in enumerate(window["begins"]) if first != NOWHERE])
+    if not len(inside):
+        return -torch.inf, []
+    logits = logits.detach()
+    sums = logits[inside, 0][:, None] + logits[inside, 1][None, :]
+    allowed = torch.ones_like(sums, dtype=torch.bool).triu().tril(LONGEST_ANSWER - 1)
+    first, last = divmod(int(sums.masked_fill(~allowed, -torch.inf).argmax()), len(inside))
+    characters = [window["begins"][int(inside[first])], window["ends"][int(inside[last])]]
+    return float(sums[first, last]), characters
+
+
 # Place among the questions of what a text is right for; a prompt has none.
 ITEM = "item"
 
@@ -287,6 +373,8 @@ class Writing:
 
 def exercise(task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> Exercise:
     """Return the exercise of a kind of task."""
+    if task.kind == "spans":
+        return Answering(task, tokenizer, spec)
     if task.kind == "tokens":
         return Tagging(task, tokenizer, spec)
     return Writing(task, tokenizer, spec, seed) if task.writes else Labelling(task, tokenizer, spec)
@@ -312,7 +400,9 @@ def predict(
     model.eval()
 
     def logits_of(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return read(model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits)
+        found = model(**{name: tensor.to(device) for name, tensor in batch.items()})
+        # Of answers in a text a model gives the logits of their first and of their last token.
+        return read(found.logits if "logits" in found else torch.stack([found.start_logits, found.end_logits], -1))
 
     with autocast(model, spec):
         found = predict_in_order(logits_of, examples, collate, EVALUATION_BATCH)
@@ -382,15 +472,18 @@ def keep_answers(job: Job, split: Split, replies: Replies) -> Predictions:
     ids_sha256 = content_hash(list(split.ids))
     answers, references = replies.answers, list[Any](split.labels)
     numbers = not job.task.writes
+    # Of texts that are not kept, the scores are.
+    of_items = item_scores(job.task, split, answers) if numbers else {}
     if kind_of(job.task.metric) == "likelihood":
         numbers = True
         answers, references = [one.nats for one in replies.likelihoods], [one.tokens for one in replies.likelihoods]
     found: dict[str, str] = {}
     if job.task.completes:
-        content = {"ids_sha256": ids_sha256, "completions": replies.answers}
+        content: dict[str, Any] = {"ids_sha256": ids_sha256, "completions": replies.answers}
         found[COMPLETIONS] = _write_beside(job, COMPLETIONS, content)
     if numbers:
         content = {"ids_sha256": ids_sha256, "predictions": answers, "references": references}
+        content |= {"item_scores": of_items} if of_items else {}
         found[PREDICTIONS] = _write_beside(job, PREDICTIONS, content)
     file, sha256 = list(found.items())[-1]
     return Predictions(file=file, sha256=sha256, count=len(split.ids), ids_sha256=ids_sha256)

@@ -185,7 +185,7 @@ def _logits(model: nn.Module, vocabulary: int) -> Tensor:
     import torch
 
     tokens = torch.arange(3, 27).reshape(2, 12) % vocabulary
-    logits: Tensor = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    logits: Tensor = model(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0]
     return logits
 
 

@@ -113,13 +113,19 @@ def _batch(model: nn.Module, lengths: tuple[int, ...]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()}
 
 
+def _logits(model: nn.Module, lengths: tuple[int, ...]) -> Tensor:
+    """Return the logits of rows of these lengths; of answers in a text those of their first and last token side by side."""
+    found = model(**_batch(model, lengths))
+    return found.logits if "logits" in found else torch.stack([found.start_logits, found.end_logits], -1)
+
+
 def _without_gradient(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[list[str]]:
     """Train a few steps; return at most one list, of the weights that never had a gradient."""
     model.train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     reached: set[str] = set()
     for _ in range(STEPS):
-        logits = model(**_batch(model, (6, 6))).logits
+        logits = _logits(model, (6, 6))
         (logits.float() - torch.arange(logits.shape[-1])).pow(2).mean().backward()
         reached |= {path for path, weight in adapter.items() if weight.grad is not None}
         optimizer.step()
@@ -132,8 +138,8 @@ def _without_gradient(model: nn.Module, adapter: dict[str, nn.Parameter]) -> lis
 def _padding_difference(model: nn.Module) -> float:
     """Return the largest difference that padding makes to the logits of a row, relative to the logits."""
     model.eval()
-    alone = model(**_batch(model, (6,))).logits
-    padded = model(**_batch(model, (6, 9))).logits[:1]
-    if alone.dim() == 3:  # a language model answers at every token
+    alone = _logits(model, (6,))
+    padded = _logits(model, (6, 9))[:1]
+    if alone.dim() == 3:  # a language model answers at every token, and so does one of words or answers
         padded = padded[:, : alone.shape[1]]
     return float((alone - padded).abs().max() / alone.abs().max().clamp(min=1e-6))

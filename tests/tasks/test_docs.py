@@ -112,6 +112,7 @@ def test_the_examples_are_of_each_kind_and_each_source(tasks):
         "facts": "generation",
         "entities": "tokens",
         "helpdesk": "chat",
+        "questions": "spans",
         "emotion": "classification",
     }
     assert tasks["emotion"].data.hub == "dair-ai/emotion"

@@ -19,6 +19,7 @@ _VALUES = {
     "tokens": "string",
     "multilabel": "int64",
     "likelihood": "float64",
+    "spans": "string",
 }
 _INPUTS = {
     "classification": "predictions, references: class indexes",
@@ -27,6 +28,7 @@ _INPUTS = {
     "tokens": "predictions, references: for each sentence a list of the labels of its words",
     "multilabel": "predictions, references: lists of label indexes",
     "likelihood": "predictions: sums of the losses of a text's tokens, in nats; references: numbers of these tokens",
+    "spans": 'predictions: texts; references: for each prediction a list of one or more texts, [""] without an answer',
 }
 
 
@@ -45,7 +47,7 @@ class PackageMetric(evaluate.Metric):
         value = datasets.Value(_VALUES[kind])
         listed = datasets.Sequence(value)
         predictions = listed if kind in ("tokens", "multilabel") else value
-        references = listed if kind in ("generation", "tokens", "multilabel") else value
+        references = listed if kind in ("generation", "tokens", "multilabel", "spans") else value
         return evaluate.MetricInfo(
             description=self.declared.value.__doc__ or "",
             citation="",
@@ -59,7 +61,7 @@ class PackageMetric(evaluate.Metric):
         if (reason := unavailable(self.called)) is not None:
             raise LoraBenchError(reason)
         right = list(references)
-        if self.declared.kind == "generation":
+        if self.declared.kind in ("generation", "spans"):
             right = [list(texts) for texts in right]
             without = next((number for number, texts in enumerate(right, 1) if not texts), None)
             if without is not None:

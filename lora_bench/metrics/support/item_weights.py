@@ -44,9 +44,11 @@ def item_metric(
             raise LoraBenchError(
                 f"seed {seed} has {len(answers)} predictions for {len(references)} items; expected one for each"
             )
-        if found.item_parts is None and found.kind != "multilabel":
+        if found.item_parts is None and found.of_item is None and found.kind != "multilabel":
             refuse_no_numbers(enumerate(answers), f"seed {seed}: the prediction of item")
     seeds = tuple(predictions)
+    if found.of_item is not None:
+        return ItemScores(seeds, _of_each(found.of_item, references, [*predictions.values()]))
     if found.item_parts is not None:
         return ItemMetric(seeds, len(references), _ratio(found.item_parts, references, [*predictions.values()]))
     if found.kind == "multilabel":
@@ -61,6 +63,15 @@ def item_metric(
     if classes is None:
         classes = int(max(right.max(initial=0), given.max(initial=0))) + 1
     return ItemMetric(seeds, len(right), found.weighted(references=right, predictions=given, classes=max(classes, 2)))
+
+
+def _of_each(
+    score: Callable[[Any, Any], float], references: Sequence[Any], predictions: Sequence[Sequence[Any]]
+) -> Floats:
+    return np.array(
+        [[score(right, given) for right, given in zip(references, answers, strict=True)] for answers in predictions],
+        dtype=np.float64,
+    )
 
 
 def _ratio(

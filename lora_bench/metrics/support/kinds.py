@@ -28,6 +28,7 @@ KINDS: dict[Kind, KindFacts] = {
     "generation": KindFacts("CausalLM", "CAUSAL_LM", "text-generation"),
     "multilabel": KindFacts("SequenceClassification", "SEQ_CLS", "text-classification"),
     "tokens": KindFacts("TokenClassification", "TOKEN_CLS", "token-classification"),
+    "spans": KindFacts("QuestionAnswering", "QUESTION_ANS", "question-answering"),
 }
 
 WITH_CLASSES: frozenset[str] = frozenset({"classification", "tokens", "multilabel"})
@@ -43,9 +44,14 @@ READS_ONE_TOKEN: frozenset[str] = frozenset({"classification", "regression", "mu
 REAL_LABELS: frozenset[str] = frozenset({"regression", "multilabel"})
 """Kinds whose labels are real numbers, and no indexes."""
 
+WITHOUT_SMOOTHING: frozenset[str] = REAL_LABELS | {"spans"}
+"""Kinds without labels over which a share of the probability could be spread."""
+
 
 def label_shapes(kind: Kind, rows: int, length: int, labels: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of labels in a batch, by its name."""
+    if kind == "spans":
+        return {"start_positions": (rows,), "end_positions": (rows,)}
     if kind == "multilabel":
         return {"labels": (rows, labels)}
     return {"labels": (rows, length) if kind in LABEL_PER_TOKEN else (rows,)}

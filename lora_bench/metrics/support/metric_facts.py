@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from lora_bench.stats.items import Floats, Weighted
 
-Kind = Literal["classification", "regression", "generation", "tokens", "multilabel"]
+Kind = Literal["classification", "regression", "generation", "tokens", "multilabel", "spans"]
 MetricKind = Literal[Kind, "likelihood"]
 
 # What published tables print as a difference, of a metric that is a share or a correlation.
@@ -40,6 +40,8 @@ class Metric:
             drawn. For several labels there is no `classes`, and the arrays of 0 and 1 have one more axis: the labels.
         item_parts: For a sum over items divided by another, function from an item's reference and prediction to its parts of
             the two sums.
+        of_item: For a mean over items whose predictions are texts, function from an item's references and prediction to its
+            score.
         entities: True if it counts entities, so that labels must be tags such as B-PER, I-PER and O.
     """
 
@@ -55,12 +57,13 @@ class Metric:
     item_scores: Callable[..., Floats] | None = field(default=None, kw_only=True)
     weighted: Callable[..., Weighted] | None = field(default=None, kw_only=True)
     item_parts: Callable[[Any, Any], tuple[float, float]] | None = field(default=None, kw_only=True)
+    of_item: Callable[[Any, Any], float] | None = field(default=None, kw_only=True)
     entities: bool = field(default=False, kw_only=True)
 
     @property
     def of_items(self) -> bool:
         """True if it can be computed on resampled test items."""
-        return self.item_scores is not None or self.weighted is not None or self.item_parts is not None
+        return any(way is not None for way in (self.item_scores, self.weighted, self.item_parts, self.of_item))
 
     def options(self, classes: int | None) -> dict[str, Any]:
         """Return the further arguments of `value` for a task of so many classes."""

@@ -77,17 +77,23 @@ def _items(row: Row, setting: Setting, answers: AnswersOf) -> tuple[Items, Seque
         return None
     predictions: dict[int, Sequence[Any]] = {}
     expected: list[Any] | None = None
+    declared = find(metric)
+    of_item = None if declared is None else declared.of_item
+    by_item = None
     for score in row.scores:
         found = answers(score.run_id)
         if found is None or score.seed is None:
             return None
         expected = found.references if expected is None else expected
-        if found.references != expected:
+        by_item = (found.item_scores or {}).get(metric)
+        if found.references != expected or (by_item is None) != (of_item is None):
             return None
-        predictions[score.seed] = found.predictions
+        predictions[score.seed] = found.predictions if by_item is None else by_item
+    if expected and by_item is not None:
+        return ItemScores(tuple(predictions), np.array([*predictions.values()])), expected
     if not expected:
         return None
-    declared, classes = find(metric), len(setting.spec.task.labels or ())
+    classes = len(setting.spec.task.labels or ())
     if declared is not None and declared.kind == "multilabel":
         if not all(are_label_sets(values, classes) for values in (expected, *predictions.values())):
             return None

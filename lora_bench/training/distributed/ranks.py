@@ -114,7 +114,7 @@ class BatchShares(Sequence[Share]):
 
 def _counted(example: Example, first: int = 1) -> int:
     """Return the count that a loss is a mean over: 1 example, or its tokens with a label from the *first* on."""
-    labels = example["labels"]
+    labels = example.get("labels")
     return sum(label != _NO_LOSS for label in labels[first:]) if isinstance(labels, list) else 1
 
 

@@ -1,0 +1,200 @@
+"""Answers that stand in a text: where they begin and end, and the windows of tokens in which a model looks for them.
+
+A window is the question and as much of the text as `max_length` leaves room for. Windows of a text overlap by about a quarter
+of `max_length`, so that an answer cut by one is whole in the next. A window without the answer points at its first token.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.errors import Fault, LoraBenchError
+from lora_bench.tasks.source_tables import Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from lora_bench.tasks.examples import Split
+
+Span = tuple[int, int]
+"""First character of an answer in its text, and the one behind its last."""
+
+NOWHERE = -1
+"""Character of a token outside of the text."""
+
+# Special tokens around question and text, at most.
+AROUND = 4
+
+
+class NoAnswer(Exception):
+    """An answer that does not stand in its text, with what is wrong."""
+
+
+def spans_of(value: Any, start: Any, text: str) -> tuple[Span, ...]:
+    """Return the answers that a value of a table stands for; none for a question without an answer.
+
+    Args:
+        value: A text; a mapping of `text` and `answer_start`, each one or a list, as in SQuAD; a list of these; JSON text of
+            them; or nothing.
+        start: First character, if another column has it; or nothing.
+        text: The text in which they stand.
+
+    Raises:
+        NoAnswer: If one does not stand there.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        for read in (json.loads, ast.literal_eval):
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return spans_of(read(value.strip()), start, text)
+    if isinstance(value, Mapping) and "text" not in value:
+        raise NoAnswer(f"a mapping needs `text` and `answer_start`, got {', '.join(map(str, value)) or 'nothing'}")
+    if isinstance(value, Mapping):
+        return spans_of(value.get("text"), value.get("answer_start", value.get("start")), text)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        starts = start if isinstance(start, Sequence) and not isinstance(start, str) else [start] * len(value)
+        if len(starts) != len(value):
+            raise NoAnswer(f"{len(value)} answers have {len(starts)} starts")
+        each = (spans_of(one, at, text) for one, at in zip(value, starts, strict=True))
+        return tuple(dict.fromkeys(span for spans in each for span in spans))
+    if value is None or value == "":
+        return ()
+    return (_span(str(value), start, text),)
+
+
+def _span(answer: str, start: Any, text: str) -> Span:
+    found = text.find(answer)
+    if found < 0:
+        raise NoAnswer(f"{_shown(answer)} does not stand in {_shown(text)}")
+    if start is None or start == "":
+        return found, found + len(answer)
+    try:
+        at = int(start)
+    except (TypeError, ValueError):
+        raise NoAnswer(f"the start of {_shown(answer)} is no number: {start!r}") from None
+    if text[max(at, 0) :][: len(answer)] != answer:
+        raise NoAnswer(f"{_shown(answer)} does not stand at {at}, but at {found}")
+    return at, at + len(answer)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")
+
+
+def answers_of(
+    table: Table,
+    columns: tuple[str, str | None],
+    texts: Sequence[tuple[str, ...]],
+    unanswerable: bool,
+    faults: list[Fault],
+) -> list[tuple[Span, ...]]:
+    """Return the answers of each row; note every row whose answers do not stand in its text, or that has none.
+
+    Args:
+        table: The rows.
+        columns: Column of the answers, and that of their starts.
+        texts: Question and text of each row.
+        unanswerable: True if a question may have no answer.
+        faults: Receives the faults.
+    """
+    column, of_starts = columns
+    starts = table.columns[of_starts] if of_starts is not None else [None] * len(texts)
+    found: list[tuple[Span, ...]] = []
+    wrong: dict[int, str] = {}
+    without: list[int] = []
+    for row, (value, start) in enumerate(zip(table.columns[column], starts, strict=True)):
+        spans: tuple[Span, ...] = ()
+        try:
+            spans = spans_of(value, start, texts[row][-1])
+            if not spans and not unanswerable:
+                without.append(row)
+        except NoAnswer as error:
+            wrong[row] = str(error)
+        found.append(spans)
+    if wrong:
+        hint = "; an answer is copied from the text, and its start counts characters from 0 (or is left out)"
+        first = next(iter(wrong.values()))
+        faults.append(
+            table.rows_fault(f"has answers in column {column!r} that are not in their text: {first},", [*wrong], hint)
+        )
+    if without:
+        hint = "; if questions may have none, say `unanswerable: true`"
+        faults.append(table.rows_fault(f"has no answer in column {column!r}", without, hint))
+    return found
+
+
+def encode_windows(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, Any]], float]:
+    """Encode question and text of each example as windows, not padded.
+
+    Returns:
+        For each window its `input_ids`, `attention_mask` and the tokenizer's other values; `begins` and `ends`, the
+        characters of the text that each token stands for, or `NOWHERE`; and `example`, the number of its example. And the share
+        of examples whose question was cut, to half of *max_length*.
+
+    Raises:
+        LoraBenchError: If the tokenizer does not tell which characters a token stands for, or *max_length* is too small.
+    """
+    if not tokenizer.is_fast:
+        raise LoraBenchError(
+            f"the tokenizer ({type(tokenizer).__name__}) does not tell which characters a token stands for, so answers cannot "
+            "be found: take a base model with a tokenizer.json"
+        )
+    if max_length < 4 * AROUND:
+        raise LoraBenchError(f"max_length must be at least {4 * AROUND} for a question and its text, got {max_length}")
+    if not split.texts:
+        return [], 0.0
+    questions, cut = _cut([question for question, _ in split.texts], tokenizer, max_length // 2 - AROUND)
+    batch = tokenizer(
+        questions,
+        [text for _, text in split.texts],
+        truncation="only_second",
+        max_length=max_length,
+        stride=max_length // 4 - AROUND,
+        padding=False,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    columns = {name: list(values) for name, values in batch.items()}
+    spans, numbers = columns.pop("offset_mapping"), columns.pop("overflow_to_sample_mapping")
+    windows: list[dict[str, Any]] = []
+    for place, row in enumerate(zip(*columns.values(), strict=True)):
+        of_text = [sequence == 1 for sequence in batch.sequence_ids(place)]
+        windows.append(
+            {
+                **dict(zip(columns, row, strict=True)),
+                "begins": [span[0] if inside else NOWHERE for span, inside in zip(spans[place], of_text, strict=True)],
+                "ends": [span[1] if inside else NOWHERE for span, inside in zip(spans[place], of_text, strict=True)],
+                "example": numbers[place],
+            }
+        )
+    return windows, cut / len(split.texts)
+
+
+def _cut(questions: list[str], tokenizer: PreTrainedTokenizerBase, most: int) -> tuple[list[str], int]:
+    """Return questions of at most so many tokens, and the number of those that were cut."""
+    spans = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    whole = [
+        question[: of[most - 1][1]] if len(of) > most else question
+        for question, of in zip(questions, spans, strict=True)
+    ]
+    return whole, sum(len(of) > most for of in spans)
+
+
+def tokens_of(span: Span | None, begins: Sequence[int], ends: Sequence[int]) -> tuple[int, int]:
+    """Return the first and the last token of an answer in a window; both are 0 if the window does not have all of it.
+
+    Args:
+        span: The answer, or None.
+        begins: First character of each token, or `NOWHERE`.
+        ends: The one behind its last.
+    """
+    inside = [place for place, first in enumerate(begins) if first != NOWHERE]
+    if span is None or not inside or begins[inside[0]] > span[0] or ends[inside[-1]] < span[1]:
+        return 0, 0
+    within = [place for place in inside if ends[place] > span[0] and begins[place] < span[1]]
+    return (within[0], within[-1]) if within else (0, 0)
