@@ -30,7 +30,7 @@ NOWHERE = -1
 AROUND = 4
 
 
-class NoAnswer(Exception):
+class NotInText(Exception):
     """An answer that does not stand in its text, with what is wrong."""
 
 
@@ -44,20 +44,20 @@ def spans_of(value: Any, start: Any, text: str) -> tuple[Span, ...]:
         text: The text in which they stand.
 
     Raises:
-        NoAnswer: If one does not stand there.
+        NotInText: If one does not stand there.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         for read in (json.loads, ast.literal_eval):
             with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
                 return spans_of(read(value.strip()), start, text)
     if isinstance(value, Mapping) and "text" not in value:
-        raise NoAnswer(f"a mapping needs `text` and `answer_start`, got {', '.join(map(str, value)) or 'nothing'}")
+        raise NotInText(f"a mapping needs `text` and `answer_start`, got {', '.join(map(str, value)) or 'nothing'}")
     if isinstance(value, Mapping):
         return spans_of(value.get("text"), value.get("answer_start", value.get("start")), text)
     if isinstance(value, Sequence) and not isinstance(value, str):
         starts = start if isinstance(start, Sequence) and not isinstance(start, str) else [start] * len(value)
         if len(starts) != len(value):
-            raise NoAnswer(f"{len(value)} answers have {len(starts)} starts")
+            raise NotInText(f"{len(value)} answers have {len(starts)} starts")
         each = (spans_of(one, at, text) for one, at in zip(value, starts, strict=True))
         return tuple(dict.fromkeys(span for spans in each for span in spans))
     if value is None or value == "":
@@ -68,15 +68,15 @@ def spans_of(value: Any, start: Any, text: str) -> tuple[Span, ...]:
 def _span(answer: str, start: Any, text: str) -> Span:
     found = text.find(answer)
     if found < 0:
-        raise NoAnswer(f"{_shown(answer)} does not stand in {_shown(text)}")
+        raise NotInText(f"{_shown(answer)} does not stand in {_shown(text)}")
     if start is None or start == "":
         return found, found + len(answer)
     try:
         at = int(start)
     except (TypeError, ValueError):
-        raise NoAnswer(f"the start of {_shown(answer)} is no number: {start!r}") from None
+        raise NotInText(f"the start of {_shown(answer)} is no number: {start!r}") from None
     if text[max(at, 0) :][: len(answer)] != answer:
-        raise NoAnswer(f"{_shown(answer)} does not stand at {at}, but at {found}")
+        raise NotInText(f"{_shown(answer)} does not stand at {at}, but at {found}")
     return at, at + len(answer)
 
 
@@ -111,7 +111,7 @@ def answers_of(
             spans = spans_of(value, start, texts[row][-1])
             if not spans and not unanswerable:
                 without.append(row)
-        except NoAnswer as error:
+        except NotInText as error:
             wrong[row] = str(error)
         found.append(spans)
     if wrong:

@@ -120,7 +120,7 @@ def _faults_of_labels(task: Task) -> Iterator[tuple[Key, str]]:
     if task.kind not in WITH_CLASSES:
         for key in ("labels", "label_names"):
             if getattr(task, key):
-                yield (key,), f"is only for {' and '.join(sorted(WITH_CLASSES))}; the kind is {task.kind}"
+                yield (key,), f"is only for {', '.join(sorted(WITH_CLASSES))}; the kind is {task.kind}"
         return
     if task.label_names and task.label.rule is not None:
         yield ("label_names",), f"must go: the rule {task.label.rule!r} names the classes"

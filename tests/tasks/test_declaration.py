@@ -70,14 +70,14 @@ def test_validation_is_another_word_for_selection(tmp_path, text):
         ),
         (
             f"kind: regression\n{ONE_FILE}label_names: {{0: bad}}\n",
-            "label_names: is only for classification and tokens",
+            "label_names: is only for classification, multilabel, tokens",
         ),
         (f"{ONE_FILE}linearise: e2e\n", "task.yaml:5: linearise: is only for generation; the kind is classification"),
         (
             f"{GENERATION}linearise: e3e\n",
             "linearise: must be 'e2e', 'webnlg', 'dart', 'wikisql' or 'samsum', got 'e3e'",
         ),
-        (f"{GENERATION}labels: [a, b]\n", "labels: is only for classification and tokens; the kind is generation"),
+        (f"{GENERATION}labels: [a, b]\n", "labels: is only for classification, multilabel, tokens; the kind is generation"),
         (
             f"{GENERATION}linearise: wikisql\n",
             "task.yaml:5: text: must be 2 columns of the table's header and the question for 'wikisql', got 1",

@@ -126,7 +126,7 @@ def test_an_answer_that_does_not_stand_in_its_text_is_named_with_what_would(tmp_
     ("keys", "said"),
     [
         ({"text": "q"}, "text: must be two columns for spans, the question and its text; got"),
-        ({"labels": ["a", "b"]}, "labels: is only for classification and tokens; the kind is spans"),
+        ({"labels": ["a", "b"]}, "labels: is only for classification, multilabel, tokens; the kind is spans"),
         ({"metric": "exact_match"}, "'exact_match' is for generation, and the task's kind is spans"),
         ({"kind": "generation", "metric": "bleu", "text": "q", "unanswerable": True}, "unanswerable: is only for spans"),
         ({"kind": "classification", "metric": "accuracy", "label": {"column": "a", "start": "s"}}, "label.start: is only for"),
