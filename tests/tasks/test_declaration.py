@@ -77,7 +77,10 @@ def test_validation_is_another_word_for_selection(tmp_path, text):
             f"{GENERATION}linearise: e3e\n",
             "linearise: must be 'e2e', 'webnlg', 'dart', 'wikisql' or 'samsum', got 'e3e'",
         ),
-        (f"{GENERATION}labels: [a, b]\n", "labels: is only for classification, multilabel, tokens; the kind is generation"),
+        (
+            f"{GENERATION}labels: [a, b]\n",
+            "labels: is only for classification, multilabel, tokens; the kind is generation",
+        ),
         (
             f"{GENERATION}linearise: wikisql\n",
             "task.yaml:5: text: must be 2 columns of the table's header and the question for 'wikisql', got 1",
