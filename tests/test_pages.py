@@ -76,6 +76,7 @@ def examples(block: str) -> list[str]:
 def test_every_yaml_is_a_task_or_a_suite_or_fits_into_one(page, tmp_path):
     plain, shown, whole = (tmp_path / name for name in ("plain.yaml", "shown.yaml", "whole.yaml"))
     plain.write_text(SUITE, encoding="utf-8")
+    (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")  # the file of a chat's example
     for text in [text for block in blocks(page, "yaml") for text in examples(block)]:
         shown.write_text(text, encoding="utf-8")
         data = read_yaml(shown).data

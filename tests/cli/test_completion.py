@@ -67,7 +67,7 @@ def completed(request, tmp_path):
         ("lora-bench run smoke --ret", {"--retry"}),
         ("lora-bench list me", {"methods"}),
         ("lora-bench plan smo", {"smoke"}),
-        ("lora-bench reproduce adal", {"adalora-table1"}),
+        ("lora-bench reproduce he20", {"he2022-table2"}),
         ("lora-bench reproduce lora-table2 --tasks sst2,col", {"sst2,cola"}),
         ("lora-bench report runs --reference bottle", {"bottleneck_adapter"}),
         ("lora-bench try tickets.csv --model gpt2", {"gpt2-mini"}),
