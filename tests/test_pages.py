@@ -73,7 +73,8 @@ def examples(block: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=name_of)
-def test_every_yaml_is_a_task_or_a_suite_or_fits_into_one(page, tmp_path):
+def test_every_yaml_is_a_task_or_a_suite_or_fits_into_one(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     plain, shown, whole = (tmp_path / name for name in ("plain.yaml", "shown.yaml", "whole.yaml"))
     plain.write_text(SUITE, encoding="utf-8")
     (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")  # the file of a chat's example
