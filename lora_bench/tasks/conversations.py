@@ -10,6 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from lora_bench.tasks.label_sets import as_json_list
+
 Message = dict[str, Any]
 
 ANSWERS = "assistant"
@@ -72,13 +74,8 @@ def _messages(value: Any, role: str | None) -> list[Message]:
 
 def _json_list(text: str) -> list[Any] | None:
     """Return the list of objects that a text is as JSON, or None."""
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, list) and found and all(isinstance(one, dict) for one in found) else None
+    found = as_json_list(text)
+    return found if found and all(isinstance(one, dict) for one in found) else None
 
 
 def _message(given: Any) -> Message:

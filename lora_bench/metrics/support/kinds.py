@@ -40,7 +40,6 @@ LABEL_PER_TOKEN: frozenset[str] = frozenset({"generation", "tokens"})
 READS_ONE_TOKEN: frozenset[str] = frozenset({"classification", "regression", "multilabel"})
 """Kinds whose head reads one token of an example."""
 
-
 REAL_LABELS: frozenset[str] = frozenset({"regression", "multilabel"})
 """Kinds whose labels are real numbers, and no indexes."""
 
