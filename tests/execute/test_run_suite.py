@@ -66,6 +66,11 @@ def wait_until(fact, seconds=60.0):
     return value
 
 
+def begun(project: Path, count: int) -> bool:
+    """Whether so many runs have been begun by workers."""
+    return len(list((project / "runs" / "tickets").glob("*/claim-*.json"))) >= count
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -145,12 +150,9 @@ def test_a_worker_that_is_killed_costs_its_run_alone(tmp_path):
     write_project(tmp_path, LONG.replace("6_400", "3_200"))
     process = start(tmp_path, "--workers", "1")
 
-    def trains():
-        # The fork server is a child, the worker its child.
-        return [pid for child in children(process.pid) for pid in children(child)]
-
-    (worker,) = wait_until(trains)
-    time.sleep(1.0)
+    wait_until(lambda: begun(tmp_path, 1))
+    # The fork server is a child, the worker its child.
+    (worker,) = wait_until(lambda: [pid for child in children(process.pid) for pid in children(child)])
     os.kill(worker, signal.SIGKILL)
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 3, output
@@ -167,8 +169,8 @@ def test_a_worker_that_is_killed_costs_its_run_alone(tmp_path):
 def test_a_signal_leaves_a_checkpoint_and_no_process(tmp_path, number, code):
     write_project(tmp_path, LONG)
     process = start(tmp_path, "--workers", "2")
-    wait_until(lambda: len(children(process.pid)) >= 3)
-    time.sleep(1.5)
+    wait_until(lambda: begun(tmp_path, 2))
+    time.sleep(0.2)
     family = children(process.pid)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
@@ -206,8 +208,7 @@ def test_two_processes_on_one_folder_do_each_run_once(tmp_path):
 def test_when_the_server_dies_no_run_is_called_failed(tmp_path):
     write_project(tmp_path, LONG)
     process = start(tmp_path, "--workers", "2")
-    wait_until(lambda: len(children(process.pid)) >= 3)
-    time.sleep(1.0)
+    wait_until(lambda: begun(tmp_path, 2))
     family = children(process.pid)
     (server,) = [pid for pid in family if any(children(pid))]
     os.kill(server, signal.SIGKILL)
