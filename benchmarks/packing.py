@@ -1,6 +1,6 @@
 """What a sweep of small LoRA runs takes from the command to the report: now, at an earlier commit, and one process a run.
 
-    python -m benchmarks.packing                  some eighty minutes on two cores
+    python -m benchmarks.packing                  some seventy minutes on two cores
     python -m benchmarks.packing --runs 20        fewer of ours
     python -m benchmarks.packing --before REF     another commit than the one before grouped batches and the read position
     python -m benchmarks.packing --out FILE       what it prints, as a page of Markdown too

@@ -1,6 +1,6 @@
 """What a run of the quickstart takes: one process a run, the code of an earlier commit, and now, on the same machine.
 
-    python -m benchmarks.quickstart                    three quarters of an hour on two cores
+    python -m benchmarks.quickstart                    half an hour on two cores
     python -m benchmarks.quickstart --before REF       another commit than the one before these changes
     python -m benchmarks.quickstart --out FILE         what it prints, as a page of Markdown too
     python -m benchmarks.quickstart --quick            minutes: shows that it runs, and no time in it means anything
