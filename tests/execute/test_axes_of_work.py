@@ -164,7 +164,7 @@ def test_a_method_whose_flops_nobody_can_count_is_a_row_before_any_training(tmp_
     def no_count(*_, **__):
         raise UnsupportedPair("the FLOPs of a step cannot be counted from shapes: it depends")
 
-    monkeypatch.setattr("lora_bench.plan.make_plan.step_flops", no_count)
+    monkeypatch.setattr("lora_bench.plan.planner.step_flops", no_count)
     path = write_project(tmp_path / "project", ONE.replace("train_examples: 48", "train_flops: 1e8"))
     (record,) = run_suite(path, runs=tmp_path / "runs", workers=0).records
     assert record.status == "unsupported" and "cannot be counted" in record.reason
