@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_bench.cli.gate_commands import BROKE_OFF, DONE, baseline_folder, way_of, write_answer
+from lora_bench.cli.baseline_commands import baseline_folder
+from lora_bench.cli.gate_commands import way_of
+from lora_bench.cli.gate_output import BROKE_OFF, DONE, write_answer
 from lora_bench.errors import LoraBenchError
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_bench.cli import commands
+from lora_bench.cli import commands, reading_commands
+from lora_bench.cli.baseline_commands import add_baseline
 from lora_bench.cli.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.cli.completion import add_completion, complete
 from lora_bench.cli.exchange_commands import add_exchange
@@ -100,6 +101,7 @@ def _parser() -> Parser:
     _add_report(subcommands)
     add_winner(subcommands)
     add_check(subcommands)
+    add_baseline(subcommands)
     add_exchange(subcommands)
     _add_listings(subcommands)
     add_completion(subcommands)
@@ -244,7 +246,7 @@ def _add_reproduce(subcommands: Commands) -> None:
         takes="[TABLE]",
     )
     published.what.add_argument("table", nargs="?", metavar="TABLE", help="a table by name (default: list all)")
-    published.parser.set_defaults(command=commands.published)
+    published.parser.set_defaults(command=reading_commands.published)
 
 
 def _add_report(subcommands: Commands) -> None:
@@ -275,7 +277,7 @@ def _add_report(subcommands: Commands) -> None:
     report.output.add_argument(
         "--check", action="store_true", help="write nothing; exit with 1 if a report on disk differs from its records"
     )
-    report.parser.set_defaults(command=commands.report)
+    report.parser.set_defaults(command=reading_commands.report)
 
 
 def _add_listings(subcommands: Commands) -> None:
@@ -295,7 +297,7 @@ def _add_listings(subcommands: Commands) -> None:
     listing.what.add_argument("model", nargs="?", metavar="MODEL", help="base model, for family")
     listing.what.add_argument("--revision", metavar="COMMIT", help="revision of MODEL on the hub")
     listing.output.add_argument("--as-yaml", action="store_true", help="print a family as the key of a suite's model")
-    listing.parser.set_defaults(command=commands.list_names)
+    listing.parser.set_defaults(command=reading_commands.list_names)
 
     schema = add_command(
         subcommands,
@@ -306,7 +308,7 @@ def _add_listings(subcommands: Commands) -> None:
     )
     schemas = ["suite", "probe-suite", "record", "probe", "task", "night", "answer"]
     schema.what.add_argument("what", choices=schemas, metavar="WHAT", help=", ".join(schemas))
-    schema.parser.set_defaults(command=commands.print_schema)
+    schema.parser.set_defaults(command=reading_commands.print_schema)
 
 
 def _running_options(groups: Groups) -> None:

@@ -1,0 +1,148 @@
+"""The commands that show what is there: reports of records, published tables, names and schemas.
+
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_bench.cli.commands import DIFFERS, DONE, terminal
+from lora_bench.errors import LoraBenchError
+
+if TYPE_CHECKING:
+    from lora_bench.records.record import Record
+    from lora_bench.report.sections.items_page import TextsOf
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Render records as Markdown with figures, and as one page; of several suites with an index."""
+    from lora_bench.exchange import data_files
+    from lora_bench.records.probe_store import probe_files, read_probes
+    from lora_bench.records.store import answers_in, read_records, record_files
+    from lora_bench.records.weight_analysis import read_analysis
+    from lora_bench.report import check_report, report_model, write_report
+    from lora_bench.report.index_page import check_index, write_index
+    from lora_bench.report.model.report_model import side_by_side
+
+    def has_records(path: Path) -> bool:
+        return bool(record_files(path) or probe_files(path))
+
+    folder: Path = arguments.runs
+    sources: dict[str, Path] = {}
+    if folder.is_dir() and not has_records(folder):
+        # The baselines folder: one report for each baseline that has records.
+        sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and has_records(path)}
+    several = bool(sources)
+    if not sources:
+        # Of a name that no file can have, resolving would raise.
+        sources = {Path(os.path.normpath(folder.absolute())).name: folder}
+    differences: list[str] = []
+    texts = _texts(arguments.texts)
+    found = {}
+    for name, source in sources.items():
+        probes = read_probes(source)
+        records = read_records(source) if record_files(source) or not probes else []
+        answers = answers_in(source, records)
+        model = report_model(records, probes, answers, arguments.reference) if records else None
+        found[name] = (source, probes, records, answers, model)
+    models = {name: model for name, (*_, model) in found.items() if model is not None}
+    if arguments.out is not None:
+        models = side_by_side(models)
+    for folder_name, (source, probes, records, answers, _) in found.items():
+        # Beside its records a report has the name that `run` gives it.
+        name = "report" if arguments.out is None else folder_name
+        out = arguments.out or source
+        sections = _published_sections(arguments, source, records)
+        data = data_files(records, probes, answers, arguments.reference) if arguments.data else None
+        model = models.get(folder_name)
+        analysis = read_analysis(source)
+        if arguments.check:
+            differences += check_report(records, out, name, sections, probes, data, answers, model, analysis)
+        else:
+            written = write_report(records, out, name, sections, probes, data, answers, model, texts, analysis)
+            print(*(path for path in written if path.suffix != ".svg"), sep="\n")
+    place = arguments.out or (folder if several else folder.parent)
+    if not arguments.check:
+        index = write_index(place, only_refresh=not several)
+        if index is not None:
+            print(index)
+    elif several:
+        differences += check_index(place)
+    for difference in differences:
+        print(difference)
+    return DIFFERS if differences else DONE
+
+
+def _texts(suite: str | None) -> TextsOf:
+    """Return what gives the texts of a suite's test items, where they may be shown."""
+    from lora_bench.report.sections.items_page import no_texts
+
+    if suite is None:
+        return no_texts
+    from lora_bench.plan.item_texts import item_texts
+    from lora_bench.suite.load_suite import load_suite
+
+    return item_texts(load_suite(suite))
+
+
+def _published_sections(arguments: argparse.Namespace, source: Path, records: Sequence[Record]) -> list[list[str]]:
+    """Return the section that compares the records with a published table: the named one, or the one beside them."""
+    name = arguments.published or (source.resolve().name if (source / "published.csv").is_file() else None)
+    if name is None:
+        return []
+    from lora_bench.published.reproduce import published_lines
+
+    return [published_lines(name, records, arguments.role)]
+
+
+def published(arguments: argparse.Namespace) -> int:
+    """List the published tables that are known, or the cells of one."""
+    from lora_bench.published import load_table
+    from lora_bench.published.table_terminal import cells_listing, tables_listing
+
+    shown = tables_listing() if arguments.table is None else cells_listing(load_table(arguments.table))
+    terminal().print(shown, highlight=False)
+    return DONE
+
+
+def list_names(arguments: argparse.Namespace) -> int:
+    """List the names that a suite can use."""
+    from lora_bench.cli.listing import family_listing, family_yaml, listing
+
+    console = terminal()
+    if (arguments.what == "family") != (arguments.model is not None):
+        raise LoraBenchError("give a MODEL with `list family`, and with no other list")
+    if arguments.what != "family":
+        console.print(listing(arguments.what), highlight=False)
+    elif arguments.as_yaml:
+        print(family_yaml(arguments.model, arguments.revision), end="")
+    else:
+        console.print(family_listing(arguments.model, arguments.revision), highlight=False)
+    return DONE
+
+
+def print_schema(arguments: argparse.Namespace) -> int:
+    """Print the JSON Schema of a suite, a task, a record or a file of the gate."""
+    import json
+
+    from pydantic import BaseModel
+
+    from lora_bench.gate import Answer, Night
+    from lora_bench.records.probe_record import ProbeRecord
+    from lora_bench.records.record import Record
+    from lora_bench.suite.probe_suite import ProbeFile
+    from lora_bench.suite.schema import SuiteFile
+    from lora_bench.tasks import Task
+
+    models: dict[str, type[BaseModel]] = {
+        "suite": SuiteFile, "probe-suite": ProbeFile, "record": Record, "probe": ProbeRecord, "task": Task,
+        "night": Night, "answer": Answer,
+    }  # fmt: skip
+    model = models[arguments.what]
+    print(json.dumps(model.model_json_schema(), indent=2, sort_keys=True))
+    return DONE
