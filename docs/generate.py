@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docstrings import arguments, merged
+from entries import merged
 from pydantic import BaseModel
 from support import support_page
 
+from lora_bench.docstrings import arguments, described
 from lora_bench.documents import Strict
 from lora_bench.methods import known_methods
 from lora_bench.records.analysis import Analysis
@@ -201,11 +202,6 @@ def keys(part: type[BaseModel], **borrowed: type[BaseModel]) -> str:
             listed = f"all but {', '.join(missing)}" if missing else "all"
         rows.append(f"- keys of [{heading}](#{heading}): {listed}\n")
     return "".join(rows) + "\n"
-
-
-def described(part: type[BaseModel]) -> dict[str, str]:
-    """Return the descriptions of a class's keys, those of its bases included."""
-    return {name: text for base in reversed(part.__mro__) for name, text in arguments(base.__doc__).items()}
 
 
 def said(part: type[BaseModel], name: str, schema: dict[str, Any]) -> str:

@@ -13,11 +13,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from docstrings import arguments, merged
+from entries import merged
 from metric_cards import metrics_part
 from pydantic import BaseModel
 from task_counts import COUNTS
 
+from lora_bench.docstrings import arguments
 from lora_bench.tasks import Task, load_task
 from lora_bench.tasks.declaration import Shares, Subsets
 from lora_bench.tasks.sources import Data, Label, Local, Part, Release

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from docstrings import arguments, merged
+from entries import merged
 
 import lora_bench
 from lora_bench.cli.parser import _parser
@@ -111,15 +111,12 @@ def records_page() -> str:
 
 def fields(schema: dict[str, Any]) -> str:
     """Return what a JSON Schema of one of our classes says: its docstring's first sentence, and each field."""
-    about = schema.get("description", "")
-    told_of = arguments(about)
     names = list(schema.get("properties", {}))
     if not names:
         return ""
-    texts = {name: told_of.get(name) or schema["properties"][name].get("description", "") for name in names}
-    texts = {name: text.replace("None", "null") for name, text in texts.items()}
-    entries = "".join(f"- {each}: {text}\n" if text else f"- {each}\n" for each, text in merged(texts, names))
-    return f"{about.split(chr(10))[0]}\n\n{entries}\n"
+    texts = {name: schema["properties"][name]["description"].replace("None", "null") for name in names}
+    entries = "".join(f"- {each}: {text}\n" for each, text in merged(texts, names))
+    return f"{schema['description'].split(chr(10))[0]}\n\n{entries}\n"
 
 
 def python_page() -> str:

@@ -7,6 +7,7 @@ once, each with file, line and key.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -15,12 +16,18 @@ import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lora_bench.docstrings import described
 from lora_bench.errors import BadInput, Fault, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 # A file of people's is read within a second or two whatever is in it; the largest of ours has some 500 values.
 MAX_BYTES = 1_000_000
@@ -38,6 +45,19 @@ class Strict(BaseModel):
     """A frozen model in which an unknown key is an error and no type is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the JSON Schema, in which the docstring describes each field."""
+        schema = handler(core_schema)
+        of_class = handler.resolve_ref_schema(schema)
+        of_class["description"] = inspect.cleandoc(cls.__doc__ or "").partition("\n\nArgs:\n")[0]
+        about, properties = described(cls), of_class.get("properties", {})
+        for name, of_field in cls.model_fields.items():
+            key = of_field.alias or name
+            if key in properties and name in about:
+                properties[key] = {**properties[key], "description": about[name]}
+        return schema
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -24,10 +24,10 @@ LEVELS = [
     ["records", "tuners"],
     ["metrics"],
     ["families", "stats", "documents", "util"],
-    ["errors", "version"],
+    ["docstrings", "errors", "version"],
 ]
 LEVEL = {room: len(LEVELS) - index for index, rooms in enumerate(LEVELS) for room in rooms}
-LOOSE = {"documents", "errors", "testing", "version"}
+LOOSE = {"docstrings", "documents", "errors", "testing", "version"}
 DATA = {"assets", "data", "schemas"}
 
 

@@ -41,6 +41,9 @@ class Finding(Strict):
     """One observation on a series, and the status it leads to.
 
     Args:
+        kind: What was looked at.
+        status: The status that it gives the series.
+        text: The observation, in words.
         suspect: Whether the runs must be repeated with new seeds before it counts.
     """
 
@@ -51,7 +54,12 @@ class Finding(Strict):
 
 
 class Point(Strict):
-    """Mean of an accepted night."""
+    """Mean of an accepted night.
+
+    Args:
+        label: Label of the night.
+        mean: Mean of its scores.
+    """
 
     label: str
     mean: float
@@ -62,7 +70,10 @@ class SeriesAnswer(Strict):
 
     Args:
         series: Id of the series, as `--change` and `--bisect` take it.
+        name: The cell.
         status: The worst status of its findings; `pass` without findings.
+        findings: What the gate observed.
+        higher_is_better: Whether a greater score is better.
         scores: Scores of tonight's runs.
         observed: Their mean; for times the geometric mean.
         expected: Mean of the accepted nights that it is compared with.
@@ -101,7 +112,13 @@ class SeriesAnswer(Strict):
 
 
 class Change(Strict):
-    """A difference between two environments."""
+    """A difference between two environments.
+
+    Args:
+        what: A package, or a part of the machine.
+        before: Its version or value before; None without it.
+        after: Its version or value now; None without it.
+    """
 
     what: str
     before: str | None
@@ -112,6 +129,10 @@ class Answer(Strict):
     """The gate's answer on a night.
 
     Args:
+        schema_version: Version of this layout.
+        verdict: The answer.
+        exit_code: Exit code of `check`.
+        suite: Name of the suite.
         baseline: Name of the baseline.
         label: Label of the night.
         confirmed_by: Label of the night that repeated the suspect runs, or None.

@@ -27,6 +27,8 @@ class CellName(Strict):
 
     Args:
         task: The task; None for a probe.
+        model: The base model.
+        method: The method, by its label in the suite.
         target: Target of the method's size, such as "adapter_parameters=147456", and the number of different training rows
             if given; None without either.
         learning_rate: Learning rate in a search, which has a cell for each; None elsewhere.
@@ -54,6 +56,10 @@ class Conditions(Strict):
     Args:
         size: The value of the method's size, such as a rank.
         seeds: Number of runs: a mean over more of them varies less.
+        precision: Precision of training.
+        threads: CPU threads of a process.
+        data: Hash of the data; None for a probe.
+        base_model: Hash of the base model.
         recipe: Hash of all other settings of training and scoring in a run spec, and of the method's other options.
     """
 
@@ -86,6 +92,11 @@ class Counts(Strict):
     """Exact counts of a cell; null if unknown.
 
     Args:
+        total: The base model with its head, before the method is applied.
+        adapter: Weights that the method adds or trains, without the head.
+        head: Every weight that the checkpoint does not contain.
+        trained: Weights that the optimiser updates.
+        stored: Weights that must be saved to restore the result.
         checkpoint_bytes: Bytes that must be kept to restore the result.
         step_flops: FLOPs of a training step, as a probe counts them.
         peak_allocated_bytes: Peak of allocated memory; resident memory is too noisy for a gate.
@@ -102,7 +113,17 @@ class Counts(Strict):
 
 
 class NightRun(Strict):
-    """One run of a night: a seed or a probe's process, with its score or the reason why it has none."""
+    """One run of a night: a seed or a probe's process, with its score or the reason why it has none.
+
+    Args:
+        seed: Its seed, or the number of a probe's process.
+        run_id: Its id.
+        status: How it ended.
+        score: Its score, or the median seconds of a probe's step.
+        reason: Why it has no score.
+        seconds: Its duration.
+        command: Command that runs it again.
+    """
 
     seed: int | None
     run_id: str
@@ -117,9 +138,14 @@ class NightCell(Strict):
     """A night's data on one series.
 
     Args:
+        name: The cell.
+        conditions: Conditions under which its numbers may be compared.
         environment: Index among the night's environments; None if its runs ended before theirs was known.
+        higher_is_better: Whether a greater score is better.
         scale: "log" for times, whose noise is proportional to them.
         margin: The smallest difference of scores that matters, on that scale; None if none is declared.
+        counts: Exact counts, which must stay as they are.
+        runs: Its runs, in the order of the seeds.
     """
 
     name: CellName
@@ -145,6 +171,8 @@ class Night(Strict):
     """One repeat of a suite under a series label, with its own seeds.
 
     Args:
+        schema_version: Version of this layout.
+        suite: Name of the suite.
         label: The label.
         number: Its place among the accepted nights of a baseline, from 1; None while it is not accepted.
         reason: Reason for accepting it, as the user gave it.
@@ -152,6 +180,8 @@ class Night(Strict):
         changed: A line for each changed series that needed an acknowledgement.
         acknowledged: Ids of the series whose change was acknowledged with it: their history begins here.
         flaky: Ids of the series that were suspected in this night and not confirmed by repeated runs.
+        environments: The machines and packages of its runs.
+        cells: Its data on each series.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)

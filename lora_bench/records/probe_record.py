@@ -32,6 +32,7 @@ class ProbeSpec(Strict):
         random_weights: True if it was built from its shape with random weights.
         kind: Output of the model: "classification", "regression", "generation", "tokens", "multilabel" or "spans".
         labels: Number of classes.
+        method: The method.
         batch_size: Examples in one step.
         length: Tokens of each example; none of them is padding.
         precision: "float32", or "bfloat16" by autocast.
@@ -41,6 +42,7 @@ class ProbeSpec(Strict):
         latency_shapes: (batch size, length) of the forward passes that are timed.
         wide_tokens: Tokens of a second, compute-bound step, or None for no such step.
         seconds: Limit of the timing, or None for as long as the device needs.
+        spec_version: Raised whenever the same spec would measure something else.
     """
 
     model: ModelSpec
@@ -57,7 +59,7 @@ class ProbeSpec(Strict):
     latency_shapes: tuple[tuple[int, int], ...]
     wide_tokens: int | None
     seconds: float | None = None
-    spec_version: int = Field(default=1, description="raised whenever the same spec would measure something else")
+    spec_version: int = 1
 
     @property
     def probe_id(self) -> str:
@@ -153,6 +155,8 @@ class Latency(Strict):
     """Forward passes without gradients at one shape, in one state of the model.
 
     Args:
+        batch_size: Examples in one pass.
+        length: Tokens of each example.
         state: "unadapted" is the base model, "adapted" has the method's modules, "merged" has them folded into the weights.
         passes: Number of timed passes.
         seconds_median: Their median (p50).
@@ -186,7 +190,7 @@ class Inference(Strict):
 
 
 class CheckpointSize(Strict):
-    """Size of the files that restore the result on the public base model, and time of a change of task.
+    """Size of the files that restore the result on the public base model, and time of a change of task (files cached).
 
     Args:
         stored_bytes: Size of the files on the disk.
@@ -206,7 +210,7 @@ class CheckpointSize(Strict):
 
 
 class Flops(Strict):
-    """Floating-point operations of the matrix products of a step, an addition and a multiplication counted apart.
+    """Floating-point operations of the matrix products of a step with eager attention; a multiply-add counts as two.
 
     Args:
         forward: Forward pass.
@@ -218,7 +222,12 @@ class Flops(Strict):
 
 
 class Energy(Strict):
-    """Energy that the device used from the first timed step to the last, idle draw included."""
+    """Energy that the device used from the first timed step to the last, idle draw included.
+
+    Args:
+        joules: All of it.
+        joules_per_step: Its share for each timed step.
+    """
 
     joules: float
     joules_per_step: float
@@ -228,14 +237,33 @@ class ProbeRecord(Strict):
     """The record of one process of a probe.
 
     Args:
+        schema_version: Version of this layout.
+        probe_id: Id of its cell: the hash of the spec.
         repeat: Number of the process, from 0.
         twin: True if it belongs to the cell that is measured a second time unchanged, which shows the noise.
+        suite: Its suite.
+        status: How it ended; only `ok` has measurements.
+        reason: Why its status is not `ok`.
+        spec: Everything that its speed and memory depend on.
+        parameters: Numbers of weights.
+        speed: Speed of training steps.
+        wide: Speed of the second, compute-bound step.
+        phases: Peaks of memory, by phase.
+        measured: Memory of a training step, as the device or the allocator counts it.
+        predicted: The same, computed from shapes before the run.
+        inference: Costs when the model is used.
+        checkpoint: Size of the files that restore the result.
+        flops: Operations of a step.
+        energy: Energy of the timed steps.
         unmeasured: Reason for each null, by the path of its field, such as `speed.host_bound_share`; a part that is null as a
             whole is there by its name. A state missing from `inference.latencies` is there as `inference.merged`, a missing
             shape as `inference.16x256`.
         exclusive: True if no other work was seen on the device meanwhile; null if the system does not tell, as in a
             container whose driver hides processes.
         settings: Other settings that numbers may depend on, such as `float32_matmul_precision`.
+        command: Command that makes the record again.
+        started_at: Start, in UTC (ISO 8601).
+        environment: Machine and packages.
     """
 
     model_config = ConfigDict(
@@ -264,7 +292,7 @@ class ProbeRecord(Strict):
     exclusive: bool | None = None
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     command: Said
-    started_at: str | None = Field(default=None, description="UTC, ISO 8601")
+    started_at: str | None = None
     environment: Environment | None = None
 
     @property

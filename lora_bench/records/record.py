@@ -110,6 +110,8 @@ class Speed(Strict):
         timed_steps: Timed steps.
         step_seconds_median: Median over the timed steps, None without any.
         step_seconds_p90: Their 90th percentile.
+        examples_per_second: All timed examples over all timed seconds.
+        real_tokens_per_second: All timed tokens over all timed seconds.
         train_real_tokens: Real tokens of all steps.
         train_seconds: From the first step to the last, all steps.
         evaluation_seconds: Scoring the split of the record's scores.
@@ -178,7 +180,13 @@ class Retained(Strict):
 
 
 class Weights(Strict):
-    """Trained weights of a run: their folder beside the record if it exists, their size, and the step they are from."""
+    """Trained weights of a run.
+
+    Args:
+        folder: Their folder beside the record, or None if they were not kept.
+        stored_bytes: Size of their files.
+        step: The step that they are from.
+    """
 
     folder: str | None
     stored_bytes: int
@@ -186,7 +194,13 @@ class Weights(Strict):
 
 
 class CurvePoint(Strict):
-    """One point of a learning curve: the training loss, or the scores on the selection split, after a step."""
+    """One point of a learning curve.
+
+    Args:
+        step: Optimiser steps done.
+        loss: Training loss since the point before, or None at an evaluation.
+        scores: Scores on the selection split, or None without an evaluation.
+    """
 
     step: int
     loss: float | None = None
@@ -194,7 +208,14 @@ class CurvePoint(Strict):
 
 
 class DataSummary(Strict):
-    """Sizes of the splits, the share of truncated inputs, and the score of the majority class (or the mean)."""
+    """The data of a run in numbers.
+
+    Args:
+        examples: Number of examples of each split.
+        truncated_share: Share of inputs that were longer than `max_length`, by split.
+        majority_score: Score of always predicting the most frequent class of training, or the mean; None where texts are
+            written.
+    """
 
     examples: dict[str, int]
     truncated_share: dict[str, float] | None
@@ -205,6 +226,14 @@ class Environment(Strict):
     """Machine and packages of a run: enough to repeat it, without names of people, hosts or folders.
 
     Args:
+        device: Name of the device that trained: the GPU, or "cpu".
+        device_count: Number of such devices; 0 on a CPU.
+        cpu: Model of the processor.
+        cores: Processor cores that the process could use.
+        memory_bytes: Memory of the machine.
+        system: Operating system and architecture.
+        python: Version of Python.
+        packages: Versions of the packages that a result may depend on.
         driver: Version of the device's driver; null on a CPU, or if not recorded.
     """
 
@@ -227,12 +256,30 @@ class Record(Strict):
     """The record of a run.
 
     Args:
+        schema_version: Version of this layout.
+        run_id: Its id: the hash of the spec.
         suite: Its suite, or the heading of its report.
+        status: How it ended; only `ok` has scores.
+        reason: Why its status is not `ok`.
+        spec: Everything that changes the answer.
         budget: The suite's budget, or None for a run that no suite planned.
         analysis: The suite's rules for judging scores, declared before the run; None without any.
+        parameters: Numbers of weights.
+        memory: Peaks of memory, by phase.
+        speed: Times and amounts of work.
         capped_by: Axis of work whose cap ended the run before its target; None if the target was reached, or the run ended
             earlier.
+        scores: Scores on the split that the spec names, by metric.
+        curve: Learning curve, oldest point first.
+        data: The data in numbers.
+        predictions: File of the predictions; None if there are none.
+        weights: Trained weights; None if their size is unknown.
+        warnings: What a reader of the scores must know.
+        attempts: Number of times that it was begun, this one included.
+        resumed: Whether it went on from a checkpoint of an earlier attempt.
         command: Command that makes the record again, or None if only the run's author knows it.
+        started_at: Start, in UTC (ISO 8601).
+        environment: Machine and packages.
         rung: Rung of a successive halving that a trial is of, from 1 on; None for all other runs.
         extended: Whether it is a trial of a learning rate beyond the range, added because the best was at the edge.
         packed_with: Ids of the runs in the same pack, over one frozen base; empty for a run by itself.
@@ -266,7 +313,7 @@ class Record(Strict):
     attempts: int = 1
     resumed: bool = False
     command: Said | None
-    started_at: str | None = Field(default=None, description="UTC, ISO 8601")
+    started_at: str | None = None
     environment: Environment | None = None
     rung: int | None = None
     extended: bool = False

@@ -48,6 +48,8 @@ class TaskSpec(RecordPart):
         definition: The task's YAML as plain data, with every default written out and paths as the user gave them.
         data_sha256: Hash of the data's content (or, for a hub data set, of its name and commit).
         labels: Class names in the order of their indexes; empty for regression.
+        metric: Metric of its main score.
+        higher_is_better: Whether a greater score is better.
     """
 
     name: str
@@ -164,6 +166,7 @@ class TrainingSpec(Settings):
     Args:
         train_examples: Examples seen, counted again at each repeat; null if another amount of work stops the run.
         steps: Optimiser steps: `train_examples / batch_size`, rounded up.
+        learning_rate: Peak of the learning rate.
         warmup_steps: Steps over which the learning rate rises from 0; null if `warmup` is given.
         threads: CPU threads of the process that trains.
         arguments: Arguments that the suite passes through to `TrainingArguments`, equal for all methods.
@@ -296,10 +299,17 @@ class RunSpec(RecordPart):
     """One fully resolved cell of a suite, or the known facts of a run that no suite planned.
 
     Args:
+        task: The task.
+        model: The base model.
+        method: The method.
+        training: The recipe.
+        seed: Seed of data order, initial weights and dropout.
+        protocol: Name of the rules that choose a checkpoint and count scores.
         score_on: Split of the scores.
         selection_every: Steps between evaluations on the selection split, or None for no such evaluation.
         keep_weights: Which trained weights stay after the run.
         series: The label of a repeat, which enters the id, the seeds and the folder.
+        spec_version: Raised whenever the same spec would give another answer.
         rules: The protocol in full, or None if the rules of the scores are unknown.
         decoding: How completions are written, for generation only.
         start: The run it starts from, or None for the pretrained checkpoint.
@@ -319,7 +329,7 @@ class RunSpec(RecordPart):
     selection_every: int | None = None
     keep_weights: KeepWeights | None = "none"
     series: str | None = None
-    spec_version: int = Field(default=1, description="raised whenever the same spec would give another answer")
+    spec_version: int = 1
     rules: Protocol | None = STRICT
     decoding: Decoding | None = None
     start: Start | None = None

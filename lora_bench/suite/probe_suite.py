@@ -47,6 +47,13 @@ class ProbeCellRecipe(Strict):
     Args:
         models: Names (labels of methods) that the recipe covers; all by default.
         methods: Names (labels of methods) that the recipe covers; all by default.
+        kind: Kind of task.
+        labels: Number of classes, for classification, tokens and several labels.
+        batch_size: Examples per step.
+        length: Tokens per example, none of them padding.
+        precision: "bfloat16" uses autocast.
+        latency: Batch size and length of each timed forward pass.
+        wide_tokens: Tokens of a second step, bound by arithmetic rather than Python; none by default.
     """
 
     models: Names = ()

@@ -114,7 +114,8 @@ class Part(Strict):
 
 def _with_validation(schema: dict[str, Any]) -> None:
     """Let an editor accept the other name too."""
-    schema["properties"]["validation"] = {**schema["properties"]["selection"], "title": "Validation"}
+    said = {"title": "Validation", "description": "Another name of `selection`."}
+    schema["properties"]["validation"] = schema["properties"]["selection"] | said
 
 
 class _InSplits(Strict):

@@ -293,6 +293,20 @@ def test_the_schemas_that_ship_are_those_of_the_code(what, capsys):
     assert (SCHEMAS / f"{what}.schema.json").read_text() == capsys.readouterr().out
 
 
+@pytest.mark.parametrize("file", sorted(SCHEMAS.glob("*.json")), ids=lambda file: file.stem)
+def test_every_key_of_every_schema_is_described(file):
+    schema = json.loads(file.read_text())
+    parts = {"the file itself": schema, **schema.get("$defs", {})}
+    bare = [
+        f"{part}.{key}"
+        for part, of in parts.items()
+        for key, one in of.get("properties", {}).items()
+        if not one.get("description")
+    ]
+    assert not bare, "describe these under `Args:` of their class"
+    assert not [part for part, of in parts.items() if "Args:" in of.get("description", "")]
+
+
 def test_shipped_suites_and_real_records_are_valid_by_their_schema():
     schemas = [json.loads((SCHEMAS / f"{what}.schema.json").read_text()) for what in ("suite", "probe-suite")]
     for file in suite_files().values():

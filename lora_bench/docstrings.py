@@ -1,10 +1,8 @@
-"""Read the sections of Google docstrings, for the pages that are made from them."""
+"""The sections of Google docstrings, from which JSON Schemas and pages take the descriptions of fields."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from itertools import groupby
 
 
 def arguments(docstring: str | None, section: str = "Args") -> dict[str, str]:
@@ -23,7 +21,6 @@ def arguments(docstring: str | None, section: str = "Args") -> dict[str, str]:
     return found
 
 
-def merged(about: dict[str, str], names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return names and their descriptions; neighbours with the same description share an entry."""
-    by_text = groupby(names, key=lambda name: about[name])
-    return [(", ".join(f"`{name}`" for name in group), text) for text, group in by_text]
+def described(part: type) -> dict[str, str]:
+    """Return the descriptions of a class's fields, those that it inherits included."""
+    return {name: text for base in reversed(part.__mro__) for name, text in arguments(base.__doc__).items()}
