@@ -1,18 +1,18 @@
-"""A plain Trainer script, as anybody has one; the callback is all that it knows of lora_bench.
+"""A plain Trainer script, as anybody has one; but for the base model, the callback is all that it knows of lora_bench.
 
 python examples/own_script.py lora; python examples/own_script.py full; lora-bench report runs/mine
 """
 
 import sys
-from pathlib import Path
 
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
 import lora_bench
+from lora_bench.models.gpt2_mini import gpt2_mini_folder
 
-BASE = Path(lora_bench.__file__).parent / "data" / "gpt2-mini"  # a small GPT-2 that comes with the package
+BASE = gpt2_mini_folder()  # a small GPT-2 that comes with lora_bench
 things = ["the film", "this book", "her song", "the meal", "our hotel", "the old map"]
 words = {"wonderful": 1, "splendid": 1, "a joy": 1, "dreadful": 0, "dull": 0, "a waste of time": 0}
 degrees = ["always", "truly", "rather", "never less than"]

@@ -47,9 +47,10 @@ def test_the_changelog_has_what_was_added_changed_and_fixed():
 def released(tmp_path):
     """Runs the step that looks at tag and changelog, on a changelog with this heading."""
 
-    def run(tag, heading, line="- More."):
+    def run(tag, heading, line="- More.", address="example.org/us"):
         (tmp_path / "lora_bench").mkdir(exist_ok=True)
-        (tmp_path / "lora_bench" / "version.py").write_text((ROOT / "lora_bench" / "version.py").read_text())
+        version = (ROOT / "lora_bench" / "version.py").read_text().replace("HOST/OWNER", address)
+        (tmp_path / "lora_bench" / "version.py").write_text(version)
         (tmp_path / "CHANGELOG.md").write_text(
             f"# Changelog\n\n{heading}\n\n### Added\n\n{line}\n\n## [0.0.1]\n\n- Old.\n"
         )
@@ -78,6 +79,27 @@ def test_a_release_takes_its_notes_from_the_changelog(released, tmp_path):
 def test_a_tag_that_does_not_fit_ends_the_release(released, tag, heading, line, said):
     ended = released(tag, heading, line)
     assert ended.returncode == 1 and f"::error::{said}" in ended.stdout
+
+
+def test_a_release_waits_for_the_address_of_its_repository(released):
+    ended = released(f"v{__version__}", f"{HEADING} - 2031-02-03", address="HOST/OWNER")
+    assert ended.returncode == 1 and "::error::HOST/OWNER stands for the repository's address" in ended.stdout
+    assert "`lora_bench/version.py`" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_model_is_a_file_of_the_release_and_not_of_the_index():
+    stored = {
+        one["with"]["name"]: one["with"]["path"] for one in JOBS["build"]["steps"] if "upload-artifact" in str(one)
+    }
+    assert stored == {"dist": "dist", "models": "models", "notes": "notes.md"}
+    fetched = {
+        job: [one["with"] for one in JOBS[job]["steps"] if "download-artifact" in str(one) and "with" in one]
+        for job in ("test", "publish")
+    }
+    assert fetched["publish"] == [{"name": "dist", "path": "dist"}]
+    # Where the asset of this name is looked for, as if a user had put it there by hand.
+    assert {"name": "models", "path": "cache/assets"} in fetched["test"]
+    assert "dist/* models/*" in step("announce", "Make the release")
 
 
 def test_wheels_are_tested_on_linux_and_macos_before_they_are_published():

