@@ -11,13 +11,15 @@ folded prefix cannot be trained on as before. For resumable checkpoints use `fol
 PEFT has the method for models with a cache, and puts the prefix into the cache. Real tokens then start at position P, and
 DeBERTa, which has no cache, is out of reach. Here the prefix meets the keys inside attention (`tuners.attention`), so
 positions, masks and caches are those of the base model. RoBERTa, DeBERTa and GPT-2 work alike, and so do gradient
-checkpointing and generation. On GPT-2 both agree if ours gets position ids that start at P. Several active prefixes are joined
-one after the other. A prefix cannot be merged into the base weights.
+checkpointing and generation. With `first_position=P`, in models with a table of learned positions, both agree. Several active
+prefixes are joined one after the other. A prefix cannot be merged into the base weights.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,6 +65,8 @@ class PrefixConfig(TunerConfig):
         reparameterisation_width: Number of its tanh units, at least 1.
         fold_on_save: Fold a reparameterisation when saving. Otherwise a file holds what is trained, a hundred times as much,
             and a run resumes from it exactly.
+        first_position: Position of the first token of the text: 0, or the length of the prefix as in PEFT's own prefix tuning.
+            Only a table of learned positions can be shifted.
     """
 
     num_virtual_tokens: int
@@ -70,6 +74,7 @@ class PrefixConfig(TunerConfig):
     reparameterised: bool = field(default=False)
     reparameterisation_width: int = field(default=512)
     fold_on_save: bool = field(default=True)
+    first_position: int = field(default=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +82,8 @@ class PrefixConfig(TunerConfig):
         for name in ("num_virtual_tokens", "reparameterisation_width"):
             if getattr(self, name) < 1:
                 raise LoraBenchError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.first_position < 0:
+            raise LoraBenchError(f"first_position must be at least 0, got {self.first_position}")
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the config that fits the saved weights."""
@@ -102,6 +109,7 @@ class PrefixLayer(TunerLayer):
         "prefix_hidden",
         "prefix_projection",
     )
+    other_param_names: tuple[str, ...] = ("first_positions",)
 
     def __init__(self, base_layer: nn.Module, kind: PrefixKind, width: int, siblings: list["PrefixLayer"]) -> None:
         super().__init__(base_layer)
@@ -114,9 +122,11 @@ class PrefixLayer(TunerLayer):
         self.prefix_embedding = nn.ParameterDict()
         self.prefix_hidden = nn.ModuleDict()
         self.prefix_projection = nn.ModuleDict()
+        self.first_positions: dict[str, int] = {}
 
     def update_layer(self, adapter_name: str, config: PrefixConfig, device: torch.device) -> None:
         """Add a prefix, drawn on *device*."""
+        self.first_positions[adapter_name] = config.first_position
         if not config.reparameterised:
             for container in (self.prefix_key, self.prefix_value):
                 fresh = torch.empty(config.num_virtual_tokens, self.width, device=device)
@@ -201,6 +211,21 @@ class PrefixModel(Tuner):
             raise UnsupportedPair("no key/value prefix is written for attention with talking heads")
         return family.pattern(family.self_attention)
 
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        prepared = super()._prepare_adapter_config(peft_config, model_config)
+        if getattr(peft_config, "first_position", 0):
+            shift_positions(self.model)
+        return prepared
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Refuse batches of several adapters if one of them shifts positions, which are those of the whole batch."""
+        shifted = any(getattr(config, "first_position", 0) for config in self.peft_config.values())
+        if shifted and kwargs.get("adapter_names") is not None:
+            raise LoraBenchError("adapter_names mixes adapters in one batch, and a prefix with first_position is alone")
+        with super()._enable_peft_forward_hooks(*args, **kwargs):
+            yield
+
     def new_layer(
         self, base_layer: nn.Module, config: PrefixConfig, family: Family, model_config: dict[str, Any], path: str
     ) -> PrefixLayer:
@@ -261,6 +286,45 @@ class PrefixModel(Tuner):
 def prefix_layers(model: nn.Module) -> list[tuple[str, PrefixLayer]]:
     """Return path and module of every attention with prefixes, in the model's order."""
     return [(path, module) for path, module in model.named_modules() if isinstance(module, PrefixLayer)]
+
+
+POSITION_TABLES = ("wpe", "position_embeddings")
+"""Names of the tables of learned positions, in GPT-2 and in models of the BERT line."""
+
+
+def position_table(model: nn.Module) -> nn.Module:
+    """Return the table of learned positions of a model.
+
+    Raises:
+        UnsupportedPair: If it has none, because its positions are relative or rotated.
+    """
+    named = model.named_modules()
+    tables = [module for path, module in named if path.rpartition(".")[2] in POSITION_TABLES]
+    if len(tables) != 1 or not isinstance(tables[0], nn.Embedding):
+        raise UnsupportedPair(
+            "first_position shifts a table of learned positions, as GPT-2, BERT and RoBERTa have, and "
+            f"{type(model).__name__} has none"
+        )
+    return tables[0]
+
+
+def shift_positions(model: nn.Module) -> None:
+    """Let a model's learned positions begin where its active prefix says. Without a prefix they stay as they are.
+
+    Raises:
+        UnsupportedPair: If the model has no table of them.
+    """
+    table = position_table(model)
+    if not any(isinstance(hook, partial) and hook.func is _shifted for hook in table._forward_pre_hooks.values()):
+        table.register_forward_pre_hook(partial(_shifted, model))
+
+
+def _shifted(model: nn.Module, table: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    layer = next((layer for _, layer in prefix_layers(model)), None)
+    first = {layer.first_positions.get(name, 0) for name in layer.live_adapters()} if layer is not None else set()
+    if len(first) > 1:
+        raise LoraBenchError(f"active prefixes must agree on first_position, got {sorted(first)}")
+    return (args[0] + next(iter(first), 0), *args[1:])
 
 
 @torch.no_grad()

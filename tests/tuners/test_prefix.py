@@ -184,6 +184,48 @@ def test_on_gpt2_it_is_peft_s_prefix_tuning_once_positions_start_at_the_prefix_s
     assert (logits(ours, **batch) - want)[real].abs().max() > 1e-2  # without the shift the two are different methods
 
 
+def shifted(model: nn.Module, first_position: int = LENGTH) -> nn.Module:
+    torch.manual_seed(5)
+    config = PrefixConfig(num_virtual_tokens=LENGTH, init_std=1.0, first_position=first_position)
+    return get_peft_model(model, config).eval()
+
+
+@pytest.mark.parametrize("name", ["gpt2-lm", "roberta", "bert"])
+def test_with_first_position_the_text_begins_there(name):
+    model, batch = shifted(MODELS[name]()), tiny_batch((9, 9))
+    begin = 2 if name == "roberta" else 0  # RoBERTa counts from behind its padding token
+    positions = torch.arange(9).expand(2, -1) + begin
+    want = logits(prefixed(MODELS[name]()), **batch, position_ids=positions + LENGTH)
+    assert torch.equal(logits(model, **batch), want)
+    assert torch.equal(logits(model, **batch, position_ids=positions), want)
+    with model.disable_adapter():
+        assert torch.equal(logits(model, **batch), logits(MODELS[name](), **batch))
+    assert torch.equal(logits(model.unload(), **batch), logits(MODELS[name](), **batch))
+
+
+def test_prefixes_that_act_together_agree_on_the_first_position():
+    model = shifted(tiny_gpt2())
+    model.add_adapter("at 0", PrefixConfig(num_virtual_tokens=2))
+    model.base_model.set_adapter(["default", "at 0"])
+    with pytest.raises(LoraBenchError, match=r"must agree on first_position, got \[0, 3\]"):
+        logits(model)
+    model.base_model.set_adapter("at 0")
+    alone = logits(model)
+    model.delete_adapter("default")
+    assert torch.equal(logits(model), alone)
+    with pytest.raises(LoraBenchError, match="a prefix with first_position is alone"):
+        shifted(tiny_gpt2())(**tiny_batch(), adapter_names=["default", "__base__"])
+
+
+def test_positions_that_are_no_table_cannot_be_shifted():
+    with pytest.raises(
+        UnsupportedPair, match=r"shifts a table of learned positions.*DebertaV2ForSequenceClassification has"
+    ):
+        shifted(tiny_deberta_v2())
+    with pytest.raises(LoraBenchError, match="first_position must be at least 0, got -1"):
+        shifted(tiny_gpt2(), first_position=-1)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_prefix_has_no_position_so_the_order_of_its_tokens_says_nothing(name):
     model = prefixed(MODELS[name]())
