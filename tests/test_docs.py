@@ -96,7 +96,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_link_leads_to_a_file_and_to_a_heading_in_it():
-    for page in [*PAGES, *sorted((ROOT / "reports").glob("*.md"))]:
+    for page in sorted({*PAGES, *ROOT.glob("*.md"), *(ROOT / "reports").glob("*.md")}):
         for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8")):
             # A link from the root of the repository is one there for a forge and for the site.
             file = (ROOT / target[1:] if target.startswith("/") else page.parent / target) if target else page
