@@ -1,17 +1,21 @@
-"""The commands that take records on: `compare`, `export` and `import`, as the command line has them."""
+"""The commands that take records and adapters on: `compare`, `export` and `import`, as the command line has them."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.help import add_command, add_verbs
 from lora_bench.errors import BadInput
+from lora_bench.util.redaction import message
 
 if TYPE_CHECKING:
     from lora_bench.cli.help import Commands
     from lora_bench.exchange.peft_results import Imported
+
+ADAPTER_FORMATS = ("adapterhub", "peft")
 
 
 def add_exchange(commands: Commands) -> None:
@@ -39,27 +43,33 @@ def add_exchange(commands: Commands) -> None:
     exports = add_command(
         commands,
         "export",
-        "write every number of some records as a table, or into a tracker",
+        "write every number of some records as a table or into a tracker, or an adapter as another library saves it",
         "lora-bench export runs/quickstart --to csv",
+        more="An adapter is one of our tuners, as PEFT saved it:\n  lora-bench export FOLDER --to adapterhub",
         takes="RUNS --to FORMAT",
     )
-    exports.what.add_argument("runs", metavar="RUNS", type=Path, help="folder of runs, a baseline, or one record")
+    exports.what.add_argument(
+        "runs", metavar="RUNS", type=Path, help="folder of runs, a baseline, one record, or the folder of an adapter"
+    )
     exports.where.add_argument(
         "--out", metavar="PATH", help="file, tracker's folder or URI (default: beside the runs, or the tracker's own)"
+    )
+    exports.where.add_argument(
+        "--base", metavar="MODEL", help="base model of the adapter (default: the one that its folder names)"
     )
     exports.output.add_argument(
         "--to",
         required=True,
-        choices=["csv", "parquet", "json", "mlflow", "trackio"],
+        choices=["csv", "parquet", "json", "mlflow", "trackio", *ADAPTER_FORMATS],
         metavar="FORMAT",
-        help="csv, parquet, json, mlflow or trackio",
+        help="csv, parquet, json, mlflow or trackio; adapterhub or peft for an adapter",
     )
     exports.parser.set_defaults(command=_export)
 
     sources = add_verbs(
         commands,
         "import",
-        "read other people's results as records",
+        "read other people's results as records, and their adapters as those of our tuners",
         "lora-bench import peft-results peft/method_comparison",
         title="sources",
         metavar="SOURCE",
@@ -85,6 +95,24 @@ def add_exchange(commands: Commands) -> None:
         help="read results of all dates: in the git history of DIR, in dated snapshots, or in its files; writes history.md",
     )
     peft_results.parser.set_defaults(command=_import_peft_results)
+
+    adapter = add_command(
+        sources,
+        "adapter",
+        "convert an adapter of AdapterHub, or a prefix of PEFT, into a folder that PeftModel loads with our tuners",
+        "lora-bench import adapter sst2-houlsby --out sst2-adapter",
+        more="It is refused where the two compute something else, with what differs.",
+        takes="FOLDER --out OUT",
+    )
+    adapter.what.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="folder of the adapter, as its library saved it"
+    )
+    adapter.where.add_argument("--out", required=True, metavar="OUT", type=Path, help="folder to write")
+    adapter.where.add_argument("--base", metavar="MODEL", help="its base model (default: the one that FOLDER names)")
+    adapter.how.add_argument(
+        "--allow-pickle", action="store_true", help="read weights that are only in a .bin file; know who made it"
+    )
+    adapter.parser.set_defaults(command=_import_adapter)
 
 
 def margin(text: str) -> float:
@@ -128,8 +156,29 @@ def _export(arguments: argparse.Namespace) -> int:
     from lora_bench.records.store import read_records
 
     runs: Path = arguments.runs
+    if arguments.to in ADAPTER_FORMATS:
+        from lora_bench.exchange.adapters import export_adapter
+
+        out = Path(arguments.out or f"{runs}-{arguments.to}")
+        export_adapter(runs, arguments.to, out, base=arguments.base, progress=_say)
+        print(out)
+        return 0
     beside = runs if runs.is_dir() else runs.parent
     print(export(read_records(runs), arguments.to, beside=beside, out=arguments.out))
+    return 0
+
+
+def _say(said: str) -> None:
+    print(message(said), file=sys.stderr)
+
+
+def _import_adapter(arguments: argparse.Namespace) -> int:
+    from lora_bench.exchange.adapters import import_adapter
+
+    adapter = import_adapter(
+        arguments.folder, arguments.out, base=arguments.base, allow_pickle=arguments.allow_pickle, progress=_say
+    )
+    print(arguments.out, "", *map(message, adapter.loading_lines(arguments.out)), sep="\n")
     return 0
 
 

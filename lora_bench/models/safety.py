@@ -236,12 +236,6 @@ def as_safetensors(name: str, folder: Path) -> Path:
         raise LoraBenchError(
             f"model {name!r} has no weights in safetensors and none in {PICKLED_WEIGHTS}, the only pickles that are read"
         )
-    release = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if release < SAFE_TORCH:
-        raise LoraBenchError(
-            f"model {name!r} has pickled weights, and torch {torch.__version__} does not read a pickle safely "
-            f"(CVE-2026-24747); use torch {'.'.join(map(str, SAFE_TORCH))} or later"
-        )
     digest = hashlib.sha256()
     beside = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".txt", ".model")]
     for path in [*parts, *beside]:
@@ -252,7 +246,7 @@ def as_safetensors(name: str, folder: Path) -> Path:
         return made
     weights: dict[str, torch.Tensor] = {}
     for path in parts:
-        weights |= _tensors(name, path)
+        weights |= pickled_tensors(f"model {name!r}", path)
     with tempfile.TemporaryDirectory(prefix=".unpickled-", dir=made.parent) as temporary:
         target = Path(temporary, "model")
         target.mkdir()
@@ -268,15 +262,29 @@ def as_safetensors(name: str, folder: Path) -> Path:
     return made
 
 
-def _tensors(name: str, path: Path) -> dict[str, Any]:
-    """Return the tensors of a pickle, each with memory of its own."""
+def pickled_tensors(owner: str, path: Path) -> dict[str, Any]:
+    """Return the tensors of a pickle, each with memory of its own, by torch's restricted reader.
+
+    Args:
+        owner: What the pickle belongs to, for messages.
+        path: Its file.
+
+    Raises:
+        LoraBenchError: If the pickle has anything but tensors, or torch is too old to read one safely.
+    """
     import torch
 
+    release = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if release < SAFE_TORCH:
+        raise LoraBenchError(
+            f"{owner} has pickled weights, and torch {torch.__version__} does not read a pickle safely "
+            f"(CVE-2026-24747); use torch {'.'.join(map(str, SAFE_TORCH))} or later"
+        )
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the file may be anything, and so may the reader's error
         first = first_line(error)
-        raise LoraBenchError(f"model {name!r}: {path.name} cannot be read safely: {first}") from None
+        raise LoraBenchError(f"{owner}: {path.name} cannot be read safely: {first}") from None
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise LoraBenchError(f"model {name!r}: {path.name} contains other objects than named tensors")
+        raise LoraBenchError(f"{owner}: {path.name} contains other objects than named tensors")
     return {str(key): value.detach().clone().contiguous() for key, value in found.items()}

@@ -1,0 +1,108 @@
+"""Adapters of other libraries, to and from folders that our tuners load.
+
+Bottleneck adapters and prefixes of AdapterHub's `adapters`, and PEFT's own prefix tuning, are converted where both sides
+compute the same. Where they do not, the error says what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_bench.errors import LoraBenchError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from lora_bench.exchange.adapters.portable_adapter import PortableAdapter
+    from lora_bench.models.registry import Progress
+
+
+def import_adapter(
+    folder: Path, out: Path, *, base: str | None = None, allow_pickle: bool = False, progress: Progress | None = None
+) -> PortableAdapter:
+    """Write an adapter of AdapterHub, or a prefix of PEFT, as a folder that `PeftModel.from_pretrained` loads with our tuners.
+
+    Args:
+        folder: Folder of the adapter, as its library saved it.
+        out: Folder to write.
+        base: Name or folder of its base model; None for the name in *folder*.
+        allow_pickle: Read weights that exist only in a pickle, by torch's restricted reader.
+        progress: Called with a sentence before slow work.
+
+    Returns:
+        The adapter, which knows the Python lines that load it.
+
+    Raises:
+        UnsupportedPair: If its library computes something else than our tuner.
+        LoraBenchError: If it cannot be read, does not fit the base model, or *out* is not empty.
+    """
+    from lora_bench.exchange.adapters.adapterhub import from_adapterhub
+    from lora_bench.exchange.adapters.peft_prefix import from_peft_prefix
+    from lora_bench.exchange.adapters.portable_adapter import check_fits, read_settings, write_adapter
+    from lora_bench.models.library_errors import in_a_sentence
+
+    settings = read_settings(folder)
+    if settings.get("peft_type") == "PREFIX_TUNING":
+        convert, named = from_peft_prefix, settings.get("base_model_name_or_path")
+    elif "peft_type" in settings:
+        raise LoraBenchError(f"{folder} holds {settings['peft_type']}, which PEFT loads as it is")
+    elif "config" in settings:
+        convert, named = from_adapterhub, settings.get("model_name")
+    else:
+        raise LoraBenchError(f"{folder}: its adapter_config.json is neither AdapterHub's nor PEFT's")
+    _check_empty(out)
+    model, name = _skeleton(folder, base or named, progress)
+    with in_a_sentence(f"{folder}: its adapter_config.json cannot be understood"):
+        adapter = convert(folder, settings, model, name, allow_pickle=allow_pickle)
+    check_fits(adapter, model)
+    write_adapter(adapter, out)
+    return adapter
+
+
+def export_adapter(
+    folder: Path, to: str, out: Path, *, base: str | None = None, progress: Progress | None = None
+) -> None:
+    """Write an adapter of one of our tuners as another library saves it.
+
+    Args:
+        folder: Folder of the adapter, as PEFT saved it.
+        to: "adapterhub", or "peft" for its own prefix tuning.
+        out: Folder to write.
+        base: Name or folder of its base model; None for the name in *folder*.
+        progress: Called with a sentence before slow work.
+
+    Raises:
+        UnsupportedPair: If the library computes something else than our tuner.
+        LoraBenchError: If it cannot be read, does not fit the base model, or *out* is not empty.
+    """
+    from lora_bench.exchange.adapters.adapterhub import to_adapterhub
+    from lora_bench.exchange.adapters.peft_prefix import to_peft_prefix
+    from lora_bench.exchange.adapters.portable_adapter import check_fits, read_adapter, read_settings
+
+    writers: dict[str, Callable[..., None]] = {"adapterhub": to_adapterhub, "peft": to_peft_prefix}
+    if to not in writers:
+        raise unknown("format", to, writers)
+    settings = read_settings(folder)
+    _check_empty(out)
+    model, _ = _skeleton(folder, base or settings.get("base_model_name_or_path"), progress)
+    adapter = read_adapter(folder, model)
+    check_fits(adapter, model)
+    out.mkdir(parents=True, exist_ok=True)
+    writers[to](adapter, model, out)
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LoraBenchError(f"{out} is there already: give --out a new folder")
+
+
+def _skeleton(folder: Path, name: str | None, progress: Progress | None) -> tuple[PreTrainedModel, str]:
+    """Return the base model without weights, and its name."""
+    from lora_bench.models.find_family import skeleton
+    from lora_bench.models.registry import find_model
+
+    if not name:
+        raise LoraBenchError(f"{folder} does not name its base model: give --base MODEL")
+    return skeleton(find_model(name, base=Path(), progress=progress)), name

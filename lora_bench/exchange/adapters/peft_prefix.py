@@ -1,0 +1,119 @@
+"""Prefixes of PEFT's own prefix tuning, to and from those of our tuner.
+
+PEFT saves keys and values of all layers as one tensor, `prompt_embeddings`, already computed from its reparameterisation. It
+puts them into the cache, so a text starts at the position behind them: `first_position` of our config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PrefixTuningConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from lora_bench.errors import LoraBenchError, UnsupportedPair
+from lora_bench.exchange.adapters.portable_adapter import (
+    PortableAdapter,
+    class_name,
+    prefix_table,
+    prefix_weights,
+    read_weights,
+    settings_of,
+)
+from lora_bench.tuners import PrefixConfig
+from lora_bench.tuners.prefix import position_table
+
+HEAD_PREFIX = "base_model."
+"""PEFT's prefix of a base model's names where it wraps no module."""
+
+
+def from_peft_prefix(
+    folder: Path, settings: Mapping[str, Any], model: PreTrainedModel, base: str, *, allow_pickle: bool
+) -> PortableAdapter:
+    """Return a prefix that PEFT's prefix tuning saved.
+
+    Args:
+        folder: Its folder.
+        settings: Content of its `adapter_config.json`.
+        model: Skeleton of its base model.
+        base: Name of that model.
+        allow_pickle: Read weights that exist only in a pickle.
+
+    Raises:
+        UnsupportedPair: If the model has an encoder and a decoder, or no table of positions to shift.
+        LoraBenchError: If it cannot be read, or has other layers than the model.
+    """
+    if model.config.is_encoder_decoder:
+        raise UnsupportedPair(
+            f"PEFT's prefix on {model.config.model_type} stands in the decoder alone; ours stands where the family has it"
+        )
+    try:
+        position_table(model)
+    except UnsupportedPair as error:
+        raise UnsupportedPair(
+            f"behind PEFT's prefix a text starts at the position of its length, not at 0: {error}"
+        ) from error
+    tensors = read_weights(folder, SAFETENSORS_WEIGHTS_NAME, "adapter_model.bin", allow_pickle=allow_pickle)
+    if "prompt_embeddings" not in tensors:
+        raise LoraBenchError(f"{folder} has no prompt_embeddings among its weights, as PEFT's prefix tuning saves")
+    table = tensors.pop("prompt_embeddings")
+    head = {name.removeprefix(HEAD_PREFIX): tensor for name, tensor in tensors.items()}
+    task_type, mapping = settings.get("task_type"), settings.get("auto_mapping")
+    bare = task_type in (None, "FEATURE_EXTRACTION") and (mapping or {}).get("base_model_class") in (
+        None,
+        type(model).__name__,
+    )
+    inside = "" if bare else f"{model.base_model_prefix}."
+    model_class = class_name(model, inside, mapping, task_type)
+    config = PrefixConfig(
+        num_virtual_tokens=len(table),
+        first_position=len(table),
+        task_type=task_type,
+        **settings_of(head, base, model, model_class),
+    )
+    weights = prefix_weights(table, model)
+    return PortableAdapter(config=config, weights=weights, inside=inside, head=head, model_class=model_class)
+
+
+def to_peft_prefix(adapter: PortableAdapter, model: PreTrainedModel, out: Path) -> None:
+    """Write a prefix of our tuner as PEFT's prefix tuning does.
+
+    Args:
+        adapter: The adapter.
+        model: Skeleton of its base model.
+        out: Folder to write, which is there.
+
+    Raises:
+        UnsupportedPair: If PEFT computes something else with it.
+        LoraBenchError: If it is no prefix.
+    """
+    config = adapter.config
+    if not isinstance(config, PrefixConfig):
+        raise LoraBenchError("PEFT has key/value prefixes; this is another method")
+    if config.first_position != config.num_virtual_tokens:
+        raise UnsupportedPair(
+            f"a text behind PEFT's prefix starts at position {config.num_virtual_tokens}, behind this one at "
+            f"{config.first_position} (first_position)"
+        )
+    table = prefix_table(adapter, model)
+    heads = model.config.num_attention_heads
+    PrefixTuningConfig(
+        num_virtual_tokens=config.num_virtual_tokens,
+        num_layers=table.shape[1] // 2,
+        token_dim=table.shape[2],
+        num_attention_heads=heads,
+        num_transformer_submodules=1,
+        encoder_hidden_size=table.shape[2],
+        task_type=config.task_type,
+        modules_to_save=config.modules_to_save,
+        base_model_name_or_path=config.base_model_name_or_path,
+        auto_mapping=config.auto_mapping,
+        inference_mode=True,
+    ).save_pretrained(str(out))
+    tensors = {f"{HEAD_PREFIX}{name}": tensor.contiguous() for name, tensor in adapter.head.items()}
+    tensors["prompt_embeddings"] = table.flatten(1).contiguous()
+    save_file(tensors, out / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})

@@ -1,0 +1,268 @@
+"""An adapter between two formats: its config, its weights by their place in the base model, and its head.
+
+Our side is a folder as PEFT saves it. The base model is needed as a skeleton without weights: it names the attention modules,
+and tells before anything is written whether the weights are those that the tuner will look for.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from lora_bench.errors import LoraBenchError
+from lora_bench.families import family_of
+from lora_bench.models.library_errors import in_a_sentence
+from lora_bench.models.safety import pickled_tensors
+from lora_bench.tuners.selected import PEFT_PREFIX
+from lora_bench.tuners.sites import TunerConfig
+from lora_bench.util.regular_files import MIB, read_regular
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+TASK_KINDS = {
+    "SEQ_CLS": "SequenceClassification",
+    "TOKEN_CLS": "TokenClassification",
+    "QUESTION_ANS": "QuestionAnswering",
+    "CAUSAL_LM": "CausalLM",
+}
+"""Part of the name of transformers' class, by PEFT's type of task."""
+
+LABEL_WEIGHTS = ("classifier.out_proj.weight", "classifier.weight", "score.weight", "qa_outputs.weight")
+"""Weights with a row for each label, by their names in transformers' models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortableAdapter:
+    """An adapter of one of our tuners, apart from any file.
+
+    Args:
+        config: Config of the tuner.
+        weights: Its weights, by their names in the base model without a head.
+        inside: Path of that base model in the model that loads the adapter, with a dot at its end; empty if they are one.
+        head: Weights of the head, by their names in the model with the head.
+        model_class: transformers' class of the model that loads it; None if the files do not say.
+    """
+
+    config: TunerConfig
+    weights: dict[str, Tensor]
+    inside: str
+    head: dict[str, Tensor] = field(default_factory=dict)
+    model_class: str | None = None
+
+    @property
+    def labels(self) -> int | None:
+        """Number of labels of the head; None if it has none."""
+        return next((len(self.head[name]) for name in LABEL_WEIGHTS if name in self.head), None)
+
+    def loading_lines(self, out: Path) -> list[str]:
+        """Return the Python lines that load the adapter from our folder *out*."""
+        lines = ["import lora_bench.tuners", "from peft import PeftModel"]
+        if self.model_class is not None:
+            labels = "" if self.labels is None else f", num_labels={self.labels}"
+            lines += [
+                f"from transformers import {self.model_class}",
+                "",
+                f"base_model = {self.model_class}.from_pretrained({self.config.base_model_name_or_path!r}{labels})",
+            ]
+        return [*lines, f"model = PeftModel.from_pretrained(base_model, {str(out)!r})"]
+
+
+def read_settings(folder: Path, name: str = ADAPTER_CONFIG) -> dict[str, Any]:
+    """Return a JSON object of an adapter's folder.
+
+    Raises:
+        LoraBenchError: If it is missing or is none.
+    """
+    try:
+        settings = json.loads(read_regular(folder / name, MIB).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoraBenchError(f"{folder}: its {name} cannot be read: {error}") from None
+    if not isinstance(settings, dict):
+        raise LoraBenchError(f"{folder}: its {name} must be an object, got {type(settings).__name__}")
+    return settings
+
+
+def read_weights(
+    folder: Path, name: str, pickle: str | None = None, *, allow_pickle: bool = False
+) -> dict[str, Tensor]:
+    """Return the tensors of an adapter's folder.
+
+    Args:
+        folder: The folder.
+        name: Its file of safetensors.
+        pickle: File that its library may write in that place; None for none.
+        allow_pickle: Read that one, by torch's restricted reader.
+
+    Raises:
+        LoraBenchError: If there is neither, or only a pickle that is not allowed.
+    """
+    if (folder / name).is_file():
+        with in_a_sentence(f"{folder}: its {name} cannot be read"):
+            tensors: dict[str, Tensor] = load_file(folder / name)
+        return tensors
+    if pickle is None or not (folder / pickle).is_file():
+        raise LoraBenchError(f"{folder} has no {' or '.join(filter(None, (name, pickle)))} with the weights")
+    if not allow_pickle:
+        raise LoraBenchError(
+            f"{folder} has its weights in {pickle}, which can run code when read; if you trust its author, add --allow-pickle"
+        )
+    return pickled_tensors(str(folder), folder / pickle)
+
+
+def read_adapter(folder: Path, model: PreTrainedModel) -> PortableAdapter:
+    """Return an adapter that PEFT saved.
+
+    Args:
+        folder: Its folder.
+        model: Skeleton of its base model.
+
+    Raises:
+        LoraBenchError: If its files cannot be read, or it is none of our tuners'.
+    """
+    with in_a_sentence(f"{folder}: its {ADAPTER_CONFIG} is none of PEFT's"):
+        config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, TunerConfig):
+        raise LoraBenchError(f"{folder} holds {config.peft_type.value}, which is none of our tuners'")
+    tensors = read_weights(folder, SAFETENSORS_WEIGHTS_NAME)
+    named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
+    inside = inside_of(named, model)
+    weights = {name.removeprefix(inside): tensor for name, tensor in named.items() if name.startswith(inside)}
+    return PortableAdapter(
+        config=config,
+        weights=weights,
+        inside=inside,
+        head={name: tensor for name, tensor in named.items() if not name.startswith(inside)},
+        model_class=class_name(model, inside, config.auto_mapping, config.task_type),
+    )
+
+
+def write_adapter(adapter: PortableAdapter, out: Path) -> None:
+    """Write an adapter as PEFT saves it."""
+    adapter.config.save_pretrained(str(out))
+    weights = {adapter.inside + name: tensor for name, tensor in adapter.weights.items()}
+    tensors = {f"{PEFT_PREFIX}{name}": tensor.contiguous() for name, tensor in (weights | adapter.head).items()}
+    save_file(tensors, out / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def check_fits(adapter: PortableAdapter, model: PreTrainedModel) -> None:
+    """Refuse weights that differ in name or shape from those of the tuner on this base model.
+
+    Args:
+        adapter: The adapter.
+        model: Skeleton of the base model.
+
+    Raises:
+        UnsupportedPair: If the tuner refuses the model.
+        LoraBenchError: If the weights are others.
+    """
+    plain: dict[str, Any] = {
+        "task_type": None, "modules_to_save": None, "base_model_name_or_path": None, "inference_mode": False,
+    }  # fmt: skip
+    alone = replace(adapter.config, **plain)
+    wanted = get_peft_model_state_dict(get_peft_model(copy.deepcopy(model), alone), save_embedding_layers=False)
+    want = {name.removeprefix(PEFT_PREFIX): tuple(tensor.shape) for name, tensor in wanted.items()}
+    got = {name: tuple(tensor.shape) for name, tensor in adapter.weights.items()}
+    for name in sorted(want.keys() | got.keys()):
+        if want.get(name) != got.get(name):
+            raise LoraBenchError(
+                f"the adapter does not fit {model.config.model_type} as its config.json describes it: {name} has the shape "
+                f"{got.get(name, 'of no weight')}, expected {want.get(name, 'none')}"
+            )
+
+
+def settings_of(
+    head: dict[str, Tensor], base: str | None, model: PreTrainedModel, model_class: str | None
+) -> dict[str, Any]:
+    """Return those keys of a tuner's config that follow from the model and the head."""
+    names = list(dict.fromkeys(name.partition(".")[0] for name in head))
+    mapping = None
+    if model_class is not None:
+        mapping = {"base_model_class": model_class, "parent_library": type(model).__module__}
+    return {
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "modules_to_save": names or None,
+        "auto_mapping": mapping,
+    }
+
+
+def inside_of(names: Any, model: PreTrainedModel) -> str:
+    """Return the path of the base model in the one whose weights have these names, with a dot; empty if they are one."""
+    inside = f"{model.base_model_prefix}."
+    return inside if any(name.startswith(inside) for name in names) else ""
+
+
+def class_name(
+    model: PreTrainedModel, inside: str, mapping: dict[str, Any] | None, task_type: str | None
+) -> str | None:
+    """Return the class of the model that PEFT saved an adapter of; None if its config does not say."""
+    named = (mapping or {}).get("base_model_class")
+    if named in known_classes(model):
+        return str(named)
+    if not inside:
+        return type(model).__name__
+    return head_class(model.config, TASK_KINDS[task_type]) if task_type in TASK_KINDS else None
+
+
+def known_classes(model: PreTrainedModel) -> set[str]:
+    """Return transformers' classes for a base model of this type, alone or with a head."""
+    with_head = (head_class(model.config, kind) for kind in TASK_KINDS.values())
+    return {type(model).__name__, *(name for name in with_head if name is not None)}
+
+
+def head_class(config: PretrainedConfig, kind: str) -> str | None:
+    """Return transformers' class of models with a head of this kind, such as "TokenClassification"; None if there is none."""
+    mapping = getattr(transformers, f"AutoModelFor{kind}")._model_mapping
+    return mapping[type(config)].__name__ if type(config) in mapping else None
+
+
+def attention_paths(model: PreTrainedModel) -> list[str]:
+    """Return the paths of the attention modules that a prefix enters, in the order of the layers."""
+    family = family_of(model.config.model_type)
+    pattern = family.pattern(family.self_attention)
+    return [path for path, _ in model.named_modules() if re.fullmatch(pattern, path)]
+
+
+def prefix_weights(table: Tensor, model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return a prefix's weights under our names.
+
+    Args:
+        table: Keys and values, shape (prefix_tokens, 2 * layers * width): the key of the first layer, its value, and so on.
+        model: Skeleton of the base model.
+
+    Raises:
+        LoraBenchError: If the model has another number of layers.
+    """
+    paths = attention_paths(model)
+    if not paths or table.shape[-1] % (2 * len(paths)):
+        raise LoraBenchError(f"{table.shape[-1]:,} numbers a token are no keys and values of {len(paths)} layers")
+    parts = table.unflatten(-1, (2 * len(paths), -1)).unbind(1)
+    keys = {f"{path}.prefix_key": parts[2 * number] for number, path in enumerate(paths)}
+    return keys | {f"{path}.prefix_value": parts[2 * number + 1] for number, path in enumerate(paths)}
+
+
+def prefix_table(adapter: PortableAdapter, model: PreTrainedModel) -> Tensor:
+    """Return keys and values of a prefix, shape (prefix_tokens, 2 * layers, width); see `prefix_weights`.
+
+    Raises:
+        LoraBenchError: If it was saved with its reparameterisation.
+    """
+    paths = attention_paths(model)
+    names = [f"{path}.prefix_{part}" for path in paths for part in ("key", "value")]
+    if names[0] not in adapter.weights:
+        raise LoraBenchError(
+            "the folder holds a reparameterised prefix: load it, call lora_bench.tuners.fold, and save"
+        )
+    return torch.stack([adapter.weights[name] for name in names], dim=1)
