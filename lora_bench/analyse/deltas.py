@@ -25,7 +25,7 @@ from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.tasks.declaration import model_kind
-from lora_bench.training.scoring import quiet
+from lora_bench.training.predicting import quiet
 from lora_bench.training.winner import UNMERGEABLE
 from lora_bench.tuners.fused_lora import FusedLoraLayer
 from lora_bench.tuners.slices import slices_of

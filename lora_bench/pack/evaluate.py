@@ -13,8 +13,9 @@ from lora_bench.families import family_of
 from lora_bench.pack.generate import most_rows, writer
 from lora_bench.pack.stack import Stack
 from lora_bench.training.callbacks import Interrupted
+from lora_bench.training.exercises import Labelling, Replies, Writing
 from lora_bench.training.pipeline import Answered, Ready
-from lora_bench.training.scoring import EVALUATION_BATCH, Labelling, Replies, Writing, autocast, predict_in_order
+from lora_bench.training.predicting import EVALUATION_BATCH, autocast, predict_in_order
 
 Say = Callable[[str], None]
 

@@ -31,8 +31,8 @@ from lora_bench.training.job import Job
 from lora_bench.training.keyed_dropout import key_of
 from lora_bench.training.measure.counters import return_freed_memory
 from lora_bench.training.pipeline import Answered, Ready, prepare, score
+from lora_bench.training.predicting import autocast, quiet
 from lora_bench.training.run import lock_run, publish, run_job
-from lora_bench.training.scoring import autocast, quiet
 from lora_bench.training.trainer_arguments import products_of
 from lora_bench.util.heartbeat import heard
 

@@ -1,1 +1,1 @@
-"""One run on transformers.Trainer: pipeline, callbacks, checkpoints, scoring."""
+"""One run on transformers.Trainer: pipeline, callbacks, checkpoints, exercises, scoring."""

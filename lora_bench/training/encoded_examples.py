@@ -9,9 +9,11 @@ from lora_bench.models.label_order import label_order_warnings
 from lora_bench.records.record import DataSummary
 from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
 from lora_bench.training.attempt import Facts
+from lora_bench.training.exercises import Exercise
 from lora_bench.training.job import Job
+from lora_bench.training.predicting import Example
 from lora_bench.training.process_cache import WARM
-from lora_bench.training.scoring import Example, Exercise, answered_splits
+from lora_bench.training.scoring import answered_splits
 from lora_bench.util.seeding import distinct_rows
 
 

@@ -15,10 +15,11 @@ from lora_bench.training.attempt import NoteSteps
 from lora_bench.training.best_weights import SelectionScores
 from lora_bench.training.callbacks import FollowBudget, KeepCheckpoints, KeyedDropout, SeededDropout, WatchLoss
 from lora_bench.training.checkpoint import Checkpoint
+from lora_bench.training.exercises import Replies
 from lora_bench.training.job import Job
 from lora_bench.training.lessons import Lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
-from lora_bench.training.scoring import Replies, scores_of
+from lora_bench.training.scoring import scores_of
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import Course
 from lora_bench.training.thresholds import decided

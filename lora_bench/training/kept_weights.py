@@ -19,7 +19,7 @@ from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.job import Job
 from lora_bench.training.model_card import item_intervals, kind_facts, model_card, public_name
-from lora_bench.training.scoring import quiet
+from lora_bench.training.predicting import quiet
 from lora_bench.util.atomic_files import sync_tree
 
 if TYPE_CHECKING:

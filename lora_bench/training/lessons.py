@@ -11,10 +11,11 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.methods import Method
 from lora_bench.tasks import TaskData
 from lora_bench.training.encoded_examples import examples_of
+from lora_bench.training.exercises import Exercise, exercise
 from lora_bench.training.job import Job
 from lora_bench.training.measure.flops import batch_flops, step_flops
+from lora_bench.training.predicting import Example
 from lora_bench.training.process_cache import WARM
-from lora_bench.training.scoring import Example, Exercise, exercise
 from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import Course, plan_course
 from lora_bench.util.failpoints import reach

@@ -30,20 +30,20 @@ from lora_bench.training.callbacks import Notify
 from lora_bench.training.checkpoint import Checkpoint, latest_checkpoint, load_trained
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.distributed.ranks import BatchShares, WorkerRank, collate_share, weigh_shares
+from lora_bench.training.exercises import Replies
 from lora_bench.training.hooks import Hooks, hooks_of, keeps_best
 from lora_bench.training.job import Job
 from lora_bench.training.kept_weights import keep_weights
 from lora_bench.training.lessons import BatchFlops, Lessons, read_lessons
 from lora_bench.training.measure.measure_callback import MeasureCallback
+from lora_bench.training.predicting import quiet
 from lora_bench.training.process_cache import WARM
 from lora_bench.training.rate_groups import set_rates
 from lora_bench.training.retention import retained
 from lora_bench.training.scoring import (
-    Replies,
     answered_splits,
     keep_answers,
     keep_probabilities,
-    quiet,
     scored_splits,
     scores_of,
 )

@@ -24,7 +24,7 @@ from lora_bench.models.loading import load_model
 from lora_bench.records.record import Retained
 from lora_bench.tasks import encode, load_data
 from lora_bench.training.job import Job
-from lora_bench.training.scoring import Example, autocast, quiet
+from lora_bench.training.predicting import Example, autocast, quiet
 from lora_bench.util.heartbeat import beat
 
 # Of a language model a row's logits are as wide as the vocabulary.

@@ -20,7 +20,7 @@ from lora_bench.tasks import Task, TaskData
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lora_bench.training.scoring import Replies
+    from lora_bench.training.exercises import Replies
 
 USUAL = 0.5
 TRIED = tuple(number / 100 for number in range(1, 100))

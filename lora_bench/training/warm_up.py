@@ -11,7 +11,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from lora_bench.methods import known_methods
 from lora_bench.metrics import metric
-from lora_bench.training.scoring import quiet
+from lora_bench.training.predicting import quiet
 
 
 @cache

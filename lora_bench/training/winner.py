@@ -106,7 +106,7 @@ def merge_winner(winner: Winner, out: Path, base: Path | None = None) -> None:
 
     import lora_bench.tuners  # noqa: F401  # PEFT then knows their types
     from lora_bench.models.loading import load_model, load_tokenizer
-    from lora_bench.training.scoring import quiet
+    from lora_bench.training.predicting import quiet
 
     record, label = winner.record, winner.row.label
     if out.exists():

@@ -21,8 +21,8 @@ from lora_bench.report import report_model
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import Split
 from lora_bench.tasks.answer_spans import NOWHERE, encode_windows
+from lora_bench.training.exercises import LONGEST_ANSWER, _likeliest
 from lora_bench.training.measure.counters import count_parameters
-from lora_bench.training.scoring import LONGEST_ANSWER, _likeliest
 from tests.project import BAD, GOOD, WORDS, write_model
 from tests.shared import shared
 from tests.tiny import VOCABULARY

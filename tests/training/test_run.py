@@ -21,8 +21,9 @@ from lora_bench.training import callbacks as loop
 from lora_bench.training import pipeline, scoring
 from lora_bench.training import process_cache as warm
 from lora_bench.training.checkpoint import latest_checkpoint
+from lora_bench.training.exercises import Replies
 from lora_bench.training.run import run_job
-from lora_bench.training.scoring import Replies, keep_probabilities
+from lora_bench.training.scoring import keep_probabilities
 from tests.project import SUITE, write_project
 
 

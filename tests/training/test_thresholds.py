@@ -5,7 +5,7 @@ import torch
 
 from lora_bench.documents import Document
 from lora_bench.tasks import Split, TaskData, task_from_document
-from lora_bench.training.scoring import Replies
+from lora_bench.training.exercises import Replies
 from lora_bench.training.thresholds import best_threshold, decided, labels_above
 
 # Probabilities of two labels for four texts.
