@@ -72,7 +72,10 @@ def probed_methods() -> dict[str, Method]:
 
 
 def small_models() -> dict[str, Callable[[], tuple[Any, list[str]]]]:
-    """Return a maker of a small classifier of each kind; it gives the model and the names of its head's modules."""
+    """Return a maker of a small classifier of each kind, and of a model of encoder and decoder that writes.
+
+    It gives the model and the names of its head's modules.
+    """
     import transformers
 
     from lora_bench.testing import tiny_model
@@ -95,7 +98,9 @@ def small_models() -> dict[str, Callable[[], tuple[Any, list[str]]]]:
         ),
         "GPT-2": make("GPT2", ["score"]),
     }
-    return made | {one.shown: partial(tiny_model, one.name) for one in FAMILIES if one.shown not in made}
+    made |= {one.shown: partial(tiny_model, one.name) for one in FAMILIES if one.shown not in made}
+    behind = [one for one in FAMILIES if one.cross_attention is not None]
+    return made | {f"{one.shown} for text": partial(tiny_model, one.name, "generation") for one in behind}
 
 
 def fault(method: Method, name: str, make: Callable[[], tuple[Any, list[str]]]) -> str | None:
@@ -179,7 +184,8 @@ def page(models: list[str], everywhere: list[str], faults: dict[str, dict[str, l
     return (
         "# Which method works on which model\n\n"
         f"Made by `docs/generate.py support` with {versions}.\n"
-        "Each method was put on a small classifier of each kind, trained for three steps, and asked for a padded row.\n"
+        'Each method was put on a small classifier of each kind (and on a model that writes, where named "for text"), trained\n'
+        "for three steps, and asked for a padded row.\n"
         "It works if every weight it adds gets a gradient, the head is trained whole, and padding changes no answer.\n\n"
         f"Models: {', '.join(models)}. The sites of others are worked out: [families](families.md).\n"
         "SmolLM2-135M works like any Llama, from a folder or the hub. It has no name of its own here: the package index has\n"

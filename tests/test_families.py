@@ -115,19 +115,25 @@ def test_heads_are_exactly_the_weights_that_the_backbone_lacks(name):
     ("projection", "feed_forward"), [("relu", ["wi", "wo"]), ("gated-gelu", ["wi_0", "wi_1", "wo"])]
 )
 @pytest.mark.parametrize("model_class", [T5ForSequenceClassification, T5ForTokenClassification])
-def test_parts_of_t5_lie_in_its_encoder_in_both_versions_and_with_and_without_a_decoder(
+def test_parts_of_t5_lie_in_encoder_and_decoder_in_both_versions_and_without_a_decoder(
     model_class, projection, feed_forward
 ):
     config = T5Config(
         vocab_size=50, d_model=16, num_layers=2, num_heads=2, d_kv=8, d_ff=24, feed_forward_proj=projection
     )
     model = model_class(config)
-    block = "transformer.encoder.block.1.layer"
+    halves = {"encoder": ["0.SelfAttention"], "decoder": ["0.SelfAttention", "1.EncDecAttention"]}
+    if model_class is T5ForTokenClassification:
+        del halves["decoder"]
     found = matches(family(model).targets(*PARTS, "feed_forward_gate"), model)
-    assert len(found) == 2 * (4 + len(feed_forward))
-    assert found[len(found) // 2 :] == [
-        *(f"{block}.0.SelfAttention.{name}" for name in "qkvo"),
-        *(f"{block}.1.DenseReluDense.{name}" for name in feed_forward),
+    assert found == [
+        f"transformer.{stack}.block.{index}.layer.{name}"
+        for stack, attentions in halves.items()
+        for index in range(2)
+        for name in [
+            *(f"{attention}.{part}" for attention in attentions for part in "qkvo"),
+            *(f"{len(attentions)}.DenseReluDense.{part}" for part in feed_forward),
+        ]
     ]
     assert all(len(family(model).parts_at(path)) == 1 for path in found)
     heads = family(model).head_modules(child for child, _ in model.named_children())

@@ -60,10 +60,19 @@ class NoDelta(LoraBenchError):
 
 
 def load_base(spec: PlannedSpec, base_model: BaseModel) -> nn.Module:
-    """Return the base model as the run began with it."""
+    """Return the base model as the run began with it.
+
+    Raises:
+        LoraBenchError: If it has an encoder and a decoder.
+    """
     kind = model_kind(str(spec.task.definition["kind"]))
     with quiet():
         model, _ = load_model(base_model, kind=kind, labels=len(spec.task.labels))
+    if model.config.is_encoder_decoder:
+        raise LoraBenchError(
+            f"{spec.model.name} has an encoder and a decoder, and changes are named by the number of one layer: they cannot be "
+            "analysed yet"
+        )
     return model.eval()
 
 

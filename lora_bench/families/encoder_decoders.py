@@ -2,36 +2,43 @@
 
 from lora_bench.families.model_family import Family, Site
 
-# Only T5's encoder is adapted: where a model has a decoder too, it stays frozen. Pre-norm, without biases; the feed-forward
-# block of version 1.1 has a gate, and other names. Attention adds a position bias that the first layer computes for all, of
-# the width of the keys: a prefix has no way in. A block returns a tuple, so its second half stands for it in `lin`.
+# All layers of encoder and decoder are adapted, where a model has both. LoRA and prefixes act on attention to the encoder too;
+# bottleneck adapters do not, as in AdapterHub's defaults.
+
+# Pre-norm, without biases. The feed-forward block is the second half of a layer of the encoder and the third part of one of the
+# decoder; that of version 1.1 has a gate, and other names.
+_T5_BLOCKS = ("layer.1.DenseReluDense", "layer.2.DenseReluDense")
 T5 = Family(
     name="t5",
     model_types=("t5",),
-    layer=r"(?:.*\.)?encoder\.block\.\d+",
+    layer=r"(?:.*\.)?(?:encoder|decoder)\.block\.\d+",
     query="layer.0.SelfAttention.q",
     key="layer.0.SelfAttention.k",
     value="layer.0.SelfAttention.v",
     attention_output="layer.0.SelfAttention.o",
-    feed_forward_in=("layer.1.DenseReluDense.wi", "layer.1.DenseReluDense.wi_1"),
-    feed_forward_gate="layer.1.DenseReluDense.wi_0",
-    feed_forward_out="layer.1.DenseReluDense.wo",
+    feed_forward_in=tuple(f"{block}.{name}" for block in _T5_BLOCKS for name in ("wi", "wi_1")),
+    feed_forward_gate=tuple(f"{block}.wi_0" for block in _T5_BLOCKS),
+    feed_forward_out=tuple(f"{block}.wo" for block in _T5_BLOCKS),
     self_attention="layer.0.SelfAttention",
+    cross_attention="layer.1.EncDecAttention",
     attention_norm="layer.0.layer_norm",
+    prefix_kind="t5",
     bottleneck_sites={
-        "houlsby": Site(modules=("layer.0.dropout", "layer.1.dropout"), placement="after"),
-        "pfeiffer": Site(modules=("layer.1.dropout",), placement="after"),
-        "parallel": Site(modules=("layer.1.DenseReluDense",), placement="beside"),
-        "lin": Site(modules=("layer.1",), placement="after"),
+        "houlsby": Site(modules=("layer.0.SelfAttention.o", *_T5_BLOCKS), placement="after"),
+        "pfeiffer": Site(modules=_T5_BLOCKS, placement="after"),
+        "parallel": Site(modules=_T5_BLOCKS, placement="beside"),
+        "lin": Site(modules=("",), placement="after"),
     },
     heads=("classification_head", "classifier", "qa_outputs"),
     hidden_size_key="d_model",
     num_heads_key="num_heads",
     num_layers_key="num_layers",
-    shown="T5 encoder",
+    num_decoder_layers_key="num_decoder_layers",
+    head_width_key="d_kv",
+    shown="T5",
     classes="T5",
     tiny={
-        "d_kv": 8,
+        "d_kv": 12,
         "d_ff": 48,
         "feed_forward_proj": "gated-gelu",
         "eos_token_id": 1,
@@ -40,8 +47,7 @@ T5 = Family(
     },
 )
 
-# Self-attention and feed-forward block are adapted in each layer of encoder and decoder: a classifier reads the decoder, behind
-# both. Attention from the decoder to the encoder stays frozen. Post-norm, and attention reads a layer's input itself.
+# Post-norm, and attention reads a layer's input itself.
 BART = Family(
     name="bart",
     model_types=("bart",),
@@ -53,6 +59,7 @@ BART = Family(
     feed_forward_in="fc1",
     feed_forward_out="fc2",
     self_attention="self_attn",
+    cross_attention="encoder_attn",
     prefix_kind="cache",
     bottleneck_sites={
         "houlsby": Site(modules=("self_attn.out_proj", "fc2"), placement="after"),
@@ -63,6 +70,7 @@ BART = Family(
     hidden_size_key="d_model",
     num_heads_key="encoder_attention_heads",
     num_layers_key="encoder_layers",
+    num_decoder_layers_key="decoder_layers",
     shown="BART",
     classes="Bart",
     tiny={

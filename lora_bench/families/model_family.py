@@ -22,7 +22,7 @@ that ends in LayerNorm(... + r) gives LayerNorm(... + f(r) + r). between_norms: 
 the module's dense layer and dropout, and z = LayerNorm(h + r).
 """
 
-PrefixKind = Literal["cache", "deberta", "deberta_v2", "mpnet"]
+PrefixKind = Literal["cache", "deberta", "deberta_v2", "mpnet", "t5"]
 """Way of keys and values into the attention module: through its cache argument, or by the formula of a family without one."""
 
 
@@ -52,9 +52,12 @@ class Family:
         value: Module that computes values.
         attention_output: Projection at the end of attention.
         feed_forward_in: First projection of the feed-forward block; several paths if models of the family differ in it.
-        feed_forward_out: Second projection of the feed-forward block.
-        feed_forward_gate: Projection beside the first, whose output multiplies the first one's; None if there is none.
+        feed_forward_out: Second projection of the feed-forward block, or several paths as well.
+        feed_forward_gate: Projection beside the first, whose output multiplies the first one's, or several paths; None if there
+            is none.
         self_attention: Module that takes hidden states and a mask and in which keys meet queries.
+        cross_attention: Module of a decoder's layers in which its queries meet the keys of an encoder, with the names of
+            *self_attention* inside. A model with it reads a text by the encoder and can write another. None if there is none.
         fused_layout: Layout of query, key and value in the output of one module; None if three modules compute them.
         attention_norm: LayerNorm between a layer's input and its attention; None if attention reads the input itself.
         encoder: Regular expression of the path of the module that calls all layers of an encoder with hidden states and a
@@ -66,7 +69,9 @@ class Family:
         heads: Names of modules whose weights are in no pretrained checkpoint of the family.
         hidden_size_key: Config key of the width of hidden states.
         num_heads_key: Config key of the number of attention heads.
-        num_layers_key: Config key of the number of layers.
+        num_layers_key: Config key of the number of layers, of the encoder if there are both.
+        num_decoder_layers_key: Config key of the number of layers of a decoder behind an encoder; None without one.
+        head_width_key: Config key of the width of an attention head; by default they share the width of hidden states.
         reads: Token that a classifier's head reads; None if `models.read_position` is not written for the family.
         last_norm: Norm behind all layers, by its path beside the layers; None if the head reads the last layer's output.
         shown: Name in tables.
@@ -87,9 +92,10 @@ class Family:
     value: str
     attention_output: str
     feed_forward_in: str | tuple[str, ...]
-    feed_forward_out: str
+    feed_forward_out: str | tuple[str, ...]
     self_attention: str
-    feed_forward_gate: str | None = None
+    cross_attention: str | None = None
+    feed_forward_gate: str | tuple[str, ...] | None = None
     fused_layout: FusedLayout | None = None
     attention_norm: str | None = None
     encoder: str | None = None
@@ -100,6 +106,8 @@ class Family:
     hidden_size_key: str = "hidden_size"
     num_heads_key: str = "num_attention_heads"
     num_layers_key: str = "num_hidden_layers"
+    num_decoder_layers_key: str | None = None
+    head_width_key: str = "head_dim"
     reads: Literal["first", "last"] | None = None
     last_norm: str | None = None
     shown: str = ""
@@ -151,11 +159,19 @@ class Family:
         return self.pattern(*(path for part in parts for path in self.paths(part)))
 
     def paths(self, part: Part) -> tuple[str, ...]:
-        """Return the possible paths of *part*, relative to a layer: none, one, or several alternatives."""
+        """Return the possible paths of *part*, relative to a layer: none, one, or several.
+
+        Several are alternatives, or the part in self-attention and in attention to an encoder.
+        """
         declared: str | tuple[str, ...] | None = getattr(self, part)
         if declared is None:
             return ()
-        return (declared,) if isinstance(declared, str) else declared
+        own = (declared,) if isinstance(declared, str) else declared
+        if self.cross_attention is None:
+            return own
+        inside = f"{self.self_attention}."
+        across = [path.removeprefix(inside) for path in own if path.startswith(inside)]
+        return (*own, *(f"{self.cross_attention}.{name}" for name in across))
 
     def key_width(self, config: Mapping[str, Any]) -> int:
         """Return the width of a layer's keys, all heads together; smaller than that of hidden states if heads share keys.
@@ -175,7 +191,7 @@ class Family:
         return self.fused and self.key_width(config) < config[self.num_heads_key] * self._head_width(config)
 
     def _head_width(self, config: Mapping[str, Any]) -> int:
-        return int(config.get("head_dim") or config[self.hidden_size_key] // config[self.num_heads_key])
+        return int(config.get(self.head_width_key) or config[self.hidden_size_key] // config[self.num_heads_key])
 
     def lacks(self, modules: Iterable[str]) -> list[str]:
         """Return the fields whose modules some layer lacks, of a model with these paths of modules."""

@@ -21,7 +21,8 @@ an adapter the residual stream h. `pfeiffer` adds f(y) to the block's output y a
 of the weights beside it, whose scale does not grow with depth. He et al.'s code reads h there; in encoders, where LayerNorm
 comes after a block, both are one.
 
-Limits: it cannot be merged and adds latency. The base model's LayerNorms stay frozen, as in the LoRA paper's comparisons.
+Limits: it cannot be merged and adds latency. The base model's LayerNorms stay frozen, as in the LoRA paper's comparisons. No
+variant stands behind a decoder's attention to an encoder.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair, typed_line, unknown
 from lora_bench.families import Role, parts_of, roles_in_order
 from lora_bench.methods.contract import register
-from lora_bench.metrics.support.kinds import KINDS
+from lora_bench.metrics.support.kinds import APART, KINDS
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -215,7 +215,8 @@ class Peft(Strict):
             # PEFT then has a model of its own for the task, which frees a head and puts prompts before the text.
             name = type(model).__name__
             kinds = (facts.task_type for facts in KINDS.values() if name.endswith(f"For{facts.auto}"))
-            options.setdefault("task_type", next(kinds, "CAUSAL_LM"))
+            writes = APART if model.config.is_encoder_decoder else KINDS["generation"]
+            options.setdefault("task_type", next(kinds, writes.task_type))
         try:
             return config_class(**options)
         except Exception as error:

@@ -3,10 +3,12 @@
     attention(q, [P_k; K], [P_v; V])
 
 P_k and P_v have shape (num_virtual_tokens, width) in every layer: 2LPd weights in L layers of width d with P tokens. Real
-tokens keep their positions; a prefix has none.
+tokens keep their positions; a prefix has none. Behind an encoder, every layer of the decoder has two prefixes, as in the paper:
+in front of its own keys and in front of the encoder's. With L layers in each these are 6LPd weights.
 
 Reparameterised, as in the paper, layer l trains W_l tanh(W E + b) + b_l, with E of shape (P, d), W (m, d) and W_l (2d, m) for a
-reparameterisation_width m: Pd + md + m + L(2dm + 2d) weights, a hundred times as many. Saving folds them into 2LPd.
+reparameterisation_width m: Pd + md + m + L(2dm + 2d) weights, a hundred times as many. Saving folds them into 2LPd. Prefixes of
+the encoder, of the decoder and in front of the encoder's keys have such a network each.
 
 Paper: Li and Liang 2021, https://arxiv.org/abs/2101.00190. Learning rates: 1e-3 to 3e-2, 1e-2 to 1e-1 for small models,
 5e-5 to 1e-3 if reparameterised; needs more steps than other methods. Sizes: 8 to 200.

@@ -19,7 +19,7 @@ import psutil
 
 from lora_bench.documents import Strict
 from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair
-from lora_bench.families import given_keys
+from lora_bench.families import declared_family, given_keys
 from lora_bench.methods import Method, with_size
 from lora_bench.metrics import Kind
 from lora_bench.models.library_errors import in_a_sentence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LARGE_SIZE = 4096
 BYTES_PER_WEIGHT = 4
 # What models that look positions up call their table.
-POSITION_TABLES = ("position_embeddings", "wpe")
+POSITION_TABLES = ("position_embeddings", "wpe", "embed_positions")
 
 
 def installed_bytes() -> int:
@@ -55,7 +55,7 @@ class ModelShape(Strict):
 
     Args:
         multiplied: Weights that multiply every token.
-        layers: Number of layers.
+        layers: Number of layers, those of encoder and decoder together.
         width: Width of a token's vector.
         vocabulary: Tokens that it can look up.
         positions: Tokens of the longest input, or None for any length.
@@ -114,7 +114,7 @@ def fit_method(
             "options": method.model_dump(),
             "target": budget.parameter_target if method.size is not None else None,
             "tolerance": budget.tolerance,
-            "shape": 3,  # version of the cached content
+            "shape": 4,  # version of the cached content
             "versions": _versions(),
             **({} if base_model.family is None else {"family": given_keys(base_model.family)}),
         }
@@ -232,19 +232,22 @@ def _shape(base_model: BaseModel, kind: Kind, labels: int) -> ModelShape:
     from torch import nn
 
     model, _ = load_model(base_model, kind=kind, labels=labels, on_meta=True)
-    looked_up = sum(
-        weight.numel()
+    tables = {
+        weight: weight.numel()  # once, where encoder and decoder share it
         for module in model.modules()
         if isinstance(module, nn.Embedding)
         for weight in module.parameters(recurse=False)
-    )
+    }
+    looked_up = sum(tables.values())
     vocabulary = model.get_output_embeddings()
     if vocabulary is not None and vocabulary.weight is model.get_input_embeddings().weight:
         looked_up -= vocabulary.weight.numel()
     config = model.config
+    family = declared_family(config.model_type)
+    behind = None if family is None else family.num_decoder_layers_key
     return ModelShape(
         multiplied=sum(weight.numel() for weight in model.parameters()) - looked_up,
-        layers=config.num_hidden_layers,
+        layers=config.num_hidden_layers + (0 if behind is None else getattr(config, behind)),
         width=config.hidden_size,
         vocabulary=model.get_input_embeddings().weight.shape[0],
         positions=_positions(model),
@@ -257,6 +260,7 @@ def _positions(model: PreTrainedModel) -> int | None:
 
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rsplit(".")[-1] in POSITION_TABLES:
-            # RoBERTa counts from the row after that of padding.
-            return int(module.num_embeddings) - (0 if module.padding_idx is None else int(module.padding_idx) + 1)
+            # RoBERTa counts from the row after that of padding, and BART leaves rows out.
+            first = 0 if module.padding_idx is None else int(module.padding_idx) + 1
+            return int(module.num_embeddings) - first - int(getattr(module, "offset", 0))
     return None

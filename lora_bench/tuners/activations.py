@@ -98,6 +98,10 @@ class PrefixActivationModel(PrefixModel):
     tuner_layer_cls: type[PrefixLayer] = PrefixActivationLayer
     title = "prefix-layer tuning"
 
+    def attentions(self, family: Family) -> tuple[str, ...]:
+        """Return the self-attention: the encoder's outputs, which a decoder attends to, are the input of none of its layers."""
+        return (family.self_attention,)
+
     def new_layer(
         self, base_layer: nn.Module, config: Any, family: Family, model_config: dict[str, Any], path: str
     ) -> PrefixActivationLayer:

@@ -6,7 +6,8 @@ no position: position ids, relative positions, mask lengths and the cache stay t
 The functions take tensors. A prefix may have one more leading dimension: one prefix for each member of a pack, or for each row
 of a mixed batch. The ways into an attention module come last: through its cache argument if it has one, and the formulas of
 DeBERTa, DeBERTa v2 and MPNet, which take no cache (and swallow one silently). There a prefix key gets the content score of a
-real key, with the same scale, but no term of its position.
+real key, with the same scale, but no term of its position. In attention to an encoder the prefix stands in front of the
+encoder's keys and values, which are cached once for all steps of writing.
 """
 
 import inspect
@@ -14,10 +15,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import EncoderDecoderCache
 
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import Family
@@ -138,6 +142,33 @@ class PrefixCache:
             key, value = self.cache.update(key, value, *args, **kwargs)
         return join_prefix(self.prefix.key, key), join_prefix(self.prefix.value, value)
 
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of real tokens in the cache."""
+        return 0 if self.cache is None else self.cache.get_seq_length(layer_idx)
+
+    @property
+    def layers(self) -> "PrefixCache":
+        """Itself: attention to an encoder reads `layers[index].keys` from the second step on."""
+        return self
+
+    def __getitem__(self, layer_idx: int) -> SimpleNamespace:
+        """Return the keys and values of a layer in the cache, with the prefix in front."""
+        cache: Any = self.cache
+        layer = cache.layers[layer_idx]
+        return SimpleNamespace(
+            keys=join_prefix(self.prefix.key, layer.keys), values=join_prefix(self.prefix.value, layer.values)
+        )
+
+
+class CrossPrefixCache(EncoderDecoderCache):
+    """A cache argument of attention to an encoder, whose real cache stores the encoder's keys and values."""
+
+    def __init__(self, prefix: Prefix, cache: EncoderDecoderCache) -> None:
+        # Not by the parent's constructor, which takes real caches alone.
+        self.self_attention_cache = cache.self_attention_cache
+        self.cross_attention_cache = PrefixCache(prefix, cache.cross_attention_cache)
+        self.is_updated = cache.is_updated
+
 
 def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: Any) -> Any:
     """Call an attention module that takes a cache, with a prefix.
@@ -148,13 +179,58 @@ def attend_through_cache(attention: Any, prefix: Prefix, *args: Any, **kwargs: A
     refuse_kernel(attention.config._attn_implementation)
     names, cache_name = arguments_of(type(attention).forward)
     arguments = dict(zip(names, args, strict=False)) | kwargs
-    real_cache = arguments.get(cache_name)
-    mask = arguments.get("attention_mask")
+    real_cache, encoded = arguments.get(cache_name), arguments.get("key_value_states")
+    mask_name = "mask" if "mask" in names else "attention_mask"
+    mask = arguments.get(mask_name)
     if mask is None:
-        mask = _mask_left_out(attention, prefix, arguments["hidden_states"], real_cache)
+        mask = _mask_left_out(attention, prefix, arguments["hidden_states"], real_cache, encoded)
     if mask is not None:
         mask = join_mask(prefix.mask, prefix.key.shape[-2], mask)
-    return attention(**{**arguments, cache_name: PrefixCache(prefix, real_cache), "attention_mask": mask})
+    across = encoded is not None and isinstance(real_cache, EncoderDecoderCache)
+    joined: Any = CrossPrefixCache(prefix, real_cache) if across else PrefixCache(prefix, real_cache)
+    return attention(**{**arguments, cache_name: joined, mask_name: mask})
+
+
+def attend_t5(
+    attention: Any,
+    prefix: Prefix,
+    hidden_states: Tensor,
+    mask: Tensor | None = None,
+    key_value_states: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Any, ...]:
+    """Return T5's attention with a prefix, with the arguments and result of transformers' forward.
+
+    The first layer computes the bias of the real tokens' positions for all layers; the prefix has a bias of zero.
+    """
+    if position_bias is None:
+        position_bias = _t5_bias(attention, hidden_states, key_value_states, **kwargs)
+    output, _, *others = attend_through_cache(
+        attention,
+        prefix,
+        hidden_states=hidden_states,
+        mask=mask,
+        key_value_states=key_value_states,
+        position_bias=F.pad(position_bias, (prefix.key.shape[-2], 0)),
+        **kwargs,
+    )
+    return output, position_bias, *others
+
+
+def _t5_bias(attention: Any, hidden_states: Tensor, key_value_states: Tensor | None, **kwargs: Any) -> Tensor:
+    """Return the bias of the positions of real tokens, shape (1, heads, queries, keys)."""
+    cache = next((kwargs[name] for name in CACHE_ARGUMENTS if kwargs.get(name) is not None), None)
+    tokens = hidden_states.shape[1]
+    past, keys = 0, tokens
+    if key_value_states is not None:
+        keys = key_value_states.shape[1]
+    elif cache is not None:
+        past, keys = cache.get_seq_length(attention.layer_idx), cache.get_mask_sizes(tokens, attention.layer_idx)[0]
+    if not attention.has_relative_attention_bias:
+        return hidden_states.new_zeros(1, attention.n_heads, tokens, keys)
+    bias: Tensor = attention.compute_bias(tokens, keys, device=hidden_states.device, past_seen_tokens=past)
+    return bias
 
 
 @cache
@@ -179,14 +255,18 @@ def refuse_kernel(name: str | None) -> None:
         )
 
 
-def _mask_left_out(attention: Any, prefix: Prefix, hidden_states: Tensor, cache: Any | None) -> Tensor | None:
+def _mask_left_out(
+    attention: Any, prefix: Prefix, hidden_states: Tensor, cache: Any | None, encoded: Tensor | None
+) -> Tensor | None:
     """Return the mask that transformers left to the kernel's `is_causal`, which would not line up behind a prefix."""
     batch, tokens = hidden_states.shape[:2]
     causal = getattr(attention, "is_causal", True) and tokens > 1
     if not causal and prefix.mask is None:
         return None
     past, keys, first = 0, tokens, 0
-    if cache is not None:
+    if encoded is not None:
+        keys = encoded.shape[1]
+    elif cache is not None:
         past = cache.get_seq_length(attention.layer_idx)
         keys, first = cache.get_mask_sizes(
             tokens, attention.layer_idx
@@ -308,4 +388,5 @@ ATTENTIONS: dict[str, Callable[..., Any]] = {
     "deberta": attend_deberta,
     "deberta_v2": attend_deberta_v2,
     "mpnet": attend_mpnet,
+    "t5": attend_t5,
 }

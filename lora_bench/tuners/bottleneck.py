@@ -258,7 +258,8 @@ Update = Callable[[Tensor], Tensor]
 
 def _after(base: nn.Module, update: Update, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     y = base(x, *args, **kwargs)
-    return y + update(y)
+    # A layer of T5 returns its hidden states and the bias of positions.
+    return (y[0] + update(y[0]), *y[1:]) if isinstance(y, tuple) else y + update(y)
 
 
 def _beside(base: nn.Module, update: Update, x: Tensor, *args: Any, **kwargs: Any) -> Any:

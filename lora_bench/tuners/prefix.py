@@ -8,6 +8,10 @@ shared by all layers, and each layer projects these to its keys and values. Here
 Saving folds everything into plain keys and values; loading gives those, even in a model that was itself reparameterised. A
 folded prefix cannot be trained on as before. For resumable checkpoints use `fold_on_save=False`, and `fold` after training.
 
+A model with an encoder and a decoder has three prefixes, as the paper's BART: every layer of the encoder has one in its
+self-attention, and every layer of the decoder one in its self-attention and one in its attention to the encoder, in front of
+the encoder's keys. Each of the three has a reparameterisation of its own.
+
 PEFT has the method for models with a cache, and puts the prefix into the cache. Real tokens then start at position P, and
 DeBERTa, which has no cache, is out of reach. Here the prefix meets the keys inside attention (`tuners.attention`), so
 positions, masks and caches are those of the base model. RoBERTa, DeBERTa and GPT-2 work alike, and so do gradient
@@ -16,6 +20,7 @@ prefixes are joined one after the other. A prefix cannot be merged into the base
 """
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,7 +104,8 @@ class PrefixLayer(TunerLayer):
         base_layer: The attention module.
         kind: Way of keys and values into the module.
         width: Width of its keys, all heads together.
-        siblings: All prefix layers of the model in order, a list shared by the layers; this one is appended.
+        siblings: The prefix layers at the same place of each layer of a stack, in order; a list that they share. This one is
+            appended.
     """
 
     adapter_layer_names: tuple[str, ...] = (
@@ -199,17 +205,21 @@ class PrefixModel(Tuner):
     title = "a key/value prefix"
 
     def site_pattern(self, config: PrefixConfig, family: Family, model_config: dict[str, Any]) -> str:
-        """Return a regular expression of the self-attention modules of *family*.
+        """Return a regular expression of the attention modules of *family*.
 
         Raises:
             UnsupportedPair: If a prefix cannot enter the family's attention or the model's attention kernel.
         """
-        if prefix_kind(family) == "cache":
+        if prefix_kind(family) in ("cache", "t5"):
             refuse_kernel(getattr(self.model.config, "_attn_implementation", None))
         if model_config.get("talking_head"):
             # Talking heads (a DeBERTa v1 option) mix the heads before and after the softmax that a prefix joins.
             raise UnsupportedPair("no key/value prefix is written for attention with talking heads")
-        return family.pattern(family.self_attention)
+        return family.pattern(*self.attentions(family))
+
+    def attentions(self, family: Family) -> tuple[str, ...]:
+        """Return the attention modules of a layer that get a prefix."""
+        return tuple(path for path in (family.self_attention, family.cross_attention) if path is not None)
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         prepared = super()._prepare_adapter_config(peft_config, model_config)
@@ -230,7 +240,8 @@ class PrefixModel(Tuner):
         self, base_layer: nn.Module, config: PrefixConfig, family: Family, model_config: dict[str, Any], path: str
     ) -> PrefixLayer:
         """Wrap one attention module of the base model."""
-        siblings = next((layer.siblings for _, layer in prefix_layers(self.model)), [])
+        place = _without_index(path)
+        siblings = next((layer.siblings for at, layer in prefix_layers(self.model) if _without_index(at) == place), [])
         return PrefixLayer(base_layer, prefix_kind(family), family.key_width(model_config), siblings)
 
     @classmethod
@@ -244,11 +255,12 @@ class PrefixModel(Tuner):
         found = [(path, layer) for path, layer in prefix_layers(model) if adapter_name in layer.prefix_projection]
         if not found or not config.fold_on_save:
             return kept
-        shared = next(path for path, layer in found if adapter_name in layer.prefix_embedding)
-        hidden = f"{shared}.prefix_hidden.{adapter_name}"
+        sharers = {layer: path for path, layer in found if adapter_name in layer.prefix_embedding}
         folded: dict[str, Tensor] = {}
         with torch.no_grad():
-            for path, _ in found:
+            for path, layer in found:
+                shared = sharers[layer.sharer(adapter_name)]
+                hidden = f"{shared}.prefix_hidden.{adapter_name}"
                 projection = f"{path}.prefix_projection.{adapter_name}"
                 key, value = reparameterised_prefix(
                     kept[f"{shared}.prefix_embedding.{adapter_name}"],
@@ -281,6 +293,11 @@ class PrefixModel(Tuner):
             model, config, adapter_name, state_dict
         )
         return remapped
+
+
+def _without_index(path: str) -> str:
+    """Return the path of a module in a layer without the index of the layer, which all layers of a stack have in common."""
+    return re.sub(r"\.\d+\.", ".", path, count=1)
 
 
 def prefix_layers(model: nn.Module) -> list[tuple[str, PrefixLayer]]:

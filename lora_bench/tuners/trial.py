@@ -30,17 +30,21 @@ def small_config(config: PreTrainedConfig, layers: int | None = LAYERS) -> PreTr
     """
     small = copy.deepcopy(config)
     try:
-        key = family_of(config.model_type).num_layers_key
+        family = family_of(config.model_type)
+        keys = [family.num_layers_key, family.num_decoder_layers_key]
     except LoraBenchError:
-        key = "num_hidden_layers"  # a family that is not declared is tried all the same
-    if layers is not None:
-        setattr(small, key, layers)
+        keys = ["num_hidden_layers"]  # a family that is not declared is tried all the same
+    for key in keys if layers is not None else ():
+        if key is not None:
+            setattr(small, key, layers)
     small.vocab_size = VOCABULARY
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         token = getattr(small, name, None)
         setattr(small, name, token if isinstance(token, int) and 0 <= token < 3 else 1)
     for name in vars(small):
-        if name.endswith(("dropout", "dropout_prob", "_pdrop")) and isinstance(getattr(small, name), float):
+        if name.endswith(("dropout", "dropout_prob", "dropout_rate", "_pdrop")) and isinstance(
+            getattr(small, name), float
+        ):
             setattr(small, name, 0.0)
     return small
 
@@ -110,7 +114,13 @@ def _batch(model: nn.Module, lengths: tuple[int, ...]) -> dict[str, Tensor]:
         ids[row, :length] = torch.arange(5, 5 + length) + 7 * row
         if config.eos_token_id not in (None, config.pad_token_id):
             ids[row, length - 1] = config.eos_token_id  # where T5's head reads
-    return {"input_ids": ids, "attention_mask": (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()}
+    batch = {"input_ids": ids, "attention_mask": (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()}
+    return batch | decoder_inputs(model, ids)
+
+
+def decoder_inputs(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
+    """Return the tokens that a decoder behind an encoder reads: the encoder's. Nothing for a model without a text to write."""
+    return {"decoder_input_ids": ids} if hasattr(model, "prepare_decoder_input_ids_from_labels") else {}
 
 
 def _logits(model: nn.Module, lengths: tuple[int, ...]) -> Tensor:

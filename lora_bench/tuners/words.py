@@ -15,6 +15,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.tuners.attention import key_value_of, key_value_projections
 from lora_bench.tuners.inferred_family import family_of_model
 from lora_bench.tuners.prefix import prefix_layers
+from lora_bench.tuners.trial import decoder_inputs
 
 
 @torch.no_grad()
@@ -63,7 +64,8 @@ def _outputs(model: nn.Module, modules: list[nn.Module], input_ids: Tensor) -> d
 
     handles = [module.register_forward_hook(keep) for module in modules]
     try:
-        model(input_ids=input_ids[None], attention_mask=torch.ones_like(input_ids[None]))
+        row = input_ids[None]
+        model(input_ids=row, attention_mask=torch.ones_like(row), **decoder_inputs(model, row))
     finally:
         for handle in handles:
             handle.remove()

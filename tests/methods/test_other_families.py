@@ -5,14 +5,15 @@ import re
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, T5EncoderModel
+from transformers import T5EncoderModel
 
 from lora_bench.errors import UnsupportedPair
 from lora_bench.families import FAMILIES, ROLES, family_of
 from lora_bench.methods import known_methods
 from lora_bench.testing import check_method, tiny_model
 from lora_bench.tuners import BottleneckConfig, FusedLoraConfig, PrefixActivationConfig, PrefixConfig
-from lora_bench.tuners.attention import Prefix, attend_mpnet
+from lora_bench.tuners.attention import ATTENTIONS, Prefix, attend_mpnet, attend_t5
+from lora_bench.tuners.prefix import fold
 
 METHODS = [
     {"name": "full"},
@@ -50,10 +51,14 @@ WITHOUT = {
     "gpt_neox": {},
     "opt": {"parallel": "opt has no parallel adapter"},
     "modernbert": {"bitfit": NO_BIASES, "lin": "modernbert has no lin adapter", **NO_CACHE},
-    "t5": {"bitfit": NO_BIASES, **NO_CACHE},
+    "t5": {"bitfit": NO_BIASES},
     "bart": {"parallel": "bart has no parallel adapter"},
 }  # fmt: skip
 """A row for each family without a model in `tests.tiny`: what it refuses, by a word of `METHODS`, and why."""
+
+
+BEHIND = [name for name in WITHOUT if family_of(name).cross_attention is not None]
+"""Families with a decoder behind an encoder."""
 
 
 def method_of(options):
@@ -76,13 +81,28 @@ def test_contract(family, options):
         check_method(method_of(options), families=[family])
 
 
+@pytest.mark.parametrize("family", BEHIND)
+@pytest.mark.parametrize("options", METHODS, ids=lambda options: "-".join(map(str, options.values())))
+def test_contract_of_models_that_write_behind_an_encoder(family, options):
+    if any(str(value) in WITHOUT[family] for value in options.values()):
+        with pytest.raises(UnsupportedPair):
+            method_of(options).apply(tiny_model(family, "generation")[0], head=[])
+    else:
+        check_method(method_of(options), families=[family], kind="generation")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_contract_of_models_that_continue_a_text(family):
+    check_method(method_of({"name": "lora"}), families=[family], kind="generation")
+
+
 @pytest.mark.parametrize("family", [name for name in WITHOUT if family_of(name).encoder is not None])
 def test_embeddings_of_virtual_tokens_work_where_layers_are_called_as_one(family):
     check_method(method_of({"name": "prefix_embedding"}), families=[family])
 
 
-def count(family, **options):
-    model, head = tiny_model(family)
+def count(family, kind="classification", **options):
+    model, head = tiny_model(family, kind)
     model = method_of(options).apply(model, head=head)
     return sum(w.numel() for path, w in model.named_parameters() if w.requires_grad and "modules_to_save" not in path)
 
@@ -105,12 +125,79 @@ def test_counts_on_mpnet():
     assert count("mpnet", name="prefix_embedding", num_virtual_tokens=5) == 5 * 32
 
 
-def test_counts_on_bart_are_of_encoder_and_decoder():
-    # 2 layers in each, of width 32, feed-forward width 48
-    assert count("bart", name="lora", rank=4) == 2 * 2 * 2 * 4 * (32 + 32)
-    assert count("bart", name="lora", rank=4, targets=("ffn",)) == 2 * 2 * 2 * 4 * (32 + 48)
-    assert count("bart", name="bottleneck_adapter", bottleneck_size=3) == 2 * 2 * 2 * (2 * 32 * 3 + 3 + 32)
-    assert count("bart", name="prefix_tuning", num_virtual_tokens=5) == 2 * 2 * 5 * 2 * 32
+# Width of the keys of all heads, and projections of a feed-forward block of width 48; hidden states are 32 wide.
+OF_BOTH = {"bart": (32, 2), "t5": (48, 3)}
+
+
+@pytest.mark.parametrize("kind", ["classification", "generation"])
+@pytest.mark.parametrize("family", OF_BOTH)
+def test_counts_are_of_encoder_decoder_and_the_attention_between_them(family, kind):
+    key, projections = OF_BOTH[family]
+    layers, attentions = 2 + 2, 2 + 2 * 2
+    assert count(family, kind, name="lora", rank=4) == attentions * 2 * 4 * (32 + key)
+    assert count(family, kind, name="lora", rank=4, targets=("ffn",)) == layers * projections * 4 * (32 + 48)
+    assert count(family, kind, name="prefix_tuning", num_virtual_tokens=5) == attentions * 2 * 5 * key
+    # No adapter stands behind the attention between them, and no activations of a layer's input are in front of its keys.
+    assert count(family, kind, name="bottleneck_adapter", bottleneck_size=3) == layers * 2 * (2 * 32 * 3 + 3 + 32)
+    assert count(family, kind, name="prefix_layer", num_virtual_tokens=5) == layers * 5 * 32
+    # Encoder, decoder and the attention between them have a network each, of 6 units.
+    of_each = 5 * key + 6 * key + 6 + 2 * (2 * key * 6 + 2 * key)
+    options = {"num_virtual_tokens": 5, "reparameterised": True, "reparameterisation_width": 6}
+    assert count(family, kind, name="prefix_tuning", **options) == 3 * of_each
+
+
+@pytest.mark.parametrize("family", BEHIND)
+def test_folding_three_networks_changes_no_answer(family):
+    base, _ = tiny_model(family, "generation")
+    config = PrefixConfig(num_virtual_tokens=3, reparameterised=True, reparameterisation_width=6)
+    model = get_peft_model(base, config).eval()
+    ids = torch.tensor([[5, 6, 7, 1]])
+    with torch.no_grad():
+        before = model(input_ids=ids, labels=ids).logits
+        fold(model)
+        after = model(input_ids=ids, labels=ids).logits
+    assert torch.allclose(after, before, atol=1e-6)
+    assert sum(".prefix_key." in path for path, _ in model.named_parameters()) == 6
+
+
+@pytest.mark.parametrize(
+    ("family", "path", "key", "value", "name"),
+    [
+        ("t5", "decoder.block.1.layer.1.EncDecAttention", "k", "v", "mask"),
+        ("bart", "model.decoder.layers.1.encoder_attn", "k_proj", "v_proj", "attention_mask"),
+    ],
+)
+def test_a_prefix_before_an_encoders_keys_is_more_tokens_of_the_encoder(family, path, key, value, name):
+    attention = tiny_model(family, "generation")[0].get_submodule(path)
+    x, encoded = torch.randn(2, 4, 32), torch.randn(2, 8, 32)
+    mask = torch.ones(2, 1, 4, 8, dtype=torch.bool)
+    mask[1, ..., 6:] = False
+    with torch.no_grad():
+        want = attention(x, key_value_states=encoded, **{name: mask})[0]
+        # The first three of eight tokens of each row are its prefix.
+        for row in range(2):
+            first = encoded[row, :3]
+            prefix = Prefix(getattr(attention, key)(first), getattr(attention, value)(first))
+            one = slice(row, row + 1)
+            got = ATTENTIONS[family_of(family).prefix_kind](
+                attention, prefix, x[one], key_value_states=encoded[one, 3:], **{name: mask[one, ..., 3:]}
+            )[0]
+            assert (got - want[one]).abs().max() < 1e-6
+
+
+def test_t5s_prefix_has_no_position_and_leaves_the_bias_to_the_next_layer():
+    model, _ = tiny_model("t5", "generation")
+    attention = model.encoder.block[0].layer[0].SelfAttention
+    x = torch.randn(2, 8, 32)
+    with torch.no_grad():
+        bias = attention.compute_bias(8, 8)
+        bias[..., :3] = 0
+        want = attention(x, position_bias=bias)[0][:, 3:]
+        for row in range(2):
+            prefix = Prefix(attention.k(x[row, :3]), attention.v(x[row, :3]))
+            got, seen, *_ = attend_t5(attention, prefix, x[row : row + 1, 3:])
+            assert torch.equal(seen, attention.compute_bias(5, 5))
+            assert (got - want[row : row + 1]).abs().max() < 1e-6
 
 
 def test_mpnets_prefix_is_more_keys_and_values_without_a_position_bias():
@@ -135,23 +222,16 @@ def test_counts_on_modernbert_with_one_weight_for_query_key_and_value():
     assert count("modernbert", name="lora", rank=4, targets=("ffn",)) == 2 * 4 * ((32 + 96) + (48 + 32))
 
 
-def test_counts_on_t5_are_those_of_its_encoder():
-    # 2 layers of width 32, feed-forward width 48 with a gate; the decoder's 2 layers get nothing
-    assert count("t5", name="lora", rank=4) == 2 * 2 * 4 * (32 + 32)
-    assert count("t5", name="lora", rank=4, targets=("ffn",)) == 2 * 4 * 3 * (32 + 48)
-    assert count("t5", name="bottleneck_adapter", bottleneck_size=3) == 2 * 2 * (2 * 32 * 3 + 3 + 32)
-
-
 @pytest.mark.parametrize("variant", ["houlsby", "pfeiffer", "parallel", "lin"])
 def test_the_feed_forward_half_of_t5_is_what_the_formula_says(variant):
     model, _ = tiny_model("t5")
     config = BottleneckConfig(bottleneck_size=3, variant=variant, non_linearity="tanh")
     model = get_peft_model(T5EncoderModel(model.config), config).eval()
-    half = model.get_base_model().encoder.block[1].layer[1]
-    [site] = [module for module in half.modules() if hasattr(module, "bottleneck_down")]
+    block = model.get_base_model().encoder.block[1]
+    base = getattr(block, "base_layer", block).layer[1]  # `lin` wraps the layer
+    site = block if variant == "lin" else base.DenseReluDense
     down, up = site.bottleneck_down["default"], site.bottleneck_up["default"]
-    base = getattr(half, "base_layer", half)  # of `lin`, which wraps the half itself
-    network = getattr(base.DenseReluDense, "base_layer", base.DenseReluDense)  # of `parallel`
+    network = getattr(base.DenseReluDense, "base_layer", base.DenseReluDense)
 
     def update(z):
         return torch.tanh(z @ down.weight.T + down.bias) @ up.weight.T + up.bias
@@ -160,16 +240,21 @@ def test_the_feed_forward_half_of_t5_is_what_the_formula_says(variant):
         up.weight.normal_()
         up.bias.normal_()
         x = torch.randn(2, 5, 32)
+        if variant == "lin":
+            whole, *bias = block(x)
+            plain, *same = block.base_layer(x)
+            assert (whole - plain - update(torch.nn.functional.layer_norm(plain, (32,)))).abs().max() < 1e-5
+            assert torch.equal(bias[0], same[0]) and (whole - plain).abs().max() > 0.1
+            return
         z = base.layer_norm(x)
         y = network(z)
         want = {
             "houlsby": x + y + update(y),
             "pfeiffer": x + y + update(y),
             "parallel": x + y + update(z),
-            "lin": x + y + update(torch.nn.functional.layer_norm(x + y, (32,))),
         }[variant]
-        assert (half(x) - want).abs().max() < 1e-5
-        assert (half(x) - x - y).abs().max() > 0.1
+        assert (base(x) - want).abs().max() < 1e-5
+        assert (base(x) - x - y).abs().max() > 0.1
 
 
 def test_modernberts_slices_are_query_key_and_value():
@@ -232,13 +317,11 @@ def test_slices_of_unequal_widths_are_refused(config):
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("family", [name for name in WITHOUT if family_of(name).causal])
+@pytest.mark.parametrize("family", [*BEHIND, *(name for name in WITHOUT if family_of(name).causal)])
 def test_a_model_writes_with_a_prefix_and_a_cache_what_it_writes_without_the_cache(family, beams):
-    config = tiny_model(family)[0].config
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_config(config)
+    base, _ = tiny_model(family, "generation")
     model = get_peft_model(base, PrefixConfig(num_virtual_tokens=3, init_std=1.0)).eval()
-    ids = torch.tensor([[5, 6, 7, 8], [0, 0, 9, 10]])
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0] if family in BEHIND else [0, 0, 9, 10]])
     how = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": beams}
     written = model.generate(input_ids=ids, attention_mask=(ids != 0).long(), **how)
     assert torch.equal(written, model.generate(input_ids=ids, attention_mask=(ids != 0).long(), **how, use_cache=False))
@@ -249,13 +332,18 @@ def test_every_part_and_site_that_is_declared_exists(name):
     model, _ = tiny_model(name)
     family = family_of(name)
     blocks = [module for path, module in model.named_modules() if re.fullmatch(family.pattern(""), path)]
-    assert len(blocks) == (4 if name == "bart" else 2)  # of encoder and decoder
+    assert len(blocks) == (4 if name in BEHIND else 2)  # of encoder and decoder
     for block in blocks:
         modules = dict(block.named_modules())
+        across = family.cross_attention in modules
         for part in ROLES["all"]:
             paths = family.paths(part)
-            assert sum(path in modules for path in paths) == (1 if paths else 0)
+            twice = across and any(path.startswith(f"{family.cross_attention}.") for path in paths)
+            assert sum(path in modules for path in paths) == (1 + twice if paths else 0)
         for path in (family.self_attention, family.attention_norm):
             assert path is None or path in modules
         for site in family.bottleneck_sites.values():
-            assert all(path in modules for path in site.modules)
+            # The feed-forward block of T5 has another place in its decoder.
+            assert all(path in modules or "DenseReluDense" in path for path in site.modules)
+    if name in BEHIND:
+        assert sum(family.cross_attention in dict(block.named_modules()) for block in blocks) == 2

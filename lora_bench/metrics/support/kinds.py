@@ -31,6 +31,9 @@ KINDS: dict[Kind, KindFacts] = {
     "spans": KindFacts("QuestionAnswering", "QUESTION_ANS", "question-answering"),
 }
 
+APART = KindFacts("Seq2SeqLM", "SEQ_2_SEQ_LM", "text-generation")
+"""Names for generation by a model whose encoder reads the input and whose decoder writes."""
+
 WITH_CLASSES: frozenset[str] = frozenset({"classification", "tokens", "multilabel"})
 """Kinds whose labels are names of classes."""
 
@@ -47,8 +50,21 @@ WITHOUT_SMOOTHING: frozenset[str] = REAL_LABELS | {"spans"}
 """Kinds without labels over which a share of the probability could be spread."""
 
 
+def facts_of(kind: Kind, *, apart: bool) -> KindFacts:
+    """Return the names of a kind of task.
+
+    Args:
+        kind: The kind.
+        apart: True if an encoder reads the input of what the model writes.
+    """
+    return APART if apart and kind == "generation" else KINDS[kind]
+
+
 def label_shapes(kind: Kind, rows: int, length: int, labels: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of labels in a batch, by its name."""
+    """Return the shape of each tensor of labels in a batch, by its name.
+
+    For a text that a decoder writes behind an encoder, input and text have the same length.
+    """
     if kind == "spans":
         return {"start_positions": (rows,), "end_positions": (rows,)}
     if kind == "multilabel":
