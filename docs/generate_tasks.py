@@ -104,7 +104,8 @@ chance: the hundredth with the best value of the metric, or .5 without a selecti
 best there.
 
 Texts to write, one or a list for each row. Rows with equal inputs are one input in scores; in training each text is an
-example.
+example. A causal model continues the input, and both fit into `max_length`. T5 and BART read the input by their encoder and
+write by their decoder: input and text may have `max_length` tokens each.
 
 ```yaml
 task: facts

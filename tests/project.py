@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny import tiny_deberta_v2, tiny_gpt2, tiny_roberta
+from tests.tiny import WRITERS, tiny_deberta_v2, tiny_gpt2, tiny_roberta
 
 WORDS = [
     "the",
@@ -61,8 +61,8 @@ def write_tokenizer(folder: Path) -> None:
 
 def write_model(folder: Path, family: str = "roberta") -> Path:
     """The backbone of a tiny model with its tokenizer, as an ordinary Hugging Face folder."""
-    model = {"roberta": tiny_roberta, "deberta-v2": tiny_deberta_v2, "gpt2": tiny_gpt2}[family]()
-    getattr(model, model.base_model_prefix).save_pretrained(folder)
+    model = ({"roberta": tiny_roberta, "deberta-v2": tiny_deberta_v2, "gpt2": tiny_gpt2} | WRITERS)[family]()
+    getattr(model, model.base_model_prefix, model).save_pretrained(folder)
     write_tokenizer(folder)
     return folder
 

@@ -7,6 +7,8 @@ included, is moved off the values that initialisation gives all models, lest an 
 
 import torch
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     DebertaConfig,
@@ -20,6 +22,8 @@ from transformers import (
     PreTrainedModel,
     RobertaConfig,
     RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 torch.set_num_threads(1)  # the matrices are too small for a second thread to gain anything
@@ -103,6 +107,32 @@ def tiny_gpt2(*, seed: int = 0, attn: str = "sdpa", **config: object) -> PreTrai
     return _make(GPT2LMHeadModel, settings, seed)
 
 
+def tiny_t5(*, seed: int = 0, attn: str = "sdpa", **config: object) -> PreTrainedModel:
+    """A T5 that writes, of version 1.1: a gate in its feed-forward blocks; it begins with the padding token."""
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "d_model": HIDDEN,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": LAYERS,
+        "num_heads": HEADS,
+    }
+    ends = {"pad_token_id": PAD, "eos_token_id": 2, "decoder_start_token_id": PAD}
+    gated = {"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0}
+    settings = T5Config(**{**sizes, **ends, **gated, **config}, attn_implementation=attn)
+    return _make(T5ForConditionalGeneration, settings, seed)
+
+
+def tiny_bart(*, seed: int = 0, attn: str = "sdpa", **config: object) -> PreTrainedModel:
+    """A BART that writes; it begins with the end of a text."""
+    sizes = {"vocab_size": VOCABULARY, "d_model": HIDDEN, "encoder_layers": LAYERS, "decoder_layers": LAYERS}
+    sizes |= {"encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS, "max_position_embeddings": 64}
+    sizes |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    ends = {"pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+    settings = BartConfig(**{**sizes, **ends, "dropout": 0.0, **config}, attn_implementation=attn)
+    return _make(BartForConditionalGeneration, settings, seed)
+
+
 CLASSIFIERS = {
     "roberta": tiny_roberta,
     "bert": tiny_bert,
@@ -115,6 +145,9 @@ CLASSIFIERS = {
 
 MODELS = {**CLASSIFIERS, "gpt2-lm": tiny_gpt2}
 """`CLASSIFIERS` and the language model."""
+
+WRITERS = {"t5": tiny_t5, "bart": tiny_bart}
+"""A maker of a model that writes behind an encoder for each family of these."""
 
 HEAD_MODULES = {
     "roberta": ["classifier"],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import declared_family
 from lora_bench.metrics import Kind
-from lora_bench.metrics.support.kinds import KINDS
+from lora_bench.metrics.support.kinds import KINDS, facts_of
 from lora_bench.models.find_family import use_family
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.registry import BaseModel
@@ -26,7 +26,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model", "tokenizer_config.json
 
 # DeBERTa's `pooler_dropout` is another layer before the same classifier, and the papers' `cls_dropout` leaves it alone.
 HEAD_DROPOUTS = {"classifier_dropout", "cls_dropout"}
-BASE_DROPOUTS = re.compile(r"(?!classifier|cls|pooler|summary).*(dropout|dropout_prob|pdrop)")
+BASE_DROPOUTS = re.compile(r"(?!classifier|cls|pooler|summary).*(dropout|dropout_prob|dropout_rate|pdrop)")
 
 
 def load_model(
@@ -43,8 +43,8 @@ def load_model(
 
     Args:
         base_model: The base model.
-        kind: A classifier of texts into one class or several labels, or of words; a regressor; or a causal model that writes,
-            which has no head.
+        kind: A classifier of texts into one class or several labels, or of words; a regressor; or a model that writes, which
+            has no head.
         labels: Number of classes.
         base_dropout: Dropout everywhere in the base model, or None for the checkpoint's own.
         head_dropout: Dropout before the classifier, or None for the checkpoint's own.
@@ -53,8 +53,8 @@ def load_model(
 
     Raises:
         LoraBenchError: If it cannot be loaded.
-        UnsupportedPair: If the kind is generation and the model writes no text from left to right, or transformers has no model
-            of its type for words or answers.
+        UnsupportedPair: If the kind is generation and the model writes no text, or transformers has no model of its type for
+            words or answers.
     """
     use_family(base_model)
     options: dict[str, Any] = {"attn_implementation": attention} if attention is not None else {}
@@ -65,14 +65,14 @@ def load_model(
         if kind in ("tokens", "spans") and not base_model.remote_code:
             _refuse_unknown(config, kind)
         if not base_model.has_weights:
-            model = _drawn(config, kind, on_meta, options)
+            model = _drawn(base_model, config, kind, on_meta, options)
             return model, head_modules(model, set() if kind == "generation" else _heads_of_other_tasks(model))
         if on_meta:
             options["device_map"] = "meta"
         model, report = _from_weights(base_model, config, kind, options)
     lacking = set(report["missing_keys"])
     other_shapes = {str(key[0]): (tuple(key[1]), tuple(key[2])) for key in report["mismatched_keys"]}
-    _refuse_incomplete(base_model, model, lacking, other_shapes)
+    _refuse_incomplete(base_model, model, kind, lacking, other_shapes)
     lacking |= set(other_shapes)
     if kind != "generation":
         lacking |= _heads_of_other_tasks(model)
@@ -88,18 +88,18 @@ def _described(base_model: BaseModel) -> str:
     return f"{base_model.model_type} with weights quantised by {how}; weights in float32, float16 or bfloat16 need no library"
 
 
-def _automatic(kind: Kind) -> Any:
+def _automatic(kind: Kind, model_type: str) -> Any:
     import transformers
 
-    return getattr(transformers, f"AutoModelFor{KINDS[kind].auto}")
+    return getattr(transformers, f"AutoModelFor{facts_of(kind, apart=reads_apart(model_type)).auto}")
 
 
-def _drawn(config: PretrainedConfig, kind: Kind, on_meta: bool, options: dict[str, Any]) -> Any:
+def _drawn(base_model: BaseModel, config: PretrainedConfig, kind: Kind, on_meta: bool, options: dict[str, Any]) -> Any:
     """Return a model of a shape, whose weights are drawn at random."""
     import torch
 
     with torch.device("meta") if on_meta else contextlib.nullcontext():
-        return _automatic(kind).from_config(config, dtype=torch.float32, **options)
+        return _automatic(kind, base_model.model_type).from_config(config, dtype=torch.float32, **options)
 
 
 def _from_weights(
@@ -114,7 +114,7 @@ def _from_weights(
     logging.disable_progress_bar()
     try:
         # float32 for every checkpoint, so that the frozen weights of all methods and model families are treated alike.
-        model, report = _automatic(kind).from_pretrained(
+        model, report = _automatic(kind, base_model.model_type).from_pretrained(
             base_model.folder,
             config=config,
             dtype=torch.float32,
@@ -133,6 +133,7 @@ def _from_weights(
 def _refuse_incomplete(
     base_model: BaseModel,
     model: PreTrainedModel,
+    kind: Kind,
     lacking: set[str],
     other_shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
 ) -> None:
@@ -140,7 +141,9 @@ def _refuse_incomplete(
 
     A pooler may lack. Some heads read it, and a model that was pretrained without it has none.
     """
-    base = f"{model.base_model_prefix}."
+    base: tuple[str, ...] = (f"{model.base_model_prefix}.",)
+    if kind == "generation" and not hasattr(model, model.base_model_prefix):
+        base = ("shared.", "encoder.", "decoder.")  # of T5, which has them beside its output
     needed = [name for name, _ in model.named_parameters() if name.startswith(base) and ".pooler." not in name]
     absent = [name for name in needed if name in lacking]
     if absent:
@@ -182,16 +185,16 @@ def _config(
 
 def _refuse_unknown(config: PretrainedConfig, kind: Kind) -> None:
     """Refuse a kind of task for which transformers has no model of this type."""
-    if type(config) not in _automatic(kind)._model_mapping:
+    if type(config) not in _automatic(kind, config.model_type)._model_mapping:
         raise UnsupportedPair(f"transformers has no {config.model_type} of the kind {KINDS[kind].auto}, as {kind} need")
 
 
 def _refuse_encoder(base_model: BaseModel) -> None:
     """Refuse an encoder for generation: it is trained to fill gaps and sees both sides of a word."""
-    if not writes_on(base_model.model_type):
+    if not writes_on(base_model.model_type) and not reads_apart(base_model.model_type):
         both = read_config(base_model.name, base_model.folder).get("is_encoder_decoder")
         what = (
-            "has an encoder and a decoder, which this does not train to write"
+            "has an encoder and a decoder, and no family names the attention between them (cross_attention)"
             if both
             else "is an encoder and writes no text"
         )
@@ -209,6 +212,12 @@ def writes_on(model_type: str) -> bool:
     )
 
     return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def reads_apart(model_type: str) -> bool:
+    """Return True if a model of this type reads an input with an encoder, and writes a text with a decoder behind it."""
+    known = declared_family(model_type)
+    return known is not None and known.cross_attention is not None
 
 
 def load_tokenizer(base_model: BaseModel) -> PreTrainedTokenizerBase:

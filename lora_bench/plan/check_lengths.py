@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError
-from lora_bench.models.loading import load_tokenizer
+from lora_bench.models.loading import load_tokenizer, reads_apart
 from lora_bench.plan.cell import Cell
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import Task, TaskData
@@ -59,8 +59,14 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
                 "`train_tokens`"
             )
             faults[suite.document.fault(key, message)] = None
-        elif shape.positions is not None and length > shape.positions:
-            longest = _beyond(declared, data[task], tokenizer, shape.positions)
+        apart, decoding = reads_apart(base_model.model_type), cell.job.spec.decoding
+        if apart and shape.positions is not None and decoding is not None and decoding.max_new_tokens > shape.positions:
+            message = (
+                f"is {decoding.max_new_tokens:,}, but {base_model.name!r} writes {shape.positions:,} tokens at most"
+            )
+            faults[suite.document.fault(("decoding", "max_new_tokens"), message)] = None
+        if shape.positions is not None and length > shape.positions:
+            longest = _beyond(declared, data[task], tokenizer, shape.positions, apart=apart)
             if longest is not None:
                 message = (
                     f"is {length:,}, but {base_model.name!r} reads {shape.positions:,} tokens at most, and an input of {task} "
@@ -71,14 +77,28 @@ def check_lengths(suite: Suite, cells: list[Cell], data: Mapping[str, TaskData])
         raise BadInput(faults)
 
 
-def _beyond(task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int) -> int | None:
-    """Return the tokens of an input that is longer than *positions*, or None."""
+def _beyond(
+    task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, positions: int, *, apart: bool
+) -> int | None:
+    """Return the tokens of an input that is longer than *positions*, or None.
+
+    Args:
+        task: The task.
+        data: Its examples.
+        tokenizer: Tokenizer of the base model.
+        positions: Greatest number of tokens.
+        apart: True if the input and the text to write are apart.
+    """
     if task.kind == "chat":
         encoded = (encode_to_learn(task, split, tokenizer, LONGEST)[0] for split in data.splits.values())
         longest = max(len(example["input_ids"]) for examples in encoded for example in examples)
         return longest if longest > positions else None
     # A token stands for a byte at least, so short texts need not be encoded.
-    texts = [text for text in _texts(task, data) if sum(len(part.encode()) for part in text) + AROUND > positions]
+    texts = [
+        text
+        for text in _texts(task, data, apart=apart)
+        if sum(len(part.encode()) for part in text) + AROUND > positions
+    ]
     for text in sorted(texts, key=lambda text: -sum(map(len, text))):
         tokens = len(tokenizer(*text, verbose=False)["input_ids"])
         if tokens > positions:
@@ -86,7 +106,7 @@ def _beyond(task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, posi
     return None
 
 
-def _texts(task: Task, data: TaskData) -> Iterable[tuple[str, ...]]:
+def _texts(task: Task, data: TaskData, *, apart: bool) -> Iterable[tuple[str, ...]]:
     """Return each input, with what is to be written for it; the words of one as a text."""
     for split in data.splits.values():
         if task.kind == "tokens":
@@ -96,11 +116,11 @@ def _texts(task: Task, data: TaskData) -> Iterable[tuple[str, ...]]:
             yield from split.texts
             continue
         for text, label in zip(split.texts, split.labels, strict=True):
-            yield from _with_references(text, label)
+            yield from _with_references(text, label, apart=apart)
 
 
-def _with_references(text: tuple[str, ...], label: object) -> Iterator[tuple[str, ...]]:
-    if not isinstance(label, tuple):
+def _with_references(text: tuple[str, ...], label: object, *, apart: bool) -> Iterator[tuple[str, ...]]:
+    if apart or not isinstance(label, tuple):
         yield text
     for reference in label if isinstance(label, tuple) else ():
-        yield (f"{text[0]} {reference}",)
+        yield (reference if apart else f"{text[0]} {reference}",)

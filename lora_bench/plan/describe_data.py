@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lora_bench.metrics import find
-from lora_bench.models.loading import load_tokenizer
+from lora_bench.models.loading import load_tokenizer, reads_apart
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.inputs import LoadedTask
+from lora_bench.records.budget import TARGETS
 from lora_bench.suite.from_table import rows_needed, smallest_difference
 from lora_bench.suite.load_suite import Suite
 from lora_bench.tasks import Split, Task, encode
@@ -173,16 +174,16 @@ def _margin(suite: Suite, loaded: LoadedTask) -> float | None:
 
 
 def _written(cell: Cell) -> int:
-    """Return the tokens that an input to be answered leaves free for its answer."""
+    """Return the tokens that an input to be answered leaves free for its answer; none where an encoder reads it apart."""
     decoding = cell.job.spec.decoding
-    return 0 if decoding is None else decoding.max_new_tokens
+    return 0 if decoding is None or reads_apart(cell.job.base_model.model_type) else decoding.max_new_tokens
 
 
 def _lengths(loaded: LoadedTask, base_model: BaseModel, rooms: Sequence[tuple[int, int]]) -> list[DataLengths]:
     """Return the lengths of a task's splits for a base model, for each pair of a length and what an answer takes of it."""
-    tokenizer = load_tokenizer(base_model)
+    tokenizer, apart = load_tokenizer(base_model), reads_apart(base_model.model_type)
     counted = {
-        name: _token_counts(split, tokenizer, train=name == "train", task=loaded.task)
+        name: _token_counts(split, tokenizer, train=name == "train", task=loaded.task, apart=apart)
         for name, split in loaded.data.splits.items()
     }
     return [
@@ -208,16 +209,17 @@ def _lengths(loaded: LoadedTask, base_model: BaseModel, rooms: Sequence[tuple[in
 
 
 def _token_counts(
-    split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, task: Task
+    split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, task: Task, apart: bool
 ) -> tuple[list[int], int]:
     """Return the tokens of a sample of a split, and those of its longest example."""
     everything = range(len(split.ids))
     places = everything if len(everything) <= SAMPLE else sorted(random.Random(0).sample(everything, SAMPLE))
-    counts = _encoded(_part(split, places), tokenizer, train=train, task=task)
+    counts = _encoded(_part(split, places), tokenizer, train=train, task=task, apart=apart)
     if len(places) == len(everything):
         return counts, max(counts)
     largest = sorted(everything, key=lambda place: -sum(map(len, split.texts[place])))[:LONGEST]
-    return counts, max(counts + _encoded(_part(split, largest), tokenizer, train=train, task=task))
+    more = _encoded(_part(split, largest), tokenizer, train=train, task=task, apart=apart)
+    return counts, max(counts + more)
 
 
 def _part(split: Split, places: Sequence[int]) -> Split:
@@ -225,17 +227,17 @@ def _part(split: Split, places: Sequence[int]) -> Split:
     return Split([split.ids[place] for place in places], [split.texts[place] for place in places], labels)  # type: ignore[arg-type]
 
 
-def _encoded(split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, task: Task) -> list[int]:
-    """Return the tokens of each example as a run counts them, before it cuts any."""
+def _encoded(split: Split, tokenizer: PreTrainedTokenizerBase, *, train: bool, task: Task, apart: bool) -> list[int]:
+    """Return the tokens of each example as a run counts them, before it cuts any; those of the longer, if two are apart."""
     if task.kind == "tokens":
         examples, _ = encode_words(split, tokenizer, UNCUT)
     elif not task.writes:
         examples, _ = encode(split, tokenizer, UNCUT)
     elif train or not task.completes:
-        examples, _ = encode_to_learn(task, split, tokenizer, UNCUT)
+        examples, _ = encode_to_learn(task, split, tokenizer, UNCUT, apart=apart)
     else:
-        examples, _ = encode_to_answer(task, split, tokenizer, UNCUT, 0)
-    return [len(example["input_ids"]) for example in examples]
+        examples, _ = encode_to_answer(task, split, tokenizer, UNCUT, 0, apart=apart)
+    return [max(len(example["input_ids"]), len(example.get(TARGETS, ()))) for example in examples]
 
 
 def _by_agreement(lengths: Sequence[DataLengths]) -> tuple[DataLengths, ...]:

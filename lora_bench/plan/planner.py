@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from lora_bench.errors import BudgetUnreachable, UnsupportedPair
 from lora_bench.methods import Method, with_size
+from lora_bench.models.loading import reads_apart
 from lora_bench.models.registry import BaseModel
 from lora_bench.plan.cell import Cell, Waiting
 from lora_bench.plan.checks import (
@@ -113,6 +114,10 @@ class Planner:
             self.progress,
             self.fits,
         )
+        if fit.reason is None and loaded.task.kind == "chat" and reads_apart(base_model.model_type):
+            fit = _refused(
+                fit, f"a chat is one text, which {base_model.model_type} does not continue: use a causal model"
+            )
         method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
         if fit.reason is None:
             fit, recipe = _fitted_to_steps(fit, loaded, base_model, method, recipe)
@@ -299,8 +304,12 @@ def _fitted_to_steps(
             rows = training.batch_size // accumulation
             step_flops(base_model, method, kind=kind, labels=labels, rows=rows, length=training.max_length)
     except (UnsupportedPair, BudgetUnreachable) as reason:
-        fit = fit.model_copy(update={"reason": str(reason), "parameters": None, "shape": None})
+        fit = _refused(fit, str(reason))
     return fit, recipe
+
+
+def _refused(fit: MethodFit, reason: str) -> MethodFit:
+    return fit.model_copy(update={"reason": reason, "parameters": None, "shape": None})
 
 
 def _is_at(cell: Cell, task: str, model: str, label: str, budget: Budget, distinct: int | None) -> bool:

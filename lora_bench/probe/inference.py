@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lora_bench.probe.reasons import NO_MEMORY, is_out_of_memory, reason_of
 from lora_bench.records.probe_record import Inference, Latency, ProbeSpec, State
 from lora_bench.training.measure.bare_step import Window, quantile, repeat, time_passes
+from lora_bench.tuners.trial import decoder_inputs
 
 SECOND = "second"
 WARMUP_PASSES = 2
@@ -61,7 +62,7 @@ def inference(
                 unmeasured[shape] = f"the model takes at most {longest} tokens"
                 continue
             try:
-                batch = _inputs(make_batch(rows, length))
+                batch = _inputs(adapted, make_batch(rows, length))
                 calls = {state: functools.partial(model, **batch) for state, model in models.items()}
                 seconds = time_in_turn(calls, device, window)
                 if "merged" in models and difference is None:
@@ -116,8 +117,9 @@ def _latency(rows: int, length: int, state: State, timed: list[float]) -> Latenc
     )
 
 
-def _inputs(batch: Batch) -> Batch:
-    return {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
+def _inputs(model: nn.Module, batch: Batch) -> Batch:
+    given = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
+    return given | decoder_inputs(model, batch["input_ids"])
 
 
 def _merged(adapted: nn.Module) -> nn.Module | str:
@@ -144,7 +146,7 @@ def _mixed_batch(
         raise ValueError("no shape could be measured")
     first = adapted.active_adapter
     rows, length = max(2, shapes[0][0]), shapes[0][1]
-    batch = _inputs(make_batch(rows, length))
+    batch = _inputs(adapted, make_batch(rows, length))
     names: list[Any] = [(first, SECOND)[row % 2] for row in range(rows)]
     adapted.add_adapter(SECOND, adapted.peft_config[first])
     adapted.to(device)

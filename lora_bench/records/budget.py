@@ -98,9 +98,13 @@ WORK: dict[Axis, WorkAxis] = {
 AXES: tuple[Axis, ...] = tuple(WORK)
 
 
+TARGETS = "targets"
+"""Key of the text to write in an encoded example whose input an encoder reads apart."""
+
+
 def tokens_of(example: Mapping[str, Any]) -> int:
-    """Return the number of tokens of an encoded example."""
-    return len(example["input_ids"])
+    """Return the number of tokens of an encoded example, those of its text to write included."""
+    return len(example["input_ids"]) + len(example.get(TARGETS, ()))
 
 
 def amount_of(axis: Axis, amount: float) -> str:

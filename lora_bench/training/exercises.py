@@ -16,13 +16,15 @@ from torch import nn
 from transformers import DataCollatorWithPadding
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.models.loading import reads_apart
+from lora_bench.records.budget import TARGETS
 from lora_bench.records.spec import Decoding, PlannedSpec
 from lora_bench.tasks import Split, Task, encode
 from lora_bench.tasks.answer_spans import NOWHERE, encode_windows, tokens_of
 from lora_bench.tasks.tagging import encode_words, labels_of_tokens, labels_of_words
 from lora_bench.tasks.task_scores import Likelihood
 from lora_bench.training.callbacks import Diverged
-from lora_bench.training.generation import CompletionCollator, encode_to_answer, encode_to_learn
+from lora_bench.training.generation import CompletionCollator, PairCollator, encode_to_answer, encode_to_learn
 from lora_bench.training.generation.chat import ChatFormat, Ending
 from lora_bench.training.generation.encode import NO_LOSS
 from lora_bench.training.predicting import Example, autocast, predict, quiet
@@ -253,19 +255,22 @@ ITEM = "item"
 
 
 class Writing:
-    """Generation and chat: an answer is the text by which a causal model continues its input.
+    """Generation and chat: an answer is the text by which a causal model continues its input, or a decoder answers an encoder.
 
     Questions are prompts, if a metric reads texts, and then right texts, if one reads how likely these are.
     """
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, spec: PlannedSpec, seed: int) -> None:
-        self.collate = CompletionCollator(tokenizer)
+        self.apart = reads_apart(spec.model.model_type)
+        self.collate: Callable[[list[Example]], Mapping[str, torch.Tensor]] = (
+            PairCollator(tokenizer) if self.apart else CompletionCollator(tokenizer)
+        )
         self.weighs = task.weighs
         self._task, self._tokenizer, self._spec, self._seed = task, tokenizer, spec, seed
 
     def lessons(self, split: Split) -> tuple[list[Example], float]:
         """Return input and completion, with a loss on the completion."""
-        return encode_to_learn(self._task, split, self._tokenizer, self._spec.training.max_length)
+        return self._learned(split)
 
     def questions(self, split: Split) -> tuple[list[Example], float]:
         """Return the inputs to continue, and the texts to weigh."""
@@ -274,7 +279,7 @@ class Writing:
         longest = self._spec.training.max_length
         if self._spec.decoding is not None:
             new = self._spec.decoding.max_new_tokens
-            prompts, cut = encode_to_answer(self._task, split, self._tokenizer, longest, new)
+            prompts, cut = encode_to_answer(self._task, split, self._tokenizer, longest, new, apart=self.apart)
         if not self.weighs:
             return prompts, cut
         labels: list[Any] = list(split.labels)
@@ -282,10 +287,17 @@ class Writing:
         items = [item for item, _ in pairs]
         references: list[tuple[str, ...]] = [(text,) for _, text in pairs]
         each = Split([split.ids[item] for item in items], [split.texts[item] for item in items], references)
-        right, cut_right = encode_to_learn(self._task, each, self._tokenizer, longest)
-        unweighed = [{**prompt, "labels": [NO_LOSS] * len(prompt["input_ids"]), ITEM: -1} for prompt in prompts]
+        right, cut_right = self._learned(each)
+
+        def nothing(prompt: Example) -> Example:
+            return {TARGETS: ()} if self.apart else {"labels": [NO_LOSS] * len(prompt["input_ids"])}
+
+        unweighed = [{**prompt, **nothing(prompt), ITEM: -1} for prompt in prompts]
         weighed = [{**example, ITEM: item} for item, example in zip(items, right, strict=True)]
         return [*unweighed, *weighed], max(cut, cut_right)
+
+    def _learned(self, split: Split) -> tuple[list[Example], float]:
+        return encode_to_learn(self._task, split, self._tokenizer, self._spec.training.max_length, apart=self.apart)
 
     def answers(self, model: nn.Module, questions: Sequence[Example]) -> Replies:
         """Return the text that the model writes for each input, and how likely the right ones are.

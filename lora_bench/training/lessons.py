@@ -9,11 +9,12 @@ from typing import Any
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import Method
+from lora_bench.models.loading import reads_apart
 from lora_bench.tasks import TaskData
 from lora_bench.training.encoded_examples import examples_of
 from lora_bench.training.exercises import Exercise, exercise
 from lora_bench.training.job import Job
-from lora_bench.training.measure.flops import batch_flops, step_flops
+from lora_bench.training.measure.flops import batch_flops, batch_flops_apart, step_flops
 from lora_bench.training.predicting import Example
 from lora_bench.training.process_cache import WARM
 from lora_bench.training.setup import Setup
@@ -70,9 +71,11 @@ def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
 
 def _flops(job: Job, method: Method, train: Sequence[Example]) -> BatchFlops:
     """Return a function that counts the FLOPs of a batch of training examples."""
-    recipe, labels = job.spec.training, max(1, len(job.spec.task.labels))
+    recipe, labels, kind = job.spec.training, max(1, len(job.spec.task.labels)), job.task.model_kind
 
-    def count(rows: int, length: int) -> int:
-        return step_flops(job.base_model, method, kind=job.task.model_kind, labels=labels, rows=rows, length=length)
+    def count(rows: int, length: int, text: int | None = None) -> int:
+        return step_flops(job.base_model, method, kind=kind, labels=labels, rows=rows, length=length, text=text)
 
+    if job.task.writes and reads_apart(job.base_model.model_type):
+        return batch_flops_apart(count, train, recipe.batch_size, recipe.accumulation)
     return batch_flops(count, train, recipe.batch_size, recipe.accumulation)

@@ -15,7 +15,8 @@ import numpy as np
 import yaml
 
 from lora_bench.metrics.support.item_weights import item_metric, metrics_of_items
-from lora_bench.metrics.support.kinds import KINDS, KindFacts
+from lora_bench.metrics.support.kinds import KindFacts, facts_of
+from lora_bench.models.loading import reads_apart
 from lora_bench.models.registry import known_models
 from lora_bench.models.shapes import PREFIX
 from lora_bench.records.budget import amount_of
@@ -165,7 +166,7 @@ def writes(spec: RunSpec) -> bool:
 def kind_facts(spec: RunSpec) -> KindFacts:
     """Return the facts about the kind of task of a run."""
     kind = str((spec.task.definition or {}).get("kind", "classification"))
-    return KINDS[model_kind(kind)]
+    return facts_of(model_kind(kind), apart=reads_apart(spec.model.model_type or ""))
 
 
 def _is_folder(model: ModelSpec) -> bool:

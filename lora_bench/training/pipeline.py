@@ -21,6 +21,7 @@ from transformers import PrinterCallback, Trainer
 
 from lora_bench.methods import known_methods, trains_base
 from lora_bench.models.loading import writes_on
+from lora_bench.records.budget import tokens_of
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import others_at_work
 from lora_bench.training.adapted_model import AdaptedModel, adapt, device_of_runs
@@ -31,6 +32,7 @@ from lora_bench.training.checkpoint import Checkpoint, latest_checkpoint, load_t
 from lora_bench.training.distributed.fsdp import whole_state
 from lora_bench.training.distributed.ranks import BatchShares, WorkerRank, collate_share, weigh_shares
 from lora_bench.training.exercises import Replies
+from lora_bench.training.generation.encode_pairs import with_decoder_inputs
 from lora_bench.training.hooks import Hooks, hooks_of, keeps_best
 from lora_bench.training.job import Job
 from lora_bench.training.kept_weights import keep_weights
@@ -135,7 +137,7 @@ class Ready:
         recipe, course = self.job.spec.training, self.lessons.course
         steps = course.steps if course.steps is not None else ENDLESS // recipe.batch_size
         examples: Sequence[Any] = course.rest(self.done)
-        collate: Callable[[Any], Any] = self.lessons.exercise.collate
+        collate: Callable[[Any], Any] = with_decoder_inputs(self.lessons.exercise.collate, self.model)
         if self.setup.rank is not None:
             examples = BatchShares(
                 examples,
@@ -245,7 +247,7 @@ class _Seen:
     @classmethod
     def of(cls, batch: Sequence[Mapping[str, Any]], flops: BatchFlops | None) -> _Seen:
         """Return the work of a batch."""
-        tokens = sum(len(example["input_ids"]) for example in batch)
+        tokens = sum(map(tokens_of, batch))
         return cls(len(batch), tokens, 0 if flops is None else flops(batch))
 
 

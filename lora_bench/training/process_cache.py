@@ -25,7 +25,7 @@ from lora_bench.models.registry import BaseModel
 from lora_bench.models.shared_copy import copy_sharing
 from lora_bench.tasks import TaskData, answer_spans, definition, load_data, tagging
 from lora_bench.tasks import task_scores as scoring
-from lora_bench.training.generation import chat, encode
+from lora_bench.training.generation import chat, encode, encode_pairs
 from lora_bench.training.in_common import MAY_DIFFER, Fields, in_common
 from lora_bench.training.job import Job
 from lora_bench.training.token_cache import LEAST_EXAMPLES, Example, shared_examples
@@ -163,7 +163,7 @@ class Warm:
 @functools.cache
 def _encoders() -> str:
     """Return a hash of the code that makes tokens: a checkout of another commit may have the same version."""
-    sources = (scoring, encode, chat, pieces, tagging, answer_spans)
+    sources = (scoring, encode, encode_pairs, chat, pieces, tagging, answer_spans)
     return content_hash([Path(str(module.__file__)).read_text(encoding="utf-8") for module in sources])
 
 

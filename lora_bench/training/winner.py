@@ -184,8 +184,11 @@ def _logits(model: nn.Module, vocabulary: int) -> Tensor:
     """Return what a model answers to two rows of tokens."""
     import torch
 
+    from lora_bench.tuners.trial import decoder_inputs
+
     tokens = torch.arange(3, 27).reshape(2, 12) % vocabulary
-    logits: Tensor = model(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0]
+    real = torch.ones_like(tokens)
+    logits: Tensor = model(input_ids=tokens, attention_mask=real, **decoder_inputs(model, tokens))[0]
     return logits
 
 

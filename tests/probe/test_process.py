@@ -19,7 +19,7 @@ from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.probe_store import ProbeFolder, accept_probes, read_probe, read_probes
 from lora_bench.records.store import to_json
 from tests.probe.suites import SUITE, plan
-from tests.tiny import MODELS, VOCABULARY
+from tests.tiny import MODELS, VOCABULARY, WRITERS
 
 SCHEMAS = Path(__file__).parents[2] / "lora_bench" / "schemas"
 ROWS, LENGTH = 2, 8
@@ -124,6 +124,18 @@ def test_what_is_stored_is_four_bytes_for_each_stored_weight(measured, case):
     # Three labels' head was another task's: the head has 32 × 32 + 32 and 2 × 32 + 2 weights. GPT-2 writes without one.
     assert kept.head_bytes == (4 * (32 * 32 + 32 + 2 * 32 + 2) if record.spec.model.name == "base" else 0)
     assert kept.stored_bytes > kept.adapter_bytes + kept.head_bytes  # names, shapes and the configuration
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_a_decoder_behind_an_encoder_is_measured_with_as_many_tokens_in_each(jobs, family):
+    cell = SUITE.replace("[full, lora]", "[lora]") + "recipes:\n  - {models: base, kind: generation}\n"
+    record = probe(next(job for job in jobs(cell, base=family) if not job.twin))
+    assert record.status == "ok", record.reason
+    assert {one.state for one in record.inference.latencies} == {"unadapted", "adapted", "merged"}
+    assert record.inference.merged_difference < 1e-4 and record.inference.adapters_in_batch == 2
+    assert record.predicted.weight_bytes == record.measured.weight_bytes
+    # Query and value, in the self-attention of two layers in each stack and in the attention between them.
+    assert record.parameters.adapter == (2 + 2 * 2) * 2 * 8 * (32 + 32)
 
 
 def test_lora_stores_and_trains_two_matrices_for_query_and_value(measured):

@@ -6,12 +6,20 @@ import math
 import random
 
 import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM
 
+from lora_bench.cli import main
+from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.execute.run_suite import run_suite, runs_folder
+from lora_bench.models.loading import load_model
+from lora_bench.models.registry import find_model
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.store import accept
 from lora_bench.suite.load_suite import load_suite
+from lora_bench.training.winner import find_winner, merge_winner
 from tests.project import WORDS, write_model
+from tests.tiny import WRITERS
 
 SUITE = """\
 suite: echo
@@ -96,6 +104,107 @@ def test_the_loss_on_the_right_texts_is_a_score_too_and_needs_no_texts_of_the_mo
     (made,) = run_suite(write_project(tmp_path / "project", suite), runs=tmp_path / "runs", workers=0).records
     # A target is one of 15 words, and `end` and the end of the text, which are certain.
     assert 0 < made.scores["loss"] < math.log(15) and made.spec.decoding is None
+
+
+METHODS = "[full, lora, bottleneck_adapter, prefix_tuning]"
+FEW = SUITE.replace("[{method: full, learning_rate: 1e-2}]", METHODS).replace(
+    "train_examples: 960", "train_examples: 32"
+)
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_a_decoder_behind_an_encoder_learns_to_write(tmp_path, family):
+    path = write_project(tmp_path / "project", family=family)
+    (made,) = run_suite(path, runs=tmp_path / "runs", workers=0).records
+    assert made.status == "ok", made.reason
+    assert set(made.scores) == {"bleu", "nist", "chrf"} and made.parameters.head == 0
+    # Three words an input and two a text, each with a token for its begin and its end.
+    assert made.speed.train_real_tokens == 960 * (5 + 4)
+    folder = runs_folder(load_suite(path), tmp_path / "runs") / made.run_id
+    written = json.loads((folder / made.predictions.file).read_text())["completions"]
+    assert sum(text.endswith("end") for text in written) > 10
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_four_methods_train_a_decoder_behind_an_encoder_and_keep_what_loads(tmp_path, family, monkeypatch, capsys):
+    suite = FEW.replace("metrics: [nist, chrf]", "metrics: [loss]") + "keep_weights: last\n"
+    path = write_project(tmp_path / "project", suite, family=family)
+    records = run_suite(path, runs=tmp_path / "runs", workers=0).records
+    assert [(made.spec.method.label, made.status, made.reason) for made in records] == [
+        (name, "ok", None) for name in ("full", "lora", "bottleneck_adapter", "prefix_tuning")
+    ]
+    assert all(0 < made.scores["loss"] < 20 for made in records)
+    # Two layers of width 32 in each stack: self-attention in all, and attention to the encoder in the decoder's.
+    counts = {made.spec.method.label: made.parameters.adapter for made in records}
+    assert counts["lora"] == (4 + 2) * 2 * 8 * (32 + 32)
+    assert counts["bottleneck_adapter"] == 4 * 2 * (2 * 32 * 16 + 16 + 32)
+    assert counts["prefix_tuning"] == (4 + 2) * 2 * 16 * 32
+
+    runs = runs_folder(load_suite(path), tmp_path / "runs")
+    monkeypatch.chdir(path.parent)  # where the base model lies
+    ids = torch.tensor([[0, 4, 6, 2]])
+    for method in ("full", "lora", "prefix_tuning"):
+        assert main(["use", str(runs), method]) == 0
+        said = capsys.readouterr().out.splitlines()
+        names: dict = {}
+        exec("\n".join(said[said.index("") :]), names)
+        with torch.no_grad():
+            logits = names["model"].eval()(input_ids=ids, labels=ids).logits
+        assert logits.shape[:2] == (1, 4) and type(names["model"]).__name__.endswith(
+            ("ForConditionalGeneration", "Seq2SeqLM")
+        )
+        if method == "lora":
+            beside = logits
+    assert main(["analyse", str(runs)]) == 2
+    assert "base has an encoder and a decoder" in capsys.readouterr().err
+    merge_winner(find_winner(runs, "lora"), tmp_path / "merged")
+    merged = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        assert torch.allclose(merged(input_ids=ids, labels=ids).logits, beside, atol=1e-4)
+    with pytest.raises(LoraBenchError, match="cannot be merged"):
+        merge_winner(find_winner(runs, "prefix_tuning"), tmp_path / "prefix")
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_dropout_and_work_are_those_of_both_stacks(tmp_path, family):
+    model = {"t5": {"dropout_rate": 0.1}, "bart": {"dropout": 0.1}}[family]
+    suite = SUITE.replace("train_examples: 960", "train_flops: 3.0e+8").replace("base_dropout: 0.0", "masks: keyed")
+    path = write_project(tmp_path / "project", suite, family=family)
+    WRITERS[family](**model).save_pretrained(path.parent / "base")
+    (made,) = run_suite(path, runs=tmp_path / "runs", workers=0).records
+    assert made.status == "ok", made.reason
+    assert made.speed.train_flops >= 3e8 and made.speed.train_examples == 16 * made.speed.train_steps < 960
+    found = find_model(str(path.parent / "base"), base=tmp_path)
+    for rate in (None, 0.0):
+        loaded, _ = load_model(found, kind="generation", labels=0, base_dropout=rate)
+        stacks = (loaded.get_encoder(), loaded.get_decoder())
+        expected = 0.1 if rate is None else rate
+        assert [stack.config.to_dict()[next(iter(model))] for stack in stacks] == [expected] * 2
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_what_a_decoder_behind_an_encoder_cannot_do_is_said_in_the_plan(tmp_path, family):
+    chat = SUITE.replace("kind: generation", "kind: chat")
+    (cell,) = make_plan(load_suite(write_project(tmp_path / "chat", chat, family=family)), tmp_path / "runs").cells
+    assert cell.reason == f"a chat is one text, which {family} does not continue: use a causal model"
+    # All weights of both stacks but the tables multiply each token: of positions, and of T5's biases.
+    (cell,) = make_plan(load_suite(write_project(tmp_path / "plain", family=family)), tmp_path / "runs").cells
+    tables = {"t5": 2 * 32 * 4, "bart": 2 * 66 * 32}[family]
+    assert cell.fit.shape.multiplied == cell.fit.parameters.total - tables
+    assert cell.fit.shape.layers == 4
+
+
+def test_positions_of_an_encoder_and_of_a_decoder_are_counted_apart(tmp_path):
+    suite = SUITE.replace("max_length: 24", "max_length: 80")
+    assert make_plan(load_suite(write_project(tmp_path / "short", suite, family="bart")), tmp_path / "runs").cells
+    path = write_project(tmp_path / "long", suite, family="bart")
+    with (tmp_path / "long" / "train.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(("the film", " ".join(WORDS * 5)))
+    with pytest.raises(BadInput, match="reads 64 tokens at most, and an input of echo has 77"):
+        make_plan(load_suite(path), tmp_path / "runs")
+    path = write_project(tmp_path / "written", SUITE.replace("max_new_tokens: 8", "max_new_tokens: 65"), family="bart")
+    with pytest.raises(BadInput, match="is 65, but 'base' writes 64 tokens at most"):
+        make_plan(load_suite(path), tmp_path / "runs")
 
 
 def test_decoding_is_part_of_what_a_run_is(tmp_path):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from lora_bench.records.budget import TARGETS
+
 if TYPE_CHECKING:
     from transformers import Trainer
 
@@ -114,6 +116,8 @@ class BatchShares(Sequence[Share]):
 
 def _counted(example: Example, first: int = 1) -> int:
     """Return the count that a loss is a mean over: 1 example, or its tokens with a label from the *first* on."""
+    if TARGETS in example:
+        return len(example[TARGETS])
     labels = example.get("labels")
     return sum(label != _NO_LOSS for label in labels[first:]) if isinstance(labels, list) else 1
 

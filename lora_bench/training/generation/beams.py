@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from lora_bench.records.spec import Decoding
 from lora_bench.training.generation.steps import End, NoRepeat
@@ -39,7 +40,14 @@ class BeamSearch:
     no_repeat: NoRepeat | None
 
     def __call__(self, model: Any, input_ids: Tensor, generation_config: Any, **state: Any) -> list[list[int]]:
-        """Return the tokens of the best completion of each row of *input_ids*, shape (prompts, tokens), padded on the left."""
+        """Return the tokens of the best completion of each prompt.
+
+        Args:
+            model: The model.
+            input_ids: Prompts, shape (prompts, tokens), padded on the left; of a decoder behind an encoder its first token.
+            generation_config: Settings of `generate`, which are not read.
+            state: Mask and cache, and the encoder's outputs.
+        """
         for name in _OF_OTHER_LOOPS & set(state):
             del state[name]
         length_penalty, last = self.decoding.length_penalty, self.decoding.max_new_tokens
@@ -50,7 +58,9 @@ class BeamSearch:
         inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **state)
         for length in range(1, last + 1):
             outputs = model(**inputs, return_dict=True)
-            state = model._update_model_kwargs_for_generation(outputs, state)
+            # Else the mask of an encoder's inputs would grow with the text.
+            apart = model.config.is_encoder_decoder
+            state = model._update_model_kwargs_for_generation(outputs, state, is_encoder_decoder=apart)
             sums, completions, rows = self._extended(sums, completions, outputs.logits[:, -1].float())
             ended = self.end.reached(completions.flatten(0, 1)).view_as(sums) | (length == last)
             best.take(prompts, completions, torch.where(ended, sums / length**length_penalty, -torch.inf))
@@ -108,9 +118,12 @@ class _Best:
 
 
 def _select(state: dict[str, Any], rows: Tensor) -> None:
-    """Reduce the cache, the mask and the positions to these *rows*."""
+    """Reduce the cache, the mask, the positions and the encoder's outputs to these *rows*."""
     for name, value in state.items():
         if isinstance(value, Tensor):
             state[name] = value.index_select(0, rows)
+        elif isinstance(value, ModelOutput):
+            chosen = {key: part.index_select(0, rows) for key, part in value.items() if isinstance(part, Tensor)}
+            state[name] = type(value)(**chosen)
         elif hasattr(value, "reorder_cache"):
             value.reorder_cache(rows)

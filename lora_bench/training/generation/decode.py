@@ -1,9 +1,9 @@
-"""Complete prompts with a causal model.
+"""Complete prompts with a causal model, or write texts for inputs with a model of encoder and decoder.
 
 Each distinct prompt is completed once, in batches of prompts of similar length. The size of a batch changes no text: the
 padding of a prompt is on its left, where positions and masks ignore it, and a sample depends only on the run's seed and its
-prompt. `transformers`' generate() drives the model, so everything that works there works here: PEFT's methods, caches,
-autocast.
+prompt. An encoder's inputs are padded on the right, and what the decoder writes begins behind the model's first token.
+`transformers`' generate() drives the model, so everything that works there works here: PEFT's methods, caches, autocast.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def complete(
     """Complete every prompt.
 
     Args:
-        model: A causal model, adapted or not. Its own generation settings are ignored.
-        prompts: Their `input_ids`, as `encode_prompts` returns them.
+        model: A model that writes, adapted or not. Its own generation settings are ignored.
+        prompts: Their `input_ids`, as `encode_prompts` or `encode_sources` returns them.
         tokenizer: Tokenizer of the model, with an end-of-text token.
         decoding: Choice of tokens and end of a completion.
         seed: Seed of sampling.
@@ -135,9 +135,9 @@ def check_completes(model: Any) -> None:
     """Refuse a model that cannot write texts, before it is trained.
 
     Raises:
-        UnsupportedPair: If it is no causal model, or has virtual tokens of PEFT's own.
+        UnsupportedPair: If it is no language model, or has virtual tokens of PEFT's own.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base_of(model)
     if not getattr(base, "can_generate", lambda: False)():
         raise UnsupportedPair(f"{type(base).__name__} does not write texts: generation needs a causal language model")
     config = getattr(model, "active_peft_config", None)
@@ -170,8 +170,10 @@ def _completions(
     model: Any, prompts: list[Tokens], end: End, decoding: Decoding, seeds: Sequence[int], more: dict[str, Tensor]
 ) -> list[list[int]]:
     """Return the tokens that complete each prompt of one batch; tokens after an end of text mean nothing."""
-    inputs = _left_padded(prompts, end.token, next(model.parameters()).device) | more
-    width = inputs["input_ids"].shape[1]
+    config = _base_of(model).config
+    apart = config.is_encoder_decoder
+    inputs = _padded(prompts, end.token, next(model.parameters()).device, left=not apart) | more
+    width = 1 if apart else inputs["input_ids"].shape[1]  # what stands before the first token that is written
     no_repeat = NoRepeat(decoding.no_repeat_ngram, width) if decoding.no_repeat_ngram else None
     settings = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens,
@@ -179,6 +181,7 @@ def _completions(
         use_cache=True,
         eos_token_id=end.token,
         pad_token_id=end.token,
+        decoder_start_token_id=config.decoder_start_token_id if apart else None,
     )
     if decoding.beams > 1:
         search = BeamSearch(decoding, end, no_repeat)
@@ -195,18 +198,27 @@ def _completions(
     return written
 
 
-def _left_padded(prompts: Sequence[Tokens], filler: int, device: torch.device) -> dict[str, Tensor]:
-    """Return the prompts and their mask, each of shape (prompts, longest)."""
+def _padded(prompts: Sequence[Tokens], filler: int, device: torch.device, *, left: bool) -> dict[str, Tensor]:
+    """Return the prompts and their mask, each of shape (prompts, longest), padded on the left or on the right."""
     longest = max(len(prompt) for prompt in prompts)
-    rows = [[filler] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+
+    def filled(row: list[int], one: int) -> list[int]:
+        filling = [one] * (longest - len(row))
+        return filling + row if left else row + filling
+
+    rows = [filled(list(prompt), filler) for prompt in prompts]
+    mask = [filled([1] * len(prompt), 0) for prompt in prompts]
     return {"input_ids": torch.tensor(rows, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextlib.contextmanager
 def _without_own_settings(model: Any) -> Iterator[None]:
     """Ignore the checkpoint's generation_config.json in this block: no run spec contains it."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base_of(model)
     own = base.generation_config
     base.generation_config = GenerationConfig()
     try:

@@ -45,11 +45,11 @@ def encode_completions(
     Raises:
         LoraBenchError: If the tokenizer has no end-of-text token, or *max_length* is too small.
     """
-    end = _end_of_text(tokenizer)
+    end = end_of_text(tokenizer)
     if max_length < 4:
         raise LoraBenchError(f"max_length must be at least 4 for generation, got {max_length}")
-    inputs = _tokens(_inputs(split), tokenizer)
-    completions = _tokens([f" {references[0].strip()}" for references in _references(split)], tokenizer)
+    inputs = _tokens(inputs_of(split), tokenizer)
+    completions = _tokens([f" {references[0].strip()}" for references in references_of(split)], tokenizer)
     examples, cut = [], 0
     for source, target in zip(inputs, completions, strict=True):
         source_room = max(max_length // 2, max_length - len(target) - 1) - 1
@@ -83,14 +83,14 @@ def encode_prompts(
     Raises:
         LoraBenchError: If the tokenizer has no end-of-text token, or no room is left for a prompt.
     """
-    end = _end_of_text(tokenizer)
+    end = end_of_text(tokenizer)
     room = max_length - max_new_tokens - 1
     if room < 1:
         raise LoraBenchError(
             f"max_length {max_length} leaves no room for a prompt before max_new_tokens {max_new_tokens}: "
             f"raise it to at least {max_new_tokens + 2}, better to the length of the inputs and {max_new_tokens}"
         )
-    inputs = _tokens(_inputs(split), tokenizer)
+    inputs = _tokens(inputs_of(split), tokenizer)
     prompts = [[*_last(source, room), end] for source in inputs]
     examples = [{"input_ids": prompt, "attention_mask": [1] * len(prompt)} for prompt in prompts]
     return examples, sum(len(source) > room for source in inputs) / len(inputs) if inputs else 0.0
@@ -106,7 +106,7 @@ class CompletionCollator:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         padding = tokenizer.pad_token_id
         self.fills = {
-            "input_ids": padding if padding is not None else _end_of_text(tokenizer),
+            "input_ids": padding if padding is not None else end_of_text(tokenizer),
             "attention_mask": 0,
             "token_type_ids": tokenizer.pad_token_type_id,
             "labels": NO_LOSS,
@@ -124,11 +124,13 @@ class CompletionCollator:
         }
 
 
-def _inputs(split: Split) -> list[str]:
+def inputs_of(split: Split) -> list[str]:
+    """Return the text of each example."""
     return [text for (text,) in split.texts]
 
 
-def _references(split: Split) -> list[tuple[str, ...]]:
+def references_of(split: Split) -> list[tuple[str, ...]]:
+    """Return the right texts of each example."""
     labels: list[Any] = list(split.labels)
     return labels
 
@@ -145,7 +147,12 @@ def _last(tokens: list[int], count: int) -> list[int]:
     return tokens[max(0, len(tokens) - count) :]
 
 
-def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the end-of-text token.
+
+    Raises:
+        LoraBenchError: If the tokenizer has none.
+    """
     if tokenizer.eos_token_id is None:
         raise LoraBenchError("the tokenizer has no end-of-text token, so no completion would end: is the model causal?")
     return int(tokenizer.eos_token_id)

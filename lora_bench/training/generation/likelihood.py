@@ -1,4 +1,4 @@
-"""The losses of a causal model on right texts, text by text."""
+"""The losses of a model that writes on right texts, text by text."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lora_bench.tasks.task_scores import Likelihood
 from lora_bench.training.generation.encode import NO_LOSS, Example
+from lora_bench.training.generation.encode_pairs import with_decoder_inputs
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat
 
@@ -22,17 +23,18 @@ def likelihoods(
     *,
     batch_rows: int,
 ) -> list[Likelihood]:
-    """Return how likely the labelled tokens of each row are to a causal model.
+    """Return how likely the labelled tokens of each row are to a model.
 
     Args:
-        model: It gives the logits of the next token at each token.
-        rows: Their `input_ids`, `attention_mask` and `labels`.
-        collate: Makes a batch.
+        model: It gives the logits of the next token at each token; one with an encoder gives those of each label.
+        rows: Encoded inputs with right texts.
+        collate: Makes a batch, with labels.
         batch_rows: Rows of a batch.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    collate = with_decoder_inputs(collate, model)
     found: dict[int, Likelihood] = {}
     by_length = sorted(range(len(rows)), key=lambda row: -len(rows[row]["input_ids"]))
     for start in range(0, len(rows), batch_rows):
@@ -41,10 +43,11 @@ def likelihoods(
         places = by_length[start : start + batch_rows]
         batch = {name: tensor.to(device) for name, tensor in collate([rows[place] for place in places]).items()}
         labels = batch.pop("labels")
-        counts = labels[:, 1:] != NO_LOSS
+        predicted, last = (labels, None) if "decoder_input_ids" in batch else (labels[:, 1:], -1)
+        counts = predicted != NO_LOSS
         # Virtual tokens stand in front. Over a large vocabulary, float32 is for the tokens of answers alone.
-        logits = model(**batch).logits[:, -labels.shape[1] : -1][counts].float()
-        losses = F.cross_entropy(logits, labels[:, 1:][counts], reduction="none").cpu().double()
+        logits = model(**batch).logits[:, -labels.shape[1] : last][counts].float()
+        losses = F.cross_entropy(logits, predicted[counts], reduction="none").cpu().double()
         sums = losses.new_zeros(len(places)).index_add_(0, counts.nonzero()[:, 0].cpu(), losses)
         for place, nats, tokens in zip(places, sums.tolist(), counts.sum(1).tolist(), strict=True):
             found[place] = Likelihood(nats, tokens)

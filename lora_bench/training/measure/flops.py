@@ -3,7 +3,9 @@
 A step is done on fake tensors of each padded shape, and the operations of its matrix products are added up, forward and
 backward. Attention is counted as its matrix products, whatever kernel computes it. A run has as many shapes as its batches have
 lengths. In between, a count is interpolated if five counts lie on one parabola: at a given batch size some parts of a step do
-not depend on the length, some grow with it, and attention grows with its square.
+not depend on the length, some grow with it, and attention grows with its square. Where an encoder reads the input and a decoder
+writes, a batch has two lengths, and attention from one to the other grows with their product: then counts are taken from a
+surface of the second degree, if eight of them lie on it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from lora_bench.metrics import Kind
 from lora_bench.metrics.support.kinds import REAL_LABELS, label_shapes
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
+from lora_bench.records.budget import TARGETS
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.sealed_json import keep, kept
@@ -48,6 +51,60 @@ def batch_flops(
         return full[longest] if len(rows) == part else count(len(rows), longest)
 
     return lambda batch: sum(of_part(batch[start : start + part]) for start in range(0, len(batch), part))
+
+
+def batch_flops_apart(
+    count: Callable[[int, int, int], int], examples: Sequence[Example], batch_size: int, accumulation: int
+) -> Callable[[Sequence[Example]], int]:
+    """Return a function that counts the FLOPs of a batch of examples whose inputs and texts to write are apart.
+
+    Args:
+        count: Counts the FLOPs of a batch by its rows, and the padded lengths of its inputs and of its texts.
+        examples: All examples of the batches, unpadded.
+        batch_size: Examples of a full batch.
+        accumulation: Number of parts into which a batch is split, each padded to its own longest input and text.
+    """
+    part = batch_size // accumulation
+    inputs, texts = zip(*(_lengths(example) for example in examples), strict=True)
+    full = at_two_lengths(functools.partial(count, part), sorted(set(inputs)), sorted(set(texts)))
+
+    def of_part(rows: Sequence[Example]) -> int:
+        inputs, texts = zip(*map(_lengths, rows), strict=True)
+        counted: Callable[[int, int], int] = full if len(rows) == part else functools.partial(count, len(rows))
+        return counted(max(inputs), max(texts))
+
+    return lambda batch: sum(of_part(batch[start : start + part]) for start in range(0, len(batch), part))
+
+
+def _lengths(example: Example) -> tuple[int, int]:
+    return len(example["input_ids"]), len(example[TARGETS])
+
+
+def at_two_lengths(
+    count: Callable[[int, int], int], inputs: Sequence[int], texts: Sequence[int]
+) -> Callable[[int, int], int]:
+    """Return a count at any two of these lengths, in rising order; on a surface of the second degree if eight counts lie on it.
+
+    The surface is a parabola along each length and a share of their product. Six counts give it, and two others test it.
+    """
+    count = functools.cache(count)
+    if len(inputs) < 4 or len(texts) < 4:
+        return count
+    x, y = ([lengths[third * (len(lengths) - 1) // 3] for third in range(4)] for lengths in (inputs, texts))
+    along = _parabola([(own, count(own, y[0])) for own in x[:3]])
+    across = _parabola([(other, count(x[0], other)) for other in y[:3]])
+
+    def apart(own: int, other: int) -> Fraction:
+        return along(own) + across(other) - count(x[0], y[0])
+
+    share = (count(x[1], y[1]) - apart(x[1], y[1])) / ((x[1] - x[0]) * (y[1] - y[0]))
+
+    def surface(own: int, other: int) -> Fraction:
+        return apart(own, other) + share * (own - x[0]) * (other - y[0])
+
+    if any(surface(*pair) != count(*pair) for pair in ((x[3], y[3]), (x[2], y[1]))):
+        return count
+    return lambda own, other: int(surface(own, other))
 
 
 def at_lengths(count: Callable[[int], int], lengths: Sequence[int]) -> dict[int, int]:
@@ -83,7 +140,9 @@ def _parabola(points: Sequence[tuple[int, int]]) -> Callable[[int], Fraction]:
     return at
 
 
-def step_flops(base_model: BaseModel, method: Method, *, kind: Kind, labels: int, rows: int, length: int) -> int:
+def step_flops(
+    base_model: BaseModel, method: Method, *, kind: Kind, labels: int, rows: int, length: int, text: int | None = None
+) -> int:
     """Return the FLOPs of the forward and backward passes of a batch, from its shape alone; cached.
 
     Args:
@@ -93,13 +152,14 @@ def step_flops(base_model: BaseModel, method: Method, *, kind: Kind, labels: int
         labels: Number of classes.
         rows: Examples of the batch.
         length: Tokens that each is padded to.
+        text: Tokens that the texts to write are padded to, if they are apart from the inputs; *length* by default.
 
     Raises:
         UnsupportedPair: If the method cannot adapt the base model, or its computation depends on values.
     """
     asked = {
         "model": base_model.sha256, "method": method.name, "options": method.model_dump(), "kind": kind, "labels": labels,
-        "rows": rows, "length": length,
+        "rows": rows, "length": length, **({} if text is None else {"text": text}),
         "versions": [__version__, version("transformers"), version("peft"), version("torch")],
     }  # fmt: skip
     path = cache_folder("flops") / f"{content_hash(asked)}.json"
@@ -108,13 +168,13 @@ def step_flops(base_model: BaseModel, method: Method, *, kind: Kind, labels: int
     found = kept(path) if is_kept else None
     if found is not None:
         return int(found["flops"])
-    flops = _counted(base_model, method, kind, labels, rows, length)
+    flops = _counted(base_model, method, kind, labels, rows, length, length if text is None else text)
     if is_kept:
         keep(path, {"flops": flops})
     return flops
 
 
-def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, rows: int, length: int) -> int:
+def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, rows: int, length: int, text: int) -> int:
     from lora_bench.training.measure.step_bytes import predict_step
 
     # A fused kernel would hide its matrix products from the counter.
@@ -125,7 +185,7 @@ def _counted(base_model: BaseModel, method: Method, kind: Kind, labels: int, row
     try:
         _, flops = predict_step(
             method.apply(model, head=head),
-            {"input_ids": shape, "attention_mask": shape, **label_shapes(kind, rows, length, labels)},
+            {"input_ids": shape, "attention_mask": shape, **label_shapes(kind, rows, text, labels)},
             "float32",
             fused_attention=False,
             real=("labels",) if kind in REAL_LABELS else (),
