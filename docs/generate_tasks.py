@@ -147,8 +147,9 @@ metrics: [perplexity, exact_match]
 ```
 
 Answers that stand in a text, as in SQuAD (`unanswerable: true` for 2.0; `format: squad` reads its files). A long text is read
-in windows of `max_length` tokens that overlap; in training each window is an example. An answer is a mapping of `text` and
-`answer_start`, or a text: the first place where it stands, or that of `label: {column: answer, start: start}`.
+in windows of `max_length` tokens that overlap. Epochs, `batch_size` and `distinct_examples` count questions: a batch has all
+windows of its questions. An answer is a mapping of `text` and `answer_start`, or a text: the first place where it stands, or
+that of `label: {column: answer, start: start}`.
 
 ```yaml
 task: questions

@@ -23,7 +23,8 @@ MAX_SIZE = 1 << 20
 ParameterAxis = Literal["adapter_parameters", "stored_parameters"]
 PARAMETER_AXES: tuple[ParameterAxis, ...] = get_args(ParameterAxis)
 
-Batch = Sequence[Mapping[str, Any]]
+Batch = Sequence[Any]
+"""Examples: each a mapping of its tokens, or the list of the windows of a question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +103,14 @@ TARGETS = "targets"
 """Key of the text to write in an encoded example whose input an encoder reads apart."""
 
 
-def tokens_of(example: Mapping[str, Any]) -> int:
-    """Return the number of tokens of an encoded example, those of its text to write included."""
-    return len(example["input_ids"]) + len(example.get(TARGETS, ()))
+def rows_of(batch: Batch) -> list[Mapping[str, Any]]:
+    """Return the rows that a model reads for a batch: one for each example, or one for each window of a question."""
+    return [row for example in batch for row in (example if isinstance(example, list) else (example,))]
+
+
+def tokens_of(example: Any) -> int:
+    """Return the number of tokens of an encoded example: those of all its windows, and of its text to write."""
+    return sum(len(row["input_ids"]) + len(row.get(TARGETS, ())) for row in rows_of([example]))
 
 
 def amount_of(axis: Axis, amount: float) -> str:

@@ -1,7 +1,8 @@
 """Answers that stand in a text: where they begin and end, and the windows of tokens in which a model looks for them.
 
-A window is the question and as much of the text as `max_length` leaves room for. Windows of a text overlap by about a quarter
-of `max_length`, so that an answer cut by one is whole in the next. A window without the answer points at its first token.
+A window is the question and as much of the text as `max_length` leaves room for. Windows of a text overlap by a third of
+`max_length` (128 of 384 tokens, as is usual for SQuAD), so that an answer cut by one is whole in the next. A window without the
+answer points at its first token.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from lora_bench.errors import Fault, LoraBenchError
 from lora_bench.tasks.source_tables import Table
@@ -133,8 +135,8 @@ def encode_windows(
 
     Returns:
         For each window its `input_ids`, `attention_mask` and the tokenizer's other values; `begins` and `ends`, the
-        characters of the text that each token stands for, or `NOWHERE`; and `example`, the number of its example. And the share
-        of examples whose question was cut, to half of *max_length*.
+        characters of the text that each token stands for, or `NOWHERE`; `example`, the number of its example; and `windows`,
+        how many windows that has. And the share of examples whose question was cut, to half of *max_length*.
 
     Raises:
         LoraBenchError: If the tokenizer does not tell which characters a token stands for, or *max_length* is too small.
@@ -154,13 +156,14 @@ def encode_windows(
         [text for _, text in split.texts],
         truncation="only_second",
         max_length=max_length,
-        stride=max_length // 4 - AROUND,
+        stride=max_length // 3,
         padding=False,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
     columns = {name: list(values) for name, values in batch.items()}
     spans, numbers = columns.pop("offset_mapping"), columns.pop("overflow_to_sample_mapping")
+    of_each = Counter(numbers)
     windows: list[dict[str, Any]] = []
     for place, row in enumerate(zip(*columns.values(), strict=True)):
         of_text = [sequence == 1 for sequence in batch.sequence_ids(place)]
@@ -170,9 +173,37 @@ def encode_windows(
                 "begins": [span[0] if inside else NOWHERE for span, inside in zip(spans[place], of_text, strict=True)],
                 "ends": [span[1] if inside else NOWHERE for span, inside in zip(spans[place], of_text, strict=True)],
                 "example": numbers[place],
+                "windows": of_each[numbers[place]],
             }
         )
     return windows, cut / len(split.texts)
+
+
+class QuestionWindows(Sequence[list[dict[str, Any]]]):
+    """The windows of each question, as a list.
+
+    Args:
+        windows: Those of all questions, one question's after the other, as `encode_windows` makes them.
+    """
+
+    def __init__(self, windows: Sequence[dict[str, Any]]) -> None:
+        self._windows = windows
+        self._begins = [0]
+        while self._begins[-1] < len(windows):
+            self._begins.append(self._begins[-1] + windows[self._begins[-1]]["windows"])
+
+    def __len__(self) -> int:
+        return len(self._begins) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> list[dict[str, Any]]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[dict[str, Any]]]: ...
+    def __getitem__(self, index: int | slice) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return [self._windows[place] for place in range(self._begins[index], self._begins[index + 1])]
 
 
 def _cut(questions: list[str], tokenizer: PreTrainedTokenizerBase, most: int) -> tuple[list[str], int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from lora_bench.models.label_order import label_order_warnings
 from lora_bench.records.record import DataSummary
 from lora_bench.tasks import TaskData, majority_score, unavailable_metrics
+from lora_bench.tasks.answer_spans import QuestionWindows
 from lora_bench.training.attempt import Facts
 from lora_bench.training.exercises import Exercise
 from lora_bench.training.job import Job
@@ -19,14 +21,20 @@ from lora_bench.util.seeding import distinct_rows
 
 def examples_of(
     job: Job, data: TaskData, at_hand: Exercise, facts: Facts
-) -> tuple[Sequence[Example], dict[str, Sequence[Example]]]:
-    """Return the training examples and, by split, the examples to answer; record the facts about them."""
+) -> tuple[Sequence[Any], dict[str, Sequence[Example]]]:
+    """Return the training examples and, by split, the examples to answer; record the facts about them.
+
+    A question about a text is one training example: the list of its windows.
+    """
     spec = job.spec
     asked = dict.fromkeys(answered_splits(job.task, spec, data))
     if spec.selection_every is not None:
         asked[spec.rules.choose_on] = None
     truncated: dict[str, float] = {}
+    train: Sequence[Any]
     train, truncated["train"] = WARM.shared(job, "train", "train", lambda: at_hand.lessons(data.splits["train"]))
+    if job.task.kind == "spans":
+        train = QuestionWindows(train)
     wanted = spec.training.distinct_examples
     if wanted is not None:
         train = [train[row] for row in distinct_rows(spec.training.distinct_seed, len(train), wanted)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import Method
 from lora_bench.models.loading import reads_apart
+from lora_bench.records.budget import Batch, tokens_of
 from lora_bench.tasks import TaskData
 from lora_bench.training.encoded_examples import examples_of
 from lora_bench.training.exercises import Exercise, exercise
@@ -21,7 +22,7 @@ from lora_bench.training.setup import Setup
 from lora_bench.training.step_plan import Course, plan_course
 from lora_bench.util.failpoints import reach
 
-BatchFlops = Callable[[Sequence[Mapping[str, Any]]], int]
+BatchFlops = Callable[[Batch], int]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Lessons:
     @property
     def has_rows_of_nothing(self) -> bool:
         """Return True if an example has no tokens."""
-        return any(not example["input_ids"] for example in chain(self.course.rest(0), *self.questions.values()))
+        return any(not tokens_of(example) for example in chain(self.course.rest(0), *self.questions.values()))
 
 
 def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
@@ -69,7 +70,7 @@ def read_lessons(setup: Setup, tokenizer: Any) -> Lessons:
     return Lessons(data, made, questions, plan_course(recipe, seed, train, flops), flops)
 
 
-def _flops(job: Job, method: Method, train: Sequence[Example]) -> BatchFlops:
+def _flops(job: Job, method: Method, train: Sequence[Any]) -> BatchFlops:
     """Return a function that counts the FLOPs of a batch of training examples."""
     recipe, labels, kind = job.spec.training, max(1, len(job.spec.task.labels)), job.task.model_kind
 

@@ -21,7 +21,7 @@ from transformers import PrinterCallback, Trainer
 
 from lora_bench.methods import known_methods, trains_base
 from lora_bench.models.loading import writes_on
-from lora_bench.records.budget import tokens_of
+from lora_bench.records.budget import Batch, rows_of, tokens_of
 from lora_bench.records.record import Record
 from lora_bench.records.run_lock import others_at_work
 from lora_bench.training.adapted_model import AdaptedModel, adapt, device_of_runs
@@ -146,6 +146,8 @@ class Ready:
                 predicts_next=self.job.task.kind != "tokens",
             )
             collate = collate_share(collate)
+        elif self.job.task.kind == "spans":
+            collate = _of_windows(collate)
         with tempfile.TemporaryDirectory() as nothing_is_written_here, quiet():
             trainer = Trainer(
                 model=self.model,
@@ -161,6 +163,11 @@ class Ready:
             if self.setup.rank is not None:
                 weigh_shares(trainer, self.adapted.masks)
             yield trainer
+
+
+def _of_windows(collate: Callable[[Any], Any]) -> Callable[[Batch], Any]:
+    """Return a function that makes a batch of all windows of its questions."""
+    return lambda batch: collate(rows_of(batch))
 
 
 def prepare(
@@ -245,7 +252,7 @@ class _Seen:
     flops: int
 
     @classmethod
-    def of(cls, batch: Sequence[Mapping[str, Any]], flops: BatchFlops | None) -> _Seen:
+    def of(cls, batch: Batch, flops: BatchFlops | None) -> _Seen:
         """Return the work of a batch."""
         tokens = sum(map(tokens_of, batch))
         return cls(len(batch), tokens, 0 if flops is None else flops(batch))

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.records.budget import WORK, Axis, Batch, amount_of, tokens_of
+from lora_bench.records.budget import WORK, Axis, Batch, amount_of, rows_of, tokens_of
 from lora_bench.records.spec import PlannedTraining
 from lora_bench.util.seeding import epoch_order, grouped_order
 
-Example = Mapping[str, Any]
+Example = Any
+"""A mapping of its tokens, or the list of the windows of a question; see `lora_bench.records.budget.rows_of`."""
 
 # More examples than any run reaches.
 ENDLESS = 2**40
@@ -193,7 +194,7 @@ def _order_of(recipe: PlannedTraining, seed: int, examples: Sequence[Example]) -
     # Two epochs are kept, because a batch may span the end of one.
     if recipe.order == "shuffled":
         return functools.lru_cache(2)(lambda epoch: epoch_order(seed, epoch, len(examples)))
-    lengths = [len(example["input_ids"]) for example in examples]
+    lengths = [max(len(row["input_ids"]) for row in rows_of([example])) for example in examples]
     return functools.lru_cache(2)(lambda epoch: grouped_order(seed, epoch, lengths, recipe.batch_size))
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from lora_bench.documents import Document, read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
 from lora_bench.tasks import Split, load_data, majority_score, split_scores, task_from_document
-from lora_bench.tasks.answer_spans import NOWHERE, encode_windows, tokens_of
+from lora_bench.tasks.answer_spans import NOWHERE, QuestionWindows, encode_windows, tokens_of
 from lora_bench.tasks.task_scores import item_scores
 from tests.project import write_tokenizer
 
@@ -165,7 +165,7 @@ def test_windows_of_a_long_text_overlap_and_one_has_each_answer_whole(tokenizer)
     assert [window["example"] for window in windows] == [0] * (len(windows) - 1) + [1]
     inside = [[(b, e) for b, e in zip(one["begins"], one["ends"], strict=True) if b >= 0] for one in windows[:-1]]
     for before, after in itertools.pairwise(inside):
-        assert len({*before} & {*after}) == 32 // 4 - 4
+        assert len({*before} & {*after}) == 32 // 3
     assert inside[0][0] == (0, 3) and inside[-1][-1][1] == len(text)
     # "film was lovely" (3 words) is whole in at least one window, wherever it stands.
     for start in (place for place in range(len(text)) if text.startswith("film was lovely", place)):
@@ -173,6 +173,16 @@ def test_windows_of_a_long_text_overlap_and_one_has_each_answer_whole(tokenizer)
         found = [tokens_of(span, window["begins"], window["ends"]) for window in windows[:-1]]
         whole = [pair for pair in found if pair != (0, 0)]
         assert whole and all(last - first == 2 for first, last in whole)
+
+
+def test_the_windows_of_a_question_stay_together(tokenizer):
+    # A window has 3 special tokens, the question (2) and 27 of the text. The next one repeats 10 of these: 17 are new.
+    rows = [("the end", " ".join(["film"] * words)) for words in (27, 28, 27 + 2 * 17)]
+    windows, _ = encode_windows(Split(["1", "2", "3"], rows, []), tokenizer, 32)
+    assert [window["windows"] for window in windows] == [1, 2, 2, 3, 3, 3]
+    questions = QuestionWindows(windows)
+    assert list(questions) == [windows[:1], windows[1:3], windows[3:]] and questions[-1] == windows[3:]
+    assert questions[1:] == [windows[1:3], windows[3:]] and len(QuestionWindows([])) == 0
 
 
 def test_a_question_is_cut_to_half_of_the_length(tokenizer):

@@ -23,6 +23,7 @@ from lora_bench.tasks import Split
 from lora_bench.tasks.answer_spans import NOWHERE, encode_windows
 from lora_bench.training.exercises import LONGEST_ANSWER, _likeliest
 from lora_bench.training.measure.counters import count_parameters
+from lora_bench.util.seeding import distinct_rows
 from tests.project import BAD, GOOD, WORDS, write_model
 from tests.shared import shared
 from tests.tiny import VOCABULARY
@@ -161,8 +162,8 @@ def test_questions_without_an_answer_are_answered_by_the_null_score(tmp_path):
 
 
 def test_a_long_text_is_read_to_its_end(tmp_path):
-    """Texts of several windows: as many answers as questions, wherever they stand, and more examples than questions."""
-    path = write_project(tmp_path / "project", only_full(SUITE, examples="3_200"), words=(30, 40))
+    """Texts of several windows: as many answers as questions, wherever they stand."""
+    path = write_project(tmp_path / "project", only_full(SUITE, examples="1_600"), words=(30, 40))
     records = run_suite(path, runs=tmp_path / "runs", workers=0).records
     (full,) = records
     said = answers_in(tmp_path / "runs" / "opinions", records)(full.run_id)
@@ -174,7 +175,7 @@ def test_a_long_text_is_read_to_its_end(tmp_path):
     assert max(right) > 100  # beyond the first window of some 19 words
 
 
-def test_runs_are_done_alone_and_budgets_count_windows(tmp_path):
+def test_runs_are_done_alone_and_have_budgets_and_flops(tmp_path):
     suite = SUITE.replace("train_examples: 480", "train_flops: 2e8").replace("[0, 1]", "[0]")
     suite = suite.replace("budget: {", "budget: {adapter_parameters: 1_000, tolerance: 0.5, ")
     path = write_project(tmp_path / "project", suite + "selection_every: 3\n")
@@ -182,6 +183,68 @@ def test_runs_are_done_alone_and_budgets_count_windows(tmp_path):
     assert {company_of(cell.job) for cell in plan.cells} == {None}
     records = run_suite(path, runs=tmp_path / "runs", workers=0).records
     assert {record.status for record in records} == {"ok"}, [record.reason for record in records]
+
+
+WINDOWS = (1, 1, 2, 2, 3, 3, 3, 3)
+
+
+def write_three_lengths(folder, suite):
+    """A project of eight training questions, whose texts fill so many windows as `WINDOWS` says."""
+    path = write_project(folder, suite)
+    # A window of 24 tokens has 3 special ones, the question (3) and 18 of the text. The next repeats 8: 10 are new.
+    answers = {"text": ["film"], "answer_start": [0]}
+    rows = [
+        {"question": "the film was", "text": " ".join(["film"] * (8 + 10 * count)), "answers": answers}
+        for count in WINDOWS
+    ]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_epochs_and_batches_count_questions_in_plan_and_run(tmp_path):
+    """An epoch is 8 questions (1 + 1 + 2 + 2 + 3 * 4 = 18 windows), in 4 steps of 2 questions."""
+    suite = (
+        only_full(SUITE, examples=1)
+        .replace("train_examples: 1}", "epochs: 2}")
+        .replace("batch_size: 16", "batch_size: 2")
+    )
+    path = write_three_lengths(tmp_path / "project", suite)
+    (cell,) = make_plan(load_suite(path), tmp_path / "runs").cells
+    assert (cell.job.spec.training.train_examples, cell.job.spec.training.steps) == (16, 8)
+    (record,) = run_suite(path, runs=tmp_path / "runs", workers=0).records
+    assert record.status == "ok", record.reason
+    assert record.speed.train_examples == 16
+    assert record.speed.train_real_tokens == 2 * 18 * 24
+
+
+def test_distinct_rows_are_questions(tmp_path):
+    suite = (
+        only_full(SUITE, examples=1)
+        .replace("train_examples: 1}", "epochs: 3}")
+        .replace("batch_size: 16", "batch_size: 2")
+    )
+    path = write_three_lengths(tmp_path / "project", suite + "distinct_examples: 4\n")
+    (cell,) = make_plan(load_suite(path), tmp_path / "runs").cells
+    assert (cell.job.spec.training.train_examples, cell.job.spec.training.steps) == (12, 6)
+    (record,) = run_suite(path, runs=tmp_path / "runs", workers=0).records
+    assert (record.status, record.speed.train_examples) == ("ok", 12)
+    assert record.speed.train_real_tokens == 3 * 24 * sum(WINDOWS[row] for row in distinct_rows(0, 8, 4))
+
+
+def test_two_processes_share_the_windows_of_a_batch_and_train_as_one(tmp_path):
+    suite = (
+        only_full(SUITE, examples=1)
+        .replace("train_examples: 1}", "epochs: 1}")
+        .replace("batch_size: 16", "batch_size: 4")
+    )
+    scores = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        path = write_three_lengths(folder, suite.replace("max_length: 24", f"max_length: 24, processes: {processes}"))
+        (record,) = run_suite(path, runs=tmp_path / f"runs{processes}", workers=0).records
+        assert record.status == "ok", record.reason
+        scores.append([point.loss for point in record.curve])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
 def test_the_card_of_kept_weights_loads_a_model_of_answers(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from lora_bench.records.budget import TARGETS
+from lora_bench.records.budget import TARGETS, rows_of
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -90,7 +90,7 @@ class BatchShares(Sequence[Share]):
 
     Args:
         examples: Examples in training order.
-        rows: Rows of a batch; the last may have fewer.
+        rows: Examples of a batch; the last may have fewer. All windows of a question are rows of its own batch.
         processes: Number of shares of each batch.
         predicts_next: True if a label of a token is that of the token before it, as of a text to write.
     """
@@ -106,7 +106,7 @@ class BatchShares(Sequence[Share]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, rank = divmod(index, self._processes)
-        batch = self._examples[number * self._rows : (number + 1) * self._rows]
+        batch = rows_of(self._examples[number * self._rows : (number + 1) * self._rows])
         first, last = (edge * len(batch) // self._processes for edge in (rank, rank + 1))
         if first == last:
             return Share(batch[:1], 0, 0.0)

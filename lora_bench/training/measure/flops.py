@@ -11,7 +11,7 @@ surface of the second degree, if eight of them lie on it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
@@ -22,13 +22,13 @@ from lora_bench.metrics import Kind
 from lora_bench.metrics.support.kinds import REAL_LABELS, label_shapes
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import BaseModel
-from lora_bench.records.budget import TARGETS
+from lora_bench.records.budget import TARGETS, rows_of
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.sealed_json import keep, kept
 from lora_bench.version import __version__
 
-Example = Mapping[str, Any]
+Example = Any
 
 
 def batch_flops(
@@ -42,11 +42,12 @@ def batch_flops(
         batch_size: Examples of a full batch.
         accumulation: Number of parts into which a batch is split, each padded to its own longest example.
     """
-    part = batch_size // accumulation
-    lengths = sorted({len(example["input_ids"]) for example in examples})
+    part, count = batch_size // accumulation, functools.cache(count)
+    lengths = sorted({len(row["input_ids"]) for example in examples for row in rows_of([example])})
     full = at_lengths(lambda length: count(part, length), lengths)
 
-    def of_part(rows: Sequence[Example]) -> int:
+    def of_part(examples: Sequence[Example]) -> int:
+        rows = rows_of(examples)
         longest = max(len(row["input_ids"]) for row in rows)
         return full[longest] if len(rows) == part else count(len(rows), longest)
 
