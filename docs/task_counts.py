@@ -25,6 +25,8 @@ COUNTS: dict[str, dict[str, str]] = {
     "dart": {"train": "62,659", "selection": "6,980 (2,721)", "test": "12,551 (4,159)"},
     "samsum": {"train": "14,732", "selection": "818", "test": "819"},
     "wikisql": {"train": "56,355", "test": "8,421"},
+    "squad": {"train": "87,599", "test": "10,570"},
+    "squad_v2": {"train": "130,319", "test": "11,873"},
     "movie_reviews": {"all": "10,568"},
     "editorials": {"all": "5,190"},
     "product_reviews": {"all": "3,708"},

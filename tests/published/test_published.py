@@ -36,7 +36,7 @@ SHEETS = {
 # Each of their numbers was read in two sources, such as the paper and another that quotes it.
 READ_TWICE = ["vera-table2", "vera-table3", "fourierft-table2", "reft-table4"]
 TABLES = [*SHEETS, *READ_TWICE]
-READ_ONLY = {"lora-table4", "adalora-table2", "adalora-table14", "adalora-table15", *READ_TWICE}
+READ_ONLY = {"lora-table4", "adalora-table14", "adalora-table15", *READ_TWICE}
 REPEATED = [name for name in SHEETS if name not in READ_ONLY]
 
 # What a sheet calls a number, and where ours is the same number by another name.
@@ -46,7 +46,7 @@ SCORES = {
     "logical_form_accuracy_val": "exact_match", "rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l_summary",
     "val_loss": "val_loss", "gpu_mem_gb": "gpu_memory_gb",
 }  # fmt: skip
-TASKS = {"glue_avg8": "glue", "e2e": "e2e_tokens", "squad_v1.1": "squad_v1.1", "squad_v2": "squad_v2"}
+TASKS = {"glue_avg8": "glue", "e2e": "e2e_tokens", "squad_v1.1": "squad", "squad_v2": "squad_v2"}
 # The papers train on and score against E2E's texts in a spelling of their own.
 SPELT = {"e2e": "e2e_tokens"}
 PARTS = {"mnli_mm": "mismatched/", "webnlg_seen": "seen/", "webnlg_unseen": "unseen/"}
@@ -67,6 +67,8 @@ def score_in_sheet(row):
         metric = "bleu_webnlg"
     if metric == "val_loss":
         return "validation_loss"
+    if task.startswith("squad"):
+        return f"squad_{metric}"
     return PARTS.get(task, "") + SCORES.get(metric, metric)
 
 
@@ -513,6 +515,22 @@ def test_adalora_is_what_table_8_prints_in_the_frame_of_the_scripts():
             assert options["tinit"] == int(row["t_i"]) and options["tfinal"] == int(row["t_f"])
             assert options["deltaT"] == int(row["delta_T"])
             assert options["lora_alpha"] == int(script["lora_alpha"])
+
+
+def test_adalora_on_squad_has_the_budgets_of_the_rows_and_the_schedule_of_each_task():
+    suite = load_suite("adalora-table2")
+    for task, end, epochs in (("squad", 25_000, 10), ("squad_v2", 50_000, 12)):
+        for share, rank in (("0.08", 1), ("0.16", 2), ("0.32", 4), ("0.65", 8)):
+            entry = entry_of(suite, f"adalora_{share}_{task}")
+            recipe = suite.recipe(task, "microsoft/deberta-v3-base", entry)
+            options = entry.method.options
+            assert (options["target_r"], options["tfinal"], recipe.budget.epochs) == (rank, end, epochs)
+            # The weights that are left: a pair of vectors and a scale for each of 72 singular values a rank.
+            left = rank * 12 * (4 * 2 * 768 + 2 * (768 + 3072) + 6)
+            assert left / 183_831_552 == pytest.approx(float(share) / 100, rel=0.15)
+            lora = suite.recipe(task, "microsoft/deberta-v3-base", entry_of(suite, f"lora_{share}"))
+            assert (lora.rates, lora.budget.epochs, lora.training.max_length) == ((8e-5,), 8, 384)
+            assert (recipe.rates, recipe.selection_every, recipe.training.warmup_steps) == ((1e-3,), 3_000, 1_000)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_bench.cli import main
 from lora_bench.cli.commands import _allowed
 from lora_bench.cli.parser import _parser
 from lora_bench.errors import LoraBenchError
@@ -309,3 +310,82 @@ def test_the_records_tell_the_command_that_makes_them_again(reproduced):
         "lora-bench reproduce lora-table2 --model roberta-base --seeds 3 --tasks mrpc,rte --methods lora "
         f"--only {record['run_id']}"
     )
+
+
+# --- answers in a text -----------------------------------------------------------------------------------------------
+
+
+def write_squad_release(path, *, unanswerable, questions):
+    """A file in the layout of SQuAD's release: four questions a paragraph."""
+    draw = random.Random(questions)
+    paragraphs = []
+    for first in range(0, questions, 4):
+        context = " ".join([*draw.choices(WORDS, k=6), "very", draw.choice([*GOOD, *BAD]), *draw.choices(WORDS, k=4)])
+        said = re.search(r"very \w+ ?", context)[0].rstrip()
+        answer = {"text": said, "answer_start": context.index(said)}
+        asked = [
+            {"id": f"{n}", "question": "the film was", "answers": [] if unanswerable and n % 4 == 3 else [answer]}
+            for n in range(first, first + 4)
+        ]
+        paragraphs.append({"context": context, "qas": asked})
+    path.write_text(json.dumps({"version": "made", "data": [{"title": "films", "paragraphs": paragraphs}]}))
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lora_bench.cli.commands.PLAIN_WIDTH", 300)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_adaloras_squad_table_is_planned_with_its_own_counts(own_folder, capsys):
+    rows = "adalora_0.08_squad,adalora_0.08_squad_v2,lora_0.65"
+    assert main(["reproduce", "adalora-table2", "--methods", rows, "--seeds", "3", "--plan"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    # 10 epochs of 87,599 questions and 12 of 130,319, in batches of 16; LoRA 8 epochs of both.
+    for task, row, examples, steps in (
+        ("squad", "adalora_0.08_squad", "875,990", "54,750"),
+        ("squad_v2", "adalora_0.08_squad_v2", "1,563,828", "97,740"),
+        ("squad", "lora_0.65", "700,792", "43,800"),
+        ("squad_v2", "lora_0.65", "1,042,552", "65,160"),
+    ):
+        recipe = rf"{task} microsoft/deberta-v3-base {row} \S+ {examples} examples 16 {steps} "
+        assert any(re.match(recipe, line) for line in lines), (row, lines)
+    assert any(re.match(rf"lora_0.65 8 {12 * 8 * (4 * 2 * 768 + 2 * (768 + 3072)):,} ", line) for line in lines)
+
+
+def test_adaloras_squad_table_runs_on_releases_of_squad_and_says_what_differs(own_folder):
+    write_model(own_folder / "base", "deberta-v2")
+    for name, version, unanswerable in (("squad", "1.1", False), ("squad_v2", "2.0", True)):
+        folder = own_folder / "data" / name
+        folder.mkdir(parents=True)
+        write_squad_release(folder / f"train-v{version}.json", unanswerable=unanswerable, questions=64)
+        write_squad_release(folder / f"dev-v{version}.json", unanswerable=unanswerable, questions=16)
+    command = [
+        "reproduce",
+        "adalora-table2",
+        "--model",
+        "./base",
+        "--methods",
+        "lora_0.08,adapter_p_0.08",
+        "--seeds",
+        "3",
+    ]
+    given = ["--train-examples", "32", "--data-dir", "data", "--workers", "0", "--quiet"]
+    assert main([*command, *given]) == 0
+    records = read_records(own_folder / "runs" / "adalora-table2")
+    assert {(record.spec.task.name, record.status) for record in records} == {("squad", "ok"), ("squad_v2", "ok")}
+    assert len(records) == 2 * 2 * 3 and {record.speed.train_examples for record in records} == {32}
+    table, _ = table_suite("adalora-table2")
+    found = [verdict for verdict in verdicts(table, records) if verdict.measured is not None]
+    # Each row has two numbers a task.
+    assert len(found) == 2 * 2 * 2 and {verdict.verdict for verdict in found} == {"not comparable"}
+    assert {verdict.cell.score for verdict in found} == {"squad_f1", "squad_exact_match"}
+    of_v2 = next(one for one in found if one.cell.method == "lora_0.08" and one.cell.task == "squad_v2")
+    fields = {one.field: (one.asked, one.run) for one in of_v2.differs}
+    assert fields["data.examples.train"] == (130_319, 64) and fields["data.examples.test"] == (11_873, 16)
+    assert fields["adapter parameters"][0] == 165_888 and "task.definition.data.hub" not in fields
+    report = (own_folder / "runs" / "adalora-table2" / "report.md").read_text(encoding="utf-8")
+    assert "## Published: SQuAD v1.1 and v2.0 at matched budgets, DeBERTa-v3-base" in report
+    assert "A batch here is 16 questions with all windows of their texts." in report

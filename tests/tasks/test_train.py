@@ -193,7 +193,31 @@ def write_many_questions(target: Path) -> None:
         (target / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
 
 
+def write_squad(task: Task, target: Path) -> None:
+    """A release of SQuAD: two questions a paragraph, and in 2.0 some without an answer."""
+    assert task.local is not None
+    target.mkdir(parents=True)
+    for file, count in ((task.local.train[0], TRAIN_ROWS), (task.local.test[0], ROWS)):
+        paragraphs = []
+        for first in range(0, count, 2):
+            context = f"House {first} has fish and {'very ' * (first % 60)}old wine."
+            answer = {"text": "fish", "answer_start": context.index("fish")}
+            asked = [
+                {
+                    "id": str(n),
+                    "question": f"What has {n}?",
+                    "answers": [] if task.unanswerable and n % 3 == 0 else [answer],
+                }
+                for n in (first, first + 1)
+            ]
+            paragraphs.append({"context": context, "qas": asked})
+        release = {"version": "1", "data": [{"title": "Houses", "paragraphs": paragraphs}]}
+        (target / file).write_text(json.dumps(release), encoding="utf-8")
+
+
 MADE = {
+    "squad": lambda target: write_squad(load_task("squad"), target),
+    "squad_v2": lambda target: write_squad(load_task("squad_v2"), target),
     "e2e": write_e2e,
     "e2e_tokens": write_e2e,
     "webnlg": write_webnlg,
