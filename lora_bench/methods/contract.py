@@ -4,8 +4,8 @@ A method is a frozen `Strict` model. Its fields are its options, checked when a 
 budget may turn (its *size*), suggests a learning rate, and makes a base model trainable.
 
 Three things are optional. `callbacks()` returns transformers' `TrainerCallback` objects for the steps of a run.
-`trains_base = True` says that the method trains most of the base, so that no frozen copy is kept. `rate_factor(name)` returns
-the factor on the learning rate of a weight, by its name.
+`trains_base = True` says that the method trains or rewrites most of the base, so that no frozen copy is kept.
+`rate_factor(name)` returns the factor on the learning rate of a weight, by its name.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def own_callbacks(method: Method) -> list[TrainerCallback]:
 
 
 def trains_base(method: Method) -> bool:
-    """Return whether a method trains most weights of the base model, as its class variable `trains_base` says."""
+    """Return whether a method trains or rewrites most of the base model, as its class variable `trains_base` says."""
     return bool(getattr(method, "trains_base", False))
 
 

@@ -84,6 +84,7 @@ def estimate_run(spec: PlannedSpec, fit: MethodFit, data: TaskData) -> CostEstim
     rows = recipe.batch_size // (recipe.accumulation * recipe.processes)
     memory = (
         BYTES_PER_WEIGHT * (parameters.total + parameters.adapter * (not is_full))
+        - fit.saved_bytes
         + BYTES_PER_TRAINED_WEIGHT * parameters.trained
         + per_token * shape.layers * shape.width * rows * recipe.max_length
     )

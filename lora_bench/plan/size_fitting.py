@@ -20,7 +20,7 @@ import psutil
 from lora_bench.documents import Strict
 from lora_bench.errors import BudgetUnreachable, LoraBenchError, UnsupportedPair
 from lora_bench.families import declared_family, given_keys
-from lora_bench.methods import Method, with_size
+from lora_bench.methods import Method, trains_base, with_size
 from lora_bench.metrics import Kind
 from lora_bench.models.library_errors import in_a_sentence
 from lora_bench.models.loading import load_model
@@ -75,12 +75,14 @@ class MethodFit(Strict):
         size: The fitted size, or None if the method has none or the budget fixes none.
         parameters: Counts, or None if the pair is unsupported.
         reason: Why the pair is unsupported, or why no size meets the budget; else None.
+        saved_bytes: Bytes by which weights of the base that the method packs are smaller than in float32.
     """
 
     size: int | None
     parameters: CountedParameters | None
     shape: ModelShape | None
     reason: str | None
+    saved_bytes: int = 0
 
 
 def fit_method(
@@ -179,7 +181,10 @@ def count_method(method: Method, base_model: BaseModel, kind: Kind, labels: int,
                 lambda candidate: counting.of(with_size(method, candidate)).on(axis), target, budget.tolerance, axis
             ).size
             method = with_size(method, size)
-        return MethodFit(size=size, parameters=counting.of(method), shape=counting.shape(), reason=None)
+        found = counting.of(method)
+        return MethodFit(
+            size=size, parameters=found, shape=counting.shape(), reason=None, saved_bytes=counting.saved_by(method)
+        )
     except (UnsupportedPair, BudgetUnreachable) as reason:
         return MethodFit(size=None, parameters=None, shape=None, reason=str(reason))
 
@@ -201,6 +206,15 @@ class _Counting:
         if method.size is not None and getattr(method, method.size) > LARGE_SIZE:
             self._refuse_beyond_memory(method)
         return self._counted(method)
+
+    def saved_by(self, method: Method) -> int:
+        """Return the bytes by which weights of the base that a method packs are smaller than in float32."""
+        from lora_bench.tuners.four_bit import saved_bytes
+
+        if not trains_base(method):
+            return 0
+        model, head = load_model(self.base_model, kind=self.kind, labels=self.labels, on_meta=True)
+        return saved_bytes(method.apply(model, head=head))
 
     def _counted(self, method: Method) -> CountedParameters:
         from lora_bench.training.measure.counters import count_parameters

@@ -22,7 +22,9 @@ from lora_bench.records.record import Environment
 from lora_bench.version import __version__
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scikit-learn", "tokenizers")
-
+# Named only where they are installed.
+OPTIONAL = ("bitsandbytes",)
+NOT_INSTALLED = "not installed"
 
 # A worker finds the CUDA devices for the processes of its runs in this variable; it sees only one of them itself.
 RANK_DEVICES = "LORA_BENCH_RANK_DEVICES"
@@ -47,7 +49,11 @@ def describe_environment(device_type: str) -> Environment:
         memory_bytes=psutil.virtual_memory().total,
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
-        packages={"lora_bench": __version__, **{name: _version(name) for name in PACKAGES}},
+        packages={
+            "lora_bench": __version__,
+            **{name: _version(name) for name in PACKAGES},
+            **{name: found for name in OPTIONAL if (found := _version(name)) != NOT_INSTALLED},
+        },
         driver=driver_version() if device_type == "cuda" else None,
     )
 
@@ -166,4 +172,4 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED

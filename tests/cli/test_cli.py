@@ -249,6 +249,8 @@ def test_the_list_of_methods_has_sizes_and_rates_to_try_and_those_that_try_write
     said = {row[0]: row[1:] for row in rows if len(row) == 4}
     assert said["lora"][:2] == ["rank 8; 1 to 64", "1e-3; 3e-4 to 3e-3 at scaling 2, 1e-3 to 1e-2 for small models"]
     assert said["bitfit"][:2] == ["–", "1e-3; 1e-4 to 4e-3"]
+    what = "QLoRA: LoRA beside frozen weights in 4 bits (`methods: [qlora]`). It needs bitsandbytes, and CUDA or a CPU."
+    assert said["qlora"] == ["rank 8; 1 to 64", "1e-3; 1e-4 to 3e-3", what]
     for method, rates in [*RATES.items(), *RATES_LARGE.items()]:
         known = [float(number) for number in re.findall(r"\de-\d", said[method][1])]
         assert all(min(known) <= float(rate) <= max(known) for rate in rates), method

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lora_bench.records.probe_record import Flops, StepBytes
 from lora_bench.records.spec import Precision
 from lora_bench.training.measure.bare_step import TrainingStep
+from lora_bench.tuners.four_bit import scales_of
 
 
 class Allocations(TorchDispatchMode):
@@ -61,9 +62,10 @@ def _storages(values: Iterable[Any]) -> Iterable[torch.UntypedStorage]:
 
 def static_bytes(model: nn.Module) -> tuple[int, int]:
     """Return the bytes of weights and buffers, shared ones counted once, and of the trained weights' gradients."""
+    scales = (scale for weight in model.parameters() for scale in scales_of(weight))
     held = {
         tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
-        for tensor in (*model.parameters(), *model.buffers())
+        for tensor in (*model.parameters(), *model.buffers(), *scales)
     }
     gradients = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
     return sum(held.values()), gradients
