@@ -3,7 +3,7 @@
     python docs/generate.py methods            writes docs/methods.md: one card a method
     python docs/generate.py methods --check    exits with 1 if it would change
     python docs/generate.py suites             writes docs/suites.md: every key of a suite
-    python docs/generate.py support            writes docs/support.md: which method works on which model; takes minutes
+    python docs/generate.py support            writes docs/support.md: which method works on which model; takes a minute
 
 A method's card is its module's docstring, and its options are the fields of its class. The keys of a suite are the fields and
 docstrings of the classes that read it. So neither goes stale.

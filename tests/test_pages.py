@@ -19,8 +19,9 @@ from tests.test_docs import PAGES
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# `text` is output, or a picture of the package; the others are checked below and in test_docs.py.
-LANGUAGES = {"sh", "python", "yaml", "toml", "text"}
+# `text` is output, or a picture of the package; sessions are run by test_peft_defects.py, the others are checked below and in
+# test_docs.py.
+LANGUAGES = {"sh", "python", "pycon", "yaml", "toml", "text"}
 RANGES = [{"method": name, "learning_rate": {"low": 1e-4, "high": 1e-2}} for name in ("full", "lora")]
 
 
