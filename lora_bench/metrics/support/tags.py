@@ -11,10 +11,19 @@ from collections.abc import Callable, Sequence
 
 TAG = re.compile(r"O|([BIES])(?:-(.+))?", re.DOTALL)
 
+UNTYPED = "entity"
+"""Type of entities whose tags name none, such as B."""
+
 
 def is_tag(label: str) -> bool:
     """Return True if a label is a tag of entities."""
     return TAG.fullmatch(label) is not None
+
+
+def type_of(tag: str) -> str | None:
+    """Return the type of the entities that a tag is of; None for a tag outside of them, or a label that is no tag."""
+    given = TAG.fullmatch(tag)
+    return None if given is None or given[1] is None else given[2] or UNTYPED
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lora_bench.metrics import find
 from lora_bench.metrics.multilabel_macro_f1 import weighted_macro_f1
 from lora_bench.metrics.support.label_arrays import are_label_sets, label_arrays
+from lora_bench.metrics.support.tags import UNTYPED, entities, is_tag, type_of
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import AnswersOf
@@ -38,17 +40,21 @@ class GivenAnswers:
     """The answers of the runs of a row that have a score.
 
     Args:
-        classes: Names of the classes; empty for regression.
+        classes: Names of the classes, or the types of entities; empty for regression.
         references: Right answer to each item, shape (items,); of several labels a text 1 for each right one, shape (items,
-            classes).
+            classes). Of labels of words each word is an item, one sentence's after the other.
         answers: Shape (runs, items), or (runs, items, classes).
         probabilities: For each run, shape (items, classes); empty if a run kept none.
+        lengths: Words of each sentence, of labels of words; else empty.
+        tags: Names of the answers, where `classes` are the types of entities; else empty.
     """
 
     classes: tuple[str, ...]
     references: Classes | Floats
     answers: Classes | Floats
     probabilities: tuple[Floats, ...]
+    lengths: tuple[int, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def right_share(self) -> Floats:
@@ -68,7 +74,7 @@ class ClassScores:
 
     Args:
         items: Number of items of each class.
-        confusion: Mean count of each answer, shape (right class, answered class); empty for several labels.
+        confusion: Mean count of each answer, shape (right class, answered class); empty for several labels and for entities.
         calibration_error: None if a run kept no probabilities; so is `brier_score`.
     """
 
@@ -118,7 +124,10 @@ def _given(row: Row, setting: Setting, answers: AnswersOf) -> GivenAnswers | Non
     if not first or any(one.references != first or len(one.predictions) != len(first) for one in stored):
         return None
     classes = setting.spec.task.labels or ()
-    if (setting.spec.task.definition or {}).get("kind") == "multilabel":
+    kind = (setting.spec.task.definition or {}).get("kind")
+    if kind == "tokens":
+        return _given_words(first, [one.predictions for one in stored], classes)
+    if kind == "multilabel":
         if len(classes) > MOST_CLASSES or not all(
             are_label_sets(one, len(classes)) for one in (first, *(run.predictions for run in stored))
         ):
@@ -142,6 +151,28 @@ def _given(row: Row, setting: Setting, answers: AnswersOf) -> GivenAnswers | Non
     )
 
 
+def _given_words(first: Sequence[Any], said: Sequence[Sequence[Any]], labels: Sequence[str]) -> GivenAnswers | None:
+    """Return the labels of words, or None if some are none of the task's, or sentences have other words."""
+    number = {label: place for place, label in enumerate(labels)}
+    each = [first, *said]
+    if len(labels) > MOST_CLASSES or not all(isinstance(tags, list | tuple) for one in each for tags in one):
+        return None
+    lengths = tuple(map(len, first))
+    known = all(isinstance(tag, str) and tag in number for one in each for tags in one for tag in tags)
+    if not known or any(tuple(map(len, one)) != lengths for one in each):
+        return None
+    right, *answers = (np.array([number[tag] for tags in one for tag in tags], dtype=np.int64) for one in each)
+    types = {type_of(label) for label in labels} - {None} if all(map(is_tag, labels)) else set()
+    return GivenAnswers(
+        classes=tuple(sorted(filter(None, types))) if types else tuple(labels),
+        references=right,
+        answers=np.array(answers),
+        probabilities=(),
+        lengths=lengths,
+        tags=tuple(labels) if types else (),
+    )
+
+
 def _are_classes(values: Classes | Floats, classes: int) -> bool:
     return bool(values.dtype.kind == "i" and (values >= 0).all() and (values < classes).all())
 
@@ -150,6 +181,8 @@ def class_scores(given: GivenAnswers) -> ClassScores:
     """Return the scores of a row of classification by class."""
     if given.several:
         return _label_scores(given)
+    if given.tags:
+        return _entity_scores(given)
     references, number = given.references.astype(np.int64), len(given.classes)
     counts = [confusion(references, said.astype(np.int64), number) for said in given.answers]
     by_run = [precision_recall_f1(one) for one in counts]
@@ -177,20 +210,51 @@ def _label_scores(given: GivenAnswers) -> ClassScores:
     number = len(given.classes)
     right, answers = given.references.astype(np.int64), given.answers.astype(np.int64)
     counts = [[confusion(right[:, label], said[:, label], 2) for label in range(number)] for said in answers]
-    by_run = [[precision_recall_f1(one) for one in of_labels] for of_labels in counts]
-
-    def over_runs(which: int) -> tuple[Summary, ...]:
-        return tuple(summarise([float(run[label][which][1]) for run in by_run]) for label in range(number))
-
     of_items, of_runs = given.references.astype(np.float64), given.answers.astype(np.float64)
     macro = [weighted_macro_f1(references=of_items, predictions=said[None]) for said in of_runs]
     everything = np.ones((1, len(right)))
+    return _scores_of_each(counts, [float(np.nan_to_num(one(everything)[0, 0])) for one in macro])
+
+
+def _entity_scores(given: GivenAnswers) -> ClassScores:
+    """Return the scores of the entities of each type: right if type, first and last word are."""
+    real = _entities(given, given.references)
+    counts, macro = [], []
+    for answers in given.answers:
+        said = _entities(given, answers)
+        of_types = []
+        for type_ in given.classes:
+            own, found = ({one for one in some if one[1] == type_} for some in (real, said))
+            of_types.append(np.array([[0, len(found - own)], [len(own - found), len(own & found)]]))
+        counts.append(of_types)
+        f1 = [float(precision_recall_f1(one)[2][1]) for one in of_types if one.any()]
+        macro.append(sum(f1) / len(f1) if f1 else 0.0)
+    return _scores_of_each(counts, macro)
+
+
+def _entities(given: GivenAnswers, answers: Classes | Floats) -> set[tuple[int, str, int, int]]:
+    """Return sentence, type, first and last word of each entity."""
+    ends = np.cumsum(given.lengths)
+    return {
+        (sentence, type_ or UNTYPED, first, last)
+        for sentence, numbers in enumerate(np.split(answers, ends[:-1]))
+        for type_, first, last in entities([given.tags[int(number)] for number in numbers])
+    }
+
+
+def _scores_of_each(counts: Sequence[Sequence[Classes]], macro: Sequence[float]) -> ClassScores:
+    """Return the scores of classes that are found or not, each with a matrix of two, for each run."""
+    by_run = [[precision_recall_f1(one) for one in of_classes] for of_classes in counts]
+
+    def over_runs(which: int) -> tuple[Summary, ...]:
+        return tuple(summarise([float(run[place][which][1]) for run in by_run]) for place in range(len(counts[0])))
+
     return ClassScores(
-        items=tuple(right.sum(axis=0).tolist()),
+        items=tuple(int(one[1].sum()) for one in counts[0]),
         precision=over_runs(0),
         recall=over_runs(1),
         f1=over_runs(2),
-        macro_f1=summarise([float(np.nan_to_num(one(everything)[0, 0])) for one in macro]),
+        macro_f1=summarise(list(macro)),
         confusion=np.zeros((0, 0)),
         calibration_error=None,
         brier_score=None,
@@ -214,10 +278,10 @@ def rows_with_answers(table: ModelTable, given: GivenByRow) -> list[tuple[Row, G
 def differing_items(rows: Sequence[tuple[Row, GivenAnswers]]) -> list[int]:
     """Return the items that a method answers right in most runs and another wrong in most, the clearest first.
 
-    Items with several labels are not among them. Equally clear ones are in a fixed random order: files are often sorted by
-    class, and readers see the first items alone.
+    Items with several labels and words are not among them. Equally clear ones are in a fixed random order: files are often
+    sorted by class, and readers see the first items alone.
     """
-    if not rows or not rows[0][1].classes or rows[0][1].several:
+    if not rows or not rows[0][1].classes or rows[0][1].several or rows[0][1].lengths:
         return []
     shares = np.array([given.right_share for _, given in rows])
     most, least = shares.max(axis=0), shares.min(axis=0)

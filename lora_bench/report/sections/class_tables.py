@@ -55,6 +55,12 @@ def class_lines(table: ModelTable, given: GivenByRow, reference: str, folder: st
     if rows[0][1].several:
         lines = [_LEGEND, "", *_classes(scored, names, "label"), *_agreement(rows, reference, folder)]
         return text.folded("Labels", lines)
+    if rows[0][1].tags:
+        return text.folded("Entities", [_LEGEND, "", *_classes(scored, names, "type")])
+    if rows[0][1].lengths:
+        return text.folded(
+            "Labels of words", [_LEGEND, "", *_classes(scored, names, "label"), "", *_confusions(scored, names)]
+        )
     lines = [_LEGEND, "", *_summary(scored), "", *_classes(scored, names), "", *_confusions(scored, names)]
     return text.folded("Classes, confusions and calibration", [*lines, *_agreement(rows, reference, folder)])
 
@@ -104,7 +110,7 @@ def _classes(scored: Sequence[_Scored], names: Sequence[str], what: str = "class
         for row, scores in scored
     ]  # fmt: skip
     header = [what, "method", "items", "precision", "recall", "F1"]
-    several = "labels" if what == "label" else "classes"
+    several = "classes" if what == "class" else f"{what}s"
     some = f"{len(shown)} of {len(present)} {several}: those with the lowest F1 of any method."
     return [*([some, ""] if len(shown) < len(present) else []), *text.table(header, lines, 2)]
 
