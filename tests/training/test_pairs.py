@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Trainer, TrainingArguments
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.methods import known_methods
@@ -282,6 +282,20 @@ def test_settings_of_the_checkpoint_are_left_out_of_account(decoding, base, sour
     model.generation_config.update(forced_bos_token_id=GREAT, decoder_start_token_id=THE, min_length=30, num_beams=2)
     expected = complete(base, sources, tokenizer, decoding, seed=0)
     assert complete(model, sources, tokenizer, decoding, seed=0) == expected
+
+
+@pytest.mark.parametrize("family", WRITERS)
+def test_a_prefix_from_words_is_what_both_stacks_compute_for_them(family, tmp_path):
+    base = AutoModelForSeq2SeqLM.from_pretrained(write_model(tmp_path / "base", family)).eval()
+    model = known_methods()["prefix_tuning"](num_virtual_tokens=3, words="the film was").apply(base, head=[]).eval()
+    words = torch.tensor([[THE, FILM, WAS]])
+    path, key = {
+        "t5": ("decoder.block.0.layer.1.EncDecAttention", "k"), "bart": ("model.decoder.layers.0.encoder_attn", "k_proj"),
+    }[family]  # fmt: skip
+    attention = model.get_base_model().get_submodule(path)
+    with torch.no_grad(), model.disable_adapter():
+        encoded = model.get_base_model().get_encoder()(input_ids=words).last_hidden_state[0]
+        assert torch.allclose(attention.prefix_key["default"], getattr(attention.base_layer, key)(encoded), atol=1e-6)
 
 
 # --- costs -----------------------------------------------------------------------------------------------------------

@@ -182,6 +182,18 @@ def test_dropout_and_work_are_those_of_both_stacks(tmp_path, family):
         assert [stack.config.to_dict()[next(iter(model))] for stack in stacks] == [expected] * 2
 
 
+def test_two_processes_take_the_steps_of_one_behind_an_encoder_too(tmp_path):
+    found = []
+    for processes in (1, 2):
+        suite = SUITE.replace("train_examples: 960", "train_examples: 32").replace(
+            "base_dropout: 0.0", f"base_dropout: 0.0, label_smoothing: 0.1, processes: {processes}"
+        )
+        path = write_project(tmp_path / str(processes), suite, family="t5")
+        (made,) = run_suite(path, runs=tmp_path / f"runs{processes}", workers=0).records
+        found.append([point.loss for point in made.curve])
+    assert len(found[0]) == 2 and found[1] == pytest.approx(found[0], abs=1e-4)
+
+
 @pytest.mark.parametrize("family", WRITERS)
 def test_what_a_decoder_behind_an_encoder_cannot_do_is_said_in_the_plan(tmp_path, family):
     chat = SUITE.replace("kind: generation", "kind: chat")
