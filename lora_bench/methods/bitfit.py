@@ -6,8 +6,8 @@ Trains every b of the base model, those of LayerNorms and embeddings too: 102,14
 
 Paper: Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199. Learning rates: 1e-4 to 4e-3.
 
-Limits: biases change in place, so it cannot be switched off or share its base in memory. Families without biases (Llama,
-ModernBERT, T5) have nothing to train.
+Limits: biases change in place, so it cannot be switched off or share its base in memory. Families without biases, such as
+Llama and T5, have nothing to train.
 """
 
 from __future__ import annotations

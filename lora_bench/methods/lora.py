@@ -4,7 +4,7 @@
 
 A has shape (rank, in_features), B (out_features, rank). Training starts from the base model: B starts at zero, and PiSSA and
 OLoRA take their first B A out of W. The paper adapts query and value: 4 L d rank weights in L layers of width d. Where one
-weight computes query, key and value (GPT-2, DeBERTa v1, ModernBERT), each adapted slice has its own A and B, as in the paper
+weight computes query, key and value (as in GPT-2 and DeBERTa v1), each adapted slice has its own A and B, as in the paper
 but unlike PEFT. A decoder's attention to an encoder is adapted like its self-attention.
 
 Papers: Hu et al. 2021, https://arxiv.org/abs/2106.09685; rsLoRA: Kalajdzievski 2023, https://arxiv.org/abs/2312.03732; DoRA:

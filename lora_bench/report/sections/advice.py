@@ -112,7 +112,7 @@ def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
         who = f"{len(others)} other methods score" if len(others) > 1 else "other method scores"
         return f": the {who} {sizes(contrasts)} worse"
     if not any(all_shown(line, NOT_WORSE) for line in others):
-        return f": no other method is shown to be as good{_with_smaller(seen, pick)}"
+        return f": no {_others(seen, pick)} is shown to be as good"
     better = [line for line in others if all_shown(line, ("better",))]
     if better:
         return (
@@ -154,10 +154,10 @@ def _no_equality(seen: Overview) -> list[str]:
     return [f"{plural(most, 'seed')} cannot show that methods are equal; {fewest} may."] if most < fewest else []
 
 
-def _with_smaller(seen: Overview, pick: Line) -> str:
-    """Words on smaller files, if every other method has them."""
+def _others(seen: Overview, pick: Line) -> str:
+    """Words on the other methods, and their files if all are smaller."""
     smaller = all(_larger(pick, line) > 1 + LIKE_COST for line in seen.methods if line is not pick and line.contrasts)
-    return " with a smaller file" if smaller else ""
+    return "method with a smaller file" if smaller else "other method"
 
 
 def _shown(line: Line, noun: str = "") -> str:

@@ -188,7 +188,7 @@ def test_an_undecided_method_is_never_recommended_or_called_worse():
         for one in wide
     ]
     found, _ = headline(runs("full", 0) + lower + runs("prefix_tuning", -0.05))
-    assert found.lead.startswith("Take `full`: no other method is shown to be as good")
+    assert found.lead.startswith("Take `full`: no method with a smaller file is shown to be as good")
     assert "`lora` is undecided" in found.further[0]
     assert found.further[-1] == "10 seeds cannot show that methods are equal; 29 may."
 
