@@ -1,6 +1,6 @@
 """Whether a pack changes scores in bfloat16, where it adds in another order: the same runs packed and each by itself.
 
-    python benchmarks/packed_scores.py            some minutes on two CPU cores
+    python benchmarks/packed_scores.py            ten minutes on two CPU cores
     python benchmarks/packed_scores.py --quick    a minute: shows that it runs
 
 The runs are LoRA on MiniLM-L6 in the RoBERTa class for film reviews, with twenty seeds, dropout on, in bfloat16 by autocast.
