@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,10 @@ def check_fits(adapter: PortableAdapter, model: PreTrainedModel) -> None:
         "task_type": None, "modules_to_save": None, "base_model_name_or_path": None, "inference_mode": False,
     }  # fmt: skip
     alone = replace(adapter.config, **plain)
-    wanted = get_peft_model_state_dict(get_peft_model(copy.deepcopy(model), alone), save_embedding_layers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # warnings of one library about another
+        adapted = get_peft_model(copy.deepcopy(model), alone)
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     want = {name.removeprefix(PEFT_PREFIX): tuple(tensor.shape) for name, tensor in wanted.items()}
     got = {name: tuple(tensor.shape) for name, tensor in adapter.weights.items()}
     for name in sorted(want.keys() | got.keys()):
