@@ -239,6 +239,9 @@ def general(reason: str, model_type: str, model_class: str = "") -> str:
         r"^\d+ of the \d+ weights": "some weights",
         # PEFT goes on with what it supports.
         r"(?<=not supported)[.,] [Cc]urrently.*": "",
+        # Where else to look depends on the family.
+        r": prefix_layer works there,.*": "",
+        "(?<=generation needs a causal model) such as gpt2": " or an encoder with a decoder",
         # The size of a difference is that of random weights, and the first weight's path is the model's own.
         r", by \S+$|, \S+ first$|(?<=frozen): \S+$": "",
     }
@@ -346,9 +349,10 @@ def support_page() -> str:
         f"Made by `docs/generate.py support` with {versions}.\n"
         "Each method was put on a tiny model of each family, trained for three steps, and asked for a padded row. It works if\n"
         "every weight it adds gets a gradient, the head is trained whole, and padding changes no answer.\n\n"
-        "`some` means that some variants of the method work. Numbers are those of the [reasons](#reasons). Kinds of task in\n"
-        "one table have models of one class. `qlora` works where `lora` does. A chat is one text, so T5 and BART\n"
-        "refuse it. The sites of other families are worked out: [families](families.md).\n\n"
+        "`some` means that some variants of the method work. Numbers are those of the [reasons](#reasons). Kinds of task\n"
+        "under one heading share their results, since they load the same class of model; summaries and translations are\n"
+        "`generation`. A chat is one text, so T5 and BART refuse it. `qlora` works where `lora` does. Models that are not in\n"
+        "the tables: [families](families.md).\n\n"
         "SmolLM2-135M works like any Llama, from a folder or the hub. It has no name of its own here: the package index\n"
         "offers only a copy in 4 bits, and no exact one to check it against.\n\n"
         f"{''.join(tables)}## Reasons\n\n{''.join(notes.lines())}\n"
