@@ -130,12 +130,12 @@ def read_adapter(folder: Path, model: PreTrainedModel) -> PortableAdapter:
         model: Skeleton of its base model.
 
     Raises:
-        LoraBenchError: If its files cannot be read, or it is none of our tuners'.
+        LoraBenchError: If its files cannot be read, or another method wrote it.
     """
-    with in_a_sentence(f"{folder}: its {ADAPTER_CONFIG} is none of PEFT's"):
+    with in_a_sentence(f"{folder}: its {ADAPTER_CONFIG} is not one of PEFT"):
         config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, TunerConfig):
-        raise LoraBenchError(f"{folder} holds {config.peft_type.value}, which is none of our tuners'")
+        raise LoraBenchError(f"{folder} holds {config.peft_type.value}, which lora_bench has no tuner for")
     tensors = read_weights(folder, SAFETENSORS_WEIGHTS_NAME)
     named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in tensors.items()}
     inside = inside_of(named, model)
