@@ -68,7 +68,7 @@ class Memory(Strict):
         kind: "allocated" is memory handed out by the CUDA allocator, "reserved" memory it took from the device, "resident" the
             resident set of the process.
         exclusive: True if nothing else ran on the device or machine meanwhile; null if unknown.
-        start_bytes: Before the base model was loaded.
+        start_bytes: Before the base model was loaded. One that an earlier run of the process left in memory is not counted.
         load_bytes: Peak while the base model was loaded and adapted.
         first_step_bytes: Peak of the first step, in which the optimiser allocates its states.
         steady_bytes: Peak of the later steps.

@@ -12,7 +12,6 @@ from torch import nn
 from lora_bench.errors import UnsupportedPair
 from lora_bench.methods import Method, own_callbacks, trains_base
 from lora_bench.metrics.support.kinds import READS_ONE_TOKEN
-from lora_bench.models.find_family import use_family
 from lora_bench.models.read_position import read_alone
 from lora_bench.models.shared_copy import own_trained
 from lora_bench.training.distributed.fsdp import shard
@@ -50,7 +49,6 @@ def adapt(setup: Setup) -> AdaptedModel:
     reach("run.load")
     began = time.perf_counter()
     spec = job.spec
-    use_family(job.base_model)
     # A worker rank does one run, so it keeps no base model.
     model, head = load_for(job) if trains_base(method) or rank is not None else WARM.base(job)
     tokenizer = WARM.tokenizer(job.base_model)

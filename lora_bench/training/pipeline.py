@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer
 
 from lora_bench.methods import known_methods, trains_base
+from lora_bench.models.find_family import use_family
 from lora_bench.models.loading import writes_on
 from lora_bench.records.budget import Batch, rows_of, tokens_of
 from lora_bench.records.record import Record
@@ -193,11 +194,12 @@ def prepare(
     measure = MeasureCallback(exclusive=job.exclusive and alone)
     method = known_methods()[spec.method.name](**spec.method.options)
     setup = Setup(job, facts, method, seed, notify, packed, rank)
-    if trains_base(method):
-        WARM.without_base()
-    measure.begin(device_of_runs())
+    use_family(job.base_model)
+    # Read before measuring: a later run of this process finds them in memory.
+    lessons = read_lessons(setup, WARM.tokenizer(job.base_model))
+    WARM.keep_base_for(None if trains_base(method) or rank is not None else job)
+    measure.begin(device_of_runs(), base_bytes=WARM.base_bytes)
     adapted = adapt(setup)
-    lessons = read_lessons(setup, adapted.tokenizer)
     checkpoint = _checkpoint(job, facts, rank)
     hooks = hooks_of(setup, adapted, lessons, measure, checkpoint)
     facts.enter("preparing the training")

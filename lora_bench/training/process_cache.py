@@ -28,6 +28,7 @@ from lora_bench.tasks import task_scores as scoring
 from lora_bench.training.generation import chat, encode, encode_pairs
 from lora_bench.training.in_common import MAY_DIFFER, Fields, in_common
 from lora_bench.training.job import Job
+from lora_bench.training.measure.counters import bytes_of
 from lora_bench.training.token_cache import LEAST_EXAMPLES, Example, shared_examples
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.paths import cache_folder
@@ -135,7 +136,7 @@ class Warm:
 
     def base(self, job: Job) -> Loaded:
         """Return a copy of the base model for a run, over the cached weights."""
-        key = (job.base_model, in_common(job, BASE_MAY_DIFFER))
+        key = _base_key(job)
         if self._base.key != key or _hash(self._base.made[0]) != self._base_hash:
             self._base = _Kept()
             self._base = _Kept(key, load_for(job))
@@ -155,9 +156,20 @@ class Warm:
         found: PreTrainedTokenizerBase = self._tokenizer.made
         return found
 
-    def without_base(self) -> None:
-        """Drop the base model from the cache, because the next run trains all of its own weights."""
-        self._base = _Kept()
+    def keep_base_for(self, job: Job | None) -> None:
+        """Drop the cached base model, unless it is that of the next run; None if that run loads one of its own."""
+        if job is None or self._base.key != _base_key(job):
+            self._base = _Kept()
+
+    @property
+    def base_bytes(self) -> int:
+        """Bytes of the cached base model's weights in the memory of this process, 0 if none is cached."""
+        return 0 if self._base.made is None else sum(map(bytes_of, self._base.made[0].parameters()))
+
+
+def _base_key(job: Job) -> Any:
+    """Return what two runs must have in common to use one base model."""
+    return job.base_model, in_common(job, BASE_MAY_DIFFER)
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from lora_bench.training import pipeline, scoring
 from lora_bench.training import process_cache as warm
 from lora_bench.training.checkpoint import latest_checkpoint
 from lora_bench.training.exercises import Replies
+from lora_bench.training.measure.counters import PeakMemory
 from lora_bench.training.run import run_job
 from lora_bench.training.scoring import keep_probabilities
 from tests.project import SUITE, write_project
@@ -93,6 +94,18 @@ def test_a_further_run_of_a_process_reads_no_tokenizer_and_no_data_again(tmp_pat
     assert sorted(read) == ["load_data", "load_model", "load_tokenizer"]
     run_job(ready["bottleneck_adapter"])
     assert len(read) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a card holds no base model between runs")
+def test_a_base_model_that_an_earlier_run_left_in_memory_counts_as_memory_of_the_run(tmp_path, monkeypatch):
+    warm.WARM.keep_base_for(None)
+    monkeypatch.setattr(PeakMemory, "now", lambda self: 10**9)
+    ready = jobs(tmp_path)
+    records = [run_job(ready[label]) for label in ("lora", "bottleneck_adapter", "full", "prefix_tuning")]
+    assert {record.memory.kind for record in records} == {"resident"}
+    base = 4 * records[2].parameters.total
+    # `full` trains a base model of its own, and leaves none behind.
+    assert [10**9 - record.memory.start_bytes for record in records] == [0, base, 0, 0]
 
 
 def test_the_same_spec_gives_the_same_answer(tmp_path):

@@ -121,12 +121,20 @@ class MeasureCallback(TrainerCallback):
         self._train_began = 0.0
         self._last_step_ended = 0.0
 
-    def begin(self, device: torch.device) -> None:
-        """Begin to measure, before the base model is loaded."""
+    def begin(self, device: torch.device, *, base_bytes: int = 0) -> None:
+        """Begin to measure, before the base model is loaded.
+
+        Args:
+            device: The device that trains.
+            base_bytes: Weights of the run's base model that an earlier run of this process has left in the host's memory. They
+                count as the run's own.
+        """
         return_freed_memory()
-        self._memory = PeakMemory(device)
+        self._memory = memory = PeakMemory(device)
         self._peak()
-        self.start_bytes = self.measured(MEMORY_IN_USE, self._memory.now)
+        self.start_bytes = self.measured(MEMORY_IN_USE, memory.now)
+        if self.start_bytes is not None and memory.kind == "resident":
+            self.start_bytes = max(0, self.start_bytes - base_bytes)
 
     def measured(self, what: str, read: Callable[[], FoundT]) -> FoundT | None:
         """Return a measurement, or None with a sentence in `unmeasured`: no training ends for want of a number.
