@@ -54,6 +54,14 @@ def all_shown(line: Line, words: Sequence[str]) -> bool:
     return bool(line.contrasts) and all(contrast.shown in words for contrast in line.contrasts)
 
 
+def is_advised(pick: Line) -> bool:
+    """Tell if verdicts speak for a method that is chosen: it is nowhere worse, and somewhere better if its file is larger."""
+    if pick.reference:
+        return True
+    larger = pick.file_ratio is not None and pick.file_ratio > 1 + LIKE_COST
+    return all_shown(pick, NOT_WORSE) and not (larger and all_shown(pick, (*WITHIN, *UNLESS_COLLAPSE)))
+
+
 _TAKE: dict[Grade, str] = {
     "recommendation": "Take {}", "indicative": "Lean towards {}", "exploratory": "Try {} first",
 }  # fmt: skip
@@ -134,14 +142,16 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
 
 
 def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
-    """The findings where the chosen method is not shown to be as good as the reference."""
+    """The findings where no verdict speaks for the chosen method."""
     highest = all(choice.best.label == pick.label for choice in seen.choices)
     what = "has the best mean" if highest else "has the smallest files of those as good as the best mean"
     others = [line for line in seen.methods if line is not pick and line.contrasts]
-    return (
-        f"{code(pick.label)} {what}, but compared with {code(seen.reference)} it is {_shown(pick, COMPARISONS)}.",
-        _compared(seen, others, ""),
-    )
+    reference, shown = code(seen.reference), _shown(pick, COMPARISONS)
+    if all_shown(pick, NOT_WORSE):
+        but = f"{_file(pick)}, and it is not shown to beat {reference}: it is {shown}"
+    else:
+        but = f", but compared with {reference} it is {shown}"
+    return f"{code(pick.label)} {what}{but}.", _compared(seen, others, "")
 
 
 def _no_equality(seen: Overview) -> list[str]:

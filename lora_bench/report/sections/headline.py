@@ -16,10 +16,9 @@ from lora_bench.report.model.choose_method import GRADES
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Overview
 from lora_bench.report.sections.advice import (
-    NOT_WORSE,
     UNLESS_COLLAPSE,
     advice,
-    all_shown,
+    is_advised,
     open_pick,
     pick_of,
     unpicked,
@@ -96,7 +95,7 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         lead, further = _undecided(seen)
     elif pick is None:
         lead, further = unpicked(seen)
-    elif pick.reference or all_shown(pick, NOT_WORSE):
+    elif is_advised(pick):
         lead, further = advice(seen, pick, grade)
     else:
         lead, further = open_pick(seen, pick)

@@ -193,6 +193,21 @@ def test_an_undecided_method_is_never_recommended_or_called_worse():
     assert found.further[-1] == "10 seeds cannot show that methods are equal; 29 may."
 
 
+def test_a_larger_file_is_not_advised_for_a_best_mean_that_is_nowhere_shown_to_be_better():
+    # 0.5 points more, give or take 1.5: not worse by the margin of 1 point, and not shown to be better.
+    rules = Analysis(reference="lora", margin=0.01)
+    higher = [
+        record("full", seed=seed, score=BASE[seed] + (0.02, -0.01)[seed % 2], budget=TUNED, changes={"analysis": rules})
+        for seed in range(10)
+    ]
+    found, _ = headline(higher + runs("lora", 0, rules=rules) + runs("prefix_tuning", -0.05, rules=rules))
+    assert found.lead == (
+        "`full` has the best mean, but its file is 145 times as large, and it is not shown to beat `lora`: "
+        "it is not worse within 1 point unless runs collapse."
+    )
+    assert found.strength.startswith("Strength: **undecided**") and found.winner is None
+
+
 @pytest.mark.parametrize(
     ("seeds", "verb", "strength"),
     [(10, "Take", "recommendation"), (6, "Lean towards", "indicative"), (4, "Try", "exploratory")],
