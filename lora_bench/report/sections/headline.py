@@ -215,7 +215,9 @@ def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> st
     if judged.analysis.seeds is not None:
         seeds += ", added until decided"
     hint = ": a hint; confirm with more seeds before choosing" if decided and grade == "exploratory" else ""
+    unless = [contrast.verdict.pairs for contrast in seen.contrasts if contrast.shown in UNLESS_COLLAPSE]
+    few = f"{plural(max(unless), 'seed')} cannot exclude that runs collapse now and then. " if unless else ""
     return (
-        f"Strength: **{grade if decided else 'undecided'}**{hint} ({seeds}, {rules[judged.declared]}). "
+        f"Strength: **{grade if decided else 'undecided'}**{hint} ({seeds}, {rules[judged.declared]}). {few}"
         f"{range_words([(held.setting, held.table) for held in judged.held])}"
     )
