@@ -1,6 +1,7 @@
 """The first screen of a report: the headline, the picture, the small table and the next step.
 
-A further section, such as that of a published table, gives its first paragraph to the headline.
+A further section, such as that of a published table, gives its first paragraph to the headline; that of weights does so where
+scores decide nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from lora_bench.report.model.overview import Contrast, Overview, contrasts_of
 from lora_bench.report.sections.chosen_rates import rates_table
 from lora_bench.report.sections.headline import Headline, headline_lines
 from lora_bench.report.sections.summary import next_step, shown_lines, summary_table
+from lora_bench.report.sections.weight_changes import WEIGHTS
 
 PICTURE, BY_TASK, NARROW = "differences.svg", "differences-by-task.svg", "-narrow.svg"
 PICTURE_TEXT, BY_TASK_TEXT = "Difference of each method to the reference", "Differences to the reference on each task"
@@ -25,8 +27,10 @@ def first_screen(seen: Overview, headline: Headline, folder: str, sections: Sequ
     """The parts of the first screen, each as lines of Markdown."""
     contrasts = picture_contrasts(seen)
     picture = _picture(PICTURE_TEXT, PICTURE, contrasts, folder) if contrasts else []
-    published = [[f"**{answer}**"] for answer in elsewhere(sections)]
-    return [*published, headline_lines(headline), picture, small_table(seen), next_step(headline.next)]
+    # What happened to weights is the answer of a suite whose scores decide nothing.
+    titles = ("## Published", WEIGHTS) if headline.level in (None, "undecided") else ("## Published",)
+    answers = [[f"**{answer}**"] for answer in elsewhere(sections, titles)]
+    return [*answers, headline_lines(headline), picture, small_table(seen), next_step(headline.next)]
 
 
 def small_table(seen: Overview) -> Lines:
@@ -34,9 +38,9 @@ def small_table(seen: Overview) -> Lines:
     return summary_table(seen) or rates_table(seen.comparison)
 
 
-def elsewhere(sections: Sequence[Sequence[str]]) -> list[str]:
-    """The answers of published sections: the paragraph below the heading of each."""
-    return [section[2] for section in sections if len(section) > 2 and section[0].startswith("## Published")]
+def elsewhere(sections: Sequence[Sequence[str]], titles: tuple[str, ...] = ("## Published",)) -> list[str]:
+    """The answers of sections whose headings begin so: the paragraph below each."""
+    return [section[2] for section in sections if len(section) > 2 and section[0].startswith(titles)]
 
 
 def picture_contrasts(seen: Overview) -> list[Contrast]:

@@ -23,6 +23,8 @@ Lines = list[str]
 
 PAGE = "analysis"
 
+WEIGHTS = "## Weight changes"
+
 # Cosine below which a direction of the trained weight is an intruder; the first is the one in sentences.
 THRESHOLDS = (0.5, 0.3, 0.7)
 
@@ -33,7 +35,8 @@ def weight_page(analysis: WeightAnalysis) -> dict[str, bytes]:
     """Return the page of an analysis as the content of its files, by path."""
     figures = {f"{PAGE}/{file}": svg for file, svg in weight_figures(analysis).items()}
     title = f"# Weights of {listed([inert(suite) for suite in analysis.suites])}"
-    markdown = "\n".join([title, "", f"**{_lead(analysis)}**", "", *weight_lines(analysis, PAGE)]) + "\n"
+    section = weight_lines(analysis, PAGE)
+    markdown = "\n".join([title, "", f"**{section[2]}**", "", section[0], *section[3:]]) + "\n"
     page = render_page(markdown, figures)
     return {f"{PAGE}.md": markdown.encode("utf-8"), f"{PAGE}.html": page.encode("utf-8"), **figures}
 
@@ -48,7 +51,9 @@ def weight_lines(analysis: WeightAnalysis, folder: str, records: Collection[str]
     """
     runs = len(analysis.run_ids)
     lines = [
-        "## Weight changes",
+        WEIGHTS,
+        "",
+        _lead(analysis),
         "",
         f"ΔW is what a run changed in a weight W of a layer; r is the number of its directions: its rank, at most 64. From "
         f"the kept weights of {plural(runs, 'run')}; numbers are medians over layers and runs.",
@@ -109,8 +114,30 @@ def _lead(analysis: WeightAnalysis) -> str:
     medians = sorted((statistics.median(found), group) for group, found in shares.items())
     (least, first), (most, last) = medians[0], medians[-1]
     if first == last:
-        return f"{code(first)} changed weights by {_percent(least)} of their norm."
-    return f"Methods changed weights by {_percent(least)} ({code(first)}) to {_percent(most)} ({code(last)}) of their norm."
+        said = f"{code(first)} changed weights by {_percent(least)} of their norm."
+    else:
+        span = f"{_percent(least)} ({code(first)}) to {_percent(most)} ({code(last)})"
+        said = f"Methods changed weights by {span} of their norm."
+    overlaps = [overlap for model in analysis.models for overlap in model.overlaps]
+    return " ".join([said, *_shared([one for one in overlaps if one.of == "delta" and one.seeds == "different"])])
+
+
+def _shared(overlaps: Sequence[Overlap]) -> Lines:
+    """A sentence on the directions of ΔW that runs of different seeds share, beside what random ones do."""
+    if not overlaps:
+        return []
+    first = _span(overlap.similarity[0][0] for overlap in overlaps)
+    every = _span(overlap.similarity[-1][-1] for overlap in overlaps)
+    random = [_span(1 / overlap.width for overlap in overlaps), _span(overlap.random for overlap in overlaps)]
+    return [
+        f"Runs of different seeds share {first} of the first direction of ΔW and {every} of all "
+        f"(random ones: {' and '.join(random)})."
+    ]
+
+
+def _span(shares: Iterable[float]) -> str:
+    found = sorted(shares)
+    return " to ".join(dict.fromkeys(f"{share:.3f}" for share in (found[0], found[-1])))
 
 
 def _by_group(model: ModelChanges) -> dict[str, list[RunChanges]]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lora_bench.records.analysis import Analysis
 from lora_bench.records.weight_analysis import (
     ModelChanges,
     Overlap,
@@ -14,7 +15,7 @@ from lora_bench.records.weight_analysis import (
 )
 from lora_bench.report import check_report, render_files, write_report, write_weight_page
 from lora_bench.report.sections.weight_changes import weight_lines
-from tests.sample_records import sample_suite
+from tests.sample_records import record, sample_suite
 
 
 def change(layer, part, **more):
@@ -71,6 +72,26 @@ def test_a_report_has_the_section_where_the_analysis_was_kept(tmp_path):
     assert "## Weight changes" in (tmp_path / "report.md").read_text()
     assert check_report(records, tmp_path, analysis=read_analysis(tmp_path)) == []
     assert any("weights-1-norms.svg is not part" in line for line in check_report(records, tmp_path))
+
+
+def test_what_happened_to_weights_is_the_answer_where_scores_decide_nothing():
+    of_delta = analysis().models[0].overlaps[0].model_copy(update={"of": "delta"})
+    model = analysis().models[0].model_copy(update={"overlaps": (*analysis().models[0].overlaps, of_delta)})
+    kept = analysis().model_copy(update={"models": (model,)})
+    said = (
+        "lora, rank 4 changed weights by 10 % of their norm. Runs of different seeds share 0.500 of the first direction of ΔW "
+        "and 0.250 of all (random ones: 0.050 and 0.200)."
+    )
+    undecided = render_files(sample_suite(), analysis=kept)["report.md"].decode()
+    assert "Strength: **undecided**" in undecided
+    assert undecided.split("\n\n")[1] == f"**{said}**" and undecided.count(said) == 2
+    rules = Analysis(reference="full", margin=0.01)
+    decided = [
+        record(method, seed=seed, score=score + (seed if method == "lora" else 0) / 1000, changes={"analysis": rules})
+        for method, score in (("full", 0.8), ("lora", 0.7)) for seed in range(10)
+    ]  # fmt: skip
+    page = render_files(decided, analysis=kept)["report.md"].decode()
+    assert "Strength: **recommendation**" in page and page.count(said) == 1
 
 
 def test_runs_that_the_report_lacks_are_said():
