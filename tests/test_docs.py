@@ -26,9 +26,13 @@ def blocks(language: str, page: Path = ROOT / "README.md") -> list[str]:
 
 
 def test_every_command_and_suite_is_named():
+    docs = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name in [*suite_files(), "run", "plan", "work", "report", "list", "schema"]:
         named = (f"`{name}`", f"lora-bench {name}", f"lora-bench run {name}", f"lora-bench probe {name}`")
-        assert any(words in README for words in named), f"README does not name {name}"
+        linked = re.search(rf"\]\((?:\.\./)+reports/{name}\.md\)", docs)
+        assert linked or any(words in README for words in named), (
+            f"neither README nor a link to its report names {name}"
+        )
 
 
 def test_the_first_own_suite_tunes_every_method_and_runs_on_a_users_own_file_and_model(tmp_path, monkeypatch):

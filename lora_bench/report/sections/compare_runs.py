@@ -19,9 +19,12 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.model.comparison import ModelTable, Setting, compare, conditions_of
+from lora_bench.report.model.overview import UNLESS
 from lora_bench.report.model.rows import Row, canonical
 from lora_bench.report.model.seed_scores import AnswersOf, collapse_seen, row_difference
-from lora_bench.report.sections.verdicts import LEGEND, collapse_legend, numbers
+from lora_bench.report.sections.advice import UNLESS_COLLAPSE
+from lora_bench.report.sections.method_tables import SHARED
+from lora_bench.report.sections.verdicts import DECIDED, LEGEND, collapse_legend, numbers
 from lora_bench.report.text import MISSING, code, inert, listed, plural
 from lora_bench.stats import PairedDifference, Verdict, judge
 
@@ -155,10 +158,9 @@ def hold_against(
 def two_sets_lines(sets: TwoSets) -> list[str]:
     """The page, as lines of Markdown."""
     names = f"{inert(sets.second.name)} against {inert(sets.first.name)}"
+    found = [_shown(pair.verdict) for pair in sets.pairs]
     counts = [
-        f"{word} in {number}"
-        for word in ("better", "worse", "equivalent", "non-inferior", "inconclusive")
-        if (number := sum(pair.verdict.verdict == word for pair in sets.pairs))
+        f"{word} in {found.count(word)}" for word in (*DECIDED, *UNLESS_COLLAPSE, "inconclusive") if word in found
     ]
     said = (
         f"Of {plural(len(sets.pairs), 'comparison')}, {inert(sets.second.name)} is {listed(counts)}."
@@ -179,6 +181,12 @@ def two_sets_lines(sets: TwoSets) -> list[str]:
     return lines
 
 
+def _shown(verdict: Verdict) -> str:
+    """The verdict; an open one says what holds unless runs collapse."""
+    is_open = verdict.verdict == "inconclusive" and verdict.unless_collapse is not None
+    return f"{verdict.unless_collapse} {UNLESS}" if is_open else verdict.verdict
+
+
 def _table(sets: TwoSets) -> list[str]:
     rows = []
     for pair in sets.pairs:
@@ -187,15 +195,24 @@ def _table(sets: TwoSets) -> list[str]:
             [
                 code(task), inert(model, 80), code(label), str(pair.difference.pairs), _mean(pair.first), _mean(pair.second),
                 *_numbers(pair),
-                change(pair.first.step_seconds, pair.second.step_seconds),
-                change(pair.first.train_peak_bytes, pair.second.train_peak_bytes),
+                _cost(pair, change(pair.first.step_seconds, pair.second.step_seconds)),
+                _cost(pair, change(pair.first.train_peak_bytes, pair.second.train_peak_bytes)),
             ]
         )  # fmt: skip
     header = [
         "task", "base model", "method", "seeds", inert(sets.first.name, 40), inert(sets.second.name, 40), "difference",
         "interval", "covers", "verdict", "p", "would decide", "step time", "peak memory",
     ]  # fmt: skip
-    return text.wide_table(header, rows, names=3)
+    said = f"{SHARED} Other work ran on the machine at the time, so the change says little."
+    beside = ["", said] if any(SHARED in cell for row in rows for cell in row[-2:]) else []
+    return [*text.wide_table(header, rows, names=3), *beside]
+
+
+def _cost(pair: Pair, found: str) -> str:
+    """A change of cost, with a mark if other work ran beside the runs of either set."""
+    return (
+        found if found == MISSING or False not in (pair.first.exclusive, pair.second.exclusive) else f"{found}{SHARED}"
+    )
 
 
 def _numbers(pair: Pair) -> list[str]:

@@ -33,6 +33,19 @@ def test_a_change_of_score_is_second_less_first():
     assert (back.verdict.verdict, back.verdict.difference) == ("worse", pytest.approx(-0.015))
 
 
+def test_an_open_verdict_says_what_holds_unless_runs_collapse():
+    # Half a point more and less in turn: within two points, which ten seeds show only if no run collapses.
+    after = run_set("after", scores=[score + (0.005, -0.005)[seed % 2] for seed, score in enumerate(SCORES)])
+    text = page(run_set("before"), after, margin=0.02)
+    assert text.splitlines()[2] == "Of 1 comparison, after is equivalent unless runs collapse in 1."
+
+
+def test_costs_beside_other_work_are_marked():
+    alone, beside = (page(run_set("a"), run_set("b", exclusive=exclusive)) for exclusive in (True, False))
+    assert "‡" not in alone
+    assert "+0.0 %‡" in beside and "‡ Other work ran on the machine at the time" in beside
+
+
 def test_the_same_runs_again_are_no_different():
     text = page(run_set("monday"), run_set("tuesday"))
     assert "better" not in text.split("## ")[0].splitlines()[2]
