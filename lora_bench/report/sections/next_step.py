@@ -26,7 +26,8 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
     if edges := edges_tried(seen.comparison):
         labels = sorted({edge.row.label for edge in edges})
         keys.append(f"a wider range of `learning_rate` for {listed([code(label) for label in labels])}")
-    total = seeds_to_decide(seen) if pick is None else RECOMMENDATION_PAIRS
+    few = max(contrast.verdict.pairs for contrast in seen.contrasts) < RECOMMENDATION_PAIRS
+    total = RECOMMENDATION_PAIRS if pick is not None and few else seeds_to_decide(seen)
     if learned_little(seen) or (pick is not None and grade == "recommendation"):
         total = None
     if pick is not None and all(place.row.checkpoint_bytes is not None for place in pick.places):
