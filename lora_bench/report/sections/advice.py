@@ -126,7 +126,7 @@ def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
         return (
             f": {listed([f'{code(line.label)} scores {sizes(line.contrasts)} better{_file(line)}' for line in better])}"
         )
-    return ": no other method that is shown to be as good has smaller files"
+    return ": no method shown to be as good has a smaller file"
 
 
 def unpicked(seen: Overview) -> tuple[str, list[str]]:

@@ -44,13 +44,19 @@ _LEVELS = {
     "undecided": "nothing decided",
     None: "no ranking",
 }
+_ADVISED = {
+    "recommendation": "recommends {}", "indicative": "leans towards {}", "exploratory": "would try {} first",
+}  # fmt: skip
 
 
 def _kind(mine: ReportModel, other: ReportModel) -> str:
     """The kind of a report: the strength of its answer, or the purpose of its search."""
     if _searches(other):
         return "the search that chose the rates of this page" if _chose(other, mine) else "a search for learning rates"
-    level = _LEVELS[headline_of(other.seen, other.records).level]
+    headline = headline_of(other.seen, other.records)
+    level = _LEVELS[headline.level]
+    if headline.winner is not None and headline.level in _ADVISED:
+        level = _ADVISED[headline.level].format(code(headline.winner))
     return f"{level} at the rates that this page chose" if _chose(mine, other) else level
 
 

@@ -91,7 +91,7 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
         # More seeds decide nothing where runs learn nothing.
         (f"verdict on {on}" if on else "verdict", lambda line: verdict_of(line, needed=not learned_little(seen))),
         ("file to ship, MiB", file_of),
-        ("training time", lambda line: ratio(line.step, line.reference)),
+        ("step time", lambda line: ratio(line.step, line.reference)),
         ("peak memory", lambda line: ratio(line.memory, line.reference)),
     ]
 

@@ -27,7 +27,7 @@ def untuned(seeds):
 
 def test_a_report_says_what_others_on_its_data_differ_in():
     tuned = runs("full", 0) + runs("lora", -0.05)
-    said = "[`big-one`](big-one.md): a recommendation, 10 seeds (here 2), tuned rates (here untuned)"
+    said = "[`big-one`](big-one.md): recommends `full`, 10 seeds (here 2), tuned rates (here untuned)"
     assert line(untuned(2), big_one=tuned) == f"**On the same data:** {said}."
     back = "[`small`](small.md): nothing decided, 2 seeds (here 10), untuned rates (here tuned)"
     assert line(tuned, small=untuned(2)) == f"**On the same data:** {back}."
