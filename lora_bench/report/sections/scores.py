@@ -126,10 +126,8 @@ def reference_note(settings: Sequence[Setting]) -> str:
     """The note that explains the mark of an exempt method."""
     axes = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
     axis = max(axes, key=PARAMETER_AXES.index, default=PARAMETER_AXES[0])
-    return (
-        f"{tables.REFERENCE} Exempt from the target for {axis.replace('_', ' ')}, since it has no size to fit; all else but the "
-        "learning rate is equal."
-    )
+    exempt = f"{tables.REFERENCE} Exempt from the target for {axis.replace('_', ' ')}, since it has no size to fit"
+    return f"{exempt}; all else but the learning rate is equal."
 
 
 def _of_settings(
