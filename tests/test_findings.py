@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "findings.md"
-LABELS = [r"Asked", r"Papers?", r"Here", r"Why they may differ"]
+LABELS = [r"Asked", r"Papers?", r"Here", r"Why they may differ", r"So"]
 SECTIONS = dict(section.split("\n", 1) for section in PAGE.read_text(encoding="utf-8").split("\n## ")[1:])
 
 
@@ -31,7 +31,7 @@ def test_our_figures_stand_in_the_reports_that_are_linked(section):
     pages = [path for path in re.findall(r"\]\((\.\./reports/[\w-]+\.md)\)", said["Here"])]
     assert pages
     reports = "\n".join((PAGE.parent / path).read_text(encoding="utf-8") for path in pages)
-    for label in ("Here", "Why they may differ"):
+    for label in ("Here", "Why they may differ", "So"):
         figures = re.findall(r"(?<![\w.])\d*\.\d+(?![\w.]*\d)", re.sub(r"\]\(.+?\)", "]", said[label]))
         missing = [one for one in figures if not re.search(rf"(?<![\d.]){re.escape(one)}(?!\d)", reports)]
         assert not missing, f"{label}: {', '.join(missing)} in none of {', '.join(pages)}"

@@ -146,12 +146,18 @@ def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
     highest = all(choice.best.label == pick.label for choice in seen.choices)
     what = "has the best mean" if highest else "has the smallest files of those as good as the best mean"
     others = [line for line in seen.methods if line is not pick and line.contrasts]
-    reference, shown = code(seen.reference), _shown(pick, COMPARISONS)
-    if all_shown(pick, NOT_WORSE):
-        but = f"{_file(pick)}, and it is not shown to beat {reference}: it is {shown}"
-    else:
-        but = f", but compared with {reference} it is {shown}"
-    return f"{code(pick.label)} {what}{but}.", _compared(seen, others, "")
+    reference = code(seen.reference)
+    if not all_shown(pick, NOT_WORSE):
+        lead = f"{code(pick.label)} {what}, but compared with {reference} it is {_shown(pick, COMPARISONS)}."
+        return lead, _compared(seen, others, "")
+    by = f", {sizes(pick.contrasts)} better than that of {reference}" if len(pick.contrasts) == 1 else ""
+    lead = (
+        f"{code(pick.label)} {what}{by}, with a file {_span(pick.file_ratios)} times as large; "
+        f"that it is better than {reference} is not shown."
+    )
+    beyond = all(contrast.verdict.needed is None for contrast in pick.contrasts)
+    no_seeds = ["No number of seeds up to 1,000 is expected to decide that; more test items may."] if beyond else []
+    return lead, [*no_seeds, *_compared(seen, [pick, *others], COMPARISONS)]
 
 
 def _no_equality(seen: Overview) -> list[str]:

@@ -40,6 +40,10 @@ MANY = 0.1
 MANY_IMPROVING = 0.25
 
 
+# "partly": some comparisons are decided, and no method is advised.
+Level = Grade | Literal["partly", "undecided"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Headline:
     """The first words of a report, as pieces of Markdown.
@@ -60,7 +64,7 @@ class Headline:
     strength: str | None
     next: tuple[str, ...]
     winner: str | None = None
-    level: Grade | Literal["undecided"] | None = None
+    level: Level | None = None
 
 
 def headline_lines(headline: Headline, *, alone: bool = False) -> list[str]:
@@ -91,6 +95,7 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         if any(contrast.shown in UNLESS_COLLAPSE for contrast in pick.contrasts):
             chosen.append("indicative")
         grade = min([grade, *chosen], key=GRADES.index)
+    level: Level = grade if decided else "undecided"
     if not decided:
         lead, further = _undecided(seen)
     elif pick is None:
@@ -99,13 +104,14 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         lead, further = advice(seen, pick, grade)
     else:
         lead, further = open_pick(seen, pick)
-        pick, decided = None, False
+        level = "partly" if any(contrast.shown in DECIDED for contrast in seen.contrasts) else "undecided"
+        pick = None
     return Headline(
         cautions=tuple(_cautions(seen, seen.judged, records)),
         lead=lead,
         further=(*further, *_improving(seen, records)),
-        level=grade if decided else "undecided",
-        strength=_strength(seen, seen.judged, grade, decided),
+        level=level,
+        strength=_strength(seen, seen.judged, level),
         next=tuple(next_lines(seen, pick, grade)),
         winner=pick.label if pick is not None else None,
     )
@@ -203,7 +209,7 @@ def _out_of_reach(seen: Overview) -> bool:
     return all(one.apart and one.family * least_p(one.pairs) > one.alpha for one in verdicts)
 
 
-def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> str:
+def _strength(seen: Overview, judged: Judged, level: Level) -> str:
     """The strength of the evidence, and its subject."""
     pairs = sorted({contrast.verdict.pairs for contrast in seen.contrasts})
     seeds = plural(pairs[0], "seed") if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]} seeds"
@@ -214,10 +220,10 @@ def _strength(seen: Overview, judged: Judged, grade: Grade, decided: bool) -> st
     }
     if judged.analysis.seeds is not None:
         seeds += ", added until decided"
-    hint = ": a hint; confirm with more seeds before choosing" if decided and grade == "exploratory" else ""
+    hint = ": a hint; confirm with more seeds before choosing" if level == "exploratory" else ""
     unless = [contrast.verdict.pairs for contrast in seen.contrasts if contrast.shown in UNLESS_COLLAPSE]
     few = f"{plural(max(unless), 'seed')} cannot exclude that runs collapse now and then. " if unless else ""
     return (
-        f"Strength: **{grade if decided else 'undecided'}**{hint} ({seeds}, {rules[judged.declared]}). {few}"
+        f"Strength: **{'partly decided' if level == 'partly' else level}**{hint} ({seeds}, {rules[judged.declared]}). {few}"
         f"{range_words([(held.setting, held.table) for held in judged.held])}"
     )

@@ -41,6 +41,7 @@ _LEVELS = {
     "recommendation": "a recommendation",
     "indicative": "an indicative answer",
     "exploratory": "an exploratory answer",
+    "partly": "no winner shown",
     "undecided": "nothing decided",
     None: "no ranking",
 }

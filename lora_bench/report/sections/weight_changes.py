@@ -222,7 +222,7 @@ def _intruders(model: ModelChanges) -> Lines:
 
 
 def _overlaps(model: ModelChanges) -> Lines:
-    header = ["compared", "seeds", "part", "of", "φ, first", "random", "φ, all", "random"]
+    header = ["compared", "seeds", "part", "of", "φ, first", "random", "first in all", "random", "φ, all", "random"]
     rows = [
         [
             _pair(overlap),
@@ -231,6 +231,8 @@ def _overlaps(model: ModelChanges) -> Lines:
             _OF[overlap.of],
             f"{overlap.similarity[0][0]:.3f}",
             f"{1 / overlap.width:.3f}",
+            f"{overlap.similarity[0][-1]:.3f}",
+            f"{overlap.columns[-1] / overlap.width:.3f}",
             f"{overlap.similarity[-1][-1]:.3f}",
             f"{overlap.random:.3f}",
         ]
@@ -243,7 +245,8 @@ def _overlaps(model: ModelChanges) -> Lines:
         *text.table(header, rows, numbers_from=4),
         "",
         "φ(i, j) is the share of the smaller subspace that lies in the larger, over the first i and j right singular vectors "
-        "of A or of ΔW: 1 if one contains the other. Random: what random Gaussian matrices of these shapes have on average.",
+        "of A or of ΔW: 1 if one contains the other. *First in all*: the first direction of the first in all of the second. "
+        "Random: what random Gaussian matrices of these shapes have on average.",
     ]
     if any(overlap.seeds == "same" for overlap in model.overlaps):
         lines += [

@@ -185,7 +185,7 @@ def test_an_undecided_method_is_never_recommended_or_called_worse():
             for seed in range(10)]  # fmt: skip
     found, _ = headline(runs("full", 0) + wide + runs("prefix_tuning", -0.05))
     assert found.lead == "`lora` has the best mean, but compared with `full` it is undecided."
-    assert found.strength.startswith("Strength: **undecided**")
+    assert found.strength.startswith("Strength: **partly decided**")
     lower = [
         record("lora", seed=one.spec.seed, score=one.score - 0.02, budget=TUNED, changes={"analysis": RULES})
         for one in wide
@@ -205,10 +205,12 @@ def test_a_larger_file_is_not_advised_for_a_best_mean_that_is_nowhere_shown_to_b
     ]
     found, _ = headline(higher + runs("lora", 0, rules=rules) + runs("prefix_tuning", -0.05, rules=rules))
     assert found.lead == (
-        "`full` has the best mean, but its file is 145 times as large, and it is not shown to beat `lora`: "
-        "it is not worse within 1 point unless runs collapse."
+        "`full` has the best mean, 0.5 points better than that of `lora`, with a file 145 times as large; "
+        "that it is better than `lora` is not shown."
     )
-    assert found.strength.startswith("Strength: **undecided**") and found.winner is None
+    compared = "`full` is not worse within 1 point unless runs collapse; `prefix_tuning` is worse, by 5.0 points."
+    assert found.further == (f"Compared with `lora`, {compared}",)
+    assert found.strength.startswith("Strength: **partly decided** (10 seeds") and found.winner is None
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_the_numbers_of_a_table():
     # Six weights of four vectors: two of each below 0.5 and 0.7, one below 0.3.
     assert intruders.endswith("| 6 | 24 | 12 | 6 | 12 | 0.20 |")
     (overlap,) = (line for line in lines if "| different |" in line)
-    assert overlap.endswith("| different | query | A | 0.500 | 0.050 | 0.250 | 0.200 |")
+    assert overlap.endswith("| different | query | A | 0.500 | 0.050 | 0.700 | 0.200 | 0.250 | 0.200 |")
     assert any("`bitfit` (it changes no weight matrix)" in line for line in lines)
 
 
