@@ -155,9 +155,10 @@ def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
         f"{code(pick.label)} {what}{by}, with a file {_span(pick.file_ratios)} times as large; "
         f"that it is better than {reference} is not shown."
     )
-    beyond = all(contrast.verdict.needed is None for contrast in pick.contrasts)
-    no_seeds = ["No number of seeds up to 1,000 is expected to decide that; more test items may."] if beyond else []
-    return lead, [*no_seeds, *_compared(seen, [pick, *others], COMPARISONS)]
+    said = _compared(seen, [pick, *others], COMPARISONS)
+    if all(contrast.verdict.needed is None for contrast in pick.contrasts):
+        said = ["No number of seeds up to 1,000 decides that with a probability of 80 %; more test items may.", *said]
+    return lead, said
 
 
 def _no_equality(seen: Overview) -> list[str]:

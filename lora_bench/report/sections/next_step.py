@@ -38,7 +38,7 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
     command = suite_command(seen)
     if command is not None and (keys or total is not None):
         seeds = "" if total is None else f" --seeds {total}"
-        steps.append(_changed(f"{command}{seeds}", ", and ".join(keys)))
+        steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), _open_to(seen, total)))
     return steps
 
 
@@ -54,10 +54,23 @@ def work_key(seen: Overview) -> str:
     return next((axis for axis in AXES if getattr(training, axis) is not None), "train_examples")
 
 
-def _changed(command: str, keys: str) -> str:
+def _open_to(seen: Overview, total: int | None) -> str:
+    """What so many seeds would likely decide, where each method has one comparison."""
+    if total is None or len({contrast.label for contrast in seen.contrasts}) < len(seen.contrasts):
+        return ""
+    open_ones = [contrast for contrast in seen.contrasts if contrast.verdict.verdict == "inconclusive"]
+    found = [
+        code(contrast.label)
+        for contrast in open_ones
+        if contrast.verdict.needed is not None and contrast.verdict.needed.seeds <= total
+    ]
+    return f" that would likely decide about {listed(found)}" if found and len(found) < len(open_ones) else ""
+
+
+def _changed(command: str, keys: str, what: str) -> str:
     """The steps to run a suite with other keys, if any; a suite that came with the package is copied first."""
     if not keys:
-        return f"`{command}` adds the seeds"
+        return f"`{command}` adds the seeds{what}"
     words = command.split()
     suite = words[2] if len(words) > 2 else ""
     if not re.fullmatch(r"[\w-]+", suite):

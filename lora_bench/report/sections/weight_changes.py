@@ -159,7 +159,7 @@ def _norms(model: ModelChanges) -> Lines:
     """The table of norms and of amplification, a line a method and part."""
     header = [
         "method", "part", "runs", "r", "‖W‖", "‖ΔW‖", "‖ΔW‖ / ‖W‖", "stable rank",
-        "‖UᵀWV‖ along ΔW", "along W", "along random", "amplification",
+        "‖UᵀWV‖ along ΔW", "along W", "along random", "amplification", "of random",
     ]  # fmt: skip
     rows = []
     for group, runs in _by_group(model).items():
@@ -180,6 +180,7 @@ def _norms(model: ModelChanges) -> Lines:
                     _number(moved, lambda change: change.along_weight),
                     _number(moved, _along_random),
                     _number(moved, lambda change: change.delta_norm / change.along_delta),
+                    _number(moved, lambda change: change.delta_norm / _along_random(change)),
                 ]
             )
     return [
@@ -188,8 +189,9 @@ def _norms(model: ModelChanges) -> Lines:
         *text.wide_table(header, rows, names=2),
         "",
         "Stable rank is ‖ΔW‖² over its largest squared singular value. U and V are the first r singular vectors of ΔW, of W, "
-        "or random ones, so that ‖UᵀWV‖ says how much of W lies in them. Amplification is ‖ΔW‖ / ‖UᵀWV‖ along ΔW: far above "
-        "1, training strengthened directions that W has little of.",
+        "or random ones, so that ‖UᵀWV‖ says how much of W lies in them. Amplification is ‖ΔW‖ / ‖UᵀWV‖ along ΔW; *of random* "
+        "is what a change of this norm has in random directions. Far above that, training strengthened directions that W has "
+        "little of.",
     ]
 
 

@@ -211,6 +211,14 @@ def test_a_larger_file_is_not_advised_for_a_best_mean_that_is_nowhere_shown_to_b
     compared = "`full` is not worse within 1 point unless runs collapse; `prefix_tuning` is worse, by 5.0 points."
     assert found.further == (f"Compared with `lora`, {compared}",)
     assert found.strength.startswith("Strength: **partly decided** (10 seeds") and found.winner is None
+    near = [
+        record("bottleneck_adapter", seed=seed, score=BASE[seed] + (0.004, -0.004)[seed % 2], budget=TUNED,
+               changes={"analysis": rules})
+        for seed in range(10)
+    ]  # fmt: skip
+    found, _ = headline(higher + near + runs("lora", 0, rules=rules))
+    (step,) = found.next
+    assert step.endswith("adds the seeds that would likely decide about `bottleneck_adapter`")
 
 
 @pytest.mark.parametrize(

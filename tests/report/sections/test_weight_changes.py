@@ -43,9 +43,9 @@ def analysis(run_ids=("aaaa", "bbbb"), group="lora, rank 4"):
 def test_the_numbers_of_a_table():
     lines = weight_lines(analysis(), "report")
     rows = [line for line in lines if line.startswith("| `lora, rank 4` | query |") or "rank 4 | query" in line]
-    # Stable rank (6 / 3)² = 4; random 60 × 4 / √600 = 9.80; amplification 6 / 0.3 = 20.
+    # Stable rank (6 / 3)² = 4; random 60 × 4 / √600 = 9.80; amplification 6 / 0.3 = 20, of random directions 6 / 9.80 = 0.612.
     assert rows[0].endswith("| query | 2 | 4 | 60 | 6 | 10 % | 4 |")
-    assert rows[1].endswith("| query | 0.3 | 20 | 9.8 | 20 |")
+    assert rows[1].endswith("| query | 0.3 | 20 | 9.8 | 20 | 0.612 |")
     (intruders,) = (line for line in lines if line.endswith("| 0.20 |"))
     # Six weights of four vectors: two of each below 0.5 and 0.7, one below 0.3.
     assert intruders.endswith("| 6 | 24 | 12 | 6 | 12 | 0.20 |")
