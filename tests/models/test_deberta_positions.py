@@ -112,7 +112,7 @@ def test_runs_on_a_frozen_base_are_cut_unless_an_option_says_no_and_score_the_sa
     )
     found = {}
     for cut in (True, False):
-        WARM.without_base()
+        WARM.keep_base_for(None)
         (found[cut],) = run_suite(suite, runs=tmp_path / f"cut-{cut}", workers=0, cut=cut).records
     assert loads == ["cut"]
     assert found[True].run_id == found[False].run_id
