@@ -18,6 +18,7 @@ from lora_bench.plan.probe_plan import plan_probes
 from lora_bench.records.environment import cuda_devices
 from lora_bench.records.probe_store import probe_files, read_probes
 from lora_bench.records.store import answers_in, read_records, record_files, to_json
+from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import check_report, report_model
 from lora_bench.report.model.report_model import side_by_side
 from lora_bench.suite.load_suite import load_suite
@@ -101,6 +102,7 @@ def test_the_pages_of_the_report_are_what_the_records_render_to(models, name):
         probes=read_probes(folder),
         answers=answers_in(folder, records),
         model=models.get(name),
+        analysis=read_analysis(folder),
     )
     assert [difference for difference in differences if ".md" in difference.split(":")[0]] == []
 
