@@ -36,6 +36,14 @@ UNLESS = "unless runs collapse"
 
 Target = tuple[ParameterAxis, int] | None
 
+
+def shown_verdict(verdict: Verdict) -> str:
+    """The verdict; an open one says what would hold if runs never collapsed, such as "equivalent unless runs collapse"."""
+    if verdict.verdict == "inconclusive" and verdict.unless_collapse is not None:
+        return f"{verdict.unless_collapse} {UNLESS}"
+    return verdict.verdict
+
+
 # Where runs come from, and a number among the settings of one task and target.
 Group = tuple[str, int]
 
@@ -66,10 +74,8 @@ class Contrast:
 
     @property
     def shown(self) -> str:
-        """The verdict; an open one says what would hold if runs never collapsed, such as "equivalent unless runs collapse"."""
-        if self.verdict.verdict == "inconclusive" and self.verdict.unless_collapse is not None:
-            return f"{self.verdict.unless_collapse} {UNLESS}"
-        return self.verdict.verdict
+        """The verdict, as `shown_verdict` has it."""
+        return shown_verdict(self.verdict)
 
     @property
     def gain(self) -> float:

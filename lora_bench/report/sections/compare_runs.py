@@ -19,7 +19,7 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.model.comparison import ModelTable, Setting, compare, conditions_of
-from lora_bench.report.model.overview import UNLESS
+from lora_bench.report.model.overview import shown_verdict
 from lora_bench.report.model.rows import Row, canonical
 from lora_bench.report.model.seed_scores import AnswersOf, collapse_seen, row_difference
 from lora_bench.report.sections.advice import UNLESS_COLLAPSE
@@ -158,7 +158,7 @@ def hold_against(
 def two_sets_lines(sets: TwoSets) -> list[str]:
     """The page, as lines of Markdown."""
     names = f"{inert(sets.second.name)} against {inert(sets.first.name)}"
-    found = [_shown(pair.verdict) for pair in sets.pairs]
+    found = [shown_verdict(pair.verdict) for pair in sets.pairs]
     counts = [
         f"{word} in {found.count(word)}" for word in (*DECIDED, *UNLESS_COLLAPSE, "inconclusive") if word in found
     ]
@@ -179,12 +179,6 @@ def two_sets_lines(sets: TwoSets) -> list[str]:
         if reasons:
             lines += ["", f"## {title}", "", *(f"- {reason}" for reason in reasons)]
     return lines
-
-
-def _shown(verdict: Verdict) -> str:
-    """The verdict; an open one says what holds unless runs collapse."""
-    is_open = verdict.verdict == "inconclusive" and verdict.unless_collapse is not None
-    return f"{verdict.unless_collapse} {UNLESS}" if is_open else verdict.verdict
 
 
 def _table(sets: TwoSets) -> list[str]:
@@ -210,9 +204,8 @@ def _table(sets: TwoSets) -> list[str]:
 
 def _cost(pair: Pair, found: str) -> str:
     """A change of cost, with a mark if other work ran beside the runs of either set."""
-    return (
-        found if found == MISSING or False not in (pair.first.exclusive, pair.second.exclusive) else f"{found}{SHARED}"
-    )
+    beside = False in (pair.first.exclusive, pair.second.exclusive)
+    return f"{found}{SHARED}" if beside and found != MISSING else found
 
 
 def _numbers(pair: Pair) -> list[str]:

@@ -18,6 +18,7 @@ from lora_bench.report.sections.summary import next_step, shown_lines, summary_t
 from lora_bench.report.sections.weight_changes import WEIGHTS
 
 PICTURE, BY_TASK, NARROW = "differences.svg", "differences-by-task.svg", "-narrow.svg"
+PUBLISHED = "## Published"
 PICTURE_TEXT, BY_TASK_TEXT = "Difference of each method to the reference", "Differences to the reference on each task"
 
 Lines = list[str]
@@ -28,7 +29,7 @@ def first_screen(seen: Overview, headline: Headline, folder: str, sections: Sequ
     contrasts = picture_contrasts(seen)
     picture = _picture(PICTURE_TEXT, PICTURE, contrasts, folder) if contrasts else []
     # What happened to weights is the answer of a suite whose scores decide nothing.
-    titles = ("## Published", WEIGHTS) if headline.level in (None, "undecided") else ("## Published",)
+    titles = (PUBLISHED, WEIGHTS) if headline.level in (None, "undecided") else (PUBLISHED,)
     answers = [[f"**{answer}**"] for answer in elsewhere(sections, titles)]
     return [*answers, headline_lines(headline), picture, small_table(seen), next_step(headline.next)]
 
@@ -38,7 +39,7 @@ def small_table(seen: Overview) -> Lines:
     return summary_table(seen) or rates_table(seen.comparison)
 
 
-def elsewhere(sections: Sequence[Sequence[str]], titles: tuple[str, ...] = ("## Published",)) -> list[str]:
+def elsewhere(sections: Sequence[Sequence[str]], titles: tuple[str, ...] = (PUBLISHED,)) -> list[str]:
     """The answers of sections whose headings begin so: the paragraph below each."""
     return [section[2] for section in sections if len(section) > 2 and section[0].startswith(titles)]
 
