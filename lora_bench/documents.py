@@ -149,7 +149,7 @@ def validate(model: type[ModelT], document: Document, at: Key = (), without: Col
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         details = error.errors(include_url=False)[:SHOWN_FAULTS]
-        raise BadInput(_fault(model, document, at, detail) for detail in details) from None
+        raise BadInput(_fault(model, document, at, detail, without) for detail in details) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -273,8 +273,8 @@ def _yaml_fault(error: yaml.YAMLError, name: str) -> Fault:
     return Fault(f"is no valid YAML: {problem}", file=name, line=mark.line + 1 if mark else None)
 
 
-def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any) -> Fault:
-    """Return one pydantic error in our words."""
+def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any, without: Collection[str]) -> Fault:
+    """Return one pydantic error in our words; keys of *without* stand beside the model's own."""
     # pydantic puts the names of union members and validators into the location: keep what the file has.
     key: Key = at
     for part in detail["loc"]:
@@ -285,7 +285,8 @@ def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any) -> 
     if kind == "missing":
         message = "is missing"
     elif kind == "extra_forbidden":
-        message = f"unknown key{did_you_mean(str(key[-1]), _keys(model, detail['loc'][:-1]))}"
+        beside = without if len(detail["loc"]) == 1 else ()
+        message = f"unknown key{did_you_mean(str(key[-1]), [*_keys(model, detail['loc'][:-1]), *beside])}"
     elif kind == "value_error":
         message = str(detail["ctx"]["error"])
     elif kind in ("too_short", "too_long"):

@@ -127,6 +127,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from lora_bench.records.store import answers_in, read_records, write_atomic
     from lora_bench.report.html import render_page
     from lora_bench.report.sections.compare_runs import RunSet, hold_against, two_sets_lines
+    from lora_bench.report.text import unmarked
 
     folders: tuple[Path, Path] = (arguments.first, arguments.second)
     sets = []
@@ -139,6 +140,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     for name, content in (("compare.md", markdown), ("compare.html", render_page(markdown, {}))):
         write_atomic(arguments.out / name, content.encode("utf-8"))
         print(arguments.out / name)
+    # Title, empty line, answer.
+    print(unmarked(lines[2]))
     return 0
 
 

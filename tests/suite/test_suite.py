@@ -149,6 +149,7 @@ def test_all_mistakes_come_at_once(tmp_path):
         ("protocol: papre", "unknown protocol 'papre'; did you mean 'paper'?"),
         ("methods: [peft]", "method 'peft' needs type"),
         ("methods: [{method: peft, type: IA3, option: {}}]", "did you mean 'options'"),
+        ("methods: [{method: lora, learning_rte: 1e-3}]", "unknown key; did you mean 'learning_rate'?"),
         ("seeds: [-1]", "greater than or equal to 0"),
         ("training: {schedule: linaer}", "'linear'"),
         ("budget: {epochs: 1e400}", "cannot be read as"),

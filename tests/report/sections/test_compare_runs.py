@@ -132,6 +132,7 @@ def test_the_command_writes_a_page_and_names_the_sets_by_what_tells_them_apart(t
             path.parent.mkdir(parents=True)
             path.write_bytes(to_json(one))
     assert main(["compare", "monday/nightly", "tuesday/nightly", "--margin", "0.002", "--out", "out"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Of 1 comparison, tuesday/nightly is better in 1."
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     assert text.startswith("# tuesday/nightly against monday/nightly\n")
     assert "**better** by more than the margin" in text
