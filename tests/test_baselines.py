@@ -128,7 +128,7 @@ def test_the_quickstart_beats_the_majority_class():
         assert record.status == "ok"
         cells[record.spec.model.name, record.spec.method.name].append(record.score - record.data.majority_score)
     assert len(cells) == 12 and all(len(gains) >= 4 for gains in cells.values())
-    short = [cell for cell, gains in cells.items() if sum(gains) / len(gains) < 0.08]
+    short = [cell for cell, gains in cells.items() if sum(gains) / len(gains) < 0.05]
     assert not short
 
 
@@ -141,19 +141,18 @@ def test_the_report_of_the_quickstart_opens_with_an_answer_that_its_comparisons_
 
 
 def test_the_quickstarts_learning_rates_are_the_best_of_equal_trials():
-    trials = defaultdict(dict)
-    for record in read_records(BASELINES["quickstart-search"]):
+    trials = defaultdict(lambda: defaultdict(list))
+    searched = read_records(BASELINES["quickstart-search"])
+    for record in searched:
         assert record.spec.score_on == "selection"
-        cell = record.spec.model.name, record.spec.method.name
-        trials[cell][record.spec.training.learning_rate] = record.score
+        trials[record.spec.model.name, record.spec.method.name][record.spec.training.learning_rate].append(record.score)
+    assert {(len(rates), *map(len, rates.values())) for rates in trials.values()} == {(3, 2, 2, 2)}
     reported = read_records(BASELINES["quickstart"])
-    assert {len(rates) for rates in trials.values()} == {3}
     for record in reported:
         assert (record.budget.tuned_in, record.budget.trials) == ("quickstart-search", 3)
         rates = trials[record.spec.model.name, record.spec.method.name]
-        assert record.spec.training.learning_rate == max(rates, key=rates.get)
-    searched = {record.spec.seed for record in read_records(BASELINES["quickstart-search"])}
-    assert searched.isdisjoint(record.spec.seed for record in reported)
+        assert record.spec.training.learning_rate == max(rates, key=lambda rate: statistics.fmean(rates[rate]))
+    assert {record.spec.seed for record in searched}.isdisjoint(record.spec.seed for record in reported)
 
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if load_suite(name).content.tuning is not None])
