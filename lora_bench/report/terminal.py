@@ -15,7 +15,7 @@ from rich.text import Text
 
 from lora_bench.records.record import Record
 from lora_bench.report import text
-from lora_bench.report.figures.differences import value_limits, words
+from lora_bench.report.figures.differences import notes_of_words, value_limits, words
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, compare
 from lora_bench.report.model.overview import Contrast, Line, Overview
 from lora_bench.report.model.report_model import ReportModel
@@ -138,7 +138,7 @@ def _bars(contrasts: Sequence[Contrast]) -> list[Text]:
         bar[place(contrast.verdict.difference)] = "o"
         name = f"{plain(contrast.label, 20):20} {plain(contrast.table.model.shown, 22):22}"
         lines.append(Text(f"{name} {''.join(bar)} {words(contrast)}"))
-    return lines
+    return [*lines, *(Text(note) for note in notes_of_words(contrasts))]
 
 
 def _table(setting: Setting) -> Table:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.report import text
 from lora_bench.report.figures.draw import settings, to_svg
-from lora_bench.report.model.overview import Contrast
+from lora_bench.report.model.overview import UNLESS, Contrast
 from lora_bench.report.text import plain
 from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
 
@@ -65,7 +65,7 @@ def caption(contrasts: Sequence[Contrast]) -> str:
     said += ["Arrowhead: it leaves the panel."] if beyond else []
     said += [f"Grey: within the margin of {_margin(contrasts)}."] if len(_margins(contrasts)) == 1 else []
     said += ["Small points: seeds."] if any(_shows_seeds(contrast) for contrast in contrasts) else []
-    return " ".join(said)
+    return " ".join([*said, *notes_of_words(contrasts)])
 
 
 def draw_differences(contrasts: Sequence[Contrast], reference: str, *, narrow: bool = False) -> bytes:
@@ -270,11 +270,18 @@ def _draw(axes: Any, contrast: Contrast, place: float, limits: tuple[float, floa
     )  # fmt: skip
 
 
+def notes_of_words(contrasts: Sequence[Contrast]) -> list[str]:
+    """What a star in `words` means, if one of them has it."""
+    return [f"*: {UNLESS}."] if any(contrast.shown.endswith(UNLESS) for contrast in contrasts) else []
+
+
 def words(contrast: Contrast) -> str:
-    """A difference and its verdict, such as "+2.1 points, better"."""
+    """A difference and its verdict, such as "+2.1, better" or "−0.4, equivalent*"."""
     value = contrast.verdict.difference
     shown = f"{100 * value:+.1f}".replace("-", "−") if contrast.shares else text.difference(value)
-    word = "undecided" if contrast.verdict.verdict == "inconclusive" else contrast.verdict.verdict
+    word: str = contrast.verdict.verdict
+    if word == "inconclusive":
+        word = f"{contrast.verdict.unless_collapse}*" if contrast.verdict.unless_collapse else "undecided"
     return f"{shown}, {word}"
 
 

@@ -8,9 +8,11 @@ from lora_bench.records.analysis import Analysis
 from lora_bench.records.budget import Budget
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import CurvePoint, Weights
+from lora_bench.report.figures.differences import caption, words
 from lora_bench.report.markdown import render_markdown
 from lora_bench.report.model.choose_method import choose_among
 from lora_bench.report.model.report_model import report_model
+from lora_bench.report.sections.first_screen import picture_contrasts
 from lora_bench.report.sections.headline import headline_lines, headline_of
 from lora_bench.report.sections.summary import next_step, summary_table
 from tests.report.test_markdown import tables
@@ -61,6 +63,15 @@ def test_it_names_the_best_method_and_the_cheaper_one_where_its_file_is_too_larg
     assert (
         "Range: MiniLM-L6 in the RoBERTa class on `vader_film`, after 200 steps; not tested on others" in found.strength
     )
+
+
+def test_the_picture_says_of_an_open_verdict_what_the_table_says():
+    _, seen = headline(runs("full", 0) + runs("lora", 0.0001) + runs("prefix_tuning", -0.05))
+    contrasts = picture_contrasts(seen)
+    assert [words(contrast) for contrast in contrasts] == ["+0.0, equivalent*", "−5.0, worse"]
+    assert caption(contrasts).endswith(" *: unless runs collapse.")
+    table = "".join(summary_table(seen))
+    assert "**worse**" in table and "equivalent unless runs collapse" in table
 
 
 def test_a_smaller_file_that_is_shown_not_to_be_worse_is_taken_over_the_reference():
