@@ -132,6 +132,7 @@ def hold_against(
         {place: difference for place, (difference, *_) in found.items()},
         margin={place: rules.margin_of(task.name, task.metric) for place, task in tasks.items()},
         alpha=alpha,
+        shares={place: _share(difference.pairs, (first, second)) for place, (difference, *_) in found.items()},
         higher_is_better={place: bool(task.higher_is_better) for place, task in tasks.items()},
         collapsed=[
             place
@@ -153,6 +154,12 @@ def hold_against(
         only_first=tuple(place for place in rows if place not in others),
         only_second=tuple(place for place in others if place not in rows),
     )  # fmt: skip
+
+
+def _share(pairs: int, sets: Sequence[RunSet]) -> float:
+    """The share of the error level of so many pairs, where runs stopped at a look: the smaller, if the sets have two rules."""
+    rules = {one.analysis.sha256: one.analysis for each in sets for one in each.records if one.analysis is not None}
+    return min((rule.share(pairs) for rule in rules.values()), default=1.0)
 
 
 def two_sets_lines(sets: TwoSets) -> list[str]:

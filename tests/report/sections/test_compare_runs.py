@@ -4,6 +4,7 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
+from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.records.store import Answers, to_json
 from lora_bench.report.sections.compare_runs import RunSet, hold_against, two_sets_lines
 from tests.report.test_markdown import tables
@@ -31,6 +32,16 @@ def test_a_change_of_score_is_second_less_first():
     assert (pair.verdict.verdict, pair.differs) == ("better", ())
     (back,) = hold_against(run_set("after", by=0.01), run_set("before")).pairs
     assert (back.verdict.verdict, back.verdict.difference) == ("worse", pytest.approx(-0.015))
+
+
+def test_seeds_that_were_added_until_decided_leave_a_look_its_share_of_the_error_level():
+    rule = Analysis(reference="full", seeds=UntilDecided(until="decided", at_least=10, at_most=20))
+    looked, fixed = (
+        hold_against(run_set("before"), run_set("after", by=0.01, changes={"analysis": analysis})).pairs[0].verdict
+        for analysis in (rule, None)
+    )
+    # Looks at 10, 14, 19 and 20 seeds: the first three share a quarter.
+    assert looked.p_value == pytest.approx(12 * fixed.p_value)
 
 
 def test_an_open_verdict_says_what_holds_unless_runs_collapse():
