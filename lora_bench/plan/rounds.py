@@ -8,7 +8,7 @@ resumed command, several at one folder and a cluster plan the same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +76,11 @@ def rounds_of(
         open_ones, closed = _verdicts(records, analysis, runs, {key: groups[key] for key in going})
         decided += _sentences(closed, look, analysis)
         going = [key for key in going if key in open_ones]
+        if (
+            seeds.minutes is not None
+            and _minutes(records) + _next_minutes(groups, going, look, following) > seeds.minutes
+        ):
+            going = []
         if not going:
             break
     by_seed = {id(cell): number for group in groups.values() for number, cell in enumerate(group)}
@@ -89,6 +94,19 @@ def rounds_of(
     reason = "the verdicts on the seeds before them, and are left out where these decide"
     waiting = (Waiting(later, reason, None),) if later else ()
     return Rounds(cells=tuple(kept), waiting=waiting, untried=frozenset(repeated), decided=tuple(decided))
+
+
+def _minutes(records: Iterable[Record]) -> float:
+    """Return the time of runs, one after the other."""
+    speeds = [record.speed for record in records if record.speed is not None]
+    parts = ((one.load_seconds, one.train_seconds, one.evaluation_seconds) for one in speeds)
+    return sum(part or 0.0 for run in parts for part in run) / 60
+
+
+def _next_minutes(groups: Mapping[_Key, Sequence[Cell]], going: Sequence[_Key], look: int, following: int) -> float:
+    """Return the time of the runs up to the next look, if each takes what those of its method took so far."""
+    so_far = ([cell.record for cell in groups[key][:look] if cell.record is not None] for key in going)
+    return sum(_minutes(records) / len(records) * (following - look) for records in so_far if records)
 
 
 def _verdicts(

@@ -27,11 +27,13 @@ class UntilDecided(Strict):
         until: Always "decided".
         at_least: Seeds of every method before the first look.
         at_most: Seeds of a comparison that stays undecided.
+        minutes: Time of all scored runs, one after the other, beyond which no seeds are added; None for as long as it takes.
     """
 
     until: Literal["decided"]
     at_least: int = Field(default=4, ge=3, le=1_000)
     at_most: int = Field(default=20, le=1_000)
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -81,12 +83,11 @@ class Analysis(Strict):
     @property
     def sha256(self) -> str:
         """Hash of the declaration."""
-        content = json.dumps(
-            self.model_dump(mode="json", exclude={"seeds"} if self.seeds is None else None),
-            sort_keys=True,
-            separators=(",", ":"),
-        )
-        return hashlib.sha256(content.encode("utf-8")).hexdigest()
+        content = self.model_dump(mode="json", exclude={"seeds"})
+        if self.seeds is not None:
+            content["seeds"] = self.seeds.model_dump(mode="json", exclude_none=True)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def default_analysis(labels: Sequence[str]) -> Analysis | None:

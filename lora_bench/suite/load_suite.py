@@ -220,7 +220,8 @@ def with_seeds(suite: Suite, number: int) -> Suite:
         least = UntilDecided.model_json_schema()["properties"]["at_least"]["minimum"]
         if number < least:
             raise LoraBenchError(f"--seeds {number}: seeds that are added until decided begin with {least} or more")
-        seeds = UntilDecided(until="decided", at_least=number, at_most=max(number, content.seeds.at_most))
+        most = max(number, content.seeds.at_most)
+        seeds = content.seeds.model_copy(update={"at_least": number, "at_most": most})
         if common := trials & set(range(seeds.at_most)):
             raise LoraBenchError(
                 f"--seeds {number}: seed {min(common)} is one of the suite's trials, `tuning: {{seeds: …}}`"

@@ -287,7 +287,7 @@ class SuiteFile(Strict):
         models: Base models, by name or with details.
         methods: Methods, by name or with options.
         seeds: One run for each seed; or `{until: decided, at_least: 4, at_most: 20}`, which adds the seeds 0, 1, … until every
-            comparison with the reference is decided.
+            comparison with the reference is decided; with `minutes: 30` too, also until further ones would take longer.
         budget: Quantities held equal for all methods.
         training: Recipe shared by all methods.
         training_arguments: Arguments for `transformers.TrainingArguments`, the same for all methods.

@@ -62,6 +62,19 @@ def test_a_round_waits_for_the_one_before_it(tmp_path, command):  # noqa: F811
     assert place == len(of_results)
 
 
+@pytest.mark.parametrize(("minutes", "seeds"), [(14, 3), (15, 4), (20, 4), (21, 6)])
+def test_no_seeds_are_added_that_the_declared_time_does_not_hold(tmp_path, command, minutes, seeds):  # noqa: F811
+    path, runs = written(tmp_path, "seeds"), tmp_path / "runs"
+    path.write_text(path.read_text().replace("at_most: 8", f"at_most: 8, minutes: {minutes}"))
+    # A run takes a minute: four methods have 3 seeds after 12, and the three that are open 4 after 15, and 6 after 21.
+    outcome = command(path, runs)
+    assert seeds_of(outcome.records) == {
+        "prefix_tuning": [0, 1, 2],
+        **{label: list(range(seeds)) for label in ("full", "lora", "bottleneck_adapter")},
+    }
+    assert (outcome.later, command(path, runs).done) == (0, 0)
+
+
 def test_the_records_carry_the_rule_and_each_comparison_has_the_share_of_its_look(tmp_path, command):  # noqa: F811
     path, runs = written(tmp_path, "seeds"), tmp_path / "runs"
     command(path, runs)

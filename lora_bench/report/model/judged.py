@@ -34,7 +34,7 @@ from lora_bench.report.model.seed_scores import (
 )
 from lora_bench.stats import Items, PairedDifference, Verdict, judge
 
-Declared = Literal["before", "changed", "never"]
+Declared = Literal["before", "added", "changed", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,9 @@ class Judged:
     Args:
         comparison: What was judged.
         analysis: The declaration that they follow.
-        declared: Whether the records carry it, and nothing else: "before" their runs. "changed" where they carry another one
-            or several, "never" where they carry none.
+        declared: Whether the records carry it, and nothing else: "before" their runs. "added" where they carry several that
+            differ in nothing but the seeds, "changed" where they carry another one, "never" where they carry none.
+        declarations: Number of different ones that the records carry.
         held: Every comparison.
         ranks: Of every row that was held and of the references, among the rows of its table.
         over_tasks: Every base model and target over tasks, where there are several: a family of its own.
@@ -76,6 +77,7 @@ class Judged:
     comparison: Comparison
     analysis: Analysis
     declared: Declared
+    declarations: int
     held: tuple[Held, ...]
     ranks: tuple[tuple[Row, Rank], ...]
     over_tasks: tuple[OverTasks, ...]
@@ -135,14 +137,11 @@ def judge_comparison(
     if not any(table.found for table in tables):
         return None
     verdicts = _verdicts(tables, chosen)
-    everyone = all(record.analysis is not None for record in records if record.spec.score_on == "test")
-    declared: Declared = (
-        "never" if not carried else "before" if everyone and set(carried) == {chosen.sha256} else "changed"
-    )
     return Judged(
         comparison=comparison,
         analysis=chosen,
-        declared=declared,
+        declared=_declared(carried, chosen, records),
+        declarations=len(carried),
         held=tuple(_held(tables[key[0]], key[1], verdict) for key, verdict in verdicts.items()),
         ranks=tuple(_ranks(tables, verdicts, chosen)),
         over_tasks=judge_over_tasks([_cell(number, table, verdicts) for number, table in enumerate(tables)], chosen),
@@ -155,6 +154,17 @@ def _declaration(carried: Mapping[str, Analysis], records: Sequence[Record]) -> 
     """The analysis that most records carry, or None if none carries one."""
     number = {key: sum(r.analysis is not None and r.analysis.sha256 == key for r in records) for key in carried}
     return carried[max(sorted(carried), key=lambda key: number[key])] if carried else None
+
+
+def _declared(carried: Mapping[str, Analysis], chosen: Analysis, records: Sequence[Record]) -> Declared:
+    if not carried:
+        return "never"
+    if chosen.sha256 in carried and all(r.analysis is not None for r in records if r.spec.score_on == "test"):
+        if len(carried) == 1:
+            return "before"
+        if len({one.model_copy(update={"seeds": None}).sha256 for one in carried.values()}) == 1:
+            return "added"
+    return "changed"
 
 
 def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left_out: dict[str, None]) -> list[_Table]:

@@ -51,6 +51,7 @@ def _what_was_judged(judged: Judged) -> str:
     )
     declared = {
         "before": "by rules declared before the runs",
+        "added": "by rules declared before the runs, with seeds added after verdicts had been seen",
         "changed": "by rules that were changed after some of the runs",
         "never": "by default rules",
     }
@@ -66,9 +67,14 @@ def _looks(judged: Judged) -> str:
     if rule is None or len(rule.looks) == 1:
         return ""
     each = (1 - LAST) / (len(rule.looks) - 1)
+    limit = (
+        ""
+        if rule.minutes is None
+        else f" No runs were begun that would have ended after {rule.minutes:g} minutes of running."
+    )
     return (
         f" Seeds were added until a comparison was decided, after looks at {listed([str(look) for look in rule.looks])} seeds: "
-        f"the last look has {LAST:.0%} of the error level, each other {each:.1%} of it."
+        f"the last look has {LAST:.0%} of the error level, each other {each:.1%} of it.{limit}"
     )
 
 

@@ -28,7 +28,7 @@ from lora_bench.report.sections.next_step import learned_little, more_seeds, nex
 from lora_bench.report.sections.not_judged import search_strength, why_not_judged
 from lora_bench.report.sections.range_words import range_words
 from lora_bench.report.sections.tuning import edges_tried, tried_searches, untuned_tasks
-from lora_bench.report.sections.verdicts import DECIDED, counted
+from lora_bench.report.sections.verdicts import DECIDED, counted, seeds_added
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
@@ -132,6 +132,8 @@ def _cautions(seen: Overview, judged: Judged, records: Sequence[Record]) -> list
         said.append(f"**No suite planned these runs** (source: {listed([text.inert(source) for source in sources])}).")
     said += _at_edge(seen)
     said += _doubts(seen, judged, records)
+    if judged.declared == "added":
+        said.append(seeds_added(judged))
     if judged.declared == "changed":
         said.append("**The rules of the comparison were changed after some of the runs**, when scores were known.")
     return said
@@ -215,6 +217,7 @@ def _strength(seen: Overview, judged: Judged, level: Level) -> str:
     seeds = plural(pairs[0], "seed") if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]} seeds"
     rules = {
         "before": "rules declared before the runs",
+        "added": "seeds added after verdicts",
         "changed": "rules changed afterwards",
         "never": "default rules, none declared before the runs",
     }

@@ -38,10 +38,21 @@ def verdict_lines(judged: Judged, said: Sequence[str] = (), picture: Sequence[st
     return lines
 
 
+def seeds_added(judged: Judged) -> str:
+    """What follows where a suite was given more seeds after it had ended."""
+    number = judged.declarations
+    return (
+        f"**Seeds were added after verdicts had been seen:** each of {number} rules had the whole error level, so that a false "
+        f"difference is up to {number} times as likely."
+    )
+
+
 def _declaration(judged: Judged) -> str:
     name = code(judged.analysis.sha256[:16])
     if judged.declared == "before":
         return f"The rules were declared before the runs: all records carry them ({name})."
+    if judged.declared == "added":
+        return f"{seeds_added(judged)} The rules of most runs are {name}."
     if judged.declared == "changed":
         return f"**The rules ({name}) were changed after some of the runs**, when scores were known."
     return "The rules are the defaults: none were declared before the runs."

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from markdown_it import MarkdownIt
 
-from lora_bench.records.analysis import Analysis, default_analysis
+from lora_bench.records.analysis import Analysis, UntilDecided, default_analysis
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Predictions, Probabilities
 from lora_bench.records.store import Answers, answers_in, to_json
@@ -158,6 +158,21 @@ def test_rules_that_were_changed_are_said_to_be():
     assert "rules that were changed after some of the runs" in said_of(mixed)
     asked = judged(runs("full", FULL) + runs("lora", shifted(0.01)), analysis=other)
     assert (asked.declared, asked.analysis) == ("changed", other)
+
+
+def test_seeds_that_were_added_after_verdicts_are_said_to_double_the_error():
+    # A suite that looked at 3 and 4 seeds, and was then run with ten of each method.
+    looks = [UntilDecided(until="decided", at_least=first, at_most=last) for first, last in ((3, 4), (10, 10))]
+    ruled = [Analysis(reference="full", seeds=seeds) for seeds in looks]
+    of_all = runs("full", FULL) + runs("lora", shifted(0.01))
+    added = [one.model_copy(update={"analysis": ruled[one.spec.seed >= 4]}) for one in of_all]
+    found = judged(added)
+    assert (found.declared, found.declarations) == ("added", 2)
+    told = "**Seeds were added after verdicts had been seen:** each of 2 rules had the whole error level"
+    assert told in "\n".join(verdict_lines(found)) and "with seeds added after verdicts had been seen" in said_of(added)
+    # Where more than the seeds differs, the rules were changed.
+    other = ruled[1].model_copy(update={"margin": 0.05})
+    assert judged([*added[:-1], added[-1].model_copy(update={"analysis": other})]).declared == "changed"
 
 
 def test_the_reference_may_be_another_method():
