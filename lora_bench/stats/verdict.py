@@ -198,7 +198,7 @@ class _Asked:
     @property
     def estimate(self) -> Estimate:
         """The difference at its look; if runs stand apart, with the least p-value that its pairs allow."""
-        least = least_p(self.difference.pairs) if self.apart else 0.0
+        least = min(1.0, least_p(self.difference.pairs) / self.share) if self.apart else 0.0
         return replace(self.difference.estimate, least_p=least, share=self.share)
 
     @property

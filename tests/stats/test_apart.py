@@ -85,6 +85,8 @@ def test_three_runs_that_all_fell_and_three_that_did_not_show_no_difference_in_a
     assert found[0].adjusted is None and found[0].simultaneous is None and not found[0].beyond_margin
     # The interval of the comparison alone is at a level that three pairs do reach.
     assert found[0].interval is not None
+    # A look that has a quarter of the error level has a quarter of it for such families too.
+    assert family_of(first, second, shares=0.25)[0].p_value == pytest.approx(4 * least_p(3))
 
 
 def test_with_more_pairs_a_difference_is_shown_among_runs_that_stand_apart():

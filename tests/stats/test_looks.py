@@ -59,6 +59,21 @@ def test_like_methods_are_called_different_at_any_look_in_at_most_one_case_of_tw
     assert simulation.one_comparison(rule, 0.0, 0.05, families).decided > 0.1
 
 
+@pytest.mark.parametrize("effect", simulation.EFFECTS)
+def test_intervals_cover_nearly_as_often_as_they_say_and_power_is_near_that_of_20_fixed_seeds(effect):
+    rules = {rule.name: rule for rule in simulation.rules(0.05)}
+    ours, fixed = (simulation.one_comparison(rules[name], effect, 0.05, 10_000) for name in ("shares", "fixed"))
+    assert 0.93 <= ours.reported <= 0.97
+    assert ours.decided >= fixed.decided - 0.05
+
+
+@pytest.mark.parametrize("methods", [1, 3, 12])
+def test_a_method_worse_by_the_margin_is_called_non_inferior_in_at_most_one_case_of_twenty(methods):
+    families = 4_000
+    called = simulation.false_equivalence(methods, families)
+    assert called < 0.05 + 3 * (0.05 * 0.95 / families) ** 0.5
+
+
 def test_the_simulated_p_values_are_those_of_paired_differences():
     generator = np.random.default_rng(0)
     differences = generator.standard_normal((3, 6))
