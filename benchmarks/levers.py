@@ -4,6 +4,7 @@
     python benchmarks/levers.py --compile         with torch.compile too, which takes minutes more
     python benchmarks/levers.py --quick           seconds: shows that it runs, and no time in it means anything
     python benchmarks/levers.py --shape base      the shapes of RoBERTa-base and DeBERTa-v3-base; on a GPU, say
+    python benchmarks/levers.py --masks           only the share of a step with dropout that drawing its masks takes
 
 The plain step is what a run of `lora_bench` takes by itself: a batch of 16 rows of 24 to 64 tokens, padded to its longest row,
 in float32 without TF32, dropout off, fused AdamW. Each lever changes one thing of it. All of them live in one process and
@@ -35,8 +36,10 @@ from transformers import (
 )
 
 from lora_bench.models.deberta_positions import cut_to_reach
+from lora_bench.training.keyed_dropout import KeyedMasks, StepMasks, key_of, scaled_mask, with_keyed_masks
 
 ROWS, SHORTEST, LONGEST, PADDED = 16, 24, 64, 128
+TOKENS_OF_MASKS, DROPOUT = 30, 0.1
 COMPARED_STEPS = 4
 
 SIZES = {
@@ -65,10 +68,13 @@ SIZES = {
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def roberta(size: str) -> nn.Module:
-    """A RoBERTa classifier with LoRA on query and value."""
+def roberta(size: str, dropout: float = 0.0) -> nn.Module:
+    """A RoBERTa classifier with LoRA on query and value, and this dropout in its base model."""
     torch.manual_seed(0)
-    config = RobertaConfig(**SIZES[size], max_position_embeddings=514, pad_token_id=1, **NO_DROPOUT)
+    config = RobertaConfig(
+        **SIZES[size], max_position_embeddings=514, pad_token_id=1,
+        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, classifier_dropout=0.0,
+    )  # fmt: skip
     return with_lora(RobertaForSequenceClassification(config), ["query", "value"])
 
 
@@ -263,12 +269,63 @@ def measured(family: str, size: str, rounds: int, device: torch.device, *, compi
     return lines
 
 
+class Noted(KeyedMasks):
+    """Keyed masks whose shapes are noted."""
+
+    def __init__(self, key: Tensor) -> None:
+        super().__init__(key)
+        self.shapes: list[torch.Size] = []
+
+    def drop(self, x: Tensor, probability: float) -> Tensor:
+        """As without notes."""
+        self.shapes.append(x.shape)
+        return super().drop(x, probability)
+
+
+def keyed(model: nn.Module) -> nn.Module:
+    with_keyed_masks(model, StepMasks(0))
+    return model
+
+
+def mask_lines(size: str, rounds: int, device: torch.device) -> Iterator[str]:
+    """Time drawing the masks of a RoBERTa step alone, as a share of the step; a line for each source of masks."""
+    model = roberta(size, DROPOUT).to(device).train()
+    ids = torch.randint(5, 1000, (ROWS, TOKENS_OF_MASKS), device=device)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
+    key = torch.tensor(key_of(0, 0), dtype=torch.int32, device=device)
+    with Noted(key) as noted:
+        model(**batch)
+    sources: dict[str, tuple[Lever, Callable[[int, torch.Size], Tensor]]] = {
+        "keyed": (
+            Lever(model=keyed),
+            lambda site, shape: scaled_mask(key, site, shape, DROPOUT, dtype=torch.float32),
+        ),
+        "torch": (
+            Lever(),
+            lambda site, shape: torch.empty(shape, device=device).bernoulli_(1 - DROPOUT).div_(1 - DROPOUT),
+        ),
+    }
+    for name, (lever, draw) in sources.items():
+        stepper = Stepper(model, lever, device)
+        shares = []
+        for _ in range(1 + rounds):
+            _, seconds = stepper.step(batch)
+            began = time.perf_counter()
+            for site, shape in enumerate(noted.shapes):
+                draw(site, shape)
+            stepper._wait()
+            shares.append((time.perf_counter() - began) / seconds)
+        share = statistics.median(shares[1:])
+        yield f"| {name} | {len(noted.shapes)} | {share:.1%} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SIZES, default="small")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--masks", action="store_true")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     if given.quick:
@@ -276,6 +333,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {given.threads} thread(s)"
+    if given.masks:
+        rows = f"{ROWS} rows of {TOKENS_OF_MASKS} tokens"
+        print(f"{where}; RoBERTa, shape {given.shape}, {rows}, {given.rounds} rounds\n")
+        print("| masks | a step | share of its time |", "| :-- | --: | --: |", sep="\n")
+        print(*mask_lines(given.shape, given.rounds, device), sep="\n")
+        return
     print(f"{where}; shape {given.shape}, {ROWS} rows of {SHORTEST} to {LONGEST} tokens, {given.rounds} rounds\n")
     print("| model | step | ms | times as fast as plain | loss apart by | first steps, s |")
     print("| :-- | :-- | --: | --: | --: | --: |")

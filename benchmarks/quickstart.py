@@ -5,17 +5,18 @@
     python -m benchmarks.quickstart --out FILE         what it prints, as a page of Markdown too
     python -m benchmarks.quickstart --quick            minutes: shows that it runs, and no time in it means anything
 
-The suite is `smoke`, the quickstart of that commit: full fine-tuning, LoRA, bottleneck adapters and prefix tuning on a RoBERTa,
-a DeBERTa and a GPT-2, on film reviews. Three ways do it, one after the other:
+Full fine-tuning, LoRA, bottleneck adapters and prefix tuning train on film reviews, on a RoBERTa, a DeBERTa and a GPT-2. Three
+ways do it, one after the other:
 
 * a loop that starts a process for each run, as scripts around transformers' examples do: imports, the model from the disk,
   Trainer, every input padded to the suite's `max_length`, an evaluation. It does one seed of each method and base model;
 * `lora-bench run` of the earlier commit, from a git worktree, with the suite as it is;
 * `lora-bench run` of this code, with the recipe that new suites have (`--recipe`).
 
-Seconds are the clock's, from the command to the report's end. Padding is the tokens that a model computes for each real one in
-training. Efficiency is the time that the floating-point operations of all steps and evaluations, of whole models on real tokens
-alone, take at the speed of a large product of matrices on every core or on the card.
+The suite is `smoke`, the quickstart of the earlier commit and not today's. Seconds are the clock's, from the command to the
+report's end. Padding is the tokens that a model computes for each real one in training. Efficiency is the time that the
+floating-point operations of all steps and evaluations, of whole models on real tokens alone, take at the speed of a large
+product of matrices on every core or on the card.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """The benchmarks of tuners and of the harness compare equal things and fill their tables; their times are nobody's test."""
 
 import re
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from benchmarks import against_simulation, overhead, planning, published_verdicts, quickstart, tuner_overhead
+from benchmarks import against_simulation, levers, overhead, planning, published_verdicts, quickstart, tuner_overhead
 from lora_bench.suite.load_suite import load_suite
 
 TINY = tuner_overhead.Shape(width=32, layers=1, heads=4, feed_forward=64, vocabulary=100, batch=2, tokens=8)
@@ -109,6 +111,18 @@ def test_the_quickstart_of_now_differs_from_that_of_before_by_its_recipe(tmp_pat
     assert now["training"] == before["training"] | added and before["training"].keys().isdisjoint(added)
     assert {**now, "training": None} == {**before, "training": None}
     assert len(load_suite(tmp_path / "now" / "suite.yaml").content.models) == 3
+
+
+def test_the_committed_page_of_the_quickstart_says_what_the_benchmark_writes():
+    page = (Path(quickstart.__file__).parents[1] / "reports" / "quickstart-cpu.md").read_text(encoding="utf-8")
+    what = quickstart.__doc__.split("\n\n")[-1].strip()
+    assert "`smoke`" in what and page.endswith(f" {what}\n")
+
+
+def test_the_share_of_masks_in_a_step_is_measured_for_both_sources():
+    rows = [line.strip("| ").split(" | ") for line in levers.mask_lines("tiny", 2, torch.device("cpu"))]
+    # One after the embeddings; in each of two layers one of attention and two of its outputs.
+    assert [row[:2] for row in rows] == [["keyed", "7"], ["torch", "7"]]
 
 
 def test_a_way_is_told_by_the_run():
