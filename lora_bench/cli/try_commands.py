@@ -91,6 +91,7 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
         again: True to use a file that is there already.
     """
     from lora_bench.plan.fit_minutes import DEFAULT_MODEL, draft_suite
+    from lora_bench.suite.from_table import FIRST_LOOK
     from lora_bench.tasks.look import look
     from lora_bench.util.atomic_files import write_atomic
 
@@ -102,7 +103,8 @@ def _write(arguments: argparse.Namespace, *, again: bool) -> Path:
     file = Path(f"{draft.name}.yaml")
     if not file.exists():
         write_atomic(file, draft.text(Path()).encode("utf-8"))
-        print(f"wrote {file}: {draft.seeds} seeds, {draft.train_examples:,} examples a run; edit it as you like")
+        up_to = "up to " if draft.seeds > FIRST_LOOK else ""
+        print(f"wrote {file}: {up_to}{draft.seeds} seeds, {draft.train_examples:,} examples a run; edit it as you like")
     elif again:
         print(f"{file} is there already and is used as it is; delete it to begin anew")
     else:

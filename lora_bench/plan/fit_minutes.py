@@ -1,7 +1,7 @@
 """The suite of a table, as much of it as fits into some minutes on this machine.
 
 The plan of a first draft tells what each method costs. From that come the numbers of seeds and of examples: as many seeds as
-leave every run enough examples, and at least three.
+leave every run enough examples, and at least three. All seeds are counted, also those that a decided method will not need.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ RATES_LARGE = {
 TRIAL_SEEDS = (100, 101)
 BATCH = 16
 LONGEST = 256
-FIRST_LOOK, FEWEST_WITH_LOOKS = 4, 8
+# Scores are first judged after so many seeds, so that a method that is worse everywhere gets no more of them.
+FIRST_LOOK = 4
 
 # Editors read YAML 1.2, where 1_000 is a text, so numbers are plain.
 _TEMPLATE = """\
@@ -138,8 +139,8 @@ def _schema(folder: Path) -> str:
 
 
 def _seeds_line(most: int) -> str:
-    """Return the key of the seeds: added until decided, where their number leaves room for more than two looks."""
-    if most < FEWEST_WITH_LOOKS:
+    """Return the key of the seeds: a list, or added until decided where there are more than at the first look."""
+    if most <= FIRST_LOOK:
         return f"seeds: {list(range(most))}"
     return f"seeds: {{until: decided, at_least: {FIRST_LOOK}, at_most: {most}}}  # or a list, such as [0, 1, 2]"
 

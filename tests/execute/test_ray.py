@@ -22,6 +22,8 @@ from lora_bench.plan.make_plan import make_plan
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training import callbacks as loop
 from lora_bench.version import __version__
+from tests.execute.test_choices import Said
+from tests.execute.test_real_rounds import SENTENCE, assert_same, found_in, write_rounds
 from tests.faults.failpoints import STARTUP
 from tests.project import SUITE, write_project
 
@@ -102,6 +104,16 @@ def test_a_node_that_is_killed_costs_no_run_and_scores_are_those_of_one_process(
         assert records[one.run_id].scores == pytest.approx(one.scores)
     again = run_suite(load_suite(path), runs=tmp_path / "runs", ray=cluster.address)
     assert again.done == 0 and again.records == outcome.records
+
+
+@needs_ray
+def test_seeds_are_added_as_one_process_adds_them(tmp_path, cluster):
+    path = write_rounds(tmp_path / "project")
+    run_suite(load_suite(path), runs=tmp_path / "alone", workers=0, pack=False)
+    said = Said()
+    run_suite(load_suite(path), runs=tmp_path / "runs", ray=cluster.address, display=said)
+    assert_same(found_in(path, tmp_path / "runs"), found_in(path, tmp_path / "alone"))
+    assert said.lines.count(SENTENCE) == 1
 
 
 @needs_ray

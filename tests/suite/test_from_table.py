@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.suite.from_table import Draft, _seeds_line, as_yaml, smallest_difference
+from lora_bench.suite.from_table import Draft, as_yaml, smallest_difference
 from lora_bench.suite.halving import rungs_of
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks.look import TableFacts
@@ -25,18 +25,27 @@ SEEN = TableFacts(
 )  # fmt: skip
 
 
-def loaded(tmp_path, model="minilm-l6-roberta", large=False, parameters=147_456, name="my tickets (2).csv", **changes):
+def loaded(
+    tmp_path, model="minilm-l6-roberta", large=False, parameters=147_456, name="my tickets (2).csv", seeds=4, **changes
+):
     seen = dataclasses.replace(SEEN, file=tmp_path / "data" / name, **changes)
-    draft = Draft(seen, model, 4, 960, parameters, large, 10.0)
+    draft = Draft(seen, model, seeds, 960, parameters, large, 10.0)
     (tmp_path / "out").mkdir(exist_ok=True)
     file = tmp_path / "out" / f"{draft.name}.yaml"
     file.write_text(draft.text(tmp_path / "out"), encoding="utf-8")
     return load_suite(file), file.read_text()
 
 
-def test_many_seeds_are_added_until_decided_and_few_are_a_list():
-    assert _seeds_line(10).startswith("seeds: {until: decided, at_least: 4, at_most: 10}")
-    assert _seeds_line(4) == "seeds: [0, 1, 2, 3]"
+@pytest.mark.parametrize(
+    ("most", "looks"), [(3, None), (4, None), (5, (4, 5)), (6, (4, 6)), (8, (4, 6, 8)), (10, (4, 6, 8, 10))]
+)
+def test_seeds_are_added_until_decided_where_they_are_more_than_at_the_first_look_and_else_a_list(
+    tmp_path, most, looks
+):
+    suite, _ = loaded(tmp_path, seeds=most)
+    found = suite.content.seeds
+    assert found == tuple(range(most)) if looks is None else found.looks == looks
+    assert not set(suite.content.tuning.seeds) & set(range(most))
 
 
 def test_no_halving_tries_as_many_rates_in_less_work(tmp_path):
