@@ -28,7 +28,7 @@ def test_a_section_asks_quotes_answers_and_doubts_with_one_picture(section):
 @pytest.mark.parametrize("section", SECTIONS)
 def test_our_figures_stand_in_the_reports_that_are_linked(section):
     said = bullets(section)
-    pages = re.findall(r"\]\((\.\./reports/[\w-]+\.md)\)", said["Here"])
+    pages = re.findall(r"\]\((\.\./reports/[\w-]+\.md)\)", SECTIONS[section])
     assert pages
     reports = "\n".join((PAGE.parent / path).read_text(encoding="utf-8") for path in pages)
     for label in ("Here", "Why they may differ", "So"):
