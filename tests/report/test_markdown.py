@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.records.analysis import Analysis
+from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Weights
 from lora_bench.report.markdown import render_markdown
@@ -59,6 +59,21 @@ def test_the_title_the_answer_and_what_was_run():
     assert "Of 24 runs, 21 ended `ok`, 1 `diverged` and 2 `unsupported`." in card
     assert "No verdicts are drawn" not in page
     assert "With 1 to 2 seeds a method these verdicts are exploratory" in page
+
+
+def test_scores_say_that_verdicts_decided_how_many_seeds_there_are():
+    rules = Analysis(reference="full", seeds=UntilDecided(until="decided", at_least=3, at_most=4))
+    pages = [
+        render(
+            [
+                record(label, seed=seed, score=0.7 + 0.01 * seed, changes={"analysis": given})
+                for label in ("full", "lora")
+                for seed in range(3)
+            ]
+        )
+        for given in (rules, Analysis(reference="full"))
+    ]
+    assert [page.count("Verdicts decided how many seeds a row has") for page in pages] == [1, 0]
 
 
 def test_sections_are_in_the_order_in_which_a_reader_asks():
