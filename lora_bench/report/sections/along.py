@@ -17,6 +17,8 @@ _PLATEAU = (
     "lines of a number, as one family. More seeds may make it narrower. Learning rates that trials chose may differ along a "
     "line."
 )
+# Numbers of which a user has as much as there is.
+_MORE = ("distinct_examples", "work")
 _CROSSINGS = (
     "Two methods change places where the order of their means does, at about the value where straight lines between the means "
     "meet on a logarithmic axis. *Shown*: the difference at that value is, over all pairs of methods at all values, as one "
@@ -34,7 +36,7 @@ def along_lines(found: SweepFindings) -> Lines:
             continue
         lines += ["", f"### {code(subject[0])}: {inert(subject[1], 60)}", "", *_plateau_table(plateaus)]
         lines += _unknown(plateaus)
-        if plateaus[0].sweep.kind in ("distinct_examples", "work"):
+        if plateaus[0].sweep.kind in _MORE:
             lines += _crossing_lines(crossings, plateaus[0].sweep)
     return ["## Curves", "", _PLATEAU, *lines] if lines else []
 
@@ -44,7 +46,7 @@ def _plateau_table(plateaus: Sequence[Plateau]) -> Lines:
         [
             _where(plateau.sweep),
             code(plateau.line.name),
-            _value(plateau.sweep, plateau.best.value),
+            _best(plateau),
             text.score(mean(plateau.best)),
             _values(plateau.sweep, plateau.held) if plateau.compared else MISSING,
             ", ".join(
@@ -87,6 +89,13 @@ def _crossing_lines(crossings: Sequence[Crossing], sweep: Sweep) -> Lines:
 
 def _where(sweep: Sweep) -> str:
     return model_name(sweep.table) + (f", {sweep.apart}" if sweep.apart else "")
+
+
+def _best(plateau: Plateau) -> str:
+    """The best value of a line, and whether a better one may lie beyond it; of rows and work more is mostly better."""
+    values = [point.value for point in plateau.line.points]
+    ends = {} if plateau.sweep.kind in _MORE else {values[0]: ", smallest tried", values[-1]: ", largest tried"}
+    return _value(plateau.sweep, plateau.best.value) + (ends.get(plateau.best.value, "") if len(values) > 1 else "")
 
 
 def _values(sweep: Sweep, points: Sequence[SweptPoint]) -> str:

@@ -79,7 +79,9 @@ def _several_tasks(comparison: Comparison) -> bool:
 def _legend(comparison: Comparison, judged: Judged | None, beside: Beside) -> Lines:
     lines = ["Rows are in alphabetical order, below methods that are exempt from the parameter target.", "", *_LEGEND]
     if judged is not None and judged.analysis.seeds is not None:
-        lines.append("- Verdicts decided how many seeds a row has. Its interval does not allow for that; those of verdicts do.")
+        lines.append(
+            "- Verdicts decided how many seeds a row has. Its interval does not allow for that; those of verdicts do."
+        )
     if judged is not None and judged.ranks:
         lines.append(rank_note(judged))
     lines += _COSTS

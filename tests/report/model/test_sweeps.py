@@ -178,5 +178,9 @@ def test_the_section_says_plateaus_and_crossings():
     ]
     assert crossings[2][1].startswith("`lora` at 100: +0.1") and crossings[2][1].endswith(", shown")
     assert crossings[2][4] == "yes" and "`vader_film`. Score against the number of different training rows" in page
+    of_ranks = [
+        render_markdown(ranks({2: least, 8: 0.80, 32: most}), "figures") for least, most in ((0.7, 0.81), (0.7, 0.7))
+    ]
+    assert "| 32, largest tried |" in of_ranks[0] and "| 8 |" in of_ranks[1]
     assert "Curves" not in render_markdown([record(seed=seed, budget=BUDGET) for seed in range(3)], "figures")
     assert "Curves" not in render_markdown(ranks({2: 0.7, 8: 0.8, 32: 0.8}, seeds=1), "figures")
