@@ -1,9 +1,9 @@
 """The cheapest method that is not worse than the best by more than a margin.
 
 The best method of a table, by its mean score, becomes the reference of `judge_comparison`; every other method is judged against
-it by the verdicts of a report. The cheapest of those shown to be better, equivalent or non-inferior is chosen. Below 29 seeds
-the last two are shown only unless runs collapse: such a choice is at most indicative. With too few seeds nothing is shown, and
-the best itself is chosen.
+it by the verdicts of a report. The cheapest of those shown to be better, equivalent or non-inferior is chosen, or the best
+itself if none is cheaper by a tenth. Below 29 seeds the last two are shown only unless runs collapse: such a choice is at most
+indicative. With too few seeds nothing is shown, and the best itself is chosen.
 
 Taking the observed best for the reference makes the proof harder, since its mean is likely to be above its true one. The error
 level covers the methods of one task and base model.
@@ -11,7 +11,7 @@ level covers the methods of one task and base model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -30,6 +30,8 @@ from lora_bench.stats.verdict import Grade, Verdict
 
 Prefer = Literal["storage", "memory", "time"]
 
+# Costs that differ by a smaller share count as equal: a budget has a tolerance.
+LIKE_COST = 0.1
 # A weight is stored in four bytes.
 _WEIGHT_BYTES = 4
 _ADMITTED = ("better", "equivalent", "non-inferior")
@@ -184,7 +186,7 @@ def _choose(
         row for row in rows if id(row) in held and _shown(held[id(row)].verdict) in _ADMITTED and not row.failures
     ]
     costs = {id(row): cost for row, cost in zip(rows, _costs(rows, prefer), strict=True)}
-    chosen = min(admitted, key=lambda row: (costs[id(row)] is None, costs[id(row)] or 0.0, row is not best))
+    chosen = _cheapest(admitted, costs, best)
     grades = [one.verdict.grade for one in held.values()]
     if id(chosen) in held and held[id(chosen)].verdict.verdict not in _ADMITTED:
         grades.append("indicative")
@@ -196,6 +198,15 @@ def _choose(
         reasons=tuple(_reason(row, best, held.get(id(row)), costs[id(row)], prefer, chosen) for row in rows),
         grade=min(grades, key=GRADES.index) if grades else None,
     )
+
+
+def _cheapest(admitted: Sequence[Row], costs: Mapping[int, float | None], best: Row) -> Row:
+    """The cheapest of these; of those that cost hardly more, the best one if it is among them, else the cheapest."""
+    known = [cost for row in admitted if (cost := costs[id(row)]) is not None]
+    cost_of_best = costs[id(best)]
+    if known and cost_of_best is not None and cost_of_best <= min(known) * (1 + LIKE_COST):
+        return best
+    return min(admitted, key=lambda row: (costs[id(row)] is None, costs[id(row)] or 0.0, row is not best))
 
 
 def _shown(verdict: Verdict) -> str:

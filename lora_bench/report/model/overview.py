@@ -28,9 +28,6 @@ PEAK = "measured.peak_bytes"
 # Bytes of a stored weight, where no run kept its files.
 WEIGHT_BYTES = 4
 
-# Files whose sizes differ by a smaller share count as equally large: a budget has a tolerance.
-LIKE_COST = 0.1
-
 # Few seeds without a collapse do not exclude one.
 UNLESS = "unless runs collapse"
 

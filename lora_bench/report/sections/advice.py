@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lora_bench.report import text
-from lora_bench.report.model.overview import LIKE_COST, UNLESS, Contrast, Line, Overview
+from lora_bench.report.model.choose_method import LIKE_COST
+from lora_bench.report.model.overview import UNLESS, Contrast, Line, Overview
 from lora_bench.report.sections.method_tables import metric_name
 from lora_bench.report.sections.verdicts import DECIDED
 from lora_bench.report.text import code, listed, plural
@@ -78,7 +79,10 @@ def advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
             noun = COMPARISONS if number else ""
             lead = f"{take}: it beats {reference}{number}{noun} by {sizes(pick.contrasts)}{_file(pick)}"
         else:
-            lead = f"{take}: compared with {reference} it is {_shown(pick, COMPARISONS)}{_file(pick)}"
+            # Without a smaller file, the mean is what speaks for it.
+            best = not _file(pick) and all(choice.best.label == pick.label for choice in seen.choices)
+            first = "its mean is the best, and " if best else ""
+            lead = f"{take}: {first}compared with {reference} it is {_shown(pick, COMPARISONS)}{_file(pick)}"
     else:
         lead = _TAKE[grade].format(code(pick.label)) + _beside(seen, pick, others)
     cheaper = _cheaper(seen, pick)

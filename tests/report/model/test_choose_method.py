@@ -27,6 +27,14 @@ def test_the_cheapest_of_those_within_the_margin_is_chosen():
     assert lora.endswith("; stores 0.6 MiB; chosen") and "worse than full" in prefix
 
 
+def test_a_file_that_is_hardly_smaller_is_no_reason_to_leave_the_best():
+    # LoRA stores 156,680 parameters, the adapters 156,776.
+    records = [*runs("full", FULL), *runs("lora", shifted((0.018, 0.019))), *runs("bottleneck_adapter", shifted(0.02))]
+    choice = chosen(records, margin=0.01)
+    assert choice.method == "bottleneck_adapter"
+    assert any(said.startswith("lora: ") and "equivalent to bottleneck_adapter" in said for said in choice.reasons)
+
+
 def test_a_margin_that_is_too_narrow_to_show_leaves_the_best():
     records = [*runs("full", FULL), *runs("lora", shifted(CLOSE))]
     assert chosen(records, margin=0.0005).method == "full"
