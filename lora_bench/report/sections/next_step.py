@@ -38,7 +38,7 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
     command = suite_command(seen)
     if command is not None and (keys or total is not None):
         seeds = "" if total is None else f" --seeds {total}"
-        steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), _open_to(seen, total)))
+        steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), _open_to(seen, total) + _anew(seen)))
     return steps
 
 
@@ -65,6 +65,12 @@ def _open_to(seen: Overview, total: int | None) -> str:
         if contrast.verdict.needed is not None and contrast.verdict.needed.seeds <= total
     ]
     return f" that would likely decide about {listed(found)}" if found and len(found) < len(open_ones) else ""
+
+
+def _anew(seen: Overview) -> str:
+    """What more seeds mean where verdicts decided their number."""
+    looked = seen.judged is not None and seen.judged.analysis.seeds is not None
+    return " and judges anew, with the whole error level once more" if looked else ""
 
 
 def _changed(command: str, keys: str, what: str) -> str:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lora_bench.records.analysis import Analysis
+from lora_bench.records.analysis import Analysis, UntilDecided
 from lora_bench.records.budget import Budget
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import CurvePoint, Weights
@@ -246,6 +246,13 @@ def test_few_seeds_have_weaker_words(seeds, verb, strength):
     assert ("a hint; confirm with more seeds" in found.strength) == (strength == "exploratory")
     more = "lora-bench run quickstart --seeds 10"
     assert (more in "".join(found.next)) == (strength != "recommendation")
+
+
+def test_more_seeds_after_seeds_until_decided_spend_the_error_level_again():
+    looked = Analysis(reference="full", margin=0.01, seeds=UntilDecided(until="decided", at_least=4, at_most=5))
+    (step,) = headline(runs("full", 0, 5, looked) + runs("prefix_tuning", -0.05, 5, looked))[0].next
+    more = "adds the seeds and judges anew, with the whole error level once more"
+    assert step == f"`lora-bench run quickstart --seeds 10` {more}"
 
 
 def test_where_nothing_is_decided_it_says_what_would_decide():
