@@ -13,6 +13,7 @@ from lora_bench.report.figures import differences
 from lora_bench.report.model.judged import Judged
 from lora_bench.report.model.overview import Contrast, Overview, contrasts_of
 from lora_bench.report.sections.chosen_rates import rates_table
+from lora_bench.report.sections.forgetting import kept_of_base
 from lora_bench.report.sections.headline import Headline, headline_lines
 from lora_bench.report.sections.summary import next_step, shown_lines, summary_table
 from lora_bench.report.sections.weight_changes import WEIGHTS
@@ -31,7 +32,8 @@ def first_screen(seen: Overview, headline: Headline, folder: str, sections: Sequ
     # What happened to weights is the answer of a suite whose scores decide nothing.
     titles = (PUBLISHED, WEIGHTS) if headline.level in (None, "undecided") else (PUBLISHED,)
     answers = [[f"**{answer}**"] for answer in elsewhere(sections, titles)]
-    return [*answers, headline_lines(headline), picture, small_table(seen), next_step(headline.next)]
+    kept = [[said] for said in kept_of_base(seen.comparison)]
+    return [*answers, headline_lines(headline), *kept, picture, small_table(seen), next_step(headline.next)]
 
 
 def small_table(seen: Overview) -> Lines:

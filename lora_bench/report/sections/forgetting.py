@@ -24,6 +24,9 @@ MEASURES = {
     "spearman": "Spearman's correlation on STS-B, without a head",
 }
 
+# More sentences would push the picture off the first screen.
+MOST_KEPT = 2
+
 _CAPTION = (
     "Score against what is lost of the base model: seeds (small points), their means and 95 % intervals in both directions. "
     "Better methods are at the top, gentler ones on the left; the dashed line is the base model's own level."
@@ -52,6 +55,24 @@ def forgetting_lines(comparison: Comparison, folder: str) -> Lines:
         "a loss or the fall of a correlation, so 0 is a base model that kept all; below 0 it gained."
     )
     return ["## Learning against forgetting", "", said, *lines]
+
+
+def kept_of_base(comparison: Comparison) -> list[str]:
+    """Sentences for the first screen on what is left of each base model, where they are few; none without a retention."""
+    parts = [*_parts(comparison)]
+    return [_kept(table, rows) for _, table, rows in parts] if len(parts) <= MOST_KEPT else []
+
+
+def _kept(table: ModelTable, rows: list[Row]) -> str:
+    found = [(row.label, row.forgetting) for row in rows if row.forgetting is not None]
+    found.sort(key=lambda one: one[1].lost.mean)
+    _, first = found[0]
+    before = "" if first.before is None else f"was {text.score(first.before)}, and "
+    after = text.listed([f"{text.score(one.after.mean)} with {code(label)}" for label, one in found])
+    return (
+        f"**Kept of {tables.model_name(table)}:** {MEASURES[first.measure]}, {before}after training is {after} "
+        "([intervals](#learning-against-forgetting))."
+    )
 
 
 def forgetting_figures(comparison: Comparison) -> dict[str, bytes]:

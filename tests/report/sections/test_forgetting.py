@@ -47,6 +47,14 @@ def test_a_report_shows_the_plane(measure):
     assert b"lost: " in files["report/forgetting-1.svg"] and b"full" in files["report/forgetting-1.svg"]
 
 
+def test_the_first_screen_says_what_is_kept():
+    page = render_files(runs("spearman", 0.8, {"full": [0.5, 0.6, 0.55], "lora": [0.7, 0.75, 0.8]}))[
+        "report.md"
+    ].decode()
+    kept = "without a head, was 0.8000, and after training is 0.7500 with `lora` and 0.5500 with `full` "
+    assert kept in page[: page.index("## Verdicts")]
+
+
 def test_without_retention_there_is_no_section():
     files = render_files(sample_suite())
     assert b"forgetting" not in files["report.md"] and not [name for name in files if "forgetting" in name]
