@@ -33,7 +33,7 @@ def first_screen(seen: Overview, headline: Headline, folder: str, sections: Sequ
     titles = (PUBLISHED, WEIGHTS) if headline.level in (None, "undecided") else (PUBLISHED,)
     answers = [[f"**{answer}**"] for answer in elsewhere(sections, titles)]
     kept = [[said] for said in kept_of_base(seen.comparison)]
-    return [*answers, headline_lines(headline), *kept, picture, small_table(seen), next_step(headline.next)]
+    return [*answers, *kept, headline_lines(headline), picture, small_table(seen), next_step(headline.next)]
 
 
 def small_table(seen: Overview) -> Lines:
