@@ -14,19 +14,23 @@ from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.text import code, inert, listed, plural
 
+# The settings of more reports would be a paragraph that nobody reads.
+MOST_COMPARED = 3
+
 
 def other_reports(model: ReportModel) -> list[str]:
-    """A paragraph that names each report on the same data; empty where there is none."""
+    """A paragraph that names each report on the same data, and how it differs where they are few; empty without one."""
     every = [model, *model.others.values()]
     mine, facts = _data(model.comparison), _facts(model, every)
+    related = [(name, other) for name, other in sorted(model.others.items()) if mine & _data(other.comparison)]
     said = []
-    for name, other in sorted(model.others.items()):
-        if not mine & _data(other.comparison):
-            continue
+    for name, other in related:
         differing = [
             f"{fact.said} (here {facts[kind].value})" if kind in facts else fact.said
             for kind, fact in _facts(other, every).items()
-            if facts.get(kind) != fact and not (kind == "rates" and _chose(model, other))
+            if len(related) <= MOST_COMPARED
+            and facts.get(kind) != fact
+            and not (kind == "rates" and _chose(model, other))
         ]
         said.append(f"[{code(name)}]({quote(name)}.md): {', '.join([_kind(model, other), *differing])}")
     return [f"**On the same data:** {'; '.join(said)}."] if said else []

@@ -33,6 +33,13 @@ def test_a_report_says_what_others_on_its_data_differ_in():
     assert line(tuned, small=untuned(2)) == f"**On the same data:** {back}."
 
 
+def test_of_many_others_only_what_they_say_is_told():
+    tuned = runs("full", 0) + runs("lora", -0.05)
+    few, many = (line(untuned(2), **dict.fromkeys("abcd"[:number], tuned)) for number in (3, 4))
+    assert few.count("10 seeds (here 2)") == 3
+    assert many == f"**On the same data:** {'; '.join(f'[`{name}`]({name}.md): recommends `full`' for name in 'abcd')}."
+
+
 def test_a_search_that_chose_the_rates_is_told_from_one_that_did_not():
     search = trials("full", 1e-3) + trials("lora", 1e-3)
     assert "[`search`](search.md): the search that chose the rates of this page" in line(untuned(2), search=search)
