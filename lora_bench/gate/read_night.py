@@ -286,8 +286,4 @@ def _index(records: Sequence[Record | ProbeRecord], environments: Sequence[Envir
 
 
 def _seconds(record: Record) -> float | None:
-    speed = record.speed
-    if speed is None:
-        return None
-    parts = (speed.load_seconds, speed.train_seconds, speed.evaluation_seconds)
-    return round(sum(part for part in parts if part is not None), 3)
+    return None if record.speed is None else round(record.speed.seconds, 3)

@@ -170,9 +170,7 @@ def _estimated_from_records(cells: list[Cell]) -> list[Cell]:
     for cell in cells:
         record = cell.record
         if record is not None and record.speed is not None:
-            speed = record.speed
-            parts = (speed.load_seconds, speed.train_seconds, speed.evaluation_seconds)
-            seconds[_kind(cell)] = sum(part for part in parts if part is not None)
+            seconds[_kind(cell)] = record.speed.seconds
     return [
         Cell(
             cell.job,

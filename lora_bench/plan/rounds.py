@@ -76,10 +76,8 @@ def rounds_of(
         open_ones, closed = _verdicts(records, analysis, runs, {key: groups[key] for key in going})
         decided += _sentences(closed, look, analysis)
         going = [key for key in going if key in open_ones]
-        if (
-            seeds.minutes is not None
-            and _minutes(records) + _next_minutes(groups, going, look, following) > seeds.minutes
-        ):
+        more = _minutes(records) + _next_minutes(groups, going, look, following)
+        if seeds.minutes is not None and more > seeds.minutes:
             going = []
         if not going:
             break
@@ -98,9 +96,7 @@ def rounds_of(
 
 def _minutes(records: Iterable[Record]) -> float:
     """Return the time of runs, one after the other."""
-    speeds = [record.speed for record in records if record.speed is not None]
-    parts = ((one.load_seconds, one.train_seconds, one.evaluation_seconds) for one in speeds)
-    return sum(part or 0.0 for run in parts for part in run) / 60
+    return sum(record.speed.seconds for record in records if record.speed is not None) / 60
 
 
 def _next_minutes(groups: Mapping[_Key, Sequence[Cell]], going: Sequence[_Key], look: int, following: int) -> float:

@@ -136,6 +136,11 @@ class Speed(Strict):
     train_examples: int | None = None
     train_flops: int | None = None
 
+    @property
+    def seconds(self) -> float:
+        """Time of the run: loading, training and scoring, as far as they were measured."""
+        return sum(part or 0.0 for part in (self.load_seconds, self.train_seconds, self.evaluation_seconds))
+
 
 class Predictions(Strict):
     """File with the prediction for each scored example, beside the record and without any text of the data.

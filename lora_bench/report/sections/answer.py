@@ -67,11 +67,7 @@ def _looks(judged: Judged) -> str:
     if rule is None or len(rule.looks) == 1:
         return ""
     each = (1 - LAST) / (len(rule.looks) - 1)
-    limit = (
-        ""
-        if rule.minutes is None
-        else f" No runs were begun that would have ended after {rule.minutes:g} minutes of running."
-    )
+    limit = f" No seeds were added for which {rule.minutes:g} minutes were too few." if rule.minutes is not None else ""
     return (
         f" Seeds were added until a comparison was decided, after looks at {listed([str(look) for look in rule.looks])} seeds: "
         f"the last look has {LAST:.0%} of the error level, each other {each:.1%} of it.{limit}"

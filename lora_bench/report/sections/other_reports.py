@@ -14,7 +14,7 @@ from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.tuning import untuned_tasks
 from lora_bench.report.text import code, inert, listed, plural
 
-# The settings of more reports would be a paragraph that nobody reads.
+# With more reports than this, only what each says: their settings fill eight lines.
 MOST_COMPARED = 3
 
 
