@@ -277,8 +277,9 @@ def _fault(model: type[BaseModel], document: Document, at: Key, detail: Any, wit
     """Return one pydantic error in our words; keys of *without* stand beside the model's own."""
     # pydantic puts the names of union members and validators into the location: keep what the file has.
     key: Key = at
-    for part in detail["loc"]:
-        if detail["type"] in ("missing", "extra_forbidden") or (*key, part) in document.lines:
+    for place, part in enumerate(detail["loc"], start=1):
+        named = place == len(detail["loc"]) and detail["type"] in ("missing", "extra_forbidden")
+        if named or (*key, part) in document.lines:
             key = (*key, part)
     given = detail["input"]
     kind = detail["type"]

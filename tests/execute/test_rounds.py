@@ -105,6 +105,7 @@ def test_a_run_that_failed_ends_no_round_by_itself_and_a_method_without_scores_g
     ("change", "said"),
     [
         (("at_least: 3", "at_least: 2"), "at_least"),
+        (("at_most: 8", "at_most: 8, minuts: 3"), "seeds.minuts: unknown key; did you mean 'minutes'?"),
         (("at_most: 8", "at_most: 2"), "at_most (2) must be no less than at_least (3)"),
         (("until: decided", "until: tired"), "decided"),
         (("tuning: {seeds: [100]}", "tuning: {seeds: [5]}"), "must not be among the reported seeds, as 5 is"),
