@@ -13,7 +13,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -148,8 +148,19 @@ def validate(model: type[ModelT], document: Document, at: Key = (), without: Col
         # JSON mode lets a list stand for a tuple while every other type stays strict.
         return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        details = error.errors(include_url=False)[:SHOWN_FAULTS]
-        raise BadInput(_fault(model, document, at, detail, without) for detail in details) from None
+        details = error.errors(include_url=False)
+        faults = [_fault(model, document, at, detail, without) for detail in details]
+        raise BadInput(_told(faults, [detail["type"].endswith("_type") for detail in details])[:SHOWN_FAULTS]) from None
+
+
+def _told(faults: Sequence[Fault], of_form: Sequence[bool]) -> list[Fault]:
+    """Return the faults without those that ask for another form of a value whose own form fits, but not what it holds."""
+
+    def fits(key: str) -> bool:
+        deeper = any(str(fault.key).startswith((f"{key}.", f"{key}[")) for fault in faults)
+        return deeper or any(fault.key == key and not form for fault, form in zip(faults, of_form, strict=True))
+
+    return [fault for fault, form in zip(faults, of_form, strict=True) if not (form and fits(str(fault.key)))]
 
 
 class _Loader(yaml.SafeLoader):

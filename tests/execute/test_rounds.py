@@ -124,3 +124,4 @@ def test_what_cannot_go_with_added_seeds_is_refused_with_its_line(tmp_path, chan
     with pytest.raises(BadInput) as error:
         load_suite(file)
     assert said in str(error.value) and "tickets.yaml:" in str(error.value)
+    assert "must be a list" not in str(error.value), "the other form of seeds is not asked for"
