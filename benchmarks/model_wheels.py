@@ -1,8 +1,8 @@
-"""Write gpt2-mini as a wheel: the file of a release from which a package without the model obtains it.
+"""Write each model that was pretrained for this project as a wheel, a file of a release, for packages that leave it out.
 
-    python benchmarks/gpt2_mini_wheel.py FOLDER
+    python benchmarks/model_wheels.py FOLDER
 
-The archive is the same to the byte on every machine, because `lora_bench/util/pip_assets.py` pins its hash: files are stored
+An archive is the same to the byte on every machine, because `lora_bench/util/pip_assets.py` pins its hash: files are stored
 uncompressed and carry no times. Only the standard library is needed.
 """
 
@@ -14,24 +14,27 @@ import sys
 import zipfile
 from pathlib import Path
 
-MODEL = Path(__file__).parents[1] / "lora_bench" / "data" / "gpt2-mini"
-# Another version for each change of the model, beside `VERSION` in lora_bench/models/gpt2_mini.py.
-NAME, VERSION = "lora_bench_gpt2_mini", "1"
+DATA = Path(__file__).parents[1] / "lora_bench" / "data"
+# Another version for each change of a model, beside `VERSION` in its module of lora_bench/models and its file's name in
+# lora_bench/util/pip_assets.py.
+VERSIONS = {"gpt2-mini": "1", "deberta-mini": "1"}
 
 
-def write_wheel(folder: Path) -> Path:
-    """Write the wheel to a folder, and return its path."""
-    about = f"{NAME}-{VERSION}.dist-info"
-    files = {f"gpt2_mini/{path.name}": path.read_bytes() for path in sorted(MODEL.iterdir())}
-    files[f"{about}/METADATA"] = f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {VERSION}\n".encode()
+def write_wheel(model: str, folder: Path) -> Path:
+    """Write a model's wheel to a folder, and return its path."""
+    inside = model.replace("-", "_")
+    name, version = f"lora_bench_{inside}", VERSIONS[model]
+    about = f"{name}-{version}.dist-info"
+    files = {f"{inside}/{path.name}": path.read_bytes() for path in sorted((DATA / model).iterdir())}
+    files[f"{about}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()
     files[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: lora_bench\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    rows = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in files.items()]
+    rows = [f"{path},sha256={_digest(content)},{len(content)}" for path, content in files.items()]
     files[f"{about}/RECORD"] = "\n".join([*rows, f"{about}/RECORD,,", ""]).encode()
-    wheel = folder / f"{NAME}-{VERSION}-py3-none-any.whl"
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in files.items():
-            entry = zipfile.ZipInfo(name)
+        for path, content in files.items():
+            entry = zipfile.ZipInfo(path)
             entry.create_system, entry.external_attr = 3, 0o100644 << 16
             archive.writestr(entry, content)
     return wheel
@@ -42,4 +45,5 @@ def _digest(content: bytes) -> str:
 
 
 if __name__ == "__main__":
-    print(write_wheel(Path(sys.argv[1])))
+    for model in VERSIONS:
+        print(write_wheel(model, Path(sys.argv[1])))

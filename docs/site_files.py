@@ -22,6 +22,7 @@ SHOWN = (
     "docs/*.css",
     "docs/**/*.md",
     "examples/*",
+    "lora_bench/data/deberta-mini/README.md",
     "lora_bench/data/gpt2-mini/README.md",
     "reports/*.md",
     "reports/*/*.md",

@@ -1,4 +1,4 @@
-"""The wheel carries all that the package needs far from its checkout, but for the model in a release's."""
+"""The wheel carries all that the package needs far from its checkout, but for our own models in a release's."""
 
 import hashlib
 import os
@@ -17,7 +17,8 @@ from lora_bench.models.registry import find_model
 from lora_bench.util.pip_assets import find_asset
 
 ROOT = Path(__file__).parents[1]
-MODEL = "lora_bench/data/gpt2-mini"
+DATA = ROOT / "lora_bench" / "data"
+MODELS = ("gpt2-mini", "deberta-mini")
 
 # The release's own step builds with `build`, which would fetch hatchling for each; here that is installed.
 PYTHON = f"""#!/bin/sh
@@ -41,7 +42,7 @@ def installed():
     return found
 
 
-def test_the_wheel_carries_tasks_baselines_schemas_and_the_small_gpt2(installed):
+def test_the_wheel_carries_tasks_baselines_schemas_and_our_models(installed):
     for needed in (
         "lora_bench/_tasks/movie_reviews.yaml",
         "lora_bench/_baselines/quickstart/suite.yaml",
@@ -50,8 +51,9 @@ def test_the_wheel_carries_tasks_baselines_schemas_and_the_small_gpt2(installed)
         "lora_bench/_baselines/nightly/nights/repeat-1.json",
         "lora_bench/_baselines/lora-table2/published.csv",
         "lora_bench/schemas/suite.schema.json",
-        f"{MODEL}/model.safetensors",
-        f"{MODEL}/README.md",
+        "lora_bench/data/gpt2-mini/model.safetensors",
+        "lora_bench/data/gpt2-mini/README.md",
+        "lora_bench/data/deberta-mini/masked_words.safetensors",
         "lora_bench/report/assets/card.css",
         "lora_bench/report/assets/page.css",
         "lora_bench/report/assets/page.js",
@@ -69,7 +71,7 @@ def release(tmp_path_factory):
     for name in ("lora_bench", "tasks", "baselines"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "benchmarks").mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "benchmarks/gpt2_mini_wheel.py"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "benchmarks/model_wheels.py"):
         shutil.copy(ROOT / name, folder / name)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "../full"]
     subprocess.run(build, cwd=folder, check=True, capture_output=True)
@@ -93,22 +95,29 @@ def names(archive: Path) -> set[str]:
         return set(opened.namelist())
 
 
-def test_the_wheel_of_a_release_has_at_most_three_megabytes_and_all_but_the_model(release):
+def test_the_wheel_of_a_release_has_at_most_three_megabytes_and_all_but_our_models(release):
     small, full = only(release / "dist", "*.whl"), only(release.parent / "full", "*.whl")
     assert small.name == full.name and small.stat().st_size <= 3_000_000 and full.stat().st_size > 10_000_000
-    assert names(full) - names(small) == {f"{MODEL}/{path.name}" for path in (ROOT / MODEL).iterdir()}
+    assert names(full) - names(small) == {
+        path.relative_to(ROOT).as_posix() for model in MODELS for path in (DATA / model).iterdir()
+    }
     assert names(small) < names(full)
     assert not [name for name in names(full) if "_baselines" in name and "/records/" in name]
 
 
-def test_a_build_from_the_sources_of_a_release_has_the_model(release):
+def test_a_build_from_the_sources_of_a_release_has_our_models(release):
     with tarfile.open(only(release / "dist", "*.tar.gz")) as archive:
-        assert any(name.endswith(f"/{MODEL}/model.safetensors") for name in archive.getnames())
+        for model in MODELS:
+            assert any(
+                f"/lora_bench/data/{model}/" in name and name.endswith(".safetensors") for name in archive.getnames()
+            )
 
 
-def test_the_model_of_a_release_is_the_asset_that_is_pinned(release):
-    asset, wheel = find_asset("gpt2-mini"), only(release / "models", "*")
-    assert wheel.name == asset.file and asset.requirement.endswith(f"/{wheel.name}")
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_of_a_release_is_the_asset_that_is_pinned(release, model):
+    asset = find_asset(model)
+    wheel = release / "models" / asset.file
+    assert len(list(wheel.parent.iterdir())) == len(MODELS) and asset.requirement.endswith(f"/{wheel.name}")
     assert hashlib.sha256(wheel.read_bytes()).hexdigest() == asset.sha256
     assert wheel.stat().st_size == asset.size_bytes
 

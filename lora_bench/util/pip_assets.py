@@ -83,19 +83,36 @@ _MPNET = (
     ("85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135", 26_940_285),
 )
 
-GPT2_MINI = "gpt2-mini"
-_GPT2_MINI_FILE = "lora_bench_gpt2_mini-1-py3-none-any.whl"
+GPT2_MINI, DEBERTA_MINI = "gpt2-mini", "deberta-mini"
+
+
+def _of_release(name: str, about: str, sha256: str, size_bytes: int) -> Asset:
+    """A model that was pretrained for this project; benchmarks/model_wheels.py writes its file for each release."""
+    file = f"lora_bench_{name.replace('-', '_')}-1-py3-none-any.whl"
+    return Asset(
+        name=name,
+        about=about,
+        requirement=f"lora-bench-{name} @ {REPOSITORY}/releases/download/v{__version__}/{file}",
+        kind="wheel",
+        file=file,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        licence="Apache-2.0",
+    )
+
 
 ASSETS = (
-    Asset(
-        name=GPT2_MINI,
-        about="gpt2-mini, a GPT-2 of 5.4 M weights, which benchmarks/gpt2_mini_wheel.py writes for each release",
-        requirement=f"lora-bench-gpt2-mini @ {REPOSITORY}/releases/download/v{__version__}/{_GPT2_MINI_FILE}",
-        kind="wheel",
-        file=_GPT2_MINI_FILE,
-        sha256="46f4a93a113ae3162941a33cba1e0f356542ff04e4d15b8ee18baa090a5f2676",
-        size_bytes=11_336_408,
-        licence="Apache-2.0",
+    _of_release(
+        GPT2_MINI,
+        "gpt2-mini, a GPT-2 of 5.4 M weights, pretrained for lora_bench",
+        "46f4a93a113ae3162941a33cba1e0f356542ff04e4d15b8ee18baa090a5f2676",
+        11_336_408,
+    ),
+    _of_release(
+        DEBERTA_MINI,
+        "deberta-mini without its word vectors, a DeBERTa-v2 pretrained from MiniLM-L6 for lora_bench",
+        "140f3c02afcb5647f664445cd239f0c3dc7ccb700cd36377c573443c53497343",
+        21_719_642,
     ),
     Asset(
         name="minilm-l6",

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpt2_mini_wheel import write_wheel
+from benchmarks.model_wheels import write_wheel
 from lora_bench.errors import AssetUnavailable
-from lora_bench.models import gpt2_mini
+from lora_bench.models import gpt2_mini, shipped
 from lora_bench.models.registry import find_model, known_models
 from lora_bench.util import pip_assets
 from lora_bench.util.paths import PACKAGE
@@ -17,19 +17,19 @@ from lora_bench.util.paths import PACKAGE
 def left_out(tmp_path, monkeypatch):
     """The cache of a package that leaves the model out."""
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gpt2_mini, "IN_PACKAGE", tmp_path / "nowhere")
+    monkeypatch.setattr(shipped, "DATA", tmp_path / "nowhere")
     return tmp_path / "cache"
 
 
 def test_a_checkout_has_it():
     known = known_models()["gpt2-mini"]
-    assert known.is_here and known.folder(None) == gpt2_mini.IN_PACKAGE
-    assert (gpt2_mini.IN_PACKAGE / "model.safetensors").is_file()
+    assert known.is_here and known.folder(None) == PACKAGE / "data" / "gpt2-mini"
+    assert (known.folder(None) / "model.safetensors").is_file()
 
 
 def test_one_made_from_the_file_of_a_release_is_the_same_model(left_out):
     assert not known_models()["gpt2-mini"].is_here
-    write_wheel(left_out / "assets")
+    write_wheel("gpt2-mini", left_out / "assets")
     assert known_models()["gpt2-mini"].is_here
     made = find_model("gpt2-mini", base=Path())
     assert made.folder.is_relative_to(left_out)

@@ -185,7 +185,7 @@ def test_a_rewriting_that_changed_on_the_disk_is_quarantined_and_written_again(t
         (folder / "model.safetensors").write_bytes(b"weights" * 100)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(minilm, "_write", write)
+    monkeypatch.setattr(minilm, "write_from_minilm", write)
     folder = minilm.roberta_folder()
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(whole) == {"config.json", "manifest.json", "model.safetensors"}

@@ -1,0 +1,70 @@
+"""deberta-mini: a small DeBERTa whose attention needs its relative positions, pretrained for this project.
+
+It has MiniLM-L6's word vectors and tokenizer, and no table of absolute positions. benchmarks/pretrain_deberta_mini.py trained
+the rest, which the package ships; the two are joined on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.models.made_folder import made_folder
+from lora_bench.models.minilm import POSITIONS, SHARED, write_from_minilm
+from lora_bench.models.shipped import shipped_files
+from lora_bench.util.pip_assets import DEBERTA_MINI
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Progress = Callable[[str], None]
+
+# Raised with the version of the wheel in benchmarks/model_wheels.py.
+VERSION = 1
+
+WEIGHTS = "masked_words.safetensors"
+CONFIG: dict[str, Any] = {
+    **SHARED,
+    "architectures": ["DebertaV2Model"],
+    "model_type": "deberta-v2",
+    "max_position_embeddings": POSITIONS,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "pooler_dropout": 0,
+    "pooler_hidden_act": "gelu",
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+    "position_buckets": 32,
+    "relative_attention": True,
+    "share_att_key": True,
+    "type_vocab_size": 0,
+}
+
+
+def deberta_mini_folder(progress: Progress | None = None) -> Path:
+    """Return the folder of deberta-mini, made on first use.
+
+    Raises:
+        AssetUnavailable: If MiniLM-L6 or, in a package without them, its own weights are neither cached nor downloadable.
+    """
+    return made_folder(f"{DEBERTA_MINI}-{VERSION}", DEBERTA_MINI, lambda folder: _write(folder, progress), progress)
+
+
+def _write(folder: Path, progress: Progress | None) -> None:
+    card, weights = shipped_files(DEBERTA_MINI, ("README.md", WEIGHTS), progress).values()
+    inputs = ["input_ids", "attention_mask"]
+    write_from_minilm(folder, lambda minilm: _joined(weights, minilm), CONFIG, inputs, card.decode(), progress)
+
+
+def _joined(weights: bytes, minilm: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of the encoder, which are stored beside a head for masked words, with MiniLM's word vectors."""
+    from safetensors.torch import load
+
+    encoder = {
+        name.removeprefix("model."): weight.float()
+        for name, weight in load(weights).items()
+        if name.startswith("model.")
+    }
+    words = "embeddings.word_embeddings.weight"
+    return {**encoder, words: minilm[words]}
