@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def winner(self) -> str | None:
-        """Label of the method that the headline advises; None where nothing is decided, or base models differ."""
+        """Label of the method that the headline advises; None where it advises none, as where nothing is decided."""
         from lora_bench.report.sections.headline import headline_of
 
         return headline_of(self.model.seen, self.records).winner if self.records else None

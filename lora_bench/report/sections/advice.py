@@ -133,6 +133,27 @@ def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
     return ": no method shown to be as good has a smaller file"
 
 
+def are_alike(seen: Overview) -> bool:
+    """Tell if every method is shown to be as good as the reference, if no run collapses, and their files are alike."""
+    others = [line for line in seen.methods if line.contrasts]
+    return all(all_shown(line, ("equivalent", f"equivalent {UNLESS}")) and not _file(line) for line in others)
+
+
+def alike(seen: Overview) -> tuple[str, list[str]]:
+    """The findings where the choice matters little."""
+    others = [line for line in seen.methods if line.contrasts]
+    contrasts = [contrast for line in others for contrast in line.contrasts]
+    who = f"the {len(others)} other methods are" if len(others) > 1 else f"{code(others[0].label)} is"
+    number = times(len(contrasts), len(contrasts)) if len(contrasts) > len(others) else ""
+    unless = f" {UNLESS}" if any(contrast.shown != "equivalent" for contrast in contrasts) else ""
+    lead = (
+        f"The choice matters little here: compared with {code(seen.reference)}, {who} as good"
+        f"{f'{number}{COMPARISONS}' if number else ''}{_margin(contrasts)}{unless}, with files of about the same size."
+    )
+    best = {choice.best.label for choice in seen.choices}
+    return lead, [f"{code(best.pop())} has the best mean."] if len(best) == 1 else []
+
+
 def unpicked(seen: Overview) -> tuple[str, list[str]]:
     """The findings where no one method is chosen everywhere."""
     counts = Counter(choice.method for choice in seen.choices)

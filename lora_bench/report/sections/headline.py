@@ -18,6 +18,8 @@ from lora_bench.report.model.overview import Overview
 from lora_bench.report.sections.advice import (
     UNLESS_COLLAPSE,
     advice,
+    alike,
+    are_alike,
     is_advised,
     open_pick,
     pick_of,
@@ -98,6 +100,8 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
     level: Level = grade if decided else "undecided"
     if not decided:
         lead, further = _undecided(seen)
+    elif are_alike(seen):
+        lead, further = alike(seen)
     elif pick is None:
         lead, further = unpicked(seen)
     elif is_advised(pick):
@@ -113,7 +117,7 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         level=level,
         strength=_strength(seen, seen.judged, level),
         next=tuple(next_lines(seen, pick, grade)),
-        winner=pick.label if pick is not None else None,
+        winner=pick.label if pick is not None and not are_alike(seen) else None,
     )
 
 

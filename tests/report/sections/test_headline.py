@@ -86,6 +86,22 @@ def test_a_smaller_file_that_is_shown_not_to_be_worse_is_taken_over_the_referenc
     assert found.next == ("`lora-bench run quickstart --seeds 36` adds the seeds",)
 
 
+def test_where_all_are_as_good_as_the_reference_and_files_are_alike_the_choice_matters_little():
+    rules = Analysis(reference="lora", margin=0.01)
+    alike = runs("lora", 0, rules=rules) + runs("bottleneck_adapter", 0.0001, rules=rules)
+    found, _ = headline(alike)
+    assert found.lead == (
+        "The choice matters little here: compared with `lora`, `bottleneck_adapter` is as good within 1 point unless runs "
+        "collapse, with files of about the same size."
+    )
+    assert found.further == ("`bottleneck_adapter` has the best mean.",) and found.winner is None
+    found, _ = headline([*alike, *runs("prefix_tuning", 0.0002, rules=rules)])
+    assert "the 2 other methods are as good within 1 point unless runs collapse, with" in found.lead
+    # It does where a file is smaller, or one is worse.
+    for other in (runs("full", 0, rules=rules), runs("prefix_tuning", -0.05, rules=rules)):
+        assert not headline(alike + other)[0].lead.startswith("The choice")
+
+
 def of_two_targets():
     """Records like those of movie-reviews-fair: `full` is exempt from two targets, scores best and has the largest file."""
     rules = Analysis(reference="lora", margin=0.01)

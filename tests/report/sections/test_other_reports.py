@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from lora_bench.cli import main
+from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import to_json
 from lora_bench.report.model.report_model import report_model
 from lora_bench.report.sections.other_reports import other_reports
@@ -31,6 +32,12 @@ def test_a_report_says_what_others_on_its_data_differ_in():
     assert line(untuned(2), big_one=tuned) == f"**On the same data:** {said}."
     back = "[`small`](small.md): nothing decided, 2 seeds (here 10), untuned rates (here tuned)"
     assert line(tuned, small=untuned(2)) == f"**On the same data:** {back}."
+
+
+def test_of_a_report_whose_methods_are_alike_no_winner_is_told():
+    rules = Analysis(reference="lora", margin=0.01)
+    alike = runs("lora", 0, rules=rules) + runs("bottleneck_adapter", 0.0001, rules=rules)
+    assert "[`alike`](alike.md): the choice matters little, 10 seeds" in line(untuned(2), alike=alike)
 
 
 def test_of_many_others_only_what_they_say_is_told():
