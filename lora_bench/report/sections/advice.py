@@ -133,25 +133,36 @@ def _beside(seen: Overview, pick: Line, others: Sequence[Line]) -> str:
     return ": no method shown to be as good has a smaller file"
 
 
-def are_alike(seen: Overview) -> bool:
-    """Tell if every method is shown to be as good as the reference, if no run collapses, and their files are alike."""
-    others = [line for line in seen.methods if line.contrasts]
-    return all(all_shown(line, ("equivalent", f"equivalent {UNLESS}")) and not _file(line) for line in others)
+def alike(seen: Overview) -> list[Line]:
+    """The reference, and the methods shown to be as good, if no run collapses, whose files are of its size."""
+    as_good = ("equivalent", f"equivalent {UNLESS}")
+    return [line for line in seen.methods if line.reference or (all_shown(line, as_good) and not _file(line))]
 
 
-def alike(seen: Overview) -> tuple[str, list[str]]:
-    """The findings where the choice matters little."""
-    others = [line for line in seen.methods if line.contrasts]
+def any_of(seen: Overview, lines: Sequence[Line], grade: Grade) -> tuple[str, list[str]]:
+    """The recommendation where the method of the best mean is the reference, or as good, and sentences on the other methods."""
+    others = [line for line in lines if line.contrasts]
+    rest = [line for line in seen.methods if line not in lines and line.contrasts]
     contrasts = [contrast for line in others for contrast in line.contrasts]
-    who = f"the {len(others)} other methods are" if len(others) > 1 else f"{code(others[0].label)} is"
     number = times(len(contrasts), len(contrasts)) if len(contrasts) > len(others) else ""
     unless = f" {UNLESS}" if any(contrast.shown != "equivalent" for contrast in contrasts) else ""
+    first = (
+        _TAKE[grade].format(any_of_names([line.label for line in lines])) if rest else "The choice matters little here"
+    )
+    who = listed([code(line.label) for line in others])
     lead = (
-        f"The choice matters little here: compared with {code(seen.reference)}, {who} as good"
+        f"{first}: {who} {'are' if len(others) > 1 else 'is'} as good as {code(seen.reference)}"
         f"{f'{number}{COMPARISONS}' if number else ''}{_margin(contrasts)}{unless}, with files of about the same size."
     )
     best = {choice.best.label for choice in seen.choices}
-    return lead, [f"{code(best.pop())} has the best mean."] if len(best) == 1 else []
+    said = [f"{code(best.pop())} has the best mean."] if len(best) == 1 else []
+    return lead, [*said, *(_compared(seen, rest, COMPARISONS) if rest else []), *_no_equality(seen)]
+
+
+def any_of_names(labels: Sequence[str]) -> str:
+    """One method's name, or "either of" two, or "any of" more."""
+    several = {1: "", 2: "either of "}.get(len(labels), "any of ")
+    return f"{several}{listed([code(label) for label in labels])}"
 
 
 def unpicked(seen: Overview) -> tuple[str, list[str]]:

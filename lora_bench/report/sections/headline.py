@@ -14,12 +14,12 @@ from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.model.choose_method import GRADES
 from lora_bench.report.model.judged import Judged
-from lora_bench.report.model.overview import Overview
+from lora_bench.report.model.overview import Line, Overview
 from lora_bench.report.sections.advice import (
     UNLESS_COLLAPSE,
     advice,
     alike,
-    are_alike,
+    any_of,
     is_advised,
     open_pick,
     pick_of,
@@ -56,7 +56,7 @@ class Headline:
         further: Sentences that follow it.
         strength: How sure it is and what it is about; None where nothing was judged or searched for.
         next: Commands and what they do.
-        winner: Label of the method that the lead advises; None where it advises none.
+        advised: Labels of the methods that the lead advises, any of them; none where it advises none.
         level: The strength in a word; None where nothing was judged.
     """
 
@@ -65,8 +65,13 @@ class Headline:
     further: tuple[str, ...]
     strength: str | None
     next: tuple[str, ...]
-    winner: str | None = None
+    advised: tuple[str, ...] = ()
     level: Level | None = None
+
+    @property
+    def winner(self) -> str | None:
+        """Label of the one method that the lead advises, or None."""
+        return self.advised[0] if len(self.advised) == 1 else None
 
 
 def headline_lines(headline: Headline, *, alone: bool = False) -> list[str]:
@@ -92,16 +97,17 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
     grade = grade_of(min(contrast.verdict.pairs for contrast in seen.contrasts))
     decided = any(contrast.shown in (*DECIDED, *UNLESS_COLLAPSE) for contrast in seen.contrasts)
     pick = pick_of(seen) if decided else None
-    if pick is not None:
+    advised = _advised(seen, pick) if decided else []
+    if advised:
         chosen = [choice.grade for choice in seen.choices if choice.grade is not None]
-        if any(contrast.shown in UNLESS_COLLAPSE for contrast in pick.contrasts):
+        if any(contrast.shown in UNLESS_COLLAPSE for line in advised for contrast in line.contrasts):
             chosen.append("indicative")
         grade = min([grade, *chosen], key=GRADES.index)
     level: Level = grade if decided else "undecided"
     if not decided:
         lead, further = _undecided(seen)
-    elif are_alike(seen):
-        lead, further = alike(seen)
+    elif len(advised) > 1:
+        lead, further = any_of(seen, advised, grade)
     elif pick is None:
         lead, further = unpicked(seen)
     elif is_advised(pick):
@@ -109,7 +115,7 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
     else:
         lead, further = open_pick(seen, pick)
         level = "partly" if any(contrast.shown in DECIDED for contrast in seen.contrasts) else "undecided"
-        pick = None
+        pick, advised = None, []
     return Headline(
         cautions=tuple(_cautions(seen, seen.judged, records)),
         lead=lead,
@@ -117,8 +123,16 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         level=level,
         strength=_strength(seen, seen.judged, level),
         next=tuple(next_lines(seen, pick, grade)),
-        winner=pick.label if pick is not None and not are_alike(seen) else None,
+        advised=tuple(line.label for line in advised),
     )
+
+
+def _advised(seen: Overview, pick: Line | None) -> list[Line]:
+    """The method of choice, with all that are alike if it is one of them; all methods if all are alike."""
+    like = alike(seen)
+    if len(like) == len(seen.methods) or (pick in like and len(like) > 1):
+        return like
+    return [] if pick is None else [pick]
 
 
 def _cautions(seen: Overview, judged: Judged, records: Sequence[Record]) -> list[str]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from lora_bench.records.budget import AXES, amount_of
 from lora_bench.report.model.comparison import Comparison
 from lora_bench.report.model.report_model import ReportModel
-from lora_bench.report.sections.advice import are_alike
+from lora_bench.report.sections.advice import any_of_names
 from lora_bench.report.sections.chosen_rates import chosen_rates
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.tuning import untuned_tasks
@@ -61,10 +61,10 @@ def _kind(mine: ReportModel, other: ReportModel) -> str:
         return "the search that chose the rates of this page" if _chose(other, mine) else "a search for learning rates"
     headline = headline_of(other.seen, other.records)
     level = _LEVELS[headline.level]
-    if headline.winner is not None and headline.level in _ADVISED:
-        level = _ADVISED[headline.level].format(code(headline.winner))
-    elif headline.level in _ADVISED and are_alike(other.seen):
-        level = "the choice matters little"
+    if headline.advised and headline.level in _ADVISED:
+        level = _ADVISED[headline.level].format(any_of_names(headline.advised))
+        if len(headline.advised) == len(other.seen.methods) > 1:
+            level = "the choice matters little"
     return f"{level} at the rates that this page chose" if _chose(mine, other) else level
 
 

@@ -97,12 +97,10 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
 
 
 def _name(line: Line, seen: Overview) -> str:
-    size = size_of(line)
+    said = [part for part in (code(line.label), size_of(line), _rate_of(line)) if part]
     several = len({one.target for one in seen.lines if one.group == line.group}) > 1
     budget = f" at {line.target[1]:,} parameters" if several and line.target is not None else ""
-    return f"{code(line.label)}{f', {size}' if size else ''}" + (
-        f" (reference{budget})" if line.reference and seen.contrasts else ""
-    )
+    return ", ".join(said) + (f" (reference{budget})" if line.reference and seen.contrasts else "")
 
 
 def size_of(line: Line) -> str:
@@ -113,6 +111,13 @@ def size_of(line: Line) -> str:
         return ""
     ends = dict.fromkeys(str(value) for value in (values[0], values[-1]))
     return f"{inert(str(sizes[0][0]).replace('_', ' '))} {inert(' to '.join(ends))}"
+
+
+def _rate_of(line: Line) -> str:
+    """The learning rate of a method, from the smallest to the largest over tasks and base models."""
+    rates = sorted({place.row.learning_rate for place in line.places if place.row.learning_rate is not None})
+    ends = dict.fromkeys(text.learning_rate(rate) for rate in (rates[:1] + rates[-1:]))
+    return f"rate {' to '.join(ends)}" if ends else ""
 
 
 def _score_name(shown: Sequence[Line]) -> str:
