@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from lora_bench.metrics import default_margin
 from lora_bench.report import text
 from lora_bench.report.model.judged import Held, Judged
+from lora_bench.report.model.overview import shown_verdict
+from lora_bench.report.sections.advice import UNLESS_COLLAPSE
 from lora_bench.report.sections.verdicts import DECIDED, counted
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.looks import LAST
@@ -18,6 +20,9 @@ from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
 
 # The share of runs without a score, or with one that says nothing, from which on the answer says so.
 MANY = 0.1
+
+# Verdicts that are counted by name.
+_SAID = (*DECIDED, *UNLESS_COLLAPSE)
 
 _GRADES: dict[Grade, str] = {
     "recommendation": "carry a recommendation for these tasks and base models",
@@ -96,7 +101,7 @@ def _how_it_came_out(judged: Judged) -> str:
 
 
 def _decided(judged: Judged) -> str:
-    if not any(held.verdict.verdict in DECIDED for held in judged.held):
+    if not any(shown_verdict(held.verdict) in _SAID for held in judged.held):
         several = len(judged.held) > 1
         not_one = "Not one of them is decided" if several else "It is not decided"
         most = max(held.difference.pairs for held in judged.held)
@@ -124,13 +129,13 @@ def _counts(held: Sequence[Held]) -> str:
             return f" in {number} of {len(held)}"
         return " in both" if number == 2 else f" in all {number}"
 
-    for word in DECIDED:
-        found = [one.verdict for one in held if one.verdict.verdict == word]
+    for word in _SAID:
+        found = [one.verdict for one in held if shown_verdict(one.verdict) == word]
         sizes = sorted(abs(verdict.difference) for verdict in found)
         by = f" (by {' to '.join(dict.fromkeys(text.score(size) for size in (sizes[0], sizes[-1])))})" if sizes else ""
         if found:
             words.append(f"{word}{times(len(found))}{by if word in ('better', 'worse') else ''}")
-    open_ones = sum(one.verdict.verdict == "inconclusive" for one in held)
+    open_ones = sum(shown_verdict(one.verdict) == "inconclusive" for one in held)
     return listed([*words, *([f"undecided{times(open_ones)}"] if open_ones else [])])
 
 

@@ -567,6 +567,11 @@ def test_where_nothing_is_decided_no_method_is_named_a_winner():
     assert "It is not decided: 2 seeds of each method are too few for a verdict." in text
 
 
+def test_what_holds_unless_runs_collapse_is_said_as_in_the_table():
+    both = runs("full", FULL) + runs("lora", shifted((0.0001, -0.0001) * 5, FULL))
+    assert "Against `full`, `lora` is equivalent unless runs collapse." in said_of(both)
+
+
 def test_hostile_names_are_text():
     hostile = "<script>alert(1)</script> | [x](http://example.com) @someone"
     method = record("lora").spec.method.model_copy(update={"label": hostile})
