@@ -111,8 +111,8 @@ ASSETS = (
     _of_release(
         DEBERTA_MINI,
         "deberta-mini without its word vectors, a DeBERTa-v2 pretrained from MiniLM-L6 for lora_bench",
-        "140f3c02afcb5647f664445cd239f0c3dc7ccb700cd36377c573443c53497343",
-        21_719_642,
+        "e9d33a38c9ca8b9e48c8a313ba855f0415fc80b5480dca4c79ddf71a4eeba3bd",
+        21_719_830,
     ),
     Asset(
         name="minilm-l6",
