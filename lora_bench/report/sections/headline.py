@@ -110,11 +110,12 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         lead, further = any_of(seen, advised, grade)
     elif pick is None:
         lead, further = unpicked(seen)
+        level = _share_decided(seen, grade)
     elif is_advised(pick):
         lead, further = advice(seen, pick, grade)
     else:
         lead, further = open_pick(seen, pick)
-        level = "partly" if any(contrast.shown in DECIDED for contrast in seen.contrasts) else "undecided"
+        level = _share_decided(seen, "partly")
         pick, advised = None, []
     return Headline(
         cautions=tuple(_cautions(seen, seen.judged, records)),
@@ -125,6 +126,12 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         next=tuple(next_lines(seen, pick, grade)),
         advised=tuple(line.label for line in advised),
     )
+
+
+def _share_decided(seen: Overview, if_all: Level) -> Level:
+    """How much is decided where no method is advised."""
+    shown = [contrast.shown in DECIDED for contrast in seen.contrasts]
+    return if_all if all(shown) else "partly" if any(shown) else "undecided"
 
 
 def _advised(seen: Overview, pick: Line | None) -> list[Line]:

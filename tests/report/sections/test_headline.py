@@ -167,6 +167,14 @@ def test_where_base_models_differ_no_one_method_is_named():
         "Compared with `full` (2 base models), `lora` is better in 1 of 2 comparisons, by 3.0 points and worse in 1 of 2, "
         "by 3.0 points."
     )
+    assert found.strength.startswith("Strength: **recommendation**")
+    noisy = [
+        record("lora", seed=seed, score=BASE[seed] + (0.05, -0.05)[seed % 2], budget=TUNED, model="c",
+               changes={"analysis": RULES})
+        for seed in range(10)
+    ]  # fmt: skip
+    found, _ = headline([*records, *runs("full", 0, model="c"), *noisy])
+    assert found.strength.startswith("Strength: **partly decided**")
 
 
 def trials(method, best, rates=(1e-3, 3e-3, 1e-2)):
@@ -426,7 +434,7 @@ def test_the_small_table_marks_what_was_computed_and_what_was_not_measured_alone
         "0.5 ×‡",
         "0.5 ×‡ |",
     )
-    assert cells["verdict"] == "**worse**" and full.startswith("| `full` (reference) |")
+    assert cells["verdict"] == "**worse**" and full.startswith("| `full`, rate 1e-3 (reference) |")
     assert "≈ 4 bytes a stored parameter." in note and "‡ Other work ran on the machine at the time." in note
 
 
@@ -456,7 +464,10 @@ def test_a_planned_setting_and_an_own_script_are_in_no_mean_and_no_table_togethe
     own = [unplanned("LOHA"), unplanned("IA3", 0.8)]
     _, seen = headline([*own, record("lora", score=0.75), record("full", score=0.7)])
     table = summary_table(seen)
-    assert [line.split(" | ")[0] for line in table[2:-2]] == ["| `full` (reference)", "| `lora`, rank 4"]
+    assert [line.split(" | ")[0] for line in table[2:-2]] == [
+        "| `full`, rate 1e-3 (reference)",
+        "| `lora`, rank 4, rate 1e-3",
+    ]
     page = "\n".join(table)
     assert "LOHA" not in page and "mean of" not in page
     assert "Runs of 1 other setting are not compared with these: [all scores](#scores)." in table[-1]
