@@ -477,5 +477,5 @@ def test_a_planned_setting_and_an_own_script_are_in_no_mean_and_no_table_togethe
         sizes += runs("full", 0, training={"batch_size": size}) + runs("lora", -0.05, training={"batch_size": size})
     table = summary_table(headline(sizes)[1])
     assert sum(line.startswith("| method |") for line in table) == 2
-    assert sum("`full` (reference)" in line for line in table) == 2
+    assert sum("`full`, rate 1e-3 (reference)" in line for line in table) == 2
     assert [line for line in table if line.endswith(":")] == ["`vader_film` (setting 1):", "`vader_film` (setting 2):"]
