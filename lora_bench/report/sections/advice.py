@@ -169,10 +169,19 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
     """The findings where no one method is chosen everywhere."""
     counts = Counter(choice.method for choice in seen.choices)
     named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
-    by = "number of rows" if any(choice.setting.distinct_examples for choice in seen.choices) else "target"
+    settings = [choice.setting for choice in seen.choices]
+    kinds = {
+        "task": {setting.spec.task.name for setting in settings},
+        "base model": {choice.table.model.shown for choice in seen.choices},
+        "number of rows": {setting.distinct_examples for setting in settings},
+        "parameter target": {setting.target for setting in settings},
+    }
+    by = listed([kind for kind, values in kinds.items() if len(values) > 1])
+    shown = all(contrast.shown in DECIDED for contrast in seen.contrasts)
+    lead = "No one method fits all" if shown else "No one winner is shown"
     others = [line for line in seen.methods if line.contrasts]
     return (
-        f"No one method fits all: by task, base model and {by} `lora-bench choose` names {named}.",
+        f"{lead}: {f'by {by} ' if by else ''}`lora-bench choose` names {named}.",
         [*_compared(seen, others, COMPARISONS), *_no_equality(seen)],
     )
 
@@ -198,9 +207,11 @@ def open_pick(seen: Overview, pick: Line) -> tuple[str, list[str]]:
 
 
 def _no_equality(seen: Overview) -> list[str]:
-    """A note that so few seeds cannot show equality, where some verdicts are undecided."""
+    """A note that so few seeds cannot show equality, where some verdicts are undecided and more seeds may decide them."""
     open_ones = [
-        one.verdict for one in seen.contrasts if one.shown == "inconclusive" and one.verdict.margin is not None
+        one.verdict
+        for one in seen.contrasts
+        if one.shown == "inconclusive" and one.verdict.margin is not None and one.verdict.needed is not None
     ]
     fewest = fewest_unseen(ALPHA)
     most = max((verdict.pairs for verdict in open_ones), default=fewest)

@@ -162,7 +162,10 @@ def test_where_base_models_differ_no_one_method_is_named():
     records = runs("full", 0, model="a") + runs("lora", 0.03, model="a")
     records += runs("full", 0, model="b") + runs("lora", -0.03, model="b")
     found, _ = headline(records)
-    assert found.lead.endswith("`lora-bench choose` names `lora` in 1 of 2 and `full` in 1 of 2.")
+    assert (
+        found.lead
+        == "No one method fits all: by base model `lora-bench choose` names `lora` in 1 of 2 and `full` in 1 of 2."
+    )
     assert found.further[0] == (
         "Compared with `full` (2 base models), `lora` is better in 1 of 2 comparisons, by 3.0 points and worse in 1 of 2, "
         "by 3.0 points."
@@ -175,6 +178,7 @@ def test_where_base_models_differ_no_one_method_is_named():
     ]  # fmt: skip
     found, _ = headline([*records, *runs("full", 0, model="c"), *noisy])
     assert found.strength.startswith("Strength: **partly decided**")
+    assert found.lead.startswith("No one winner is shown: by base model `lora-bench choose` names ")
 
 
 def trials(method, best, rates=(1e-3, 3e-3, 1e-2)):
