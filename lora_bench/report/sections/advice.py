@@ -170,7 +170,7 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
     counts = Counter(choice.method for choice in seen.choices)
     named = listed([f"{code(label)} in {number} of {counts.total()}" for label, number in counts.most_common()])
     settings = [choice.setting for choice in seen.choices]
-    kinds = {
+    kinds: dict[str, set[object]] = {
         "task": {setting.spec.task.name for setting in settings},
         "base model": {choice.table.model.shown for choice in seen.choices},
         "number of rows": {setting.distinct_examples for setting in settings},
