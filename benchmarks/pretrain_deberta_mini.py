@@ -123,7 +123,7 @@ def started() -> DebertaV2Model:
     """MiniLM-L6 without absolute positions, whose relative positions are random and faint."""
     from safetensors.torch import load_file
 
-    # No text is seen twice, so that dropout would only slow it.
+    # Most text is seen once at most, so that dropout would only slow it.
     config = DebertaV2Config(**{**CONFIG, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
     model = DebertaV2Model(config)
     weights = load_file(minilm() / "model.safetensors")
