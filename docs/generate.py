@@ -101,7 +101,7 @@ training: {batch_size: 16, max_length: 256, warmup: 0.06}
 training_arguments: {adam_beta2: 0.98}
 recipes:
   - {tasks: tickets, max_length: 64}
-tuning: {draws: even, extend: true}
+tuning: {seeds: [100, 101]}
 analysis: {reference: lora, margin: 0.01}
 ```
 

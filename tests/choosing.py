@@ -8,10 +8,10 @@ from tests.project import SUITE, write_project
 TRIALS = SUITE.replace(
     "[full, lora, bottleneck_adapter, prefix_tuning]",
     "[{method: lora, learning_rate: [1e-2, 1e-3]}, {method: full, learning_rate: [1e-3, 1e-4]}]",
-).replace("seeds: [0]", "seeds: [0, 1]\ntuning: {seeds: [100, 101]}")
+).replace("seeds: [0]", "seeds: [0, 1]\ntuning: {seeds: [100, 101], extend: false}")
 
 EXTENDED = (
-    TRIALS.replace("tuning: {seeds: [100, 101]}", "tuning: {extend: true}")
+    TRIALS.replace("tuning: {seeds: [100, 101], extend: false}", "tuning: {}")
     .replace("[1e-2, 1e-3]", "[1e-2, 3e-3, 1e-3]")
     .replace("[1e-3, 1e-4]", "[1e-3, 3e-4, 1e-4]")
 )
@@ -21,7 +21,10 @@ PACKS = TRIALS + "training: {masks: keyed}\n"
 HALVING = SUITE.replace(
     "[full, lora, bottleneck_adapter, prefix_tuning]",
     "[{method: lora, learning_rate: {low: 1e-4, high: 1e-2}}, {method: full, learning_rate: {low: 1e-5, high: 1e-3}}]",
-).replace("budget: {train_examples: 48}", "budget: {trials: 4, train_examples: 96}\ntuning: {seeds: [100], halving: 3}")
+).replace(
+    "budget: {train_examples: 48}",
+    "budget: {trials: 4, train_examples: 96}\ntuning: {seeds: [100], halving: 3, draws: random, extend: false}",
+)
 
 STARTS = """\
 suite: tickets

@@ -18,7 +18,7 @@ from lora_bench.plan.size_fitting import installed_bytes
 from lora_bench.records.budget import WORK, ParameterAxis, amount_of
 from lora_bench.records.environment import described_devices
 from lora_bench.records.spec import PlannedSpec
-from lora_bench.suite.entries import MethodEntry
+from lora_bench.suite.entries import FEW_RATES, MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.suite.validate_suite import masks_misfit, ranks_misfit, rates_wanted, schedule_misfit, wanted_trials
@@ -64,10 +64,6 @@ def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> l
     ]
 
 
-# A range that few rates are drawn from at random is likely to have a hole around the best one.
-FEW_TRIALS = 6
-
-
 def coarse_tuning(suite: Suite) -> list[str]:
     """Return a warning if learning rates are chosen by one seed, or from few random draws."""
     tuning, trials = suite.content.tuning, suite.content.budget.trials
@@ -77,7 +73,7 @@ def coarse_tuning(suite: Suite) -> list[str]:
     if len(tuning.seeds) == 1:
         said.append("learning rates are chosen by the scores of one seed: give `tuning: {seeds: [100, 101]}` or more")
     drawn = any(entry.ranges for entry in suite.methods) and tuning.draws == "random"
-    if drawn and trials is not None and trials <= FEW_TRIALS and tuning.halving is None:
+    if drawn and trials is not None and trials <= FEW_RATES and tuning.halving is None:
         said.append(
             f"{trials} random draws leave holes in the ranges of learning rates: give `tuning: {{draws: even}}` for a grid"
         )

@@ -21,12 +21,15 @@ from lora_bench.tasks.look import look
 from lora_bench.tasks.source_tables import format_of
 from lora_bench.util.paths import task_files
 
+# So few rates drawn at random from a range are likely to leave a hole around the best one.
+FEW_RATES = 6
+
 
 class Range(Strict):
-    """A range of learning rates; `budget: {trials: N}` draws one from each of N slices of equal ratio.
+    """A range of learning rates, of which `budget: {trials: N}`, or the first rung of `tuning: {halving: F}`, takes N.
 
-    With `tuning: {draws: even}` the N rates are a grid instead. With `tuning: {halving: F}` the first rung sets N. Without
-    slices, a few draws often lie close together and leave most of the range untried.
+    Six or fewer are a grid, as so few random draws leave holes; more are drawn, one from each of N slices of equal ratio.
+    `tuning: {draws: …}` overrules that.
 
     Args:
         low: Smallest rate.
@@ -222,7 +225,8 @@ def _rate_list(document: Document, key: Key, given: Any, ranges: list[Range]) ->
                 [document.fault(key, "is a range, from which `budget: {trials: N}` rates are drawn; give their number")]
             )
         number = _begun(document, trials)
-        if _said(document, "tuning", "draws") == "even":
+        draws = _said(document, "tuning", "draws") or ("even" if number <= FEW_RATES else "random")
+        if draws == "even":
             return ranges[-1].grid(number)
         return ranges[-1].draw(number, seed if isinstance(seed, int) else 0)
     values = given if isinstance(given, list) else [given]

@@ -201,7 +201,8 @@ class Tuning(Strict):
 
     Args:
         seeds: Seeds of the trials, none of them among the suite's seeds. The mean over them chooses.
-        draws: Rates from a range: "random", or an "even" grid of equal factors with both ends, which leaves no holes.
+        draws: Rates from a range: "random", or an "even" grid of equal factors with both ends, which leaves no holes. By default
+            even for six rates or fewer.
         search_seed: Seed of random draws.
         extend: If the best rate is the smallest or the largest, try once one more beyond it.
         halving: Factor f of successive halving: more rates start in short runs, and the best of every f continue with f times
@@ -210,9 +211,9 @@ class Tuning(Strict):
     """
 
     seeds: Annotated[Annotated[tuple[Seed, ...], Field(min_length=1)], _seed_list(100)] = (100, 101)
-    draws: Draws = "random"
+    draws: Draws | None = None
     search_seed: Seed = 0
-    extend: bool = False
+    extend: bool = True
     halving: int | None = Field(default=None, ge=2, le=10)
     rungs: int = Field(default=2, ge=2, le=5)
 

@@ -77,7 +77,9 @@ def test_another_seed_draws_other_rows_and_no_key_leaves_run_ids_alone(tmp_path)
 
 def test_trials_choose_a_rate_for_each_number_of_rows(tmp_path):
     methods = "[{method: lora, learning_rate: [1e-2, 1e-3]}]"
-    path = written(tmp_path, "distinct_examples: [8, 24]\ntuning: {}\n", TWO.replace("[full, lora]", methods))
+    path = written(
+        tmp_path, "distinct_examples: [8, 24]\ntuning: {extend: false}\n", TWO.replace("[full, lora]", methods)
+    )
     plan = make_plan(load_suite(path), tmp_path / "runs")
     assert [cell.job.spec.training.distinct_examples for cell in plan.cells] == 4 * [8] + 4 * [24]
     assert all(cell.trial for cell in plan.cells) and [waiting.runs for waiting in plan.waiting] == [1, 1]

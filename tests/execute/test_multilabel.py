@@ -182,7 +182,7 @@ def test_packed_runs_leave_the_records_of_isolated_ones(tmp_path, family):
 
 def test_trials_checkpoints_and_a_budget_of_flops_are_those_of_any_task(tmp_path):
     suite = SUITE.replace("{train_examples: 48}", "{train_flops: 5e7, adapter_parameters: 700, tolerance: 0.4}")
-    suite = suite.replace("seeds: [0, 1]", "seeds: [0]\ntuning: {seeds: [9]}\nselection_every: 2")
+    suite = suite.replace("seeds: [0, 1]", "seeds: [0]\ntuning: {seeds: [9], extend: false}\nselection_every: 2")
     path = write(tmp_path / "project", suite, "[{method: lora, learning_rate: [1e-3, 1e-2]}]")
     records = run_suite(load_suite(path), runs=tmp_path / "runs", workers=0).records
     assert len(records) == 3 and {record.status for record in records} == {"ok"}

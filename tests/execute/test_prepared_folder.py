@@ -33,7 +33,7 @@ FOUR = "[full, lora, bottleneck_adapter, prefix_tuning]"
 METHODS, RATES, TRIED, REPORTED = 2, 2, 20, 60
 TRIALS = (
     SUITE.replace(f" {FOUR}", "".join(f"\n  - {{method: {name}, learning_rate: [1e-3, 1e-2]}}" for name in ("lora", "bitfit")))
-    .replace("seeds: [0]", f"seeds: {list(range(REPORTED))}\ntuning: {{seeds: {list(range(100, 100 + TRIED))}}}")
+    .replace("seeds: [0]", f"seeds: {list(range(REPORTED))}\ntuning: {{seeds: {list(range(100, 100 + TRIED))}, extend: false}}")
     .replace("examples: 48", "examples: 16")
 )  # fmt: skip
 LONG = SUITE.replace(FOUR, "[lora]").replace("examples: 48", "examples: 1_600")

@@ -188,7 +188,9 @@ def test_the_heads_dropout_acts_once_on_deberta(tmp_path):
 
 
 def test_trials_choose_the_rate_that_is_run(tmp_path):
-    suite = LORA.replace("learning_rate: 1e-2", "learning_rate: [1e-6, 1e-2]") + "tuning: {seeds: [7, 8]}\n"
+    suite = (
+        LORA.replace("learning_rate: 1e-2", "learning_rate: [1e-6, 1e-2]") + "tuning: {seeds: [7, 8], extend: false}\n"
+    )
     suite = suite.replace("train_examples: 48", "train_examples: 640")
     path = write_project(tmp_path / "project", suite)
     plan = make_plan(load_suite(path), tmp_path / "runs" / "tickets")

@@ -39,7 +39,11 @@ methods:
 """
 
 
-def suite(folder, monkeypatch, methods=METHODS, budget="trials: 4, ", tuning="tuning: {seeds: [100]}"):
+# Random draws, and no more than these.
+TUNING = "tuning: {seeds: [100], draws: random, extend: false}"
+
+
+def suite(folder, monkeypatch, methods=METHODS, budget="trials: 4, ", tuning=TUNING):
     monkeypatch.chdir(folder)
     text = SUITE.replace("methods: [full, lora, bottleneck_adapter, prefix_tuning]\n", methods)
     text = text.replace("budget: {", f"budget: {{{budget}")
@@ -68,7 +72,7 @@ def test_every_range_is_drawn_at_the_same_places(tmp_path, monkeypatch):
 def test_the_draw_is_of_the_search_seed_and_of_nothing_else(tmp_path, monkeypatch):
     first = rates(suite(tmp_path, monkeypatch))
     assert rates(suite(tmp_path, monkeypatch)) == first
-    assert rates(suite(tmp_path, monkeypatch, tuning="tuning: {seeds: [100], search_seed: 1}")) != first
+    assert rates(suite(tmp_path, monkeypatch, tuning=TUNING.replace("100]", "100], search_seed: 1"))) != first
 
 
 def test_every_slice_of_a_range_has_one_trial(tmp_path, monkeypatch):
@@ -108,8 +112,20 @@ def test_an_even_grid_has_both_ends_and_equal_factors(tmp_path, monkeypatch):
     assert Range(low=1e-4, high=1e-2).grid(3) == (1e-4, 1e-3, 1e-2)
     assert Range(low=1e-4, high=1e-2).grid(5) == (1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2)
     assert Range(low=1e-4, high=1e-2).grid(1) == (1e-3,)
-    found = rates(suite(tmp_path, monkeypatch, budget="trials: 3, ", tuning="tuning: {draws: even}"))
-    assert found == {"full": (1e-5, 1e-4, 1e-3), "lora": (1e-4, 1e-3, 1e-2)}
+    for tuning in ("tuning: {draws: even}", "tuning: {}"):
+        found = rates(suite(tmp_path, monkeypatch, budget="trials: 3, ", tuning=tuning))
+        assert found == {"full": (1e-5, 1e-4, 1e-3), "lora": (1e-4, 1e-3, 1e-2)}
+
+
+def test_six_rates_are_a_grid_and_more_are_drawn_unless_the_suite_says_otherwise(tmp_path, monkeypatch):
+    def lora(trials, draws):
+        return rates(suite(tmp_path, monkeypatch, budget=f"trials: {trials}, ", tuning=f"tuning: {{{draws}}}"))["lora"]
+
+    assert lora(6, "") == lora(6, "draws: even") != lora(6, "draws: random")
+    assert lora(7, "") == lora(7, "draws: random") != lora(7, "draws: even")
+    assert lora(6, "draws: random")[0] != 1e-4 and lora(7, "draws: even")[0] == 1e-4
+    # Halving begins with eight rates here: 8 / 3 + 2 = 4 2/3 of five trials.
+    assert lora(5, "halving: 3") == lora(5, "halving: 3, draws: random")
 
 
 def test_two_seeds_choose_unless_others_are_given(tmp_path, monkeypatch):
@@ -219,7 +235,7 @@ def test_the_best_go_on_in_their_order_and_a_trial_without_a_score_loses():
 def halved(folder, monkeypatch, *, work="train_examples: 96", tuning="", **given):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(folder.parent / "cache"))
     folder.mkdir()
-    loaded = suite(folder, monkeypatch, tuning=f"tuning: {{seeds: [100], halving: 3{tuning}}}", **given)
+    loaded = suite(folder, monkeypatch, tuning=TUNING.replace("}", f", halving: 3{tuning}}}"), **given)
     file = folder / "tickets.yaml"
     file.write_text(file.read_text().replace("train_examples: 48", work))
     assert loaded.name == "tickets"

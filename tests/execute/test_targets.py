@@ -142,7 +142,7 @@ def test_learning_rates_are_chosen_within_a_target(tmp_path):
     tuned = CURVE.replace("[full, lora, bottleneck_adapter]", "[{method: lora, learning_rate: [1e-6, 1e-2]}]").replace(
         "train_examples: 48", "train_examples: 320"
     )
-    path = write_project(tmp_path / "project", tuned + "tuning: {seeds: [7]}\n")
+    path = write_project(tmp_path / "project", tuned + "tuning: {seeds: [7], extend: false}\n")
     records = run_suite(path, runs=tmp_path / "runs", workers=0).records
     for target in (1_168, 2_304):
         of_target = [record for record in records if record.budget.adapter_parameters == target]

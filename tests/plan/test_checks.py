@@ -68,11 +68,11 @@ def test_one_seed_of_trials_and_few_random_draws_are_warnings(planned):
     ranges = "[{method: lora, learning_rate: {low: 1e-4, high: 1e-2}}]"
     suite = ONE.replace("[lora]", ranges).replace("budget: {", "budget: {trials: 4, ")
     one, few = "learning rates are chosen by the scores of one seed", "4 random draws leave holes"
-    said = planned(suite + "tuning: {seeds: [7]}\n")[1]
+    said = planned(suite + "tuning: {seeds: [7], draws: random}\n")[1]
     assert one in said and few in said
-    said = planned(suite + "tuning: {draws: even}\n")[1]
+    said = planned(suite + "tuning: {}\n")[1]
     assert one not in said and few not in said
-    assert few not in planned(suite.replace("trials: 4", "trials: 7") + "tuning: {}\n")[1]
+    assert few not in planned(suite.replace("trials: 4", "trials: 7") + "tuning: {draws: random}\n")[1]
 
 
 def test_a_test_split_that_is_too_small_for_the_margin_is_a_warning(planned):
