@@ -201,8 +201,8 @@ class Tuning(Strict):
 
     Args:
         seeds: Seeds of the trials, none of them among the suite's seeds. The mean over them chooses.
-        draws: Rates from a range: "random", or an "even" grid of equal factors with both ends, which leaves no holes. By default
-            even for six rates or fewer.
+        draws: Rates from a range: "random", or an "even" grid of equal factors with both ends, which leaves no holes;
+            by default "even" for six rates or fewer.
         search_seed: Seed of random draws.
         extend: If the best rate is the smallest or the largest, try once one more beyond it.
         halving: Factor f of successive halving: more rates start in short runs, and the best of every f continue with f times

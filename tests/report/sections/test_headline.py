@@ -121,7 +121,7 @@ def test_where_only_some_are_as_good_as_the_reference_any_of_them_is_advised():
 
 
 def of_two_targets():
-    """Records like those of movie-reviews-fair: `full` is exempt from two targets, scores best and has the largest file."""
+    """Records of two targets: `full` is exempt from two targets, scores best and has the largest file."""
     rules = Analysis(reference="lora", margin=0.01)
     records = []
     for model, by in (("a", 0.02), ("b", 0.04)):
