@@ -201,12 +201,19 @@ def _model(model: ModelSpec) -> str:
     return f"- {inert(model.shown, 80)}{name}: weights {weights}{revision}."
 
 
+DATA_FOLDER = (
+    "The folder after `--data-dir` holds the files of the data sets as they circulate: [names of its folders]"
+    "(/docs/tasks.md#the-tasks). Without it, data come from the Hugging Face hub."
+)
+
+
 def _commands(comparison: Comparison) -> Lines:
     if not comparison.commands:
         return []
     of_suites = any(command.startswith("lora-bench ") for command in comparison.commands)
     one_alone = ["", "Add `--only RUN_ID` for one record."] if of_suites else []
-    return ["## Make it again", "", *fenced(comparison.commands), *one_alone]
+    from_folder = ["", DATA_FOLDER] if any(" --data-dir " in command for command in comparison.commands) else []
+    return ["## Make it again", "", *fenced(comparison.commands), *one_alone, *from_folder]
 
 
 def _provenance(comparison: Comparison) -> Lines:

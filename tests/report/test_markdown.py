@@ -94,6 +94,15 @@ def test_sections_are_in_the_order_in_which_a_reader_asks():
     ]  # fmt: skip
 
 
+def test_a_command_that_reads_a_folder_says_what_is_in_it():
+    plain, of_folder = (
+        render([record("lora", changes={"command": f"lora-bench run mine{option} --only 0"})])
+        for option in ("", " --data-dir data")
+    )
+    assert "lora-bench run mine" in plain and "holds the files of the data sets" not in plain
+    assert "[names of its folders](/docs/tasks.md#the-tasks)" in of_folder
+
+
 def test_a_line_of_the_comparison_table():
     page = render([record("lora", seed=seed, score=score) for seed, score in enumerate([0.70, 0.72, 0.77])])
     assert line_of(page, "`lora`") == {

@@ -85,8 +85,12 @@ def test_a_data_directory_without_the_folder_is_said_with_what_it_has(mine, tmp_
         f"task mine: {tmp_path / 'data'} has no folder Mine or sets/mine, and not itself train.tsv or training.tsv, "
         "dev.tsv, other.tsv (it is empty)"
     )
-    with pytest.raises(LoraBenchError, match=f"there is no data directory {tmp_path / 'nowhere'}"):
+    with pytest.raises(LoraBenchError) as error:
         find_folder(mine, tmp_path / "nowhere")
+    assert str(error.value) == (
+        f"task mine: there is no data directory {tmp_path / 'nowhere'}; name one with Mine or sets/mine in it, or leave "
+        "--data-dir out to take the data from the hub"
+    )
 
 
 def test_in_a_folder_it_is_a_plain_task_with_the_names_of_its_files(mine, tmp_path):
