@@ -58,19 +58,26 @@ def forgetting_lines(comparison: Comparison, folder: str) -> Lines:
 
 
 def kept_of_base(comparison: Comparison) -> list[str]:
-    """Sentences for the first screen on what is left of each base model, where they are few; none without a retention."""
+    """Return sentences for the first screen on what is left of each base model, where they are few; none without a retention.
+
+    Each names its setting where there are several, such as two numbers of training rows of one base model.
+    """
     parts = [*_parts(comparison)]
-    return [_kept(table, rows) for _, table, rows in parts] if len(parts) <= MOST_KEPT else []
+    if len(parts) > MOST_KEPT:
+        return []
+    names = [tables.setting_name(setting, comparison) for setting, _, _ in parts]
+    on = [f" on {name}" if len(set(names)) > 1 else "" for name in names]
+    return [_kept(table, rows, where) for (_, table, rows), where in zip(parts, on, strict=True)]
 
 
-def _kept(table: ModelTable, rows: list[Row]) -> str:
+def _kept(table: ModelTable, rows: list[Row], where: str) -> str:
     found = [(row.label, row.forgetting) for row in rows if row.forgetting is not None]
     found.sort(key=lambda one: one[1].lost.mean)
     _, first = found[0]
     before = "" if first.before is None else f"was {text.score(first.before)}, and "
     after = text.listed([f"{text.score(one.after.mean)} with {code(label)}" for label, one in found])
     return (
-        f"**Kept of {tables.model_name(table)}:** {MEASURES[first.measure]}, {before}after training is {after} "
+        f"**Kept of {tables.model_name(table)}{where}:** {MEASURES[first.measure]}, {before}after training is {after} "
         "([intervals](#learning-against-forgetting))."
     )
 

@@ -2,14 +2,15 @@
 
 import pytest
 
+from lora_bench.records.budget import Budget
 from lora_bench.records.record import Retained
 from lora_bench.records.spec import Retention
 from lora_bench.report import compare, render_files
-from lora_bench.report.sections.forgetting import forgetting_lines
+from lora_bench.report.sections.forgetting import forgetting_lines, kept_of_base
 from tests.sample_records import record, sample_suite
 
 
-def runs(measure, before, after):
+def runs(measure, before, after, **of_all):
     """Two methods with three seeds each."""
     return [
         record(
@@ -18,6 +19,7 @@ def runs(measure, before, after):
             score=0.8 + seed / 100,
             spec={"retention": Retention(measure=measure, data_sha256="0" * 64)},
             changes={"retention": Retained(before=before, after=lost, count=100)},
+            **of_all,
         )
         for method, each in after.items()
         for seed, lost in enumerate(each)
@@ -53,6 +55,35 @@ def test_the_first_screen_says_what_is_kept():
     ].decode()
     kept = "without a head, was 0.8000, and after training is 0.7500 with `lora` and 0.5500 with `full` "
     assert kept in page[: page.index("## Verdicts")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ({"training": {"distinct_examples": 16}}, {"training": {"distinct_examples": 32}}, ["16 rows", "32 rows"]),
+        (
+            {"training": {"train_examples": 160}},
+            {"training": {"train_examples": 320}},
+            ["160 examples", "320 examples"],
+        ),
+        (
+            {"budget": Budget(adapter_parameters=7_680, tolerance=0.05, train_examples=3_200)},
+            # Of another rate, since the size that was fitted would set its runs apart.
+            {"budget": Budget(adapter_parameters=9_600, tolerance=0.05, train_examples=3_200), "learning_rate": 2e-3},
+            ["7,680 adapter parameters", "9,600 adapter parameters"],
+        ),
+    ],
+)
+def test_each_setting_of_a_base_model_is_named_beside_what_it_keeps(first, second, names):
+    both = [*runs("loss", 2.0, {"lora": [2.5]}, **first), *runs("loss", 2.0, {"lora": [2.1]}, **second)]
+    model = "MiniLM-L6 in the RoBERTa class"
+    said = [line.partition(":**")[0] for line in kept_of_base(compare(both))]
+    assert said == [f"**Kept of {model} on `vader_film` ({name})" for name in names]
+
+
+def test_a_single_setting_needs_no_name():
+    (said,) = kept_of_base(compare(runs("loss", 2.0, {"lora": [2.5]})))
+    assert said.startswith("**Kept of MiniLM-L6 in the RoBERTa class:** ")
 
 
 def test_without_retention_there_is_no_section():
