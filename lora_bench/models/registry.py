@@ -127,13 +127,13 @@ def known_models() -> dict[str, KnownModel]:
             folder=roberta,
         ),
         "minilm-l6-deberta": KnownModel(
-            shown="MiniLM-L6 in the DeBERTa-v2 class",
-            about="all-MiniLM-L6-v2 rewritten exactly as a DeBERTa-v2 with disentangled attention",
+            shown="MiniLM-L6 as DeBERTa-v2 (relative terms at zero)",
+            about="all-MiniLM-L6-v2 rewritten exactly as a DeBERTa-v2, whose relative-position terms are all zero",
             assets=("minilm-l6",),
             folder=deberta,
         ),
         "deberta-mini": KnownModel(
-            shown="deberta-mini (22.4 M weights)",
+            shown="deberta-mini (22.4 M weights, from MiniLM-L6)",
             about="a DeBERTa-v2 of 22.4 M weights, pretrained from MiniLM-L6 for lora_bench",
             assets=("minilm-l6", *needed_assets(DEBERTA_MINI)),
             folder=deberta_mini,

@@ -155,7 +155,7 @@ def _rows(contrasts: Sequence[Contrast], panels: Sequence[object]) -> list[_Row]
 
 
 def _row_name(contrast: Contrast, with_task: bool) -> str:
-    model = plain(contrast.table.model.shown, 36) + (f" ({contrast.table.weights})" if contrast.table.ambiguous else "")
+    model = plain(contrast.table.model.shown, 50) + (f" ({contrast.table.weights})" if contrast.table.ambiguous else "")
     return f"{plain(contrast.setting.spec.task.name, 24)}, {model}" if with_task else model
 
 

@@ -29,6 +29,8 @@ PHONE_INCHES = 3.7
 
 # Of a method's label.
 MOST_CHARACTERS = 28
+# Of a base model's label, and of a line of it: more would reach over the next panel.
+MOST_OF_MODEL, MOST_OF_LINE = 60, 36
 
 # Lines of methods from which on they stand closer together.
 FEW = 20
@@ -310,8 +312,12 @@ def method_name(label: str) -> str:
 
 
 def model_name(table: ModelTable) -> str:
-    """The name of a base model over its panels."""
-    return short(table.model.shown, 36) + (f" ({table.weights})" if table.ambiguous else "")
+    """The name of a base model over its panels; what a long one has in parentheses is a line of its own."""
+    name = short(table.model.shown, MOST_OF_MODEL)
+    if len(name) > MOST_OF_LINE:
+        first, bracket, rest = name.partition(" (")
+        name = short(first, MOST_OF_LINE) + (f"\n({short(rest, MOST_OF_LINE)}" if bracket else "")
+    return name + (f" ({table.weights})" if table.ambiguous else "")
 
 
 def short(text: str, limit: int) -> str:

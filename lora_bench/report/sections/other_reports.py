@@ -109,7 +109,7 @@ def _facts(model: ReportModel, every: Sequence[ReportModel]) -> dict[str, _Fact]
     results = comparison.results
     trainings = [setting.spec.training for setting in results]
     tasks = listed(sorted({code(setting.spec.task.name) for setting in results}))
-    models = listed(sorted({inert(table.model.shown, 40) for setting in results for table in setting.tables}))
+    models = listed(sorted({inert(table.model.shown, 60) for setting in results for table in setting.tables}))
     targets = sorted({setting.parameter_target for setting in results if setting.parameter_target is not None})
     amounts = listed([f"{amount:,}" for _, amount in targets]) if targets else "free"
     of = listed(sorted({axis.replace("_", " ") for axis, _ in targets})) if targets else "sizes"

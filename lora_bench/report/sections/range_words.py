@@ -16,7 +16,7 @@ def range_words(places: Sequence[tuple[Setting, ModelTable]]) -> str:
     models = {(table.model.shown, table.weights) for _, table in places}
     tasks = dict.fromkeys(setting.spec.task.name for setting, _ in places)
     on = listed([code(task) for task in tasks]) if len(tasks) <= MOST_NAMES else plural(len(tasks), "task")
-    shown = sorted({inert(name, 40) for name, _ in models})
+    shown = sorted({inert(name, 60) for name, _ in models})
     these = listed(shown) if len(shown) <= MOST_NAMES else f"these {len(models)} base models"
     steps = {setting.spec.training.steps for setting, _ in places}
     number = next(iter(steps)) if len(steps) == 1 else None

@@ -126,6 +126,12 @@ def test_text_stays_text_and_failures_are_in_the_figure():
     assert "MiniLM-L6 in the DeBERTa class" in shown
 
 
+def test_a_long_name_of_a_base_model_has_its_parentheses_on_a_line_of_their_own():
+    model = "MiniLM-L6 as DeBERTa-v2 (relative terms at zero)"
+    shown = words(drawn([record(model=model)])["vader-film-scores.svg"])
+    assert "MiniLM-L6 as DeBERTa-v2" in shown and "(relative terms at zero)" in shown
+
+
 def test_a_search_is_drawn_against_the_learning_rate():
     records = [record(learning_rate=rate, spec={"score_on": "selection"}) for rate in (1e-4, 1e-3)]
     assert list(drawn(records)) == ["vader-film-learning-rates.svg"]

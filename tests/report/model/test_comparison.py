@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.models.registry import known_models
 from lora_bench.records.record import Weights
-from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.comparison import RENAMED, compare
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.side_costs import beside
 from lora_bench.report.sections.method_tables import setting_name
@@ -275,3 +276,28 @@ def test_environments_differ_by_more_than_a_few_mebibytes_of_memory():
 def test_the_order_of_records_changes_nothing():
     records = sample_suite()
     assert compare(records) == compare(records[::-1])
+
+
+def with_model(run, name, shown):
+    """A run of a model with a name and a label."""
+    model = run.spec.model.model_copy(update={"name": name, "shown": shown})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"model": model})})
+
+
+def test_records_with_an_earlier_label_stand_with_those_of_the_present_one():
+    old, new = "deberta-mini (22.4 M weights)", known_models()["deberta-mini"].shown
+    runs = [with_model(record(seed=seed), "deberta-mini", shown) for seed, shown in enumerate((old, new))]
+    (setting,) = compare(runs).settings
+    (table,) = setting.tables
+    assert table.model.shown == new and table.rows[0].seeds == (0, 1)
+
+
+def test_a_label_that_a_suite_gives_is_kept():
+    run = with_model(record(), "my-model", "deberta-mini (22.4 M weights)")
+    assert compare([run]).settings[0].tables[0].model.shown == "deberta-mini (22.4 M weights)"
+
+
+def test_an_earlier_label_becomes_that_of_the_model():
+    assert {name: label for (name, _), label in RENAMED.items()} == {
+        name: known_models()[name].shown for name, _ in RENAMED
+    }
