@@ -146,6 +146,9 @@ def _figures(plans: Sequence[FigurePlan], folder: str, comparison: Comparison) -
     for plan in plans:
         of_settings = [tables.setting_name(setting, comparison) for setting in plan.settings]
         name = code(plan.settings[0].spec.task.name) if plan.sweeps else listed(of_settings)
+        models = {tables.model_name(table) for table in plan.tables}
+        if len(models) == 1:  # several are named by their panels
+            name += f", {models.pop()}"
         shown = [f"![{_KINDS[plan.kind]}]({quote(f'{folder}/{plan.file}')})", "", f"{name}. {plan.caption}"]
         by_name.setdefault(plan.settings[0].spec.task.name, []).extend(["", *shown])
     lines: Lines = []

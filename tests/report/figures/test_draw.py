@@ -322,6 +322,13 @@ def test_a_caption_names_every_target_of_its_figure():
     assert "7,680" in scores.split("Seeds (small points)")[0] and "15,360" in scores.split("Seeds (small points)")[0]
 
 
+def test_a_caption_names_the_base_model_where_no_other_is_drawn():
+    alone = render_markdown([record()], "report")
+    assert "`vader_film`, MiniLM-L6 in the RoBERTa class. Seeds (small points)" in alone
+    two = render_markdown([record(), record(model="another model")], "report")
+    assert "`vader_film`. Seeds (small points)" in two
+
+
 def test_marks_stand_at_their_true_values():
     # Three methods with about equal counts at each target: the mark of each, and its seeds, stand at its own count.
     records = over_two_targets()

@@ -177,7 +177,8 @@ def test_the_section_says_plateaus_and_crossings():
         ["`lora`", "10,000", "10,000"],
     ]
     assert crossings[2][1].startswith("`lora` at 100: +0.1") and crossings[2][1].endswith(", shown")
-    assert crossings[2][4] == "yes" and "`vader_film`. Score against the number of different training rows" in page
+    assert crossings[2][4] == "yes"
+    assert "`vader_film`, MiniLM-L6 in the RoBERTa class. Score against the number of different training rows" in page
     of_ranks = [
         render_markdown(ranks({2: least, 8: 0.80, 32: most}), "figures") for least, most in ((0.7, 0.81), (0.7, 0.7))
     ]
