@@ -54,7 +54,6 @@ FROM_EPOCHS = ("training.train_examples", "training.steps", "training.warmup_ste
 # Labels that records of earlier versions have for models of lora_bench, by the model's name: reports show the present label.
 RENAMED = {
     ("minilm-l6-deberta", "MiniLM-L6 in the DeBERTa-v2 class"): "MiniLM-L6 as DeBERTa-v2 (relative terms at zero)",
-    ("deberta-mini", "deberta-mini (22.4 M weights)"): "deberta-mini (22.4 M weights, from MiniLM-L6)",
 }
 
 

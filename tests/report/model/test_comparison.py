@@ -285,16 +285,16 @@ def with_model(run, name, shown):
 
 
 def test_records_with_an_earlier_label_stand_with_those_of_the_present_one():
-    old, new = "deberta-mini (22.4 M weights)", known_models()["deberta-mini"].shown
-    runs = [with_model(record(seed=seed), "deberta-mini", shown) for seed, shown in enumerate((old, new))]
+    old, new = "MiniLM-L6 in the DeBERTa-v2 class", known_models()["minilm-l6-deberta"].shown
+    runs = [with_model(record(seed=seed), "minilm-l6-deberta", shown) for seed, shown in enumerate((old, new))]
     (setting,) = compare(runs).settings
     (table,) = setting.tables
     assert table.model.shown == new and table.rows[0].seeds == (0, 1)
 
 
 def test_a_label_that_a_suite_gives_is_kept():
-    run = with_model(record(), "my-model", "deberta-mini (22.4 M weights)")
-    assert compare([run]).settings[0].tables[0].model.shown == "deberta-mini (22.4 M weights)"
+    run = with_model(record(), "my-model", "MiniLM-L6 in the DeBERTa-v2 class")
+    assert compare([run]).settings[0].tables[0].model.shown == "MiniLM-L6 in the DeBERTa-v2 class"
 
 
 def test_an_earlier_label_becomes_that_of_the_model():
