@@ -3,9 +3,10 @@
 LoRA + PreEmbed and LoRA + PreLayer of Hu et al. 2021 (https://arxiv.org/abs/2106.09685, Table 15) and the mix-and-match adapter
 of He et al. 2021 (https://arxiv.org/abs/2110.04366) are such combinations. A part acts as it does alone, on what the parts
 inside it make of its site. The inner parts are put on first (weights, then blocks, then attention, then the stack of layers),
-because a wrapped module has another path.
+because a wrapped module has another path. A reparameterised prefix is folded when saving, as alone.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ from typing import Any, ClassVar
 
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import set_additional_trainable_modules
 from torch import nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair, unknown
+from lora_bench.tuners.prefix import FoldingTuner
 from lora_bench.tuners.registration import register
 from lora_bench.tuners.sites import TunerConfig
 
@@ -57,6 +59,24 @@ class CombinedConfig(TunerConfig):
             {**part, "peft_type": name} for _, name, part in sorted(zip(rows, types, self.parts, strict=True), key=_row)
         ]
 
+    @property
+    def fold_on_save(self) -> bool:
+        """True if saving folds a reparameterised prefix among the parts."""
+        return all(part.get("fold_on_save", True) for part in self.parts)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the config that fits the saved weights."""
+        saved = copy.copy(self)
+        if self.fold_on_save:
+            saved.mark_folded()
+        super(CombinedConfig, saved).save_pretrained(save_directory, **kwargs)
+
+    def mark_folded(self) -> None:
+        """Record that a prefix among the parts is plain."""
+        self.parts = [
+            {**part, "reparameterised": False} if part.get("reparameterised") else part for part in self.parts
+        ]
+
     def configs(self) -> list[PeftConfig]:
         """Return the config of each part, the innermost first."""
         by_name = {member.value: config for member, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -70,7 +90,7 @@ def _row(part: tuple[int, str, dict[str, Any]]) -> int:
     return part[0]
 
 
-class CombinedModel(BaseTuner):
+class CombinedModel(FoldingTuner):
     """A base model with several adapters, from `get_peft_model(model, CombinedConfig(...))`."""
 
     prefix = "combined_"

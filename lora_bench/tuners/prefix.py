@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,9 +93,14 @@ class PrefixConfig(TunerConfig):
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the config that fits the saved weights."""
-        folded = copy.copy(self)
-        folded.reparameterised = self.reparameterised and not self.fold_on_save
-        super(PrefixConfig, folded).save_pretrained(save_directory, **kwargs)
+        saved = copy.copy(self)
+        if self.fold_on_save:
+            saved.mark_folded()
+        super(PrefixConfig, saved).save_pretrained(save_directory, **kwargs)
+
+    def mark_folded(self) -> None:
+        """Record that the prefix is plain."""
+        self.reparameterised = False
 
 
 class PrefixLayer(TunerLayer):
@@ -197,7 +203,67 @@ class PrefixLayer(TunerLayer):
         return attend(self.base_layer, self.joined(live), hidden_states, *args, **kwargs)
 
 
-class PrefixModel(Tuner):
+class FoldingTuner(BaseTuner):
+    """A tuner that saves a reparameterised prefix as plain keys and values, and loads these.
+
+    Its config has `fold_on_save` and `mark_folded`.
+    """
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Return the weights to save, those of a prefix computed from *state_dict*, which may have been gathered."""
+        kept: dict[str, Tensor] = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, *args, **kwargs
+        )
+        found = [(path, layer) for path, layer in prefix_layers(model) if adapter_name in layer.prefix_projection]
+        if not found or not config.fold_on_save:
+            return kept
+        sharers = {layer: path for path, layer in found if adapter_name in layer.prefix_embedding}
+        folded: dict[str, Tensor] = {}
+        trained: set[str] = set()
+        with torch.no_grad():
+            for path, layer in found:
+                shared = sharers[layer.sharer(adapter_name)]
+                hidden = f"{shared}.prefix_hidden.{adapter_name}"
+                projection = f"{path}.prefix_projection.{adapter_name}"
+                names = (
+                    f"{shared}.prefix_embedding.{adapter_name}",
+                    f"{hidden}.weight",
+                    f"{hidden}.bias",
+                    f"{projection}.weight",
+                    f"{projection}.bias",
+                )
+                key, value = reparameterised_prefix(*(kept[name] for name in names))
+                trained.update(names)
+                folded[f"{path}.prefix_key.{adapter_name}"] = key.contiguous()
+                folded[f"{path}.prefix_value.{adapter_name}"] = value.contiguous()
+        return {name: weight for name, weight in kept.items() if name not in trained} | folded
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the file's weights, after folding a reparameterised prefix of the model if the file has a plain one.
+
+        Raises:
+            LoraBenchError: If the file has a reparameterised prefix and the model a plain one.
+        """
+        computed = any(adapter_name in layer.prefix_projection for _, layer in prefix_layers(model))
+        if any(".prefix_key" in name for name in state_dict):
+            fold(model, adapter_name)
+        elif not computed and any(".prefix_projection" in name for name in state_dict):
+            raise LoraBenchError(
+                "the file holds a reparameterised prefix and the model a plain one: load it into the base model"
+            )
+        remapped: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
+            model, config, adapter_name, state_dict
+        )
+        return remapped
+
+
+class PrefixModel(FoldingTuner, Tuner):
     """A base model with key/value prefixes, from `get_peft_model(model, PrefixConfig(...))`."""
 
     prefix = "prefix_"
@@ -243,56 +309,6 @@ class PrefixModel(Tuner):
         place = _without_index(path)
         siblings = next((layer.siblings for at, layer in prefix_layers(self.model) if _without_index(at) == place), [])
         return PrefixLayer(base_layer, prefix_kind(family), family.key_width(model_config), siblings)
-
-    @classmethod
-    def _get_adapter_state_dict(
-        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor], *args: Any, **kwargs: Any
-    ) -> dict[str, Tensor]:
-        """Return the weights to save: plain keys and values, computed from *state_dict*, which may have been gathered."""
-        kept: dict[str, Tensor] = super()._get_adapter_state_dict(
-            model, config, adapter_name, state_dict, *args, **kwargs
-        )
-        found = [(path, layer) for path, layer in prefix_layers(model) if adapter_name in layer.prefix_projection]
-        if not found or not config.fold_on_save:
-            return kept
-        sharers = {layer: path for path, layer in found if adapter_name in layer.prefix_embedding}
-        folded: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for path, layer in found:
-                shared = sharers[layer.sharer(adapter_name)]
-                hidden = f"{shared}.prefix_hidden.{adapter_name}"
-                projection = f"{path}.prefix_projection.{adapter_name}"
-                key, value = reparameterised_prefix(
-                    kept[f"{shared}.prefix_embedding.{adapter_name}"],
-                    kept[f"{hidden}.weight"],
-                    kept[f"{hidden}.bias"],
-                    kept[f"{projection}.weight"],
-                    kept[f"{projection}.bias"],
-                )
-                folded[f"{path}.prefix_key.{adapter_name}"] = key.contiguous()
-                folded[f"{path}.prefix_value.{adapter_name}"] = value.contiguous()
-        return folded
-
-    @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Return the file's weights, after folding a reparameterised prefix of the model if the file has a plain one.
-
-        Raises:
-            LoraBenchError: If the file has a reparameterised prefix and the model a plain one.
-        """
-        computed = any(adapter_name in layer.prefix_projection for _, layer in prefix_layers(model))
-        if any(".prefix_key" in name for name in state_dict):
-            fold(model, adapter_name)
-        elif not computed and any(".prefix_projection" in name for name in state_dict):
-            raise LoraBenchError(
-                "the file holds a reparameterised prefix and the model a plain one: load it into the base model"
-            )
-        remapped: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
-            model, config, adapter_name, state_dict
-        )
-        return remapped
 
 
 def _without_index(path: str) -> str:
@@ -357,8 +373,8 @@ def fold(model: nn.Module, adapter_name: str = "default") -> None:
             if adapter_name in container:
                 del container[adapter_name]
     configs: Any = getattr(model, "peft_config", {})
-    if adapter_name in configs:
-        configs[adapter_name].reparameterised = False
+    if layers and adapter_name in configs:
+        configs[adapter_name].mark_folded()
 
 
 def prefix_kind(family: Family) -> PrefixKind:

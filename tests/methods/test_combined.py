@@ -4,14 +4,15 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.methods import known_methods, rate_factors, with_size
 from lora_bench.testing import check_method, tiny_model
-from lora_bench.tuners import CombinedConfig, CombinedModel, PrefixConfig
+from lora_bench.tuners import CombinedConfig, CombinedModel, PrefixConfig, fold
 
 Combined = known_methods()["combined"]
 LAYERS, WIDTH = 2, 32
@@ -20,6 +21,7 @@ LORA = {"method": "lora", "rank": 4}
 PE = {"method": "prefix_embedding", "num_virtual_tokens": 3}
 PL = {"method": "prefix_layer", "num_virtual_tokens": 3}
 PREFIX = {"method": "prefix_tuning", "num_virtual_tokens": 3}
+COMPUTED = {**PREFIX, "reparameterised": True, "reparameterisation_width": 5}
 # He et al. have relu, whose units can all be dead in a bottleneck of six.
 PARALLEL = {"method": "bottleneck_adapter", "variant": "parallel", "bottleneck_size": 6, "scaling": 4.0}
 COUNTS = {  # weights of each part in two layers of width 32
@@ -33,8 +35,10 @@ COMBINATIONS = {
     "LoRA+PE": (LORA, PE),
     "LoRA+PL": (LORA, PL),
     "MAM": (PREFIX, PARALLEL),
+    "MAM, reparameterised": (COMPUTED, PARALLEL),
     "all": (PE, PREFIX, PARALLEL, {**LORA, "targets": ["all"], "use_dora": True}),
 }
+PLAIN = ["LoRA+PE", "LoRA+PL", "MAM"]
 FAMILIES = ["roberta", "deberta-v2", "gpt2", "deberta", "mpnet", "llama"]
 CASES = [
     (family, name)
@@ -54,7 +58,7 @@ def test_contract(family, name):
     check_method(Combined(parts=COMBINATIONS[name]), families=[family])
 
 
-@pytest.mark.parametrize(("family", "name"), [case for case in CASES if case[0] != "llama" and case[1] != "all"])
+@pytest.mark.parametrize(("family", "name"), [case for case in CASES if case[0] != "llama" and case[1] in PLAIN])
 def test_weights_are_those_of_the_parts(family, name):
     model, _ = applied(family, COMBINATIONS[name])
     own = [
@@ -107,6 +111,92 @@ def test_one_file_has_all_parts_and_loads_with_peft(tmp_path):
     assert {path for path, weight in again.named_parameters() if weight.requires_grad} == trained
     frozen = PeftModel.from_pretrained(tiny_model("roberta")[0], tmp_path)
     assert not any(weight.requires_grad for weight in frozen.parameters())
+
+
+def mam(seed=5, **options):
+    """A MAM with a reparameterised prefix, and every weight of its adapter away from zero."""
+    torch.manual_seed(seed)
+    model, _ = applied("roberta", ({**COMPUTED, **options}, PARALLEL))
+    with torch.no_grad():
+        for path, weight in model.named_parameters():
+            if ".bottleneck_" in path:
+                weight.normal_()
+    return model.eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.tensor([[5, 6, 7, 1]])).logits
+
+
+def stored(model):
+    return {name: weight for name, weight in get_peft_model_state_dict(model).items() if "classifier" not in name}
+
+
+NETWORK = 3 * WIDTH + 5 * WIDTH + 5 + LAYERS * (2 * WIDTH * 5 + 2 * WIDTH)
+"""Weights that compute a prefix of three tokens in two layers, with a layer of five units."""
+
+
+def test_a_reparameterised_prefix_trains_its_network_and_stores_what_it_gives():
+    model = mam()
+    in_parts = [path for path, weight in model.named_parameters() if weight.requires_grad and "classifier" not in path]
+    weights = dict(model.named_parameters())
+    assert sum(weights[path].numel() for path in in_parts) == NETWORK + COUNTS["bottleneck_adapter"]
+    assert sum(weight.numel() for weight in stored(model).values()) == (
+        COUNTS["prefix_tuning"] + COUNTS["bottleneck_adapter"]
+    )
+    assert {name.rsplit(".", 1)[1] for name in stored(model) if ".prefix_" in name} == {"prefix_key", "prefix_value"}
+
+
+def test_a_file_of_a_reparameterised_prefix_is_that_of_a_plain_one(tmp_path):
+    model = mam()
+    model.save_pretrained(tmp_path)
+    in_file = load_file(tmp_path / "adapter_model.safetensors")
+    plain, _ = applied("roberta", (PREFIX, PARALLEL))
+    assert {name: weight.shape for name, weight in in_file.items()} == {
+        name: weight.shape for name, weight in get_peft_model_state_dict(plain).items()
+    }
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert [part.get("reparameterised") for part in config["parts"]] == [None, False]
+    assert model.peft_config["default"].parts[1]["reparameterised"] is True  # the model goes on training its network
+    again = PeftModel.from_pretrained(tiny_model("roberta")[0], tmp_path).eval()
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_loading_into_the_model_that_trains_gives_the_files_prefix(tmp_path):
+    model = mam()
+    want = logits(model)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(1.0)
+    assert (logits(model) - want).abs().max() > 1e-3
+    model.load_adapter(tmp_path, "default", is_trainable=True)  # as Trainer's load_best_model_at_end does
+    assert torch.equal(logits(model), want)
+
+
+def test_folding_a_combination_changes_no_answer_and_its_config_says_so():
+    model = mam()
+    want = logits(model)
+    fold(model)
+    assert torch.equal(logits(model), want)
+    assert model.peft_config["default"].parts[1]["reparameterised"] is False
+
+
+def test_a_combination_that_is_not_folded_resumes_from_its_file(tmp_path):
+    base, head = tiny_model("roberta")
+    parts = mam().peft_config["default"].parts
+    parts = [{**part, "fold_on_save": False} if "fold_on_save" in part else part for part in parts]
+    model = get_peft_model(base, CombinedConfig(parts=parts, modules_to_save=head)).eval()
+    model.save_pretrained(tmp_path)
+    assert sum(weight.numel() for weight in stored(model).values()) == NETWORK + COUNTS["bottleneck_adapter"]
+    again = PeftModel.from_pretrained(tiny_model("roberta")[0], tmp_path, is_trainable=True).eval()
+    trained = {path: weight for path, weight in model.named_parameters() if weight.requires_grad}
+    found = {path: weight for path, weight in again.named_parameters() if weight.requires_grad}
+    assert found.keys() == trained.keys()
+    assert all(torch.equal(found[path], weight) for path, weight in trained.items())
+    assert torch.equal(logits(again), logits(model))
 
 
 def test_gpt2_writes_with_a_combination_and_a_cache_what_it_writes_without_the_cache():
@@ -163,7 +253,7 @@ def test_two_spellings_are_one_method_and_survive_a_record():
         ((PL, {**LORA, "initialisation": "pissa"}), "pissa changes the base model and is no part"),
         ((PL, {**LORA, "train_norms": True}), "train_norms is no option of a part"),
         ((PL, {**LORA, "train_tokens": [3]}), "train_tokens is no option of a part"),
-        ((LORA, {**PREFIX, "reparameterised": True}), "reparameterised or starts from words is no part"),
+        ((LORA, {**PREFIX, "words": "rate"}), "a prefix that starts from words is no part"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(parts, reason):
