@@ -410,6 +410,20 @@ def test_he_et_als_script_has_checkpoint_scaling_and_dropout():
     assert (lora.rank * lora.scaling, lora.dropout) == (32, 0.1)
 
 
+def test_he_et_als_mam_adapter_is_what_their_script_runs():
+    """Sizes and scaling of `exps/run_glue.sh`, where the mapping network has width 800."""
+    prefix, adapter = entry_of(load_suite("he2022-table2"), "mam").method.methods
+    assert (prefix.num_virtual_tokens, prefix.reparameterisation_width, prefix.reparameterised) == (16, 800, True)
+    assert (adapter.variant, adapter.bottleneck_size, adapter.scaling) == ("parallel", 16, 2.0)
+    assert (adapter.non_linearity, adapter.initialisation) == ("relu", "paper")
+    cells = [cell for cell in load_table("he2022-table2").cells if cell.method == "mam"]
+    assert [cell.task for cell in cells] == ["mnli", "sst2"]
+    one_adapter = 12 * (2 * 768 * 16 + 16 + 768)
+    # A user counts 16,000,160 weights in the authors' code (its issue 15), which makes a second adapter and calls one.
+    assert {cell.adapter_parameters for cell in cells} == {16_000_160 - one_adapter}
+    assert one_adapter + 2 * 12 * 16 * 768 == 599_232  # stored
+
+
 def hyper_parameters(rows, **wanted):
     """The settings of a sheet for each task, as a mapping from their names."""
     found = {}
@@ -597,7 +611,7 @@ def test_li_and_liangs_rows_are_what_their_table_5_prints_and_are_copied_with_th
 def test_he_et_al_is_what_their_table_8_prints():
     (row,) = hyper_parameters(sheet("he2022_table08_hparams_glue")).values()
     suite = load_suite("he2022-table2")
-    for label in ("prefix", "lora", "adapter_h"):
+    for label in ("prefix", "lora", "adapter_h", "mam"):
         recipe = suite.recipe("sst2", "FacebookAI/roberta-base", entry_of(suite, label))
         assert recipe.rates == (number(row["learning_rate"]),)
         assert recipe.budget.epochs == number(row["epochs"])
