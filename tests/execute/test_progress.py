@@ -66,7 +66,9 @@ def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
     rates = "[{method: lora, learning_rate: [0.001, 0.01]}, {method: bitfit, learning_rate: [0.002, 0.02]}]"
     suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", rates).replace("[0]", "[0, 1]")
-    return make_plan(load_suite(write_project(folder, suite + "tuning: {seeds: [7]}\n")), folder / "runs")
+    return make_plan(
+        load_suite(write_project(folder, suite + "tuning: {seeds: [7], extend: false}\n")), folder / "runs"
+    )
 
 
 def test_runs_that_wait_are_counted_unless_only_some_runs_were_asked_for(tuned):

@@ -26,6 +26,11 @@ _SOURCE = (
     "`lora-bench import peft-results peft/method_comparison --history`."
 )
 
+_TURNS = (
+    "**Which of these two is ahead changes with the date, and never by two standard errors: one run each does not rank "
+    "them.**"
+)
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -114,6 +119,7 @@ def _pair(found: Sequence[Configuration], dates: Sequence[str], items: int) -> l
     one, other = full[0], min(loras, key=lambda configuration: (len(configuration.label), natural(configuration.label)))
     gaps = [one.percent(date) - other.percent(date) for date in dates]
     errors = [standard_error(configuration.percent(dates[-1]), items) for configuration in (one, other)]
+    turns = min(gaps) < 0 < max(gaps) and max(map(abs, gaps)) < 2 * math.hypot(*errors)
     said = ", ".join(f"{_signed(gap)} points at {date}" for date, gap in zip(dates, gaps, strict=True))
     rows = []
     for date, gap in zip(dates, gaps, strict=True):
@@ -131,6 +137,7 @@ def _pair(found: Sequence[Configuration], dates: Sequence[str], items: int) -> l
         )
     shared = _newest(one)
     return [
+        *(["", _TURNS] if turns else []),
         "",
         f"{code(one.label)} against {code(other.label)}: {said}. One run each, with the same configuration, "
         f"seed ({shared.spec.seed}) and card ({inert(_device(shared))}) at all dates.",
