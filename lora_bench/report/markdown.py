@@ -75,7 +75,7 @@ def render_markdown(
         along_lines(model.along),
         task_lines(comparison, judged, costs, further),
         tuning_lines(comparison, costs),
-        forgetting_lines(comparison, figures_folder_name),
+        forgetting_lines(comparison, figures_folder_name, judged.analysis.reference if judged is not None else None),
         _costs(comparison),
         *sections,
         _failures(comparison),

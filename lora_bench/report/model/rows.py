@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,6 +42,7 @@ class Forgetting:
         after: Of the trained models.
         lost: How much worse: the rise of a loss, the fall of a correlation.
         each: The loss of each run beside its score.
+        by_seed: The loss of each seed.
     """
 
     measure: str
@@ -49,6 +50,7 @@ class Forgetting:
     after: Summary
     lost: Summary
     each: tuple[tuple[float, float], ...]
+    by_seed: Mapping[int, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,21 +192,22 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
 
 def _forgetting(records: Sequence[Record]) -> Forgetting | None:
     kept = [
-        (record.retention, record.spec.retention.measure, record.score)
+        (record.retention, record.spec.retention.measure, record.score, record.spec.seed)
         for record in records
         if record.retention is not None and record.spec.retention is not None and record.score is not None
     ]
-    measure = unique(measure for _, measure, _ in kept)
+    measure = unique(measure for _, measure, _, _ in kept)
     if measure is None:
         return None
     worse = 1 if measure == "loss" else -1
-    lost = [worse * (one.after - one.before) for one, _, _ in kept]
+    lost = [worse * (one.after - one.before) for one, *_ in kept]
     return Forgetting(
         measure=measure,
-        before=unique(one.before for one, _, _ in kept),
-        after=summarise([one.after for one, _, _ in kept]),
+        before=unique(one.before for one, *_ in kept),
+        after=summarise([one.after for one, *_ in kept]),
         lost=summarise(lost),
-        each=tuple((one, score) for one, (_, _, score) in zip(lost, kept, strict=True)),
+        each=tuple((one, score) for one, (_, _, score, _) in zip(lost, kept, strict=True)),
+        by_seed={seed: one for one, (_, _, _, seed) in zip(lost, kept, strict=True) if seed is not None},
     )
 
 

@@ -11,8 +11,9 @@ from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
+from lora_bench.report.sections.verdicts import probability
 from lora_bench.report.text import MISSING, code
-from lora_bench.stats import Summary
+from lora_bench.stats import Interval, holm, paired_difference
 
 if TYPE_CHECKING:
     from lora_bench.report.figures.forgetting_plane import Plane
@@ -24,6 +25,8 @@ MEASURES = {
     "spearman": "Spearman's correlation on STS-B, without a head",
 }
 
+ALPHA = 0.05
+
 # More sentences would push the picture off the first screen.
 MOST_KEPT = 2
 
@@ -33,12 +36,13 @@ _CAPTION = (
 )
 
 
-def forgetting_lines(comparison: Comparison, folder: str) -> Lines:
+def forgetting_lines(comparison: Comparison, folder: str, reference: str | None = None) -> Lines:
     """Return the section as lines of Markdown; empty where no run has a retention.
 
     Args:
         comparison: The rows.
         folder: Folder of the figures, beside the page.
+        reference: Label of the method that the others are compared with, if any.
     """
     lines: Lines = []
     for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
@@ -47,6 +51,7 @@ def forgetting_lines(comparison: Comparison, folder: str) -> Lines:
         header = ["method", "score", "before", "after", "lost", "95 % interval", "seeds"]
         header += ["perplexity before", "after"] if measure == "loss" else []
         lines += [f"Measured by {MEASURES[measure]}.", "", *text.table(header, map(_cells, rows)), ""]
+        lines += _against(rows, reference)
         lines += [f"![Learning against forgetting]({quote(f'{folder}/{_file(number)}')})", "", _CAPTION]
     if not lines:
         return []
@@ -116,7 +121,7 @@ def _cells(row: Row) -> list[str]:
     assert found is not None and row.score is not None
     cells = [
         code(row.label), text.score(row.score.mean), text.score(found.before), text.score(found.after.mean),
-        text.difference(found.lost.mean), _interval(found.lost), str(found.lost.n),
+        text.difference(found.lost.mean), _interval(found.lost.interval), str(found.lost.n),
     ]  # fmt: skip
     if found.measure == "loss":
         before = MISSING if found.before is None else text.rate(math.exp(found.before))
@@ -124,8 +129,35 @@ def _cells(row: Row) -> list[str]:
     return cells
 
 
-def _interval(summary: Summary) -> str:
-    ends = summary.interval
+def _against(rows: list[Row], reference: str | None) -> Lines:
+    """Return a table of what each method lost more than the reference; empty without it or without a common seed."""
+    base = next((row.forgetting for row in rows if row.label == reference and row.forgetting is not None), None)
+    if base is None:
+        return []
+    found = [
+        (row, paired_difference(row.forgetting.by_seed, base.by_seed, draw_seed=0))
+        for row in rows
+        if row.forgetting is not None and row.label != reference and row.forgetting.by_seed.keys() & base.by_seed.keys()
+    ]
+    if not found:
+        return []
+    adjusted = holm([difference.estimate.p_value() for _, difference in found], ALPHA)
+    listed = [
+        [
+            code(row.label), text.difference(difference.estimate.value), _interval(difference.estimate.interval()),
+            probability(p.p_value), str(difference.pairs),
+        ]
+        for (row, difference), p in zip(found, adjusted, strict=True)
+    ]  # fmt: skip
+    header = ["method", f"lost more than {code(str(reference))}", "95 % interval", "p", "seeds"]
+    said = (
+        "Paired by seed. The interval, for this comparison alone, and *p*, after Holm's procedure over these rows, cover new "
+        "seeds, not other data; no rule for them was declared before the runs."
+    )
+    return [*text.table(header, listed), "", said, ""]
+
+
+def _interval(ends: Interval | None) -> str:
     return MISSING if ends is None else f"{text.difference(ends.low)} to {text.difference(ends.high)}"
 
 

@@ -41,6 +41,19 @@ def test_a_correlation_that_falls_is_lost():
     assert "| 0.8000 | 0.7250 | +0.0750 |" in line and "perplexity" not in " ".join(found)
 
 
+def test_a_method_that_loses_more_than_the_reference_by_hand():
+    after = {"lora": [2.0, 2.1, 2.0], "full": [2.5, 2.7, 2.7], "bottleneck_adapter": [2.0, 2.2, 2.0]}
+    found = forgetting_lines(compare(runs("loss", 2.0, after)), "report", "lora")
+    start = found.index("| method | lost more than `lora` | 95 % interval | p | seeds |")
+    more = {line.split(" | ")[0]: line for line in found[start + 2 : start + 4]}
+    # Differences 0.5, 0.6, 0.7: 0.6 ± 4.303 × 0.1 / √3; t = 10.39 with 2 degrees of freedom has p .0091, twice that is .018.
+    assert more["| `full`"] == "| `full` | +0.6000 | +0.3516 to +0.8484 | 0.018 | 3 |"
+    # 0, 0.1, 0: 0.0333 ± 4.303 × 0.0577 / √3, and t = 1.
+    assert more["| `bottleneck_adapter`"] == "| `bottleneck_adapter` | +0.0333 | −0.1101 to +0.1768 | 0.423 | 3 |"
+    without = forgetting_lines(compare(runs("loss", 2.0, after)), "report")
+    assert not any("lost more than" in line for line in without)
+
+
 @pytest.mark.parametrize("measure", ["loss", "spearman"])
 def test_a_report_shows_the_plane(measure):
     files = render_files(runs(measure, 0.8, {"full": [0.5, 0.6, 0.55], "lora": [0.7, 0.75, 0.8]}))
