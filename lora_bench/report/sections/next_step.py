@@ -40,7 +40,8 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
     command = suite_command(seen)
     if command is not None and (keys or total is not None):
         seeds = "" if total is None else f" --seeds {total}"
-        steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), _open_to(seen, total) + _anew(seen)))
+        what = _open_to(seen, total) or (" of a recommendation" if pick is not None and few else "")
+        steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), what + _anew(seen)))
     return steps
 
 

@@ -297,7 +297,7 @@ def test_few_seeds_have_weaker_words(seeds, verb, strength):
 def test_more_seeds_after_seeds_until_decided_spend_the_error_level_again():
     looked = Analysis(reference="full", margin=0.01, seeds=UntilDecided(until="decided", at_least=4, at_most=5))
     (step,) = headline(runs("full", 0, 5, looked) + runs("prefix_tuning", -0.05, 5, looked))[0].next
-    more = "adds the seeds and judges anew, with the whole error level once more"
+    more = "adds the seeds of a recommendation and judges anew, with the whole error level once more"
     assert step == f"`lora-bench run quickstart --seeds 10` {more}"
 
 
@@ -306,7 +306,7 @@ def test_where_nothing_is_decided_it_says_what_would_decide():
     text = said(records)
     assert "**Nothing is decided: 2 seeds of each method are too few, a verdict takes 3.**" in text
     assert "With 8 more seeds a method (10 in all" in text and "Strength: **undecided**" in text
-    assert "`lora-bench run quickstart --seeds 10` adds the seeds" in text
+    assert "`lora-bench run quickstart --seeds 10` adds the seeds of a recommendation" in text
     open_ones = [
         record("lora", seed=seed, score=BASE[seed] + by, budget=TUNED) for seed, by in enumerate((0.05, -0.01, 0.02))
     ]
