@@ -111,7 +111,7 @@ METHODS = """A name, or a mapping with [the method's options](methods.md) and th
 
 """
 
-RANGE = "A range, from which `budget: {trials: N}` draws N rates:"
+RANGE = "A range, from which `budget: {trials: N}` takes N rates:"
 
 BUDGET = "One amount of work (`epochs` or `train_…`), at most one of parameters. See [budgets](budgets.md)."
 

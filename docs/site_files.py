@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from markdown.extensions.toc import slugify
 from mkdocs.structure.files import File, Files
 from reference import pages
 
@@ -51,23 +50,24 @@ def placed(file: File) -> File:
     return file
 
 
-def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
     """Let folded parts of reports have tables, link their findings, and keep their thousands of numbers out of the search."""
     if page.file.src_uri.startswith("reports/"):
         page.meta["search"] = {"exclude": True}
-        title, _, rest = markdown.partition("\n")
-        links = [
-            f"*[{finding}](../docs/findings.md#{slugify(finding, '-')})*" for finding in findings(page.file.src_uri)
-        ]
-        markdown = "\n".join([title, *("\nBeside what papers say: " + link + "\n" for link in links), rest])
+        slug = config.mdx_configs["toc"]["slugify"]
+        links = [f"[{title}](../docs/findings.md#{slug(title, '-')})" for title in findings(page.file.src_uri)]
+        first, _, rest = markdown.partition("\n")
+        markdown = "\n".join([first, *(f"\n*Beside what papers say: {link}*\n" for link in links), rest])
     return markdown.replace("<details>", '<details markdown="1">')
 
 
 def findings(report: str) -> list[str]:
-    """Return the titles of the sections of docs/findings.md that rest on a report: it is the first that their answer links."""
+    """Return the titles of the sections of docs/findings.md whose answer says what it found in a report."""
     sections = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8").split("\n## ")[1:]
-    answers = [
-        (section.partition("\n")[0], re.search(r"\*\*Here:\*\*.*?\]\(\.\./(.+?)\)", section, re.DOTALL))
-        for section in sections
-    ]
-    return [title for title, answer in answers if answer is not None and answer.group(1) == report]
+    found = []
+    for section in sections:
+        title, _, rest = section.partition("\n")
+        answer = rest.partition("**Here:**")[2].partition("\n* ")[0]
+        if re.search(rf"\bIn\s+\[`[\w-]+`\]\(\.\./{re.escape(report)}\)", answer):
+            found.append(title)
+    return found

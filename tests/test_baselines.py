@@ -172,7 +172,7 @@ def test_the_learning_rate_of_a_tuned_suite_is_the_best_of_its_trials(name):
     assert trials and set(trials) == set(reported)
     for cell, rates in trials.items():
         # A best rate at an end of the list brings one more beyond it.
-        assert len(rates) in (content.budget.trials, content.budget.trials + content.tuning.extend)
+        assert len(rates) in (content.budget.trials, content.budget.trials + content.tuning.extends)
         means = {rate: statistics.fmean(scores) for rate, scores in rates.items()}
         (chosen,) = {rate for rate, _ in reported[cell]}
         assert means[chosen] == max(means.values())

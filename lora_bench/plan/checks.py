@@ -75,7 +75,7 @@ def coarse_tuning(suite: Suite) -> list[str]:
     drawn = any(entry.ranges for entry in suite.methods) and tuning.draws == "random"
     if drawn and trials is not None and trials <= FEW_RATES and tuning.halving is None:
         said.append(
-            f"{trials} random draws leave holes in the ranges of learning rates: give `tuning: {{draws: even}}` for a grid"
+            f"{trials} random draws leave holes in the ranges of learning rates: without `draws: random` they are a grid"
         )
     return said
 

@@ -240,7 +240,7 @@ class Planner:
             trials = [cell(rate, seed, rung=rung) for rate in going for seed in tuning.seeds]
             if rung.part > 1:
                 check_first_rung(self.suite, trials[0].job.spec, rung)
-            if index or tuning.extend:
+            if index or tuning.extends:
                 self._choose(trials)
             else:
                 self.cells += trials
@@ -256,7 +256,7 @@ class Planner:
                 self._await_extension(cell, rates, rungs[-1], tuning)
                 return None
             going = best
-        if not tuning.extend:
+        if not tuning.extends:
             return going[0]
         beyond = rate_beyond(rates, going[0])
         if beyond is None or not any(trial.record is not None and trial.record.score is not None for trial in trials):
@@ -279,7 +279,7 @@ class Planner:
 
 def _beyond(suite: Suite, rates: Sequence[float]) -> tuple[float, ...]:
     """Return the rates by which the suite may extend the range of *rates*."""
-    if suite.content.tuning is None or not suite.content.tuning.extend:
+    if suite.content.tuning is None or not suite.content.tuning.extends:
         return ()
     return tuple(rate for end in (min(rates), max(rates)) if (rate := rate_beyond(rates, end)) is not None)
 

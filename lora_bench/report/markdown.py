@@ -75,7 +75,7 @@ def render_markdown(
         along_lines(model.along),
         task_lines(comparison, judged, costs, further),
         tuning_lines(comparison, costs),
-        forgetting_lines(comparison, figures_folder_name, judged.analysis.reference if judged is not None else None),
+        forgetting_lines(comparison, figures_folder_name, judged.analysis if judged is not None else None),
         _costs(comparison),
         *sections,
         _failures(comparison),
@@ -205,7 +205,7 @@ def _model(model: ModelSpec) -> str:
 
 
 DATA_FOLDER = (
-    "The folder after `--data-dir` holds the files of the data sets as they circulate: [names of its folders]"
+    "The folder after `--data-dir` holds the files of the data sets as published: [names of its folders]"
     "(/docs/tasks.md#the-tasks). Without it, data come from the Hugging Face hub."
 )
 

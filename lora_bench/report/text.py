@@ -151,6 +151,13 @@ def difference(value: float | None) -> str:
     return MISSING if value is None else _minus(f"{value:+.4f}" if abs(value) < 100 else f"{value:+,.2f}")
 
 
+def probability(value: float | None) -> str:
+    """A p-value with three decimals."""
+    if value is None:
+        return MISSING
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def mebibytes(number_of_bytes: float | None) -> str:
     """Bytes as MiB, without the unit."""
     if number_of_bytes is None:

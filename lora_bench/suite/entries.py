@@ -25,6 +25,11 @@ from lora_bench.util.paths import task_files
 FEW_RATES = 6
 
 
+def draws_of(said: str | None, number: int) -> str:
+    """Return how *number* rates are taken from a range, "random" or "even", from what a suite says."""
+    return said or ("even" if number <= FEW_RATES else "random")
+
+
 class Range(Strict):
     """A range of learning rates, of which `budget: {trials: N}`, or the first rung of `tuning: {halving: F}`, takes N.
 
@@ -222,11 +227,10 @@ def _rate_list(document: Document, key: Key, given: Any, ranges: list[Range]) ->
         trials, seed = _said(document, "budget", "trials"), _said(document, "tuning", "search_seed")
         if not isinstance(trials, int) or trials < 1:
             raise BadInput(
-                [document.fault(key, "is a range, from which `budget: {trials: N}` rates are drawn; give their number")]
+                [document.fault(key, "is a range, of which `budget: {trials: N}` takes N rates; give their number")]
             )
         number = _begun(document, trials)
-        draws = _said(document, "tuning", "draws") or ("even" if number <= FEW_RATES else "random")
-        if draws == "even":
+        if draws_of(_said(document, "tuning", "draws"), number) == "even":
             return ranges[-1].grid(number)
         return ranges[-1].draw(number, seed if isinstance(seed, int) else 0)
     values = given if isinstance(given, list) else [given]

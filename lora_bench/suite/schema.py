@@ -204,7 +204,8 @@ class Tuning(Strict):
         draws: Rates from a range: "random", or an "even" grid of equal factors with both ends, which leaves no holes;
             by default "even" for six rates or fewer.
         search_seed: Seed of random draws.
-        extend: If the best rate is the smallest or the largest, try once one more beyond it.
+        extend: If the best rate is the smallest or the largest, try once one more beyond it; by default so, but not after a
+            halving.
         halving: Factor f of successive halving: more rates start in short runs, and the best of every f continue with f times
             the work, up to all of it. Total: the work of `budget.trials` runs.
         rungs: Number of such steps, with the last.
@@ -213,9 +214,14 @@ class Tuning(Strict):
     seeds: Annotated[Annotated[tuple[Seed, ...], Field(min_length=1)], _seed_list(100)] = (100, 101)
     draws: Draws | None = None
     search_seed: Seed = 0
-    extend: bool = True
+    extend: bool | None = None
     halving: int | None = Field(default=None, ge=2, le=10)
     rungs: int = Field(default=2, ge=2, le=5)
+
+    @property
+    def extends(self) -> bool:
+        """True if a best rate at the edge brings one more."""
+        return self.halving is None if self.extend is None else self.extend
 
 
 Shape = Annotated[tuple[Positive, Positive], Field(description="batch size and length")]

@@ -11,7 +11,7 @@ from lora_bench.errors import Fault, LoraBenchError, did_you_mean
 from lora_bench.records.analysis import UntilDecided
 from lora_bench.records.budget import AXES, WORK, HeldEqual
 from lora_bench.records.protocol import Protocol
-from lora_bench.suite.entries import MethodEntry
+from lora_bench.suite.entries import MethodEntry, draws_of
 from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, Recipe, SuiteFile, Training
 
 # Task of the sentences on which encoders are scored for `retention`.
@@ -111,6 +111,8 @@ def _across(
         faults.append(document.fault(("distinct_examples",), "a number is listed twice"))
     if not distinct and "distinct_seed" in content.model_fields_set:
         faults.append(document.fault(("distinct_seed",), "draws the rows of `distinct_examples`: give their number"))
+    if _needs_random_draws(content):
+        faults.append(document.fault(("tuning", "search_seed"), "is for random draws: give `draws: random` too"))
     misfit = schedule_misfit(content.budget, content.training)
     if misfit is not None:
         faults.append(document.fault(("training", misfit[0]), misfit[1]))
@@ -190,6 +192,14 @@ def rates_wanted(content: SuiteFile) -> int | None:
         return 1
     rungs = content.rungs
     return rungs[0].trials if rungs else content.budget.trials
+
+
+def _needs_random_draws(content: SuiteFile) -> bool:
+    """Tell if a suite gives the seed of random draws, and takes its learning rates evenly."""
+    tuning, trials = content.tuning, content.budget.trials
+    if tuning is None or tuning.halving is not None or trials is None or "search_seed" not in tuning.model_fields_set:
+        return False
+    return draws_of(tuning.draws, trials) == "even"
 
 
 def wanted_trials(content: SuiteFile) -> str:

@@ -29,8 +29,8 @@ def find_folder(task: Task, data_dir: Path) -> Path:
     local = _local(task)
     if not data_dir.is_dir():
         raise LoraBenchError(
-            f"task {task.task}: there is no data directory {data_dir}; name one with {' or '.join(local.folders)} in it, or "
-            "leave --data-dir out to take the data from the hub"
+            f"task {task.task}: there is no data directory {data_dir}; name one with {' or '.join(local.folders)} in it"
+            + (", or leave --data-dir out to take the data from the hub" if task.data.hub is not None else "")
         )
     candidates = [folder for name in local.folders for folder in _folders_named(data_dir, Path(name).parts)]
     for folder in [*candidates, data_dir]:

@@ -206,7 +206,7 @@ class PrefixLayer(TunerLayer):
 class FoldingTuner(BaseTuner):
     """A tuner that saves a reparameterised prefix as plain keys and values, and loads these.
 
-    Its config has `fold_on_save` and `mark_folded`.
+    A config with reparameterised prefixes has `fold_on_save` and `mark_folded`.
     """
 
     @classmethod

@@ -152,10 +152,6 @@ def snapshot(
     return Snapshot(folder, folder.name)
 
 
-# What to do where the hub does not give a data set.
-OWN_COPY = "; `--data-dir FOLDER` reads a copy of the files of a task of `lora-bench list tasks`"
-
-
 def data_set(name: str, config: str | None, commit: str) -> Any:
     """Return the builder of a data set at a commit, with its splits prepared; a prepared one needs no network.
 
@@ -173,8 +169,8 @@ def data_set(name: str, config: str | None, commit: str) -> Any:
         builder = None if config is None else _prepared(name, config, commit)
         if builder is None:
             if _only_cached():
-                raise HubUnreachable(f"data set {name!r} {_not_reached(OWN_COPY)}")
-            card = snapshot("data set", name, commit, ["README.md"], hint=OWN_COPY).folder / "README.md"
+                raise HubUnreachable(f"data set {name!r} {_not_reached('')}")
+            card = snapshot("data set", name, commit, ["README.md"]).folder / "README.md"
             try:
                 config = config or _default_configuration(name, card)
                 builder = _prepared(name, config, commit) or datasets.load_dataset_builder(

@@ -151,7 +151,7 @@ def test_the_command_writes_the_page_and_names_versions_that_are_no_results(repo
     page = (tmp_path / "runs" / "peft-results" / "history.md").read_text()
     assert "| 2025-06-24 | 50.0 ± 1.4 | 48.0 ± 1.4 | +2.0 | 2.9.0 |" in page
     # +2.0 and −0.6 points, of which one standard error is 1.9.
-    assert "**Which of these two is ahead changes with the date, and never by two standard errors:" in page
+    assert "**The order of these two changes between dates, always by less than two standard errors:" in page
     assert str(tmp_path) not in page
 
 
@@ -186,7 +186,7 @@ def test_the_page_counts_what_moved(page):
         "`full-finetuning/tiny` against `lora/tiny-r4`: −2.0 points at 2025-06-24, −4.0 points at 2026-07-20." in text
     )
     assert "| 2026-07-20 | 46.0 ± 1.4 | 50.0 ± 1.4 | −4.0 | 2.9.0 | – | 0.19.1 |" in lines
-    assert "is ahead changes" not in text
+    assert "changes between dates" not in text
     # √(1.37² + 1.38²)
     assert "- The standard error of a difference is 1.9 points" in text
     assert "### The 3 configurations with a result at each of these dates" in lines

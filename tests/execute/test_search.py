@@ -88,8 +88,9 @@ def test_every_slice_of_a_range_has_one_trial(tmp_path, monkeypatch):
         ({"methods": METHODS.replace("1e-2}", "1e-3}")}, "must span the same factor"),
         ({"methods": METHODS.replace("low: 1e-4", "low: 1e-1")}, "low must be the smaller one"),
         ({"methods": METHODS.replace("low: 1e-4, ", "lwo: 1e-4, ")}, "learning_rate"),
-        ({"budget": ""}, "from which `budget: {trials: N}` rates are drawn"),
+        ({"budget": ""}, "of which `budget: {trials: N}` takes N rates"),
         ({"tuning": ""}, "several learning rates make a search"),
+        ({"tuning": "tuning: {search_seed: 1}"}, "tuning.search_seed: is for random draws: give `draws: random` too"),
         ({"tuning": "tuning: {seeds: [100], halving: 1}"}, "tuning.halving"),
         ({"tuning": "tuning: {seeds: [100], halving: 2}"}, "take halving: 3"),
         ({"tuning": "tuning: {seeds: [100], halving: 3, rungs: 3}"}, "take rungs: 2, or trials: 6"),
@@ -235,7 +236,7 @@ def test_the_best_go_on_in_their_order_and_a_trial_without_a_score_loses():
 def halved(folder, monkeypatch, *, work="train_examples: 96", tuning="", **given):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(folder.parent / "cache"))
     folder.mkdir()
-    loaded = suite(folder, monkeypatch, tuning=TUNING.replace("}", f", halving: 3{tuning}}}"), **given)
+    loaded = suite(folder, monkeypatch, tuning=TUNING.replace(", extend: false}", f", halving: 3{tuning}}}"), **given)
     file = folder / "tickets.yaml"
     file.write_text(file.read_text().replace("train_examples: 48", work))
     assert loaded.name == "tickets"

@@ -27,7 +27,7 @@ _SOURCE = (
 )
 
 _TURNS = (
-    "**Which of these two is ahead changes with the date, and never by two standard errors: one run each does not rank "
+    "**The order of these two changes between dates, always by less than two standard errors: single runs do not rank "
     "them.**"
 )
 

@@ -51,11 +51,6 @@ TARGETS = (*(f"budget.{axis}" for axis in PARAMETER_AXES), "budget.tolerance")
 DISTINCT = "training.distinct_examples"
 FROM_EPOCHS = ("training.train_examples", "training.steps", "training.warmup_steps", "training.caps.train_examples")
 
-# Labels that records of earlier versions have for models of lora_bench, by the model's name: reports show the present label.
-RENAMED = {
-    ("minilm-l6-deberta", "MiniLM-L6 in the DeBERTa-v2 class"): "MiniLM-L6 as DeBERTa-v2 (relative terms at zero)",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTable:
@@ -176,7 +171,7 @@ def compare(records: Sequence[Record]) -> Comparison:
     Raises:
         LoraBenchError: If two different records have the same run id.
     """
-    records = _each_once([_with_present_label(record) for record in records])
+    records = _each_once(records)
     environments = _environments(records)
     by_task: dict[str, list[Setting]] = {}
     for task, of_task in _grouped(records, lambda record: record.spec.task.name):
@@ -201,16 +196,6 @@ def compare(records: Sequence[Record]) -> Comparison:
             )
         ),
     )
-
-
-def _with_present_label(record: Record) -> Record:
-    """Return a record with the present label of its base model, which does not enter its run id."""
-    spec = record.spec
-    label = RENAMED.get((spec.model.name, spec.model.shown))
-    if label is None:
-        return record
-    model = spec.model.model_copy(update={"shown": label})
-    return record.model_copy(update={"spec": spec.model_copy(update={"model": model})})
 
 
 def _warnings(records: Sequence[Record]) -> dict[str, int]:

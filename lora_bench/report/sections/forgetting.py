@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from lora_bench.records.analysis import Analysis
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting
 from lora_bench.report.model.rows import Row
 from lora_bench.report.sections import method_tables as tables
-from lora_bench.report.sections.verdicts import probability
 from lora_bench.report.text import MISSING, code
 from lora_bench.stats import Interval, holm, paired_difference
 
@@ -25,8 +25,6 @@ MEASURES = {
     "spearman": "Spearman's correlation on STS-B, without a head",
 }
 
-ALPHA = 0.05
-
 # More sentences would push the picture off the first screen.
 MOST_KEPT = 2
 
@@ -36,13 +34,13 @@ _CAPTION = (
 )
 
 
-def forgetting_lines(comparison: Comparison, folder: str, reference: str | None = None) -> Lines:
+def forgetting_lines(comparison: Comparison, folder: str, rules: Analysis | None = None) -> Lines:
     """Return the section as lines of Markdown; empty where no run has a retention.
 
     Args:
         comparison: The rows.
         folder: Folder of the figures, beside the page.
-        reference: Label of the method that the others are compared with, if any.
+        rules: Names the method that the others are compared with, if any.
     """
     lines: Lines = []
     for number, (setting, table, rows) in enumerate(_parts(comparison), start=1):
@@ -51,7 +49,7 @@ def forgetting_lines(comparison: Comparison, folder: str, reference: str | None 
         header = ["method", "score", "before", "after", "lost", "95 % interval", "seeds"]
         header += ["perplexity before", "after"] if measure == "loss" else []
         lines += [f"Measured by {MEASURES[measure]}.", "", *text.table(header, map(_cells, rows)), ""]
-        lines += _against(rows, reference)
+        lines += _against(rows, rules)
         lines += [f"![Learning against forgetting]({quote(f'{folder}/{_file(number)}')})", "", _CAPTION]
     if not lines:
         return []
@@ -129,27 +127,31 @@ def _cells(row: Row) -> list[str]:
     return cells
 
 
-def _against(rows: list[Row], reference: str | None) -> Lines:
+def _against(rows: list[Row], rules: Analysis | None) -> Lines:
     """Return a table of what each method lost more than the reference; empty without it or without a common seed."""
-    base = next((row.forgetting for row in rows if row.label == reference and row.forgetting is not None), None)
+    if rules is None:
+        return []
+    base = next((row.forgetting for row in rows if row.label == rules.reference and row.forgetting is not None), None)
     if base is None:
         return []
     found = [
         (row, paired_difference(row.forgetting.by_seed, base.by_seed, draw_seed=0))
         for row in rows
-        if row.forgetting is not None and row.label != reference and row.forgetting.by_seed.keys() & base.by_seed.keys()
+        if row.forgetting is not None
+        and row.label != rules.reference
+        and row.forgetting.by_seed.keys() & base.by_seed.keys()
     ]
     if not found:
         return []
-    adjusted = holm([difference.estimate.p_value() for _, difference in found], ALPHA)
+    adjusted = holm([difference.estimate.p_value() for _, difference in found], rules.alpha)
     listed = [
         [
             code(row.label), text.difference(difference.estimate.value), _interval(difference.estimate.interval()),
-            probability(p.p_value), str(difference.pairs),
+            text.probability(p.p_value), str(difference.pairs),
         ]
         for (row, difference), p in zip(found, adjusted, strict=True)
     ]  # fmt: skip
-    header = ["method", f"lost more than {code(str(reference))}", "95 % interval", "p", "seeds"]
+    header = ["method", f"lost more than {code(rules.reference)}", "95 % interval", "p", "seeds"]
     said = (
         "Paired by seed. The interval, for this comparison alone, and *p*, after Holm's procedure over these rows, cover new "
         "seeds, not other data; no rule for them was declared before the runs."

@@ -135,7 +135,7 @@ def _tables(judged: Judged) -> list[str]:
         sure.append(
             [
                 *name, covers, p_value,
-                *([probability(flips.p_value if flips is not None else None)] if flipped else []),
+                *([text.probability(flips.p_value if flips is not None else None)] if flipped else []),
                 *([text.difference(held.at_floor)] if at_floor else []),
             ]
         )  # fmt: skip
@@ -164,7 +164,7 @@ def numbers(verdict: Verdict, covers: str) -> list[str]:
         else f"{text.difference(interval.low)} to {text.difference(interval.high)}",
         covers,
         verdict_words(verdict),
-        probability(verdict.adjusted_p),
+        text.probability(verdict.adjusted_p),
         MISSING
         if verdict.needed is None
         else f"{verdict.needed.seeds} (a {verdict.needed.by})".replace("a equivalence", "an equivalence"),
@@ -244,13 +244,6 @@ def _collapses(judged: Judged) -> list[str]:
 def _rate(count: int, runs: int) -> str:
     found = rate(count, runs)
     return f"{count} ({found.low:.0%} to {found.high:.0%})".replace("%", " %")
-
-
-def probability(value: float | None) -> str:
-    """A p-value with three decimals."""
-    if value is None:
-        return MISSING
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def verdict_cell(held: Held | None) -> str:

@@ -7,9 +7,8 @@ import pytest
 import scipy.stats
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.models.registry import known_models
 from lora_bench.records.record import Weights
-from lora_bench.report.model.comparison import RENAMED, compare
+from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.side_costs import beside
 from lora_bench.report.sections.method_tables import setting_name
@@ -276,28 +275,3 @@ def test_environments_differ_by_more_than_a_few_mebibytes_of_memory():
 def test_the_order_of_records_changes_nothing():
     records = sample_suite()
     assert compare(records) == compare(records[::-1])
-
-
-def with_model(run, name, shown):
-    """A run of a model with a name and a label."""
-    model = run.spec.model.model_copy(update={"name": name, "shown": shown})
-    return run.model_copy(update={"spec": run.spec.model_copy(update={"model": model})})
-
-
-def test_records_with_an_earlier_label_stand_with_those_of_the_present_one():
-    old, new = "MiniLM-L6 in the DeBERTa-v2 class", known_models()["minilm-l6-deberta"].shown
-    runs = [with_model(record(seed=seed), "minilm-l6-deberta", shown) for seed, shown in enumerate((old, new))]
-    (setting,) = compare(runs).settings
-    (table,) = setting.tables
-    assert table.model.shown == new and table.rows[0].seeds == (0, 1)
-
-
-def test_a_label_that_a_suite_gives_is_kept():
-    run = with_model(record(), "my-model", "MiniLM-L6 in the DeBERTa-v2 class")
-    assert compare([run]).settings[0].tables[0].model.shown == "MiniLM-L6 in the DeBERTa-v2 class"
-
-
-def test_an_earlier_label_becomes_that_of_the_model():
-    assert {name: label for (name, _), label in RENAMED.items()} == {
-        name: known_models()[name].shown for name, _ in RENAMED
-    }
