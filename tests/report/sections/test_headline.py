@@ -306,7 +306,7 @@ def test_where_nothing_is_decided_it_says_what_would_decide():
     text = said(records)
     assert "**Nothing is decided: 2 seeds of each method are too few, a verdict takes 3.**" in text
     assert "With 8 more seeds a method (10 in all" in text and "Strength: **undecided**" in text
-    assert "`lora-bench run quickstart --seeds 10` adds the seeds of a recommendation" in text
+    assert "`lora-bench run quickstart --seeds 10` adds the seeds" in text
     open_ones = [
         record("lora", seed=seed, score=BASE[seed] + by, budget=TUNED) for seed, by in enumerate((0.05, -0.01, 0.02))
     ]
