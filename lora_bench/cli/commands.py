@@ -127,12 +127,16 @@ def _report(
 
 def _ended(console: Console, outcome: Outcome, only: Sequence[str] = ()) -> int:
     """Return the exit code of work that was not stopped; *only* these runs were asked for by name."""
+    from lora_bench.report.text import plural
+
     if outcome.undone:
-        left = f"{outcome.undone} runs are not done; run the same command again to continue with them"
+        are = "is" if outcome.undone == 1 else "are"
+        left = f"{plural(outcome.undone, 'run')} {are} not done; run the same command again to continue with them"
         console.print(left, markup=False, highlight=False)
     waiting = outcome.later if not only and not outcome.elsewhere else 0
     if waiting:
-        said = f"{waiting} runs wait for others that ended without a score; run the same command again to continue with them"
+        wait = "waits" if waiting == 1 else "wait"
+        said = f"{plural(waiting, 'run')} {wait} for others that ended without a score; run the same command again to continue"
         console.print(said, markup=False, highlight=False)
     failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
     return SOME_FAILED if failed or outcome.undone or waiting else DONE

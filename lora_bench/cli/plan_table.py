@@ -17,7 +17,7 @@ from lora_bench.plan.cost_estimate import CostEstimate, default_workers
 from lora_bench.plan.make_plan import Plan
 from lora_bench.records.budget import amount_of
 from lora_bench.records.spec import PlannedSpec, PlannedTraining
-from lora_bench.report.text import learning_rate
+from lora_bench.report.text import learning_rate, plural
 from lora_bench.suite.consent import suite_code
 from lora_bench.training.measure.memory_model import card_bytes, needed_bytes, predicted_step
 
@@ -46,7 +46,7 @@ def plan_tables(plan: Plan, card: str | None = None, *, narrow: bool = False) ->
         parts.append(_recipes(plan))
     for reason in dict.fromkeys(waiting.reason for waiting in plan.waiting):
         runs = sum(waiting.runs for waiting in plan.waiting if waiting.reason == reason)
-        parts.append(Text(f"{runs} runs wait for {reason}"))
+        parts.append(Text(f"{plural(runs, 'run')} {'waits' if runs == 1 else 'wait'} for {reason}"))
     parts += _code(plan)
     parts += [Text(note) for note in plan.notes]
     parts += [Text(f"warning: {warning}") for warning in (*plan.warnings, *plan.cautions)]

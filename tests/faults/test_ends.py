@@ -155,7 +155,7 @@ def test_a_run_whose_process_was_killed_goes_on_with_the_same_command(forge, pro
 def test_a_worker_that_is_told_to_stop_alone_leaves_its_run_for_later(forge, project, undisturbed):
     command = forge.start(project, *ONE, failpoint="run.step:term@2", once=True)
     assert command.wait() == 3, command.output
-    assert "1 runs are not done; run the same command again to continue with them" in command.output
+    assert "1 run is not done; run the same command again to continue with them" in command.output
     assert [one["status"] for one in attempts(project)] == ["interrupted"] and list(found(project).values()) == ["ok"]
     completes(forge, project, undisturbed)
 
