@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
@@ -123,6 +124,17 @@ def check_distinct(suite: Suite, loaded: LoadedTask, distinct: int | None) -> No
     if distinct is not None and distinct > rows:
         message = f"{distinct:,} is more than the {rows:,} training rows of {loaded.task.task}"
         raise BadInput([suite.document.fault(("distinct_examples",), message)])
+
+
+def unseen_rows(cells: Iterable[Cell]) -> list[str]:
+    """Return a warning if runs end before they saw all their different rows: more rows than that change nothing."""
+    specs = [cell.job.spec.training for cell in cells if not cell.short]
+    limits = [(spec.distinct_examples or 0, spec.target[1]) for spec in specs if spec.target[0] == "train_examples"]
+    unseen = sorted({number for number, seen in limits if number > seen})
+    if not unseen:
+        return []
+    numbers = " or ".join(f"{number:,}" for number in unseen)
+    return [f"runs end before they saw {numbers} different rows: raise `train_examples` to {unseen[-1]:,}"]
 
 
 def check_first_rung(suite: Suite, spec: PlannedSpec, rung: Rung) -> None:

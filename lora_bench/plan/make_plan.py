@@ -23,6 +23,7 @@ from lora_bench.plan.checks import (
     coarse_tuning,
     refuse_twins,
     refuse_unreachable,
+    unseen_rows,
     untuned,
 )
 from lora_bench.plan.cost_estimate import CostEstimate
@@ -142,6 +143,7 @@ def make_plan(
             *untuned(suite, tasks, models),
             *unequal,
             *coarse_tuning(suite),
+            *unseen_rows(cells),
             *too_small(suite, at_hand),
             *beyond_memory(cells),
         ),

@@ -85,6 +85,18 @@ def test_trials_choose_a_rate_for_each_number_of_rows(tmp_path):
     assert all(cell.trial for cell in plan.cells) and [waiting.runs for waiting in plan.waiting] == [1, 1]
 
 
+def test_a_plan_warns_of_rows_that_no_run_sees(tmp_path):
+    said = {}
+    for examples in (16, 48):
+        suite = TWO.replace("epochs: 2", f"train_examples: {examples}")
+        path = written(tmp_path, "distinct_examples: [16, 24, 48]\n", suite)
+        said[examples] = [one for one in make_plan(load_suite(path), tmp_path / "runs").cautions if "rows" in one]
+    assert said == {
+        16: ["runs end before they saw 24 or 48 different rows: raise `train_examples` to 48"],
+        48: [],
+    }
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
