@@ -124,6 +124,8 @@ def test_ties_of_any_kind_have_scipys_ranks(pair):
         x, y = np.repeat(right, row), np.repeat(given, row)
         if len(set(x)) > 1 and len(set(y)) > 1:
             assert value == pytest.approx(stats.spearmanr(x, y)[0], abs=1e-12)
+        elif len(set(given)) == 1:
+            assert value == 0
         else:
             assert np.isnan(value)
 
@@ -132,7 +134,9 @@ def test_constant_predictions_follow_the_conventions_of_the_metrics():
     right, constant = np.array([0, 1, 0, 1, 1, 0]), {0: np.ones(6)}
     everything = np.ones((1, 6))
     assert item_metric("matthews_correlation", right, constant).on(everything) == 0
-    assert np.isnan(item_metric("pearson", right + 0.1, {0: np.full(6, 0.1)}).on(everything)).all()
+    # Beside a seed whose answers follow the labels: one answer for all has no correlation, and counts as none.
+    both = item_metric("pearson", right + 0.1, {0: np.full(6, 0.1), 1: 2.0 * right}).on(everything)
+    assert both == pytest.approx(np.array([[0.0, 1.0]]))
     # Items 0, 2 and 5 alone: no item is of the second class and none is said to be, so there is no F1 of it.
     without = np.array([[2.0, 0, 2, 0, 0, 2]])
     assert np.isnan(item_metric("f1", right, {0: np.zeros(6)}).on(without)).all()

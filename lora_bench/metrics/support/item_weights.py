@@ -62,7 +62,16 @@ def item_metric(
     assert found.weighted is not None
     if classes is None:
         classes = int(max(right.max(initial=0), given.max(initial=0))) + 1
-    return ItemMetric(seeds, len(right), found.weighted(references=right, predictions=given, classes=max(classes, 2)))
+    weighted = found.weighted(references=right, predictions=given, classes=max(classes, 2))
+    if found.constant is not None:
+        weighted = _with_constants(weighted, given, found.constant)
+    return ItemMetric(seeds, len(right), weighted)
+
+
+def _with_constants(metric: Weighted, predictions: Floats, constant: float) -> Weighted:
+    """Return *metric* with the value *constant* for the seeds that give every item one answer."""
+    one_answer = (predictions == predictions[:, :1]).all(axis=1)
+    return lambda weights: np.where(one_answer, constant, metric(weights))
 
 
 def _of_each(

@@ -1,5 +1,7 @@
 """One row of a comparison: what of its runs is in which number."""
 
+import pytest
+
 from lora_bench.report import render_markdown
 from lora_bench.report.model.rows import make_row
 from tests.sample_records import ENVIRONMENT, MIB, record
@@ -35,6 +37,16 @@ def test_the_floor_of_a_correlation_is_0_where_a_constant_has_none():
         return make_row([made], [ENVIRONMENT]).majority_score
 
     assert (floor("pearson", None), floor("accuracy", 0.4), floor("bleu", None)) == (0.0, 0.4, None)
+
+
+def test_a_run_that_gave_one_answer_counts_as_no_correlation():
+    """Without it the mean is of the runs that learned something: 0.6, not 0.4."""
+    runs = [record("lora", seed=seed, score=0.6, metric="pearson") for seed in (0, 1)]
+    one_answer = record("lora", seed=2, score=0.6, metric="pearson", changes={"scores": {}})
+    row = make_row([*runs, one_answer], [ENVIRONMENT])
+    assert (row.score.n, row.score.mean, row.score.least) == (3, pytest.approx(0.4), 0.0)
+    other = record("lora", seed=2, score=0.6, metric="bleu", changes={"scores": {}})
+    assert make_row([other], [ENVIRONMENT]).score is None
 
 
 def test_a_process_that_ends_below_its_start_measured_no_memory():
