@@ -61,7 +61,11 @@ def caption(contrasts: Sequence[Contrast]) -> str:
     intervals = [(_factor(contrast), one) for contrast in contrasts if (one := contrast.verdict.adjusted) is not None]
     beyond = any(unit * one.low < limits[0] or unit * one.high > limits[1] for unit, one in intervals)
     said = ["Mark: mean difference."]
-    said += ["Line: its interval, widened for the number of comparisons; the verdict rests on it."] if intervals else []
+    said += (
+        ["Line: its interval, widened for the number of comparisons; *better* and *worse* rest on it."]
+        if intervals
+        else []
+    )
     said += ["Arrowhead: it leaves the panel."] if beyond else []
     said += [f"Grey: within the margin of {_margin(contrasts)}."] if len(_margins(contrasts)) == 1 else []
     said += ["Small points: seeds."] if any(_shows_seeds(contrast) for contrast in contrasts) else []

@@ -97,7 +97,7 @@ def _columns(seen: Overview, shown: Sequence[Line]) -> list[tuple[str, Callable[
 
 
 def _name(line: Line, seen: Overview) -> str:
-    said = [part for part in (code(line.label), size_of(line), _rate_of(line)) if part]
+    said = [part for part in (code(line.label), size_of(line), *_number_of(line, seen), _rate_of(line)) if part]
     several = len({one.target for one in seen.lines if one.group == line.group}) > 1
     budget = f" at {line.target[1]:,} parameters" if several and line.target is not None else ""
     return ", ".join(said) + (f" (reference{budget})" if line.reference and seen.contrasts else "")
@@ -111,6 +111,20 @@ def size_of(line: Line) -> str:
         return ""
     ends = dict.fromkeys(str(value) for value in (values[0], values[-1]))
     return f"{inert(str(sizes[0][0]).replace('_', ' '))} {inert(' to '.join(ends))}"
+
+
+def _number_of(line: Line, seen: Overview) -> list[str]:
+    """The one number, beside size and rate, in which a method's lines differ, such as LoRA's scaling; nothing if several do."""
+    rows = [place.row for place in line.places]
+    group = [place.row for one in seen.lines if one.group == line.group for place in one.places]
+    said = []
+    for name, value in rows[0].options.items() if rows else ():
+        if name == rows[0].size or not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        others = [row.options.get(name) for row in group if row.method == rows[0].method]
+        if all(row.options.get(name) == value for row in rows) and any(other != value for other in others):
+            said.append(f"{inert(name.replace('_', ' '))} {text.swept(value)}")
+    return said if len(said) == 1 else []
 
 
 def _rate_of(line: Line) -> str:

@@ -450,6 +450,27 @@ def test_the_heading_of_a_mean_over_tasks_names_its_metrics_and_the_note_the_sca
     assert summary_table(headline(bleu)[1])[-1].endswith("BLEU is on a scale of 0 to 1.")
 
 
+def test_the_small_table_names_the_one_number_in_which_lines_of_a_method_differ():
+    def names(*options):
+        specs = [
+            METHODS["lora"].model_copy(
+                update={"label": label, "options": {**METHODS["lora"].options, **own}, "chosen": own}
+            )
+            for label, own in zip("ab", options, strict=False)
+        ]
+        records = [one for spec in specs for one in runs(spec, -0.05)] + runs("full", 0)
+        return [line.split(" | ")[0] for line in summary_table(headline(records)[1])[2:-2]]
+
+    assert names({"scaling": 2.0}, {"scaling": 0.5}) == [
+        "| `full`, rate 1e-3 (reference)",
+        "| `a`, rank 4, scaling 2, rate 1e-3",
+        "| `b`, rank 4, scaling 0.5, rate 1e-3",
+    ]
+    # Labels tell more than two numbers in a row would.
+    assert names({"scaling": 2.0, "ratio": 1.0}, {"scaling": 4.0, "ratio": 16.0})[1] == "| `a`, rank 4, rate 1e-3"
+    assert names({"scaling": 2.0})[1] == "| `a`, rank 4, rate 1e-3"
+
+
 def test_many_methods_leave_the_small_table_small():
     options = [{"rank": rank} for rank in range(1, 64)]
     specs = [
