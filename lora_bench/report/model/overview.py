@@ -53,6 +53,7 @@ class Contrast:
         table: Of the base model.
         setting: Of the task, or of one of several.
         tasks: Number of tasks.
+        same_on: The tasks on which its verdict is shown by itself too.
         target: Of the parameter budget of its setting, also of a method that is exempt from it.
         by_seed: The difference at each seed.
         higher_is_better: Whether a positive difference is a gain.
@@ -63,6 +64,7 @@ class Contrast:
     table: ModelTable
     setting: Setting
     tasks: int
+    same_on: tuple[str, ...]
     target: Target
     verdict: Verdict
     by_seed: tuple[float, ...]
@@ -257,6 +259,11 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
                 table=group.table,
                 setting=next(iter(group.settings.values())),
                 tasks=len(one.difference.tasks),
+                same_on=tuple(
+                    task
+                    for task, row in one.rows.items()
+                    if (held := judged.of(row)) is not None and held.verdict.verdict == one.verdict.verdict
+                ),
                 target=_target_of(group.settings.values()),
                 verdict=one.verdict,
                 by_seed=one.difference.differences,
@@ -273,6 +280,7 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
             table=held.table,
             setting=held.setting,
             tasks=1,
+            same_on=(held.setting.spec.task.name,),
             target=held.setting.parameter_target,
             verdict=held.verdict,
             by_seed=held.difference.differences,

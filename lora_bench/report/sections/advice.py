@@ -24,6 +24,9 @@ WITHIN = ("equivalent", "non-inferior")
 UNLESS_COLLAPSE = tuple(f"{word} {UNLESS}" for word in WITHIN)
 NOT_WORSE = ("better", *WITHIN, *UNLESS_COLLAPSE)
 
+# Of more methods that are alike, those to avoid are named.
+MOST_ADVISED = 3
+
 # Follows the first number of comparisons.
 COMPARISONS = " comparisons"
 
@@ -77,7 +80,8 @@ def advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
         if all_shown(pick, ("better",)):
             number = times(len(pick.contrasts), len(pick.contrasts))
             noun = COMPARISONS if number else ""
-            lead = f"{take}: it beats {reference}{number}{noun} by {sizes(pick.contrasts)}{_file(pick)}"
+            by = f"{sizes(pick.contrasts)}{_same_on(pick.contrasts)}"
+            lead = f"{take}: it beats {reference}{number}{noun} by {by}{_file(pick)}"
         else:
             # Without a smaller file, the mean is what speaks for it.
             best = not _file(pick) and all(choice.best.label == pick.label for choice in seen.choices)
@@ -146,17 +150,37 @@ def any_of(seen: Overview, lines: Sequence[Line], grade: Grade) -> tuple[str, li
     contrasts = [contrast for line in others for contrast in line.contrasts]
     number = times(len(contrasts), len(contrasts)) if len(contrasts) > len(others) else ""
     unless = f" {UNLESS}" if any(contrast.shown != "equivalent" for contrast in contrasts) else ""
-    first = (
-        _TAKE[grade].format(any_of_names([line.label for line in lines])) if rest else "The choice matters little here"
+    reference = code(seen.reference)
+    as_good = (
+        f"as good as {reference}{f'{number}{COMPARISONS}' if number else ''}{_margin(contrasts)}{unless}, "
+        "with files of about the same size."
     )
-    who = listed([code(line.label) for line in others])
-    lead = (
-        f"{first}: {who} {'are' if len(others) > 1 else 'is'} as good as {code(seen.reference)}"
-        f"{f'{number}{COMPARISONS}' if number else ''}{_margin(contrasts)}{unless}, with files of about the same size."
-    )
+    avoided = to_avoid(seen, lines, grade)
+    if avoided:
+        losses = [contrast for line in avoided for contrast in line.contrasts]
+        lead = (
+            f"Avoid {listed([code(line.label) for line in avoided])}, which {'are' if len(avoided) > 1 else 'is'} "
+            f"{sizes(losses)} worse than {reference}: the {len(others)} others are {as_good}"
+        )
+    else:
+        first = (
+            _TAKE[grade].format(any_of_names([line.label for line in lines]))
+            if rest
+            else "The choice matters little here"
+        )
+        who = listed([code(line.label) for line in others])
+        lead = f"{first}: {who} {'are' if len(others) > 1 else 'is'} {as_good}"
     best = {choice.best.label for choice in seen.choices}
     said = [f"{code(best.pop())} has the best mean."] if len(best) == 1 else []
-    return lead, [*said, *(_compared(seen, rest, COMPARISONS) if rest else []), *_no_equality(seen)]
+    return lead, [*said, *(_compared(seen, rest, COMPARISONS) if rest and not avoided else []), *_no_equality(seen)]
+
+
+def to_avoid(seen: Overview, lines: Sequence[Line], grade: Grade) -> list[Line]:
+    """The methods to avoid, each worse everywhere, where naming these few says more than naming those advised."""
+    rest = [line for line in seen.methods if line not in lines and line.contrasts]
+    few = len(lines) > MOST_ADVISED and len(rest) < len(lines)
+    worse = all(all_shown(line, ("worse",)) for line in rest)
+    return rest if few and worse and grade != "exploratory" else []
 
 
 def any_of_names(labels: Sequence[str]) -> str:
@@ -235,12 +259,24 @@ def _shown(line: Line, noun: str = "") -> str:
     for word in (*DECIDED, *UNLESS_COLLAPSE, "inconclusive"):
         found = [contrast for contrast in line.contrasts if contrast.shown == word]
         if found:
-            by = f", by {sizes(found)}" if word in ("better", "worse") else ""
+            by = f", by {sizes(found)}{_same_on(line.contrasts)}" if word in ("better", "worse") else ""
             name, *unless = word.split(f" {UNLESS}")
             by = _margin(found) + (f" {UNLESS}" if unless else "") if name in WITHIN else by
             counted = times(len(found), len(line.contrasts))
             said.append(f"{_WORDS.get(name, name)}{counted}{noun if counted and not said else ''}{by}")
     return listed(said)
+
+
+def _same_on(contrasts: Sequence[Contrast]) -> str:
+    """Words on the tasks that show by themselves what is shown of their mean: it may rest on one of them."""
+    only = contrasts[0]
+    if len(contrasts) > 1 or only.tasks == 1:
+        return ""
+    number = len(only.same_on)
+    if number == only.tasks:
+        return " in the mean and shown on each task"
+    where = {0: "no single task", 1: f"{''.join(map(code, only.same_on))} alone"}
+    return f" in the mean, shown on {where.get(number, f'{number} of {only.tasks} tasks')}"
 
 
 _WORDS = {"equivalent": "as good", "non-inferior": "not worse", "inconclusive": "undecided"}

@@ -23,6 +23,7 @@ from lora_bench.report.sections.advice import (
     is_advised,
     open_pick,
     pick_of,
+    to_avoid,
     unpicked,
 )
 from lora_bench.report.sections.improving import improving_runs
@@ -57,6 +58,7 @@ class Headline:
         strength: How sure it is and what it is about; None where nothing was judged or searched for.
         next: Commands and what they do.
         advised: Labels of the methods that the lead advises, any of them; none where it advises none.
+        avoided: Labels of the methods that the lead names in place of many advised ones.
         level: The strength in a word; None where nothing was judged.
     """
 
@@ -66,6 +68,7 @@ class Headline:
     strength: str | None
     next: tuple[str, ...]
     advised: tuple[str, ...] = ()
+    avoided: tuple[str, ...] = ()
     level: Level | None = None
 
     @property
@@ -125,6 +128,7 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         strength=_strength(seen, seen.judged, level),
         next=tuple(next_lines(seen, pick, grade)),
         advised=tuple(line.label for line in advised),
+        avoided=tuple(line.label for line in to_avoid(seen, advised, grade)),
     )
 
 

@@ -65,6 +65,8 @@ def _kind(mine: ReportModel, other: ReportModel) -> str:
         level = _ADVISED[headline.level].format(any_of_names(headline.advised))
         if len(headline.advised) == len(other.seen.methods) > 1:
             level = "the choice matters little"
+        elif headline.avoided:
+            level = f"advises against {listed([code(label) for label in headline.avoided])}"
     return f"{level} at the rates that this page chose" if _chose(mine, other) else level
 
 

@@ -120,6 +120,41 @@ def test_where_only_some_are_as_good_as_the_reference_any_of_them_is_advised():
     assert better.winner == "prefix_tuning" and "full" not in smaller.advised
 
 
+def test_of_many_methods_that_are_alike_the_few_to_avoid_are_named():
+    rules = Analysis(reference="lora", margin=0.01)
+    lora, alike = METHODS["lora"], []
+    for label, scaling, by in (("lora", 2.0, 0), ("a", 1.0, 0.0001), ("b", 4.0, 0.0001), ("c", 8.0, 0.0001)):
+        options = {**lora.options, "scaling": scaling}
+        alike += runs(lora.model_copy(update={"label": label, "options": options, "chosen": options}), by, rules=rules)
+    found, _ = headline([*alike, *runs("prefix_tuning", -0.05, rules=rules)])
+    assert found.lead == (
+        "Avoid `prefix_tuning`, which is 5.0 points worse than `lora`: the 3 others are as good as `lora` within 1 point "
+        "unless runs collapse, with files of about the same size."
+    )
+    assert found.avoided == ("prefix_tuning",) and found.advised == ("lora", "a", "b", "c")
+    assert not any("worse" in sentence for sentence in found.further)
+    # Few seeds are a hint, and give no such advice.
+    found, _ = headline([*alike, *runs("prefix_tuning", -0.05, seeds=3, rules=rules)])
+    assert not found.avoided and found.lead.startswith("Try any of `lora`, `a`, `b` and `c` first: ")
+
+
+def test_a_difference_of_means_says_on_which_tasks_it_is_shown():
+    rules = Analysis(reference="lora", margin=0.01)
+
+    def on(*gains):
+        return [
+            one
+            for task, gain in zip("abc", gains, strict=True)
+            for one in runs("lora", 0, rules=rules, task=task)
+            + runs("bottleneck_adapter", gain, rules=rules, task=task)
+        ]
+
+    # The mean of 0, 0 and 6 points is 2; it rests on one task.
+    assert "by 2.0 points in the mean, shown on `c` alone" in headline(on(0.0001, 0.0001, 0.06))[0].lead
+    assert "by 2.7 points in the mean, shown on 2 of 3 tasks" in headline(on(0.0001, 0.02, 0.06))[0].lead
+    assert "by 3.0 points in the mean and shown on each task" in headline(on(0.01, 0.02, 0.06))[0].lead
+
+
 def of_two_targets():
     """Records of two targets: `full` is exempt from two targets, scores best and has the largest file."""
     rules = Analysis(reference="lora", margin=0.01)
