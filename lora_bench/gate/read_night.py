@@ -229,7 +229,7 @@ def _cell_of_runs(group: _Group[Record], environments: Sequence[Environment]) ->
                 seed=record.spec.seed,
                 run_id=record.run_id,
                 status=record.status,
-                score=record.score if record.status == "ok" else None,
+                score=record.judged_score,
                 reason=record.reason,
                 seconds=_seconds(record),
                 command=record.command,

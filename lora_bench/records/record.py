@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from lora_bench.documents import Strict
+from lora_bench.metrics import find
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.budget import Axis, Budget, ParameterAxis
 from lora_bench.records.spec import RecordPart, RunSpec
@@ -332,3 +333,14 @@ class Record(Strict):
         """Value of the task's metric, or None without a score."""
         metric = self.spec.task.metric
         return self.scores.get(metric) if self.scores is not None and metric is not None else None
+
+    @property
+    def judged_score(self) -> float | None:
+        """The score that verdicts take: None unless the run ended `ok`.
+
+        A constant answer has no correlation, and counts as none: means over the other seeds would hide that the run collapsed.
+        """
+        if self.status != "ok":
+            return None
+        metric = find(self.spec.task.metric)
+        return metric.constant if self.score is None and metric is not None else self.score

@@ -41,6 +41,24 @@ def test_a_loss_is_undecided_until_new_seeds_confirm_it():
     assert second.series[0].name.method == "lora" and not second.suspects
 
 
+def test_a_run_with_one_answer_for_every_item_is_a_loss_where_that_has_no_correlation():
+    history = accepted(20, metric="pearson")
+
+    def collapsed(label, seeds):
+        records = night_records(label, metric="pearson")
+        return [
+            one.model_copy(update={"scores": {}}) if one.spec.seed in seeds and one.spec.method.name == "lora" else one
+            for one in records
+        ]
+
+    tonight = night_of(collapsed("tonight", [1]), "tonight")
+    (lora,) = (cell for cell in tonight.cells if cell.name.method == "lora")
+    assert lora.scores[1] == 0.0 and min(lora.scores[0], lora.scores[2]) > 0.7
+    again = [one for one in collapsed("tonight-confirm", [0]) if one.spec.method.name == "lora"]
+    answer = judge(tonight, history, "nightly", night_of(again, "tonight-confirm"))
+    assert answer.exit_code == 1 and statuses(answer) == {"lora": "regression", "full": "pass", "prefix_tuning": "pass"}
+
+
 def test_a_loss_that_new_seeds_do_not_show_is_flaky_and_passes():
     history = accepted(20)
     tonight = night("tonight", shift={"lora": -0.03})

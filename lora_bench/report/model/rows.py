@@ -142,7 +142,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
     scores = [
         Score(run_id=record.run_id, seed=record.spec.seed, value=value)
         for record in records
-        if (value := _score(record)) is not None
+        if (value := record.judged_score) is not None
     ]
     # What was begun twice has memory and time of its second part, or of both with a pause between.
     whole = [record for record in records if not record.resumed]
@@ -209,17 +209,6 @@ def _forgetting(records: Sequence[Record]) -> Forgetting | None:
         each=tuple((one, score) for one, (_, _, score, _) in zip(lost, kept, strict=True)),
         by_seed={seed: one for one, (_, _, _, seed) in zip(lost, kept, strict=True) if seed is not None},
     )
-
-
-def _score(record: Record) -> float | None:
-    """Score of a run that ended `ok`.
-
-    A constant answer has no correlation, and counts as none: means over the other seeds would hide that the run collapsed.
-    """
-    if record.status != "ok":
-        return None
-    metric = find(record.spec.task.metric or "")
-    return metric.constant if record.score is None and metric is not None else record.score
 
 
 def _floor(record: Record) -> float | None:
