@@ -9,7 +9,7 @@ same base model, so that large and small base models count alike.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_bench.metrics import default_margin
@@ -22,6 +22,7 @@ from lora_bench.report.model.rows import Row
 from lora_bench.report.model.side_costs import Beside
 from lora_bench.report.probes.cells import STEP, Probed, Value, probed_cells
 from lora_bench.stats import Verdict
+from lora_bench.stats.verdict import VerdictName
 
 PEAK = "measured.peak_bytes"
 
@@ -53,7 +54,7 @@ class Contrast:
         table: Of the base model.
         setting: Of the task, or of one of several.
         tasks: Number of tasks.
-        same_on: The tasks on which its verdict is shown by itself too.
+        by_task: The verdict on each of them by itself, where there are several.
         target: Of the parameter budget of its setting, also of a method that is exempt from it.
         by_seed: The difference at each seed.
         higher_is_better: Whether a positive difference is a gain.
@@ -64,7 +65,7 @@ class Contrast:
     table: ModelTable
     setting: Setting
     tasks: int
-    same_on: tuple[str, ...]
+    by_task: Mapping[str, VerdictName]
     target: Target
     verdict: Verdict
     by_seed: tuple[float, ...]
@@ -259,11 +260,9 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
                 table=group.table,
                 setting=next(iter(group.settings.values())),
                 tasks=len(one.difference.tasks),
-                same_on=tuple(
-                    task
-                    for task, row in one.rows.items()
-                    if (held := judged.of(row)) is not None and held.verdict.verdict == one.verdict.verdict
-                ),
+                by_task={
+                    task: held.verdict.verdict for task, row in one.rows.items() if (held := judged.of(row)) is not None
+                },
                 target=_target_of(group.settings.values()),
                 verdict=one.verdict,
                 by_seed=one.difference.differences,
@@ -280,7 +279,7 @@ def contrasts_of(judged: Judged, *, of_tasks: bool = False) -> list[Contrast]:
             table=held.table,
             setting=held.setting,
             tasks=1,
-            same_on=(held.setting.spec.task.name,),
+            by_task={},
             target=held.setting.parameter_target,
             verdict=held.verdict,
             by_seed=held.difference.differences,

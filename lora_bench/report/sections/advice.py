@@ -80,7 +80,7 @@ def advice(seen: Overview, pick: Line, grade: Grade) -> tuple[str, list[str]]:
         if all_shown(pick, ("better",)):
             number = times(len(pick.contrasts), len(pick.contrasts))
             noun = COMPARISONS if number else ""
-            by = f"{sizes(pick.contrasts)}{_same_on(pick.contrasts)}"
+            by = f"{sizes(pick.contrasts)}{_shown_on(pick.contrasts)}"
             lead = f"{take}: it beats {reference}{number}{noun} by {by}{_file(pick)}"
         else:
             # Without a smaller file, the mean is what speaks for it.
@@ -259,7 +259,7 @@ def _shown(line: Line, noun: str = "") -> str:
     for word in (*DECIDED, *UNLESS_COLLAPSE, "inconclusive"):
         found = [contrast for contrast in line.contrasts if contrast.shown == word]
         if found:
-            by = f", by {sizes(found)}{_same_on(line.contrasts)}" if word in ("better", "worse") else ""
+            by = f", by {sizes(found)}{_shown_on(line.contrasts)}" if word in ("better", "worse") else ""
             name, *unless = word.split(f" {UNLESS}")
             by = _margin(found) + (f" {UNLESS}" if unless else "") if name in WITHIN else by
             counted = times(len(found), len(line.contrasts))
@@ -267,16 +267,20 @@ def _shown(line: Line, noun: str = "") -> str:
     return listed(said)
 
 
-def _same_on(contrasts: Sequence[Contrast]) -> str:
-    """Words on the tasks that show by themselves what is shown of their mean: it may rest on one of them."""
+def _shown_on(contrasts: Sequence[Contrast]) -> str:
+    """Words on the tasks that show by themselves what is shown of their mean, or the opposite: it may rest on one of them."""
     only = contrasts[0]
     if len(contrasts) > 1 or only.tasks == 1:
         return ""
-    number = len(only.same_on)
-    if number == only.tasks:
+    word = only.verdict.verdict
+    same = [code(task) for task, verdict in only.by_task.items() if verdict == word]
+    opposite = "worse" if word == "better" else "better"
+    others = [code(task) for task, verdict in only.by_task.items() if verdict == opposite]
+    if len(same) == only.tasks:
         return " in the mean and shown on each task"
-    where = {0: "no single task", 1: f"{''.join(map(code, only.same_on))} alone"}
-    return f" in the mean, shown on {where.get(number, f'{number} of {only.tasks} tasks')}"
+    where = {0: "no single task", 1: f"{''.join(same)} alone"}.get(len(same), f"{len(same)} of {only.tasks} tasks")
+    against = f", but {opposite} on {listed(others)}" if others else ""
+    return f" in the mean, shown on {where}{against}"
 
 
 _WORDS = {"equivalent": "as good", "non-inferior": "not worse", "inconclusive": "undecided"}

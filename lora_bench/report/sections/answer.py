@@ -13,13 +13,10 @@ from lora_bench.report import text
 from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.overview import shown_verdict
 from lora_bench.report.sections.advice import UNLESS_COLLAPSE
-from lora_bench.report.sections.verdicts import DECIDED, counted
+from lora_bench.report.sections.verdicts import DECIDED, without_result
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.looks import LAST
 from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
-
-# The share of runs without a score, or with one that says nothing, from which on the answer says so.
-MANY = 0.1
 
 # Verdicts that are counted by name.
 _SAID = (*DECIDED, *UNLESS_COLLAPSE)
@@ -96,7 +93,7 @@ def margin_words(held: Sequence[Held]) -> str:
 
 
 def _how_it_came_out(judged: Judged) -> str:
-    further = [*_shared_runs(judged), *_over_tasks(judged), *_without_result(judged)]
+    further = [*_shared_runs(judged), *_over_tasks(judged), *without_result(judged)]
     return "; ".join([_decided(judged), *further]) + "."
 
 
@@ -173,18 +170,6 @@ def _over_tasks(judged: Judged) -> list[str]:
     if said:
         return [f"in means over tasks, {listed(said)}"]
     return [f"of {plural(number, 'difference')} of means over tasks none is decided"]
-
-
-def _without_result(judged: Judged) -> list[str]:
-    """A warning before any verdict, if many runs failed or scored no better than the majority class."""
-    found = counted(judged).values()
-    runs, failed, fallen = (sum(getattr(one, name) for one in found) for name in ("runs", "failed", "fallen"))
-    said = []
-    if failed >= MANY * runs:
-        said.append(f"{failed} of {runs} runs ended without a score")
-    if fallen >= MANY * runs:
-        said.append(f"{fallen} of {runs} runs scored no better than the majority class (or the mean)")
-    return said
 
 
 def _how_far_it_carries(judged: Judged) -> str:

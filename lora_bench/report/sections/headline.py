@@ -31,14 +31,12 @@ from lora_bench.report.sections.next_step import learned_little, more_seeds, nex
 from lora_bench.report.sections.not_judged import search_strength, why_not_judged
 from lora_bench.report.sections.range_words import range_words
 from lora_bench.report.sections.tuning import edges_tried, tried_searches, untuned_tasks
-from lora_bench.report.sections.verdicts import DECIDED, counted, seeds_added
+from lora_bench.report.sections.verdicts import DECIDED, MANY, counted, seeds_added, without_result
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.apart import least_p
 from lora_bench.stats.verdict import FEWEST_PAIRS, Grade
 from lora_bench.stats.verdict import grade as grade_of
 
-# The share of runs from which on a fact about them stands before any ranking.
-MANY = 0.1
 # Runs that were still improving change an answer less: only from this share on they stand before it.
 MANY_IMPROVING = 0.25
 
@@ -186,19 +184,15 @@ def _at_edge(seen: Overview) -> list[str]:
 
 def _doubts(seen: Overview, judged: Judged, records: Sequence[Record]) -> list[str]:
     """The problems that many of the runs share."""
-    ends = [*counted(judged).values()]
-    runs, failed, fallen = (sum(getattr(one, name) for one in ends) for name in ("runs", "failed", "fallen"))
-    said = []
-    if failed >= MANY * runs:
-        said.append(f"{failed} of {runs} runs ended without a score")
-    if fallen >= MANY * runs:
-        said.append(f"{fallen} of {runs} runs scored no better than the majority class (or the mean)")
+    said = without_result(judged)
     improving, ended = improving_runs(records, seen.comparison)
     if improving >= MANY_IMPROVING * max(ended, 1):
         said.append(f"{improving} of {ended} runs were still improving when their budget ended")
     if not said:
         return []
-    many = "**Most runs learned nothing.** " if fallen > runs / 2 else ""
+    ends = counted(judged).values()
+    most = sum(one.fallen for one in ends) > sum(one.runs for one in ends) / 2
+    many = "**Most runs learned nothing.** " if most else ""
     return [f"{many}Read the ranking with care: {listed(said)}."]
 
 

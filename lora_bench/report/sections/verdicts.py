@@ -15,6 +15,9 @@ from lora_bench.stats.apart import fewest_unseen, least_p
 from lora_bench.stats.power import ALPHA
 from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
 
+# The share of runs from which on a fact about them stands before any ranking.
+MANY = 0.1
+
 DECIDED: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "non-inferior")
 
 
@@ -219,6 +222,27 @@ def counted(judged: Judged) -> dict[str, Counted]:
                 + (len(collapsed(scores, floor, higher_is_better=better)) if floor is not None else 0),
             )
     return found
+
+
+def without_result(judged: Judged) -> list[str]:
+    """What is said of runs that failed or learned nothing, where they are many of all runs, or else of a method's."""
+    found = counted(judged)
+    every = Counted(*map(sum, zip(*found.values(), strict=True)))
+    said = []
+    for kind, words in (
+        ("failed", "ended without a score"),
+        ("fallen", "scored no better than the majority class (or the mean)"),
+    ):
+        if getattr(every, kind) >= MANY * every.runs:
+            said.append(f"{getattr(every, kind)} of {every.runs} runs {words}")
+            continue
+        of_methods = [
+            f"{number} of {one.runs} runs of {code(label)}"
+            for label, one in found.items()
+            if (number := getattr(one, kind)) > 1 and number >= MANY * one.runs
+        ]
+        said += [f"{text.listed(of_methods)} {words}"] if of_methods else []
+    return said
 
 
 def _collapses(judged: Judged) -> list[str]:

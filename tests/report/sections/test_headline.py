@@ -153,6 +153,8 @@ def test_a_difference_of_means_says_on_which_tasks_it_is_shown():
     assert "by 2.0 points in the mean, shown on `c` alone" in headline(on(0.0001, 0.0001, 0.06))[0].lead
     assert "by 2.7 points in the mean, shown on 2 of 3 tasks" in headline(on(0.0001, 0.02, 0.06))[0].lead
     assert "by 3.0 points in the mean and shown on each task" in headline(on(0.01, 0.02, 0.06))[0].lead
+    opposed, _ = headline(on(-0.02, 0.0001, 0.08))
+    assert "better, by 2.0 points in the mean, shown on `c` alone, but worse on `a`" in " ".join(opposed.further)
 
 
 def of_two_targets():
@@ -360,6 +362,13 @@ def test_what_makes_a_ranking_doubtful_stands_before_it():
     assert said(floor).startswith(
         "**Most runs learned nothing.** Read the ranking with care: 17 of 20 runs scored no better"
     )
+    # A method of which many runs learned nothing is named, though they are few of all runs.
+    fallen = runs("full", 0) + runs("lora", -0.01) + runs("prefix_tuning", -0.05)
+    fallen[-2:] = [one.model_copy(update={"scores": {"accuracy": 0.5}}) for one in fallen[-2:]]
+    assert said(fallen).startswith(
+        "Read the ranking with care: 2 of 10 runs of `prefix_tuning` scored no better than the majority class (or the mean)."
+    )
+    assert "majority" not in said(fallen[:-1])
     falling = tuple(CurvePoint(step=step, loss=1 / step) for step in range(1, 41))
     improving = runs("full", 0, changes={"curve": falling}) + runs("lora", -0.05)
     assert said(improving).startswith("Read the ranking with care: 10 of 20 runs were still improving")
