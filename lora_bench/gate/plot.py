@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_bench.gate.gate_summary import STATUS_SAID, named
 from lora_bench.gate.night_answer import Answer, SeriesAnswer
-from lora_bench.report.figures.draw import COLOURS, REFERENCE_COLOUR, settings, to_svg
+from lora_bench.report.figures.draw import COLOURS, NEUTRAL, settings, to_svg
 from lora_bench.report.text import plain
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _figure(one: SeriesAnswer, label: str, title: str) -> Figure:
     means = [point.mean for point in one.history]
     axes.plot(nights, means, color=BLUE, marker="o", markersize=3.5, linewidth=1.2, label="accepted nights")
     if one.expected is not None:
-        axes.axhline(one.expected, color=REFERENCE_COLOUR, linewidth=0.9, label="expected")
+        axes.axhline(one.expected, color=NEUTRAL, linewidth=0.9, label="expected")
     for bound, colour, said in ((one.worst, RED, "worse beyond"), (one.best, GREEN, "better beyond")):
         if bound is not None:
             axes.axhline(bound, color=colour, linewidth=0.9, linestyle=(0, (4, 2)), label=said)

@@ -30,7 +30,7 @@ from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.improving import improving_lines
 from lora_bench.report.sections.introduction import introduction
 from lora_bench.report.sections.other_reports import other_reports
-from lora_bench.report.sections.scores import reference_note, scores_lines, task_lines, tuning_lines
+from lora_bench.report.sections.scores import exempt_note, scores_lines, task_lines, tuning_lines
 from lora_bench.report.sections.verdicts import verdict_lines
 from lora_bench.report.text import code, count, fenced, folded, inert, listed, plural
 
@@ -111,8 +111,8 @@ def _protocol(comparison: Comparison, records: Sequence[Record], judged: bool) -
     """The protocol card: conditions that all runs share, the size of each method, and the work that runs used."""
     shared = ["Equal for all runs:", "", *budgets.recipe(comparison), *budgets.protocols(comparison)]
     shared += ["", "Size, parameters and learning rate of each method:", "", *budgets.counts(comparison)]
-    if any(row.reference for setting in comparison.settings for row in setting.rows):
-        shared += ["", reference_note(comparison.settings)]
+    if any(row.exempt for setting in comparison.settings for row in setting.rows):
+        shared += ["", exempt_note(comparison.settings)]
     used = budgets.work(comparison, records)
     shared += ["", "What the runs used, medians over them:", "", *used] if used else []
     improving = improving_lines(records, comparison)

@@ -23,7 +23,7 @@ from lora_bench.report.model.rows import Row, canonical
 from lora_bench.report.sections.chosen_rates import rate_rows, rates_note
 from lora_bench.report.sections.first_screen import elsewhere, picture_contrasts
 from lora_bench.report.sections.headline import headline_of
-from lora_bench.report.sections.method_tables import REFERENCE, SHARED
+from lora_bench.report.sections.method_tables import EXEMPT, SHARED
 from lora_bench.report.sections.summary import (
     difference_of,
     file_of,
@@ -167,7 +167,7 @@ def _table(setting: Setting) -> Table:
 
 
 def _add(table: Table, row: Row, setting: Setting) -> None:
-    name = Text(f"  {plain(row.label, 60)}{REFERENCE if row.reference else ''}")
+    name = Text(f"  {plain(row.label, 60)}{EXEMPT if row.exempt else ''}")
     own = [name] + ([Text(text.learning_rate(row.learning_rate))] if setting.search else [])
     adapter = Text(text.count(row.parameters.adapter if row.parameters is not None else None))
     if row.ok:
@@ -208,8 +208,8 @@ def _model_name(table: ModelTable) -> str:
 
 def _caption(rows: Sequence[Row]) -> str:
     notes = []
-    if any(row.reference for row in rows):
-        notes.append(f"{REFERENCE} exempt from the parameter target")
+    if any(row.exempt for row in rows):
+        notes.append(f"{EXEMPT} exempt from the parameter target")
     if any(row.exclusive is False for row in rows):
         notes.append(f"{SHARED} other work ran beside")
     return "\n".join(notes)

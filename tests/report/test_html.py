@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from matplotlib.image import imread
 
 from lora_bench.report import render_files
-from lora_bench.report.figures.draw import COLOURS, REFERENCE_COLOUR
+from lora_bench.report.figures.draw import COLOURS, NEUTRAL
 from lora_bench.report.figures.embed import DARK
 from lora_bench.report.html import ASSETS, render_page
 from lora_bench.report.text import folded, table
@@ -155,7 +155,7 @@ def test_figures_are_readable_on_a_dark_page(files):
     background, grid = {"ffffff"}, {"e6e6e6"}
     drawn = "".join(re.findall(r'src="data:image/svg\+xml,([^"]*)<style>@media', files["sample.html"]))
     used = set(re.findall(r"(?:fill|stroke): %23(\w{6})", drawn))
-    used |= {colour[1:].lower() for colour in (*COLOURS, REFERENCE_COLOUR)}
+    used |= {colour[1:].lower() for colour in (*COLOURS, NEUTRAL)}
     assert background | grid <= used
     for colour in used - background - grid:
         shown = DARK.get(f"#{colour}", f"#{colour}")
@@ -303,7 +303,7 @@ def test_a_dark_system_gets_a_dark_page_with_figures_to_match(open_page, files):
     in_light, in_dark = (seen_in(page.locator("img[alt='Scores by method']")) for page in (light, dark))
     filled = [
         "#ffffff",
-        REFERENCE_COLOUR,
+        NEUTRAL,
         *(colour.lower() for colour in COLOURS[:3]),
     ]  # what is thin is seen as a mixture
     assert {colour[1:] for colour in filled} <= in_light - in_dark

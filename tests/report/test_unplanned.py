@@ -76,9 +76,9 @@ def test_every_rendering_has_them_and_says_what_nobody_knows():
     assert frame.loc["LOHA", "source"] == "own script" and frame["source"].isna().sum() == 1
 
 
-def test_only_a_suite_has_a_reference_line():
+def test_only_rows_of_a_suite_are_exempt():
     planned, own = (compare([one]).settings[0].rows[0] for one in (record("full"), unplanned("full")))
-    assert (planned.reference, own.reference) == (True, False)
+    assert (planned.exempt, own.exempt) == (True, False)
 
 
 def test_a_number_is_not_called_undisturbed_where_nobody_said_so():

@@ -79,8 +79,8 @@ def _trade_offs(settings: Sequence[Setting], tables: Sequence[ModelTable], costs
         )
     if any(several_bases(table.rows, cost) for table in tables for cost in measured):
         said.append("Measurements of several machines or kinds of memory have no front.")
-    if counted and any(row.reference and row.score is not None for row in rows):
-        said.append("Dashed: the mean of the reference, which has no place among the parameters.")
+    if counted and any(row.exempt and row.score is not None for row in rows):
+        said.append("Dashed: the mean of a method without a size, which has no place among the parameters.")
     if counted and any(setting.parameter_target is not None for setting in settings):
         said.append("Grey: counts that keep the budget.")
     if len(settings) > 1:

@@ -31,11 +31,11 @@ from lora_bench.report.text import natural, plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's blue, vermilion and green, and three that keep apart from them and from the reference for colour-blind readers
+# Okabe and Ito's blue, vermilion and green, and three that keep apart from them and from grey for colour-blind readers
 # too, all with a contrast of 3 to 1 on white. `embed.DARK` has another of each for dark pages, found in the same way.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#993279", "#6C5828", "#8C87B8")
 MARKERS = ("s", "^", "D", "v", "P", "X", "p")
-REFERENCE_COLOUR, REFERENCE_MARKERS = "#333333", ("o", "*", "h", "d")
+NEUTRAL, EXEMPT_MARKERS = "#333333", ("o", "*", "h", "d")
 
 SETTINGS = {
     "axes.axisbelow": True,
@@ -166,7 +166,7 @@ def _kinds(
 
 
 def _over_targets_by_model(settings: Sequence[Setting]) -> tuple[ModelTable, ...]:
-    """The rows of each base model over several targets, a method's together; the reference, which stands at each, once."""
+    """The rows of each base model over several targets, a method's together; those exempt, which stand at each, once."""
     found: dict[tuple[str, ...], list[ModelTable]] = {}
     for setting in settings:
         for table in setting.tables:
@@ -175,7 +175,7 @@ def _over_targets_by_model(settings: Sequence[Setting]) -> tuple[ModelTable, ...
     merged = []
     for _, tables in sorted(found.items()):
         rows = {row.run_ids: row for table in tables for row in table.rows}
-        ordered = sorted(rows.values(), key=lambda row: (not row.reference, natural(row.label)))
+        ordered = sorted(rows.values(), key=lambda row: (not row.exempt, natural(row.label)))
         ambiguous = any(table.ambiguous for table in tables)
         merged.append(ModelTable(model=tables[0].model, ambiguous=ambiguous, rows=tuple(ordered)))
     return tuple(merged)
@@ -214,13 +214,13 @@ def make_figure(plan: FigurePlan) -> Figure:
 def styles(comparison: Comparison) -> dict[str, Style]:
     """Colour and marker of each method label; the same in every figure of a comparison."""
     rows = [row for setting in comparison.settings for row in setting.rows]
-    references = sorted({row.label for row in rows if row.reference}, key=natural)
-    labels = sorted({row.label for row in rows}.difference(references), key=natural)
+    exempt = sorted({row.label for row in rows if row.exempt}, key=natural)
+    labels = sorted({row.label for row in rows}.difference(exempt), key=natural)
     looks = zip(labels, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
-    of_references = zip(references, itertools.cycle(REFERENCE_MARKERS), strict=False)
+    of_exempt = zip(exempt, itertools.cycle(EXEMPT_MARKERS), strict=False)
     return {
         **{label: Style(colour, marker) for label, colour, marker in looks},
-        **{label: Style(REFERENCE_COLOUR, marker) for label, marker in of_references},
+        **{label: Style(NEUTRAL, marker) for label, marker in of_exempt},
     }
 
 

@@ -44,7 +44,7 @@ Limits = tuple[float, float]
 def scores(plan: FigurePlan) -> Figure:
     """A line a method and target: seeds, mean and interval along the score axis; failures as words."""
     targets = _targets(plan)
-    ordered = sorted(plan.rows, key=lambda row: not row.reference)
+    ordered = sorted(plan.rows, key=lambda row: not row.exempt)
     lines = list(dict.fromkeys(_line_of(row, targets) for row in ordered))
     names = [_line_name(row, targets) for row in {_line_of(row, targets): row for row in ordered}.values()]
     figure, panels = make_panels(
@@ -198,12 +198,12 @@ def legend(figure: Figure, plan: FigurePlan, rows: Iterable[Row], further: Seque
         rows: Those that are in it.
         further: Handles of what is no method, with their names.
     """
-    reference = {row.label: row.reference for row in rows}
+    exempt = {row.label: row.exempt for row in rows}
     handles, labels = [], []
-    for label in sorted(reference, key=lambda name: (not reference[name], natural(name))):
+    for label in sorted(exempt, key=lambda name: (not exempt[name], natural(name))):
         style = plan.styles[label]
         handles.append(Line2D([], [], color=style.colour, linestyle="none", marker=style.marker, markersize=7))
-        labels.append(method_name(label) + (" (reference)" if reference[label] else ""))
+        labels.append(method_name(label))
     handles += [handle for handle, _ in further]
     labels += [name for _, name in further]
     widest = 0.5 + 0.065 * max(map(len, labels))
@@ -285,7 +285,7 @@ def _targets(plan: FigurePlan) -> dict[tuple[str, ...], str]:
         for setting in plan.settings
         if setting.parameter_target is not None
         for row in setting.rows
-        if not row.reference
+        if not row.exempt
     }
 
 
@@ -295,12 +295,12 @@ def _target(setting: Setting) -> str:
 
 def _line_of(row: Row, targets: dict[tuple[str, ...], str]) -> tuple[str, bool, str | None]:
     """The line of a row among the methods; the names of two may be the same where they are cut short."""
-    return row.label, row.reference, targets.get(row.run_ids)
+    return row.label, row.exempt, targets.get(row.run_ids)
 
 
 def _line_name(row: Row, targets: dict[tuple[str, ...], str]) -> str:
     target = targets.get(row.run_ids)
-    return method_name(row.label) + (" (reference)" if row.reference else "") + (f" ({target})" if target else "")
+    return method_name(row.label) + (f" ({target})" if target else "")
 
 
 def method_name(label: str) -> str:

@@ -38,8 +38,8 @@ class Cost:
 def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -> list[Cost]:
     """Parameters, peak memory and step time, as far as a row with a score has them.
 
-    Parameters are those that the settings have a target for. The reference has no place among them: it trains some hundred
-    times as many. Measurements share a basis where they are of one machine and one kind of memory.
+    Parameters are those that the settings have a target for. An exempt method has no place among them: full fine-tuning trains
+    some hundred times as many. Measurements share a basis where they are of one machine and one kind of memory.
     """
     axis = parameter_axis(settings)
     machines = [(found.device, found.device_count, found.cpu, found.cores) for found in environments]
@@ -52,7 +52,7 @@ def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -
             label=axis.replace("_", " "),
             measured=False,
             # Nothing has no place on a logarithmic axis.
-            of=lambda row: None if row.reference or row.parameters is None else row.parameters.on(axis) or None,
+            of=lambda row: None if row.exempt or row.parameters is None else row.parameters.on(axis) or None,
             basis=lambda row: None,
         ),
         Cost(
@@ -75,7 +75,7 @@ def costs_of(settings: Sequence[Setting], environments: Sequence[Environment]) -
 
 def _equal_by_design(settings: Sequence[Setting]) -> bool:
     """Tell if a budget makes the parameters of all rows equal, so that a panel of them would show nothing."""
-    fitted = [row for setting in settings for row in setting.rows if not row.reference and row.score is not None]
+    fitted = [row for setting in settings for row in setting.rows if not row.exempt and row.score is not None]
     return len(settings) == 1 and settings[0].parameter_target is not None and all(row.within_budget for row in fitted)
 
 

@@ -29,7 +29,7 @@ class FigurePlan:
 
     Args:
         settings: What it is of: settings of one task that differ in nothing but their target, the smallest first.
-        tables: The rows of each base model over these settings, the reference once.
+        tables: The rows of each base model over these settings, those exempt once.
         costs: The axes of a trade-off.
         curves: The learning curve of each run, by run id.
         styles: The look of each method, by label, or of each line of a sweep, by name.

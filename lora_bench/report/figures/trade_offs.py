@@ -33,7 +33,7 @@ from lora_bench.report.model.rows import Row
 
 HEIGHT = 2.3
 
-# Unlike an interval, upon which its steps rise, and unlike the reference's dashes.
+# Unlike an interval, upon which its steps rise, and unlike the dashes of exempt methods.
 FRONT: dict[str, Any] = {"color": "#595959", "linewidth": 1.2, "linestyle": (0, (1, 1.4))}
 
 
@@ -62,7 +62,7 @@ def _panel(panel: Any, plan: FigurePlan, table: ModelTable, cost: Cost, limits: 
     else:
         _parameter_axis(panel, plan, cost)
         for row in table.rows:
-            if row.reference and row.score is not None:
+            if row.exempt and row.score is not None:
                 panel.axhline(row.score.mean, color=plan.styles[row.label].colour, linewidth=1.2, linestyle=DASHES)
     places = {row.run_ids: value for row in rows if (value := cost.of(row)) is not None}
     if len(plan.settings) > 1:

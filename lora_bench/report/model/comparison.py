@@ -6,7 +6,7 @@ A row is one method with its options and learning rate on one base model, over i
 where all that is not the method, its learning rate, the base model or the seed is equal, the budget included; others
 make a setting of their own that names the fields in which it differs. A method without a size is exempt from the target
 for parameters: its runs stand beside those of every target that are equal in all else. Failed runs stay in their row with
-status and reason. Rows are in alphabetical order, the reference line first, so that a table suggests no winner.
+status and reason. Rows are in alphabetical order, exempt ones first, so that a table suggests no winner.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def _setting(records: list[Record], differs: dict[str, JsonValue], environments:
         groups = _grouped(of_model, row_key)
         rows = [make_row(group, environments) for _, group in groups]
         rows.sort(
-            key=lambda row: (not row.reference, natural(row.label), in_order(row.learning_rate), canonical(row.options))
+            key=lambda row: (not row.exempt, natural(row.label), in_order(row.learning_rate), canonical(row.options))
         )
         tables.append(ModelTable(model=of_model[0].spec.model, ambiguous=shown[name] > 1, rows=tuple(rows)))
     search = any(

@@ -69,9 +69,9 @@ class Row:
     """A method with one learning rate on one base model, over its seeds. Measurements are medians over seeds.
 
     Args:
-        reference: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
+        exempt: Whether the method has no size, so that the parameter budget of its suite cannot hold it.
         parameters: None where no run counted, or where runs counted differently.
-        within_budget: None for the reference, without a target, and without counts.
+        within_budget: None for an exempt row, without a target, and without counts.
         checkpoint_bytes: Of the files that the runs left to restore their result.
         resumed: Number of runs that were cut off and went on from a checkpoint: no measurement is of them, totals of time
             apart.
@@ -86,7 +86,7 @@ class Row:
     options: dict[str, JsonValue]
     size: str | None
     size_value: JsonValue
-    reference: bool
+    exempt: bool
     learning_rate: float | None
     run_ids: tuple[str, ...]
     seeds: tuple[int | None, ...]
@@ -159,7 +159,7 @@ def make_row(records: list[Record], environments: Sequence[Environment]) -> Row:
         options=method.options,
         size=method.size,
         size_value=method.options.get(method.size) if method.size is not None else None,
-        reference=method.size is None and first.budget is not None,
+        exempt=method.size is None and first.budget is not None,
         learning_rate=first.spec.training.learning_rate,
         run_ids=tuple(record.run_id for record in records),
         seeds=tuple(record.spec.seed for record in records),

@@ -36,12 +36,12 @@ def answer(judged: Judged) -> list[str]:
 def _what_was_judged(judged: Judged) -> str:
     labels: dict[str, str] = {}
     for held in judged.held:
-        free = held.row.reference and held.setting.parameter_target is not None
+        free = held.row.exempt and held.setting.parameter_target is not None
         labels[held.row.label] = code(held.row.label) + (" (exempt from the parameter budget)" if free else "")
     tasks = {held.setting.spec.task.name for held in judged.held}
     models = {(held.table.model.shown, held.table.weights) for held in judged.held}
     targets = {held.setting.parameter_target for held in judged.held}
-    exempt = any(held.reference.reference and held.setting.parameter_target is not None for held in judged.held)
+    exempt = any(held.reference.exempt and held.setting.parameter_target is not None for held in judged.held)
     reference = code(judged.analysis.reference) + (" (exempt from the parameter budget)" if exempt else "")
     where = f"on {plural(len(tasks), 'task')} and {plural(len(models), 'base model')}"
     if len(targets) > 1:
@@ -138,7 +138,7 @@ def _counts(held: Sequence[Held]) -> str:
 
 def _shared_runs(judged: Judged) -> list[str]:
     """A note that a method exempt from several targets has one set of runs for all of them."""
-    compared: dict[str, int] = Counter(held.row.label for held in judged.held if held.row.reference)
+    compared: dict[str, int] = Counter(held.row.label for held in judged.held if held.row.exempt)
     said = []
     for label, number in compared.items():
         sets = len({held.row.run_ids for held in judged.held if held.row.label == label})

@@ -12,7 +12,7 @@ from lora_bench.records.record import Record
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, Setting
 from lora_bench.report.model.rows import Row, in_order, median_of
-from lora_bench.report.sections.method_tables import REFERENCE, each_row, method_name, model_name, setting_name, size
+from lora_bench.report.sections.method_tables import EXEMPT, each_row, method_name, model_name, setting_name, size
 from lora_bench.report.text import MISSING, code, count, inert
 
 
@@ -161,8 +161,8 @@ def _held_to(row: Row, setting: Setting) -> str:
     if setting.parameter_target is None:
         return "no target"
     axis, target = setting.parameter_target
-    if row.reference:
-        return f"exempt{REFERENCE}"
+    if row.exempt:
+        return f"exempt{EXEMPT}"
     counted = row.parameters.on(axis) if row.parameters is not None else None
     if counted is None:
         return MISSING

@@ -69,8 +69,8 @@ def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> Lines:
 
 
 def _mean(one: Across) -> list[str]:
-    reference = next(iter(one.rows.values())).reference
-    name = code(one.label) + (tables.REFERENCE if reference else "")
+    exempt = next(iter(one.rows.values())).exempt
+    name = code(one.label) + (tables.EXEMPT if exempt else "")
     if one.mean is None:
         return [name, MISSING, MISSING, MISSING]
     ends = one.mean.interval

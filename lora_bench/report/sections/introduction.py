@@ -64,16 +64,16 @@ def facts(comparison: Comparison) -> list[str]:
 
 
 def _methods(rows: Sequence[Row]) -> str:
-    held, references = (
-        [code(label) for label in sorted({row.label for row in rows if row.reference is reference}, key=natural)]
-        for reference in (False, True)
+    held, free = (
+        [code(label) for label in sorted({row.label for row in rows if row.exempt is exempt}, key=natural)]
+        for exempt in (False, True)
     )
-    number = plural(len(held) + len(references), "method")
-    if not references:
+    number = plural(len(held) + len(free), "method")
+    if not free:
         return f"{number} ({listed(held)})"
     if not held:
-        return f"{number} (all exempt from the parameter target: {listed(references)})"
-    return f"{number} ({listed(held)}, with {listed(references)} exempt from the parameter target)"
+        return f"{number} (all exempt from the parameter target: {listed(free)})"
+    return f"{number} ({listed(held)}, with {listed(free)} exempt from the parameter target)"
 
 
 def _metric(setting: Setting) -> str:

@@ -15,7 +15,7 @@ from lora_bench.report.text import MISSING, code, count, inert
 from lora_bench.stats import Summary
 from lora_bench.stats.verdict import FEWEST_PAIRS
 
-REFERENCE, SHARED, SEVERAL = "†", "‡", "§"
+EXEMPT, SHARED, SEVERAL = "†", "‡", "§"
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def on_split(setting: Setting) -> str:
 
 def method_name(row: Row) -> str:
     """The label of a method, with the mark of the reference."""
-    return code(row.label) + (REFERENCE if row.reference else "")
+    return code(row.label) + (EXEMPT if row.exempt else "")
 
 
 def size(row: Row) -> str:

@@ -109,8 +109,8 @@ _COSTS = """\
 def _notes(settings: Sequence[Setting]) -> Lines:
     rows = [row for setting in settings for row in setting.rows]
     lines = []
-    if any(row.reference for row in rows):
-        lines += ["", reference_note(settings)]
+    if any(row.exempt for row in rows):
+        lines += ["", exempt_note(settings)]
     if any(row.exclusive is False for row in rows):
         lines += ["", _SHARED_NOTE]
     if any(len(row.environments) > 1 for row in rows):
@@ -126,11 +126,11 @@ _SHARED_NOTE = (
 )
 
 
-def reference_note(settings: Sequence[Setting]) -> str:
+def exempt_note(settings: Sequence[Setting]) -> str:
     """The note that explains the mark of an exempt method."""
     axes = {setting.parameter_target[0] for setting in settings if setting.parameter_target is not None}
     axis = max(axes, key=PARAMETER_AXES.index, default=PARAMETER_AXES[0])
-    exempt = f"{tables.REFERENCE} Exempt from the target for {axis.replace('_', ' ')}, since it has no size to fit"
+    exempt = f"{tables.EXEMPT} Exempt from the target for {axis.replace('_', ' ')}, since it has no size to fit"
     return f"{exempt}; all else but the learning rate is equal."
 
 

@@ -86,9 +86,9 @@ def test_a_row_whose_runs_all_failed_is_still_a_row():
     assert row.train_peak_bytes is None
 
 
-def test_a_method_without_a_size_is_the_reference_and_comes_first():
+def test_a_method_without_a_size_is_exempt_and_comes_first():
     rows = rows_of([record("bottleneck_adapter"), record("full"), record("lora")])
-    assert [(row.label, row.reference) for row in rows] == [
+    assert [(row.label, row.exempt) for row in rows] == [
         ("full", True),
         ("bottleneck_adapter", False),
         ("lora", False),
@@ -142,26 +142,26 @@ def test_methods_with_a_size_are_never_in_one_table_with_those_of_another_target
     ]  # fmt: skip
 
 
-def of_targets(reference):
-    """The records of a suite with two targets, whose reference line carries another budget or none of them."""
+def of_targets(own):
+    """The records of a suite with two targets, whose exempt line carries another budget or none of them."""
     wide = METHODS["lora"].model_copy(update={"options": {**METHODS["lora"].options, "rank": 8}, "chosen": {"rank": 8}})
     small = [record("lora", seed=seed, budget=at(7_680)) for seed in (0, 1)]
     large = [record(wide, seed=seed, budget=at(15_360)) for seed in (0, 1)]
-    return [*small, *large, *(record("full", seed=seed, budget=reference) for seed in (0, 1))]
+    return [*small, *large, *(record("full", seed=seed, budget=own) for seed in (0, 1))]
 
 
-@pytest.mark.parametrize("reference", [at(None), at(7_680), at(15_360)])
-def test_the_reference_line_stands_beside_every_target_and_is_counted_once(reference):
-    comparison = compare(of_targets(reference))
+@pytest.mark.parametrize("own", [at(None), at(7_680), at(15_360)])
+def test_an_exempt_line_stands_beside_every_target_and_is_counted_once(own):
+    comparison = compare(of_targets(own))
     assert {setting.target: [row.label for row in setting.rows] for setting in comparison.settings} == {
         7_680: ["full", "lora"], 15_360: ["full", "lora"],
     }  # fmt: skip
     assert comparison.runs == 6
     one, other = (setting.rows[0] for setting in comparison.settings)
-    assert one == other and one.reference and len(one.run_ids) == 2
+    assert one == other and one.exempt and len(one.run_ids) == 2
 
 
-def test_the_reference_line_stands_beside_no_runs_that_differ_in_more_than_the_target():
+def test_an_exempt_line_stands_beside_no_runs_that_differ_in_more_than_the_target():
     longer = at(None).model_copy(update={"train_examples": 6_400})
     records = [*of_targets(longer)[:4], record("full", budget=longer, training={"train_examples": 6_400})]
     labels = [[row.label for row in setting.rows] for setting in compare(records).settings]
