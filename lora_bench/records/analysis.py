@@ -56,12 +56,14 @@ class Analysis(Strict):
             metric's own, if it has one.
         alpha: Probability of any false verdict of better or worse, over all comparisons of a report.
         seeds: How seeds were added, from the suite's `seeds`; None where their number was fixed.
+        fixed_seeds: That number, from the suite's `seeds`; no part of the hash, as older records do not know it.
     """
 
     reference: str
     margin: Margin | dict[str, Margin] | None = None
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     seeds: UntilDecided | None = None
+    fixed_seeds: int | None = None
 
     def share(self, pairs: int) -> float:
         """Return the share of alpha that a comparison of this many seeds has."""
@@ -83,7 +85,7 @@ class Analysis(Strict):
     @property
     def sha256(self) -> str:
         """Hash of the declaration."""
-        content = self.model_dump(mode="json", exclude={"seeds"})
+        content = self.model_dump(mode="json", exclude={"seeds", "fixed_seeds"})
         if self.seeds is not None:
             content["seeds"] = self.seeds.model_dump(mode="json", exclude_none=True)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -144,8 +144,10 @@ def _across(
 def _seeds(document: Document, content: SuiteFile, methods: list[MethodEntry], rules: Protocol) -> list[Fault]:
     """Return the faults of the seeds, and of what cannot go with seeds that are added until decided."""
     faults = []
-    if content.analysis is not None and content.analysis.seeds is not None:
-        faults.append(document.fault(("analysis", "seeds"), "is a key of the suite: `seeds: {until: decided}`"))
+    if content.analysis is not None:
+        for key, where in (("seeds", "`seeds: {until: decided}`"), ("fixed_seeds", "the length of `seeds: [0, 1, 2]`")):
+            if getattr(content.analysis, key) is not None:
+                faults.append(document.fault(("analysis", key), f"is a key of the suite: {where}"))
     if not isinstance(content.seeds, UntilDecided):
         twice = len(set(content.seeds)) < len(content.seeds)
         return [*faults, *([document.fault(("seeds",), "a seed is listed twice")] if twice else [])]

@@ -33,6 +33,7 @@ from lora_bench.report.model.seed_scores import (
     scored,
 )
 from lora_bench.stats import Items, PairedDifference, Verdict, judge
+from lora_bench.stats.verdict import FEWEST_PAIRS
 
 Declared = Literal["before", "added", "changed", "never"]
 
@@ -65,7 +66,8 @@ class Judged:
         comparison: What was judged.
         analysis: The declaration that they follow.
         declared: Whether the records carry it, and nothing else: "before" their runs. "added" where they carry several that
-            differ in nothing but the seeds, "changed" where they carry another one, "never" where they carry none.
+            differ in nothing but the seeds, or several fixed numbers of these, "changed" where they carry another one, "never"
+            where they carry none.
         declarations: Number of different ones that the records carry.
         held: Every comparison.
         ranks: Of every row that was held and of the references, among the rows of its table.
@@ -141,7 +143,7 @@ def judge_comparison(
         comparison=comparison,
         analysis=chosen,
         declared=_declared(carried, chosen, records),
-        declarations=len(carried),
+        declarations=max(len(carried), _fixed_numbers(records)),
         held=tuple(_held(tables[key[0]], key[1], verdict) for key, verdict in verdicts.items()),
         ranks=tuple(_ranks(tables, verdicts, chosen)),
         over_tasks=judge_over_tasks([_cell(number, table, verdicts) for number, table in enumerate(tables)], chosen),
@@ -161,10 +163,20 @@ def _declared(carried: Mapping[str, Analysis], chosen: Analysis, records: Sequen
         return "never"
     if chosen.sha256 in carried and all(r.analysis is not None for r in records if r.spec.score_on == "test"):
         if len(carried) == 1:
-            return "before"
+            return "before" if _fixed_numbers(records) < 2 else "added"
         if len({one.model_copy(update={"seeds": None}).sha256 for one in carried.values()}) == 1:
             return "added"
     return "changed"
+
+
+def _fixed_numbers(records: Sequence[Record]) -> int:
+    """How many fixed numbers of seeds one suite had, of those that are enough for a verdict: each was a look at the scores."""
+    of_suite: dict[str, set[int]] = {}
+    for record in records:
+        number = record.analysis.fixed_seeds if record.analysis is not None else None
+        if number is not None and number >= FEWEST_PAIRS:
+            of_suite.setdefault(record.suite, set()).add(number)
+    return max(map(len, of_suite.values()), default=0)
 
 
 def _tables(comparison: Comparison, analysis: Analysis, answers: AnswersOf, left_out: dict[str, None]) -> list[_Table]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lora_bench.metrics import default_margin
 from lora_bench.report import text
 from lora_bench.report.model.judged import Held, Judged
-from lora_bench.report.model.overview import shown_verdict
+from lora_bench.report.model.overview import UNLESS, shown_verdict
 from lora_bench.report.sections.advice import UNLESS_COLLAPSE
 from lora_bench.report.sections.verdicts import DECIDED, without_result
 from lora_bench.report.text import code, listed, plural
@@ -182,9 +182,18 @@ def _grades(held: Sequence[Held]) -> str:
     found = {grade: of for grade, of in grades.items() if of}
     if len(found) == 1:
         (grade,) = found
-        if grade == "recommendation" and not any(one.verdict.verdict in DECIDED for one in held):
-            return f"{_seeds(held)[0].upper()}{_seeds(held)[1:]} a method would carry a recommendation, but nothing is decided"
-        return f"With {_seeds(held)} a method these verdicts {_GRADES[grade]}"
+        if grade != "recommendation":
+            return f"With {_seeds(held)} a method these verdicts {_GRADES[grade]}"
+        decided = any(one.verdict.verdict in DECIDED for one in held)
+        unless = any(shown_verdict(one.verdict) in UNLESS_COLLAPSE for one in held)
+        but = f"those that hold {UNLESS} are indicative"
+        if decided:
+            return f"With {_seeds(held)} a method these verdicts {_GRADES[grade]}{f'; {but}' if unless else ''}"
+        if unless:
+            return f"Of verdicts of {_seeds(held)} a method {but}"
+        return (
+            f"{_seeds(held)[0].upper()}{_seeds(held)[1:]} a method would carry a recommendation, but nothing is decided"
+        )
     said = [
         f"{len(of)} ({sum(one.verdict.verdict in DECIDED for one in of)} decided) rest on {_seeds(of)} a method and "
         f"{_GRADES[grade]}"

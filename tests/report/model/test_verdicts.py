@@ -175,6 +175,25 @@ def test_seeds_that_were_added_after_verdicts_are_said_to_double_the_error():
     assert judged([*added[:-1], added[-1].model_copy(update={"analysis": other})]).declared == "changed"
 
 
+def test_a_longer_list_of_seeds_is_a_second_look_too():
+    def with_numbers(*numbers):
+        of_all = runs("full", FULL) + runs("lora", shifted(0.01))
+        planned = [number for number in numbers for _ in range(5)] * 2
+        return [
+            one.model_copy(update={"analysis": RULES.model_copy(update={"fixed_seeds": number})})
+            for one, number in zip(of_all, planned, strict=True)
+        ]
+
+    # Five seeds of each method, and then ten.
+    found = judged(with_numbers(5, 10))
+    assert (found.declared, found.declarations) == ("added", 2)
+    # Two seeds cannot have a verdict; records from before the number was kept are of unknown plans.
+    assert judged(with_numbers(2, 10)).declared == judged(with_numbers(None, 10)).declared == "before"
+    # Two suites with the same rules are no second look.
+    apart = [one.model_copy(update={"suite": f"of {one.analysis.fixed_seeds}"}) for one in with_numbers(5, 10)]
+    assert judged(apart).declared == "before"
+
+
 def test_the_reference_may_be_another_method():
     rules = Analysis(reference="lora")
     records = runs("full", FULL, rules=rules) + runs("lora", shifted((0.019, 0.021)), rules=rules)
@@ -484,6 +503,11 @@ def test_three_sentences_count_what_the_table_has():
     assert "`prefix_tuning` is undecided" in text
     assert "in means over tasks, `lora` is better" in text
     assert "With 10 seeds a method these verdicts carry a recommendation for these tasks and base models" in text
+    assert "unless runs collapse" not in text
+    equal = runs("full", FULL) + runs("lora", shifted((0.001, -0.001)))
+    assert "Of verdicts of 10 seeds a method those that hold unless runs collapse are indicative; the" in said_of(equal)
+    both = said_of(equal + runs("prefix_tuning", shifted((0.019, 0.021))))
+    assert "base models; those that hold unless runs collapse are indicative; the intervals" in both
     lines = tables("\n".join(verdict_lines(found)))[0][2:]
     words = [line[6] for line in lines]
     assert sum("better" in word for word in words) == 2
