@@ -44,7 +44,7 @@ LABELS, CHARACTER, WORDS, PLOT = 1.48, 0.068, 1.75, {1: 4.2, 2: 2.3}
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of the picture: a heading, or a base model with its comparison in each panel."""
+    """A line of the picture: a heading, or the comparison in each panel; no heading stands above the only ones of a method."""
 
     name: str
     contrasts: tuple[Contrast | None, ...] = ()
@@ -100,10 +100,12 @@ def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figu
     rows = _rows(contrasts, panels)
     above = narrow or any(len(row.name) > BESIDE for row in rows if not row.contrasts)
     places, depth = _placed(rows, NARROW_ROW if narrow else ROW, above)
-    head = HEAD + (0.18 if len(panels) > 1 else 0)
+    model = _only_model(contrasts)
+    head = HEAD + (0.18 if len(panels) > 1 else 0) + (0.17 if model else 0)
     height = head + depth + FOOT
     plot = NARROW - 0.1 if narrow else PLOT[len(panels)]
-    names = LABELS + CHARACTER * max(len(row.name) for row in rows if row.contrasts) + 0.15
+    beside = _names_at(rows)
+    names = beside + CHARACTER * max(len(row.name) for row in rows if row.contrasts) + 0.15
     width = NARROW if narrow else names + len(panels) * (plot + WORDS)
     figure = Figure(figsize=(width, height))
     limits = value_limits(contrasts)
@@ -122,10 +124,26 @@ def _figure(contrasts: Sequence[Contrast], reference: str, narrow: bool) -> Figu
     _names(figure, rows, places, (width, height), head, narrow)
     title = f"difference to {reference}, {_unit(contrasts[0])}"
     centre = 0.02 if narrow else names / width
-    figure.text(
-        centre, 1 - 0.13 / height, title, fontsize=8.5 if narrow else 9, ha="left", va="center", color="#404040"
-    )
+    lines = [title, *([model] if model else [])]
+    for number, line in enumerate(lines):
+        at = 1 - (0.13 + 0.17 * number) / height
+        figure.text(centre, at, line, fontsize=8.5 if narrow else 9, ha="left", va="center", color="#404040")
     return figure
+
+
+def _only_model(contrasts: Sequence[Contrast]) -> str | None:
+    """The base model of all comparisons, or None where there are several."""
+    names = {_model_name(contrast) for contrast in contrasts}
+    return names.pop() if len(names) == 1 else None
+
+
+def _model_name(contrast: Contrast) -> str:
+    return plain(contrast.table.model.shown, 50) + (f" ({contrast.table.weights})" if contrast.table.ambiguous else "")
+
+
+def _names_at(rows: Sequence[_Row]) -> float:
+    """Where the names of comparisons begin, in inches: at the left where no method has a heading."""
+    return LABELS if any(not row.contrasts for row in rows) else 0.04
 
 
 def _panels(contrasts: Sequence[Contrast], narrow: bool) -> list[object]:
@@ -145,22 +163,24 @@ def _rows(contrasts: Sequence[Contrast], panels: Sequence[object]) -> list[_Row]
         heading = plain(contrast.label, 40) + (f", {_target(target)}" if apart else "")
         place = panels.index(target) if len(panels) > 1 else 0
         number = contrast.setting.distinct_examples
-        own = _row_name(contrast, len(tasks) > 1)
-        own += f", {number:,} rows" if len(numbers) > 1 and number is not None else ""
+        own = ", ".join(
+            [
+                *([plain(contrast.setting.spec.task.name, 24)] if len(tasks) > 1 else []),
+                *([_model_name(contrast)] if _only_model(contrasts) is None else []),
+                *([f"{number:,} rows"] if len(numbers) > 1 and number is not None else []),
+            ]
+        )
         of_heading = found.setdefault(heading, {})
         # Two settings of a task may have the same target, and a row of their own each.
-        names = (own if count == 1 else f"{own} ({count})" for count in itertools.count(1))
+        names = (own if count == 1 else f"{own} ({count})".strip() for count in itertools.count(1))
         name = next(name for name in names if name not in of_heading or of_heading[name][place] is None)
         of_heading.setdefault(name, [None] * len(panels))[place] = contrast
+    if all(name == "" for of_heading in found.values() for name in of_heading):
+        return [_Row(heading, tuple(of_heading[""])) for heading, of_heading in found.items()]
     rows = []
     for heading, of_heading in found.items():
         rows += [_Row(heading), *(_Row(name, tuple(cells)) for name, cells in of_heading.items())]
     return rows
-
-
-def _row_name(contrast: Contrast, with_task: bool) -> str:
-    model = plain(contrast.table.model.shown, 50) + (f" ({contrast.table.weights})" if contrast.table.ambiguous else "")
-    return f"{plain(contrast.setting.spec.task.name, 24)}, {model}" if with_task else model
 
 
 def _target(target: object) -> str:
@@ -294,10 +314,12 @@ def _names(
 ) -> None:
     """Methods and base models at the left of the page, or above their intervals on a telephone."""
     width, height = size
+    beside = _names_at(rows)
     for row, place in zip(rows, places, strict=True):
         x, y, weight = 0.04, place, "bold"
         if row.contrasts:
-            x, y, weight = (0.04, place - 0.09, "normal") if narrow else (LABELS, place, "normal")
+            x, y = (0.04, place - 0.09) if narrow else (beside, place)
+            weight = "normal" if beside == LABELS else "bold"
         limit = 34 if narrow and row.contrasts else 60
         name = row.name if len(row.name) <= limit else row.name[: limit - 1] + "…"
         figure.text(

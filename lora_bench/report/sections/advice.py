@@ -24,7 +24,7 @@ WITHIN = ("equivalent", "non-inferior")
 UNLESS_COLLAPSE = tuple(f"{word} {UNLESS}" for word in WITHIN)
 NOT_WORSE = ("better", *WITHIN, *UNLESS_COLLAPSE)
 
-# Of more methods that are alike, those to avoid are named.
+# Of more methods that are alike, the others are named, if these are worse.
 MOST_ADVISED = 3
 
 # Follows the first number of comparisons.
@@ -155,12 +155,12 @@ def any_of(seen: Overview, lines: Sequence[Line], grade: Grade) -> tuple[str, li
         f"as good as {reference}{f'{number}{COMPARISONS}' if number else ''}{_margin(contrasts)}{unless}, "
         "with files of about the same size."
     )
-    avoided = to_avoid(seen, lines, grade)
-    if avoided:
-        losses = [contrast for line in avoided for contrast in line.contrasts]
+    worse = ruled_out(seen, lines)
+    if worse:
+        losses = [contrast for line in worse for contrast in line.contrasts]
         lead = (
-            f"Avoid {listed([code(line.label) for line in avoided])}, which {'are' if len(avoided) > 1 else 'is'} "
-            f"{sizes(losses)} worse than {reference}: the {len(others)} others are {as_good}"
+            f"{listed([code(line.label) for line in worse])} {'are' if len(worse) > 1 else 'is'} worse than {reference}, "
+            f"by {sizes(losses)}: the {len(others)} others are {as_good}"
         )
     else:
         first = (
@@ -172,15 +172,14 @@ def any_of(seen: Overview, lines: Sequence[Line], grade: Grade) -> tuple[str, li
         lead = f"{first}: {who} {'are' if len(others) > 1 else 'is'} {as_good}"
     best = {choice.best.label for choice in seen.choices}
     said = [f"{code(best.pop())} has the best mean."] if len(best) == 1 else []
-    return lead, [*said, *(_compared(seen, rest, COMPARISONS) if rest and not avoided else []), *_no_equality(seen)]
+    return lead, [*said, *(_compared(seen, rest, COMPARISONS) if rest and not worse else []), *_no_equality(seen)]
 
 
-def to_avoid(seen: Overview, lines: Sequence[Line], grade: Grade) -> list[Line]:
-    """The methods to avoid, each worse everywhere, where naming these few says more than naming those advised."""
+def ruled_out(seen: Overview, lines: Sequence[Line]) -> list[Line]:
+    """The methods that are not advised, each worse everywhere, where naming these few says more than naming those advised."""
     rest = [line for line in seen.methods if line not in lines and line.contrasts]
     few = len(lines) > MOST_ADVISED and len(rest) < len(lines)
-    worse = all(all_shown(line, ("worse",)) for line in rest)
-    return rest if few and worse and grade != "exploratory" else []
+    return rest if few and all(all_shown(line, ("worse",)) for line in rest) else []
 
 
 def any_of_names(labels: Sequence[str]) -> str:

@@ -244,7 +244,7 @@ _RECIPE: tuple[tuple[str, Callable[[Setting], str]], ...] = (
     ("batch size", lambda setting: count(setting.spec.training.batch_size)),
     ("optimiser steps", lambda setting: count(setting.spec.training.steps)),
     ("longest input, tokens", lambda setting: count(setting.spec.training.max_length)),
-    ("learning rates tried for every method", lambda setting: _tried(setting)),
+    ("learning rates planned for every method", lambda setting: _tried(setting)),
     ("schedule", lambda setting: _code(setting.spec.training.schedule)),
     ("warm-up steps", lambda setting: count(setting.spec.training.warmup_steps)),
     ("warm-up, as a share of the work", lambda setting: _number(setting.spec.training.warmup)),

@@ -23,7 +23,7 @@ from lora_bench.report.sections.advice import (
     is_advised,
     open_pick,
     pick_of,
-    to_avoid,
+    ruled_out,
     unpicked,
 )
 from lora_bench.report.sections.improving import improving_runs
@@ -56,7 +56,7 @@ class Headline:
         strength: How sure it is and what it is about; None where nothing was judged or searched for.
         next: Commands and what they do.
         advised: Labels of the methods that the lead advises, any of them; none where it advises none.
-        avoided: Labels of the methods that the lead names in place of many advised ones.
+        ruled_out: Labels of the methods that the lead names in place of many advised ones.
         level: The strength in a word; None where nothing was judged.
     """
 
@@ -66,7 +66,7 @@ class Headline:
     strength: str | None
     next: tuple[str, ...]
     advised: tuple[str, ...] = ()
-    avoided: tuple[str, ...] = ()
+    ruled_out: tuple[str, ...] = ()
     level: Level | None = None
 
     @property
@@ -126,7 +126,7 @@ def headline_of(seen: Overview, records: Sequence[Record]) -> Headline:
         strength=_strength(seen, seen.judged, level),
         next=tuple(next_lines(seen, pick, grade)),
         advised=tuple(line.label for line in advised),
-        avoided=tuple(line.label for line in to_avoid(seen, advised, grade)),
+        ruled_out=tuple(line.label for line in ruled_out(seen, advised)),
     )
 
 

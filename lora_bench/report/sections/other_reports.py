@@ -34,7 +34,8 @@ def other_reports(model: ReportModel) -> list[str]:
             and not (kind == "rates" and _chose(model, other))
         ]
         said.append(f"[{code(name)}]({quote(name)}.md): {', '.join([_kind(model, other), *differing])}")
-    return [f"**On the same data:** {'; '.join(said)}."] if said else []
+    some = "some of " if any(mine - _data(other.comparison) for _, other in related) else ""
+    return [f"**On {some}the same data:** {'; '.join(said)}."] if said else []
 
 
 def _data(comparison: Comparison) -> set[str]:
@@ -65,8 +66,8 @@ def _kind(mine: ReportModel, other: ReportModel) -> str:
         level = _ADVISED[headline.level].format(any_of_names(headline.advised))
         if len(headline.advised) == len(other.seen.methods) > 1:
             level = "the choice matters little"
-        elif headline.avoided:
-            level = f"advises against {listed([code(label) for label in headline.avoided])}"
+        elif headline.ruled_out:
+            level = f"only {listed([code(label) for label in headline.ruled_out])} shown to be worse"
     return f"{level} at the rates that this page chose" if _chose(mine, other) else level
 
 

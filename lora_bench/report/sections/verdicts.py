@@ -225,7 +225,7 @@ def counted(judged: Judged) -> dict[str, Counted]:
 
 
 def without_result(judged: Judged) -> list[str]:
-    """What is said of runs that failed or learned nothing, where they are many of all runs, or else of a method's."""
+    """What is said of runs that failed or learned nothing, where they are many of all runs or of a method's."""
     found = counted(judged)
     every = Counted(*map(sum, zip(*found.values(), strict=True)))
     said = []
@@ -233,15 +233,18 @@ def without_result(judged: Judged) -> list[str]:
         ("failed", "ended without a score"),
         ("fallen", "scored no better than the majority class (or the mean)"),
     ):
-        if getattr(every, kind) >= MANY * every.runs:
-            said.append(f"{getattr(every, kind)} of {every.runs} runs {words}")
-            continue
-        of_methods = [
-            f"{number} of {one.runs} runs of {code(label)}"
+        of_methods = {
+            code(label): (number, one.runs)
             for label, one in found.items()
             if (number := getattr(one, kind)) > 1 and number >= MANY * one.runs
-        ]
-        said += [f"{text.listed(of_methods)} {words}"] if of_methods else []
+        }
+        if getattr(every, kind) >= MANY * every.runs:
+            some = f", {text.listed([f'{number} of {label}' for label, (number, _) in of_methods.items()])}"
+            all_alike = len(of_methods) in (0, len(found))
+            said.append(f"{getattr(every, kind)} of {every.runs} runs {words}{'' if all_alike else some}")
+        elif of_methods:
+            some = text.listed([f"{number} of {runs} runs of {label}" for label, (number, runs) in of_methods.items()])
+            said.append(f"{some} {words}")
     return said
 
 

@@ -87,3 +87,12 @@ def test_pages_of_one_folder_link_to_each_other(tmp_path):
     # Beside its records each report is written alone, as `run` does it.
     assert main(["report", str(tmp_path / "runs")]) == 0
     assert "On the same data" not in (tmp_path / "runs" / "short" / "report.md").read_text()
+
+
+def test_where_others_hold_a_part_of_the_data_that_is_said():
+    both = [
+        one for task in ("vader_film", "other") for one in runs("full", 0, task=task) + runs("lora", -0.05, task=task)
+    ]
+    one = runs("full", 0) + runs("lora", -0.05)
+    assert line(both, one=one).startswith("**On some of the same data:** [`one`](one.md): ")
+    assert line(one, both=both).startswith("**On the same data:** [`both`](both.md): ")

@@ -140,4 +140,4 @@ def test_rates_that_another_suite_tuned_are_called_tuned_and_name_it():
     runs = [record(method, seed=seed, budget=budget) for method in ("full", "lora") for seed in (0, 1)]
     page = render_markdown(runs, "figures")
     assert "No learning rate was tuned" not in page
-    assert "| learning rates tried for every method | 3, in `my-search` |" in page
+    assert "| learning rates planned for every method | 3, in `my-search` |" in page
