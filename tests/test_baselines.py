@@ -63,7 +63,8 @@ def test_predictions_lie_beside_their_record_and_give_its_scores(name):
         assert hashlib.sha256(content).hexdigest() == record.predictions.sha256
         found = json.loads(content)
         assert len(found["predictions"]) == len(found["references"]) == record.predictions.count
-        assert record.scores
+        # One answer for every item has no correlation.
+        assert record.scores or (len(set(found["predictions"])) == 1 and record.judged_score == 0)
         for metric, score in record.scores.items():
             if metric in METRICS:
                 assert score == pytest.approx(METRICS[metric](found["references"], found["predictions"]), abs=1e-6)
