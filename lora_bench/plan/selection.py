@@ -41,7 +41,7 @@ def best_rates(trials: Sequence[Record | None], higher_is_better: bool, number: 
     for record in records:
         rate = record.spec.training.learning_rate
         assert rate is not None, "trials are planned"
-        by_rate.setdefault(rate, []).append(record.score)
+        by_rate.setdefault(rate, []).append(record.judged_score)
     means = {
         rate: statistics.fmean(score for score in scores if score is not None)
         for rate, scores in by_rate.items()

@@ -136,11 +136,17 @@ def learning_rate_table(setting: Setting) -> list[str]:
 
 
 def best_rates(rows: Iterable[Row], higher_is_better: bool | None) -> list[float]:
-    """The learning rates with the best mean score: several for equal means; empty if no record gives the metric's direction."""
+    """The learning rates with the best mean score: several for equal means; empty if no record gives the metric's direction.
+
+    A rate of which a run failed is among them only if all are such: `plan.selection` chooses so.
+    """
     if higher_is_better is None:
         return []
+    scored = [row for row in rows if row.score is not None and row.learning_rate is not None]
     means = {
-        row.learning_rate: row.score.mean for row in rows if row.score is not None and row.learning_rate is not None
+        row.learning_rate: row.score.mean
+        for row in [row for row in scored if not row.failures] or scored
+        if row.score is not None and row.learning_rate is not None
     }
     best = (max if higher_is_better else min)(means.values(), default=None)
     return [rate for rate, mean in means.items() if mean == best]

@@ -20,7 +20,7 @@ from lora_bench.report.sections.by_task import over_tasks_lines, scores_by_task
 from lora_bench.report.sections.class_tables import Further
 from lora_bench.report.sections.introduction import facts
 from lora_bench.report.sections.method_tables import TableColumn
-from lora_bench.report.sections.tuning import edge_lines, rungs_of_search, trial_lines
+from lora_bench.report.sections.tuning import edge_lines, failing_lines, rungs_of_search, trial_lines
 from lora_bench.report.sections.verdicts import rank_note, rank_words, verdict_cell
 from lora_bench.report.text import code, inert, json_value, listed, seed
 
@@ -231,6 +231,7 @@ def _search(setting: Setting, comparison: Comparison) -> Lines:
         "",
         *tables.learning_rate_table(setting),
         *edge_lines(setting, rungs),
+        *failing_lines(setting, rungs),
         *trial_lines(setting, rungs),
         "",
     ]

@@ -128,6 +128,18 @@ def test_a_rate_is_at_an_edge_if_it_is_the_last_of_all_that_were_begun():
     assert edges((1e-2, 1e-1)) and edges((1e-2, 1e-6))
 
 
+def test_trials_beside_the_chosen_rate_that_failed_or_learned_nothing_are_named():
+    # Rates 1e-1 to 1e-4; 1e-3 is chosen. At 1e-2 one seed is at the majority of .5 and at 1e-4 one failed; 1e-1 is far.
+    records = search((0.5, 0.5, 0.8, 0.7), majority=0.5) + search((0.5, 0.9, 0.8, None), seeds=(101,), majority=0.5)
+    page = render_markdown(records, "figures")
+    assert "- `lora` on MiniLM-L6 in the RoBERTa class, 1e-3 chosen: 1 of 2 at 1e-4 and 1 of 2 at 1e-2." in page
+    fine = search((0.5, 0.7, 0.8, 0.7), majority=0.5)
+    assert "may fail, since trials" not in render_markdown(fine, "figures")
+    # One that failed is not called the best, however good its other runs are.
+    lost = search((0.7, 0.9)) + search((0.7, None), seeds=(101,))
+    assert "| **0.7000** (n 2)" in render_markdown(lost, "figures")
+
+
 def test_halvings_of_other_budgets_are_searches_of_their_own():
     other = BUDGET.model_copy(update={"trials": 8, "halving": 3, "rungs": 2})
     records = [*rung(1, FIRST), *(one.model_copy(update={"budget": other}) for one in rung(2, (0.8, 0.7)))]
