@@ -16,7 +16,6 @@ from lora_bench.report.sections.method_tables import metric_name
 from lora_bench.report.sections.verdicts import DECIDED
 from lora_bench.report.text import code, listed, plural
 from lora_bench.stats.apart import fewest_unseen
-from lora_bench.stats.power import ALPHA
 from lora_bench.stats.verdict import Grade
 
 # Verdicts that a pick may have, and those that hold unless runs collapse.
@@ -236,8 +235,10 @@ def _no_equality(seen: Overview) -> list[str]:
         for one in seen.contrasts
         if one.shown == "inconclusive" and one.verdict.margin is not None and one.verdict.needed is not None
     ]
-    fewest = fewest_unseen(ALPHA)
-    most = max((verdict.pairs for verdict in open_ones), default=fewest)
+    if not open_ones:
+        return []
+    most = max(verdict.pairs for verdict in open_ones)
+    fewest = min(fewest_unseen(verdict.alpha / verdict.family) for verdict in open_ones)
     return [f"{plural(most, 'seed')} cannot show that methods are equal; {fewest} may."] if most < fewest else []
 
 

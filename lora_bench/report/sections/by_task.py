@@ -55,15 +55,16 @@ def _over_tasks(group: OverTasks, judged: Judged, beside: Beside) -> Lines:
         "interval", "covers", "p", "would decide", "tasks: better / worse / neither", "failed", "adapter parameters",
         "peak memory, MiB", "training, s",
     ]  # fmt: skip
+    middle = header.index("covers")
     if of_middle_half:
-        header.insert(header.index("covers"), "interquartile mean of differences")
+        header.insert(middle, "interquartile mean of differences")
     if any(cell != MISSING for cell in tuned):
         header.append("tuning, s")
     lines = []
     for one, tuning in zip(group.methods, tuned, strict=True):
         line = [*_mean(one), rank_words(one.rank), *_against(one, group), *_costs(one)]
         if of_middle_half:
-            line.insert(header.index("covers"), _interquartile_mean(one))
+            line.insert(middle, _interquartile_mean(one))
         lines.append([*line, *([tuning] if header[-1] == "tuning, s" else [])])
     return text.wide_table(header, lines, names=1)
 

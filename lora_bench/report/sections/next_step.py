@@ -7,8 +7,8 @@ import re
 
 from lora_bench.records.budget import AXES
 from lora_bench.report.model.overview import Line, Overview
-from lora_bench.report.sections.tuning import edges_tried
-from lora_bench.report.sections.verdicts import counted
+from lora_bench.report.sections.tuning import edges_tried, rates_compared
+from lora_bench.report.sections.verdicts import MANY, counted
 from lora_bench.report.text import code, listed, plain, plural
 from lora_bench.stats.verdict import RECOMMENDATION_PAIRS, Grade
 
@@ -26,9 +26,14 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
     if edges := edges_tried(seen.comparison):
         labels = sorted({edge.row.label for edge in edges})
         keys.append(f"a wider range of `learning_rate` for {listed([code(label) for label in labels])}")
+    failing = [] if learned_little(seen) or rates_compared(seen.comparison) else _failing(seen)
+    if failing:
+        keys.append(
+            f"another `learning_rate` for {listed([code(label) for label in failing])}, of which many runs learned nothing"
+        )
     few = max(contrast.verdict.pairs for contrast in seen.contrasts) < RECOMMENDATION_PAIRS
     total = RECOMMENDATION_PAIRS if pick is not None and few else seeds_to_decide(seen)
-    if learned_little(seen) or (pick is not None and grade == "recommendation"):
+    if learned_little(seen) or failing or (pick is not None and grade == "recommendation"):
         total = None
     if pick is not None and all(place.row.checkpoint_bytes is not None for place in pick.places):
         suite, label = seen.comparison.suites[0], pick.label
@@ -43,6 +48,12 @@ def next_lines(seen: Overview, pick: Line | None, grade: Grade) -> list[str]:
         what = _open_to(seen, total) or (" of a recommendation" if pick is not None and few else "")
         steps.append(_changed(f"{command}{seeds}", ", and ".join(keys), what + _anew(seen)))
     return steps
+
+
+def _failing(seen: Overview) -> list[str]:
+    """Methods of which so many runs scored no better than the majority class that more seeds would repeat it."""
+    found = counted(seen.judged) if seen.judged is not None else {}
+    return [label for label, one in found.items() if one.fallen > 1 and one.fallen >= MANY * one.runs]
 
 
 def learned_little(seen: Overview) -> bool:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from lora_bench.records.budget import AXES, amount_of
 from lora_bench.report.model.comparison import Comparison
 from lora_bench.report.model.report_model import ReportModel
-from lora_bench.report.sections.advice import any_of_names
+from lora_bench.report.sections.advice import all_shown, any_of_names
 from lora_bench.report.sections.chosen_rates import chosen_rates
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.tuning import untuned_tasks
@@ -68,6 +68,9 @@ def _kind(mine: ReportModel, other: ReportModel) -> str:
             level = "the choice matters little"
         elif headline.ruled_out:
             level = f"only {listed([code(label) for label in headline.ruled_out])} shown to be worse"
+    elif headline.level == "partly":
+        lost = [code(line.label) for line in other.seen.methods if all_shown(line, ("worse",))]
+        level += f", {listed(lost)} worse than {code(other.seen.reference)}" if lost else ""
     return f"{level} at the rates that this page chose" if _chose(mine, other) else level
 
 

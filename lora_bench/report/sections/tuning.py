@@ -42,7 +42,12 @@ def searches(comparison: Comparison) -> list[Setting]:
 
 
 def untuned_tasks(comparison: Comparison) -> list[str]:
-    """The tasks on which every method ran at one given learning rate; runs that no suite planned say nothing of it."""
+    """The tasks on which every method ran at one given learning rate; runs that no suite planned say nothing of it.
+
+    None where learning rates are what is compared: those of one method.
+    """
+    if rates_compared(comparison):
+        return []
     tuned = {setting.spec.task.name for setting in comparison.settings if setting.search or setting.trials}
     found = dict.fromkeys(
         setting.spec.task.name
@@ -50,6 +55,15 @@ def untuned_tasks(comparison: Comparison) -> list[str]:
         if setting.spec.source is None and (setting.budget is None or (setting.budget.trials or 1) < 2)
     )
     return [task for task in found if task not in tuned]
+
+
+def rates_compared(comparison: Comparison) -> bool:
+    """Tell if the rows of each table are of one method at several learning rates."""
+    tables = [table for setting in comparison.results for table in setting.tables]
+    return bool(tables) and all(
+        len({row.method for row in table.rows}) == 1 and len({row.learning_rate for row in table.rows}) > 1
+        for table in tables
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -362,6 +362,21 @@ def over_two_tasks():
     ]
 
 
+def test_each_cell_over_tasks_stands_below_its_heading():
+    records = over_two_tasks()
+    drawn = tables("\n".join(over_tasks_lines(judged(records), beside(compare(records)))))
+    cells = {
+        heading: cell
+        for header, _, *lines in drawn
+        for line in lines
+        if line[0] == "`lora`"
+        for heading, cell in zip(header, line, strict=True)
+    }
+    # The middle half of ten differences of .02 or .021 and ten of .01 or .012.
+    assert cells["interquartile mean of differences"].startswith("+0.0")
+    assert (cells["covers"], cells["difference"], cells["seeds"]) == ("seeds", "+0.0158", "10")
+
+
 def test_tasks_count_alike():
     (group,) = judged(over_two_tasks()).over_tasks
     reference, lora = group.methods

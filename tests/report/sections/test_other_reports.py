@@ -40,6 +40,17 @@ def test_of_a_report_whose_methods_are_alike_no_winner_is_told():
     assert "[`alike`](alike.md): the choice matters little, 10 seeds" in line(untuned(2), alike=alike)
 
 
+def test_of_a_report_without_a_winner_the_methods_that_are_worse_are_told():
+    # Ten seeds that are 5.5 points apart in turn decide nothing about one method, and show that the other is worse.
+    wide = [
+        one.model_copy(update={"scores": {"accuracy": BASE[seed] + (0.06, -0.05)[seed % 2]}})
+        for seed, one in enumerate(runs("lora", 0))
+    ]
+    partly = runs("full", 0) + wide + runs("prefix_tuning", -0.05)
+    said = line(untuned(2), partly=partly)
+    assert "[`partly`](partly.md): no winner shown, `prefix_tuning` worse than `full`, " in said
+
+
 def test_of_many_others_only_what_they_say_is_told():
     tuned = runs("full", 0) + runs("lora", -0.05)
     few, many = (line(untuned(2), **dict.fromkeys("abcd"[:number], tuned)) for number in (3, 4))
