@@ -200,11 +200,17 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
     }
     by = listed([kind for kind, values in kinds.items() if len(values) > 1])
     shown = all(contrast.shown in DECIDED for contrast in seen.contrasts)
-    lead = "No one method fits all" if shown else "No one winner is shown"
+    choose = f"{f'by {by} ' if by else ''}`lora-bench choose` names {named}."
     others = [line for line in seen.methods if line.contrasts]
+    worse = [line for line in others if all_shown(line, ("worse",))]
+    if shown or not worse:
+        lead = "No one method fits all" if shown else "No one winner is shown"
+        return f"{lead}: {choose}", [*_compared(seen, others, COMPARISONS), *_no_equality(seen)]
+    ruled_out = _compared(seen, worse, COMPARISONS)[0]
+    rest = [line for line in others if line not in worse]
     return (
-        f"{lead}: {f'by {by} ' if by else ''}`lora-bench choose` names {named}.",
-        [*_compared(seen, others, COMPARISONS), *_no_equality(seen)],
+        f"No one winner is shown, but {ruled_out[0].lower()}{ruled_out[1:]}",
+        [f"{choose[0].upper()}{choose[1:]}", *_compared(seen, rest, ""), *_no_equality(seen)],
     )
 
 
@@ -239,7 +245,7 @@ def _no_equality(seen: Overview) -> list[str]:
         return []
     most = max(verdict.pairs for verdict in open_ones)
     fewest = min(fewest_unseen(verdict.alpha / verdict.family) for verdict in open_ones)
-    return [f"{plural(most, 'seed')} cannot show that methods are equal; {fewest} may."] if most < fewest else []
+    return [f"To show that methods are equal takes at least {fewest} seeds."] if most < fewest else []
 
 
 def _others(seen: Overview, pick: Line) -> str:

@@ -174,11 +174,9 @@ def _at_edge(seen: Overview) -> list[str]:
     names = listed([code(label) for label in sorted({edge.row.label for edge in found})])
     ends = " or ".join(sorted({edge.end for edge in found}))
     several = len({edge.row.label for edge in found}) > 1 or len(found) > 1
-    rates = "best learning rates" if several else "best learning rate"
-    where = f" ({len(found)} of {tried_searches(seen.comparison)} searches)"
     return [
-        f"**The {rates} of {names} {'are' if several else 'is'} the {ends} tried{where}:** "
-        f"a wider range may raise {'their scores' if several else 'its score'}."
+        f"In {len(found)} of {tried_searches(seen.comparison)} searches the best learning rate is the {ends} tried "
+        f"({names}): a wider range may raise {'their scores' if several else 'its score'}."
     ]
 
 
@@ -245,7 +243,7 @@ def _strength(seen: Overview, judged: Judged, level: Level) -> str:
         "never": "default rules, none declared before the runs",
     }
     if judged.analysis.seeds is not None:
-        seeds += ", added until decided"
+        seeds += f", added until decided, {judged.analysis.seeds.at_most} at most"
     hint = ": a hint; confirm with more seeds before choosing" if level == "exploratory" else ""
     unless = [contrast.verdict.pairs for contrast in seen.contrasts if contrast.shown in UNLESS_COLLAPSE]
     few = f"{plural(max(unless), 'seed')} cannot exclude that runs collapse now and then. " if unless else ""

@@ -13,7 +13,7 @@ from lora_bench.report.sections.advice import all_shown, any_of_names
 from lora_bench.report.sections.chosen_rates import chosen_rates
 from lora_bench.report.sections.headline import headline_of
 from lora_bench.report.sections.tuning import untuned_tasks
-from lora_bench.report.text import code, inert, listed, plural
+from lora_bench.report.text import code, folded, inert, listed, plural
 
 # With more reports than this, only what each says: their settings fill eight lines.
 MOST_COMPARED = 3
@@ -35,6 +35,8 @@ def other_reports(model: ReportModel) -> list[str]:
         ]
         said.append(f"[{code(name)}]({quote(name)}.md): {', '.join([_kind(model, other), *differing])}")
     some = "some of " if any(mine - _data(other.comparison) for _, other in related) else ""
+    if len(related) > MOST_COMPARED:
+        return folded(f"{len(related)} other reports on {some}the same data", [f"{'; '.join(said)}."])
     return [f"**On {some}the same data:** {'; '.join(said)}."] if said else []
 
 

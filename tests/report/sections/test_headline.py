@@ -230,6 +230,15 @@ def test_where_base_models_differ_no_one_method_is_named():
     found, _ = headline([*records, *runs("full", 0, model="c"), *noisy])
     assert found.strength.startswith("Strength: **partly decided**")
     assert found.lead.startswith("No one winner is shown: by base model `lora-bench choose` names ")
+    # What is ruled out is the answer.
+    lost = [one for model in "abc" for one in runs("prefix_tuning", -0.05, model=model)]
+    found, _ = headline([*records, *runs("full", 0, model="c"), *noisy, *lost])
+    assert found.lead == (
+        "No one winner is shown, but compared with `full` (3 base models), `prefix_tuning` is worse in all 3 comparisons, "
+        "by 5.0 points."
+    )
+    assert found.further[0].startswith("By base model `lora-bench choose` names ")
+    assert found.further[1].startswith("Compared with `full` (3 base models), `lora` is ")
 
 
 def trials(method, best, rates=(1e-3, 3e-3, 1e-2)):
@@ -251,7 +260,7 @@ def test_best_rates_at_the_edge_of_those_tried_stand_before_the_ranking_and_are_
     results = runs("full", 0) + runs("lora", -0.05)
     found, _ = headline([*results, *trials("full", 3e-3), *trials("lora", 1e-2)])
     assert found.cautions[0].startswith(
-        "**The best learning rate of `lora` is the largest tried (1 of 2 searches):** a wider range may raise its score."
+        "In 1 of 2 searches the best learning rate is the largest tried (`lora`): a wider range may raise its score."
     )
     assert "set there a wider range of `learning_rate` for `lora`, then run" in found.next[0]
     found, _ = headline([*results, *trials("full", 3e-3), *trials("lora", 3e-3)])
@@ -302,7 +311,7 @@ def test_an_undecided_method_is_never_recommended_or_called_worse():
     assert found.lead.startswith("Take `full`: no method with a smaller file is shown to be as good")
     assert "`lora` is undecided" in found.further[0]
     # Two comparisons: .9³⁶ is below .05 / 2, and .9³⁵ is not.
-    assert found.further[-1] == "10 seeds cannot show that methods are equal; 36 may."
+    assert found.further[-1] == "To show that methods are equal takes at least 36 seeds."
 
 
 def test_a_larger_file_is_not_advised_for_a_best_mean_that_is_nowhere_shown_to_be_better():
