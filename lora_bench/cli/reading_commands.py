@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.commands import DIFFERS, DONE, terminal
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import BadInput, LoraBenchError
 
 if TYPE_CHECKING:
     from lora_bench.records.record import Record
@@ -49,6 +50,8 @@ def report(arguments: argparse.Namespace) -> int:
         records = read_records(source) if record_files(source) or not probes else []
         answers = answers_in(source, records)
         model = report_model(records, probes, answers, arguments.reference) if records else None
+        if model is not None:
+            model = replace(model, about=_about(source))
         found[name] = (source, probes, records, answers, model)
     models = {name: model for name, (*_, model) in found.items() if model is not None}
     if arguments.out is not None:
@@ -76,6 +79,18 @@ def report(arguments: argparse.Namespace) -> int:
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE
+
+
+def _about(source: Path) -> str:
+    """The purpose of the suite whose file is beside records; empty without a file that says it."""
+    from lora_bench.documents import read_yaml
+
+    file = source / "suite.yaml"
+    try:
+        found = read_yaml(file).data.get("about") if file.is_file() else None
+    except BadInput:  # Records are reported, whatever is beside them.
+        found = None
+    return " ".join(found.split()) if isinstance(found, str) else ""
 
 
 def _texts(suite: str | None) -> TextsOf:

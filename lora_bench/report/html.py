@@ -120,6 +120,8 @@ def _answer(tokens: Sequence[Token]) -> dict[str, str]:
         if token.type != "paragraph_open" or _is_image(following):
             continue
         said = _text(following)
+        if following.children and following.children[0].type == "em_open":
+            continue  # the purpose of the suite
         if not led:
             answer.append(said)
             led = token.attrs.get("class") == "lead"

@@ -32,7 +32,7 @@ from lora_bench.report.sections.introduction import introduction
 from lora_bench.report.sections.other_reports import other_reports
 from lora_bench.report.sections.scores import exempt_note, scores_lines, task_lines, tuning_lines
 from lora_bench.report.sections.verdicts import verdict_lines
-from lora_bench.report.text import code, count, fenced, folded, inert, listed, plural
+from lora_bench.report.text import code, count, fenced, folded, inert, listed, plural, prose
 
 Lines = list[str]
 
@@ -88,6 +88,7 @@ def render_markdown(
     kept = [section for section in details if section]
     parts: list[Sequence[str]] = [
         [f"# {listed([inert(suite) for suite in comparison.suites])}"],
+        [f"*{prose(model.about)}*"] if model.about else [],
         *first_screen(seen, headline_of(seen, records), figures_folder_name, sections),
         other_reports(model),
         index_lines(kept),

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from lora_bench.util.redaction import visible, without_secrets
 
 MISSING = "–"
+# Characters of a sentence of prose.
+MOST_PROSE = 600
 MIB = 2**20
 GIB = 2**30
 
@@ -22,6 +24,7 @@ _QUOTED_PATH = re.compile(r"(['\"])(?:/|[A-Za-z]:[\\/])[^'\"]*[\\/]([^'\"\\/]+)[
 _PATH = re.compile(rf"(?<![\w./:~…-])(?:(?:file://|~)/|/(?=[\w.~-]+/)|[A-Za-z]:[\\/]){_PATH_END}")
 _MARKUP = re.compile(r"([\\`*_\[\]|~$#])")
 _BLOCK_START = re.compile(r"^([-+=:]|\d+[.)](?=\s|$))")
+_INERT_CODE = re.compile(r"\\`((?:[\w.:/+=,%-]|\\_)+)\\`", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/+=,%-]*")
 
 
@@ -57,6 +60,11 @@ def code(text: str) -> str:
     """*text* as code where it is an identifier, and as inert text where it is anything else."""
     line = plain(text)
     return f"`{line}`" if _IDENTIFIER.fullmatch(line) and "://" not in line else inert(text)
+
+
+def prose(text: str) -> str:
+    """Sentences as inert text, in which identifiers between backticks are code."""
+    return _INERT_CODE.sub(lambda match: f"`{match[1]}`".replace("\\_", "_"), inert(text, MOST_PROSE))
 
 
 def unmarked(markdown: str) -> str:

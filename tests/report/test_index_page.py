@@ -51,6 +51,21 @@ def test_report_writes_an_index_with_the_answer_and_the_strength_of_each_suite(r
     assert first.answer in shown and second.strength in shown and "notes" not in shown
 
 
+def test_a_suite_beside_its_records_says_what_is_asked(runs):
+    suite = runs / "decided" / "suite.yaml"
+    for content, about in (
+        ("about: >-\n  Do prefixes keep up,\n  unlike in `open`?", "*Do prefixes keep up, unlike in `open`?*"),
+        ("about: [", None),  # a broken file costs no report
+        ("suite: decided", None),
+    ):
+        suite.write_text(content)
+        assert main(["report", str(runs)]) == 0
+        page = (runs / "decided" / "report.md").read_text().split("\n\n")
+        assert page[1] == about if about else page[1].startswith("**No learning rate was tuned")
+        # An index has the answers.
+        assert entries(runs)[0].answer.startswith("No learning rate was tuned")
+
+
 def test_the_report_of_one_suite_keeps_an_index_up_to_date_and_makes_none(runs):
     assert main(["report", str(runs / "open")]) == 0
     assert not (runs / "index.html").exists()

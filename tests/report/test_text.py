@@ -2,7 +2,18 @@
 
 import pytest
 
-from lora_bench.report.text import code, fenced, inert, learning_rate, listed, mebibytes, milliseconds, plain, score
+from lora_bench.report.text import (
+    code,
+    fenced,
+    inert,
+    learning_rate,
+    listed,
+    mebibytes,
+    milliseconds,
+    plain,
+    prose,
+    score,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,11 @@ def test_plain_text_has_an_end():
 )
 def test_inert_text_is_escaped(given, shown):
     assert inert(given) == shown
+
+
+def test_prose_has_identifiers_between_backticks_as_code_and_all_else_inert():
+    shown = r"as `glue_small`: \*why\*, see \`a b\` and http:&#8203;//x"
+    assert prose("as `glue_small`: *why*, see `a b` and http://x") == shown
 
 
 def test_identifiers_are_code_and_all_else_is_inert():

@@ -28,6 +28,7 @@ class ReportModel:
         given: The answers of rows whose predictions are stored.
         along: What is shown along sweeps.
         others: The reports beside this one, by the name of their pages.
+        about: The purpose of its suite, as the suite's file beside the records has it.
     """
 
     records: Sequence[Record]
@@ -38,6 +39,7 @@ class ReportModel:
     given: GivenByRow
     along: SweepFindings
     others: Mapping[str, ReportModel] = field(default_factory=dict)
+    about: str = ""
 
 
 def report_model(
