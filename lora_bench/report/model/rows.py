@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from lora_bench.metrics import find
 from lora_bench.records.record import Environment, Memory, Parameters, Record, Status
 from lora_bench.report.text import GIB
-from lora_bench.stats import Summary, summarise
+from lora_bench.stats import Summary, collapsed, summarise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +209,13 @@ def _forgetting(records: Sequence[Record]) -> Forgetting | None:
         each=tuple((one, score) for one, (_, _, score, _) in zip(lost, kept, strict=True)),
         by_seed={seed: one for one, (_, _, _, seed) in zip(lost, kept, strict=True) if seed is not None},
     )
+
+
+def fallen_runs(row: Row, higher_is_better: bool | None) -> int:
+    """Number of a row's runs that scored no better than the majority class; none where its score is not known."""
+    scores = {index: score.value for index, score in enumerate(row.scores)}
+    floor = row.majority_score
+    return 0 if floor is None else len(collapsed(scores, floor, higher_is_better=bool(higher_is_better)))
 
 
 def _floor(record: Record) -> float | None:

@@ -206,10 +206,10 @@ def unpicked(seen: Overview) -> tuple[str, list[str]]:
     if shown or not worse:
         lead = "No one method fits all" if shown else "No one winner is shown"
         return f"{lead}: {choose}", [*_compared(seen, others, COMPARISONS), *_no_equality(seen)]
-    ruled_out = _compared(seen, worse, COMPARISONS)[0]
+    losses = _compared(seen, worse, COMPARISONS)[0]
     rest = [line for line in others if line not in worse]
     return (
-        f"No one winner is shown, but {ruled_out[0].lower()}{ruled_out[1:]}",
+        f"No one winner is shown, but {losses[0].lower()}{losses[1:]}",
         [f"{choose[0].upper()}{choose[1:]}", *_compared(seen, rest, ""), *_no_equality(seen)],
     )
 

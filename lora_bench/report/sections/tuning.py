@@ -19,10 +19,10 @@ from pydantic import JsonValue
 from lora_bench.records.budget import AXES, Axis, amount_of
 from lora_bench.report import text
 from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, conditions_of
-from lora_bench.report.model.rows import Row, canonical
+from lora_bench.report.model.rows import Row, canonical, fallen_runs
 from lora_bench.report.sections.method_tables import best_rates, method_name, metric_name, model_name, size
 from lora_bench.report.text import MISSING
-from lora_bench.stats import collapsed, expected_best
+from lora_bench.stats import expected_best
 
 Name = tuple[str, str, str]
 
@@ -157,22 +157,14 @@ def failing_lines(setting: Setting, rungs: Sequence[Setting]) -> list[str]:
         place = tried.index(chosen[0])
         near = tried[max(0, place - 1) : place + 2]
         found = [
-            f"{_without_result(by_rate[rate], better)} of {len(by_rate[rate].run_ids)} at {text.learning_rate(rate)}"
+            f"{number} of {len(by_rate[rate].run_ids)} at {text.learning_rate(rate)}"
             for rate in near
-            if _without_result(by_rate[rate], better)
+            if (number := len(by_rate[rate].failures) + fallen_runs(by_rate[rate], better))
         ]
         if found:
             said.append(f"- {method} on {model}, {text.learning_rate(chosen[0])} chosen: {text.listed(found)}.")
     head = "Runs at a chosen learning rate may fail, since trials at it or at the next ones failed or learned nothing:"
     return ["", head, "", *said] if said else []
-
-
-def _without_result(row: Row, higher_is_better: bool | None) -> int:
-    """Number of a row's runs that failed, or scored no better than the majority class."""
-    scores = {index: score.value for index, score in enumerate(row.scores)}
-    floor = row.majority_score
-    fallen = [] if floor is None else collapsed(scores, floor, higher_is_better=bool(higher_is_better))
-    return len(row.failures) + len(fallen)
 
 
 def trial_lines(setting: Setting, rungs: Sequence[Setting] = ()) -> list[str]:

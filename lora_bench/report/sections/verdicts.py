@@ -8,9 +8,10 @@ from typing import NamedTuple
 from lora_bench.report import text
 from lora_bench.report.model.judged import Held, Judged
 from lora_bench.report.model.ranking import Rank
+from lora_bench.report.model.rows import fallen_runs
 from lora_bench.report.sections.method_tables import method_name, model_name, setting_name
 from lora_bench.report.text import MISSING, code, inert
-from lora_bench.stats import Verdict, collapsed, rate
+from lora_bench.stats import Verdict, rate
 from lora_bench.stats.apart import fewest_unseen, least_p
 from lora_bench.stats.power import ALPHA
 from lora_bench.stats.verdict import FEWEST_PAIRS, VerdictName
@@ -206,20 +207,17 @@ def counted(judged: Judged) -> dict[str, Counted]:
     found: dict[str, Counted] = {}
     seen: set[tuple[str, ...]] = set()
     for held in judged.held:
-        better = bool(held.setting.spec.task.higher_is_better)
+        better = held.setting.spec.task.higher_is_better
         for row in (held.row, held.reference):
             if row.run_ids in seen:
                 continue
             seen.add(row.run_ids)
-            scores = {index: score.value for index, score in enumerate(row.scores)}
-            floor = row.majority_score
             before = found.get(row.label, Counted())
             found[row.label] = Counted(
                 runs=before.runs + len(row.run_ids),
                 failed=before.failed + len(row.failures),
                 diverged=before.diverged + sum(failure.status == "diverged" for failure in row.failures),
-                fallen=before.fallen
-                + (len(collapsed(scores, floor, higher_is_better=better)) if floor is not None else 0),
+                fallen=before.fallen + fallen_runs(row, better),
             )
     return found
 
