@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from lora_bench.records.analysis import UntilDecided
 from lora_bench.records.environment import cuda_devices
 from lora_bench.records.probe_store import probe_files, read_probes
 from lora_bench.records.store import answers_in, read_records, record_files, to_json
+from lora_bench.records.suite_about import about_in
 from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import check_report, report_model
 from lora_bench.report.model.report_model import side_by_side
@@ -88,7 +90,8 @@ def models():
     made = {}
     for name, folder in BASELINES.items():
         records = read_records(folder)
-        made[name] = report_model(records, read_probes(folder), answers_in(folder, records))
+        model = report_model(records, read_probes(folder), answers_in(folder, records))
+        made[name] = replace(model, about=about_in(folder))
     return side_by_side(made)
 
 
@@ -135,8 +138,8 @@ def test_the_quickstart_beats_the_majority_class():
 
 
 def test_the_report_of_the_quickstart_opens_with_an_answer_that_its_comparisons_decide():
-    _, _, answer, *rest = (ROOT / "reports" / "quickstart.md").read_text(encoding="utf-8").splitlines()
-    assert answer.startswith("**Try `full` first")
+    _, _, asked, _, answer, *rest = (ROOT / "reports" / "quickstart.md").read_text(encoding="utf-8").splitlines()
+    assert asked.startswith("*Which of four methods") and answer.startswith("**Try `full` first")
     rows = [line.split("|") for line in rest if line.startswith("| `movie_reviews` (")]
     verdicts = [row[7] for row in rows if len(row) == 10]
     assert len(verdicts) == 9 and sum("better" in said or "worse" in said for said in verdicts) >= 3

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.commands import DIFFERS, DONE, terminal
-from lora_bench.errors import BadInput, LoraBenchError
+from lora_bench.errors import LoraBenchError
 
 if TYPE_CHECKING:
     from lora_bench.records.record import Record
@@ -25,6 +25,7 @@ def report(arguments: argparse.Namespace) -> int:
     from lora_bench.exchange import data_files
     from lora_bench.records.probe_store import probe_files, read_probes
     from lora_bench.records.store import answers_in, read_records, record_files
+    from lora_bench.records.suite_about import about_in
     from lora_bench.records.weight_analysis import read_analysis
     from lora_bench.report import check_report, report_model, write_report
     from lora_bench.report.index_page import check_index, write_index
@@ -51,7 +52,7 @@ def report(arguments: argparse.Namespace) -> int:
         answers = answers_in(source, records)
         model = report_model(records, probes, answers, arguments.reference) if records else None
         if model is not None:
-            model = replace(model, about=_about(source))
+            model = replace(model, about=about_in(source))
         found[name] = (source, probes, records, answers, model)
     models = {name: model for name, (*_, model) in found.items() if model is not None}
     if arguments.out is not None:
@@ -79,18 +80,6 @@ def report(arguments: argparse.Namespace) -> int:
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE
-
-
-def _about(source: Path) -> str:
-    """The purpose of the suite whose file is beside records; empty without a file that says it."""
-    from lora_bench.documents import read_yaml
-
-    file = source / "suite.yaml"
-    try:
-        found = read_yaml(file).data.get("about") if file.is_file() else None
-    except BadInput:  # Records are reported, whatever is beside them.
-        found = None
-    return " ".join(found.split()) if isinstance(found, str) else ""
 
 
 def _texts(suite: str | None) -> TextsOf:
