@@ -1,15 +1,12 @@
 """What every test shares: one thread, a cache folder that persists between tests of real assets, and quick collections."""
 
 import gc
+import os
 
 import pytest
 
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    import torch
-
-    torch.set_num_threads(1)
+# Read by torch where a test loads it; tests of reports, statistics and gates need none, and start without.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
