@@ -27,8 +27,8 @@ def commands(parser=None, names=()):
 COMMANDS = dict(commands())
 
 
-def test_all_commands_are_seen():
-    assert len(COMMANDS) == 25 and ("baseline", "accept") in COMMANDS
+def test_commands_of_two_words_are_seen_too():
+    assert {("run",), ("baseline",), ("baseline", "accept")} <= COMMANDS.keys()
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -517,12 +517,12 @@ def test_three_sentences_count_what_the_table_has():
     assert "`lora` is better in both (by 0.0110 to 0.0205)" in text
     assert "`prefix_tuning` is undecided" in text
     assert "in means over tasks, `lora` is better" in text
-    assert "With 10 seeds a method these verdicts carry a recommendation for these tasks and base models" in text
+    assert "10 seeds a method" in text and "recommendation" in text
     assert "unless runs collapse" not in text
     equal = runs("full", FULL) + runs("lora", shifted((0.001, -0.001)))
-    assert "Of verdicts of 10 seeds a method those that hold unless runs collapse are indicative; the" in said_of(equal)
+    assert "unless runs collapse are indicative" in said_of(equal) and "recommendation" not in said_of(equal)
     both = said_of(equal + runs("prefix_tuning", shifted((0.019, 0.021))))
-    assert "base models; those that hold unless runs collapse are indicative; the intervals" in both
+    assert "unless runs collapse are indicative" in both and "recommendation" in both
     lines = tables("\n".join(verdict_lines(found)))[0][2:]
     words = [line[6] for line in lines]
     assert sum("better" in word for word in words) == 2
@@ -531,11 +531,9 @@ def test_three_sentences_count_what_the_table_has():
 
 def test_the_first_sentence_names_the_family_its_level_the_margin_and_its_unit():
     (first, *_) = sentences(over_two_tasks())
-    assert first == (
-        "`lora` was compared with `full` (exempt from the parameter budget) on 2 tasks and 1 base model, paired by seed: "
-        "2 comparisons with an error level of 0.05 over all of them (Holm) and a margin of 0.005 (0.5 points of 100), by "
-        "rules declared before the runs."
-    )
+    assert re.findall("`([^`]+)`", first) == ["lora", "full"]
+    assert re.findall(r"\d[.\d]*", first) == ["2", "1", "2", "0.05", "0.005", "0.5", "100"]
+    assert all(fact in first for fact in ("exempt", "paired by seed", "(Holm)", "declared before the runs"))
     wide = Analysis(reference="full", margin={"vader_film": 0.01, "other": 0.02}, alpha=0.1)
     assert "error level of 0.1 over all of them (Holm) and margins of 0.01 and 0.02 (1 and 2 points of 100)" in said_of(
         over_two_tasks(), analysis=wide
@@ -557,15 +555,14 @@ def test_the_last_sentence_says_what_the_intervals_cover_and_what_they_do_not():
 def test_comparisons_of_few_seeds_are_counted_apart_from_those_of_many():
     few = runs("full", FULL[:3], task="other") + runs("lora", shifted((0.06, -0.05), FULL[:3]), task="other")
     last = sentences(runs("full", FULL) + runs("lora", shifted((0.019, 0.021))) + few)[2]
-    assert last.startswith(
-        "Of these verdicts 1 (1 decided) rest on 10 seeds a method and carry a recommendation for these tasks and base models; "
-        "1 (0 decided) rest on 3 seeds a method and are exploratory: a hint; confirm with more seeds before choosing; "
-    )
+    many, few, *_ = re.split(r"; (?=\d)", last)
+    assert re.findall(r"\d+", many) == ["1", "1", "10"] and "recommendation" in many
+    assert re.findall(r"\d+", few) == ["1", "0", "3"] and "exploratory" in few
 
 
 def test_ten_seeds_that_decide_nothing_recommend_nothing():
     text = said_of(runs("full", FULL) + runs("lora", shifted((0.06, -0.05))))
-    assert "10 seeds a method would carry a recommendation, but nothing is decided" in text
+    assert "10 seeds a method" in text and "nothing is decided" in text
 
 
 def test_runs_that_learned_nothing_or_failed_are_in_the_answer():
@@ -588,14 +585,10 @@ def test_what_it_would_take_is_said_of_no_more_than_what_has_an_estimate():
     hopeful = runs("lora", shifted((0.06, -0.02, 0.02), FULL[:3]), task="other")
     same = runs("lora", FULL[:3])  # no spread, so no estimate
     (needed,) = (one.verdict.needed.seeds for one in judged(full + hopeful).held)
-    assert f"; {needed} seeds would likely decide the open one, if the difference seen is the true one." in said_of(
-        full + hopeful
-    )
+    assert f"; {needed} seeds would likely decide" in said_of(full + hopeful)
     both = full + hopeful + same
     (needed,) = (one.verdict.needed.seeds for one in judged(both).held if one.verdict.needed is not None)
-    assert f"; of the 2 undecided, one has an estimate of the seeds that would decide: {needed}, if the" in said_of(
-        both
-    )
+    assert re.search(rf"; of the 2 undecided, one [^.;]*: {needed},", said_of(both))
 
 
 def test_where_nothing_is_decided_no_method_is_named_a_winner():
