@@ -24,7 +24,7 @@ from support import support_page
 from lora_bench.docstrings import arguments, described
 from lora_bench.documents import Strict
 from lora_bench.methods import known_methods
-from lora_bench.records.analysis import Analysis
+from lora_bench.records.analysis import AnalysisSettings
 from lora_bench.records.budget import Work
 from lora_bench.records.protocol import PROTOCOLS, STRICT, Protocol
 from lora_bench.records.spec import Decoding
@@ -134,7 +134,7 @@ HEADINGS = {
     "Tuning": "tuning",
     "Decoding": "decoding",
     "RetentionText": "retention",
-    "Analysis": "analysis",
+    "AnalysisSettings": "analysis",
     "Probe": "probe",
     "Cell": "cell",
     "Size": "budget of probes",
@@ -166,7 +166,7 @@ def suites_page() -> str:
         "protocol": protocol_part(),
         "decoding": keys(Decoding),
         "retention": f"`true`, or a mapping:\n\n{keys(RetentionText)}",
-        "analysis": f"See [statistics](statistics.md).\n\n{keys(Analysis)}",
+        "analysis": f"See [statistics](statistics.md).\n\n{keys(AnalysisSettings)}",
         "probe": f"See [probes](probes.md).\n\n{keys(Probe)}",
         "A suite of probes": f"{PROBES}\n\n{keys(ProbeFile, suite=SuiteFile)}",
         "cell": keys(CellShape),

@@ -263,6 +263,54 @@ def test_a_setting_of_the_recipe(copy_of_package, tmp_path):
     assert changed(copy_of_package) == {spec}
 
 
+JUDGED = """
+import sys
+from lora_bench.report.model.comparison import compare
+from lora_bench.report.model.judged import judge_comparison
+from lora_bench.suite.load_suite import load_suite
+from tests.sample_records import record
+
+for suite in sys.argv[1:]:
+    declared = load_suite(suite).analysis
+    records = [
+        record(method, task=task, seed=seed, score=0.8 + by * (1 + seed / 10), changes={"analysis": declared})
+        for task in ("vader_film", "other")
+        for method, by in (("full", 0.0), ("lora", 0.01))
+        for seed in range(5)
+    ]
+    judged = judge_comparison(compare(records), records)
+    (held, _), (over_tasks,) = judged.held, judged.over_tasks
+    verdict = over_tasks.methods[1].verdict
+    print(declared.sha256, judged.declared, held.verdict.margin, verdict.margin, verdict.unless_collapse)
+"""
+
+ANALYSIS_SUITE = METHOD_SUITE.replace("[layer_norm_tuning]", "[full, lora]").replace("[0]", "[0, 1, 2, 3, 4]")
+
+
+def test_a_setting_of_the_analysis(copy_of_package, tmp_path):
+    """It is a key of a suite, and records carry it to the judge; at its default no declaration changes."""
+    settings, judge = "lora_bench/records/analysis.py", "lora_bench/report/model/over_tasks.py"
+    field = "    alpha: float = Field(default=0.05, gt=0, lt=0.5)\n"
+    edit(copy_of_package, settings, field, f"{field}    macro_margin: Margin = 0.005\n")
+    before = "analysis.margin if isinstance(analysis.margin, float) else HALF_A_POINT"
+    edit(copy_of_package, judge, before, "analysis.macro_margin")
+    assert changed(copy_of_package) == steps("a setting of the analysis", "over_tasks") == {settings, judge}
+
+    write_model(tmp_path / "base")
+    write_data(tmp_path / "tickets.csv", rows=120)
+    suites = {"default": "", "given": "analysis: {reference: full, macro_margin: 0.1}\n"}
+    for name, declared in suites.items():
+        (tmp_path / f"{name}.yaml").write_text(ANALYSIS_SUITE + declared, encoding="utf-8")
+    paths = [str(tmp_path / f"{name}.yaml") for name in suites]
+
+    (before,) = python(ROOT, "-c", JUDGED, paths[0]).splitlines()
+    default, given = python(copy_of_package, "-c", JUDGED, *paths).splitlines()
+    assert default == before and before.split()[1:] == ["before", "0.005", "0.005", "None"]
+    # A gain of 1 to 1.4 points matters by default, and is well within 10 points.
+    assert given.split()[1:] == ["before", "0.005", "0.1", "equivalent"]
+    assert given.split()[0] != default.split()[0]
+
+
 TASK = """\
 task: moods
 about: Is a ticket praise or a complaint?

@@ -124,6 +124,7 @@ def margin(text: str) -> float:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from lora_bench.records.analysis import Analysis
     from lora_bench.records.store import answers_in, read_records, write_atomic
     from lora_bench.report.html import render_page
     from lora_bench.report.sections.compare_runs import RunSet, hold_against, two_sets_lines
@@ -135,7 +136,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         records = read_records(folder)
         # The folders' own names, or where these are the same as many of their parents' as tell them apart.
         sets.append(RunSet(_name(folder, folders), records, answers_in(folder, records)))
-    lines = two_sets_lines(hold_against(*sets, margin=arguments.margin))
+    first, second = sets
+    settings = Analysis(reference=first.name, margin=arguments.margin)
+    lines = two_sets_lines(hold_against(first, second, settings))
     markdown = "\n".join(lines) + "\n"
     for name, content in (("compare.md", markdown), ("compare.html", render_page(markdown, {}))):
         write_atomic(arguments.out / name, content.encode("utf-8"))

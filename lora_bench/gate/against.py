@@ -52,8 +52,8 @@ def judge_against(before: RunSet, now: RunSet, *, margin: float | None = None) -
     """
     # A change may not lower the bar that it is held against.
     declared = next((record.analysis for record in before.records if record.analysis is not None), None)
-    rules = declared or Analysis(reference=before.name)
-    sets = hold_against(before, now, margin=rules.margin if margin is None else margin, alpha=rules.alpha)
+    settings = declared or Analysis(reference=before.name)
+    sets = hold_against(before, now, settings if margin is None else settings.model_copy(update={"margin": margin}))
     was, is_now = night_of(before.records, _label(before.name)), night_of(now.records, "now")
     of_run = {score.run_id: pair for pair in sets.pairs for score in pair.second.scores}
     pairs = {

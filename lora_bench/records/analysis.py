@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
+from pydantic.fields import FieldInfo
 
 from lora_bench.documents import Strict
 from lora_bench.metrics import default_margin
@@ -47,7 +48,9 @@ class UntilDecided(Strict):
         return looks_between(self.at_least, self.at_most)
 
 
-class Analysis(Strict):
+# A suite gives these and a record keeps them: a field added here is in both. It needs a default that leaves verdicts as they
+# were before the field existed; at it the field leaves the hash of a declaration alone.
+class AnalysisSettings(Strict):
     """The comparison of scores.
 
     Args:
@@ -55,13 +58,23 @@ class Analysis(Strict):
         margin: Smallest difference that matters, in the metric's unit; a mapping gives one for each task. By default the
             metric's own, if it has one.
         alpha: Probability of any false verdict of better or worse, over all comparisons of a report.
-        seeds: How seeds were added, from the suite's `seeds`; None where their number was fixed.
-        fixed_seeds: That number, from the suite's `seeds`; no part of the hash, as older records do not know it.
     """
 
     reference: str
     margin: Margin | dict[str, Margin] | None = None
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
+
+
+class Analysis(AnalysisSettings):
+    """The comparison of scores that a record keeps.
+
+    Args:
+        seeds: How seeds were added, from the suite's `seeds`; None where their number was fixed.
+        fixed_seeds: That number, from the suite's `seeds`; no part of the hash, as older records do not know it.
+
+    The others are those of `AnalysisSettings`.
+    """
+
     seeds: UntilDecided | None = None
     fixed_seeds: int | None = None
 
@@ -84,12 +97,20 @@ class Analysis(Strict):
 
     @property
     def sha256(self) -> str:
-        """Hash of the declaration."""
-        content = self.model_dump(mode="json", exclude={"seeds", "fixed_seeds"})
+        """Hash of the declaration, without what is as by default."""
+        content = _declared(self, always={"reference", "margin", "alpha"})
+        content.pop("fixed_seeds", None)
         if self.seeds is not None:
-            content["seeds"] = self.seeds.model_dump(mode="json", exclude_none=True)
+            content["seeds"] = _declared(self.seeds, always={"until", "at_least", "at_most"})
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _declared(part: Strict, always: Collection[str]) -> dict[str, JsonValue]:
+    """Return a part of the hash: the fields of the first records, and later ones that are not at their defaults."""
+    fields: dict[str, FieldInfo] = type(part).model_fields
+    content = part.model_dump(mode="json")
+    return {name: content[name] for name in fields if name in always or getattr(part, name) != fields[name].default}
 
 
 def default_analysis(labels: Sequence[str]) -> Analysis | None:

@@ -27,19 +27,22 @@ from lora_bench.stats.paired import (
 )
 from lora_bench.stats.power import Needed, minimum_detectable_effect, seeds_needed
 from lora_bench.stats.trials import expected_best
-from lora_bench.stats.verdict import Verdict, grade, judge
+from lora_bench.stats.verdict import UNDECLARED, FixedSeeds, JudgeSettings, Verdict, grade, judge
 
 __all__ = [
+    "UNDECLARED",
     "Adjusted",
     "Confirmation",
     "Crossed",
     "Estimate",
+    "FixedSeeds",
     "History",
     "InterquartileMean",
     "Interval",
     "ItemMetric",
     "ItemScores",
     "Items",
+    "JudgeSettings",
     "JudgedSeries",
     "MacroDifference",
     "MarginClaims",

@@ -70,6 +70,31 @@ class Difference(Protocol):
         """Why the estimate has no error."""
 
 
+class JudgeSettings(Protocol):
+    """What is declared for all comparisons of a family; a record's `Analysis` is such."""
+
+    @property
+    def alpha(self) -> float:
+        """Error level of each kind of claim over the family."""
+
+    def share(self, pairs: int) -> float:
+        """Return the share of alpha that a comparison of this many seeds has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedSeeds:
+    """Settings of a family without a declaration, whose seeds were fixed."""
+
+    alpha: float = ALPHA
+
+    def share(self, pairs: int) -> float:
+        """Return 1: one look has all of alpha."""
+        return 1.0
+
+
+UNDECLARED = FixedSeeds()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """Verdict on the first method against the second. Differences are first minus second, in the metric's own direction.
@@ -130,11 +155,11 @@ def judge(
     family: Mapping[KeyT, Difference],
     *,
     margin: float | Mapping[KeyT, float | None] | None,
-    alpha: float = ALPHA,
+    settings: JudgeSettings = UNDECLARED,
     higher_is_better: bool | Mapping[KeyT, bool] = True,
     power: float | None = POWER,
     collapsed: Collection[KeyT] = (),
-    shares: float | Mapping[KeyT, float] = 1.0,
+    shares: float | Mapping[KeyT, float] | None = None,
 ) -> dict[KeyT, Verdict]:
     """Judge every comparison of a family; their order does not matter.
 
@@ -142,16 +167,17 @@ def judge(
         family: All comparisons of one table.
         margin: The smallest difference that matters, above 0, in the unit of the metric; for all or for each. If None,
             equivalence and non-inferiority are not tested.
-        alpha: Error level of each kind of claim over the family.
+        settings: What is declared for the whole family; by default nothing.
         higher_is_better: Direction of the metric, for all or for each.
         power: Power for `needed`; None to leave `needed` out.
         collapsed: Comparisons with a run that is known to have collapsed. For others, collapses are detected from the scores
             of the whole family.
-        shares: Share of alpha at the look that each comparison has reached (`looks.share_of`); 1 where seeds were fixed.
+        shares: Share of alpha at the look that each comparison has reached (`looks.share_of`); by default as *settings* say.
 
     Raises:
         LoraBenchError: If a margin is missing or not above 0, a direction is missing, or alpha is not in (0, 0.5).
     """
+    alpha = settings.alpha
     if not 0 < alpha < 0.5:
         raise LoraBenchError(f"alpha is {alpha}; expected a number between 0 and 0.5, such as 0.05")
     margins = {key: _each(margin, key, "margin") for key in family}
@@ -166,7 +192,7 @@ def judge(
             higher_is_better=_each(higher_is_better, key, "direction"),
             apart=everywhere or key in collapsed,
             own_apart=stand_apart(one.scores),
-            share=_each(shares, key, "share"),
+            share=settings.share(one.pairs) if shares is None else _each(shares, key, "share"),
         )
         for key, one in family.items()
     }

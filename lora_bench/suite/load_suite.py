@@ -83,10 +83,10 @@ class Suite:
     @property
     def analysis(self) -> Analysis | None:
         """Rules for judging its scores, or None if it has only one method."""
-        found = self.content.analysis or default_analysis([entry.label for entry in self.methods])
+        settings = self.content.analysis or default_analysis([entry.label for entry in self.methods])
         seeds = self.content.seeds
         own = {"seeds": seeds} if isinstance(seeds, UntilDecided) else {"fixed_seeds": len(seeds)}
-        return None if found is None else found.model_copy(update=own)
+        return None if settings is None else Analysis(**{**dict(settings), **own})
 
     def recipe(self, task: str, model: str, entry: MethodEntry, budget: Budget | None = None) -> CellRecipe:
         """Return the recipe of a cell: the suite's recipe, with the changes of its `recipes` for this cell.

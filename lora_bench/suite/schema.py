@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, model_valida
 
 from lora_bench.documents import Strict
 from lora_bench.families import Family
-from lora_bench.records.analysis import Analysis, UntilDecided
+from lora_bench.records.analysis import AnalysisSettings, UntilDecided
 from lora_bench.records.budget import PARAMETER_AXES, Budget, HeldEqual, ParameterAxis, Work
 from lora_bench.records.spec import Attention, Decoding, KeepWeights, Parallelism, Precision, ScoreSplit, Settings
 from lora_bench.suite.halving import Rung, rungs_of
@@ -337,7 +337,7 @@ class SuiteFile(Strict):
     retention: bool | RetentionText = False
     data: dict[str, str] = Field(default_factory=dict)
     probe: Probe | None = None
-    analysis: Analysis | None = None
+    analysis: AnalysisSettings | None = None
 
     @property
     def every_seed(self) -> tuple[int, ...]:

@@ -143,14 +143,9 @@ def _across(
 
 def _seeds(document: Document, content: SuiteFile, methods: list[MethodEntry], rules: Protocol) -> list[Fault]:
     """Return the faults of the seeds, and of what cannot go with seeds that are added until decided."""
-    faults = []
-    if content.analysis is not None:
-        for key, where in (("seeds", "`seeds: {until: decided}`"), ("fixed_seeds", "the length of `seeds: [0, 1, 2]`")):
-            if getattr(content.analysis, key) is not None:
-                faults.append(document.fault(("analysis", key), f"is a key of the suite: {where}"))
     if not isinstance(content.seeds, UntilDecided):
         twice = len(set(content.seeds)) < len(content.seeds)
-        return [*faults, *([document.fault(("seeds",), "a seed is listed twice")] if twice else [])]
+        return [document.fault(("seeds",), "a seed is listed twice")] if twice else []
     reasons = []
     if len(methods) < 2:
         reasons.append("need two methods or more")
@@ -160,8 +155,7 @@ def _seeds(document: Document, content: SuiteFile, methods: list[MethodEntry], r
         reasons.append("need a protocol that chooses on the selection split, such as 'strict'")
     if any(recipe.start is not None for recipe in content.recipes):
         reasons.append("cannot go with `start`, because the runs that others start from have fixed seeds")
-    faults += [document.fault(("seeds",), f"added until decided {reason}; or list them") for reason in reasons]
-    return faults
+    return [document.fault(("seeds",), f"added until decided {reason}; or list them") for reason in reasons]
 
 
 def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, int]) -> list[Fault]:

@@ -113,8 +113,8 @@ def test_a_run_that_failed_ends_no_round_by_itself_and_a_method_without_scores_g
         (("tuning: {seeds: [100]}", "tuning: {seeds: [100]}\nprotocol: {protocol: paper}"), "chooses on the selection split"),
         (("tuning: {seeds: [100]}", "tuning: {seeds: [100]}\nrecipes: [{tasks: tickets, start: other}]"), "`start`"),
         (("[full, {method: lora, learning_rate: [1e-2, 1e-3]}, bottleneck_adapter, prefix_tuning]", "[full]"), "two methods"),
-        (("tuning:", "analysis: {reference: full, seeds: {until: decided}}\ntuning:"), "a key of the suite"),
-        (("tuning:", "analysis: {reference: full, fixed_seeds: 3}\ntuning:"), "a key of the suite"),
+        (("tuning:", "analysis: {reference: full, seeds: {until: decided}}\ntuning:"), "analysis.seeds: unknown key"),
+        (("tuning:", "analysis: {reference: full, fixed_seeds: 3}\ntuning:"), "analysis.fixed_seeds: unknown key"),
     ],
 )  # fmt: skip
 def test_what_cannot_go_with_added_seeds_is_refused_with_its_line(tmp_path, change, said):

@@ -8,7 +8,7 @@ from scipy.special import ndtri
 from statsmodels.stats.weightstats import ttost_paired
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.stats import ItemScores, grade, judge, macro_difference, paired_difference
+from lora_bench.stats import FixedSeeds, ItemScores, grade, judge, macro_difference, paired_difference
 
 # Ten differences with mean 0 and standard deviation 1.
 SPREAD = np.array([-1.0, 1.0] * 5) / np.std([-1.0, 1.0] * 5, ddof=1)
@@ -195,7 +195,7 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(LoraBenchError, match="margin of lora is 0; expected a number above 0"):
         judge(family, margin=0)
     with pytest.raises(LoraBenchError, match=r"alpha is 95; expected a number between 0 and 0\.5"):
-        judge(family, margin=None, alpha=95)
+        judge(family, margin=None, settings=FixedSeeds(alpha=95))
     with pytest.raises(LoraBenchError, match="there is no margin for lora; known: full"):
         judge(family, margin={"full": 0.1})
     assert judge({}, margin=0.01) == {}

@@ -25,7 +25,6 @@ from lora_bench.report.model.comparison import Comparison, ModelTable, Setting, 
 from lora_bench.report.model.judged import Held, judge_comparison
 from lora_bench.report.model.rows import Row
 from lora_bench.report.model.seed_scores import AnswersOf, no_answers
-from lora_bench.stats.power import ALPHA
 from lora_bench.stats.verdict import Grade, Verdict
 
 Prefer = Literal["storage", "memory", "time"]
@@ -173,13 +172,10 @@ def _choose(
     )
     only = replace(comparison, settings=(replace(setting, tables=(table,)),))
     declared = next((record.analysis for record in records if record.analysis is not None), None)
-    analysis = Analysis(
-        reference=best.label,
-        margin=margin if margin is not None else declared.margin if declared is not None else None,
-        alpha=declared.alpha if declared is not None else ALPHA,
-        seeds=declared.seeds if declared is not None else None,
+    settings = (declared or Analysis(reference=best.label)).model_copy(
+        update={"reference": best.label} if margin is None else {"reference": best.label, "margin": margin}
     )
-    judged = judge_comparison(only, records, answers, analysis)
+    judged = judge_comparison(only, records, answers, settings)
     held = {id(one.row): one for one in judged.held} if judged is not None else {}
     admitted = [best]
     admitted += [

@@ -260,10 +260,9 @@ def _verdicts(tables: Sequence[_Table], analysis: Analysis) -> dict[_Key, Verdic
     return judge(
         differences,
         margin=margins,
-        alpha=analysis.alpha,
+        settings=analysis,
         higher_is_better=directions,
         collapsed=fallen,
-        shares={key: analysis.share(difference.pairs) for key, difference in differences.items()},
     )
 
 

@@ -95,8 +95,7 @@ def judge_over_tasks(cells: Sequence[TaskCell], analysis: Analysis) -> tuple[Ove
         return ()
     margin = analysis.margin if isinstance(analysis.margin, float) else HALF_A_POINT
     apart = {key for key in differences if _apart(groups[key[0]], key[1])}
-    shares = {key: analysis.share(difference.pairs) for key, difference in differences.items()}
-    verdicts = judge(differences, margin=margin, alpha=analysis.alpha, collapsed=apart, shares=shares)
+    verdicts = judge(differences, margin=margin, settings=analysis, collapsed=apart)
     ranks = _ranks(groups, verdicts, analysis)
     return tuple(
         OverTasks(

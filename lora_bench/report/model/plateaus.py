@@ -12,13 +12,11 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lora_bench.records.analysis import Analysis
 from lora_bench.report.model.comparison import Comparison
 from lora_bench.report.model.judged import not_judged
 from lora_bench.report.model.seed_scores import AnswersOf, Scored, collapse_seen, difference_of, scored
 from lora_bench.report.model.sweeps import Sweep, SweepLine, SweptPoint, sweeps
-from lora_bench.stats import PairedDifference, Verdict, judge
-from lora_bench.stats.power import ALPHA
+from lora_bench.stats import UNDECLARED, JudgeSettings, PairedDifference, Verdict, judge
 
 # Along these numbers a crossing of methods says which to take when; a shared learning rate or option says nothing.
 _CROSSED = ("distinct_examples", "work")
@@ -76,13 +74,13 @@ class SweepFindings:
     crossings: tuple[Crossing, ...] = ()
 
 
-def sweep_findings(comparison: Comparison, answers: AnswersOf, analysis: Analysis | None) -> SweepFindings:
+def sweep_findings(comparison: Comparison, answers: AnswersOf, settings: JudgeSettings | None) -> SweepFindings:
     """Judge all sweeps of a report.
 
     Args:
         comparison: The report's.
         answers: Gives the predictions of a run, where they are stored.
-        analysis: The declared rules of judgement, or None for the default error level.
+        settings: The declared ones, or None.
     """
     found = [sweep for sweep in sweeps(comparison) if not_judged(sweep.setting) is None]
     scores: dict[tuple[str, ...], Scored] = {}
@@ -93,9 +91,9 @@ def sweep_findings(comparison: Comparison, answers: AnswersOf, analysis: Analysi
     crossings: list[Crossing] = []
     for axis in dict.fromkeys(sweep.axis for sweep in found):
         of_axis = [sweep for sweep in found if sweep.axis == axis]
-        plateaus += _plateaus(of_axis, scores, analysis)
+        plateaus += _plateaus(of_axis, scores, settings or UNDECLARED)
         if of_axis[0].kind in _CROSSED:
-            crossings += _crossings(of_axis, scores, analysis)
+            crossings += _crossings(of_axis, scores, settings or UNDECLARED)
     return SweepFindings(plateaus=tuple(plateaus), crossings=tuple(crossings))
 
 
@@ -103,7 +101,7 @@ Pair = tuple[SweptPoint, SweptPoint]
 
 
 def _judged(
-    pairs: Mapping[Hashable, Pair], scores: Mapping[tuple[str, ...], Scored], analysis: Analysis | None
+    pairs: Mapping[Hashable, Pair], scores: Mapping[tuple[str, ...], Scored], settings: JudgeSettings
 ) -> dict[Hashable, Verdict]:
     """The verdicts on the first points against the second ones: one family."""
     differences: dict[Hashable, PairedDifference] = {}
@@ -118,20 +116,11 @@ def _judged(
             fallen.add(key)
     if not differences:
         return {}
-    shares = {key: analysis.share(one.pairs) if analysis is not None else 1.0 for key, one in differences.items()}
-    return judge(
-        differences,
-        margin=None,
-        alpha=analysis.alpha if analysis is not None else ALPHA,
-        higher_is_better=directions,
-        power=None,
-        collapsed=fallen,
-        shares=shares,
-    )
+    return judge(differences, margin=None, settings=settings, higher_is_better=directions, power=None, collapsed=fallen)
 
 
 def _plateaus(
-    found: Sequence[Sweep], scores: Mapping[tuple[str, ...], Scored], analysis: Analysis | None
+    found: Sequence[Sweep], scores: Mapping[tuple[str, ...], Scored], settings: JudgeSettings
 ) -> list[Plateau]:
     lines = [(sweep, line) for sweep in found for line in sweep.lines]
     pairs: dict[Hashable, Pair] = {
@@ -139,7 +128,7 @@ def _plateaus(
         for number, (_, line) in enumerate(lines)
         for first, second in itertools.combinations(range(len(line.points)), 2)
     }
-    verdicts = _judged(pairs, scores, analysis)
+    verdicts = _judged(pairs, scores, settings)
     return [_plateau(sweep, line, number, verdicts) for number, (sweep, line) in enumerate(lines)]
 
 
@@ -164,7 +153,7 @@ def _plateau(sweep: Sweep, line: SweepLine, number: int, verdicts: Mapping[Hasha
 
 
 def _crossings(
-    found: Sequence[Sweep], scores: Mapping[tuple[str, ...], Scored], analysis: Analysis | None
+    found: Sequence[Sweep], scores: Mapping[tuple[str, ...], Scored], settings: JudgeSettings
 ) -> list[Crossing]:
     # The better of two methods comes first, so that a verdict is on it.
     pairs: dict[Hashable, Pair] = {}
@@ -176,7 +165,7 @@ def _crossings(
                     other = others[point.value]
                     ahead = _gain(sweep, point, other) >= 0
                     pairs[number, first, second, point.value] = (point, other) if ahead else (other, point)
-    verdicts = _judged(pairs, scores, analysis)
+    verdicts = _judged(pairs, scores, settings)
     return [
         crossing
         for number, sweep in enumerate(found)

@@ -90,17 +90,14 @@ class _Found(NamedTuple):
     row: Row
 
 
-def hold_against(
-    first: RunSet, second: RunSet, *, margin: float | dict[str, float] | None = None, alpha: float = 0.05
-) -> TwoSets:
+def hold_against(first: RunSet, second: RunSet, settings: Analysis | None = None) -> TwoSets:
     """Compare every row of *second* with that of *first* that has the same task, base model and label.
 
     Args:
         first: What was there.
         second: What is compared with it.
-        margin: The difference that does not matter, in the unit of the metrics, or one for each task; by default
-            the metrics' own.
-        alpha: Error level over all comparisons.
+        settings: How all comparisons are judged; by default at the metrics' own margins. Shares of the error level are those
+            of the records.
 
     Raises:
         LoraBenchError: If the sets have no row in common.
@@ -112,7 +109,7 @@ def hold_against(
             f"{first.name} and {second.name} share no task, base model and method; "
             f"the first has {_places(rows)}, the second {_places(others)}"
         )
-    rules = Analysis(reference=first.name, margin=margin, alpha=alpha)
+    settings = settings or Analysis(reference=first.name)
     found: dict[Place, tuple[PairedDifference, bool, tuple[str, ...]]] = {}
     apart: list[str] = []
     for place in shared:
@@ -130,8 +127,8 @@ def hold_against(
     tasks = {place: rows[place].setting.spec.task for place in found}
     verdicts = judge(
         {place: difference for place, (difference, *_) in found.items()},
-        margin={place: rules.margin_of(task.name, task.metric) for place, task in tasks.items()},
-        alpha=alpha,
+        margin={place: settings.margin_of(task.name, task.metric) for place, task in tasks.items()},
+        settings=settings,
         shares={place: _share(difference.pairs, (first, second)) for place, (difference, *_) in found.items()},
         higher_is_better={place: bool(task.higher_is_better) for place, task in tasks.items()},
         collapsed=[

@@ -20,8 +20,12 @@ def run_set(name, method="lora", by=0.0, answers=lambda run_id: None, scores=SCO
     return RunSet(name, records, answers)
 
 
-def page(*sets, **given):
-    return "\n".join(two_sets_lines(hold_against(*sets, **given)))
+def at_margin(margin):
+    return Analysis(reference="a", margin=margin)
+
+
+def page(*sets):
+    return "\n".join(two_sets_lines(hold_against(*sets)))
 
 
 def test_a_change_of_score_is_second_less_first():
@@ -47,7 +51,7 @@ def test_seeds_that_were_added_until_decided_leave_a_look_its_share_of_the_error
 def test_an_open_verdict_says_what_holds_unless_runs_collapse():
     # Half a point more and less in turn: within two points, which ten seeds show only if no run collapses.
     after = run_set("after", scores=[score + (0.005, -0.005)[seed % 2] for seed, score in enumerate(SCORES)])
-    text = page(run_set("before"), after, margin=0.02)
+    text = page(run_set("before"), after, at_margin(0.02))
     assert text.splitlines()[2] == "Of 1 comparison, after is equivalent unless runs collapse in 1."
 
 
@@ -105,16 +109,16 @@ def test_sets_with_nothing_in_common_are_refused_with_what_they_have():
 
 def test_the_margin_decides_what_is_equivalent():
     sets = run_set("a", scores=SCORES * 3), run_set("b", by=0.002, scores=SCORES * 3)
-    assert hold_against(*sets, margin=0.01).pairs[0].verdict.verdict == "equivalent"
-    assert hold_against(*sets, margin=0.001).pairs[0].verdict.verdict == "better"
+    assert hold_against(*sets, at_margin(0.01)).pairs[0].verdict.verdict == "equivalent"
+    assert hold_against(*sets, at_margin(0.001)).pairs[0].verdict.verdict == "better"
 
 
 def test_a_run_that_learned_nothing_leaves_the_margin_undecided():
     fallen = run_set("b", by=0.002, scores=(*SCORES * 3, 0.5))
     sets = run_set("a", scores=(*SCORES * 3, 0.8)), fallen
-    verdict = hold_against(*sets, margin=0.2).pairs[0].verdict
+    verdict = hold_against(*sets, at_margin(0.2)).pairs[0].verdict
     assert verdict.apart and verdict.verdict == "inconclusive"
-    assert "none is equivalent" in page(*sets, margin=0.2)
+    assert "none is equivalent" in page(*sets, at_margin(0.2))
 
 
 def test_predictions_of_each_set_are_its_own():
