@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from xml.etree import ElementTree
 
-import pytest
 from markdown_it import MarkdownIt
 
 from lora_bench.gate import judge, night_of
@@ -18,14 +17,12 @@ from lora_bench.gate.plot import draw
 from lora_bench.gate.selftests import replay, replay_lines
 from lora_bench.gate.series import Night
 from tests.gate.histories import number_of
-from tests.report.hostile import HOSTILE, STRINGS, WORDS, hostile_probes, hostile_records
+from tests.report.hostile import HOSTILE, WORDS, anywhere, hostile_probes, hostile_records, in_markdown
 from tests.sample_records import ENVIRONMENT
 
 # What GitHub makes links of once a page is rendered: mentions, numbers of issues, addresses.
 LINKED = re.compile(r"@\w|#\d|\w://\w|\bwww\.\w", re.IGNORECASE)
 UNSEEN = {"\x00", "\x07", "\x1b", "\x9b", "\u202e", "\u2066"}
-
-every_string = pytest.mark.parametrize("text", [*STRINGS.values(), HOSTILE], ids=[*STRINGS, "all"])
 
 
 def hostile_night(text, label, *, score=0.75):
@@ -75,7 +72,7 @@ def structure(markdown):
     return Counter(token.type for token in (*blocks, *(token for token in inline if token.type in marks)))
 
 
-@every_string
+@in_markdown
 def test_a_step_summary_has_the_structure_of_an_inert_one(text):
     markdown = "\n".join(summary_lines(answer(text)))
     assert structure(markdown) == structure("\n".join(summary_lines(answer(WORDS))))
@@ -86,7 +83,7 @@ def test_a_step_summary_has_the_structure_of_an_inert_one(text):
     assert not re.search(r"(?<!\\)\$", re.sub(r"^`{3,}.*?^`{3,}", "", markdown, flags=re.DOTALL | re.MULTILINE))
 
 
-@every_string
+@anywhere
 def test_junit_has_the_elements_of_an_inert_one(text):
     root, plain_root = (ElementTree.fromstring(to_junit(answer(one))) for one in (text, WORDS))
     of_each, of_plain = (Counter((one.tag, *sorted(one.attrib)) for one in tree.iter()) for tree in (root, plain_root))
@@ -95,7 +92,7 @@ def test_junit_has_the_elements_of_an_inert_one(text):
     assert not UNSEEN & set(shown) and "alice" not in shown
 
 
-@every_string
+@anywhere
 def test_an_annotation_is_one_command_whatever_it_says(text):
     lines = annotation_lines(answer(text))
     assert len(lines) == len(annotation_lines(answer(WORDS)))
@@ -107,7 +104,7 @@ def test_an_annotation_is_one_command_whatever_it_says(text):
     assert sum(line.startswith("::") for line in "\n".join(lines).split("\n")) == len(lines)
 
 
-@every_string
+@anywhere
 def test_a_figure_has_the_elements_of_an_inert_one(text):
     figure = ElementTree.fromstring(draw(answer(text).suspects[0], text))
     assert {one.tag.rpartition("}")[2] for one in figure.iter()} <= {
@@ -118,7 +115,7 @@ def test_a_figure_has_the_elements_of_an_inert_one(text):
         assert not any(name.startswith("on") for name in one.attrib)
 
 
-@every_string
+@anywhere
 def test_a_badge_and_an_answer_are_json(text):
     badge = json.loads(to_badge(answer(text)))
     assert badge["message"] == "regression" or badge["message"] == "runs failed or are missing"
@@ -127,7 +124,7 @@ def test_a_badge_and_an_answer_are_json(text):
     assert json.loads(to_answer_json(answer(text)))["baseline"] == text
 
 
-@every_string
+@anywhere
 def test_a_terminal_gets_lines_of_text(text):
     nights = history(text)
     lines = [
@@ -144,7 +141,7 @@ def test_a_terminal_gets_lines_of_text(text):
     assert "##[" not in shown and not any(line.lstrip().startswith("::") for line in lines)
 
 
-@every_string
+@anywhere
 def test_an_accepted_night_keeps_every_string_as_it_is(text):
     one = history(text)[0]
     again = Night.model_validate_json(to_text(one))

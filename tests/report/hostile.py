@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import get_args
 
+import pytest
+
 from lora_bench.published import CellVerdict, PublishedTable, judge_table, load_table
 from lora_bench.records.probe_record import ProbeRecord
 from lora_bench.records.protocol import PROTOCOLS
@@ -65,10 +67,22 @@ STRINGS = {
     "folders": "/home/alice/secret/train.csv C:\\Users\\alice\\x file:///home/alice/y",
 }
 
-HOSTILE = (
-    "a|b`c`\n# heading <script>x</script> <!-- [l](https://evil.example) ![i](//evil.example/i.svg) **b** _i_ "
-    "@octocat #12 www.evil.example $x$ \x1b[31m \u202e /home/alice/secret/train.csv </details> ```"
-)
+HOSTILE = " ".join(["a|b`c`\n# heading", *STRINGS.values()])
+"""All of them at once."""
+
+
+def strings(*alone: str) -> pytest.MarkDecorator:
+    """Give a test `HOSTILE` as *text*, and these strings, which do harm only where a text begins; the others are slow."""
+    assert STRINGS.keys() >= {*alone}
+    each = [
+        pytest.param(text, id=name, marks=() if name in alone else pytest.mark.slow) for name, text in STRINGS.items()
+    ]
+    return pytest.mark.parametrize("text", [pytest.param(HOSTILE, id="all"), *each])
+
+
+in_markdown = strings("blocks", "item", "number", "fence", "tildes")
+in_spreadsheets = strings("command", "plus", "minus", "function", "tab", "full width", "behind a separator")
+anywhere = strings()
 
 
 def hostile_records(text: str = HOSTILE) -> list[Record]:

@@ -9,7 +9,6 @@ from collections import Counter
 
 import html5lib
 import pandas
-import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
@@ -28,13 +27,15 @@ from lora_bench.report.terminal import terminal_table
 from lora_bench.util.redaction import visible
 from tests.report.hostile import (
     HOSTILE,
-    STRINGS,
     WORDS,
+    anywhere,
     hostile_claims,
     hostile_probes,
     hostile_published,
     hostile_records,
     hostile_sets,
+    in_markdown,
+    in_spreadsheets,
 )
 
 XHTML = "{http://www.w3.org/1999/xhtml}"
@@ -45,8 +46,6 @@ LINKED = re.compile(r"@\w|#\d|\w://\w|\bwww\.\w", re.IGNORECASE)
 
 # What hides in a text or turns it around.
 UNSEEN = {"\x00", "\x07", "\x1b", "\x9b", "\u202e", "\u2066"}
-
-every_string = pytest.mark.parametrize("text", [*STRINGS.values(), HOSTILE], ids=[*STRINGS, "all"])
 
 
 @functools.cache
@@ -98,7 +97,7 @@ def inert(name):
     return structure(markdown), shape(html5lib.parse(render_page(markdown, figures)))
 
 
-@every_string
+@in_markdown
 def test_markdown_has_the_structure_of_an_inert_record_and_nothing_to_make_a_link_of(text):
     for name, (markdown, _) in pages(text).items():
         assert structure(markdown) == inert(name)[0]
@@ -110,7 +109,7 @@ def test_markdown_has_the_structure_of_an_inert_record_and_nothing_to_make_a_lin
         assert not re.search(r"(?<!\\)\$", re.sub(r"^`{3,}.*?^`{3,}", "", markdown, flags=re.DOTALL | re.MULTILINE))
 
 
-@every_string
+@in_markdown
 def test_a_page_has_the_elements_of_an_inert_one_and_no_other(text):
     for name, (markdown, figures) in pages(text).items():
         tree = html5lib.parse(render_page(markdown, figures))
@@ -136,7 +135,7 @@ def test_figures_in_a_page_are_images_and_nothing_else():
     assert referred and referred <= set(identifiers)
 
 
-@every_string
+@in_spreadsheets
 def test_no_cell_of_a_table_for_spreadsheets_is_a_formula(text):
     frame = to_frame(hostile_records(text))
     header, *rows = csv.reader(io.StringIO(to_csv(frame).decode()))
@@ -148,7 +147,7 @@ def test_no_cell_of_a_table_for_spreadsheets_is_a_formula(text):
     assert rows[0][header.index("label")].replace("'", "") == visible(text, lines=True).replace("'", "")
 
 
-@every_string
+@anywhere
 def test_files_with_types_keep_every_string_as_it_is(text):
     files = data_files(hostile_records(text), hostile_probes(text))
     for table in ("records", "probes"):
@@ -166,7 +165,7 @@ def in_terminal(text, width):
     return console.file.getvalue()
 
 
-@every_string
+@anywhere
 def test_a_terminal_gets_colours_of_ours_and_text(text):
     colour = re.compile(r"\x1b\[[0-9;]*m")
     shown = in_terminal(text, width=100)
