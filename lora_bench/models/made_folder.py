@@ -7,7 +7,6 @@ hashes at every use (0.2 s for MiniLM), because a changed byte would make anothe
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
@@ -15,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lora_bench.util.atomic_files import QUARANTINE, quarantine, sync_folder, sync_tree, write_atomic
+from lora_bench.util.atomic_files import QUARANTINE, quarantine, sync_folder, sync_tree
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.sealed_json import as_json
 
@@ -70,14 +69,9 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _damage(folder: Path) -> str | None:
     """Describe the damage of a made folder, or return None."""
     found = _hashes(folder)
-    if not (folder / MANIFEST).exists():
-        # An earlier lora_bench wrote no manifest: this one records the present files.
-        with contextlib.suppress(OSError):
-            write_atomic(folder / MANIFEST, as_json(found))
-        return None
     try:
         said = json.loads((folder / MANIFEST).read_bytes())
         differ = sorted(name for name in found.keys() | said.keys() if found.get(name) != said.get(name))
-    except (ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         return f"{MANIFEST} cannot be read"
     return f"{differ[0]} does not match {MANIFEST}" if differ else None

@@ -380,29 +380,10 @@ def read_record(path: Path) -> Record:
         BadInput: If it is unreadable or from a newer lora_bench; `DamagedRecord` if it is damaged, `MissingRecord` if it does
             not exist.
     """
-    return _with_present_label(read_sealed(path, Record, SCHEMA, "record"))
-
-
-# Labels that records of earlier versions have for models of lora_bench, by the model's name, and their present ones.
-RENAMED = {
-    ("minilm-l6-deberta", "MiniLM-L6 in the DeBERTa-v2 class"): "MiniLM-L6 as DeBERTa-v2 (relative terms at zero)",
-}
-
-
-def _with_present_label(record: Record) -> Record:
-    """Return a record with the present label of its base model, which does not enter its run id."""
-    spec = record.spec
-    label = RENAMED.get((spec.model.name, spec.model.shown))
-    if label is None:
-        return record
-    model = spec.model.model_copy(update={"shown": label})
-    return record.model_copy(update={"spec": spec.model_copy(update={"model": model})})
+    return read_sealed(path, Record, SCHEMA, "record")
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-# Fields of older records, with the value that carries no information.
-_GONE: dict[str, Any] = {"extra": {}}
 
 
 def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> ModelT:
@@ -434,9 +415,6 @@ def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> Mode
         schema = f"{kind.removesuffix(' record')} schema {version}"
         newer = f"was written with {schema}, and this lora_bench reads up to {newest}; upgrade it"
         raise BadInput(fault(newer))
-    for name, nothing in _GONE.items():
-        if data.get(name) == nothing:
-            del data[name]
     try:
         # JSON mode accepts a list for a tuple and keeps every other type strict.
         return model.model_validate_json(json.dumps(data))

@@ -260,8 +260,7 @@ class KeepCheckpoints(TrainerCallback):
             watch.losses = progress["losses"]
             watch.curve[:] = [CurvePoint.model_validate_json(point) for point in progress["curve"]]
             measure.train_seconds = measure.earlier_seconds = progress["train_seconds"]
-            # None for a run without a pack, and in checkpoints of earlier releases.
-            watch.follow.step, watch.follow.ended_by = resume_from.step, progress.get("ended_by")
+            watch.follow.step, watch.follow.ended_by = resume_from.step, progress["ended_by"]
             if selection is not None and resume_from.best is not None:
                 selection.best = Best(**progress["best"], weights=resume_from.best)
 

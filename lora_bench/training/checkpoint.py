@@ -143,16 +143,15 @@ def latest_checkpoint(
     """
 
     def foreign(files: Mapping[str, bytes]) -> str | None:
-        # None in what earlier releases wrote.
         theirs = json.loads(files[STATE]).get("run_id")
-        return f"belongs to run {theirs}" if None not in (theirs, run_id) and theirs != run_id else None
+        return f"belongs to run {theirs}" if run_id is not None and theirs != run_id else None
 
     found = newest_checkpoint(folder, say, (WEIGHTS, OPTIMIZER, STATE), foreign)
     if found is None:
         return None
     path, files = found
     rest = json.loads(files[STATE])
-    if rest.get("format", FORMAT) > FORMAT:
+    if rest["format"] > FORMAT:
         say(f"the checkpoint {path.name} was written by a newer lora_bench, so the run started anew")
         return None
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in rest["scalars"].items()}

@@ -221,8 +221,7 @@ def _checkpoint(job: Job, facts: Facts, rank: WorkerRank | None) -> Checkpoint |
     checkpoint = find() if rank is None else rank.after_first(find)
     facts.resumed = checkpoint is not None
     if checkpoint is not None:
-        # None for a run without a pack, and in checkpoints of earlier releases.
-        facts.packed_with = tuple(checkpoint.progress.get("packed_with", ()))
+        facts.packed_with = tuple(checkpoint.progress["packed_with"])
     return checkpoint
 
 

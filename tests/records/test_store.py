@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.models.registry import known_models
 from lora_bench.records import store
 from lora_bench.records.record import Predictions
 from lora_bench.records.store import (
@@ -41,25 +40,6 @@ def test_a_record_reads_back_as_it_was(tmp_path):
     assert folder.publish(record) == record
     assert folder.record() == record
     assert read_records(tmp_path) == [record]
-
-
-def test_an_earlier_label_of_a_base_model_is_read_as_its_present_one(tmp_path):
-    old, new = "MiniLM-L6 in the DeBERTa-v2 class", known_models()["minilm-l6-deberta"].shown
-
-    def with_model(name, seed):
-        run = made(seed=seed)
-        model = run.spec.model.model_copy(update={"name": name, "shown": old})
-        return run.model_copy(update={"spec": run.spec.model_copy(update={"model": model})})
-
-    for seed, name in enumerate(("minilm-l6-deberta", "my-model")):
-        record = with_model(name, seed)
-        RunFolder(tmp_path / record.run_id).publish(record)
-    shown = {record.spec.model.name: record.spec.model.shown for record in read_records(tmp_path)}
-    # A label that a suite gave to a model of its own is kept.
-    assert shown == {"minilm-l6-deberta": new, "my-model": old}
-    assert {name: label for (name, _), label in store.RENAMED.items()} == {
-        name: known_models()[name].shown for name, _ in store.RENAMED
-    }
 
 
 def test_the_first_record_stands(tmp_path):

@@ -137,12 +137,6 @@ def test_a_checkpoint_of_another_run_is_passed_over(tmp_path):
     assert said[-1].endswith("belongs to run mine and was moved to quarantine/2; the run began anew")
 
 
-def test_a_checkpoint_that_names_no_run_is_any_runs(tmp_path):
-    """Earlier releases wrote none."""
-    save_checkpoint(tmp_path / "checkpoint", 1, *trained_for(1), {})
-    assert latest_checkpoint(tmp_path / "checkpoint", run_id="mine").step == 1
-
-
 def test_a_manifest_names_nothing_outside_of_its_checkpoint(tmp_path):
     save_checkpoint(tmp_path / "checkpoint", 1, *trained_for(1), {})
     manifest = tmp_path / "checkpoint" / "step-00000001" / MANIFEST
