@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["tests.shards"]
+
 # Read by torch where a test loads it; tests of reports, statistics and gates need none, and start without.
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -198,6 +198,7 @@ FAMILY_ROW = """\
 FAMILY_SUITE = METHOD_SUITE.replace("[layer_norm_tuning]", "[full, lora, bottleneck_adapter, bitfit]")
 
 
+@pytest.mark.slow
 def test_a_family(copy_of_package, tmp_path):
     literal, row = "lora_bench/families/encoders.py", "tests/methods/test_other_families.py"
     edit(copy_of_package, literal, "ENCODERS: tuple[Family, ...] = (", FAMILY)
@@ -235,6 +236,7 @@ for suite in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_setting_of_the_recipe(copy_of_package, tmp_path):
     """It is a key of a suite and of its recipes, and a part of the spec; at its default no id changes."""
     spec = "lora_bench/records/spec.py"
@@ -339,6 +341,7 @@ budget: {train_examples: 48}
 """
 
 
+@pytest.mark.slow
 def test_a_task(copy_of_package, tmp_path):
     put(copy_of_package, "tasks/moods.yaml", TASK)
     assert changed(copy_of_package) == steps("a task", "moods") == {"tasks/moods.yaml"}
@@ -433,6 +436,7 @@ AXES:"""
 AXIS_SUITE = METRIC_SUITE.replace("balanced_accuracy", "accuracy").replace("train_examples: 48", "train_steps: 2")
 
 
+@pytest.mark.slow
 def test_a_budget_axis(copy_of_package, tmp_path):
     budget, spec, page = "lora_bench/records/budget.py", "lora_bench/records/spec.py", "docs/budgets.md"
     edit(copy_of_package, budget, '"train_seconds"]', '"train_seconds", "train_steps"]')

@@ -39,6 +39,7 @@ def test_a_plain_script_knows_one_line_of_lora_bench():
     assert len(used) == 1 and "BenchmarkCallback" in used[0]
 
 
+@pytest.mark.slow
 def test_it_leaves_a_record_of_each_method(folder):
     records = {one.spec.method.name: one for one in read_records(folder / "runs" / "mine")}
     assert set(records) == {"lora", "full"}
@@ -52,6 +53,7 @@ def test_it_leaves_a_record_of_each_method(folder):
         assert one.spec.training.precision == "float32"
 
 
+@pytest.mark.slow
 def test_its_report_shows_both_and_stands_beside_records_of_the_harness(folder):
     done = run(folder, "-m", "lora_bench.cli", "report", "runs/mine")
     assert done.returncode == 0, done.stderr

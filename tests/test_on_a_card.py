@@ -63,6 +63,7 @@ def test_all_well_ends_with_0(tmp_path):
     assert do_all([counting(tmp_path, "good")], Folder(tmp_path / "card"), CARD, 1) == 0
 
 
+@pytest.mark.slow
 def test_a_part_is_stopped_at_its_time_with_all_that_it_started_and_the_others_are_done(tmp_path):
     folder, child = Folder(tmp_path / "card"), tmp_path / "child"
     sleeps = f"""
@@ -96,6 +97,7 @@ def test_no_part_begins_after_the_time(tmp_path, capsys):
     assert "| good | missing |" in (folder.path / "card.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_part_and_leaves_a_page(tmp_path):
     script = f"""
 import sys
@@ -141,6 +143,7 @@ def test_the_probes_come_last_and_get_at_least_twelve_minutes(tmp_path):
     assert on_a_card.MINUTES - 1 - sum(part.minutes for part in others) >= 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [part for part in parts(on_a_card.Path("card"), 2) if part.name != "tests"])
 def test_the_commands_know_their_options(part):
     module, *given = part.command[1:]

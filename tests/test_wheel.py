@@ -95,6 +95,7 @@ def names(archive: Path) -> set[str]:
         return set(opened.namelist())
 
 
+@pytest.mark.slow
 def test_the_wheel_of_a_release_has_at_most_three_megabytes_and_all_but_our_models(release):
     small, full = only(release / "dist", "*.whl"), only(release.parent / "full", "*.whl")
     assert small.name == full.name and small.stat().st_size <= 3_000_000 and full.stat().st_size > 10_000_000
@@ -105,6 +106,7 @@ def test_the_wheel_of_a_release_has_at_most_three_megabytes_and_all_but_our_mode
     assert not [name for name in names(full) if "_baselines" in name and "/records/" in name]
 
 
+@pytest.mark.slow
 def test_a_build_from_the_sources_of_a_release_has_our_models(release):
     with tarfile.open(only(release / "dist", "*.tar.gz")) as archive:
         for model in MODELS:
@@ -113,6 +115,7 @@ def test_a_build_from_the_sources_of_a_release_has_our_models(release):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_of_a_release_is_the_asset_that_is_pinned(release, model):
     asset = find_asset(model)
@@ -122,6 +125,7 @@ def test_a_model_of_a_release_is_the_asset_that_is_pinned(release, model):
     assert wheel.stat().st_size == asset.size_bytes
 
 
+@pytest.mark.slow
 def test_the_wheel_of_a_release_says_how_to_get_the_model_and_takes_it_from_the_cache(release, tmp_path):
     with zipfile.ZipFile(only(release / "dist", "*.whl")) as archive:
         archive.extractall(tmp_path / "site")

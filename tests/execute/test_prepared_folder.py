@@ -84,6 +84,7 @@ def wait_until(fact, seconds=300.0):
     return value
 
 
+@pytest.mark.slow
 def test_eight_workers_that_start_at_once_do_200_runs_exactly_once_trials_first(forge, tmp_path):
     """Each says of which runs it took a step; what is reported becomes known only when all have done the trials."""
     prepared(forge, tmp_path, TRIALS)
@@ -103,6 +104,7 @@ def test_eight_workers_that_start_at_once_do_200_runs_exactly_once_trials_first(
     assert "0 runs done here; 200 done in all" in again.output
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_nothing_and_its_company_is_in_the_records(forge, tmp_path):
     prepared(forge, tmp_path, SUITE)
     # It stands still in the second step of its first run, as one that takes hours would.
@@ -306,6 +308,7 @@ def submit(tmp_path: Path, *arguments: str, tasks: int = 2):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_slurm_script_prepares_works_and_reports(tmp_path):
     write_project(tmp_path, SUITE.replace(FOUR, "[lora, bottleneck_adapter]"))
     tool(tmp_path / "bin", "srun", SRUN)

@@ -124,6 +124,7 @@ def test_a_method_that_four_seeds_decide_is_trained_no_more_and_the_others_are(a
     assert alone.verdicts == {"lora": "inconclusive", "wide": "inconclusive", "prefix_tuning": "worse"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="workers are forked")
 def test_two_workers_come_to_the_same(path, alone, tmp_path):
     said = Said()
@@ -150,6 +151,7 @@ def test_packs_come_to_the_same_and_each_round_has_packs_of_its_own(path, alone,
     assert company == {**lora, **prefixes, **{("full", seed): 1 for seed in range(5)}}
 
 
+@pytest.mark.slow
 def test_two_commands_at_one_folder_come_to_the_same(path, alone, tmp_path, capsys):
     assert main(["plan", str(path), "--prepare", "--runs", str(tmp_path)]) == 0
     command = [sys.executable, "-m", "lora_bench.cli", "work", str(tmp_path / "tickets"), "--workers", "0", "--no-pack"]

@@ -122,6 +122,7 @@ def test_a_series_has_runs_and_seeds_of_its_own(tmp_path):
     assert (tmp_path / "runs" / "tickets" / "monday" / series.run_id / "record.json").is_file()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_completes(tmp_path):
     """SIGKILL to the parent and to workers, again and again; the answer equals that of a run nobody disturbed."""
     whole = tmp_path / "whole"
@@ -146,6 +147,7 @@ def test_killed_at_any_moment_the_same_command_completes(tmp_path):
     assert scores(project) == scores(whole)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_run_alone(tmp_path):
     write_project(tmp_path, LONG.replace("6_400", "3_200"))
     process = start(tmp_path, "--workers", "1")
@@ -195,6 +197,7 @@ def test_a_method_that_cannot_meet_the_budget_is_a_record_with_its_reason(tmp_pa
     assert "the nearest is size 4 with 1,168" in found["bottleneck_adapter"][1]
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_folder_do_each_run_once(tmp_path):
     write_project(tmp_path, LONG.replace("6_400", "1_600"))
     both = [start(tmp_path, "--workers", "1") for _ in range(2)]
@@ -205,6 +208,7 @@ def test_two_processes_on_one_folder_do_each_run_once(tmp_path):
     assert [record.status for record in records] == ["ok", "ok"] and not any(record.attempts > 1 for record in records)
 
 
+@pytest.mark.slow
 def test_when_the_server_dies_no_run_is_called_failed(tmp_path):
     write_project(tmp_path, LONG)
     process = start(tmp_path, "--workers", "2")
@@ -312,6 +316,7 @@ def test_runs_that_a_clock_ends_are_not_begun_beside_another_harness(tmp_path):
     assert run_job(cell.job).warnings == ("another process ran on this machine and used up some of its train_seconds",)
 
 
+@pytest.mark.slow
 def test_a_reader_who_has_seen_enough_does_not_stop_the_work(tmp_path):
     write_project(tmp_path)
     process = start(tmp_path, "--workers", "0")

@@ -44,6 +44,7 @@ def test_workers_do_their_own_imports_and_the_user_is_told(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("starts_cuda")
 def test_worker_ranks_do_their_own_imports(tmp_path):
     suite = f"{LORA}training: {{processes: 2}}\n"

@@ -160,6 +160,7 @@ def test_learning_rates_are_chosen_within_a_target(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_each_size_is_probed(tmp_path):
     suite = load_suite(write_project(tmp_path / "project", CURVE))
     plan = plan_probes(suite, tmp_path / "runs", processes=1)

@@ -82,12 +82,14 @@ def test_harnesses_that_nobody_disturbs_do_each_run_exactly_once(folder, harness
         assert len(left) == 3
 
 
+@pytest.mark.slow
 def test_without_locks_claims_alone_do_the_same(tmp_path):
     runs, log = tmp_path / "runs", tmp_path / "log"
     finish([start(runs, log, 50, seed, "lockless") for seed in range(8)])
     assert said(log, "begin") == said(log, "done") == dict.fromkeys((job.run_id for job in jobs(runs, 50)), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quirks", [(), ("lockless",)])
 def test_harnesses_that_are_killed_at_random_lose_nothing_and_do_nothing_twice(tmp_path, quirks):
     """SIGKILL to 24 harnesses at random moments; those that remain need no hand to go on."""

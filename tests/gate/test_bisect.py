@@ -161,6 +161,7 @@ def wheel(folder, version, *, name="tinyshift", source="", entry_points=""):
     return path
 
 
+@pytest.mark.slow
 def test_an_environment_differs_in_one_package_and_sees_the_others(tmp_path, monkeypatch):
     for version in ("1.0", "2.0"):
         wheel(tmp_path / "wheels", version)

@@ -85,6 +85,7 @@ def commits(tmp_path, monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_the_commit_that_broke_a_cell_is_found_by_running_it(commits, tmp_path):
     nights = python("-c", ACCEPTED, installed=tmp_path / str(GOOD))
     assert nights.returncode == 0, nights.stdout + nights.stderr

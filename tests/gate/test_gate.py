@@ -358,6 +358,7 @@ class Tinyshift(Strict):
 '''
 
 
+@pytest.mark.slow
 def test_the_version_that_broke_a_cell_is_found_by_running_it(project, monkeypatch):
     for version, trained in (("1.0", True), ("2.0", False)):
         source = METHOD.replace("TRAINED", str(trained))

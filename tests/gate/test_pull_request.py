@@ -44,6 +44,7 @@ def installed(tmp_path, monkeypatch):
     return {name: tmp_path / name for name in SHARES}
 
 
+@pytest.mark.slow
 def test_a_change_that_spoils_training_is_seen_on_the_first_pull_request(installed):
     answers = {}
     for name in ("harmless", "spoilt"):
@@ -76,6 +77,7 @@ def test_a_change_that_spoils_training_is_seen_on_the_first_pull_request(install
     assert len(list(place.glob("runs/tickets/*/record.json"))) == 4, more.stderr
 
 
+@pytest.mark.slow
 def test_a_commit_that_cannot_be_installed_ends_with_3_and_names_its_log(installed):
     Path("pyproject.toml").write_text('"')
     git(Path(), "commit", "-qam", "broken")
@@ -86,6 +88,7 @@ def test_a_commit_that_cannot_be_installed_ends_with_3_and_names_its_log(install
     assert ended.returncode == 3 and "cannot be installed: see " in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_files_for_each_service_find_it_too(installed, tmp_path):
     """Their shell steps as they stand; only `pip` does nothing, as all is installed."""
     here = tmp_path / "bin"

@@ -120,6 +120,7 @@ def test_trained_weights_go_back_into_a_model_that_starts_anew(family, options):
     assert torch.equal(logits(again), logits(model))
 
 
+@pytest.mark.slow
 def test_what_started_from_weights_is_the_same_model_in_a_new_process_with_more_threads(tmp_path):
     """Left as it is published, the base would move a logit by more than 1e-5."""
     want = []

@@ -43,6 +43,7 @@ def python(code, *folders):
     )
 
 
+@pytest.mark.slow
 def test_an_installed_plug_in_keeps_the_contract(installed):
     done = python(
         "import sys\n"

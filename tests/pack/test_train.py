@@ -461,6 +461,7 @@ def test_a_pack_that_lacks_memory_is_tried_at_half(tmp_path, monkeypatch):
     assert any("a pack of 4 runs lacks memory; 2 go on at once" in said for said in heard.said)
 
 
+@pytest.mark.slow
 def test_workers_do_packs_too(tmp_path):
     path = write_project(tmp_path / "project", SUITE.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]"))
     records = records_of(path, tmp_path / "runs", workers=2)

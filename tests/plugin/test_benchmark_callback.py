@@ -608,6 +608,7 @@ second.evaluate()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["", "first.close()"])
 def test_a_run_that_a_new_trainer_resumed_in_the_same_process_keeps_its_record(tmp_path, last):
     script = tmp_path / "script.py"
@@ -737,6 +738,7 @@ def run_script(folder, *command, mode):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "exit_codes", "said"),
     [
@@ -756,6 +758,7 @@ def test_a_script_that_dies_leaves_an_attempt(tmp_path, mode, exit_codes, said):
     assert attempt.command == "python script.py …" and attempt.spec.source_sha256 is not None
 
 
+@pytest.mark.slow
 def test_two_processes_leave_one_record_with_the_work_of_both(tmp_path):
     command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     done = run_script(tmp_path, *command, mode="whole")

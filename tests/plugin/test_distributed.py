@@ -95,6 +95,7 @@ def runs(tmp_path_factory):
     return alone, [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_losses_and_weights_of_two_ranks_are_those_of_one_process(runs, tuner):
     alone, ranks = runs
@@ -107,6 +108,7 @@ def test_losses_and_weights_of_two_ranks_are_those_of_one_process(runs, tuner):
     assert ranks[0][tuner]["losses"] == pytest.approx(want["losses"], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_the_ranks_hold_the_same_weights_bit_for_bit(runs, tuner):
     first, second = (found[tuner]["weights"] for found in runs[1])

@@ -98,6 +98,7 @@ def by_cell(records) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_a_failed_record_and_the_next_cell_is_measured(story):
     out = story["stopped"][1]
     assert "6 of 6 processes to do" in out
@@ -107,10 +108,12 @@ def test_a_worker_that_is_killed_is_a_failed_record_and_the_next_cell_is_measure
     assert {first.status, second.status} == {"failed", "ok"}
 
 
+@pytest.mark.slow
 def test_every_process_is_a_fresh_one(story):
     assert len(set(story["workers"])) == 3
 
 
+@pytest.mark.slow
 def test_a_stop_ends_what_is_measured_at_once_and_leaves_no_record_of_it(story):
     code, out, errors, seconds = story["stopped"]
     assert code == 130 and seconds < 20
@@ -118,6 +121,7 @@ def test_a_stop_ends_what_is_measured_at_once_and_leaves_no_record_of_it(story):
     assert by_cell(story["after the stop"]) == {"base full": "failed", "base lora": "ok"}
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_retries_what_failed(story):
     code, out, _ = story["went on"]
     assert code == 0
@@ -130,6 +134,7 @@ def test_the_same_command_goes_on_and_retries_what_failed(story):
     assert kept in story["records"]  # to the byte: it was not measured again
 
 
+@pytest.mark.slow
 def test_a_kernel_path_that_a_model_has_not_is_a_row_and_the_others_are_measured(story):
     page = (story["project"] / "runs" / "costs" / "report.md").read_text()
     assert "* `full`: **unsupported**: " in page and "does not support an attention implementation" in page
@@ -139,6 +144,7 @@ def test_a_kernel_path_that_a_model_has_not_is_a_row_and_the_others_are_measured
     assert "Noise floor: not known" in page and "Measured a second time unchanged, the step differed by" in page
 
 
+@pytest.mark.slow
 def test_a_second_call_measures_nothing_again(story, monkeypatch, capsys):
     monkeypatch.chdir(story["project"])
     monkeypatch.setenv("LORA_BENCH_CACHE", str(story["project"] / "cache"))
@@ -153,6 +159,7 @@ def test_a_second_call_measures_nothing_again(story, monkeypatch, capsys):
     assert read_probes(story["project"] / "baselines" / "costs") == story["records"]
 
 
+@pytest.mark.slow
 def test_a_cpu_in_use_is_refused_with_the_name_of_who_uses_it(story):
     project = story["project"]
     write_suite(project, SDPA.replace("suite: costs", "suite: busy"))

@@ -122,6 +122,7 @@ def reproduced(tmp_path_factory):
     return folder, plan, done, environment
 
 
+@pytest.mark.slow
 def test_the_plan_says_every_recipe_before_anything_is_run(reproduced):
     _, plan, *_ = reproduced
     assert plan.returncode == 0, plan.stderr
@@ -134,6 +135,7 @@ def test_the_plan_says_every_recipe_before_anything_is_run(reproduced):
     assert "6 runs wait for the runs of mnli, from which they start" in lines
 
 
+@pytest.mark.slow
 def test_it_ends_in_a_verdict_for_every_cell(reproduced):
     folder, _, done, _ = reproduced
     assert done.returncode == 0, done.stderr + done.stdout
@@ -160,6 +162,7 @@ def test_it_ends_in_a_verdict_for_every_cell(reproduced):
     assert {verdict.verdict for verdict in others} == {"not run"}
 
 
+@pytest.mark.slow
 def test_the_runs_do_what_the_paper_did(reproduced):
     folder, *_ = reproduced
     records = read_records(folder / "runs" / "lora-table2")
@@ -175,6 +178,7 @@ def test_the_runs_do_what_the_paper_did(reproduced):
     assert "mismatched/accuracy" in best.scores
 
 
+@pytest.mark.slow
 def test_another_protocol_makes_no_cell_comparable(reproduced):
     table, _ = table_suite("lora-table2")
     made = reproduction("lora-table2", model="roberta-base", tasks=["rte"], methods=["lora"], protocol="strict")
@@ -189,6 +193,7 @@ def test_another_protocol_makes_no_cell_comparable(reproduced):
     assert all("rules.aggregation" in {one.field for one in verdict.differs} for verdict in judged)
 
 
+@pytest.mark.slow
 def test_a_task_that_was_changed_is_not_comparable(reproduced):
     table, _ = table_suite("lora-table2")
     changed = []
@@ -201,6 +206,7 @@ def test_a_task_that_was_changed_is_not_comparable(reproduced):
     assert all("task.definition.text" in {one.field for one in verdict.differs} for verdict in judged)
 
 
+@pytest.mark.slow
 def test_the_released_data_is_no_difference(reproduced):
     table, suite = table_suite("lora-table2")
     right = []
@@ -216,6 +222,7 @@ def test_the_released_data_is_no_difference(reproduced):
     assert {one.field for one in judged["rte"].differs} - lengths == {"adapter parameters"}
 
 
+@pytest.mark.slow
 def test_an_adapter_takes_the_place_of_the_runs_of_mnli(reproduced):
     folder, *_, environment = reproduced
     of_mnli = next(one for one in read_records(folder / "runs" / "lora-table2") if one.spec.task.name == "mnli")
@@ -239,6 +246,7 @@ def test_an_adapter_takes_the_place_of_the_runs_of_mnli(reproduced):
     assert (start.asked, start.run) == ("mnli", f"an adapter for mnli, sha256 {sha256}")
 
 
+@pytest.mark.slow
 def test_a_start_from_an_adapter_needs_one_row_that_starts_from_another_task(reproduced):
     folder, *_ = reproduced
     adapter = next((folder / "runs" / "lora-table2").glob("*/weights"))
@@ -303,6 +311,7 @@ def test_mistakes_name_the_nearest_choice(asked, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_records_tell_the_command_that_makes_them_again(reproduced):
     folder, *_ = reproduced
     record = json.loads(next((folder / "runs" / "lora-table2").glob("*/record.json")).read_text())

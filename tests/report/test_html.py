@@ -380,6 +380,7 @@ def test_the_first_screen_has_the_answer(open_page, files, decided, name, width,
 COMMITTED = sorted(path for path in (ROOT / "reports").glob("*.md") if path.with_suffix(".html").is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("report", COMMITTED, ids=lambda path: path.stem)
 def test_a_laptop_shows_the_first_screen_of_every_committed_report(open_page, report):
     figures = {path.relative_to(report.parent).as_posix(): path.read_bytes() for path in report.parent.glob("*/*.svg")}

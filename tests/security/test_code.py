@@ -210,6 +210,7 @@ def from_the_hub(tmp_path_factory):
     return dict(zip(steps, answers, strict=True)), done.stderr
 
 
+@pytest.mark.slow
 def test_the_code_of_a_model_on_the_hub_runs_when_the_command_allows_its_commit_and_only_then(from_the_hub):
     answers, said = from_the_hub
     for name in ("not trusted", "trusted by the suite alone", "allowed at another commit", "allowed without a commit"):
@@ -222,6 +223,7 @@ def test_the_code_of_a_model_on_the_hub_runs_when_the_command_allows_its_commit_
     assert "code of another repository (owner/other--mine.MineConfig), which the suite's revision does not pin" in said
 
 
+@pytest.mark.slow
 def test_a_metric_at_a_commit_is_the_script_of_that_commit(from_the_hub):
     answers, said = from_the_hub
     (values, ran) = answers["metric"]

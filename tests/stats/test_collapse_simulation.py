@@ -61,6 +61,7 @@ def test_simulated_claims_of_a_margin_are_those_of_the_package(world):
         assert above == called[index, 0]
 
 
+@pytest.mark.slow
 def test_the_script_prints_the_tables_of_the_page(capsys):
     simulation.main(["--quick"])
     printed = re.findall(r"^\| ([^|]+) \|.*\n\| ---", capsys.readouterr().out, flags=re.MULTILINE)
@@ -69,6 +70,7 @@ def test_the_script_prints_the_tables_of_the_page(capsys):
         assert stated(heading)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("world", simulation.ALIKE, ids=lambda world: world.name)
 def test_like_methods_are_called_different_in_at_most_five_of_a_hundred_families(world, seeds):
@@ -81,6 +83,7 @@ def test_like_methods_are_called_different_in_at_most_five_of_a_hundred_families
         assert float(said[2 * place + 1]) == pytest.approx(now, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [*simulation.ONE_OF_TWO, *simulation.SKEWED], ids=lambda world: world.name)
 def test_a_method_that_is_worse_by_the_margin_passes_it_in_at_most_five_of_a_hundred_families(world):
     rows = {int(row[1]): row[2:] for row in stated("worse by the margin") if row[0] == world.name}
@@ -92,6 +95,7 @@ def test_a_method_that_is_worse_by_the_margin_passes_it_in_at_most_five_of_a_hun
     assert max(float(cell) for cells in rows.values() for cell in cells[1::2]) <= 0.05
 
 
+@pytest.mark.slow
 def test_what_the_rule_costs_where_scores_are_normal_is_stated():
     for (effect, seeds), (name, said, *shares) in zip(simulation.EFFECTS, stated("one true difference"), strict=True):
         assert (name, said) == (f"{effect:.0f} SD", str(seeds))
@@ -100,6 +104,7 @@ def test_what_the_rule_costs_where_scores_are_normal_is_stated():
         assert float(shares[3]) == pytest.approx(now, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", simulation.METRICS)
 def test_reported_intervals_of_metrics_cover(metric):
     alone, reported = simulation.metric_coverage(metric, 5, 150)

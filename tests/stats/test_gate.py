@@ -315,6 +315,7 @@ def at_most(share, count):
     return share + 3 * math.sqrt(share * (1 - share) / count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nights", simulation.NIGHTS)
 def test_an_unchanged_system_alarms_in_at_most_one_night_of_a_hundred(nights):
     # A night a history, so that the nights are independent.
@@ -324,6 +325,7 @@ def test_an_unchanged_system_alarms_in_at_most_one_night_of_a_hundred(nights):
     assert found.suspect == pytest.approx(LEVEL_ALPHA, abs=3 * math.sqrt(LEVEL_ALPHA / 2000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nights", "aim"), [(8, 0.7), (12, 0.8), (20, 0.85)])
 def test_a_loss_of_three_deviations_is_found_in_its_first_night(nights, aim):
     suspect, confirmed = simulation.losses_found(simulation.INDEPENDENT, nights, 500, judge=2, seed=1)
@@ -336,11 +338,13 @@ def test_a_loss_of_three_deviations_is_found_in_its_first_night(nights, aim):
     assert suspect > alone
 
 
+@pytest.mark.slow
 def test_scores_with_heavy_tails_alarm_in_at_most_one_night_of_a_hundred():
     heavy = next(world for world in simulation.WORLDS if "heavy tails" in world.name)
     assert simulation.alarms(heavy, 8, 1000, judge=1, seed=3).either <= at_most(0.01, 1000)
 
 
+@pytest.mark.slow
 def test_a_tenth_of_a_deviation_a_night_is_found_within_sixty_nights():
     found = simulation.drifts(simulation.INDEPENDENT, 20, 100, rate=0.1, seed=1)
     assert found.found == 1.0 and found.median < 30
@@ -348,11 +352,13 @@ def test_a_tenth_of_a_deviation_a_night_is_found_within_sixty_nights():
     assert found.level < 0.65
 
 
+@pytest.mark.slow
 def test_a_year_of_an_unchanged_system_seldom_drifts():
     loss, either, _ = simulation.years(simulation.INDEPENDENT, 20, 100, seed=1)
     assert loss <= either <= at_most(0.03, 100)
 
 
+@pytest.mark.slow
 def test_alarms_where_the_floor_is_at_work_are_none():
     floored = next(world for world in simulation.WORLDS if world.name == "floor twice the spread")
     assert simulation.alarms(floored, 8, 100, seed=1).suspect < 0.001
@@ -367,6 +373,7 @@ def stated(heading):
     return unfolded(table.splitlines())
 
 
+@pytest.mark.slow
 def test_the_page_has_every_table_that_the_benchmark_prints(capsys, monkeypatch):
     monkeypatch.setattr(simulation, "QUICK", 1)
     simulation.main(["--quick"])
@@ -376,6 +383,7 @@ def test_the_page_has_every_table_that_the_benchmark_prints(capsys, monkeypatch)
         assert stated(heading)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", simulation.WORLDS, ids=lambda world: world.name)
 def test_the_page_states_the_alarms_and_the_losses_found(world):
     rows = {(name, int(nights)): shares for name, nights, *shares in stated("nights of an unchanged system with")}

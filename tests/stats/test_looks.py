@@ -49,6 +49,7 @@ def test_a_comparison_is_judged_with_the_share_of_its_look_and_its_own_interval_
     assert early.interval.confidence == 0.95
 
 
+@pytest.mark.slow
 def test_like_methods_are_called_different_at_any_look_in_at_most_one_case_of_twenty():
     families = 4_000
     for methods, tasks in ((3, 1), (3, 4)):

@@ -68,6 +68,7 @@ def test_all_patterns_give_what_the_general_permutation_test_gives(pairs):
     assert sign_flip(differences.tolist(), draw_seed=0).p_value == pytest.approx(expected.pvalue, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_drawn_patterns_come_close_to_all_of_them():
     differences = np.random.default_rng(5).normal(0.4, 1, 18)
     expected = stats.permutation_test(

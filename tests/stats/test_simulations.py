@@ -60,6 +60,7 @@ def test_simulated_experiments_have_the_numbers_of_the_package(item):
             assert (verdicts[place].verdict != "inconclusive") == called[at]
 
 
+@pytest.mark.slow
 def test_the_script_prints_the_tables_of_the_page(capsys):
     simulation.main(["--quick"])
     printed = re.findall(r"^\| ([^|]+) \|.*\n\| ---", capsys.readouterr().out, flags=re.MULTILINE)
@@ -74,12 +75,14 @@ def test_t_intervals_of_normal_scores_cover_as_often_as_they_say(seeds):
     assert 0.93 <= simulation.coverage(alone, seeds, 4000, seed=1).t <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", simulation.SEEDS)
 @pytest.mark.parametrize("world", simulation.NORMAL, ids=lambda world: world.name)
 def test_reported_intervals_cover_new_seeds_and_new_items(world, seeds):
     assert simulation.coverage(world, seeds, 3000, seed=1).reported >= 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["differences", "scores that are not normal"])
 def test_the_page_states_the_coverage_that_is_measured(kind):
     worlds = {world.name: world for world in (*simulation.NORMAL, *simulation.SKEWED)}
@@ -92,6 +95,7 @@ def test_the_page_states_the_coverage_that_is_measured(kind):
         assert float(reported) == pytest.approx(found.reported, abs=0.027)
 
 
+@pytest.mark.slow
 def test_the_published_bootstrap_covers_too_rarely_at_few_seeds():
     (alone, *_) = simulation.NORMAL
     rows = {
@@ -103,6 +107,7 @@ def test_the_published_bootstrap_covers_too_rarely_at_few_seeds():
     assert rows[3] < 0.8 < rows[5] < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "seeds"), [(name, seeds) for name in simulation.FAMILIES for seeds in simulation.SEEDS]
 )
@@ -115,6 +120,7 @@ def test_equal_methods_are_called_different_in_at_most_five_of_a_hundred_suites(
     assert float(said) == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_difference_of_two_standard_deviations_is_found_at_ten_seeds():
     found = {
         (name, tasks): simulation.families(10, 2000, effect=effect, tasks=tasks, seed=5).found
@@ -138,6 +144,7 @@ def test_the_page_states_the_least_effects():
         assert float(of_six) == round(minimum_detectable_effect(n, paired=False, comparisons=6), 2)
 
 
+@pytest.mark.slow
 def test_a_method_that_is_worse_by_the_margin_is_seldom_called_equivalent_or_non_inferior():
     # Two at the margin, which is three standard errors of the mean of six seeds, and one of no difference.
     generator, margin, experiments = np.random.default_rng(6), 3.0, 1000

@@ -231,6 +231,7 @@ def test_distinct_rows_are_questions(tmp_path):
     assert record.speed.train_real_tokens == 3 * 24 * sum(WINDOWS[row] for row in distinct_rows(0, 8, 4))
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_windows_of_a_batch_and_train_as_one(tmp_path):
     suite = (
         only_full(SUITE, examples=1)

@@ -162,6 +162,7 @@ print(model.generate(**prompt, max_new_tokens=4, do_sample=False).shape[1] - pro
 """
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_card_load_a_model_that_chats(tmp_path):
     suite = SUITE.replace("full, lora, bottleneck_adapter, prefix_tuning", "lora") + "keep_weights: last\n"
     suite = suite.replace("text: messages", f"text: messages\n    chat_template: {json.dumps(CHATML)}")

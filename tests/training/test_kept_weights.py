@@ -145,6 +145,7 @@ def test_a_kept_whole_model_is_a_pipeline_with_the_right_names(tmp_path):
     assert [found["label"] for found in ask(["the film was lovely", "the plot is dull"])] == ["praise", "complaint"]
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_card_get_the_folder_of_a_model_that_lora_bench_ships(tmp_path):
     suite = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]").replace("[base]", "[gpt2-mini]")
     (tmp_path / "tickets.yaml").write_text(suite + "keep_weights: last\n")

@@ -127,6 +127,7 @@ def done(tmp_path_factory):
         launch.end_ranks()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 @pytest.mark.parametrize("label", ["full", "lora"])
 def test_two_processes_have_the_losses_and_scores_of_one(done, label, how):
@@ -164,6 +165,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_ranks_that_torchrun_starts_have_the_losses_of_one_process(done, tmp_path, how):
     folder, found = done
@@ -183,6 +185,7 @@ def test_ranks_that_torchrun_starts_have_the_losses_of_one_process(done, tmp_pat
     assert scores == alone.scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_the_weights_that_are_kept_are_whole(done, how):
     for label in ("full", "lora"):
@@ -221,6 +224,7 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_two_processes_keep_the_weights_that_one_would(tmp_path, how):
@@ -239,6 +243,7 @@ def test_two_processes_keep_the_weights_that_one_would(tmp_path, how):
             assert torch.allclose(weight, two[name], atol=1e-4), name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 @pytest.mark.parametrize(
@@ -258,6 +263,7 @@ def test_two_processes_drop_and_accumulate_what_one_does(tmp_path, how, training
     assert len(want) == 9 and losses == pytest.approx(want, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
 def test_two_processes_in_bfloat16_are_one_but_for_its_rounding(tmp_path, how):
@@ -269,6 +275,7 @@ def test_two_processes_in_bfloat16_are_one_but_for_its_rounding(tmp_path, how):
     assert losses == pytest.approx(want, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "how"), [("lora", "ddp"), ("full", "fsdp")])
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(done, label, how):
     folder, found = done
@@ -307,6 +314,7 @@ def test_a_rank_that_is_killed_is_the_runs_reason(tmp_path, monkeypatch):
     assert RunFolder(tmp_path / "runs" / record.run_id).record() == record
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("listening")
 def test_no_process_outlives_a_harness_that_is_killed(tmp_path):
     (job, *_) = jobs(tmp_path, "ddp").values()
@@ -329,6 +337,7 @@ def test_no_process_outlives_a_harness_that_is_killed(tmp_path):
     assert within(60, lambda: not processes_with(mark))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache", "listening")
 def test_where_every_rank_stands_is_in_the_log_when_one_hangs(tmp_path):
     (job, *_) = jobs(tmp_path, "ddp").values()

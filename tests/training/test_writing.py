@@ -182,6 +182,7 @@ def test_dropout_and_work_are_those_of_both_stacks(tmp_path, family):
         assert [stack.config.to_dict()[next(iter(model))] for stack in stacks] == [expected] * 2
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_behind_an_encoder_too(tmp_path):
     found = []
     for processes in (1, 2):

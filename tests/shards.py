@@ -1,0 +1,70 @@
+"""Options of pytest for CI: `--shard 2/3` runs a part of the tests, and `--times FILE` keeps how long each folder took.
+
+A file of tests is in one shard as a whole, since its tests share what is made once for all of them. Files are dealt out by
+`SECONDS`, longest first, each to the shard with the least; so the parts are equal in time, and the same on every machine.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+# What the `slow` tests of a file take on one core, from the times that CI prints. A wrong number makes shards less equal,
+# and nothing else.
+SECONDS: dict[str, int] = {}
+OTHER = 5
+
+
+def dealt(files: Iterable[str], shards: int) -> list[list[str]]:
+    """Return the files of each shard."""
+    parts: list[list[str]] = [[] for _ in range(shards)]
+    seconds = [0] * shards
+    for file in sorted(set(files), key=lambda file: (-SECONDS.get(file, OTHER), file)):
+        least = seconds.index(min(seconds))
+        parts[least].append(file)
+        seconds[least] += SECONDS.get(file, OTHER)
+    return parts
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shard", metavar="I/N", help="run the Ith of N parts of the tests, of about equal time")
+    parser.addoption("--times", metavar="FILE", help="keep the seconds of folders, files and the slowest tests in FILE")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("shard"):
+        return
+    shard, shards = map(int, config.getoption("shard").split("/"))
+    if not 1 <= shard <= shards:
+        raise pytest.UsageError(f"--shard {shard}/{shards}: the first number must be 1 to {shards}")
+    file_of = {item: item.path.relative_to(config.rootpath).as_posix() for item in items}
+    chosen = set(dealt(file_of.values(), shards)[shard - 1])
+    config.hook.pytest_deselected(items=[item for item in items if file_of[item] not in chosen])
+    items[:] = [item for item in items if file_of[item] in chosen]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("times"):
+        reports = [report for reports in terminalreporter.stats.values() for report in reports]
+        seconds = Counter[str]()
+        for report in reports:
+            if hasattr(report, "duration"):
+                seconds[report.nodeid] += report.duration
+        kept = Path(config.getoption("times"))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text("\n".join(_times(seconds)) + "\n", encoding="utf-8")
+
+
+def _times(seconds: Counter[str]) -> list[str]:
+    folders, files = Counter[str](), Counter[str]()
+    for test, duration in seconds.items():
+        file = test.split("::")[0]
+        folder = "/".join(file.split("/")[:2]) if file.count("/") > 1 else "tests"
+        folders[folder] += duration
+        files[file] += duration
+    lines = [f"{sum(seconds.values()):8.1f} s in {len(seconds)} tests, set-up included"]
+    for title, times in (("folder", folders), ("file", files), ("test", seconds)):
+        lines += ["", f"seconds  {title}", *(f"{duration:7.1f}  {name}" for name, duration in times.most_common(50))]
+    return lines
