@@ -39,6 +39,7 @@ METRICS = {
     "spearman": lambda references, predictions: scipy.stats.spearmanr(references, predictions).statistic,
 }
 BASELINES = {path.name: path for path in sorted((ROOT / "baselines").iterdir()) if record_files(path)}
+PLANNED = {"quickstart", "smoke"}
 # Those that measure what methods cost, and train for no score.
 PROBED = {
     path.name: path
@@ -188,8 +189,11 @@ def test_the_learning_rate_of_a_tuned_suite_is_the_best_of_its_trials(name):
             assert seeds == sorted(content.seeds)
 
 
+# Every record of every baseline is also read, judged and rendered above; planning all suites takes minutes.
 @pytest.mark.assets
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    "name", [name if name in PLANNED else pytest.param(name, marks=pytest.mark.slow) for name in BASELINES]
+)
 def test_the_suite_still_means_the_same_runs(name, tmp_path, monkeypatch):
     """The ids of today's code on today's data are those of the committed records."""
     records = read_records(BASELINES[name])
@@ -205,6 +209,7 @@ def test_the_suite_still_means_the_same_runs(name, tmp_path, monkeypatch):
     assert {cell.job.spec.run_id for cell in plan.cells} == {record.run_id for record in records}
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_every_accepted_night_has_the_runs_of_its_suite_under_its_label(tmp_path, monkeypatch):
     """Its nights are repeats that were run: an id is of the label, and so of the seeds that are drawn from it."""
@@ -221,6 +226,7 @@ def test_every_accepted_night_has_the_runs_of_its_suite_under_its_label(tmp_path
         seen |= {run.run_id for run in runs}
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 def test_a_short_run_on_real_weights_and_real_data(tmp_path):
     (tmp_path / "short.yaml").write_text(

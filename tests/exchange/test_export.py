@@ -332,6 +332,7 @@ class TestMlflow:
         _, runs = self.runs(uri)
         assert len(runs) == 3 and runs[again.run_id].data.metrics["score"] == 0.9
 
+    @pytest.mark.slow
     def test_a_run_that_an_export_was_stopped_at_is_made_anew(self, tmp_path):
         from mlflow.tracking import MlflowClient
 
@@ -344,6 +345,7 @@ class TestMlflow:
         _, runs = self.runs(uri)
         assert runs[one.run_id].info.status == "FINISHED"
 
+    @pytest.mark.slow
     def test_a_store_of_files_is_one_too(self, tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         for _ in range(2):

@@ -70,7 +70,7 @@ def finish(processes):
         assert process.returncode == 0, errors
 
 
-@pytest.mark.parametrize("harnesses", [2, 8])
+@pytest.mark.parametrize("harnesses", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_harnesses_that_nobody_disturbs_do_each_run_exactly_once(folder, harnesses):
     runs, log = folder / "runs", folder / "log"
     finish([start(runs, log, 50, seed) for seed in range(harnesses)])

@@ -26,7 +26,7 @@ def flip(path):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["record.json", "predictions.json"])
+@pytest.mark.parametrize("name", ["record.json", pytest.param("predictions.json", marks=pytest.mark.slow)])
 def test_a_file_that_changed_is_named_quarantined_and_made_again(forge, project, undisturbed, name):
     done(forge, project)
     damaged = sorted(project.glob(f"runs/tickets/*/{name}"))[0]
@@ -44,6 +44,7 @@ def test_a_file_that_changed_is_named_quarantined_and_made_again(forge, project,
     assert "nothing to do" in done(forge, project)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_changed_sends_the_run_to_the_one_before(forge, project, undisturbed):
     killed = forge.start(project, *RUN, "0", failpoint="run.step:kill@3")
     assert killed.wait() == -signal.SIGKILL
@@ -61,6 +62,7 @@ def test_a_checkpoint_that_changed_sends_the_run_to_the_one_before(forge, projec
     assert now[resumed.run_id]["predictions"] == undisturbed[resumed.run_id]["predictions"]
 
 
+@pytest.mark.slow
 def test_two_harnesses_share_a_suite_and_each_run_is_done_once(forge, project, undisturbed):
     both = [forge.start(project, *RUN, "1") for _ in range(2)]
     for command in both:
@@ -69,6 +71,7 @@ def test_two_harnesses_share_a_suite_and_each_run_is_done_once(forge, project, u
     assert content_of(project) == undisturbed and [record.attempts for record in records] == [1, 1]
 
 
+@pytest.mark.slow
 def test_what_a_killed_harness_was_at_is_taken_over_without_a_hand(forge, project, undisturbed):
     first = forge.start(project, *RUN, "1", failpoint="run.step:hang@2", once=True)
     first.wait_until_reached()
@@ -85,6 +88,7 @@ def test_what_a_killed_harness_was_at_is_taken_over_without_a_hand(forge, projec
     assert not half_written(project) and not forge.left_behind()
 
 
+@pytest.mark.slow
 def test_a_harness_that_waits_for_another_stops_when_it_is_asked_to(forge, project):
     first = forge.start(project, *RUN, "1", failpoint="run.step:hang@2", once=True)
     first.wait_until_reached()
@@ -98,7 +102,7 @@ def test_a_harness_that_waits_for_another_stops_when_it_is_asked_to(forge, proje
     assert not forge.left_behind()
 
 
-@pytest.mark.parametrize("seconds", [-3600, 86_400])
+@pytest.mark.parametrize("seconds", [-3600, pytest.param(86_400, marks=pytest.mark.slow)])
 def test_a_clock_that_jumps_changes_no_score_and_makes_no_time_negative(forge, project, undisturbed, seconds):
     done(forge, project, hook="tests.faults.test_damage:jump", JUMP=str(seconds))
     assert content_of(project) == undisturbed
@@ -115,6 +119,7 @@ def jump():
     time.time = lambda: real() + float(os.environ["JUMP"]) * next(looks)
 
 
+@pytest.mark.slow
 def test_runs_that_a_later_lora_bench_made_are_left_to_it(forge, project):
     done(forge, project)
     path = sorted(project.glob("runs/tickets/*/record.json"))[0]
@@ -127,6 +132,7 @@ def test_runs_that_a_later_lora_bench_made_are_left_to_it(forge, project):
     assert path.read_bytes() == content and json.loads(content)["schema"] == 2
 
 
+@pytest.mark.slow
 def test_a_link_in_the_place_of_the_runs_folder_is_followed_or_said_to_lead_nowhere(forge, project, undisturbed):
     (project / "disk").mkdir()
     (project / "runs").symlink_to("disk", target_is_directory=True)

@@ -51,6 +51,7 @@ def completes(forge, project, undisturbed, *options: str) -> None:
 # No progress.
 
 
+@pytest.mark.slow
 def test_a_run_without_progress_is_ended_with_all_that_it_started(forge, project, undisturbed):
     command = forge.start(
         project,
@@ -89,6 +90,7 @@ PACK = (
 )
 
 
+@pytest.mark.slow
 def test_a_pack_without_progress_costs_the_member_that_stands_still_alone(forge, tmp_path):
     """Told to end, both leave a checkpoint in time; then each is done by itself, and one of the two stands still again."""
     project = tmp_path / "project"
@@ -111,6 +113,7 @@ def test_a_pack_without_progress_costs_the_member_that_stands_still_alone(forge,
     assert not forge.left_behind()
 
 
+@pytest.mark.slow
 def test_a_slow_evaluation_is_no_hang(forge, project, undisturbed):
     """Each of its parts is a sign of life: with five pauses of 6 s a run is ended neither after 20 s nor at all."""
     command = forge.start(project, *ONE, "--timeout", "20", failpoint="run.forward:sleep:6")
@@ -127,6 +130,7 @@ def test_a_timeout_needs_a_process_to_end(forge, project):
 # A process that dies.
 
 
+@pytest.mark.slow
 def test_a_run_that_crashes_is_a_row_and_is_done_again_only_when_asked(forge, project, undisturbed):
     command = forge.start(project, *ONE, failpoint="run.step:abort@2", once=True)
     assert command.wait() == 3, command.output
@@ -152,6 +156,7 @@ def test_a_run_whose_process_was_killed_goes_on_with_the_same_command(forge, pro
     assert "1 run went on from a checkpoint after a stop" in (project / "runs" / "tickets" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_alone_leaves_its_run_for_later(forge, project, undisturbed):
     command = forge.start(project, *ONE, failpoint="run.step:term@2", once=True)
     assert command.wait() == 3, command.output
@@ -187,7 +192,14 @@ def test_the_kernel_s_count_of_processes_that_it_ended_is_read(tmp_path, members
 # Memory.
 
 
-@pytest.mark.parametrize(("number", "phase"), [(1, "the first step"), (2, "step 2"), (4, "the evaluation")])
+@pytest.mark.parametrize(
+    ("number", "phase"),
+    [
+        pytest.param(1, "the first step", marks=pytest.mark.slow),
+        (2, "step 2"),
+        pytest.param(4, "the evaluation", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_without_memory_says_where_and_with_what_batch(forge, project, undisturbed, number, phase):
     """Three steps of 16 examples, then the test examples in one batch."""
     command = forge.start(project, *ONE, failpoint=f"run.forward:out_of_memory@{number}", once=True)
@@ -254,6 +266,7 @@ def test_a_run_whose_loss_is_no_number_is_kept_as_diverged(forge, project, undis
 # A full disk.
 
 
+@pytest.mark.slow
 def test_a_quota_that_is_used_up_ends_the_suite_and_room_completes_it(forge, project, undisturbed):
     command = forge.start(project, *ONE, hook="tests.faults.hooks:small_files_only")
     assert command.wait() == 3, command.output
@@ -285,6 +298,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_suite_and_room_completes_it(forge, project, undisturbed, small_disk):
     (project / "runs").symlink_to(small_disk)
     filler = small_disk / "filler"
@@ -338,15 +352,20 @@ def test_what_the_same_command_does_with_a_record():
 @pytest.mark.parametrize(
     ("failpoint", "signals", "workers"),
     [
-        ("suite.plan:hang", [signal.SIGINT], "1"),
         ("suite.report:hang", [signal.SIGTERM], "0"),
-        ("server.import:hang", [signal.SIGTERM], "1"),
-        ("worker.begin:hang", [signal.SIGINT], "1"),
-        ("run.load:hang", [signal.SIGTERM, signal.SIGTERM], "1"),
         ("run.step:hang@2", [signal.SIGINT, signal.SIGINT], "1"),
-        ("run.evaluation:hang", [signal.SIGTERM, signal.SIGINT], "1"),
-        ("run.evaluation:hang", [signal.SIGINT, signal.SIGTERM], "0"),
-        ("write.link:hang", [signal.SIGTERM, signal.SIGTERM], "1"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("suite.plan:hang", [signal.SIGINT], "1"),
+                ("server.import:hang", [signal.SIGTERM], "1"),
+                ("worker.begin:hang", [signal.SIGINT], "1"),
+                ("run.load:hang", [signal.SIGTERM, signal.SIGTERM], "1"),
+                ("run.evaluation:hang", [signal.SIGTERM, signal.SIGINT], "1"),
+                ("run.evaluation:hang", [signal.SIGINT, signal.SIGTERM], "0"),
+                ("write.link:hang", [signal.SIGTERM, signal.SIGTERM], "1"),
+            ]
+        ),
     ],
 )
 def test_a_signal_ends_whatever_goes_on(forge, project, undisturbed, failpoint, signals, workers):
@@ -367,6 +386,7 @@ def test_a_signal_ends_whatever_goes_on(forge, project, undisturbed, failpoint, 
     assert content_of(project) == undisturbed and not half_written(project)
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_evaluation_loses_no_step(forge, project, undisturbed):
     command = forge.start(
         project, *ONE, failpoint="run.evaluation:sleep:2", once=True, hook="tests.faults.hooks:few_checkpoints"
@@ -388,6 +408,7 @@ def test_a_stop_in_the_evaluation_loses_no_step(forge, project, undisturbed):
 # Plug-ins.
 
 
+@pytest.mark.slow
 def test_a_plug_in_that_cannot_be_imported_is_a_warning(forge, project, undisturbed):
     command = forge.start(project, *ONE, hook="tests.faults.hooks:broken_plug_in")
     assert command.wait() == 0, command.output
@@ -396,6 +417,7 @@ def test_a_plug_in_that_cannot_be_imported_is_a_warning(forge, project, undistur
     assert content_of(project) == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["import glitter", "raise SystemExit(3)", "1 / 0"])
 def test_a_method_of_a_plug_in_that_cannot_be_imported_is_said_to_be_one(tmp_path, fault):
     (tmp_path / "shiny.py").write_text(f"{fault}\n")

@@ -18,6 +18,8 @@ ACTIONS = ("kill", "term", "int", "raise:OSError:28")
 # Sites that only a worker, its server, or whoever started these gets to.
 FORKED = ("workers", "server", "worker")
 EVERYTHING = "LORA_BENCH_EVERY_FAILPOINT"
+# One site for each action, in the default command; the others are slow.
+DEFAULT = ("worker.job", "run.step", "run.forward", "run.publish")
 
 RUN = ("run", "tickets.yaml", "--workers")
 
@@ -44,7 +46,8 @@ def cases():
     for index, site in enumerate(SITES):
         for number, action in enumerate(ACTIONS):
             if os.environ.get(EVERYTHING) or number == index % len(ACTIONS):
-                yield pytest.param(site, action, id=f"{site}-{action.partition(':')[0]}")
+                marks = () if site in DEFAULT else pytest.mark.slow
+                yield pytest.param(site, action, id=f"{site}-{action.partition(':')[0]}", marks=marks)
 
 
 def records_in(project: Path) -> dict[Path, bytes]:
@@ -76,6 +79,7 @@ def test_cut_off_anywhere_the_same_command_completes(forge, project, undisturbed
         assert path.read_bytes() == content or json.loads(content)["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_an_undisturbed_run_gets_to_every_site(forge, project):
     """With a worker of its own to every site; each says so by what the failpoint does there, which is nothing."""
     reached = set()

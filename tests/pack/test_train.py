@@ -71,11 +71,11 @@ def records_of(path, runs, **options):
 @pytest.mark.parametrize(
     ("family", "more"),
     [
-        ("roberta", ""),
-        ("deberta-v2", ""),
+        pytest.param("roberta", "", marks=pytest.mark.slow),
+        pytest.param("deberta-v2", "", marks=pytest.mark.slow),
         ("gpt2", ""),
         ("roberta", ", order: grouped, last_layer: read_position"),
-        ("gpt2", ", last_layer: read_position"),
+        pytest.param("gpt2", ", last_layer: read_position", marks=pytest.mark.slow),
     ],
 )
 def test_packed_runs_leave_the_records_of_isolated_ones(tmp_path, family, more):
@@ -281,7 +281,9 @@ def test_members_that_are_evaluated_one_by_one_say_so_once(tmp_path, monkeypatch
     assert {record.status for record in records.values()} == {"ok"}
 
 
-@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize(
+    "family", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "gpt2")), "deberta-v2"]
+)
 def test_packs_in_bfloat16_are_done_together(tmp_path, family):
     suite = SUITE.replace("masks: keyed", "masks: keyed, precision: bfloat16").replace("  - full\n", "")
     path, heard = write_project(tmp_path / "project", suite, family), Heard()

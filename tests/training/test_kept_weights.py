@@ -81,7 +81,9 @@ def run_cards(folder, done):
     return {label: found[folder] for label, folder in weights.items()}
 
 
-@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize(
+    "family", ["roberta", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deberta-v2", "gpt2"))]
+)
 def test_the_lines_of_a_card_load_the_weights_on_the_base_models_folder(tmp_path, family):
     suite = SUITE.replace(
         "[full, lora, bottleneck_adapter, prefix_tuning]", METHODS.replace("TARGETS", TARGETS[family])

@@ -409,7 +409,7 @@ def test_a_base_that_a_run_wrote_into_is_read_anew(tmp_path, monkeypatch):
     "faster",
     [
         "{optim: adamw_torch}",  # by lists of weights, in place of fused
-        "{torch_compile: true, torch_compile_backend: aot_eager}",
+        pytest.param("{torch_compile: true, torch_compile_backend: aot_eager}", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("masks", ["torch", "keyed"])
