@@ -373,10 +373,22 @@ def test_no_suite_asks_for_one_run_under_two_names(name):
     assert len(set(asked)) == len(asked)
 
 
-@pytest.mark.parametrize("name", REPEATED)
-def test_a_method_has_as_many_adapter_parameters_as_its_cells_say(name):
+COUNTED = {}
+
+
+def adapter_parameters(model_name, method):
+    """Tables share methods and base models, which take a tenth of a second each."""
     from tests.methods.test_counts import adapted, build, count
 
+    key = model_name.rsplit("/")[-1], repr(method)
+    if key not in COUNTED:
+        model, head = build(key[0])
+        COUNTED[key] = count(adapted({"name": method.name, **method.model_dump()}, model, head), head)
+    return COUNTED[key]
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_method_has_as_many_adapter_parameters_as_its_cells_say(name):
     methods = {entry.label: entry.method for entry in load_suite(name).methods}
     pairs = {(cell.model, cell.method): cell for cell in load_table(name).cells if cell.method is not None}
     for (model_name, label), cell in pairs.items():
@@ -386,9 +398,7 @@ def test_a_method_has_as_many_adapter_parameters_as_its_cells_say(name):
             rank = method.options["init_r"]
             assert cell.adapter_parameters == 12 * rank * (4 * 2 * 768 + 2 * (768 + 3072)) + 72 * rank
             continue
-        model, head = build(model_name.rsplit("/")[-1])
-        options = {key: value for key, value in method.model_dump().items()}
-        assert count(adapted({"name": method.name, **options}, model, head), head) == cell.adapter_parameters
+        assert adapter_parameters(model_name, method) == cell.adapter_parameters
     assert {methods[label].name for _, label in pairs} <= set(known_methods())
 
 
