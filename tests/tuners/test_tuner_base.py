@@ -50,9 +50,26 @@ OTHER_SIZE = {
     "lora": lambda **more: FusedLoraConfig(r=5, **more),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
-every_classifier = pytest.mark.parametrize("name", CLASSIFIERS)
 every_method = pytest.mark.parametrize("method", CONFIGS)
 each_tuner = pytest.mark.parametrize("method", OTHER_SIZE)
+
+
+def pairs(models, methods, start):
+    """Every model with every method, slow but for one diagonal, which has each of both.
+
+    Args:
+        models: Names of models.
+        methods: Names of methods.
+        start: The method of the first model, another in each test. Gradients, saving and padding are tried in the whole table.
+    """
+    models, methods = [*models], [*methods]
+    steps = range(max(len(models), len(methods)))
+    fast = {(models[step % len(models)], methods[(step + start) % len(methods)]) for step in steps}
+    table = [(name, method) for name in models for method in methods]
+    return pytest.mark.parametrize(
+        ("name", "method"),
+        [pytest.param(*pair, id="-".join(pair), marks=() if pair in fast else pytest.mark.slow) for pair in table],
+    )
 
 
 def adapter_weights(model: nn.Module, adapter: str = "default") -> dict[str, nn.Parameter]:
@@ -125,8 +142,7 @@ def test_every_adapter_and_head_weight_gets_a_gradient_and_no_other_weight_does(
     assert len(adapter_weights(model)) == LAYERS * per_layer[method] + shared
 
 
-@every_model
-@every_method
+@pairs(MODELS, CONFIGS, 0)
 def test_a_disabled_adapter_leaves_the_base_model_to_the_last_bit(name, method):
     base = logits(MODELS[name]())
     model = disturbed(name, method)
@@ -165,25 +181,26 @@ def test_the_file_holds_the_adapter_and_the_head_and_nothing_of_the_base(method,
     assert (tmp_path / "README.md").read_text().count("import lora_bench.tuners\n") == 1
 
 
-@each_tuner
-def test_a_new_process_loads_what_was_saved_once_it_has_imported_the_tuners(method, tmp_path):
-    model = disturbed("deberta-v3", method)
-    model.save_pretrained(tmp_path)
+def test_a_new_process_loads_what_was_saved_once_it_has_imported_the_tuners(tmp_path):
+    models = {method: disturbed("deberta-v3", method) for method in OTHER_SIZE}
+    for method, model in models.items():
+        model.save_pretrained(tmp_path / method)
     code = (
-        "import sys, torch, lora_bench.tuners\n"
+        "import pathlib, sys, torch, lora_bench.tuners\n"
         "from peft import PeftModel\n"
         "from tests.tiny import tiny_batch, tiny_deberta_v2\n"
-        "model = PeftModel.from_pretrained(tiny_deberta_v2(), sys.argv[1]).eval()\n"
-        "torch.save(model(**tiny_batch()).logits.detach(), sys.argv[1] + '/logits.pt')\n"
+        "for folder in pathlib.Path(sys.argv[1]).iterdir():\n"
+        "    model = PeftModel.from_pretrained(tiny_deberta_v2(), folder).eval()\n"
+        "    torch.save(model(**tiny_batch()).logits.detach(), folder / 'logits.pt')\n"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert torch.equal(torch.load(tmp_path / "logits.pt"), logits(model))
+    for method, model in models.items():
+        assert torch.equal(torch.load(tmp_path / method / "logits.pt"), logits(model)), method
 
 
-@every_classifier
-@each_tuner
+@pairs(CLASSIFIERS, OTHER_SIZE, 0)
 def test_transformers_loads_the_adapter_without_a_peft_model(name, method, tmp_path):
     model = disturbed(name, method)
     model.save_pretrained(tmp_path)
@@ -192,8 +209,7 @@ def test_transformers_loads_the_adapter_without_a_peft_model(name, method, tmp_p
     assert torch.equal(logits(plain.eval()), logits(model))
 
 
-@every_model
-@each_tuner
+@pairs(MODELS, OTHER_SIZE, 0)
 def test_a_second_adapter_of_another_size_lives_beside_the_first(name, method):
     heads = HEAD_MODULES[name] or None
     model = disturbed(name, method)
@@ -213,8 +229,7 @@ def test_a_second_adapter_of_another_size_lives_beside_the_first(name, method):
     assert torch.equal(logits(model), first)
 
 
-@every_model
-@each_tuner
+@pairs(MODELS, OTHER_SIZE, 1)
 def test_a_deleted_adapter_is_gone_and_the_other_acts(name, method):
     model = disturbed(name, method)
     model.add_adapter("second", OTHER_SIZE[method]())
@@ -240,8 +255,7 @@ def test_several_adapters_are_saved_and_loaded_by_name(method, tmp_path):
         assert torch.equal(logits(loaded.eval()), logits(model))
 
 
-@every_model
-@every_method
+@pairs(MODELS, CONFIGS, 3)
 def test_unload_gives_the_base_model_back(name, method):
     base = MODELS[name]()
     want, modules = logits(base), [path for path, _ in base.named_modules()]
@@ -250,8 +264,7 @@ def test_unload_gives_the_base_model_back(name, method):
     assert [path for path, _ in back.named_modules()] == modules
 
 
-@every_classifier
-@pytest.mark.parametrize("method", [method for method in OTHER_SIZE if method != "lora"])
+@pairs(CLASSIFIERS, [method for method in OTHER_SIZE if method != "lora"], 0)
 def test_merging_is_refused_with_the_way_out(name, method):
     model = disturbed(name, method)
     for merge in (model.merge_and_unload, model.merge_adapter):
@@ -319,8 +332,7 @@ def test_low_cpu_mem_usage_creates_weights_on_the_meta_device_and_loading_fills_
     assert torch.equal(logits(loaded), logits(model))
 
 
-@every_model
-@each_tuner
+@pairs(MODELS, OTHER_SIZE, 2)
 def test_on_a_bfloat16_base_the_adapter_is_float32_as_loras_is_unless_told_otherwise(name, method):
     skip_a_pair_that_is_refused(name, method)
     for autocast, dtype in ((True, torch.float32), (False, torch.bfloat16)):
@@ -342,8 +354,7 @@ def test_transformers_deberta_v1_itself_fails_under_autocast():
         logits(MODELS["deberta"]())
 
 
-@every_classifier
-@each_tuner
+@pairs(CLASSIFIERS, OTHER_SIZE, 3)
 def test_a_second_adapter_takes_its_type_from_the_base_and_not_from_the_first_adapter(name, method):
     skip_a_pair_that_is_refused(name, method)
     model = get_peft_model(MODELS[name]().bfloat16(), CONFIGS[method]())
@@ -352,8 +363,7 @@ def test_a_second_adapter_takes_its_type_from_the_base_and_not_from_the_first_ad
     assert {parameter.dtype for parameter in adapter_weights(model, "second").values()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "deberta"])
-@every_method
+@pairs([name for name in MODELS if name != "deberta"], CONFIGS, 6)
 def test_under_autocast_outputs_stay_near_those_of_float32_and_gradients_flow(name, method):
     model = disturbed(name, method)
     want = logits(model)
@@ -366,8 +376,7 @@ def test_under_autocast_outputs_stay_near_those_of_float32_and_gradients_flow(na
     assert all(parameter.grad.dtype == torch.float32 for parameter in adapter_weights(model).values())
 
 
-@every_model
-@every_method
+@pairs(MODELS, CONFIGS, 7)
 def test_gradient_checkpointing_changes_no_gradient(name, method):
     gradients = []
     for checkpointing in (False, True):
@@ -419,8 +428,7 @@ def test_equal_seeds_draw_equal_weights_and_none_from_another_generator(method):
     assert not torch.equal(first, other)
 
 
-@every_classifier
-@each_tuner
+@pairs(CLASSIFIERS, OTHER_SIZE, 4)
 def test_each_row_of_a_mixed_batch_is_its_adapters_own(name, method):
     if (name, method) == ("deberta-v3", "lora"):
         pytest.skip("its query projection also projects positions, which belong to no row: see the next test")
