@@ -14,7 +14,7 @@ from typing import Any
 from entries import merged
 
 import lora_bench
-from lora_bench.cli.parser import _parser
+from lora_bench.cli.parser import build_parser
 
 SCHEMAS = Path(lora_bench.__file__).parent / "schemas"
 
@@ -61,7 +61,7 @@ def pages() -> dict[str, str]:
 def command_line_page() -> str:
     """Return every command with its example and its options."""
     found = ["# Command line\n\n`lora-bench COMMAND --help` prints the same.\n\n", EXIT_CODES, "\n"]
-    for words, parser in commands(_parser()):
+    for words, parser in commands(build_parser()):
         name = " ".join(words)
         sentence, *more = (parser.description or "").split("\n\n")
         found.append(f"## {name}\n\n{' '.join(sentence.split())}\n\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench.cli.parser import _parser
+from lora_bench.cli.parser import build_parser
 from lora_bench.documents import read_yaml
 from lora_bench.metrics import metric
 from lora_bench.suite.load_suite import load_suite
@@ -55,7 +55,7 @@ def test_every_block_is_in_a_language_that_is_checked_or_is_output(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
 def test_every_command_of_a_page_is_one_that_the_command_line_takes(page):
     for words in commands(page):
-        _parser().parse_args(words)
+        build_parser().parse_args(words)
 
 
 def examples(block: str) -> list[str]:

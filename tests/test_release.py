@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lora_bench.cli.parser import _parser
+from lora_bench.cli.parser import build_parser
 from lora_bench.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +108,7 @@ def test_wheels_are_tested_on_linux_and_macos_before_they_are_published():
     assert {runner.split("-")[0] for runner in runners} == {"ubuntu", "macos"}
     for line in step("test", "Use").splitlines():
         if line.startswith("lora-bench "):
-            _parser().parse_args(line.split()[1:])
+            build_parser().parse_args(line.split()[1:])
 
 
 def test_what_publishes_runs_nothing_and_what_runs_may_not_publish():
@@ -134,7 +134,7 @@ def test_the_image_runs_the_quickstart_and_not_as_root():
         index for index, name in enumerate(names) if name == "RUN"
     )
     assert json.loads(last["ENTRYPOINT"]) == ["lora-bench"]
-    _parser().parse_args(json.loads(last["CMD"]))
+    build_parser().parse_args(json.loads(last["CMD"]))
     for name, script in instructions:
         if name == "RUN":
             assert subprocess.run(["sh", "-n", "-c", script], check=False).returncode == 0, script

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from lora_bench.cli.parser import _parser
+from lora_bench.cli.parser import build_parser
 from tests.test_docs import PAGES
 from tests.test_pages import name_of
 
@@ -55,7 +55,7 @@ def test_the_workflow_of_the_site_installs_only_where_it_may_not_write_and_zizmo
 
 def test_the_page_of_the_command_line_has_every_option():
     page = reference.command_line_page()
-    for words, parser in reference.commands(_parser()):
+    for words, parser in reference.commands(build_parser()):
         (section,) = re.findall(rf"^## {' '.join(words)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
         for action in parser._actions:
             assert all(name in section for name in action.option_strings if name not in ("-h", "--help"))

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    parser = _parser()
+    parser = build_parser()
     complete(parser)
     try:
         arguments = parser.parse_args(argv)
@@ -81,7 +81,8 @@ def _flush() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Build the parser of the command line, with all commands."""
     parser = Parser(
         prog="lora-bench",
         description="Compare fine-tuning methods under matched budgets.",

@@ -221,7 +221,7 @@ class Answering(Labelling):
                 raise Diverged("the trained model's outputs are not finite")
             number = window["example"]
             null[number] = min(null.get(number, torch.inf), float(of_tokens[0].sum()))
-            found = _likeliest(of_tokens, window)
+            found = likeliest_span(of_tokens, window)
             if found[0] > best.get(number, (-torch.inf, []))[0] or number not in best:
                 best[number] = found
         without = {number for number in best if self._task.unanswerable and null[number] > best[number][0]}
@@ -232,7 +232,7 @@ class Answering(Labelling):
 LONGEST_ANSWER = 30
 
 
-def _likeliest(logits: torch.Tensor, window: Example) -> tuple[float, list[int]]:
+def likeliest_span(logits: torch.Tensor, window: Example) -> tuple[float, list[int]]:
     """Return the sum of the logits of a window's likeliest answer, and its characters; nothing without a text.
 
     Args:

@@ -76,7 +76,7 @@ def scaled_mask(
     """
     # A compiler fuses the plain code itself.
     plain = not key.is_cuda or dtype == torch.float64 or torch.compiler.is_compiling()
-    if not plain and shape and shape.numel() < _OF_KERNEL and _has_kernel():
+    if not plain and shape and shape.numel() < _OF_KERNEL and has_kernel():
         return _by_kernel(key, site, shape, probability, first_row, dtype)
     return keep_mask(key, site, shape, probability, first_row).to(dtype).div_(1 - probability)
 
@@ -100,7 +100,7 @@ def _by_kernel(
 
 
 @functools.cache
-def _has_kernel() -> bool:
+def has_kernel() -> bool:
     """Return True if the kernel works here: Triton is installed, compiles, and gives the same mask."""
     key, shape = torch.tensor(key_of(0, 0), dtype=torch.int32, device="cuda"), torch.Size((3, 5, 7))
     try:

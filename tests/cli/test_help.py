@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from lora_bench.cli import main
-from lora_bench.cli.parser import _parser
+from lora_bench.cli.parser import build_parser
 
 GROUPS = ["what", "where", "how", "output"]
 GATE_GROUPS = [
@@ -17,7 +17,7 @@ GATE_GROUPS = [
 
 def commands(parser=None, names=()):
     """Every command with its words, those of `baseline` and `import` among them."""
-    for action in (parser or _parser())._actions:
+    for action in (parser or build_parser())._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, one in action.choices.items():
                 yield (*names, name), one
@@ -40,7 +40,7 @@ def test_help_is_a_sentence_an_example_and_options_in_groups(words):
     command = shlex.split(example.removeprefix("Example:\n  "))
     # Of a command that takes a further word, the example has one.
     assert command[: 1 + len(words)] == ["lora-bench", *words]
-    _parser().parse_args(command[1:])
+    build_parser().parse_args(command[1:])
     for group in parser._action_groups:
         if group._group_actions and not isinstance(group._group_actions[0], argparse._SubParsersAction):
             assert group.title in (GROUPS if words != ("check",) else [*GROUPS, *GATE_GROUPS])

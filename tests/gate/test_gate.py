@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lora_bench.cli.gate_commands import _way
-from lora_bench.cli.parser import _parser, main
+from lora_bench.cli.parser import build_parser, main
 from lora_bench.gate import read_night, read_nights, write_night
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.store import read_records, to_json
@@ -262,9 +262,9 @@ def test_what_is_run_again_gets_the_options_that_its_verb_takes(place):
         "--data-dir",
         "d",
     ]
-    way = _way(_parser().parse_args(["check", "runs", "--baseline", "gate", *options]), place)
+    way = _way(build_parser().parse_args(["check", "runs", "--baseline", "gate", *options]), place)
     for verb in ("run", "probe"):
-        again = _parser().parse_args(way.command(verb, place)[3:])
+        again = build_parser().parse_args(way.command(verb, place)[3:])
         assert (again.suite, again.allow_pickle, again.data_dir, again.quiet) == ("s.yaml", ["old"], Path("d"), True)
         assert again.allow_code == ["hub:./m@1"]
         assert getattr(again, "workers", None) == (2 if verb == "run" else None)

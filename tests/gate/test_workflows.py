@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lora_bench.cli.parser import _parser
+from lora_bench.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -83,7 +83,7 @@ def test_every_command_of_ours_is_one_that_the_command_line_takes():
         )
         for command in re.findall(r"lora-bench (run|check|baseline)\b([^\n;|]*)", joined):
             arguments = shlex.split("".join(command))
-            _parser().parse_args(arguments)
+            build_parser().parse_args(arguments)
             found += 1
     assert found == 12
 

@@ -13,7 +13,7 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.cli.commands import _allowed
-from lora_bench.cli.parser import _parser
+from lora_bench.cli.parser import build_parser
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute.prepared_folder import Asked
 from lora_bench.published.reproduce import reproduction, table_suite, verdicts
@@ -49,7 +49,7 @@ def test_a_base_model_is_taken_at_the_revision_that_is_asked_for():
     with pytest.raises(LoraBenchError, match=r"--revision is of one base model.*name one with --model"):
         reproduction("lora-table2", revision=other)
     asked = ["reproduce", "lora-table2", "--model", "org/own", "--revision", other, "--allow-pickle", "org/own"]
-    arguments = _parser().parse_args(asked)
+    arguments = build_parser().parse_args(asked)
     made = reproduction("lora-table2", model=arguments.model, revision=arguments.revision).suite
     assert [(entry.model, entry.revision) for entry in made.models] == [("org/own", other)]
     assert _allowed(made, arguments).pickles == {"org/own"}

@@ -21,7 +21,7 @@ from lora_bench.report import report_model
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.tasks import Split
 from lora_bench.tasks.answer_spans import NOWHERE, encode_windows
-from lora_bench.training.exercises import LONGEST_ANSWER, _likeliest
+from lora_bench.training.exercises import LONGEST_ANSWER, likeliest_span
 from lora_bench.training.measure.counters import count_parameters
 from lora_bench.util.seeding import distinct_rows
 from tests.project import BAD, GOOD, WORDS, write_model
@@ -109,17 +109,17 @@ def test_gradients_reach_every_trained_weight_and_the_head_is_trained_whole(tmp_
     assert all("bias" in key or "pooler" in key for key in still), still
 
 
-def test_the_likeliest_answer_is_that_of_all_pairs_in_order_and_of_bounded_length():
+def test_thelikeliest_span_answer_is_that_of_all_pairs_in_order_and_of_bounded_length():
     window = {"begins": [NOWHERE, NOWHERE, *range(40), NOWHERE], "ends": [NOWHERE, NOWHERE, *range(1, 41), NOWHERE]}
     logits = torch.zeros(43, 2)
     logits[0] = 99.0  # outside of the text
     logits[10, 0], logits[5, 1], logits[12, 1] = 3.0, 9.0, 2.0  # the end before the start does not count
-    assert _likeliest(logits, window) == (9.0, [0, 4])
+    assert likeliest_span(logits, window) == (9.0, [0, 4])
     logits[5, 1] = 1.0
-    assert _likeliest(logits, window) == (5.0, [8, 11])
+    assert likeliest_span(logits, window) == (5.0, [8, 11])
     logits[10 + LONGEST_ANSWER, 1] = 50.0  # one token too far from the likeliest start
-    assert _likeliest(logits, window) == (50.0, [9, 39])
-    assert _likeliest(logits[:2], {"begins": [NOWHERE] * 2, "ends": [NOWHERE] * 2}) == (-torch.inf, [])
+    assert likeliest_span(logits, window) == (50.0, [9, 39])
+    assert likeliest_span(logits[:2], {"begins": [NOWHERE] * 2, "ends": [NOWHERE] * 2}) == (-torch.inf, [])
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])
@@ -266,7 +266,7 @@ def test_the_card_of_kept_weights_loads_a_model_of_answers(tmp_path, monkeypatch
             ((window,), _) = encode_windows(Split(["1"], [(row["question"], row["text"])], []), tokenizer, 24)
             found = model(input_ids=torch.tensor([window["input_ids"]]))
             logits = torch.stack([found.start_logits, found.end_logits], -1)[0]
-            assert _likeliest(logits, window)[1] == [first, behind]
+            assert likeliest_span(logits, window)[1] == [first, behind]
 
 
 def test_a_mistake_in_a_row_is_said_by_the_plan(tmp_path, capsys):

@@ -185,11 +185,11 @@ def test_a_dropout_by_the_kernel_has_the_gradients_of_one_without(interpreted, m
 def test_without_triton_the_masks_are_drawn_as_before(monkeypatch, caplog):
     monkeypatch.setattr(torch, "tensor", on_the_cpu(torch.tensor))
     for module, said in ((None, "keyed_kernel"), (types.SimpleNamespace(keyed_masks=nothing_kept), "other masks")):
-        keyed_dropout._has_kernel.cache_clear()
+        keyed_dropout.has_kernel.cache_clear()
         monkeypatch.setitem(sys.modules, "lora_bench.training.keyed_kernel", module)
-        assert keyed_dropout._has_kernel() is False
+        assert keyed_dropout.has_kernel() is False
         assert said in caplog.text
-    keyed_dropout._has_kernel.cache_clear()
+    keyed_dropout.has_kernel.cache_clear()
 
 
 def on_the_cpu(make):
@@ -230,7 +230,7 @@ for dimensions in range(1, 7):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_cuda_device_has_the_masks_of_the_cpu_by_the_kernel_and_without(dtype):
-    assert keyed_dropout._has_kernel(), "Triton and a C compiler are needed for the kernel"
+    assert keyed_dropout.has_kernel(), "Triton and a C compiler are needed for the kernel"
     for shape in ((16, 128, 768), (16, 12, 77, 77), (3, 5)):
         here = scaled_mask(key(8, 3), 21, torch.Size(shape), 0.1, 4, dtype=dtype)
         there = scaled_mask(key(8, 3).cuda(), 21, torch.Size(shape), 0.1, 4, dtype=dtype)
