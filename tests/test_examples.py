@@ -17,7 +17,7 @@ SCRIPT = ROOT / "examples" / "own_script.py"
 
 def run(folder, *command):
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, check=False, capture_output=True, text=True, timeout=300,
+        [sys.executable, *command], cwd=folder, check=False, capture_output=True, text=True, timeout=600,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ def test_the_notebook_shows_an_answer_a_report_and_a_winner(tmp_path, monkeypatc
         cell.source = re.sub(r"learning_rate: \[(\S+), \S+\]", r"learning_rate: \1", cell.source)
         cell.source = cell.source.replace("seeds: [0, 1, 2]\ntuning: {seeds: [100, 101], extend: false}", "seeds: [0]")
     client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
     ran = [cell for cell in client.execute().cells if cell.cell_type == "code"]
     shown = [[*output.get("data", {}), output.get("name")] for cell in ran for output in cell.outputs]

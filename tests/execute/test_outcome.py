@@ -97,7 +97,7 @@ def test_a_notebook_shows_progress_in_one_output_and_then_the_card(project, monk
         f"outcome = run_suite({str(project)!r}, runs={str(project.parent / 'notebook')!r}, workers=0)"
     )
     cells = [nbformat.v4.new_code_cell(source) for source in (code, "outcome", "print(repr(outcome))")]
-    ran = NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=300, kernel_name="python3").execute()
+    ran = NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=600, kernel_name="python3").execute()
     progress, card, said = (cell.outputs for cell in ran.cells)
     shown = [output.data["text/html"] for output in progress if "data" in output]
     assert len(shown) == 1 and "6 of 6 runs" in shown[0] and 'value="6" max="6"' in shown[0]

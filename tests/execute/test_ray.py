@@ -152,7 +152,7 @@ def test_a_stop_leaves_a_checkpoint_and_the_same_command_goes_on_where_it_may_ru
             time.sleep(0.05)
         # As a terminal does: to the command and to all that it started.
         os.killpg(child.pid, signal.SIGINT)
-        assert child.wait(60) == 130
+        assert child.wait(600) == 130
     finally:
         child.kill()
     _wait_for_the_end_of_all_that_it_started(child)
@@ -180,7 +180,7 @@ def test_a_command_whose_own_node_dies_ends_and_the_same_command_goes_on(tmp_pat
             time.sleep(0.05)
         (raylet,) = (one for one in psutil.Process(child.pid).children() if one.name() == "raylet")
         raylet.kill()
-        _, said = child.communicate(timeout=180)
+        _, said = child.communicate(timeout=600)
     finally:
         child.kill()
     assert (child.returncode, "the Ray node of this command has died" in said) == (3, True)
@@ -190,7 +190,7 @@ def test_a_command_whose_own_node_dies_ends_and_the_same_command_goes_on(tmp_pat
 
 
 def _wait_for_the_end_of_all_that_it_started(child):
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while left := [pid for pid in psutil.pids() if _session(pid) == child.pid]:
         assert time.monotonic() < end, f"{left} outlive the command that began them"
         time.sleep(0.1)

@@ -161,7 +161,7 @@ def test_two_commands_at_one_folder_come_to_the_same(path, alone, tmp_path, caps
         for _ in range(2)
     ]
     for process in both:
-        output, _ = process.communicate(timeout=180)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
         assert SENTENCE in output
     assert_same(found_in(path, tmp_path), alone)

@@ -58,7 +58,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def wait_until(fact, seconds=60.0):
+def wait_until(fact, seconds=600.0):
     end = time.monotonic() + seconds
     while not (value := fact()):
         assert time.monotonic() < end, "waited in vain"
@@ -127,7 +127,7 @@ def test_killed_at_any_moment_the_same_command_completes(tmp_path):
     """SIGKILL to the parent and to workers, again and again; the answer equals that of a run nobody disturbed."""
     whole = tmp_path / "whole"
     write_project(whole, LONG)
-    assert start(whole, "--workers", "2").wait(timeout=180) == 0
+    assert start(whole, "--workers", "2").wait(timeout=600) == 0
 
     project = tmp_path / "killed"
     write_project(project, LONG)
@@ -143,7 +143,7 @@ def test_killed_at_any_moment_the_same_command_completes(tmp_path):
         for file, content in kept.items():
             assert file.read_bytes() == content
         kept = {file: file.read_bytes() for file in record_files(project / "runs" / "tickets")}
-    assert start(project, "--workers", "2").wait(timeout=180) == 0
+    assert start(project, "--workers", "2").wait(timeout=600) == 0
     assert scores(project) == scores(whole)
 
 
@@ -156,14 +156,14 @@ def test_a_worker_that_is_killed_costs_its_run_alone(tmp_path):
     # The fork server is a child, the worker its child.
     (worker,) = wait_until(lambda: [pid for child in children(process.pid) for pid in children(child)])
     os.kill(worker, signal.SIGKILL)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 3, output
     records = {record.status: record for record in read_records(tmp_path / "runs" / "tickets")}
     assert set(records) == {"ok", "failed"}
     assert "SIGKILL" in records["failed"].reason
     assert "SIGKILL" in (tmp_path / "runs" / "tickets" / "report.md").read_text()
     again = start(tmp_path, "--retry", "--workers", "1")
-    assert again.wait(timeout=180) == 0
+    assert again.wait(timeout=600) == 0
     assert {record.status for record in read_records(tmp_path / "runs" / "tickets")} == {"ok"}
 
 
@@ -174,10 +174,9 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(tmp_path, number, code):
     write_project(tmp_path, LONG)
     process = start(tmp_path, "--workers", "2")
     wait_until(lambda: begun(tmp_path, 2))
-    time.sleep(0.2)
     family = children(process.pid)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == code, output
     assert "run the same command again to continue" in output and "Traceback" not in output
     assert not any(map(alive, family))
@@ -185,7 +184,7 @@ def test_a_signal_leaves_a_checkpoint_and_no_process(tmp_path, number, code):
     attempts = [json.loads(file.read_text()) for file in runs.glob("*/attempts/*.json")]
     assert {attempt["status"] for attempt in attempts} <= {"interrupted"}
     assert all(f"stopped by {number.name}" in attempt["reason"] for attempt in attempts)
-    assert start(tmp_path, "--workers", "2").wait(timeout=180) == 0
+    assert start(tmp_path, "--workers", "2").wait(timeout=600) == 0
     assert {record.status for record in read_records(runs)} == {"ok"}
     assert any(record.resumed for record in read_records(runs)) == bool(attempts)
 
@@ -204,7 +203,7 @@ def test_two_processes_on_one_folder_do_each_run_once(tmp_path):
     write_project(tmp_path, LONG.replace("6_400", "1_600"))
     both = [start(tmp_path, "--workers", "1") for _ in range(2)]
     for process in both:
-        output, _ = process.communicate(timeout=180)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
     records = read_records(tmp_path / "runs" / "tickets")
     assert [record.status for record in records] == ["ok", "ok"] and not any(record.attempts > 1 for record in records)
@@ -218,11 +217,11 @@ def test_when_the_server_dies_no_run_is_called_failed(tmp_path):
     family = children(process.pid)
     (server,) = [pid for pid in family if any(children(pid))]
     os.kill(server, signal.SIGKILL)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 3 and "Traceback" not in output, output
     wait_until(lambda: not any(map(alive, family)))
     assert not record_files(tmp_path / "runs" / "tickets")
-    assert start(tmp_path, "--workers", "2").wait(timeout=180) == 0
+    assert start(tmp_path, "--workers", "2").wait(timeout=600) == 0
 
 
 def test_a_record_of_what_could_not_run_does_not_stand_in_the_way(tmp_path):
@@ -324,5 +323,5 @@ def test_a_reader_who_has_seen_enough_does_not_stop_the_work(tmp_path):
     process = start(tmp_path, "--workers", "0")
     process.stdout.readline()
     process.stdout.close()  # its standard error too goes to this pipe
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=600) == 0
     assert len(read_records(tmp_path / "runs" / "tickets")) == 4

@@ -49,6 +49,13 @@ class Command:
             assert time.monotonic() < end, f"it did not get to its failpoint: {self.output}"
             time.sleep(0.02)
 
+    def wait_until_said(self, words: str, seconds: float = 600.0) -> None:
+        """Wait until these words are in the output, over the ends of lines."""
+        end = time.monotonic() + seconds
+        while words not in self.output.replace("\n", " "):
+            assert time.monotonic() < end, f"it did not say {words!r}: {self.output}"
+            time.sleep(0.02)
+
     @property
     def output(self) -> str:
         # The process that has it makes it, and may not have come so far.

@@ -10,6 +10,7 @@ by its heartbeat alone; `lockless` takes the file system's locks away; `hold` ha
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import random
 import sys
@@ -104,6 +105,11 @@ def jobs(runs: Path, number: int) -> list[ToyJob]:
     return [ToyJob(RunFolder(runs / record.run_id), record) for record in records]
 
 
+def no_locks(*_: object) -> None:
+    """Answer as a file system without locks does."""
+    raise OSError(errno.ENOLCK, "no locks available")
+
+
 def apply(quirks: Sequence[str]) -> None:
     """Make this process one that a machine of its own, or a file system without locks, would have."""
     claims.HEARTBEAT_SECONDS = BEAT_SECONDS
@@ -113,7 +119,9 @@ def apply(quirks: Sequence[str]) -> None:
         claims.is_alive = lambda owner: None
         claims.is_local = lambda folder: False
     if "lockless" in quirks:
-        claims._locked = lambda folder: (folder / claims.LOCK).open("ab")
+        import fcntl
+
+        fcntl.flock = no_locks
 
 
 def note(log: Path, line: str) -> None:

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from lora_bench.execute.executors.executor import Lost
@@ -23,7 +24,7 @@ from lora_bench.records import run_lock as claims
 from lora_bench.records.run_lock import Watch, try_lock
 from lora_bench.records.store import RunFolder, read_records
 from lora_bench.util import process_identity as processes
-from tests.faults.harness import BEAT_SECONDS, ToyExecutor, ToyJob, jobs, schedule
+from tests.faults.harness import ToyExecutor, ToyJob, jobs, no_locks, schedule
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="an owner is asked for in /proc")
 
@@ -50,7 +51,7 @@ def start(runs, log, number, seed, *quirks):
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def wait_until(fact, seconds=60.0):
+def wait_until(fact, seconds=120.0):
     end = time.monotonic() + seconds
     while not (value := fact()):
         assert time.monotonic() < end, "waited in vain"
@@ -66,7 +67,7 @@ def said(log, word):
 
 def finish(processes):
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
 
 
@@ -133,7 +134,7 @@ def test_a_claim_says_whose_it_is(tmp_path):
 
 
 def test_a_number_given_again_is_another_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "_locked", lambda folder: (folder / "lock").open("ab"))
+    monkeypatch.setattr("fcntl.flock", no_locks)
     claim = try_lock(tmp_path / "run")
     path = tmp_path / "run" / "claim-1.json"
     content = path.read_text()
@@ -168,66 +169,85 @@ def test_a_dead_owner_of_this_machine_is_known_at_once(tmp_path):
         assert claim.number == 2
 
 
+class OwnClock:
+    """The clock of this process, which stands still but where a test moves it; all else is the module `time`."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(claims, "time", self)
+
+    def monotonic(self):
+        return self.now
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+
 def as_seen_from_another_machine(monkeypatch, *, locks):
-    """Make this process one that sees nothing of an owner but its heartbeat."""
-    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", BEAT_SECONDS)
+    """Make this process one that sees nothing of an owner but its heartbeat. Return its clock."""
     monkeypatch.setattr(claims, "is_alive", lambda owner: None)
     monkeypatch.setattr(claims, "is_local", lambda folder: False)
     if not locks:
-        monkeypatch.setattr(claims, "_locked", lambda folder: (folder / "lock").open("ab"))
+        monkeypatch.setattr("fcntl.flock", no_locks)
+    return OwnClock(monkeypatch)
 
 
-def looks(watch, folder, seconds):
-    """Whether the run is free at any moment within so many seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if watch.is_free(folder):
-            return True
-        time.sleep(0.01)
-    return False
+def is_free_after_silence(watch, folder, clock):
+    """Whether the run is free once its owner has been silent for long enough, and no moment earlier."""
+    assert not watch.is_free(folder)
+    clock.now += 0.9 * SILENCE
+    assert not watch.is_free(folder)
+    clock.now += 0.2 * SILENCE
+    return watch.is_free(folder)
 
 
-SILENCE = BEAT_SECONDS * claims.SILENT_BEATS
+SILENCE = claims.HEARTBEAT_SECONDS * claims.SILENT_BEATS
 
 
 def test_an_owner_on_another_machine_lives_while_its_counter_moves(tmp_path, monkeypatch):
     process, folder = holder(tmp_path, "stranger", "lockless")
-    as_seen_from_another_machine(monkeypatch, locks=False)
+    clock = as_seen_from_another_machine(monkeypatch, locks=False)
     watch = Watch()
-    assert not looks(watch, folder, 4 * SILENCE)
+    for _ in range(4):
+        assert not watch.is_free(folder) and try_lock(folder) is None
+        seen = (folder / "claim-1.json").read_text()
+        wait_until(lambda seen=seen: (folder / "claim-1.json").read_text() != seen)
+        clock.now += 2 * SILENCE
     process.kill()
     process.communicate()
-    began = time.monotonic()
-    assert not watch.is_free(folder) and try_lock(folder) is None
-    assert looks(watch, folder, 10 * SILENCE)
-    assert time.monotonic() - began > 0.8 * SILENCE
+    assert is_free_after_silence(watch, folder, clock)
     with try_lock(folder) as claim:
         assert claim.number == 3  # the observer's word that 1 is dead is 2
 
 
 def test_a_jump_of_the_clock_takes_no_run_from_anybody(tmp_path, monkeypatch):
     process, folder = holder(tmp_path, "stranger", "lockless")
-    as_seen_from_another_machine(monkeypatch, locks=False)
+    clock = as_seen_from_another_machine(monkeypatch, locks=False)
     watch, real = Watch(), time.time
     for jump in (-3600, 86_400):
         assert not watch.is_free(folder)
         monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
         os.utime(folder / "claim-1.json", (real() + jump, real() + jump))
-        assert not looks(watch, folder, SILENCE / 2)
+        clock.now += SILENCE / 4
+        assert not watch.is_free(folder)
     process.kill()
     process.communicate()
-    assert looks(watch, folder, 10 * SILENCE)
+    assert is_free_after_silence(Watch(), folder, clock)
 
 
 def test_one_who_stood_still_and_was_taken_over_knows_it_and_writes_into_no_other_claim(tmp_path, monkeypatch):
     process, folder = holder(tmp_path, "stranger", "lockless")
-    as_seen_from_another_machine(monkeypatch, locks=False)
+    clock = as_seen_from_another_machine(monkeypatch, locks=False)
     os.kill(process.pid, signal.SIGSTOP)
-    assert looks(Watch(), folder, 10 * SILENCE)
-    with try_lock(folder) as claim:
-        mine = folder / f"claim-{claim.number}.json"
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+    with (folder / "claim-1.json").open("rb") as old:
+        assert is_free_after_silence(Watch(), folder, clock)
+        lock = try_lock(folder)
+        seen = old.read()
         os.kill(process.pid, signal.SIGCONT)
-        time.sleep(4 * BEAT_SECONDS)
+        wait_until(lambda: (old.seek(0), old.read())[1] != seen)  # it goes on to beat in the file that it has open
+    with lock as claim:
+        mine = folder / f"claim-{claim.number}.json"
         assert json.loads(mine.read_text())["pid"] == os.getpid() and not claim.lost
         assert [path.name for path in folder.glob("claim-*")] == [mine.name]
     process.kill()
@@ -238,7 +258,7 @@ def test_one_who_stood_still_and_was_taken_over_knows_it_and_writes_into_no_othe
 def test_one_who_stood_still_and_was_taken_over_publishes_a_score_and_no_failure(tmp_path, monkeypatch, status):
     from lora_bench.training import run as running
 
-    monkeypatch.setattr(claims, "_locked", lambda folder: (folder / "lock").open("ab"))
+    monkeypatch.setattr("fcntl.flock", no_locks)
     (job,) = jobs(tmp_path, 1)
     failure = {"status": status, "reason": "why", "scores": None}
     record = job.record if status == "ok" else job.record.model_copy(update=failure)
@@ -268,12 +288,15 @@ def test_one_who_stood_still_and_was_taken_over_publishes_a_score_and_no_failure
 
 def test_a_lock_that_is_held_keeps_a_run_whatever_the_claim_says(tmp_path, monkeypatch):
     process, folder = holder(tmp_path, "stranger")
-    as_seen_from_another_machine(monkeypatch, locks=True)
+    clock = as_seen_from_another_machine(monkeypatch, locks=True)
     os.kill(process.pid, signal.SIGSTOP)
-    assert not looks(Watch(), folder, 3 * SILENCE)
+    watch = Watch()
+    for _ in range(3):
+        assert not watch.is_free(folder)
+        clock.now += SILENCE
     process.kill()
     process.communicate()
-    assert looks(Watch(), folder, 10 * SILENCE)
+    assert is_free_after_silence(watch, folder, clock)
 
 
 def test_on_a_file_system_of_this_machine_an_owner_from_before_its_start_is_gone_at_once(tmp_path):
@@ -294,14 +317,14 @@ def claim_of(folder, **changes):
 
 def test_a_disk_in_this_machine_says_nothing_of_the_owners_on_others(tmp_path, monkeypatch):
     """They reach it through a file server here: only their heartbeat tells, as it does of another container's."""
-    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", BEAT_SECONDS)
+    clock = OwnClock(monkeypatch)
     monkeypatch.setattr(claims, "is_local", lambda folder: True)
     for number, owner in enumerate(({"host": "node7", "boot_id": "of node7"}, {"pid_namespace": "pid:[1]"})):
         folder = tmp_path / str(number)
         claim_of(folder, **owner)
         watch = Watch()
-        assert try_lock(folder) is None and not watch.is_free(folder)
-        assert looks(watch, folder, 10 * SILENCE)
+        assert try_lock(folder) is None
+        assert is_free_after_silence(watch, folder, clock)
     claim_of(tmp_path / "before", boot_id="of an earlier start")
     with try_lock(tmp_path / "before") as claim:
         assert claim.number == 2
@@ -388,11 +411,10 @@ def test_no_name_of_a_claim_is_removed_while_its_file_is_open(tmp_path, monkeypa
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"pid": "x"}', b"\x00" * 250])
 def test_half_a_claim_is_waited_for_as_one_that_does_not_move(tmp_path, monkeypatch, content):
-    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", BEAT_SECONDS)
+    clock = OwnClock(monkeypatch)
     (tmp_path / "claim-4.json").write_bytes(content)
-    watch = Watch()
-    assert try_lock(tmp_path) is None and not watch.is_free(tmp_path)
-    assert looks(watch, tmp_path, 10 * SILENCE)
+    assert try_lock(tmp_path) is None
+    assert is_free_after_silence(Watch(), tmp_path, clock)
     with try_lock(tmp_path) as claim:
         assert claim.number == 6
 

@@ -35,7 +35,7 @@ while True:
 
 @pytest.mark.parametrize("ends_at", [2, 0])
 def test_a_second_signal_reaches_the_child_and_leaves_nothing_of_it(tmp_path, monkeypatch, ends_at):
-    monkeypatch.setattr(rerun, "INSIST_SECONDS", 0.5 if ends_at == 0 else 30.0)
+    monkeypatch.setattr(rerun, "INSIST_SECONDS", 5.0 if ends_at == 0 else 600.0)
     log, python = tmp_path / "log", tmp_path / "python"
     python.write_text(STUBBORN.format(python=sys.executable, log=str(log), ends_at=ends_at))
     python.chmod(0o755)

@@ -87,7 +87,7 @@ def runs(tmp_path_factory):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [*command, str(script), str(folder)], check=False, capture_output=True, text=True, timeout=120,
+        [*command, str(script), str(folder)], check=False, capture_output=True, text=True, timeout=600,
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

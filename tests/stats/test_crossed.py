@@ -1,6 +1,5 @@
 """The crossed bootstrap, held to an analysis of variance, to its own closed form, and to a slow one written out."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -194,12 +193,10 @@ def test_no_draws_are_enough_for_a_mean_and_for_nothing_else(values, found):
         crossed_bootstrap(item_metric("f1", [0, 1], {0: [0, 1], 1: [1, 1]}), draw_seed=0, draws=0)
 
 
-def test_ten_seeds_of_two_thousand_items_take_seconds_and_little_memory():
+def test_ten_seeds_of_two_thousand_items_take_little_memory():
     values = np.random.default_rng(0).random((10, 2000))
     tracemalloc.start()
-    start = time.process_time()
     found = crossed_bootstrap(scored(values), draw_seed=0)
-    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found.draws == 10_000
-    assert seconds < 10 and peak < 100 * 2**20
+    assert found.draws == 10_000 and peak < 100 * 2**20

@@ -334,7 +334,7 @@ def test_no_process_outlives_a_harness_that_is_killed(tmp_path):
     finally:
         harness.send_signal(signal.SIGKILL)
         harness.wait()
-    assert within(60, lambda: not processes_with(mark))
+    assert within(600, lambda: not processes_with(mark))
 
 
 @pytest.mark.slow
@@ -345,7 +345,7 @@ def test_where_every_rank_stands_is_in_the_log_when_one_hangs(tmp_path):
         **os.environ, "LORA_BENCH_FAILPOINT": "run.step:hang@4", "LORA_BENCH_FAILPOINT_ONCE": str(tmp_path / "once"),
     }  # fmt: skip
     command = [sys.executable, "-m", "lora_bench.cli", "run", "tickets.yaml", "--runs", str(tmp_path / "runs")]
-    command += ["--only", job.run_id, "--workers", "1", "--timeout", "20"]
+    command += ["--only", job.run_id, "--workers", "1", "--timeout", "60"]
     assert subprocess.run(command, cwd=tmp_path / "ddp", env=env, stdout=subprocess.DEVNULL).returncode == 3
     (record,) = read_records(tmp_path / "runs" / "tickets")
     assert record.status == "timeout" and "workers.log has its stack" in record.reason
