@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from lora_bench.cli import main
-from lora_bench.cli.commands import _allowed
 from lora_bench.cli.parser import build_parser
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute.prepared_folder import Asked
@@ -20,6 +19,7 @@ from lora_bench.published.reproduce import reproduction, table_suite, verdicts
 from lora_bench.records.kept_adapter import find_adapter
 from lora_bench.records.spec import Start
 from lora_bench.records.store import read_records
+from lora_bench.suite.load_suite import check_pickles
 from lora_bench.tasks import definition, hub_sha256
 from tests.hub import add_dataset, add_model, serve
 from tests.project import BAD, GOOD, WORDS, write_model
@@ -52,7 +52,7 @@ def test_a_base_model_is_taken_at_the_revision_that_is_asked_for():
     arguments = build_parser().parse_args(asked)
     made = reproduction("lora-table2", model=arguments.model, revision=arguments.revision).suite
     assert [(entry.model, entry.revision) for entry in made.models] == [("org/own", other)]
-    assert _allowed(made, arguments).pickles == {"org/own"}
+    assert check_pickles(arguments.allow_pickle, made.models) == {"org/own"}
 
 
 def parquet(task, rows, seed):

@@ -107,5 +107,5 @@ def test_what_is_interpolated_is_what_would_be_counted(tmp_path, family, method)
 
 def test_a_count_is_kept(tmp_path, monkeypatch):
     first = flops_of(tmp_path, "gpt2", "lora", 2, 5)
-    monkeypatch.setattr("lora_bench.training.measure.flops._counted", lambda *_: pytest.fail("counted again"))
+    monkeypatch.setattr("lora_bench.training.measure.flops.load_model", lambda *_, **__: pytest.fail("counted again"))
     assert flops_of(tmp_path, "gpt2", "lora", 2, 5) == first

@@ -8,7 +8,8 @@ from lora_bench.metrics.seqeval_f1 import seqeval_f1
 from lora_bench.metrics.token_accuracy import token_accuracy
 from lora_bench.records.store import Answers
 from lora_bench.report.markdown import render_markdown
-from lora_bench.report.model.given_answers import _given_words
+from lora_bench.report.model.given_answers import given_answers
+from lora_bench.report.model.report_model import report_model
 from tests.report.sections.test_class_tables import table_below
 from tests.sample_records import record
 
@@ -71,8 +72,10 @@ def test_labels_that_are_no_tags_are_classes_of_words():
     "strange", [[["O"]] * 3, [["B-PER", "I-PER", "O", "B-ORG"], ["O", "O"], ["O"]], [1, 2, 3], [[1], [2], []]]
 )
 def test_answers_that_are_no_labels_of_these_words_are_left_out(strange):
-    assert _given_words(RIGHT, [RIGHT, LORA[0]], TAGS) is not None
-    assert _given_words(RIGHT, [RIGHT, strange], TAGS) is None
+    said = {"full": [RIGHT, RIGHT], "lora": [LORA[0], strange]}
+    records, given = runs(said, RIGHT, TAGS, "seqeval_f1", lambda *_: 0.5)
+    found = given_answers(report_model(records).seen.comparison, given.get)
+    assert [*found] == [tuple(one.run_id for one in records if one.spec.method.label == "full")]
 
 
 def test_the_frame_of_classes_has_a_row_a_type():
