@@ -161,7 +161,7 @@ def texts_of_test(path):
 # --- packs, budgets, protocols and cards -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("family", ["roberta", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_packed_runs_leave_the_records_of_isolated_ones(tmp_path, family):
     path = write(tmp_path / "project", family=family)
     done = {
@@ -208,7 +208,7 @@ def test_a_plan_counts_the_labels(tmp_path):
     assert {topic: sum(split.classes[topic] for split in facts.splits.values()) for topic in TOPICS} == counted
 
 
-@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("family", [pytest.param("roberta", marks=pytest.mark.slow), "gpt2"])
 def test_the_winners_code_and_its_merged_model_answer_alike(tmp_path, monkeypatch, family):
     from transformers import AutoConfig
 

@@ -317,6 +317,7 @@ def write_history(place, label, level):
         write_night(number_of(one, number), place / "baselines/gate")
 
 
+@pytest.mark.slow
 def test_what_is_suspect_is_really_run_again_with_new_seeds(project, capsys):
     assert main(["run", "tickets.yaml", "--series", "tonight", "--workers", "0", "--quiet"]) == 0
     records = read_records(project / "runs/tickets/tonight")

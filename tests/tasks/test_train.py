@@ -33,6 +33,8 @@ from tests.tasks.test_generation import XML, write_wikisql
 from tests.tasks.test_glue import write_mnli, write_qqp, write_tsv
 
 METHODS = ("full", "lora", "bottleneck_adapter", "prefix_tuning")
+# One text and two, classes and numbers, texts that are written and answers in a text, and a table from the package index.
+EACH_KIND = {"sst2", "mnli", "stsb", "e2e", "squad_v2", "tweets"}
 ENCODERS, WRITERS = {"roberta": "roberta", "deberta": "deberta-v2"}, {"gpt2": "gpt2"}
 # Of train enough for one in a hundred to be set aside, of what is scored enough for both classes.
 TRAIN_ROWS, ROWS = 400, 40
@@ -336,7 +338,9 @@ def run(
     return run_suite(suite, runs=runs / "runs", workers=0, data_dir=runs / "data").records
 
 
-@pytest.mark.parametrize("name", sorted(task_files()))
+@pytest.mark.parametrize(
+    "name", [name if name in EACH_KIND else pytest.param(name, marks=pytest.mark.slow) for name in sorted(task_files())]
+)
 def test_a_task_trains_and_scores_with_every_method(name, project, tmp_path, no_java):
     records = run(project, tmp_path, name, [*ENCODERS, *WRITERS])
     check(records, load_task(name), [*ENCODERS], [*WRITERS])
@@ -352,6 +356,7 @@ def test_scores_that_need_java(project, tmp_path):
     assert set(record.scores) == {"bleu", "nist", "meteor", "rouge_l", "cider"}
 
 
+@pytest.mark.slow
 @pytest.mark.assets
 @pytest.mark.parametrize("name", ["sst2", "stsb", "e2e"])
 def test_a_task_of_each_kind_trains_and_scores_on_the_quickstart_models(name, tmp_path, no_java):

@@ -122,7 +122,7 @@ def test_thelikeliest_span_answer_is_that_of_all_pairs_in_order_and_of_bounded_l
     assert likeliest_span(logits[:2], {"begins": [NOWHERE] * 2, "ends": [NOWHERE] * 2}) == (-torch.inf, [])
 
 
-@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("family", ["roberta", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_four_methods_learn_to_answer_and_the_report_pairs_the_questions(tmp_path, family):
     path = write_project(tmp_path / "project", SUITE.replace("train_examples: 480", "train_examples: 1_600"), family)
     assert cli.main(["run", str(path), "--runs", str(tmp_path / "runs"), "--workers", "0", "--quiet"]) == 0
@@ -277,6 +277,7 @@ def test_a_mistake_in_a_row_is_said_by_the_plan(tmp_path, capsys):
     assert "'film' does not stand at 3, but at 4, in 1 row (line 61)" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_probe_measures_a_model_of_answers(tmp_path):
     suite = SUITE.replace("seeds: [0, 1]", "seeds: [0]") + "probe: {latency: [[1, 8]], seconds: 0.1, processes: 1}\n"
     suite = re.sub(r"  - \{method: (bottleneck|prefix|full).*\n", "", suite)

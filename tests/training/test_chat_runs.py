@@ -55,7 +55,7 @@ def write_project(folder, suite=SUITE, family="llama", template=CHATML):
     return folder / "echo.yaml"
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_four_methods_run_and_their_report_has_the_losses(tmp_path, family):
     path = write_project(tmp_path / "project", family=family)
     runs = tmp_path / "runs"

@@ -130,7 +130,7 @@ def test_a_type_without_a_model_for_words_is_refused_with_the_reason(tmp_path):
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["roberta", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[1:])])
 def test_four_methods_learn_to_tag_and_the_report_pairs_the_sentences(tmp_path, family):
     suite = SUITE.replace("train_examples: 320", "train_examples: 1_600")
     path = write_project(tmp_path / "project", suite, family)
@@ -157,7 +157,7 @@ def test_four_methods_learn_to_tag_and_the_report_pairs_the_sentences(tmp_path, 
     assert "| method | seqeval\\_f1 | difference to `full` |" in (folder / "report.md").read_text()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[:2]), "gpt2"])
 def test_packed_runs_leave_the_records_of_isolated_ones(tmp_path, family):
     suite = SUITE.replace("head_dropout: 0.0", "masks: keyed").replace("base_dropout: 0.0, ", "")
     suite = suite.replace("train_examples: 320", "train_examples: 60") + "selection_every: 2\n"
@@ -259,6 +259,7 @@ def test_positions_beyond_the_model_are_found_among_the_words(tmp_path, capsys):
     assert "an input of opinions has 102: take max_length: 62" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_probe_measures_a_tagger(tmp_path):
     suite = SUITE.replace("seeds: [0, 1]", "seeds: [0]") + "probe: {latency: [[1, 8]], seconds: 0.1, processes: 1}\n"
     suite = re.sub(r"  - \{method: (bottleneck|prefix).*\n", "", suite)

@@ -50,7 +50,9 @@ def test_without_a_method_it_is_that_of_choose(tmp_path, monkeypatch, capsys):
     assert f": {find_winner(runs).row.label} (exploratory" in first
 
 
-@pytest.mark.parametrize("family", ["roberta", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize(
+    "family", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "deberta-v2")), "gpt2"]
+)
 def test_a_merged_model_is_a_plain_folder_with_the_same_answers(tmp_path, monkeypatch, family):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
