@@ -12,7 +12,29 @@ import pytest
 
 # What the `slow` tests of a file take on one core, from the times that CI prints. A wrong number makes shards less equal,
 # and nothing else.
-SECONDS: dict[str, int] = {}
+SECONDS = {
+    "tests/execute/test_prepared_folder.py": 110,
+    "tests/execute/test_run_suite.py": 200,
+    "tests/faults/test_ends.py": 220,
+    "tests/faults/test_failpoints.py": 300,
+    "tests/gate/test_bisect_commits.py": 60,
+    "tests/gate/test_gate.py": 180,
+    "tests/gate/test_pull_request.py": 120,
+    "tests/pack/test_train.py": 80,
+    "tests/plugin/test_benchmark_callback.py": 50,
+    "tests/plugin/test_distributed.py": 60,
+    "tests/probe/test_execute.py": 60,
+    "tests/published/test_reproduce.py": 40,
+    "tests/stats/test_collapse_simulation.py": 40,
+    "tests/stats/test_gate.py": 40,
+    "tests/tasks/test_train.py": 60,
+    "tests/test_adding.py": 120,
+    "tests/test_baselines.py": 220,
+    "tests/test_wheel.py": 60,
+    "tests/training/test_ranks.py": 300,
+    "tests/training/test_run.py": 80,
+    "tests/training/test_tagging.py": 60,
+}
 OTHER = 5
 
 

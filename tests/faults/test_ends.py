@@ -145,6 +145,7 @@ def test_a_run_that_crashes_is_a_row_and_is_done_again_only_when_asked(forge, pr
     completes(forge, project, undisturbed, "--retry")
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_goes_on_with_the_same_command(forge, project, undisturbed):
     command = forge.start(project, *ONE, failpoint="run.step:kill@3", once=True)
     assert command.wait() == 3, command.output

@@ -324,7 +324,13 @@ def a_card_with_tf32(monkeypatch):
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has other switches")
 @pytest.mark.usefixtures("a_card_with_tf32")
 @pytest.mark.parametrize(
-    "asked", ["tf32: true", "torch_compile: true, torch_compile_backend: aot_eager", "tf32: false", ""]
+    "asked",
+    [
+        "tf32: true",
+        pytest.param("torch_compile: true, torch_compile_backend: aot_eager", marks=pytest.mark.slow),
+        "tf32: false",
+        "",
+    ],
 )
 def test_each_run_has_the_precision_of_products_that_it_asks_for_and_leaves_none(tmp_path, monkeypatch, asked):
     before, seen = switches(), []

@@ -178,7 +178,7 @@ def test_packed_runs_leave_the_records_of_isolated_ones(tmp_path, family):
         assert record.warnings == same.warnings
 
 
-@pytest.mark.parametrize("axis", ["train_tokens: 3_000", "train_flops: 2e8"])
+@pytest.mark.parametrize("axis", ["train_tokens: 3_000", pytest.param("train_flops: 2e8", marks=pytest.mark.slow)])
 def test_budgets_count_words_as_any_other_text(tmp_path, axis):
     suite = SUITE.replace("train_examples: 320", axis).replace("seeds: [0, 1]", "seeds: [0]")
     suite = suite.replace("budget: {", "budget: {adapter_parameters: 1_000, tolerance: 0.5, ")
