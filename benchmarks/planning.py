@@ -71,7 +71,7 @@ def write_data(path: Path, rows: int = 400) -> None:
 def write_records(plan: Plan) -> None:
     """A record for every run of a plan, without the flushing that a run's own has."""
     from lora_bench.records.layout import RECORD
-    from lora_bench.records.store import sealed
+    from lora_bench.records.sealed_records import sealed
 
     for cell in plan.cells:
         record = cell.job.record("diverged", "the training loss is nan at step 3", parameters=cell.fit.parameters)

@@ -1,5 +1,7 @@
 """The files of the documentation site: those of docs/, the reports, and whatever else pages link to.
 
+`tox -e docs` renders the reports first, for their pages of one file are not committed.
+
 MkDocs sees each under its path in the repository, so a relative link that is right on a forge is right on the site. Addresses
 leave out the folder docs/. Pages of the reference that only the site has are made here.
 """
@@ -25,7 +27,9 @@ SHOWN = (
     "examples/*",
     "lora_bench/data/deberta-mini/README.md",
     "lora_bench/data/gpt2-mini/README.md",
+    "reports/*.html",
     "reports/*.md",
+    "reports/*/*.html",
     "reports/*/*.md",
     "reports/*/*.svg",
 )
@@ -56,8 +60,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
         page.meta["search"] = {"exclude": True}
         slug = config.mdx_configs["toc"]["slugify"]
         links = [f"[{title}](../docs/findings.md#{slug(title, '-')})" for title in findings(page.file.src_uri)]
+        said = [f"\n*Beside what papers say: {link}*\n" for link in links]
+        alone = (ROOT / page.file.src_uri).with_suffix(".html")
+        if alone.is_file():
+            said.insert(0, f"\n*[In one file, figures included]({alone.name})*\n")
         first, _, rest = markdown.partition("\n")
-        markdown = "\n".join([first, *(f"\n*Beside what papers say: {link}*\n" for link in links), rest])
+        markdown = "\n".join([first, *said, rest])
     return markdown.replace("<details>", '<details markdown="1">')
 
 

@@ -11,6 +11,7 @@ our code fails is written to fuzz/crash-*.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -65,13 +66,17 @@ def fuzz_all(names: Sequence[str], options: Sequence[str]) -> int:
 
 def seeds(name: str) -> list[bytes]:
     """Good inputs of a target, from the project's own files."""
+    from lora_bench.util.sealed_json import SEAL
+
     root = HERE.parent
     patterns = {
         "suite": ["baselines/*/suite.yaml"],
         "probe-suite": ["baselines/*/suite.yaml"],
         "task": ["tasks/*.yaml"],
-        "record": ["baselines/*/records/*[0-9a-f].json"],
-        "probe": ["baselines/*/probes/*.json"],
+        "record": [],
+        "probe": [],
+        "records": [],
+        "answers": [],
         "published": ["baselines/*/published.csv"],
         "work": [],
         "data": [],
@@ -79,6 +84,15 @@ def seeds(name: str) -> list[bytes]:
     }
     files = [path for pattern in patterns[name] for path in sorted(root.glob(pattern))][:20]
     found = [path.read_bytes() for path in files]
+    if name in ("record", "probe"):
+        kept = {"record": "quickstart/runs.json", "probe": "system-claims/probes.json"}[name]
+        records = json.loads((root / "baselines" / kept).read_bytes())["records"][:20]
+        # Without its seal, which no change would match.
+        found = [json.dumps({key: record[key] for key in record if key != SEAL}).encode() for record in records]
+    if name == "records":
+        found = [few_records()]
+    if name == "answers":
+        found = [b'{"run_id":"0123456789abcdef","file":"predictions.json","content":{"predictions":[0,1]}}\n']
     if name == "work":
         found = [prepared()]
     if name == "config":
@@ -94,6 +108,16 @@ def seeds(name: str) -> list[bytes]:
         )
         found = [bytes([number]) + content for number in range(8) for content in contents]
     return found
+
+
+def few_records() -> bytes:
+    """A file of two records of the quickstart."""
+    from lora_bench.records.sealed_records import write_many
+
+    records = [json.loads(raw) for raw in seeds("record")[:2]]
+    with tempfile.TemporaryDirectory() as folder:
+        write_many(Path(folder) / "runs.json", records)
+        return (Path(folder) / "runs.json").read_bytes()
 
 
 def prepared() -> bytes:

@@ -7,6 +7,7 @@ that it leaves, and more than `SECONDS` of processor time is a fault of ours.
 from __future__ import annotations
 
 import functools
+import lzma
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,9 +18,12 @@ from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
 from lora_bench.execute.prepared_folder import FILE, read_prepared
 from lora_bench.published.reading import read_cells
+from lora_bench.records.answers_file import read_answers
+from lora_bench.records.layout import ANSWERS_FILE, RUNS_FILE
 from lora_bench.records.probe_store import read_probe
 from lora_bench.records.record import Record
-from lora_bench.records.store import read_record, to_json
+from lora_bench.records.sealed_records import to_json
+from lora_bench.records.store import read_record, read_records
 from lora_bench.report import render_files
 from lora_bench.report.frames.record_frame import to_frame
 from lora_bench.report.terminal import terminal_table
@@ -112,6 +116,16 @@ def probe(raw: bytes) -> None:
     _in_a_file("probe.json", raw, read_probe)
 
 
+def records(raw: bytes) -> None:
+    """A file of many records."""
+    _in_a_file(RUNS_FILE, raw, read_records)
+
+
+def answers(raw: bytes) -> None:
+    """The text of a file of answers, compressed."""
+    _in_a_file(ANSWERS_FILE, lzma.compress(raw), read_answers)
+
+
 def work(raw: bytes) -> None:
     """What a prepared folder says to its workers."""
     _in_a_file(FILE, raw, lambda path: read_prepared(path.parent))
@@ -175,6 +189,8 @@ TARGETS: dict[str, Target] = {
     "task": task,
     "record": record,
     "probe": probe,
+    "records": records,
+    "answers": answers,
     "work": work,
     "published": published,
     "data": data,

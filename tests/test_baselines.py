@@ -17,9 +17,12 @@ from lora_bench.gate.baseline import read_nights
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.probe_plan import plan_probes
 from lora_bench.records.analysis import UntilDecided
+from lora_bench.records.answers_file import read_answers
 from lora_bench.records.environment import cuda_devices
-from lora_bench.records.probe_store import probe_files, read_probes
-from lora_bench.records.store import answers_in, read_records, record_files, to_json
+from lora_bench.records.layout import ANSWERS_FILE
+from lora_bench.records.probe_store import has_probes, read_probes
+from lora_bench.records.sealed_records import to_json
+from lora_bench.records.store import answers_in, has_records, read_records
 from lora_bench.records.suite_about import about_in
 from lora_bench.records.weight_analysis import read_analysis
 from lora_bench.report import check_report, report_model
@@ -38,13 +41,13 @@ METRICS = {
     "pearson": lambda references, predictions: scipy.stats.pearsonr(references, predictions).statistic,
     "spearman": lambda references, predictions: scipy.stats.spearmanr(references, predictions).statistic,
 }
-BASELINES = {path.name: path for path in sorted((ROOT / "baselines").iterdir()) if record_files(path)}
+BASELINES = {path.name: path for path in sorted((ROOT / "baselines").iterdir()) if has_records(path)}
 PLANNED = {"quickstart", "smoke"}
 # Those that measure what methods cost, and train for no score.
 PROBED = {
     path.name: path
     for path in sorted((ROOT / "baselines").iterdir())
-    if probe_files(path) and path.name not in BASELINES
+    if has_probes(path) and path.name not in BASELINES
 }
 
 
@@ -59,30 +62,36 @@ def test_every_record_names_its_spec_and_keeps_its_budget(name):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_predictions_lie_beside_their_record_and_give_its_scores(name):
-    for record in read_records(BASELINES[name]):
+    records = read_records(BASELINES[name])
+    answers = answers_in(BASELINES[name], records)
+    for record in records:
         if record.status != "ok" or record.spec.decoding is not None:
             continue
-        content = (BASELINES[name] / "records" / f"{record.run_id}.predictions.json").read_bytes()
-        assert hashlib.sha256(content).hexdigest() == record.predictions.sha256
-        found = json.loads(content)
-        assert len(found["predictions"]) == len(found["references"]) == record.predictions.count
+        found = answers(record.run_id)
+        assert len(found.predictions) == len(found.references) == record.predictions.count
         # One answer for every item has no correlation.
-        assert record.scores or (len(set(found["predictions"])) == 1 and record.judged_score == 0)
+        assert record.scores or (len(set(found.predictions)) == 1 and record.judged_score == 0)
         for metric, score in record.scores.items():
             if metric in METRICS:
-                assert score == pytest.approx(METRICS[metric](found["references"], found["predictions"]), abs=1e-6)
+                assert score == pytest.approx(METRICS[metric](found.references, found.predictions), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_no_text_is_committed(name):
-    written = {record.run_id for record in read_records(BASELINES[name]) if record.spec.decoding is not None}
-    for path in (BASELINES[name] / "records").iterdir():
-        run_id, kind = path.name.split(".", 1)
-        assert kind in ("json", "probabilities.json") or (kind == "predictions.json" and run_id not in written)
+    records = {record.run_id: record for record in read_records(BASELINES[name])}
+    file = BASELINES[name] / ANSWERS_FILE
+    for run_id, kind, content in read_answers(file).values() if file.is_file() else ():
+        named = {
+            one.file: one for one in (records[run_id].predictions, records[run_id].probabilities) if one is not None
+        }
+        assert named[kind].sha256 == hashlib.sha256(content).hexdigest()
+        found = json.loads(content)
         if kind == "predictions.json":
-            found = json.loads(path.read_bytes())
+            assert records[run_id].spec.decoding is None
             assert set(found) == {"ids_sha256", "predictions", "references"}
             assert all(isinstance(value, int | float) for value in [*found["predictions"], *found["references"]])
+        else:
+            assert set(found) == {"probabilities"}
 
 
 @pytest.fixture(scope="module")

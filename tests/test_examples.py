@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench.records.store import read_records, to_json, write_atomic
+from lora_bench.records.sealed_records import to_json
+from lora_bench.records.store import read_records, write_atomic
 from tests.sample_records import record
 
 ROOT = Path(__file__).parents[1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lora_bench.cli.baseline_commands import baseline_folder
 from lora_bench.cli.gate_commands import way_of
 from lora_bench.cli.gate_output import BROKE_OFF, DONE, write_answer
+from lora_bench.cli.help import records_at
 from lora_bench.errors import LoraBenchError
 
 if TYPE_CHECKING:
@@ -50,10 +51,12 @@ def _runs_in(folder: Path, name: str) -> RunSet:
 def _other(arguments: argparse.Namespace, records: Sequence[Record]) -> tuple[RunSet, Path]:
     """The runs to hold against: a folder, then a baseline, then a git reference."""
     from lora_bench.gate.base_runs import commit_of, kept_runs, runs_of_commit
+    from lora_bench.records.store import has_records
 
     given: str = arguments.against
-    if Path(given).is_dir():
-        return _runs_in(Path(given), given), Path(given)
+    folder = records_at(given)
+    if folder.is_dir():
+        return _runs_in(folder, given), folder
     try:
         baseline = baseline_folder(given)
     except LoraBenchError as none_of_that_name:
@@ -64,7 +67,7 @@ def _other(arguments: argparse.Namespace, records: Sequence[Record]) -> tuple[Ru
                 f"--against {given}: there is no such folder, baseline or git reference"
             ) from none_of_that_name
     else:
-        if not (baseline / "records").is_dir():
+        if not has_records(baseline):
             nights = (baseline / "nights").is_dir()
             has = "nights and no records; hold a night against it with --baseline" if nights else "no records here"
             raise LoraBenchError(f"baseline {given} has {has}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.gate_output import CANNOT_DECIDE, DONE, print_lines
-from lora_bench.cli.help import add_command, add_verbs
+from lora_bench.cli.help import add_command, add_verbs, records_at
 from lora_bench.errors import LoraBenchError, did_you_mean
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ def add_baseline(commands: Commands) -> None:
     accepts = add_command(
         verbs,
         "accept",
-        "copy records into ./baselines/NAME/records, or with --reason accept a night into ./baselines/NAME/nights",
+        "keep records in ./baselines/NAME, or with --reason accept a night into ./baselines/NAME/nights",
         'lora-bench baseline accept runs/nightly --reason "passed"',
         takes="RUNS",
     )
     accept = accepts.what
-    accept.add_argument("runs", metavar="RUNS", type=Path, help="folder of runs")
+    accept.add_argument("runs", metavar="RUNS", type=records_at, help="folder of runs, or a baseline")
     accept.add_argument(
         "--name", type=_name, metavar="NAME", help="name of the baseline (default: name of the runs' folder)"
     )
@@ -127,21 +127,14 @@ def _accept(arguments: argparse.Namespace) -> int:
     """Keep the records of runs as a baseline, or a night among the accepted ones."""
     if arguments.reason is not None:
         return _accept_night(arguments)
-    from lora_bench.records.probe_store import PROBES, accept_probes, probe_files
-    from lora_bench.records.store import accept, record_files
-    from lora_bench.records.weight_analysis import accept_analysis
+    from lora_bench.records.baseline_folder import keep_baseline
 
     folder: Path = arguments.runs
     for option in ("series", "margin", "change"):
         if getattr(arguments, option):
             raise LoraBenchError(f"--{option} is for a night, which is accepted with a --reason")
     target = Path("baselines") / (arguments.name or folder.resolve().name)
-    if record_files(folder) or not probe_files(folder):
-        print(f"{len(accept(folder, target))} records in {target / 'records'}")
-        if (analysis := accept_analysis(folder, target)) is not None:
-            print(f"the analysis of their weights in {analysis}")
-    if probe_files(folder):
-        print(f"{len(accept_probes(folder, target))} records in {target / PROBES}")
+    print(*keep_baseline(folder, target), sep="\n")
     return DONE
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_bench.cli.help import add_command, add_verbs
+from lora_bench.cli.help import add_command, add_verbs, records_at
 from lora_bench.errors import BadInput
 from lora_bench.util.redaction import message
 
@@ -27,8 +27,8 @@ def add_exchange(commands: Commands) -> None:
         "lora-bench compare runs/before runs/after",
         takes="RUNS_A RUNS_B",
     )
-    compare.what.add_argument("first", metavar="RUNS_A", type=Path, help="folder of runs, or a baseline")
-    compare.what.add_argument("second", metavar="RUNS_B", type=Path, help="folder or baseline to compare with it")
+    compare.what.add_argument("first", metavar="RUNS_A", type=records_at, help="folder of runs, or a baseline")
+    compare.what.add_argument("second", metavar="RUNS_B", type=records_at, help="folder or baseline to compare with it")
     compare.where.add_argument(
         "--out", type=Path, default=Path(), metavar="FOLDER", help="folder for compare.md and compare.html (default: .)"
     )
@@ -43,13 +43,16 @@ def add_exchange(commands: Commands) -> None:
     exports = add_command(
         commands,
         "export",
-        "write every number of some records as a table or into a tracker, or an adapter as another library saves it",
+        "write records as a table, into a tracker, or as files to commit, or an adapter as another library saves it",
         "lora-bench export runs/quickstart --to csv",
         more="An adapter is one of our tuners, as PEFT saved it:\n  lora-bench export FOLDER --to adapterhub",
         takes="RUNS --to FORMAT",
     )
     exports.what.add_argument(
-        "runs", metavar="RUNS", type=Path, help="folder of runs, a baseline, one record, or the folder of an adapter"
+        "runs",
+        metavar="RUNS",
+        type=records_at,
+        help="folder of runs, a baseline, one record, or the folder of an adapter",
     )
     exports.where.add_argument(
         "--out", metavar="PATH", help="file, tracker's folder or URI (default: beside the runs, or the tracker's own)"
@@ -60,9 +63,10 @@ def add_exchange(commands: Commands) -> None:
     exports.output.add_argument(
         "--to",
         required=True,
-        choices=["csv", "parquet", "json", "mlflow", "trackio", *ADAPTER_FORMATS],
+        choices=["csv", "parquet", "json", "mlflow", "trackio", "baseline", "runs", *ADAPTER_FORMATS],
         metavar="FORMAT",
-        help="csv, parquet, json, mlflow or trackio; adapterhub or peft for an adapter",
+        help="csv, parquet, json, mlflow or trackio; baseline (two files) or runs (a folder a run); adapterhub or peft for an "
+        "adapter",
     )
     exports.parser.set_defaults(command=_export)
 
@@ -168,6 +172,12 @@ def _export(arguments: argparse.Namespace) -> int:
         out = Path(arguments.out or f"{runs}-{arguments.to}")
         export_adapter(runs, arguments.to, out, base=arguments.base, progress=_say)
         print(out)
+        return 0
+    if arguments.to in ("baseline", "runs"):
+        from lora_bench.records.baseline_folder import keep_baseline, make_runs_folder
+
+        make = keep_baseline if arguments.to == "baseline" else make_runs_folder
+        print(*make(runs, Path(arguments.out or f"{runs}-{arguments.to}")), sep="\n")
         return 0
     beside = runs if runs.is_dir() else runs.parent
     print(export(read_records(runs), arguments.to, beside=beside, out=arguments.out))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lora_bench.cli.baseline_commands import baseline_folder, night_options
 from lora_bench.cli.gate_output import BROKE_OFF, CANNOT_DECIDE, DONE, print_lines, warn, write_answer
-from lora_bench.cli.help import add_command
+from lora_bench.cli.help import add_command, records_at
 from lora_bench.errors import LoraBenchError
 
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ def add_check(commands: Commands) -> None:
     )
     what, where, how, output = check.what, check.where, check.how, check.output
     what.add_argument(
-        "runs", metavar="RUNS", type=Path, nargs="?", help="runs/SUITE that `run --series` wrote, or one night in it"
+        "runs",
+        metavar="RUNS",
+        type=records_at,
+        nargs="?",
+        help="runs/SUITE that `run --series` wrote, or one night in it",
     )
     other = what.add_mutually_exclusive_group(required=True)
     other.add_argument(

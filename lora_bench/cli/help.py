@@ -9,14 +9,22 @@ import argparse
 import textwrap
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lora_bench.errors import did_you_mean
+from lora_bench.records.layout import PROBES_FILE, RUNS_FILE
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["Parser"]
 
 USAGE_ERROR = 2
+
+
+def records_at(text: str) -> Path:
+    """Return the folder of records that a user named: by its path, or by that of the file that holds them."""
+    path = Path(text)
+    return path.parent if path.name in (RUNS_FILE, PROBES_FILE) and path.is_file() else path
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):

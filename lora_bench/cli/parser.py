@@ -21,7 +21,7 @@ from lora_bench.cli.commands import BAD_INPUT, DONE, FULL, GOES_ON, SOME_FAILED
 from lora_bench.cli.completion import add_completion, complete
 from lora_bench.cli.exchange_commands import add_exchange
 from lora_bench.cli.gate_commands import add_check, mistaken_code
-from lora_bench.cli.help import Formatter, Groups, Parser, add_command
+from lora_bench.cli.help import Formatter, Groups, Parser, add_command, records_at
 from lora_bench.cli.try_commands import add_try
 from lora_bench.cli.winner_commands import add_winner
 from lora_bench.errors import LoraBenchError, WorkBroken, WorkersLost
@@ -259,7 +259,7 @@ def _add_report(subcommands: Commands) -> None:
         takes="RUNS",
     )
     report.what.add_argument(
-        "runs", metavar="RUNS", type=Path, help="folder of runs, a baseline, or the baselines folder"
+        "runs", metavar="RUNS", type=records_at, help="folder of runs, a baseline, or the baselines folder"
     )
     report.what.add_argument("--published", metavar="TABLE", help="compare the records with a published table")
     report.what.add_argument(
@@ -316,6 +316,12 @@ def _running_options(groups: Groups) -> None:
     groups.parser.set_defaults(resumes=True)
     groups.what.add_argument(
         "--only", action="append", default=[], metavar="RUN_ID", help="train only this run; may be repeated"
+    )
+    groups.what.add_argument(
+        "--continue-from",
+        type=records_at,
+        metavar="RUNS",
+        help="take the runs that this folder or baseline has as done, and copy them",
     )
     _series_option(groups)
     groups.what.add_argument("--no-probes", action="store_true", help="skip the probes that the suite asks for")

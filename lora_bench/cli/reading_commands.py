@@ -23,22 +23,19 @@ if TYPE_CHECKING:
 def report(arguments: argparse.Namespace) -> int:
     """Render records as Markdown with figures, and as one page; of several suites with an index."""
     from lora_bench.exchange import data_files
-    from lora_bench.records.probe_store import probe_files, read_probes
-    from lora_bench.records.store import answers_in, read_records, record_files
+    from lora_bench.records.probe_store import has_probes, read_probes
+    from lora_bench.records.store import answers_in, has_records, read_records
     from lora_bench.records.suite_about import about_in
     from lora_bench.records.weight_analysis import read_analysis
     from lora_bench.report import check_report, report_model, write_report
-    from lora_bench.report.index_page import check_index, write_index
+    from lora_bench.report.index_page import write_index
     from lora_bench.report.model.report_model import side_by_side
-
-    def has_records(path: Path) -> bool:
-        return bool(record_files(path) or probe_files(path))
 
     folder: Path = arguments.runs
     sources: dict[str, Path] = {}
-    if folder.is_dir() and not has_records(folder):
+    if folder.is_dir() and not (has_records(folder) or has_probes(folder)):
         # The baselines folder: one report for each baseline that has records.
-        sources = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and has_records(path)}
+        sources = {path.name: path for path in sorted(folder.iterdir()) if has_records(path) or has_probes(path)}
     several = bool(sources)
     if not sources:
         # Of a name that no file can have, resolving would raise.
@@ -48,7 +45,7 @@ def report(arguments: argparse.Namespace) -> int:
     found = {}
     for name, source in sources.items():
         probes = read_probes(source)
-        records = read_records(source) if record_files(source) or not probes else []
+        records = read_records(source) if has_records(source) or not probes else []
         answers = answers_in(source, records)
         model = report_model(records, probes, answers, arguments.reference) if records else None
         if model is not None:
@@ -75,8 +72,6 @@ def report(arguments: argparse.Namespace) -> int:
         index = write_index(place, only_refresh=not several)
         if index is not None:
             print(index)
-    elif several:
-        differences += check_index(place)
     for difference in differences:
         print(difference)
     return DIFFERS if differences else DONE

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.record import CurvePoint, Record
-from lora_bench.records.store import to_json
+from lora_bench.records.sealed_records import to_json
 from lora_bench.report.frames.record_frame import columns_of
 from lora_bench.util.redaction import without_secrets, without_secrets_in
 

@@ -30,9 +30,9 @@ class RunOptions:
         wait: Wait for runs of other processes, and then do the runs that depend on them.
         ray: Address of a Ray cluster that does the runs: HOST:PORT, "auto", or "local" for one of this machine that ends
             with the work. Its nodes must see *runs*, the data and the base models under the same paths.
+        continue_from: Runs folder or baseline whose runs are taken as done, and copied with their answers.
         allow_code: Code of the suite that may run, as `NAME@HASH`; see `lora_bench.suite.consent`.
 
-    Raises:
     Raises:
         LoraBenchError: If two options contradict each other, or the series is not a valid file name.
     """
@@ -50,6 +50,7 @@ class RunOptions:
     among: int = 1
     wait: bool = True
     ray: str | None = None
+    continue_from: Path | None = None
     allow_code: Collection[str] = ()
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from lora_bench.pack.group_runs import most_members, packs
 from lora_bench.plan.cell import Cell
 from lora_bench.plan.cost_estimate import BYTES_PER_WEIGHT, WORKER_BYTES, default_workers
 from lora_bench.plan.make_plan import Plan, make_plan
+from lora_bench.records.baseline_folder import StoredRuns
 from lora_bench.records.environment import card_memory, cuda_devices, too_few_devices
 from lora_bench.records.outcomes import at_work, is_done_again, is_untried
 from lora_bench.records.record import Record, Status
@@ -120,6 +121,7 @@ def run_suite(
     taken: set[str] = set()
     told: set[str] = set()
     interrupted, working = None, False
+    stored = None if options.continue_from is None else StoredRuns(Path(options.continue_from))
 
     def untried(record: Record) -> bool:
         # A run that this command repeated counts as tried, however it ended.
@@ -134,6 +136,8 @@ def run_suite(
                 progress=shown.say, untried=untried,
             )  # fmt: skip
             wanted = _wanted(plan, options, taken)
+            if stored is not None and _copied(plan, stored):
+                continue
             remove_orphans(folder)
             # A run requested by its id needs no choice.
             if _put_damage_aside(plan, shown) or (not options.only and settle(plan, shown.say)):
@@ -183,6 +187,12 @@ def _outcome(plan: Plan, folder: Path, taken: set[str], interrupted: str | None,
         elsewhere=len(undone & held),
         later=later,
     )
+
+
+def _copied(plan: Plan, stored: StoredRuns) -> bool:
+    """Copy the missing runs that are stored elsewhere. Return True if there were any."""
+    missing = [cell.job for cell in plan.missing if cell.job.run_id in stored.records]
+    return any([stored.copy(job.run_id, job.folder) for job in missing])
 
 
 def _put_damage_aside(plan: Plan, shown: Display) -> bool:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from lora_bench.errors import BadInput, Fault, LoraBenchError, unknown
 from lora_bench.gate.series import Night
-from lora_bench.records.store import first_fault, write_once
+from lora_bench.records.sealed_records import first_fault
+from lora_bench.records.store import write_once
 from lora_bench.report.text import natural
 from lora_bench.util.regular_files import read_regular
 from lora_bench.util.sealed_json import load_json

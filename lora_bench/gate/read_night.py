@@ -24,10 +24,10 @@ from lora_bench.gate.series import (
 )
 from lora_bench.records.analysis import Analysis
 from lora_bench.records.probe_record import ProbeRecord
-from lora_bench.records.probe_store import probe_files, read_probes
+from lora_bench.records.probe_store import has_probes, read_probes
 from lora_bench.records.record import Environment, Record
 from lora_bench.records.spec import MethodSpec, RunSpec
-from lora_bench.records.store import read_records, record_files
+from lora_bench.records.store import has_records, read_records
 from lora_bench.report.text import plain
 from lora_bench.util.filenames import file_name
 from lora_bench.util.hashing import content_hash
@@ -54,15 +54,15 @@ def read_night(folder: Path, label: str | None = None) -> Night:
     """Read the night whose runs and probes are in *folder*.
 
     Args:
-        folder: A folder with `RUN_ID/record.json`.
+        folder: A runs folder or a baseline.
         label: Label of the night; by default the series label of its records, or the folder's name if they have none.
 
     Raises:
         LoraBenchError: If there are no records, they are of several suites, or two runs of a series have the same seed.
         BadInput: With every record that cannot be read.
     """
-    probes = read_probes(folder) if probe_files(folder) else []
-    records = read_records(folder) if record_files(folder) or not probes else []
+    probes = read_probes(folder) if has_probes(folder) else []
+    records = read_records(folder) if has_records(folder) or not probes else []
     labels = {record.spec.series for record in records} - {None}
     if len(labels) > 1:
         raise LoraBenchError(f"{folder} holds runs of {len(labels)} series ({', '.join(sorted(map(str, labels)))})")

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from lora_bench.documents import Strict
 from lora_bench.records.record import Environment, Parameters, Said, Status
 from lora_bench.records.spec import Attention, MethodSpec, ModelSpec, Precision
+from lora_bench.util.filenames import FileName
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.sealed_json import with_seal
 
@@ -271,7 +272,7 @@ class ProbeRecord(Strict):
     )
 
     schema_version: int = Field(alias="schema", default=SCHEMA)
-    probe_id: str
+    probe_id: FileName
     repeat: int
     twin: bool
     suite: str

@@ -1,20 +1,20 @@
-"""The records of probes: `probes/<probe_id>-<repeat>.json` beside the runs of their suite, or in a baseline."""
+"""The records of probes: `probes/<probe_id>-<repeat>.json` beside the runs of their suite, or `probes.json` of a baseline."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_bench.errors import BadInput, Fault
+from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.records.layout import PROBES_FILE
 from lora_bench.records.probe_record import SCHEMA, ProbeRecord
-from lora_bench.records.store import DamagedRecord, MissingRecord, read_sealed, sealed, to_json
+from lora_bench.records.sealed_records import DamagedRecord, MissingRecord, read_many, read_sealed, sealed
 from lora_bench.util.atomic_files import (
     QUARANTINE,
     make_folder,
     quarantine,
     remove_orphans,
     sync_folder,
-    write_atomic,
     write_once,
 )
 
@@ -59,38 +59,37 @@ class ProbeFolder:
 
 
 def probe_files(folder: Path) -> list[Path]:
-    """Return the files of probe records in a runs folder or a baseline."""
+    """Return the files of probe records in a runs folder."""
     return sorted((folder / PROBES).glob("*.json"))
 
 
+def has_probes(folder: Path) -> bool:
+    """Return True if a runs folder or a baseline has records of probes."""
+    return (folder / PROBES_FILE).is_file() or bool(probe_files(folder))
+
+
 def read_probes(folder: Path) -> list[ProbeRecord]:
-    """Read every probe record of a runs folder or a baseline, in the order of their names.
+    """Read every probe record of a runs folder or a baseline, by cell and repeat.
 
     Raises:
         BadInput: With every record that cannot be read.
+        LoraBenchError: If the folder has both forms.
     """
+    files = probe_files(folder)
+    if (folder / PROBES_FILE).is_file():
+        if files:
+            raise LoraBenchError(f"{folder} has both {PROBES_FILE} and {PROBES}/; move one of them elsewhere")
+        return read_many(folder / PROBES_FILE, ProbeRecord, SCHEMA, "probe record")
     records: list[ProbeRecord] = []
     faults: list[Fault] = []
-    for file in probe_files(folder):
+    for file in files:
         try:
             records.append(read_probe(file))
         except BadInput as error:
             faults += error.faults
     if faults:
         raise BadInput(faults)
-    return records
-
-
-def accept_probes(runs: Path, baseline: Path) -> list[ProbeRecord]:
-    """Copy the probe records of a runs folder into a baseline, replacing those in it."""
-    records = read_probes(runs)
-    for record in records:
-        write_atomic(baseline / PROBES / f"{record.run_id}.json", to_json(record))
-    kept = {f"{record.run_id}.json" for record in records}
-    for path in probe_files(baseline):
-        if path.name not in kept:
-            path.unlink()
-    return records
+    return sorted(records, key=lambda record: (record.probe_id, record.repeat, record.twin))
 
 
 def read_probe(file: Path) -> ProbeRecord:

@@ -14,41 +14,38 @@ Damaged files are moved to `quarantine/` and never deleted.
                           claim-<n>.json      the run lock: which process has the run; see `lora_bench.records.run_lock`
                           quarantine/<n>/     damaged files, with the reason
 
-A baseline folder holds the same records as `records/<run_id>.json`, with predictions in `records/<run_id>.predictions.json`
-and probabilities in `records/<run_id>.probabilities.json`.
-Generated texts stay in the runs folder: they repeat the data set, whose licence may forbid redistribution.
+A baseline holds the records of all runs in one file, and their answers in a second: see `lora_bench.records.baseline_folder`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ValidationError
-
-from lora_bench.documents import dotted
 from lora_bench.errors import BadInput, Fault, LoraBenchError
+from lora_bench.records.answers_file import read_answers
 from lora_bench.records.checkpoint_files import remove_checkpoints
-from lora_bench.records.layout import COMPLETIONS, PREDICTIONS, PROBABILITIES, RECORD
+from lora_bench.records.layout import ANSWERS_FILE, COMPLETIONS, PREDICTIONS, PROBABILITIES, RECORD, RUNS_FILE
 from lora_bench.records.outcomes import goes_on, is_attempt
 from lora_bench.records.record import SCHEMA, Predictions, Probabilities, Record
 from lora_bench.records.run_lock import LOOK_SECONDS, RunLock, Watch, try_lock
+from lora_bench.records.sealed_records import DamagedRecord, MissingRecord, read_many, read_sealed, sealed
 from lora_bench.util.atomic_files import QUARANTINE, quarantine, remove_orphans, sync_folder
 from lora_bench.util.atomic_files import free_bytes as free_bytes
 from lora_bench.util.atomic_files import write_atomic as write_atomic
 from lora_bench.util.atomic_files import write_once as write_once
 from lora_bench.util.failpoints import reach
 from lora_bench.util.regular_files import MIB, read_regular
-from lora_bench.util.sealed_json import DamagedContent, as_json, is_seal, seal, unseal
 
-# Our largest record has some 100 kB, and its predictions some MB.
-MAX_RECORD_BYTES, MAX_BESIDE_BYTES = 64 * MIB, 1024 * MIB
+# Our largest predictions have some MB.
+MAX_BESIDE_BYTES = 1024 * MIB
 
 
 @dataclass(frozen=True)
@@ -240,14 +237,6 @@ class RunFolder:
             number += 1
 
 
-class DamagedRecord(BadInput):
-    """A file that was a record and is no longer readable."""
-
-
-class MissingRecord(BadInput):
-    """The file of a record does not exist, or no longer."""
-
-
 def _content(path: Path) -> bytes | None:
     """Return the content of a file, or None if it does not exist or no longer."""
     try:
@@ -257,7 +246,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read every record at *path*, in the order of their run ids: a runs folder, a baseline, or one record.
+    """Read every record at *path*, in the order of their run ids: a runs folder, a baseline or its `runs.json`, or one record.
 
     Raises:
         LoraBenchError: If the path does not exist or has no record.
@@ -265,9 +254,13 @@ def read_records(path: Path) -> list[Record]:
     """
     if not path.exists():
         raise LoraBenchError(f"{path} does not exist; `lora-bench run SUITE` writes records to runs/SUITE")
+    if path.name == RUNS_FILE and path.is_file():
+        path = path.parent
+    if is_baseline(path):
+        return read_many(path / RUNS_FILE, Record, SCHEMA, "record")
     files = [path] if path.is_file() else record_files(path)
     if not files:
-        raise LoraBenchError(f"{path} has no records: neither RUN_ID/record.json nor records/RUN_ID.json")
+        raise LoraBenchError(f"{path} has no records: neither RUN_ID/{RECORD} nor {RUNS_FILE}")
     records: list[Record] = []
     faults: list[Fault] = []
     for file in files:
@@ -283,48 +276,26 @@ def read_records(path: Path) -> list[Record]:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """Return the record files of a runs folder or a baseline."""
-    runs = folder.glob(f"*/{RECORD}")
-    beside = (f".{PREDICTIONS}", f".{PROBABILITIES}")
-    baseline = (path for path in folder.glob("records/*.json") if not path.name.endswith(beside))
-    return sorted([*runs, *baseline])
+    """Return the record files of a runs folder."""
+    return sorted(folder.glob(f"*/{RECORD}"))
 
 
-def accept(runs: Path, baseline: Path) -> list[Record]:
-    """Copy the records of a runs folder, with predictions and probabilities, into a baseline, replacing those in it.
-
-    Interrupted at any moment, the baseline has whole records, old and new; the same command completes it.
+def is_baseline(folder: Path) -> bool:
+    """Return True if one file of the folder has the records of all runs.
 
     Raises:
-        LoraBenchError: If there are no records, or predictions are missing or do not match their record.
+        LoraBenchError: If runs lie beside that file.
     """
-    records = read_records(runs)
-    files = {record.run_id: _beside(runs / record.run_id, record) for record in records}
-    target = baseline / "records"
-    written: set[str] = set()
-    for record in records:
-        beside = {f"{record.run_id}.{name}": content for name, content in files[record.run_id].items()}
-        for name, file in {**beside, f"{record.run_id}.json": to_json(record)}.items():
-            write_atomic(target / name, file)
-            written.add(name)
-    for path in sorted(target.iterdir()):
-        if path.name not in written and path.is_file():
-            path.unlink()
-    sync_folder(target)
-    return records
+    if not (folder / RUNS_FILE).is_file():
+        return False
+    if record_files(folder):
+        raise LoraBenchError(f"{folder} has both {RUNS_FILE} and RUN_ID/{RECORD}; move one of them elsewhere")
+    return True
 
 
-def _beside(folder: Path, record: Record) -> dict[str, bytes]:
-    """Return the contents of the files that a baseline keeps of a run beside its record, by name."""
-    named = [(one.file, one.sha256) for one in (record.predictions, record.probabilities) if one is not None]
-    found = {}
-    for file, sha256 in named:
-        if file not in (PREDICTIONS, PROBABILITIES):
-            continue
-        found[file] = _content(folder / file) or b""
-        if hashlib.sha256(found[file]).hexdigest() != sha256:
-            raise LoraBenchError(f"{folder / file} is missing or does not match its record; run {record.run_id} again")
-    return found
+def has_records(folder: Path) -> bool:
+    """Return True if *folder* has records of runs, in folders of their own or in one file."""
+    return is_baseline(folder) or bool(record_files(folder))
 
 
 class Answers(NamedTuple):
@@ -341,12 +312,42 @@ class Answers(NamedTuple):
     item_scores: dict[str, list[float]] | None = None
 
 
+AnswersFile = Predictions | Probabilities
+
+
+def files_in(folder: Path) -> Callable[[str, AnswersFile], bytes | None]:
+    """Return a function that reads, by run id, a file of answers that a record names in a runs folder or a baseline.
+
+    It returns None for completions, which no baseline has, and for a file of a runs folder that is missing or does not match
+    its record. In a baseline such a file is an error.
+    """
+    if not is_baseline(folder):
+
+        def of_run(run_id: str, named: AnswersFile) -> bytes | None:
+            content = _content(folder / run_id / named.file) if named.file in (PREDICTIONS, PROBABILITIES) else None
+            return content if hashlib.sha256(content or b"").hexdigest() == named.sha256 else None
+
+        return of_run
+    kept = functools.cache(lambda: read_answers(folder / ANSWERS_FILE))
+
+    def of_baseline(run_id: str, named: AnswersFile) -> bytes | None:
+        if named.file not in (PREDICTIONS, PROBABILITIES):
+            return None
+        if named.sha256 not in kept():
+            missing = f"has no {named.file} of run {run_id} that matches its record; it changed after it was written"
+            raise BadInput([Fault(missing, file=str(folder / ANSWERS_FILE))])
+        return kept()[named.sha256].content
+
+    return of_baseline
+
+
 def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers | None]:
     """Return a function that reads, by run id, the predictions beside *records* in a runs folder or a baseline.
 
     It returns None if the run left no predictions, they are missing, or they do not match the record.
     """
     by_id = {record.run_id: record for record in records}
+    file_of = files_in(path)
 
     def read(run_id: str) -> Answers | None:
         record = by_id.get(run_id)
@@ -359,16 +360,17 @@ def answers_in(path: Path, records: Iterable[Record]) -> Callable[[str], Answers
         shares = kept["probabilities"] if kept is not None else None
         return Answers(found["predictions"], found["references"], shares, found.get("item_scores"))
 
-    def whole(run_id: str, named: Predictions | Probabilities) -> dict[str, Any] | None:
+    def whole(run_id: str, named: AnswersFile) -> dict[str, Any] | None:
         """Return the content of a file that matches its record."""
-        if named.file not in (PREDICTIONS, PROBABILITIES):
+        content = file_of(run_id, named)
+        if content is None:
             return None
-        for file in (path / run_id / named.file, path / "records" / f"{run_id}.{named.file}"):
-            content = _content(file) or b""
-            if hashlib.sha256(content).hexdigest() == named.sha256:
-                found: dict[str, Any] = json.loads(content)
-                return found
-        return None
+        try:
+            found: dict[str, Any] = json.loads(content)
+            parts = ("predictions", "references") if named.file == PREDICTIONS else ("probabilities",)
+            return found if all(isinstance(found[part], list) for part in parts) else None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise BadInput([Fault(f"{named.file} of run {run_id} has no answers: {error}", file=str(path))]) from None
 
     return read
 
@@ -381,69 +383,3 @@ def read_record(path: Path) -> Record:
             not exist.
     """
     return read_sealed(path, Record, SCHEMA, "record")
-
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-def read_sealed(path: Path, model: type[ModelT], newest: int, kind: str) -> ModelT:
-    """Read a record of any kind, with or without a seal.
-
-    Args:
-        path: Its file.
-        model: Its class.
-        newest: Newest known schema.
-        kind: Its name in messages.
-
-    Raises:
-        BadInput: If it is unreadable or from a newer lora_bench; `DamagedRecord` if it is damaged, `MissingRecord` if it does
-            not exist.
-    """
-
-    def fault(message: str) -> list[Fault]:
-        return [Fault(message, file=str(path))]
-
-    try:
-        data, has_seal = unseal(read_regular(path, MAX_RECORD_BYTES))
-    except OSError as error:
-        kind_of_fault = MissingRecord if isinstance(error, FileNotFoundError) else BadInput
-        raise kind_of_fault(fault(f"is no {kind}: {error.strerror}")) from None
-    except DamagedContent as error:
-        raise DamagedRecord(fault(f"is no {kind}: {error}")) from None
-    version = data.get("schema")
-    if isinstance(version, int) and version > newest:
-        schema = f"{kind.removesuffix(' record')} schema {version}"
-        newer = f"was written with {schema}, and this lora_bench reads up to {newest}; upgrade it"
-        raise BadInput(fault(newer))
-    try:
-        # JSON mode accepts a list for a tuple and keeps every other type strict.
-        return model.model_validate_json(json.dumps(data))
-    except ValidationError as error:
-        unread = [dotted(one["loc"]) for one in error.errors() if one["type"] == "extra_forbidden"]
-        all_unread = len(unread) == error.error_count()
-        if not has_seal and (not all_unread or any(is_seal(data, name) for name in unread)):
-            raise DamagedRecord(fault(f"is no {kind}: {first_fault(error)}")) from None
-        # Its own version of lora_bench sealed it, or exported it without a seal, so its unknown fields are intended.
-        said = f"it has {', '.join(unread[:3])}" if all_unread else first_fault(error)
-        newer = f"is no {kind} that this lora_bench knows: {said}, which a newer one may have written; upgrade it"
-        raise BadInput(fault(newer)) from None
-    except ValueError as error:
-        raise DamagedRecord(fault(f"is no {kind}: {error}")) from None
-
-
-def first_fault(error: Exception) -> str:
-    """Describe the fault of an unreadable file in a line."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"{dotted(first['loc'])}: {first['msg']} (of {error.error_count()} faults)"
-
-
-def to_json(record: BaseModel) -> bytes:
-    """Return a record as exported: sorted keys, two spaces, no NaN, a newline at the end."""
-    return as_json(record.model_dump(mode="json", by_alias=True))
-
-
-def sealed(record: BaseModel) -> bytes:
-    """Return a record as stored in a runs folder: with a hash of itself."""
-    return seal(record.model_dump(mode="json", by_alias=True))

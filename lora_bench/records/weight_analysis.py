@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from lora_bench.documents import Strict
-from lora_bench.records.store import read_sealed, sealed, to_json, write_atomic
+from lora_bench.records.sealed_records import read_sealed, sealed
+from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.filenames import FileName
 
 SCHEMA = 1
@@ -155,5 +156,4 @@ def accept_analysis(runs: Path, baseline: Path) -> Path | None:
     if analysis is None:
         (baseline / FILE).unlink(missing_ok=True)
         return None
-    write_atomic(baseline / FILE, to_json(analysis))
-    return baseline / FILE
+    return write_analysis(analysis, baseline)

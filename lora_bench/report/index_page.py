@@ -95,13 +95,3 @@ def write_index(folder: Path, *, only_refresh: bool = False) -> Path | None:
         return None
     write_atomic(path, page.encode("utf-8"))
     return path
-
-
-def check_index(folder: Path) -> list[str]:
-    """The difference between the index of a folder and its pages, if there is any."""
-    page, path = render_index(folder), folder / NAME
-    if page is None:
-        return []
-    if not path.is_file():
-        return [f"{NAME} is missing"]
-    return [] if path.read_text(encoding="utf-8") == page else [f"{NAME} differs from the pages beside it"]

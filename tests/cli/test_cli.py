@@ -18,7 +18,8 @@ from lora_bench.cli.plan_table import plan_tables
 from lora_bench.documents import read_yaml
 from lora_bench.errors import LoraBenchError
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.records.store import to_json
+from lora_bench.records.sealed_records import to_json
+from lora_bench.records.store import read_records, write_atomic
 from lora_bench.suite.from_table import RATES, RATES_LARGE
 from lora_bench.suite.load_suite import is_probe_suite, load_suite
 from lora_bench.util.paths import suite_files
@@ -202,10 +203,8 @@ def test_a_run_says_before_it_trains_that_no_rate_is_tuned_and_what_the_test_spl
 
 
 def test_a_report_that_differs_from_its_records_is_exit_code_1(tmp_path, capsys):
-    records = tmp_path / "baselines" / "sample" / "records"
-    records.mkdir(parents=True)
     for record in sample_suite():
-        (records / f"{record.run_id}.json").write_bytes(to_json(record))
+        write_atomic(tmp_path / "baselines" / "sample" / record.run_id / "record.json", to_json(record))
     assert main(["report", "baselines", "--out", "reports"]) == 0
     assert main(["report", "baselines", "--out", "reports", "--check"]) == 0
     page = tmp_path / "reports" / "sample.md"
@@ -218,9 +217,9 @@ def test_runs_become_a_baseline_whose_report_is_the_same(tmp_path, capsys):
     write_project(tmp_path)
     assert main(["run", "tickets.yaml", "--workers", "0", "--quiet"]) == 0
     assert main(["baseline", "accept", "runs/tickets"]) == 0
-    kept = sorted(path.name for path in (tmp_path / "baselines" / "tickets" / "records").iterdir())
-    assert len(kept) == 12 and sum(name.endswith(".predictions.json") for name in kept) == 4
-    assert sum(name.endswith(".probabilities.json") for name in kept) == 4
+    kept = tmp_path / "baselines" / "tickets"
+    assert sorted(path.name for path in kept.iterdir()) == ["answers.jsonl.xz", "runs.json"]
+    assert read_records(kept) == read_records(tmp_path / "runs" / "tickets")
     assert main(["report", "baselines", "--out", "reports"]) == 0
     first, again = tmp_path / "runs" / "tickets" / "report.md", tmp_path / "reports" / "tickets.md"
     assert first.read_text().replace("(report/", "(tickets/") == again.read_text()

@@ -22,7 +22,7 @@ from lora_bench.exchange import data_files, export
 from lora_bench.exchange.facts import facts_of
 from lora_bench.exchange.table_files import harmless, to_csv
 from lora_bench.records.record import CurvePoint, Record
-from lora_bench.records.store import to_json
+from lora_bench.records.sealed_records import to_json
 from lora_bench.report.frames.record_frame import to_curves, to_frame
 from tests.probe.records import sample_probes
 from tests.sample_records import record, sample_suite

@@ -12,7 +12,8 @@ import pytest
 
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
-from lora_bench.records.store import RunFolder, accept, read_records
+from lora_bench.records.baseline_folder import accept
+from lora_bench.records.store import RunFolder, read_records
 from lora_bench.util.atomic_files import check_writable, is_local, make_folder
 from tests.faults.test_power_loss import ANSWERS, a_record
 from tests.sample_records import sample_suite

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.records.baseline_folder import accept
 from lora_bench.records.checkpoint_files import newest_checkpoint, write_checkpoint
 from lora_bench.records.layout import PREDICTIONS
 from lora_bench.records.probe_store import ProbeFolder, probe_files, read_probe, read_probes
 from lora_bench.records.record import Predictions, Weights
 from lora_bench.records.run_lock import Watch
-from lora_bench.records.store import RunFolder, accept, read_record, read_records, record_files
+from lora_bench.records.store import RunFolder, answers_in, read_record, read_records, record_files
 from lora_bench.util import atomic_files as disk
 from lora_bench.util.atomic_files import sync_folder, sync_tree, write_atomic, write_once
 from lora_bench.util.sealed_json import keep, kept
@@ -30,7 +31,7 @@ from tests.sample_records import record as made
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders are not flushed there")
 
 ROOT = Path(__file__).parents[2]
-ANSWERS = json.dumps({"ids_sha256": "0", "predictions": [0, 1] * 400, "references": [1, 1] * 400}).encode()
+ANSWERS = json.dumps({"ids_sha256": "0", "predictions": [0, 1] * 400, "references": [1, 1] * 400}).encode() + b"\n"
 OTHER_ANSWERS = ANSWERS.replace(b"[0", b"[1", 1)
 
 
@@ -308,8 +309,9 @@ def test_a_baseline_that_is_replaced_is_whole_records_at_any_moment(trace):
     def check(place, acknowledged):
         found = {record.run_id: record for record in read_records(place / "baselines" / "sample")}
         before, after = ({record.run_id: record for record in records} for records in (old, new))
-        assert all(found[run_id] in (before.get(run_id), after.get(run_id)) for run_id in found)
-        assert found == after if acknowledged else found.keys() >= before.keys() & after.keys()
+        assert found == after if acknowledged else found in (before, after)
+        answers = answers_in(place / "baselines" / "sample", found.values())
+        assert all(answers(run_id) is not None for run_id in found)
         assert all(read_records(place / name) for name in ("old", "new"))
 
     trace.judge(check)

@@ -10,7 +10,8 @@ import pytest
 
 from lora_bench.errors import BadInput
 from lora_bench.records.probe_store import read_probe
-from lora_bench.records.store import DamagedRecord, RunFolder, read_record, read_records, sealed, to_json
+from lora_bench.records.sealed_records import DamagedRecord, sealed, to_json
+from lora_bench.records.store import RunFolder, read_record, read_records
 from lora_bench.util.sealed_json import seal, unseal
 from tests.sample_records import record as made
 

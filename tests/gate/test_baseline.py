@@ -10,7 +10,7 @@ from lora_bench.gate import judge, night_of, read_nights, tonight_in, write_nigh
 from lora_bench.gate.accepting import accepted_night, diff_lines, show_lines, two_nights
 from lora_bench.gate.baseline import before, to_text
 from lora_bench.gate.series import Night
-from lora_bench.records.store import to_json
+from lora_bench.records.sealed_records import to_json
 from tests.gate.histories import LEVEL, accepted, changed, more_parameters, night, night_records, number_of
 from tests.sample_records import ENVIRONMENT
 

@@ -14,7 +14,8 @@ from lora_bench.cli.gate_commands import _way
 from lora_bench.cli.parser import build_parser, main
 from lora_bench.gate import read_night, read_nights, write_night
 from lora_bench.records.analysis import Analysis
-from lora_bench.records.store import read_records, to_json
+from lora_bench.records.sealed_records import to_json
+from lora_bench.records.store import read_records
 from tests.gate.histories import accepted, night_records, number_of
 from tests.gate.test_bisect import wheel
 from tests.project import SUITE, write_project

@@ -14,10 +14,11 @@ from lora_bench.probe import process
 from lora_bench.probe.probe_job import ProbeJob
 from lora_bench.probe.process import longest_input, make_model, probe, random_batch
 from lora_bench.probe.reasons import is_out_of_memory, reason_of
+from lora_bench.records.baseline_folder import accept_probes
 from lora_bench.records.environment import CudaDevice
 from lora_bench.records.probe_record import ProbeRecord
-from lora_bench.records.probe_store import ProbeFolder, accept_probes, read_probe, read_probes
-from lora_bench.records.store import to_json
+from lora_bench.records.probe_store import ProbeFolder, read_probe, read_probes
+from lora_bench.records.sealed_records import to_json
 from tests.probe.suites import SUITE, plan
 from tests.tiny import MODELS, VOCABULARY, WRITERS
 

@@ -10,18 +10,11 @@ from pathlib import Path
 import pytest
 
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.records import store
+from lora_bench.records import sealed_records, store
+from lora_bench.records.baseline_folder import accept
 from lora_bench.records.record import Predictions
-from lora_bench.records.store import (
-    RunFolder,
-    accept,
-    read_record,
-    read_records,
-    sealed,
-    to_json,
-    write_atomic,
-    write_once,
-)
+from lora_bench.records.sealed_records import sealed, to_json
+from lora_bench.records.store import RunFolder, read_record, read_records, write_atomic, write_once
 from lora_bench.util.atomic_files import TEMPORARY, check_writable, remove_orphans
 from lora_bench.util.hashing import content_hash
 from lora_bench.util.process_identity import this_process
@@ -111,18 +104,10 @@ def test_what_is_no_record_is_bad_input_with_its_file(tmp_path, content):
 
 
 def test_a_folder_without_records_says_what_was_looked_for(tmp_path):
-    with pytest.raises(LoraBenchError, match=r"neither RUN_ID/record\.json nor records/RUN_ID\.json"):
+    with pytest.raises(LoraBenchError, match=r"neither RUN_ID/record\.json nor runs\.json"):
         read_records(tmp_path)
     with pytest.raises(LoraBenchError, match="does not exist"):
         read_records(tmp_path / "absent")
-
-
-def test_a_baseline_holds_the_same_records(tmp_path):
-    record = a_record()
-    (tmp_path / "records").mkdir()
-    (tmp_path / "records" / f"{record.run_id}.json").write_bytes(to_json(record))
-    (tmp_path / "records" / f"{record.run_id}.predictions.json").write_text("{}")
-    assert read_records(tmp_path) == [record]
 
 
 DAMAGES = {
@@ -230,7 +215,8 @@ def test_a_record_that_another_process_puts_aside_while_it_is_read_is_none(tmp_p
                 path.unlink(missing_ok=True)
             return read(path, *limit)
 
-        monkeypatch.setattr(store, "read_regular", late)
+        for module in (store, sealed_records):
+            monkeypatch.setattr(module, "read_regular", late)
 
     for name, ask in (
         ("predictions.json", folder.damage),
@@ -238,20 +224,24 @@ def test_a_record_that_another_process_puts_aside_while_it_is_read_is_none(tmp_p
         ("record.json", folder.record),
         ("record.json", folder.retry),
     ):
-        monkeypatch.setattr(store, "read_regular", read)
+        for module in (store, sealed_records):
+            monkeypatch.setattr(module, "read_regular", read)
         folder.publish(record)
         is_gone(name)
         assert ask() is None
-    monkeypatch.setattr(store, "read_regular", read)
+    for module in (store, sealed_records):
+        monkeypatch.setattr(module, "read_regular", read)
     folder.publish(record)
     is_gone("record.json")
     assert read_records(tmp_path) == [made(seed=1)] and folder.attempts() == 0
     # Another record stood there when this one was to be linked, and is gone when it is looked at.
-    monkeypatch.setattr(store, "read_regular", read)
+    for module in (store, sealed_records):
+        monkeypatch.setattr(module, "read_regular", read)
     folder.publish(made(score=0.5))
     is_gone("record.json")
     assert folder.publish(record) == record
-    monkeypatch.setattr(store, "read_regular", read)
+    for module in (store, sealed_records):
+        monkeypatch.setattr(module, "read_regular", read)
     assert folder.record() == record
 
 
@@ -396,4 +386,3 @@ def test_a_baseline_that_is_accepted_again_has_the_new_records_and_no_others(tmp
     accept(tmp_path / "old", tmp_path / "baseline")
     assert accept(tmp_path / "new", tmp_path / "baseline") == read_records(tmp_path / "new")
     assert read_records(tmp_path / "baseline") == read_records(tmp_path / "new")
-    assert SEAL not in json.loads(next((tmp_path / "baseline" / "records").iterdir()).read_text())

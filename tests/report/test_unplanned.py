@@ -3,8 +3,9 @@
 import pytest
 
 from lora_bench.records.record import Environment, Memory, Parameters, Record, Speed
+from lora_bench.records.sealed_records import to_json
 from lora_bench.records.spec import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
-from lora_bench.records.store import read_record, to_json
+from lora_bench.records.store import read_record
 from lora_bench.report import compare, render_files, terminal_table, to_frame
 from lora_bench.report.sections.introduction import facts
 from tests.sample_records import record

@@ -152,6 +152,7 @@ def originals(tmp_path_factory):
         "work": list(map(json.loads, run.seeds("work"))),
         "config": [json.loads(good_config())],
     }
+    as_data["records"] = [json.loads(run.seeds("records")[0])]
     as_text = {name: run.seeds(name) or list(map(as_bytes, as_data.get(name, []))) for name in TARGETS}
     return as_data, as_text
 
@@ -168,7 +169,7 @@ def test_what_is_good_is_read(originals, name):
     assert any(read)
 
 
-@pytest.mark.parametrize("name", ["suite", "probe-suite", "task", "record", "probe", "work", "config"])
+@pytest.mark.parametrize("name", ["suite", "probe-suite", "task", "record", "probe", "records", "work", "config"])
 def test_changed_data_are_read_or_refused(originals, name):
     @fuzzed
     @given(changed(originals[0][name]).map(as_bytes))

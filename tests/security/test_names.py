@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from lora_bench.cli import main
 from lora_bench.documents import read_yaml
 from lora_bench.errors import BadInput, LoraBenchError
-from lora_bench.records.store import accept, read_records
+from lora_bench.records.baseline_folder import accept
+from lora_bench.records.store import read_records
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.suite.probe_suite import load_probe_suite
 from lora_bench.tasks import find_folder, in_folder, load_data, load_task, task_from_document

@@ -14,7 +14,7 @@ from rich.console import Console
 from lora_bench.cli import main
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.record import Record
-from lora_bench.records.store import to_json
+from lora_bench.records.sealed_records import to_json
 from lora_bench.report import render_files, terminal_table
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.run import run_job

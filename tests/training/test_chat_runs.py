@@ -16,7 +16,9 @@ from lora_bench.execute.run_suite import run_suite, runs_folder
 from lora_bench.gate import night_of
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.plan.probe_plan import plan_probes
-from lora_bench.records.store import accept, answers_in
+from lora_bench.records.answers_file import read_answers
+from lora_bench.records.baseline_folder import accept
+from lora_bench.records.store import answers_in
 from lora_bench.suite.load_suite import load_suite
 from tests.chats import CHATML, STOP, echoes, write_chat_model, write_chats
 from tests.shared import shared
@@ -76,8 +78,8 @@ def test_four_methods_run_and_their_report_has_the_losses(tmp_path, family):
     report = (runs / "echo" / "report.md").read_text(encoding="utf-8")
     assert "loss, mean ± SD" in report and "MAE" not in report
     accept(runs / "echo", tmp_path / "baseline")
-    kept = sorted(file.name.partition(".")[2] for file in (tmp_path / "baseline" / "records").iterdir())
-    assert kept == ["json"] * 4 + ["predictions.json"] * 4
+    kept = read_answers(tmp_path / "baseline" / "answers.jsonl.xz").values()
+    assert [answers.file for answers in kept] == ["predictions.json"] * 4
     assert len(night_of(records, "first").cells) == 4
     assert {cell.spec.kind for cell in plan_probes(load_suite(path), runs).cells} == {"generation"}
 

@@ -15,7 +15,7 @@ from lora_bench.execute.run_suite import run_suite, runs_folder
 from lora_bench.models.loading import load_model
 from lora_bench.models.registry import find_model
 from lora_bench.plan.make_plan import make_plan
-from lora_bench.records.store import accept
+from lora_bench.records.baseline_folder import accept
 from lora_bench.suite.load_suite import load_suite
 from lora_bench.training.winner import find_winner, merge_winner
 from tests.project import WORDS, write_model
@@ -79,8 +79,7 @@ def test_written_texts_are_not_committed_with_a_baseline(tmp_path, monkeypatch):
     path = write_project(tmp_path / "project")
     run_suite(path, runs=tmp_path / "runs", workers=0)
     accept(runs_folder(load_suite(path), tmp_path / "runs"), tmp_path / "baseline")
-    (only,) = (tmp_path / "baseline" / "records").iterdir()
-    assert "completions" not in only.name
+    assert [file.name for file in (tmp_path / "baseline").iterdir()] == ["runs.json"]
 
 
 @pytest.mark.parametrize("family", ["roberta", "deberta-v2"])

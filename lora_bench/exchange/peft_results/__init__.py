@@ -19,7 +19,8 @@ from lora_bench.exchange.peft_results.mapping import record_of
 from lora_bench.exchange.peft_results.result_file import Result, plain_data
 from lora_bench.records.layout import RECORD
 from lora_bench.records.record import Record
-from lora_bench.records.store import read_record, to_json, write_atomic
+from lora_bench.records.sealed_records import to_json
+from lora_bench.records.store import read_record, write_atomic
 
 FOLDERS = ("results", "cancelled_results")
 MAX_BYTES = 50_000_000

@@ -16,7 +16,8 @@ from lora_bench.errors import BadInput, Fault, LoraBenchError
 from lora_bench.exchange.peft_results import FOLDERS, Imported, content_of, record_in, result_files
 from lora_bench.records.layout import RECORD
 from lora_bench.records.record import Record
-from lora_bench.records.store import read_record, to_json, write_atomic
+from lora_bench.records.sealed_records import to_json
+from lora_bench.records.store import read_record, write_atomic
 
 _COMMIT = re.compile(r"commit ([0-9a-f]{40,64}) (\d{4}-\d\d-\d\d)")
 _DATED = re.compile(r"\d{4}-\d\d.*")

@@ -4,7 +4,7 @@ import pytest
 
 import lora_bench
 from lora_bench.errors import LoraBenchError
-from lora_bench.records.store import to_json
+from lora_bench.records.sealed_records import to_json
 from lora_bench.report.model.choose_method import choose_among
 from tests.report.model.test_verdicts import FULL, runs, shifted
 

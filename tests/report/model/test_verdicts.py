@@ -9,9 +9,11 @@ import scipy.stats
 from markdown_it import MarkdownIt
 
 from lora_bench.records.analysis import Analysis, UntilDecided, default_analysis
+from lora_bench.records.baseline_folder import accept
 from lora_bench.records.protocol import PROTOCOLS
 from lora_bench.records.record import Predictions, Probabilities
-from lora_bench.records.store import Answers, answers_in, to_json
+from lora_bench.records.sealed_records import to_json
+from lora_bench.records.store import Answers, RunFolder, answers_in, write_atomic
 from lora_bench.report.model.comparison import compare
 from lora_bench.report.model.judged import judge_comparison
 from lora_bench.report.model.side_costs import beside
@@ -312,20 +314,18 @@ def test_lost_predictions_are_named_with_what_they_cost():
 def test_stored_predictions_are_read_from_runs_and_baselines_and_only_as_recorded(tmp_path):
     import hashlib
 
-    content = b'{"ids_sha256": "x", "predictions": [1, 0], "references": [1, 1]}'
+    content = b'{"ids_sha256": "x", "predictions": [1, 0], "references": [1, 1]}\n'
     said = Predictions(file="predictions.json", sha256=hashlib.sha256(content).hexdigest(), count=2, ids_sha256="x")
     one = record("lora", changes={"predictions": said})
-    for folder, file in (
-        ("runs", f"{one.run_id}/predictions.json"),
-        ("baseline", f"records/{one.run_id}.predictions.json"),
-    ):
-        path = tmp_path / folder / file
-        path.parent.mkdir(parents=True)
-        path.write_bytes(content)
-        read = answers_in(tmp_path / folder, [one])
-        assert read(one.run_id) == Answers([1, 0], [1, 1])
-        path.write_bytes(content.replace(b"[1, 0]", b"[1, 1]"))
-        assert read(one.run_id) is None
+    folder = RunFolder(tmp_path / "runs" / one.run_id)
+    path = folder.path / "predictions.json"
+    write_atomic(path, content)
+    folder.publish(one)
+    accept(tmp_path / "runs", tmp_path / "baseline")
+    for place in ("runs", "baseline"):
+        assert answers_in(tmp_path / place, [one])(one.run_id) == Answers([1, 0], [1, 1])
+    path.write_bytes(content.replace(b"[1, 0]", b"[1, 1]"))
+    assert answers_in(tmp_path / "runs", [one])(one.run_id) is None
     assert answers_in(tmp_path / "nowhere", [one])(one.run_id) is None
     assert answers_in(tmp_path, [record("full")])("unknown") is None
 

@@ -12,7 +12,8 @@ import scipy.stats
 
 from lora_bench.cli import main
 from lora_bench.records.probe_record import Energy, StepBytes
-from lora_bench.records.store import to_json
+from lora_bench.records.probe_store import read_probes
+from lora_bench.records.sealed_records import to_json
 from lora_bench.report.probes.cells import noise_floor, probed_cells, unchanged_difference
 from lora_bench.report.probes.probe_section import probe_lines, render_probes
 from tests.probe.records import probe_record, sample_probes
@@ -275,22 +276,22 @@ def test_a_baseline_with_probes_renders_to_the_same_report(tmp_path, monkeypatch
     write(Path("runs/costs"), sample_probes(), sample_suite() if with_runs else ())
     assert main(["baseline", "accept", "runs/costs"]) == 0
     said = capsys.readouterr().out
-    assert f"{len(sample_probes())} records in baselines/costs/probes" in said
-    assert ("baselines/costs/records" in said) is with_runs
+    assert f"{len(sample_probes())} records in baselines/costs/probes.json" in said
+    assert ("baselines/costs/runs.json" in said) is with_runs
     assert main(["report", "baselines", "--out", "reports"]) == 0
     assert main(["report", "baselines", "--out", "reports", "--check"]) == 0
     page = Path("reports/costs.md").read_text()
     assert "## What each method costs" in page and ("## Failures" in page) is with_runs
-    kept = Path("baselines/costs/probes")
-    assert sorted(file.name for file in kept.iterdir()) == sorted(f"{one.run_id}.json" for one in sample_probes())
+    assert [one.run_id for one in read_probes(Path("baselines/costs"))] == sorted(one.run_id for one in sample_probes())
     # Another number in a record is another report.
-    file = next(kept.glob("*-0.json"))
+    file = next(Path("runs/costs/probes").glob("*-0.json"))
     content = json.loads(file.read_text())
     if content["speed"] is None:
         content["reason"] = "another"
     else:
         content["speed"]["step_seconds_median"] *= 2
     file.write_text(json.dumps(content))
+    assert main(["baseline", "accept", "runs/costs"]) == 0
     assert main(["report", "baselines", "--out", "reports", "--check"]) == 1
 
 
@@ -298,15 +299,15 @@ def test_accepting_again_replaces_probes_and_a_record_that_cannot_be_read_costs_
     monkeypatch.chdir(tmp_path)
     write(Path("runs/costs"), sample_probes())
     assert main(["baseline", "accept", "runs/costs"]) == 0
-    before = sorted(Path("baselines/costs/probes").iterdir())
+    before = read_probes(Path("baselines/costs"))
     broken = next(Path("runs/costs/probes").iterdir())
     broken.write_text("{}")
     assert main(["baseline", "accept", "runs/costs"]) == 2
     assert "is no probe record: " in capsys.readouterr().err
-    assert sorted(Path("baselines/costs/probes").iterdir()) == before
+    assert read_probes(Path("baselines/costs")) == before
     broken.unlink()
     assert main(["baseline", "accept", "runs/costs"]) == 0
-    assert len(list(Path("baselines/costs/probes").iterdir())) == len(before) - 1
+    assert len(read_probes(Path("baselines/costs"))) == len(before) - 1
 
 
 def test_a_run_of_the_suite_keeps_the_probes_in_its_report(tmp_path, monkeypatch, capsys):

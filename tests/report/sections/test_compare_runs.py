@@ -5,7 +5,8 @@ import pytest
 from lora_bench.cli import main
 from lora_bench.errors import LoraBenchError
 from lora_bench.records.analysis import Analysis, UntilDecided
-from lora_bench.records.store import Answers, to_json
+from lora_bench.records.sealed_records import to_json
+from lora_bench.records.store import Answers
 from lora_bench.report.sections.compare_runs import RunSet, hold_against, two_sets_lines
 from tests.report.test_markdown import tables
 from tests.sample_records import record

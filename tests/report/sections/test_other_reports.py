@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lora_bench.cli import main
 from lora_bench.records.analysis import Analysis
-from lora_bench.records.store import to_json
+from lora_bench.records.sealed_records import to_json
 from lora_bench.report.model.report_model import report_model
 from lora_bench.report.sections.other_reports import other_reports
 from tests.report.sections.test_headline import BASE, runs, trials
