@@ -293,7 +293,10 @@ def rounds(seed, path, runs, command):
     raise AssertionError("it was never done")
 
 
-@pytest.mark.parametrize("name", ["trials", "extended", "halving", "starts", "seeds"])
+@pytest.mark.parametrize(
+    "name",
+    ["trials", "starts", "seeds", *(pytest.param(name, marks=pytest.mark.slow) for name in ("extended", "halving"))],
+)
 def test_whatever_happens_to_a_folder_it_comes_to_hold_what_an_undisturbed_one_holds(tmp_path, command, name):
     path = written(tmp_path, name)
     whole = command(path, tmp_path / "whole")
