@@ -22,6 +22,7 @@ from lora_bench.pack.stack import Stack
 from lora_bench.testing import LABELS, PAD, VOCABULARY, tiny_model
 from lora_bench.training.keyed_dropout import StepMasks, key_of, with_keyed_masks
 from lora_bench.training.rate_groups import split_by_rate
+from tests.pairs import pairs
 
 FAMILIES = {"roberta": False, "deberta-v2": None, "gpt2": True}
 STEPS = 6
@@ -160,8 +161,7 @@ def test_a_pack_trains_each_member_as_it_would_be_trained_alone(family, method):
         torch.testing.assert_close(logits(member.model, member), answered, atol=1e-11, rtol=1e-11)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pairs("family, method", FAMILIES, METHODS, 1)
 def test_members_whose_last_layer_is_the_read_position_alone_train_as_they_would_alone(family, method):
     packed, isolated = members(family, method), members(family, method)
     for member in (*packed, *isolated):
@@ -270,8 +270,7 @@ def holds_in_bfloat16(family: str, method: str, device: str) -> None:
         assert apart <= 2**-5 * scale + 1e-4, f"{name}: {apart} apart, of numbers up to {scale}"
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pairs("family, method", FAMILIES, METHODS, 2)
 def test_in_bfloat16_every_activation_has_the_type_that_it_has_alone(family, method):
     holds_in_bfloat16(family, method, "cpu")
 

@@ -300,9 +300,14 @@ def test_a_method_changes_the_texts(adapted, base, prompts, tokenizer):
     assert complete(adapted, prompts, tokenizer, BEAM, seed=0) != complete(base, prompts, tokenizer, BEAM, seed=0)
 
 
-@pytest.mark.parametrize("beams", [2, 4])
-@pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 0.8, 2.0])
-@pytest.mark.parametrize("no_repeat_ngram", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("beams", "length_penalty", "no_repeat_ngram"),
+    [
+        (2 if (place + no_repeat_ngram) % 2 else 4, length_penalty, no_repeat_ngram)
+        for place, length_penalty in enumerate((-0.5, 0.0, 0.8, 2.0))
+        for no_repeat_ngram in (0, 1, 2)
+    ],
+)
 def test_beam_search_is_the_plain_search(beams, length_penalty, no_repeat_ngram, base, prompts, tokenizer):
     decoding = Decoding(
         max_new_tokens=8, beams=beams, length_penalty=length_penalty, no_repeat_ngram=no_repeat_ngram

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, RobertaConfig
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families.encoders import ROBERTA
 from lora_bench.tuners import BottleneckConfig, BottleneckLayer, bottleneck
+from tests.pairs import pairs
 from tests.tiny import HIDDEN, LAYERS, MODELS, tiny_batch, tiny_gpt2, tiny_roberta
 
 SIZE = 5
@@ -183,8 +184,7 @@ def test_lin_in_gpt2_follows_the_whole_layer_with_a_norm_of_its_own():
     assert_close(handed_on, y + update(layer, layer.bottleneck_norm["default"](y)))
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pairs("name, variant", MODELS, VARIANTS)
 def test_training_starts_from_the_base_model_to_the_last_bit(name, variant):
     base = MODELS[name]()
     with torch.no_grad():
@@ -238,8 +238,7 @@ def test_the_up_weights_start_at_zero_and_the_down_weights_at_init_std():
 # --- the layers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pairs("name, variant", MODELS, VARIANTS, 1)
 def test_a_skipped_layer_has_no_adapter(name, variant):
     whole = get_peft_model(MODELS[name](), BottleneckConfig(bottleneck_size=SIZE, variant=variant))
     model = get_peft_model(MODELS[name](), BottleneckConfig(bottleneck_size=SIZE, variant=variant, skip_layers=[0]))

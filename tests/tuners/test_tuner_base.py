@@ -26,6 +26,7 @@ from lora_bench.tuners import (
     PrefixEmbeddingConfig,
 )
 from lora_bench.tuners.sites import TunerLayer
+from tests.pairs import pairs
 from tests.tiny import CLASSIFIERS, HEAD_MODULES, LAYERS, MODELS, tiny_batch, tiny_gpt2, tiny_roberta
 
 CONFIGS = {
@@ -52,24 +53,7 @@ OTHER_SIZE = {
 every_model = pytest.mark.parametrize("name", MODELS)
 every_method = pytest.mark.parametrize("method", CONFIGS)
 each_tuner = pytest.mark.parametrize("method", OTHER_SIZE)
-
-
-def pairs(models, methods, start):
-    """Every model with every method, slow but for one diagonal, which has each of both.
-
-    Args:
-        models: Names of models.
-        methods: Names of methods.
-        start: The method of the first model, another in each test. Gradients, saving and padding are tried in the whole table.
-    """
-    models, methods = [*models], [*methods]
-    steps = range(max(len(models), len(methods)))
-    fast = {(models[step % len(models)], methods[(step + start) % len(methods)]) for step in steps}
-    table = [(name, method) for name in models for method in methods]
-    return pytest.mark.parametrize(
-        ("name", "method"),
-        [pytest.param(*pair, id="-".join(pair), marks=() if pair in fast else pytest.mark.slow) for pair in table],
-    )
+# Gradients, saving and padding are tried on every model with every method, and the rest on `pairs` of them.
 
 
 def adapter_weights(model: nn.Module, adapter: str = "default") -> dict[str, nn.Parameter]:
@@ -142,7 +126,7 @@ def test_every_adapter_and_head_weight_gets_a_gradient_and_no_other_weight_does(
     assert len(adapter_weights(model)) == LAYERS * per_layer[method] + shared
 
 
-@pairs(MODELS, CONFIGS, 0)
+@pairs("name, method", MODELS, CONFIGS, 0)
 def test_a_disabled_adapter_leaves_the_base_model_to_the_last_bit(name, method):
     base = logits(MODELS[name]())
     model = disturbed(name, method)
@@ -200,7 +184,7 @@ def test_a_new_process_loads_what_was_saved_once_it_has_imported_the_tuners(tmp_
         assert torch.equal(torch.load(tmp_path / method / "logits.pt"), logits(model)), method
 
 
-@pairs(CLASSIFIERS, OTHER_SIZE, 0)
+@pairs("name, method", CLASSIFIERS, OTHER_SIZE, 0)
 def test_transformers_loads_the_adapter_without_a_peft_model(name, method, tmp_path):
     model = disturbed(name, method)
     model.save_pretrained(tmp_path)
@@ -209,7 +193,7 @@ def test_transformers_loads_the_adapter_without_a_peft_model(name, method, tmp_p
     assert torch.equal(logits(plain.eval()), logits(model))
 
 
-@pairs(MODELS, OTHER_SIZE, 0)
+@pairs("name, method", MODELS, OTHER_SIZE, 0)
 def test_a_second_adapter_of_another_size_lives_beside_the_first(name, method):
     heads = HEAD_MODULES[name] or None
     model = disturbed(name, method)
@@ -229,7 +213,7 @@ def test_a_second_adapter_of_another_size_lives_beside_the_first(name, method):
     assert torch.equal(logits(model), first)
 
 
-@pairs(MODELS, OTHER_SIZE, 1)
+@pairs("name, method", MODELS, OTHER_SIZE, 1)
 def test_a_deleted_adapter_is_gone_and_the_other_acts(name, method):
     model = disturbed(name, method)
     model.add_adapter("second", OTHER_SIZE[method]())
@@ -255,7 +239,7 @@ def test_several_adapters_are_saved_and_loaded_by_name(method, tmp_path):
         assert torch.equal(logits(loaded.eval()), logits(model))
 
 
-@pairs(MODELS, CONFIGS, 3)
+@pairs("name, method", MODELS, CONFIGS, 3)
 def test_unload_gives_the_base_model_back(name, method):
     base = MODELS[name]()
     want, modules = logits(base), [path for path, _ in base.named_modules()]
@@ -264,7 +248,7 @@ def test_unload_gives_the_base_model_back(name, method):
     assert [path for path, _ in back.named_modules()] == modules
 
 
-@pairs(CLASSIFIERS, [method for method in OTHER_SIZE if method != "lora"], 0)
+@pairs("name, method", CLASSIFIERS, [method for method in OTHER_SIZE if method != "lora"], 0)
 def test_merging_is_refused_with_the_way_out(name, method):
     model = disturbed(name, method)
     for merge in (model.merge_and_unload, model.merge_adapter):
@@ -332,7 +316,7 @@ def test_low_cpu_mem_usage_creates_weights_on_the_meta_device_and_loading_fills_
     assert torch.equal(logits(loaded), logits(model))
 
 
-@pairs(MODELS, OTHER_SIZE, 2)
+@pairs("name, method", MODELS, OTHER_SIZE, 2)
 def test_on_a_bfloat16_base_the_adapter_is_float32_as_loras_is_unless_told_otherwise(name, method):
     skip_a_pair_that_is_refused(name, method)
     for autocast, dtype in ((True, torch.float32), (False, torch.bfloat16)):
@@ -354,7 +338,7 @@ def test_transformers_deberta_v1_itself_fails_under_autocast():
         logits(MODELS["deberta"]())
 
 
-@pairs(CLASSIFIERS, OTHER_SIZE, 3)
+@pairs("name, method", CLASSIFIERS, OTHER_SIZE, 3)
 def test_a_second_adapter_takes_its_type_from_the_base_and_not_from_the_first_adapter(name, method):
     skip_a_pair_that_is_refused(name, method)
     model = get_peft_model(MODELS[name]().bfloat16(), CONFIGS[method]())
@@ -363,7 +347,7 @@ def test_a_second_adapter_takes_its_type_from_the_base_and_not_from_the_first_ad
     assert {parameter.dtype for parameter in adapter_weights(model, "second").values()} == {torch.bfloat16}
 
 
-@pairs([name for name in MODELS if name != "deberta"], CONFIGS, 6)
+@pairs("name, method", [name for name in MODELS if name != "deberta"], CONFIGS, 6)
 def test_under_autocast_outputs_stay_near_those_of_float32_and_gradients_flow(name, method):
     model = disturbed(name, method)
     want = logits(model)
@@ -376,7 +360,7 @@ def test_under_autocast_outputs_stay_near_those_of_float32_and_gradients_flow(na
     assert all(parameter.grad.dtype == torch.float32 for parameter in adapter_weights(model).values())
 
 
-@pairs(MODELS, CONFIGS, 7)
+@pairs("name, method", MODELS, CONFIGS, 7)
 def test_gradient_checkpointing_changes_no_gradient(name, method):
     gradients = []
     for checkpointing in (False, True):
@@ -428,7 +412,7 @@ def test_equal_seeds_draw_equal_weights_and_none_from_another_generator(method):
     assert not torch.equal(first, other)
 
 
-@pairs(CLASSIFIERS, OTHER_SIZE, 4)
+@pairs("name, method", CLASSIFIERS, OTHER_SIZE, 4)
 def test_each_row_of_a_mixed_batch_is_its_adapters_own(name, method):
     if (name, method) == ("deberta-v3", "lora"):
         pytest.skip("its query projection also projects positions, which belong to no row: see the next test")
