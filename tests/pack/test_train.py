@@ -251,10 +251,10 @@ def test_a_member_that_diverges_leaves_and_the_others_do_not_notice(tmp_path):
 
 
 def test_a_pack_that_fails_as_a_whole_is_done_one_by_one(tmp_path, monkeypatch):
-    def fail(members, stack, optimiser):
+    def fail(*_):
         raise RuntimeError("no such product")
 
-    monkeypatch.setattr(together, "_step", fail)
+    monkeypatch.setattr(together.StackedAdamW, "step", fail)
     path = write_project(tmp_path / "project", SUITE)
     heard = Heard()
     records = records_of(path, tmp_path / "runs", workers=0, display=heard)
@@ -441,15 +441,15 @@ def test_of_a_pack_that_fails_as_a_whole_those_that_wait_go_on_together(tmp_path
 def test_a_pack_that_lacks_memory_is_tried_at_half(tmp_path, monkeypatch):
     """A device holds two of the eight members: 8, 4, then 2 at once, and every run has the losses that it has alone."""
     monkeypatch.setattr(execute, "most_members", lambda *given, **known: 64)
-    real, tried = together._step, []
+    real, tried = together.StackedAdamW.step, []
 
-    def step(members, stack, optimiser):
-        tried.append(len(members))
-        if len(members) > 2:
+    def step(optimiser, max_norms):
+        tried.append(len(max_norms))
+        if len(max_norms) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(members, stack, optimiser)
+        real(optimiser, max_norms)
 
-    monkeypatch.setattr(together, "_step", step)
+    monkeypatch.setattr(together.StackedAdamW, "step", step)
     suite = SUITE.replace(LORA_ALONE[0], "").replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3]").replace("46", "16")
     path = write_project(tmp_path / "project", suite)
     heard = Heard()
@@ -475,14 +475,14 @@ def test_workers_do_packs_too(tmp_path):
 def test_members_that_are_done_at_once_are_asked_together(tmp_path, monkeypatch):
     path = write_project(tmp_path / "project", SUITE)
     asked = []
-    real = together._scored_together
+    real = together.answers_together
 
-    def counted(trained, say):
-        found = real(trained, say)
+    def counted(trained, *how):
+        found = real(trained, *how)
         asked.append((len(trained), len(found)))
         return found
 
-    monkeypatch.setattr(together, "_scored_together", counted)
+    monkeypatch.setattr(together, "answers_together", counted)
     records = records_of(path, tmp_path / "runs", workers=0)
     assert sorted(asked) == [(2, 2), (2, 2), (2, 2), (4, 4)]
     # Where that fails each is asked by itself, with the same answers.

@@ -1,6 +1,7 @@
 """Names of suites, tasks, series, baselines, runs and files of data lead nowhere but to their place."""
 
 import csv
+import hashlib
 import io
 import json
 import tarfile
@@ -223,7 +224,9 @@ def test_no_entity_of_a_data_file_reads_another_file_or_grows_without_bound(tmp_
 
 
 def an_asset(tmp_path, monkeypatch, file, kind):
-    asset = assets.Asset("made", "", "made==1", kind, file.name, assets._sha256(file), file.stat().st_size, "")
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    asset = assets.Asset("made", "", "made==1", kind, file.name, digest, len(content), "")
     monkeypatch.setattr(assets, "ASSETS", (asset,))
     monkeypatch.setenv("LORA_BENCH_CACHE", str(file.parent.parent))
     return "made"
