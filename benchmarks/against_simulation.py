@@ -1,6 +1,6 @@
 """What `lora-bench check --against` sees with few seeds: smallest losses found, and false alarms.
 
-    python -m benchmarks.against_simulation            the table of docs/gate.md; some minutes of one CPU core
+    python -m benchmarks.against_simulation            the table of docs/error-rates.md; some minutes of one CPU core
     python -m benchmarks.against_simulation --quick    seconds: shows that it runs
 
 In a family of comparisons one method loses, and the others stay as they are. Scores of a seed differ between the two sets by

@@ -1,6 +1,6 @@
 """What the nightly gate of `lora_bench.stats` does on histories of which the truth is known.
 
-    python -m benchmarks.gate_simulation              the tables of docs/gate.md; about ten minutes of one CPU core
+    python -m benchmarks.gate_simulation              the tables of docs/error-rates.md; about ten minutes of one CPU core
     python -m benchmarks.gate_simulation --quick      seconds: shows that it runs
 
 Four hundred histories of fifty series are simulated in each world, hundreds of nights at once, and judged as `judge_night` and

@@ -1,6 +1,6 @@
 """What verdicts on published numbers say where the truth is known.
 
-    python benchmarks/published_verdicts.py              the tables of docs/published.md; two minutes of one CPU core
+    python benchmarks/published_verdicts.py              the tables of docs/error-rates.md; two minutes of one CPU core
     python benchmarks/published_verdicts.py --quick      seconds: shows that it runs
 
 Scores of single runs are normal. The published number is the mean of its own runs, printed with one decimal of a percent and,

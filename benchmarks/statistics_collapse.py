@@ -1,6 +1,6 @@
 """What verdicts of `lora_bench.stats` do where runs collapse, come in two kinds or are skewed, before and after `stats.apart`.
 
-    python -m benchmarks.statistics_collapse              tables of docs/statistics.md; some ten minutes of one CPU core
+    python -m benchmarks.statistics_collapse              tables of docs/error-rates.md; some ten minutes of one CPU core
     python -m benchmarks.statistics_collapse --quick      seconds: shows that it runs
 
 *t alone* are verdicts of Student's t, Holm's procedure and two one-sided tests, as they were. *now* are those of `judge`: with

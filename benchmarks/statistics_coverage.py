@@ -1,6 +1,6 @@
 """What intervals and verdicts of `lora_bench.stats` do on data of which the truth is known.
 
-    python -m benchmarks.statistics_coverage              the tables of docs/statistics.md; about two minutes of one CPU core
+    python -m benchmarks.statistics_coverage              the tables of docs/error-rates.md; about two minutes of one CPU core
     python -m benchmarks.statistics_coverage --quick      seconds: shows that it runs
 
 Scores are simulated, thousands of experiments at once, and an interval covers if the truth is in it. The numbers of an

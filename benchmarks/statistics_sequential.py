@@ -1,6 +1,6 @@
 """What adding seeds until a comparison is decided costs and keeps, beside a fixed number of seeds and two other rules.
 
-    python -m benchmarks.statistics_sequential            tables of docs/statistics.md; some five minutes of one CPU core
+    python -m benchmarks.statistics_sequential            tables of docs/error-rates.md; some five minutes of one CPU core
     python -m benchmarks.statistics_sequential --quick    seconds: shows that it runs
 
 From 4 to 20 seeds, differences paired by seed, with a standard deviation of 1 for each pair, tested by Student's t. *fixed*

@@ -1,6 +1,6 @@
 """The files of the documentation site: those of docs/, the reports, and whatever else pages link to.
 
-`tox -e docs` renders the reports first, for their pages of one file are not committed.
+Reports as pages in one file are not committed: `tox -e docs` first renders them into build/.
 
 MkDocs sees each under its path in the repository, so a relative link that is right on a forge is right on the site. Addresses
 leave out the folder docs/. Pages of the reference that only the site has are made here.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
+RENDERED = ROOT / "build" / "reports"
 SHOWN = (
     "*",
     "docs/*.css",
@@ -27,9 +28,7 @@ SHOWN = (
     "examples/*",
     "lora_bench/data/deberta-mini/README.md",
     "lora_bench/data/gpt2-mini/README.md",
-    "reports/*.html",
     "reports/*.md",
-    "reports/*/*.html",
     "reports/*/*.md",
     "reports/*/*.svg",
 )
@@ -43,6 +42,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted({path for pattern in SHOWN for path in ROOT.glob(pattern) if path.is_file()}):
         name = path.relative_to(ROOT).as_posix()
         found.append(placed(File(name, str(ROOT), config.site_dir, config.use_directory_urls)))
+    for path in sorted(RENDERED.rglob("*.html")):
+        name = path.relative_to(RENDERED.parent).as_posix()
+        found.append(placed(File(name, str(RENDERED.parent), config.site_dir, config.use_directory_urls)))
     for name, content in pages().items():
         found.append(placed(File.generated(config, f"docs/reference/{name}.md", content=content)))
     return Files(found)
@@ -61,7 +63,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
         slug = config.mdx_configs["toc"]["slugify"]
         links = [f"[{title}](../docs/findings.md#{slug(title, '-')})" for title in findings(page.file.src_uri)]
         said = [f"\n*Beside what papers say: {link}*\n" for link in links]
-        alone = (ROOT / page.file.src_uri).with_suffix(".html")
+        alone = (RENDERED.parent / page.file.src_uri).with_suffix(".html")
         if alone.is_file():
             said.insert(0, f"\n*[In one file, figures included]({alone.name})*\n")
         first, _, rest = markdown.partition("\n")

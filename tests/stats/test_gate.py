@@ -17,7 +17,8 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.stats import History, confirm, judge_night
 from lora_bench.stats.gate import CONFIRM_ALPHA, DRIFT_ALPHA, LEVEL_ALPHA
 
-PAGE = (Path(__file__).parents[2] / "docs" / "gate.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "\n".join((DOCS / name).read_text(encoding="utf-8") for name in ("gate.md", "error-rates.md"))
 NIGHTS = (0.90, 0.91, 0.89, 0.92, 0.90, 0.88, 0.91, 0.89)
 
 

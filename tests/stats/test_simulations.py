@@ -13,7 +13,8 @@ from benchmarks.tables import unfolded
 from lora_bench.stats import Crossed, Estimate, ItemScores, crossed_bootstrap, judge, minimum_detectable_effect
 from lora_bench.stats.crossed import with_items
 
-PAGE = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "\n".join((DOCS / name).read_text(encoding="utf-8") for name in ("statistics.md", "error-rates.md"))
 
 
 @dataclass(frozen=True)
