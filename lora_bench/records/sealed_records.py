@@ -75,11 +75,14 @@ def read_many(path: Path, model: type[ModelT], newest: int, kind: str) -> list[M
     """
     records: list[ModelT] = []
     faults: list[Fault] = []
-    for number, content in enumerate(contents(path), 1):
-        name = ", ".join(str(content[key])[:100] for key in _NAMES if key in content)
+    for number, record in enumerate(contents(path), 1):
+        name = ", ".join(str(record[key])[:100] for key in _NAMES if key in record)
         shown = f"{path}: record {number} ({name})"
+        content = {key: value for key, value in record.items() if key != SEAL}
         try:
-            records.append(_checked(_unsealed(content, shown), True, shown, model, newest, kind))
+            if not _is_hash_of(content, record.get(SEAL)):
+                raise DamagedRecord([Fault("does not match its sha256; it changed after it was written", file=shown)])
+            records.append(_checked(content, True, shown, model, newest, kind))
         except BadInput as error:
             faults += error.faults
     if faults:
@@ -109,7 +112,7 @@ def contents(path: Path) -> list[dict[str, Any]]:
     if data.get("schema") != SCHEMA:
         newer = f"has schema {str(data.get('schema'))[:20]}, and this lora_bench reads {SCHEMA}; upgrade it"
         raise BadInput([Fault(newer, file=str(path))])
-    if data.get(SEAL) != _seal_of(records):
+    if not _is_hash_of(_seals(records), data.get(SEAL)):
         raise refused("its sha256 does not match its records; the file changed after it was written")
     return records
 
@@ -118,7 +121,7 @@ def write_many(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Write records, given as plain data without seals, into one file, ordered by their names."""
     ordered = sorted(records, key=lambda record: [record.get(key) for key in _NAMES])
     with_seals = [{**record, SEAL: content_hash(record)} for record in ordered]
-    head = f'{{"schema": {SCHEMA}, "{SEAL}": "{_seal_of(with_seals)}", "records": [\n'
+    head = f'{{"schema": {SCHEMA}, "{SEAL}": "{content_hash(_seals(with_seals))}", "records": [\n'
     write_atomic(path, (head + ",\n".join(map(_lines, with_seals)) + "\n]}\n").encode("utf-8"))
 
 
@@ -133,24 +136,16 @@ def _lines(record: dict[str, Any]) -> str:
     return "{" + ",\n ".join([", ".join(map(pair, first)), *fields]) + "}"
 
 
-def _seal_of(records: Iterable[dict[str, Any]]) -> str:
-    return content_hash([str(record.get(SEAL)) for record in records])
+def _seals(records: Iterable[dict[str, Any]]) -> list[Any]:
+    return [record.get(SEAL) for record in records]
 
 
-def _unsealed(record: dict[str, Any], shown: str) -> dict[str, Any]:
-    """Return a record of a file of many without its seal.
-
-    Raises:
-        DamagedRecord: If it does not match its seal.
-    """
-    content = {key: value for key, value in record.items() if key != SEAL}
+def _is_hash_of(content: Any, sha256: Any) -> bool:
+    """Return True if a hash is that of plain data; data with a lone surrogate have none."""
     try:
-        matches = content_hash(content) == record.get(SEAL)
-    except ValueError:  # a lone surrogate, which UTF-8 cannot encode
-        matches = False
-    if not matches:
-        raise DamagedRecord([Fault("does not match its sha256; it changed after it was written", file=shown)])
-    return content
+        return bool(content_hash(content) == sha256)
+    except ValueError:
+        return False
 
 
 def _checked(data: dict[str, Any], has_seal: bool, file: str, model: type[ModelT], newest: int, kind: str) -> ModelT:

@@ -106,6 +106,8 @@ EDITS = {
     "a record taken away": (lambda records: records.pop(), "does not match its records"),
     "a record twice": (lambda records: records.append(records[0]), "does not match its records"),
     "a seal": (lambda records: records[0].update(sha256="0" * 64), "does not match its records"),
+    "a seal that is no text": (lambda records: records[0].update(sha256=None), "does not match its records"),
+    "a seal with a lone surrogate": (lambda records: records[0].update(sha256="\ud800"), "does not match its records"),
     "a lone surrogate": (lambda records: records[0].update(suite="\ud800"), "record 1 .* does not match its sha256"),
 }
 
