@@ -34,6 +34,7 @@ def printed():
     return page.getvalue()
 
 
+@pytest.mark.slow
 def test_both_shapes_have_a_row_with_numbers_for_every_variant_and_every_pair(printed):
     found = tables(printed)
     assert [[row[0] for row in table] for table in found] == 2 * [[*tuner_overhead.VARIANTS], [*tuner_overhead.PAIRS]]
@@ -42,6 +43,7 @@ def test_both_shapes_have_a_row_with_numbers_for_every_variant_and_every_pair(pr
             assert all(re.search(r"\d", cell) for cell in row[1:])
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_is_the_unit_and_every_other_method_takes_less_memory(printed):
     for table in tables(printed)[::2]:
         ratios = {row[0]: (float(row[4]), float(row[7])) for row in table}
@@ -49,6 +51,7 @@ def test_full_fine_tuning_is_the_unit_and_every_other_method_takes_less_memory(p
         assert all(0 < memory < 1 for _, memory in ratios.values())
 
 
+@pytest.mark.slow
 def test_a_tuner_and_its_inline_code_train_as_many_weights_and_agree(printed):
     costs, overheads = tables(printed)[:2]
     counts = {row[0]: row[1] for row in costs}
@@ -89,6 +92,7 @@ def test_the_overhead_of_a_run_is_told_by_its_parts(tmp_path, monkeypatch, capsy
     assert all(float(number) >= 0 for row in rows for number in row[1:])
 
 
+@pytest.mark.slow
 def test_verdicts_on_published_numbers_are_simulated_in_every_world(capsys):
     published_verdicts.main(["--quick"])
     words, families, starts = tables(capsys.readouterr().out)

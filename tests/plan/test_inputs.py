@@ -66,7 +66,14 @@ def test_a_hub_that_falls_silent_is_not_asked_for_the_next_files(tries, monkeypa
     assert tries == ["hub", "files", "cache"]
 
 
-@pytest.mark.parametrize("name", [name for name in known_tables() if load_table(name).no_suite is None])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "lora-table2" else pytest.param(name, marks=pytest.mark.slow)
+        for name in known_tables()
+        if load_table(name).no_suite is None
+    ],
+)
 def test_a_table_is_planned_without_any_download(tries, tmp_path, name):
     table, (_, of_table) = load_table(name), table_suite(name)
     one = [task.task for task, _ in of_table.tasks if task.task in ("sst2", "e2e_tokens", "webnlg", "dart")][:1]

@@ -346,6 +346,7 @@ def test_a_task_trains_and_scores_with_every_method(name, project, tmp_path, no_
     check(records, load_task(name), [*ENCODERS], [*WRITERS])
 
 
+@pytest.mark.slow
 def test_scores_that_need_java(project, tmp_path):
     task = load_task("e2e")
     for metric in task.all_metrics:
