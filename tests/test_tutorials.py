@@ -35,6 +35,7 @@ def project(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow
 def test_the_first_tutorial_ends_with_weights_of_a_winner(project, capsys):
     capsys.readouterr()
     assert main(["use", "runs/tickets"]) == 0
@@ -42,6 +43,7 @@ def test_the_first_tutorial_ends_with_weights_of_a_winner(project, capsys):
     assert (project / "runs" / "tickets" / "report.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["use-the-winner", "read-a-report", "add-a-task"])
 def test_a_how_to_page_works_on_what_the_tutorial_leaves(project, page):
     shutil.copytree(project / "runs" / "tickets", project / "runs" / "tickets-2", dirs_exist_ok=True)

@@ -23,6 +23,7 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_try_ends_with_an_answer_and_the_winner_can_be_used(project, capsys):
     assert main(["try", "tickets.csv", "--model", "base", "--minutes", "0.00001", "--quiet"]) == 0
     said = capsys.readouterr().out
@@ -41,9 +42,8 @@ def test_try_ends_with_an_answer_and_the_winner_can_be_used(project, capsys):
     assert (project / "tickets.yaml").read_text().endswith("# mine\n")
 
 
-@pytest.mark.parametrize(
-    "family", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "qwen3"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
 def test_try_compares_methods_on_a_decoder(project, capsys, family):
     write_chat_model(project / "decoder", family)
     assert main(["try", "tickets.csv", "--model", "decoder", "--minutes", "0.00001", "--quiet"]) == 0
