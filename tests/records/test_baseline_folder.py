@@ -30,7 +30,8 @@ def publish(runs: Path, seed: int, predicted: bytes = PREDICTED) -> str:
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     named = Predictions(file="predictions.json", sha256=sha256["predictions.json"], count=2, ids_sha256="x")
     shares = Probabilities(file="probabilities.json", sha256=sha256["probabilities.json"])
-    made = record(seed=seed, changes={"predictions": named, "probabilities": shares})
+    score = 0.5 if b"[1,0]" in predicted else 0.0
+    made = record(seed=seed, score=score, changes={"predictions": named, "probabilities": shares})
     for name, content in files.items():
         write_atomic(runs / made.run_id / name, content)
     RunFolder(runs / made.run_id).publish(made)
@@ -236,3 +237,22 @@ def test_the_command_continues_from_a_baseline_and_names_one_that_is_not_there(t
     assert read_records(Path("again/tickets")) == read_records(Path("runs/tickets"))
     assert main([*again, "--runs", "third", "--continue-from", "nowhere"]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
+
+
+def test_commands_take_the_file_of_a_baseline_in_place_of_a_folder_of_runs(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    keep_baseline(runs, tmp_path / "kept")
+    file = str(tmp_path / "kept" / "runs.json")
+    assert main(["compare", str(runs), file, "--out", "compared"]) == 0
+    (tmp_path / "folders").mkdir()
+    assert main(["compare", str(runs), str(tmp_path / "kept"), "--out", "folders"]) == 0
+    assert Path("compared/compare.md").read_text() == Path("folders/compare.md").read_text()
+    codes = [main(["check", now, "--against", before]) for now, before in ((str(runs), file), (file, str(runs)))]
+    assert codes[0] == codes[1] != 2
+    for name, source in (("a", str(runs)), ("b", file)):
+        assert main(["export", source, "--to", "csv", "--out", f"{name}.csv"]) == 0
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+    assert main(["baseline", "accept", file, "--name", "again"]) == 0
+    assert files_of(tmp_path / "baselines" / "again") == files_of(tmp_path / "kept")
+    assert main(["baseline", "accept", file]) == 0
+    assert "Traceback" not in capsys.readouterr().err and (tmp_path / "baselines" / "kept" / "runs.json").is_file()
