@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
@@ -16,6 +16,9 @@ from lora_bench.suite.schema import OWN_ARGUMENTS, ModelEntry, Recipe, SuiteFile
 
 # Task of the sentences on which encoders are scored for `retention`.
 SENTENCES = "stsb"
+
+# Each with the path of its key.
+Faults = Iterator[tuple[Key, str]]
 
 SPLIT_NAMES = ("train", "selection", "validation", "test")
 _ACCUMULATION = "gradient_accumulation_steps"
@@ -47,105 +50,159 @@ def contradictions(
         methods: Its methods.
         rules: Its protocol.
     """
-    return [
-        *_across(document, content, models, methods),
-        *_seeds(document, content, methods, rules),
-        *_unknown_names(document, content, tasks, models, methods),
-    ]
-
-
-def _across(
-    document: Document, content: SuiteFile, models: list[ModelEntry], methods: list[MethodEntry]
-) -> list[Fault]:
-    faults = []
     names = [entry.model for entry in models]
+    # A recipe may give one cell other rates; the plan counts those.
+    tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}
+    faults = [
+        *_faults_of_rates(methods, names),
+        *_faults_of_trials(content, tried),
+        *_faults_of_search(content, tried),
+        *_faults_of_tuning(content),
+        *_faults_of_kept_weights(content),
+        *_faults_of_retention(content),
+        *_faults_of_budget(content),
+        *_faults_of_rows(content),
+        *_faults_of_draws(content),
+        *_faults_of_recipe(content),
+        *_own_arguments(("training_arguments",), content.training_arguments),
+        *_faults_of_accumulation(content),
+        *_faults_of_seeds(content, methods, rules),
+        *_unknown_names(content, tasks, names, methods),
+        *_faults_of_recipes(content),
+    ]
+    return [document.fault(key, message) for key, message in faults]
+
+
+def _faults_of_rates(methods: list[MethodEntry], models: list[str]) -> Faults:
     for entry in methods:
         for model in entry.learning_rates:
-            if model is not None and model not in names:
-                message = (
-                    f"learning_rate names {model!r}, which is not a model of this suite{did_you_mean(model, names)}"
-                )
-                faults.append(document.fault(("methods",), f"{entry.label}: {message}"))
-    widths = [(entry.label, one.width) for entry in methods for one in entry.ranges]
+            if model is not None and model not in models:
+                hint = did_you_mean(model, models)
+                message = f"learning_rate names {model!r}, which is not a model of this suite{hint}"
+                yield ("methods",), f"{entry.label}: {message}"
+    widths = [(entry.label, span.width) for entry in methods for span in entry.ranges]
     if widths and max(width for _, width in widths) > 1.001 * min(width for _, width in widths):
         spans = ", ".join(f"{label} {width:g}" for label, width in widths)
         message = f"ranges of learning rates must span the same factor, so that all methods are tuned alike: {spans}"
-        faults.append(document.fault(("methods",), message))
-    # A recipe may give one cell other rates; the plan counts those.
-    tried = {entry.label: len(entry.rates(model)) for entry in methods for model in names}
-    faults += _numbers_of_trials(document, content, tried)
-    several = any(count > 1 for count in tried.values()) or any(
-        len(one.learning_rate or ()) > 1 for one in content.recipes
-    )
-    if several and content.score_on == "test" and content.tuning is None:
-        message = (
+        yield ("methods",), message
+
+
+def _faults_of_trials(content: SuiteFile, tried: dict[str, int]) -> Faults:
+    """Yield the faults of a number of trials that cannot be spent as given, or that a method does not have."""
+    tuning, trials = content.tuning, content.budget.trials
+    if tuning is not None and tuning.halving is None and "rungs" in tuning.model_fields_set:
+        yield ("tuning", "rungs"), "is of a halving: give its factor too, such as `halving: 3`"
+    elif tuning is not None and tuning.halving is not None and trials is None:
+        yield ("tuning", "halving"), "spends the work of `budget: {trials: N}`: give their number"
+    elif content.budget.tuned_in is not None and (trials is None or tuning is not None):
+        yield ("budget", "tuned_in"), "names the suite that tried `trials: N` rates, in place of `tuning`"
+    elif trials is not None:
+        try:
+            wanted = rates_wanted(content)
+        except LoraBenchError as error:
+            yield ("tuning", "halving"), str(error)
+            return
+        for label, count in tried.items():
+            if count != wanted:
+                yield ("budget", "trials"), f"{wanted_trials(content)}, but {label} has {count} learning rates"
+
+
+def _faults_of_search(content: SuiteFile, tried: dict[str, int]) -> Faults:
+    numbers = [*tried.values(), *(len(recipe.learning_rate or ()) for recipe in content.recipes)]
+    if any(number > 1 for number in numbers) and content.score_on == "test" and content.tuning is None:
+        yield (
+            ("score_on",),
             "several learning rates make a search, which scores on 'selection', not on 'test'; to run the best of them, "
-            "give `tuning: {seeds: [...]}`"
+            "give `tuning: {seeds: [...]}`",
         )
-        faults.append(document.fault(("score_on",), message))
-    if content.tuning is not None:
-        shared = sorted(set(content.tuning.seeds) & set(content.every_seed))
-        if shared:
-            faults.append(
-                document.fault(("tuning", "seeds"), f"must not be among the reported seeds, as {shared[0]} is")
-            )
-        if content.score_on == "selection":
-            faults.append(document.fault(("tuning",), "is for a suite that scores on 'test'"))
+
+
+def _faults_of_tuning(content: SuiteFile) -> Faults:
+    if content.tuning is None:
+        return
+    shared = sorted(set(content.tuning.seeds) & set(content.every_seed))
+    if shared:
+        yield ("tuning", "seeds"), f"must not be among the reported seeds, as {shared[0]} is"
+    if content.score_on == "selection":
+        yield ("tuning",), "is for a suite that scores on 'test'"
+
+
+def _faults_of_kept_weights(content: SuiteFile) -> Faults:
     if content.keep_weights == "best" and content.selection_every is None:
-        faults.append(
-            document.fault(
-                ("keep_weights",), "'best' needs selection_every, the steps between scores on the selection split"
-            )
-        )
-    faults += _retention(document, content)
-    faults += [
-        document.fault(("budget", "caps", name), "is what stops a run already: give another amount, or leave it out")
-        for name in content.budget.given
-        if content.budget.caps is not None and name in content.budget.caps.given
-    ]
+        yield ("keep_weights",), "'best' needs selection_every, the steps between scores on the selection split"
+
+
+def _faults_of_retention(content: SuiteFile) -> Faults:
+    """Yield the faults of recipes under which a trained model cannot be read whole, as `retention` does."""
+    if not content.retention:
+        return
+    recipes: list[tuple[Key, Training | Recipe]] = [(("training",), content.training)]
+    recipes += [(("recipes", index), recipe) for index, recipe in enumerate(content.recipes)]
+    for key, recipe in recipes:
+        if recipe.last_layer == "read_position":
+            message = "is for the head alone, and retention reads every position: leave one of the two out"
+            yield (*key, "last_layer"), message
+        if recipe.parallelism == "fsdp":
+            yield (*key, "parallelism"), "shards the model, which retention reads whole: leave one of the two out"
+
+
+def _faults_of_budget(content: SuiteFile) -> Faults:
+    for name in content.budget.given:
+        if content.budget.caps is not None and name in content.budget.caps.given:
+            yield ("budget", "caps", name), "is what stops a run already: give another amount, or leave it out"
     axis, targets = content.budget.parameter_targets or ("", ())
     if len(set(targets)) < len(targets):
-        faults.append(document.fault(("budget", axis), "a target is listed twice"))
+        yield ("budget", axis), "a target is listed twice"
+
+
+def _faults_of_rows(content: SuiteFile) -> Faults:
     distinct = content.distinct_examples or ()
     if len(set(distinct)) < len(distinct):
-        faults.append(document.fault(("distinct_examples",), "a number is listed twice"))
+        yield ("distinct_examples",), "a number is listed twice"
     if not distinct and "distinct_seed" in content.model_fields_set:
-        faults.append(document.fault(("distinct_seed",), "draws the rows of `distinct_examples`: give their number"))
-    if _needs_random_draws(content):
-        faults.append(document.fault(("tuning", "search_seed"), "is for random draws: give `draws: random` too"))
-    misfit = schedule_misfit(content.budget, content.training)
-    if misfit is not None:
-        faults.append(document.fault(("training", misfit[0]), misfit[1]))
-    misfit = ranks_misfit(content.budget, content.training, content.training_arguments)
-    if misfit is not None:
-        faults.append(document.fault(("training", misfit[0]), misfit[1]))
-    faults += _own_arguments(document, ("training_arguments",), content.training_arguments)
-    if content.budget.peak_memory_bytes is not None:
-        given = [
-            ("training_arguments",),
-            *(("recipes", index, "training_arguments") for index in range(len(content.recipes))),
-        ]
-        of = [content.training_arguments, *(recipe.training_arguments for recipe in content.recipes)]
-        faults += [
-            document.fault((*key, _ACCUMULATION), "is decided by budget.peak_memory_bytes: leave one of the two out")
-            for key, arguments in zip(given, of, strict=True)
-            if _ACCUMULATION in arguments
-        ]
-    misfit = masks_misfit(content.training, content.training_arguments)
-    if misfit is not None:
-        faults.append(document.fault(("training", misfit[0]), misfit[1]))
-    accumulation = content.training_arguments.get("gradient_accumulation_steps", 1)
-    if not isinstance(accumulation, int) or accumulation < 1 or content.training.batch_size % accumulation:
-        message = f"must divide training.batch_size ({content.training.batch_size}), got {accumulation!r}"
-        faults.append(document.fault(("training_arguments", "gradient_accumulation_steps"), message))
-    return faults
+        yield ("distinct_seed",), "draws the rows of `distinct_examples`: give their number"
 
 
-def _seeds(document: Document, content: SuiteFile, methods: list[MethodEntry], rules: Protocol) -> list[Fault]:
-    """Return the faults of the seeds, and of what cannot go with seeds that are added until decided."""
+def _faults_of_draws(content: SuiteFile) -> Faults:
+    """Yield a fault if a suite gives the seed of random draws, and takes its learning rates evenly."""
+    tuning, trials = content.tuning, content.budget.trials
+    if tuning is None or tuning.halving is not None or trials is None or "search_seed" not in tuning.model_fields_set:
+        return
+    if draws_of(tuning.draws, trials) == "even":
+        yield ("tuning", "search_seed"), "is for random draws: give `draws: random` too"
+
+
+def _faults_of_recipe(content: SuiteFile) -> Faults:
+    """Yield the faults of the recipe that all methods share."""
+    misfits = (
+        schedule_misfit(content.budget, content.training),
+        ranks_misfit(content.budget, content.training, content.training_arguments),
+        masks_misfit(content.training, content.training_arguments),
+    )
+    for misfit in misfits:
+        if misfit is not None:
+            yield ("training", misfit[0]), misfit[1]
+
+
+def _faults_of_accumulation(content: SuiteFile) -> Faults:
+    given: list[tuple[Key, dict[str, JsonValue]]] = [((), content.training_arguments)]
+    given += [(("recipes", index), recipe.training_arguments) for index, recipe in enumerate(content.recipes)]
+    for key, arguments in given:
+        if content.budget.peak_memory_bytes is not None and _ACCUMULATION in arguments:
+            message = "is decided by budget.peak_memory_bytes: leave one of the two out"
+            yield (*key, "training_arguments", _ACCUMULATION), message
+    parts = content.training_arguments.get(_ACCUMULATION, 1)
+    if not isinstance(parts, int) or parts < 1 or content.training.batch_size % parts:
+        message = f"must divide training.batch_size ({content.training.batch_size}), got {parts!r}"
+        yield ("training_arguments", _ACCUMULATION), message
+
+
+def _faults_of_seeds(content: SuiteFile, methods: list[MethodEntry], rules: Protocol) -> Faults:
+    """Yield the faults of the seeds, and of what cannot go with seeds that are added until decided."""
     if not isinstance(content.seeds, UntilDecided):
-        twice = len(set(content.seeds)) < len(content.seeds)
-        return [document.fault(("seeds",), "a seed is listed twice")] if twice else []
+        if len(set(content.seeds)) < len(content.seeds):
+            yield ("seeds",), "a seed is listed twice"
+        return
     reasons = []
     if len(methods) < 2:
         reasons.append("need two methods or more")
@@ -155,31 +212,8 @@ def _seeds(document: Document, content: SuiteFile, methods: list[MethodEntry], r
         reasons.append("need a protocol that chooses on the selection split, such as 'strict'")
     if any(recipe.start is not None for recipe in content.recipes):
         reasons.append("cannot go with `start`, because the runs that others start from have fixed seeds")
-    return [document.fault(("seeds",), f"added until decided {reason}; or list them") for reason in reasons]
-
-
-def _numbers_of_trials(document: Document, content: SuiteFile, tried: dict[str, int]) -> list[Fault]:
-    """Return the faults of a number of trials that cannot be spent as given, or that a method does not have."""
-    tuning, trials = content.tuning, content.budget.trials
-    if tuning is not None and tuning.halving is None and "rungs" in tuning.model_fields_set:
-        return [document.fault(("tuning", "rungs"), "is of a halving: give its factor too, such as `halving: 3`")]
-    if tuning is not None and tuning.halving is not None and trials is None:
-        return [document.fault(("tuning", "halving"), "spends the work of `budget: {trials: N}`: give their number")]
-    if content.budget.tuned_in is not None and (trials is None or tuning is not None):
-        return [
-            document.fault(("budget", "tuned_in"), "names the suite that tried `trials: N` rates, in place of `tuning`")
-        ]
-    if trials is None:
-        return []
-    try:
-        wanted = rates_wanted(content)
-    except LoraBenchError as error:
-        return [document.fault(("tuning", "halving"), str(error))]
-    return [
-        document.fault(("budget", "trials"), f"{wanted_trials(content)}, but {label} has {count} learning rates")
-        for label, count in tried.items()
-        if count != wanted
-    ]
+    for reason in reasons:
+        yield ("seeds",), f"added until decided {reason}; or list them"
 
 
 def rates_wanted(content: SuiteFile) -> int | None:
@@ -188,14 +222,6 @@ def rates_wanted(content: SuiteFile) -> int | None:
         return 1
     rungs = content.rungs
     return rungs[0].trials if rungs else content.budget.trials
-
-
-def _needs_random_draws(content: SuiteFile) -> bool:
-    """Tell if a suite gives the seed of random draws, and takes its learning rates evenly."""
-    tuning, trials = content.tuning, content.budget.trials
-    if tuning is None or tuning.halving is not None or trials is None or "search_seed" not in tuning.model_fields_set:
-        return False
-    return draws_of(tuning.draws, trials) == "even"
 
 
 def wanted_trials(content: SuiteFile) -> str:
@@ -259,19 +285,9 @@ def masks_misfit(training: Training, arguments: Mapping[str, JsonValue]) -> tupl
     )
 
 
-def _unknown_names(
-    document: Document,
-    content: SuiteFile,
-    tasks: list[str],
-    models: list[ModelEntry],
-    methods: list[MethodEntry],
-) -> list[Fault]:
-    """Return the faults of keys that name an unknown task, base model or method."""
-    known = {
-        "tasks": tasks,
-        "models": [entry.model for entry in models],
-        "methods": [entry.label for entry in methods],
-    }
+def _unknown_names(content: SuiteFile, tasks: list[str], models: list[str], methods: list[MethodEntry]) -> Faults:
+    """Yield the faults of keys that name an unknown task, base model or method."""
+    known = {"tasks": tasks, "models": models, "methods": [entry.label for entry in methods]}
     splits = [name for name in content.data if name in SPLIT_NAMES and name not in tasks]
     beside = [SENTENCES] if content.retention else []
     named: list[tuple[Key, str, str]] = [
@@ -290,47 +306,29 @@ def _unknown_names(
     for index, entry in enumerate(methods):
         key = ("methods", index)
         named += [((*key, part), part, name) for part in ("tasks", "models") for name in getattr(entry, part)]
-    faults = [
-        document.fault(key, f"{name!r} is not one of this suite's {part}{did_you_mean(name, known[part])}")
-        for key, part, name in named
-        if name not in known[part]
-    ]
+    for key, part, name in named:
+        if name not in known[part]:
+            yield key, f"{name!r} is not one of this suite's {part}{did_you_mean(name, known[part])}"
     if splits:
         files = ", ".join(f"{name}: {content.data[name]}" for name in splits)
         way = f"tasks: [{{task: NAME, data: {{{files}}}, text: COLUMN, label: COLUMN}}]"
-        faults.append(document.fault(("data",), f"names the files of splits, which stand in their task: write {way}"))
+        yield ("data",), f"names the files of splits, which stand in their task: write {way}"
+
+
+def _faults_of_recipes(content: SuiteFile) -> Faults:
+    """Yield the faults of recipes for some cells."""
     for index, recipe in enumerate(content.recipes):
-        key = ("recipes", index)
+        key: Key = ("recipes", index)
         if len(recipe.given) > 1:
-            faults.append(document.fault(key, f"give at most one of {' and '.join(recipe.given)}"))
+            yield key, f"give at most one of {' and '.join(recipe.given)}"
         if recipe.start is not None and (not recipe.tasks or recipe.start in recipe.tasks):
-            faults.append(document.fault((*key, "start"), "needs `tasks` that do not contain the task to start from"))
-        faults += _own_arguments(document, (*key, "training_arguments"), recipe.training_arguments)
-    return faults
+            yield (*key, "start"), "needs `tasks` that do not contain the task to start from"
+        yield from _own_arguments((*key, "training_arguments"), recipe.training_arguments)
 
 
-def _retention(document: Document, content: SuiteFile) -> list[Fault]:
-    """Return the faults of recipes under which a trained model cannot be read whole, as `retention` does."""
-    if not content.retention:
-        return []
-    faults = []
-    recipes: list[tuple[Key, Training | Recipe]] = [(("training",), content.training)]
-    recipes += [(("recipes", index), recipe) for index, recipe in enumerate(content.recipes)]
-    for key, recipe in recipes:
-        if recipe.last_layer == "read_position":
-            message = "is for the head alone, and retention reads every position: leave one of the two out"
-            faults.append(document.fault((*key, "last_layer"), message))
-        if recipe.parallelism == "fsdp":
-            message = "shards the model, which retention reads whole: leave one of the two out"
-            faults.append(document.fault((*key, "parallelism"), message))
-    return faults
-
-
-def _own_arguments(document: Document, key: Key, given: dict[str, JsonValue]) -> list[Fault]:
-    return [
-        document.fault((*key, name), f"is decided by the suite's own keys{_own_key(name)}")
-        for name in sorted(OWN_ARGUMENTS.intersection(given))
-    ]
+def _own_arguments(key: Key, given: dict[str, JsonValue]) -> Faults:
+    for name in sorted(OWN_ARGUMENTS.intersection(given)):
+        yield (*key, name), f"is decided by the suite's own keys{_own_key(name)}"
 
 
 def _own_key(argument: str) -> str:
