@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import JsonValue
 
@@ -22,30 +19,22 @@ from lora_bench.plan.checks import (
     check_rates,
     check_schedule,
 )
-from lora_bench.plan.cost_estimate import CostEstimate, estimate_run
+from lora_bench.plan.group_cells import GroupCells
 from lora_bench.plan.inputs import LoadedTask, Progress
 from lora_bench.plan.micro_batch import micro_batch
-from lora_bench.plan.resolve import run_spec
+from lora_bench.plan.resolve import RunGroup
 from lora_bench.plan.retention_data import Retentions
 from lora_bench.plan.selection import best_rates, rate_beyond, start_records
 from lora_bench.plan.size_fitting import MethodFit, check_fits, fit_method
 from lora_bench.records.budget import Budget
+from lora_bench.records.kept_adapter import KeptAdapter
 from lora_bench.records.record import Record
-from lora_bench.records.spec import PlannedSpec, Start
-from lora_bench.records.store import RunFolder
+from lora_bench.records.spec import Start
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.halving import Rung
 from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.suite.schema import Tuning
-from lora_bench.training.job import Job
 from lora_bench.training.measure.flops import step_flops
-
-
-class MakeCell(Protocol):
-    """Makes a run of a task, base model, method and budget."""
-
-    def __call__(self, rate: float, seed: int, *, rung: Rung | None = None, extended: bool = False) -> Cell:
-        """Return the run with a learning rate and a seed; with a rung, the trial of that rung."""
 
 
 class Planner:
@@ -99,20 +88,39 @@ class Planner:
             budget: One of its budgets.
             distinct: Number of different training rows; None for all.
         """
-        suite, name, adapter = self.suite, loaded.task.task, self.suite.adapter
-        retention, held = self.retention.get(base_model.name, (None, None))
+        cells = self._cells(loaded, base_model, entry, budget, distinct)
+        recipe = cells.group.recipe
+        rates = recipe.rates
+        reported = cells.at_rate(rates[0])
+        tuned = self.suite.content.tuning is not None and len(rates) > 1
+        if cells.fit.reason is not None:
+            # A pair that does not work is one row for all rates.
+            self.cells += reported
+        elif not (tuned or recipe.start is not None):
+            # A search reports every rate.
+            self.cells += [*reported, *(cell for rate in rates[1:] for cell in cells.at_rate(rate))]
+        elif (rate := self._tune(cells) if tuned else rates[0]) is None:
+            self._await_rate(cells, reported)
+        elif recipe.start is None:
+            self._choose(cells.at_rate(rate))
+        elif self.suite.adapter is not None:
+            self._start_from_adapter(cells, rate, recipe.start, self.suite.adapter)
+        else:
+            self._start_from_runs(cells, rate, recipe.start, reported)
+
+    def _cells(
+        self, loaded: LoadedTask, base_model: BaseModel, entry: MethodEntry, budget: Budget, distinct: int | None
+    ) -> GroupCells:
+        """Return the maker of the runs, with the size that meets the budget; its fit has the reason if none does."""
+        suite, name = self.suite, loaded.task.task
+        retention, retained = self.retention.get(base_model.name, (None, None))
         recipe = suite.recipe(name, base_model.name, entry, budget)
         check_rates(suite, recipe, name, base_model, entry)
         check_schedule(suite, recipe, name, base_model, entry)
         check_loss(suite, recipe, loaded.task, base_model, entry)
+        labels = len(loaded.data.labels)
         fit = fit_method(
-            entry.method,
-            base_model,
-            loaded.task.model_kind,
-            len(loaded.data.labels),
-            recipe.budget,
-            self.progress,
-            self.fits,
+            entry.method, base_model, loaded.task.model_kind, labels, recipe.budget, self.progress, self.fits
         )
         if fit.reason is None and loaded.task.kind == "chat" and reads_apart(base_model.model_type):
             fit = _refused(
@@ -121,100 +129,61 @@ class Planner:
         method = with_size(entry.method, fit.size) if fit.size is not None else entry.method
         if fit.reason is None:
             fit, recipe = _fitted_to_steps(fit, loaded, base_model, method, recipe)
+        group = RunGroup(
+            suite=suite,
+            loaded=loaded,
+            base_model=base_model,
+            entry=entry,
+            method=method,
+            recipe=recipe,
+            series=self.series,
+            distinct=distinct,
+            retention=retention,
+        )
+        return GroupCells(
+            group=group, budget=budget, fit=fit, runs=self.runs, data_dir=self.data_dir, retained=retained
+        )
 
-        # Runs that differ only in their seed share all other parts of their specs, and cost the same.
-        @functools.cache
-        def of_any_seed(rate: float, rung: Rung | None) -> tuple[PlannedSpec, CostEstimate]:
-            spec = run_spec(
-                suite, loaded.task, loaded.data, base_model, entry, method, recipe, rate, 0,
-                trial=rung is not None, part=1 if rung is None else rung.part, distinct=distinct,
-                start=None, series=self.series, retention=retention,
-            )  # fmt: skip
-            return spec, estimate_run(spec, fit, loaded.data)
+    def _await_rate(self, cells: GroupCells, reported: Sequence[Cell]) -> None:
+        """Note the reported runs, which wait for the trials; add those with another rate that are asked for by id."""
+        recipe = cells.group.recipe
+        among = (*recipe.rates, *_beyond(self.suite, recipe.rates))
+        self._add_requested(cell for rate in among for cell in cells.at_rate(rate))
+        reason = "the trials that choose their learning rate"
+        self.waiting.append(Waiting(tuple(reported), reason, recipe.start))
 
-        def cell(
-            rate: float,
-            seed: int,
-            *,
-            rung: Rung | None = None,
-            extended: bool = False,
-            start: Start | None = None,
-            blocked: str | None = None,
-        ) -> Cell:
-            spec, estimate = of_any_seed(rate, rung)
-            spec = spec.model_copy(update={"seed": seed, "start": start})
-            if fit.reason is not None or blocked is not None:
-                several = len(suite.budgets(entry)) > 1
-                spec = _not_to_be_run(spec, fit.reason or blocked or "", budget if several else None)
-            run_id = spec.run_id
-            folder = RunFolder(self.runs / run_id)
-            job = Job(
-                spec=spec,
-                suite=suite.name,
-                budget=recipe.budget,
-                task=loaded.task,
-                task_base=loaded.base,
-                base_model=base_model,
-                folder=folder,
-                command=_command(suite, spec.model.name, run_id, self.series, self.data_dir),
-                trial=rung is not None,
-                analysis=suite.analysis,
-                rung=rung.number if rung is not None and suite.content.rungs else None,
-                extended=extended,
-                adapter=adapter.folder if start is not None and start.run_id is None and adapter is not None else None,
-                retention=held if spec.retention is not None else None,
-            )
-            return Cell(job, fit, folder.record(), estimate, blocked)
+    def _start_from_adapter(self, cells: GroupCells, rate: float, task: str, adapter: KeptAdapter) -> None:
+        """Add the runs that start from an adapter in place of the runs of a task."""
+        group = cells.group
+        labels = max(1, len(group.loaded.data.labels))
+        check_fits(adapter.folder, group.method, group.base_model, group.loaded.task.model_kind, labels)
+        start = Start(task=task, run_id=None, adapter_sha256=adapter.sha256)
+        self.cells += [cells.cell(rate, seed, start=start) for seed in self.suite.content.every_seed]
 
-        rates, seeds = recipe.rates, suite.content.every_seed
-        reported = [cell(rates[0], seed) for seed in seeds]
-        tuned = suite.content.tuning is not None and len(rates) > 1
-        if fit.reason is not None or not (tuned or recipe.start is not None):
-            # A search reports every rate; a pair that does not work is one row for all rates.
-            more = (
-                [cell(rate, seed) for rate in rates[1:] for seed in seeds] if fit.reason is None and not tuned else []
-            )
-            self.cells += [*reported, *more]
+    def _start_from_runs(self, cells: GroupCells, rate: float, task: str, reported: Sequence[Cell]) -> None:
+        """Add the runs that start from the runs of a task, or note that they wait for these."""
+        group = cells.group
+        place = (task, group.base_model.name, group.entry.label, cells.budget.parameter_target, group.distinct)
+        sources = [cell for cell in self.cells if not cell.trial and cell.place == place]
+        seeds = self.suite.content.every_seed
+        started = start_records(self._at_hand(sources), self.suite.rules, seeds)
+        if started is None or not sources:
+            self.waiting.append(Waiting(tuple(reported), f"the runs of {task}, from which they start", task))
             return
-
-        rate = rates[0]
-        if tuned:
-            chosen = self._tune(cell, rates, loaded.task.higher_is_better)
-            if chosen is None:
-                among = (*rates, *_beyond(suite, rates))
-                possible = [cell(rate, seed) for rate in among for seed in seeds] if self.only else []
-                self.cells += [one for one in possible if one.job.run_id in self.only]
-                reason = "the trials that choose their learning rate"
-                self.waiting.append(Waiting(tuple(reported), reason, recipe.start))
-                return
-            rate = chosen
-        if recipe.start is None:
-            self._choose([cell(rate, seed) for seed in seeds])
-            return
-        if adapter is not None:
-            check_fits(adapter.folder, method, base_model, loaded.task.model_kind, max(1, len(loaded.data.labels)))
-            start = Start(task=recipe.start, run_id=None, adapter_sha256=adapter.sha256)
-            self.cells += [cell(rate, seed, start=start) for seed in seeds]
-            return
-        sources = [
-            one
-            for one in self.cells
-            if not one.trial and _is_at(one, recipe.start, base_model.name, entry.label, budget, distinct)
-        ]
-        found = start_records(self._at_hand(sources), suite.rules, seeds)
-        if found is None or not sources:
-            reason = f"the runs of {recipe.start}, from which they start"
-            self.waiting.append(Waiting(tuple(reported), reason, recipe.start))
-            return
-        blocked = f"the run of {recipe.start} from which it starts gave no score"
+        blocked = f"the run of {task} from which it starts gave no score"
         self._choose(
             [
-                cell(rate, seed, start=Start(task=recipe.start, run_id=found[seed]))
-                if seed in found
-                else cell(rate, seed, blocked=blocked)
+                cells.cell(rate, seed, start=Start(task=task, run_id=started[seed]))
+                if seed in started
+                else cells.cell(rate, seed, blocked=blocked)
                 for seed in seeds
             ]
         )
+
+    def _add_requested(self, possible: Iterable[Cell]) -> None:
+        """Add the runs that are asked for by id, among some that may never be needed."""
+        if self.only:
+            self.cells += [cell for cell in possible if cell.job.run_id in self.only]
 
     def _choose(self, cells: Sequence[Cell]) -> None:
         """Add runs that depend on the records of others."""
@@ -226,7 +195,7 @@ class Planner:
         self.undecided |= {cell.job.run_id for cell in cells if cell.record is not None and self.untried(cell.record)}
         return [None if cell.job.run_id in self.undecided else cell.record for cell in cells]
 
-    def _tune(self, cell: MakeCell, rates: Sequence[float], higher_is_better: bool) -> float | None:
+    def _tune(self, cells: GroupCells) -> float | None:
         """Add the trials of a method as far as they are known, rung after rung, and the runs that wait for them.
 
         Returns:
@@ -234,10 +203,11 @@ class Planner:
         """
         tuning = self.suite.content.tuning
         assert tuning is not None, "several rates without tuning are a search"
+        rates, higher_is_better = cells.group.recipe.rates, cells.group.loaded.task.higher_is_better
         rungs = self.suite.content.rungs or (Rung(1, len(rates), 1),)
         going = tuple(rates)
         for index, rung in enumerate(rungs):
-            trials = [cell(rate, seed, rung=rung) for rate in going for seed in tuning.seeds]
+            trials = [cells.cell(rate, seed, rung=rung) for rate in going for seed in tuning.seeds]
             if rung.part > 1:
                 check_first_rung(self.suite, trials[0].job.spec, rung)
             if index or tuning.extends:
@@ -248,12 +218,12 @@ class Planner:
             best = best_rates(self._at_hand(trials), higher_is_better, later[0].trials if later else 1)
             if best is None:
                 for waits in later:
-                    possible = [cell(rate, seed, rung=waits) for rate in rates for seed in tuning.seeds]
-                    self.cells += [one for one in possible if one.job.run_id in self.only]
+                    possible = [cells.cell(rate, seed, rung=waits) for rate in rates for seed in tuning.seeds]
+                    self._add_requested(possible)
                     among = tuple(possible[: waits.trials * len(tuning.seeds)])
                     reason = "the shorter trials that choose which learning rates go on"
                     self.waiting.append(Waiting(among, reason, None))
-                self._await_extension(cell, rates, rungs[-1], tuning)
+                self._await_extension(cells, rungs[-1], tuning)
                 return None
             going = best
         if not tuning.extends:
@@ -261,17 +231,16 @@ class Planner:
         beyond = rate_beyond(rates, going[0])
         if beyond is None or not any(trial.record is not None and trial.record.score is not None for trial in trials):
             return going[0]
-        trials += [cell(beyond, seed, rung=rungs[-1], extended=True) for seed in tuning.seeds]
+        trials += [cells.cell(beyond, seed, rung=rungs[-1], extended=True) for seed in tuning.seeds]
         self._choose(trials[-len(tuning.seeds) :])
         best = best_rates(self._at_hand(trials), higher_is_better, 1)
         return None if best is None else best[0]
 
-    def _await_extension(self, cell: MakeCell, rates: Sequence[float], last: Rung, tuning: Tuning) -> None:
+    def _await_extension(self, cells: GroupCells, last: Rung, tuning: Tuning) -> None:
         """Note the trials beyond the smallest or the greatest rate, which follow if that rate is the best."""
-        possible = [
-            cell(rate, seed, rung=last, extended=True) for rate in _beyond(self.suite, rates) for seed in tuning.seeds
-        ]
-        self.cells += [one for one in possible if one.job.run_id in self.only]
+        beyond = _beyond(self.suite, cells.group.recipe.rates)
+        possible = [cells.cell(rate, seed, rung=last, extended=True) for rate in beyond for seed in tuning.seeds]
+        self._add_requested(possible)
         if possible:
             reason = "the other trials, and are left out unless the best learning rate is at the edge of the range"
             self.waiting.append(Waiting(tuple(possible[-len(tuning.seeds) :]), reason, None))
@@ -310,29 +279,3 @@ def _fitted_to_steps(
 
 def _refused(fit: MethodFit, reason: str) -> MethodFit:
     return fit.model_copy(update={"reason": reason, "parameters": None, "shape": None})
-
-
-def _is_at(cell: Cell, task: str, model: str, label: str, budget: Budget, distinct: int | None) -> bool:
-    return cell.place == (task, model, label, budget.parameter_target, distinct)
-
-
-def _not_to_be_run(spec: PlannedSpec, reason: str, budget: Budget | None) -> PlannedSpec:
-    """Return a spec whose id contains the reason why it cannot run. If the reason changes, the old record is not reused.
-
-    With *budget* it also contains the target, because a suite may have several with the same reason.
-    """
-    chosen = {**spec.method.chosen, "unsupported": reason}
-    if budget is not None and budget.parameter_target is not None:
-        axis, target = budget.parameter_target
-        chosen[axis] = target
-    return spec.model_copy(update={"method": spec.method.model_copy(update={"chosen": chosen})})
-
-
-def _command(suite: Suite, model: str, run_id: str, series: str | None, data_dir: Path | None) -> str:
-    """Return the command that makes the record again."""
-    options = ["--series", series] if series is not None else []
-    if data_dir is not None:
-        options += ["--data-dir", data_dir.name if data_dir.is_absolute() else str(data_dir)]
-    options += ["--allow-pickle", model] if model in suite.pickles else []
-    options += [part for permission in sorted(suite.code) for part in ("--allow-code", permission)]
-    return shlex.join(["lora-bench", *suite.command, "--only", run_id, *options])

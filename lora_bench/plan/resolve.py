@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lora_bench.families import given_keys
 from lora_bench.methods import Method
 from lora_bench.metrics.support.kinds import WITHOUT_SMOOTHING
 from lora_bench.models.registry import BaseModel
+from lora_bench.plan.inputs import LoadedTask
 from lora_bench.records.budget import AXES, WORK, Axis, Work
 from lora_bench.records.spec import (
     KeepWeights,
@@ -28,57 +30,66 @@ from lora_bench.records.spec import (
 from lora_bench.suite.entries import MethodEntry
 from lora_bench.suite.load_suite import CellRecipe, Suite
 from lora_bench.suite.schema import Training
-from lora_bench.tasks import Task, TaskData, definition
+from lora_bench.tasks import definition
 
 
-def run_spec(
-    suite: Suite,
-    task: Task,
-    data: TaskData,
-    base_model: BaseModel,
-    entry: MethodEntry,
-    method: Method,
-    recipe: CellRecipe,
-    learning_rate: float,
-    seed: int,
-    *,
-    trial: bool,
-    part: int = 1,
-    distinct: int | None = None,
-    start: Start | None,
-    series: str | None,
-    retention: Retention | None = None,
-) -> PlannedSpec:
-    """Return the run spec of a cell of a suite.
+@dataclass(frozen=True, kw_only=True)
+class RunGroup:
+    """What the runs of a task, base model, method and budget share, whatever their learning rate and seed.
 
     Args:
         suite: The suite.
-        task: The task.
-        data: Examples of the task.
+        loaded: The task with its data.
         base_model: The base model.
         entry: The method's entry in the suite.
         method: The method with the size that meets the budget.
         recipe: Recipe of the cell.
+        series: Label of a repeat.
+        distinct: Number of different training rows; None for all.
+        retention: Data for their retention, if the suite asks for it; a trial has none.
+    """
+
+    suite: Suite
+    loaded: LoadedTask
+    base_model: BaseModel
+    entry: MethodEntry
+    method: Method
+    recipe: CellRecipe
+    series: str | None
+    distinct: int | None = None
+    retention: Retention | None = None
+
+
+def run_spec(
+    group: RunGroup,
+    learning_rate: float,
+    seed: int,
+    *,
+    trial: bool = False,
+    part: int = 1,
+    start: Start | None = None,
+) -> PlannedSpec:
+    """Return the run spec of a cell of a suite.
+
+    Args:
+        group: What it shares with others.
         learning_rate: One of the recipe's rates.
         seed: Seed of the run.
         trial: True if the run chooses a learning rate; it is then scored on the split for choices.
         part: Divisor of its work, as in the first rungs of a halving; its schedule has the length of the part.
-        distinct: Number of different training rows; None for all.
         start: The run it starts from.
-        series: Label of a repeat.
-        retention: Data for its retention, if the suite asks for it; a trial has none.
     """
-    content, rules = suite.content, suite.rules
-    in_split = len(data.splits["train"].ids) if distinct is None else distinct
+    suite, task, data, recipe = group.suite, group.loaded.task, group.loaded.data, group.recipe
+    in_split = len(data.splits["train"].ids) if group.distinct is None else group.distinct
     training = _training(recipe, learning_rate, in_split, part)
-    if distinct is not None:
-        drawn = {"distinct_examples": distinct, "distinct_seed": content.distinct_seed}
+    if group.distinct is not None:
+        drawn = {"distinct_examples": group.distinct, "distinct_seed": suite.content.distinct_seed}
         training = training.model_copy(update=drawn)
     if task.kind in WITHOUT_SMOOTHING:
         # A number, a place, or each of several labels has no others over which its probability could be spread.
         training = training.model_copy(update={"label_smoothing": 0.0})
     every = recipe.selection_every
-    if every is None and rules.checkpoint == "best":
+    if every is None and suite.rules.checkpoint == "best":
         # The papers evaluate after every epoch.
         every = math.ceil(in_split / training.batch_size)
     return PlannedSpec(
@@ -90,19 +101,19 @@ def run_spec(
             metric=task.metric,
             higher_is_better=task.higher_is_better,
         ),
-        model=model_spec(base_model),
-        method=method_spec(entry.label, method),
+        model=model_spec(group.base_model),
+        method=method_spec(group.entry.label, group.method),
         training=training,
         seed=seed,
         protocol=suite.protocol,
-        score_on=rules.choose_on if trial else content.score_on,
-        selection_every=None if trial and rules.checkpoint == "last" else every,
+        score_on=suite.rules.choose_on if trial else suite.content.score_on,
+        selection_every=None if trial and suite.rules.checkpoint == "last" else every,
         keep_weights="none" if trial else _kept(suite, task.task),
-        series=series,
-        rules=rules,
+        series=group.series,
+        rules=suite.rules,
         decoding=recipe.decoding if task.completes else None,
         start=start,
-        retention=None if trial else retention,
+        retention=None if trial else group.retention,
     )
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from lora_bench.errors import LoraBenchError, unknown
 from lora_bench.methods import with_size
 from lora_bench.models.registry import BaseModel
-from lora_bench.plan.resolve import run_spec
+from lora_bench.plan.inputs import LoadedTask
+from lora_bench.plan.resolve import RunGroup, run_spec
 from lora_bench.published import CellVerdict, PublishedTable, disagreements, expected_from, judge_table, load_table
 from lora_bench.published.comparable import place_of
 from lora_bench.published.table_section import published_section
@@ -222,11 +223,10 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
     if recipe.budget.parameter_target is not None and spec.method.size is not None:
         method = with_size(method, int(str(spec.method.options[spec.method.size])))
     rate = spec.training.learning_rate
-    return run_spec(
-        suite,
-        task,
-        TaskData({"train": train}, spec.task.labels, data_sha256, ()),
-        BaseModel(
+    group = RunGroup(
+        suite=suite,
+        loaded=LoadedTask(task, Path(), TaskData({"train": train}, spec.task.labels, data_sha256, ())),
+        base_model=BaseModel(
             name=spec.model.name,
             shown=spec.model.shown,
             folder=Path(),
@@ -234,15 +234,13 @@ def _asked_spec(suite: Suite, entry: MethodEntry, record: Record) -> RunSpec:
             revision=spec.model.revision,
             model_type=spec.model.model_type,
         ),
-        entry,
-        method,
-        recipe,
-        rate if rate in recipe.rates else recipe.rates[0],
-        spec.seed,
-        trial=False,
-        start=Start(task=recipe.start, run_id="") if recipe.start is not None else None,
+        entry=entry,
+        method=method,
+        recipe=recipe,
         series=spec.series,
     )
+    start = Start(task=recipe.start, run_id="") if recipe.start is not None else None
+    return run_spec(group, rate if rate in recipe.rates else recipe.rates[0], spec.seed, start=start)
 
 
 def _asked_task(suite: Suite, spec: PlannedSpec) -> Task:
