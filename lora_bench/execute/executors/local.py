@@ -104,6 +104,75 @@ class _Worker(Generic[JobT]):
         return self.pressed > 1
 
 
+@dataclass
+class _Pool(Generic[JobT]):
+    """The workers that do some units, and the units that wait for them.
+
+    Args:
+        listener: Socket to which a new worker connects.
+        selector: Waits for messages of workers and of their server.
+        waiting: Units that no worker has.
+        free: Environments of workers that are to be forked.
+        unreported: Environments of forked workers whose first message is not read.
+        workers: Each worker that has reported, by its process id.
+        dead: Reason for the end of each worker that is still to be removed, by its process id.
+        unseen: Number of looks at ended workers that had not reported.
+    """
+
+    listener: socket.socket
+    selector: selectors.BaseSelector
+    waiting: list[list[JobT]]
+    free: list[dict[str, str]]
+    unreported: list[dict[str, str]] = field(default_factory=list)
+    workers: dict[int, _Worker[JobT]] = field(default_factory=dict)
+    dead: dict[int, str] = field(default_factory=dict)
+    unseen: int = 0
+
+    @property
+    def busy(self) -> bool:
+        """Return True if any worker has work."""
+        return any(worker.at for worker in self.workers.values())
+
+    @property
+    def lacks_worker(self) -> bool:
+        """Return True if a unit waits for which no worker is idle or on its way."""
+        idle = sum(not worker.at for worker in self.workers.values())
+        return len(self.unreported) + idle < len(self.waiting)
+
+    def welcome(self) -> None:
+        """Accept a worker that reports."""
+        link, _ = self.listener.accept()
+        connection: Connection[Any, Any] = Connection(link.detach())
+        try:
+            # Workers forked together report in any order.
+            pid, environment = connection.recv()
+        except (EOFError, OSError):  # it ended before its first message; the server reports it
+            connection.close()
+            return
+        self.unreported.remove(environment)
+        self.workers[pid] = _Worker(pid, connection, environment)
+        self.selector.register(connection, selectors.EVENT_READ, self.workers[pid])
+
+    def close(self, worker: _Worker[JobT]) -> None:
+        """Hear no more of a worker."""
+        if not worker.connection.closed:
+            self.selector.unregister(worker.connection)
+            worker.connection.close()
+
+    def take_back(self, worker: _Worker[JobT], reason: str) -> Note | None:
+        """Let the work of a dead worker wait again, unless a job of it is at fault; return a sentence for the user."""
+        if reason == cause(0) and not worker.begun and worker.at:
+            # It was asked to end after its previous unit, and never received this one.
+            self.waiting.insert(0, worker.at)
+            worker.at = []
+        if not worker.together:
+            return None
+        units, note = worker.given_back(reason)
+        self.waiting[:0] = units
+        worker.at = []
+        return note
+
+
 class LocalWorkers(Generic[JobT, DoneT]):
     """The executor of `workers` processes on this machine.
 
@@ -159,73 +228,75 @@ class LocalWorkers(Generic[JobT, DoneT]):
             assert self._server is not None and self._server.stdout is not None
             selector.register(listener, selectors.EVENT_READ, "report")
             selector.register(self._server.stdout, selectors.EVENT_READ, "server")
-            workers: dict[int, _Worker[JobT]] = {}
-            free = self.environments[: len(waiting)]
-            unreported: list[dict[str, str]] = []
-            dead: dict[int, str] = {}
-            unseen = 0
+            pool: _Pool[JobT] = _Pool(listener, selector, waiting, self.environments[: len(waiting)])
             try:
-                while waiting or unreported or any(worker.at for worker in workers.values()):
-                    if self.stopping and not any(worker.at for worker in workers.values()):
+                while pool.waiting or pool.unreported or pool.busy:
+                    if self.stopping and not pool.busy:
                         return
-                    while free and len(unreported) + sum(not worker.at for worker in workers.values()) < len(waiting):
-                        reach("workers.fork")
-                        unreported.append(free.pop(0))
-                        self._tell_server(f"fork {json.dumps(unreported[-1])}")
-                    for key, _ in selector.select(timeout=1.0):
-                        if key.data == "report":
-                            link, _ = listener.accept()
-                            connection: Connection[Any, Any] = Connection(link.detach())
-                            try:
-                                # Workers forked together report in any order.
-                                pid, environment = connection.recv()
-                            except (EOFError, OSError):  # it ended before its first message; the server reports it
-                                connection.close()
-                                continue
-                            unreported.remove(environment)
-                            worker: _Worker[JobT] = _Worker(pid, connection, environment)
-                            workers[worker.pid] = worker
-                            selector.register(connection, selectors.EVENT_READ, worker)
-                        elif key.data == "server":
-                            dead |= self._ended(tell)
-                        else:
-                            yield from self._hear(key.data, selector, tell)
-                    for pid, reason in list(dead.items()):
-                        # Its messages from before its end are read first.
-                        if pid in workers and not workers[pid].connection.closed:
-                            yield from self._hear(workers[pid], selector, tell)
-                        if pid in workers and workers[pid].connection.closed:
-                            if reason == cause(0) and not workers[pid].begun and workers[pid].at:
-                                # It was asked to end after its previous unit, and never received this one.
-                                waiting.insert(0, workers[pid].at)
-                                workers[pid].at = []
-                            if workers[pid].together:
-                                units, note = workers[pid].given_back(reason)
-                                waiting[:0] = units
-                                if note is not None and not self.stopping:
-                                    tell(note)
-                                workers[pid].at = []
-                            yield from (self._lost(workers[pid], job, reason, pid) for job in workers[pid].at)
-                            free.append(workers.pop(pid).environment)
-                            del dead[pid]
-                        elif pid not in workers and (unseen := unseen + 1) > MOST_UNSEEN:
-                            raise WorkersLost(f"a worker ended before its first run: {reason}; see {self.log}")
-                    self._press(workers)
-                    for worker in workers.values():
-                        if not worker.at and not worker.spent and waiting and not self.stopping:
-                            reach("workers.send")
-                            worker.at = list(waiting.pop(0))
-                            worker.heard = time.monotonic()
-                            worker.begun.clear()
-                            worker.note = None
-                            worker.together = len(worker.at) > 1
-                            # If it died while it waited for work, the server reports its end.
-                            with contextlib.suppress(OSError):
-                                worker.connection.send(worker.at)
+                    self._fork(pool)
+                    yield from self._listen(pool, tell)
+                    for pid, reason in list(pool.dead.items()):
+                        yield from self._remove(pool, pid, reason, tell)
+                    self._press(pool.workers)
+                    self._send(pool)
             finally:
                 listener.close()
-                self._end_server(at_once=not workers)
+                self._end_server(at_once=not pool.workers)
                 reach("workers.end")
+
+    def _fork(self, pool: _Pool[JobT]) -> None:
+        """Ask for the workers that are lacking."""
+        while pool.free and pool.lacks_worker:
+            reach("workers.fork")
+            pool.unreported.append(pool.free.pop(0))
+            self._tell_server(f"fork {json.dumps(pool.unreported[-1])}")
+
+    def _listen(self, pool: _Pool[JobT], tell: Callable[[Word], None]) -> Iterator[DoneT | Lost[JobT]]:
+        """Read what workers and their server have to say, or wait a second for it."""
+        for key, _ in pool.selector.select(timeout=1.0):
+            if key.data == "report":
+                pool.welcome()
+            elif key.data == "server":
+                pool.dead |= self._ended(tell)
+            else:
+                yield from self._hear(key.data, pool, tell)
+
+    def _remove(
+        self, pool: _Pool[JobT], pid: int, reason: str, tell: Callable[[Word], None]
+    ) -> Iterator[DoneT | Lost[JobT]]:
+        """Remove a dead worker once its messages are read; its jobs wait again or are lost."""
+        worker = pool.workers.get(pid)
+        if worker is None:
+            pool.unseen += 1
+            if pool.unseen > MOST_UNSEEN:
+                raise WorkersLost(f"a worker ended before its first run: {reason}; see {self.log}")
+            return
+        # Its messages from before its end are read first.
+        if not worker.connection.closed:
+            yield from self._hear(worker, pool, tell)
+        if not worker.connection.closed:
+            return
+        note = pool.take_back(worker, reason)
+        if note is not None and not self.stopping:
+            tell(note)
+        yield from (self._lost(worker, job, reason, pid) for job in worker.at)
+        pool.free.append(pool.workers.pop(pid).environment)
+        del pool.dead[pid]
+
+    def _send(self, pool: _Pool[JobT]) -> None:
+        """Give each idle worker a unit."""
+        for worker in pool.workers.values():
+            if worker.at or worker.spent or not pool.waiting or self.stopping:
+                continue
+            reach("workers.send")
+            worker.at = list(pool.waiting.pop(0))
+            worker.heard = time.monotonic()
+            worker.begun.clear()
+            worker.note = None
+            worker.together = len(worker.at) > 1
+            # If it died while it waited for work, the server reports its end.
+            with contextlib.suppress(OSError):
+                worker.connection.send(worker.at)
 
     def _press(self, workers: dict[int, _Worker[JobT]]) -> None:
         """Use the next means on each worker that has been silent too long."""
@@ -255,13 +326,13 @@ class LocalWorkers(Generic[JobT, DoneT]):
         return Lost(job, f"no progress for {patience:.0f} s; {self.log.name} has its stack", "timeout", pid)
 
     def _hear(
-        self, worker: _Worker[JobT], selector: selectors.BaseSelector, tell: Callable[[Word], None]
+        self, worker: _Worker[JobT], pool: _Pool[JobT], tell: Callable[[Word], None]
     ) -> Iterator[DoneT | Lost[JobT]]:
         """Pass on a worker's message; close its connection if it has ended, or must end."""
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            self._close(worker, selector)
+            pool.close(worker)
             return
         if not isinstance(message, Note):
             worker.begun.add(message.run_id)
@@ -281,14 +352,9 @@ class LocalWorkers(Generic[JobT, DoneT]):
         worker.failed |= message.status not in CLEAN
         if not worker.at and (self.fresh or worker.overdue or worker.failed):
             worker.spent = True
-            self._close(worker, selector)
+            pool.close(worker)
         # It made progress after all, and wrote a checkpoint when it was told to end.
         yield self._lost(worker, job, "") if got_on_late else message
-
-    def _close(self, worker: _Worker[JobT], selector: selectors.BaseSelector) -> None:
-        if not worker.connection.closed:
-            selector.unregister(worker.connection)
-            worker.connection.close()
 
     def _start_server(self, address: str) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
