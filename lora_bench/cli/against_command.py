@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_bench.cli.baseline_commands import baseline_folder
-from lora_bench.cli.gate_commands import way_of
 from lora_bench.cli.gate_output import BROKE_OFF, DONE, write_answer
 from lora_bench.cli.help import records_at
 from lora_bench.errors import LoraBenchError
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lora_bench.gate.against import Against
+    from lora_bench.gate.rerun import Way
     from lora_bench.records.record import Record
     from lora_bench.report.sections.compare_runs import RunSet
 
@@ -26,7 +26,7 @@ def check_against(arguments: argparse.Namespace) -> int:
     from lora_bench.gate.against import judge_against
     from lora_bench.gate.against_text import comment_lines
 
-    for option in ("replay", "inject", "bisect", "step", "cell", "plot", "series"):
+    for option in ("bisect", "step", "cell", "plot", "series"):
         if getattr(arguments, option):
             raise LoraBenchError(f"--{option} is for nights: it goes with --baseline, and not with --against")
     if arguments.runs is None:
@@ -90,3 +90,14 @@ def _next(found: Against, arguments: argparse.Namespace, place: Path) -> list[st
     if found.answer.verdict == "failed":
         return [f"lora-bench run {suite} --retry", compare]
     return [compare, f"lora-bench report {os.path.relpath(arguments.runs)}"]
+
+
+def way_of(arguments: argparse.Namespace, suite: str) -> Way:
+    """Return the way to run a suite with the options of `check`."""
+    from lora_bench.gate.rerun import Way
+
+    options = [option for model in arguments.allow_pickle for option in ("--allow-pickle", model)]
+    options += [option for permission in arguments.allow_code for option in ("--allow-code", permission)]
+    if arguments.data_dir is not None:
+        options += ["--data-dir", str(arguments.data_dir)]
+    return Way(suite, tuple(options), workers=arguments.workers)

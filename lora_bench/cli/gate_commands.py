@@ -7,8 +7,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_bench.cli.against_command import check_against, way_of
 from lora_bench.cli.baseline_commands import baseline_folder, night_options
-from lora_bench.cli.gate_output import BROKE_OFF, CANNOT_DECIDE, DONE, print_lines, warn, write_answer
+from lora_bench.cli.gate_output import BROKE_OFF, DONE, print_lines, warn, write_answer
 from lora_bench.cli.help import add_command, records_at
 from lora_bench.errors import LoraBenchError
 
@@ -91,9 +92,6 @@ def add_check(commands: Commands) -> None:
     output.add_argument(
         "--plot", type=Path, metavar="FOLDER", help="draw one SVG per series: its nights, bounds and tonight"
     )
-    tests = check.parser.add_argument_group("tests of the gate on your own accepted nights, without RUNS")
-    tests.add_argument("--replay", action="store_true", help="count the false alarms that the gate would have raised")
-    tests.add_argument("--inject", metavar="LOSS", help="say whether the gate would see a loss, such as 5%% or 0.01")
     search = check.parser.add_argument_group("search for the change that made a series fail")
     search.add_argument(
         "--bisect",
@@ -136,17 +134,13 @@ def _checked(arguments: argparse.Namespace) -> int:
     from lora_bench.gate.baseline import read_nights
 
     if arguments.against is not None:
-        from lora_bench.cli.against_command import check_against
-
         return check_against(arguments)
     if arguments.markdown is not None:
         raise LoraBenchError("--markdown goes with --against; a night has --github and --json")
     folder = baseline_folder(arguments.baseline, may_begin=True)
     accepted = read_nights(folder)
-    if arguments.replay or arguments.inject is not None:
-        return _self_tests(arguments, accepted)
     if arguments.runs is None:
-        raise LoraBenchError("check takes RUNS, the folder of the suite's runs; only --replay and --inject go without")
+        raise LoraBenchError("check takes RUNS, the folder of the suite's runs")
     if arguments.step or arguments.bisect is not None:
         return _search(arguments, folder, accepted)
     answer = _answer(arguments, folder, accepted, may_confirm=not arguments.no_confirm)
@@ -194,17 +188,6 @@ def _way(arguments: argparse.Namespace, folder: Path) -> Way | None:
     return None if suite is None else way_of(arguments, suite)
 
 
-def way_of(arguments: argparse.Namespace, suite: str) -> Way:
-    """Return the way to run a suite with the options of `check`."""
-    from lora_bench.gate.rerun import Way
-
-    options = [option for model in arguments.allow_pickle for option in ("--allow-pickle", model)]
-    options += [option for permission in arguments.allow_code for option in ("--allow-code", permission)]
-    if arguments.data_dir is not None:
-        options += ["--data-dir", str(arguments.data_dir)]
-    return Way(suite, tuple(options), workers=arguments.workers)
-
-
 def _next(answer: Answer, runs: Path) -> list[str]:
     """The two commands that a user may need after an answer other than a pass."""
     from lora_bench.gate.accepting import open_findings
@@ -222,26 +205,6 @@ def _next(answer: Answer, runs: Path) -> list[str]:
     if any(open_findings(one) for one in answer.series):
         return [show, accept_change]  # without a reason for the change it would be refused
     return [f'{accept} "no history yet"', f"lora-bench run {answer.suite} --series NEXT-LABEL"]
-
-
-def _self_tests(arguments: argparse.Namespace, accepted: Sequence[Night]) -> int:
-    from lora_bench.gate.selftests import inject, inject_lines, replay, replay_lines
-
-    decided = True
-    if arguments.replay:
-        found = replay(accepted, arguments.baseline, arguments.margin)
-        print_lines(replay_lines(found))
-        decided = bool(found.answers)
-    if arguments.inject is not None:
-        relative = arguments.inject.endswith("%")
-        try:
-            loss = float(arguments.inject.removesuffix("%")) / (100 if relative else 1)
-        except ValueError:
-            raise LoraBenchError(f"--inject takes a loss such as 5% or 0.01, got {arguments.inject!r}") from None
-        seen = inject(accepted, loss, relative=relative, margin=arguments.margin)
-        print_lines(inject_lines(seen, arguments.inject))
-        decided = decided and bool(seen)
-    return DONE if decided else CANNOT_DECIDE
 
 
 def _search(arguments: argparse.Namespace, folder: Path, accepted: Sequence[Night]) -> int:

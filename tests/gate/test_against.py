@@ -153,7 +153,7 @@ def test_the_command_writes_every_output(tmp_path, monkeypatch, capsys):
     ("options", "said"),
     [
         (["--against", "nowhere"], "there is no such folder, baseline or git reference"),
-        (["--against", "runs/tickets", "--replay"], "--replay is for nights"),
+        (["--against", "runs/tickets", "--plot", "plots"], "--plot is for nights"),
         (["--against", "nightly"], "baseline nightly has nights and no records"),
     ],
 )

@@ -8,13 +8,13 @@ from xml.etree import ElementTree
 
 from markdown_it import MarkdownIt
 
+from benchmarks.gate_selftests import replay, replay_lines
 from lora_bench.gate import judge, night_of
 from lora_bench.gate.accepting import diff_lines, show_lines
 from lora_bench.gate.baseline import to_text
 from lora_bench.gate.gate_summary import summary_lines, terminal_lines
 from lora_bench.gate.outputs import annotation_lines, to_answer_json, to_badge, to_junit
 from lora_bench.gate.plot import draw
-from lora_bench.gate.selftests import replay, replay_lines
 from lora_bench.gate.series import Night
 from tests.gate.histories import number_of
 from tests.report.hostile import HOSTILE, WORDS, anywhere, hostile_probes, hostile_records, in_markdown

@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks.gate_selftests import inject, inject_lines, replay, replay_lines
 from lora_bench.errors import LoraBenchError
-from lora_bench.gate.selftests import inject, inject_lines, replay, replay_lines
 from tests.gate.histories import LEVEL, accepted, night, number_of
 from tests.gate.test_judge import probed
 

@@ -1,12 +1,22 @@
-"""Self-tests of a gate on its accepted nights: its false alarms, and the losses it would have detected."""
+"""Self-tests of a gate on its accepted nights: its false alarms, and the losses it would have detected.
+
+    python -m benchmarks.gate_selftests baselines/nightly --replay       how often nights would have alarmed before confirmation
+    python -m benchmarks.gate_selftests baselines/nightly --inject 5%    how often such a loss would have been suspect
+
+It exits with 4 where no accepted night has enough nights before it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lora_bench.errors import LoraBenchError
+from lora_bench.gate.baseline import read_nights
 from lora_bench.gate.judge import judge_indexed
 from lora_bench.gate.night_answer import Answer, SeriesAnswer
 from lora_bench.gate.past import Indexed, indexed, mean_of, past_of
@@ -157,3 +167,33 @@ def inject_lines(found: Sequence[DropsSeen], said: str) -> list[str]:
         *lines,
         f"a loss of {said} would have been suspect in the same night in {seen / tried:.1%} of {tried:,} tries",
     ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the self-tests that are asked for; return 4 if one cannot decide."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("baseline", type=Path, help="folder of a baseline with nights")
+    parser.add_argument("--replay", action="store_true", help="count the false alarms that the gate would have raised")
+    parser.add_argument("--inject", metavar="LOSS", help="say whether the gate would see a loss, such as 5%% or 0.01")
+    parser.add_argument("--margin", type=float, help="replaces the margins that the suite declares")
+    options = parser.parse_args(arguments)
+    accepted = read_nights(options.baseline)
+    decided = True
+    if options.replay:
+        replayed = replay(accepted, options.baseline.name, options.margin)
+        print(*replay_lines(replayed), sep="\n")
+        decided = bool(replayed.answers)
+    if options.inject is not None:
+        relative = options.inject.endswith("%")
+        try:
+            loss = float(options.inject.removesuffix("%")) / (100 if relative else 1)
+        except ValueError:
+            parser.error(f"--inject takes a loss such as 5% or 0.01, got {options.inject!r}")
+        seen = inject(accepted, loss, relative=relative, margin=options.margin)
+        print(*inject_lines(seen, options.inject), sep="\n")
+        decided = decided and bool(seen)
+    return 0 if decided else 4
+
+
+if __name__ == "__main__":
+    sys.exit(main())
