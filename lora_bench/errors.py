@@ -29,6 +29,10 @@ class AssetUnavailable(LoraBenchError):
     """A named file that is neither cached nor available, with the way to get it."""
 
 
+class Diverged(LoraBenchError):
+    """The loss or the outputs of a run are no longer finite."""
+
+
 class WorkersLost(LoraBenchError):
     """A dead server of worker processes, or workers that cannot start."""
 

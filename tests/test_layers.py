@@ -43,11 +43,11 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path, *, inside_functions: bool) -> set[str]:
-    """The modules of the package that a file imports."""
+def imports(path: Path, *, for_types: bool) -> set[str]:
+    """The modules of the package that a file imports, at once or in a function; with *for_types* also those for types alone."""
     found = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree) if inside_functions else at_import(tree):
+    for node in ast.walk(tree) if for_types else at_work(tree):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             of_names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else node.module for name in of_names}
@@ -56,15 +56,13 @@ def imports(path: Path, *, inside_functions: bool) -> set[str]:
     return found & MODULES.keys()
 
 
-def at_import(node: ast.AST):
-    """The nodes that run when a module is imported."""
+def at_work(node: ast.AST):
+    """The nodes that run at some time, also in functions."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
         yield child
-        yield from at_import(child)
+        yield from at_work(child)
 
 
 def room_of(module: str) -> str:
@@ -87,14 +85,14 @@ def test_a_room_imports_only_from_below(room):
         f"{module} imports {other}"
         for module, path in MODULES.items()
         if room_of(module) == room
-        for other in imports(path, inside_functions=True)
+        for other in imports(path, for_types=True)
         if room_of(other) not in (room, "__init__") and LEVEL[room_of(other)] >= LEVEL[room]
     ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_no_module_imports_itself_by_a_detour():
-    graph = {name: imports(path, inside_functions=False) - {name} for name, path in MODULES.items()}
+    graph = {name: imports(path, for_types=False) - {name} for name, path in MODULES.items()}
     # A module whose imports are all done can be put aside; what is left at the end imports in a circle.
     left = dict(graph)
     while done := [name for name, needs in left.items() if not needs & left.keys()]:

@@ -8,15 +8,19 @@ imports no library of metrics. ``hub:NAME@COMMIT`` reaches any other metric.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import pkgutil
-import re
-import typing
-from functools import cache
 from typing import TYPE_CHECKING
 
-from lora_bench.errors import unknown
+from lora_bench.metrics.support.lookup import (
+    HUB,
+    declared,
+    default_margin,
+    find,
+    higher_is_better,
+    kind_of,
+    known_metrics,
+    unavailable,
+    unpinned,
+)
 from lora_bench.metrics.support.metric_facts import HALF_A_POINT, Kind, Metric, MetricKind
 
 if TYPE_CHECKING:
@@ -28,94 +32,6 @@ __all__ = [
     "HALF_A_POINT", "HUB", "Kind", "Metric", "MetricKind", "declared", "default_margin", "find", "higher_is_better", "kind_of",
     "known_metrics", "metric", "unavailable", "unpinned",
 ]  # fmt: skip
-
-HUB = "hub:"
-
-
-def known_metrics() -> dict[str, MetricKind]:
-    """Return every metric of this package with the kind of task it scores, kind by kind and then by name."""
-    kinds = {name: _read(name).kind for name in sorted(_names())}
-    return {name: kind for each in typing.get_args(MetricKind) for name, kind in kinds.items() if kind == each}
-
-
-def find(name: str | None) -> Metric | None:
-    """Return the facts of a metric of this package; None for any other name."""
-    return _read(name) if name is not None and name in _names() else None
-
-
-def declared(name: str) -> Metric | None:
-    """Return the facts of a metric of this package; None for a metric from the hub.
-
-    Raises:
-        LoraBenchError: If no metric has this name, with the nearest one.
-    """
-    if name.startswith(HUB) and len(name) > len(HUB):
-        return None
-    if name not in _names():
-        raise unknown("metric", name, [*known_metrics(), f"{HUB}NAME"])
-    return _read(name)
-
-
-def default_margin(name: str | None) -> float | None:
-    """Return the margin for suites that declare none; None if the metric has none."""
-    found = find(name)
-    return None if found is None else found.margin
-
-
-def kind_of(name: str) -> MetricKind | None:
-    """Return the kind of task that a metric scores; None for a metric from the hub.
-
-    Raises:
-        LoraBenchError: If no metric has this name, with the nearest one.
-    """
-    found = declared(name)
-    return found.kind if found is not None else None
-
-
-def higher_is_better(name: str) -> bool | None:
-    """Return the direction of a metric; None for a metric from the hub.
-
-    Raises:
-        LoraBenchError: If no metric has this name, with the nearest one.
-    """
-    found = declared(name)
-    return found.higher_is_better if found is not None else None
-
-
-def unavailable(name: str) -> str | None:
-    """Return why this machine cannot compute a metric, and what to do; None if it can, or if only trying would tell.
-
-    Raises:
-        LoraBenchError: If no metric has this name, with the nearest one.
-    """
-    found = declared(name)
-    if found is None or found.library is None:
-        return None
-    if importlib.util.find_spec(found.library) is None:
-        return f"metric {name!r} needs the package {found.library!r}, which is not installed; install lora_bench[nlg]"
-    if found.java:
-        from lora_bench.metrics.support.java import missing_java
-
-        reason = missing_java()
-        return f"metric {name!r} {reason}" if reason is not None else None
-    return None
-
-
-def unpinned(name: str) -> str | None:
-    """Return why a metric's script is refused: it is downloaded code without a pinned commit. None if it may run.
-
-    The package's own metrics, scripts in a local folder, and hub scripts at a commit may run.
-    """
-    path = name.removeprefix(HUB)
-    if not name.startswith(HUB) or path.startswith((".", "/", "~", "\\")) or re.match(r"[A-Za-z]:[\\/]", path):
-        return None
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?@[0-9a-f]{40}(:\w[\w.-]*)?", path):
-        return None
-    bare = path.partition("@")[0].partition(":")[0]
-    return (
-        f"is a script that would run on this machine: pin it as {HUB}{bare}@COMMIT with all 40 digits, or name a folder of "
-        f"yours as {HUB}./{bare}"
-    )
 
 
 def metric(name: str, allowed: str | None = None) -> evaluate.Metric | HubMetric:
@@ -139,13 +55,3 @@ def metric(name: str, allowed: str | None = None) -> evaluate.Metric | HubMetric
     from lora_bench.metrics.support.as_evaluate import PackageMetric
 
     return PackageMetric(name)
-
-
-@cache
-def _names() -> frozenset[str]:
-    return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
-
-
-def _read(name: str) -> Metric:
-    found: Metric = importlib.import_module(f"{__name__}.{name}").METRIC
-    return found

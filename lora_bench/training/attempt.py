@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lora_bench.errors import LoraBenchError, UnsupportedPair, first_line, typed_line
+from lora_bench.errors import Diverged, LoraBenchError, UnsupportedPair, first_line, typed_line
 from lora_bench.records.environment import describe_environment
 from lora_bench.records.outcomes import DISK_FULL, is_disk_full, is_out_of_memory
 from lora_bench.records.record import CurvePoint, DataSummary, Parameters, Record, Status
-from lora_bench.training.callbacks import Diverged, Interrupted
+from lora_bench.training.callbacks import Interrupted
 from lora_bench.training.job import Job
 from lora_bench.util.failpoints import reach
 from lora_bench.util.heartbeat import beat

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import Diverged, LoraBenchError
 from lora_bench.records.budget import Axis
 from lora_bench.records.record import CurvePoint
 from lora_bench.training.best_weights import Best, SelectionScores
@@ -37,10 +37,6 @@ CHECKPOINT_SECONDS = 60.0
 
 # Approximate number of points of a learning curve.
 CURVE_POINTS = 50
-
-
-class Diverged(LoraBenchError):
-    """The loss or the outputs are no longer finite."""
 
 
 class Interrupted(LoraBenchError):

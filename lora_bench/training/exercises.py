@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import DataCollatorWithPadding
 
-from lora_bench.errors import LoraBenchError
+from lora_bench.errors import Diverged, LoraBenchError
 from lora_bench.models.loading import reads_apart
 from lora_bench.records.budget import TARGETS
 from lora_bench.records.spec import Decoding, PlannedSpec
@@ -23,7 +23,6 @@ from lora_bench.tasks import Split, Task, encode
 from lora_bench.tasks.answer_spans import NOWHERE, encode_windows, tokens_of
 from lora_bench.tasks.tagging import encode_words, labels_of_tokens, labels_of_words
 from lora_bench.tasks.task_scores import Likelihood
-from lora_bench.training.callbacks import Diverged
 from lora_bench.training.generation import CompletionCollator, PairCollator, encode_to_answer, encode_to_learn
 from lora_bench.training.generation.chat import ChatFormat, Ending
 from lora_bench.training.generation.encode import NO_LOSS

@@ -244,24 +244,30 @@ def _tried(family: Family, probe: LayerProbe) -> Family:
     Raises:
         UnsupportedPair: If an update of its projections does not.
     """
-    from lora_bench.tuners.bottleneck import BottleneckConfig
-    from lora_bench.tuners.fused_lora import FusedLoraConfig
-    from lora_bench.tuners.prefix import PrefixConfig
-
     declare(family)
     try:
-        fault = _fault(probe, FusedLoraConfig(r=2, roles=["all"]))
+        fault = _fault(probe, _config("LORA_BENCH_FUSED_LORA", r=2, roles=["all"]))
         if fault is not None:
             raise untold(family.name, f"an update of what was taken for them fails: {fault}")
         sites = {
             variant: site
             for variant, site in family.bottleneck_sites.items()
-            if _fault(probe, BottleneckConfig(bottleneck_size=2, variant=variant)) is None
+            if _fault(probe, _config("BOTTLENECK_ADAPTER", bottleneck_size=2, variant=variant)) is None
         }
-        prefix = family.prefix_kind if _fault(probe, PrefixConfig(num_virtual_tokens=2)) is None else None
+        prefix = (
+            family.prefix_kind if _fault(probe, _config("LORA_BENCH_PREFIX", num_virtual_tokens=2)) is None else None
+        )
     finally:
         forget(*family.model_types)
     return replace(family, bottleneck_sites=sites, prefix_kind=prefix)
+
+
+def _config(tuner: str, **settings: Any) -> Any:
+    """Return the settings of a tuner of this package, by its name in PEFT: tuners import this module."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    configs = {peft_type.value: config for peft_type, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    return configs[tuner](**settings)
 
 
 def _fault(probe: LayerProbe, config: Any) -> str | None:

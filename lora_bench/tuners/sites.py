@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lora_bench.errors import LoraBenchError, UnsupportedPair
 from lora_bench.families import Family
+from lora_bench.tuners.inferred_family import family_of_model
 
 BASE_ROW = "__base__"
 """PEFT's name, in `adapter_names`, for a row without an adapter."""
@@ -125,8 +126,6 @@ class Tuner(BaseTuner):
         raise NotImplementedError
 
     def _family(self) -> Family:
-        from lora_bench.tuners.inferred_family import family_of_model  # which tries tuners
-
         try:
             return family_of_model(self.model)
         except LoraBenchError as error:

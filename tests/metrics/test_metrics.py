@@ -1,12 +1,12 @@
 """Each metric gives the number that its definition gives by hand, and None where it has none."""
 
+import importlib.util
 import math
 import subprocess
 import sys
 
 import pytest
 
-from lora_bench import metrics
 from lora_bench.errors import LoraBenchError
 from lora_bench.metrics import (
     declared,
@@ -155,10 +155,8 @@ def test_asking_about_an_unknown_metric_names_the_nearest_one(ask):
 
 
 def test_a_metric_whose_library_is_missing_says_what_to_install(monkeypatch):
-    find_spec = metrics.importlib.util.find_spec
-    monkeypatch.setattr(
-        metrics.importlib.util, "find_spec", lambda name: None if name == "sacrebleu" else find_spec(name)
-    )
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sacrebleu" else find_spec(name))
     reason = "metric 'bleu' needs the package 'sacrebleu', which is not installed; install lora_bench[nlg]"
     assert unavailable("bleu") == reason
     with pytest.raises(LoraBenchError) as caught:

@@ -10,7 +10,7 @@ import datasets
 import evaluate
 
 from lora_bench.errors import LoraBenchError
-from lora_bench.metrics import declared, unavailable
+from lora_bench.metrics.support.lookup import declared, unavailable
 
 _VALUES = {
     "classification": "int64",

@@ -25,7 +25,7 @@ import datasets
 import evaluate
 
 from lora_bench.errors import LoraBenchError, unknown
-from lora_bench.metrics import HUB, known_metrics, unpinned
+from lora_bench.metrics.support.lookup import HUB, known_metrics, unpinned
 from lora_bench.util.atomic_files import write_atomic
 from lora_bench.util.paths import cache_folder
 from lora_bench.util.regular_files import MIB, read_regular
