@@ -5,8 +5,12 @@ from lora_bench.methods.contract import (
     broken_plug_ins,
     known_methods,
     loss_term,
+    method_of_peft,
+    options_of,
     own_callbacks,
+    packed_options,
     rate_factors,
+    rates_to_try,
     register,
     trains_base,
     unknown_method,
@@ -14,6 +18,6 @@ from lora_bench.methods.contract import (
 )
 
 __all__ = [
-    "Method", "broken_plug_ins", "known_methods", "loss_term", "own_callbacks", "rate_factors", "register", "trains_base",
-    "unknown_method", "with_size",
+    "Method", "broken_plug_ins", "known_methods", "loss_term", "method_of_peft", "options_of", "own_callbacks",
+    "packed_options", "rate_factors", "rates_to_try", "register", "trains_base", "unknown_method", "with_size",
 ]  # fmt: skip

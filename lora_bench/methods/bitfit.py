@@ -30,6 +30,7 @@ class BitFit(Strict):
     name: ClassVar[str] = "bitfit"
     size: ClassVar[str | None] = None
     learning_rate: ClassVar[float] = 1e-3
+    packed_options: ClassVar[tuple[str, ...]] = ()
 
     def apply(self, model: PreTrainedModel, *, head: list[str]) -> nn.Module:
         """Return *model* with only the biases and the head trainable.

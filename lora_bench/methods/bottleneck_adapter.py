@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from lora_bench.documents import Strict
-from lora_bench.methods.contract import register
+from lora_bench.methods.contract import FirstRates, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -66,6 +66,9 @@ class BottleneckAdapter(Strict):
     name: ClassVar[str] = "bottleneck_adapter"
     size: ClassVar[str | None] = "bottleneck_size"
     learning_rate: ClassVar[float] = 1e-3
+    packed_options: ClassVar[tuple[str, ...]] = ("bottleneck_size",)
+    peft_types: ClassVar[tuple[str, ...]] = ("BOTTLENECK_ADAPTER",)
+    first_rates: ClassVar[FirstRates] = ("1e-3", "3e-3", "1e-2"), ("3e-4", "1e-3", "3e-3")
 
     bottleneck_size: int = Field(default=16, ge=1)
     variant: Literal["houlsby", "pfeiffer", "parallel", "lin"] = "houlsby"

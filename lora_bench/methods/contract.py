@@ -3,9 +3,12 @@
 A method is a frozen `Strict` model. Its fields are its options, checked when a suite is read. It names the option that a
 budget may turn (its *size*), suggests a learning rate, and makes a base model trainable.
 
-Three things are optional. `callbacks()` returns transformers' `TrainerCallback` objects for the steps of a run.
+The rest is optional. `callbacks()` returns transformers' `TrainerCallback` objects for the steps of a run.
 `trains_base = True` says that the method trains or rewrites most of the base, so that no frozen copy is kept.
-`rate_factor(name)` returns the factor on the learning rate of a weight, by its name.
+`rate_factor(name)` returns the factor on the learning rate of a weight, by its name. `packed_options` names the options in
+which runs of a pack may differ, if packed runs are tested against isolated ones. `peft_types` names the PEFT types of its
+adapters, and `options_of(config, given)` reads its options from a PEFT config whose fields have other names. `first_rates` are
+the learning rates to try on a table: those for a small base model, and those for a larger one.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
 ENTRY_POINTS = "lora_bench.methods"
+
+FirstRates = tuple[tuple[str, ...], tuple[str, ...]]
+"""Learning rates to try on a table, as a suite writes them: for a small base model, and for a larger one."""
 
 
 class Method(Protocol):
@@ -70,6 +76,36 @@ def loss_term(method: Method) -> str | None:
     """Return what a method adds to the model's own loss, as its property `loss_term` says; None if nothing."""
     term: str | None = getattr(method, "loss_term", None)
     return term
+
+
+def packed_options(method: Method) -> tuple[str, ...] | None:
+    """Return the options in which runs of a pack may differ; None for a run that no pack may have."""
+    options: tuple[str, ...] | None = getattr(method, "packed_options", None)
+    return options
+
+
+def rates_to_try() -> dict[str, FirstRates]:
+    """Return the `first_rates` of the methods that have some, by name."""
+    return {name: method.first_rates for name, method in known_methods().items() if hasattr(method, "first_rates")}
+
+
+def method_of_peft(peft_type: str) -> type[Method] | None:
+    """Return the method whose adapters have this PEFT type, or None."""
+    return next((method for method in known_methods().values() if peft_type in getattr(method, "peft_types", ())), None)
+
+
+def options_of(method: type[Method], config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's options of an adapter.
+
+    Args:
+        method: The method.
+        config: The adapter's PEFT config.
+        given: Its settings that differ from PEFT's defaults.
+    """
+    read = getattr(method, "options_of", None)
+    if read is not None:
+        return dict(read(config, given))
+    return {**given, **({} if method.size is None else {method.size: getattr(config, method.size)})}
 
 
 _METHODS: dict[str, type[Method]] = {}

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from lora_bench.documents import Strict
 from lora_bench.errors import UnsupportedPair
-from lora_bench.methods.contract import register
+from lora_bench.methods.contract import FirstRates, register
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +36,7 @@ class Full(Strict):
     size: ClassVar[str | None] = None
     learning_rate: ClassVar[float] = 5e-5
     trains_base: ClassVar[bool] = True
+    first_rates: ClassVar[FirstRates] = ("3e-5", "1e-4", "3e-4"), ("1e-5", "3e-5", "1e-4")
 
     top_layers: int | None = Field(default=None, ge=1)
 

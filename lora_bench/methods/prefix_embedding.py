@@ -43,6 +43,7 @@ class PrefixEmbedding(Strict):
     name: ClassVar[str] = "prefix_embedding"
     size: ClassVar[str | None] = "num_virtual_tokens"
     learning_rate: ClassVar[float] = 1e-2
+    peft_types: ClassVar[tuple[str, ...]] = ("LORA_BENCH_PREFIX_EMBEDDING",)
 
     num_virtual_tokens: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.02, ge=0)

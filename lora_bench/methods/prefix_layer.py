@@ -41,6 +41,7 @@ class PreLayer(Strict):
     name: ClassVar[str] = "prefix_layer"
     size: ClassVar[str | None] = "num_virtual_tokens"
     learning_rate: ClassVar[float] = 1e-2
+    peft_types: ClassVar[tuple[str, ...]] = ("LORA_BENCH_PREFIX_LAYER",)
 
     num_virtual_tokens: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.02, ge=0)

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from lora_bench.documents import Strict
 from lora_bench.errors import LoraBenchError, UnsupportedPair
-from lora_bench.methods.contract import register
+from lora_bench.methods.contract import FirstRates, register
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -49,6 +49,9 @@ class PrefixTuning(Strict):
     name: ClassVar[str] = "prefix_tuning"
     size: ClassVar[str | None] = "num_virtual_tokens"
     learning_rate: ClassVar[float] = 1e-2
+    packed_options: ClassVar[tuple[str, ...]] = ()
+    peft_types: ClassVar[tuple[str, ...]] = ("PREFIX_TUNING", "LORA_BENCH_PREFIX")
+    first_rates: ClassVar[FirstRates] = ("1e-2", "3e-2", "1e-1"), ("3e-3", "1e-2", "3e-2")
 
     num_virtual_tokens: int = Field(default=16, ge=1)
     init_std: float = Field(default=0.02, ge=0)

@@ -6,17 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lora_bench.families import FAMILIES
+from lora_bench.methods import known_methods, packed_options
 from lora_bench.records.spec import PlannedSpec
 from lora_bench.training.in_common import MAY_DIFFER, in_common
 from lora_bench.training.job import Job
-
-SIZES: dict[str, tuple[str, ...]] = {
-    "lora": ("rank", "scaling"),
-    "bottleneck_adapter": ("bottleneck_size",),
-    "prefix_tuning": (),
-    "bitfit": (),
-}
-"""Methods whose packed runs are tested against isolated ones, and the options in which members of a pack may differ."""
 
 ARGUMENTS = frozenset(
     {"adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "optim", "gradient_accumulation_steps"}
@@ -85,27 +78,22 @@ def packs(jobs: Sequence[Job], workers: int, most: Callable[[Job], int]) -> list
 def company_of(job: Job) -> str | None:
     """Return the key that runs sharing a pack must have in common, or None for a run that must be done alone."""
     spec = job.spec
+    options = packed_options(known_methods()[spec.method.name](**spec.method.options))
     # Of an answer in a text, a model gives the logits of its first and its last token apart; a pack has one output.
-    if job.task.kind == "spans" or not _packs(job.base_model.model_type, spec):
+    if options is None or job.task.kind == "spans" or not _packs(job.base_model.model_type, spec):
         return None
-    method = {**MAY_DIFFER["method"], "options": dict.fromkeys(SIZES[spec.method.name], True)}
+    method = {**MAY_DIFFER["method"], "options": dict.fromkeys(options, True)}
     # A prefix trained by another run is no longer made by a network.
     return in_common(job, {**MAY_DIFFER, "method": method}) + str(spec.start is not None)
 
 
 def _packs(model_type: str, spec: PlannedSpec) -> bool:
     method, recipe = spec.method, spec.training
-    if method.name not in SIZES or not any(model_type in family.packed_types for family in FAMILIES):
+    if not any(model_type in family.packed_types for family in FAMILIES):
         return False
-    # DoRA divides by lengths of rows. Padded ranks leave these alone, but no test shows it, as none does for trained rows of
-    # embeddings. The others change the base.
-    rows = method.options.get("use_dora") or method.options.get("train_tokens")
-    plain = not rows and method.options.get("initialisation", "kaiming") in (
-        "kaiming", "gaussian", "identity", "paper",
-    )  # fmt: skip
     # Shared time says nothing about the time of one run.
     clocked = recipe.uses("train_seconds")
     drops = recipe.base_dropout != 0 or recipe.head_dropout != 0 or method.options.get("dropout", 0) != 0
     alone = recipe.accumulation == 1 and recipe.processes == 1
     usual = ARGUMENTS.issuperset(recipe.arguments) and recipe.arguments.get("optim", OPTIMISERS[0]) in OPTIMISERS
-    return plain and not clocked and alone and usual and (recipe.masks == "keyed" or not drops)
+    return not clocked and alone and usual and (recipe.masks == "keyed" or not drops)

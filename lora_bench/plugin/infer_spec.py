@@ -20,23 +20,13 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
+from lora_bench.methods import method_of_peft, options_of
 from lora_bench.records.record import Parameters
 from lora_bench.records.spec import AnyPrecision, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainingSpec
 from lora_bench.training.measure.counters import is_in, stored_weights
 
 OWN_SCRIPT = "own script"
 PARTLY_FROZEN = "partly_frozen"
-
-# PEFT methods with a name and a size in our words; any other is `peft` with its type.
-_OURS = {
-    "LORA": ("lora", "rank"),
-    "LORA_BENCH_FUSED_LORA": ("lora", "rank"),
-    "BOTTLENECK_ADAPTER": ("bottleneck_adapter", "bottleneck_size"),
-    "PREFIX_TUNING": ("prefix_tuning", "num_virtual_tokens"),
-    "LORA_BENCH_PREFIX": ("prefix_tuning", "num_virtual_tokens"),
-    "LORA_BENCH_PREFIX_LAYER": ("prefix_layer", "num_virtual_tokens"),
-    "LORA_BENCH_PREFIX_EMBEDDING": ("prefix_embedding", "num_virtual_tokens"),
-}
 
 # Fields of a PEFT config that tell its origin and nothing about the method.
 _PROVENANCE = {
@@ -119,18 +109,12 @@ def method_of(model: nn.Module, label: str | None) -> MethodSpec:
     config = model.peft_config[model.active_adapter]
     peft_type = str(getattr(config.peft_type, "value", config.peft_type))
     told = _told(config)
-    if peft_type not in _OURS:
+    method = method_of_peft(peft_type)
+    if method is None:
         options: dict[str, Any] = {"type": peft_type, "options": told}
         return MethodSpec(name="peft", label=label or peft_type.lower(), size=None, options=options, chosen=options)
-    name, size = _OURS[peft_type]
-    if size == "rank":
-        in_ours = {"r", "lora_alpha", "lora_dropout"}
-        options = {key: value for key, value in told.items() if key not in in_ours}
-        scaling = config.lora_alpha if config.use_rslora else config.lora_alpha / config.r
-        options |= {"rank": config.r, "scaling": float(scaling), "dropout": float(config.lora_dropout)}
-    else:
-        options = {**told, size: getattr(config, size)}
-    return MethodSpec(name=name, label=label or name, size=size, options=options, chosen=options)
+    options = options_of(method, config, told)
+    return MethodSpec(name=method.name, label=label or method.name, size=method.size, options=options, chosen=options)
 
 
 def _told(config: PeftConfig) -> dict[str, Any]:

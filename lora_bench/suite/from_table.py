@@ -10,24 +10,12 @@ from pathlib import Path
 
 import yaml
 
+from lora_bench.methods import rates_to_try
+from lora_bench.records.analysis import REFERENCES
 from lora_bench.tasks.declaration import USUAL_METRIC
 from lora_bench.tasks.look import TableFacts
 from lora_bench.util.paths import PACKAGE
 
-# Learning rates that each method chooses from.
-RATES = {
-    "full": ("3e-5", "1e-4", "3e-4"),
-    "lora": ("1e-3", "3e-3", "1e-2"),
-    "bottleneck_adapter": ("1e-3", "3e-3", "1e-2"),
-    "prefix_tuning": ("1e-2", "3e-2", "1e-1"),
-}
-# The same for base models of more weights than `plan.fit_minutes.SMALL_MODEL`.
-RATES_LARGE = {
-    "full": ("1e-5", "3e-5", "1e-4"),
-    "lora": ("3e-4", "1e-3", "3e-3"),
-    "bottleneck_adapter": ("3e-4", "1e-3", "3e-3"),
-    "prefix_tuning": ("3e-3", "1e-2", "3e-2"),
-}
 TRIAL_SEEDS = (100, 101)
 BATCH = 16
 LONGEST = 256
@@ -72,7 +60,7 @@ training:
 # Trained weights stay for `lora-bench use`; `none` saves the disk.
 keep_weights: last
 analysis:
-  reference: full
+  reference: {reference}
   margin: {margin}  # difference of scores that does not matter to you
 """
 
@@ -106,11 +94,12 @@ class Draft:
 
     def text(self, folder: Path) -> str:
         """Return the suite as YAML with comments, for a file in *folder*."""
-        rates = RATES_LARGE if self.large else RATES
+        rates = rates_of(large=self.large)
+        reference = next(iter(rates))
         tests = max(1, self.seen.rows // 10)
         parameters = ""
         if self.adapter_parameters is not None:
-            parameters = f"\n  adapter_parameters: {self.adapter_parameters}  # of each method but `full`"
+            parameters = f"\n  adapter_parameters: {self.adapter_parameters}  # of each method but `{reference}`"
         return _TEMPLATE.format(
             schema=_schema(folder),
             name=self.name,
@@ -128,8 +117,20 @@ class Draft:
             parameters=parameters,
             batch=BATCH,
             max_length=_max_length(self.seen),
+            reference=reference,
             margin="0.01",
         )
+
+
+def rates_of(*, large: bool) -> dict[str, tuple[str, ...]]:
+    """Return the learning rates that each method chooses from, the usual references first.
+
+    Args:
+        large: Whether the base model has more weights than `plan.fit_minutes.SMALL_MODEL`.
+    """
+    rates = rates_to_try()
+    first = [name for name in REFERENCES if name in rates]
+    return {name: rates[name][large] for name in dict.fromkeys([*first, *rates])}
 
 
 def _schema(folder: Path) -> str:

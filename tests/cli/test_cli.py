@@ -20,7 +20,7 @@ from lora_bench.errors import LoraBenchError
 from lora_bench.plan.make_plan import make_plan
 from lora_bench.records.sealed_records import to_json
 from lora_bench.records.store import read_records, write_atomic
-from lora_bench.suite.from_table import RATES, RATES_LARGE
+from lora_bench.suite.from_table import rates_of
 from lora_bench.suite.load_suite import is_probe_suite, load_suite
 from lora_bench.util.paths import suite_files
 from lora_bench.version import __version__
@@ -250,7 +250,7 @@ def test_the_list_of_methods_has_sizes_and_rates_to_try_and_those_that_try_write
     assert said["bitfit"][:2] == ["–", "1e-3; 1e-4 to 4e-3"]
     what = "QLoRA: LoRA beside frozen weights in 4 bits (`methods: [qlora]`). It needs bitsandbytes, and CUDA or a CPU."
     assert said["qlora"] == ["rank 8; 1 to 64", "1e-3; 1e-4 to 3e-3", what]
-    for method, rates in [*RATES.items(), *RATES_LARGE.items()]:
+    for method, rates in [*rates_of(large=False).items(), *rates_of(large=True).items()]:
         known = [float(number) for number in re.findall(r"\de-\d", said[method][1])]
         assert all(min(known) <= float(rate) <= max(known) for rate in rates), method
 
