@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-# What the `slow` tests of a file take on one core, from the times that CI prints. A wrong number makes shards less equal,
+# Roughly what the `slow` tests of a file take on one core; CI prints their times. A wrong number makes shards less equal,
 # and nothing else.
 SECONDS = {
+    "tests/cli/test_try.py": 300,
     "tests/execute/test_prepared_folder.py": 110,
     "tests/execute/test_run_suite.py": 200,
     "tests/faults/test_ends.py": 220,
@@ -30,6 +31,7 @@ SECONDS = {
     "tests/tasks/test_train.py": 60,
     "tests/test_adding.py": 120,
     "tests/test_baselines.py": 220,
+    "tests/test_tutorials.py": 100,
     "tests/test_wheel.py": 60,
     "tests/training/test_ranks.py": 300,
     "tests/training/test_run.py": 80,
