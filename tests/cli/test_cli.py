@@ -31,8 +31,8 @@ SCHEMAS = Path(__file__).parents[2] / "lora_bench" / "schemas"
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+def _own_place(tmp_path, monkeypatch, shared_cache):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(shared_cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
 
@@ -172,7 +172,8 @@ def test_a_plan_shows_every_rate_in_full_on_a_narrow_terminal_too(tmp_path):
             assert rate in said
 
 
-def test_a_plan_as_json_is_all_that_is_printed(tmp_path, capsys):
+def test_a_plan_as_json_is_all_that_is_printed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))  # an empty one, so that counting is told of
     write_project(tmp_path)
     assert main(["plan", "tickets.yaml", "--json", "--prepare"]) == 0
     printed = capsys.readouterr()

@@ -27,8 +27,8 @@ LORA = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[{metho
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+def _shared_cache(tmp_path, monkeypatch, shared_cache):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(shared_cache))
 
 
 def plan_of(tmp_path, suite):

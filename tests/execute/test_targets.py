@@ -21,8 +21,8 @@ CURVE = SUITE.replace("48}", "48, adapter_parameters: [1_168, 2_304], tolerance:
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+def _own_place(monkeypatch, shared_cache):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(shared_cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

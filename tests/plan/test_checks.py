@@ -12,9 +12,9 @@ ONE = SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[lora]")
 
 
 @pytest.fixture
-def planned(tmp_path, monkeypatch, capsys):
+def planned(tmp_path, monkeypatch, capsys, shared_cache):
     """Plans a suite; gives the exit code, and what was printed."""
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(shared_cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")

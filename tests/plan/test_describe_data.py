@@ -26,8 +26,8 @@ ROWS = {
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+def _own_place(tmp_path, monkeypatch, shared_cache):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(shared_cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
 

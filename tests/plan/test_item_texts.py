@@ -30,8 +30,8 @@ def test_texts_are_of_own_data_or_under_an_open_licence(change, shown):
     assert may_show(Task.model_validate({**OWN, **change})) is shown
 
 
-def test_texts_are_those_of_the_items_that_a_run_answered(tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+def test_texts_are_those_of_the_items_that_a_run_answered(tmp_path, monkeypatch, shared_cache):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(shared_cache))
     path: Path = write_project(
         tmp_path / "project", SUITE.replace("[full, lora, bottleneck_adapter, prefix_tuning]", "[full]")
     )

@@ -20,8 +20,8 @@ from tests.tiny import HEAD_MODULES, tiny_batch, tiny_roberta
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+def _own_place(monkeypatch, shared_cache):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(shared_cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

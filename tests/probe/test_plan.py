@@ -26,8 +26,8 @@ from tests.project import write_data, write_project
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+def _own_place(monkeypatch, shared_cache):
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(shared_cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
