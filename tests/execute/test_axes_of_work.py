@@ -221,21 +221,6 @@ def test_a_run_that_is_stopped_twice_in_its_evaluation_took_as_long_as_its_train
     assert kept == [record.speed.train_seconds] * 2 and 0 < record.speed.train_seconds < began
 
 
-def test_a_checkpoint_that_does_not_say_what_ended_its_run_is_gone_on_from(tmp_path, monkeypatch):
-    save = loop.save_checkpoint
-
-    def save_as_before(folder, step, model, optimizer, schedule, progress, **more):
-        del progress["ended_by"]
-        save(folder, step, model, optimizer, schedule, progress, **more)
-
-    monkeypatch.setattr(loop, "save_checkpoint", save_as_before)
-    job = job_of(tmp_path, ONE)
-    run_job(job, lambda step, steps, loss: loop.request_stop("SIGTERM") if step == 3 else None)
-    loop.request_stop(None)
-    record = run_job(job)
-    assert record.status == "ok" and record.resumed and record.capped_by is None
-
-
 @pytest.mark.parametrize("stops", [0, 1, 2])
 def test_what_ended_a_run_is_still_known_after_stops_in_its_evaluation(tmp_path, monkeypatch, stops):
     # While the fourth step ends, three are told to have ended: 1.5 s. After it, it is 2 s, which is the target.
