@@ -79,21 +79,21 @@ def analyse_runs(runs: Path, bases: Sequence[Path] = (), say: Say = lambda text:
         )
     left_out: dict[str, str] = {}
     models = [_of_model(runs, own, bases, left_out, say) for own in _by_model(records)]
-    found = [one for one in models if one.runs]
-    if not found:
-        said = "; ".join(f"{label}: {reason}" for label, reason in left_out.items())
-        raise LoraBenchError(f"no method of {runs} changed a weight of a layer ({said})")
+    changed = [model for model in models if model.runs]
+    if not changed:
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in left_out.items())
+        raise LoraBenchError(f"no method of {runs} changed a weight of a layer ({reasons})")
     suites = tuple(sorted({record.suite for record in records}))
-    return WeightAnalysis(suites=suites, models=tuple(found), left_out=left_out)
+    return WeightAnalysis(suites=suites, models=tuple(changed), left_out=left_out)
 
 
 def _by_model(records: Sequence[Record]) -> Iterator[list[Record]]:
     """Yield the records of each task and base model."""
-    found: dict[tuple[str, str, str], list[Record]] = {}
+    groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         spec = record.spec
-        found.setdefault((spec.task.name, spec.model.shown, spec.model.sha256 or ""), []).append(record)
-    for _, own in sorted(found.items()):
+        groups.setdefault((spec.task.name, spec.model.shown, spec.model.sha256 or ""), []).append(record)
+    for _, own in sorted(groups.items()):
         yield sorted(own, key=lambda record: (record.spec.method.label, record.spec.seed or 0, record.run_id))
 
 
@@ -104,7 +104,7 @@ def _of_model(
     base_model = _base(records[0], bases)
     base = load_base(spec, base_model)
     weights = {place: (W, of_matrix(W)) for place, W in weights_of(base)}
-    found: list[_Run] = []
+    done: list[_Run] = []
     for record, group in zip(records, _groups(records), strict=True):
         label = record.spec.method.label
         if label in left_out:
@@ -115,15 +115,15 @@ def _of_model(
         except NoDelta as reason:
             left_out[label] = str(reason)
             continue
-        found.append(_changes(_Run(record, group), deltas, weights))
+        done.append(_changes(_Run(record, group), deltas, weights))
     return ModelChanges(
         task=spec.task.name,
         model=spec.model.shown,
         runs=tuple(
             RunChanges(run_id=run.record.run_id, group=run.group, seed=run.seed, changes=tuple(run.changes.values()))
-            for run in found
+            for run in done
         ),
-        overlaps=tuple(_overlaps(found)),
+        overlaps=tuple(_overlaps(done)),
     )
 
 
@@ -165,26 +165,26 @@ def _groups(records: Sequence[Record]) -> list[str]:
 
 def _changes(run: _Run, deltas: Mapping[Place, Delta], weights: Mapping[Place, tuple[Tensor, Singular]]) -> _Run:
     """Measure each change of a run, and keep its directions."""
-    for place, found in deltas.items():
+    for place, change in deltas.items():
         (layer, part), (W, before) = place, weights[place]
-        delta = found.delta.first(MOST_DIRECTIONS)
+        delta = change.delta.first(MOST_DIRECTIONS)
         r = len(delta.values)
         run.changes[place] = WeightChange(
             layer=layer,
             part=part,
             shape=(W.shape[0], W.shape[1]),
             weight_norm=before.norm,
-            delta_norm=found.delta.norm,
-            delta_spectral_norm=found.delta.spectral_norm,
+            delta_norm=change.delta.norm,
+            delta_spectral_norm=change.delta.spectral_norm,
             directions=r,
             along_delta=along(W, delta),
             along_weight=before.first(r).norm,
-            similarities=tuple(intruder_similarities(before, of_matrix(found.added_to(W)))),
+            similarities=tuple(intruder_similarities(before, of_matrix(change.added_to(W)))),
         )
         if r:
             run.directions["delta", place] = delta.right
-        if found.A is not None:
-            run.directions["A", place] = of_matrix(found.A).right[:, :MOST_DIRECTIONS]
+        if change.A is not None:
+            run.directions["A", place] = of_matrix(change.A).right[:, :MOST_DIRECTIONS]
     return run
 
 
@@ -198,11 +198,11 @@ def _overlaps(runs: Sequence[_Run]) -> Iterator[Overlap]:
             continue
         for same in (True, False):
             pairs = [
-                (one, other)
-                for one in groups[first]
-                for other in groups[second]
-                if (one.seed == other.seed) is same
-                and (first != second or (one.seed is not None and other.seed is not None and one.seed < other.seed))
+                (left, right)
+                for left in groups[first]
+                for right in groups[second]
+                if (left.seed == right.seed) is same
+                and (first != second or (left.seed is not None and right.seed is not None and left.seed < right.seed))
             ]
             if pairs:
                 yield from _overlaps_of(first, second, pairs, same)
@@ -212,15 +212,15 @@ def _overlaps_of(first: str, second: str, pairs: Sequence[tuple[_Run, _Run]], sa
     kinds: list[tuple[Of, str]] = [(of, place[1]) for of, place in pairs[0][0].directions]
     for of, part in dict.fromkeys(sorted(kinds, key=lambda kind: kind[0])):
         by_layer: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        for one, other in pairs:
-            for place in sorted(key[1] for key in one.directions if key[0] == of and key[1][1] == part):
+        for run, other in pairs:
+            for place in sorted(key[1] for key in run.directions if key[0] == of and key[1][1] == part):
                 if (of, place) in other.directions:
-                    found = one.directions[of, place], other.directions[of, place]
-                    by_layer.setdefault(place[0], []).append(found)
+                    both = run.directions[of, place], other.directions[of, place]
+                    by_layer.setdefault(place[0], []).append(both)
         every = [vectors for layer in by_layer.values() for vectors in layer]
         if not every:
             continue
-        rows = _steps(min(one.shape[1] for one, _ in every))
+        rows = _steps(min(run.shape[1] for run, _ in every))
         columns = _steps(min(other.shape[1] for _, other in every))
         layers = [
             torch.stack([similarities(*vectors, rows, columns) for vectors in by_layer[layer]]).mean(0)
@@ -255,9 +255,9 @@ def _size(run: _Run) -> float:
     return float(size) if isinstance(size, int | float) else 0.0
 
 
-def _differ_in_size(one: _Run, other: _Run) -> bool:
+def _differ_in_size(run: _Run, other: _Run) -> bool:
     """Return True if two runs have one method with the same options but for its size."""
-    first, second = one.record.spec.method, other.record.spec.method
+    first, second = run.record.spec.method, other.record.spec.method
     if first.size is None or (first.name, first.size) != (second.name, second.size):
         return False
     without = [{**method.options, method.size: None} for method in (first, second) if method.size is not None]

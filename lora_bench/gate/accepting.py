@@ -49,27 +49,27 @@ def accepted_night(
             raise LoraBenchError(f"a night is accepted with a reason of at most {MOST_REASON_CHARACTERS} characters")
     if any(night.label == tonight.label for night in nights):
         raise LoraBenchError(f"{tonight.label} is accepted already")
-    known = [one.series for one in answer.series]
+    known = [judged.series for judged in answer.series]
     for series in change:
         if series != ALL and series not in known:
             hint = did_you_mean(series, known) or "; to say why, use more than one word"
             raise LoraBenchError(f"{tonight.label} has no series {series!r}{hint}")
-    changed = [one for one in answer.series if open_findings(one)]
+    changed = [judged for judged in answer.series if open_findings(judged)]
     if why is not None:
-        change = [one.series for one in changed]
+        change = [judged.series for judged in changed]
     acknowledged = known if ALL in change else [series for series in known if series in change]
-    _refuse(tonight, [one for one in changed if one.series not in acknowledged])
+    _refuse(tonight, [judged for judged in changed if judged.series not in acknowledged])
     # Other rules leave the scores comparable: the history goes on.
-    kept = {one.series for one in changed if all(finding.kind == "rules" for finding in open_findings(one))}
+    kept = {judged.series for judged in changed if all(finding.kind == "rules" for finding in open_findings(judged))}
     cells = declared({str(number): cell for number, cell in enumerate(tonight.cells)}, margin)
     return tonight.model_copy(
         update={
             "number": max((night.number or 0 for night in nights), default=0) + 1,
             "reason": reason.strip(),
             "change": why.strip() if why is not None else None,
-            "changed": tuple(_said(one) for one in changed),
+            "changed": tuple(_said(judged) for judged in changed),
             "acknowledged": tuple(series for series in acknowledged if series not in kept),
-            "flaky": tuple(one.series for one in answer.of_status("flaky")),
+            "flaky": tuple(judged.series for judged in answer.of_status("flaky")),
             "cells": tuple(cells.values()),
         }
     )
@@ -93,29 +93,29 @@ _ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 def open_findings(of: SeriesAnswer) -> list[Finding]:
     """Return the findings that a person must acknowledge before the night is accepted."""
     statuses = ("regression", "failed", "improved", "undecided")
-    return [one for one in of.findings if one.suspect or (one.status in statuses and one.kind != "history")]
+    return [each for each in of.findings if each.suspect or (each.status in statuses and each.kind != "history")]
 
 
 def _refuse(tonight: Night, unacknowledged: Sequence[SeriesAnswer]) -> None:
     if not unacknowledged:
         return
-    shown = [f"  {_said(one)}" for one in unacknowledged]
+    lines = [f"  {_said(series)}" for series in unacknowledged]
     raise LoraBenchError(
         "\n".join(
             [
                 f"{plural(len(unacknowledged), 'change')} of {tonight.label} would become what later nights are held "
                 "against:",
-                *shown,
+                *lines,
                 'acknowledge them with --change "why", or one by one with --change SERIES,...',
             ]
         )
     )
 
 
-def _said(one: SeriesAnswer) -> str:
+def _said(series: SeriesAnswer) -> str:
     """Describe a changed series in one line."""
-    texts = dict.fromkeys(plain(finding.text) for finding in open_findings(one))
-    return f"{one.series} {plain(' · '.join(one.name.words))}: {'; '.join(texts)}"
+    texts = dict.fromkeys(plain(finding.text) for finding in open_findings(series))
+    return f"{series.series} {plain(' · '.join(series.name.words))}: {'; '.join(texts)}"
 
 
 def show_lines(nights: Sequence[Night]) -> list[str]:
@@ -156,12 +156,12 @@ def two_nights(nights: Sequence[Night], labels: Sequence[str]) -> tuple[Night, N
     for label in labels:
         if label not in by_label:
             raise unknown("night", label, by_label)
-    found = [by_label[label] for label in labels]
+    chosen = [by_label[label] for label in labels]
     if len(labels) < 2:
-        found = [*found, *nights[-(2 - len(labels)) :]]
-    if len(found) != 2:
-        raise LoraBenchError(f"two nights are held against each other, and there are {len(found)}")
-    return found[0], found[1]
+        chosen = [*chosen, *nights[-(2 - len(labels)) :]]
+    if len(chosen) != 2:
+        raise LoraBenchError(f"two nights are held against each other, and there are {len(chosen)}")
+    return chosen[0], chosen[1]
 
 
 def diff_lines(before: Night, after: Night) -> list[str]:
@@ -174,31 +174,31 @@ def diff_lines(before: Night, after: Night) -> list[str]:
     names = dict.fromkeys([*(cell.name for cell in before.cells), *(cell.name for cell in after.cells)])
     for name in names:
         pairs = with_name(before, name), with_name(after, name)
-        shown = plain(" · ".join(name.words))
+        words = plain(" · ".join(name.words))
         if not pairs[0] or not pairs[1]:
-            lines.append(f"{shown}: only in {plain(before.label if pairs[0] else after.label)}")
+            lines.append(f"{words}: only in {plain(before.label if pairs[0] else after.label)}")
             continue
-        lines += [f"{shown}: {plain(said)}" for said in _differences((before, pairs[0][0]), (after, pairs[1][0]))]
+        lines += [f"{words}: {plain(text)}" for text in _differences((before, pairs[0][0]), (after, pairs[1][0]))]
     return lines
 
 
 def _differences(before: tuple[Night, NightCell], after: tuple[Night, NightCell]) -> list[str]:
     (night, old), (other, new) = before, after
-    said = []
+    lines = []
     opened = changed_conditions((old.conditions, night.machine_of(old)), (new.conditions, other.machine_of(new)))
     if opened:
-        said.append(f"another series: {'; '.join(opened)}")
+        lines.append(f"another series: {'; '.join(opened)}")
     else:
         was, now = mean_of(old), mean_of(new)
         if was is not None and now is not None:
             linear = old.scale == "linear"
             change = difference(now - was) if linear else f"{math.expm1(now - was):+.1%}"
-            said.append(
+            lines.append(
                 f"{score(was if linear else math.exp(was))} → {score(now if linear else math.exp(now))} ({change})"
             )
     counts = [*((field, words) for _, field, words in COUNTS), ("peak_allocated_bytes", "peak allocated, bytes")]
     for field, words in counts:
         first, second = getattr(old.counts, field), getattr(new.counts, field)
         if first != second:
-            said.append(f"{words}: {count(first)} → {count(second)}")
-    return said
+            lines.append(f"{words}: {count(first)} → {count(second)}")
+    return lines

@@ -47,33 +47,33 @@ class Candidates:
         return None if self.package is None else f"{self.package}=={name}"
 
 
-def candidates(given: str, folder: Path) -> Candidates:
+def candidates(range_text: str, folder: Path) -> Candidates:
     """Parse `--bisect`: `PACKAGE=OLD,…,NEW`, or `GOOD..BAD` for the commits of a repository.
 
     Args:
-        given: The option.
+        range_text: The option.
         folder: A folder in the repository.
 
     Raises:
         LoraBenchError: If it is neither, or git does not know the commits.
     """
-    versions = _VERSIONS.fullmatch(given)
+    versions = _VERSIONS.fullmatch(range_text)
     if versions is not None:
         names = tuple(versions["versions"].split(","))
         if len(set(names)) < len(names):
-            raise LoraBenchError(f"--bisect {given} names a version twice")
+            raise LoraBenchError(f"--bisect {range_text} names a version twice")
         return Candidates(versions["package"], names)
-    commits = _COMMITS.fullmatch(given)
+    commits = _COMMITS.fullmatch(range_text)
     if commits is None:
         raise LoraBenchError(
             f"--bisect takes PACKAGE=OLD,...,NEW such as transformers=5.22.0,5.23.0,5.24.0, or GOOD..BAD for commits, "
-            f"got {given!r}"
+            f"got {range_text!r}"
         )
     good = git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['good']}^{{commit}}").strip()
     bad = git(folder, "rev-parse", "--verify", "--end-of-options", f"{commits['bad']}^{{commit}}").strip()
     listed = git(folder, "rev-list", "--reverse", "--first-parent", f"{good}..{bad}", "--").split()
     if not listed:
-        raise LoraBenchError(f"there is no commit in {given}; name the good one first")
+        raise LoraBenchError(f"there is no commit in {range_text}; name the good one first")
     if git(folder, "rev-list", "--max-count=1", good, f"^{bad}", "--"):
         raise LoraBenchError(f"{commits['good']} is not among what {commits['bad']} was made from; name one that is")
     return Candidates(None, (good, *listed))
@@ -96,20 +96,20 @@ def most_tries(count: int) -> int:
     return min(count, 2 + math.ceil(math.log2(max(1, count - 1))))
 
 
-def cost_lines(found: Candidates, one: SeriesAnswer) -> list[str]:
+def cost_lines(candidates: Candidates, series: SeriesAnswer) -> list[str]:
     """Estimate the cost of a search before it starts."""
-    tries = most_tries(len(found.names))
-    what = f"versions of {found.package}" if found.package is not None else "commits"
-    known = one.seconds is not None
-    minutes = tries * ((one.seconds or 0.0) + OVERHEAD_SECONDS) / 60
+    tries = most_tries(len(candidates.names))
+    what = f"versions of {candidates.package}" if candidates.package is not None else "commits"
+    known = series.seconds is not None
+    minutes = tries * ((series.seconds or 0.0) + OVERHEAD_SECONDS) / 60
     runs = (
-        f"its {plural(len(one.run_ids), 'run')} took {one.seconds:,.0f} s"
+        f"its {plural(len(series.run_ids), 'run')} took {series.seconds:,.0f} s"
         if known
         else "how long its runs take is not known"
     )
     return [
-        f"cell: {plain(' · '.join(one.name.words))} [{one.series}]",
-        f"{len(found.names)} {what}: at most {tries} environments, more where some cannot be tried, in each of which the "
+        f"cell: {plain(' · '.join(series.name.words))} [{series.series}]",
+        f"{len(candidates.names)} {what}: at most {tries} environments, more where some cannot be tried, in each of which the "
         f"cell is run ({runs})",
         f"about {minutes:,.0f} min{'' if known else ' and the runs'}, and what has to be downloaded",
     ]
@@ -143,7 +143,7 @@ def search(count: int, try_: Callable[[int], Tried]) -> Found:
     skipped: set[int] = set()
     while left := [index for index in range(good + 1, bad) if index not in skipped]:
         middle = (good + bad) / 2
-        index = min(left, key=lambda one: (abs(one - middle), one))
+        index = min(left, key=lambda place: (abs(place - middle), place))
         result = try_(index)
         if result == "skip":
             skipped.add(index)
@@ -163,9 +163,9 @@ def failing_cell(answer: Answer, series: str | None) -> SeriesAnswer:
     Raises:
         LoraBenchError: If there is no such series, or nothing is wrong with it.
     """
-    failing = [one for one in answer.series if _wrong(one)]
+    failing = [series_answer for series_answer in answer.series if _wrong(series_answer)]
     if series is not None:
-        failing = [one for one in failing if one.series == series]
+        failing = [series_answer for series_answer in failing if series_answer.series == series]
         if not failing:
             raise LoraBenchError(
                 f"nothing is wrong with a series {series!r} in {answer.label}; `lora-bench check` lists them"
@@ -183,31 +183,31 @@ def failing_cell(answer: Answer, series: str | None) -> SeriesAnswer:
     return failing[0]
 
 
-def _wrong(one: SeriesAnswer) -> frozenset[Kind]:
+def _wrong(series: SeriesAnswer) -> frozenset[Kind]:
     """Return the kinds of findings in a series that a search can look for."""
     statuses = ("regression", "failed")
-    return frozenset(finding.kind for finding in one.findings if finding.status in statuses or finding.suspect)
+    return frozenset(finding.kind for finding in series.findings if finding.status in statuses or finding.suspect)
 
 
-def tried(one: SeriesAnswer | None, looked_for: SeriesAnswer) -> Tried:
+def tried(series: SeriesAnswer | None, looked_for: SeriesAnswer) -> Tried:
     """Classify a try: bad if the cell has the failure that is searched for, good if it has none."""
-    if one is None:
+    if series is None:
         return "skip"
-    wrong = _wrong(one)
+    wrong = _wrong(series)
     # With the seeds of the night a drift or a flaky level shows as the level of that night.
     wanted = _wrong(looked_for) or frozenset({"level"})
     if wrong & wanted:
         return "bad"
     # Runs that crashed before and now give scores are good without a history; judging a score needs one.
-    undecided = not wanted <= {"crash", "unsupported"} and any(finding.kind == "history" for finding in one.findings)
-    return "skip" if wrong or undecided or one.observed is None else "good"
+    undecided = not wanted <= {"crash", "unsupported"} and any(finding.kind == "history" for finding in series.findings)
+    return "skip" if wrong or undecided or series.observed is None else "good"
 
 
-def found_lines(found: Found, of: Candidates, results: Sequence[str] = ()) -> list[str]:
+def found_lines(ends: Found, of: Candidates, results: Sequence[str] = ()) -> list[str]:
     """Describe the result of a search for a terminal."""
     what = f"{of.package} " if of.package is not None else "commit "
-    lines = [*results, f"last good: {what}{of.names[found.good]}", f"first bad: {what}{of.names[found.bad]}"]
-    if found.skipped:
-        names = ", ".join(of.names[index] for index in found.skipped)
+    lines = [*results, f"last good: {what}{of.names[ends.good]}", f"first bad: {what}{of.names[ends.bad]}"]
+    if ends.skipped:
+        names = ", ".join(of.names[index] for index in ends.skipped)
         lines.append(f"could not be tried, so the first bad one may be among them: {names}")
     return lines

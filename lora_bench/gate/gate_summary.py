@@ -23,15 +23,15 @@ STATUS_SAID: dict[Status, str] = {
 COLUMNS = ("series", "status", "tonight", "expected", "bound", "margin", "nights", "course")
 
 
-def named(one: SeriesAnswer) -> str:
+def named(series: SeriesAnswer) -> str:
     """Return the name of a series as one line of plain text."""
-    return plain(" · ".join(one.name.words))
+    return plain(" · ".join(series.name.words))
 
 
 def counted(answer: Answer) -> str:
     """Count the series of each status: "1 regression, 11 pass"."""
     numbers = ((len(answer.of_status(status)), STATUS_SAID[status]) for status in STATUSES)
-    return ", ".join(f"{number} {said}" for number, said in numbers if number) or "no series"
+    return ", ".join(f"{number} {status}" for number, status in numbers if number) or "no series"
 
 
 def headline(answer: Answer) -> str:
@@ -46,19 +46,19 @@ def headline(answer: Answer) -> str:
 def terminal_lines(answer: Answer) -> list[str]:
     """List for a terminal every series with findings, and the commands that reproduce regressions and failures."""
     lines = []
-    for one in answer.series:
-        if not one.findings:
+    for series in answer.series:
+        if not series.findings:
             continue
-        lines.append(f"{STATUS_SAID[one.status]}: {named(one)} [{one.series}]")
-        lines += [f"    {plain(finding.text, 600)}" for finding in one.findings]
-        if one.status in ("regression", "failed"):
-            lines += [f"    again: {plain(command)}" for command in one.commands]
+        lines.append(f"{STATUS_SAID[series.status]}: {named(series)} [{series.series}]")
+        lines += [f"    {plain(finding.text, 600)}" for finding in series.findings]
+        if series.status in ("regression", "failed"):
+            lines += [f"    again: {plain(command)}" for command in series.commands]
     for change in answer.environment_changes:
         lines.append(
             plain(f"changed since {answer.last}: {change.what}: {change.before or 'none'} → {change.after or 'none'}")
         )
-    for one in answer.flaky_warnings:
-        lines.append(f"warning: {named(one)} was flaky in {one.flaky_nights} of the last nights")
+    for series in answer.flaky_warnings:
+        lines.append(f"warning: {named(series)} was flaky in {series.flaky_nights} of the last nights")
     return [*lines, headline(answer)]
 
 
@@ -67,19 +67,19 @@ def summary_lines(answer: Answer, limit: int = MAX_BYTES) -> list[str]:
     changes = _changes(answer)
     head = [f"# {inert(answer.baseline)}: {SAID[answer.verdict]}", "", f"{inert(headline(answer))}.", "", *changes]
     header = table(COLUMNS, [], numbers_from=2)
-    details = {one.series: _details(one) for one in answer.series if one.findings}
+    details = {series.series: _details(series) for series in answer.series if series.findings}
     room = limit - _bytes([*head, *header]) - 1_000  # room for the line on the rest
     rows: list[str] = []
-    for one in answer.series:
-        row = table(COLUMNS, [_row(one)], numbers_from=2)[-1]
+    for series in answer.series:
+        row = table(COLUMNS, [_row(series)], numbers_from=2)[-1]
         if _bytes([row]) > room:
             break
         room -= _bytes([row])
         rows.append(row)
     sections: list[str] = []
     told = 0
-    for one in answer.series[: len(rows)]:
-        section = details.get(one.series, [])
+    for series in answer.series[: len(rows)]:
+        section = details.get(series.series, [])
         if _bytes(section) > room:
             break
         room -= _bytes(section)
@@ -90,7 +90,8 @@ def summary_lines(answer: Answer, limit: int = MAX_BYTES) -> list[str]:
         rest.append(f"{len(answer.series) - len(rows):,} of {len(answer.series):,} series are not shown.")
     if told < len(details):
         rest.append(f"What was found is not shown for {len(details) - told:,} of {len(details):,} series.")
-    flaky = [f"- {inert(named(one))}: flaky in {one.flaky_nights} of the last nights" for one in answer.flaky_warnings]
+    warnings = ((inert(named(series)), series.flaky_nights) for series in answer.flaky_warnings)
+    flaky = [f"- {name}: flaky in {nights} of the last nights" for name, nights in warnings]
     warned = ["", "## Flaky", "", *flaky[:50]] if flaky else []
     return [*head, *header, *rows, *(["", " ".join(rest)] if rest else []), *sections, *warned]
 
@@ -99,32 +100,32 @@ def _bytes(lines: Sequence[str]) -> int:
     return sum(len(line.encode("utf-8")) + 1 for line in lines)
 
 
-def _row(one: SeriesAnswer) -> list[str]:
-    margin = MISSING if one.margin is None else f"{one.margin:.3g}"
-    bound = one.worst if one.observed is None or one.expected is None else _bound(one)
+def _row(series: SeriesAnswer) -> list[str]:
+    margin = MISSING if series.margin is None else f"{series.margin:.3g}"
+    bound = series.worst if series.observed is None or series.expected is None else _bound(series)
     return [
-        inert(named(one)),
-        STATUS_SAID[one.status],
-        score(one.observed),
-        score(one.expected),
+        inert(named(series)),
+        STATUS_SAID[series.status],
+        score(series.observed),
+        score(series.expected),
         score(bound),
         margin,
-        str(len(one.history)),
-        course(one) or MISSING,
+        str(len(series.history)),
+        course(series) or MISSING,
     ]
 
 
-def _bound(one: SeriesAnswer) -> float | None:
+def _bound(series: SeriesAnswer) -> float | None:
     """Return the bound on the side to which tonight moved."""
-    assert one.observed is not None and one.expected is not None
-    worse = one.observed <= one.expected if one.higher_is_better else one.observed >= one.expected
-    return one.worst if worse else one.best
+    assert series.observed is not None and series.expected is not None
+    worse = series.observed <= series.expected if series.higher_is_better else series.observed >= series.expected
+    return series.worst if worse else series.best
 
 
-def course(one: SeriesAnswer) -> str:
+def course(series: SeriesAnswer) -> str:
     """Draw the last nights and tonight as bars, scaled between the lowest and the highest."""
-    values = [point.mean for point in one.history[-MOST_NIGHTS_DRAWN:]]
-    values += [] if one.observed is None else [one.observed]
+    values = [point.mean for point in series.history[-MOST_NIGHTS_DRAWN:]]
+    values += [] if series.observed is None else [series.observed]
     if len(values) < 2:
         return ""
     low, high = min(values), max(values)
@@ -132,15 +133,15 @@ def course(one: SeriesAnswer) -> str:
     return "".join(BARS[round((value - low) / step)] for value in values)
 
 
-def _details(one: SeriesAnswer) -> list[str]:
-    lines = ["", f"## {STATUS_SAID[one.status]}: {inert(named(one))}", "", f"Series {code(one.series)}."]
-    if one.scores:
-        lines[-1] += f" Tonight's seeds: {', '.join(map(score, one.scores))}."
-    if one.confirmation:
-        lines[-1] += f" New seeds: {', '.join(map(score, one.confirmation))}."
-    lines += ["", *(f"- {inert(finding.text, 600)}" for finding in one.findings)]
-    if one.commands and one.status in ("regression", "failed", "undecided"):
-        lines += ["", "Again:", "", *fenced(one.commands)]
+def _details(series: SeriesAnswer) -> list[str]:
+    lines = ["", f"## {STATUS_SAID[series.status]}: {inert(named(series))}", "", f"Series {code(series.series)}."]
+    if series.scores:
+        lines[-1] += f" Tonight's seeds: {', '.join(map(score, series.scores))}."
+    if series.confirmation:
+        lines[-1] += f" New seeds: {', '.join(map(score, series.confirmation))}."
+    lines += ["", *(f"- {inert(finding.text, 600)}" for finding in series.findings)]
+    if series.commands and series.status in ("regression", "failed", "undecided"):
+        lines += ["", "Again:", "", *fenced(series.commands)]
     return lines
 
 

@@ -116,20 +116,20 @@ def _is_unsupported(cell: NightCell) -> bool:
     return len(cell.with_status("unsupported")) == len(cell.runs)
 
 
-def _size(one: SeriesAnswer) -> float:
+def _size(series: SeriesAnswer) -> float:
     """Return a sort key that puts the greatest relative loss first."""
-    if one.observed is None or not one.expected:
+    if series.observed is None or not series.expected:
         return 0.0
-    change = (one.observed - one.expected) / abs(one.expected)
-    return change if one.higher_is_better else -change
+    change = (series.observed - series.expected) / abs(series.expected)
+    return change if series.higher_is_better else -change
 
 
 def with_missing(answers: list[SeriesAnswer], tonight: Night, last: Night | None) -> list[SeriesAnswer]:
     """Add the answers on cells with fewer runs tonight than in the last accepted night."""
-    for expected, said in missing_cells(tonight, last):
+    for expected, reason in missing_cells(tonight, last):
         assert last is not None
-        finding = Finding(kind="missing", status="failed", text=said)
-        there = next((index for index, one in enumerate(answers) if one.name == expected.name), None)
+        finding = Finding(kind="missing", status="failed", text=reason)
+        there = next((index for index, answer in enumerate(answers) if answer.name == expected.name), None)
         if there is not None:
             findings = (*answers[there].findings, finding)
             answers[there] = answers[there].model_copy(
@@ -188,7 +188,7 @@ class _Series:
             worst=None if level is None else self._own(level.worst),
             best=None if level is None else self._own(level.best),
             margin=self._margin(),
-            suspect=any(one.suspect for one in findings),
+            suspect=any(finding.suspect for finding in findings),
             confirmation=None if self.again is None else tuple(self.again.scores),
             history=tuple(
                 Point(label=label, mean=self._own(mean))
@@ -198,7 +198,7 @@ class _Series:
             run_ids=tuple(run.run_id for run in self.cell.runs),
             commands=tuple(dict.fromkeys(run.command for run in self.cell.runs if run.command is not None)),
             seconds=sum(run.seconds for run in self.cell.runs if run.seconds is not None) or None,
-            flaky_nights=flaky + any(one.status == "flaky" for one in findings),
+            flaky_nights=flaky + any(finding.status == "flaky" for finding in findings),
         )
 
     def _own(self, value: float) -> float:
@@ -221,14 +221,14 @@ class _Series:
 
     def _no_history(self, opened: tuple[str, ...]) -> list[Finding]:
         if self.cell.with_status("unsupported"):
-            said = None if self.past.cells else "an unsupported pair that no accepted night has"
+            reason = None if self.past.cells else "an unsupported pair that no accepted night has"
         elif not self.cell.scores:
-            said = None  # another finding covers its runs
+            reason = None  # another finding covers its runs
         elif opened:
-            said = f"a new series: {'; '.join(opened)}"
+            reason = f"a new series: {'; '.join(opened)}"
         else:
-            said = self.judged.reason if self.judged is not None else None
-        return [] if said is None else [Finding(kind="history", status="undecided", text=said)]
+            reason = self.judged.reason if self.judged is not None else None
+        return [] if reason is None else [Finding(kind="history", status="undecided", text=reason)]
 
     def _not_judged(self) -> tuple[Finding, ...]:
         """Return the findings that keep a series from passing if nothing could be compared."""
@@ -237,52 +237,52 @@ class _Series:
             return ()
         without = [run for run in self.cell.runs if run.score is None]
         why = f" ({reasons(without)})" if without else ""
-        said = f"{len(without)} of {plural(len(self.cell.runs), 'run')} gave no score{why}, so nothing was judged"
-        return (Finding(kind="diverged", status="undecided", text=said),)
+        reason = f"{len(without)} of {plural(len(self.cell.runs), 'run')} gave no score{why}, so nothing was judged"
+        return (Finding(kind="diverged", status="undecided", text=reason),)
 
     def _diverged(self) -> list[Finding]:
-        said = diverged_more(self.cell, self.past.cells)
-        if said is None:
+        more = diverged_more(self.cell, self.past.cells)
+        if more is None:
             return []
         if self.again is None:
-            return [Finding(kind="diverged", status="undecided", text=f"{said}; {UNCONFIRMED}", suspect=True)]
+            return [Finding(kind="diverged", status="undecided", text=f"{more}; {UNCONFIRMED}", suspect=True)]
         once_more = diverged_more(self.again, self.past.cells)
         if once_more is not None:
-            return [Finding(kind="diverged", status="regression", text=f"{said}; again with new seeds: {once_more}")]
+            return [Finding(kind="diverged", status="regression", text=f"{more}; again with new seeds: {once_more}")]
         if crashed := self.again.with_status(*CRASHES, "unsupported"):
-            said = f"{said}; runs with new seeds gave no scores: {reasons(crashed)}"
-            return [Finding(kind="diverged", status="undecided", text=said)]
+            more = f"{more}; runs with new seeds gave no scores: {reasons(crashed)}"
+            return [Finding(kind="diverged", status="undecided", text=more)]
         mean = mean_of(self.again)
         enough = len(self.past.history.nights) >= FEWEST_NIGHTS
         if mean is not None and enough and confirm(self.past.history, mean).answer == "regression":
             # Tonight has no mean that could have been suspect, so these seeds are the first evidence on the level.
             lower = (
-                f"{said}; not so with new seeds, which give {score(self._own(mean))}, beyond the bound of one series"
+                f"{more}; not so with new seeds, which give {score(self._own(mean))}, beyond the bound of one series"
             )
             return [Finding(kind="diverged", status="regression", text=lower)]
-        return [Finding(kind="diverged", status="flaky", text=f"{said}; not so with new seeds")]
+        return [Finding(kind="diverged", status="flaky", text=f"{more}; not so with new seeds")]
 
     def _level(self) -> list[Finding]:
         level = self.judged.level if self.judged is not None else None
         if level is None or level.direction is None:
             return []
         worse = level.direction == "worse"
-        said = self._said(level, f"{plural(level.nights, 'night')}")
+        change = self._said(level, f"{plural(level.nights, 'night')}")
         if self.again is None:
             status: Status = "undecided" if worse else "improved"
-            return [Finding(kind="level", status=status, text=f"{said}; {UNCONFIRMED}", suspect=True)]
+            return [Finding(kind="level", status=status, text=f"{change}; {UNCONFIRMED}", suspect=True)]
         mean = mean_of(self.again)
         if mean is None:
             without = [run for run in self.again.runs if run.score is None]
-            said = f"{said}; runs with new seeds gave no scores: {reasons(without)}"
-            return [Finding(kind="level", status="undecided", text=said)]
+            change = f"{change}; runs with new seeds gave no scores: {reasons(without)}"
+            return [Finding(kind="level", status="undecided", text=change)]
         confirmed = confirm(self.past.history, mean, direction=level.direction, first=level)
         second = score(self._own(mean))
         if confirmed.answer == "flaky":
-            return [Finding(kind="level", status="flaky", text=f"{said}; {second} with new seeds, within the bound")]
+            return [Finding(kind="level", status="flaky", text=f"{change}; {second} with new seeds, within the bound")]
         return [
             Finding(
-                kind="level", status=confirmed.answer, text=f"{said}; confirmed with new seeds, which give {second}"
+                kind="level", status=confirmed.answer, text=f"{change}; confirmed with new seeds, which give {second}"
             )
         ]
 
@@ -293,11 +293,11 @@ class _Series:
             return []
         if level.direction is not None:
             return []  # one outlying night moves the mean of five: new seeds decide whether it counts
-        said = (
+        change = (
             f"drift: {self._said(drift, f'the first {drift.nights} accepted nights')}, "
             f"as the mean of the last {TRAILING_NIGHTS} nights"
         )
-        return [Finding(kind="drift", status="regression" if drift.direction == "worse" else "improved", text=said)]
+        return [Finding(kind="drift", status="regression" if drift.direction == "worse" else "improved", text=change)]
 
     def _said(self, shift: Shift, nights: str) -> str:
         observed, expected = self._own(shift.observed), self._own(shift.expected)

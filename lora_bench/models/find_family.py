@@ -17,54 +17,54 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 
-def with_family(found: BaseModel, given: Family | None = None, progress: Progress | None = None) -> BaseModel:
+def with_family(model: BaseModel, given: Family | None = None, progress: Progress | None = None) -> BaseModel:
     """Return a base model with its family, if no installed package names one for its type.
 
     A family that cannot be worked out stays None: methods that need one then refuse the model, and say why.
 
     Args:
-        found: The base model.
+        model: The base model.
         given: Family that the user gives.
         progress: Called with a sentence before slow work.
 
     Raises:
         LoraBenchError: If *given* does not fit the model, or its type has a family already.
     """
-    known = installed_family(found.model_type)
+    known = installed_family(model.model_type)
     if given is not None:
-        _check_given(given, found, known)
-        return replace(found, family=given)
+        _check_given(given, model, known)
+        return replace(model, family=given)
     if known is not None:
-        return found
+        return model
     if progress is not None:
-        progress(f"working out the family of {found.name}")
+        progress(f"working out the family of {model.name}")
     try:
-        family = infer(found)
+        family = infer(model)
     except UnsupportedPair:
-        return found
-    about = f"{found.name}: no family names {found.model_type}, so its sites were worked out: {family.described()}"
-    return replace(found, family=family, inferred=True, warnings=(*found.warnings, about))
+        return model
+    about = f"{model.name}: no family names {model.model_type}, so its sites were worked out: {family.described()}"
+    return replace(model, family=family, inferred=True, warnings=(*model.warnings, about))
 
 
-def _check_given(given: Family, found: BaseModel, known: Family | None) -> None:
+def _check_given(family: Family, base: BaseModel, known: Family | None) -> None:
     if known is not None:
-        raise LoraBenchError(f"family: {found.model_type} is of the family {known.name} already; leave the key out")
-    if found.model_type not in given.model_types:
+        raise LoraBenchError(f"family: {base.model_type} is of the family {known.name} already; leave the key out")
+    if base.model_type not in family.model_types:
         raise LoraBenchError(
-            f"family: model_types are {', '.join(given.model_types)}, and {found.name} is of type {found.model_type}"
+            f"family: model_types are {', '.join(family.model_types)}, and {base.name} is of type {base.model_type}"
         )
-    model = skeleton(found)
-    lacks = given.lacks(path for path, _ in model.named_modules())
+    model = skeleton(base)
+    lacks = family.lacks(path for path, _ in model.named_modules())
     if lacks:
-        raise LoraBenchError(f"family: not every layer of {found.name} has the modules of {', '.join(lacks)}")
+        raise LoraBenchError(f"family: not every layer of {base.name} has the modules of {', '.join(lacks)}")
     config = model.config.to_dict()
-    keys = {name: getattr(given, name) for name in ("hidden_size_key", "num_heads_key", "num_layers_key")}
+    keys = {name: getattr(family, name) for name in ("hidden_size_key", "num_heads_key", "num_layers_key")}
     for name, key in keys.items():
         if key not in config:
-            raise LoraBenchError(f"family: {name} is {key}, which the config.json of {found.name} does not have")
+            raise LoraBenchError(f"family: {name} is {key}, which the config.json of {base.name} does not have")
 
 
-def infer(found: BaseModel) -> Family:
+def infer(base: BaseModel) -> Family:
     """Work out the family of a base model from its structure.
 
     Raises:
@@ -73,13 +73,13 @@ def infer(found: BaseModel) -> Family:
     from lora_bench.tuners.inferred_family import infer_family
 
     try:
-        model = skeleton(found)
+        model = skeleton(base)
     except LoraBenchError as error:
         raise UnsupportedPair(str(error)) from None
     return infer_family(model)
 
 
-def skeleton(found: BaseModel) -> PreTrainedModel:
+def skeleton(base: BaseModel) -> PreTrainedModel:
     """Return a base model without a head and without weights, on the meta device.
 
     Raises:
@@ -88,9 +88,9 @@ def skeleton(found: BaseModel) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    code: Any = {"trust_remote_code": found.remote_code}
-    with in_a_sentence(f"model {found.name!r} cannot be built from its config.json ({found.model_type})"):
-        config = AutoConfig.from_pretrained(found.folder, **code)
+    code: Any = {"trust_remote_code": base.remote_code}
+    with in_a_sentence(f"model {base.name!r} cannot be built from its config.json ({base.model_type})"):
+        config = AutoConfig.from_pretrained(base.folder, **code)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModel.from_config(config, **code)
     return model

@@ -193,13 +193,13 @@ def find_model(
     if known is not None:
         folder = known.folder(progress)
         return _base_model(name, shown or known.shown, folder)
-    found = _folder(name, base)
-    if found is not None:
+    local = _folder(name, base)
+    if local is not None:
         if trust_remote_code:
             raise LoraBenchError(
                 f"model {name!r} is a folder, whose code no commit pins: trust_remote_code is for a model on the hub"
             )
-        return _base_model(name, shown or Path(name).name, found, allow_pickle=allow_pickle)
+        return _base_model(name, shown or Path(name).name, local, allow_pickle=allow_pickle)
     if trust_remote_code and (revision is None or not COMMIT.fullmatch(revision)):
         raise LoraBenchError(f"model {name!r}: trust_remote_code needs a revision of all 40 digits, got {revision!r}")
     folder, commit = _from_hub(name, revision, progress, code=trust_remote_code, pickled=allow_pickle)
@@ -246,9 +246,9 @@ def _base_model(
     if trusted:
         warnings += (f"{name} ran code of its repository at commit {revision}, allowed by --allow-code",)
     if not any(folder.glob("*.safetensors")):
-        found = pickles(folder)
+        pickled = pickles(folder)
         if not allow_pickle:
-            danger = f" ({', '.join(found)} can run code when read)" if found else ""
+            danger = f" ({', '.join(pickled)} can run code when read)" if pickled else ""
             raise LoraBenchError(
                 f"model {name!r} has no weights in safetensors{danger}; name a revision that has them, or, if you trust "
                 f"its author, add --allow-pickle {shlex.quote(name)}"
@@ -304,14 +304,14 @@ def _from_hub(
     hint = f"{did_you_mean(name, known_models())} (without the hub: {', '.join(known_models())}, or a folder)"
     # Folders of a repository contain other formats of the same model, such as onnx/.
     files = (*MODEL_FILES, "*.py") if code else MODEL_FILES
-    found = snapshot("model", name, revision, files, leave=("*/*",), hint=hint)
-    if (found.folder / "config.json").is_file() and not any(found.folder.glob("*.safetensors")):
+    copy = snapshot("model", name, revision, files, leave=("*/*",), hint=hint)
+    if (copy.folder / "config.json").is_file() and not any(copy.folder.glob("*.safetensors")):
         if pickled:
-            found = snapshot("model", name, found.commit, (*files, PICKLED_WEIGHTS, PICKLED_INDEX), leave=("*/*",))
-            return found.folder, found.commit
+            copy = snapshot("model", name, copy.commit, (*files, PICKLED_WEIGHTS, PICKLED_INDEX), leave=("*/*",))
+            return copy.folder, copy.commit
         raise LoraBenchError(
             f"model {name!r} has no weights in safetensors on the hub at revision {revision or 'main'}, and others can run "
             "code when read: name a `revision:` that has them (the hub's converter often offers one as refs/pr/N), or, if "
             f"you trust its author, add --allow-pickle {shlex.quote(name)}"
         )
-    return found.folder, found.commit
+    return copy.folder, copy.commit

@@ -58,8 +58,8 @@ class _ProbeFindings:
             self.fields[name] = measure()
         except Exception as error:  # any failure of a method or a library becomes a reason, and the probe goes on
             self.unmeasured[name] = NO_MEMORY if is_out_of_memory(error) else reason_of(error)
-        found: FoundT | None = self.fields.get(name)
-        return found
+        value: FoundT | None = self.fields.get(name)
+        return value
 
     def known(self) -> dict[str, Any]:
         """Return the measurements as fields of a record."""
@@ -76,13 +76,13 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
     Returns:
         The record in place in the folder afterwards, whatever its status.
     """
-    found = _ProbeFindings({"started_at": datetime.now(UTC).isoformat(timespec="seconds")})
+    facts = _ProbeFindings({"started_at": datetime.now(UTC).isoformat(timespec="seconds")})
     company = Company(job.card)
     status: Status = "ok"
     reason = None
     try:
-        found.fields["environment"] = describe_environment(job.spec.device)
-        _measure(job, found, windows)
+        facts.fields["environment"] = describe_environment(job.spec.device)
+        _measure(job, facts, windows)
     except UnsupportedPair as error:
         status, reason = "unsupported", str(error)
     except Exception as error:
@@ -90,11 +90,11 @@ def probe(job: ProbeJob, windows: Windows | None = None) -> ProbeRecord:
             raise  # it tells nothing about the cell
         status, reason = "out_of_memory" if is_out_of_memory(error) else "failed", reason_of(error)
     others = company.seen()
-    found.fields["exclusive"] = None if others is None else not others
+    facts.fields["exclusive"] = None if others is None else not others
     if status in ("ok", "out_of_memory"):
         # Predicted even for a step that ran out of memory: this tells how much it would need.
-        _predict(job, found)
-    return job.publish(job.record(status, reason, **found.known()))
+        _predict(job, facts)
+    return job.publish(job.record(status, reason, **facts.known()))
 
 
 def make_model(job: ProbeJob, *, on_meta: bool = False, eager: bool = False) -> tuple[nn.Module, list[str]]:
@@ -156,19 +156,19 @@ def random_batch(model: nn.Module, spec: ProbeSpec, rows: int, length: int, devi
         labels = torch.randint(
             spec.labels, label_shapes(spec.kind, rows, length, spec.labels)["labels"], generator=drawn
         )
-    given = dict.fromkeys(label_shapes(spec.kind, rows, length, spec.labels), labels)
-    batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **given}
+    targets = dict.fromkeys(label_shapes(spec.kind, rows, length, spec.labels), labels)
+    batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **targets}
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def _measure(job: ProbeJob, found: _ProbeFindings, given: Windows | None) -> None:
+def _measure(job: ProbeJob, facts: _ProbeFindings, asked: Windows | None) -> None:
     """Measure every part of a probe that uses the model itself, in order."""
     spec = job.spec
     device = torch.device(spec.device)
-    windows = given or windows_for(device, spec.seconds)
+    windows = asked or windows_for(device, spec.seconds)
     torch.set_num_threads(spec.threads)
     torch.manual_seed(SEED)
-    found.fields["settings"] = _settings(device)
+    facts.fields["settings"] = _settings(device)
     if spec.precision == "bfloat16" and device.type == "cuda" and not has_bfloat16():
         raise UnsupportedPair("the device has no bfloat16")
 
@@ -183,19 +183,19 @@ def _measure(job: ProbeJob, found: _ProbeFindings, given: Windows | None) -> Non
         raise UnsupportedPair(f"the model takes at most {longest} tokens, and {spec.length} are asked for")
     total = sum(weight.numel() for weight in base.parameters())
     model = method_of(spec).apply(base, head=head).to(device)
-    found.fields["parameters"] = count_parameters(model, head=head, total=total)
+    facts.fields["parameters"] = count_parameters(model, head=head, total=total)
     peaks["load_bytes"] = memory.take()
     try:
-        _train(job, found, model, memory, peaks, windows)
-        _store(job, found, model, head, memory, peaks)
+        _train(job, facts, model, memory, peaks, windows)
+        _store(job, facts, model, head, memory, peaks)
     finally:
-        found.fields["phases"] = PhasePeaks(kind=memory.kind, **peaks)
+        facts.fields["phases"] = PhasePeaks(kind=memory.kind, **peaks)
     for name, peak in peaks.items():
         if peak is None:
-            found.unmeasured.setdefault(
-                f"phases.{name}", found.unmeasured.get("checkpoint", "the system does not tell")
+            facts.unmeasured.setdefault(
+                f"phases.{name}", facts.unmeasured.get("checkpoint", "the system does not tell")
             )
-    found.take(
+    facts.take(
         "inference",
         lambda: inference(
             spec,
@@ -204,7 +204,7 @@ def _measure(job: ProbeJob, found: _ProbeFindings, given: Windows | None) -> Non
             lambda rows, length: random_batch(model, spec, rows, length, device),
             longest,
             windows.passes,
-            found.unmeasured,
+            facts.unmeasured,
         ),
     )
 
@@ -222,7 +222,7 @@ def _settings(device: torch.device) -> dict[str, JsonValue]:
 
 def _train(
     job: ProbeJob,
-    found: _ProbeFindings,
+    facts: _ProbeFindings,
     model: nn.Module,
     memory: PeakMemory,
     peaks: dict[str, int | None],
@@ -234,16 +234,16 @@ def _train(
     step.whole()
     peaks["first_step_bytes"] = memory.take()
     energy = EnergyMeter(job.card)
-    speed = found.fields["speed"] = step_speed(step, device, windows, energy)
+    speed = facts.fields["speed"] = step_speed(step, device, windows, energy)
     if energy.joules is None:
-        found.unmeasured["energy"] = energy.reason or "the driver does not tell"
+        facts.unmeasured["energy"] = energy.reason or "the driver does not tell"
     else:
-        found.fields["energy"] = Energy(joules=energy.joules, joules_per_step=energy.joules / speed.timed_steps)
-    _note_held(peaks, found, job, device)
+        facts.fields["energy"] = Energy(joules=energy.joules, joules_per_step=energy.joules / speed.timed_steps)
+    _note_held(peaks, facts, job, device)
     peaks["steady_bytes"] = memory.take()
     if spec.wide_tokens is not None:
         rows = -(-spec.wide_tokens // spec.length)
-        found.take(
+        facts.take(
             "wide",
             lambda: step_speed(
                 TrainingStep(model, random_batch(model, spec, rows, spec.length, device), spec.precision),
@@ -252,11 +252,11 @@ def _train(
             ),
         )
     else:
-        found.unmeasured["wide"] = "not asked for"
+        facts.unmeasured["wide"] = "not asked for"
     for part in ("speed", "wide"):
-        if part in found.fields and found.fields[part].host_bound_share is None:
-            found.unmeasured[f"{part}.host_bound_share"] = HOST_IS_DEVICE if device.type == "cpu" else NOT_TRACED
-    found.take("measured", lambda: _measured_bytes(step, device, peaks))
+        if part in facts.fields and facts.fields[part].host_bound_share is None:
+            facts.unmeasured[f"{part}.host_bound_share"] = HOST_IS_DEVICE if device.type == "cpu" else NOT_TRACED
+    facts.take("measured", lambda: _measured_bytes(step, device, peaks))
     return_freed_memory()
     memory.take()
     model.eval()
@@ -267,7 +267,7 @@ def _train(
 
 def _store(
     job: ProbeJob,
-    found: _ProbeFindings,
+    facts: _ProbeFindings,
     model: nn.Module,
     head: list[str],
     memory: PeakMemory,
@@ -281,7 +281,7 @@ def _store(
     return_freed_memory()
     memory.take()
     with tempfile.TemporaryDirectory() as folder:
-        found.take(
+        facts.take(
             "checkpoint",
             lambda: checkpoint(
                 model,
@@ -290,12 +290,12 @@ def _store(
                 lambda: make_model(job)[0],
                 torch.device(job.spec.device),
                 saved,
-                found.unmeasured,
+                facts.unmeasured,
             ),
         )
 
 
-def _note_held(peaks: dict[str, int | None], found: _ProbeFindings, job: ProbeJob, device: torch.device) -> None:
+def _note_held(peaks: dict[str, int | None], facts: _ProbeFindings, job: ProbeJob, device: torch.device) -> None:
     """Record memory outside the phases' peaks, right after the steps."""
     import psutil
 
@@ -303,12 +303,12 @@ def _note_held(peaks: dict[str, int | None], found: _ProbeFindings, job: ProbeJo
         peaks["reserved_bytes"] = torch.cuda.max_memory_reserved(device)
         used = None if job.card is None else used_bytes(job.card)
         if used is None or job.idle_bytes is None:
-            found.unmeasured["phases.device_bytes"] = "the driver does not tell"
+            facts.unmeasured["phases.device_bytes"] = "the driver does not tell"
         else:
             peaks["device_bytes"] = used - job.idle_bytes
     else:
         of_devices = ("phases.reserved_bytes", "phases.device_bytes", "environment.driver")
-        found.unmeasured |= dict.fromkeys(of_devices, HOST_IS_DEVICE)
+        facts.unmeasured |= dict.fromkeys(of_devices, HOST_IS_DEVICE)
     own = psutil.Process()
     peaks["tree_bytes"] = sum(process.memory_info().rss for process in (own, *own.children(recursive=True)))
 
@@ -332,7 +332,7 @@ def _measured_bytes(step: TrainingStep, device: torch.device, peaks: dict[str, i
     )
 
 
-def _predict(job: ProbeJob, found: _ProbeFindings) -> None:
+def _predict(job: ProbeJob, facts: _ProbeFindings) -> None:
     """Predict the memory and FLOPs of the step, from its shapes alone."""
     spec = job.spec
     shape = (spec.batch_size, spec.length)
@@ -346,6 +346,6 @@ def _predict(job: ProbeJob, found: _ProbeFindings) -> None:
         )
 
     fused = spec.device == "cuda" and spec.attention != "eager"
-    found.take("predicted", lambda: predict(eager=False, fused=fused)[0])
+    facts.take("predicted", lambda: predict(eager=False, fused=fused)[0])
     # A fused kernel would hide its matrix products from the counter.
-    found.take("flops", lambda: predict(eager=True, fused=False)[1])
+    facts.take("flops", lambda: predict(eager=True, fused=False)[1])

@@ -123,16 +123,16 @@ def judge_table(
     for record in records:
         if record.spec.score_on == "test":
             places.setdefault(place_of(record.spec), []).append(record)
-    found: dict[tuple[str, str, str, str], CellVerdict] = {}
+    verdicts: dict[tuple[str, str, str, str], CellVerdict] = {}
     for cell in table.cells:
         if not cell.derived:
             mine = places.get(place_of_cell(cell, stand_ins), [])
-            found[cell.key] = judge(cell, mine, expected(cell) if mine else None)
+            verdicts[cell.key] = judge(cell, mine, expected(cell) if mine else None)
     for cell in table.cells:
         if cell.derived:
-            parts = [[found[cell.row, cell.model, task, one] for one in scores] for task, scores in cell.derived]
-            found[cell.key] = judge_average(cell, parts)
-    return tuple(_together([found[cell.key] for cell in table.cells]))
+            parts = [[verdicts[cell.row, cell.model, task, score] for score in scores] for task, scores in cell.derived]
+            verdicts[cell.key] = judge_average(cell, parts)
+    return tuple(_together([verdicts[cell.key] for cell in table.cells]))
 
 
 def judge(cell: PublishedCell, records: Sequence[Record], expected: Expected) -> CellVerdict:
@@ -188,14 +188,14 @@ def judge_average(cell: PublishedCell, parts: Sequence[Sequence[CellVerdict]]) -
     if missing:
         reason = cell.no_run or f"not all of its cells are run: {', '.join(missing)}"
         return CellVerdict(cell=cell, verdict="not run", reason=reason)
-    found = [[one.measured for one in part if one.measured is not None] for part in parts]
+    known = [[one.measured for one in part if one.measured is not None] for part in parts]
     measured = Measured(
-        n=min(one.n for part in found for one in part),
-        diverged=max(one.diverged for part in found for one in part),
-        value=statistics.fmean(statistics.fmean(one.value for one in part) for part in found),
-        own_width=_combined([[one.own_width for one in part] for part in found]),
-        uncertainty=combined([[one.uncertainty for one in part] for part in found]),
-        run_ids=tuple(sorted({run_id for part in found for one in part for run_id in one.run_ids})),
+        n=min(one.n for part in known for one in part),
+        diverged=max(one.diverged for part in known for one in part),
+        value=statistics.fmean(statistics.fmean(one.value for one in part) for part in known),
+        own_width=_combined([[one.own_width for one in part] for part in known]),
+        uncertainty=combined([[one.uncertainty for one in part] for part in known]),
+        run_ids=tuple(sorted({run_id for part in known for one in part for run_id in one.run_ids})),
     )
     # What a source leaves open and what its scores are too wide for are asked of the average anew.
     hard = [one for verdict in every for one in verdict.differs if one.asked is not None and one.field != "spread"]
@@ -204,11 +204,11 @@ def judge_average(cell: PublishedCell, parts: Sequence[Sequence[CellVerdict]]) -
 
 
 def _once(differing: Iterable[Differing]) -> tuple[Differing, ...]:
-    found: list[Differing] = []  # not a set: values may be lists
-    for one in differing:
-        if one not in found:
-            found.append(one)
-    return tuple(found)
+    once: list[Differing] = []  # not a set: values may be lists
+    for difference in differing:
+        if difference not in once:
+            once.append(difference)
+    return tuple(once)
 
 
 def _decide(
@@ -247,8 +247,8 @@ def tolerance_of(cell: PublishedCell) -> float:
 def _together(verdicts: Sequence[CellVerdict]) -> list[CellVerdict]:
     """Return the verdicts with those that scores decide judged as one family."""
     gaps = [verdict.gap for verdict in verdicts if verdict.gap is not None]
-    found = iter(words(gaps))
-    return [verdict if verdict.gap is None else _worded(verdict, verdict.gap, next(found)) for verdict in verdicts]
+    phrases = iter(words(gaps))
+    return [verdict if verdict.gap is None else _worded(verdict, verdict.gap, next(phrases)) for verdict in verdicts]
 
 
 def _worded(verdict: CellVerdict, gap: Gap, word: Word) -> CellVerdict:

@@ -52,8 +52,8 @@ def published_section(
         with_not_run: Whether cells without a run are lines too; else they are only counted.
         elsewhere: Numbers that other tables print differently.
     """
-    shown = [verdict for verdict in verdicts if with_not_run or verdict.verdict != "not run"]
-    shown.sort(key=lambda verdict: verdict.measured is None)
+    listed = [verdict for verdict in verdicts if with_not_run or verdict.verdict != "not run"]
+    listed.sort(key=lambda verdict: verdict.measured is None)
     notes = _Notes()
     lines = [
         f"## Published: {inert(table.title)}",
@@ -64,12 +64,12 @@ def published_section(
         "",
     ]
     lines += [f"- {inert(note, 600)}" for note in table.notes]
-    if shown:
+    if listed:
         lines += ["", "How to read the columns:", "", *_LEGEND]
-    for model in dict.fromkeys(verdict.cell.model for verdict in shown):
-        rows = [_line(verdict, notes) for verdict in shown if verdict.cell.model == model]
+    for model in dict.fromkeys(verdict.cell.model for verdict in listed):
+        rows = [_line(verdict, notes) for verdict in listed if verdict.cell.model == model]
         lines += ["", f"### {code(model)}", "", *text.table(_HEADER, rows, numbers_from=len(_HEADER))]
-    lines += _differing(shown) + _reasons(shown) + _elsewhere(elsewhere) + notes.lines()
+    lines += _differing(listed) + _reasons(listed) + _elsewhere(elsewhere) + notes.lines()
     return lines
 
 
@@ -77,10 +77,10 @@ def _few(verdicts: Sequence[CellVerdict]) -> Lines:
     """A sentence for each cell with runs, in the paper's unit; none where these are many."""
     measured = [(verdict, verdict.measured) for verdict in verdicts if verdict.measured is not None]
     return [
-        f"{inert(one.cell.row)} on {code(one.cell.model)}, {code(one.cell.task)}, {code(one.cell.score)}: "
-        f"{published_value(one.cell)} printed, {in_its_unit(one.cell, ours.value)} in {plural(ours.n, 'run')} of ours: "
-        f"{inert(verdict_text(one))}."
-        for one, ours in measured
+        f"{inert(verdict.cell.row)} on {code(verdict.cell.model)}, {code(verdict.cell.task)}, {code(verdict.cell.score)}: "
+        f"{published_value(verdict.cell)} printed, {in_its_unit(verdict.cell, ours.value)} in {plural(ours.n, 'run')} of ours: "
+        f"{inert(verdict_text(verdict))}."
+        for verdict, ours in measured
         if len(measured) <= FEW
     ]
 
@@ -90,11 +90,11 @@ def summary(verdicts: Iterable[CellVerdict]) -> str:
     verdicts = list(verdicts)
     counts = Counter(verdict.verdict for verdict in verdicts)
     refutable = Counter(verdict.verdict for verdict in verdicts if verdict.refutable)
-    said = f"{plural(counts.total(), 'cell')}: {', '.join(f'{counts[name]} {name}' for name in VERDICTS)}."
+    counted = f"{plural(counts.total(), 'cell')}: {', '.join(f'{counts[name]} {name}' for name in VERDICTS)}."
     if not refutable:
-        return f"{said} None could have been refuted."
+        return f"{counted} None could have been refuted."
     judged = ", ".join(f"{refutable[name]} {name}" for name in VERDICTS[:3])
-    return f"{said} Of {plural(refutable.total(), 'cell')} that could have been refuted: {judged}."
+    return f"{counted} Of {plural(refutable.total(), 'cell')} that could have been refuted: {judged}."
 
 
 def published_value(cell: PublishedCell) -> str:
@@ -125,7 +125,7 @@ def verdict_text(verdict: CellVerdict) -> str:
     if verdict.direction is not None:
         return f"{verdict.verdict} ({verdict.direction})"
     if verdict.differs:
-        names = list(dict.fromkeys(one.field for one in verdict.differs))
+        names = list(dict.fromkeys(difference.field for difference in verdict.differs))
         more = f" and {len(names) - 3} more" if len(names) > 4 else ""
         return f"{verdict.verdict}: {', '.join(names[:3] if more else names)}{more}"
     return verdict.verdict
@@ -157,11 +157,11 @@ class _Notes:
 
     def of(self, cell: PublishedCell) -> str:
         """The numbers of a cell's notes."""
-        said = [f"copied from {cell.copied}"] if cell.copied else []
-        said += cell.notes
+        notes = [f"copied from {cell.copied}"] if cell.copied else []
+        notes += cell.notes
         if cell.unpublished:
-            said.append(f"the source does not say: {', '.join(cell.unpublished)}".replace("_", " "))
-        numbers = [self._numbers.setdefault(note, len(self._numbers) + 1) for note in said]
+            notes.append(f"the source does not say: {', '.join(cell.unpublished)}".replace("_", " "))
+        numbers = [self._numbers.setdefault(note, len(self._numbers) + 1) for note in notes]
         return ", ".join(map(str, numbers)) or MISSING
 
     def lines(self) -> Lines:
@@ -178,51 +178,56 @@ def _sentence(note: str) -> str:
 
 def _differing(verdicts: Sequence[CellVerdict]) -> Lines:
     """Every field that differs, once with the cells that it is of."""
-    found: list[tuple[Differing, list[PublishedCell]]] = []  # not a mapping: values may be lists
+    cells_of: list[tuple[Differing, list[PublishedCell]]] = []  # not a mapping: values may be lists
     for verdict in verdicts:
-        for one in verdict.differs:
-            cells = next((cells for other, cells in found if other == one), None)
+        for difference in verdict.differs:
+            cells = next((cells for other, cells in cells_of if other == difference), None)
             if cells is None:
-                found.append((one, [verdict.cell]))
+                cells_of.append((difference, [verdict.cell]))
             else:
                 cells.append(verdict.cell)
-    if not found:
+    if not cells_of:
         return []
     rows = [
         [
-            code(one.field),
-            "not published" if one.asked is None else json_value(one.asked),
-            json_value(one.run),
+            code(difference.field),
+            "not published" if difference.asked is None else json_value(difference.asked),
+            json_value(difference.run),
             _where(cells),
         ]
-        for one, cells in found
+        for difference, cells in cells_of
     ]
     header = ["field", "the published number is of", "the runs are of", "cells"]
     return ["", "### What is not comparable", "", *text.table(header, rows, numbers_from=len(header))]
 
 
 def _reasons(verdicts: Sequence[CellVerdict]) -> Lines:
-    found: dict[str, list[PublishedCell]] = {}
+    cells_of: dict[str, list[PublishedCell]] = {}
     for verdict in verdicts:
         if verdict.reason is not None:
-            found.setdefault(verdict.reason, []).append(verdict.cell)
-    if not found:
+            cells_of.setdefault(verdict.reason, []).append(verdict.cell)
+    if not cells_of:
         return []
-    lines = [f"- {_sentence(reason)[:-1]}: {_where(cells)}." for reason, cells in found.items()]
+    lines = [f"- {_sentence(reason)[:-1]}: {_where(cells)}." for reason, cells in cells_of.items()]
     return ["", "### What was not run, and why", "", *lines]
 
 
-def disagreement_text(found: Disagreement) -> str:
+def disagreement_text(disagreement: Disagreement) -> str:
     """Return both numbers of a disagreement, with the cell that they are of; to be made inert where it is shown."""
-    cell = found.cell
+    cell = disagreement.cell
     where = ", ".join((cell.row, cell.model.rsplit("/", 1)[-1], cell.task, cell.score))
-    return f"{where}: {published_value(cell)} here, {published_value(found.other)} in {found.table}"
+    return f"{where}: {published_value(cell)} here, {published_value(disagreement.other)} in {disagreement.table}"
 
 
-def _elsewhere(found: Sequence[Disagreement]) -> Lines:
-    if not found:
+def _elsewhere(disagreements: Sequence[Disagreement]) -> Lines:
+    if not disagreements:
         return []
-    return ["", "### What other tables print", "", *(f"- {inert(disagreement_text(one))}." for one in found)]
+    return [
+        "",
+        "### What other tables print",
+        "",
+        *(f"- {inert(line)}." for line in map(disagreement_text, disagreements)),
+    ]
 
 
 def _where(cells: Sequence[PublishedCell]) -> str:

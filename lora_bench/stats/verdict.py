@@ -181,26 +181,26 @@ def judge(
     if not 0 < alpha < 0.5:
         raise LoraBenchError(f"alpha is {alpha}; expected a number between 0 and 0.5, such as 0.05")
     margins = {key: _each(margin, key, "margin") for key in family}
-    for key, one in margins.items():
-        if one is not None and not (one > 0 and math.isfinite(one)):
-            raise LoraBenchError(f"margin of {key} is {one}; expected a number above 0 in the unit of its metric")
-    everywhere = stand_apart(row for one in family.values() for row in one.scores)
+    for key, declared in margins.items():
+        if declared is not None and not (declared > 0 and math.isfinite(declared)):
+            raise LoraBenchError(f"margin of {key} is {declared}; expected a number above 0 in the unit of its metric")
+    everywhere = stand_apart(scores for difference in family.values() for scores in difference.scores)
     asked = {
         key: _Asked(
-            difference=one,
+            difference=difference,
             margin=margins[key],
             higher_is_better=_each(higher_is_better, key, "direction"),
             apart=everywhere or key in collapsed,
-            own_apart=stand_apart(one.scores),
-            share=settings.share(one.pairs) if shares is None else _each(shares, key, "share"),
+            own_apart=stand_apart(difference.scores),
+            share=settings.share(difference.pairs) if shares is None else _each(shares, key, "share"),
         )
-        for key, one in family.items()
+        for key, difference in family.items()
     }
-    levels = holm([one.gain.p_value() for one in asked.values()], alpha)
-    claims, given = _margins(asked, alpha, strictly=True), _margins(asked, alpha, strictly=False)
+    levels = holm([comparison.gain.p_value() for comparison in asked.values()], alpha)
+    claims, unless = _margins(asked, alpha, strictly=True), _margins(asked, alpha, strictly=False)
     return {
-        key: _verdict(one, adjusted, claims.get(key), given.get(key), alpha, len(family), power)
-        for (key, one), adjusted in zip(asked.items(), levels, strict=True)
+        key: _verdict(comparison, adjusted, claims.get(key), unless.get(key), alpha, len(family), power)
+        for (key, comparison), adjusted in zip(asked.items(), levels, strict=True)
     }
 
 
@@ -255,8 +255,8 @@ class _Asked:
 
 def _margins(asked: Mapping[KeyT, _Asked], alpha: float, *, strictly: bool) -> dict[KeyT, MarginClaims]:
     """Return the margin claims of the comparisons that have a margin."""
-    p_values = {key: one.within(strictly=strictly) for key, one in asked.items() if one.margin is not None}
-    above, below = ([pair[side] for pair in p_values.values()] for side in (0, 1))
+    p_values = {key: pair.within(strictly=strictly) for key, pair in asked.items() if pair.margin is not None}
+    above, below = ([of_pair[side] for of_pair in p_values.values()] for side in (0, 1))
     return dict(zip(p_values, margin_claims(above, below, alpha), strict=True))
 
 
@@ -280,7 +280,7 @@ def _verdict(
     asked: _Asked,
     adjusted: Adjusted,
     claims: MarginClaims | None,
-    given: MarginClaims | None,
+    unless_collapse: MarginClaims | None,
     alpha: float,
     family: int,
     power: float | None,
@@ -289,7 +289,7 @@ def _verdict(
     direction: Direction | None = None
     if adjusted.p_value is not None and adjusted.p_value <= alpha:
         direction = "better" if gain.value > 0 else "worse"
-    within, unless = _claimed(claims, alpha), _claimed(given, alpha)
+    within, unless = _claimed(claims, alpha), _claimed(unless_collapse, alpha)
     name: VerdictName = within if within == "equivalent" else direction or within or "inconclusive"
     # In the metric's direction, not as gains: readers expect the difference of the two numbers in the table.
     simultaneous = asked.shown.interval(1 - alpha / family)

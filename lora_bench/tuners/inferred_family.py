@@ -59,11 +59,11 @@ def infer_family(model: nn.Module) -> Family:
             _FOUND[key] = str(reason)
         except Exception as error:  # a model's own code and config may be of any kind
             _FOUND[key] = str(untold(config.model_type, typed_line(error)))
-    found = _FOUND[key]
-    if isinstance(found, str):
-        raise UnsupportedPair(found)
-    declare(found)
-    return found
+    family = _FOUND[key]
+    if isinstance(family, str):
+        raise UnsupportedPair(family)
+    declare(family)
+    return family
 
 
 def _inferred(model: Any, base: Any) -> Family:
@@ -108,38 +108,38 @@ def _inferred(model: Any, base: Any) -> Family:
 
 def _parts(probe: LayerProbe) -> dict[str, Any]:
     """Return the path of each part that one module alone shows itself to be."""
-    shown: dict[str, list[str]] = {"query": [], "key": [], "value": []}
+    paths_of: dict[str, list[str]] = {"query": [], "key": [], "value": []}
     rest: list[SeenModule] = []
     value_width = 0
-    for one in probe.seen:
-        value, key = one.alone & one.carries, ~one.alone & one.carries
+    for seen in probe.seen:
+        value, key = seen.alone & seen.carries, ~seen.alone & seen.carries
         if value.any() and key.any():
             probe.layout = _layout(value, key, probe.model.config.num_attention_heads)
             if probe.layout is None:
-                probe.unread = one.path
+                probe.unread = seen.path
             else:
-                shown = {name: [*paths, one.path] for name, paths in shown.items()}
+                paths_of = {name: [*paths, seen.path] for name, paths in paths_of.items()}
                 value_width = len(value) // 3
         elif value.any():
-            shown["value"].append(one.path)
+            paths_of["value"].append(seen.path)
         elif key.any():
-            shown["key"].append(one.path)
-        elif one.acts:
-            if one.alone.any():
-                rest.append(one)
+            paths_of["key"].append(seen.path)
+        elif seen.acts:
+            if seen.alone.any():
+                rest.append(seen)
             else:
-                shown["query"].append(one.path)
-    parts: dict[str, Any] = {name: paths[0] for name, paths in shown.items() if len(paths) == 1}
+                paths_of["query"].append(seen.path)
+    parts: dict[str, Any] = {name: paths[0] for name, paths in paths_of.items() if len(paths) == 1}
     if "query" not in parts or "value" not in parts:
         return parts
     hidden, width = probe.at(parts["query"]).sizes
-    order = [one.path for one in probe.seen]
-    behind = [one for one in rest if order.index(one.path) > order.index(parts["value"])]
-    output = next((one for one in behind if one.sizes == (value_width or width, hidden)), None)
+    order = [seen.path for seen in probe.seen]
+    behind = [seen for seen in rest if order.index(seen.path) > order.index(parts["value"])]
+    output = next((seen for seen in behind if seen.sizes == (value_width or width, hidden)), None)
     if output is None:
         return parts
     parts["attention_output"] = output.path
-    return parts | _feed_forward([one for one in rest if one is not output], hidden, probe)
+    return parts | _feed_forward([seen for seen in rest if seen is not output], hidden, probe)
 
 
 def _feed_forward(rest: list[SeenModule], hidden: int, probe: LayerProbe) -> dict[str, Any]:
@@ -161,24 +161,24 @@ def _feed_forward(rest: list[SeenModule], hidden: int, probe: LayerProbe) -> dic
 
 def _is_linear(start: SeenModule, end: SeenModule, probe: LayerProbe) -> bool:
     """Return True if the input of the second projection changes its sign with *start*: no activation is between."""
-    given: list[Tensor] = []
+    fed: list[Tensor] = []
     with (
         torch.no_grad(),
         hooked([start.module], lambda module, inputs, output: -output),
-        hooked([end.module], lambda module, inputs, output: given.append(inputs[0])),
+        hooked([end.module], lambda module, inputs, output: fed.append(inputs[0])),
     ):
         states_of(probe.model, TOKENS)
-    return bool(torch.allclose(given[-1].reshape(end.given.shape), -end.given))
+    return bool(torch.allclose(fed[-1].reshape(end.given.shape), -end.given))
 
 
 def _layout(value: Tensor, key: Tensor, heads: int) -> FusedLayout | None:
     """Return how a weight orders query, key and value; None if in another way, or with unequal widths."""
-    found = 2 * value.long() + key.long()  # 0 is the query
-    width = len(found) // 3
-    if torch.equal(found, torch.tensor([0, 1, 2]).repeat_interleave(width)):
+    roles = 2 * value.long() + key.long()  # 0 is the query
+    width = len(roles) // 3
+    if torch.equal(roles, torch.tensor([0, 1, 2]).repeat_interleave(width)):
         return "blocks"
     one_head = torch.tensor([0, 1, 2]).repeat_interleave(width // heads)
-    return "heads" if torch.equal(found, one_head.repeat(heads)) else None
+    return "heads" if torch.equal(roles, one_head.repeat(heads)) else None
 
 
 def _common(*paths: str) -> str:
