@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     from lora_bench.execute.run_suite import run_suite
 
     suite, console = _suite(arguments), terminal()
-    with display(console, quiet=arguments.quiet) as shown:
-        outcome = run_suite(suite, _options(arguments), display=shown)
+    with display(console, quiet=arguments.quiet) as screen:
+        outcome = run_suite(suite, _options(arguments), display=screen)
     return _report(suite, outcome, arguments, console, lambda records: [])
 
 
@@ -68,8 +68,8 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
     """Return the run options that the command line sets."""
     from lora_bench.execute.options import RunOptions
 
-    given = vars(arguments)
-    return RunOptions(**{field.name: given[field.name] for field in fields(RunOptions) if field.name in given})
+    values = vars(arguments)
+    return RunOptions(**{field.name: values[field.name] for field in fields(RunOptions) if field.name in values})
 
 
 def _allowed(suite: SuiteT, arguments: argparse.Namespace) -> SuiteT:
@@ -120,8 +120,8 @@ def _report(
             if not arguments.quiet:
                 _show(console, outcome.records)
                 console.print(terminal_answer(model, further), highlight=False)
-                said = f"report: {written[0]} and {written[1].name}; all suites: {index}"
-                console.print(said, markup=False, highlight=False)
+                line = f"report: {written[0]} and {written[1].name}; all suites: {index}"
+                console.print(line, markup=False, highlight=False)
     return _stopped(console, interrupted) if interrupted is not None else _ended(console, outcome, arguments.only)
 
 
@@ -136,8 +136,8 @@ def _ended(console: Console, outcome: Outcome, only: Sequence[str] = ()) -> int:
     waiting = outcome.later if not only and not outcome.elsewhere else 0
     if waiting:
         wait = "waits" if waiting == 1 else "wait"
-        said = f"{plural(waiting, 'run')} {wait} for others that ended without a score; run the same command again to continue"
-        console.print(said, markup=False, highlight=False)
+        line = f"{plural(waiting, 'run')} {wait} for others that ended without a score; run the same command again to continue"
+        console.print(line, markup=False, highlight=False)
     failed = [record for record in outcome.records if record.status not in ("ok", "unsupported")]
     return SOME_FAILED if failed or outcome.undone or waiting else DONE
 
@@ -190,7 +190,7 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str 
         folder,
         series=arguments.series,
         data_dir=arguments.data_dir,
-        progress=lambda said: print(message(said), file=sys.stderr),
+        progress=lambda line: print(message(line), file=sys.stderr),
         # Workers need models and data. A published table's shapes and counts are known.
         download=asked is not None or suite.command[:1] != ("reproduce",),
         with_data=True,
@@ -206,11 +206,11 @@ def _make_and_show_plan(suite: Suite, arguments: argparse.Namespace, asked: str 
         from lora_bench.execute.prepared_folder import prepare
 
         prepare(folder, suite, asked, series=arguments.series, data_dir=arguments.data_dir)
-        said = f"prepared; start as many workers as you like with: lora-bench work {folder}"
+        line = f"prepared; start as many workers as you like with: lora-bench work {folder}"
         if as_json:
-            print(message(said), file=sys.stderr)
+            print(message(line), file=sys.stderr)
         else:
-            console.print(said, markup=False, highlight=False, soft_wrap=True)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     return DONE
 
 
@@ -223,14 +223,14 @@ def work(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.runs
     prepared = read_prepared(folder, arguments.allow_pickle, arguments.allow_code)
     console = terminal()
-    shown = OwnLines(console, quiet=arguments.quiet)
+    screen = OwnLines(console, quiet=arguments.quiet)
     options = replace(_options(arguments), folder=folder, series=prepared.series, data_dir=prepared.data_dir)
-    outcome = run_suite(prepared.suite, options, display=shown)
+    outcome = run_suite(prepared.suite, options, display=screen)
     if outcome.interrupted is not None:
         return _stopped(console, outcome.interrupted)
     later = f", {outcome.later} wait for these" if outcome.later else ""
     left = f", {outcome.elsewhere} claimed by other processes" if outcome.elsewhere else ""
-    shown.say(f"{len(shown.own)} runs done here; {len(outcome.records)} done in all{left}{later}")
+    screen.say(f"{len(screen.own)} runs done here; {len(outcome.records)} done in all{left}{later}")
     return _ended(console, outcome)
 
 
@@ -264,8 +264,8 @@ def reproduce(arguments: argparse.Namespace) -> int:
         return [published_lines(made.table.name, records, arguments.role)]
 
     console = terminal()
-    with display(console, quiet=arguments.quiet) as shown:
-        outcome = run_suite(suite, _options(arguments), display=shown)
+    with display(console, quiet=arguments.quiet) as screen:
+        outcome = run_suite(suite, _options(arguments), display=screen)
     return _report(suite, outcome, arguments, console, sections)
 
 

@@ -109,15 +109,15 @@ def run_suite(
     if display is None:
         from lora_bench.execute.own_display import own_display
 
-        with own_display() as found:
-            return run_suite(suite, options, display=found or Silent())
-    shown = display
+        with own_display() as own:
+            return run_suite(suite, options, display=own or Silent())
+    screen = display
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     suite = replace(suite, code=suite.code | check_permissions(options.allow_code, suite))
     require_permission(suite)
     folder = options.folder or runs_folder(suite, Path(options.runs), options.series)
     for name, fault in broken_plug_ins().items():
-        shown.say(f"warning: the plug-in {name} cannot be imported, so its methods are missing: {fault}")
+        screen.say(f"warning: the plug-in {name} cannot be imported, so its methods are missing: {fault}")
     taken: set[str] = set()
     told: set[str] = set()
     interrupted, working = None, False
@@ -133,30 +133,30 @@ def run_suite(
             reach("suite.plan")
             plan = make_plan(
                 suite, folder, series=options.series, data_dir=options.data_dir, only=options.only,
-                progress=shown.say, untried=untried,
+                progress=screen.say, untried=untried,
             )  # fmt: skip
             wanted = _wanted(plan, options, taken)
             if stored is not None and _copied(plan, stored):
                 continue
             remove_orphans(folder)
             # A run requested by its id needs no choice.
-            if _put_damage_aside(plan, shown) or (not options.only and settle(plan, shown.say)):
+            if _put_damage_aside(plan, screen) or (not options.only and settle(plan, screen.say)):
                 continue
             for sentence in dict.fromkeys(plan.decided):
                 if sentence not in told:
-                    shown.say(sentence)
+                    screen.say(sentence)
                     told.add(sentence)
             if interrupted is not None or (taken and not wanted):
                 break
             if not taken:
                 _check_company(wanted, folder)
-                _say_lost(plan, options, shown)
+                _say_lost(plan, options, screen)
                 if wanted:
                     for caution in plan.cautions:
-                        shown.say(f"warning: {caution}")
+                        screen.say(f"warning: {caution}")
             taken.update(cell.job.run_id for cell in wanted)
             reach("suite.planned")
-            work = _begun(plan, wanted, folder, shown, options, cluster)
+            work = _begun(plan, wanted, folder, screen, options, cluster)
             working = working or work is not None
             interrupted = work.run() if work is not None else None
             # Trials choose later runs, and runs start from others. Runs that waited for these are known now, and choices are
@@ -172,8 +172,8 @@ def _outcome(plan: Plan, folder: Path, taken: set[str], interrupted: str | None,
     # Read before the records: a process that finishes meanwhile publishes its record first.
     held = set() if wait or interrupted else _held(plan, taken)
     # Records that this command did not touch were read when the suite was planned.
-    found = [cell.job.folder.record() if cell.job.run_id in taken else cell.record for cell in plan.cells]
-    records = [record for record in found if record is not None]
+    ended = [cell.job.folder.record() if cell.job.run_id in taken else cell.record for cell in plan.cells]
+    records = [record for record in ended if record is not None]
     # A run of a choice that no longer holds is unknown.
     undone = taken & {cell.job.run_id for cell in plan.cells} - {record.run_id for record in records}
     later = sum(waiting.runs for waiting in plan.waiting)
@@ -195,20 +195,20 @@ def _copied(plan: Plan, stored: StoredRuns) -> bool:
     return any([stored.copy(job.run_id, job.folder) for job in missing])
 
 
-def _put_damage_aside(plan: Plan, shown: Display) -> bool:
+def _put_damage_aside(plan: Plan, screen: Display) -> bool:
     """Move damaged records to the quarantine, and report them. Return True if there were any."""
-    damaged = [said for cell in plan.cells if (said := cell.job.folder.put_damage_aside(cell.record)) is not None]
-    for said in damaged:
-        shown.say(f"warning: {said}")
+    damaged = [damage for cell in plan.cells if (damage := cell.job.folder.put_damage_aside(cell.record)) is not None]
+    for damage in damaged:
+        screen.say(f"warning: {damage}")
     return bool(damaged)
 
 
-def _say_lost(plan: Plan, options: RunOptions, shown: Display) -> None:
+def _say_lost(plan: Plan, options: RunOptions, screen: Display) -> None:
     """Say which predictions are gone, by which scores lack intervals over items; with `--retry` they are made again."""
     lost = [path for cell in plan.cells if (path := _lost(cell)) is not None]
     if lost and not options.retry:
         beside = f" and {len(lost) - 1} more are" if len(lost) > 1 else " is"
-        shown.say(
+        screen.say(
             f"warning: {lost[0]}{beside} gone, so the report lacks intervals over the test items; --retry makes them again"
         )
 
@@ -229,7 +229,7 @@ def _held(plan: Plan, taken: Collection[str]) -> set[str]:
 
 
 def _begun(
-    plan: Plan, wanted: list[Cell], folder: Path, shown: Display, options: RunOptions, cluster: Any
+    plan: Plan, wanted: list[Cell], folder: Path, screen: Display, options: RunOptions, cluster: Any
 ) -> Scheduler[Job] | None:
     """Publish the records of runs that cannot be done; return the work on the others, or None if there are none."""
     if wanted:
@@ -247,15 +247,15 @@ def _begun(
             cell.job.folder.retry(cell.record)
     for cell in wanted:
         if cell.reason is not None:
-            shown.finished(_publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason))
-    shown.planned(plan, runnable, 0 if executor is None else executor.workers)
+            screen.finished(_publish(cell, "unsupported" if cell.blocked is None else "failed", cell.reason))
+    screen.planned(plan, runnable, 0 if executor is None else executor.workers)
     if executor is None:
         return None
     cells = {cell.job.run_id: cell for cell in runnable}
     return Scheduler(
         [cell.job for cell in runnable],
         executor,
-        shown,
+        screen,
         units=partial(_units, cells, executor, options),
         publish_lost=lambda lost: _publish(cells[lost.job.run_id], lost.status, lost.reason),
         wait=options.wait,

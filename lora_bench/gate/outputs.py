@@ -45,20 +45,20 @@ def to_junit(answer: Answer) -> bytes:
     attributes = {name: str(number) for name, number in numbers.items()}
     root = ElementTree.Element("testsuites", {"name": "lora-bench check", **attributes})
     suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(f"{answer.suite} {answer.label}"), **attributes})
-    for one in answer.series:
-        seconds = {} if one.seconds is None else {"time": f"{one.seconds:.3f}"}
-        group = _xml(f"{answer.suite}.{one.name.task or 'probe'}")
+    for series in answer.series:
+        seconds = {} if series.seconds is None else {"time": f"{series.seconds:.3f}"}
+        group = _xml(f"{answer.suite}.{series.name.task or 'probe'}")
         # Two series of a cell on two machines have the same words; the id keeps the cases apart.
-        name = _xml(f"{named(one)} [{one.series}]")
+        name = _xml(f"{named(series)} [{series.series}]")
         case = ElementTree.SubElement(suite, "testcase", {"classname": group, "name": name, **seconds})
-        said = [_xml(finding.text, 600) for finding in one.findings]
-        if (tag := tags.get(one.status)) is not None:
-            found = ElementTree.SubElement(case, tag, {"message": said[0] if said else one.status})
+        texts = [_xml(finding.text, 600) for finding in series.findings]
+        if (tag := tags.get(series.status)) is not None:
+            fault = ElementTree.SubElement(case, tag, {"message": texts[0] if texts else series.status})
             if tag != "skipped":
-                found.set("type", one.findings[0].kind if one.findings else one.status)
-                found.text = "\n".join([*said, *(_xml(f"again: {command}", 600) for command in one.commands)])
-        elif said:
-            ElementTree.SubElement(case, "system-out").text = "\n".join(said)
+                fault.set("type", series.findings[0].kind if series.findings else series.status)
+                fault.text = "\n".join([*texts, *(_xml(f"again: {command}", 600) for command in series.commands)])
+        elif texts:
+            ElementTree.SubElement(case, "system-out").text = "\n".join(texts)
     ElementTree.indent(root)
     text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
@@ -81,19 +81,19 @@ def to_badge(answer: Answer) -> bytes:
 
 def annotation_lines(answer: Answer) -> list[str]:
     """Return workflow commands for at most ten GitHub annotations, worst first; the last one counts those left out."""
-    found = [one for one in answer.series if one.status in _LEVELS]
-    shown = found if len(found) <= MOST_ANNOTATIONS else found[: MOST_ANNOTATIONS - 1]
-    lines = [_annotation(_LEVELS[one.status], f"{one.status}: {named(one)}", _message(one)) for one in shown]
-    if len(shown) < len(found):
-        lines.append(
-            _annotation("warning", "more series", f"{len(found) - len(shown)} more series; {headline(answer)}")
-        )
+    told = [series for series in answer.series if series.status in _LEVELS]
+    first = told if len(told) <= MOST_ANNOTATIONS else told[: MOST_ANNOTATIONS - 1]
+    lines = [
+        _annotation(_LEVELS[series.status], f"{series.status}: {named(series)}", _message(series)) for series in first
+    ]
+    if len(first) < len(told):
+        lines.append(_annotation("warning", "more series", f"{len(told) - len(first)} more series; {headline(answer)}"))
     return lines
 
 
-def _message(one: SeriesAnswer) -> str:
-    texts = [plain(finding.text, 600) for finding in one.findings]
-    return "\n".join([*texts, *(plain(f"again: {command}", 600) for command in one.commands[:1])])
+def _message(series: SeriesAnswer) -> str:
+    texts = [plain(finding.text, 600) for finding in series.findings]
+    return "\n".join([*texts, *(plain(f"again: {command}", 600) for command in series.commands[:1])])
 
 
 def _annotation(level: str, title: str, message: str) -> str:

@@ -151,14 +151,14 @@ class Stack:
         filling = {"input_ids": self.pad, "labels": -100}
         inputs: dict[str, Tensor] = {}
         for name in batches[0]:
-            given = [batch[name] for batch in batches]
+            values = [batch[name] for batch in batches]
             # Numbers are those of several labels; all other rows have a value a token.
-            width = given[0].shape[-1] if given[0].is_floating_point() else tokens
-            shape = (len(batches), rows, *([width] if given[0].dim() == 2 else []))
-            fill = filling.get(name, 0) if not given[0].is_floating_point() else torch.nan
-            inputs[name] = given[0].new_full(shape, fill)
-            for index, one in enumerate(given):
-                slice_of(inputs[name], index, one.shape).copy_(one)
+            width = values[0].shape[-1] if values[0].is_floating_point() else tokens
+            shape = (len(batches), rows, *([width] if values[0].dim() == 2 else []))
+            fill = filling.get(name, 0) if not values[0].is_floating_point() else torch.nan
+            inputs[name] = values[0].new_full(shape, fill)
+            for index, value in enumerate(values):
+                slice_of(inputs[name], index, value.shape).copy_(value)
         inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
         labels = inputs.pop("labels")
         # A padding row attends to something, or its attention would divide zero by zero.

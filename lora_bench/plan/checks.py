@@ -50,15 +50,15 @@ def untuned(suite: Suite, tasks: list[LoadedTask], models: list[BaseModel]) -> l
     tuned = suite.content.score_on != "test" or suite.content.budget.tuned_in is not None
     if tuned or suite.command[:1] == ("reproduce",):
         return []  # a search, or rates that one chose; and a published table says the rates of its rows
-    found = [
+    names = [
         loaded.task.task
         for loaded in tasks
         if len(suite.methods) > 1
         and all(max(_tried(suite, loaded.task.task, base_model).values(), default=1) == 1 for base_model in models)
     ]
-    if not found:
+    if not names:
         return []
-    on = "" if len(found) == len(tasks) else f" on {', '.join(found)}"
+    on = "" if len(names) == len(tasks) else f" on {', '.join(names)}"
     return [
         f"no learning rate is tuned{on}: each method runs at the one given, and another may change the order of the methods; "
         "give each several (ranges: `lora-bench list methods`) and `tuning: {seeds: [100, 101]}`"
@@ -70,15 +70,17 @@ def coarse_tuning(suite: Suite) -> list[str]:
     tuning, trials = suite.content.tuning, suite.content.budget.trials
     if tuning is None:
         return []
-    said = []
+    cautions = []
     if len(tuning.seeds) == 1:
-        said.append("learning rates are chosen by the scores of one seed: give `tuning: {seeds: [100, 101]}` or more")
+        cautions.append(
+            "learning rates are chosen by the scores of one seed: give `tuning: {seeds: [100, 101]}` or more"
+        )
     drawn = any(entry.ranges for entry in suite.methods) and tuning.draws == "random"
     if drawn and trials is not None and trials <= FEW_RATES and tuning.halving is None:
-        said.append(
+        cautions.append(
             f"{trials} random draws leave holes in the ranges of learning rates: without `draws: random` they are a grid"
         )
-    return said
+    return cautions
 
 
 def _tried(suite: Suite, task: str, base_model: BaseModel) -> dict[str, int]:
@@ -108,9 +110,9 @@ def check_equal_trials(suite: Suite, tasks: list[LoadedTask], models: list[BaseM
             message = f"tuning gives every method equally many learning rates, but {shown}; make the lists equally long"
             faults[suite.document.fault(("tuning",), message)] = None
         elif tuned and len(tuned) < len(tried):
-            given = ", ".join(label for label in tried if label not in tuned)
+            alone = ", ".join(label for label in tried if label not in tuned)
             warnings.append(
-                f"{task.task}: {given} runs on {base_model.name} at the one learning rate given, beside methods that choose "
+                f"{task.task}: {alone} runs on {base_model.name} at the one learning rate given, beside methods that choose "
                 f"among {max(tuned.values())}"
             )
     if faults:
@@ -262,11 +264,11 @@ def refuse_twins(suite: Suite, cells: list[Cell]) -> None:
         other = first.setdefault(cell.job.run_id, cell)
         if other is cell:
             continue
-        one, two = other.job.budget.parameter_target, cell.job.budget.parameter_target
-        if one is not None and two is not None and one != two:
+        theirs, mine = other.job.budget.parameter_target, cell.job.budget.parameter_target
+        if theirs is not None and mine is not None and theirs != mine:
             size = f"{cell.job.spec.method.size} {cell.fit.size}"
-            message = f"{one[1]:,} and {two[1]:,} both give {_named(cell)} the {size}: choose targets further apart"
-            faults[suite.document.fault(("budget", two[0]), message)] = None
+            message = f"{theirs[1]:,} and {mine[1]:,} both give {_named(cell)} the {size}: choose targets further apart"
+            faults[suite.document.fault(("budget", mine[0]), message)] = None
         else:
             message = f"{_named(other)} and {_named(cell)} are the same runs under two names"
             faults[suite.document.fault(("methods",), message)] = None

@@ -46,13 +46,13 @@ def fields(spec: RunSpec) -> dict[str, Any]:
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict) and value:
-            found.update(_flat(value, f"{prefix}{key}."))
+            flat.update(_flat(value, f"{prefix}{key}."))
         else:
-            found[prefix + key] = value
-    return found
+            flat[prefix + key] = value
+    return flat
 
 
 Expected = Mapping[str, Any] | None
@@ -101,13 +101,13 @@ def _released(release: Release | None, spec: RunSpec) -> dict[str, Any]:
     """The counts of a run's data that a release requires, and its hash if known."""
     if release is None:
         return {}
-    found: dict[str, Any] = {EXAMPLES + split: count for split, count in release.examples.items()}
+    facts: dict[str, Any] = {EXAMPLES + split: count for split, count in release.examples.items()}
     data = (spec.task.definition or {}).get("data")
     hub = data.get("hub") if isinstance(data, dict) else None
     # Data of the hub is named by its commit, which the definition has.
     if release.sha256 and hub is None:
-        found[CONTENT] = list(release.sha256)
-    return found
+        facts[CONTENT] = list(release.sha256)
+    return facts
 
 
 def _found(record: Record, expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,11 +115,11 @@ def _found(record: Record, expected: Mapping[str, Any]) -> dict[str, Any]:
     counts = dict(record.data.examples) if record.data is not None else {}
     if EXAMPLES + "selection" not in expected and "train" in counts:
         counts["train"] += counts.pop("selection", 0)  # set aside from the training rows
-    found: dict[str, Any] = {name: counts.get(name.removeprefix(EXAMPLES)) for name in expected if EXAMPLES in name}
+    facts: dict[str, Any] = {name: counts.get(name.removeprefix(EXAMPLES)) for name in expected if EXAMPLES in name}
     if CONTENT in expected:
         own = record.spec.task.data_sha256
-        found[CONTENT] = expected[CONTENT] if own in expected[CONTENT] else own
-    return {name: "unknown" if value is None else value for name, value in found.items()}
+        facts[CONTENT] = expected[CONTENT] if own in expected[CONTENT] else own
+    return {name: "unknown" if value is None else value for name, value in facts.items()}
 
 
 def nearest(
@@ -131,35 +131,37 @@ def nearest(
         counts = sorted(record.data.examples.items()) if record.data is not None else None
         recipe = repr((record.spec.model.name, sorted(fields(record.spec).items()), counts))
         groups.setdefault(recipe, []).append(record)
-    found = [(group, _differing(cell, group, expected)) for group in groups.values()]
-    found.sort(key=lambda pair: (len(pair[1]), -len(pair[0]), min(record.run_id for record in pair[0])))
-    return found[0] if found else ((), ())
+    pairs = [(group, _differing(cell, group, expected)) for group in groups.values()]
+    pairs.sort(key=lambda pair: (len(pair[1]), -len(pair[0]), min(record.run_id for record in pair[0])))
+    return pairs[0] if pairs else ((), ())
 
 
 def _differing(cell: PublishedCell, records: Sequence[Record], expected: Expected) -> tuple[Differing, ...]:
     spec = records[0].spec
-    found: dict[str, Differing] = {}
+    apart: dict[str, Differing] = {}
     # Only the hub gives a base model a revision: a folder may have any name and hold any weights.
     if spec.model.revision is None or hub_name(spec.model.name) != cell.model:
-        found["model"] = Differing("model", cell.model, spec.model.shown)
+        apart["model"] = Differing("model", cell.model, spec.model.shown)
     counted = [record.parameters.adapter for record in records if record.parameters is not None]
     counts = {count for count in counted if count is not None}
     if cell.adapter_parameters is not None and counts - {cell.adapter_parameters}:
-        found["adapter parameters"] = Differing("adapter parameters", cell.adapter_parameters, min(counts))
+        apart["adapter parameters"] = Differing("adapter parameters", cell.adapter_parameters, min(counts))
     if cell.printed_metric is not None:
-        found["metric"] = Differing("metric", cell.printed_metric, cell.score)
-    found |= {field: Differing(field, theirs, ours) for field, theirs, ours in cell.unlike}
+        apart["metric"] = Differing("metric", cell.printed_metric, cell.score)
+    apart |= {field: Differing(field, theirs, ours) for field, theirs, ours in cell.unlike}
     if expected is None:
-        found["recipe"] = Differing("recipe", "that of the table's suite", "not held against it")
+        apart["recipe"] = Differing("recipe", "that of the table's suite", "not held against it")
     else:
         run = fields(spec) | _found(records[0], expected)
         for name in dict.fromkeys((*expected, *run)):
             if expected.get(name) != run.get(name):
-                found[name] = Differing(name, expected.get(name, "nothing"), run.get(name, "nothing"))
+                apart[name] = Differing(name, expected.get(name, "nothing"), run.get(name, "nothing"))
     aggregation = spec.rules.aggregation if spec.rules is not None else None
     if cell.statistic not in (None, aggregation):
-        found["rules.aggregation"] = Differing("rules.aggregation", cell.statistic, aggregation)
-    return tuple(Differing(one.field, "nothing" if one.asked is None else one.asked, one.run) for one in found.values())
+        apart["rules.aggregation"] = Differing("rules.aggregation", cell.statistic, aggregation)
+    return tuple(
+        Differing(fact.field, "nothing" if fact.asked is None else fact.asked, fact.run) for fact in apart.values()
+    )
 
 
 def unpublished(cell: PublishedCell) -> tuple[Differing, ...]:

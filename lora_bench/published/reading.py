@@ -30,10 +30,10 @@ _UNLIKE = re.compile(r"([\w.]+): (.+) > (.+)")
 
 def known_tables() -> dict[str, Path]:
     """Every published table by name, with its folder."""
-    found: dict[str, Path] = {}
+    tables: dict[str, Path] = {}
     for folder in reversed(folders("baselines")):
-        found.update({path.parent.name: path.parent for path in sorted(folder.glob("*/published.csv"))})
-    return found
+        tables.update({path.parent.name: path.parent for path in sorted(folder.glob("*/published.csv"))})
+    return tables
 
 
 def load_table(name: str) -> PublishedTable:
@@ -187,30 +187,30 @@ class _Reading:
         return self.row[column]
 
     def _one_of(self, column: str, choices: tuple[str, ...]) -> str:
-        given = self.row[column]
-        if given not in choices:
-            self._fault(column, f"must be {' or '.join(map(repr, choices))}, got {given!r}")
-        return given
+        cell = self.row[column]
+        if cell not in choices:
+            self._fault(column, f"must be {' or '.join(map(repr, choices))}, got {cell!r}")
+        return cell
 
     def _count(self, column: str) -> int | None:
-        given = self.row[column]
-        if not given:
+        cell = self.row[column]
+        if not cell:
             return None
-        if not (given.isascii() and given.isdecimal()) or int(given) < 1:
-            self._fault(column, f"must be a whole number above 0, got {given!r}")
+        if not (cell.isascii() and cell.isdecimal()) or int(cell) < 1:
+            self._fault(column, f"must be a whole number above 0, got {cell!r}")
             return None
-        return int(given)
+        return int(cell)
 
     def _number(self, column: str) -> Decimal | None:
-        given = self.row[column]
-        if not given:
+        cell = self.row[column]
+        if not cell:
             return None
         try:
-            number = Decimal(given)
+            number = Decimal(cell)
         except InvalidOperation:
             number = Decimal("NaN")
         if not number.is_finite():
-            self._fault(column, f"must be a number, got {given!r}")
+            self._fault(column, f"must be a number, got {cell!r}")
             return None
         return number
 
@@ -233,14 +233,14 @@ class _Reading:
 
     def _unlike(self) -> tuple[Unlike, ...]:
         """Known differences, written ``loss: the sum over a text > the mean over a batch; positions: …``."""
-        found = []
+        unlike = []
         for part in _listed(self.row["unlike"]):
-            given = _UNLIKE.fullmatch(part)
-            if given is None:
+            match = _UNLIKE.fullmatch(part)
+            if match is None:
                 self._fault("unlike", f"must be 'field: theirs > ours' parts with ';' between them, got {part!r}")
             else:
-                found.append(Unlike(*given.groups()))
-        return tuple(found)
+                unlike.append(Unlike(*match.groups()))
+        return tuple(unlike)
 
     def _derived(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Parts of an average, written ``mnli:accuracy,mismatched/accuracy; cola:matthews_correlation``."""

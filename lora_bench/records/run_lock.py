@@ -193,7 +193,7 @@ def _locked(folder: Path) -> IO[bytes] | None:
 
 def _highest(folder: Path) -> int:
     """Return the number of the lock file that counts, or 0."""
-    return max((int(found[1]) for path in folder.iterdir() if (found := _NAME.fullmatch(path.name))), default=0)
+    return max((int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))), default=0)
 
 
 def _look(folder: Path) -> tuple[int, bytes | None]:
@@ -256,8 +256,8 @@ def _put(folder: Path, number: int, content: bytes) -> int | None:
         path.unlink(missing_ok=True)
         return None
     for below in folder.glob("claim-*.json"):
-        found = _NAME.fullmatch(below.name)
-        if found and int(found[1]) < number:
+        match = _NAME.fullmatch(below.name)
+        if match and int(match[1]) < number:
             with contextlib.suppress(PermissionError):  # Windows, where its owner has it open
                 below.unlink(missing_ok=True)
     return descriptor
@@ -275,14 +275,14 @@ def others_at_work(folder: Path) -> list[int]:
     Args:
         folder: Folder of a suite's runs, `RUNS/SUITE` or `RUNS/SUITE/SERIES`.
     """
-    found = set[int]()
+    others = set[int]()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             # No process holds a finished run, and a suite may have thousands of them. A record that must be made again is
             # moved away first.
             if not Path(entry.path, RECORD).exists():
-                found |= _others_in(Path(entry.path))
-    return sorted(found)
+                others |= _others_in(Path(entry.path))
+    return sorted(others)
 
 
 def _others_in(folder: Path) -> set[int]:

@@ -161,9 +161,9 @@ def paired_difference(
         raise LoraBenchError(
             f"no seed is in both: {list(mine)} and {list(theirs)}; expected the same list for all methods"
         )
-    one, other = [float(first[seed]) for seed in seeds], [float(second[seed]) for seed in seeds]
-    differences = [a - b for a, b in zip(one, other, strict=True)]
-    size = max(map(abs, one + other))
+    left, right = [float(first[seed]) for seed in seeds], [float(second[seed]) for seed in seeds]
+    differences = [a - b for a, b in zip(left, right, strict=True)]
+    size = max(map(abs, left + right))
     crossed = None
     if items is not None:
         for method, scores in zip(items, (first, second), strict=True):
@@ -174,12 +174,12 @@ def paired_difference(
         seeds=seeds,
         only_first=tuple(seed for seed in mine if seed not in second),
         only_second=tuple(seed for seed in theirs if seed not in first),
-        scores=(tuple(one), tuple(other)),
+        scores=(tuple(left), tuple(right)),
         differences=tuple(differences),
         median=statistics.median(differences),
         sd=statistics.stdev(differences) if len(seeds) > 1 else None,
         estimate=estimate,
-        correlation=_correlation(one, other),
+        correlation=_correlation(left, right),
         sign_flip=sign_flip(differences, draw_seed=draw_seed),
         superiority=superiority(differences, size),
         unpaired=unpaired([float(first[seed]) for seed in mine], [float(second[seed]) for seed in theirs]),

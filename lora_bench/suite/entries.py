@@ -25,9 +25,9 @@ from lora_bench.util.paths import task_files
 FEW_RATES = 6
 
 
-def draws_of(said: str | None, number: int) -> str:
+def draws_of(draws: str | None, number: int) -> str:
     """Return how *number* rates are taken from a range, "random" or "even", from what a suite says."""
-    return said or ("even" if number <= FEW_RATES else "random")
+    return draws or ("even" if number <= FEW_RATES else "random")
 
 
 class Range(Strict):
@@ -188,7 +188,7 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
     for part in ("tasks", "models"):
         names = entry.get(part, [])
         names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
             faults.append(document.fault((*key, part), f"must be a name or a list of names, got {names!r}"))
         else:
             only[part] = tuple(names)
@@ -208,21 +208,21 @@ def read_method(document: Document, key: Key, entry: Any) -> MethodEntry:
     return MethodEntry(label, method, rates, **only, ranges=tuple(ranges))
 
 
-def _rates(document: Document, key: Key, given: Any, ranges: list[Range]) -> dict[str | None, tuple[float, ...]]:
+def _rates(document: Document, key: Key, value: Any, ranges: list[Range]) -> dict[str | None, tuple[float, ...]]:
     """Return learning rates from a number, a list, a range, or a mapping from base models to one of these.
 
     Ranges that rates were drawn from are added to *ranges*.
     """
-    if isinstance(given, dict) and not given.keys() & Range.model_fields.keys():
+    if isinstance(value, dict) and not value.keys() & Range.model_fields.keys():
         rates: dict[str | None, tuple[float, ...]] = {}
-        for model, value in given.items():
-            rates[None if model == "default" else model] = _rate_list(document, (*key, model), value, ranges)
+        for model, rate in value.items():
+            rates[None if model == "default" else model] = _rate_list(document, (*key, model), rate, ranges)
         return rates
-    return {None: _rate_list(document, key, given, ranges)}
+    return {None: _rate_list(document, key, value, ranges)}
 
 
-def _rate_list(document: Document, key: Key, given: Any, ranges: list[Range]) -> tuple[float, ...]:
-    if isinstance(given, dict):
+def _rate_list(document: Document, key: Key, rates: Any, ranges: list[Range]) -> tuple[float, ...]:
+    if isinstance(rates, dict):
         ranges.append(validate(Range, document, key))
         trials, seed = _said(document, "budget", "trials"), _said(document, "tuning", "search_seed")
         if not isinstance(trials, int) or trials < 1:
@@ -233,11 +233,11 @@ def _rate_list(document: Document, key: Key, given: Any, ranges: list[Range]) ->
         if draws_of(_said(document, "tuning", "draws"), number) == "even":
             return ranges[-1].grid(number)
         return ranges[-1].draw(number, seed if isinstance(seed, int) else 0)
-    values = given if isinstance(given, list) else [given]
+    values = rates if isinstance(rates, list) else [rates]
     if not values or not all(
         isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
     ):
-        raise BadInput([document.fault(key, f"must be a positive number or a list of them, got {given!r}")])
+        raise BadInput([document.fault(key, f"must be a positive number or a list of them, got {rates!r}")])
     return tuple(float(value) for value in values)
 
 
@@ -254,5 +254,5 @@ def _begun(document: Document, trials: int) -> int:
 
 def _said(document: Document, part: str, name: str) -> Any:
     """Return a key of a part of the suite, which may not be valid yet."""
-    found = document.data.get(part)
-    return found.get(name) if isinstance(found, dict) else None
+    keys = document.data.get(part)
+    return keys.get(name) if isinstance(keys, dict) else None

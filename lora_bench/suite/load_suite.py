@@ -98,7 +98,7 @@ class Suite:
             budget: One of the method's budgets; the first by default.
         """
         content = self.content
-        found = CellRecipe(
+        cell = CellRecipe(
             training=content.training,
             arguments=content.training_arguments,
             budget=budget or self.budgets(entry)[0],
@@ -109,8 +109,8 @@ class Suite:
         )
         for recipe in content.recipes:
             if recipe.holds(task, model, entry.label):
-                found = _changed(found, recipe)
-        return found
+                cell = _changed(cell, recipe)
+        return cell
 
     def budgets(self, entry: MethodEntry) -> tuple[Budget, ...]:
         """Return the budgets of a method: one for each target of the suite, or one for a method without size."""
@@ -132,23 +132,23 @@ class Suite:
         return self.file.parent
 
 
-def _changed(found: CellRecipe, recipe: Recipe) -> CellRecipe:
+def _changed(cell: CellRecipe, recipe: Recipe) -> CellRecipe:
     """Return a cell's recipe with the changes of one entry of `recipes`."""
-    given = {name: getattr(recipe, name) for name in recipe.model_fields_set}
-    training = {name: value for name, value in given.items() if name in Training.model_fields}
+    keys = {name: getattr(recipe, name) for name in recipe.model_fields_set}
+    training = {name: value for name, value in keys.items() if name in Training.model_fields}
     if "warmup" in training:
         training = {"warmup_steps": None, **training}
-    budget = found.budget
+    budget = cell.budget
     if recipe.given:
         budget = budget.model_copy(update={name: getattr(recipe, name) for name in Work.model_fields})
     return CellRecipe(
-        training=found.training.model_copy(update=training),
-        arguments={**found.arguments, **recipe.training_arguments},
+        training=cell.training.model_copy(update=training),
+        arguments={**cell.arguments, **recipe.training_arguments},
         budget=budget,
-        rates=given.get("learning_rate") or found.rates,
-        selection_every=given.get("selection_every", found.selection_every),
-        decoding=given.get("decoding") or found.decoding,
-        start=given.get("start", found.start),
+        rates=keys.get("learning_rate") or cell.rates,
+        selection_every=keys.get("selection_every", cell.selection_every),
+        decoding=keys.get("decoding") or cell.decoding,
+        start=keys.get("start", cell.start),
     )
 
 
@@ -189,13 +189,13 @@ def load_suite(name_or_file: str | Path) -> Suite:
 
 def _protocol(document: Document, faults: list[Fault]) -> tuple[str, Protocol]:
     """Return the protocol's name and its rules in full."""
-    given = document.data.get("protocol", "strict")
-    name = given.get("protocol") if isinstance(given, dict) else given
+    rules = document.data.get("protocol", "strict")
+    name = rules.get("protocol") if isinstance(rules, dict) else rules
     if not isinstance(name, str) or name not in PROTOCOLS:
-        key: Key = ("protocol", "protocol") if isinstance(given, dict) else ("protocol",)
+        key: Key = ("protocol", "protocol") if isinstance(rules, dict) else ("protocol",)
         faults.append(document.fault(key, str(unknown("protocol", str(name), PROTOCOLS))))
         return "strict", PROTOCOLS["strict"]
-    if isinstance(given, str):
+    if isinstance(rules, str):
         return name, PROTOCOLS[name]
     try:
         own = validate(Protocol, document, ("protocol",), without=("protocol",))

@@ -89,16 +89,16 @@ class LayerProbe:
     @property
     def causal(self) -> bool:
         """True if a token sees only those before it."""
-        return not any(one.back for one in self.seen)
+        return not any(module.back for module in self.seen)
 
     def at(self, path: str) -> SeenModule:
         """Return what was seen of a module."""
-        return next(one for one in self.seen if one.path == path)
+        return next(module for module in self.seen if module.path == path)
 
     def norm_before(self, path: str) -> str | None:
         """Return the norm whose output a module reads; None if there is none."""
-        given = self.at(path).given
-        return next((name for name, output in self.norms.items() if torch.equal(output, given)), None)
+        inputs = self.at(path).given
+        return next((name for name, output in self.norms.items() if torch.equal(output, inputs)), None)
 
     def reads_layer(self, path: str) -> bool:
         """Return True if a module reads the input of the layer itself."""
@@ -196,7 +196,7 @@ def _stack(paths: list[str], model_type: str) -> tuple[str, int]:
 def _live(gradients: dict[nn.Module, Tensor], module: nn.Module) -> Tensor:
     """Return which channels of which tokens have a gradient, shape (tokens, channels), bool."""
     gradient = gradients[module]
-    largest = max(float(one.abs().max()) for one in gradients.values())
+    largest = max(float(each.abs().max()) for each in gradients.values())
     return gradient.reshape(-1, gradient.shape[-1]).abs() > NOTHING * largest
 
 
@@ -235,19 +235,19 @@ def hooked(modules: Iterable[nn.Module], hook: Callable[..., Any]) -> Iterator[N
 def _reached(passed: Passed, result: Tensor) -> dict[nn.Module, Tensor]:
     """Return the gradient of a result by each module's output."""
     outputs = [output for _, output in passed.values()]
-    found = torch.autograd.grad(result, outputs, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return dict(zip(passed, found, strict=True))
+    gradients = torch.autograd.grad(result, outputs, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return dict(zip(passed, gradients, strict=True))
 
 
 def _norms_and_input(model: Any, layer: nn.Module) -> tuple[dict[str, Tensor], Tensor | None]:
     """Return the outputs of the norms of a layer, by path, and the layer's input."""
     paths = {module: path for path, module in layer.named_modules() if "norm" in type(module).__name__.lower()}
-    found: dict[str, Tensor] = {}
+    norms: dict[str, Tensor] = {}
     inputs: list[Tensor] = []
 
     def note(module: nn.Module, given: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            found[paths[module]] = output.reshape(-1, output.shape[-1])
+            norms[paths[module]] = output.reshape(-1, output.shape[-1])
 
     def enter(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         states = args[0] if args else named.get("hidden_states")
@@ -258,4 +258,4 @@ def _norms_and_input(model: Any, layer: nn.Module) -> tuple[dict[str, Tensor], T
     with hooked(paths, note), torch.no_grad():
         states_of(model, TOKENS)
     handle.remove()
-    return found, inputs[-1] if inputs else None
+    return norms, inputs[-1] if inputs else None

@@ -134,14 +134,14 @@ def _run(job: Job, devices: list[str], meeting: Path, connection: Connection[Any
                             time.sleep(_STACKS_SECONDS / len(children))
                     continue
                 (child,) = [child for child in listened if child.link is ready]
-                said = _heard(child, kills)
-                if said == _DONE:
+                word = _heard(child, kills)
+                if word == _DONE:
                     child.done = True
                     continue
-                if isinstance(said, Record) and said.status == "failed":
-                    said = _death(children, kills) or said
-                connection.send(said)
-                if isinstance(said, Record | str):
+                if isinstance(word, Record) and word.status == "failed":
+                    word = _death(children, kills) or word
+                connection.send(word)
+                if isinstance(word, Record | str):
                     return
     finally:
         for child in children:
@@ -160,9 +160,9 @@ def _death(children: list[_Child], kills: int | None) -> str | None:
     """Return how one of the worker ranks died, if one did: then the failures of others are a consequence."""
     for child in children:
         while child.alive and not child.done and child.link.poll(SETTLE_SECONDS):
-            said = _heard(child, kills)
+            word = _heard(child, kills)
             if not child.alive:
-                return str(said)
+                return str(word)
     return None
 
 
@@ -212,8 +212,8 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
     if rank.first:
         stop_on_signals()
     else:
-        for one in STOPS:
-            signal.signal(one, signal.SIG_IGN)  # the other worker ranks follow the first
+        for stop in STOPS:
+            signal.signal(stop, signal.SIG_IGN)  # the other worker ranks follow the first
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     os.environ |= {
@@ -247,10 +247,10 @@ def _be_rank(job: Job, number: int, devices: list[str], meeting: Path, link: Con
                 world_size=rank.processes,
                 timeout=PATIENCE,
             )
-            said = as_rank(job, rank, facts, lambda *step: link.send(step)) or _DONE
+            word = as_rank(job, rank, facts, lambda *step: link.send(step)) or _DONE
     except Exception as error:
-        said = _said_of(ended(job, facts, error), rank)
-    link.send(said)
+        word = _said_of(ended(job, facts, error), rank)
+    link.send(word)
     while True:
         signal.pause()
 

@@ -36,35 +36,35 @@ def item_metric(
     Raises:
         LoraBenchError: If the metric is unknown, the numbers of predictions differ, or a prediction is not finite.
     """
-    found = find(metric)
-    if found is None or not found.of_items:
+    facts = find(metric)
+    if facts is None or not facts.of_items:
         raise unknown("metric of single items", metric, metrics_of_items())
     for seed, answers in predictions.items():
         if len(answers) != len(references):
             raise LoraBenchError(
                 f"seed {seed} has {len(answers)} predictions for {len(references)} items; expected one for each"
             )
-        if found.item_parts is None and found.of_item is None and found.kind != "multilabel":
+        if facts.item_parts is None and facts.of_item is None and facts.kind != "multilabel":
             refuse_no_numbers(enumerate(answers), f"seed {seed}: the prediction of item")
     seeds = tuple(predictions)
-    if found.of_item is not None:
-        return ItemScores(seeds, _of_each(found.of_item, references, [*predictions.values()]))
-    if found.item_parts is not None:
-        return ItemMetric(seeds, len(references), _ratio(found.item_parts, references, [*predictions.values()]))
-    if found.kind == "multilabel":
-        assert found.weighted is not None
+    if facts.of_item is not None:
+        return ItemScores(seeds, _of_each(facts.of_item, references, [*predictions.values()]))
+    if facts.item_parts is not None:
+        return ItemMetric(seeds, len(references), _ratio(facts.item_parts, references, [*predictions.values()]))
+    if facts.kind == "multilabel":
+        assert facts.weighted is not None
         sets, of_seeds = label_arrays(references, [predictions[seed] for seed in seeds])
-        return ItemMetric(seeds, len(sets), found.weighted(references=sets, predictions=of_seeds))
+        return ItemMetric(seeds, len(sets), facts.weighted(references=sets, predictions=of_seeds))
     right = np.asarray(references, dtype=np.float64)
-    given = np.array([predictions[seed] for seed in seeds], dtype=np.float64).reshape(len(seeds), len(right))
-    if found.item_scores is not None:
-        return ItemScores(seeds, found.item_scores(references=right, predictions=given))
-    assert found.weighted is not None
+    values = np.array([predictions[seed] for seed in seeds], dtype=np.float64).reshape(len(seeds), len(right))
+    if facts.item_scores is not None:
+        return ItemScores(seeds, facts.item_scores(references=right, predictions=values))
+    assert facts.weighted is not None
     if classes is None:
-        classes = int(max(right.max(initial=0), given.max(initial=0))) + 1
-    weighted = found.weighted(references=right, predictions=given, classes=max(classes, 2))
-    if found.constant is not None:
-        weighted = _with_constants(weighted, given, found.constant)
+        classes = int(max(right.max(initial=0), values.max(initial=0))) + 1
+    weighted = facts.weighted(references=right, predictions=values, classes=max(classes, 2))
+    if facts.constant is not None:
+        weighted = _with_constants(weighted, values, facts.constant)
     return ItemMetric(seeds, len(right), weighted)
 
 
@@ -78,7 +78,7 @@ def _of_each(
     score: Callable[[Any, Any], float], references: Sequence[Any], predictions: Sequence[Sequence[Any]]
 ) -> Floats:
     return np.array(
-        [[score(right, given) for right, given in zip(references, answers, strict=True)] for answers in predictions],
+        [[score(right, answer) for right, answer in zip(references, answers, strict=True)] for answers in predictions],
         dtype=np.float64,
     )
 
@@ -88,7 +88,7 @@ def _ratio(
 ) -> Weighted:
     """Return a sum over items divided by another as a function of item weights; 0 where the other is 0."""
     each = np.array(
-        [[parts(right, given) for right, given in zip(references, answers, strict=True)] for answers in predictions],
+        [[parts(right, answer) for right, answer in zip(references, answers, strict=True)] for answers in predictions],
         dtype=np.float64,
     )
 
@@ -101,7 +101,7 @@ def _ratio(
 
 def metrics_of_items() -> list[str]:
     """Return the metrics that `item_metric` takes."""
-    return [name for name in known_metrics() if (found := find(name)) is not None and found.of_items]
+    return [name for name in known_metrics() if (facts := find(name)) is not None and facts.of_items]
 
 
 def correlation(
